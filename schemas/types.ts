@@ -1,0 +1,620 @@
+// Made from schemas/*.json by `npm run generate`. Change those, not this.
+
+export interface Everything {
+"config.json"?: Config
+"http-create-backup.json"?: CreateBackupBody
+"http-restore-backup.json"?: RestoreBackupBody
+"job-backup.json"?: BackupJob
+"job-delete.json"?: DeleteJob
+"job-restore.json"?: RestoreJob
+"manifest.json"?: Manifest
+"names.json"?: Names
+"operation.json"?: Operation
+"requestor.json"?: Requestor
+}
+/**
+ * One file for gateway and workers. Each key has an environment variable: s3.accessKey is LXSTOW_S3_ACCESS_KEY; with _FILE added, the value is read from that file.
+ */
+export interface Config {
+nats: NatsConfig
+s3: S3Config
+/**
+ * The LXD servers, by name. A gateway needs the names only.
+ */
+remotes: {
+[k: string]: RemoteConfig
+}
+gateway: GatewayConfig
+worker: WorkerConfig
+log: LogConfig
+}
+export interface NatsConfig {
+/**
+ * Servers of one cluster.
+ * 
+ * @minItems 1
+ */
+servers: string[]
+/**
+ * User, where the servers ask for one.
+ */
+user?: string
+/**
+ * Its password.
+ */
+password?: string
+/**
+ * A token in place of user and password.
+ */
+token?: string
+/**
+ * Path of a .creds file.
+ */
+credentials?: string
+/**
+ * Path of a PEM file: the CA of the servers' certificates.
+ */
+ca?: string
+/**
+ * Path of a PEM file: our client certificate.
+ */
+certificate?: string
+/**
+ * Path of a PEM file: its key.
+ */
+key?: string
+/**
+ * Copies of the stream and the buckets that `lxstow setup` asks for.
+ */
+replicas: number
+/**
+ * How long a finished operation can be asked for.
+ */
+operationsKeptHours: number
+/**
+ * A job over this is refused with 503.
+ */
+maxQueuedJobs: number
+}
+export interface S3Config {
+/**
+ * The S3 server, with http:// or https://.
+ */
+endpoint: string
+/**
+ * Must exist.
+ */
+bucket: string
+/**
+ * The region that requests are signed for.
+ */
+region: string
+/**
+ * S3 access key.
+ */
+accessKey: string
+/**
+ * S3 secret key.
+ */
+secretKey: string
+/**
+ * Put before each object's key, without a slash at either end.
+ */
+prefix: string
+/**
+ * Path of a PEM file: the CA of the server's certificate.
+ */
+ca?: string
+/**
+ * endpoint/bucket/key; false: bucket.endpoint/key.
+ */
+pathStyle: boolean
+/**
+ * A request over which no byte has moved for so long is given up.
+ */
+idleTimeoutMs: number
+/**
+ * A multipart upload as old as this is renewed: MinIO removes one a day after its beginning, finished or not.
+ */
+uploadMaxAgeMs: number
+/**
+ * Tries of each request, the first included.
+ */
+attempts: number
+}
+/**
+ * With url: LXD over HTTPS. Else: the unix socket.
+ */
+export interface RemoteConfig {
+/**
+ * Path of LXD's unix socket. Default: $LXD_DIR/unix.socket, else the snap's, else /var/lib/lxd/unix.socket.
+ */
+socket?: string
+/**
+ * LXD's HTTPS address.
+ */
+url?: string
+/**
+ * Path of a PEM file: our client certificate, trusted by that LXD.
+ */
+certificate?: string
+/**
+ * Path of a PEM file: its key.
+ */
+key?: string
+/**
+ * Path of a PEM file: the one server certificate that is accepted.
+ */
+serverCertificate?: string
+}
+export interface GatewayConfig {
+/**
+ * Where the API listens; 0.0.0.0 or :: for all interfaces.
+ */
+address: string
+port: number
+healthAddress: string
+/**
+ * /healthz and /readyz over plain HTTP.
+ */
+healthPort: number
+/**
+ * Path of a PEM file: the server's certificate. Without it one is made, self-signed, in stateDir.
+ */
+certificate?: string
+/**
+ * Path of a PEM file: its key.
+ */
+key?: string
+/**
+ * Where a self-made certificate is kept. Default: $STATE_DIRECTORY, or ~/.local/state/lxstow.
+ */
+stateDir?: string
+/**
+ * A directory of PEM files: the client certificates that are trusted. Read anew when it changes.
+ */
+trustDir?: string
+/**
+ * Path of a PEM file: a client certificate signed by this CA is trusted.
+ */
+trustCa?: string
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+defaultRemote: string
+bodyLimitBytes: number
+/**
+ * How long DELETE waits for the worker.
+ */
+deleteTimeoutMs: number
+/**
+ * How long a question to a worker may take.
+ */
+askTimeoutMs: number
+}
+export interface WorkerConfig {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+/**
+ * Backups and restores at a time. Each takes about 100 MB of memory.
+ */
+slots: number
+/**
+ * How often a job is begun before it fails for good.
+ */
+attempts: number
+/**
+ * After SIGTERM: how long running jobs may go on before they are handed back.
+ */
+graceMs: number
+healthAddress: string
+healthPort: number
+/**
+ * A worker that does not renew for so long is taken for dead.
+ */
+leaseTtlMs: number
+/**
+ * How often leases are renewed and NATS is told that a job is being worked on.
+ */
+heartbeatMs: number
+/**
+ * An LXD operation or export whose progress stands still for so long is given up.
+ */
+lxdIdleTimeoutMs: number
+partsInFlight: number
+/**
+ * Where a job does not say.
+ */
+compression: ("gzip" | "zstd" | "none")
+/**
+ * How often leftovers are looked for and removed; 0: only by `lxstow janitor`.
+ */
+janitorEveryMinutes: number
+/**
+ * A leftover that no operation is known to have made is removed when it is older than this.
+ */
+janitorGraceHours: number
+}
+export interface LogConfig {
+level: ("error" | "warn" | "info" | "debug")
+/**
+ * auto: text on a terminal, else JSON.
+ */
+format: ("json" | "text" | "auto")
+}
+/**
+ * What LXD takes at POST /1.0/instances/{name}/backups. As in LXD, unknown fields are ignored.
+ */
+export interface CreateBackupBody {
+name?: (("" | string) & string)
+instance_only?: boolean
+/**
+ * LXD's old word for instance_only.
+ */
+container_only?: boolean
+optimized_storage?: boolean
+compression_algorithm?: ("" | "gzip" | "zstd" | "none")
+/**
+ * Taken, as LXD's clients send it; lxstow keeps backups until they are deleted.
+ */
+expires_at?: (string | null)
+}
+/**
+ * Where and how to restore. What is left out is as it was when the backup was made.
+ */
+export interface RestoreBackupBody {
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+name?: string
+/**
+ * An LXD storage pool.
+ */
+pool?: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project?: string
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+target?: string
+/**
+ * Put the restored instance in the place of one that exists. On any failure that one stays as it was.
+ */
+replace?: boolean
+start?: boolean
+}
+/**
+ * Back up the instance that the subject names: lxstow.jobs.<remote>.backup.<project>.<instance>. An empty message means {}.
+ */
+export interface BackupJob {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup?: string
+/**
+ * How the archive is stored.
+ */
+compression?: ("gzip" | "zstd" | "none")
+/**
+ * The storage driver's own format. Restorable only into a pool of the same driver.
+ */
+optimized?: boolean
+/**
+ * Leave the instance's snapshots out.
+ */
+instanceOnly?: boolean
+tags?: Tags
+requestor?: Requestor
+}
+/**
+ * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
+ */
+export interface Tags {
+/**
+ * a tag's value: up to 256 of ASCII letters, digits, space and + - = . _ : / @
+ */
+[k: string]: string
+}
+/**
+ * Who asked, as LXD's lifecycle events word it.
+ */
+export interface Requestor {
+/**
+ * The client certificate's SHA-256 fingerprint, in hex.
+ */
+username?: string
+protocol?: string
+address?: string
+}
+/**
+ * Delete a backup of the instance that the subject names: lxstow.jobs.<remote>.delete.<project>.<instance>.
+ */
+export interface DeleteJob {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup: string
+requestor?: Requestor
+}
+/**
+ * Restore a backup as the instance that the subject names: lxstow.jobs.<remote>.restore.<project>.<instance>. It must not exist yet.
+ */
+export interface RestoreJob {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup: string
+/**
+ * Whose backup it is. What is left out is as in the subject.
+ */
+source?: {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote?: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project?: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance?: string
+}
+/**
+ * An LXD storage pool.
+ */
+pool?: string
+/**
+ * An instance of that name that is there gives way, once the restored one is proved good; it is deleted last.
+ */
+replace?: boolean
+/**
+ * Start the instance when it is restored.
+ */
+start?: boolean
+requestor?: Requestor
+}
+/**
+ * What makes an archive a backup: all that a restore on an empty host needs. Unknown fields are kept.
+ */
+export interface Manifest {
+version: 1
+/**
+ * The program and its version.
+ */
+writer: string
+operation: string
+backup: ManifestBackup
+archive: ManifestArchive
+instance: ManifestInstance
+lxd: ManifestLxd
+}
+export interface ManifestBackup {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+name: string
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+created: string
+tags: Tags
+}
+export interface ManifestArchive {
+key: string
+etag: string
+/**
+ * Bytes stored.
+ */
+size: number
+/**
+ * Bytes of the tar that LXD exported.
+ */
+rawSize: number
+/**
+ * How the archive is stored.
+ */
+compression: ("gzip" | "zstd" | "none")
+optimized: boolean
+instanceOnly: boolean
+/**
+ * Bytes of the tar in each compressed block.
+ */
+blockSize: number
+/**
+ * @minItems 1
+ * @maxItems 10000
+ */
+parts: Part[]
+}
+export interface Part {
+number: number
+/**
+ * The first byte of the tar that this part holds.
+ */
+rawStart: number
+/**
+ * One past the last.
+ */
+rawEnd: number
+/**
+ * Bytes stored.
+ */
+size: number
+etag: string
+sha256: string
+/**
+ * As S3 writes it: base64 of the big-endian sum.
+ */
+crc32: string
+}
+/**
+ * The instance as LXD described it when it was backed up.
+ */
+export interface ManifestInstance {
+config: {
+[k: string]: string
+}
+devices: Devices
+profiles: Profile[]
+pool: string
+driver: string
+architecture: string
+type: string
+snapshots: string[]
+}
+export interface Devices {
+[k: string]: {
+[k: string]: string
+}
+}
+export interface Profile {
+name: string
+description?: string
+config: {
+[k: string]: string
+}
+devices: Devices
+}
+export interface ManifestLxd {
+version: string
+extensions?: string[]
+}
+/**
+ * The words that every other schema shares.
+ */
+export interface Names {
+[k: string]: unknown
+}
+/**
+ * One job's state, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own; the rest are lxstow's, and the API leaves `checkpoint` and `owner` out.
+ */
+export interface Operation {
+id: string
+class: "task"
+description: string
+created_at: string
+updated_at: string
+status: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+status_code: (105 | 103 | 104 | 200 | 400 | 401)
+resources: {
+[k: string]: string[]
+}
+metadata: OperationMetadata
+may_cancel: boolean
+err: string
+/**
+ * The remote.
+ */
+location: string
+kind: ("backup" | "restore" | "delete")
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup?: string
+requestor?: Requestor
+/**
+ * What was asked for: the job's message, as far as it matched its schema.
+ */
+request?: {
+
+}
+/**
+ * One of the codes in services/errors.ts, where err is not empty.
+ */
+error_code?: string
+/**
+ * How many times a worker has begun it.
+ */
+attempt: number
+/**
+ * The worker that runs it.
+ */
+owner?: string
+checkpoint?: Checkpoint
+}
+/**
+ * What a client can draw.
+ */
+export interface OperationMetadata {
+stage?: ("generating" | "uploading" | "restoring" | "unpacking" | "swapping" | "starting" | "deleting")
+/**
+ * Bytes of the uncompressed archive that are through.
+ */
+bytes_done?: number
+/**
+ * Bytes of the uncompressed archive; absent until it is known.
+ */
+bytes_total?: number
+/**
+ * Bytes in the object store.
+ */
+bytes_stored?: number
+/**
+ * Average of the present stage.
+ */
+bytes_per_second?: number
+/**
+ * The same as LXD words it.
+ */
+create_backup_progress?: string
+/**
+ * Why the last attempt ended, where another is due.
+ */
+retry_reason?: string
+warnings?: string[]
+}
+/**
+ * What an attempt has made elsewhere, for the next attempt to go on from or to remove.
+ */
+export interface Checkpoint {
+lxdBackup?: string
+key?: string
+uploadId?: string
+/**
+ * The name under which the import was begun.
+ */
+target?: string
+/**
+ * The volatile.uuid of what is being restored.
+ */
+restored?: string
+/**
+ * LXD has taken the whole instance in.
+ */
+imported?: boolean
+/**
+ * Whether the instance that gives way was running.
+ */
+wasRunning?: boolean
+/**
+ * An import has begun: an instance of this name may be ours.
+ */
+importing?: boolean
+}

@@ -1,0 +1,55 @@
+/**
+ * Where compressed blocks end inside a part, so that they can be decompressed side by side too. (Node's own zstd stream stops at the
+ * end of the first frame: it cannot read an archive of many.)
+ */
+import type { Compression } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+
+/** Cuts a part into its gzip members or zstd frames, each one block of the tar. Throws archive-corrupt where there is no block. */
+export function* framesOf(part: Buffer, compression: Exclude<Compression, 'none'>): Generator<Buffer> {
+  const sizeAt = compression === 'gzip' ? gzipMemberSize : zstdFrameSize;
+  for (let at = 0; at < part.length; ) {
+    const size = sizeAt(part.subarray(at));
+    if (!(size > 0) || at + size > part.length)
+      throw new LxstowError('archive-corrupt', `there is no ${compression} block at byte ${at} of a part`);
+    yield part.subarray(at, at + size);
+    at += size;
+  }
+}
+
+/** RFC 1952: a header with an extra field, in it one subfield "LX" of four bytes: the member's whole size. */
+const gzipHeader = Buffer.from([0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 8, 0, 0x4c, 0x58, 4, 0, 0, 0, 0, 0]);
+const sizeOffset = 16;
+export const gzipHeaderBytes = gzipHeader.length;
+/** CRC-32 and size of what is in the member. */
+export const gzipTrailerBytes = 8;
+
+/** Writes the header of a member of `size` bytes in all; returns where it ends. */
+export function writeGzipHeader(target: Buffer, at: number, size: number): number {
+  gzipHeader.copy(target, at);
+  target.writeUInt32LE(size, at + sizeOffset);
+  return at + gzipHeaderBytes;
+}
+
+function gzipMemberSize(bytes: Buffer): number {
+  const ours = bytes.length > gzipHeaderBytes && bytes.compare(gzipHeader, 0, sizeOffset, 0, sizeOffset) === 0;
+  return ours ? bytes.readUInt32LE(sizeOffset) : 0;
+}
+
+/** RFC 8878, 3.1.1: magic, header, blocks up to the last one, checksum. */
+function zstdFrameSize(bytes: Buffer): number {
+  if (bytes.length < 6 || bytes.readUInt32LE(0) !== 0xfd2fb528) return 0;
+  const descriptor = bytes.readUInt8(4);
+  const singleSegment = (descriptor & 0x20) !== 0;
+  const contentSizeBytes = [singleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6] ?? 0;
+  const dictionaryBytes = [0, 1, 2, 4][descriptor & 3] ?? 0;
+  let at = 5 + (singleSegment ? 0 : 1) + dictionaryBytes + contentSizeBytes;
+  for (let last = false; !last; ) {
+    if (at + 3 > bytes.length) return 0;
+    const header = bytes.readUIntLE(at, 3);
+    last = (header & 1) === 1;
+    const runLength = ((header >> 1) & 3) === 1;
+    at += 3 + (runLength ? 1 : header >> 3);
+  }
+  return at + (descriptor & 4 ? 4 : 0);
+}

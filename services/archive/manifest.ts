@@ -1,0 +1,47 @@
+/** The manifest: what makes an archive a backup. Its parts must add up before anything is restored from it. */
+import { type BackupAddress, check, type Manifest } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+
+export const manifestVersion = 1;
+
+export function formatManifest(manifest: Manifest): Buffer {
+  return Buffer.from(`${JSON.stringify(manifest)}\n`);
+}
+
+/**
+ * Reads a manifest that was stored for the backup `address`. Throws bad-manifest when it is not JSON, is of a newer version, does not
+ * match its schema, is another backup's, or its parts leave gaps.
+ */
+export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
+  const what = `manifest of ${address.instance}/${address.backup}`;
+  const refuse = (why: string, cause?: unknown): never => {
+    throw new LxstowError('bad-manifest', `${what}: ${why}`, { cause });
+  };
+  let value: unknown;
+  try {
+    value = JSON.parse(bytes.toString());
+  } catch (cause) {
+    return refuse('is not JSON', cause);
+  }
+  const version = (value as { version?: unknown } | null)?.version;
+  if (typeof version === 'number' && version > manifestVersion) {
+    refuse(`is of version ${version}; this lxstow reads up to ${manifestVersion}: use a newer one`);
+  }
+  const manifest = check('manifest.json', value, what, 'bad-manifest');
+  const { backup, archive } = manifest;
+  for (const field of ['remote', 'project', 'instance'] as const) {
+    if (backup[field] !== address[field])
+      refuse(`belongs to another backup: its ${field} is ${backup[field]}, not ${address[field]}`);
+  }
+  if (backup.name !== address.backup) refuse(`belongs to another backup: ${backup.name}`);
+  let [size, raw] = [0, 0];
+  for (const [index, part] of archive.parts.entries()) {
+    if (part.number !== index + 1) refuse(`part ${index + 1} is missing`);
+    if (part.rawStart !== raw || part.rawEnd <= part.rawStart)
+      refuse(`part ${part.number} does not begin where the one before ends`);
+    raw = part.rawEnd;
+    size += part.size;
+  }
+  if (raw !== archive.rawSize || size !== archive.size) refuse('its parts do not add up to the archive');
+  return manifest;
+}

@@ -1,0 +1,90 @@
+/** Pieces in, parts out: what one request to the object store carries. */
+import type { Block } from './blocks.ts';
+import type { BufferPool } from './bufferPool.ts';
+import { blockOverheadBytes, blockSizeBytes, type Piece } from './compression.ts';
+
+/** A part on its way: `body` lies in a pooled buffer until `release` is called. */
+export interface PartDraft {
+  number: number;
+  rawStart: number;
+  rawEnd: number;
+  body: Buffer;
+  release(): void;
+}
+
+const smallestPartBytes = 16 * 1024 * 1024;
+/** S3 takes 10 000; a tenth is kept for archives that turn out larger than announced. */
+const partsAimedAt = 9000;
+
+/** The size at which a part is sent, in bytes: whole blocks, so that at most 9 000 parts hold `rawSize` bytes. */
+export function partSizeFor(rawSize: number): number {
+  const blocks = Math.ceil(rawSize / partsAimedAt / blockSizeBytes);
+  return Math.max(smallestPartBytes, blocks * blockSizeBytes);
+}
+
+/** Room for a part and the block that fills it up. */
+export function partBufferSize(partSize: number): number {
+  return partSize + blockSizeBytes + blockOverheadBytes;
+}
+
+/**
+ * How many parts of this size may be in flight so that a slot stays within the memory that `wanted` parts of the usual size take;
+ * one at least.
+ */
+export function partsInFlight(partSize: number, wanted: number): number {
+  const budget = (wanted + 1) * smallestPartBytes;
+  return Math.max(1, Math.min(wanted, Math.floor(budget / partSize) - 1));
+}
+
+/** Where the parts go on: behind those that are stored already. */
+export interface PartStart {
+  number: number;
+  rawStart: number;
+}
+
+const beginning: PartStart = { number: 1, rawStart: 0 };
+
+/** Uncompressed blocks are parts as they are. */
+export async function* partsOfBlocks(blocks: AsyncIterable<Block>, start = beginning): AsyncGenerator<PartDraft> {
+  let { number, rawStart } = start;
+  for await (const { bytes, release } of blocks) {
+    const rawEnd = rawStart + bytes.length;
+    yield { number, rawStart, rawEnd, body: bytes, release };
+    number += 1;
+    rawStart = rawEnd;
+  }
+}
+
+/** Collects whole pieces until a part has at least `partSize` bytes; the last part may be smaller. */
+export async function* partsOfPieces(
+  pieces: AsyncIterable<Piece>,
+  partSize: number,
+  pool: BufferPool,
+  signal: AbortSignal,
+  start = beginning,
+): AsyncGenerator<PartDraft> {
+  let { number, rawStart } = start;
+  let rawEnd = rawStart;
+  let buffer: Buffer | undefined;
+  let filled = 0;
+  const draft = (slab: Buffer): PartDraft => ({
+    number,
+    rawStart,
+    rawEnd,
+    body: slab.subarray(0, filled),
+    release: () => pool.give(slab),
+  });
+  for await (const piece of pieces) {
+    buffer ??= await pool.take(signal);
+    piece.copyInto(buffer, filled);
+    filled += piece.size;
+    rawEnd += piece.rawSize;
+    if (filled < partSize) continue;
+    yield draft(buffer);
+    buffer = undefined;
+    filled = 0;
+    number += 1;
+    rawStart = rawEnd;
+  }
+  if (buffer) yield draft(buffer);
+}

@@ -1,0 +1,109 @@
+/** The way back: parts in, each proved good before a byte of it goes on. */
+import type { Writable } from 'node:stream';
+import type { ManifestArchive, Part } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import type { BufferPool } from './bufferPool.ts';
+import { decompressBlocks } from './compression.ts';
+import { mapInOrder } from './flow.ts';
+import type { Hasher } from './hashing.ts';
+
+const partsAhead = 3;
+
+export interface ReadOptions {
+  /** Fills the buffer with the stored bytes from `start` on. */
+  fetch: (start: number, into: Buffer) => Promise<void>;
+  hasher: Hasher;
+  /** Buffers of at least the largest part's size; as many parts are read ahead as it holds. */
+  pool: BufferPool;
+  /** Told after each block: bytes of the tar that are through. */
+  onProgress: (rawBytes: number) => void;
+  /** Told when the sink is waited for, and when no longer. */
+  onWaiting?: (waiting: boolean) => void;
+  signal: AbortSignal;
+}
+
+/** Bytes of the buffers that reading this archive needs. */
+export function largestPart(archive: ManifestArchive): number {
+  return archive.parts.reduce((largest, { size }) => Math.max(largest, size), 0);
+}
+
+/**
+ * Writes the archive's tar into `sink`, decompressed, and does not end it: the caller ends it when this resolves, and destroys it when
+ * this rejects. Throws archive-corrupt, naming the part, before any byte of a damaged part is written.
+ */
+export async function writeTar(archive: ManifestArchive, sink: Writable, options: ReadOptions): Promise<void> {
+  const { compression, blockSize, rawSize } = archive;
+  let raw = 0;
+  for await (const { bytes, release } of verifiedParts(archive, options)) {
+    const blocks = compression === 'none' ? [bytes] : decompressBlocks(bytes, compression, blockSize);
+    for await (const block of blocks) {
+      raw += block.length;
+      options.onWaiting?.(true);
+      await write(sink, block, options.signal);
+      options.onWaiting?.(false);
+      options.onProgress(raw);
+    }
+    release();
+  }
+  if (raw !== rawSize)
+    throw new LxstowError('archive-corrupt', `the archive unpacks to ${raw} bytes, but its manifest says ${rawSize}`);
+}
+
+interface VerifiedPart {
+  part: Part;
+  bytes: Buffer;
+  release(): void;
+}
+
+function verifiedParts(
+  archive: ManifestArchive,
+  { fetch, hasher, pool, signal }: ReadOptions,
+): AsyncGenerator<VerifiedPart> {
+  return mapInOrder(placed(archive.parts), partsAhead, async ({ part, start }) => {
+    const buffer = await pool.take(signal);
+    const release = () => pool.give(buffer);
+    try {
+      const bytes = buffer.subarray(0, part.size);
+      await fetch(start, bytes);
+      const { sha256 } = await hasher.digest(bytes);
+      if (sha256 !== part.sha256) {
+        throw new LxstowError(
+          'archive-corrupt',
+          `part ${part.number} of ${archive.parts.length} is damaged in the object store: its SHA-256 is ${sha256}, the manifest says ${part.sha256}`,
+        );
+      }
+      return { part, bytes, release };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  });
+}
+
+async function* placed(parts: Part[]): AsyncGenerator<{ part: Part; start: number }> {
+  let start = 0;
+  for (const part of parts) {
+    yield { part, start };
+    start += part.size;
+  }
+}
+
+/** Resolves when the stream has taken the chunk and its memory may be used again; rejects when the stream breaks. */
+function write(stream: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const done = (error?: unknown) => {
+      stream.off('error', done);
+      stream.off('close', closed);
+      signal.removeEventListener('abort', aborted);
+      if (error) reject(error);
+      else resolve();
+    };
+    const closed = () => done(new Error('the stream was closed'));
+    const aborted = () => done(signal.reason);
+    if (stream.destroyed || signal.aborted) return signal.aborted ? aborted() : closed();
+    stream.once('error', done);
+    stream.once('close', closed);
+    signal.addEventListener('abort', aborted, { once: true });
+    stream.write(chunk, (error) => done(error));
+  });
+}

@@ -1,0 +1,162 @@
+/** Follows the structure of a tar that streams by: LXD can say Success over one that is cut (docs/lxd.md). */
+import { LxstowError } from '../errors.ts';
+
+const blockBytes = 512;
+/** Types that have a size of their own, but no data behind the header (POSIX ustar): links, devices, directories, FIFOs. */
+const withoutData = new Set(['1', '2', '3', '4', '5', '6'].map((type) => type.charCodeAt(0)));
+const paxHeader = 'x'.charCodeAt(0);
+
+/** Where a scanner is in its tar: plain data. */
+export interface TarState {
+  entries: number;
+  /** Bytes seen. */
+  position: number;
+  /** Bytes of data and padding still to pass over. */
+  skip: number;
+  zeroBlocks: number;
+  sizeOfNext?: number;
+  /** base64 of the beginning of a header. */
+  header?: string;
+  /** A pax header that is being collected; `bytes` is base64. */
+  pax?: { bytes: string; left: number };
+}
+
+/** Give it every chunk, then `finish`. Both throw archive-truncated, naming the byte, when this is no whole tar. */
+export class TarScanner {
+  /** A scanner that goes on where one with this state was. */
+  static from(state: TarState): TarScanner {
+    const scanner = new TarScanner();
+    scanner.entries = state.entries;
+    scanner.#position = state.position;
+    scanner.#skip = state.skip;
+    scanner.#zeroBlocks = state.zeroBlocks;
+    scanner.#sizeOfNext = state.sizeOfNext;
+    scanner.#filled = Buffer.from(state.header ?? '', 'base64').copy(scanner.#header);
+    if (state.pax) scanner.#pax = { bytes: [Buffer.from(state.pax.bytes, 'base64')], left: state.pax.left };
+    return scanner;
+  }
+
+  /** Where it is, for `from`. */
+  state(): TarState {
+    return {
+      entries: this.entries,
+      position: this.#position,
+      skip: this.#skip,
+      zeroBlocks: this.#zeroBlocks,
+      ...(this.#sizeOfNext === undefined ? {} : { sizeOfNext: this.#sizeOfNext }),
+      ...(this.#filled === 0 ? {} : { header: this.#header.toString('base64', 0, this.#filled) }),
+      ...(this.#pax ? { pax: { bytes: Buffer.concat(this.#pax.bytes).toString('base64'), left: this.#pax.left } } : {}),
+    };
+  }
+
+  /** Entries seen, extension headers not counted. */
+  entries = 0;
+  #header = Buffer.alloc(blockBytes);
+  #filled = 0;
+  /** Bytes of data and padding still to pass over. */
+  #skip = 0;
+  #zeroBlocks = 0;
+  #position = 0;
+  #pax: { bytes: Buffer[]; left: number } | undefined;
+  #sizeOfNext: number | undefined;
+
+  push(chunk: Buffer): void {
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.#skip > 0) {
+        const step = Math.min(this.#skip, chunk.length - at);
+        if (this.#pax) this.#collect(this.#pax, chunk.subarray(at, at + step));
+        this.#skip -= step;
+        at += step;
+        if (this.#skip === 0 && this.#pax) this.#readPax(this.#pax);
+        continue;
+      }
+      const step = Math.min(blockBytes - this.#filled, chunk.length - at);
+      const whole = step === blockBytes;
+      if (!whole) chunk.copy(this.#header, this.#filled, at, at + step);
+      this.#filled += step;
+      at += step;
+      if (this.#filled < blockBytes) break;
+      this.#filled = 0;
+      this.#readHeader(whole ? chunk.subarray(at - blockBytes, at) : this.#header, this.#position + at - blockBytes);
+    }
+    this.#position += chunk.length;
+  }
+
+  finish(): void {
+    if (this.#zeroBlocks >= 2 && this.#filled === 0) return;
+    const where = this.#skip > 0 ? 'inside a file' : this.#filled > 0 ? 'inside a header' : 'without its end marker';
+    throw new LxstowError(
+      'archive-truncated',
+      `the archive that LXD sent ends ${where}, after ${this.#position} bytes`,
+    );
+  }
+
+  #readHeader(header: Buffer, position: number): void {
+    if (isZero(header)) {
+      this.#zeroBlocks += 1;
+      return;
+    }
+    if (this.#zeroBlocks > 0) throw broken(position, 'there is data behind its end marker');
+    if (!checksumFits(header)) throw broken(position, 'there is no tar header where one should be');
+    const type = header[156] ?? 0;
+    const ownSize = number(header, 124, 12);
+    const size = withoutData.has(type) ? 0 : (this.#sizeOfNext ?? ownSize);
+    this.#sizeOfNext = undefined;
+    this.#skip = Math.ceil(size / blockBytes) * blockBytes;
+    if (type === paxHeader) {
+      this.#pax = { bytes: [], left: size };
+      if (size === 0) this.#pax = undefined;
+    } else if (!isExtension(type)) this.entries += 1;
+  }
+
+  #collect(pax: { bytes: Buffer[]; left: number }, bytes: Buffer): void {
+    const useful = Buffer.from(bytes.subarray(0, pax.left));
+    pax.left -= useful.length;
+    pax.bytes.push(useful);
+  }
+
+  /** Records are "<length> <key>=<value>\n" (POSIX pax); only the next file's size matters here. */
+  #readPax(pax: { bytes: Buffer[] }): void {
+    const text = Buffer.concat(pax.bytes).toString('latin1');
+    this.#pax = undefined;
+    for (let at = 0; at < text.length; ) {
+      const space = text.indexOf(' ', at);
+      const length = Number(text.slice(at, space));
+      if (space < 0 || !(length > 0)) return;
+      const [, key, value] = /^([^=]*)=(.*)\n$/s.exec(text.slice(space + 1, at + length)) ?? [];
+      if (key === 'size') this.#sizeOfNext = Number(value);
+      at += length;
+    }
+  }
+}
+
+function broken(position: number, what: string): LxstowError {
+  return new LxstowError('archive-truncated', `the archive that LXD sent is damaged: at byte ${position} ${what}`);
+}
+
+/** GNU long names (L, K) and pax headers (x, g) belong to the entry behind them. */
+function isExtension(type: number): boolean {
+  return 'LKxg'.includes(String.fromCharCode(type));
+}
+
+const zeros = Buffer.alloc(blockBytes);
+
+function isZero(block: Buffer): boolean {
+  return block.equals(zeros);
+}
+
+/** The sum of all bytes, the checksum field taken as blanks. */
+function checksumFits(header: Buffer): boolean {
+  let sum = 8 * 0x20;
+  for (let i = 0; i < blockBytes; i++) if (i < 148 || i >= 156) sum += header[i] ?? 0;
+  return sum === number(header, 148, 8);
+}
+
+/** Octal digits, or GNU's base 256 with the top bit set. */
+function number(header: Buffer, at: number, length: number): number {
+  const field = header.subarray(at, at + length);
+  if (((field[0] ?? 0) & 0x80) === 0)
+    return Number.parseInt(field.toString('latin1').replace(/\0.*$/s, '').trim() || '0', 8);
+  return field.subarray(1).reduce((value, byte) => value * 256 + byte, (field[0] ?? 0) & 0x7f);
+}

@@ -1,0 +1,109 @@
+/** `lxstow dead-letters`: looks at the messages that no worker could do anything with, sends them again, or throws them away. */
+import type { Config } from '../../contract.ts';
+import { LxstowError } from '../../errors.ts';
+import type { Log } from '../../logger.ts';
+import { newOperation } from '../../operations/operation.ts';
+import { OperationStore } from '../../operations/store.ts';
+import { connectNats, type Nats } from '../../queue/connection.ts';
+import {
+  type DeadLetter,
+  discardAllDeadLetters,
+  discardDeadLetter,
+  getDeadLetter,
+  listDeadLetters,
+  retryDeadLetter,
+} from '../../queue/deadLetters.ts';
+import { parseJob } from '../../queue/jobs.ts';
+import { printable, table } from '../table.ts';
+
+interface Common {
+  config: Config;
+  log: Log;
+  stop: AbortSignal;
+}
+type Format = 'table' | 'json';
+
+const print = (text: string) => process.stdout.write(text);
+
+export async function listCommand({ config, log, stop }: Common, format: Format): Promise<void> {
+  await using nats = await connect(config, log);
+  const letters: DeadLetter[] = [];
+  for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
+  if (format === 'json') return void print(`${JSON.stringify(letters.map(asJson), null, 2)}\n`);
+  if (letters.length === 0) return void print('there are no dead letters\n');
+  const rows = letters.map(({ id, time, subject, code, reason }) => [
+    String(id),
+    time.toISOString().slice(0, 19),
+    subject,
+    code,
+    reason,
+  ]);
+  print(table(['ID', 'TIME (UTC)', 'SUBJECT', 'CODE', 'REASON'], rows));
+}
+
+export async function showCommand({ config, log }: Common, id: number, format: Format): Promise<void> {
+  await using nats = await connect(config, log);
+  const letter = await getDeadLetter(nats, id);
+  if (format === 'json') return void print(`${JSON.stringify(asJson(letter), null, 2)}\n`);
+  const { time, subject, operation, code, reason, headers } = letter;
+  const lines: [string, string][] = [
+    ['id', String(id)],
+    ['time', time.toISOString()],
+    ['subject', subject],
+    ['operation', operation],
+    ['code', code],
+    ['reason', reason],
+    ...headers.map(([name, value]): [string, string] => ['header', `${name}: ${value}`]),
+    ['body', bodyOf(letter).body],
+  ];
+  for (const [name, value] of lines) print(`${`${name}:`.padEnd(11)}${printable(value)}\n`);
+}
+
+export async function retryCommand({ config, log }: Common, ids: number[]): Promise<void> {
+  await using nats = await connect(config, log);
+  const operations = new OperationStore(nats, config.nats.operationsKeptHours);
+  for (const id of ids) {
+    const letter = await getDeadLetter(nats, id);
+    const operation = await retryDeadLetter(nats, letter);
+    await makeVisible(operation, letter, operations, log);
+    print(`dead letter ${id} is queued again as operation ${operation}\n`);
+  }
+}
+
+export async function discardCommand({ config, log }: Common, ids: number[], all: boolean): Promise<void> {
+  if (all === ids.length > 0) throw new LxstowError('bad-request', 'discard takes either ids or --all');
+  await using nats = await connect(config, log);
+  if (all) return void print(`${await discardAllDeadLetters(nats)} dead letters discarded\n`);
+  for (const id of ids) {
+    await getDeadLetter(nats, id);
+    await discardDeadLetter(nats, id);
+    print(`dead letter ${id} discarded\n`);
+  }
+}
+
+/** So that the operation can be asked for before a worker has it, as with the gateway's own. */
+async function makeVisible(id: string, letter: DeadLetter, operations: OperationStore, log: Log): Promise<void> {
+  try {
+    await operations.create(newOperation({ id, ...parseJob(letter) }, new Date()));
+  } catch (error) {
+    // A worker makes it, and says what is wrong with the message.
+    log.debug('operation not written yet', { operation: id, error });
+  }
+}
+
+function connect(config: Config, log: Log): Promise<Nats> {
+  return connectNats(config.nats, 'lxstow dead-letters', log);
+}
+
+function asJson({ data, headers, ...letter }: DeadLetter): object {
+  return { ...letter, headers, ...bodyOf({ data }) };
+}
+
+/** The body as text, or in base64 when it is none. */
+function bodyOf({ data }: Pick<DeadLetter, 'data'>): { body: string; encoding: 'utf-8' | 'base64' } {
+  try {
+    return { body: new TextDecoder('utf-8', { fatal: true }).decode(data), encoding: 'utf-8' };
+  } catch {
+    return { body: data.toString('base64'), encoding: 'base64' };
+  }
+}

@@ -1,0 +1,125 @@
+#!/usr/bin/env node
+/** The command line: `lxstow gateway`, `worker`, `setup`, `config`, `janitor`, `dead-letters`. */
+import { Command, Option } from 'commander';
+import { stringify } from 'yaml';
+import { loadConfig, withoutSecrets } from '../config.ts';
+import type { Config } from '../contract.ts';
+import { asLxstowError, LxstowError } from '../errors.ts';
+import { createLogger, type Log } from '../logger.ts';
+import { version } from '../version.ts';
+
+type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
+
+const program = new Command('lxstow')
+  .description('Backs LXD instances up to S3 and brings them back.')
+  .version(version)
+  .option('-c, --config <file>', 'configuration, YAML or JSON (else LXSTOW_CONFIG; the environment goes over it)')
+  .showHelpAfterError();
+
+program
+  .command('gateway')
+  .description('serve the HTTPS API')
+  .action(long(async (options) => (await import('../gateway/main.ts')).runGateway(options)));
+program
+  .command('worker')
+  .description("do a remote's jobs, beside its LXD")
+  .action(long(async (options) => (await import('../worker/main.ts')).runWorker(options)));
+program
+  .command('setup')
+  .description('make the streams, buckets and consumers on NATS; safe to repeat')
+  .action(long(setUpNats));
+program
+  .command('config')
+  .description('print the configuration in force, secrets masked')
+  .action(() => {
+    process.stdout.write(stringify(withoutSecrets(configuration())));
+  });
+
+const format = () => new Option('--format <format>', 'how to print').choices(['table', 'json']).default('table');
+program
+  .command('janitor')
+  .description('find and remove what lxstow left on worker.remote and in S3, and nobody owns any more')
+  .option('--dry-run', 'only say what would be removed', false)
+  .addOption(format())
+  .action(({ dryRun, format }) =>
+    long(async (options) => {
+      const { runJanitorCommand } = await import('./commands/janitor.ts');
+      process.exitCode = await runJanitorCommand({ ...options, dryRun, format });
+    })(),
+  );
+
+const deadLetters = program
+  .command('dead-letters')
+  .description('messages that no worker could do anything with, and jobs out of attempts');
+deadLetters
+  .command('list')
+  .description('all of them, the oldest first')
+  .addOption(format())
+  .action(({ format }) => letters((commands, options) => commands.listCommand(options, format)));
+deadLetters
+  .command('show <id>')
+  .description('one of them, with headers and body')
+  .addOption(format())
+  .action((id, { format }) => letters((commands, options) => commands.showCommand(options, letterId(id), format)));
+deadLetters
+  .command('retry <id...>')
+  .description('queue them again, each as a new operation')
+  .action((ids: string[]) => letters((commands, options) => commands.retryCommand(options, ids.map(letterId))));
+deadLetters
+  .command('discard [id...]')
+  .description('throw them away')
+  .option('--all', 'every one that is there now', false)
+  .action((ids: string[], { all }) =>
+    letters((commands, options) => commands.discardCommand(options, ids.map(letterId), all)),
+  );
+
+function letterId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text))
+    throw new LxstowError('bad-request', `${JSON.stringify(text)} is no dead letter's id`);
+  return Number(text);
+}
+
+type LetterCommands = typeof import('./commands/deadLetters.ts');
+
+function letters(run: (commands: LetterCommands, options: Parameters<Run>[0]) => Promise<void>): Promise<void> {
+  return long(async (options) => run(await import('./commands/deadLetters.ts'), options))();
+}
+
+async function setUpNats({ config, log }: Parameters<Run>[0]): Promise<void> {
+  const { connectNats } = await import('../queue/connection.ts');
+  const { setUp } = await import('../queue/topology.ts');
+  await using nats = await connectNats(config.nats, 'lxstow setup', log);
+  await setUp(nats, config);
+  log.info('streams, buckets and consumers are as they should be', { remotes: Object.keys(config.remotes) });
+}
+
+function configuration(): Config {
+  return loadConfig({ file: program.opts<{ config?: string }>().config, env: process.env });
+}
+
+/** Runs until it ends or SIGINT or SIGTERM comes; a second signal ends the process at once. */
+function long(run: Run): () => Promise<void> {
+  return async () => {
+    const config = configuration();
+    const log = createLogger(config.log, {});
+    const stop = new AbortController();
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.on(signal, () => {
+        if (stop.signal.aborted) process.exit(130);
+        stop.abort(new LxstowError('stopping', `stopped by ${signal}`));
+      });
+    }
+    await run({ config, env: process.env, log, stop: stop.signal });
+  };
+}
+
+try {
+  await program.parseAsync();
+  process.exitCode ??= 0;
+} catch (thrown) {
+  const error = asLxstowError(thrown);
+  process.stderr.write(
+    `lxstow: ${error.code === 'internal' && thrown instanceof Error ? thrown.stack : error.message}\n`,
+  );
+  process.exitCode = error.code === 'bad-config' ? 78 : 1;
+}

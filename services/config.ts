@@ -1,0 +1,136 @@
+/** Configuration: one file, then the environment over it, checked against schemas/config.json. */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { parse as parseYaml } from 'yaml';
+import schema from '../schemas/config.json' with { type: 'json' };
+import { type Config, check } from './contract.ts';
+import { LxstowError } from './errors.ts';
+
+interface Node {
+  type?: string;
+  enum?: unknown[];
+  properties?: Record<string, Node>;
+  'x-secret'?: boolean;
+}
+
+const prefix = 'LXSTOW_';
+/** Read elsewhere: the configuration's own path, and what the tests' lab understands. */
+const otherVariables = /^LXSTOW_(CONFIG|LAB_.*)$/;
+
+/** `s3.accessKey` → `LXSTOW_S3_ACCESS_KEY` */
+export function variableOf(path: string[]): string {
+  return prefix + path.map((word) => word.replaceAll(/[A-Z]/g, '_$&').toUpperCase()).join('_');
+}
+
+function* leaves(node: Node, path: string[] = []): Generator<{ path: string[]; node: Node }> {
+  if (!node.properties) yield { path, node };
+  else for (const [key, child] of Object.entries(node.properties)) yield* leaves(child, [...path, key]);
+}
+
+const variables = new Map([...leaves(schema as Node)].map(({ path, node }) => [variableOf(path), { path, node }]));
+
+/**
+ * The configuration in force. `file` is YAML or JSON; the environment goes over it.
+ * Throws bad-config and names each key or variable that is unknown or wrong.
+ */
+export function loadConfig(options: { file?: string | undefined; env: NodeJS.ProcessEnv }): Config {
+  const { env, file = env[`${prefix}CONFIG`] } = options;
+  const raw = file ? readConfigFile(file) : {};
+  const where = file ? `configuration (${file} and environment)` : 'configuration (environment)';
+  for (const [name, value] of Object.entries(env)) {
+    if (!name.startsWith(prefix) || otherVariables.test(name) || value === undefined) continue;
+    const direct = variables.get(name);
+    const variable = direct ?? variables.get(name.replace(/_FILE$/, ''));
+    if (!variable) throw new LxstowError('bad-config', `configuration: unknown environment variable ${name}`);
+    put(raw, variable.path, typed(name, direct ? value : readText(value, name).trimEnd(), variable.node));
+  }
+  const config = check('config.json', raw, where, 'bad-config');
+  if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
+  if (!(config.gateway.defaultRemote in config.remotes))
+    missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
+  return config;
+}
+
+/** The same configuration with every secret masked. */
+export function withoutSecrets(config: Config): Config {
+  const copy = structuredClone(config);
+  for (const { path, node } of variables.values()) {
+    if (node['x-secret'] && get(copy, path) !== undefined) put(copy, path, '********');
+  }
+  for (const [index, server] of copy.nats.servers.entries())
+    copy.nats.servers[index] = server.replace(/\/\/[^@/]*@/, '//********@');
+  return copy;
+}
+
+/** Where a process keeps the little it must: systemd's StateDirectory, else the XDG state home. */
+export function stateDir(config: Config, env: NodeJS.ProcessEnv): string {
+  const state = env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state');
+  return config.gateway.stateDir ?? env.STATE_DIRECTORY ?? join(state, 'lxstow');
+}
+
+function missingRemote(key: string, name: string, config: Config): never {
+  const known = Object.keys(config.remotes).join(', ');
+  throw new LxstowError(
+    'bad-config',
+    `configuration: ${key} is ${JSON.stringify(name)}, but remotes has only: ${known}`,
+  );
+}
+
+function readConfigFile(file: string): Record<string, unknown> {
+  let parsed: unknown;
+  try {
+    parsed = parseYaml(readText(file, '--config')) ?? {};
+  } catch (cause) {
+    if (cause instanceof LxstowError) throw cause;
+    throw new LxstowError('bad-config', `configuration: ${file} is not YAML or JSON: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new LxstowError('bad-config', `configuration: ${file} must hold keys and values`);
+  }
+  return parsed as Record<string, unknown>;
+}
+
+/** Reads a file that `name` points at. */
+export function readText(path: string, name: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new LxstowError('bad-config', `${name}: cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function typed(name: string, text: string, node: Node): unknown {
+  switch (node.type) {
+    case 'integer':
+      return /^-?\d+$/.test(text) ? Number(text) : text;
+    case 'boolean':
+      return text === 'true' ? true : text === 'false' ? false : text;
+    case 'array':
+      return text.split(',').map((word) => word.trim());
+    case 'object':
+      try {
+        return JSON.parse(text);
+      } catch (cause) {
+        throw new LxstowError('bad-config', `configuration: ${name} is not JSON`, { cause });
+      }
+    default:
+      return text;
+  }
+}
+
+function put(target: object, path: string[], value: unknown): void {
+  const [key = '', ...rest] = path;
+  const holder = target as Record<string, unknown>;
+  if (rest.length === 0) holder[key] = value;
+  else {
+    if (typeof holder[key] !== 'object' || holder[key] === null) holder[key] = {};
+    put(holder[key] as object, rest, value);
+  }
+}
+
+function get(target: unknown, path: string[]): unknown {
+  return path.reduce<unknown>((value, key) => (value as Record<string, unknown> | undefined)?.[key], target);
+}

@@ -1,0 +1,176 @@
+/** The words that everybody shares: the schemas' types and their validators. No I/O. */
+import { Ajv2020, type ErrorObject, type ValidateFunction } from 'ajv/dist/2020.js';
+import formats from 'ajv-formats';
+import config from '../schemas/config.json' with { type: 'json' };
+import httpCreateBackup from '../schemas/http-create-backup.json' with { type: 'json' };
+import httpRestoreBackup from '../schemas/http-restore-backup.json' with { type: 'json' };
+import jobBackup from '../schemas/job-backup.json' with { type: 'json' };
+import jobDelete from '../schemas/job-delete.json' with { type: 'json' };
+import jobRestore from '../schemas/job-restore.json' with { type: 'json' };
+import manifest from '../schemas/manifest.json' with { type: 'json' };
+import names from '../schemas/names.json' with { type: 'json' };
+import operation from '../schemas/operation.json' with { type: 'json' };
+import requestor from '../schemas/requestor.json' with { type: 'json' };
+import type * as types from '../schemas/types.ts';
+import { type ErrorCode, LxstowError } from './errors.ts';
+
+export type * from '../schemas/types.ts';
+
+export type Compression = NonNullable<types.BackupJob['compression']>;
+export type JobKind = types.Operation['kind'];
+
+/** What a job is about: the four tokens of its subject. */
+export interface Address {
+  remote: string;
+  project: string;
+  instance: string;
+}
+
+/** A backup's identity: also its object key. */
+export interface BackupAddress extends Address {
+  backup: string;
+}
+
+interface Types {
+  'config.json': types.Config;
+  'http-create-backup.json': types.CreateBackupBody;
+  'http-restore-backup.json': types.RestoreBackupBody;
+  'job-backup.json': types.BackupJob;
+  'job-delete.json': types.DeleteJob;
+  'job-restore.json': types.RestoreJob;
+  'manifest.json': types.Manifest;
+  'operation.json': types.Operation;
+  'names.json#/$defs/remoteName': string;
+  'names.json#/$defs/projectName': string;
+  'names.json#/$defs/instanceName': string;
+  'names.json#/$defs/poolName': string;
+  'names.json#/$defs/backupName': string;
+  'names.json#/$defs/tags': types.Tags;
+  'names.json#/$defs/compression': Compression;
+  'names.json#/$defs/uuid': string;
+}
+
+export type SchemaName = keyof Types;
+
+const ajv = new Ajv2020({
+  allErrors: true,
+  useDefaults: true,
+  allowUnionTypes: true,
+  verbose: true,
+  keywords: ['x-secret'],
+});
+formats.default(ajv);
+for (const schema of [
+  names,
+  requestor,
+  jobBackup,
+  jobRestore,
+  jobDelete,
+  operation,
+  manifest,
+  httpCreateBackup,
+  httpRestoreBackup,
+  config,
+]) {
+  ajv.addSchema(schema);
+}
+
+/**
+ * Returns `value` when it matches the schema, its defaults filled in.
+ * Throws `code` with each fault named: `what`, where in it, and what is wrong.
+ */
+export function check<N extends SchemaName>(
+  name: N,
+  value: unknown,
+  what: string,
+  code: ErrorCode = 'bad-request',
+): Types[N] {
+  const faults = faultsOf(name, value);
+  if (faults.length > 0) throw new LxstowError(code, `${what}: ${faults.join('; ')}`);
+  return value as Types[N];
+}
+
+/** The faults of `value` in words; empty when it matches. */
+export function faultsOf(name: SchemaName, value: unknown): string[] {
+  const validate = ajv.getSchema(name) as ValidateFunction | undefined;
+  if (!validate) throw new Error(`no schema ${name}`);
+  if (validate(value)) return [];
+  const errors = validate.errors ?? [];
+  // What merely says that an alternative failed is left out where something says why.
+  const telling = errors.filter(({ keyword }) => !['propertyNames', 'anyOf', 'if', 'const'].includes(keyword));
+  return [...new Set((telling.length > 0 ? telling : errors).map(inWords))].slice(0, 5);
+}
+
+function inWords(error: ErrorObject): string {
+  const path = error.instancePath.slice(1).replaceAll('/', '.');
+  const at = path ? `${path}: ` : '';
+  const described = (error.parentSchema as { description?: string } | undefined)?.description;
+  switch (error.keyword) {
+    case 'additionalProperties':
+      return `${at}unknown field ${JSON.stringify(error.params.additionalProperty)}`;
+    case 'pattern': {
+      const shown = JSON.stringify(String(error.propertyName ?? error.data).slice(0, 80));
+      return `${at}${shown} is not allowed${described ? ` (${described})` : ''}`;
+    }
+    case 'enum':
+      return `${at}${JSON.stringify(error.data)} is none of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
+    default:
+      return `${at}${error.message ?? error.keyword}`;
+  }
+}
+
+/** The extension that an archive of this compression has. */
+export const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
+
+/**
+ * The name of a backup begun at `time`: `backup_2026-02-26-07-5218.tar.gz`, in UTC.
+ * `clash` above 1 is put before the extension, for further ones of the same second.
+ */
+export function backupName(time: Date, compression: Compression, clash = 1): string {
+  const [date, clock = ''] = time.toISOString().split('T');
+  const [hour, minute = '', second = ''] = clock.slice(0, 8).split(':');
+  return `backup_${date}-${hour}-${minute}${second}${clash > 1 ? `-${clash}` : ''}${extensionOf[compression]}`;
+}
+
+/** Refuses a chosen name whose ending says another compression than the archive will have. */
+export function checkBackupName(name: string, compression: Compression): void {
+  const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
+  if (ending !== undefined && ending !== extensionOf[compression]) {
+    throw new LxstowError(
+      'bad-request',
+      `backup name ${JSON.stringify(name)} ends in ${ending}, but with compression ${compression} the archive is a ${extensionOf[compression]}`,
+    );
+  }
+}
+
+/**
+ * Reads `x-amz-tagging` as S3 does: URL-encoded `key=value&k2=v2`.
+ * Throws bad-request on a key given twice, and on what the tags' schema refuses.
+ */
+export function parseTagging(header: string): types.Tags {
+  const tags: types.Tags = Object.create(null);
+  for (const pair of header.split('&')) {
+    if (pair === '') continue;
+    const cut = pair.includes('=') ? pair.indexOf('=') : pair.length;
+    const [key, value] = [pair.slice(0, cut), pair.slice(cut + 1)].map(decodeTag) as [string, string];
+    if (key in tags)
+      throw new LxstowError('bad-request', `x-amz-tagging: the key ${JSON.stringify(key)} is there twice`);
+    tags[key] = value;
+  }
+  return check('names.json#/$defs/tags', { ...tags }, 'x-amz-tagging');
+}
+
+function decodeTag(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '));
+  } catch (cause) {
+    throw new LxstowError('bad-request', `x-amz-tagging: ${JSON.stringify(text)} is not URL-encoded`, { cause });
+  }
+}
+
+/** Writes tags as the `x-amz-tagging` header. */
+export function formatTagging(tags: types.Tags): string {
+  return Object.entries(tags)
+    .map(([key, value]) => `${encodeURIComponent(key)}=${encodeURIComponent(value)}`)
+    .join('&');
+}

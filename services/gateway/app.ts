@@ -1,0 +1,91 @@
+/** The API as an Express application: trust, bodies, routes, errors. */
+import type { TLSSocket } from 'node:tls';
+import express, { type Express, type RequestHandler } from 'express';
+import type { Config } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+import type { OperationStore } from '../operations/store.ts';
+import type { Nats } from '../queue/connection.ts';
+import type { Reservations } from '../queue/reservations.ts';
+import type { Catalog } from './catalog.ts';
+import type { OperationFeed } from './feed.ts';
+import { respondToErrors } from './respond.ts';
+import { backupRoutes } from './routes/backups.ts';
+import { operationRoutes } from './routes/operations.ts';
+import { serverRoutes } from './routes/server.ts';
+import type { Submitter } from './submit.ts';
+import type { ServerCertificate } from './tls.ts';
+import type { Trust } from './trust.ts';
+
+/** What the routes work with. Made once in main, handed in. */
+export interface GatewayParts {
+  config: Config;
+  log: Log;
+  nats: Nats;
+  operations: OperationStore;
+  feed: OperationFeed;
+  reservations: Reservations;
+  catalog: Catalog;
+  submitter: Submitter;
+  trust: Trust;
+  certificate: ServerCertificate;
+  /** Aborts when the gateway stops: nobody is kept waiting. */
+  stop: AbortSignal;
+}
+
+export function createApp(parts: GatewayParts): Express {
+  const { config, log } = parts;
+  const app = express();
+  app.disable('x-powered-by');
+  app.disable('etag');
+  app.set('query parser', 'simple');
+  app.set('case sensitive routing', true);
+
+  app.use(identify(parts.trust));
+  // Express would answer these by itself, in plain text and for anybody.
+  app.options('/{*path}', onlyTrusted, nothingHere);
+  app.use(serverRoutes(parts));
+  app.use(onlyTrusted);
+  // LXD's clients send JSON under any type, and `""` where they mean nothing.
+  app.use(onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes })));
+  app.use('/1.0/instances/:instance/backups', backupRoutes(parts));
+  app.use('/1.0/operations', operationRoutes(parts));
+  app.use(nothingHere);
+  app.use(respondToErrors(log));
+  return app;
+}
+
+/** Known paths and their methods, for the answer to all others. */
+const methods: [RegExp, string][] = [
+  [/^\/(1\.0\/?)?$/, 'GET'],
+  [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
+  [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, DELETE'],
+  [/^\/1\.0\/operations\/?$/, 'GET'],
+  [/^\/1\.0\/operations\/[^/]+\/?$/, 'GET, DELETE'],
+  [/^\/1\.0\/operations\/[^/]+\/wait\/?$/, 'GET'],
+];
+
+function identify(trust: Trust): RequestHandler {
+  return async (request, response, next) => {
+    response.locals.client = await trust.client(request.socket as TLSSocket);
+    next();
+  };
+}
+
+const onlyTrusted: RequestHandler = (_request, response, next) => {
+  next(response.locals.client?.trusted ? undefined : new LxstowError('forbidden', 'not authorized'));
+};
+
+const nothingHere: RequestHandler = (request, response, next) => {
+  const { method, path } = request;
+  const allowed = methods.find(([pattern]) => pattern.test(path))?.[1];
+  if (!allowed) return next(new LxstowError('not-found', 'not found'));
+  response.set('allow', allowed);
+  next(new LxstowError('method-not-allowed', `${method} is not allowed on ${path}; allowed: ${allowed}`));
+};
+
+/** Bodies mean something on POST, PUT and PATCH only. */
+function onBody(parse: RequestHandler): RequestHandler {
+  return (request, response, next) =>
+    ['POST', 'PUT', 'PATCH'].includes(request.method) ? parse(request, response, next) : next();
+}

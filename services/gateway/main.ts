@@ -1,0 +1,122 @@
+/** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps nothing that another would not know. */
+import { constants } from 'node:crypto';
+import https from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { readText } from '../config.ts';
+import type { Config } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import { serveHealth } from '../health.ts';
+import type { Log } from '../logger.ts';
+import { OperationStore } from '../operations/store.ts';
+import { Bucket } from '../queue/bucket.ts';
+import { connectNats } from '../queue/connection.ts';
+import { Reservations } from '../queue/reservations.ts';
+import { leasesBucket, verifySetUp } from '../queue/topology.ts';
+import { retrying } from '../storage/retrying.ts';
+import { createS3Store } from '../storage/s3.ts';
+import { createApp } from './app.ts';
+import { Catalog } from './catalog.ts';
+import { OperationFeed } from './feed.ts';
+import { Submitter } from './submit.ts';
+import { fingerprintOf, serverCertificate } from './tls.ts';
+import { Trust } from './trust.ts';
+
+export interface GatewayOptions {
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  log: Log;
+  /** Aborts to stop: open requests are answered, no new ones taken. */
+  stop: AbortSignal;
+  /** Told once, when requests are taken. */
+  onListening?: (port: number) => void;
+}
+
+/** People wait here: a store that is away is said after two quick tries, not after a worker's patience. */
+const s3Attempts = 2;
+const s3IdleTimeoutMs = 5000;
+const startTimeoutMs = 10_000;
+const lastAnswersMs = 5000;
+
+/** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
+export async function runGateway({ config, env, log: parentLog, stop, onListening }: GatewayOptions): Promise<void> {
+  const log = parentLog.child({ service: 'gateway' });
+  const { gateway } = config;
+  if (!gateway.trustDir && !gateway.trustCa) {
+    log.warn('nobody is trusted: set gateway.trustDir or gateway.trustCa');
+  }
+  const certificate = await serverCertificate(config, env, log);
+
+  using s3 = createS3Store({ ...config.s3, idleTimeoutMs: Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs) });
+  await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
+    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
+    log.warn('the object store does not answer yet', { error });
+  });
+  await using nats = await connectNats(config.nats, 'lxstow gateway', log);
+  await verifySetUp(nats);
+
+  const operations = new OperationStore(nats, config.nats.operationsKeptHours);
+  const ended = new AbortController();
+  const app = createApp({
+    config,
+    log,
+    nats,
+    operations,
+    feed: await OperationFeed.open(operations, ended.signal),
+    reservations: new Reservations(new Bucket(nats, leasesBucket)),
+    catalog: new Catalog(retrying(s3, { attempts: Math.min(config.s3.attempts, s3Attempts) }), config.s3.prefix, log),
+    submitter: new Submitter(nats, operations, log, ended.signal),
+    trust: new Trust(gateway, log),
+    certificate,
+    stop,
+  });
+
+  const server = https.createServer(
+    {
+      ...certificate,
+      minVersion: 'TLSv1.2',
+      // Whoever is not trusted is told so in an envelope, not in the handshake.
+      requestCert: true,
+      rejectUnauthorized: false,
+      ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
+      // A resumed session would not show the client's certificate again, and would outlive its trust.
+      secureOptions: constants.SSL_OP_NO_TICKET,
+    },
+    app,
+  );
+  const port = await listen(server, gateway.address, gateway.port);
+  await using health = await serveHealth(gateway.healthAddress, gateway.healthPort, {
+    nats: async () => nats.assertConnected(),
+    s3: (signal) => s3.probe(signal),
+  });
+  log.info('gateway ready', {
+    address: gateway.address,
+    port,
+    health: health.port,
+    fingerprint: fingerprintOf(certificate.cert),
+  });
+  onListening?.(port);
+
+  await new Promise<void>((resolve) => {
+    if (stop.aborted) resolve();
+    stop.addEventListener('abort', () => resolve(), { once: true });
+  });
+  log.info('stopping');
+  const closed = new Promise((resolve) => server.close(resolve));
+  server.closeIdleConnections();
+  const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
+  await closed;
+  clearTimeout(timer);
+  ended.abort();
+  log.info('gateway stopped');
+}
+
+async function listen(server: https.Server, address: string, port: number): Promise<number> {
+  try {
+    await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));
+  } catch (cause) {
+    throw new LxstowError('bad-config', `cannot listen on ${address} port ${port}: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  return (server.address() as AddressInfo).port;
+}

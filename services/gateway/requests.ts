@@ -1,0 +1,62 @@
+/** What requests carry, read and checked. */
+import type { Request } from 'express';
+import { type Address, type Compression, check, type Requestor, type SchemaName } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import type { Client } from './trust.ts';
+
+/** The client that the trust check let in. */
+export function clientOf(request: Request): Client {
+  const client: Client | undefined = request.res?.locals.client;
+  if (!client) throw new LxstowError('forbidden', 'not authorized');
+  return client;
+}
+
+export function requestorOf(request: Request): Requestor {
+  return { username: clientOf(request).fingerprint, protocol: 'tls', address: request.socket.remoteAddress ?? '' };
+}
+
+/** A parameter of the path. */
+export function parameter(request: Request, name: string, schema: SchemaName): string {
+  return check(schema, request.params[name], name) as string;
+}
+
+/** A parameter of the query, or undefined; given twice it is refused. */
+export function query(request: Request, name: string, schema?: SchemaName): string | undefined {
+  const value = request.query[name];
+  if (value === undefined || value === '') return undefined;
+  if (typeof value !== 'string') throw new LxstowError('bad-request', `?${name}= is there more than once`);
+  return schema ? (check(schema, value, `?${name}=`) as string) : value;
+}
+
+export function flag(request: Request, name: string): boolean | undefined {
+  const value = query(request, name);
+  if (value === undefined) return undefined;
+  if (value === 'true' || value === '1') return true;
+  if (value === 'false' || value === '0') return false;
+  throw new LxstowError('bad-request', `?${name}=${value} is neither true nor false`);
+}
+
+export function compressionQuery(request: Request): Compression | undefined {
+  return query(request, 'compression', 'names.json#/$defs/compression') as Compression | undefined;
+}
+
+/** The remote and project that a request means: `?target=` and `?project=`. Throws not-found for a remote that is not configured. */
+export function placeOf(request: Request, remotes: string[], defaultRemote: string): Omit<Address, 'instance'> {
+  const remote = query(request, 'target', 'names.json#/$defs/remoteName') ?? defaultRemote;
+  return {
+    remote: knownRemote(remote, remotes),
+    project: query(request, 'project', 'names.json#/$defs/projectName') ?? 'default',
+  };
+}
+
+export function knownRemote(remote: string, remotes: string[]): string {
+  if (!remotes.includes(remote))
+    throw new LxstowError('not-found', `remote ${remote} does not exist; there are: ${remotes.join(', ')}`);
+  return remote;
+}
+
+/** The JSON body; nothing, null and "" mean {}, as LXD's clients send them. */
+export function bodyOf(request: Request): unknown {
+  const { body } = request as { body: unknown };
+  return body === undefined || body === null || body === '' ? {} : body;
+}

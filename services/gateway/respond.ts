@@ -1,0 +1,105 @@
+/** LXD's envelopes, and the one place where an error becomes an answer. */
+import type { ErrorRequestHandler, Response } from 'express';
+import type { Operation } from '../contract.ts';
+import { asLxstowError, LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+
+/** A sync answer. */
+export function sync(response: Response, metadata: unknown = {}): void {
+  response
+    .status(200)
+    .json({ type: 'sync', status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata });
+}
+
+/** An async answer: 202, the operation's path in `Location` and `operation`, the operation and `more` in the metadata. */
+export function accepted(response: Response, operation: Operation, more: object = {}): void {
+  const path = operationPath(operation.id);
+  response
+    .status(202)
+    .location(path)
+    .json({
+      type: 'async',
+      status: 'Operation created',
+      status_code: 100,
+      operation: path,
+      error_code: 0,
+      error: '',
+      metadata: { ...toLxd(operation), ...more },
+    });
+}
+
+export function operationPath(id: string): string {
+  return `/1.0/operations/${id}`;
+}
+
+/** The operation with LXD's fields, as its clients know them. */
+export function toLxd(operation: Operation): object {
+  const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
+    operation;
+  const metadata = operation.error_code
+    ? { ...operation.metadata, error_code: operation.error_code }
+    : operation.metadata;
+  return {
+    id,
+    class: operation.class,
+    description,
+    created_at,
+    updated_at,
+    status,
+    status_code,
+    resources,
+    metadata,
+    may_cancel,
+    err,
+    location,
+  };
+}
+
+/** What a failed operation failed with. */
+export function errorOf(operation: Operation): LxstowError {
+  return new LxstowError(
+    (operation.error_code ?? 'internal') as LxstowError['code'],
+    operation.err || `operation ${operation.id} is ${operation.status}`,
+  );
+}
+
+/** Answers with LXD's error envelope. What nobody foresaw is logged with its stack, and told apart by the request's id only. */
+export function respondToErrors(log: Log): ErrorRequestHandler {
+  return (thrown, request, response, next) => {
+    const error = fromExpress(thrown) ?? asLxstowError(thrown);
+    if (response.headersSent) return next(thrown);
+    const line = {
+      method: request.method,
+      path: request.path,
+      status: error.status,
+      error: error.code === 'internal' ? thrown : error,
+    };
+    if (error.status >= 500) log.error('request failed', line);
+    else log.info('request refused', line);
+    const text = error.code === 'internal' ? 'internal error; the gateway has logged its cause' : error.message;
+    response.status(error.status).json({
+      type: 'error',
+      status: '',
+      status_code: 0,
+      operation: '',
+      error_code: error.status,
+      error: text,
+      metadata: null,
+    });
+  };
+}
+
+/** What Express and its body parser throw: `status` and `type` say what. */
+function fromExpress(thrown: unknown): LxstowError | undefined {
+  if (thrown instanceof LxstowError || !(thrown instanceof Error) || !('status' in thrown)) return undefined;
+  const { status, message } = thrown;
+  if (status === 413)
+    return new LxstowError('too-large', 'the body is larger than gateway.bodyLimitBytes', { cause: thrown });
+  if (thrown instanceof URIError)
+    return new LxstowError('bad-request', 'the path is not URL-encoded UTF-8', { cause: thrown });
+  if (thrown instanceof SyntaxError)
+    return new LxstowError('bad-request', `the body is not JSON: ${message}`, { cause: thrown });
+  if (typeof status === 'number' && status >= 400 && status < 500)
+    return new LxstowError('bad-request', message, { cause: thrown });
+  return undefined;
+}

@@ -1,0 +1,244 @@
+/** The five endpoints of the contract: list, show, create, delete and restore backups. */
+import { type Request, type Response, Router } from 'express';
+import {
+  type Address,
+  type BackupAddress,
+  type BackupJob,
+  type Compression,
+  check,
+  checkBackupName,
+  type Operation,
+  parseTagging,
+  type RestoreJob,
+} from '../../contract.ts';
+import { isCode, LxstowError } from '../../errors.ts';
+import { isFinal } from '../../operations/operation.ts';
+import { askLook, type LookAnswer, type LookQuestion } from '../../queue/questions.ts';
+import type { GatewayParts } from '../app.ts';
+import { summarise } from '../catalog.ts';
+import { bodyOf, compressionQuery, flag, knownRemote, parameter, placeOf, query, requestorOf } from '../requests.ts';
+import { accepted, errorOf, operationPath, sync } from '../respond.ts';
+
+const backupName = 'names.json#/$defs/backupName';
+const instanceName = 'names.json#/$defs/instanceName';
+
+export function backupRoutes(parts: GatewayParts): Router {
+  const { config, nats, catalog, submitter, reservations, operations, feed, stop } = parts;
+  const remotes = Object.keys(config.remotes);
+  const router = Router({ mergeParams: true });
+
+  const instanceOf = (request: Request): Address => ({
+    ...placeOf(request, remotes, config.gateway.defaultRemote),
+    instance: parameter(request, 'instance', instanceName),
+  });
+  const backupOf = (request: Request): BackupAddress => ({
+    ...instanceOf(request),
+    backup: parameter(request, 'backup', backupName),
+  });
+
+  /** Asks LXD by a worker; undefined when nobody can say now. */
+  async function look(remote: string, question: LookQuestion): Promise<LookAnswer | undefined> {
+    try {
+      return await askLook(nats, remote, question, config.gateway.askTimeoutMs);
+    } catch (error) {
+      if (isCode(error, 'no-worker')) return undefined;
+      throw error;
+    }
+  }
+
+  router.get('/', async (request, response) => {
+    const { instance } = request.params as { instance: string };
+    const place = placeOf(request, remotes, config.gateway.defaultRemote);
+    const signal = ended(response);
+    if (instance === '*' || instance === 'all') {
+      const summaries = await catalog.list(place, signal);
+      return sync(
+        response,
+        summaries.map(({ address, backup }) => ({ ...backup, instance: address.instance, project: address.project })),
+      );
+    }
+    const address = instanceOf(request);
+    const summaries = await catalog.list(address, signal);
+    if (summaries.length === 0 && (await look(address.remote, address))?.instance === false) {
+      throw new LxstowError('not-found', `instance ${address.instance} does not exist, and has no backups`);
+    }
+    sync(
+      response,
+      summaries.map(({ backup }) => backup),
+    );
+  });
+
+  router.get('/:backup', async (request, response) => {
+    const address = backupOf(request);
+    try {
+      const manifest = await catalog.manifest(address, ended(response));
+      sync(response, { ...summarise(manifest), tags: manifest.backup.tags });
+    } catch (error) {
+      const running = isCode(error, 'not-found') ? await unfinished(address) : undefined;
+      if (!running) throw error;
+      sync(response, showUnfinished(running, address, config.worker.compression));
+    }
+  });
+
+  /** The operation that makes this backup now. */
+  async function unfinished(address: BackupAddress): Promise<Operation | undefined> {
+    const id = await reservations.holder(address, address.backup);
+    const operation = id === undefined ? undefined : (await operations.find(id, address.remote))?.operation;
+    return operation && !isFinal(operation) ? operation : undefined;
+  }
+
+  router.post('/', async (request, response) => {
+    const address = instanceOf(request);
+    const wanted = createOptions(request, config.worker.compression);
+    nats.assertConnected();
+    const found = await look(address.remote, { project: address.project, instance: address.instance });
+    if (found && !found.project)
+      throw new LxstowError('not-found', `project ${address.project} does not exist on ${address.remote}`);
+    if (found && !found.instance)
+      throw new LxstowError(
+        'not-found',
+        `instance ${address.instance} does not exist on ${address.remote}, project ${address.project}`,
+      );
+
+    const id = submitter.newId();
+    const signal = ended(response);
+    const has = (backup: string) => catalog.has({ ...address, backup }, signal);
+    const { name, compression, ...options } = wanted;
+    try {
+      if (name !== undefined && ((await has(name)) || !(await reservations.take(address, name, id))))
+        throw new LxstowError('conflict', `backup ${address.instance}/${name} already exists`);
+      const backup = name ?? (await reservations.takeNext(address, new Date(), compression, id, has));
+      const body: BackupJob = { backup, compression, ...options };
+      const operation = await submitter.submit(id, { kind: 'backup', address, body }, requestorOf(request));
+      accepted(response, operation, { name: backup, optimized: options.optimized, compressed: compression !== 'none' });
+    } catch (error) {
+      if (!isCode(error, 'conflict')) await submitter.undo(id, () => reservations.releaseAll(address, id));
+      throw error;
+    }
+  });
+
+  router.post('/:backup', async (request, response) => {
+    const source = backupOf(request);
+    const {
+      name = source.instance,
+      project = source.project,
+      target = source.remote,
+      pool,
+      start,
+      replace,
+    } = restoreOptions(request);
+    const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
+    nats.assertConnected();
+    await catalog.manifest(source, ended(response));
+    const found = await look(address.remote, { project, instance: name, ...(pool === undefined ? {} : { pool }) });
+    if (found && !found.project)
+      throw new LxstowError('not-found', `project ${project} does not exist on ${address.remote}`);
+    if (found?.instance && !replace)
+      throw new LxstowError(
+        'conflict',
+        `instance ${name} already exists on ${address.remote}; it was not touched. Restore under another name, or with replace=true`,
+      );
+    if (found?.pool === false)
+      throw new LxstowError('not-found', `storage pool ${pool} does not exist on ${address.remote}`);
+
+    const body: RestoreJob = {
+      backup: source.backup,
+      source: { remote: source.remote, project: source.project, instance: source.instance },
+    };
+    if (pool !== undefined) body.pool = pool;
+    if (start !== undefined) body.start = start;
+    if (replace !== undefined) body.replace = replace;
+    accepted(
+      response,
+      await submitter.submit(submitter.newId(), { kind: 'restore', address, body }, requestorOf(request)),
+    );
+  });
+
+  router.delete('/:backup', async (request, response) => {
+    const { backup, ...address } = backupOf(request);
+    nats.assertConnected();
+    if (!(await catalog.has({ ...address, backup }, ended(response)))) {
+      const name = `backup ${address.instance}/${backup}`;
+      const running = await unfinished({ ...address, backup });
+      if (running) throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
+      throw new LxstowError('not-found', `${name} does not exist`);
+    }
+    // No worker up: better said now than after the time is over.
+    await askLook(
+      nats,
+      address.remote,
+      { project: address.project, instance: address.instance },
+      config.gateway.askTimeoutMs,
+    );
+    const id = submitter.newId();
+    await submitter.submit(id, { kind: 'delete', address, body: { backup } }, requestorOf(request));
+    const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
+    const operation = await feed.untilFinal(id, timeout);
+    if (!operation || !isFinal(operation)) {
+      throw new LxstowError(
+        'no-worker',
+        `the deletion of ${address.instance}/${backup} is queued, but not done yet: see ${operationPath(id)}`,
+      );
+    }
+    if (operation.status !== 'Success') throw errorOf(operation);
+    sync(response);
+  });
+
+  return router;
+}
+
+function createOptions(request: Request, usual: NonNullable<BackupJob['compression']>) {
+  const body = check('http-create-backup.json', bodyOf(request), 'body');
+  const compression = compressionQuery(request) ?? (body.compression_algorithm || usual);
+  const name = body.name || undefined;
+  if (name !== undefined) checkBackupName(name, compression);
+  const header = request.get('x-amz-tagging');
+  return {
+    name,
+    compression,
+    optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
+    instanceOnly: body.instance_only ?? body.container_only ?? false,
+    tags: header === undefined ? {} : parseTagging(header),
+  };
+}
+
+/** Where to restore to: from the body, else from the query, where `project` and `target` say whose backup it is. */
+function restoreOptions(request: Request) {
+  const body = check('http-restore-backup.json', bodyOf(request), 'body');
+  return {
+    ...body,
+    name: body.name ?? query(request, 'name', instanceName),
+    pool: body.pool ?? query(request, 'pool', 'names.json#/$defs/poolName'),
+    start: body.start ?? flag(request, 'start'),
+    replace: body.replace ?? flag(request, 'replace'),
+  };
+}
+
+/** A backup in the making: the contract's fields as far as they are known, and how far it is. */
+function showUnfinished(operation: Operation, { backup }: BackupAddress, usual: Compression): object {
+  const { metadata, status, created_at, id } = operation;
+  const { optimized = false, compression = usual, tags = {} } = (operation.request ?? {}) as BackupJob;
+  const { stage, bytes_done = 0, bytes_total, bytes_stored = 0, bytes_per_second } = metadata;
+  return {
+    name: backup,
+    created: created_at,
+    size: bytes_stored,
+    optimized,
+    compressed: compression !== 'none',
+    tags,
+    status,
+    state: stage ?? status.toLowerCase(),
+    bytes_done,
+    bytes_total,
+    bytes_per_second,
+    progress: bytes_total ? Math.floor((bytes_done * 100) / bytes_total) : 0,
+    operation: operationPath(id),
+  };
+}
+
+/** Aborts when the client has gone. */
+function ended(response: Response): AbortSignal {
+  const controller = new AbortController();
+  response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
+  return controller.signal;
+}

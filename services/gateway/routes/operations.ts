@@ -1,0 +1,67 @@
+/** Operations: listed, shown, waited for. */
+import { type Request, Router } from 'express';
+import { LxstowError } from '../../errors.ts';
+import { cancel, isFinal } from '../../operations/operation.ts';
+import type { GatewayParts } from '../app.ts';
+import { flag, parameter, query } from '../requests.ts';
+import { operationPath, sync, toLxd } from '../respond.ts';
+
+const longestWaitMs = 2 ** 31 - 1;
+
+export function operationRoutes({ operations, feed, reservations, stop }: GatewayParts): Router {
+  const router = Router();
+  const missing = (id: string) => new LxstowError('not-found', `operation ${id} does not exist`);
+  const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
+
+  router.get('/', async (request, response) => {
+    const project = query(request, 'project', 'names.json#/$defs/projectName') ?? 'default';
+    const all = flag(request, 'all-projects') ?? false;
+    const full = query(request, 'recursion') === '1';
+    const found = (await operations.list()).filter((operation) => all || operation.project === project);
+    const byStatus = Object.groupBy(found, ({ status }) => status.toLowerCase());
+    const shown = Object.entries(byStatus).map(([status, each = []]) => [
+      status,
+      each.map((one) => (full ? toLxd(one) : operationPath(one.id))),
+    ]);
+    sync(response, Object.fromEntries(shown));
+  });
+
+  router.get('/:id', async (request, response) => {
+    const id = idOf(request);
+    const found = await operations.find(id);
+    if (!found) throw missing(id);
+    sync(response, toLxd(found.operation));
+  });
+
+  router.delete('/:id', async (request, response) => {
+    const id = idOf(request);
+    for (;;) {
+      const found = await operations.find(id);
+      if (!found) throw missing(id);
+      const { operation, revision } = found;
+      if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
+      if (operation.kind === 'delete') throw new LxstowError('bad-request', "This operation can't be cancelled");
+      // A worker may change it between the look and the write: then the look is taken again.
+      const asked =
+        operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
+      if (!asked) continue;
+      if (isFinal(asked.operation) && operation.backup !== undefined && operation.kind === 'backup')
+        await reservations.release(operation, operation.backup, id);
+      return sync(response);
+    }
+  });
+
+  router.get('/:id/wait', async (request, response) => {
+    const id = idOf(request);
+    const seconds = Number(query(request, 'timeout') ?? -1);
+    if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
+    const gone = new AbortController();
+    response.once('close', () => gone.abort());
+    const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
+    const found = await feed.untilFinal(id, AbortSignal.any([over, gone.signal, stop]));
+    if (!found) throw missing(id);
+    sync(response, toLxd(found));
+  });
+
+  return router;
+}

@@ -1,0 +1,52 @@
+/** /healthz: the process lives. /readyz: what it needs answers. Plain HTTP, no authentication, meant for a local port. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+/** Resolves when the part is well, throws what is wrong otherwise. */
+export type Probe = (signal: AbortSignal) => Promise<void>;
+
+export interface HealthServer extends AsyncDisposable {
+  readonly port: number;
+}
+
+const probeTimeoutMs = 3000;
+
+/** Serves until disposed. `/readyz` asks all probes side by side, each for 3 s at most, and answers 503 with what failed. */
+export async function serveHealth(address: string, port: number, probes: Record<string, Probe>): Promise<HealthServer> {
+  const server = createServer(async (request, response) => {
+    const answer = (status: number, body: object) => {
+      response.writeHead(status, { 'content-type': 'application/json' });
+      response.end(`${JSON.stringify(body)}\n`);
+    };
+    if (request.url === '/healthz') return answer(200, { status: 'ok' });
+    if (request.url !== '/readyz') return answer(404, { error: 'not found' });
+    const checks = await Promise.all(
+      Object.entries(probes).map(async ([name, probe]) => [name, await verdict(probe)] as const),
+    );
+    const ready = checks.every(([, word]) => word === 'ok');
+    answer(ready ? 200 : 503, { status: ready ? 'ok' : 'unready', checks: Object.fromEntries(checks) });
+  });
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));
+  return {
+    port: (server.address() as AddressInfo).port,
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+async function verdict(probe: Probe): Promise<string> {
+  const signal = AbortSignal.timeout(probeTimeoutMs);
+  try {
+    await Promise.race([
+      probe(signal),
+      new Promise<never>((_, reject) =>
+        signal.addEventListener('abort', () => reject(new Error(`no answer in ${probeTimeoutMs} ms`))),
+      ),
+    ]);
+    return 'ok';
+  } catch (error) {
+    return (error as Error).message;
+  }
+}

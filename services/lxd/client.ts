@@ -1,0 +1,218 @@
+/** LXD's REST API over its unix socket or over HTTPS: requests, envelopes, operations. */
+import { existsSync } from 'node:fs';
+import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import https from 'node:https';
+import { join } from 'node:path';
+import { readText } from '../config.ts';
+import type { RemoteConfig } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+
+export interface LxdRequest {
+  method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  path: string;
+  query?: Record<string, string>;
+  headers?: Record<string, string>;
+  body?: unknown;
+  signal: AbortSignal;
+}
+
+/** LXD's envelope of a sync or async answer. */
+export interface LxdAnswer<T = unknown> {
+  type: 'sync' | 'async' | 'error';
+  operation?: string;
+  metadata: T;
+  error?: string;
+  error_code?: number;
+}
+
+export interface LxdOperation {
+  id: string;
+  status: string;
+  status_code: number;
+  err: string;
+  metadata: Record<string, unknown> | null;
+}
+
+/** A call that LXD does not answer for so long is given up; the long things are operations. */
+const answerTimeoutMs = 60_000;
+const pollSeconds = 1;
+const longestAnswerBytes = 64 * 1024 * 1024;
+
+/** Where LXD's socket is when nobody says. */
+export function defaultSocket(env: NodeJS.ProcessEnv): string {
+  if (env.LXD_DIR) return join(env.LXD_DIR, 'unix.socket');
+  const snap = '/var/snap/lxd/common/lxd/unix.socket';
+  return existsSync(snap) ? snap : '/var/lib/lxd/unix.socket';
+}
+
+/** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
+export class LxdClient implements Disposable {
+  /** The remote's name in the configuration. */
+  readonly remote: string;
+  readonly #where: string;
+  readonly #options: RequestOptions;
+  readonly #agent: http.Agent;
+  readonly #transport: typeof http | typeof https;
+
+  constructor(remote: string, config: RemoteConfig, env: NodeJS.ProcessEnv) {
+    this.remote = remote;
+    if (config.url) {
+      const url = new URL(config.url);
+      this.#where = url.origin;
+      this.#transport = https;
+      this.#agent = new https.Agent({
+        keepAlive: true,
+        ...(config.certificate ? { cert: readText(config.certificate, `remotes.${remote}.certificate`) } : {}),
+        ...(config.key ? { key: readText(config.key, `remotes.${remote}.key`) } : {}),
+        ...pinned(remote, config),
+      });
+      this.#options = { host: url.hostname, port: url.port || 8443 };
+    } else {
+      const socketPath = config.socket ?? defaultSocket(env);
+      this.#where = socketPath;
+      this.#transport = http;
+      this.#agent = new http.Agent({ keepAlive: true });
+      this.#options = { socketPath };
+    }
+  }
+
+  /** The metadata of a sync answer. */
+  async get<T>(path: string, query: Record<string, string>, signal: AbortSignal): Promise<T> {
+    return (await this.call<T>({ path, query, signal })).metadata;
+  }
+
+  /** Any call whose answer is an envelope. */
+  async call<T = unknown>(request: LxdRequest): Promise<LxdAnswer<T>> {
+    const body = request.body === undefined ? undefined : JSON.stringify(request.body);
+    const { outgoing, answer } = this.open({
+      ...request,
+      headers: {
+        ...request.headers,
+        ...(body === undefined
+          ? {}
+          : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(body)) }),
+      },
+    });
+    outgoing.setTimeout(answerTimeoutMs, () =>
+      outgoing.destroy(this.#unavailable(`no answer in ${answerTimeoutMs} ms`)),
+    );
+    outgoing.end(body);
+    return this.envelope<T>(await answer, request.signal);
+  }
+
+  /** Begins a request whose body the caller writes and whose answer the caller reads. */
+  open(request: LxdRequest): { outgoing: ClientRequest; answer: Promise<IncomingMessage> } {
+    const { method = 'GET', path, query = {}, headers = {}, signal } = request;
+    signal.throwIfAborted();
+    const search = new URLSearchParams(query).toString();
+    const outgoing = this.#transport.request({
+      ...this.#options,
+      agent: this.#agent,
+      method,
+      path: search ? `${path}?${search}` : path,
+      headers: { host: 'lxd', ...headers },
+      signal,
+    });
+    const answer = new Promise<IncomingMessage>((resolve, reject) => {
+      outgoing.once('response', resolve);
+      outgoing.on('error', (error) => reject(this.failure(error, signal)));
+    });
+    // Whoever writes the body learns of a failure there; the answer is looked at later.
+    answer.then(undefined, () => undefined);
+    return { outgoing, answer };
+  }
+
+  /** Reads an answer as an envelope; an error in it is thrown. */
+  async envelope<T>(response: IncomingMessage, signal: AbortSignal): Promise<LxdAnswer<T>> {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    let parsed: LxdAnswer<T>;
+    try {
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        size += chunk.length;
+        if (size > longestAnswerBytes) throw new Error(`an answer of more than ${longestAnswerBytes} bytes`);
+        chunks.push(chunk);
+      }
+      parsed = JSON.parse(Buffer.concat(chunks).toString()) as LxdAnswer<T>;
+    } catch (error) {
+      throw this.failure(error, signal);
+    }
+    if (parsed.type === 'error')
+      throw this.#refusal(parsed.error_code ?? response.statusCode ?? 500, parsed.error ?? 'no reason given');
+    return parsed;
+  }
+
+  /**
+   * Waits for an operation to end well. `onProgress` sees its metadata about once a second. Throws lxd-failed with LXD's reason, and
+   * lxd-stalled when its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. An operation that
+   * LXD does not know, because it was restarted or because the end is more than 5 s ago, is lxd-failed: it may be tried again.
+   */
+  async wait(
+    path: string,
+    options: { signal: AbortSignal; idleTimeoutMs: number; onProgress?: (metadata: Record<string, unknown>) => void },
+  ): Promise<LxdOperation> {
+    const { signal, idleTimeoutMs, onProgress } = options;
+    let [seen, seenAt] = ['', performance.now()];
+    for (;;) {
+      const operation = await this.#poll(path, signal);
+      if (operation.status_code === 200) return operation;
+      if (operation.status_code > 200)
+        throw new LxstowError('lxd-failed', `LXD (${this.remote}): ${operation.err || operation.status}`);
+      const metadata = JSON.stringify(operation.metadata);
+      if (metadata !== seen) [seen, seenAt] = [metadata, performance.now()];
+      if (performance.now() - seenAt > idleTimeoutMs) {
+        throw new LxstowError(
+          'lxd-stalled',
+          `LXD (${this.remote}): its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
+        );
+      }
+      if (operation.metadata) onProgress?.(operation.metadata);
+    }
+  }
+
+  async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
+    try {
+      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(pollSeconds) }, signal);
+    } catch (error) {
+      if (!isCode(error, 'not-found')) throw error;
+      throw new LxstowError(
+        'lxd-failed',
+        `LXD (${this.remote}) does not know its operation ${path}; was it restarted?`,
+        {
+          cause: error,
+        },
+      );
+    }
+  }
+
+  /** What went wrong on the way to LXD or back, in our words. */
+  failure(error: unknown, signal: AbortSignal): unknown {
+    if (signal.aborted) return signal.reason;
+    if (error instanceof LxstowError) return error;
+    return this.#unavailable((error as Error).message, error);
+  }
+
+  #unavailable(why: string, cause?: unknown): LxstowError {
+    return new LxstowError('lxd-unavailable', `LXD (${this.remote}) at ${this.#where}: ${why}`, { cause });
+  }
+
+  #refusal(code: number, text: string): LxstowError {
+    const message = `LXD (${this.remote}): ${text}`;
+    if (code === 404) return new LxstowError('not-found', message);
+    if (code === 503) return new LxstowError('lxd-unavailable', message);
+    return new LxstowError(code >= 500 ? 'lxd-failed' : 'lxd-refused', message);
+  }
+
+  [Symbol.dispose](): void {
+    this.#agent.destroy();
+  }
+}
+
+/** LXD's own certificates are self-signed and pinned: that one certificate is the CA, whatever name it bears. */
+function pinned(remote: string, config: RemoteConfig): https.AgentOptions {
+  if (!config.serverCertificate) return {};
+  return {
+    ca: readText(config.serverCertificate, `remotes.${remote}.serverCertificate`),
+    checkServerIdentity: () => undefined,
+  };
+}

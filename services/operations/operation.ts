@@ -1,0 +1,138 @@
+/** The operation's state machine, in LXD's words and codes. Pure: time comes in, nothing goes out. */
+import type { Address, JobKind, Operation, OperationMetadata, Requestor } from '../contract.ts';
+import type { LxstowError } from '../errors.ts';
+
+export type Status = Operation['status'];
+
+const codes: Record<Status, Operation['status_code']> = {
+  Pending: 105,
+  Running: 103,
+  Cancelling: 104,
+  Success: 200,
+  Failure: 400,
+  Cancelled: 401,
+};
+
+const descriptions: Record<JobKind, string> = {
+  backup: 'Backing up instance',
+  restore: 'Restoring backup',
+  delete: 'Removing instance backup',
+};
+
+/** From where each state may be reached. Running → Running is a takeover; Running → Pending is a retry or a hand-over. */
+const reachableFrom: Record<Status, Status[]> = {
+  Pending: ['Running'],
+  Running: ['Pending', 'Running'],
+  Cancelling: ['Pending', 'Running'],
+  Success: ['Running', 'Cancelling'],
+  Failure: ['Pending', 'Running', 'Cancelling'],
+  Cancelled: ['Pending', 'Running', 'Cancelling'],
+};
+
+export function isFinal({ status_code }: Pick<Operation, 'status_code'>): boolean {
+  return status_code >= 200;
+}
+
+export interface NewOperation {
+  id: string;
+  kind: JobKind;
+  address: Address;
+  /** The job's message. */
+  body?: { backup?: string; requestor?: Requestor; source?: Partial<Address> };
+}
+
+/** A job that waits for a worker. */
+export function newOperation({ id, kind, address, body = {} }: NewOperation, now: Date): Operation {
+  const { requestor, ...request } = body;
+  return {
+    id,
+    class: 'task',
+    description: descriptions[kind],
+    created_at: now.toISOString(),
+    updated_at: now.toISOString(),
+    status: 'Pending',
+    status_code: codes.Pending,
+    resources: resources(address, body.backup, body.source),
+    metadata: {},
+    may_cancel: kind !== 'delete',
+    err: '',
+    location: address.remote,
+    kind,
+    ...address,
+    ...(body.backup === undefined ? {} : { backup: body.backup }),
+    ...(requestor === undefined ? {} : { requestor }),
+    request,
+    attempt: 0,
+  };
+}
+
+/** A new state. Throws where the machine has no such step: a final state never changes again. */
+function move(operation: Operation, to: Status, now: Date): Operation {
+  if (!reachableFrom[to].includes(operation.status))
+    throw new Error(`operation ${operation.id} cannot go from ${operation.status} to ${to}`);
+  return { ...operation, status: to, status_code: codes[to], updated_at: now.toISOString() };
+}
+
+/** A worker begins, or takes over; one that is being cancelled stays so: it is taken over to be cleaned up. */
+export function begin(operation: Operation, owner: string, now: Date): Operation {
+  if (operation.status === 'Cancelling')
+    return { ...operation, attempt: operation.attempt + 1, owner, updated_at: now.toISOString() };
+  const may_cancel = operation.kind !== 'delete';
+  return { ...move(operation, 'Running', now), may_cancel, attempt: operation.attempt + 1, owner, metadata: {} };
+}
+
+/** New facts about a running operation: what it works on, how far it is. */
+export function amend(
+  operation: Operation,
+  facts: Partial<Pick<Operation, 'backup' | 'checkpoint'>> & { metadata?: OperationMetadata },
+  now: Date,
+): Operation {
+  if (isFinal(operation)) throw new Error(`operation ${operation.id} is ${operation.status} and cannot change`);
+  const amended = { ...operation, ...facts, updated_at: now.toISOString() };
+  return facts.backup === undefined ? amended : { ...amended, resources: resources(operation, facts.backup) };
+}
+
+export function succeed(operation: Operation, now: Date): Operation {
+  const { checkpoint: _, ...rest } = withoutOwner(move(operation, 'Success', now));
+  return rest;
+}
+
+export function fail(operation: Operation, error: LxstowError, now: Date): Operation {
+  return { ...withoutOwner(move(operation, 'Failure', now)), err: error.message, error_code: error.code };
+}
+
+/** Asked to end: at once where no worker has it, else as soon as its worker has cleaned up. */
+export function cancel(operation: Operation, now: Date): Operation {
+  if (operation.status === 'Pending') return cancelled(operation, now);
+  return { ...move(operation, 'Cancelling', now), may_cancel: false };
+}
+
+/** Ended as asked, and cleaned up. */
+export function cancelled(operation: Operation, now: Date): Operation {
+  return { ...withoutOwner(move(operation, 'Cancelled', now)), err: 'cancelled', error_code: 'cancelled' };
+}
+
+/** Back to the queue: another attempt is due. One that was only interrupted does not count. */
+export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
+  const { owner: _, ...rest } = move(operation, 'Pending', now);
+  return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata: { retry_reason: reason } };
+}
+
+/** What ended badly keeps its checkpoint: the janitor finds by it what could not be removed. */
+function withoutOwner({ owner: _, ...operation }: Operation): Operation {
+  return { ...operation, may_cancel: false };
+}
+
+/** The instance that is touched, and the backup: a restored one may be another instance's. */
+function resources(
+  address: Address,
+  backup: string | undefined,
+  source: Partial<Address> = {},
+): Operation['resources'] {
+  const path = ({ project, instance }: Address, rest = '') =>
+    `/1.0/instances/${instance}${rest}${project === 'default' ? '' : `?project=${encodeURIComponent(project)}`}`;
+  const instances = [path(address)];
+  return backup === undefined
+    ? { instances }
+    : { instances, backups: [path({ ...address, ...source }, `/backups/${backup}`)] };
+}

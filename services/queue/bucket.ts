@@ -1,0 +1,146 @@
+/**
+ * A key-value bucket with compare-and-set and a time to live for each key, read from the stream's leader. The KV client's own
+ * `create` and `update` cannot do this: they drop the TTL (docs/nats.md).
+ */
+import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import type { StoredMsg } from '@nats-io/jetstream';
+import { headers as natsHeaders } from '@nats-io/transport-node';
+import { apiCode, type Nats, natsFailure } from './connection.ts';
+
+export interface Entry {
+  key: string;
+  value: Buffer;
+  revision: number;
+  /** By the server's clock. */
+  written: Date;
+}
+
+const wrongLastSequence = [10071, 10164];
+const readsInFlight = 64;
+/** An election takes some seconds; a person who waits for an answer waits no longer than this. */
+const usualPatienceMs = 5000;
+const askAgainMs = 200;
+
+export class Bucket {
+  readonly name: string;
+  readonly #nats: Nats;
+  readonly #patienceMs: number;
+
+  /** `patienceMs`: how long a NATS that is away or chooses a leader is asked again. */
+  constructor(nats: Nats, name: string, patienceMs = usualPatienceMs) {
+    this.#nats = nats;
+    this.name = name;
+    this.#patienceMs = patienceMs;
+  }
+
+  /** The last entry whose key matches (`*` and `>` are wildcards). `revision` is there even where the value is gone, for `put` over it. */
+  async get(key: string): Promise<{ entry: Entry | undefined; revision: number }> {
+    const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));
+    if (!message) return { entry: undefined, revision: 0 };
+    const gone = message.header.has('KV-Operation') || message.header.has('Nats-Marker-Reason');
+    const found = {
+      key: message.subject.slice(this.#subject('').length),
+      value: Buffer.from(message.data),
+      revision: message.seq,
+      written: message.time,
+    };
+    return { entry: gone ? undefined : found, revision: message.seq };
+  }
+
+  /** Writes when the key's last revision is `expected` (0: there never was one). Returns the new revision; undefined when it was not. */
+  async put(
+    key: string,
+    value: Buffer | string,
+    expected: number,
+    options: { ttlMs?: number } = {},
+  ): Promise<number | undefined> {
+    return this.#publish(key, value, expected, options.ttlMs);
+  }
+
+  /** Writes when the key is free: never written, removed, or expired. Returns the revision; undefined when it is taken. */
+  async create(key: string, value: Buffer | string, options: { ttlMs?: number } = {}): Promise<number | undefined> {
+    const fresh = await this.put(key, value, 0, options);
+    if (fresh !== undefined) return fresh;
+    const { entry, revision } = await this.get(key);
+    return entry ? undefined : this.put(key, value, revision, options);
+  }
+
+  /** Removes the key when its revision is `expected`; says whether it was. */
+  async remove(key: string, expected: number): Promise<boolean> {
+    const headers = natsHeaders();
+    headers.set('KV-Operation', 'PURGE');
+    headers.set('Nats-Rollup', 'sub');
+    return (await this.#publish(key, '', expected, markerTtlMs, headers)) !== undefined;
+  }
+
+  /** The keys that match and hold a value. */
+  async keys(filter: string): Promise<string[]> {
+    return (await this.entries(filter)).map(({ key }) => key);
+  }
+
+  /** What matches and holds a value. */
+  async entries(filter: string): Promise<Entry[]> {
+    const info = await this.#patiently(`reading ${this.name}`, () =>
+      this.#nats.jsm.streams.info(`KV_${this.name}`, { subjects_filter: this.#subject(filter) }),
+    );
+    const keys = Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
+    const found: Entry[] = [];
+    for (let from = 0; from < keys.length; from += readsInFlight) {
+      const read = await Promise.all(keys.slice(from, from + readsInFlight).map((key) => this.get(key)));
+      found.push(...read.flatMap(({ entry }) => entry ?? []));
+    }
+    return found;
+  }
+
+  async #publish(
+    key: string,
+    value: Buffer | string,
+    expected: number,
+    ttlMs?: number,
+    headers = natsHeaders(),
+  ): Promise<number | undefined> {
+    // By its id a write whose answer was lost is known again, and not done twice.
+    const msgID = randomUUID();
+    return this.#patiently(`writing ${this.name}`, async (again) => {
+      try {
+        const ack = await this.#nats.js.publish(this.#subject(key), value, {
+          headers,
+          msgID,
+          expect: { lastSubjectSequence: expected },
+          ...(ttlMs === undefined ? {} : { ttl: `${Math.ceil(ttlMs / 1000)}s` }),
+        });
+        return ack.seq;
+      } catch (error) {
+        if (!wrongLastSequence.includes(apiCode(error) ?? 0)) throw error;
+        // A single server compares the sequence before it looks at the id.
+        const last = again ? await this.#last(key) : null;
+        return last?.header.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
+      }
+    });
+  }
+
+  #last(key: string): Promise<StoredMsg | null> {
+    return this.#nats.jsm.streams.getMessage(`KV_${this.name}`, { last_by_subj: this.#subject(key) });
+  }
+
+  async #patiently<T>(what: string, ask: (again: boolean) => Promise<T>): Promise<T> {
+    const until = performance.now() + this.#patienceMs;
+    for (let again = false; ; again = true) {
+      try {
+        this.#nats.assertConnected();
+        return await ask(again);
+      } catch (error) {
+        const failure = natsFailure(error, what);
+        if (failure.code !== 'nats-unavailable' || performance.now() >= until) throw failure;
+      }
+      await setTimeout(askAgainMs);
+    }
+  }
+
+  #subject(key: string): string {
+    return `$KV.${this.name}.${key}`;
+  }
+}
+
+const markerTtlMs = 60_000;

@@ -1,0 +1,127 @@
+/** Jobs as messages: publishing them, and reading them back with every doubt named. */
+import { createHash } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import {
+  type Address,
+  type BackupJob,
+  check,
+  type DeleteJob,
+  faultsOf,
+  type JobKind,
+  type RestoreJob,
+} from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import { type Nats, natsFailure } from './connection.ts';
+import { jobSubject, jobsStream, parseJobSubject } from './topology.ts';
+
+interface Bodies {
+  backup: BackupJob;
+  restore: RestoreJob;
+  delete: DeleteJob;
+}
+
+/** A job: what is to be done, and to which instance. */
+export type Job = { [K in JobKind]: { kind: K; address: Address; body: Bodies[K] } }[JobKind];
+export type JobOf<K extends JobKind> = Extract<Job, { kind: K }>;
+
+/** A cluster that loses a leader takes nothing for up to 8 s (measured on three nodes). */
+const patienceMs = 8000;
+const tryAgainMs = 200;
+
+/**
+ * Puts a job on the queue under the operation's id; when this resolves it is durable. Throws queue-full, or nats-unavailable: as
+ * UncertainPublish where the job may be on the queue in spite of the error, because NATS was there but did not answer.
+ */
+export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job): Promise<void> {
+  nats.assertConnected();
+  const until = performance.now() + patienceMs;
+  let uncertain = false;
+  for (;;) {
+    try {
+      nats.assertConnected();
+      // The same id again is no second job: the stream knows it.
+      await nats.js.publish(jobSubject(kind, address), JSON.stringify(body), {
+        msgID: id,
+        expect: { streamName: jobsStream },
+      });
+      return;
+    } catch (error) {
+      const failure = natsFailure(error, 'queueing the job');
+      if (failure.code !== 'nats-unavailable') throw failure;
+      // Where nobody listened, or we were not connected, nobody has it.
+      uncertain ||= !(error instanceof LxstowError) && (error as Error).name !== 'JetStreamNotEnabled';
+      if (performance.now() >= until) throw uncertain ? new UncertainPublish(id, failure) : failure;
+    }
+    await setTimeout(tryAgainMs);
+  }
+}
+
+/** NATS took the job or not: it went away before it could say. */
+export class UncertainPublish extends LxstowError {
+  readonly operation: string;
+
+  constructor(operation: string, cause: LxstowError) {
+    super('nats-unavailable', `${cause.message}; the job was not confirmed and will be withdrawn`, { cause });
+    this.operation = operation;
+  }
+}
+
+/** A message as it came from the stream. */
+export interface RawJob {
+  subject: string;
+  data: Uint8Array;
+  messageId: string | undefined;
+  sequence: number;
+}
+
+/** The operation's id: the message's own id when that is a UUID, else one derived from its place in the stream, the same at each delivery. */
+export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' | 'sequence'>): string {
+  if (messageId && faultsOf('names.json#/$defs/uuid', messageId).length === 0) return messageId;
+  return uuid5(`${jobsStream}:${sequence}`);
+}
+
+const schemas = { backup: 'job-backup.json', restore: 'job-restore.json', delete: 'job-delete.json' } as const;
+
+/** The job in a message. Throws bad-message, naming the fault. */
+export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): Job {
+  const named = parseJobSubject(subject);
+  if (!named)
+    throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
+  const { kind, ...address } = named;
+  if (!(kind in schemas))
+    throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
+  check('names.json#/$defs/remoteName', address.remote, 'remote', 'bad-message');
+  check('names.json#/$defs/projectName', address.project, 'project', 'bad-message');
+  check('names.json#/$defs/instanceName', address.instance, 'instance', 'bad-message');
+  const body = check(schemas[kind as JobKind], parseBody(data), `${kind} job for ${address.instance}`, 'bad-message');
+  return { kind, address, body } as Job;
+}
+
+function parseBody(data: Uint8Array): unknown {
+  if (data.length === 0) return {};
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(data));
+  } catch (cause) {
+    throw new LxstowError('bad-message', `the message is not JSON: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** How many jobs of this kind wait for this instance, or are worked on. */
+export async function queuedJobs(nats: Nats, kind: JobKind, address: Address): Promise<number> {
+  const subject = jobSubject(kind, address);
+  try {
+    const { state } = await nats.jsm.streams.info(jobsStream, { subjects_filter: subject });
+    return state.subjects?.[subject] ?? 0;
+  } catch (error) {
+    throw natsFailure(error, 'looking for queued jobs');
+  }
+}
+
+/** RFC 9562, version 5, in the namespace of URLs. */
+export function uuid5(name: string): string {
+  const namespace = Buffer.from('6ba7b8119dad11d180b400c04fd430c8', 'hex');
+  const hash = createHash('sha1').update(namespace).update(name).digest().subarray(0, 16);
+  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x50, 6);
+  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8);
+  return hash.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}

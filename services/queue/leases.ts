@@ -1,0 +1,112 @@
+/** Leases: who works on an instance now. A lease that is not renewed ends by itself, and its holder knows before anybody else can take it. */
+import { LxstowError } from '../errors.ts';
+import type { Bucket } from './bucket.ts';
+
+/** What a lease says to those who find it taken. */
+export interface LeaseHolder {
+  worker: string;
+  operation: string;
+}
+
+export class Leases {
+  readonly #bucket: Bucket;
+  readonly #ttlMs: number;
+
+  constructor(bucket: Bucket, ttlMs: number) {
+    this.#bucket = bucket;
+    this.#ttlMs = ttlMs;
+  }
+
+  /** Takes the lease; undefined when somebody has it. */
+  async acquire(key: string, holder: LeaseHolder): Promise<Lease | undefined> {
+    const begun = performance.now();
+    const value = JSON.stringify(holder);
+    const revision = await this.#bucket.create(key, value, { ttlMs: this.#ttlMs });
+    return revision === undefined ? undefined : new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun);
+  }
+
+  /** Who has it; undefined when it is free. */
+  async holder(key: string): Promise<LeaseHolder | undefined> {
+    const { entry } = await this.#bucket.get(key);
+    return entry && (JSON.parse(entry.value.toString()) as LeaseHolder);
+  }
+}
+
+export class Lease {
+  readonly key: string;
+  readonly #bucket: Bucket;
+  readonly #value: string;
+  readonly #ttlMs: number;
+  readonly #lost = new AbortController();
+  #revision: number;
+  /** Monotonic ms: when the last renewal that went through was sent. The server's clock for the TTL started after that. */
+  #renewed: number;
+  #renewing: Promise<void> | undefined;
+
+  constructor(bucket: Bucket, key: string, value: string, revision: number, ttlMs: number, begun: number) {
+    this.#bucket = bucket;
+    this.key = key;
+    this.#value = value;
+    this.#revision = revision;
+    this.#ttlMs = ttlMs;
+    this.#renewed = begun;
+  }
+
+  /** Aborts, with lease-lost, when the lease is somebody else's or may be. */
+  get lost(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  /** Throws lease-lost unless the lease is surely still ours: by the clock, before every step that another holder might do too. */
+  assertHeld(): void {
+    if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
+      this.#lose('it was not renewed in time');
+    this.#lost.signal.throwIfAborted();
+  }
+
+  /** To be called several times in a TTL; one at a time goes out. One that fails for want of NATS is no loss until the TTL is over. */
+  renew(): Promise<void> {
+    if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
+      this.#lose('it was not renewed in time');
+    this.#renewing ??= this.#renew().finally(() => {
+      this.#renewing = undefined;
+    });
+    return this.#renewing;
+  }
+
+  async #renew(): Promise<void> {
+    if (this.#lost.signal.aborted) return;
+    const begun = performance.now();
+    try {
+      const revision = (await this.#write(this.#revision)) ?? (await this.#writeOverOurs());
+      if (revision === undefined) return this.#lose('another worker has taken it');
+      this.#revision = revision;
+      this.#renewed = begun;
+    } catch (error) {
+      if (performance.now() - this.#renewed >= this.#ttlMs) this.#lose((error as Error).message);
+    }
+  }
+
+  #write(over: number): Promise<number | undefined> {
+    return this.#bucket.put(this.key, this.#value, over, { ttlMs: this.#ttlMs });
+  }
+
+  /** Renews over a renewal whose answer was lost. What names us before the TTL is over is ours; later, it may be another attempt's. */
+  async #writeOverOurs(): Promise<number | undefined> {
+    const { entry } = await this.#bucket.get(this.key);
+    const ours = entry?.value.toString() === this.#value && performance.now() - this.#renewed < this.#ttlMs;
+    return ours ? this.#write(entry.revision) : undefined;
+  }
+
+  /** Gives the lease back at once. One that is lost already, or cannot be given back, ends by its TTL. */
+  async release(): Promise<void> {
+    if (this.#lost.signal.aborted) return;
+    this.#lose('it was given back');
+    await this.#renewing;
+    await this.#bucket.remove(this.key, this.#revision);
+  }
+
+  #lose(why: string): void {
+    this.#lost.abort(new LxstowError('lease-lost', `the lease ${this.key} is lost: ${why}`));
+  }
+}

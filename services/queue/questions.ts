@@ -1,0 +1,73 @@
+/** Questions to the workers of a remote: request and reply, answered by whichever is free. */
+import { check } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import { type Nats, natsFailure } from './connection.ts';
+import { askSubject } from './topology.ts';
+
+/** Are these there, on the worker's LXD? What is not asked is not answered. */
+export interface LookQuestion {
+  project: string;
+  instance: string;
+  pool?: string;
+}
+
+export interface LookAnswer {
+  project: boolean;
+  instance: boolean;
+  /** Where a pool was asked for. */
+  pool?: boolean;
+}
+
+const queueGroup = 'lxstow';
+
+/** Asks. Undefined when a worker is up but its LXD does not answer in time; throws no-worker when none is up. */
+export async function askLook(
+  nats: Nats,
+  remote: string,
+  question: LookQuestion,
+  timeoutMs: number,
+): Promise<LookAnswer | undefined> {
+  nats.assertConnected();
+  try {
+    const reply = await nats.connection.request(askSubject(remote, 'look'), JSON.stringify(question), {
+      timeout: timeoutMs,
+    });
+    const answer = reply.json<LookAnswer | { error: string }>();
+    return 'error' in answer ? undefined : answer;
+  } catch (error) {
+    const failure = error as Error & { isNoResponders?: () => boolean };
+    if (failure.name === 'TimeoutError') return undefined;
+    if (failure.name === 'NoRespondersError' || failure.isNoResponders?.()) {
+      throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
+    }
+    throw natsFailure(error, `asking a worker of ${remote}`);
+  }
+}
+
+/** Answers until the signal aborts. */
+export function answerLook(
+  nats: Nats,
+  remote: string,
+  look: (question: LookQuestion) => Promise<LookAnswer>,
+  signal: AbortSignal,
+): void {
+  const subscription = nats.connection.subscribe(askSubject(remote, 'look'), {
+    queue: queueGroup,
+    callback: (error, message) => {
+      if (error) return;
+      answer(message.data, look).then(
+        (found) => message.respond(JSON.stringify(found)),
+        (reason: Error) => message.respond(JSON.stringify({ error: reason.message })),
+      );
+    },
+  });
+  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+}
+
+async function answer(data: Uint8Array, look: (question: LookQuestion) => Promise<LookAnswer>): Promise<LookAnswer> {
+  const question = JSON.parse(new TextDecoder().decode(data)) as LookQuestion;
+  check('names.json#/$defs/projectName', question.project, 'project');
+  check('names.json#/$defs/instanceName', question.instance, 'instance');
+  if (question.pool !== undefined) check('names.json#/$defs/poolName', question.pool, 'pool');
+  return look(question);
+}

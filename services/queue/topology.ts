@@ -1,0 +1,227 @@
+/** The names of everything on NATS, and `lxstow setup`, which makes them. */
+import { AckPolicy, DiscardPolicy, RetentionPolicy, StorageType } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
+import type { Address, Config, JobKind } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import { apiCode, type Nats, natsFailure } from './connection.ts';
+
+export const jobsStream = 'LXSTOW_JOBS';
+export const deadLetterStream = 'LXSTOW_DEAD';
+export const operationsBucket = 'lxstow_operations';
+export const leasesBucket = 'lxstow_leases';
+/** What running backups have sent so far. */
+export const checkpointsBucket = 'lxstow_checkpoints';
+
+/**
+ * A remote's jobs come in two lanes, each with a consumer: a deletion takes a moment and its client waits for it, so it does not
+ * queue behind transfers that take hours.
+ */
+export const lanes = { transfer: ['backup', 'restore'], quick: ['delete'] } as const satisfies Record<
+  string,
+  JobKind[]
+>;
+export type Lane = keyof typeof lanes;
+
+export function consumerName(remote: string, lane: Lane): string {
+  return `${remote}_${lane}`;
+}
+
+/** A message that nobody works on for so long goes to another worker; so a worker says `working()` more often than this. */
+export const ackWaitMs = 10_000;
+/** How long a removed or expired key leaves its marker behind. */
+const markerTtlMs = 60_000;
+const duplicateWindowMs = 120_000;
+
+const jobsPrefix = 'lxstow.jobs';
+const deadPrefix = 'lxstow.dead';
+
+/**
+ * A name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits a byte. Empty names
+ * do not occur.
+ */
+export function encodeToken(name: string): string {
+  return name.replaceAll(/[^A-Za-z0-9_-]/gu, (character) =>
+    [...Buffer.from(character)].map((byte) => `=${byte.toString(16).toUpperCase().padStart(2, '0')}`).join(''),
+  );
+}
+
+/** The name again. */
+export function decodeToken(token: string): string {
+  const bytes = token.replaceAll(/=([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+  return Buffer.from(bytes, 'latin1').toString();
+}
+
+/** `lxstow.jobs.<remote>.<kind>.<project>.<instance>` */
+export function jobSubject(kind: JobKind, { remote, project, instance }: Address): string {
+  return [jobsPrefix, remote, kind, encodeToken(project), encodeToken(instance)].join('.');
+}
+
+/** The subjects of all jobs of a kind on a remote. */
+function jobFilter(remote: string, kind: JobKind): string {
+  return `${jobsPrefix}.${remote}.${kind}.*.*`;
+}
+
+/** The parts of a job's subject; undefined when it has not six tokens. The names are not checked. */
+export function parseJobSubject(subject: string): (Address & { kind: string }) | undefined {
+  const tokens = subject.split('.');
+  const [, , remote, kind, project, instance] = tokens;
+  if (tokens.length !== 6 || !remote || !kind || !project || !instance) return undefined;
+  return { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
+}
+
+/** Where a message ends that no worker can do anything with: its own subject, below `lxstow.dead`. */
+export function deadSubject(subject: string): string {
+  return deadPrefix + subject.slice(jobsPrefix.length);
+}
+
+/** The subject that a dead letter's message had. */
+export function buriedSubject(subject: string): string {
+  return jobsPrefix + subject.slice(deadPrefix.length);
+}
+
+/** Questions to whichever worker of a remote is free to answer, by request and reply. */
+export function askSubject(remote: string, question: 'look'): string {
+  return `lxstow.ask.${remote}.${question}`;
+}
+
+/** Key of the lease on an instance: one backup or restore of it at a time. */
+export function instanceLeaseKey({ remote, project, instance }: Address): string {
+  return [remote, encodeToken(project), encodeToken(instance)].join('.');
+}
+
+/** Key under which a backup's name is reserved, from the request to the end of its operation. */
+export function reservationKey(address: Address, backup: string): string {
+  return `${instanceLeaseKey(address)}.${encodeToken(backup)}`;
+}
+
+/** Filter for the keys of all names that are reserved of an instance. */
+export function reservationKeys(address: Address): string {
+  return `${instanceLeaseKey(address)}.*`;
+}
+
+/** Key of a reader's or remover's claim on a backup. Filter for all of them: `holder` = `*`. */
+export function claimKey(address: Address, backup: string, holder: string): string {
+  return `${reservationKey(address, backup)}.${holder}`;
+}
+
+/** Key of the lease on tidying a remote up. It has two tokens; all others have at least three. */
+export function janitorLeaseKey(remote: string): string {
+  return `janitor.${remote}`;
+}
+
+/** What a key of the leases' bucket is about; undefined for the janitor's own, and for what we never write. */
+export function parseLeaseKey(
+  key: string,
+): (Address & { kind: 'lease' | 'reservation' | 'claim'; backup?: string; holder?: string }) | undefined {
+  const [remote, project, instance, backup, holder, ...rest] = key.split('.');
+  if (!remote || !project || !instance || rest.length > 0) return undefined;
+  const address = { remote, project: decodeToken(project), instance: decodeToken(instance) };
+  if (backup === undefined) return { kind: 'lease', ...address };
+  if (holder === undefined) return { kind: 'reservation', ...address, backup: decodeToken(backup) };
+  return { kind: 'claim', ...address, backup: decodeToken(backup), holder };
+}
+
+export function operationKey(remote: string, id: string): string {
+  return `${remote}.${id}`;
+}
+
+/** Makes streams, buckets and consumers, or brings what is there up to date. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
+export async function setUp(nats: Nats, config: Config): Promise<void> {
+  const { replicas, maxQueuedJobs } = config.nats;
+  const common = { storage: StorageType.File, num_replicas: replicas };
+  const nanos = (ms: number) => ms * 1_000_000;
+  const make = async (what: string, run: () => Promise<unknown>) => {
+    try {
+      await run();
+    } catch (error) {
+      const code = apiCode(error);
+      if (code === undefined) throw natsFailure(error, `setting up ${what}`);
+      throw new LxstowError('nats-unfit', `setting up ${what}: NATS refuses: ${(error as Error).message}`, {
+        cause: error,
+      });
+    }
+  };
+  const stream = (name: string, settings: object) =>
+    make(`stream ${name}`, async () => {
+      try {
+        await nats.jsm.streams.add({ ...common, name, ...settings } as Parameters<typeof nats.jsm.streams.add>[0]);
+      } catch (error) {
+        if (apiCode(error) !== streamNameInUse) throw error;
+        await nats.jsm.streams.update(name, { ...common, ...settings });
+      }
+    });
+
+  await stream(jobsStream, {
+    // Only what somebody takes: a job for a remote or of a kind that does not exist is refused when it is published.
+    subjects: Object.keys(config.remotes).flatMap((remote) =>
+      Object.values(lanes)
+        .flat()
+        .map((kind) => jobFilter(remote, kind)),
+    ),
+    retention: RetentionPolicy.Workqueue,
+    discard: DiscardPolicy.New,
+    max_msgs: maxQueuedJobs,
+    max_msg_size: 256 * 1024,
+    duplicate_window: nanos(duplicateWindowMs),
+    allow_direct: true,
+  });
+  await stream(deadLetterStream, {
+    subjects: [`${deadPrefix}.>`],
+    retention: RetentionPolicy.Limits,
+    allow_direct: true,
+  });
+  for (const bucket of [operationsBucket, leasesBucket, checkpointsBucket]) {
+    await make(`bucket ${bucket}`, async () => {
+      await new Kvm(nats.js).create(bucket, {
+        history: 1,
+        storage: StorageType.File,
+        replicas,
+        markerTTL: markerTtlMs,
+        allow_direct: true,
+      });
+      // create() leaves a bucket that is there as it is.
+      await nats.jsm.streams.update(`KV_${bucket}`, {
+        num_replicas: replicas,
+        allow_msg_ttl: true,
+        subject_delete_marker_ttl: nanos(markerTtlMs),
+        allow_direct: true,
+      });
+    });
+  }
+  for (const remote of Object.keys(config.remotes)) {
+    for (const [lane, kinds] of Object.entries(lanes)) {
+      const name = consumerName(remote, lane as Lane);
+      await make(`consumer ${name}`, () =>
+        nats.jsm.consumers.add(jobsStream, {
+          durable_name: name,
+          filter_subjects: kinds.map((kind) => jobFilter(remote, kind)),
+          ack_policy: AckPolicy.Explicit,
+          ack_wait: nanos(ackWaitMs),
+          // Attempts are counted in the operation: a job that waits for its instance is handed back any number of times.
+          max_deliver: -1,
+          max_ack_pending: -1,
+        }),
+      );
+    }
+  }
+}
+
+const streamNameInUse = 10058;
+
+/** Throws nats-unfit, and says what to do, when what `setUp` makes is not there. */
+export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {
+  try {
+    for (const stream of [
+      jobsStream,
+      deadLetterStream,
+      `KV_${operationsBucket}`,
+      `KV_${leasesBucket}`,
+      `KV_${checkpointsBucket}`,
+    ])
+      await nats.jsm.streams.info(stream);
+    for (const lane of remote ? Object.keys(lanes) : [])
+      await nats.jsm.consumers.info(jobsStream, consumerName(remote as string, lane as Lane));
+  } catch (error) {
+    throw natsFailure(error, 'looking for our streams and consumers');
+  }
+}

@@ -1,0 +1,48 @@
+/** Where things are in the bucket: `<prefix>/<remote>/<project>/<instance>/<backup>` and the same with `.manifest.json`. */
+import { type BackupAddress, faultsOf } from '../contract.ts';
+
+const manifestEnding = '.manifest.json';
+
+/** The archive's key. */
+export function archiveKey(prefix: string, address: BackupAddress): string {
+  return `${listPrefix(prefix, address)}${address.backup}`;
+}
+
+/** The manifest's key: the backup exists when this object does. */
+export function manifestKey(prefix: string, address: BackupAddress): string {
+  return archiveKey(prefix, address) + manifestEnding;
+}
+
+/** Under what all backups of a remote, of one of its projects, or of one instance are. Ends in a slash. */
+export function listPrefix(prefix: string, of: { remote: string; project?: string; instance?: string }): string {
+  const words = [prefix, of.remote, of.project, of.project && of.instance];
+  return `${words.filter((word) => word).join('/')}/`;
+}
+
+/** The backup whose manifest `key` is; undefined for any other key. */
+export function parseManifestKey(prefix: string, key: string): BackupAddress | undefined {
+  return key.endsWith(manifestEnding) ? parseKey(prefix, key.slice(0, -manifestEnding.length)) : undefined;
+}
+
+/** The backup whose archive `key` is; undefined for a manifest's, and for keys that no archive of ours can have. */
+export function parseArchiveKey(prefix: string, key: string): BackupAddress | undefined {
+  const address = parseKey(prefix, key);
+  if (!address) return undefined;
+  for (const [name, value] of [
+    ['remoteName', address.remote],
+    ['projectName', address.project],
+    ['instanceName', address.instance],
+    ['backupName', address.backup],
+  ] as const) {
+    if (faultsOf(`names.json#/$defs/${name}`, value).length > 0) return undefined;
+  }
+  return address;
+}
+
+function parseKey(prefix: string, key: string): BackupAddress | undefined {
+  if (!key.startsWith(prefix && `${prefix}/`)) return undefined;
+  const words = key.slice(prefix ? prefix.length + 1 : 0).split('/');
+  const [remote, project, instance, backup] = words;
+  if (!remote || !project || !instance || !backup || words.length !== 4) return undefined;
+  return { remote, project, instance, backup };
+}

@@ -1,0 +1,124 @@
+/** Retries as a wrapper of the store: callers see either the answer or an error that further tries did not cure. */
+import { createHash } from 'node:crypto';
+import pRetry from 'p-retry';
+import { isCode, LxstowError } from '../errors.ts';
+import type { ObjectStore, UploadedPart } from './objectStore.ts';
+
+export interface RetryPolicy {
+  /** Tries, the first included. */
+  attempts: number;
+  /** Before the second try; it then doubles, up to 3.2 s. Default: 200. */
+  firstDelayMs?: number;
+  /** Told of each failed try that another follows. */
+  onRetry?: (call: string, error: Error) => void;
+}
+
+const firstDelayMs = 200;
+const longestDelayMs = 3200;
+
+/**
+ * The same store, with every call tried up to `attempts` times with jittered delays of 0.2 to 3.2 s, while its errors are not
+ * permanent. A write whose first answer was lost is recognised by what the store then holds.
+ */
+export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
+  function again<T>(call: string, signal: AbortSignal, run: (attempt: number) => Promise<T>): Promise<T> {
+    return pRetry(run, {
+      retries: policy.attempts - 1,
+      minTimeout: policy.firstDelayMs ?? firstDelayMs,
+      maxTimeout: longestDelayMs,
+      randomize: true,
+      signal,
+      shouldRetry: ({ error }) => error instanceof LxstowError && !error.permanent && !signal.aborted,
+      onFailedAttempt: ({ error, retriesLeft }) => {
+        if (retriesLeft > 0 && error instanceof LxstowError && !error.permanent) policy.onRetry?.(call, error);
+      },
+    });
+  }
+
+  /** A listing that breaks off begins anew, without what was given out. The order of keys would not tell: SeaweedFS's is another. */
+  async function* listing<T>(
+    call: string,
+    signal: AbortSignal,
+    open: () => AsyncIterable<T>,
+    nameOf: (item: T) => string,
+  ): AsyncGenerator<T> {
+    const given = new Set<string>();
+    let iterator = open()[Symbol.asyncIterator]();
+    for (;;) {
+      const next = await again(call, signal, async (attempt) => {
+        if (attempt > 1) iterator = open()[Symbol.asyncIterator]();
+        let result = await iterator.next();
+        while (!result.done && given.has(nameOf(result.value))) result = await iterator.next();
+        return result;
+      });
+      if (next.done) return;
+      given.add(nameOf(next.value));
+      yield next.value;
+    }
+  }
+
+  return {
+    probe: (signal) => again('probe', signal, () => store.probe(signal)),
+    beginUpload: (key, options, signal) => again('beginUpload', signal, () => store.beginUpload(key, options, signal)),
+    putPart: (upload, number, body, crc32, signal) =>
+      again('putPart', signal, () => store.putPart(upload, number, body, crc32, signal)),
+
+    copyPart: (upload, number, from, signal) =>
+      again('copyPart', signal, () => store.copyPart(upload, number, from, signal)),
+
+    completeUpload: (upload, parts, signal, over) =>
+      again('completeUpload', signal, async (attempt) => {
+        try {
+          return await store.completeUpload(upload, parts, signal, over);
+        } catch (error) {
+          if (attempt === 1 || !(isCode(error, 'not-found') || isCode(error, 'conflict'))) throw error;
+          const { etag } = await store.stat(upload.key, signal);
+          if (etag !== multipartEtag(parts)) throw error;
+          return etag;
+        }
+      }),
+
+    listParts: (upload, signal) => again('listParts', signal, () => store.listParts(upload, signal)),
+    abortUpload: (upload, signal) => again('abortUpload', signal, () => store.abortUpload(upload, signal)),
+
+    create: (key, body, options, signal) =>
+      again('create', signal, async (attempt) => {
+        try {
+          return await store.create(key, body, options, signal);
+        } catch (error) {
+          if (attempt === 1 || !isCode(error, 'conflict')) throw error;
+          const present = await store.read(key, signal);
+          if (!present.body.equals(body)) throw error;
+          return present.etag;
+        }
+      }),
+
+    read: (key, signal) => again('read', signal, () => store.read(key, signal)),
+    stat: (key, signal) => again('stat', signal, () => store.stat(key, signal)),
+    readRange: (key, etag, start, into, signal) =>
+      again('readRange', signal, () => store.readRange(key, etag, start, into, signal)),
+    remove: (key, signal) => again('remove', signal, () => store.remove(key, signal)),
+
+    list: (prefix, signal) =>
+      listing(
+        'list',
+        signal,
+        () => store.list(prefix, signal),
+        ({ key }) => key,
+      ),
+    listUploads: (prefix, signal) =>
+      listing(
+        'listUploads',
+        signal,
+        () => store.listUploads(prefix, signal),
+        ({ uploadId }) => uploadId,
+      ),
+  };
+}
+
+/** The ETag that S3 gives an object of these parts: MD5 over the parts' MD5s, then their number. */
+export function multipartEtag(parts: Pick<UploadedPart, 'etag'>[]): string {
+  const hash = createHash('md5');
+  for (const { etag } of parts) hash.update(Buffer.from(etag, 'hex'));
+  return `${hash.digest('hex')}-${parts.length}`;
+}

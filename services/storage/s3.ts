@@ -1,0 +1,322 @@
+/** The object store over S3, by minio-js: it signs and sends, we say each request ourselves (why: docs/adr/0002-s3-requests.md). */
+import { AsyncLocalStorage } from 'node:async_hooks';
+import http, { type IncomingMessage, type RequestOptions } from 'node:http';
+import https from 'node:https';
+import { Client } from 'minio';
+import { readText } from '../config.ts';
+import { type Config, formatTagging } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import type { ObjectStore } from './objectStore.ts';
+import {
+  bare,
+  completion,
+  formatQuery,
+  meaningOf,
+  openUpload,
+  parseXml,
+  storedObject,
+  word,
+  type Xml,
+} from './s3Messages.ts';
+
+interface Request {
+  method: 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';
+  key?: string;
+  query?: Record<string, string>;
+  headers?: Record<string, string>;
+  body?: Buffer | string;
+  signal: AbortSignal;
+}
+
+/** Manifests of 10 000 parts are about 3 MB; nothing else that is read whole comes near. */
+const smallObjectBytes = 64 * 1024 * 1024;
+const errorBytes = 64 * 1024;
+
+/** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
+export function createS3Store(config: Config['s3']): ObjectStore & Disposable {
+  const url = new URL(config.endpoint);
+  const secure = url.protocol === 'https:';
+  const signals = new AsyncLocalStorage<AbortSignal>();
+  // A request's own timeout begins when it is connected; the agent's, before.
+  const agentOptions = { keepAlive: true, maxSockets: 64, timeout: config.idleTimeoutMs };
+  const agent = secure
+    ? new https.Agent({ ...agentOptions, ...(config.ca ? { ca: readText(config.ca, 's3.ca') } : {}) })
+    : new http.Agent(agentOptions);
+
+  const transport = {
+    request: ((options: RequestOptions, onResponse: (response: IncomingMessage) => void) => {
+      const signal = signals.getStore();
+      let answer: IncomingMessage | undefined;
+      const request = (secure ? https : http).request({ ...options, ...(signal ? { signal } : {}) }, (response) => {
+        answer = response;
+        const status = response.statusCode ?? 0;
+        if (status < 300) return onResponse(response);
+        // minio-js would retry some statuses and lose their codes: hand them on as errors, the body drained. One that cannot be
+        // read to its end changes nothing.
+        const refuse = (body?: Buffer) => request.emit('error', refusal(status, body?.toString() ?? ''));
+        readAll(response, errorBytes).then(refuse, () => refuse());
+      });
+      request.setTimeout(config.idleTimeoutMs, () => {
+        const silence = `S3 at ${config.endpoint} was silent for ${config.idleTimeoutMs} ms`;
+        (answer ?? request).destroy(new LxstowError('s3-unavailable', silence));
+      });
+      return request;
+    }) as typeof http.request,
+  };
+
+  const client = new Client({
+    endPoint: url.hostname.replace(/^\[|\]$/g, ''),
+    ...(url.port ? { port: Number(url.port) } : {}),
+    useSSL: secure,
+    accessKey: config.accessKey,
+    secretKey: config.secretKey,
+    region: config.region,
+    pathStyle: config.pathStyle,
+    transport,
+    transportAgent: agent,
+    retryOptions: { disableRetry: true },
+  });
+  // Over plain HTTP minio-js would hash each body once more: parts carry a CRC-32 on the wire instead.
+  client.enableSHA256 = false;
+
+  function refusal(status: number, body: string): LxstowError {
+    const { Code: said, Message: message } = (parseXml(body)?.Error ?? {}) as Xml;
+    const code = typeof said === 'string' ? said : `HTTP ${status}`;
+    const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}`;
+    const meaning = meaningOf(code, status);
+    return new LxstowError(meaning, meaning === 's3-refused' ? `${text} (bucket ${config.bucket})` : text);
+  }
+
+  async function send(request: Request): Promise<IncomingMessage> {
+    const { method, key = '', query = {}, headers = {}, body = '', signal } = request;
+    signal.throwIfAborted();
+    const withBody = method === 'PUT' || method === 'POST';
+    try {
+      return await signals.run(signal, () =>
+        client.makeRequestStreamAsync(
+          {
+            method,
+            bucketName: config.bucket,
+            objectName: key,
+            query: formatQuery(query),
+            headers: { ...headers, ...(withBody ? { 'content-length': String(body.length) } : {}) },
+          },
+          body,
+          '',
+          [200, 204, 206],
+          config.region,
+        ),
+      );
+    } catch (error) {
+      throw failure(error, signal);
+    }
+  }
+
+  function failure(error: unknown, signal: AbortSignal): unknown {
+    if (signal.aborted) return signal.reason;
+    if (error instanceof LxstowError) return error;
+    const what = (error as Error).message || (error as Error).name;
+    return new LxstowError('s3-unavailable', `S3 at ${config.endpoint}: ${what}`, { cause: error });
+  }
+
+  async function text(request: Request): Promise<{ body: Buffer; response: IncomingMessage }> {
+    const response = await send(request);
+    try {
+      return { body: await readAll(response, smallObjectBytes), response };
+    } catch (error) {
+      throw failure(error, request.signal);
+    }
+  }
+
+  /** For answers that are XML: what is in their element `root`. An error in spite of a 200 is thrown. */
+  async function ask(root: string, request: Request): Promise<Xml> {
+    const { body } = await text(request);
+    const parsed = parseXml(body.toString());
+    if (parsed?.Error) throw refusal(500, body.toString());
+    const found = parsed?.[root];
+    if (found === undefined) throw new LxstowError('s3-unavailable', `S3 at ${config.endpoint} sent no <${root}>`);
+    return typeof found === 'object' && !Array.isArray(found) ? found : {};
+  }
+
+  return {
+    async probe(signal) {
+      await ask('ListBucketResult', { method: 'GET', query: { 'list-type': '2', 'max-keys': '1' }, signal });
+    },
+
+    async beginUpload(key, { tags, contentType, copies = false }, signal) {
+      const headers: Record<string, string> = { 'content-type': contentType };
+      // MinIO makes no sum of a part that it copies, and would miss it at the end.
+      if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
+      if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      const query = { uploads: '' };
+      const begun = await ask('InitiateMultipartUploadResult', { method: 'POST', key, query, headers, signal });
+      return { key, uploadId: word(begun, 'UploadId'), copies };
+    },
+
+    async putPart({ key, uploadId }, number, body, crc32, signal) {
+      const query = { partNumber: String(number), uploadId };
+      const { response } = await text({
+        method: 'PUT',
+        key,
+        query,
+        headers: { 'x-amz-checksum-crc32': crc32 },
+        body,
+        signal,
+      });
+      return etagOf(response);
+    },
+
+    async completeUpload({ key, uploadId, copies = false }, parts, signal, over) {
+      const condition: Record<string, string> =
+        over === undefined ? { 'if-none-match': '*' } : { 'if-match': `"${over}"` };
+      const headers = { ...condition, 'content-type': 'application/xml' };
+      const request = {
+        method: 'POST',
+        key,
+        query: { uploadId },
+        headers,
+        body: completion(parts, !copies),
+        signal,
+      } as const;
+      return bare(word(await ask('CompleteMultipartUploadResult', request), 'ETag'));
+    },
+
+    async copyPart({ key, uploadId }, number, { etag, start, size }, signal) {
+      const headers = {
+        'x-amz-copy-source': `/${config.bucket}/${key.split('/').map(encodeURIComponent).join('/')}`,
+        'x-amz-copy-source-range': `bytes=${start}-${start + size - 1}`,
+        'x-amz-copy-source-if-match': `"${etag}"`,
+      };
+      const query = { partNumber: String(number), uploadId };
+      const copied = await ask('CopyPartResult', { method: 'PUT', key, query, headers, signal });
+      return { number, etag: bare(word(copied, 'ETag')) };
+    },
+
+    async listParts({ key, uploadId }, signal) {
+      const parts: { number: number; size: number; etag: string }[] = [];
+      for (let marker: string | undefined = '0'; marker !== undefined; ) {
+        const query = { uploadId, 'part-number-marker': marker, 'max-parts': '1000' };
+        const root = await ask('ListPartsResult', { method: 'GET', key, query, signal });
+        for (const part of (root.Part ?? []) as Xml[]) {
+          parts.push({
+            number: Number(word(part, 'PartNumber')),
+            size: Number(word(part, 'Size')),
+            etag: bare(word(part, 'ETag')),
+          });
+        }
+        marker = root.IsTruncated === 'true' ? word(root, 'NextPartNumberMarker') : undefined;
+      }
+      return parts;
+    },
+
+    async abortUpload({ key, uploadId }, signal) {
+      await text({ method: 'DELETE', key, query: { uploadId }, signal }).catch(unlessGone);
+    },
+
+    async create(key, body, { tags = {}, contentType }, signal) {
+      const headers: Record<string, string> = { 'if-none-match': '*', 'content-type': contentType };
+      if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      const { response } = await text({ method: 'PUT', key, headers, body, signal });
+      return etagOf(response);
+    },
+
+    async read(key, signal) {
+      const { body, response } = await text({ method: 'GET', key, signal });
+      return { body, etag: etagOf(response) };
+    },
+
+    async stat(key, signal) {
+      const { response } = await text({ method: 'HEAD', key, signal });
+      return { size: Number(response.headers['content-length']), etag: etagOf(response) };
+    },
+
+    async readRange(key, etag, start, into, signal) {
+      const headers = { range: `bytes=${start}-${start + into.length - 1}`, 'if-match': `"${etag}"` };
+      const response = await send({ method: 'GET', key, headers, signal });
+      try {
+        await readInto(response, into);
+      } catch (error) {
+        throw failure(error, signal);
+      }
+    },
+
+    async remove(key, signal) {
+      await text({ method: 'DELETE', key, signal }).catch(unlessGone);
+    },
+
+    async *list(prefix, signal) {
+      let token: string | undefined;
+      do {
+        const query: Record<string, string> = { 'list-type': '2', prefix, 'encoding-type': 'url' };
+        if (token) query['continuation-token'] = token;
+        const page = await ask('ListBucketResult', { method: 'GET', query, signal });
+        for (const entry of (page.Contents ?? []) as Xml[]) yield storedObject(entry, page.EncodingType === 'url');
+        token = page.IsTruncated === 'true' ? word(page, 'NextContinuationToken') : undefined;
+      } while (token);
+    },
+
+    async *listUploads(prefix, signal) {
+      // MinIO takes a prefix for a whole key, and finds the rest only where none is given. All others would find as much with it.
+      const asked = prefix.endsWith('/') ? '' : prefix;
+      const given = new Set<string>();
+      let markers: Record<string, string> = {};
+      for (;;) {
+        // Plain keys: SeaweedFS says that it has encoded them, where it is asked to, and has not.
+        const query = { uploads: '', ...(asked ? { prefix: asked } : {}), ...markers };
+        const page = await ask('ListMultipartUploadsResult', { method: 'GET', query, signal });
+        const known = given.size;
+        for (const entry of (page.Upload ?? []) as Xml[]) {
+          const upload = openUpload(entry);
+          const isNew = !given.has(upload.uploadId);
+          given.add(upload.uploadId);
+          if (isNew && upload.key.startsWith(prefix)) yield upload;
+        }
+        // MinIO says that more than 1 000 uploads of one key are cut off, and then sends the same ones for ever.
+        if (page.IsTruncated !== 'true' || given.size === known) return;
+        markers = {
+          'key-marker': word(page, 'NextKeyMarker'),
+          'upload-id-marker': word(page, 'NextUploadIdMarker'),
+        };
+      }
+    },
+
+    [Symbol.dispose]() {
+      agent.destroy();
+    },
+  };
+}
+
+function etagOf(response: IncomingMessage): string {
+  return bare(response.headers.etag ?? '');
+}
+
+function unlessGone(error: unknown): void {
+  if (!(error instanceof LxstowError && error.code === 'not-found')) throw error;
+}
+
+async function readAll(response: IncomingMessage, limit: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > limit) throw new LxstowError('s3-refused', `an object that is read whole is larger than ${limit} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** Fills `into`; a body of any other length is an error. */
+function readInto(response: IncomingMessage, into: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let filled = 0;
+    response.on('data', (chunk: Buffer) => {
+      if (filled + chunk.length <= into.length) chunk.copy(into, filled);
+      filled += chunk.length;
+    });
+    response.on('error', reject);
+    response.on('close', () => {
+      if (filled === into.length) resolve();
+      else reject(new LxstowError('s3-unavailable', `S3 sent ${filled} bytes of ${into.length}`));
+    });
+  });
+}

@@ -1,0 +1,100 @@
+/** S3's messages: queries, XML, and what its errors mean to us. No network. */
+import { XMLParser } from 'fast-xml-parser';
+import { type ErrorCode, LxstowError } from '../errors.ts';
+import type { OpenUpload, StoredObject, UploadedPart } from './objectStore.ts';
+
+export type Xml = { [name: string]: Xml | Xml[] | string | undefined };
+
+const xml = new XMLParser({
+  parseTagValue: false,
+  ignoreAttributes: true,
+  // MinIO writes quotes as &#34;
+  htmlEntities: true,
+  isArray: (name) => name === 'Contents' || name === 'Part' || name === 'Upload',
+});
+
+/** S3's words whose meaning their HTTP status does not tell. */
+const meanings = new Map<string, ErrorCode>(
+  Object.entries({
+    NoSuchBucket: 's3-refused',
+    NoSuchUpload: 'not-found',
+    PreconditionFailed: 'conflict',
+    XMinioStorageFull: 's3-full',
+    // Damaged or broken off on its way: the same bytes may arrive whole the next time.
+    BadDigest: 's3-unavailable',
+    IncompleteBody: 's3-unavailable',
+    RequestTimeout: 's3-unavailable',
+    XAmzContentChecksumMismatch: 's3-unavailable',
+    // AWS, of two conditional writes at once: the next try learns who won.
+    ConditionalRequestConflict: 's3-unavailable',
+    OperationAborted: 's3-unavailable',
+  }),
+);
+
+/** Our code for an error that S3 calls `code`, or that is nothing but its HTTP status. */
+export function meaningOf(code: string, status: number): ErrorCode {
+  const meaning = meanings.get(code);
+  if (meaning) return meaning;
+  if (status === 404) return 'not-found';
+  if (status === 412) return 'conflict';
+  if (status === 507) return 's3-full';
+  return status === 408 || status === 429 || status >= 500 ? 's3-unavailable' : 's3-refused';
+}
+
+/** Undefined for what is no XML: a proxy's page, an answer that broke off. */
+export function parseXml(text: string): Xml | undefined {
+  try {
+    return xml.parse(text) as Xml;
+  } catch {
+    return undefined;
+  }
+}
+
+/** As S3 signs it: all but RFC 3986's unreserved characters is escaped, and only that. */
+export function formatQuery(query: Record<string, string>): string {
+  const escaped = (text: string) =>
+    encodeURIComponent(text).replaceAll(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+  return Object.entries(query)
+    .map(([name, value]) => `${escaped(name)}=${escaped(value)}`)
+    .join('&');
+}
+
+/** An entry of a listing. `escaped`: its key is URL-encoded, as we ask for; a server that does not know how says nothing of it. */
+export function storedObject(entry: Xml, escaped: boolean): StoredObject {
+  const key = word(entry, 'Key');
+  return {
+    key: escaped ? decodeURIComponent(key.replaceAll('+', ' ')) : key,
+    size: Number(word(entry, 'Size')),
+    etag: bare(word(entry, 'ETag')),
+    modified: word(entry, 'LastModified'),
+  };
+}
+
+/** An entry of a listing of uploads. */
+export function openUpload(entry: Xml): OpenUpload {
+  return {
+    key: word(entry, 'Key'),
+    uploadId: word(entry, 'UploadId'),
+    initiated: word(entry, 'Initiated'),
+  };
+}
+
+/** `summed`: the upload was begun with checksums, and each part's must be named again. */
+export function completion(parts: UploadedPart[], summed: boolean): string {
+  const each = parts.map(
+    ({ number, etag, crc32 }) =>
+      `<Part><PartNumber>${number}</PartNumber><ETag>"${etag}"</ETag>${summed ? `<ChecksumCRC32>${crc32}</ChecksumCRC32>` : ''}</Part>`,
+  );
+  return `<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${each.join('')}</CompleteMultipartUpload>`;
+}
+
+export function word(entry: Xml, name: string): string {
+  const value = entry[name];
+  if (typeof value !== 'string') throw new LxstowError('s3-unavailable', `S3 answered without <${name}>`);
+  return value;
+}
+
+/** An ETag without its quotes. */
+export function bare(etag: string): string {
+  return etag.replaceAll(/^"|"$/g, '');
+}

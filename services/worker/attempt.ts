@@ -1,0 +1,178 @@
+/** One attempt at a job: its operation, its leases, and the signal that ends it. */
+import type { Checkpoint, Operation, OperationMetadata } from '../contract.ts';
+import { asLxstowError, LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+import { amend, begin, isFinal } from '../operations/operation.ts';
+import type { OperationStore, Stored } from '../operations/store.ts';
+import type { Lease, Leases } from '../queue/leases.ts';
+
+const reportEveryMs = 1000;
+
+export interface AttemptOptions {
+  store: OperationStore;
+  leases: Leases;
+  /** The lease on the instance; undefined for jobs that touch none. */
+  lease: Lease | undefined;
+  worker: string;
+  log: Log;
+}
+
+type Facts = { backup?: string; checkpoint?: Checkpoint; metadata?: OperationMetadata };
+
+export class Attempt {
+  readonly log: Log;
+  readonly #options: AttemptOptions;
+  readonly #ended = new AbortController();
+  readonly #held: Lease[] = [];
+  #stored: Stored;
+  /** Updates go one after another: each is made from the revision that the one before wrote. */
+  #tail: Promise<void> = Promise.resolve();
+  #metadata: OperationMetadata = {};
+  #reportedAt = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  private constructor(stored: Stored, options: AttemptOptions) {
+    this.#stored = stored;
+    this.#options = options;
+    this.log = options.log;
+    if (options.lease) this.#hold(options.lease);
+    this.#heed(stored.operation);
+  }
+
+  /** Moves the operation to Running as ours. Undefined when somebody else changed it meanwhile. */
+  static async begin(stored: Stored, options: AttemptOptions): Promise<Attempt | undefined> {
+    const running = await options.store.update(begin(stored.operation, options.worker, new Date()), stored.revision);
+    return running && new Attempt(running, options);
+  }
+
+  /** Aborts when the attempt must end: a lease is lost, the worker stops. Its reason says why. */
+  get signal(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  get operation(): Operation {
+    return this.#stored.operation;
+  }
+
+  /** Ends the attempt from outside. */
+  abort(reason: LxstowError): void {
+    this.#ended.abort(reason);
+  }
+
+  /** Throws when the attempt has ended, or a lease may be another's: to be called before every step that cannot be taken back. */
+  assertOwned(): void {
+    for (const lease of this.#held) lease.assertHeld();
+    this.signal.throwIfAborted();
+  }
+
+  /** Takes one more lease for the rest of the attempt. Throws instance-busy with `refusal` when somebody has it. */
+  async claim(key: string, refusal: string): Promise<void> {
+    const lease = await this.#options.leases.acquire(key, {
+      worker: this.#options.worker,
+      operation: this.operation.id,
+    });
+    if (!lease) throw new LxstowError('instance-busy', refusal);
+    this.#hold(lease);
+  }
+
+  /** Renews every lease: to be called several times in their TTL. */
+  async renew(): Promise<void> {
+    await Promise.all(this.#held.map((lease) => lease.renew()));
+  }
+
+  /** Shows progress, once a second at most. A failure to write it is no reason to stop. */
+  report(metadata: OperationMetadata): void {
+    this.#metadata = { ...this.#metadata, ...metadata };
+    if (this.#timer || this.signal.aborted) return;
+    const due = Math.max(0, this.#reportedAt + reportEveryMs - performance.now());
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#reportedAt = performance.now();
+      this.record({}).catch((error) => this.log.debug('progress not written', { error }));
+    }, due);
+  }
+
+  /** Writes facts that must be there before the next step. Throws lease-lost when the operation is not ours any more. */
+  record(facts: Facts): Promise<void> {
+    this.#metadata = { ...this.#metadata, ...facts.metadata };
+    return this.#update((operation) => amend(operation, { ...facts, metadata: this.#metadata }, new Date()));
+  }
+
+  /** Adds to the checkpoint. */
+  checkpoint(facts: Checkpoint): Promise<void> {
+    return this.#update((operation) =>
+      amend(operation, { checkpoint: { ...operation.checkpoint, ...facts }, metadata: this.#metadata }, new Date()),
+    );
+  }
+
+  /** Writes the last state, with the last progress in it. */
+  async finish(change: (operation: Operation) => Operation): Promise<void> {
+    this.#stopReporting();
+    await this.#update((operation) => change({ ...operation, metadata: { ...operation.metadata, ...this.#metadata } }));
+  }
+
+  /** Gives every lease back. */
+  async release(): Promise<void> {
+    this.#stopReporting();
+    for (const lease of this.#held) {
+      try {
+        await lease.release();
+      } catch (error) {
+        this.log.warn('lease not given back, it will expire', { lease: lease.key, error });
+      }
+    }
+  }
+
+  /** Looks whether somebody asked to cancel: to be called every few seconds. */
+  async lookForCancel(): Promise<void> {
+    const found = await this.#options.store.find(this.operation.id, this.operation.remote);
+    if (found) this.#heed(found.operation);
+  }
+
+  #heed({ status }: Operation): void {
+    if (status === 'Cancelling') this.abort(new LxstowError('cancelled', 'cancelled'));
+  }
+
+  #hold(lease: Lease): void {
+    this.#held.push(lease);
+    lease.lost.addEventListener('abort', () => this.abort(asLxstowError(lease.lost.reason)), { once: true });
+  }
+
+  #stopReporting(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #update(change: (operation: Operation) => Operation): Promise<void> {
+    const run = async () => {
+      this.assertHeldLeases();
+      const written = await this.#options.store.update(change(this.operation), this.#stored.revision);
+      if (written) {
+        this.#stored = written;
+        return;
+      }
+      const found = await this.#options.store.find(this.operation.id, this.operation.remote);
+      const ours =
+        found && found.operation.owner === this.operation.owner && found.operation.attempt === this.operation.attempt;
+      if (!found || !ours || isFinal(found.operation)) {
+        const lost = new LxstowError('lease-lost', `operation ${this.operation.id} was taken over`);
+        this.abort(lost);
+        throw lost;
+      }
+      // A write of ours whose answer was lost, or somebody asked to cancel: ours goes on top.
+      this.#stored = found;
+      this.#heed(found.operation);
+      await run();
+    };
+    const next = this.#tail.then(run);
+    this.#tail = next.then(
+      () => undefined,
+      () => undefined,
+    );
+    return next;
+  }
+
+  private assertHeldLeases(): void {
+    for (const lease of this.#held) lease.assertHeld();
+  }
+}

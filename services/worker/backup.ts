@@ -1,0 +1,295 @@
+/** Backs an instance up: LXD's own copy, its bytes into the object store, the manifest last. */
+import { blockSizeBytes } from '../archive/compression.ts';
+import { formatManifest, manifestVersion, parseManifest } from '../archive/manifest.ts';
+import { partSizeFor } from '../archive/parts.ts';
+import { type BackupAddress, type Compression, checkBackupName, type Manifest, type Tags } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import { createLxdBackup, deleteLxdBackup, lxdBackupExists, mark, openExport } from '../lxd/backups.ts';
+import { describeInstance, describeServer } from '../lxd/instances.ts';
+import type { JobOf } from '../queue/jobs.ts';
+import { archiveKey, manifestKey } from '../storage/keys.ts';
+import type { Upload } from '../storage/objectStore.ts';
+import { version } from '../version.ts';
+import { ArchiveUpload, etagAt } from './archiveUpload.ts';
+import type { Attempt } from './attempt.ts';
+import { BackupCheckpoint, type BackupStart, removeCheckpoint } from './checkpoint.ts';
+import { bytesPerSecond, sendArchive } from './sendArchive.ts';
+import { cleanupSignal, type Tools } from './tools.ts';
+
+const contentTypes: Record<Compression, string> = {
+  gzip: 'application/gzip',
+  zstd: 'application/zstd',
+  none: 'application/x-tar',
+};
+
+export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { store, config } = tools;
+  const { prefix } = config.s3;
+  const compression = job.body.compression ?? config.worker.compression;
+  const address: BackupAddress = { ...job.address, backup: await settleName(job, compression, attempt, tools) };
+  if (await alreadyThere(address, attempt, tools)) return removeTraces(job, attempt, tools);
+
+  const tags = job.body.tags ?? {};
+  const found = await resumable(job, compression, attempt, tools);
+  if (!found) await removeTraces(job, attempt, tools);
+  const checkpoint = found ?? (await begin(job, address, compression, attempt, tools));
+  const { start } = checkpoint;
+  try {
+    const upload = new ArchiveUpload(
+      checkpoint,
+      { tags, contentType: contentTypes[start.compression] },
+      attempt,
+      tools,
+    );
+    const { parts, etag } = await sendArchive(address, checkpoint, upload, attempt, tools);
+    const manifest: Manifest = {
+      version: manifestVersion,
+      writer: `lxstow ${version}`,
+      operation: attempt.operation.id,
+      backup: backupPart(address, tags),
+      archive: {
+        key: start.upload.key,
+        etag,
+        size: parts.reduce((sum, part) => sum + part.size, 0),
+        rawSize: start.rawSize,
+        compression: start.compression,
+        optimized: start.optimized,
+        instanceOnly: job.body.instanceOnly ?? false,
+        blockSize: start.compression === 'none' ? partSizeFor(start.rawSize) : blockSizeBytes,
+        parts: parts.map(({ tar: _, ...part }) => part),
+      },
+      instance: start.instance,
+      lxd: start.lxd,
+    };
+    attempt.assertOwned();
+    const options = { tags, contentType: 'application/json' };
+    // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
+    await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
+  } catch (error) {
+    // Nothing to go on from: the copy itself is bad.
+    if (isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
+    throw error;
+  }
+  await tidy(start.lxdBackup, undefined, attempt, tools);
+  await checkpoint.remove();
+}
+
+/** Removes all that this operation's attempts have made, the backup too: it ends otherwise than well, and what it says must be true. */
+export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { backup, checkpoint } = attempt.operation;
+  if (isCode(attempt.signal.reason, 'lease-lost')) return;
+  if (checkpoint?.uploadId && backup !== undefined) await removeOwnManifest({ ...job.address, backup }, attempt, tools);
+  await removeTraces(job, attempt, tools);
+}
+
+/** A manifest whose answer was lost, or that was written while somebody cancelled. */
+async function removeOwnManifest(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<void> {
+  const key = manifestKey(config.s3.prefix, address);
+  const signal = cleanupSignal();
+  try {
+    const { body } = await store.read(key, signal);
+    if (parseManifest(body, address).operation === attempt.operation.id) await store.remove(key, signal);
+  } catch (error) {
+    if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
+  }
+}
+
+/** Removes what this operation's attempts have left in LXD and in the store. The backup itself, once its manifest is there, stays. */
+async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { operation } = attempt;
+  const { key, uploadId, lxdBackup } = operation.checkpoint ?? {};
+  const upload = key && uploadId ? { key, uploadId } : undefined;
+  await tidy(lxdBackup, upload, attempt, tools);
+  if (upload && operation.backup !== undefined)
+    await removeOrphan({ ...job.address, backup: operation.backup }, attempt, tools);
+  await removeCheckpoint(tools.checkpoints, operation);
+}
+
+/** An archive that was completed, but never got its manifest. */
+async function removeOrphan(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<void> {
+  const { prefix } = config.s3;
+  const signal = cleanupSignal();
+  try {
+    await store.stat(manifestKey(prefix, address), signal);
+  } catch (error) {
+    if (!isCode(error, 'not-found')) throw error;
+    await store.remove(archiveKey(prefix, address), signal);
+    attempt.log.debug('no archive without its manifest', { backup: address.backup });
+  }
+}
+
+/** LXD's copy, and an open upload for it. */
+async function begin(
+  job: JobOf<'backup'>,
+  address: BackupAddress,
+  compression: Compression,
+  attempt: Attempt,
+  tools: Tools,
+): Promise<BackupCheckpoint> {
+  const { lxd: client, store, config, checkpoints } = tools;
+  const { signal, operation } = attempt;
+  const instance = await describeInstance(client, address, signal);
+  const lxd = await describeServer(client, signal);
+  const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
+  await attempt.checkpoint({ lxdBackup });
+  const { optimized } = await generate(job, lxdBackup, attempt, tools);
+  const { size: rawSize, stream } = await openExport(client, address, lxdBackup, signal);
+  stream.destroy();
+  const key = archiveKey(config.s3.prefix, address);
+  const begun = Date.now();
+  const upload = await store.beginUpload(
+    key,
+    { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
+    signal,
+  );
+  await attempt.checkpoint({ key, uploadId: upload.uploadId });
+  const start: BackupStart = {
+    lxdBackup,
+    rawSize,
+    optimized,
+    compression,
+    upload,
+    begun,
+    session: upload.uploadId,
+    instance,
+    lxd,
+  };
+  return BackupCheckpoint.create(checkpoints, operation, start, attempt.log);
+}
+
+/** What an attempt before this one got done, where LXD and the store still have it as it was recorded. */
+async function resumable(
+  job: JobOf<'backup'>,
+  compression: Compression,
+  attempt: Attempt,
+  tools: Tools,
+): Promise<BackupCheckpoint | undefined> {
+  const { operation, log, signal } = attempt;
+  if (!operation.checkpoint?.uploadId) return undefined;
+  const checkpoint = await BackupCheckpoint.load(tools.checkpoints, operation, log);
+  if (!checkpoint) return undefined;
+  const { start, parts } = checkpoint;
+  const upload = new ArchiveUpload(
+    checkpoint,
+    { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
+    attempt,
+    tools,
+  );
+  const object = await etagAt(tools.store, start.upload.key, signal);
+  const whole = parts.at(-1)?.rawEnd === start.rawSize;
+  if (whole && object === upload.etag) return checkpoint;
+  if (!(await lxdBackupExists(tools.lxd, operation, start.lxdBackup, signal))) return undefined;
+  const sound = operation.checkpoint.uploadId === start.upload.uploadId && (await isSound(upload, signal));
+  if (!sound) {
+    // It may have ended amid a renewal: the object is there, the next upload is not.
+    if (object === undefined || object !== upload.etag) return undefined;
+    await upload.reopen(object, signal);
+  }
+  log.info('going on where an earlier attempt was', { parts: parts.length, rawStart: parts.at(-1)?.rawEnd ?? 0 });
+  return checkpoint;
+}
+
+async function isSound(upload: ArchiveUpload, signal: AbortSignal): Promise<boolean> {
+  try {
+    return await upload.isSound(signal);
+  } catch (error) {
+    if (isCode(error, 'not-found')) return false;
+    throw error;
+  }
+}
+
+function backupPart({ backup, remote, project, instance }: BackupAddress, tags: Tags): Manifest['backup'] {
+  return { name: backup, remote, project, instance, created: new Date().toISOString(), tags };
+}
+
+/** The backup's name: the one that is settled already, the one that was asked for, or the next free one. It is then reserved for this operation. */
+async function settleName(
+  job: JobOf<'backup'>,
+  compression: Compression,
+  attempt: Attempt,
+  { reservations, store, config }: Tools,
+): Promise<string> {
+  const { operation, signal } = attempt;
+  const wanted = operation.backup ?? job.body.backup;
+  const inUse = async (backup: string) => {
+    try {
+      await store.stat(manifestKey(config.s3.prefix, { ...job.address, backup }), signal);
+      return true;
+    } catch (error) {
+      if (isCode(error, 'not-found')) return false;
+      throw error;
+    }
+  };
+  if (wanted !== undefined) {
+    checkBackupName(wanted, compression);
+    if (!(await reservations.take(job.address, wanted, operation.id))) {
+      throw new LxstowError('conflict', `backup ${job.address.instance}/${wanted} is being made by another operation`);
+    }
+  }
+  const backup =
+    wanted ??
+    (await reservations.takeNext(job.address, new Date(operation.created_at), compression, operation.id, inUse));
+  if (backup !== operation.backup) await attempt.record({ backup });
+  return backup;
+}
+
+/** True when an earlier attempt got as far as the manifest. Throws conflict when the backup is another operation's. */
+async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<boolean> {
+  try {
+    const { body } = await store.read(manifestKey(config.s3.prefix, address), attempt.signal);
+    if (parseManifest(body, address).operation === attempt.operation.id) return true;
+    throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} already exists`);
+  } catch (error) {
+    if (isCode(error, 'not-found')) return false;
+    throw error;
+  }
+}
+
+async function generate(
+  job: JobOf<'backup'>,
+  name: string,
+  attempt: Attempt,
+  { lxd, config }: Tools,
+): Promise<{ optimized: boolean }> {
+  const { optimized = false, instanceOnly = false } = job.body;
+  const begun = performance.now();
+  attempt.report({ stage: 'generating' });
+  return createLxdBackup(
+    lxd,
+    job.address,
+    { name, optimized, instanceOnly },
+    {
+      signal: attempt.signal,
+      idleTimeoutMs: config.worker.lxdIdleTimeoutMs,
+      onProgress: (bytes, text) =>
+        attempt.report({
+          bytes_done: bytes,
+          bytes_per_second: bytesPerSecond(bytes, begun),
+          create_backup_progress: text,
+        }),
+    },
+  );
+}
+
+/** Leaves nothing behind. After a lost lease nothing is touched: the next owner has the checkpoint, and does this itself. */
+async function tidy(
+  lxdBackup: string | undefined,
+  upload: Upload | undefined,
+  attempt: Attempt,
+  { lxd, store, config }: Tools,
+): Promise<void> {
+  if (isCode(attempt.signal.reason, 'lease-lost')) return;
+  const signal = cleanupSignal();
+  const waiting = { signal, idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
+  const steps = [
+    ['upload', async () => upload && (await store.abortUpload(upload, signal))],
+    ['backup in LXD', async () => lxdBackup && (await deleteLxdBackup(lxd, attempt.operation, lxdBackup, waiting))],
+  ] as const;
+  for (const [what, run] of steps) {
+    try {
+      await run();
+    } catch (error) {
+      attempt.log.error('left behind', { what, lxdBackup, upload, error });
+    }
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * How far a backup is, for another attempt to go on from: its beginning, and each part that is stored. Kept beside the operation, not
+ * in it: ten thousand parts are too much for one record that changes every second.
+ */
+
+import type { TarState } from '../archive/tar.ts';
+import type { Compression, ManifestInstance, ManifestLxd, Part } from '../contract.ts';
+import type { Log } from '../logger.ts';
+import type { Bucket } from '../queue/bucket.ts';
+import { operationKey } from '../queue/topology.ts';
+import type { Upload, UploadedPart } from '../storage/objectStore.ts';
+
+/** All that is settled before the first byte is sent. */
+export interface BackupStart {
+  /** The name of LXD's own copy: whole, for LXD had said so. */
+  lxdBackup: string;
+  /** Bytes of the tar. */
+  rawSize: number;
+  optimized: boolean;
+  compression: Compression;
+  /** The upload of now, and when it was begun (ms since 1970). */
+  upload: Upload;
+  begun: number;
+  /** The same through all renewals: what the parts' records are marked with. */
+  session: string;
+  /** After a renewal: the S3 parts that hold the archive's parts up to and including `upto`, copied from the object with this ETag. */
+  copied?: { upto: number; parts: UploadedPart[]; etag: string };
+  instance: ManifestInstance;
+  lxd: ManifestLxd;
+}
+
+/** A part that is stored, and where the tar scanner was behind it. */
+export type SentPart = Part & { tar: TarState };
+
+const partsInChunk = 64;
+const keptMs = 30 * 24 * 3_600_000;
+
+interface Chunk {
+  session: string;
+  parts: SentPart[];
+}
+
+export class BackupCheckpoint {
+  #start: BackupStart;
+  readonly #bucket: Bucket;
+  readonly #key: string;
+  readonly #log: Log;
+  readonly #chunks = new Map<number, { parts: Map<number, SentPart>; revision: number }>();
+  readonly #dirty = new Set<number>();
+  #writing: Promise<void> | undefined;
+
+  private constructor(start: BackupStart, bucket: Bucket, key: string, log: Log) {
+    this.#start = start;
+    this.#bucket = bucket;
+    this.#key = key;
+    this.#log = log;
+  }
+
+  /** Begins anew: what an earlier attempt recorded is forgotten. */
+  static async create(
+    bucket: Bucket,
+    operation: { remote: string; id: string },
+    start: BackupStart,
+    log: Log,
+  ): Promise<BackupCheckpoint> {
+    const key = operationKey(operation.remote, operation.id);
+    await removeCheckpoint(bucket, operation);
+    await bucket.create(`${key}.start`, JSON.stringify(start), { ttlMs: keptMs });
+    return new BackupCheckpoint(start, bucket, key, log);
+  }
+
+  /** What an earlier attempt recorded; undefined when it had not come so far. */
+  static async load(
+    bucket: Bucket,
+    operation: { remote: string; id: string },
+    log: Log,
+  ): Promise<BackupCheckpoint | undefined> {
+    const key = operationKey(operation.remote, operation.id);
+    const { entry } = await bucket.get(`${key}.start`);
+    if (!entry) return undefined;
+    const checkpoint = new BackupCheckpoint(JSON.parse(entry.value.toString()) as BackupStart, bucket, key, log);
+    for (let index = 0; ; index++) {
+      const { entry: found, revision } = await bucket.get(`${key}.${index}`);
+      if (!found) return checkpoint;
+      const { session, parts } = JSON.parse(found.value.toString()) as Chunk;
+      if (session !== checkpoint.start.session) return checkpoint;
+      checkpoint.#chunks.set(index, { parts: new Map(parts.map((part) => [part.number, part])), revision });
+    }
+  }
+
+  get start(): BackupStart {
+    return this.#start;
+  }
+
+  /** Another upload takes the place of the one so far. */
+  async renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
+    await this.#writing;
+    this.#start = { ...this.#start, ...facts };
+    const { revision } = await this.#bucket.get(`${this.#key}.start`);
+    await this.#bucket.put(`${this.#key}.start`, JSON.stringify(this.#start), revision, { ttlMs: keptMs });
+  }
+
+  /** The parts from the first on, up to the first that is not recorded. */
+  get parts(): SentPart[] {
+    const found: SentPart[] = [];
+    for (let number = 1; ; number++) {
+      const part = this.#chunks.get(chunkOf(number))?.parts.get(number);
+      if (!part) return found;
+      found.push(part);
+    }
+  }
+
+  /** How many parts are recorded, with or without a gap among them. */
+  get recorded(): number {
+    let count = 0;
+    for (const { parts } of this.#chunks.values()) count += parts.size;
+    return count;
+  }
+
+  /** Records a part. It is written at once, together with others that come meanwhile; a failure to write costs only its being sent again. */
+  add(part: SentPart): void {
+    const index = chunkOf(part.number);
+    const chunk = this.#chunks.get(index) ?? { parts: new Map(), revision: 0 };
+    chunk.parts.set(part.number, part);
+    this.#chunks.set(index, chunk);
+    this.#dirty.add(index);
+    this.#writing ??= this.#write().finally(() => {
+      this.#writing = undefined;
+    });
+  }
+
+  /** Removes everything: the backup is done, or given up. */
+  async remove(): Promise<void> {
+    await this.#writing;
+    const [remote = '', id = ''] = this.#key.split('.');
+    await removeCheckpoint(this.#bucket, { remote, id });
+  }
+
+  async #write(): Promise<void> {
+    for (const index of this.#dirty) {
+      this.#dirty.delete(index);
+      const chunk = this.#chunks.get(index);
+      if (!chunk) continue;
+      const value: Chunk = { session: this.start.session, parts: [...chunk.parts.values()] };
+      try {
+        const key = `${this.#key}.${index}`;
+        const written = await this.#bucket.put(key, JSON.stringify(value), chunk.revision, { ttlMs: keptMs });
+        // Over a marker, or over a write of ours whose answer was lost: the lease says that the key is ours.
+        chunk.revision = written ?? (await this.#bucket.get(key)).revision;
+        if (written === undefined) this.#dirty.add(index);
+      } catch (error) {
+        this.#log.warn('checkpoint not written', { error });
+        return;
+      }
+    }
+  }
+}
+
+/** Removes what is recorded of an operation. */
+export async function removeCheckpoint(bucket: Bucket, { remote, id }: { remote: string; id: string }): Promise<void> {
+  const key = operationKey(remote, id);
+  const { entry, revision } = await bucket.get(`${key}.start`);
+  if (entry) await bucket.remove(`${key}.start`, revision);
+  for (let index = 0; ; index++) {
+    const found = await bucket.get(`${key}.${index}`);
+    if (!found.entry) return;
+    await bucket.remove(`${key}.${index}`, found.revision);
+  }
+}
+
+function chunkOf(number: number): number {
+  return Math.floor((number - 1) / partsInChunk);
+}

@@ -1,0 +1,130 @@
+/** The worker: slots that take a remote's jobs from NATS and do them beside its LXD. */
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import { Hasher } from '../archive/hashing.ts';
+import type { Config } from '../contract.ts';
+import { isCode } from '../errors.ts';
+import { serveHealth } from '../health.ts';
+import type { Log } from '../logger.ts';
+import { LxdClient } from '../lxd/client.ts';
+import { describeServer, instanceExists, poolDriver, projectExists } from '../lxd/instances.ts';
+import { OperationStore } from '../operations/store.ts';
+import { Bucket } from '../queue/bucket.ts';
+import { connectNats } from '../queue/connection.ts';
+import { Leases } from '../queue/leases.ts';
+import { answerLook } from '../queue/questions.ts';
+import { Reservations } from '../queue/reservations.ts';
+import {
+  checkpointsBucket,
+  consumerName,
+  jobsStream,
+  type Lane,
+  leasesBucket,
+  verifySetUp,
+} from '../queue/topology.ts';
+import { retrying } from '../storage/retrying.ts';
+import { createS3Store } from '../storage/s3.ts';
+import { Janitor, tidyRegularly } from './janitor.ts';
+import { runLoop } from './runLoop.ts';
+import { SlotMemory, type Tools } from './tools.ts';
+
+export interface WorkerOptions {
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  log: Log;
+  /** Aborts to stop: no new jobs, and what still runs after `worker.graceMs` is handed back. */
+  stop: AbortSignal;
+}
+
+const startTimeoutMs = 10_000;
+const lookTimeoutMs = 5000;
+/** Deletions at a time, beside the slots. */
+const quickSlots = 2;
+
+/** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
+export async function runWorker({ config, env, log: parentLog, stop }: WorkerOptions): Promise<void> {
+  const { remote, slots, graceMs } = config.worker;
+  const worker = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
+  const log = parentLog.child({ worker, remote });
+
+  using s3 = createS3Store(config.s3);
+  const store = retrying(s3, {
+    attempts: config.s3.attempts,
+    onRetry: (call, error) => log.warn('the object store is tried again', { call, error }),
+  });
+  await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
+    // One that is not up yet may come; one that refuses us will not change its mind.
+    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
+    log.warn('the object store does not answer yet', { error });
+  });
+  using lxd = new LxdClient(remote, config.remotes[remote] ?? {}, env);
+  await describeServer(lxd, AbortSignal.timeout(startTimeoutMs)).then(
+    ({ version }) => log.info('LXD found', { version }),
+    (error) => log.warn('LXD does not answer yet', { error }),
+  );
+  await using hasher = new Hasher();
+  await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log);
+  await verifySetUp(nats, remote);
+  await using health = await serveHealth(config.worker.healthAddress, config.worker.healthPort, {
+    nats: async () => nats.assertConnected(),
+    s3: (signal) => s3.probe(signal),
+    lxd: async (signal) => void (await describeServer(lxd, signal)),
+  });
+
+  // What NATS does not answer while the lease lives costs no attempt.
+  const patienceMs = config.worker.leaseTtlMs;
+  const bucket = new Bucket(nats, leasesBucket, patienceMs);
+  const operations = new OperationStore(nats, config.nats.operationsKeptHours, patienceMs);
+  const shared: Omit<Tools, 'memory'> = {
+    config,
+    lxd,
+    store,
+    hasher,
+    leases: new Leases(bucket, config.worker.leaseTtlMs),
+    leasesBucket: bucket,
+    checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
+    reservations: new Reservations(bucket),
+  };
+  const ended = new AbortController();
+  answerLook(nats, remote, (question) => look(lxd, question), ended.signal);
+
+  const handingBack = new AbortController();
+  let graceTimer: NodeJS.Timeout | undefined;
+  const stopping = () => {
+    log.info('stopping', { graceMs });
+    graceTimer = setTimeout(() => handingBack.abort(), graceMs);
+  };
+  if (stop.aborted) stopping();
+  stop.addEventListener('abort', stopping, { once: true });
+
+  const loop = async (lane: Lane) => {
+    const consumer = await nats.js.consumers.get(jobsStream, consumerName(remote, lane));
+    const tools = { ...shared, memory: new SlotMemory() };
+    await runLoop({ worker, nats, consumer, operations, tools, log, stopping: stop, handingBack: handingBack.signal });
+  };
+  const lanes: Lane[] = [...Array<Lane>(slots).fill('transfer'), ...Array<Lane>(quickSlots).fill('quick')];
+  const everyMinutes = config.worker.janitorEveryMinutes;
+  const tidying = tidyRegularly(new Janitor({ ...shared, nats, worker, log }), { everyMinutes, log, stop });
+  log.info('worker ready', { slots, health: health.port });
+  try {
+    await Promise.all([...lanes.map(loop), tidying]);
+  } finally {
+    clearTimeout(graceTimer);
+    ended.abort();
+  }
+  log.info('worker stopped');
+}
+
+async function look(lxd: LxdClient, { project, instance, pool }: { project: string; instance: string; pool?: string }) {
+  const signal = AbortSignal.timeout(lookTimeoutMs);
+  const [projectThere, instanceThere, driver] = await Promise.all([
+    projectExists(lxd, project, signal),
+    instanceExists(lxd, { remote: lxd.remote, project, instance }, signal),
+    pool === undefined ? undefined : poolDriver(lxd, pool, signal),
+  ]);
+  return {
+    project: projectThere,
+    instance: instanceThere,
+    ...(pool === undefined ? {} : { pool: driver !== undefined }),
+  };
+}

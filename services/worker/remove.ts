@@ -1,0 +1,43 @@
+/** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
+import type { BackupAddress } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import type { JobOf } from '../queue/jobs.ts';
+import { claimKey } from '../queue/topology.ts';
+import { archiveKey, manifestKey } from '../storage/keys.ts';
+import type { Attempt } from './attempt.ts';
+import type { Tools } from './tools.ts';
+
+/** Who claims a backup under this name is about to delete it; all others read it. */
+export const removal = 'delete';
+
+export async function runRemove(
+  job: JobOf<'delete'>,
+  attempt: Attempt,
+  { store, leasesBucket, config }: Tools,
+): Promise<void> {
+  const { signal } = attempt;
+  const { prefix } = config.s3;
+  const address: BackupAddress = { ...job.address, backup: job.body.backup };
+  const name = `${address.instance}/${address.backup}`;
+  attempt.report({ stage: 'deleting' });
+
+  const own = claimKey(address, address.backup, removal);
+  await attempt.claim(own, `backup ${name} is being deleted already`);
+  const claims = await leasesBucket.keys(claimKey(address, address.backup, '*'));
+  if (claims.some((key) => key !== own))
+    throw new LxstowError('conflict', `backup ${name} is being restored; it was not deleted`);
+
+  // An attempt that died between the two removals leaves its checkpoint: then the missing manifest is our own doing.
+  const key = archiveKey(prefix, address);
+  if (attempt.operation.checkpoint?.key !== key) {
+    await store.stat(manifestKey(prefix, address), signal).catch((error) => {
+      if (isCode(error, 'not-found'))
+        throw new LxstowError('not-found', `backup ${name} does not exist`, { cause: error });
+      throw error;
+    });
+    await attempt.checkpoint({ key });
+  }
+  attempt.assertOwned();
+  await store.remove(manifestKey(prefix, address), signal);
+  await store.remove(key, signal);
+}

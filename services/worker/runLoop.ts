@@ -1,0 +1,297 @@
+/** The worker's one loop: take a message, run its job, decide how it ended. Nobody else decides about retries. */
+import { setTimeout } from 'node:timers/promises';
+import type { Consumer, JsMsg } from '@nats-io/jetstream';
+import type { Operation } from '../contract.ts';
+import { asLxstowError, LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+import { cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
+import type { OperationStore, Stored } from '../operations/store.ts';
+import { type Nats, natsFailure } from '../queue/connection.ts';
+import { bury } from '../queue/deadLetters.ts';
+import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
+import type { Lease } from '../queue/leases.ts';
+import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
+import { Attempt } from './attempt.ts';
+import { runBackup, undoBackup } from './backup.ts';
+import { runRemove } from './remove.ts';
+import { runRestore, undoRestore } from './restore.ts';
+import type { Tools } from './tools.ts';
+
+export interface LoopOptions {
+  /** This worker's name: who owns a running operation. */
+  worker: string;
+  nats: Nats;
+  consumer: Consumer;
+  operations: OperationStore;
+  tools: Tools;
+  log: Log;
+  /** Aborts when no new job may begin. */
+  stopping: AbortSignal;
+  /** Aborts when running jobs must be handed back. */
+  handingBack: AbortSignal;
+}
+
+/** A pull whose server died is not answered: it is noticed after so long, and another one sent. */
+const pullExpiresMs = 5000;
+const pauseAfterFaultMs = 1000;
+/** A job whose instance is busy comes again after this; jittered, so that waiting jobs do not march in step. */
+const busyDelayMs = 3000;
+const firstRetryDelayMs = 5000;
+const longestRetryDelayMs = 300_000;
+
+/** Runs one job at a time until `stopping`; resolves when the last one has ended. */
+export async function runLoop(options: LoopOptions): Promise<void> {
+  const { consumer, stopping, log } = options;
+  while (!stopping.aborted) {
+    try {
+      const message = await nextMessage(consumer, stopping);
+      if (message) await handle(message, options);
+    } catch (error) {
+      // NATS is away, or the consumer is gone: the job, if there was one, comes again by itself.
+      log.warn('the loop stumbled', { error: asLxstowError(error) });
+      await pause(pauseAfterFaultMs, stopping);
+    }
+  }
+}
+
+/** The next message; undefined when there was none in time, or when the worker stops. */
+async function nextMessage(consumer: Consumer, stopping: AbortSignal): Promise<JsMsg | undefined> {
+  const { promise: stopped, resolve } = Promise.withResolvers<'stopped'>();
+  const stop = () => resolve('stopped');
+  stopping.addEventListener('abort', stop, { once: true });
+  const pulled = consumer.next({ expires: pullExpiresMs });
+  try {
+    const message = await Promise.race([pulled, stopped]).catch((error) => {
+      throw natsFailure(error, 'waiting for a job');
+    });
+    if (message !== 'stopped') return message ?? undefined;
+    // One that arrives too late goes straight back.
+    pulled.then(
+      (late) => late?.nak(),
+      () => undefined,
+    );
+    return undefined;
+  } finally {
+    stopping.removeEventListener('abort', stop);
+  }
+}
+
+async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
+  const { operations, tools, worker } = options;
+  const raw = {
+    subject: message.subject,
+    data: message.data,
+    messageId: message.headers?.get('Nats-Msg-Id') || undefined,
+    sequence: message.seq,
+  };
+  const id = operationIdOf(raw);
+  const log = options.log.child({ operation: id });
+
+  let job: Job;
+  try {
+    job = parseJob(raw);
+  } catch (error) {
+    return refuse(message, id, asLxstowError(error), log, options);
+  }
+  const { address } = job;
+  const stored = await settleOperation(id, job, message, options);
+  const { kind, project, instance } = stored.operation;
+  if (kind !== job.kind || project !== address.project || instance !== address.instance) {
+    return discard(message, new LxstowError('bad-message', `operation ${id} is another job's`), log, options);
+  }
+  if (isFinal(stored.operation)) {
+    await freeName(job, stored.operation, tools);
+    return void (await message.ackAck());
+  }
+
+  const attemptLog = log.child({
+    remote: address.remote,
+    project: address.project,
+    instance: address.instance,
+    kind: job.kind,
+  });
+  let lease: Lease | undefined;
+  if (job.kind !== 'delete') {
+    lease = await tools.leases.acquire(instanceLeaseKey(address), { worker, operation: id });
+    if (!lease) return message.nak(jittered(busyDelayMs));
+  }
+  const attempt = await Attempt.begin(stored, {
+    store: operations,
+    leases: tools.leases,
+    lease,
+    worker,
+    log: attemptLog,
+  });
+  if (!attempt) {
+    await lease?.release();
+    return message.nak(jittered(busyDelayMs));
+  }
+  if (attempt.operation.attempt > tools.config.worker.attempts) {
+    // Each attempt so far ended with its worker: the job itself may be what kills them.
+    attempt.abort(
+      new LxstowError(
+        'attempts-exhausted',
+        `${tools.config.worker.attempts} attempts ended with the death of their worker`,
+      ),
+    );
+  }
+  await runAttempt(job, attempt, message, options);
+}
+
+/** Finds the operation, or makes it: for a message that came without the gateway, or faster than it. */
+async function settleOperation(id: string, job: Job, message: JsMsg, { operations }: LoopOptions): Promise<Stored> {
+  const { kind, address, body } = job;
+  const found = await operations.find(id, address.remote);
+  if (found) return found;
+  const begun = new Date(message.info.timestampNanos / 1e6);
+  const made = await operations.create(newOperation({ id, kind, address, body }, begun));
+  const settled = made ?? (await operations.find(id, address.remote));
+  if (!settled) throw new LxstowError('nats-unavailable', `operation ${id} cannot be kept`);
+  return settled;
+}
+
+async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: LoopOptions): Promise<void> {
+  const { tools, handingBack } = options;
+  const { log } = attempt;
+  const handBackNow = () => attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
+  handingBack.addEventListener('abort', handBackNow, { once: true });
+  if (handingBack.aborted) handBackNow();
+  const heartbeat = setInterval(() => {
+    message.working();
+    attempt.renew().catch((error) => log.warn('leases not renewed', { error }));
+    attempt.lookForCancel().catch((error) => log.debug('not looked for a cancel', { error }));
+  }, tools.config.worker.heartbeatMs);
+  log.info('job begun', { attempt: attempt.operation.attempt });
+  try {
+    const failure = await outcome(job, attempt, tools);
+    if (failure) await endBadly(failure, job, attempt, message, options);
+    else await endWell(job, attempt, message, tools);
+  } finally {
+    clearInterval(heartbeat);
+    handingBack.removeEventListener('abort', handBackNow);
+  }
+}
+
+/** Runs the job; returns why it failed. */
+async function outcome(job: Job, attempt: Attempt, tools: Tools): Promise<LxstowError | undefined> {
+  try {
+    await run(job, attempt, tools);
+    // Done is done, whoever asked to cancel meanwhile.
+    return undefined;
+  } catch (error) {
+    tools.memory.reset();
+    return asLxstowError(attempt.signal.aborted ? attempt.signal.reason : error);
+  }
+}
+
+async function endWell(job: Job, attempt: Attempt, message: JsMsg, tools: Tools): Promise<void> {
+  await attempt.finish((operation) => succeed(operation, new Date()));
+  const { created_at, updated_at, backup } = attempt.operation;
+  attempt.log.info('job done', { seconds: (Date.parse(updated_at) - Date.parse(created_at)) / 1000, backup });
+  await attempt.release();
+  await freeName(job, attempt.operation, tools);
+  await message.ackAck();
+}
+
+function run(job: Job, attempt: Attempt, tools: Tools): Promise<void> {
+  const runners = { backup: runBackup, restore: runRestore, delete: runRemove } as const;
+  const runner = runners[job.kind] as (job: JobOf<Job['kind']>, attempt: Attempt, tools: Tools) => Promise<void>;
+  return runner(job, attempt, tools);
+}
+
+/** Removes what the attempts have left, as far as it can be: what stays is logged, and the janitor's. */
+async function undo(job: Job, attempt: Attempt, tools: Tools): Promise<void> {
+  try {
+    if (job.kind === 'backup') await undoBackup(job, attempt, tools);
+    if (job.kind === 'restore') await undoRestore(job, attempt, tools);
+  } catch (error) {
+    attempt.log.error('left behind', { checkpoint: attempt.operation.checkpoint, error });
+  }
+}
+
+async function endBadly(
+  error: LxstowError,
+  job: Job,
+  attempt: Attempt,
+  message: JsMsg,
+  options: LoopOptions,
+): Promise<void> {
+  const { log, operation } = attempt;
+  const { attempts } = options.tools.config.worker;
+  if (error.code === 'lease-lost') {
+    // Whoever holds the lease now has the message too, or will: nothing here is ours to write.
+    log.warn('attempt given up', { error });
+    return attempt.release();
+  }
+  if (error.code === 'cancelled') {
+    log.info('job cancelled');
+    await undo(job, attempt, options.tools);
+    await attempt.finish((current) => cancelled(current, new Date()));
+    await attempt.release();
+    await freeName(job, attempt.operation, options.tools);
+    return message.term(error.code);
+  }
+  const again = error.code === 'stopping' || (!error.permanent && operation.attempt < attempts);
+  if (again) {
+    const delayMs =
+      error.code === 'stopping'
+        ? 0
+        : jittered(Math.min(firstRetryDelayMs * 2 ** (operation.attempt - 1), longestRetryDelayMs));
+    log.warn(error.code === 'stopping' ? 'job handed back' : 'attempt failed, another follows', { error, delayMs });
+    await attempt.finish((current) => handBack(current, error.message, new Date(), error.code !== 'stopping'));
+    await attempt.release();
+    return message.nak(delayMs);
+  }
+  log.error('job failed', { error });
+  await undo(job, attempt, options.tools);
+  if (!error.permanent || error.code === 'attempts-exhausted') await bury(options.nats, message, error);
+  await attempt.finish((current) => fail(current, error, new Date()));
+  await attempt.release();
+  await freeName(job, attempt.operation, options.tools);
+  message.term(error.code);
+}
+
+/** A message that no worker can do anything with: a failed operation, a dead letter, and the queue goes on. */
+async function refuse(message: JsMsg, id: string, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {
+  const { operations } = options;
+  const now = new Date();
+  const named = parseJobSubject(message.subject);
+  const failed = named && failedOperation(id, named, error, now);
+  if (failed && !(await operations.create(failed))) {
+    const found = await operations.find(id, failed.remote);
+    if (found && !isFinal(found.operation)) await operations.update(fail(found.operation, error, now), found.revision);
+  }
+  await discard(message, error, log, options);
+}
+
+async function discard(message: JsMsg, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {
+  log.error('message refused', { subject: message.subject, error });
+  await bury(options.nats, message, error);
+  message.term(error.code);
+}
+
+function failedOperation(
+  id: string,
+  { kind, ...address }: { kind: string; remote: string; project: string; instance: string },
+  error: LxstowError,
+  now: Date,
+): Operation | undefined {
+  if (kind !== 'backup' && kind !== 'restore' && kind !== 'delete') return undefined;
+  return fail(newOperation({ id, kind, address }, now), error, now);
+}
+
+/** The name is taken by the backup itself now, or free again. Where NATS does not hear of it, the message comes again and it is done then. */
+async function freeName(job: Job, { backup, id }: Operation, { reservations }: Tools): Promise<void> {
+  if (job.kind === 'backup' && backup !== undefined) await reservations.release(job.address, backup, id);
+}
+
+function jittered(ms: number): number {
+  return Math.round(ms * (0.75 + Math.random() / 2));
+}
+
+/** Ends early, without an error, when the signal aborts. */
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await setTimeout(ms, undefined, { signal }).catch((error) => {
+    if (!signal.aborted) throw error;
+  });
+}

@@ -1,0 +1,451 @@
+/** What lxstow relies on an LXD for. Every LXD that we test with must pass it: a real one, and the simulator in its place. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { buffer } from 'node:stream/consumers';
+import { after, before, describe, it } from 'node:test';
+import { TarScanner } from '../../services/archive/tar.ts';
+import type { Address, Profile } from '../../services/contract.ts';
+import { isCode } from '../../services/errors.ts';
+import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../services/lxd/backups.ts';
+import { LxdClient } from '../../services/lxd/client.ts';
+import {
+  describeInstance,
+  describeServer,
+  ensureProfiles,
+  instanceExists,
+  instanceUuid,
+  poolDriver,
+  projectExists,
+  runningImport,
+  setState,
+} from '../../services/lxd/instances.ts';
+
+/** An LXD under test, and what the suite cannot do by way of lxstow's client. */
+export interface ContractLxd extends AsyncDisposable {
+  socket: string;
+  /** The project to work in, and where there is one, another that shares its profiles. */
+  project: string;
+  otherProject: string | undefined;
+  /** A pool on btrfs, where the default profile has its root disk. */
+  pool: string;
+  /** A pool on plain directories. */
+  dirPool: string;
+  /** Makes a container that runs, with the default profile and then these. */
+  launch(name: string, options: { pool?: string; profiles?: string[]; dataMiB?: number }): Promise<void>;
+  snapshot(name: string, snapshot: string): Promise<void>;
+  /** Takes every profile but the default one from the instance, and deletes them. */
+  dropProfiles(name: string, profiles: string[]): Promise<void>;
+  /** Kills the daemon and starts it again; where it may not be killed there is none. */
+  restart: (() => Promise<void>) | undefined;
+  /** See fingerprintOf(). */
+  fingerprint(name: string, project?: string): Promise<Map<string, string>>;
+}
+
+/** Far more than all of it takes. */
+const suiteTimeoutMs = 300_000;
+const idleTimeoutMs = 30_000;
+
+export function lxdContract(
+  name: string,
+  open: () => Promise<ContractLxd>,
+  { skip = false }: { skip?: string | false } = {},
+): void {
+  describe(name, { skip, timeout: suiteTimeoutMs }, () => {
+    let subject: ContractLxd;
+    let lxd: LxdClient;
+    let archive: Buffer;
+    const signal = AbortSignal.timeout(suiteTimeoutMs);
+    const waiting = { signal, idleTimeoutMs };
+    const profile: Profile = {
+      name: 'lxstow-contract',
+      description: 'made by a test',
+      config: { 'user.origin': 'the profile' },
+      devices: {},
+    };
+
+    const at = (instance: string, project = subject.project): Address => ({ remote: 'contract', project, instance });
+
+    const createBackup = (instance: string, backup: string, { optimized = false, instanceOnly = false } = {}) =>
+      createLxdBackup(
+        lxd,
+        at(instance),
+        { name: backup, optimized, instanceOnly },
+        { ...waiting, onProgress: () => undefined },
+      );
+
+    /** The path of the operation that makes a backup. */
+    const begin = async (name: string) => {
+      const { operation = '' } = await lxd.call({
+        method: 'POST',
+        path: '/1.0/instances/c1/backups',
+        query: { project: subject.project },
+        body: { name, compression_algorithm: 'none' },
+        signal,
+      });
+      return operation;
+    };
+
+    /** The archive of the instance, by way of a backup that is gone afterwards. */
+    const exported = async (instance: string, options: { optimized?: boolean; instanceOnly?: boolean } = {}) => {
+      await createBackup(instance, 'to-import', options);
+      const { stream } = await openExport(lxd, at(instance), 'to-import', signal);
+      const bytes = await buffer(stream);
+      await deleteLxdBackup(lxd, at(instance), 'to-import', waiting);
+      return bytes;
+    };
+
+    const importAs = async (
+      bytes: Buffer,
+      instance: string,
+      { pool, project }: { pool?: string; project?: string } = {},
+    ) => {
+      const { request, finish } = openImport(lxd, at(instance, project), pool, signal);
+      request.end(bytes);
+      await finish(waiting);
+    };
+
+    before(async () => {
+      subject = await open();
+      lxd = new LxdClient('contract', { socket: subject.socket }, {});
+      await ensureProfiles(lxd, subject.project, [profile], signal);
+      await subject.launch('c1', { dataMiB: 16, profiles: [profile.name] });
+      await subject.launch('d1', { pool: subject.dirPool });
+      await subject.snapshot('d1', 'first');
+      archive = await exported('c1');
+    });
+
+    after(async () => {
+      lxd[Symbol.dispose]();
+      await subject[Symbol.asyncDispose]();
+    });
+
+    describe('what there is', () => {
+      it('tells its version, and what it can do about backups', async () => {
+        const { version, extensions = [] } = await describeServer(lxd, signal);
+        assert.match(version, /^\d+\.\d+/);
+        for (const extension of ['backup_override_name', 'container_backup_override_pool'])
+          assert.ok(extensions.includes(extension), extension);
+      });
+
+      it('describes an instance with all that it takes to have it again elsewhere', async () => {
+        const instance = await describeInstance(lxd, at('c1'), signal);
+        assert.equal(instance.type, 'container');
+        assert.match(instance.architecture, /^\w+$/);
+        assert.equal(instance.pool, subject.pool);
+        assert.equal(instance.driver, 'btrfs');
+        assert.equal(instance.config['volatile.last_state.power'], 'RUNNING');
+        assert.equal(instance.config['volatile.uuid'], await instanceUuid(lxd, at('c1'), signal));
+        const [first, second, ...more] = instance.profiles;
+        assert.equal(first?.name, 'default');
+        assert.deepEqual(first?.devices.root, { path: '/', pool: subject.pool, type: 'disk' });
+        assert.deepEqual([second, more], [profile, []]);
+        assert.deepEqual(instance.snapshots, []);
+      });
+
+      it('describes an instance on another pool, and its snapshots', async () => {
+        const instance = await describeInstance(lxd, at('d1'), signal);
+        assert.equal(instance.pool, subject.dirPool);
+        assert.equal(instance.driver, 'dir');
+        assert.deepEqual(instance.snapshots, ['first']);
+      });
+
+      it('knows which instances, projects and pools exist', async () => {
+        assert.equal(await instanceExists(lxd, at('c1'), signal), true);
+        assert.equal(await projectExists(lxd, subject.project, signal), true);
+        assert.equal(await poolDriver(lxd, subject.pool, signal), 'btrfs');
+        assert.equal(await poolDriver(lxd, subject.dirPool, signal), 'dir');
+        assert.equal(await instanceExists(lxd, at('nobody'), signal), false);
+        assert.equal(await instanceExists(lxd, at('c1', 'nowhere'), signal), false);
+        assert.equal(await instanceUuid(lxd, at('nobody'), signal), undefined);
+        assert.equal(await projectExists(lxd, 'nowhere', signal), false);
+        assert.equal(await poolDriver(lxd, 'nowhere', signal), undefined);
+      });
+
+      it('has nothing to say about an instance that does not exist', async () => {
+        await rejectsWith('not-found', describeInstance(lxd, at('nobody'), signal));
+        await rejectsWith('not-found', createBackup('nobody', 'b'));
+        await rejectsWith('not-found', setState(lxd, at('nobody'), 'start', waiting));
+      });
+    });
+
+    describe('a backup', () => {
+      it('is sent as a whole tar, of the size that was announced, and is gone when deleted, even twice', async () => {
+        await createBackup('c1', 'whole');
+        const { size, stream } = await openExport(lxd, at('c1'), 'whole', signal);
+        const bytes = await buffer(stream);
+        assert.equal(bytes.length, size);
+        const tar = new TarScanner();
+        tar.push(bytes);
+        tar.finish();
+        assert.ok(tar.entries > 100, `only ${tar.entries} entries`);
+        await deleteLxdBackup(lxd, at('c1'), 'whole', waiting);
+        await rejectsWith('not-found', openExport(lxd, at('c1'), 'whole', signal));
+        await deleteLxdBackup(lxd, at('c1'), 'whole', waiting);
+        await deleteLxdBackup(lxd, at('nobody'), 'whole', waiting);
+      });
+
+      it('cannot have the name of another one, which stays as it is', async () => {
+        await createBackup('d1', 'taken');
+        await rejectsWith('lxd-failed', createBackup('d1', 'taken'), /Backup "d1\/taken" already exists/);
+        const { size, stream } = await openExport(lxd, at('d1'), 'taken', signal);
+        assert.equal((await buffer(stream)).length, size);
+        await deleteLxdBackup(lxd, at('d1'), 'taken', waiting);
+      });
+
+      it('is in the driver’s own format where the pool has one, else quietly a plain one', async () => {
+        assert.deepEqual(await createBackup('c1', 'optimized', { optimized: true }), { optimized: true });
+        assert.deepEqual(await createBackup('c1', 'plain'), { optimized: false });
+        assert.deepEqual(await createBackup('d1', 'optimized', { optimized: true }), { optimized: false });
+        await deleteLxdBackup(lxd, at('c1'), 'optimized', waiting);
+        await deleteLxdBackup(lxd, at('c1'), 'plain', waiting);
+        await deleteLxdBackup(lxd, at('d1'), 'optimized', waiting);
+      });
+
+      it('has the snapshots, unless they are not wanted', async () => {
+        assert.ok((await exported('d1')).includes('backup/snapshots/first/'));
+        assert.ok(!(await exported('d1', { instanceOnly: true })).includes('backup/snapshots/first/'));
+      });
+
+      it('can be read from any byte on', async () => {
+        await createBackup('d1', 'ranges');
+        const { size, stream } = await openExport(lxd, at('d1'), 'ranges', signal);
+        const whole = await buffer(stream);
+        const { outgoing, answer } = lxd.open({
+          path: '/1.0/instances/d1/backups/ranges/export',
+          query: { project: subject.project },
+          headers: { range: `bytes=${size - 5_000}-` },
+          signal,
+        });
+        outgoing.end();
+        const rest = await answer;
+        assert.equal(rest.statusCode, 206);
+        assert.equal(rest.headers['content-range'], `bytes ${size - 5_000}-${size - 1}/${size}`);
+        assert.deepEqual(await buffer(rest), whole.subarray(-5_000));
+        await deleteLxdBackup(lxd, at('d1'), 'ranges', waiting);
+      });
+
+      it('can be deleted after its export was broken off', async () => {
+        await createBackup('c1', 'broken-off');
+        const enough = new AbortController();
+        const { stream } = await openExport(lxd, at('c1'), 'broken-off', enough.signal);
+        await once(stream, 'readable');
+        enough.abort(new Error('enough'));
+        await assert.rejects(buffer(stream));
+        await deleteLxdBackup(lxd, at('c1'), 'broken-off', waiting);
+        await rejectsWith('not-found', openExport(lxd, at('c1'), 'broken-off', signal));
+      });
+    });
+
+    describe('waiting', () => {
+      it('ends with the signal’s reason, while LXD goes on', async () => {
+        const operation = await begin('goes-on');
+        const leaving = new AbortController();
+        const waited = lxd.wait(operation, { signal: leaving.signal, idleTimeoutMs });
+        leaving.abort(new Error('we are leaving'));
+        await assert.rejects(waited, (error) => error === leaving.signal.reason);
+        await lxd.wait(operation, waiting);
+        await deleteLxdBackup(lxd, at('c1'), 'goes-on', waiting);
+      });
+
+      it('for an operation that LXD has forgotten fails, so that it is tried again', async () => {
+        const forgotten = '/1.0/operations/00000000-0000-0000-0000-000000000000';
+        await rejectsWith('lxd-failed', lxd.wait(forgotten, waiting), /does not know its operation/);
+      });
+
+      it('for an LXD that is not there fails at once', async () => {
+        using nobody = new LxdClient('nobody', { socket: `${subject.socket}.gone` }, {});
+        await rejectsWith('lxd-unavailable', describeServer(nobody, signal), /nobody.*unix\.socket\.gone/);
+        await rejectsWith('lxd-unavailable', openExport(nobody, at('c1'), 'b', signal));
+      });
+    });
+
+    describe('a kill of LXD', () => {
+      it('loses the operation, which then fails so that it is tried again', async (t) => {
+        if (!subject.restart) return t.skip('this LXD may not be killed');
+        const operation = await begin('not-survived');
+        await subject.restart();
+        await rejectsWith('lxd-failed', lxd.wait(operation, waiting), /does not know its operation/);
+        await deleteLxdBackup(lxd, at('c1'), 'not-survived', waiting);
+        await createBackup('c1', 'not-survived');
+        await deleteLxdBackup(lxd, at('c1'), 'not-survived', waiting);
+      });
+
+      it('starts what was imported: LXD goes by the power that the instance had where it came from', async (t) => {
+        if (!subject.restart) return t.skip('this LXD may not be killed');
+        const power = async () => {
+          const path = '/1.0/instances/returning';
+          return (await lxd.get<{ status: string }>(path, { project: subject.project }, signal)).status;
+        };
+        await importAs(archive, 'returning');
+        assert.equal(await power(), 'Stopped');
+        await subject.restart();
+        while ((await power()) !== 'Running') signal.throwIfAborted();
+      });
+    });
+
+    describe('an import', () => {
+      it('brings everything back: files, configuration, profiles, snapshots', async () => {
+        await importAs(archive, 'copy');
+        assert.deepEqual(await subject.fingerprint('copy'), await subject.fingerprint('c1'));
+        const [original, copy] = await Promise.all(
+          ['c1', 'copy'].map((name) => describeInstance(lxd, at(name), signal)),
+        );
+        assert.deepEqual(copy, original);
+
+        await importAs(await exported('d1'), 'd1-copy');
+        assert.deepEqual(await subject.fingerprint('d1-copy'), await subject.fingerprint('d1'));
+        assert.deepEqual((await describeInstance(lxd, at('d1-copy'), signal)).snapshots, ['first']);
+      });
+
+      it('brings everything back from the driver’s own format', async () => {
+        await importAs(await exported('c1', { optimized: true }), 'from-optimized');
+        assert.deepEqual(await subject.fingerprint('from-optimized'), await subject.fingerprint('c1'));
+      });
+
+      it('goes to another pool when that is wanted', async () => {
+        await importAs(archive, 'elsewhere', { pool: subject.dirPool });
+        assert.equal((await describeInstance(lxd, at('elsewhere'), signal)).pool, subject.dirPool);
+        assert.deepEqual(await subject.fingerprint('elsewhere'), await subject.fingerprint('c1'));
+      });
+
+      it('goes to another project when that is wanted', async (t) => {
+        const project = subject.otherProject;
+        if (!project) return t.skip('the project of this LXD is the only one that the lab may use');
+        await importAs(archive, 'abroad', { project });
+        assert.deepEqual(await subject.fingerprint('abroad', project), await subject.fingerprint('c1'));
+        assert.equal(await instanceExists(lxd, at('abroad'), signal), false);
+        assert.equal(await instanceExists(lxd, at('abroad', project), signal), true);
+      });
+
+      it('leaves a stopped instance, which starts', async () => {
+        await importAs(archive, 'to-start');
+        await setState(lxd, at('to-start'), 'start', waiting);
+        await rejectsWith('lxd-failed', setState(lxd, at('to-start'), 'start', waiting), /already running/);
+      });
+
+      it('can be seen while LXD is at it, by anybody', async () => {
+        const { request, finish } = openImport(lxd, at('watched'), undefined, signal);
+        request.end(archive);
+        let isOver = false;
+        const finished = finish(waiting).finally(() => {
+          isOver = true;
+        });
+        let seen: string | undefined;
+        while (!seen && !isOver) seen = await runningImport(lxd, at('watched'), signal);
+        assert.ok(seen, 'it was over before it was seen');
+        assert.equal(await runningImport(lxd, at('c1'), signal), undefined);
+        await lxd.wait(seen, waiting);
+        await finished;
+        assert.equal(await runningImport(lxd, at('watched'), signal), undefined);
+      });
+
+      it('that is cut off leaves nothing: its name is free', async () => {
+        const { request, finish } = openImport(lxd, at('cut-off'), undefined, signal);
+        await new Promise((resolve) => request.write(archive.subarray(0, archive.length / 2), resolve));
+        request.destroy();
+        await rejectsWith('lxd-unavailable', finish(waiting));
+        assert.equal(await runningImport(lxd, at('cut-off'), signal), undefined);
+        assert.equal(await instanceExists(lxd, at('cut-off'), signal), false);
+        await importAs(archive, 'cut-off');
+      });
+
+      it('of an archive that ends inside a file fails and leaves nothing: its name is free', async () => {
+        const half = insideFile(archive);
+        await rejectsWith('lxd-failed', importAs(half, 'half'), /Unexpected EOF/);
+        assert.equal(await instanceExists(lxd, at('half'), signal), false);
+        const optimized = await exported('c1', { optimized: true });
+        await rejectsWith('lxd-failed', importAs(optimized.subarray(0, optimized.length / 2), 'half'));
+        assert.equal(await instanceExists(lxd, at('half'), signal), false);
+        await importAs(archive, 'half');
+      });
+
+      it('of an archive that ends between two files succeeds with some missing: LXD does not look for the end', async () => {
+        await importAs(betweenFiles(archive), 'incomplete');
+        assert.ok((await subject.fingerprint('incomplete')).size < (await subject.fingerprint('c1')).size);
+      });
+
+      it('of what is no archive is refused', async () => {
+        await rejectsWith('lxd-failed', importAs(Buffer.alloc(10_000, 'junk'), 'junk'), /Unsupported compression/);
+        await rejectsWith('lxd-failed', importAs(Buffer.alloc(0), 'junk'), /EOF/);
+        assert.equal(await instanceExists(lxd, at('junk'), signal), false);
+      });
+
+      it('over an instance that exists is refused, and that instance is unharmed', async () => {
+        const existing = await describeInstance(lxd, at('d1'), signal);
+        const files = await subject.fingerprint('d1');
+        await rejectsWith('lxd-failed', importAs(archive, 'd1', { pool: subject.dirPool }), /already exists/);
+        assert.deepEqual(await describeInstance(lxd, at('d1'), signal), existing);
+        assert.deepEqual(await subject.fingerprint('d1'), files);
+      });
+
+      it('over an instance on another pool is refused, but that instance never starts again: ask first', async () => {
+        await importAs(archive, 'victim');
+        await rejectsWith(
+          'lxd-failed',
+          importAs(archive, 'victim', { pool: subject.dirPool }),
+          /multiple storage pools/,
+        );
+        await rejectsWith(
+          'lxd-failed',
+          setState(lxd, at('victim'), 'start', waiting),
+          /Unable to resolve container rootfs/,
+        );
+      });
+
+      it('into a pool that is missing, or of another driver than the archive needs, fails', async () => {
+        await rejectsWith('lxd-failed', importAs(archive, 'poolless', { pool: 'nowhere' }), /Storage pool not found/);
+        const optimized = await exported('c1', { optimized: true });
+        await rejectsWith(
+          'lxd-failed',
+          importAs(optimized, 'poolless', { pool: subject.dirPool }),
+          /driver "btrfs" differs from the target storage pool driver "dir"/,
+        );
+        assert.equal(await instanceExists(lxd, at('poolless'), signal), false);
+      });
+
+      it('needs the profiles, which can be made from what was described', async () => {
+        const wanted: Profile = { ...profile, name: 'lxstow-contract-2' };
+        assert.deepEqual(await ensureProfiles(lxd, subject.project, [wanted, profile], signal), [wanted.name]);
+        await subject.launch('profiled', { profiles: [wanted.name] });
+        const { profiles } = await describeInstance(lxd, at('profiled'), signal);
+        const bytes = await exported('profiled');
+        await subject.dropProfiles('profiled', [wanted.name]);
+
+        await rejectsWith('lxd-failed', importAs(bytes, 'again'), /Profile not found/);
+        assert.equal(await instanceExists(lxd, at('again'), signal), false);
+        assert.deepEqual(await ensureProfiles(lxd, subject.project, profiles, signal), [wanted.name]);
+        await importAs(bytes, 'again');
+        assert.deepEqual((await describeInstance(lxd, at('again'), signal)).profiles, profiles);
+      });
+
+      it('cannot be helped by a profile that LXD refuses', async () => {
+        const impossible = { ...profile, name: 'lxstow-impossible', config: { bogus: 'key' } };
+        await rejectsWith(
+          'lxd-refused',
+          ensureProfiles(lxd, subject.project, [impossible], signal),
+          /profile lxstow-impossible, .* cannot be made: .*Unknown configuration key: bogus/,
+        );
+      });
+    });
+  });
+}
+
+async function rejectsWith(code: Parameters<typeof isCode>[1], promise: Promise<unknown>, text = /./): Promise<void> {
+  await assert.rejects(promise, (error) => {
+    assert.ok(isCode(error, code), `wanted ${code}, got ${error}`);
+    assert.match((error as Error).message, text);
+    return true;
+  });
+}
+
+/** Cut in the middle of the file of 16 MiB. */
+function insideFile(archive: Buffer): Buffer {
+  return archive.subarray(0, archive.indexOf('backup/container/rootfs/data/0.bin') + 1024 * 1024);
+}
+
+/** Cut where the header of the data's folder would begin. */
+function betweenFiles(archive: Buffer): Buffer {
+  const at = archive.indexOf('backup/container/rootfs/data');
+  assert.equal(at % 512, 0);
+  return archive.subarray(0, at);
+}

@@ -1,0 +1,118 @@
+/** What a user gets when a disk is full: the store's, LXD's pool, the disk on which LXD stages its backups. */
+import assert from 'node:assert/strict';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { Client } from 'minio';
+import { LxdClient } from '../../services/lxd/client.ts';
+import { assertSame, failed, succeeded } from '../integration/stack.ts';
+import { mountSmallDisk } from '../lab/disk.ts';
+import { findLxd } from '../lab/findLxd.ts';
+import { type LabLxd, startLxd } from '../lab/lxd.ts';
+import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { startNats } from '../lab/nats.ts';
+import { run } from '../lab/run.ts';
+import { type LabS3, startS3 } from '../lab/s3.ts';
+
+const log = () => undefined;
+const name = 'disk';
+const found = await findLxd(log);
+// A small disk is a loop device, and mounting it needs what a private LXD needs.
+const skip =
+  found.available && !process.env.LXSTOW_LAB_LXD_SOCKET ? false : 'no LXD of our own, so no small disks either';
+
+describe('a full disk', { timeout: 600_000, skip }, () => {
+  const owned = new AsyncDisposableStack();
+  let lxd: LabLxd;
+  let api: LxdClient;
+  let s3: LabS3;
+  let stow: Lxstow;
+  let client: Client;
+  before(async () => {
+    lxd = owned.use(await startLxd({ log, name, poolSizeGiB: 1 }));
+    s3 = owned.use(await startS3({ log, name, kind: 'minio', diskMiB: 400 }));
+    const nats = owned.use(await startNats({ log, name }));
+    const config = { worker: { attempts: 2, lxdIdleTimeoutMs: 3000 } };
+    stow = owned.use(await startLxstow({ name, log, natsUrl: nats.url, s3, socket: lxd.socket, config }));
+    api = owned.use(new LxdClient('local', { socket: lxd.socket }, {}));
+    const { hostname, port } = new URL(s3.endpoint);
+    const { accessKey, secretKey } = s3;
+    client = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey });
+    await lxd.launch('c1', { dataMiB: 180, kind: 'random', pool: lxd.dirPool });
+  });
+  after(() => owned.disposeAsync());
+
+  const begin = (instance: string) => stow.request('POST', `/1.0/instances/${instance}/backups?compression=none`);
+
+  async function assertNothingStored(): Promise<void> {
+    const keys = await client.listObjectsV2(s3.bucket, 'local/', true).toArray();
+    const uploads = await client.listIncompleteUploads(s3.bucket, '', true).toArray();
+    assert.deepEqual([keys, uploads], [[], []]);
+  }
+
+  async function lxdBackupsOf(instance: string): Promise<string[]> {
+    return api.get<string[]>(`/1.0/instances/${instance}/backups`, {}, AbortSignal.timeout(10_000));
+  }
+
+  /** MinIO empties its trash when it likes, some minutes later perhaps: here, now. */
+  async function emptyTrash(): Promise<void> {
+    await run('find', [join(s3.dir, 'data/.minio.sys/tmp/.trash'), '-mindepth', '1', '-delete']);
+  }
+
+  it("the store's: s3-full, at once and for good, with nothing left; when there is room again a new backup succeeds", async () => {
+    const filler = join(s3.dir, 'data/.filler');
+    await run('fallocate', ['-l', '250M', filler]);
+    const answer = await begin('c1');
+    const { err, code } = await failed(stow, answer);
+    assert.equal(code, 's3-full');
+    assert.match(err, /S3 at http:\/\/127\.0\.0\.1:\d+ said XMinioStorageFull: .*minimum free drive threshold/);
+    assert.doesNotMatch(await stow.logOf(0), /another follows/);
+    await assertNothingStored();
+    assert.deepEqual(await lxdBackupsOf('c1'), []);
+
+    await rm(filler);
+    await emptyTrash();
+    const again = await begin('c1');
+    await succeeded(stow, again);
+    const files = await lxd.fingerprint('c1');
+    const path = `/1.0/instances/c1/backups/${again.body.metadata.name}`;
+    await succeeded(stow, await stow.request('POST', path, { body: { name: 'copy', pool: lxd.dirPool } }));
+    assertSame(await lxd.fingerprint('copy'), files);
+    await lxd.lxc(['delete', '-f', 'copy']);
+  });
+
+  it("that of LXD's pool: the restore fails with LXD's reason, and no instance and no archive of it is left", async () => {
+    const [backup = { name: '' }] = (await stow.request('GET', '/1.0/instances/c1/backups')).body.metadata;
+    await lxd.launch('filler', { dataMiB: 750, kind: 'random' });
+    const path = `/1.0/instances/c1/backups/${backup.name}`;
+    const { err, code } = await failed(
+      stow,
+      await stow.request('POST', path, { body: { name: 'copy', pool: lxd.pool } }),
+    );
+    assert.equal(code, 'lxd-failed');
+    assert.match(err, /LXD \(local\): .*(No space left on device|no space left|quota)/i);
+    const instances = await api.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(10_000));
+    assert.deepEqual(instances.sort(), ['/1.0/instances/c1', '/1.0/instances/filler']);
+    await lxd.lxc(['delete', '-f', 'filler']);
+    await run('btrfs', ['subvolume', 'sync', join(lxd.dir, 'storage-pools', lxd.pool)]);
+    await succeeded(stow, await stow.request('POST', path, { body: { name: 'copy', pool: lxd.pool } }));
+    assertSame(await lxd.fingerprint('copy'), await lxd.fingerprint('c1'));
+    await lxd.lxc(['delete', '-f', 'copy']);
+    assert.equal((await stow.request('DELETE', path)).status, 200);
+  });
+
+  it('that on which LXD stages its backups: an error soon, not a backup that runs for ever; with room again it succeeds', async () => {
+    const staging = join(lxd.dir, 'backups');
+    await mountSmallDisk(staging, 100);
+    await Promise.all(['custom', 'instances'].map((each) => mkdir(join(staging, each))));
+    const { err, code } = await failed(stow, await begin('c1'));
+    assert.ok(['lxd-stalled', 'lxd-failed', 'archive-truncated'].includes(code), `${code} ${err}`);
+    assert.match(err, /is its disk full\?|no space left on device|No space left/);
+    assert.deepEqual(await lxdBackupsOf('c1'), []);
+    await assertNothingStored();
+
+    await run('umount', ['-l', staging]);
+    await emptyTrash();
+    await succeeded(stow, await begin('c1'));
+  });
+});

@@ -1,0 +1,293 @@
+/**
+ * What a user gets when LXD lies, dawdles or dies: never a backup that does not restore. On the simulator, for a real LXD does these
+ * things seldom, and not when told.
+ */
+import assert from 'node:assert/strict';
+import { after, afterEach, before, describe, it } from 'node:test';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { assertSame, failed, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
+import { type Answer, lxstow } from '../lab/lxstow.ts';
+import type { LxdSimulator } from '../simulator/simulator.ts';
+import {
+  assertClean,
+  assertNoInstance,
+  assertRestores,
+  isRetried,
+  operationOf,
+  reaches,
+  readManifest,
+} from './workers.ts';
+
+process.env.LXSTOW_LAB_LXD = 'none';
+const mib = 1024 * 1024;
+
+describe('an LXD', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let lxd: LxdSimulator;
+  let files: Map<string, string>;
+  let good: string;
+  before(async () => {
+    stack = await openStack('lies', { config: { worker: { slots: 1, attempts: 2, lxdIdleTimeoutMs: 2000 } } });
+    assert.ok(stack.simulator);
+    lxd = stack.simulator;
+    await stack.launch('c1', { dataMiB: 40 });
+    files = await stack.fingerprint('c1');
+    good = await stack.backup('c1', '?compression=none');
+  });
+  after(() => stack?.[Symbol.asyncDispose]());
+  afterEach(() => assertClean(stack));
+
+  const begin = (compression = 'none') =>
+    stack.stow.request('POST', `/1.0/instances/c1/backups?compression=${compression}`);
+  const restore = (name: string) => stack.stow.request('POST', `/1.0/instances/c1/backups/${good}`, { body: { name } });
+
+  async function endsWell(answer: Answer): Promise<void> {
+    await succeeded(stack.stow, answer);
+    await assertRestores(stack, 'c1', answer.body.metadata.name, files);
+  }
+
+  /** Failure, after as many attempts as there may be: no such backup is listed, and the job is kept as a dead letter. */
+  async function endsBadly(answer: Answer, code: string, text: RegExp): Promise<void> {
+    const { err, code: got } = await failed(stack.stow, answer);
+    assert.match(err, text);
+    assert.equal(got, code);
+    const { name } = answer.body.metadata;
+    if (name) assert.equal((await stack.stow.request('GET', `/1.0/instances/c1/backups/${name}`)).status, 404);
+    const id = answer.body.operation.split('/').at(-1) ?? '';
+    const letter = await until(
+      () => lastDeadLetter(),
+      (found) => found?.id === id,
+    );
+    assert.equal(letter?.code, code);
+  }
+
+  async function lastDeadLetter() {
+    const nats = await connect({ servers: stack.nats.url });
+    try {
+      const jsm = await jetstreamManager(nats);
+      const message = await jsm.streams.getMessage('LXSTOW_DEAD', { last_by_subj: 'lxstow.dead.>' }).catch(() => null);
+      return message && { id: message.header.get('Lxstow-Nats-Msg-Id'), code: message.header.get('Lxstow-Error-Code') };
+    } finally {
+      await nats.close();
+    }
+  }
+
+  describe('that says Success over a cut archive', () => {
+    // In a file, at a file's end, at the end marker, in it.
+    for (const [where, cutAt] of [
+      ['in its first header', 100],
+      ['in a file', 20 * mib + 77],
+      ['between two blocks', 30 * mib],
+    ] as const) {
+      it(`${where}: the attempt is not believed, the next succeeds`, async () => {
+        lxd.faults.next('backup', { cutAt });
+        const answer = await begin();
+        assert.match(await isRetried(stack, answer), /the archive that LXD sent ends|has no length/);
+        await endsWell(answer);
+      });
+    }
+
+    it('with nothing in it: the same', async () => {
+      lxd.faults.next('backup', { cutAt: 0 });
+      const answer = await begin();
+      assert.match(await isRetried(stack, answer), /export of c1/);
+      await endsWell(answer);
+    });
+
+    it('just before its end marker: the same, whatever the compression', async () => {
+      for (const compression of ['gzip', 'zstd', 'none']) {
+        const { archive } = await readManifest(stack, 'c1', good);
+        lxd.faults.next('backup', { cutAt: archive.rawSize - 10_240 });
+        const answer = await begin(compression);
+        assert.match(await isRetried(stack, answer), /the archive that LXD sent ends/);
+        await endsWell(answer);
+      }
+    });
+
+    it('every time: Failure, and no backup', async () => {
+      lxd.faults.next('backup', { cutAt: 20 * mib }, { times: 2 });
+      await endsBadly(await begin(), 'archive-truncated', /the archive that LXD sent ends inside a file/);
+    });
+  });
+
+  describe('whose export', () => {
+    it('ends too early, but cleanly: the attempt is not believed, the next succeeds', async () => {
+      lxd.faults.next('export', { cutAt: 20 * mib + 512 }, { times: 2 });
+      const answer = await begin();
+      assert.match(await isRetried(stack, answer), /the archive that LXD sent ends|LXD announced/);
+      await endsWell(answer);
+    });
+
+    it('is cut: another attempt succeeds', async () => {
+      lxd.faults.next('export', { dropAt: 20 * mib });
+      lxd.faults.next('export', { dropAt: 20 * mib });
+      const answer = await begin();
+      assert.match(await isRetried(stack, answer), /LXD|source|abort|export/);
+      await endsWell(answer);
+    });
+
+    it('stands still: lxd-stalled, and another attempt succeeds', async () => {
+      const fault = lxd.faults.next('export', { holdAt: 20 * mib }, { times: 2 });
+      const answer = await begin();
+      assert.match(await isRetried(stack, answer), /the export of c1 stood still for 2 s/);
+      fault.release();
+      await endsWell(answer);
+    });
+  });
+
+  describe('whose backup', () => {
+    it('stays Running, as with a full disk: lxd-stalled; another attempt succeeds, and nothing is left', async () => {
+      const fault = lxd.faults.next('backup', { hold: true, progress: '71.60MB (35.65MB/s)' });
+      const answer = await begin();
+      assert.match(
+        await isRetried(stack, answer),
+        /LXD \(local\): its operation .* has not moved for 2 s; is its disk full\?/,
+      );
+      await endsWell(answer);
+      fault.release();
+    });
+
+    it('stays Running every time: Failure, and nothing is left', async () => {
+      const fault = lxd.faults.next('backup', { hold: true }, { times: 2 });
+      await endsBadly(await begin(), 'lxd-stalled', /has not moved for 2 s/);
+      fault.release();
+    });
+
+    it('fails: its reason, and another attempt succeeds', async () => {
+      lxd.faults.next('backup', { error: 'no space left on device' });
+      const answer = await begin();
+      assert.match(await isRetried(stack, answer), /LXD \(local\): .*/);
+      await endsWell(answer);
+    });
+  });
+
+  describe('that answers 500', () => {
+    for (const call of [
+      'GET /1.0/instances/*',
+      'POST /1.0/instances/*/backups',
+      'GET /1.0/operations/*/wait',
+      'GET /1.0/instances/*/backups/*',
+      'GET /1.0/instances/*/backups/*/export',
+    ] as const) {
+      it(`to ${call}: its words, and another attempt succeeds`, async () => {
+        const answer = await whileNoWorker(begin);
+        lxd.faults.next(call, { status: 500, error: 'database is locked' });
+        await startWorkers();
+        assert.match(await isRetried(stack, answer), /LXD \(local\): database is locked/);
+        await endsWell(answer);
+      });
+    }
+
+    it('to the removal of its copy: the backup succeeds, and the janitor removes the copy', async () => {
+      lxd.faults.next('DELETE /1.0/instances/*/backups/*', { status: 500, error: 'database is locked' });
+      const answer = await begin();
+      await endsWell(answer);
+      await assert.rejects(assertClean(stack), /LXD keeps backups/);
+      assert.match(await stack.stow.logOf(0), /"left behind"/);
+      await runJanitor();
+      await assertClean(stack);
+    });
+
+    it('for ever: Failure, and nothing is left', async () => {
+      const answer = await whileNoWorker(begin);
+      lxd.faults.next('POST /1.0/instances/*/backups', { status: 500, error: 'database is locked' }, { times: 2 });
+      await startWorkers();
+      await endsBadly(answer, 'lxd-failed', /database is locked/);
+    });
+  });
+
+  async function whileNoWorker(ask: () => Promise<Answer>): Promise<Answer> {
+    for (const worker of stack.stow.workers) await worker.stop();
+    return ask();
+  }
+
+  async function startWorkers(): Promise<void> {
+    for (const worker of stack.stow.workers) await worker.start();
+  }
+
+  async function runJanitor(): Promise<void> {
+    await lxstow(['--config', stack.stow.configFile, 'janitor']);
+  }
+
+  describe('whose import', () => {
+    /** The restore fails once as told, is tried again, and gives the same files. */
+    async function isDoneAgain(name: string, answer: Answer, why: RegExp): Promise<void> {
+      assert.match(await isRetried(stack, answer), why);
+      await succeeded(stack.stow, answer);
+      assertSame(await stack.fingerprint(name), files);
+      await stack.remove(name);
+    }
+
+    it('is cut: another attempt succeeds', async () => {
+      lxd.faults.next('import', { dropAt: 20 * mib });
+      await isDoneAgain('cut', await restore('cut'), /LXD \(local\)/);
+    });
+
+    it('reads no further: lxd-stalled, and another attempt succeeds', async () => {
+      const fault = lxd.faults.next('import', { holdAt: 20 * mib });
+      await isDoneAgain('slow', await restore('slow'), /the import of slow stood still for 2 s/);
+      fault.release();
+    });
+
+    it('takes everything and does not answer: lxd-stalled, and another attempt succeeds', async () => {
+      const fault = lxd.faults.next('import', { hold: 'answer' });
+      await isDoneAgain('silent', await restore('silent'), /the import of silent stood still for 2 s/);
+      fault.release();
+    });
+
+    it('fails: its reason; every time: Failure, and no instance', async () => {
+      lxd.faults.next('import', { error: 'btrfs receive failed' }, { times: 2 });
+      await endsBadly(await restore('broken'), 'lxd-failed', /btrfs receive failed/);
+      await assertNoInstance(stack, 'broken');
+    });
+
+    it('fails with a text of a million words, as tar does on a full disk: Failure all the same, with its beginning', async () => {
+      const error = `Error starting unpack: ${'tar: rootfs/data/x: Cannot write: No space left on device\n'.repeat(40_000)}`;
+      lxd.faults.next('import', { error }, { times: 2 });
+      const answer = await restore('wordy');
+      await endsBadly(answer, 'lxd-failed', /Error starting unpack: tar: rootfs.data.x: Cannot write: No space left/);
+      assert.ok((await operationOf(stack, answer)).err.length < 10_000);
+      await assertNoInstance(stack, 'wordy');
+    });
+
+    it('stays Running after all is unpacked: it is waited for, for it shows no progress, and can be cancelled', async () => {
+      const fault = lxd.faults.next('import', { hold: 'operation' });
+      const answer = await restore('stuck');
+      await reaches(stack, answer, 'unpacking');
+      // The worker looks what LXD is at before it undoes anything.
+      const looked = lxd.faults.next('GET /1.0/operations', { hold: true });
+      assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+      await looked.reached;
+      looked.release();
+      fault.release();
+      assert.equal((await stack.stow.finished(answer)).status, 'Cancelled');
+      await assertNoInstance(stack, 'stuck');
+    });
+  });
+
+  it('that dies while it writes a backup, and comes back: another attempt succeeds, and nothing is left', async () => {
+    const fault = lxd.faults.next('backup', { hold: true });
+    const answer = await begin();
+    await fault.reached;
+    await lxd.stop();
+    await isRetried(stack, answer);
+    await lxd.start();
+    await endsWell(answer);
+  });
+
+  it('that dies while it unpacks an import: the restore fails truthfully, and says what LXD has left', async () => {
+    const fault = lxd.faults.next('import', { hold: 'operation' });
+    const answer = await restore('halved');
+    await fault.reached;
+    await lxd.stop();
+    await isRetried(stack, answer);
+    await lxd.start();
+    const { err, code } = await failed(stack.stow, answer);
+    assert.equal(code, 'conflict');
+    assert.match(
+      err,
+      /a volume named halved is on the storage pool without its instance, left by an LXD that was killed/,
+    );
+  });
+});

@@ -1,0 +1,83 @@
+/** S3 through a reverse proxy that does as it is told: refuses some requests with 503 SlowDown, or lies about a byte. */
+import { once } from 'node:events';
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { pipeline } from 'node:stream/promises';
+
+export interface ScriptedS3 extends AsyncDisposable {
+  readonly endpoint: string;
+  /** When (performance.now()) a request came that `refuse` was about, whatever it was answered. */
+  readonly triedAt: number[];
+  /** The next `times` requests whose path and query match are refused. */
+  refuse(which: RegExp, times: number): void;
+  /** In the answer to each GET of `key`, the stored object's byte `at` is another. */
+  flip(key: string, at: number): void;
+}
+
+const refusal = `<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>`;
+
+/** A reverse proxy of the S3 server at `target`; signatures hold, for it passes on what it gets, the Host header too. */
+export async function scriptedS3(target: string): Promise<ScriptedS3> {
+  const { hostname, port } = new URL(target);
+  const agent = new http.Agent({ keepAlive: true });
+  const triedAt: number[] = [];
+  let refused: { which: RegExp; left: number } | undefined;
+  let flipped: { key: string; at: number } | undefined;
+
+  const server = http.createServer(async (request, response) => {
+    const { method, url = '', headers } = request;
+    const concerned = refused?.which.test(url) === true;
+    if (concerned) triedAt.push(performance.now());
+    if (concerned && refused && refused.left > 0) {
+      refused.left -= 1;
+      await request.resume().toArray();
+      response.writeHead(503, { 'content-type': 'application/xml', 'content-length': refusal.length }).end(refusal);
+      return;
+    }
+    const onward = http.request({ hostname, port, agent, method, path: url, headers });
+    const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
+    try {
+      await pipeline(request, onward);
+      const [answer] = await answered;
+      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      const isFlipped = method === 'GET' && flipped && decodeURIComponent(url).endsWith(`/${flipped.key}`);
+      const start = Number(/bytes=(\d+)-/.exec(headers.range ?? '')?.[1] ?? 0);
+      await (isFlipped ? pipeline(answer, flipping((flipped?.at ?? 0) - start), response) : pipeline(answer, response));
+    } catch {
+      // One side went away: the other learns it the same way.
+      response.destroy();
+      onward.destroy();
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    triedAt,
+    refuse(which, times) {
+      triedAt.length = 0;
+      refused = { which, left: times };
+    },
+    flip(key, at) {
+      flipped = { key, at };
+    },
+    async [Symbol.asyncDispose]() {
+      agent.destroy();
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+function flipping(at: number) {
+  return async function* (chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    let seen = 0;
+    for await (const chunk of chunks) {
+      const here = at - seen;
+      if (here >= 0 && here < chunk.length) chunk.writeUInt8(chunk.readUInt8(here) ^ 1, here);
+      seen += chunk.length;
+      yield chunk;
+    }
+  };
+}

@@ -1,0 +1,200 @@
+/** Dead letters: seen, sent again, thrown away, by the command that a person runs. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, afterEach, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { jetstream } from '@nats-io/jetstream';
+import { connect, headers } from '@nats-io/transport-node';
+import type { Operation } from '../../services/contract.ts';
+import { operationIdOf } from '../../services/queue/jobs.ts';
+import { attempt } from '../lab/run.ts';
+import { publish } from './publisher.ts';
+import { openStack, type Stack, until } from './stack.ts';
+
+const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+const c1 = 'lxstow.jobs.local.backup.default.c1';
+
+interface Letter {
+  id: number;
+  subject: string;
+  operation: string;
+  code: string;
+  reason: string;
+  headers: [string, string][];
+  body: string;
+  encoding: string;
+}
+
+describe('dead letters', { timeout: 180_000 }, () => {
+  let stack: Stack;
+  before(async () => {
+    stack = await openStack('dead-letters', { config: { worker: { attempts: 1, lxdIdleTimeoutMs: 1000 } } });
+    await stack.launch('c1');
+  });
+  after(() => stack?.[Symbol.asyncDispose]());
+  afterEach(async () => {
+    for (const worker of stack.stow.workers) if (!worker.isRunning) await worker.start();
+  });
+
+  async function command(args: string[], env: NodeJS.ProcessEnv = {}) {
+    const { status, stdout, stderr } = await attempt(
+      process.execPath,
+      [cli, '--config', stack.stow.configFile, 'dead-letters', ...args],
+      { env: { ...process.env, ...env } },
+    );
+    return { status, stdout: stdout.toString(), stderr };
+  }
+
+  async function ok(args: string[]): Promise<string> {
+    const { status, stdout, stderr } = await command(args);
+    assert.equal(status, 0, stderr);
+    return stdout;
+  }
+
+  const list = async () => JSON.parse(await ok(['list', '--format', 'json'])) as Letter[];
+
+  const ended = (id: string) =>
+    until(
+      async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+      (operation) => operation?.status_code >= 200,
+    );
+
+  /** Publishes what becomes a dead letter; returns the letter. */
+  async function buried(subject: string, body: string): Promise<Letter> {
+    const id = randomUUID();
+    await publish(stack.nats.url, subject, body, id);
+    await ended(id);
+    const letters = await until(list, (all) => all.some(({ operation }) => operation === id));
+    return letters.find(({ operation }) => operation === id) as Letter;
+  }
+
+  it('there are none at first, and the command says so', async () => {
+    assert.equal(await ok(['list']), 'there are no dead letters\n');
+    assert.equal(await ok(['discard', '--all']), '0 dead letters discarded\n');
+  });
+
+  it('keep subject, headers, body and reason, and are shown with them', async () => {
+    const nats = await connect({ servers: stack.nats.url });
+    const sent = headers();
+    sent.append('Who', 'a program');
+    sent.append('Who', 'twice');
+    sent.set('Nats-Msg-Id', 'no uuid');
+    const { seq } = await jetstream(nats).publish(c1, '{"compression":"xz\u001b[31m"}', { headers: sent });
+    await nats.close();
+    const operation = operationIdOf({ messageId: 'no uuid', sequence: seq });
+    await ended(operation);
+
+    const [letter, ...others] = await until(list, (all) => all.length > 0);
+    assert.ok(letter);
+    assert.deepEqual(others, []);
+    assert.deepEqual(
+      { ...letter, id: 0, time: '', reason: '' },
+      {
+        id: 0,
+        time: '',
+        subject: c1,
+        operation,
+        code: 'bad-message',
+        reason: '',
+        headers: [
+          ['Who', 'a program'],
+          ['Who', 'twice'],
+          ['Nats-Msg-Id', 'no uuid'],
+        ],
+        body: '{"compression":"xz\u001b[31m"}',
+        encoding: 'utf-8',
+      },
+    );
+    assert.match(letter.reason, /not JSON/);
+    assert.deepEqual(JSON.parse(await ok(['show', String(letter.id), '--format', 'json'])), letter);
+    const shown = await ok(['show', String(letter.id)]);
+    assert.match(shown, /^subject: +lxstow\.jobs\.local\.backup\.default\.c1$/m);
+    assert.match(shown, /^header: +Who: twice$/m);
+    assert.match(shown, /^body: +\{"compression":"xz\\u\{1b\}\[31m"\}$/m);
+    const table = await ok(['list']);
+    assert.match(table, /^ID +TIME \(UTC\) +SUBJECT +CODE +REASON$/m);
+    assert.match(table, new RegExp(`^${letter.id} +\\S+ +${c1.replaceAll('.', '\\.')} +bad-message +.*not JSON`, 'm'));
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: that none reaches the terminal is the point
+    assert.doesNotMatch(shown + table, /\u001b/);
+  });
+
+  it('one whose cause is mended is a new operation when it is sent again, and no letter any more', async () => {
+    const letter = await buried('lxstow.jobs.local.backup.default.later', '{"bakcup":"x"}');
+    assert.match(letter.reason, /bakcup/);
+    const printed = await ok(['retry', String(letter.id)]);
+    const operation = /as operation (\S+)\n$/.exec(printed)?.[1] ?? '';
+    assert.notEqual(operation, letter.operation);
+    assert.match((await ended(operation)).err, /bakcup/);
+    const letters = await until(list, (all) => all.some((other) => other.operation === operation));
+    assert.ok(!letters.some(({ id }) => id === letter.id), 'the letter is still there');
+    assert.equal((await command(['retry', String(letter.id)])).status, 1);
+  });
+
+  it('a job out of attempts is one, and succeeds when it is sent again', async () => {
+    const { simulator } = stack;
+    const real = stack.lab.lxd;
+    const id = randomUUID();
+    if (real) await real.kill('SIGKILL');
+    else await simulator?.stop();
+    await publish(stack.nats.url, c1, '{"backup":"in-the-end","compression":"none"}', id);
+    assert.equal((await ended(id)).status, 'Failure');
+    const letter = (await until(list, (all) => all.some(({ operation }) => operation === id))).find(
+      ({ operation }) => operation === id,
+    );
+    assert.equal(letter?.code, 'lxd-unavailable');
+    if (real) await real.start();
+    else await simulator?.start();
+
+    // It can be asked for at once, without a worker having taken it.
+    const [worker] = stack.stow.workers;
+    await worker?.stop();
+    const printed = await ok(['retry', String(letter?.id)]);
+    const operation = /as operation (\S+)\n$/.exec(printed)?.[1] ?? '';
+    const pending = await stack.stow.request('GET', `/1.0/operations/${operation}`);
+    assert.deepEqual([pending.status, pending.body.metadata?.status], [200, 'Pending']);
+    await worker?.start();
+    const { status, err } = await ended(operation);
+    assert.equal(status, 'Success', err);
+    assert.equal((await stack.stow.request('GET', '/1.0/instances/c1/backups/in-the-end')).status, 200);
+  });
+
+  it('stays when the queue does not take it', async () => {
+    const letter = await buried('lxstow.jobs.local.backup.default.c1', 'no json');
+    // A remote that was taken out of the configuration: no stream has its subject.
+    const nats = await connect({ servers: stack.nats.url });
+    await jetstream(nats).publish('lxstow.dead.gone.backup.default.c1', 'x');
+    await nats.close();
+    const gone = (await list()).find(({ subject }) => subject === 'lxstow.jobs.gone.backup.default.c1');
+    const { status, stderr } = await command(['retry', String(gone?.id)]);
+    assert.equal(status, 1);
+    assert.match(stderr, /LXSTOW_JOBS does not take lxstow\.jobs\.gone\.backup\.default\.c1/);
+    assert.deepEqual(
+      (await list()).filter(({ id }) => id === gone?.id || id === letter.id).map(({ id }) => id),
+      [letter.id, gone?.id],
+    );
+  });
+
+  it('are discarded one by one, or all of them', async () => {
+    const first = await buried(c1, 'one');
+    const second = await buried(c1, 'two');
+    assert.equal(await ok(['discard', String(first.id)]), `dead letter ${first.id} discarded\n`);
+    const left = (await list()).map(({ id }) => id);
+    assert.ok(left.includes(second.id) && !left.includes(first.id));
+    for (const args of [
+      ['discard', String(first.id)],
+      ['show', '999999'],
+    ]) {
+      const { status, stderr } = await command(args);
+      assert.equal(status, 1);
+      assert.match(stderr, /^lxstow: there is no dead letter \d+\n$/);
+    }
+    for (const args of [['discard'], ['discard', '--all', '1'], ['show', 'x'], ['retry', '0']])
+      assert.equal((await command(args)).status, 1, args.join(' '));
+    assert.deepEqual(
+      (await list()).map(({ id }) => id),
+      left,
+    );
+    assert.equal(await ok(['discard', '--all']), `${left.length} dead letters discarded\n`);
+    assert.deepEqual(await list(), []);
+  });
+});

@@ -1,0 +1,162 @@
+/** Jobs: published by anybody, shared by workers, handed back, refused, never lost. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, afterEach, before, describe, it } from 'node:test';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import type { Operation } from '../../services/contract.ts';
+import { publish } from './publisher.ts';
+import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
+
+describe('jobs', { timeout: 300_000 }, () => {
+  let stack: Stack;
+  before(async () => {
+    stack = await openStack('jobs', { workers: 2, config: { worker: { slots: 1, graceMs: 0 } } });
+    await Promise.all(['a', 'b', 'c', 'd'].map((name) => stack.launch(name, { dataMiB: 30 })));
+  });
+  after(() => stack?.[Symbol.asyncDispose]());
+
+  afterEach(async () => {
+    for (const worker of stack.stow.workers) if (!worker.isRunning) await worker.start();
+  });
+
+  const ended = (id: string) =>
+    until(
+      async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+      (operation) => operation?.status_code >= 200,
+    );
+
+  it('are shared by the workers of a remote', async () => {
+    const answers = await Promise.all(
+      ['a', 'b', 'c', 'd'].map((name) => stack.stow.request('POST', `/1.0/instances/${name}/backups`)),
+    );
+    for (const answer of answers) await succeeded(stack.stow, answer);
+    for (const worker of [0, 1]) assert.match(await stack.stow.logOf(worker), /"message":"job done"/);
+  });
+
+  it('of one instance run one after another', async () => {
+    const answers = await Promise.all([1, 2, 3].map(() => stack.stow.request('POST', '/1.0/instances/a/backups')));
+    for (const answer of answers) await succeeded(stack.stow, answer);
+  });
+
+  describe('published straight to the subject', () => {
+    it('an empty message is a backup; its operation is found by its place in the stream', async () => {
+      const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.b', undefined);
+      const operation = await ended(id);
+      assert.equal(operation.status, 'Success', operation.err);
+      const name = operation.resources.backups?.[0]?.split('/').at(-1) ?? '';
+      assert.equal(
+        (await stack.stow.request('GET', `/1.0/instances/b/backups/${name}`)).body.metadata.compressed,
+        true,
+      );
+    });
+
+    it('its own UUID is the operation, twice is once, and every option counts', async () => {
+      const id = randomUUID();
+      const body = {
+        backup: 'by-nats',
+        compression: 'none',
+        tags: { who: 'a program' },
+        requestor: { username: 'cron' },
+      };
+      await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.b', body, id);
+      await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.b', body, id);
+      assert.equal((await ended(id)).status, 'Success');
+      const shown = (await stack.stow.request('GET', '/1.0/instances/b/backups/by-nats')).body.metadata;
+      assert.deepEqual([shown.compressed, shown.tags], [false, { who: 'a program' }]);
+    });
+
+    it('restores and deletes too', async () => {
+      const files = await stack.fingerprint('b');
+      const restore = await publish(stack.nats.url, 'lxstow.jobs.local.restore.default.b2', {
+        backup: 'by-nats',
+        source: { instance: 'b' },
+      });
+      assert.equal((await ended(restore)).status, 'Success');
+      assertSame(await stack.fingerprint('b2'), files);
+      const removed = await publish(stack.nats.url, 'lxstow.jobs.local.delete.default.b', { backup: 'by-nats' });
+      assert.equal((await ended(removed)).status, 'Success');
+      assertError(await stack.stow.request('GET', '/1.0/instances/b/backups/by-nats'), 404, /does not exist/);
+    });
+
+    it('what cannot be understood fails, is kept as a dead letter, and holds nobody up', async () => {
+      const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c', '{"compression":"xz"}');
+      const after = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c', {});
+      const operation = await ended(id);
+      assert.equal(operation.status, 'Failure');
+      assert.match(operation.err, /compression: "xz" is none of/);
+      assert.equal((await ended(after)).status, 'Success');
+      const letter = await deadLetter('lxstow.dead.local.backup.default.c');
+      assert.equal(letter?.data, '{"compression":"xz"}');
+      assert.equal(letter?.code, 'bad-message');
+    });
+
+    it('for an instance that is not there fails truthfully', async () => {
+      const operation = await ended(await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.nobody', {}));
+      assert.deepEqual([operation.status, operation.err], ['Failure', 'instance nobody does not exist']);
+    });
+  });
+
+  async function deadLetter(subject: string) {
+    const nats = await connect({ servers: stack.nats.url });
+    try {
+      const jsm = await jetstreamManager(nats);
+      const message = await jsm.streams.getMessage('LXSTOW_DEAD', { last_by_subj: subject });
+      return message && { data: message.string(), code: message.header.get('Lxstow-Error-Code') };
+    } finally {
+      await nats.close();
+    }
+  }
+
+  it('a worker that is stopped hands its job to another, and leaves nothing', async () => {
+    await stack.launch('large', { dataMiB: 300 });
+    const answer = await stack.stow.request('POST', '/1.0/instances/large/backups');
+    const id = answer.body.operation.split('/').at(-1) ?? '';
+    await until(
+      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
+      (operation) => operation.metadata.stage === 'uploading',
+    );
+    const logs = await Promise.all([0, 1].map((worker) => stack.stow.logOf(worker)));
+    const busy = logs.findIndex((log) => log.includes(id));
+    await stack.stow.workers[busy]?.stop();
+    assert.match(await stack.stow.logOf(busy), /"message":"job handed back"/);
+    await succeeded(stack.stow, answer);
+    await until(
+      () => stack.stow.logOf(1 - busy),
+      (log) => log.split('\n').some((line) => line.includes('"job done"') && line.includes(id)),
+    );
+    await stack.assertNothingLeft();
+  });
+
+  it('a worker that is killed is noticed in seconds, and its job done by another', async () => {
+    const answer = await stack.stow.request('POST', '/1.0/instances/large/backups?compression=none');
+    const id = answer.body.operation.split('/').at(-1) ?? '';
+    await until(
+      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
+      (operation) => operation.status === 'Running',
+    );
+    const logs = await Promise.all([0, 1].map((worker) => stack.stow.logOf(worker)));
+    const busy = logs.findIndex((log) => log.includes(id));
+    await stack.stow.workers[busy]?.kill('SIGKILL');
+    await succeeded(stack.stow, answer);
+    await stack.assertNothingLeft();
+  });
+
+  it('a backup cannot be deleted while it is restored', async () => {
+    const name = (
+      await succeeded(stack.stow, await stack.stow.request('POST', '/1.0/instances/large/backups'))
+    ).resources.backups?.[0]
+      ?.split('/')
+      .at(-1);
+    const restore = await stack.stow.request('POST', `/1.0/instances/large/backups/${name}`, {
+      body: { name: 'large2' },
+    });
+    await until(
+      async () => (await stack.stow.request('GET', restore.body.operation)).body.metadata as Operation,
+      (operation) => (operation.metadata.bytes_done ?? 0) > 0,
+    );
+    assertError(await stack.stow.request('DELETE', `/1.0/instances/large/backups/${name}`), 409, /is being restored/);
+    await succeeded(stack.stow, restore);
+    assert.equal((await stack.stow.request('DELETE', `/1.0/instances/large/backups/${name}`)).status, 200);
+  });
+});

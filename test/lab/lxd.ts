@@ -1,0 +1,115 @@
+import { mkdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type DataKind, writeData } from './data.ts';
+import { fingerprintOf } from './fingerprint.ts';
+import { openFolder } from './folder.ts';
+import { buildImage } from './image.ts';
+import { type Lxc, type LxdPlace, ownLxd, projectInLxd } from './lxdPlace.ts';
+import type { Daemon } from './processes.ts';
+import { errorText, type Log } from './run.ts';
+
+/** Far more than LXD needs to delete what a test leaves; after it the processes are ended all the same. */
+const deleteTimeoutMs = 30_000;
+
+export interface LxdOptions {
+  log: Log;
+  name: string;
+  /** Size of the btrfs pool's file, which is sparse; 6 GiB unless told. */
+  poolSizeGiB?: number;
+  signal?: AbortSignal;
+}
+
+export interface LaunchOptions {
+  project?: string;
+  pool?: string;
+  /** Yes unless told otherwise: not every kernel lets a container have users of its own. */
+  privileged?: boolean;
+  /** Size of the files in /data, besides the image's 10 MB; none unless told. */
+  dataMiB?: number;
+  kind?: DataKind;
+}
+
+/** A real LXD with the image `bb` (busybox, see buildImage()) and nothing else. */
+export interface LabLxd extends Daemon, AsyncDisposable {
+  readonly socket: string;
+  /** LXD_DIR. */
+  readonly dir: string;
+  readonly version: string;
+  /** On btrfs; the default profile's root disk is there. `bt` in a daemon of our own. */
+  readonly pool: string;
+  /** On plain directories, and so without optimized backups. `dirpool` in a daemon of our own. */
+  readonly dirPool: string;
+  /** Where everything goes unless told otherwise: `default`, or our own one in somebody's daemon. */
+  readonly project: string;
+  readonly lxc: Lxc;
+  /** Creates a container, fills its /data with files that depend on name, size and kind only, and starts it. */
+  launch(name: string, options?: LaunchOptions): Promise<void>;
+  /** See fingerprintOf(). The instance may run or be stopped, but should not be writing. */
+  fingerprint(name: string, project?: string): Promise<Map<string, string>>;
+}
+
+/**
+ * A private LXD with an LXD_DIR of its own: the machine's LXD and its instances are not touched. It has a project
+ * `lxstow-lab` too, which shares the default project's images and profiles. With LXSTOW_LAB_LXD_SOCKET in the
+ * environment: that LXD instead, in a new project with new pools that are removed at the end; it cannot be killed.
+ */
+export async function startLxd({ log, name, poolSizeGiB = 6, signal }: LxdOptions): Promise<LabLxd> {
+  await using opening = new AsyncDisposableStack();
+  const folder = opening.use(await openFolder(`${name}-lxd`, log));
+  const socket = process.env.LXSTOW_LAB_LXD_SOCKET;
+  const place = socket ? await projectInLxd(socket, folder) : await ownLxd(folder, signal);
+  if (!socket) opening.defer(() => deleteInstances(place, log));
+  const { daemon, lxc, pool, dirPool, project } = place;
+  await lxc(['storage', 'create', pool, 'btrfs', `size=${poolSizeGiB}GiB`], { signal });
+  await lxc(['storage', 'create', dirPool, 'dir'], { signal });
+  await lxc(['profile', 'device', 'add', 'default', 'root', 'disk', 'path=/', `pool=${pool}`], { signal });
+  const imageFolder = join(folder.path, 'image');
+  await mkdir(imageFolder);
+  await lxc(['image', 'import', await buildImage(imageFolder), '--alias', 'bb'], { signal });
+  const { environment } = JSON.parse(await lxc(['query', '/1.0']));
+  log(`LXD ${environment.server_version} is ready`);
+  const rootfsOf = (instance: string, of = project) => rootfs(place, instance, of);
+  const owned = opening.move();
+  return Object.assign(daemon, {
+    socket: place.socket,
+    dir: place.dir,
+    version: environment.server_version as string,
+    pool,
+    dirPool,
+    project,
+    lxc,
+    async launch(instance: string, options: LaunchOptions = {}) {
+      const { project: into = project, pool: on = pool, privileged = true, dataMiB = 0, kind = 'mixed' } = options;
+      const config = ['--storage', on, '--config', `security.privileged=${privileged}`];
+      await lxc(['init', 'bb', instance, ...config], { project: into });
+      const root = await rootfsOf(instance, into);
+      const { uid, gid } = await stat(root); // the container's root, as the disk has it
+      if (dataMiB > 0) await writeData(join(root, 'data'), { sizeMiB: dataMiB, kind, seed: instance, uid, gid });
+      await lxc(['start', instance], { project: into });
+    },
+    fingerprint: async (instance: string, of?: string) => fingerprintOf(await rootfsOf(instance, of)),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  });
+}
+
+/** Where this process finds the instance's root filesystem. */
+async function rootfs({ lxc, visibleDir }: LxdPlace, instance: string, project: string): Promise<string> {
+  const { expanded_devices } = JSON.parse(await lxc(['query', `/1.0/instances/${instance}?project=${project}`]));
+  const folder = project === 'default' ? instance : `${project}_${instance}`;
+  return join(visibleDir, 'storage-pools', expanded_devices.root.pool, 'containers', folder, 'rootfs');
+}
+
+/** LXD itself must delete them where it can: it alone tidies up in the kernel (AppArmor profiles, cgroups). */
+async function deleteInstances({ daemon, lxc }: LxdPlace, log: Log): Promise<void> {
+  if (!daemon.isRunning) return;
+  try {
+    await daemon.kill('SIGCONT'); // a test may have paused it
+    const signal = AbortSignal.timeout(deleteTimeoutMs);
+    const instances: { name: string; project: string }[] = JSON.parse(
+      await lxc(['list', '--all-projects', '--format', 'json'], { signal }),
+    );
+    await Promise.all(instances.map(({ name, project }) => lxc(['delete', '--force', name], { project, signal })));
+  } catch (error) {
+    log(`LXD could not delete everything, ending it now: ${errorText(error)}`);
+  }
+}

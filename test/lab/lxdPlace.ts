@@ -1,0 +1,90 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { LabFolder } from './folder.ts';
+import { type Daemon, startDaemon } from './processes.ts';
+import { type RunOptions, run } from './run.ts';
+
+export interface LxcOptions extends RunOptions {
+  /** Instead of the lab's own. Not for `lxc query`, which wants it in the URL, nor with `--all-projects`. */
+  project?: string;
+}
+
+/** Runs lxc and returns what it printed. Throws with its standard error. */
+export type Lxc = (args: string[], options?: LxcOptions) => Promise<string>;
+
+/** A daemon, and the names in it that are the lab's to use. */
+export interface LxdPlace {
+  daemon: Daemon;
+  lxc: Lxc;
+  socket: string;
+  /** LXD_DIR. */
+  dir: string;
+  /** Where this process finds what the daemon sees as `dir`. */
+  visibleDir: string;
+  project: string;
+  pool: string;
+  dirPool: string;
+}
+
+/** A daemon of our own below the folder. */
+export async function ownLxd(folder: LabFolder, signal?: AbortSignal): Promise<LxdPlace> {
+  const dir = join(folder.path, 'lxd');
+  await mkdir(dir);
+  const env = { LXD_DIR: dir };
+  const daemon = await startDaemon({
+    command: 'lxd',
+    args: ['--group', 'root'],
+    folder,
+    env,
+    async ready(signal) {
+      await run('lxd', ['waitready'], { env: { ...folder.env, ...env }, signal });
+    },
+    signal,
+  });
+  const socket = join(dir, 'unix.socket');
+  const lxc = lxcFor(socket, 'default', folder);
+  const shared = ['--config', 'features.images=false', '--config', 'features.profiles=false'];
+  await lxc(['project', 'create', 'lxstow-lab', ...shared]);
+  return { daemon, lxc, socket, dir, visibleDir: dir, project: 'default', pool: 'bt', dirPool: 'dirpool' };
+}
+
+/** A new project, with images and profiles of its own, in a daemon that is not ours; the folder's removal ends it. */
+export async function projectInLxd(socket: string, folder: LabFolder): Promise<LxdPlace> {
+  const project = `lxstow-lab-${randomBytes(3).toString('hex')}`;
+  const [pool, dirPool] = [`${project}-bt`, `${project}-dir`];
+  const lxc = lxcFor(socket, project, folder);
+  const { environment } = JSON.parse(await lxc(['query', '/1.0']));
+  await folder.setUndo(`set -e
+export LXD_SOCKET='${socket}' LXD_CONF='${folder.path}/conf'
+lxc() { command lxc -q "$@" </dev/null; }
+if lxc project show ${project} >/dev/null 2>&1; then
+  for name in $(lxc list --project ${project} -f csv -c n); do lxc delete --project ${project} --force "$name"; done
+  for image in $(lxc image list --project ${project} -f csv -c f); do lxc image delete --project ${project} "$image"; done
+  lxc project delete ${project}
+fi
+for pool in ${pool} ${dirPool}; do
+  if lxc storage show $pool >/dev/null 2>&1; then lxc storage delete $pool; fi
+done
+`);
+  await lxc(['project', 'create', project]);
+  const dir = dirname(socket);
+  // The daemon may have a mount namespace of its own, as the snap has.
+  const visibleDir = `/proc/${environment.server_pid}/root${dir}`;
+  return { daemon: somebodysDaemon(environment.server_pid), lxc, socket, dir, visibleDir, project, pool, dirPool };
+}
+
+function lxcFor(socket: string, ownProject: string, folder: LabFolder): Lxc {
+  const env = { ...folder.env, LXD_SOCKET: socket, LXD_CONF: join(folder.path, 'conf') };
+  return (args, { project = ownProject, ...options } = {}) => {
+    const namesItself = args[0] === 'query' || args.includes('--all-projects');
+    const flags = namesItself ? [] : ['--project', project];
+    return run('lxc', ['-q', ...flags, ...args], { env, ...options });
+  };
+}
+
+function somebodysDaemon(pid: number): Daemon {
+  const refuse = () =>
+    Promise.reject(new Error('this LXD is not the lab’s own: it may not be killed, stopped or started'));
+  return { pid, isRunning: true, kill: refuse, stop: refuse, start: refuse };
+}

@@ -1,0 +1,219 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import https from 'node:https';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Certificate, makeCertificate } from './certificates.ts';
+import { type LabFolder, openFolder } from './folder.ts';
+import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
+import { type Log, run } from './run.ts';
+
+const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+
+export interface LxstowOptions {
+  name: string;
+  log: Log;
+  natsUrl: string;
+  s3: { endpoint: string; accessKey: string; secretKey: string; bucket: string };
+  /** LXD's socket. */
+  socket: string;
+  /** Workers of the remote `local`; one unless told otherwise. */
+  workers?: number;
+  /** Goes over the configuration that the lab makes. */
+  config?: Record<string, object>;
+}
+
+export interface Answer {
+  status: number;
+  headers: Record<string, string | string[] | undefined>;
+  /** The body as JSON. */
+  body: Envelope;
+  /** The body as it came. */
+  text: string;
+}
+
+export interface Envelope {
+  type: 'sync' | 'async' | 'error';
+  status: string;
+  status_code: number;
+  operation: string;
+  error_code: number;
+  error: string;
+  // biome-ignore lint/suspicious/noExplicitAny: each test knows what it asked for
+  metadata: any;
+}
+
+export interface RequestOptions {
+  /** An object is sent as JSON, a string as it is. */
+  body?: unknown;
+  headers?: Record<string, string>;
+  /** The lab's own trusted certificate unless another is given; null: none. */
+  certificate?: Certificate | null;
+  minVersion?: 'TLSv1.2' | 'TLSv1.3';
+  maxVersion?: 'TLSv1.1' | 'TLSv1.2';
+}
+
+/** A gateway and workers, as processes of their own: what a user runs. */
+export interface Lxstow extends AsyncDisposable {
+  readonly gateway: Daemon;
+  readonly workers: Daemon[];
+  readonly url: string;
+  /** Of the configuration file that gateway and workers read. */
+  readonly configFile: string;
+  readonly trustDir: string;
+  readonly client: Certificate;
+  readonly healthUrl: { gateway: string; worker: string };
+  /** `path` may be anything that follows the host, taken as it is. */
+  request(method: string, path: string, options?: RequestOptions): Promise<Answer>;
+  /** Waits for an async answer's operation to end, and returns it. */
+  // biome-ignore lint/suspicious/noExplicitAny: an operation as the API shows it
+  finished(answer: Answer): Promise<any>;
+  addWorker(): Promise<Daemon>;
+  /** What a worker or the gateway has logged. */
+  logOf(part: 'gateway' | number): Promise<string>;
+}
+
+/** Runs the CLI once; returns its standard output. Throws with its standard error. */
+export async function lxstow(args: string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
+  return run(process.execPath, [cli, ...args], { env: { ...process.env, ...env } });
+}
+
+/** Sets NATS up, and starts a gateway and workers against the given parts, each in a folder of the lab. */
+export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
+  const { name, log, natsUrl, s3, socket, workers: count = 1 } = options;
+  await using opening = new AsyncDisposableStack();
+  const folder = opening.use(await openFolder(`${name}-gateway`, log));
+  const trustDir = join(folder.path, 'trust');
+  await mkdir(trustDir);
+  const client = await makeCertificate({ commonName: 'lab client' });
+  await writeFile(join(trustDir, 'client.crt'), client.cert);
+  const port = await freePort();
+  const ports = { gateway: await freePort(), worker: [await freePort()] };
+  const config = merged(
+    {
+      nats: { servers: [natsUrl] },
+      s3: { endpoint: s3.endpoint, accessKey: s3.accessKey, secretKey: s3.secretKey, bucket: s3.bucket },
+      remotes: { local: { socket } },
+      gateway: { port, healthPort: ports.gateway, stateDir: join(folder.path, 'state'), trustDir },
+      worker: { graceMs: 2000 },
+      log: { format: 'json' },
+    },
+    options.config ?? {},
+  );
+  const configFile = join(folder.path, 'lxstow.json');
+  await writeFile(configFile, JSON.stringify(config, null, 2));
+  await lxstow(['--config', configFile, 'setup']);
+
+  const start = (command: string, place: LabFolder, healthPort: number, env: NodeJS.ProcessEnv = {}) =>
+    startDaemon({
+      command: process.execPath,
+      args: [cli, '--config', configFile, command],
+      folder: place,
+      env,
+      ready: answers(async (signal) => {
+        const health = await fetch(`http://127.0.0.1:${healthPort}/healthz`, { signal });
+        if (!health.ok) throw new Error(await health.text());
+      }),
+    });
+  const gateway = await start('gateway', folder, ports.gateway);
+  const workers: Daemon[] = [];
+  const folders: LabFolder[] = [];
+  const addWorker = async () => {
+    const place = await openFolder(`${name}-worker`, log);
+    stack.use(place);
+    folders.push(place);
+    const healthPort = ports.worker[workers.length] ?? (await freePort());
+    const worker = await start('worker', place, healthPort, { LXSTOW_WORKER_HEALTH_PORT: String(healthPort) });
+    workers.push(worker);
+    return worker;
+  };
+  let stack: AsyncDisposableStack = opening;
+  for (let i = 0; i < count; i++) await addWorker();
+  const url = `https://127.0.0.1:${port}`;
+  const server = await readFile(join(folder.path, 'state', 'server.crt'), 'utf8');
+  const agents = new Map<string, https.Agent>();
+  opening.defer(() => {
+    for (const agent of agents.values()) agent.destroy();
+  });
+  const owned = opening.move();
+  stack = owned;
+
+  const request = (
+    method: string,
+    path: string,
+    { body, headers = {}, certificate = client, ...tls }: RequestOptions = {},
+  ) => {
+    const id = `${certificate?.fingerprint} ${JSON.stringify(tls)}`;
+    const agent = agents.get(id) ?? new https.Agent({ keepAlive: true, ca: server, ...tls, ...(certificate ?? {}) });
+    agents.set(id, agent);
+    return ask(
+      url,
+      agent,
+      method,
+      path,
+      headers,
+      typeof body === 'string' || body === undefined ? body : JSON.stringify(body),
+    );
+  };
+  log(`lxstow is ready on ${url}`);
+  return {
+    gateway,
+    workers,
+    url,
+    configFile,
+    trustDir,
+    client,
+    healthUrl: { gateway: `http://127.0.0.1:${ports.gateway}`, worker: `http://127.0.0.1:${ports.worker[0]}` },
+    request,
+    async finished(answer) {
+      if (answer.body.type !== 'async') throw new Error(`no operation: ${answer.text}`);
+      return (await request('GET', `${answer.body.operation}/wait`)).body.metadata;
+    },
+    addWorker,
+    logOf: (part) =>
+      readFile(join((part === 'gateway' ? folder : (folders[part] ?? folder)).path, 'daemon.log'), 'utf8'),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+function ask(
+  url: string,
+  agent: https.Agent,
+  method: string,
+  path: string,
+  headers: Record<string, string>,
+  body?: string,
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(url);
+    const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) };
+    const request = https.request(
+      { hostname, port, agent, method, path, headers: { ...length, ...headers } },
+      (response) => {
+        const chunks: Buffer[] = [];
+        response.on('data', (chunk: Buffer) => chunks.push(chunk));
+        response.on('error', reject);
+        response.on('end', () => {
+          const text = Buffer.concat(chunks).toString();
+          try {
+            resolve({
+              status: response.statusCode ?? 0,
+              headers: response.headers,
+              text,
+              body: text ? JSON.parse(text) : {},
+            });
+          } catch (error) {
+            reject(new Error(`not JSON: ${text}`, { cause: error }));
+          }
+        });
+      },
+    );
+    request.on('error', reject);
+    request.end(body);
+  });
+}
+
+function merged(base: Record<string, object>, over: Record<string, object>): Record<string, object> {
+  const result = { ...base };
+  for (const [key, value] of Object.entries(over)) result[key] = { ...result[key], ...value };
+  return result;
+}

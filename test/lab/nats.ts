@@ -1,0 +1,120 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { openFolder } from './folder.ts';
+import { findNatsServer } from './parts.ts';
+import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
+import type { Log } from './run.ts';
+
+export interface NatsOptions {
+  log: Log;
+  name: string;
+  /** More of nats-server's configuration, in its own syntax: authorization, tls, cluster… */
+  config?: string;
+  port?: number;
+  signal?: AbortSignal;
+}
+
+export interface LabNats extends Daemon, AsyncDisposable {
+  readonly url: string;
+  readonly port: number;
+  /** Base URL of the monitoring pages (`/healthz`, `/jsz`, …). */
+  readonly monitor: string;
+  readonly dir: string;
+}
+
+/**
+ * A private nats-server with JetStream, on loopback. It keeps port and store over kill() and start(). JetStream
+ * syncs every write to disk, as lxstow asks of a server that alone must not lose anything.
+ */
+export async function startNats({ log, name, config = '', port, signal }: NatsOptions): Promise<LabNats> {
+  const command = await findNatsServer(log, signal);
+  await using opening = new AsyncDisposableStack();
+  const folder = opening.use(await openFolder(`${name}-nats`, log));
+  const listen = port ?? (await freePort());
+  const monitorPort = await freePort();
+  const file = join(folder.path, 'nats.conf');
+  await mkdir(join(folder.path, 'store'));
+  await writeFile(
+    file,
+    `server_name: ${name}
+listen: "127.0.0.1:${listen}"
+http: "127.0.0.1:${monitorPort}"
+jetstream { store_dir: "${folder.path}/store", sync_interval: always }
+${config}
+`,
+  );
+  const monitor = `http://127.0.0.1:${monitorPort}`;
+  const ready = answers(async (signal) => {
+    const health = await fetch(`${monitor}/healthz`, { signal }); // says no until JetStream has recovered its streams
+    if (!health.ok) throw new Error(await health.text());
+  });
+  const daemon = await startDaemon({ command, args: ['--config', file], folder, ready, signal });
+  log(`NATS is ready on port ${listen}`);
+  const owned = opening.move();
+  return Object.assign(daemon, {
+    url: `nats://127.0.0.1:${listen}`,
+    port: listen,
+    monitor,
+    dir: folder.path,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  });
+}
+
+export interface NatsCluster extends AsyncDisposable {
+  readonly nodes: readonly LabNats[];
+  readonly urls: string[];
+  /** The node that leads this stream now; waits while there is none. */
+  leaderOf(stream: string): Promise<LabNats>;
+}
+
+/** Private nats-servers that make a cluster, each with its port and store over kill() and start(). */
+export async function startNatsCluster({ log, name, size = 3 }: NatsOptions & { size?: number }): Promise<NatsCluster> {
+  await using opening = new AsyncDisposableStack();
+  const ports = await Promise.all(Array.from({ length: size }, () => freePort()));
+  const routes = ports.map((port) => `"nats-route://127.0.0.1:${port}"`).join(', ');
+  const nameOf = (index: number) => `${name}-${index + 1}`;
+  // A node is healthy only when the cluster has a leader: they wait for each other.
+  const starting = ports.map(async (port, index) =>
+    opening.use(
+      await startNats({
+        log,
+        name: nameOf(index),
+        config: `cluster { name: "${name}", listen: "127.0.0.1:${port}", routes: [${routes}] }`,
+      }),
+    ),
+  );
+  await Promise.allSettled(starting);
+  const nodes = await Promise.all(starting);
+  const urls = nodes.map(({ url }) => url);
+  await answers(async (signal) => {
+    for (const { monitor } of nodes) {
+      const page = await fetch(`${monitor}/jsz`, { signal });
+      const { meta_cluster: meta } = (await page.json()) as {
+        meta_cluster?: { leader?: string; cluster_size?: number };
+      };
+      if (!meta?.leader || meta.cluster_size !== size) throw new Error('the nodes have not found each other');
+    }
+  })(AbortSignal.timeout(60_000));
+  const owned = opening.move();
+  return {
+    nodes,
+    urls,
+    async leaderOf(stream) {
+      const connection = await connect({ servers: urls, timeout: 5000 });
+      try {
+        const jsm = await jetstreamManager(connection, { checkAPI: false, timeout: 1000 });
+        for (;;) {
+          const info = await jsm.streams.info(stream).catch(() => undefined);
+          const leader = nodes.find((node, index) => nameOf(index) === info?.cluster?.leader && node.isRunning);
+          if (leader) return leader;
+          await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+      } finally {
+        await connection.close();
+      }
+    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}

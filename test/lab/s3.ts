@@ -1,0 +1,152 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Client } from 'minio';
+import { mountSmallDisk } from './disk.ts';
+import { type LabFolder, openFolder } from './folder.ts';
+import { findMinio, findWeed } from './parts.ts';
+import { answers, type Daemon, type DaemonOptions, freePort, startDaemon } from './processes.ts';
+import { errorText, type Log } from './run.ts';
+
+const bucket = 'lxstow';
+
+export type S3Kind = 'minio' | 'seaweedfs';
+
+export interface S3Options {
+  log: Log;
+  name: string;
+  /** MinIO where it can be had, else SeaweedFS. */
+  kind?: S3Kind;
+  /** Its data are on a disk of their own of this size, which can be full. Needs root. */
+  diskMiB?: number;
+  signal?: AbortSignal;
+}
+
+export interface LabS3 extends Daemon, AsyncDisposable {
+  readonly kind: S3Kind;
+  readonly endpoint: string;
+  readonly accessKey: string;
+  readonly secretKey: string;
+  /** Exists and is empty at first. */
+  readonly bucket: string;
+  readonly dir: string;
+}
+
+/** A private S3 server on loopback, with credentials of its own. It keeps port and data over kill() and start(). */
+export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): Promise<LabS3> {
+  const found = await findServer(kind, log, signal);
+  await using opening = new AsyncDisposableStack();
+  const folder = opening.use(await openFolder(`${name}-s3`, log));
+  if (diskMiB !== undefined) await mountSmallDisk(join(folder.path, 'data'), diskMiB);
+  const access = { accessKey: randomBytes(8).toString('hex'), secretKey: randomBytes(16).toString('hex') };
+  const port = await freePort();
+  const client = new Client({
+    endPoint: '127.0.0.1',
+    port,
+    useSSL: false,
+    ...access,
+    retryOptions: { disableRetry: true },
+  });
+  // Health pages say yes, and buckets can be had, some seconds before SeaweedFS has a place for the first object.
+  const ready = answers(async () => {
+    if (!(await client.bucketExists(bucket))) await client.makeBucket(bucket);
+    await client.putObject(bucket, 'lab-is-ready', 'yes');
+    await client.removeObject(bucket, 'lab-is-ready');
+  });
+  const server = found.kind === 'minio' ? minio(folder, port, access) : await seaweedfs(folder, port, access);
+  const daemon = await startDaemon({ command: found.command, folder, ready, signal, ...server });
+  log(`${found.kind === 'minio' ? 'MinIO' : 'SeaweedFS'} is ready on port ${port}`);
+  const owned = opening.move();
+  return Object.assign(daemon, {
+    kind: found.kind,
+    endpoint: `http://127.0.0.1:${port}`,
+    ...access,
+    bucket,
+    dir: folder.path,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  });
+}
+
+async function findServer(
+  kind: S3Kind | undefined,
+  log: Log,
+  signal?: AbortSignal,
+): Promise<{ kind: S3Kind; command: string }> {
+  if (kind === 'seaweedfs') return { kind, command: await findWeed(log, signal) };
+  try {
+    return { kind: 'minio', command: await findMinio(log, signal) };
+  } catch (error) {
+    signal?.throwIfAborted();
+    if (kind === 'minio') throw error;
+    log(`${errorText(error)}: taking SeaweedFS instead`);
+    return { kind: 'seaweedfs', command: await findWeed(log, signal) };
+  }
+}
+
+interface Access {
+  accessKey: string;
+  secretKey: string;
+}
+type Server = Pick<DaemonOptions, 'args' | 'env'>;
+
+function minio(folder: LabFolder, port: number, { accessKey, secretKey }: Access): Server {
+  return {
+    args: [
+      'server',
+      join(folder.path, 'data'),
+      '--address',
+      `127.0.0.1:${port}`,
+      '--certs-dir',
+      join(folder.path, 'certs'),
+    ],
+    env: { MINIO_ROOT_USER: accessKey, MINIO_ROOT_PASSWORD: secretKey, MINIO_BROWSER: 'off', MINIO_UPDATE: 'off' },
+  };
+}
+
+/** Four servers in one process (master, volume, filer, S3), each with a port for HTTP and one for gRPC. */
+async function seaweedfs(folder: LabFolder, port: number, { accessKey, secretKey }: Access): Promise<Server> {
+  const identity = {
+    name: 'lab',
+    credentials: [{ accessKey, secretKey }],
+    actions: ['Admin', 'Read', 'Write', 'List', 'Tagging'],
+  };
+  const config = join(folder.path, 's3.json');
+  const data = join(folder.path, 'data');
+  await mkdir(data, { recursive: true });
+  await writeFile(config, JSON.stringify({ identities: [identity] }));
+  const ports = await Promise.all(
+    [
+      'master.port',
+      'master.port.grpc',
+      'volume.port',
+      'volume.port.grpc',
+      'filer.port',
+      'filer.port.grpc',
+      's3.port.grpc',
+    ].map(async (flag) => `-${flag}=${await freePort()}`),
+  );
+  // Sockets that it puts there whatever it is told, and leaves behind when killed.
+  await folder.setUndo(`rm -f ${ports.map((port) => `/tmp/seaweedfs-*-grpc-${port.split('=')[1]}.sock`).join(' ')}\n`);
+  return {
+    args: [
+      `-logdir=${folder.path}`,
+      'server',
+      `-dir=${data}`,
+      '-ip=127.0.0.1',
+      '-ip.bind=127.0.0.1',
+      '-master.telemetry=false',
+      '-master.volumeSizeLimitMB=1024',
+      '-master.electionTimeout=1s',
+      '-volume.max=0',
+      '-volume.preStopSeconds=0',
+      `-filer.localSocket=${folder.path}/filer.sock`,
+      '-s3',
+      `-s3.config=${config}`,
+      `-s3.port=${port}`,
+      `-s3.localSocket=${folder.path}/s3.sock`,
+      '-s3.port.iceberg=0',
+      '-s3.port.lance=0',
+      ...ports,
+    ],
+  };
+}

@@ -1,0 +1,173 @@
+/** What LXD tells about itself, its projects, profiles, pools and instances, and how instances start, stop and go. */
+import { stat } from 'node:fs/promises';
+import { errorText, type Log } from '../lab/run.ts';
+import type { Operations } from './operations.ts';
+import { accepted, type Call, created, Refusal, type Routes, sync } from './server.ts';
+import type { Instance, Profile, State } from './state.ts';
+
+export const simulatedVersion = '5.0.2';
+
+/** Those of LXD 5.0.2 that tell something about backups. */
+const extensions = [
+  'container_backup',
+  'backup_compression',
+  'container_backup_override_pool',
+  'backup_compression_algorithm',
+  'backup_override_name',
+];
+
+/** What the keys of a profile's configuration may begin with. */
+const knownKey = /^(boot|cloud-init|cluster|environment|limits|linux|migration|nvidia|raw|security|snapshots|user)\./;
+
+export function catalogRoutes(state: State, operations: Operations): Routes {
+  const instanceOf = ({ param, project }: Call) => state.instance(param('name'), project);
+  return {
+    '/1.0': {
+      GET: () =>
+        sync({
+          api_extensions: extensions,
+          api_status: 'stable',
+          api_version: '1.0',
+          auth: 'trusted',
+          public: false,
+          auth_methods: ['tls'],
+          environment: { server: 'lxd', server_version: simulatedVersion, server_pid: process.pid },
+        }),
+    },
+    '/1.0/projects': { GET: () => sync(state.projects().map((name) => `/1.0/projects/${name}`)) },
+    '/1.0/projects/{name}': {
+      GET: ({ param }) => sync({ ...state.project(param('name')), name: param('name'), used_by: [] }),
+    },
+    '/1.0/storage-pools': { GET: () => sync([...state.pools.keys()].map((name) => `/1.0/storage-pools/${name}`)) },
+    '/1.0/storage-pools/{name}': { GET: ({ param }) => sync(poolView(state, param('name'))) },
+    '/1.0/profiles': {
+      GET({ project }) {
+        const names = [...state.profiles(project).keys()];
+        return sync(names.map((name) => withProject(`/1.0/profiles/${name}`, project)));
+      },
+      async POST({ project, body }) {
+        const { name, ...profile } = await body(400);
+        if (typeof name !== 'string' || name === '') throw new Refusal(400, 'No name provided');
+        const unknown = Object.keys(profile.config ?? {}).find((key) => !knownKey.test(key));
+        if (unknown) throw new Refusal(400, `Unknown configuration key: ${unknown}`);
+        if (state.profiles(project).has(name))
+          throw new Refusal(500, `Error inserting "${name}" into database: The profile already exists`);
+        state.addProfile({ name, ...(profile as Partial<Profile>) }, project);
+        return created(`/1.0/profiles/${name}`);
+      },
+    },
+    '/1.0/profiles/{name}': {
+      GET({ param, project }) {
+        const profile = state.profiles(project).get(param('name'));
+        if (!profile) throw new Refusal(404, 'Fetch profile: Profile not found');
+        return sync({ ...profile, used_by: [] });
+      },
+    },
+    '/1.0/instances/{name}': {
+      GET: (call) => sync(instanceView(state, instanceOf(call))),
+      DELETE(call) {
+        const instance = instanceOf(call);
+        if (instance.isRunning) throw new Refusal(400, 'Instance is running');
+        return accepted(
+          operations.start(about('Deleting instance', instance, 'containers', 'instances'), () =>
+            state.removeInstance(instance),
+          ),
+        );
+      },
+    },
+    '/1.0/instances/{name}/snapshots': {
+      GET(call) {
+        const { name, project, snapshots } = instanceOf(call);
+        return sync(snapshots.map((snapshot) => withProject(`/1.0/instances/${name}/snapshots/${snapshot}`, project)));
+      },
+    },
+    '/1.0/instances/{name}/state': {
+      async PUT(call) {
+        const { action } = await call.body(400);
+        const instance = instanceOf(call);
+        if (action !== 'start' && action !== 'stop') throw new Refusal(400, `Unknown action: '${action}'`);
+        const change = changes[action];
+        const operation = about(change.description, instance, 'instances');
+        return accepted(operations.start(operation, () => change.run(state, instance)));
+      },
+    },
+  };
+}
+
+/** What an operation says about itself and its instance. */
+export function about(description: string, { name, project }: Pick<Instance, 'name' | 'project'>, ...kinds: string[]) {
+  return { description, project, resources: Object.fromEntries(kinds.map((kind) => [kind, [`/1.0/${kind}/${name}`]])) };
+}
+
+export function withProject(path: string, project: string): string {
+  return project === 'default' ? path : `${path}?project=${project}`;
+}
+
+export function instanceView(state: State, instance: Instance) {
+  const { name, project, architecture, description, config, devices, profiles } = instance;
+  return {
+    architecture,
+    config,
+    devices,
+    ephemeral: false,
+    profiles,
+    stateful: false,
+    description,
+    created_at: instance.createdAt,
+    expanded_config: state.expandedConfig(instance),
+    expanded_devices: state.expandedDevices(instance),
+    name,
+    ...(instance.isRunning ? { status: 'Running', status_code: 103 } : { status: 'Stopped', status_code: 102 }),
+    last_used_at: instance.lastUsedAt,
+    location: 'none',
+    type: 'container',
+    project,
+  };
+}
+
+export function poolView(state: State, name: string) {
+  const driver = state.driver(name);
+  return { config: {}, description: '', name, driver, used_by: [], status: 'Created', locations: ['none'] };
+}
+
+const changes = {
+  start: {
+    description: 'Starting instance',
+    async run(state: State, instance: Instance): Promise<void> {
+      if (instance.isRunning) throw new Error('The instance is already running');
+      await checkLink(state, instance);
+      instance.isRunning = true;
+      instance.lastUsedAt = new Date().toISOString();
+      instance.config['volatile.last_state.power'] = 'RUNNING';
+    },
+  },
+  stop: {
+    description: 'Stopping instance',
+    async run(_: State, instance: Instance): Promise<void> {
+      if (!instance.isRunning) throw new Error('The instance is already stopped');
+      instance.isRunning = false;
+      instance.config['volatile.last_state.power'] = 'STOPPED';
+    },
+  },
+};
+
+/** When LXD starts, it starts what ran before, and by its configuration that is also what was imported and ran where it came from. */
+export async function startThoseThatRan(state: State, log: Log): Promise<void> {
+  for (const instance of state.allInstances()) {
+    if (instance.isRunning || instance.config['volatile.last_state.power'] !== 'RUNNING') continue;
+    try {
+      await changes.start.run(state, instance);
+    } catch (error) {
+      log(`simulator: ${instance.name} does not start: ${errorText(error)}`);
+    }
+  }
+}
+
+/** An import over this instance, on another pool, has it point to nowhere. */
+async function checkLink(state: State, instance: Instance): Promise<void> {
+  try {
+    await stat(state.link(instance));
+  } catch (error) {
+    throw new Error(`Unable to resolve container rootfs: ${errorText(error)}`);
+  }
+}

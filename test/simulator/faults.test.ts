@@ -1,0 +1,164 @@
+/** What a test can make go wrong, as lxstow's client sees it. */
+import assert from 'node:assert/strict';
+import { buffer } from 'node:stream/consumers';
+import { after, before, it } from 'node:test';
+import { TarScanner } from '../../services/archive/tar.ts';
+import { isCode } from '../../services/errors.ts';
+import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../services/lxd/backups.ts';
+import { LxdClient } from '../../services/lxd/client.ts';
+import { describeServer, instanceExists, runningImport, setState } from '../../services/lxd/instances.ts';
+import { type LxdSimulator, startSimulator } from './simulator.ts';
+
+const signal = AbortSignal.timeout(60_000);
+const waiting = { signal, idleTimeoutMs: 30_000 };
+
+let simulator: LxdSimulator;
+let lxd: LxdClient;
+let archive: Buffer;
+
+const at = (instance: string) => ({ remote: 'simulated', project: 'default', instance });
+
+function createBackup(name: string, { idleTimeoutMs = waiting.idleTimeoutMs, seen = [] as number[] } = {}) {
+  const wanted = { name, optimized: false, instanceOnly: false };
+  return createLxdBackup(lxd, at('c1'), wanted, { signal, idleTimeoutMs, onProgress: (bytes) => seen.push(bytes) });
+}
+
+function beginImport(name: string, bytes: Buffer) {
+  const { request, finish } = openImport(lxd, at(name), undefined, signal);
+  request.end(bytes);
+  return finish(waiting);
+}
+
+function code(wanted: Parameters<typeof isCode>[1], text = /./) {
+  return (error: unknown) => isCode(error, wanted) && text.test((error as Error).message);
+}
+
+before(async () => {
+  simulator = await startSimulator();
+  lxd = new LxdClient('simulated', { socket: simulator.socket }, {});
+  await simulator.createInstance('c1', { dataMiB: 4 });
+  await createBackup('whole');
+  archive = await buffer((await openExport(lxd, at('c1'), 'whole', signal)).stream);
+});
+
+after(async () => {
+  lxd[Symbol.dispose]();
+  await simulator[Symbol.asyncDispose]();
+});
+
+it('an export ends cleanly, but too early', async () => {
+  simulator.faults.next('export', { cutAt: 100_000 });
+  const { size, stream } = await openExport(lxd, at('c1'), 'whole', signal);
+  const bytes = await buffer(stream);
+  assert.deepEqual([size, bytes.length], [100_000, 100_000]);
+  const tar = new TarScanner();
+  tar.push(bytes);
+  assert.throws(() => tar.finish(), code('archive-truncated'));
+});
+
+it('an export loses its connection', async () => {
+  simulator.faults.next('export', { dropAt: 100_000 });
+  const { size, stream } = await openExport(lxd, at('c1'), 'whole', signal);
+  assert.equal(size, archive.length);
+  await assert.rejects(buffer(stream), /aborted/);
+});
+
+it('an export stands still until it is released', async () => {
+  const fault = simulator.faults.next('export', { holdAt: 100_000 });
+  const { stream } = await openExport(lxd, at('c1'), 'whole', signal);
+  const whole = buffer(stream);
+  await fault.reached;
+  fault.release();
+  assert.deepEqual(await whole, archive);
+});
+
+it('a backup is said to be good, but is cut', async () => {
+  simulator.faults.next('backup', { cutAt: 50_000 });
+  await createBackup('cut');
+  const { size, stream } = await openExport(lxd, at('c1'), 'cut', signal);
+  stream.destroy();
+  assert.equal(size, 50_000);
+});
+
+it('a backup stops moving', async () => {
+  const fault = simulator.faults.next('backup', { progress: '71.60MB (35.65MB/s)', hold: true });
+  const seen: number[] = [];
+  await assert.rejects(createBackup('stuck', { idleTimeoutMs: 100, seen }), code('lxd-stalled'));
+  assert.equal(seen[0], 71_600_000);
+  fault.release();
+});
+
+it('a backup fails', async () => {
+  simulator.faults.next('backup', { error: 'no space left on device' });
+  await assert.rejects(createBackup('failed'), code('lxd-failed', /Create backup: .*no space left on device/));
+  await assert.rejects(openExport(lxd, at('c1'), 'failed', signal), code('not-found'));
+});
+
+it('an import fails, or loses its connection, and leaves nothing', async () => {
+  simulator.faults.next('import', { error: 'no space left on device' });
+  simulator.faults.next('import', { dropAt: 100_000 });
+  await assert.rejects(beginImport('c2', archive), code('lxd-failed', /no space left/));
+  await assert.rejects(beginImport('c2', archive), code('lxd-unavailable'));
+  assert.equal(await instanceExists(lxd, at('c2'), signal), false);
+  await beginImport('c2', archive);
+});
+
+it('an import is not read, not answered, or does not end, until it is released', async () => {
+  const faults = [
+    simulator.faults.next('import', { holdAt: 100_000 }),
+    simulator.faults.next('import', { hold: 'answer' }),
+    simulator.faults.next('import', { hold: 'operation' }),
+  ];
+  for (const [at, fault] of faults.entries()) {
+    const finished = beginImport(`held-${at}`, archive);
+    await fault.reached;
+    fault.release();
+    await finished;
+  }
+});
+
+it('LXD is killed during an import: what it unpacked stays, and nothing can be imported by that name', async () => {
+  const fault = simulator.faults.next('import', { hold: 'operation' });
+  const finished = assert.rejects(beginImport('half', archive), code('lxd-unavailable'));
+  await fault.reached;
+  assert.ok(await runningImport(lxd, at('half'), signal));
+  await simulator.stop();
+  await finished;
+  await assert.rejects(describeServer(lxd, signal), code('lxd-unavailable'));
+  await simulator.start();
+  assert.equal(await instanceExists(lxd, at('half'), signal), false);
+  await assert.rejects(beginImport('half', archive), code('lxd-failed', /already exists on target/));
+});
+
+it('LXD is killed during a backup: it is listed, and looks finished', async () => {
+  const fault = simulator.faults.next('backup', { cutAt: 50_000, hold: true });
+  const made = assert.rejects(createBackup('half'), code('lxd-unavailable'));
+  await fault.reached;
+  await simulator.stop();
+  await made;
+  await simulator.start();
+  const { size, stream } = await openExport(lxd, at('c1'), 'half', signal);
+  stream.destroy();
+  assert.equal(size, 50_000);
+  await deleteLxdBackup(lxd, at('c1'), 'half', waiting);
+});
+
+it('any call is refused, cut off or held, and the one after it goes well', async () => {
+  simulator.faults.next('GET /1.0', { status: 500, error: 'database is locked' });
+  simulator.faults.next('GET /1.0', { drop: true });
+  const fault = simulator.faults.next('GET /1.0', { hold: true });
+  await assert.rejects(describeServer(lxd, signal), code('lxd-failed', /database is locked/));
+  await assert.rejects(describeServer(lxd, signal), code('lxd-unavailable'));
+  const held = describeServer(lxd, signal);
+  await fault.reached;
+  fault.release();
+  assert.equal((await held).version, simulator.version);
+});
+
+it('so many calls go well first, and so many then do not', async () => {
+  const call = 'PUT /1.0/instances/*/state';
+  simulator.faults.next(call, { status: 503, error: 'LXD is shutting down' }, { after: 1, times: 2 });
+  await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-failed', /already running/));
+  for (const _ of [1, 2]) await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-unavailable'));
+  await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-failed', /already running/));
+});

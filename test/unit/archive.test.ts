@@ -1,0 +1,433 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough, Readable, Writable } from 'node:stream';
+import { describe, it } from 'node:test';
+import zlib from 'node:zlib';
+import fc from 'fast-check';
+import { type Block, readBlocks } from '../../services/archive/blocks.ts';
+import { BufferPool } from '../../services/archive/bufferPool.ts';
+import { blockOverheadBytes, compressBlocks, type Piece } from '../../services/archive/compression.ts';
+import { mapInOrder } from '../../services/archive/flow.ts';
+import { Hasher } from '../../services/archive/hashing.ts';
+import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/parts.ts';
+import { largestPart, writeTar } from '../../services/archive/reader.ts';
+import { TarScanner } from '../../services/archive/tar.ts';
+import type { Compression, ManifestArchive, Part } from '../../services/contract.ts';
+
+const mib = 1024 * 1024;
+const never = new AbortController().signal;
+
+/** Bytes in chunks of the given sizes, over and over. */
+function chunked(bytes: Buffer, sizes: number[]): Readable {
+  return Readable.from(
+    (function* () {
+      for (let at = 0, i = 0; at < bytes.length; i++) {
+        const size = sizes[i % sizes.length] ?? 1;
+        yield bytes.subarray(at, at + size);
+        at += size;
+      }
+    })(),
+    { objectMode: false },
+  );
+}
+
+async function collect(blocks: AsyncIterable<Block>): Promise<Buffer[]> {
+  const seen: Buffer[] = [];
+  for await (const { bytes, release } of blocks) {
+    seen.push(Buffer.from(bytes));
+    release();
+  }
+  return seen;
+}
+
+describe('blocks', () => {
+  it('hold the same bytes in the same order, whatever chunks they came in', async () => {
+    const cases = fc.asyncProperty(
+      fc.uint8Array({ maxLength: 5000 }),
+      fc.array(fc.integer({ min: 1, max: 900 }), { minLength: 1, maxLength: 5 }),
+      fc.integer({ min: 1, max: 700 }),
+      async (bytes, sizes, size) => {
+        const seen = await collect(
+          readBlocks(chunked(Buffer.from(bytes), sizes), new BufferPool(2, size), { signal: never }),
+        );
+        assert.deepEqual(Buffer.concat(seen), Buffer.from(bytes));
+        assert.ok(seen.slice(0, -1).every((block) => block.length === size));
+      },
+    );
+    await fc.assert(cases, { numRuns: 60 });
+  });
+
+  it('keep the source waiting while no buffer is free', async () => {
+    const source = new PassThrough({ highWaterMark: 10 });
+    const blocks = readBlocks(source, new BufferPool(1, 10), { signal: never });
+    source.write(Buffer.alloc(30));
+    const first = (await blocks.next()).value as Block;
+    const second = blocks.next();
+    assert.equal(
+      await Promise.race([second.then(() => 'read'), new Promise((resolve) => setImmediate(resolve, 'waits'))]),
+      'waits',
+    );
+    first.release();
+    assert.equal((await second).value?.bytes.length, 10);
+    await blocks.return(undefined);
+    assert.ok(source.destroyed);
+  });
+
+  it("fail with the source's error, and with the reason of an abort", async () => {
+    const broken = new PassThrough();
+    const failing = collect(readBlocks(broken, new BufferPool(1, 10), { signal: never }));
+    broken.destroy(new Error('cut'));
+    await assert.rejects(failing, /cut/);
+
+    const controller = new AbortController();
+    const aborted = collect(readBlocks(new PassThrough(), new BufferPool(1, 10), { signal: controller.signal }));
+    controller.abort(new Error('no more'));
+    await assert.rejects(aborted, /no more/);
+  });
+});
+
+describe('mapInOrder', () => {
+  it('keeps order, and never runs more than it may', async () => {
+    let [running, most] = [0, 0];
+    const source = (async function* () {
+      for (let i = 0; i < 50; i++) yield i;
+    })();
+    const seen: number[] = [];
+    const slow = async (i: number) => {
+      running += 1;
+      most = Math.max(most, running);
+      for (let turns = (i * 7) % 5; turns >= 0; turns--) await new Promise((resolve) => setImmediate(resolve));
+      running -= 1;
+      return i;
+    };
+    for await (const i of mapInOrder(source, 3, slow)) seen.push(i);
+    assert.deepEqual(seen, [...Array(50).keys()]);
+    assert.equal(most, 3);
+  });
+
+  it('closes the source and waits for what runs when something fails', async () => {
+    let closed = false;
+    let ended = 0;
+    const source = (async function* () {
+      try {
+        for (let i = 0; ; i++) yield i;
+      } finally {
+        closed = true;
+      }
+    })();
+    const work = async (i: number) => {
+      await new Promise((resolve) => setImmediate(resolve));
+      ended += 1;
+      if (i === 2) throw new Error('the third');
+    };
+    await assert.rejects(async () => {
+      for await (const _ of mapInOrder(source, 4, work));
+    }, /the third/);
+    assert.ok(closed);
+    assert.ok(ended >= 4);
+  });
+});
+
+function blocksOf(bytes: Buffer, size: number): AsyncGenerator<Block> {
+  return (async function* () {
+    for (let at = 0; at < bytes.length; at += size)
+      yield { bytes: bytes.subarray(at, at + size), release: () => undefined };
+  })();
+}
+
+function copied(piece: Piece): Buffer {
+  const target = Buffer.alloc(piece.size);
+  piece.copyInto(target, 0);
+  return target;
+}
+
+/** Data as archives have it: some that shrinks, some that does not, in no order. */
+const mixed = fc
+  .array(fc.record({ random: fc.boolean(), size: fc.integer({ min: 1, max: 200_000 }) }), {
+    minLength: 1,
+    maxLength: 6,
+  })
+  .map((runs) =>
+    Buffer.concat(runs.map(({ random, size }) => (random ? randomBytes(size) : Buffer.alloc(size, 'log line 42\n')))),
+  );
+
+describe('compression', () => {
+  for (const compression of ['gzip', 'zstd'] as const) {
+    it(`${compression}: any blocks make one ordinary file`, async () => {
+      const cases = fc.asyncProperty(mixed, fc.integer({ min: 20_000, max: 150_000 }), async (bytes, size) => {
+        const pieces: Buffer[] = [];
+        for await (const piece of compressBlocks(blocksOf(bytes, size), compression)) {
+          assert.ok(piece.size <= piece.rawSize + blockOverheadBytes);
+          pieces.push(copied(piece));
+        }
+        const whole = Buffer.concat(pieces);
+
+        const ordinary = spawnSync(compression, ['-dc'], { input: whole, maxBuffer: 1e8 });
+        if (!ordinary.error) assert.ok(ordinary.stdout.equals(bytes), ordinary.stderr.toString());
+        else assert.equal(compression, 'zstd', 'gzip is everywhere, zstd need not be');
+      });
+      await fc.assert(cases, { numRuns: 25 });
+    });
+  }
+
+  it('gzip: a block that does not shrink grows by a few bytes only', async () => {
+    const pieces = compressBlocks(blocksOf(randomBytes(mib), mib), 'gzip');
+    const { value } = await pieces.next();
+    assert.equal((value as Piece).size, mib + 28 + 5 * 17);
+    assert.ok(zlib.gunzipSync(copied(value as Piece)).length === mib);
+  });
+});
+
+describe('parts', () => {
+  it('are at most 9 000 of whole blocks, and at least 16 MiB', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 5 * 1024 ** 4 }), (size) => {
+        const part = partSizeFor(size);
+        assert.ok(part >= 16 * mib && part % mib === 0 && Math.ceil(size / part) <= 9000);
+      }),
+    );
+  });
+
+  it('fewer are in flight where they are large', () => {
+    assert.equal(partsInFlight(16 * mib, 4), 4);
+    assert.equal(partsInFlight(32 * mib, 4), 1);
+    assert.equal(partsInFlight(512 * mib, 4), 1);
+  });
+
+  it('cover the tar without a gap, and all but the last have the size', async () => {
+    const cases = fc.asyncProperty(
+      fc.array(fc.integer({ min: 1, max: 90 }), { minLength: 1, maxLength: 40 }),
+      async (sizes) => {
+        const pool = new BufferPool(2, 200);
+        const pieces = (async function* () {
+          for (const size of sizes) {
+            yield {
+              size,
+              rawSize: size * 2,
+              copyInto: (target: Buffer, at: number) => target.fill(size, at, at + size),
+            };
+          }
+        })();
+        let [raw, stored, number] = [0, 0, 0];
+        const bytes: Buffer[] = [];
+        for await (const draft of partsOfPieces(pieces, 100, pool, never)) {
+          assert.equal(draft.number, ++number);
+          assert.equal(draft.rawStart, raw);
+          raw = draft.rawEnd;
+          stored += draft.body.length;
+          if (raw < 2 * sizes.reduce((a, b) => a + b, 0)) assert.ok(draft.body.length >= 100);
+          bytes.push(Buffer.from(draft.body));
+          draft.release();
+        }
+        assert.equal(raw, 2 * stored);
+        assert.deepEqual(Buffer.concat(bytes), Buffer.concat(sizes.map((size) => Buffer.alloc(size, size))));
+      },
+    );
+    await fc.assert(cases);
+  });
+});
+
+/** Makes an archive in memory as a backup does. */
+async function archived(
+  bytes: Buffer,
+  compression: Compression,
+  hasher: Hasher,
+): Promise<{ archive: ManifestArchive; stored: Buffer }> {
+  const pool = new BufferPool(2, 80_000);
+  const drafts =
+    compression === 'none'
+      ? partsOfBlocks(readBlocks(chunked(bytes, [7000]), pool, { signal: never }))
+      : partsOfPieces(compressBlocks(blocksOf(bytes, 9000), compression), 20_000, pool, never);
+  const parts: Part[] = [];
+  const stored: Buffer[] = [];
+  for await (const { number, rawStart, rawEnd, body, release } of drafts) {
+    parts.push({ number, rawStart, rawEnd, size: body.length, etag: '', ...(await hasher.digest(body)) });
+    stored.push(Buffer.from(body));
+    release();
+  }
+  const size = parts.reduce((sum, part) => sum + part.size, 0);
+  const archive = {
+    key: 'k',
+    etag: 'e',
+    size,
+    rawSize: bytes.length,
+    compression,
+    optimized: false,
+    instanceOnly: false,
+    blockSize: 9000,
+    parts,
+  };
+  return { archive, stored: Buffer.concat(stored) };
+}
+
+/** Reads an archive into memory, as LXD's socket would: what is written is taken before the next write. */
+async function restored(
+  archive: ManifestArchive,
+  stored: Buffer,
+  hasher: Hasher,
+  breakAfter = Number.POSITIVE_INFINITY,
+): Promise<Buffer> {
+  const seen: Buffer[] = [];
+  const sink = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      seen.push(Buffer.from(chunk));
+      done(seen.length > breakAfter ? new Error('LXD went away') : undefined);
+    },
+  });
+  sink.on('error', () => undefined); // its owner's business, as with a request
+  await writeTar(archive, sink, {
+    fetch: async (start, into) => void stored.copy(into, 0, start, start + into.length),
+    hasher,
+    pool: new BufferPool(3, largestPart(archive)),
+    onProgress: () => undefined,
+    signal: never,
+  });
+  return Buffer.concat(seen);
+}
+
+describe('an archive', () => {
+  for (const compression of ['gzip', 'zstd', 'none'] as const) {
+    it(`${compression}: comes back as it went`, async () => {
+      await using hasher = new Hasher();
+      const bytes = Buffer.concat([randomBytes(120_000), Buffer.alloc(300_000, 'text '), randomBytes(11)]);
+      const { archive, stored } = await archived(bytes, compression, hasher);
+      assert.ok(archive.parts.length > 2);
+      assert.ok((await restored(archive, stored, hasher)).equals(bytes));
+    });
+
+    it(`${compression}: one flipped bit in any part is refused, and the part is named`, async () => {
+      await using hasher = new Hasher();
+      const { archive, stored } = await archived(randomBytes(200_000), compression, hasher);
+      for (const part of archive.parts) {
+        const at = archive.parts.slice(0, part.number - 1).reduce((sum, { size }) => sum + size, 0) + (part.size >> 1);
+        const damaged = Buffer.from(stored);
+        damaged.writeUInt8(damaged.readUInt8(at) ^ 1, at);
+        await assert.rejects(
+          restored(archive, damaged, hasher),
+          new RegExp(`part ${part.number} of ${archive.parts.length} is damaged`),
+        );
+      }
+    });
+  }
+
+  it('that unpacks to another length than its manifest says is refused', async () => {
+    await using hasher = new Hasher();
+    const { archive, stored } = await archived(randomBytes(50_000), 'gzip', hasher);
+    await assert.rejects(restored({ ...archive, rawSize: 50_001 }, stored, hasher), /unpacks to 50000 bytes/);
+  });
+
+  it('tells when what it is written to breaks', async () => {
+    await using hasher = new Hasher();
+    const { archive, stored } = await archived(randomBytes(400_000), 'gzip', hasher);
+    await assert.rejects(restored(archive, stored, hasher, 5), /LXD went away/);
+  });
+});
+
+describe('the tar scanner', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-tar-'));
+  mkdirSync(join(folder, 'd'.repeat(60), 'e'.repeat(60)), { recursive: true });
+  writeFileSync(join(folder, 'd'.repeat(60), 'e'.repeat(60), 'a long way down.txt'), 'x'.repeat(3000));
+  writeFileSync(join(folder, 'empty'), '');
+  writeFileSync(join(folder, 'data'), randomBytes(20_000));
+  symlinkSync('data', join(folder, 'link'));
+  const tars = ['gnu', 'pax', 'ustar'].map((format) => {
+    const { stdout } = spawnSync('tar', ['-C', folder, `--format=${format}`, '-cf', '-', '.'], { maxBuffer: 1e8 });
+    return { format, bytes: stdout };
+  });
+  rmSync(folder, { recursive: true });
+
+  for (const { format, bytes } of tars) {
+    it(`${format}: takes a whole tar in any chunks, and counts its entries`, () => {
+      fc.assert(
+        fc.property(fc.array(fc.integer({ min: 1, max: 3000 }), { minLength: 1, maxLength: 6 }), (sizes) => {
+          const scanner = new TarScanner();
+          for (let at = 0, i = 0; at < bytes.length; i++) {
+            const size = sizes[i % sizes.length] ?? 1;
+            scanner.push(bytes.subarray(at, at + size));
+            at += size;
+          }
+          scanner.finish();
+          assert.equal(scanner.entries, 7);
+        }),
+        { numRuns: 30 },
+      );
+    });
+
+    it(`${format}: refuses one that is cut anywhere before its end marker`, () => {
+      const end = bytes.length - trailingZeros(bytes);
+      fc.assert(
+        fc.property(fc.integer({ min: 0, max: Math.ceil(end / 512) * 512 + 512 }), (cut) => {
+          const scanner = new TarScanner();
+          scanner.push(bytes.subarray(0, cut));
+          assert.throws(() => scanner.finish(), { code: 'archive-truncated' });
+        }),
+      );
+    });
+  }
+
+  it('refuses what is no tar, naming the byte', () => {
+    const scanner = new TarScanner();
+    assert.throws(() => scanner.push(randomBytes(2048)), /at byte 0 there is no tar header/);
+  });
+
+  it('follows files that are larger than octal digits can say', () => {
+    const scanner = new TarScanner();
+    scanner.push(header({ name: 'big', size: 9 * 1024 ** 3, base256: true }));
+    const chunk = Buffer.alloc(64 * mib);
+    for (let left = 9 * 1024 ** 3; left > 0; left -= chunk.length) scanner.push(chunk);
+    scanner.push(Buffer.alloc(1024));
+    scanner.finish();
+    assert.equal(scanner.entries, 1);
+  });
+});
+
+function trailingZeros(bytes: Buffer): number {
+  let count = 0;
+  while (count < bytes.length && bytes[bytes.length - 1 - count] === 0) count += 1;
+  return count;
+}
+
+function header({ name, size, base256 }: { name: string; size: number; base256: boolean }): Buffer {
+  const block = Buffer.alloc(512);
+  block.write(name);
+  if (base256) {
+    block.writeUInt8(0x80, 124);
+    block.writeBigUInt64BE(BigInt(size), 128);
+  } else block.write(size.toString(8).padStart(11, '0'), 124);
+  block.write('0', 156);
+  block.fill(' ', 148, 156);
+  block.write(
+    `${block
+      .reduce((sum, byte) => sum + byte, 0)
+      .toString(8)
+      .padStart(6, '0')}\0 `,
+    148,
+  );
+  return block;
+}
+
+describe('a tar scanner that is put away', () => {
+  it('goes on from its state as if nothing had been', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'lxstow-tar-'));
+    for (let i = 0; i < 20; i++) writeFileSync(join(folder, `${'long name '.repeat(15)}${i}`), randomBytes(i * 700));
+    const { stdout: bytes } = spawnSync('tar', ['-C', folder, '--format=pax', '-cf', '-', '.'], { maxBuffer: 1e8 });
+    rmSync(folder, { recursive: true });
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 1, max: 5000 }), { minLength: 1, maxLength: 5 }), (sizes) => {
+        let scanner = new TarScanner();
+        for (let at = 0, i = 0; at < bytes.length; i++) {
+          const size = sizes[i % sizes.length] ?? 1;
+          scanner.push(bytes.subarray(at, at + size));
+          at += size;
+          scanner = TarScanner.from(JSON.parse(JSON.stringify(scanner.state())));
+        }
+        scanner.finish();
+        assert.equal(scanner.entries, 21);
+      }),
+    );
+  });
+});

@@ -1,0 +1,382 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { parseManifest } from '../../services/archive/manifest.ts';
+import { loadConfig, withoutSecrets } from '../../services/config.ts';
+import {
+  backupName,
+  checkBackupName,
+  faultsOf,
+  formatTagging,
+  type Manifest,
+  parseTagging,
+} from '../../services/contract.ts';
+import { LxstowError } from '../../services/errors.ts';
+import {
+  begin,
+  fail,
+  handBack,
+  isFinal,
+  newOperation,
+  type Status,
+  succeed,
+} from '../../services/operations/operation.ts';
+import { operationIdOf, parseJob } from '../../services/queue/jobs.ts';
+import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/queue/topology.ts';
+import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../../services/storage/keys.ts';
+
+const now = new Date('2026-02-26T07:52:18.123Z');
+const instance = fc.stringMatching(/^[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$/);
+const project = fc
+  .string({ unit: 'grapheme', minLength: 1, maxLength: 20 })
+  .filter((name) => faultsOf('names.json#/$defs/projectName', name).length === 0);
+const backup = fc
+  .stringMatching(/^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$/)
+  .filter((name) => faultsOf('names.json#/$defs/backupName', name).length === 0);
+
+describe('names', () => {
+  it('a backup is named after its second, in UTC, with its real extension', () => {
+    assert.equal(backupName(now, 'gzip'), 'backup_2026-02-26-07-5218.tar.gz');
+    assert.equal(backupName(now, 'zstd', 2), 'backup_2026-02-26-07-5218-2.tar.zst');
+    assert.equal(backupName(now, 'none'), 'backup_2026-02-26-07-5218.tar');
+  });
+
+  it('a chosen name may not lie about the compression', () => {
+    checkBackupName('before-upgrade', 'gzip');
+    checkBackupName('x.tar.gz', 'gzip');
+    assert.throws(() => checkBackupName('x.tar.zst', 'gzip'), { code: 'bad-request' });
+  });
+
+  it('bad instances, projects and backups are refused', () => {
+    for (const name of ['', 'a/b', '..', '.', 'a\0b', 'a b', '123', '-a', 'a-', 'x'.repeat(64), 'ä', 'a.b', 'a_b']) {
+      assert.ok(faultsOf('names.json#/$defs/instanceName', name).length > 0, name);
+    }
+    for (const name of ['', 'a/b', '..', '.', 'a\0b', 'a b', 'a_b', "a'b", 'a"b', 'a*b', 'x'.repeat(64)]) {
+      assert.ok(faultsOf('names.json#/$defs/projectName', name).length > 0, name);
+    }
+    for (const name of ['', 'a/b', '..', '.x', 'a\0b', 'a b', 'x.manifest.json', 'x'.repeat(129)]) {
+      assert.ok(faultsOf('names.json#/$defs/backupName', name).length > 0, name);
+    }
+  });
+});
+
+describe('tags', () => {
+  const key = fc
+    .stringMatching(/^[A-Za-z0-9 +\-=._:/@]{1,128}$/)
+    .filter((text) => !text.startsWith('aws:') && text !== '__proto__');
+  const value = fc.stringMatching(/^[A-Za-z0-9 +\-=._:/@]{0,256}$/);
+
+  it('come back from the header as they went', () => {
+    fc.assert(
+      fc.property(fc.dictionary(key, value, { maxKeys: 10 }), (tags) =>
+        assert.deepEqual(parseTagging(formatTagging(tags)), { ...tags }),
+      ),
+    );
+  });
+
+  it('are read as S3 reads them', () => {
+    assert.deepEqual(parseTagging('os=Ubuntu&version=20.04&a%20b=c+d&bare&eq=1=2'), {
+      os: 'Ubuntu',
+      version: '20.04',
+      'a b': 'c d',
+      bare: '',
+      eq: '1=2',
+    });
+    assert.deepEqual(parseTagging(''), {});
+  });
+
+  for (const [why, header] of [
+    ['eleven', Array.from({ length: 11 }, (_, i) => `k${i}=v`).join('&')],
+    ['a key twice', 'a=1&a=2'],
+    ['a bad character in a key', 'a%3Fb=1'],
+    ['a bad character in a value', 'a=%00'],
+    ['letters that not every S3 takes', 'a=%C3%A9'],
+    ['a broken escape', 'a=%E0%A4%A'],
+    ['an empty key', '=v'],
+    ["AWS's own prefix", 'aws:a=1'],
+    ['a key too long', `${'k'.repeat(129)}=1`],
+    ['a value too long', `k=${'v'.repeat(257)}`],
+  ] as const) {
+    it(`${why}: refused`, () => assert.throws(() => parseTagging(header), { code: 'bad-request' }));
+  }
+});
+
+describe('subjects and keys', () => {
+  it('any name makes one token, and comes back', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme', minLength: 1 }), (name) => {
+        assert.match(encodeToken(name), /^[A-Za-z0-9_=-]+$/);
+        assert.equal(decodeToken(encodeToken(name)), name);
+      }),
+    );
+  });
+
+  it('a job is addressed by its subject alone', () => {
+    fc.assert(
+      fc.property(project, instance, (project, instance) => {
+        const address = { remote: 'local', project, instance };
+        assert.deepEqual(parseJobSubject(jobSubject('backup', address)), { ...address, kind: 'backup' });
+      }),
+    );
+  });
+
+  it('a manifest is found by its key', () => {
+    fc.assert(
+      fc.property(fc.constantFrom('', 'a', 'a/b'), project, instance, backup, (prefix, project, instance, backup) => {
+        const address = { remote: 'local', project, instance, backup };
+        assert.deepEqual(parseManifestKey(prefix, manifestKey(prefix, address)), address);
+        assert.equal(parseManifestKey(prefix, archiveKey(prefix, address)), undefined);
+        assert.ok(manifestKey(prefix, address).startsWith(listPrefix(prefix, { remote: 'local', project })));
+      }),
+    );
+  });
+
+  it('one instance is no prefix of another', () => {
+    assert.ok(
+      !archiveKey('', { remote: 'l', project: 'p', instance: 'c10', backup: 'b' }).startsWith(
+        listPrefix('', { remote: 'l', project: 'p', instance: 'c1' }),
+      ),
+    );
+  });
+});
+
+describe('messages', () => {
+  const subject = 'lxstow.jobs.local.backup.default.c1';
+  const read = (data: string, at = subject) => parseJob({ subject: at, data: Buffer.from(data) });
+
+  it('an empty one asks for the usual backup', () => {
+    assert.deepEqual(read(''), {
+      kind: 'backup',
+      address: { remote: 'local', project: 'default', instance: 'c1' },
+      body: {},
+    });
+  });
+
+  it('its own UUID is the operation; else its place in the stream is, the same each time', () => {
+    const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+    assert.equal(operationIdOf({ messageId: id, sequence: 7 }), id);
+    assert.equal(
+      operationIdOf({ messageId: 'mine', sequence: 7 }),
+      operationIdOf({ messageId: undefined, sequence: 7 }),
+    );
+    assert.notEqual(
+      operationIdOf({ messageId: undefined, sequence: 7 }),
+      operationIdOf({ messageId: undefined, sequence: 8 }),
+    );
+    assert.deepEqual(faultsOf('names.json#/$defs/uuid', operationIdOf({ messageId: undefined, sequence: 7 })), []);
+  });
+
+  for (const [why, data, at] of [
+    ['not JSON', '{', subject],
+    ['not UTF-8 text of an object', '[]', subject],
+    ['an unknown field', '{"optimised":true}', subject],
+    ['a wrong type', '{"optimized":"yes"}', subject],
+    ['an unknown compression', '{"compression":"xz"}', subject],
+    ['a restore without its backup', '{}', 'lxstow.jobs.local.restore.default.c1'],
+    ['an unknown kind', '{}', 'lxstow.jobs.local.frobnicate.default.c1'],
+    ['an instance that cannot be', '{}', 'lxstow.jobs.local.backup.default.=2E=2E'],
+    ['too few tokens', '{}', 'lxstow.jobs.local.backup.c1'],
+  ] as const) {
+    it(`${why}: refused, and said why`, () => assert.throws(() => read(data, at), { code: 'bad-message' }));
+  }
+
+  it('nothing makes the parser throw anything else', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), fc.string(), (data, tail) => {
+        try {
+          parseJob({ subject: `lxstow.jobs.local.backup.${tail}`, data });
+        } catch (error) {
+          assert.ok(error instanceof LxstowError && error.code === 'bad-message');
+        }
+      }),
+    );
+  });
+});
+
+describe('an operation', () => {
+  const fresh = () =>
+    newOperation(
+      {
+        id: '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11',
+        kind: 'backup',
+        address: { remote: 'local', project: 'p', instance: 'c1' },
+        body: { backup: 'b' },
+      },
+      now,
+    );
+
+  it("has LXD's words and codes", () => {
+    const operation = fresh();
+    assert.deepEqual(
+      [operation.status, operation.status_code, operation.class, operation.err],
+      ['Pending', 105, 'task', ''],
+    );
+    assert.deepEqual(operation.resources, {
+      instances: ['/1.0/instances/c1?project=p'],
+      backups: ['/1.0/instances/c1/backups/b?project=p'],
+    });
+    assert.deepEqual(faultsOf('operation.json', operation), []);
+  });
+
+  it('ends once: no walk leaves a final state, and each attempt is counted', () => {
+    const steps = {
+      begin: (op: ReturnType<typeof fresh>) => begin(op, 'w', now),
+      handBack: (op: ReturnType<typeof fresh>) => handBack(op, 'why', now, true),
+      succeed: (op: ReturnType<typeof fresh>) => succeed(op, now),
+      fail: (op: ReturnType<typeof fresh>) => fail(op, new LxstowError('internal', 'x'), now),
+    };
+    fc.assert(
+      fc.property(
+        fc.array(fc.constantFrom(...(Object.keys(steps) as (keyof typeof steps)[])), { maxLength: 12 }),
+        (walk) => {
+          let operation = fresh();
+          let begun = 0;
+          for (const step of walk) {
+            const before = operation;
+            try {
+              operation = steps[step](operation);
+            } catch {
+              continue;
+            }
+            assert.ok(!isFinal(before), `${before.status} went on to ${operation.status}`);
+            if (step === 'begin') begun += 1;
+            assert.equal(operation.attempt, begun);
+            assert.deepEqual(faultsOf('operation.json', operation), []);
+            assert.equal(operation.err !== '', (operation.status as Status) === 'Failure');
+          }
+        },
+      ),
+    );
+  });
+});
+
+describe('the configuration', () => {
+  const keys = { LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'geheim' };
+
+  it('has defaults for all but the credentials', () => {
+    const config = loadConfig({ env: keys });
+    assert.equal(config.worker.slots, 2);
+    assert.deepEqual(Object.keys(config.remotes), ['local']);
+    assert.throws(() => loadConfig({ env: {} }), /accessKey/);
+  });
+
+  it('takes a file, and the environment over it', () => {
+    const file = join(mkdtempSync(join(tmpdir(), 'lxstow-config-')), 'c.yaml');
+    writeFileSync(file, 'worker:\n  slots: 4\n  remote: a\nremotes:\n  a: {}\n  local: {}\n');
+    writeFileSync(`${file}.secret`, 'from a file\n');
+    const config = loadConfig({
+      file,
+      env: {
+        LXSTOW_S3_ACCESS_KEY: 'a',
+        LXSTOW_S3_SECRET_KEY_FILE: `${file}.secret`,
+        LXSTOW_WORKER_SLOTS: '7',
+        LXSTOW_NATS_SERVERS: 'nats://a:1, nats://b:2',
+        LXSTOW_S3_PATH_STYLE: 'false',
+      },
+    });
+    assert.deepEqual(
+      [config.worker.slots, config.worker.remote, config.s3.secretKey, config.s3.pathStyle],
+      [7, 'a', 'from a file', false],
+    );
+    assert.deepEqual(config.nats.servers, ['nats://a:1', 'nats://b:2']);
+  });
+
+  for (const [why, env, said] of [
+    ['an unknown variable', { LXSTOW_S3_BUCKIT: 'x' }, /LXSTOW_S3_BUCKIT/],
+    ['a word for a number', { LXSTOW_WORKER_SLOTS: 'many' }, /worker\.slots/],
+    ['a value out of range', { LXSTOW_WORKER_SLOTS: '0' }, /worker\.slots/],
+    ['a remote that is not there', { LXSTOW_WORKER_REMOTE: 'nowhere' }, /worker\.remote.*nowhere/],
+    ['no JSON where an object is due', { LXSTOW_REMOTES: '{' }, /LXSTOW_REMOTES/],
+    ['a file that is not there', { LXSTOW_S3_SECRET_KEY_FILE: '/no/such' }, /LXSTOW_S3_SECRET_KEY_FILE.*\/no\/such/],
+  ] as const) {
+    it(`${why}: an error that names it`, () =>
+      assert.throws(() => loadConfig({ env: { ...keys, ...env } }), { code: 'bad-config', message: said }));
+  }
+
+  it('shows no secret', () => {
+    const shown = JSON.stringify(
+      withoutSecrets(
+        loadConfig({ env: { ...keys, LXSTOW_NATS_SERVERS: 'nats://u:geheim@h:1', LXSTOW_NATS_PASSWORD: 'geheim' } }),
+      ),
+    );
+    assert.ok(!shown.includes('geheim'), shown);
+  });
+});
+
+describe('a manifest', () => {
+  const address = { remote: 'local', project: 'default', instance: 'c1', backup: 'b.tar' };
+  const part = (number: number, rawStart: number, rawEnd: number) => ({
+    number,
+    rawStart,
+    rawEnd,
+    size: rawEnd - rawStart,
+    etag: 'e',
+    sha256: 'a'.repeat(64),
+    crc32: 'AAAAAA==',
+  });
+  const whole = (): Manifest => ({
+    version: 1,
+    writer: 'lxstow test',
+    operation: '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11',
+    backup: {
+      name: 'b.tar',
+      remote: 'local',
+      project: 'default',
+      instance: 'c1',
+      created: now.toISOString(),
+      tags: {},
+    },
+    archive: {
+      key: 'k',
+      etag: 'e',
+      size: 30,
+      rawSize: 30,
+      compression: 'none',
+      optimized: false,
+      instanceOnly: false,
+      blockSize: 10,
+      parts: [part(1, 0, 10), part(2, 10, 30)],
+    },
+    instance: {
+      config: {},
+      devices: {},
+      profiles: [],
+      pool: 'p',
+      driver: 'dir',
+      architecture: 'x86_64',
+      type: 'container',
+      snapshots: [],
+    },
+    lxd: { version: '5.0.2' },
+  });
+  const read = (manifest: unknown, at = address) => parseManifest(Buffer.from(JSON.stringify(manifest)), at);
+
+  it('is read, and what it does not know is kept', () => {
+    assert.deepEqual(read({ ...whole(), later: { x: 1 } }), { ...whole(), later: { x: 1 } });
+  });
+
+  const changed = (change: (manifest: Manifest) => void) => {
+    const manifest = whole();
+    change(manifest);
+    return manifest;
+  };
+  for (const [why, manifest, said] of [
+    ['of a newer version', { ...whole(), version: 2 }, /version 2.*use a newer/],
+    ["of another backup's name", changed((m) => (m.backup.name = 'c.tar')), /another backup/],
+    ['of another instance', changed((m) => (m.backup.instance = 'c2')), /another backup: its instance is c2/],
+    ['without a field', { ...whole(), archive: undefined }, /archive/],
+    ['with a part missing', changed((m) => m.archive.parts.pop()), /do not add up/],
+    ['with a part missing in the middle', changed((m) => m.archive.parts.shift()), /part 1 is missing/],
+    ['with a gap', changed((m) => (m.archive.parts[1] = part(2, 12, 30))), /part 2 does not begin/],
+    ['with another size', changed((m) => (m.archive.size = 31)), /do not add up/],
+  ] as const) {
+    it(`${why}: refused`, () => assert.throws(() => read(manifest), { code: 'bad-manifest', message: said }));
+  }
+
+  it('that is not JSON: refused', () => {
+    assert.throws(() => parseManifest(Buffer.from('{"version":1'), address), { code: 'bad-manifest' });
+  });
+});
