@@ -84,6 +84,10 @@ export function askSubject(remote: string, question: 'look'): string {
   return `lxstow.ask.${remote}.${question}`;
 }
 
+export function nudgeSubject(remote: string, operation: string): string {
+  return `lxstow.nudge.${remote}.${operation}`;
+}
+
 /** Key of the lease on an instance: one backup or restore of it at a time. */
 export function instanceLeaseKey({ remote, project, instance }: Address): string {
   return [remote, encodeToken(project), encodeToken(instance)].join('.');

@@ -10,6 +10,7 @@ import { type Nats, natsFailure } from '../queue/connection.ts';
 import { bury } from '../queue/deadLetters.ts';
 import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
 import type { Lease } from '../queue/leases.ts';
+import { onNudge } from '../queue/nudges.ts';
 import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
 import { Attempt } from './attempt.ts';
 import { runBackup, undoBackup } from './backup.ts';
@@ -151,17 +152,19 @@ async function settleOperation(id: string, job: Job, message: JsMsg, { operation
 }
 
 async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: LoopOptions): Promise<void> {
-  const { tools, handingBack } = options;
-  const { log } = attempt;
+  const { nats, tools, handingBack } = options;
+  const { log, operation } = attempt;
   const handBackNow = () => attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
   handingBack.addEventListener('abort', handBackNow, { once: true });
   if (handingBack.aborted) handBackNow();
+  const look = () => attempt.lookForCancel().catch((error) => log.debug('not looked for a cancel', { error }));
+  using _nudges = onNudge(nats, operation.remote, operation.id, look);
   const heartbeat = setInterval(() => {
     message.working();
     attempt.renew().catch((error) => log.warn('leases not renewed', { error }));
-    attempt.lookForCancel().catch((error) => log.debug('not looked for a cancel', { error }));
+    void look();
   }, tools.config.worker.heartbeatMs);
-  log.info('job begun', { attempt: attempt.operation.attempt });
+  log.info('job begun', { attempt: operation.attempt });
   try {
     const failure = await outcome(job, attempt, tools);
     if (failure) await endBadly(failure, job, attempt, message, options);

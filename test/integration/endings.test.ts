@@ -5,7 +5,7 @@ import type { Operation } from '../../services/contract.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { assertError, assertSame, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('an operation', { timeout: 300_000 }, () => {
+describe('an operation', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('endings', { workers: 2, config: { worker: { slots: 1, partsInFlight: 2 } } });
@@ -27,6 +27,14 @@ describe('an operation', { timeout: 300_000 }, () => {
         return is(operation);
       },
     );
+  /** Waits for a stage that may be over in no time; false when the operation has ended before it was seen. */
+  const seen = async (answer: Answer, stage: string) => {
+    const { status_code, metadata } = await until(
+      () => show(answer),
+      (operation) => operation.status_code >= 200 || operation.metadata.stage === stage,
+    );
+    return status_code < 200 && metadata.stage === stage;
+  };
   const uploaded = (bytes: number) => (operation: Operation) => (operation.metadata.bytes_stored ?? 0) > bytes;
   const cancel = (answer: Answer) => stack.stow.request('DELETE', answer.body.operation);
 
@@ -69,20 +77,28 @@ describe('an operation', { timeout: 300_000 }, () => {
 
     it('while it restores leaves no instance', async () => {
       const name = await stack.backup('c1', '?compression=none');
-      for (const stage of ['restoring', 'unpacking']) {
-        const answer = await stack.stow.request('POST', `/1.0/instances/c1/backups/${name}`, {
-          body: { name: 'half' },
-        });
-        await reached(answer, ({ metadata }) => metadata.stage === stage);
-        assert.equal((await cancel(answer)).status, 200);
-        await assertCancelled(answer);
-        assertError(await stack.stow.request('GET', '/1.0/instances/half/backups'), 404, /half does not exist/);
-      }
+      const restore = () => stack.stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body: { name: 'half' } });
+      const answer = await restore();
+      await reached(answer, ({ metadata }) => metadata.stage === 'restoring');
+      assert.equal((await cancel(answer)).status, 200);
+      await assertCancelled(answer);
+      assertError(await stack.stow.request('GET', '/1.0/instances/half/backups'), 404, /half does not exist/);
       await succeeded(
         stack.stow,
         await stack.stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body: { name: 'half' } }),
       );
       await stack.remove('half');
+    });
+
+    it('while LXD unpacks is undone, or was done already', async () => {
+      const name = await stack.backup('c1', '?compression=none');
+      const answer = await stack.stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body: { name: 'late' } });
+      if (await seen(answer, 'unpacking')) await cancel(answer);
+      const { status } = await stack.stow.finished(answer);
+      const exists = (await stack.stow.request('GET', '/1.0/instances/late/backups')).status === 200;
+      assert.deepEqual([status, exists], exists ? ['Success', true] : ['Cancelled', false]);
+      await stack.assertNothingLeft();
+      if (exists) await stack.remove('late');
     });
 
     it("when it has ended gets LXD's error; so does one that cannot be cancelled, and one that is not there", async () => {
@@ -187,9 +203,10 @@ describe('an operation', { timeout: 300_000 }, () => {
       const name = await stack.backup('c1', '?compression=none');
       const files = await stack.fingerprint('c1');
       const answer = await stack.stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body: { replace: true } });
-      await reached(answer, ({ metadata }) => metadata.stage === 'unpacking');
-      await cancel(answer);
-      await assertCancelled(answer);
+      if (await seen(answer, 'unpacking')) await cancel(answer);
+      const { status } = await stack.stow.finished(answer);
+      assert.match(status, /^(Cancelled|Success)$/);
+      await stack.assertNothingLeft();
       assertSame(await stack.fingerprint('c1'), files);
       assert.deepEqual(await instances('c1'), ['c1 Running']);
     });

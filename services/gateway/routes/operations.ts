@@ -2,13 +2,14 @@
 import { type Request, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
 import { cancel, isFinal } from '../../operations/operation.ts';
+import { nudge } from '../../queue/nudges.ts';
 import type { GatewayParts } from '../app.ts';
 import { flag, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
 
 const longestWaitMs = 2 ** 31 - 1;
 
-export function operationRoutes({ operations, feed, reservations, stop }: GatewayParts): Router {
+export function operationRoutes({ nats, operations, feed, reservations, stop }: GatewayParts): Router {
   const router = Router();
   const missing = (id: string) => new LxstowError('not-found', `operation ${id} does not exist`);
   const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
@@ -45,6 +46,7 @@ export function operationRoutes({ operations, feed, reservations, stop }: Gatewa
       const asked =
         operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
       if (!asked) continue;
+      nudge(nats, operation.remote, id);
       if (isFinal(asked.operation) && operation.backup !== undefined && operation.kind === 'backup')
         await reservations.release(operation, operation.backup, id);
       return sync(response);
