@@ -4,9 +4,9 @@
  */
 import type { Tags } from '../contract.ts';
 import { isCode } from '../errors.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import type { UploadedPart } from '../storage/objectStore.ts';
 import { multipartEtag } from '../storage/retrying.ts';
-import type { Attempt } from './attempt.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import type { Tools } from './tools.ts';
 

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Hasher } from '../archive/hashing.ts';
+import { SlotMemory } from '../archive/slotMemory.ts';
 import type { Config } from '../contract.ts';
 import { isCode } from '../errors.ts';
 import { serveHealth } from '../health.ts';
@@ -26,7 +27,7 @@ import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
 import { runLoop } from './runLoop.ts';
-import { SlotMemory, type Tools } from './tools.ts';
+import type { Tools } from './tools.ts';
 
 export interface WorkerOptions {
   config: Config;

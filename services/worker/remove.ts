@@ -1,10 +1,10 @@
 /** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
 import type { BackupAddress } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { claimKey } from '../queue/topology.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
-import type { Attempt } from './attempt.ts';
 import type { Tools } from './tools.ts';
 
 /** Who claims a backup under this name is about to delete it; all others read it. */

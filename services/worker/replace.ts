@@ -5,7 +5,7 @@
 import type { Address } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { deleteInstance, instanceExists, isRunning, nameOf, renameInstance, setState } from '../lxd/instances.ts';
-import type { Attempt } from './attempt.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import type { Tools } from './tools.ts';
 
 /** The name under which an operation restores before the swap. */

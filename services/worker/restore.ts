@@ -1,4 +1,5 @@
 /** Restores a backup: every part is proved good before LXD gets a byte of it, and no instance that exists is touched. */
+import { IdleWatch } from '../archive/idleWatch.ts';
 import { parseManifest } from '../archive/manifest.ts';
 import { largestPart, writeTar } from '../archive/reader.ts';
 import type { Address, BackupAddress, Manifest, ManifestArchive } from '../contract.ts';
@@ -15,14 +16,14 @@ import {
   runningImport,
   setState,
 } from '../lxd/instances.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { claimKey } from '../queue/topology.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
-import type { Attempt } from './attempt.ts';
 import { removal } from './remove.ts';
 import { settleReplace, swapIn, temporaryOf, undoSwap } from './replace.ts';
-import { cleanupSignal, IdleWatch, type Tools } from './tools.ts';
+import { cleanupSignal, type Tools } from './tools.ts';
 
 const readAheadBuffers = 3;
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */

@@ -4,6 +4,7 @@ import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { Attempt } from '../operations/attempt.ts';
 import { cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
@@ -12,7 +13,6 @@ import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts'
 import type { Lease } from '../queue/leases.ts';
 import { onNudge } from '../queue/nudges.ts';
 import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
-import { Attempt } from './attempt.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { runRemove } from './remove.ts';
 import { runRestore, undoRestore } from './restore.ts';

@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import { type Block, readBlocks } from '../archive/blocks.ts';
 import { blockSizeBytes, compressBlocks } from '../archive/compression.ts';
 import { mapInOrder } from '../archive/flow.ts';
+import { IdleWatch } from '../archive/idleWatch.ts';
 import {
   type PartDraft,
   partBufferSize,
@@ -16,10 +17,10 @@ import type { BackupAddress, OperationMetadata } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { openExport } from '../lxd/backups.ts';
 import { nameOf } from '../lxd/instances.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
-import type { Attempt } from './attempt.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
-import { IdleWatch, type Tools } from './tools.ts';
+import type { Tools } from './tools.ts';
 
 /** Compressed blocks on their way: as many as there are threads, one being filled, one being copied out. */
 const blockBuffers = 6;

@@ -8,6 +8,7 @@ import { DeliverPolicy } from '@nats-io/jetstream';
 import type { Config, Operation } from '../../services/contract.ts';
 import { LxstowError } from '../../services/errors.ts';
 import { createLogger } from '../../services/logger.ts';
+import { Attempt } from '../../services/operations/attempt.ts';
 import { amend, begin, fail, handBack, newOperation, succeed } from '../../services/operations/operation.ts';
 import { OperationStore, type Stored } from '../../services/operations/store.ts';
 import { Bucket } from '../../services/queue/bucket.ts';
@@ -25,7 +26,6 @@ import {
   setUp,
   verifySetUp,
 } from '../../services/queue/topology.ts';
-import { Attempt } from '../../services/worker/attempt.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabNats } from '../lab/nats.ts';
 

@@ -2,9 +2,9 @@
 import type { Checkpoint, Operation, OperationMetadata } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
-import { amend, begin, isFinal } from '../operations/operation.ts';
-import type { OperationStore, Stored } from '../operations/store.ts';
 import type { Lease, Leases } from '../queue/leases.ts';
+import { amend, begin, isFinal } from './operation.ts';
+import type { OperationStore, Stored } from './store.ts';
 
 const reportEveryMs = 1000;
 
