@@ -7,6 +7,7 @@ import type { Log } from '../logger.ts';
 import type { OperationStore } from '../operations/store.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Reservations } from '../queue/reservations.ts';
+import { authorized, bodyAuthorized } from './access.ts';
 import type { Catalog } from './catalog.ts';
 import type { OperationFeed } from './feed.ts';
 import { respondToErrors } from './respond.ts';
@@ -46,8 +47,12 @@ export function createApp(parts: GatewayParts): Express {
   app.options('/{*path}', onlyTrusted, nothingHere);
   app.use(serverRoutes(parts));
   app.use(onlyTrusted);
+  app.use(authorized(parts.operations));
   // LXD's clients send JSON under any type, and `""` where they mean nothing.
-  app.use(onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes })));
+  app.use(
+    onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes })),
+    bodyAuthorized,
+  );
   app.use('/1.0/instances/:instance/backups', backupRoutes(parts));
   app.use('/1.0/operations', operationRoutes(parts));
   app.use(nothingHere);

@@ -6,10 +6,17 @@ import type { Config } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import { fingerprintOf } from './tls.ts';
 
+/** `operator` makes, restores and deletes backups; `viewer` looks at them. */
+export type Role = 'admin' | 'operator' | 'viewer';
+
 /** A client as its certificate shows it. */
 export interface Client {
   fingerprint: string;
   trusted: boolean;
+  name: string;
+  role: Role;
+  /** What it is restricted to; undefined: every project. */
+  projects: string[] | undefined;
 }
 
 /** A change in the directory counts after so long at most. */
@@ -38,9 +45,10 @@ export class Trust {
     const now = Date.now();
     const valid = Date.parse(certificate.validFrom) <= now && now <= Date.parse(certificate.validTo);
     // `authorized` speaks of our CA only where one is configured; else Node would mean the system's.
-    if (valid && this.#caMode && socket.authorized) return { fingerprint, trusted: true };
+    if (valid && this.#caMode && socket.authorized) return admin(fingerprint);
     await this.#refresh();
-    return { fingerprint, trusted: valid && this.#fingerprints.has(fingerprint) };
+    if (valid && this.#fingerprints.has(fingerprint)) return admin(fingerprint);
+    return { fingerprint, trusted: false, name: '', role: 'viewer', projects: [] };
   }
 
   async #refresh(): Promise<void> {
@@ -85,4 +93,9 @@ export class Trust {
       }
     });
   }
+}
+
+/** From the directory or by the CA. */
+function admin(fingerprint: string): Client {
+  return { fingerprint, trusted: true, name: fingerprint.slice(0, 12), role: 'admin', projects: undefined };
 }

@@ -3,8 +3,9 @@ import { type Request, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
 import { cancel, isFinal } from '../../operations/operation.ts';
 import { nudge } from '../../queue/nudges.ts';
+import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { flag, parameter, query } from '../requests.ts';
+import { clientOf, flag, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
 
 const longestWaitMs = 2 ** 31 - 1;
@@ -18,7 +19,10 @@ export function operationRoutes({ nats, operations, feed, reservations, stop }: 
     const project = query(request, 'project', 'names.json#/$defs/projectName') ?? 'default';
     const all = flag(request, 'all-projects') ?? false;
     const full = query(request, 'recursion') === '1';
-    const found = (await operations.list()).filter((operation) => all || operation.project === project);
+    const client = clientOf(request);
+    const found = (await operations.list()).filter((operation) =>
+      all ? mayTouch(client, operation.project) : operation.project === project,
+    );
     const byStatus = Object.groupBy(found, ({ status }) => status.toLowerCase());
     const shown = Object.entries(byStatus).map(([status, each = []]) => [
       status,

@@ -1,0 +1,136 @@
+/**
+ * Who may do what: the one place. A call that no rule names wants a viewer to read and an operator to change, in the projects that
+ * it names; a restricted client gets no further than its projects.
+ */
+import type { IncomingMessage } from 'node:http';
+import { type ParsedUrlQuery, parse } from 'node:querystring';
+import type { TLSSocket } from 'node:tls';
+import type { RequestHandler } from 'express';
+import { LxstowError } from '../errors.ts';
+import type { OperationStore } from '../operations/store.ts';
+import { clientOf } from './requests.ts';
+import type { Client, Role, Trust } from './trust.ts';
+
+interface Rule {
+  /** Of all methods when absent. */
+  method?: string;
+  /** Matched against the path as it came, whatever the case. */
+  path: RegExp;
+  /** The least role; by default `viewer` for GET, `operator` for all else. */
+  least?: Role;
+  /**
+   * What a restricted client's projects are held against:
+   * `named`, the default: `?project=` (`default` without it) and the body's `project`; `?all-projects` is refused;
+   * `filtered`: the same, but with `?all-projects` the route shows only what `mayTouch` allows;
+   * `any`: no project; what the route shows of projects it asks `mayTouch`;
+   * `path`: the project in the path, the pattern's first group;
+   * `operation`: the project of the operation in the path, the pattern's first group;
+   * `none`: it is about the server, and not for restricted clients.
+   */
+  projects?: 'named' | 'filtered' | 'any' | 'path' | 'operation' | 'none';
+}
+
+const rules: Rule[] = [
+  { method: 'GET', path: /^\/(1\.0\/?)?$/, projects: 'any' },
+  // A client sees itself; the route shows the others to admins only.
+  { method: 'GET', path: /^\/1\.0\/certificates(\/|$)/i, projects: 'any' },
+  { path: /^\/1\.0\/certificates(\/|$)/i, least: 'admin', projects: 'none' },
+  { method: 'GET', path: /^\/1\.0\/events\/?$/i, projects: 'filtered' },
+  { method: 'GET', path: /^\/1\.0\/operations\/?$/i, projects: 'filtered' },
+  { path: /^\/1\.0\/operations\/([^/]+)/i, projects: 'operation' },
+  { method: 'GET', path: /^\/1\.0\/instances\/?$/i, projects: 'filtered' },
+  // Whole instances, with all that is in them.
+  { method: 'GET', path: /^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export\/?$/i, least: 'operator' },
+  { method: 'GET', path: /^\/1\.0\/projects\/?$/i, projects: 'any' },
+  { method: 'GET', path: /^\/1\.0\/projects\/([^/]+)/i, projects: 'path' },
+  { method: 'GET', path: /^\/1\.0\/storage-pools(\/|$)/i, projects: 'any' },
+];
+
+const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
+
+/** What is asked for, over HTTP or for a websocket. */
+export interface Call {
+  method: string;
+  /** Without the query. */
+  path: string;
+  query: ParsedUrlQuery | Record<string, unknown>;
+}
+
+/** True when the client may see and use what is in this project. */
+export function mayTouch(client: Client, project: string): boolean {
+  return client.trusted && (client.projects === undefined || client.projects.includes(project));
+}
+
+/** True for an admin who is not restricted to projects. */
+export function isAdmin(client: Client): boolean {
+  return client.trusted && client.role === 'admin' && client.projects === undefined;
+}
+
+/** Throws forbidden, in LXD's words, when the client may not; not-found for another project's operation. */
+export async function authorize(client: Client, call: Call, operations: OperationStore): Promise<void> {
+  const method = call.method === 'HEAD' ? 'GET' : call.method;
+  const rule = rules.find((each) => (each.method ?? method) === method && each.path.test(call.path));
+  const { least = method === 'GET' ? 'viewer' : 'operator', projects = 'named' } = rule ?? {};
+  if (!client.trusted || ranks[client.role] < ranks[least]) throw refused();
+  if (client.projects === undefined || projects === 'any') return;
+  const inPath = rule?.path.exec(call.path)?.[1] ?? '';
+  switch (projects) {
+    case 'none':
+      throw refused();
+    case 'path':
+      if (!mayTouch(client, decoded(inPath))) throw refused();
+      return;
+    case 'operation': {
+      const id = decoded(inPath);
+      const found = /^[0-9a-f-]+$/.test(id) ? await operations.find(id) : undefined;
+      if (!found || !mayTouch(client, found.operation.project))
+        throw new LxstowError('not-found', `operation ${inPath} does not exist`);
+      return;
+    }
+    case 'named':
+    case 'filtered':
+      if (!['', '0', 'false', undefined].includes(call.query['all-projects'] as string)) {
+        if (projects === 'filtered') return;
+        throw refused();
+      }
+      if (!mayTouch(client, (call.query.project as string) || 'default')) throw refused();
+  }
+}
+
+/** Lets a request go on to its route only if `authorize` does. What its body names is looked at by `bodyAuthorized`. */
+export function authorized(operations: OperationStore): RequestHandler {
+  return async (request, _response, next) => {
+    const { method, path, query } = request;
+    await authorize(clientOf(request), { method, path, query }, operations);
+    next();
+  };
+}
+
+/** The same for the project that a body names, as a restore's does. */
+export const bodyAuthorized: RequestHandler = (request, _response, next) => {
+  const { project } = (request.body ?? {}) as { project?: unknown };
+  if (project !== undefined && project !== '' && !mayTouch(clientOf(request), String(project))) throw refused();
+  next();
+};
+
+/** For an upgrade to a websocket: the client, when it may. Throws as `authorize` does. When its trust ends, its sockets are closed. */
+export async function admit(request: IncomingMessage, trust: Trust, operations: OperationStore): Promise<Client> {
+  const client = await trust.client(request.socket as TLSSocket);
+  const { url = '/', method = 'GET' } = request;
+  const [path = '', search = ''] = url.split(/\?(.*)/s, 2);
+  if (!client) throw refused();
+  await authorize(client, { method, path, query: parse(search) }, operations);
+  return client;
+}
+
+function refused(): LxstowError {
+  return new LxstowError('forbidden', 'not authorized');
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch (cause) {
+    throw new LxstowError('bad-request', 'the path is not URL-encoded UTF-8', { cause });
+  }
+}
