@@ -152,7 +152,7 @@ describe('a NATS cluster of three', { timeout: 600_000 }, () => {
   }
 });
 
-describe('a gateway whose NATS falls silent amid a request', { timeout: 300_000 }, () => {
+describe('a gateway whose NATS falls silent amid a request', { timeout: 600_000 }, () => {
   let nats: LabNats;
   let wire: Wire;
   let stack: Stack;

@@ -25,7 +25,7 @@ interface Letter {
   encoding: string;
 }
 
-describe('dead letters', { timeout: 180_000 }, () => {
+describe('dead letters', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('dead-letters', { config: { worker: { attempts: 1, lxdIdleTimeoutMs: 1000 } } });

@@ -8,7 +8,7 @@ import type { Operation } from '../../services/contract.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('jobs', { timeout: 300_000 }, () => {
+describe('jobs', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('jobs', { workers: 2, config: { worker: { slots: 1, graceMs: 0 } } });

@@ -11,18 +11,20 @@ import { startLxstow } from '../lab/lxstow.ts';
 import { freePort } from '../lab/processes.ts';
 import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('requests', { timeout: 300_000 }, () => {
+describe('requests', { timeout: 600_000 }, () => {
   let stack: Stack;
   let backup: string;
   before(async () => {
     stack = await openStack('requests', { config: { gateway: { bodyLimitBytes: 2000 } } });
     await stack.launch('c1');
     backup = await stack.backup('c1');
+    // The operation ends before its message is acknowledged.
+    await until(everything, ({ messages }) => messages === 0);
   });
   after(() => stack?.[Symbol.asyncDispose]());
 
   /** What there is: objects, messages, operations. */
-  async function everything(): Promise<unknown> {
+  async function everything() {
     const nats = await connectNats({ servers: stack.nats.url });
     try {
       const jsm = await jetstreamManager(nats);

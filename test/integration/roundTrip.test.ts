@@ -6,7 +6,7 @@ import { parseManifest } from '../../services/archive/manifest.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('an instance', { timeout: 300_000 }, () => {
+describe('an instance', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('roundtrip');

@@ -22,7 +22,7 @@ const maxSockets = 64;
 const never = new AbortController().signal;
 const settings = { tags: {}, contentType: 'text/plain' };
 const secretKey = 'the-secret-key-of-this-test';
-const at = { timeout: 30_000 };
+const at = { timeout: 120_000 };
 
 const access: Config['s3'] = {
   endpoint: '',
@@ -392,7 +392,7 @@ async function counting(port: number): Promise<Scripted & { sent(bytes: number):
   });
 }
 
-describe('MinIO', { timeout: 120_000 }, () => {
+describe('MinIO', { timeout: 600_000 }, () => {
   let s3: LabS3;
   before(async () => {
     s3 = await startS3({ log: () => undefined, name: 's3-faults', kind: 'minio' });
