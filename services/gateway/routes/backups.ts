@@ -4,10 +4,8 @@ import {
   type Address,
   type BackupAddress,
   type BackupJob,
-  type Compression,
   check,
   checkBackupName,
-  type Operation,
   parseTagging,
   type RestoreJob,
 } from '../../contract.ts';
@@ -15,7 +13,7 @@ import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook, type LookAnswer, type LookQuestion } from '../../queue/questions.ts';
 import type { GatewayParts } from '../app.ts';
-import { summarise } from '../catalog.ts';
+import { showBackup, unfinishedBackup } from '../backups.ts';
 import { bodyOf, compressionQuery, flag, knownRemote, parameter, placeOf, query, requestorOf } from '../requests.ts';
 import { accepted, errorOf, operationPath, sync } from '../respond.ts';
 
@@ -23,7 +21,7 @@ const backupName = 'names.json#/$defs/backupName';
 const instanceName = 'names.json#/$defs/instanceName';
 
 export function backupRoutes(parts: GatewayParts): Router {
-  const { config, nats, catalog, submitter, reservations, operations, feed, stop } = parts;
+  const { config, nats, catalog, submitter, reservations, feed, stop } = parts;
   const remotes = Object.keys(config.remotes);
   const router = Router({ mergeParams: true });
 
@@ -69,23 +67,8 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   router.get('/:backup', async (request, response) => {
-    const address = backupOf(request);
-    try {
-      const manifest = await catalog.manifest(address, ended(response));
-      sync(response, { ...summarise(manifest), tags: manifest.backup.tags });
-    } catch (error) {
-      const running = isCode(error, 'not-found') ? await unfinished(address) : undefined;
-      if (!running) throw error;
-      sync(response, showUnfinished(running, address, config.worker.compression));
-    }
+    sync(response, await showBackup(parts, backupOf(request), ended(response)));
   });
-
-  /** The operation that makes this backup now. */
-  async function unfinished(address: BackupAddress): Promise<Operation | undefined> {
-    const id = await reservations.holder(address, address.backup);
-    const operation = id === undefined ? undefined : (await operations.find(id, address.remote))?.operation;
-    return operation && !isFinal(operation) ? operation : undefined;
-  }
 
   router.post('/', async (request, response) => {
     const address = instanceOf(request);
@@ -159,7 +142,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     nats.assertConnected();
     if (!(await catalog.has({ ...address, backup }, ended(response)))) {
       const name = `backup ${address.instance}/${backup}`;
-      const running = await unfinished({ ...address, backup });
+      const running = await unfinishedBackup(parts, { ...address, backup });
       if (running) throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
       throw new LxstowError('not-found', `${name} does not exist`);
     }
@@ -211,28 +194,6 @@ function restoreOptions(request: Request) {
     pool: body.pool ?? query(request, 'pool', 'names.json#/$defs/poolName'),
     start: body.start ?? flag(request, 'start'),
     replace: body.replace ?? flag(request, 'replace'),
-  };
-}
-
-/** A backup in the making: the contract's fields as far as they are known, and how far it is. */
-function showUnfinished(operation: Operation, { backup }: BackupAddress, usual: Compression): object {
-  const { metadata, status, created_at, id } = operation;
-  const { optimized = false, compression = usual, tags = {} } = (operation.request ?? {}) as BackupJob;
-  const { stage, bytes_done = 0, bytes_total, bytes_stored = 0, bytes_per_second } = metadata;
-  return {
-    name: backup,
-    created: created_at,
-    size: bytes_stored,
-    optimized,
-    compressed: compression !== 'none',
-    tags,
-    status,
-    state: stage ?? status.toLowerCase(),
-    bytes_done,
-    bytes_total,
-    bytes_per_second,
-    progress: bytes_total ? Math.floor((bytes_done * 100) / bytes_total) : 0,
-    operation: operationPath(id),
   };
 }
 

@@ -1,18 +1,17 @@
 /** Operations: listed, shown, waited for. */
 import { type Request, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
-import { cancel, isFinal } from '../../operations/operation.ts';
-import { nudge } from '../../queue/nudges.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
+import { cancelOperation, missingOperation } from '../operations.ts';
 import { clientOf, flag, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
 
 const longestWaitMs = 2 ** 31 - 1;
 
-export function operationRoutes({ nats, operations, feed, reservations, stop }: GatewayParts): Router {
+export function operationRoutes(parts: GatewayParts): Router {
+  const { operations, feed, stop } = parts;
   const router = Router();
-  const missing = (id: string) => new LxstowError('not-found', `operation ${id} does not exist`);
   const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
 
   router.get('/', async (request, response) => {
@@ -34,27 +33,14 @@ export function operationRoutes({ nats, operations, feed, reservations, stop }: 
   router.get('/:id', async (request, response) => {
     const id = idOf(request);
     const found = await operations.find(id);
-    if (!found) throw missing(id);
+    if (!found) throw missingOperation(id);
     sync(response, toLxd(found.operation));
   });
 
   router.delete('/:id', async (request, response) => {
     const id = idOf(request);
-    for (;;) {
-      const found = await operations.find(id);
-      if (!found) throw missing(id);
-      const { operation, revision } = found;
-      if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
-      if (operation.kind === 'delete') throw new LxstowError('bad-request', "This operation can't be cancelled");
-      // A worker may change it between the look and the write: then the look is taken again.
-      const asked =
-        operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
-      if (!asked) continue;
-      nudge(nats, operation.remote, id);
-      if (isFinal(asked.operation) && operation.backup !== undefined && operation.kind === 'backup')
-        await reservations.release(operation, operation.backup, id);
-      return sync(response);
-    }
+    await cancelOperation(parts, id);
+    sync(response);
   });
 
   router.get('/:id/wait', async (request, response) => {
@@ -65,7 +51,7 @@ export function operationRoutes({ nats, operations, feed, reservations, stop }: 
     response.once('close', () => gone.abort());
     const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
     const found = await feed.untilFinal(id, AbortSignal.any([over, gone.signal, stop]));
-    if (!found) throw missing(id);
+    if (!found) throw missingOperation(id);
     sync(response, toLxd(found));
   });
 

@@ -1,0 +1,51 @@
+/** A backup as clients see it, by whichever API they ask: stored, or in the making. */
+import type { BackupAddress, BackupJob, Compression, Operation } from '../contract.ts';
+import { isCode } from '../errors.ts';
+import { isFinal } from '../operations/operation.ts';
+import type { GatewayParts } from './app.ts';
+import { summarise } from './catalog.ts';
+import { operationPath } from './respond.ts';
+
+/** The backup with its tags; one that is being made, with how far it is. Throws not-found. */
+export async function showBackup(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<object> {
+  try {
+    const manifest = await parts.catalog.manifest(address, signal);
+    return { ...summarise(manifest), tags: manifest.backup.tags };
+  } catch (error) {
+    const running = isCode(error, 'not-found') ? await unfinishedBackup(parts, address) : undefined;
+    if (!running) throw error;
+    return showUnfinished(running, address, parts.config.worker.compression);
+  }
+}
+
+/** The operation that makes this backup now. */
+export async function unfinishedBackup(
+  { reservations, operations }: Pick<GatewayParts, 'reservations' | 'operations'>,
+  address: BackupAddress,
+): Promise<Operation | undefined> {
+  const id = await reservations.holder(address, address.backup);
+  const operation = id === undefined ? undefined : (await operations.find(id, address.remote))?.operation;
+  return operation && !isFinal(operation) ? operation : undefined;
+}
+
+/** A backup in the making: the contract's fields as far as they are known, and how far it is. */
+function showUnfinished(operation: Operation, { backup }: BackupAddress, usual: Compression): object {
+  const { metadata, status, created_at, id } = operation;
+  const { optimized = false, compression = usual, tags = {} } = (operation.request ?? {}) as BackupJob;
+  const { stage, bytes_done = 0, bytes_total, bytes_stored = 0, bytes_per_second } = metadata;
+  return {
+    name: backup,
+    created: created_at,
+    size: bytes_stored,
+    optimized,
+    compressed: compression !== 'none',
+    tags,
+    status,
+    state: stage ?? status.toLowerCase(),
+    bytes_done,
+    bytes_total,
+    bytes_per_second,
+    progress: bytes_total ? Math.floor((bytes_done * 100) / bytes_total) : 0,
+    operation: operationPath(id),
+  };
+}
