@@ -1,21 +1,39 @@
 /** A worker dies in the middle of an upload, and another goes on: what is on the wires says how much was sent twice. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { crc32 } from 'node:zlib';
+import { loadConfig } from '../../services/config.ts';
+import { createLogger } from '../../services/logger.ts';
+import { deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { OperationStore } from '../../services/operations/store.ts';
+import { connectNats } from '../../services/queue/connection.ts';
+import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
+import { createS3Store } from '../../services/storage/s3.ts';
 import { openStack, type Stack, succeeded } from '../integration/stack.ts';
-import { assertClean, assertOneBackup, assertRestores, readManifest, startWiredWorker } from './workers.ts';
+import type { Answer } from '../lab/lxstow.ts';
+import { addressOf, assertClean, assertOneBackup, assertRestores, readManifest, startWiredWorker } from './workers.ts';
 
+const never = new AbortController().signal;
 const mib = 1024 * 1024;
+const other = Buffer.alloc(5 * mib, 'x');
 /** Headers, requests, and what LXD's socket and the proxy hold. */
 const slackBytes = 4 * mib;
 
 describe('a worker that is killed in the middle of its upload', { timeout: 600_000 }, () => {
+  const open = new AsyncDisposableStack();
   let stack: Stack;
+  let store: ObjectStore;
+  let operations: OperationStore;
   const slots = { worker: { slots: 1, partsInFlight: 3 } };
   before(async () => {
-    stack = await openStack('resume', { workers: 0 });
+    stack = open.use(await openStack('resume', { workers: 0 }));
+    const config = loadConfig({ file: stack.stow.configFile, env: {} });
+    store = open.use(createS3Store(config.s3));
+    const nats = open.use(await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'text' }, {})));
+    operations = new OperationStore(nats, 1);
     await stack.launch('c1', { dataMiB: 250 });
   });
-  after(() => stack?.[Symbol.asyncDispose]());
+  after(() => open.disposeAsync());
 
   it('has no more sent twice than the parts that were in flight, nor more read from LXD', async () => {
     await using first = await startWiredWorker(stack, slots);
@@ -43,4 +61,46 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
     await assertRestores(stack, 'c1', name, await stack.fingerprint('c1'));
     await assertClean(stack);
   });
+
+  describe('begins anew when what it left is not as it was recorded:', () => {
+    const changes: [what: string, change: (upload: Upload, lxdBackup: string) => Promise<unknown>][] = [
+      ['its upload is gone', (upload) => store.abortUpload(upload, never)],
+      ['a part was replaced', (upload) => store.putPart(upload, 2, other, crc32Of(other), never)],
+      [
+        "LXD's backup is gone",
+        (_, lxdBackup) =>
+          deleteLxdBackup(stack.lxd, addressOf('c1', ''), lxdBackup, { signal: never, idleTimeoutMs: 60_000 }),
+      ],
+    ];
+    for (const [what, change] of changes) {
+      it(what, async () => {
+        const first = await startWiredWorker(stack, slots);
+        const killed = Promise.withResolvers<void>();
+        first.wires.s3.after('up', 100 * mib, () => first.kill('SIGKILL').then(killed.resolve, killed.reject));
+        const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
+        await killed.promise;
+        await first[Symbol.asyncDispose]();
+        const { checkpoint } = (await operations.find(idOf(answer)))?.operation ?? {};
+        assert.ok(checkpoint?.key && checkpoint.uploadId && checkpoint.lxdBackup);
+        await change({ key: checkpoint.key, uploadId: checkpoint.uploadId }, checkpoint.lxdBackup);
+        await using second = await startWiredWorker(stack, slots);
+        const { id } = await succeeded(stack.stow, answer);
+        assert.doesNotMatch(await second.log(), /going on where/);
+        await assertOneBackup(stack, 'c1', answer.body.metadata.name, id);
+        await assertRestores(stack, 'c1', answer.body.metadata.name, await stack.fingerprint('c1'));
+        await assertClean(stack);
+      });
+    }
+  });
 });
+
+function idOf(answer: Answer): string {
+  return answer.body.operation.split('/').at(-1) ?? '';
+}
+
+/** As S3 writes it: base64 of four bytes, the highest first. */
+function crc32Of(bytes: Buffer): string {
+  const sum = Buffer.alloc(4);
+  sum.writeUInt32BE(crc32(bytes));
+  return sum.toString('base64');
+}

@@ -8,7 +8,7 @@ import { assertError, assertSame, failed, openStack, type Stack, succeeded, unti
 describe('an operation', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
-    stack = await openStack('endings', { workers: 2, config: { worker: { slots: 1, partsInFlight: 2 } } });
+    stack = await openStack('endings', { workers: 2, config: { worker: { slots: 1, partsInFlight: 2, graceMs: 0 } } });
     await stack.launch('c1', { dataMiB: 300 });
   });
   after(() => stack?.[Symbol.asyncDispose]());
