@@ -82,6 +82,10 @@ export interface S3Config {
  */
 endpoint: string
 /**
+ * The same server as clients reach it, for presigned URLs. Default: `endpoint`.
+ */
+publicEndpoint?: string
+/**
  * Must exist.
  */
 bucket: string
@@ -191,6 +195,14 @@ deleteTimeoutMs: number
  * How long a question to a worker may take.
  */
 askTimeoutMs: number
+/**
+ * Exports and uploads at a time, each with two to six parts in memory; more are refused with 503.
+ */
+transfers: number
+/**
+ * A client that takes or sends nothing for so long in an export or upload is cut off.
+ */
+clientIdleTimeoutMs: number
 }
 export interface WorkerConfig {
 /**

@@ -122,6 +122,13 @@ function inWords(error: ErrorObject): string {
 /** The extension that an archive of this compression has. */
 export const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
 
+/** What an archive of this compression is called in a Content-Type. */
+export const contentTypes: Record<Compression, string> = {
+  gzip: 'application/gzip',
+  zstd: 'application/zstd',
+  none: 'application/x-tar',
+};
+
 /**
  * The name of a backup begun at `time`: `backup_2026-02-26-07-5218.tar.gz`, in UTC.
  * `clash` above 1 is put before the extension, for further ones of the same second.

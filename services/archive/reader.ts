@@ -9,17 +9,22 @@ import type { Hasher } from './hashing.ts';
 
 const partsAhead = 3;
 
-export interface ReadOptions {
+export interface PartsOptions {
   /** Fills the buffer with the stored bytes from `start` on. */
   fetch: (start: number, into: Buffer) => Promise<void>;
   hasher: Hasher;
-  /** Buffers of at least the largest part's size; as many parts are read ahead as it holds. */
+  /** Buffers of at least the largest part's size. */
   pool: BufferPool;
+  /** How many parts are read at a time; the pool must hold as many. Default: 3. */
+  ahead?: number;
+  signal: AbortSignal;
+}
+
+export interface ReadOptions extends PartsOptions {
   /** Told after each block: bytes of the tar that are through. */
   onProgress: (rawBytes: number) => void;
   /** Told when the sink is waited for, and when no longer. */
   onWaiting?: (waiting: boolean) => void;
-  signal: AbortSignal;
 }
 
 /** Bytes of the buffers that reading this archive needs. */
@@ -34,7 +39,7 @@ export function largestPart(archive: ManifestArchive): number {
 export async function writeTar(archive: ManifestArchive, sink: Writable, options: ReadOptions): Promise<void> {
   const { compression, blockSize, rawSize } = archive;
   let raw = 0;
-  for await (const { bytes, release } of verifiedParts(archive, options)) {
+  for await (const { bytes, release } of verifiedParts(archive.parts, options)) {
     const blocks = compression === 'none' ? [bytes] : decompressBlocks(bytes, compression, blockSize);
     for await (const block of blocks) {
       raw += block.length;
@@ -49,17 +54,28 @@ export async function writeTar(archive: ManifestArchive, sink: Writable, options
     throw new LxstowError('archive-corrupt', `the archive unpacks to ${raw} bytes, but its manifest says ${rawSize}`);
 }
 
-interface VerifiedPart {
+export interface VerifiedPart {
   part: Part;
+  /** The stored byte that it begins with. */
+  start: number;
   bytes: Buffer;
+  /** To be called when nobody looks at `bytes` any more. */
   release(): void;
 }
 
-function verifiedParts(
-  archive: ManifestArchive,
-  { fetch, hasher, pool, signal }: ReadOptions,
+/** Stored bytes, the last one included. */
+export interface ByteRange {
+  start: number;
+  end: number;
+}
+
+/** The parts that hold `range`, each whole. Throws archive-corrupt, naming the part, in the place of one that is damaged. */
+export function verifiedParts(
+  parts: Part[],
+  { fetch, hasher, pool, ahead = partsAhead, signal }: PartsOptions,
+  range: ByteRange = { start: 0, end: Number.POSITIVE_INFINITY },
 ): AsyncGenerator<VerifiedPart> {
-  return mapInOrder(placed(archive.parts), partsAhead, async ({ part, start }) => {
+  return mapInOrder(placed(parts, range), ahead, async ({ part, start }) => {
     const buffer = await pool.take(signal);
     const release = () => pool.give(buffer);
     try {
@@ -69,10 +85,10 @@ function verifiedParts(
       if (sha256 !== part.sha256) {
         throw new LxstowError(
           'archive-corrupt',
-          `part ${part.number} of ${archive.parts.length} is damaged in the object store: its SHA-256 is ${sha256}, the manifest says ${part.sha256}`,
+          `part ${part.number} of ${parts.length} is damaged in the object store: its SHA-256 is ${sha256}, the manifest says ${part.sha256}`,
         );
       }
-      return { part, bytes, release };
+      return { part, start, bytes, release };
     } catch (error) {
       release();
       throw error;
@@ -80,16 +96,16 @@ function verifiedParts(
   });
 }
 
-async function* placed(parts: Part[]): AsyncGenerator<{ part: Part; start: number }> {
+async function* placed(parts: Part[], range: ByteRange): AsyncGenerator<{ part: Part; start: number }> {
   let start = 0;
   for (const part of parts) {
-    yield { part, start };
+    if (start + part.size > range.start && start <= range.end) yield { part, start };
     start += part.size;
   }
 }
 
 /** Resolves when the stream has taken the chunk and its memory may be used again; rejects when the stream breaks. */
-function write(stream: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
+export function write(stream: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const done = (error?: unknown) => {
       stream.off('error', done);

@@ -40,7 +40,7 @@ const rules: Rule[] = [
   { path: /^\/1\.0\/operations\/([^/]+)/i, projects: 'operation' },
   { method: 'GET', path: /^\/1\.0\/instances\/?$/i, projects: 'filtered' },
   // Whole instances, with all that is in them.
-  { method: 'GET', path: /^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export\/?$/i, least: 'operator' },
+  { method: 'GET', path: /^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/i, least: 'operator' },
   { method: 'GET', path: /^\/1\.0\/projects\/?$/i, projects: 'any' },
   { method: 'GET', path: /^\/1\.0\/projects\/([^/]+)/i, projects: 'path' },
   { method: 'GET', path: /^\/1\.0\/storage-pools(\/|$)/i, projects: 'any' },

@@ -12,10 +12,12 @@ import type { Catalog } from './catalog.ts';
 import type { OperationFeed } from './feed.ts';
 import { respondToErrors } from './respond.ts';
 import { backupRoutes } from './routes/backups.ts';
+import { exportRoutes } from './routes/exports.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { serverRoutes } from './routes/server.ts';
 import type { Submitter } from './submit.ts';
 import type { ServerCertificate } from './tls.ts';
+import type { Transfers } from './transfers.ts';
 import type { Trust } from './trust.ts';
 
 /** What the routes work with. Made once in main, handed in. */
@@ -28,6 +30,7 @@ export interface GatewayParts {
   reservations: Reservations;
   catalog: Catalog;
   submitter: Submitter;
+  transfers: Transfers;
   trust: Trust;
   certificate: ServerCertificate;
   /** Aborts when the gateway stops: nobody is kept waiting. */
@@ -53,7 +56,7 @@ export function createApp(parts: GatewayParts): Express {
     onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes })),
     bodyAuthorized,
   );
-  app.use('/1.0/instances/:instance/backups', backupRoutes(parts));
+  app.use('/1.0/instances/:instance/backups', backupRoutes(parts), exportRoutes(parts));
   app.use('/1.0/operations', operationRoutes(parts));
   app.use(nothingHere);
   app.use(respondToErrors(log));
@@ -65,6 +68,7 @@ const methods: [RegExp, string][] = [
   [/^\/(1\.0\/?)?$/, 'GET'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, DELETE'],
+  [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
   [/^\/1\.0\/operations\/?$/, 'GET'],
   [/^\/1\.0\/operations\/[^/]+\/?$/, 'GET, DELETE'],
   [/^\/1\.0\/operations\/[^/]+\/wait\/?$/, 'GET'],

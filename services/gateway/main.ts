@@ -2,6 +2,8 @@
 import { constants } from 'node:crypto';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { hostname } from 'node:os';
+import { Hasher } from '../archive/hashing.ts';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -10,6 +12,7 @@ import type { Log } from '../logger.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
+import { Leases } from '../queue/leases.ts';
 import { Reservations } from '../queue/reservations.ts';
 import { leasesBucket, verifySetUp } from '../queue/topology.ts';
 import { retrying } from '../storage/retrying.ts';
@@ -19,6 +22,7 @@ import { Catalog } from './catalog.ts';
 import { OperationFeed } from './feed.ts';
 import { Submitter } from './submit.ts';
 import { fingerprintOf, serverCertificate } from './tls.ts';
+import { Transfers } from './transfers.ts';
 import { Trust } from './trust.ts';
 
 export interface GatewayOptions {
@@ -51,20 +55,35 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
     log.warn('the object store does not answer yet', { error });
   });
+  // Archives have connections and patience of their own.
+  using archives = createS3Store(config.s3);
+  await using hasher = new Hasher();
   await using nats = await connectNats(config.nats, 'lxstow gateway', log);
   await verifySetUp(nats);
 
   const operations = new OperationStore(nats, config.nats.operationsKeptHours);
   const ended = new AbortController();
+  const leases = new Bucket(nats, leasesBucket);
   const app = createApp({
     config,
     log,
     nats,
     operations,
     feed: await OperationFeed.open(operations, ended.signal),
-    reservations: new Reservations(new Bucket(nats, leasesBucket)),
+    reservations: new Reservations(leases),
     catalog: new Catalog(retrying(s3, { attempts: Math.min(config.s3.attempts, s3Attempts) }), config.s3.prefix, log),
     submitter: new Submitter(nats, operations, log, ended.signal),
+    transfers: new Transfers({
+      most: gateway.transfers,
+      name: `gateway-${hostname()}-${process.pid}`,
+      store: retrying(archives, { attempts: config.s3.attempts }),
+      presigner: archives,
+      hasher,
+      leases: new Leases(leases, config.worker.leaseTtlMs),
+      heartbeatMs: config.worker.heartbeatMs,
+      clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
+      log,
+    }),
     trust: new Trust(gateway, log),
     certificate,
     stop,

@@ -1,6 +1,14 @@
 /** What requests carry, read and checked. */
-import type { Request } from 'express';
-import { type Address, type Compression, check, type Requestor, type SchemaName } from '../contract.ts';
+import type { Request, Response } from 'express';
+import {
+  type Address,
+  type BackupAddress,
+  type Compression,
+  type Config,
+  check,
+  type Requestor,
+  type SchemaName,
+} from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Client } from './trust.ts';
 
@@ -59,4 +67,24 @@ export function knownRemote(remote: string, remotes: string[]): string {
 export function bodyOf(request: Request): unknown {
   const { body } = request as { body: unknown };
   return body === undefined || body === null || body === '' ? {} : body;
+}
+
+/** Readers of the instance and the backup that a path names. */
+export function addressing({ remotes, gateway }: Config) {
+  const instanceOf = (request: Request): Address => ({
+    ...placeOf(request, Object.keys(remotes), gateway.defaultRemote),
+    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
+  });
+  const backupOf = (request: Request): BackupAddress => ({
+    ...instanceOf(request),
+    backup: parameter(request, 'backup', 'names.json#/$defs/backupName'),
+  });
+  return { instanceOf, backupOf };
+}
+
+/** Aborts when the client has gone. */
+export function ended(response: Response): AbortSignal {
+  const controller = new AbortController();
+  response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
+  return controller.signal;
 }

@@ -103,6 +103,9 @@ export function reservationKeys(address: Address): string {
   return `${instanceLeaseKey(address)}.*`;
 }
 
+/** Who claims a backup under this name is about to delete it; all others read it. */
+export const removal = 'delete';
+
 /** Key of a reader's or remover's claim on a backup. Filter for all of them: `holder` = `*`. */
 export function claimKey(address: Address, backup: string, holder: string): string {
   return `${reservationKey(address, backup)}.${holder}`;

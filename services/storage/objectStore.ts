@@ -89,3 +89,9 @@ export interface ObjectStore {
    */
   listUploads(prefix: string, signal: AbortSignal): AsyncIterable<OpenUpload>;
 }
+
+/** Makes URLs that need no credentials. */
+export interface Presigner {
+  /** A URL under which anybody can GET the object for so long, as a file of that name. Nothing is asked of the server. */
+  presign(key: string, options: { expirySeconds: number; filename: string }): Promise<string>;
+}

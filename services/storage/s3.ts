@@ -6,7 +6,7 @@ import { Client } from 'minio';
 import { readText } from '../config.ts';
 import { type Config, formatTagging } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
-import type { ObjectStore } from './objectStore.ts';
+import type { ObjectStore, Presigner } from './objectStore.ts';
 import {
   bare,
   completion,
@@ -33,8 +33,9 @@ const smallObjectBytes = 64 * 1024 * 1024;
 const errorBytes = 64 * 1024;
 
 /** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
-export function createS3Store(config: Config['s3']): ObjectStore & Disposable {
+export function createS3Store(config: Config['s3']): ObjectStore & Presigner & Disposable {
   const url = new URL(config.endpoint);
+  const outside = new URL(config.publicEndpoint ?? config.endpoint);
   const secure = url.protocol === 'https:';
   const signals = new AsyncLocalStorage<AbortSignal>();
   // A request's own timeout begins when it is connected; the agent's, before.
@@ -64,18 +65,22 @@ export function createS3Store(config: Config['s3']): ObjectStore & Disposable {
     }) as typeof http.request,
   };
 
-  const client = new Client({
-    endPoint: url.hostname.replace(/^\[|\]$/g, ''),
-    ...(url.port ? { port: Number(url.port) } : {}),
-    useSSL: secure,
+  const clientOf = (server: URL) => ({
+    endPoint: server.hostname.replace(/^\[|\]$/g, ''),
+    ...(server.port ? { port: Number(server.port) } : {}),
+    useSSL: server.protocol === 'https:',
     accessKey: config.accessKey,
     secretKey: config.secretKey,
     region: config.region,
     pathStyle: config.pathStyle,
+  });
+  const client = new Client({
+    ...clientOf(url),
     transport,
     transportAgent: agent,
     retryOptions: { disableRetry: true },
   });
+  const signer = new Client(clientOf(outside));
   // Over plain HTTP minio-js would hash each body once more: parts carry a CRC-32 on the wire instead.
   client.enableSHA256 = false;
 
@@ -238,6 +243,12 @@ export function createS3Store(config: Config['s3']): ObjectStore & Disposable {
       } catch (error) {
         throw failure(error, signal);
       }
+    },
+
+    presign(key, { expirySeconds, filename }) {
+      return signer.presignedGetObject(config.bucket, key, expirySeconds, {
+        'response-content-disposition': `attachment; filename="${filename}"`,
+      });
     },
 
     async remove(key, signal) {

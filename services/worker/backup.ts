@@ -2,7 +2,14 @@
 import { blockSizeBytes } from '../archive/compression.ts';
 import { formatManifest, manifestVersion, parseManifest } from '../archive/manifest.ts';
 import { partSizeFor } from '../archive/parts.ts';
-import { type BackupAddress, type Compression, checkBackupName, type Manifest, type Tags } from '../contract.ts';
+import {
+  type BackupAddress,
+  type Compression,
+  checkBackupName,
+  contentTypes,
+  type Manifest,
+  type Tags,
+} from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { createLxdBackup, deleteLxdBackup, lxdBackupExists, mark, openExport } from '../lxd/backups.ts';
 import { describeInstance, describeServer } from '../lxd/instances.ts';
@@ -15,12 +22,6 @@ import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart, removeCheckpoint } from './checkpoint.ts';
 import { bytesPerSecond, sendArchive } from './sendArchive.ts';
 import { cleanupSignal, type Tools } from './tools.ts';
-
-const contentTypes: Record<Compression, string> = {
-  gzip: 'application/gzip',
-  zstd: 'application/zstd',
-  none: 'application/x-tar',
-};
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { store, config } = tools;

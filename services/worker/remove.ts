@@ -3,12 +3,9 @@ import type { BackupAddress } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
-import { claimKey } from '../queue/topology.ts';
+import { claimKey, removal } from '../queue/topology.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
-
-/** Who claims a backup under this name is about to delete it; all others read it. */
-export const removal = 'delete';
 
 export async function runRemove(
   job: JobOf<'delete'>,
@@ -25,7 +22,7 @@ export async function runRemove(
   await attempt.claim(own, `backup ${name} is being deleted already`);
   const claims = await leasesBucket.keys(claimKey(address, address.backup, '*'));
   if (claims.some((key) => key !== own))
-    throw new LxstowError('conflict', `backup ${name} is being restored; it was not deleted`);
+    throw new LxstowError('conflict', `backup ${name} is being restored or exported; it was not deleted`);
 
   // An attempt that died between the two removals leaves its checkpoint: then the missing manifest is our own doing.
   const key = archiveKey(prefix, address);

@@ -2,7 +2,7 @@
 import { IdleWatch } from '../archive/idleWatch.ts';
 import { parseManifest } from '../archive/manifest.ts';
 import { largestPart, writeTar } from '../archive/reader.ts';
-import type { Address, BackupAddress, Manifest, ManifestArchive } from '../contract.ts';
+import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { openImport } from '../lxd/backups.ts';
 import {
@@ -18,10 +18,9 @@ import {
 } from '../lxd/instances.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
-import { claimKey } from '../queue/topology.ts';
+import { claimKey, removal } from '../queue/topology.ts';
+import { checkArchive, readArchive } from '../storage/archives.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
-import type { ObjectStore } from '../storage/objectStore.ts';
-import { removal } from './remove.ts';
 import { settleReplace, swapIn, temporaryOf, undoSwap } from './replace.ts';
 import { cleanupSignal, type Tools } from './tools.ts';
 
@@ -107,8 +106,7 @@ async function transfer(
   const lxdImport = openImport(lxd, to, pool, moving);
   try {
     await writeTar(archive, lxdImport.request, {
-      fetch: (start, into) =>
-        store.readRange(key, archive.etag, start, into, moving).catch((error) => explain(error, from)),
+      fetch: (start, into) => readArchive(archive, from, key, store, start, into, moving),
       hasher,
       pool: memory.pool('parts', readAheadBuffers, largestPart(archive)),
       onWaiting: (waiting) => idle.watch(waiting),
@@ -210,34 +208,4 @@ async function checkTarget(
       `the backup is in ${instance.driver}'s own format; pool ${wanted} is ${driver}: choose a pool of ${instance.driver}`,
     );
   }
-}
-
-/** What is seen without reading it: better before LXD is asked for anything. */
-async function checkArchive(
-  archive: ManifestArchive,
-  from: BackupAddress,
-  key: string,
-  store: ObjectStore,
-  signal: AbortSignal,
-): Promise<void> {
-  const { size, etag } = await store.stat(key, signal).catch((error) => explain(error, from));
-  const which = `the archive of ${from.instance}/${from.backup}`;
-  if (size !== archive.size)
-    throw new LxstowError('archive-corrupt', `${which} has ${size} bytes, but its manifest says ${archive.size}`);
-  if (etag !== archive.etag)
-    throw new LxstowError(
-      'archive-corrupt',
-      `${which} was replaced: its ETag is ${etag}, the manifest says ${archive.etag}`,
-    );
-}
-
-function explain(error: unknown, { instance, backup }: BackupAddress): never {
-  if (isCode(error, 'not-found') || isCode(error, 'conflict')) {
-    throw new LxstowError(
-      'archive-corrupt',
-      `the archive of ${instance}/${backup} is gone or was replaced: ${(error as Error).message}`,
-      { cause: error },
-    );
-  }
-  throw error;
 }

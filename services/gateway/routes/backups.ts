@@ -1,23 +1,24 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
-import { type Request, type Response, Router } from 'express';
-import {
-  type Address,
-  type BackupAddress,
-  type BackupJob,
-  check,
-  checkBackupName,
-  parseTagging,
-  type RestoreJob,
-} from '../../contract.ts';
+import { type Request, Router } from 'express';
+import { type Address, type BackupJob, check, checkBackupName, parseTagging, type RestoreJob } from '../../contract.ts';
 import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook, type LookAnswer, type LookQuestion } from '../../queue/questions.ts';
 import type { GatewayParts } from '../app.ts';
 import { showBackup, unfinishedBackup } from '../backups.ts';
-import { bodyOf, compressionQuery, flag, knownRemote, parameter, placeOf, query, requestorOf } from '../requests.ts';
+import {
+  addressing,
+  bodyOf,
+  compressionQuery,
+  ended,
+  flag,
+  knownRemote,
+  placeOf,
+  query,
+  requestorOf,
+} from '../requests.ts';
 import { accepted, errorOf, operationPath, sync } from '../respond.ts';
 
-const backupName = 'names.json#/$defs/backupName';
 const instanceName = 'names.json#/$defs/instanceName';
 
 export function backupRoutes(parts: GatewayParts): Router {
@@ -25,14 +26,7 @@ export function backupRoutes(parts: GatewayParts): Router {
   const remotes = Object.keys(config.remotes);
   const router = Router({ mergeParams: true });
 
-  const instanceOf = (request: Request): Address => ({
-    ...placeOf(request, remotes, config.gateway.defaultRemote),
-    instance: parameter(request, 'instance', instanceName),
-  });
-  const backupOf = (request: Request): BackupAddress => ({
-    ...instanceOf(request),
-    backup: parameter(request, 'backup', backupName),
-  });
+  const { instanceOf, backupOf } = addressing(config);
 
   /** Asks LXD by a worker; undefined when nobody can say now. */
   async function look(remote: string, question: LookQuestion): Promise<LookAnswer | undefined> {
@@ -195,11 +189,4 @@ function restoreOptions(request: Request) {
     start: body.start ?? flag(request, 'start'),
     replace: body.replace ?? flag(request, 'replace'),
   };
-}
-
-/** Aborts when the client has gone. */
-function ended(response: Response): AbortSignal {
-  const controller = new AbortController();
-  response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
-  return controller.signal;
 }

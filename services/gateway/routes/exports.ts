@@ -1,0 +1,176 @@
+/** Archives, streamed to the client: every part is proved good before a byte of it leaves, and what cannot be proved cuts the answer. */
+import { type Request, type Response, Router } from 'express';
+import { BufferPool } from '../../archive/bufferPool.ts';
+import { IdleWatch } from '../../archive/idleWatch.ts';
+import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/reader.ts';
+import { type BackupAddress, contentTypes, type Manifest } from '../../contract.ts';
+import { LxstowError } from '../../errors.ts';
+import { checkArchive, readArchive } from '../../storage/archives.ts';
+import { archiveKey } from '../../storage/keys.ts';
+import type { GatewayParts } from '../app.ts';
+import { addressing, ended, query } from '../requests.ts';
+import { sync } from '../respond.ts';
+import type { Claim } from '../transfers.ts';
+
+/** One part is sent, the next one read. */
+const partsAhead = 2;
+/** One write. A client must take it within gateway.clientIdleTimeoutMs. */
+const sliceBytes = 64 * 1024;
+const usualExpirySeconds = 3600;
+/** S3's own limit. */
+const longestExpirySeconds = 7 * 24 * 3600;
+
+export function exportRoutes(parts: GatewayParts): Router {
+  const { config, catalog, transfers } = parts;
+  const { backupOf } = addressing(config);
+  const router = Router({ mergeParams: true });
+
+  router.get('/:backup/export', async (request, response) => {
+    const address = backupOf(request);
+    const signal = ended(response);
+    await using claim = await transfers.claim(address);
+    const manifest = await catalog.manifest(address, signal);
+    const { archive } = manifest;
+    const key = archiveKey(config.s3.prefix, address);
+    await checkArchive(archive, address, key, transfers.tools.store, signal);
+    const headers = headersOf(manifest);
+    checkIfMatch(request, headers.etag);
+    if (listed(request.get('if-none-match'), headers.etag)) return void response.status(304).set(headers).end();
+    const range = rangeOf(request, response, archive.size, headers);
+    const { start, end } = range ?? { start: 0, end: archive.size - 1 };
+    const begin = () => {
+      response.writeHead(range ? 206 : 200, {
+        ...headers,
+        'content-length': end - start + 1,
+        ...(range ? { 'content-range': `bytes ${start}-${end}/${archive.size}` } : {}),
+      });
+    };
+    if (request.method === 'HEAD') {
+      begin();
+      return void response.end();
+    }
+    using _place = transfers.begin();
+    try {
+      await send(address, manifest, { start, end }, claim, response, begin, signal);
+    } catch (error) {
+      if (!response.headersSent) throw error;
+      const { log } = transfers.tools;
+      if (signal.aborted) log.info('export given up by its client', { ...address });
+      else log.error('export cut', { ...address, error });
+      response.destroy();
+    }
+  });
+
+  router.get('/:backup/export/url', async (request, response) => {
+    const address = backupOf(request);
+    const expirySeconds = expiryOf(request);
+    const signal = ended(response);
+    const { archive } = await catalog.manifest(address, signal);
+    const key = archiveKey(config.s3.prefix, address);
+    await checkArchive(archive, address, key, transfers.tools.store, signal);
+    const filename = filenameOf(address);
+    const expires_at = new Date(Date.now() + expirySeconds * 1000).toISOString();
+    const url = await transfers.tools.presigner.presign(key, { expirySeconds, filename });
+    sync(response, { url, expires_at, size: archive.size });
+  });
+
+  /** Sends the stored bytes of `range`; `begin` goes before the first. Rejects before any byte of a damaged part. */
+  async function send(
+    address: BackupAddress,
+    { archive }: Manifest,
+    range: ByteRange,
+    claim: Claim,
+    response: Response,
+    begin: () => void,
+    gone: AbortSignal,
+  ): Promise<void> {
+    const { store, hasher, clientIdleTimeoutMs } = transfers.tools;
+    const key = archiveKey(config.s3.prefix, address);
+    using idle = new IdleWatch(
+      clientIdleTimeoutMs,
+      `the client of the export of ${address.instance}/${address.backup}`,
+      'client-stalled',
+    );
+    const signal = AbortSignal.any([gone, idle.signal]);
+    const options = {
+      fetch: (start: number, into: Buffer) => readArchive(archive, address, key, store, start, into, signal),
+      hasher,
+      pool: new BufferPool(partsAhead, largestPart(archive)),
+      ahead: partsAhead,
+      signal,
+    };
+    for await (const { start, bytes, release } of verifiedParts(archive.parts, options, range)) {
+      if (!response.headersSent) begin();
+      // All is read: who has the last byte may delete the backup.
+      const last = start + bytes.length > range.end;
+      if (last) await claim.release();
+      const end = Math.min(bytes.length, range.end + 1 - start);
+      for (let at = Math.max(0, range.start - start); at < end; at += sliceBytes) {
+        idle.watch(true);
+        await write(response, bytes.subarray(at, Math.min(end, at + sliceBytes)), signal);
+        idle.watch(false);
+      }
+      release();
+    }
+    response.end();
+  }
+
+  return router;
+}
+
+function headersOf({ backup, archive }: Manifest) {
+  return {
+    'content-type': contentTypes[archive.compression],
+    'content-disposition': `attachment; filename="${filenameOf({ ...backup, backup: backup.name })}"`,
+    'accept-ranges': 'bytes',
+    'cache-control': 'private, no-cache',
+    'last-modified': new Date(backup.created).toUTCString(),
+    etag: `"${archive.etag}"`,
+  };
+}
+
+function filenameOf({ instance, backup }: Pick<BackupAddress, 'instance' | 'backup'>): string {
+  return `${instance}-${backup}`;
+}
+
+/** The range that the client asks for; undefined: all of it. Several at once are answered with all, as RFC 9110 allows. */
+function rangeOf(
+  request: Request,
+  response: Response,
+  size: number,
+  headers: { etag: string; 'last-modified': string },
+): ByteRange | undefined {
+  const onlyIf = request.get('if-range');
+  if (onlyIf !== undefined && onlyIf !== headers.etag && onlyIf !== headers['last-modified']) return undefined;
+  const ranges = request.range(size);
+  if (ranges === -1) {
+    response.set('content-range', `bytes */${size}`);
+    throw new LxstowError(
+      'range-not-satisfiable',
+      `the archive has ${size} bytes: ${request.get('range')} is none of it`,
+    );
+  }
+  if (!Array.isArray(ranges) || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;
+  return ranges[0];
+}
+
+function checkIfMatch(request: Request, etag: string): void {
+  const wanted = request.get('if-match');
+  if (wanted !== undefined && !listed(wanted, etag))
+    throw new LxstowError('precondition-failed', `the archive's ETag is ${etag}, not ${wanted}`);
+}
+
+function listed(header: string | undefined, etag: string): boolean {
+  return header?.split(',').some((each) => each.trim() === '*' || each.trim() === etag) ?? false;
+}
+
+function expiryOf(request: Request): number {
+  const text = query(request, 'expiry');
+  const seconds = text === undefined ? usualExpirySeconds : Number(text);
+  if (!Number.isInteger(seconds) || seconds < 1 || seconds > longestExpirySeconds)
+    throw new LxstowError(
+      'bad-request',
+      `?expiry=${text} is not a number of seconds from 1 to ${longestExpirySeconds}`,
+    );
+  return seconds;
+}

@@ -1,0 +1,97 @@
+/** Archives that pass through the gateway: how many at a time, and what each works with. */
+import { randomUUID } from 'node:crypto';
+import type { Hasher } from '../archive/hashing.ts';
+import type { BackupAddress } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+import type { Lease, Leases } from '../queue/leases.ts';
+import { claimKey, removal } from '../queue/topology.ts';
+import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
+
+export interface TransferTools {
+  /** Transfers at a time. */
+  most: number;
+  /** This gateway's name: who holds claims. */
+  name: string;
+  store: ObjectStore;
+  presigner: Presigner;
+  hasher: Hasher;
+  leases: Leases;
+  heartbeatMs: number;
+  clientIdleTimeoutMs: number;
+  log: Log;
+}
+
+export class Transfers {
+  readonly tools: TransferTools;
+  #running = 0;
+
+  constructor(tools: TransferTools) {
+    this.tools = tools;
+  }
+
+  /** A place for one transfer, until it is disposed. Throws gateway-busy when all are taken. */
+  begin(): Disposable {
+    const { most } = this.tools;
+    if (this.#running >= most)
+      throw new LxstowError('gateway-busy', `${most} exports and uploads are under way (gateway.transfers): try later`);
+    this.#running += 1;
+    return {
+      [Symbol.dispose]: () => {
+        this.#running -= 1;
+      },
+    };
+  }
+
+  /**
+   * Claims a backup for reading, so that nobody deletes it meanwhile (docs/adr/0004). Throws conflict when somebody does. Without NATS
+   * there is no claim, and none is needed: deletions come by NATS too.
+   */
+  async claim(address: BackupAddress): Promise<Claim> {
+    const { leases, name, log, heartbeatMs } = this.tools;
+    const operation = randomUUID();
+    let lease: Lease | undefined;
+    try {
+      lease = await leases.acquire(claimKey(address, address.backup, operation), { worker: name, operation });
+      if (await leases.holder(claimKey(address, address.backup, removal))) {
+        await lease?.release();
+        throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} is being deleted`);
+      }
+    } catch (error) {
+      if (!isCode(error, 'nats-unavailable')) throw error;
+      log.warn('exporting without a claim', { ...address, error });
+    }
+    return new Claim(lease, heartbeatMs, log);
+  }
+}
+
+/** A reader's claim on a backup, renewed until it is given back. */
+export class Claim implements AsyncDisposable {
+  readonly #lease: Lease | undefined;
+  readonly #log: Log;
+  readonly #heartbeat: NodeJS.Timeout;
+  #released = false;
+
+  constructor(lease: Lease | undefined, heartbeatMs: number, log: Log) {
+    this.#lease = lease;
+    this.#log = log;
+    this.#heartbeat = setInterval(() => void this.#renew(), heartbeatMs);
+  }
+
+  async #renew(): Promise<void> {
+    // Lost, the reading goes on: what is deleted then cuts it.
+    await this.#lease?.renew().catch((error) => this.#log.debug('claim not renewed', { error }));
+  }
+
+  /** Gives the claim back. One that cannot be given back ends by its TTL. */
+  async release(): Promise<void> {
+    if (this.#released) return;
+    this.#released = true;
+    clearInterval(this.#heartbeat);
+    await this.#lease?.release().catch((error) => this.#log.warn('claim not given back, it will expire', { error }));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.release();
+  }
+}

@@ -1,0 +1,47 @@
+/** A backup's archive in the object store, as its manifest describes it. */
+import type { BackupAddress, ManifestArchive } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import type { ObjectStore } from './objectStore.ts';
+
+/** What is seen without reading it: better before anybody is asked for anything, or told. Throws archive-corrupt. */
+export async function checkArchive(
+  archive: ManifestArchive,
+  from: BackupAddress,
+  key: string,
+  store: ObjectStore,
+  signal: AbortSignal,
+): Promise<void> {
+  const { size, etag } = await store.stat(key, signal).catch((error) => explain(error, from));
+  const which = `the archive of ${from.instance}/${from.backup}`;
+  if (size !== archive.size)
+    throw new LxstowError('archive-corrupt', `${which} has ${size} bytes, but its manifest says ${archive.size}`);
+  if (etag !== archive.etag)
+    throw new LxstowError(
+      'archive-corrupt',
+      `${which} was replaced: its ETag is ${etag}, the manifest says ${archive.etag}`,
+    );
+}
+
+/** Fills `into` from `start` on. Throws archive-corrupt when the archive is gone or another. */
+export async function readArchive(
+  { etag }: ManifestArchive,
+  from: BackupAddress,
+  key: string,
+  store: ObjectStore,
+  start: number,
+  into: Buffer,
+  signal: AbortSignal,
+): Promise<void> {
+  await store.readRange(key, etag, start, into, signal).catch((error) => explain(error, from));
+}
+
+function explain(error: unknown, { instance, backup }: BackupAddress): never {
+  if (isCode(error, 'not-found') || isCode(error, 'conflict')) {
+    throw new LxstowError(
+      'archive-corrupt',
+      `the archive of ${instance}/${backup} is gone or was replaced: ${(error as Error).message}`,
+      { cause: error },
+    );
+  }
+  throw error;
+}
