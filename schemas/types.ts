@@ -4,6 +4,7 @@ export interface Everything {
 "config.json"?: Config
 "http-create-backup.json"?: CreateBackupBody
 "http-restore-backup.json"?: RestoreBackupBody
+"http-update-backup.json"?: UpdateBackupBody
 "job-backup.json"?: BackupJob
 "job-delete.json"?: DeleteJob
 "job-restore.json"?: RestoreJob
@@ -300,6 +301,23 @@ replace?: boolean
 start?: boolean
 }
 /**
+ * What can be changed of a backup. PUT: what is left out becomes empty. PATCH: it stays, and a tag of null is removed. The other fields are taken as GET shows them, and change nothing.
+ */
+export interface UpdateBackupBody {
+tags?: {
+[k: string]: string | null
+}
+/**
+ * What people want to remember of a backup.
+ */
+notes?: string
+name?: unknown
+created?: unknown
+size?: unknown
+optimized?: unknown
+compressed?: unknown
+}
+/**
  * Back up the instance that the subject names: lxstow.jobs.<remote>.backup.<project>.<instance>. An empty message means {}.
  */
 export interface BackupJob {
@@ -425,6 +443,10 @@ project: string
 instance: string
 created: string
 tags: Tags
+/**
+ * What people want to remember of a backup.
+ */
+notes?: string
 }
 export interface ManifestArchive {
 key: string

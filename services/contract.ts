@@ -4,6 +4,7 @@ import formats from 'ajv-formats';
 import config from '../schemas/config.json' with { type: 'json' };
 import httpCreateBackup from '../schemas/http-create-backup.json' with { type: 'json' };
 import httpRestoreBackup from '../schemas/http-restore-backup.json' with { type: 'json' };
+import httpUpdateBackup from '../schemas/http-update-backup.json' with { type: 'json' };
 import jobBackup from '../schemas/job-backup.json' with { type: 'json' };
 import jobDelete from '../schemas/job-delete.json' with { type: 'json' };
 import jobRestore from '../schemas/job-restore.json' with { type: 'json' };
@@ -35,6 +36,7 @@ interface Types {
   'config.json': types.Config;
   'http-create-backup.json': types.CreateBackupBody;
   'http-restore-backup.json': types.RestoreBackupBody;
+  'http-update-backup.json': types.UpdateBackupBody;
   'job-backup.json': types.BackupJob;
   'job-delete.json': types.DeleteJob;
   'job-restore.json': types.RestoreJob;
@@ -70,6 +72,7 @@ for (const schema of [
   manifest,
   httpCreateBackup,
   httpRestoreBackup,
+  httpUpdateBackup,
   config,
 ]) {
   ajv.addSchema(schema);

@@ -67,7 +67,7 @@ export function createApp(parts: GatewayParts): Express {
 const methods: [RegExp, string][] = [
   [/^\/(1\.0\/?)?$/, 'GET'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
-  [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, DELETE'],
+  [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, PUT, PATCH, DELETE'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
   [/^\/1\.0\/operations\/?$/, 'GET'],
   [/^\/1\.0\/operations\/[^/]+\/?$/, 'GET, DELETE'],

@@ -1,5 +1,5 @@
 /** A backup as clients see it, by whichever API they ask: stored, or in the making. */
-import type { BackupAddress, BackupJob, Compression, Operation } from '../contract.ts';
+import type { BackupAddress, BackupJob, Compression, Manifest, Operation } from '../contract.ts';
 import { isCode } from '../errors.ts';
 import { isFinal } from '../operations/operation.ts';
 import type { GatewayParts } from './app.ts';
@@ -8,14 +8,28 @@ import { operationPath } from './respond.ts';
 
 /** The backup with its tags; one that is being made, with how far it is. Throws not-found. */
 export async function showBackup(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<object> {
+  return (await findBackup(parts, address, signal)).backup;
+}
+
+/** The same, and the ETag of a stored one. */
+export async function findBackup(
+  parts: GatewayParts,
+  address: BackupAddress,
+  signal: AbortSignal,
+): Promise<{ backup: object; etag?: string }> {
   try {
-    const manifest = await parts.catalog.manifest(address, signal);
-    return { ...summarise(manifest), tags: manifest.backup.tags };
+    const { manifest, etag } = await parts.catalog.stored(address, signal);
+    return { backup: showStored(manifest), etag };
   } catch (error) {
     const running = isCode(error, 'not-found') ? await unfinishedBackup(parts, address) : undefined;
     if (!running) throw error;
-    return showUnfinished(running, address, parts.config.worker.compression);
+    return { backup: showUnfinished(running, address, parts.config.worker.compression) };
   }
+}
+
+export function showStored(manifest: Manifest): object {
+  const { tags, notes } = manifest.backup;
+  return { ...summarise(manifest), tags, ...(notes ? { notes } : {}) };
 }
 
 /** The operation that makes this backup now. */

@@ -1,10 +1,10 @@
 /** The backups that are stored, read from the bucket: their manifests are the truth, and kept in memory only under their ETag. */
 import { mapInOrder } from '../archive/flow.ts';
-import { parseManifest } from '../archive/manifest.ts';
-import type { BackupAddress, Manifest } from '../contract.ts';
+import { formatManifest, parseManifest } from '../archive/manifest.ts';
+import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
-import { listPrefix, manifestKey, parseManifestKey } from '../storage/keys.ts';
+import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../storage/keys.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 
 /** A backup in a list, as the contract has it, and whose it is. */
@@ -13,6 +13,14 @@ export interface Summary {
   backup: { name: string; created: string; size: number; optimized: boolean; compressed: boolean };
 }
 
+/** A backup's manifest, and the ETag by which a change of it is noticed. */
+export interface StoredBackup {
+  manifest: Manifest;
+  etag: string;
+}
+
+/** So often others may be faster with a change. */
+const mostClashes = 20;
 const readsInFlight = 32;
 const mostKept = 20_000;
 
@@ -31,15 +39,57 @@ export class Catalog {
 
   /** The manifest of a backup. Throws not-found. */
   async manifest(address: BackupAddress, signal: AbortSignal): Promise<Manifest> {
+    return (await this.stored(address, signal)).manifest;
+  }
+
+  /** The same, with its ETag. */
+  async stored(address: BackupAddress, signal: AbortSignal): Promise<StoredBackup> {
     try {
-      const { body } = await this.#store.read(manifestKey(this.#prefix, address), signal);
-      return parseManifest(body, address);
+      const { body, etag } = await this.#store.read(manifestKey(this.#prefix, address), signal);
+      return { manifest: parseManifest(body, address), etag };
     } catch (error) {
       if (isCode(error, 'not-found'))
         throw new LxstowError('not-found', `backup ${address.instance}/${address.backup} does not exist`, {
           cause: error,
         });
       throw error;
+    }
+  }
+
+  /**
+   * Changes what people may change of a backup: first in its manifest, by compare-and-set, then its archive's tags. `change` is called
+   * anew with what it is when others change it meanwhile. Throws not-found; what `change` throws ends it.
+   */
+  async change(
+    address: BackupAddress,
+    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes'>,
+    signal: AbortSignal,
+  ): Promise<StoredBackup> {
+    const key = manifestKey(this.#prefix, address);
+    for (let clashes = 0; ; clashes++) {
+      const found = await this.stored(address, signal);
+      const { manifest } = found;
+      const { notes: _, ...fixed } = manifest.backup;
+      const next = { ...manifest, backup: { ...fixed, ...change(found) } };
+      const options = { tags: next.backup.tags, contentType: 'application/json' };
+      try {
+        const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
+        await this.#tagArchive(address, { manifest: next, etag }, signal);
+        return { manifest: next, etag };
+      } catch (error) {
+        if (!(isCode(error, 'conflict') || isCode(error, 'not-found')) || clashes >= mostClashes) throw error;
+      }
+    }
+  }
+
+  /** Whoever changes the manifest last looks once more behind his tags: so theirs are the last, whatever overtakes what. */
+  async #tagArchive(address: BackupAddress, changed: StoredBackup, signal: AbortSignal): Promise<void> {
+    let { manifest, etag } = changed;
+    for (;;) {
+      await this.#store.tag(archiveKey(this.#prefix, address), manifest.backup.tags, signal);
+      const now = await this.stored(address, signal);
+      if (now.etag === etag) return;
+      ({ manifest, etag } = now);
     }
   }
 

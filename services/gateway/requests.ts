@@ -88,3 +88,15 @@ export function ended(response: Response): AbortSignal {
   response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
   return controller.signal;
 }
+
+/** Throws precondition-failed where the client means another version than the one with this ETag. */
+export function checkIfMatch(request: Request, etag: string): void {
+  const wanted = request.get('if-match');
+  if (wanted !== undefined && !namesEtag(wanted, etag))
+    throw new LxstowError('precondition-failed', `the ETag is ${etag}, not ${wanted}`);
+}
+
+/** Whether a condition's list of ETags has this one. */
+export function namesEtag(header: string | undefined, etag: string): boolean {
+  return header?.split(',').some((each) => each.trim() === '*' || each.trim() === etag) ?? false;
+}

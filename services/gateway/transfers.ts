@@ -43,29 +43,36 @@ export class Transfers {
     };
   }
 
-  /**
-   * Claims a backup for reading, so that nobody deletes it meanwhile (docs/adr/0004). Throws conflict when somebody does. Without NATS
-   * there is no claim, and none is needed: deletions come by NATS too.
-   */
+  /** Claims a backup, so that nobody deletes it meanwhile (docs/adr/0004). Throws conflict when somebody does. */
   async claim(address: BackupAddress): Promise<Claim> {
     const { leases, name, log, heartbeatMs } = this.tools;
     const operation = randomUUID();
-    let lease: Lease | undefined;
+    const lease = await leases.acquire(claimKey(address, address.backup, operation), { worker: name, operation });
+    const claim = new Claim(lease, heartbeatMs, log);
     try {
-      lease = await leases.acquire(claimKey(address, address.backup, operation), { worker: name, operation });
-      if (await leases.holder(claimKey(address, address.backup, removal))) {
-        await lease?.release();
-        throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} is being deleted`);
-      }
+      if (!(await leases.holder(claimKey(address, address.backup, removal)))) return claim;
+    } catch (error) {
+      await claim.release();
+      throw error;
+    }
+    await claim.release();
+    throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} is being deleted`);
+  }
+
+  /** The same for one who only reads. Without NATS there is no claim, and none is needed: deletions come by NATS too. */
+  async claimToRead(address: BackupAddress): Promise<Claim> {
+    try {
+      return await this.claim(address);
     } catch (error) {
       if (!isCode(error, 'nats-unavailable')) throw error;
+      const { log, heartbeatMs } = this.tools;
       log.warn('exporting without a claim', { ...address, error });
+      return new Claim(undefined, heartbeatMs, log);
     }
-    return new Claim(lease, heartbeatMs, log);
   }
 }
 
-/** A reader's claim on a backup, renewed until it is given back. */
+/** A claim on a backup, renewed until it is given back. */
 export class Claim implements AsyncDisposable {
   readonly #lease: Lease | undefined;
   readonly #log: Log;
@@ -78,8 +85,13 @@ export class Claim implements AsyncDisposable {
     this.#heartbeat = setInterval(() => void this.#renew(), heartbeatMs);
   }
 
+  /** Throws lease-lost unless the claim is surely still ours: before every step that a deletion must not cross. */
+  assertHeld(): void {
+    this.#lease?.assertHeld();
+  }
+
   async #renew(): Promise<void> {
-    // Lost, the reading goes on: what is deleted then cuts it.
+    // Lost, a reading goes on: what is deleted then cuts it.
     await this.#lease?.renew().catch((error) => this.#log.debug('claim not renewed', { error }));
   }
 

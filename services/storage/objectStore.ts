@@ -73,6 +73,16 @@ export interface ObjectStore {
     options: { tags?: Tags; contentType: string },
     signal: AbortSignal,
   ): Promise<string>;
+  /** Writes a small object over the one with this ETag, in one atomic step; `conflict` or `not-found` when that is not there any more. Returns the new ETag. */
+  replace(
+    key: string,
+    etag: string,
+    body: Buffer,
+    options: { tags: Tags; contentType: string },
+    signal: AbortSignal,
+  ): Promise<string>;
+  /** Gives an object these tags, in place of those that it had. */
+  tag(key: string, tags: Tags, signal: AbortSignal): Promise<void>;
   /** Reads a small object whole. */
   read(key: string, signal: AbortSignal): Promise<{ body: Buffer; etag: string }>;
   /** Size and ETag of an object. */

@@ -93,6 +93,19 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
         }
       }),
 
+    replace: (key, etag, body, options, signal) =>
+      again('replace', signal, async (attempt) => {
+        try {
+          return await store.replace(key, etag, body, options, signal);
+        } catch (error) {
+          if (attempt === 1 || !isCode(error, 'conflict')) throw error;
+          const present = await store.read(key, signal);
+          if (!present.body.equals(body)) throw error;
+          return present.etag;
+        }
+      }),
+    tag: (key, tags, signal) => again('tag', signal, () => store.tag(key, tags, signal)),
+
     read: (key, signal) => again('read', signal, () => store.read(key, signal)),
     stat: (key, signal) => again('stat', signal, () => store.stat(key, signal)),
     readRange: (key, etag, start, into, signal) =>

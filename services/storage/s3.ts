@@ -1,5 +1,6 @@
 /** The object store over S3, by minio-js: it signs and sends, we say each request ourselves (why: docs/adr/0002-s3-requests.md). */
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { createHash } from 'node:crypto';
 import http, { type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { Client } from 'minio';
@@ -15,6 +16,7 @@ import {
   openUpload,
   parseXml,
   storedObject,
+  tagging,
   word,
   type Xml,
 } from './s3Messages.ts';
@@ -225,6 +227,20 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
       return etagOf(response);
     },
 
+    async replace(key, etag, body, { tags, contentType }, signal) {
+      const headers: Record<string, string> = { 'if-match': `"${etag}"`, 'content-type': contentType };
+      if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      const { response } = await text({ method: 'PUT', key, headers, body, signal });
+      return etagOf(response);
+    },
+
+    async tag(key, tags, signal) {
+      const body = tagging(tags);
+      // AWS wants a sum of this one.
+      const headers = { 'content-type': 'application/xml', 'content-md5': md5(body) };
+      await text({ method: 'PUT', key, query: { tagging: '' }, headers, body, signal });
+    },
+
     async read(key, signal) {
       const { body, response } = await text({ method: 'GET', key, signal });
       return { body, etag: etagOf(response) };
@@ -295,6 +311,10 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
       agent.destroy();
     },
   };
+}
+
+function md5(body: string): string {
+  return createHash('md5').update(body).digest('base64');
 }
 
 function etagOf(response: IncomingMessage): string {

@@ -1,5 +1,6 @@
 /** S3's messages: queries, XML, and what its errors mean to us. No network. */
 import { XMLParser } from 'fast-xml-parser';
+import type { Tags } from '../contract.ts';
 import { type ErrorCode, LxstowError } from '../errors.ts';
 import type { OpenUpload, StoredObject, UploadedPart } from './objectStore.ts';
 
@@ -86,6 +87,17 @@ export function completion(parts: UploadedPart[], summed: boolean): string {
       `<Part><PartNumber>${number}</PartNumber><ETag>"${etag}"</ETag>${summed ? `<ChecksumCRC32>${crc32}</ChecksumCRC32>` : ''}</Part>`,
   );
   return `<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${each.join('')}</CompleteMultipartUpload>`;
+}
+
+export function tagging(tags: Tags): string {
+  const each = Object.entries(tags).map(
+    ([key, value]) => `<Tag><Key>${escaped(key)}</Key><Value>${escaped(value)}</Value></Tag>`,
+  );
+  return `<Tagging xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><TagSet>${each.join('')}</TagSet></Tagging>`;
+}
+
+function escaped(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 }
 
 export function word(entry: Xml, name: string): string {

@@ -1,4 +1,5 @@
 /** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
+import { setTimeout } from 'node:timers/promises';
 import type { BackupAddress } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Attempt } from '../operations/attempt.ts';
@@ -6,6 +7,10 @@ import type { JobOf } from '../queue/jobs.ts';
 import { claimKey, removal } from '../queue/topology.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
+
+/** So long those are waited for who read or change the backup. */
+const lastReadersMs = 1000;
+const lookAgainMs = 100;
 
 export async function runRemove(
   job: JobOf<'delete'>,
@@ -20,9 +25,14 @@ export async function runRemove(
 
   const own = claimKey(address, address.backup, removal);
   await attempt.claim(own, `backup ${name} is being deleted already`);
-  const claims = await leasesBucket.keys(claimKey(address, address.backup, '*'));
-  if (claims.some((key) => key !== own))
-    throw new LxstowError('conflict', `backup ${name} is being restored or exported; it was not deleted`);
+  const until = performance.now() + lastReadersMs;
+  const isRead = async () =>
+    (await leasesBucket.keys(claimKey(address, address.backup, '*'))).some((key) => key !== own);
+  // Nobody begins any more, and a change of tags is over in a moment.
+  while (await isRead()) {
+    if (performance.now() < until) await setTimeout(lookAgainMs, undefined, { signal });
+    else throw new LxstowError('conflict', `backup ${name} is being restored or exported; it was not deleted`);
+  }
 
   // An attempt that died between the two removals leaves its checkpoint: then the missing manifest is our own doing.
   const key = archiveKey(prefix, address);

@@ -27,6 +27,8 @@ export interface Differences {
   completeOverwrites?: string;
   /** A part whose CRC-32 is another than was announced is taken. */
   wrongChecksumTaken?: string;
+  /** Replacing an object that is gone writes it anew. */
+  replacesWhatIsGone?: string;
   /** A part that was sent twice is listed twice. */
   partsOfAllTimes?: string;
   /** Where listings of thousands are tested, if not here: they take a while. */
@@ -444,6 +446,63 @@ export function objectStoreContract(
       });
     });
 
+    describe('replaces a small object', () => {
+      const over = (key: string, etag: string, body: string, tags: Tags = {}) =>
+        store.replace(key, etag, Buffer.from(body), { tags, contentType: 'application/json' }, never);
+
+      it('with its tags', at, async () => {
+        const key = `${folder()}small`;
+        const first = await store.create(key, Buffer.from('old'), { ...settings, tags: { a: 'b', c: 'd' } }, never);
+        const etag = await over(key, first, 'new', { a: 'x' });
+        assert.deepEqual(await store.read(key, never), { body: Buffer.from('new'), etag });
+        assert.deepEqual((await subject.look(key)).tags, { a: 'x' });
+      });
+
+      it('only as it was seen', at, async () => {
+        const key = `${folder()}changed`;
+        const first = await put(key, 'first');
+        await over(key, first, 'second');
+        await assert.rejects(over(key, first, 'third'), isError('conflict'));
+        assert.equal((await store.read(key, never)).body.toString(), 'second');
+      });
+
+      it('but never one that is gone', { ...at, skip: differs.replacesWhatIsGone ?? false }, async () => {
+        const prefix = folder();
+        const etag = await put(`${prefix}gone`);
+        await store.remove(`${prefix}gone`, never);
+        const gone = (error: unknown) => isError('conflict')(error) || isError('not-found')(error);
+        await assert.rejects(over(`${prefix}gone`, etag, 'back again'), gone);
+        assert.deepEqual(await keysOf(prefix), []);
+      });
+
+      it('for exactly one of eight who try at once', at, async () => {
+        for (let round = 0; round < 10; round++) {
+          const key = `${folder()}raced`;
+          const etag = await put(key, 'first');
+          const racers = Array.from({ length: 8 }, (_, i) => `racer ${i}`);
+          const results = await Promise.allSettled(racers.map((racer) => over(key, etag, racer)));
+          const winners = racers.filter((_, i) => results[i]?.status === 'fulfilled');
+          assert.equal(winners.length, 1, winners.join(', '));
+          assert.equal((await store.read(key, never)).body.toString(), winners[0]);
+        }
+      });
+    });
+
+    describe('changes tags', () => {
+      it('of an object that stays as it is', at, async () => {
+        const key = `${folder()}archive`;
+        const { etag } = await upload(key, [Buffer.from('x')], { tags: { old: '1' }, contentType: 'text/plain' });
+        const tags = { '+-=._:/@ a': ' +-=._:/@ z ', n: '007' };
+        await store.tag(key, tags, never);
+        assert.deepEqual((await subject.look(key)).tags, tags);
+        await store.tag(key, {}, never);
+        assert.deepEqual((await subject.look(key)).tags, {});
+        assert.deepEqual(await store.stat(key, never), { size: 1, etag });
+      });
+
+      it('of nothing where there is nothing', at, () => missing(store.tag(`${folder()}missing`, { a: 'b' }, never)));
+    });
+
     describe('reads', () => {
       it('nothing where there is nothing', at, async () => {
         const key = `${folder()}missing`;
@@ -588,6 +647,9 @@ export function objectStoreContract(
           listParts: (_key, _etag, open, signal) => store.listParts(open, signal),
           abortUpload: (_key, _etag, open, signal) => store.abortUpload(open, signal),
           create: (key, _etag, _open, signal) => store.create(`${key}-new`, Buffer.from('x'), settings, signal),
+          replace: (key, etag, _open, signal) =>
+            store.replace(`${key}-replaced`, etag, Buffer.from('x'), settings, signal),
+          tag: (key, _etag, _open, signal) => store.tag(key, {}, signal),
           read: (key, _etag, _open, signal) => store.read(key, signal),
           stat: (key, _etag, _open, signal) => store.stat(key, signal),
           readRange: (key, etag, _open, signal) => store.readRange(key, etag, 0, Buffer.alloc(1), signal),

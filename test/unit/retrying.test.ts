@@ -112,6 +112,18 @@ class FaultyStore implements ObjectStore {
     });
   }
 
+  replace(key: string, etag: string, body: Buffer) {
+    return this.#run('replace', () => {
+      if (this.#get(key).etag !== etag) throw new LxstowError('conflict', `${key} has changed`);
+      this.put(key, body.toString());
+      return md5(body);
+    });
+  }
+
+  tag() {
+    return this.#run('tag', () => undefined);
+  }
+
   read(key: string) {
     return this.#run('read', () => this.#get(key));
   }
@@ -196,6 +208,8 @@ const calls: Record<Single, (store: ObjectStore, signal: AbortSignal) => Promise
     store.copyPart({ key: 'new', uploadId: 'u' }, 1, { etag: '', start: 0, size: 1 }, signal),
   abortUpload: (store, signal) => store.abortUpload({ key: 'new', uploadId: 'u' }, signal),
   create: (store, signal) => store.create('new', body, settings, signal),
+  replace: (store, signal) => store.replace('key', md5('key'), body, settings, signal),
+  tag: (store, signal) => store.tag('key', {}, signal),
   read: (store, signal) => store.read('key', signal),
   stat: (store, signal) => store.stat('key', signal),
   readRange: (store, signal) => store.readRange('key', md5('key'), 0, Buffer.alloc(3), signal),
@@ -310,6 +324,16 @@ describe('an answer that was lost', () => {
   it('of create: an object that was there before is a conflict, even of the same bytes', async () => {
     const { store } = open([], { keys: ['body'] });
     await assert.rejects(store.create('body', body, settings, never), { code: 'conflict' });
+  });
+
+  it('of replace: what is there is ours, or a conflict', async () => {
+    const { store } = open([{ fail: 'replace', ...lost }], { keys: ['key'] });
+    assert.equal(await store.replace('key', md5('key'), body, settings, never), md5(body));
+    const { store: raced } = open(
+      [{ fail: 'replace', with: 's3-unavailable', meanwhile: (faulty) => faulty.put('key', 'theirs') }],
+      { keys: ['key'] },
+    );
+    await assert.rejects(raced.replace('key', md5('key'), body, settings, never), { code: 'conflict' });
   });
 
   it('of completeUpload: the object is ours', async () => {

@@ -1,14 +1,15 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
-import { type Request, Router } from 'express';
+import { type Request, type Response, Router } from 'express';
 import { type Address, type BackupJob, check, checkBackupName, parseTagging, type RestoreJob } from '../../contract.ts';
 import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook, type LookAnswer, type LookQuestion } from '../../queue/questions.ts';
 import type { GatewayParts } from '../app.ts';
-import { showBackup, unfinishedBackup } from '../backups.ts';
+import { findBackup, showStored, unfinishedBackup } from '../backups.ts';
 import {
   addressing,
   bodyOf,
+  checkIfMatch,
   compressionQuery,
   ended,
   flag,
@@ -17,12 +18,12 @@ import {
   query,
   requestorOf,
 } from '../requests.ts';
-import { accepted, errorOf, operationPath, sync } from '../respond.ts';
+import { accepted, errorOf, operationPath, sync, toLxd } from '../respond.ts';
 
 const instanceName = 'names.json#/$defs/instanceName';
 
 export function backupRoutes(parts: GatewayParts): Router {
-  const { config, nats, catalog, submitter, reservations, feed, stop } = parts;
+  const { config, nats, catalog, submitter, reservations, transfers, feed, stop } = parts;
   const remotes = Object.keys(config.remotes);
   const router = Router({ mergeParams: true });
 
@@ -61,8 +62,38 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   router.get('/:backup', async (request, response) => {
-    sync(response, await showBackup(parts, backupOf(request), ended(response)));
+    const { backup, etag } = await findBackup(parts, backupOf(request), ended(response));
+    if (etag !== undefined) response.set('etag', `"${etag}"`);
+    sync(response, backup);
   });
+
+  /** PUT takes the place of tags and notes, PATCH adds to them. */
+  const change = (method: 'PUT' | 'PATCH') => async (request: Request, response: Response) => {
+    const address = backupOf(request);
+    const wanted = check('http-update-backup.json', bodyOf(request), 'body');
+    // MinIO would write a manifest anew whose backup was deleted meanwhile (docs/s3.md).
+    await using claim = await transfers.claim(address);
+    const { manifest, etag } = await catalog.change(
+      address,
+      (stored) => {
+        claim.assertHeld();
+        checkIfMatch(request, `"${stored.etag}"`);
+        const { tags, notes } = method === 'PUT' ? { tags: {}, notes: '' } : stored.manifest.backup;
+        const merged = Object.entries({ ...tags, ...wanted.tags }).filter(
+          ([, value]) => method === 'PUT' || value !== null,
+        );
+        return {
+          tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
+          ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
+        };
+      },
+      ended(response),
+    );
+    response.set('etag', `"${etag}"`);
+    sync(response, showStored(manifest));
+  };
+  router.put('/:backup', change('PUT'));
+  router.patch('/:backup', change('PATCH'));
 
   router.post('/', async (request, response) => {
     const address = instanceOf(request);
@@ -158,7 +189,8 @@ export function backupRoutes(parts: GatewayParts): Router {
       );
     }
     if (operation.status !== 'Success') throw errorOf(operation);
-    sync(response);
+    // LXD's clients take it for an operation, and wait until it has ended.
+    sync(response, toLxd(operation));
   });
 
   return router;

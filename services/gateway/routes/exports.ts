@@ -8,7 +8,7 @@ import { LxstowError } from '../../errors.ts';
 import { checkArchive, readArchive } from '../../storage/archives.ts';
 import { archiveKey } from '../../storage/keys.ts';
 import type { GatewayParts } from '../app.ts';
-import { addressing, ended, query } from '../requests.ts';
+import { addressing, checkIfMatch, ended, namesEtag, query } from '../requests.ts';
 import { sync } from '../respond.ts';
 import type { Claim } from '../transfers.ts';
 
@@ -28,14 +28,14 @@ export function exportRoutes(parts: GatewayParts): Router {
   router.get('/:backup/export', async (request, response) => {
     const address = backupOf(request);
     const signal = ended(response);
-    await using claim = await transfers.claim(address);
+    await using claim = await transfers.claimToRead(address);
     const manifest = await catalog.manifest(address, signal);
     const { archive } = manifest;
     const key = archiveKey(config.s3.prefix, address);
     await checkArchive(archive, address, key, transfers.tools.store, signal);
     const headers = headersOf(manifest);
     checkIfMatch(request, headers.etag);
-    if (listed(request.get('if-none-match'), headers.etag)) return void response.status(304).set(headers).end();
+    if (namesEtag(request.get('if-none-match'), headers.etag)) return void response.status(304).set(headers).end();
     const range = rangeOf(request, response, archive.size, headers);
     const { start, end } = range ?? { start: 0, end: archive.size - 1 };
     const begin = () => {
@@ -152,16 +152,6 @@ function rangeOf(
   }
   if (!Array.isArray(ranges) || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;
   return ranges[0];
-}
-
-function checkIfMatch(request: Request, etag: string): void {
-  const wanted = request.get('if-match');
-  if (wanted !== undefined && !listed(wanted, etag))
-    throw new LxstowError('precondition-failed', `the archive's ETag is ${etag}, not ${wanted}`);
-}
-
-function listed(header: string | undefined, etag: string): boolean {
-  return header?.split(',').some((each) => each.trim() === '*' || each.trim() === etag) ?? false;
 }
 
 function expiryOf(request: Request): number {
