@@ -1,4 +1,5 @@
 /** Log lines are events with fields: JSON for machines, one line of text for people. */
+import { Writable } from 'node:stream';
 import winston from 'winston';
 import type { Config } from './contract.ts';
 
@@ -17,6 +18,19 @@ export function createLogger(config: Config['log'], fields: Record<string, unkno
     ),
     transports: [new winston.transports.Console({ stderrLevels: ['error', 'warn', 'info', 'debug'] })],
   });
+}
+
+/** Calls `see` with each line that is written, until disposed. */
+export function onLine(log: Log, see: (line: Record<string, unknown>) => void): Disposable {
+  const tap = new Writable({
+    objectMode: true,
+    write(line: { level: string }, _encoding, next) {
+      if (log.isLevelEnabled(line.level)) see(line);
+      next();
+    },
+  });
+  log.pipe(tap);
+  return { [Symbol.dispose]: () => void log.unpipe(tap) };
 }
 
 /** An `error` field becomes its message, code and causes. */

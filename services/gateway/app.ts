@@ -9,9 +9,11 @@ import type { Nats } from '../queue/connection.ts';
 import type { Reservations } from '../queue/reservations.ts';
 import { authorized, bodyAuthorized } from './access.ts';
 import type { Catalog } from './catalog.ts';
+import type { EventSockets } from './eventSockets.ts';
 import type { OperationFeed } from './feed.ts';
 import { respondToErrors } from './respond.ts';
 import { backupRoutes } from './routes/backups.ts';
+import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { serverRoutes } from './routes/server.ts';
@@ -27,6 +29,7 @@ export interface GatewayParts {
   nats: Nats;
   operations: OperationStore;
   feed: OperationFeed;
+  eventSockets: EventSockets;
   reservations: Reservations;
   catalog: Catalog;
   submitter: Submitter;
@@ -58,6 +61,7 @@ export function createApp(parts: GatewayParts): Express {
   );
   app.use('/1.0/instances/:instance/backups', backupRoutes(parts), exportRoutes(parts));
   app.use('/1.0/operations', operationRoutes(parts));
+  app.use('/1.0/events', eventRoutes(parts));
   app.use(nothingHere);
   app.use(respondToErrors(log));
   return app;
@@ -69,6 +73,7 @@ const methods: [RegExp, string][] = [
   [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, PUT, PATCH, DELETE'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
+  [/^\/1\.0\/events\/?$/, 'GET'],
   [/^\/1\.0\/operations\/?$/, 'GET'],
   [/^\/1\.0\/operations\/[^/]+\/?$/, 'GET, DELETE'],
   [/^\/1\.0\/operations\/[^/]+\/wait\/?$/, 'GET'],

@@ -1,11 +1,13 @@
-/** Every change of every operation, from one watch of the bucket, for all requests of this gateway that wait. */
+/** Every change of every operation, from one watch of the bucket, for all requests and event sockets of this gateway. */
 import { EventEmitter, once } from 'node:events';
 import type { Operation } from '../contract.ts';
+import type { Log } from '../logger.ts';
 import { isFinal } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/store.ts';
 
 /** A change that the watch missed, over a reconnection, is found by looking after so long. */
 const lookAgainMs = 5000;
+const every = Symbol('every operation');
 
 export class OperationFeed {
   readonly #store: OperationStore;
@@ -16,10 +18,19 @@ export class OperationFeed {
     this.#changes.setMaxListeners(0);
   }
 
-  static async open(store: OperationStore, signal: AbortSignal): Promise<OperationFeed> {
+  static async open(store: OperationStore, log: Log, signal: AbortSignal): Promise<OperationFeed> {
     const feed = new OperationFeed(store);
-    await store.watch((operation) => feed.#changes.emit(operation.id, operation), signal);
+    const see = (operation: Operation) => {
+      feed.#changes.emit(operation.id, operation);
+      feed.#changes.emit(every, operation);
+    };
+    await store.watch(see, signal, (error) => log.warn('operations are not watched for a moment', { error }));
     return feed;
+  }
+
+  /** Calls `see` with each change, in the order in which they were written and once each. */
+  onChange(see: (operation: Operation) => void): void {
+    this.#changes.on(every, see);
   }
 
   /** The operation when it has ended, or as it is when `signal` aborts; undefined when there is none of this id. */

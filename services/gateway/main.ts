@@ -8,7 +8,7 @@ import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { serveHealth } from '../health.ts';
-import type { Log } from '../logger.ts';
+import { type Log, onLine } from '../logger.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
@@ -19,11 +19,13 @@ import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { createApp } from './app.ts';
 import { Catalog } from './catalog.ts';
+import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
 import { Submitter } from './submit.ts';
 import { fingerprintOf, serverCertificate } from './tls.ts';
 import { Transfers } from './transfers.ts';
 import { Trust } from './trust.ts';
+import { takeUpgrades } from './upgrade.ts';
 
 export interface GatewayOptions {
   config: Config;
@@ -64,12 +66,16 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   const operations = new OperationStore(nats, config.nats.operationsKeptHours);
   const ended = new AbortController();
   const leases = new Bucket(nats, leasesBucket);
+  const feed = await OperationFeed.open(operations, log, ended.signal);
+  await using eventSockets = new EventSockets(feed, log);
+  using _lines = onLine(log, (line) => eventSockets.line(line));
   const app = createApp({
     config,
     log,
     nats,
     operations,
-    feed: await OperationFeed.open(operations, ended.signal),
+    feed,
+    eventSockets,
     reservations: new Reservations(leases),
     catalog: new Catalog(retrying(s3, { attempts: Math.min(config.s3.attempts, s3Attempts) }), config.s3.prefix, log),
     submitter: new Submitter(nats, operations, log, ended.signal),
@@ -102,6 +108,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     },
     app,
   );
+  takeUpgrades(server, app);
   const port = await listen(server, gateway.address, gateway.port);
   await using health = await serveHealth(gateway.healthAddress, gateway.healthPort, {
     nats: async () => nats.assertConnected(),
@@ -122,6 +129,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   log.info('stopping');
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
+  await eventSockets[Symbol.asyncDispose]();
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
   await closed;
   clearTimeout(timer);

@@ -38,7 +38,7 @@ export interface NewOperation {
   kind: JobKind;
   address: Address;
   /** The job's message. */
-  body?: { backup?: string; requestor?: Requestor; source?: Partial<Address> };
+  body?: { backup?: string; requestor?: Requestor };
 }
 
 /** A job that waits for a worker. */
@@ -52,7 +52,7 @@ export function newOperation({ id, kind, address, body = {} }: NewOperation, now
     updated_at: now.toISOString(),
     status: 'Pending',
     status_code: codes.Pending,
-    resources: resources(address, body.backup, body.source),
+    resources: resources(address, body.backup),
     metadata: {},
     may_cancel: kind !== 'delete',
     err: '',
@@ -123,16 +123,9 @@ function withoutOwner({ owner: _, ...operation }: Operation): Operation {
   return { ...operation, may_cancel: false };
 }
 
-/** The instance that is touched, and the backup: a restored one may be another instance's. */
-function resources(
-  address: Address,
-  backup: string | undefined,
-  source: Partial<Address> = {},
-): Operation['resources'] {
-  const path = ({ project, instance }: Address, rest = '') =>
-    `/1.0/instances/${instance}${rest}${project === 'default' ? '' : `?project=${encodeURIComponent(project)}`}`;
-  const instances = [path(address)];
-  return backup === undefined
-    ? { instances }
-    : { instances, backups: [path({ ...address, ...source }, `/backups/${backup}`)] };
+/** The instance that is touched, and the backup under the path that LXD gives it, which `lxc export` takes its name from. */
+function resources({ project, instance }: Address, backup: string | undefined): Operation['resources'] {
+  const query = project === 'default' ? '' : `?project=${encodeURIComponent(project)}`;
+  const instances = [`/1.0/instances/${instance}${query}`];
+  return backup === undefined ? { instances } : { instances, backups: [`/1.0/backups/${backup}`] };
 }

@@ -637,7 +637,7 @@ describe('operations', at, () => {
     const controller = new AbortController();
     const stored = await createdFor();
     const seen = watched(controller.signal);
-    await operations.watch(seen.see, controller.signal);
+    await operations.watch(seen.see, controller.signal, () => undefined);
     const running = present(await operations.update(begin(stored.operation, 'w1', now), stored.revision));
     const done = present(await operations.update(succeed(running.operation, now), running.revision));
     const other = await createdFor('far-away');
@@ -653,7 +653,7 @@ describe('operations', at, () => {
     const shortly = new OperationStore(nats, 1 / 3600);
     const controller = new AbortController();
     const seen = watched(controller.signal);
-    await operations.watch(seen.see, controller.signal);
+    await operations.watch(seen.see, controller.signal, () => undefined);
     const { operation, revision } = await createdFor();
     const kept = await createdFor();
     const failed = fail(operation, new LxstowError('internal', 'broken'), now);
@@ -672,10 +672,10 @@ describe('operations', at, () => {
 
   it('are watched by nobody whose signal had ended', async () => {
     const seen = watched(new AbortController().signal);
-    await operations.watch(seen.see, AbortSignal.abort());
+    await operations.watch(seen.see, AbortSignal.abort(), () => undefined);
     const controller = new AbortController();
     const witness = watched(controller.signal);
-    await operations.watch(witness.see, controller.signal);
+    await operations.watch(witness.see, controller.signal, () => undefined);
     await createdFor();
     await witness.until(1);
     assert.deepEqual(seen.all, []);
@@ -685,7 +685,7 @@ describe('operations', at, () => {
   it('survive NATS, killed and started again; who watches sees what comes after', async () => {
     const controller = new AbortController();
     const seen = watched(controller.signal);
-    await operations.watch(seen.see, controller.signal);
+    await operations.watch(seen.see, controller.signal, () => undefined);
     const stored = await createdFor();
     await seen.until(1);
     await kill();
@@ -886,7 +886,7 @@ describe('an attempt', at, () => {
       seen.push(operation);
       events.emit('seen');
     };
-    await operations.watch(see, controller.signal);
+    await operations.watch(see, controller.signal, () => undefined);
     const begun = performance.now();
     const timer = setInterval(() => attempt.report({ bytes_done: Math.round(performance.now() - begun) }), 5);
     try {

@@ -216,7 +216,7 @@ describe('an operation', () => {
     );
     assert.deepEqual(operation.resources, {
       instances: ['/1.0/instances/c1?project=p'],
-      backups: ['/1.0/instances/c1/backups/b?project=p'],
+      backups: ['/1.0/backups/b'],
     });
     assert.deepEqual(faultsOf('operation.json', operation), []);
   });

@@ -1,0 +1,124 @@
+/** The websockets of GET /1.0/events: each change is written once and goes to all who want it. */
+import type { WebSocket } from 'ws';
+import type { Log } from '../logger.ts';
+import { type Event, type EventType, eventsOf, loggingEvent } from './events.ts';
+import type { OperationFeed } from './feed.ts';
+
+/** What a socket is told of. */
+export interface Subscription {
+  types: ReadonlySet<EventType>;
+  /** Whether it may and wants to see what happens in this project. */
+  wants(project: string): boolean;
+  /** Asked now and then: false ends the socket. */
+  trusted(): Promise<boolean>;
+  /** For the log. */
+  client: string;
+}
+
+interface Subscriber extends Subscription {
+  socket: WebSocket;
+  answered: boolean;
+}
+
+/** LXD's; a socket that has not answered one when the next is due is dead. */
+const pingEveryMs = 10_000;
+/** Who has not read so much is cut off: some thousand events. */
+const mostUnreadBytes = 1024 * 1024;
+/** Log lines a second; those over it are left out and counted. */
+const mostLinesPerSecond = 200;
+const mostSubscribers = 1000;
+const closeGraceMs = 1000;
+const goingAway = 1001;
+
+export class EventSockets implements AsyncDisposable {
+  readonly #log: Log;
+  readonly #subscribers = new Set<Subscriber>();
+  readonly #timer: NodeJS.Timeout;
+  #second = 0;
+  #lines = 0;
+
+  constructor(feed: OperationFeed, log: Log) {
+    this.#log = log;
+    feed.onChange((operation) => {
+      if (this.#subscribers.size === 0) return;
+      for (const event of eventsOf(operation)) this.#tell(event);
+    });
+    this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
+  }
+
+  get full(): boolean {
+    return this.#subscribers.size >= mostSubscribers;
+  }
+
+  /** Tells the socket of all that happens from now on. */
+  add(socket: WebSocket, subscription: Subscription): void {
+    const subscriber = { ...subscription, socket, answered: true };
+    this.#subscribers.add(subscriber);
+    socket.on('pong', () => {
+      subscriber.answered = true;
+    });
+    socket.on('error', (error) => this.#log.debug('event socket failed', { client: subscription.client, error }));
+    socket.on('close', () => this.#subscribers.delete(subscriber));
+  }
+
+  /** One line of the log. */
+  line(line: Record<string, unknown>): void {
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#second) {
+      const left = this.#lines - mostLinesPerSecond;
+      [this.#second, this.#lines] = [second, 0];
+      if (left > 0) this.#tell(loggingEvent({ level: 'warn', message: 'log lines left out', count: left }));
+    }
+    if (++this.#lines <= mostLinesPerSecond) this.#tell(loggingEvent(line));
+  }
+
+  #tell(event: Event): void {
+    let data: Buffer | undefined;
+    for (const subscriber of this.#subscribers) {
+      const { socket, types, wants } = subscriber;
+      if (!types.has(event.type) || (event.project !== undefined && !wants(event.project))) continue;
+      data ??= Buffer.from(JSON.stringify(event));
+      if (socket.bufferedAmount + data.length > mostUnreadBytes) this.#cut(subscriber, 'does not read its events');
+      else socket.send(data, { binary: false });
+    }
+  }
+
+  #ping(): void {
+    for (const subscriber of this.#subscribers) {
+      if (!subscriber.answered) {
+        this.#cut(subscriber, 'does not answer pings');
+        continue;
+      }
+      subscriber.answered = false;
+      subscriber.socket.ping();
+      subscriber.trusted().then(
+        (trusted) => trusted || this.#cut(subscriber, 'is not trusted any more'),
+        (error) => this.#log.error('trust in an event socket not checked', { client: subscriber.client, error }),
+      );
+    }
+  }
+
+  #cut(subscriber: Subscriber, why: string): void {
+    // First: the line about it is an event too.
+    this.#subscribers.delete(subscriber);
+    subscriber.socket.terminate();
+    this.#log.warn(`event socket cut off: it ${why}`, { client: subscriber.client });
+  }
+
+  /** Says goodbye to all; those who do not answer are cut off. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    const closed = [...this.#subscribers].map(
+      ({ socket }) =>
+        new Promise<void>((resolve) => {
+          const timer = setTimeout(() => socket.terminate(), closeGraceMs);
+          socket.once('close', () => {
+            clearTimeout(timer);
+            resolve();
+          });
+          socket.close(goingAway, 'the gateway stops');
+        }),
+    );
+    await Promise.all(closed);
+  }
+}

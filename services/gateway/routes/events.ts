@@ -1,0 +1,55 @@
+/** GET /1.0/events: LXD's event stream, for one project or all. */
+
+import type { TLSSocket } from 'node:tls';
+import { type Request, Router } from 'express';
+import { LxstowError } from '../../errors.ts';
+import { isAdmin, mayTouch } from '../access.ts';
+import type { GatewayParts } from '../app.ts';
+import { type EventType, eventTypes } from '../events.ts';
+import { clientOf, flag, query } from '../requests.ts';
+import type { Client } from '../trust.ts';
+import { websocketOf } from '../upgrade.ts';
+
+export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {
+  const router = Router();
+
+  router.get('/', async (request, response) => {
+    const client = clientOf(request);
+    const types = wantedTypes(request, client);
+    const all = flag(request, 'all-projects') ?? false;
+    const named = query(request, 'project', 'names.json#/$defs/projectName');
+    if (all && named !== undefined) throw new LxstowError('bad-request', 'either ?project= or ?all-projects=true');
+    const project = named ?? 'default';
+    if (eventSockets.full) throw new LxstowError('gateway-busy', 'too many event sockets are open at this gateway');
+    const socket = request.socket as TLSSocket;
+    eventSockets.add(await websocketOf(response), {
+      types,
+      wants: (of) => (all ? mayTouch(client, of) : of === project),
+      trusted: async () => sameAccess(client, await trust.client(socket)),
+      client: client.fingerprint,
+    });
+  });
+
+  return router;
+}
+
+/** All that the client may see, unless it says which. */
+function wantedTypes(request: Request, client: Client): Set<EventType> {
+  const admin = isAdmin(client);
+  const asked = query(request, 'type')?.split(',');
+  for (const type of asked ?? []) {
+    if (!eventTypes.includes(type as EventType))
+      throw new LxstowError(
+        'bad-request',
+        `${JSON.stringify(type)} is none of the event types ${eventTypes.join(', ')}`,
+      );
+    // Log lines name what is in all projects.
+    if (type === 'logging' && !admin) throw new LxstowError('forbidden', 'not authorized');
+  }
+  return new Set((asked as EventType[]) ?? eventTypes.filter((type) => type !== 'logging' || admin));
+}
+
+/** Whether the client may still what it might when the socket was opened. */
+function sameAccess(then: Client, now: Client | undefined): boolean {
+  return now?.trusted === true && now.role === then.role && String(now.projects) === String(then.projects);
+}

@@ -1,0 +1,314 @@
+/** GET /1.0/events: what happens reaches everybody who listens, at whichever gateway, in order and once. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { after, before, describe, it } from 'node:test';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import WebSocket from 'ws';
+import { begin, newOperation } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/store.ts';
+import type { Nats } from '../../services/queue/connection.ts';
+import type { Certificate } from '../lab/certificates.ts';
+import { hasLxc, openUserLxc } from '../lab/lxc.ts';
+import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
+
+interface Seen {
+  type: string;
+  timestamp: string;
+  location?: string;
+  project?: string;
+  // biome-ignore lint/suspicious/noExplicitAny: each type has its own
+  metadata: any;
+}
+
+const withLxc = { skip: !(await hasLxc()) && 'there is no lxc' };
+
+describe('events', { timeout: 200_000 }, () => {
+  let stack: Stack;
+  /** A second gateway. */
+  let other: Lxstow;
+  const sockets: WebSocket[] = [];
+  /** Open all the time. */
+  let patient: WebSocket;
+  let pinged = 0;
+  before(async () => {
+    stack = await openStack('events');
+    const { nats, s3 } = stack;
+    other = await startLxstow({
+      name: 'events2',
+      log: () => undefined,
+      natsUrl: nats.url,
+      s3,
+      socket: '/none',
+      workers: 0,
+    });
+    await stack.launch('c1');
+    patient = open(stack.stow);
+    patient.on('ping', () => pinged++);
+  });
+  after(async () => {
+    for (const socket of sockets) socket.terminate();
+    await other?.[Symbol.asyncDispose]();
+    await stack?.[Symbol.asyncDispose]();
+  });
+
+  const open = (stow: Lxstow, query = '', certificate: Certificate | null = stow.client) => {
+    const tls = certificate ? { cert: certificate.cert, key: certificate.key } : {};
+    const socket = new WebSocket(`${stow.url}/1.0/events${query}`, { ...tls, rejectUnauthorized: false });
+    // A refused one that is ended says so.
+    socket.on('error', () => undefined);
+    sockets.push(socket);
+    return socket;
+  };
+
+  /** Listens; `seen` grows. */
+  async function listen(stow: Lxstow, query = ''): Promise<{ socket: WebSocket; seen: Seen[] }> {
+    const socket = open(stow, query);
+    const seen: Seen[] = [];
+    socket.on('message', (data) => seen.push(JSON.parse(String(data)) as Seen));
+    await once(socket, 'open');
+    return { socket, seen };
+  }
+
+  const isEnd = (event: Seen, id: string) =>
+    event.type === 'operation' && event.metadata.id === id && event.metadata.status_code >= 200;
+  const ended = (seen: Seen[], id: string) =>
+    until(
+      async () => seen,
+      (all) => all.some((event) => isEnd(event, id)),
+    );
+  const idOf = (path: string) => path.split('/').at(-1) ?? '';
+
+  it('of a backup, its restore and its deletion reach every gateway, in order, each lifecycle once', async () => {
+    const listeners = await Promise.all([listen(stack.stow), listen(other, '?type=operation,lifecycle')]);
+    const made = await other.request('POST', '/1.0/instances/c1/backups', { body: { compression_algorithm: 'none' } });
+    const { name } = made.body.metadata;
+    await succeeded(other, made);
+    const restored = await stack.stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body: { name: 'c2' } });
+    await succeeded(stack.stow, restored);
+    assert.equal((await other.request('DELETE', `/1.0/instances/c1/backups/${name}`)).status, 200);
+    await stack.remove('c2');
+
+    const backup = `/1.0/instances/c1/backups/${name}`;
+    for (const { seen } of listeners) {
+      const gone = (event: Seen) => event.metadata.action === 'instance-backup-deleted';
+      await until(
+        async () => seen,
+        (all) => all.slice(all.findIndex(gone)).some(({ type }) => type === 'operation') && all.some(gone),
+      );
+      const happened = seen.filter(({ type }) => type === 'lifecycle');
+      assert.deepEqual(
+        happened.map(({ metadata }) => [metadata.action, metadata.source]),
+        [
+          ['instance-backup-created', backup],
+          ['instance-created', '/1.0/instances/c2'],
+          ['instance-backup-restored', backup],
+          ['instance-backup-deleted', backup],
+        ],
+      );
+      assert.deepEqual(happened[0]?.metadata.requestor, {
+        username: other.client.fingerprint,
+        protocol: 'tls',
+        address: '127.0.0.1',
+      });
+      for (const answer of [made, restored]) {
+        const id = idOf(answer.body.operation);
+        const steps = seen.filter(({ type, metadata }) => type === 'operation' && metadata.id === id);
+        const codes = steps.map(({ metadata }) => metadata.status_code);
+        assert.deepEqual(
+          codes,
+          [...codes].sort((a, b) => order(a) - order(b)),
+          'no step back, and none after the end',
+        );
+        assert.equal(codes.filter((code) => code >= 200).length, 1);
+        assert.equal(codes[0], 105);
+        const { location, project, timestamp, metadata } = steps.at(-1) as Seen;
+        assert.deepEqual([location, project, timestamp], ['local', 'default', metadata.updated_at]);
+        assert.deepEqual(metadata.resources.backups, [`/1.0/backups/${name}`]);
+        const told = seen.findIndex(({ type, metadata: { source } }) => type === 'lifecycle' && source === backup);
+        assert.ok(told < seen.findIndex((event) => isEnd(event, id)));
+      }
+    }
+  });
+
+  const order = (code: number) => [105, 103, 200].indexOf(code);
+
+  /** A backup that fails at once: its instance is not there, and no worker is asked first. */
+  async function failure(project: string): Promise<string> {
+    const { nats } = await direct();
+    try {
+      const id = randomUUID();
+      await nats.js.publish(`lxstow.jobs.local.backup.${project}.nobody`, '{}', { msgID: id });
+      return id;
+    } finally {
+      await nats.connection.close();
+    }
+  }
+
+  /** NATS, past lxstow. */
+  async function direct(): Promise<{ nats: Nats; operations: OperationStore }> {
+    const connection = await connect({ servers: stack.nats.url });
+    const nats = {
+      connection,
+      js: jetstream(connection),
+      jsm: await jetstreamManager(connection),
+      connected: true,
+      assertConnected: () => undefined,
+      [Symbol.asyncDispose]: () => connection.close(),
+    };
+    return { nats, operations: new OperationStore(nats, 1) };
+  }
+
+  it('are of one project, or of all', async () => {
+    const usual = await listen(stack.stow);
+    const named = await listen(stack.stow, `?project=${stack.project}`);
+    const all = await listen(other, '?all-projects=true&type=operation');
+    const [first, second] = [await failure(stack.project), await failure('default')];
+    for (const id of [first, second]) await ended(all.seen, id);
+    await ended(usual.seen, second);
+    await ended(named.seen, first);
+    assert.ok(!usual.seen.some(({ project }) => project === stack.project));
+    assert.ok(!named.seen.some(({ project }) => project === 'default'));
+    assert.deepEqual([...new Set(all.seen.map(({ type }) => type))], ['operation']);
+  });
+
+  it('include log lines, whose fields are strings', async () => {
+    const { seen } = await listen(stack.stow, '?type=logging');
+    await stack.stow.request('GET', '/1.0/nothing');
+    await until(
+      async () => seen,
+      (all) => all.some(({ metadata }) => metadata.context.path === '/1.0/nothing'),
+    );
+    for (const { metadata } of seen) {
+      assert.match(metadata.level, /^(debug|info|warn|error)$/);
+      assert.ok(Object.values(metadata.context).every((value) => typeof value === 'string'));
+    }
+  });
+
+  it('are refused in an envelope', async () => {
+    const answer = async (query: string, certificate?: Certificate | null) => {
+      const socket = open(stack.stow, query, certificate);
+      const [, response] = await once(socket, 'unexpected-response');
+      const chunks = (await response.toArray()) as Buffer[];
+      const text = Buffer.concat(chunks).toString();
+      return { status: response.statusCode as number, headers: response.headers, text, body: JSON.parse(text) };
+    };
+    assertError(await answer('', null), 403, /not authorized/);
+    assertError(await answer('?type=gossip'), 400, /"gossip" is none of the event types/);
+    assertError(await answer('?project=a&all-projects=true'), 400, /either/);
+    assertError(await answer('?all-projects=perhaps'), 400, /neither/);
+    assertError(await answer('/nothing'), 404, /not found/);
+    assertError(await stack.stow.request('GET', '/1.0/events'), 400, /websocket/);
+    assertError(await stack.stow.request('POST', '/1.0/events'), 405, /allowed: GET/);
+    const upgrade = { connection: 'upgrade', upgrade: 'websocket' };
+    assertError(await stack.stow.request('POST', '/1.0/events', { headers: upgrade }), 400, /only GET/);
+    assertError(await stack.stow.request('GET', '/1.0/events', { headers: upgrade }), 400, /Sec-WebSocket/);
+    assertError(await stack.stow.request('GET', '/1.0/nothing', { headers: upgrade }), 404, /not found/);
+  });
+
+  it('reach two hundred sockets at once', async () => {
+    const all = await Promise.all(Array.from({ length: 200 }, (_, i) => listen(i % 2 ? stack.stow : other)));
+    const id = await failure('default');
+    for (const { seen } of all) await ended(seen, id);
+    for (const { socket } of all) socket.terminate();
+  });
+
+  it('are not kept for who does not read them: that socket is cut off, the others get all', async () => {
+    const slow = open(stack.stow, '?type=operation');
+    await once(slow, 'open');
+    slow.pause();
+    const { seen } = await listen(stack.stow, '?type=operation');
+    const { nats, operations } = await direct();
+    const now = new Date();
+    const address = { remote: 'local', project: 'default', instance: 'large' };
+    const fresh = newOperation({ id: randomUUID(), kind: 'backup', address }, now);
+    let stored = await operations.create({ ...fresh, metadata: { warnings: ['x'.repeat(30_000)] } });
+    // The kernel takes some megabytes for it.
+    const isCut = async () => /does not read its events/.test(await stack.stow.logOf('gateway'));
+    let written = 1;
+    while (written % 20 > 0 || !(await isCut())) {
+      assert.ok(stored);
+      const next = { ...begin(stored.operation, 'nobody', new Date()), metadata: stored.operation.metadata };
+      stored = await operations.update(next, stored.revision);
+      written++;
+    }
+    const closed = once(slow, 'close');
+    slow.resume();
+    assert.equal((await closed)[0], 1006);
+    // Of what is written faster than it is sent only the last is sure to come.
+    await until(
+      async () => seen,
+      (all) => all.some(({ metadata }) => metadata.updated_at === stored?.operation.updated_at),
+    );
+    await nats.connection.close();
+  });
+
+  it('go on when NATS was away', async () => {
+    const { seen } = await listen(other);
+    await stack.nats.kill();
+    await until(
+      () => other.request('GET', '/1.0/operations'),
+      ({ status }) => status === 503,
+    );
+    await stack.nats.start();
+    await until(
+      () => other.request('GET', '/1.0/operations'),
+      ({ status }) => status === 200,
+    );
+    await ended(seen, await failure('default'));
+  });
+
+  it('are shown by lxc monitor', withLxc, async () => {
+    await using lxc = await openUserLxc(stack.stow, 'monitor');
+    const [plain, pretty] = [{ text: '' }, { text: '' }];
+    const shows = (output: { text: string }, what: RegExp) =>
+      until(
+        async () => output.text,
+        (text) => what.test(text),
+      );
+    using _plain = lxc.start(['monitor', 'stow:', '--type=operation', '--type=lifecycle'], (text) => {
+      plain.text += text;
+    });
+    using _pretty = lxc.start(['monitor', 'stow:', '--pretty'], (text) => {
+      pretty.text += text;
+    });
+    // It does not say when it listens.
+    await until(
+      async () => {
+        await failure('default');
+        return plain.text !== '' && pretty.text !== '';
+      },
+      (listening) => listening,
+    );
+    const name = await stack.backup('c1');
+    await shows(plain, new RegExp(`action: instance-backup-created[^]*source: /1.0/instances/c1/backups/${name}`));
+    await shows(plain, /status: Success/);
+    await shows(pretty, /instance-backup-created/);
+  });
+
+  it('let lxc query --wait wait, for a success and for a failure', withLxc, async () => {
+    await using lxc = await openUserLxc(other, 'query');
+    const query = (path: string, body: object) =>
+      lxc(['query', '--wait', '-X', 'POST', '-d', JSON.stringify(body), `stow:/1.0/instances/c1/backups${path}`]);
+    assert.equal(JSON.parse(await query('', { name: 'mine' })).status, 'Success');
+    await stack.bucket().removeObject(stack.s3.bucket, 'local/default/c1/mine');
+    await assert.rejects(query('/mine', { name: 'c3' }), /mine/);
+  });
+
+  it('stop when the gateway does: it says goodbye, and ends', async () => {
+    const { socket } = await listen(other);
+    const closed = once(socket, 'close');
+    await other.gateway.stop();
+    const [code, reason] = await closed;
+    assert.deepEqual([code, String(reason)], [1001, 'the gateway stops']);
+    assert.match(await other.logOf('gateway'), /gateway stopped/);
+    await other.gateway.start();
+  });
+
+  it('come with pings, which keep a socket open', async () => {
+    if (pinged === 0) await once(patient, 'ping');
+    assert.equal(patient.readyState, WebSocket.OPEN);
+  });
+});
