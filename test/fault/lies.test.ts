@@ -275,6 +275,23 @@ describe('an LXD', { timeout: 600_000 }, () => {
     });
   });
 
+  it('that fails to rename the new instance in, amid a replace: the old one is back before the next attempt, and runs', async () => {
+    const answer = await whileNoWorker(() =>
+      stack.stow.request('POST', `/1.0/instances/c1/backups/${good}`, { body: { replace: true } }),
+    );
+    lxd.faults.next('POST /1.0/instances/*', { status: 500, error: 'database is locked' }, { after: 1 });
+    await startWorkers();
+    assert.match(await isRetried(stack, answer), /c1 could not be replaced and is as it was: .*database is locked/);
+    const signal = AbortSignal.timeout(10_000);
+    const { status } = await stack.lxd
+      .get<{ status: string }>('/1.0/instances/c1', {}, signal)
+      .catch(() => ({ status: 'away' }));
+    // A slow machine may be amid the next attempt by now.
+    if ((await operationOf(stack, answer)).status === 'Pending') assert.equal(status, 'Running');
+    await succeeded(stack.stow, answer);
+    assertSame(await stack.fingerprint('c1'), files);
+  });
+
   it('that dies while it writes a backup, and comes back: another attempt succeeds, and nothing is left', async () => {
     const fault = lxd.faults.next('backup', { hold: true });
     const answer = await begin();

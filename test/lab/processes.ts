@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { createServer, type ListenOptions } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { LabFolder } from './folder.ts';
@@ -126,20 +126,30 @@ export function answers(ask: (signal: AbortSignal) => Promise<unknown>): (signal
 }
 
 /**
- * A free port on the loopback address, below the range that Linux gives to outgoing connections: nobody takes it
- * by chance while the server on it is being restarted.
+ * A free port on the loopback address, below the range that Linux gives to outgoing connections: nobody takes it by chance while the
+ * server on it is being restarted. No other process of a lab gets it while this one lives.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 12_000);
-    if (await isFree(port)) return port;
+    if ((await isFree({ port, host: '127.0.0.1' })) && (await claim(port))) return port;
   }
 }
 
-function isFree(port: number): Promise<boolean> {
+/** A socket with a name and no file, which the kernel takes back from a process that dies; only Linux has those. */
+async function claim(port: number): Promise<boolean> {
+  if (process.platform !== 'linux') return true;
+  return isFree({ path: `\0lxstow-lab:port-${port}` }, 'and stays ours');
+}
+
+function isFree(place: ListenOptions, kept?: 'and stays ours'): Promise<boolean> {
   return new Promise((resolve) => {
-    const server = createServer();
+    const server = createServer((socket) => socket.destroy());
     server.once('error', () => resolve(false));
-    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    server.listen(place, () => {
+      if (!kept) return server.close(() => resolve(true));
+      server.unref();
+      resolve(true);
+    });
   });
 }

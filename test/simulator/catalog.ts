@@ -65,6 +65,18 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
     },
     '/1.0/instances/{name}': {
       GET: (call) => sync(instanceView(state, instanceOf(call))),
+      async POST(call) {
+        const { name } = await call.body(400);
+        const instance = instanceOf(call);
+        const renamed = String(name);
+        if (state.findInstance(renamed, call.project)) throw new Refusal(409, `Name "${renamed}" already in use`);
+        return accepted(
+          operations.start(about('Renaming instance', instance, 'containers', 'instances'), async () => {
+            if (instance.isRunning) throw new Error('Renaming of running instance not allowed');
+            await state.renameInstance(instance, renamed);
+          }),
+        );
+      },
       DELETE(call) {
         const instance = instanceOf(call);
         if (instance.isRunning) throw new Refusal(400, 'Instance is running');

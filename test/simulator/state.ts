@@ -1,6 +1,6 @@
 /** What a simulated LXD has: projects, profiles, pools, instances. Their files are where LXD has them. */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, rm, symlink } from 'node:fs/promises';
+import { mkdir, rename, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Refusal } from './server.ts';
 
@@ -159,6 +159,17 @@ export class State {
   /** From now on LXD shows it. */
   addInstance(instance: Instance): void {
     this.#instances.set(`${instance.project}/${instance.name}`, instance);
+  }
+
+  async renameInstance(instance: Instance, name: string): Promise<void> {
+    const renamed = { ...instance, name };
+    await rename(this.volume(instance), this.volume(renamed));
+    if (instance.snapshots.length > 0)
+      await rename(this.snapshotVolume(instance, ''), this.snapshotVolume(renamed, ''));
+    await rm(this.link(instance), { force: true });
+    await this.makeLink(renamed);
+    this.#instances.delete(`${instance.project}/${instance.name}`);
+    this.addInstance(renamed);
   }
 
   async removeInstance(instance: Instance): Promise<void> {
