@@ -6,7 +6,13 @@ import {
   jetstream,
   jetstreamManager,
 } from '@nats-io/jetstream';
-import { connect, credsAuthenticator, type NatsConnection, type NodeConnectionOptions } from '@nats-io/transport-node';
+import {
+  connect,
+  credsAuthenticator,
+  type NatsConnection,
+  type NodeConnectionOptions,
+  nkeyAuthenticator,
+} from '@nats-io/transport-node';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
@@ -76,7 +82,7 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
 }
 
 function connectionOptions(config: Config['nats'], name: string): NodeConnectionOptions {
-  const { user, password, token, credentials, ca, certificate, key } = config;
+  const { user, password, token, credentials, nkey, ca, certificate, key, inboxPrefix } = config;
   const tls = {
     ...(ca ? { ca: readText(ca, 'nats.ca') } : {}),
     ...(certificate ? { cert: readText(certificate, 'nats.certificate') } : {}),
@@ -85,6 +91,7 @@ function connectionOptions(config: Config['nats'], name: string): NodeConnection
   return {
     servers: config.servers,
     name,
+    ...(inboxPrefix ? { inboxPrefix } : {}),
     maxReconnectAttempts: -1,
     reconnectTimeWait: 500,
     pingInterval: 10_000,
@@ -94,6 +101,7 @@ function connectionOptions(config: Config['nats'], name: string): NodeConnection
     ...(credentials
       ? { authenticator: credsAuthenticator(new TextEncoder().encode(readText(credentials, 'nats.credentials'))) }
       : {}),
+    ...(nkey ? { authenticator: nkeyAuthenticator(new TextEncoder().encode(readText(nkey, 'nats.nkey').trim())) } : {}),
     ...(Object.keys(tls).length > 0 ? { tls } : {}),
   };
 }

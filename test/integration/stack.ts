@@ -5,7 +5,7 @@ import type { Operation } from '../../services/contract.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { type Answer, type Lxstow, type LxstowOptions, startLxstow } from '../lab/lxstow.ts';
-import type { LabNats } from '../lab/nats.ts';
+import type { LabNats, LabNatsWithRoles } from '../lab/nats.ts';
 import type { LabS3 } from '../lab/s3.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 
@@ -39,13 +39,19 @@ export interface Stack extends AsyncDisposable {
   assertNothingLeft(): Promise<void>;
 }
 
+export interface StackOptions extends Partial<LxstowOptions> {
+  /** In the place of a nats-server where everybody may do everything. */
+  nats?: LabNatsWithRoles;
+}
+
 const quiet = () => undefined;
 const otherProject = 'lxstow-lab';
 
-export async function openStack(name: string, options: Partial<LxstowOptions> = {}): Promise<Stack> {
+export async function openStack(name: string, options: StackOptions = {}): Promise<Stack> {
   await using opening = new AsyncDisposableStack();
-  const lab = opening.use(await openLab({ name, log: quiet }));
-  const { nats, s3 } = lab;
+  const { nats: given, ...more } = options;
+  const lab = opening.use(await openLab({ name, log: quiet, nats: !given }));
+  const { nats = given, s3 } = lab;
   assert.ok(nats && s3);
   const simulator = lab.lxd ? undefined : opening.use(await startSimulator());
   const real = lab.lxd;
@@ -54,7 +60,15 @@ export async function openStack(name: string, options: Partial<LxstowOptions> = 
   simulator?.addProject(otherProject);
   const lxd = opening.use(new LxdClient('local', { socket: host.socket }, {}));
   const stow = opening.use(
-    await startLxstow({ name, log: quiet, natsUrl: nats.url, s3, socket: host.socket, ...options }),
+    await startLxstow({
+      name,
+      log: quiet,
+      natsUrl: nats.url,
+      ...(given && { environment: given.environment }),
+      s3,
+      socket: host.socket,
+      ...more,
+    }),
   );
   const client = () => {
     const { hostname, port } = new URL(s3.endpoint);

@@ -18,6 +18,8 @@ export interface LxstowOptions {
   socket: string;
   /** Workers of the remote `local`; one unless told otherwise. */
   workers?: number;
+  /** What each part has in its environment. */
+  environment?: (part: 'admin' | 'gateway' | 'worker') => NodeJS.ProcessEnv;
   /** Goes over the configuration that the lab makes. */
   config?: Record<string, object>;
 }
@@ -79,7 +81,7 @@ export async function lxstow(args: string[], env: NodeJS.ProcessEnv = {}): Promi
 
 /** Sets NATS up, and starts a gateway and workers against the given parts, each in a folder of the lab. */
 export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
-  const { name, log, natsUrl, s3, socket, workers: count = 1 } = options;
+  const { name, log, natsUrl, s3, socket, workers: count = 1, environment = () => ({}) } = options;
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-gateway`, log));
   const trustDir = join(folder.path, 'trust');
@@ -101,14 +103,14 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
   );
   const configFile = join(folder.path, 'lxstow.json');
   await writeFile(configFile, JSON.stringify(config, null, 2));
-  await lxstow(['--config', configFile, 'setup']);
+  await lxstow(['--config', configFile, 'setup'], environment('admin'));
 
-  const start = (command: string, place: LabFolder, healthPort: number, env: NodeJS.ProcessEnv = {}) =>
+  const start = (command: 'gateway' | 'worker', place: LabFolder, healthPort: number, env: NodeJS.ProcessEnv = {}) =>
     startDaemon({
       command: process.execPath,
       args: [cli, '--config', configFile, command],
       folder: place,
-      env,
+      env: { ...env, ...environment(command) },
       ready: answers(async (signal) => {
         const health = await fetch(`http://127.0.0.1:${healthPort}/healthz`, { signal });
         if (!health.ok) throw new Error(await health.text());
@@ -207,12 +209,7 @@ function ask(
         });
       },
     );
-    request.on('error', (error: NodeJS.ErrnoException) => {
-      // The gateway may close an idle connection while we write to it: every HTTP client asks again then.
-      if (request.reusedSocket && method === 'GET' && error.code === 'ECONNRESET')
-        resolve(ask(url, agent, method, path, headers, body));
-      else reject(error);
-    });
+    request.on('error', reject);
     request.end(body);
   });
 }

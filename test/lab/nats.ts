@@ -1,7 +1,9 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { jetstreamManager } from '@nats-io/jetstream';
-import { connect } from '@nats-io/transport-node';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { makeCertificate } from './certificates.ts';
 import { openFolder } from './folder.ts';
 import { findNatsServer } from './parts.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
@@ -58,6 +60,83 @@ ${config}
     port: listen,
     monitor,
     dir: folder.path,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  });
+}
+
+export const roles = ['admin', 'gateway', 'worker', 'publisher'] as const;
+export type Role = (typeof roles)[number];
+
+export interface LabNatsWithRoles extends LabNats {
+  /** Path of the server's certificate, which is its own CA. */
+  readonly ca: string;
+  readonly passwords: Record<Role, string>;
+  /** What a process of lxstow with this role has in its environment. */
+  environment(role: Role): NodeJS.ProcessEnv;
+  /** A program's own connection with this role. */
+  connect(role: Role): Promise<NatsUser>;
+  log(): Promise<string>;
+}
+
+export type NatsUser = NatsConnection & AsyncDisposable;
+
+/** A private nats-server with the project's own nats.conf: only its paths and ports are others. */
+export async function startNatsWithRoles({ log, name, signal }: NatsOptions): Promise<LabNatsWithRoles> {
+  const command = await findNatsServer(log, signal);
+  await using opening = new AsyncDisposableStack();
+  const folder = opening.use(await openFolder(`${name}-nats`, log));
+  const { cert, key } = await makeCertificate({ commonName: 'nats' });
+  const ca = join(folder.path, 'server.crt');
+  await writeFile(ca, cert);
+  await writeFile(join(folder.path, 'server.key'), key);
+  const passwords = Object.fromEntries(roles.map((role) => [role, randomUUID()])) as Record<Role, string>;
+  const lines = roles.map((role) => `${role.toUpperCase()}_PASSWORD: "${passwords[role]}"\n`);
+  await writeFile(join(folder.path, 'passwords.conf'), lines.join(''));
+  const conf = await readFile(new URL('../../nats.conf', import.meta.url), 'utf8');
+  const file = join(folder.path, 'nats.conf');
+  await writeFile(file, conf.replaceAll(/"\/(etc|var\/lib)\/nats/g, `"${folder.path}`));
+  const port = await freePort();
+  const monitorPort = await freePort();
+  const monitor = `http://127.0.0.1:${monitorPort}`;
+  const daemon = await startDaemon({
+    command,
+    args: ['-c', file, '-p', String(port), '-m', String(monitorPort)],
+    folder,
+    signal,
+    ready: answers(async (signal) => {
+      const health = await fetch(`${monitor}/healthz`, { signal });
+      if (!health.ok) throw new Error(await health.text());
+    }),
+  });
+  const owned = opening.move();
+  const url = `tls://127.0.0.1:${port}`;
+  return Object.assign(daemon, {
+    url,
+    port,
+    monitor,
+    dir: folder.path,
+    ca,
+    passwords,
+    environment: (role: Role) => ({
+      LXSTOW_NATS_SERVERS: url,
+      LXSTOW_NATS_CA: ca,
+      LXSTOW_NATS_USER: role,
+      LXSTOW_NATS_PASSWORD: passwords[role],
+      LXSTOW_NATS_INBOX_PREFIX: `_INBOX_${role}`,
+    }),
+    async connect(role: Role) {
+      const connection = await connect({
+        servers: url,
+        user: role,
+        pass: passwords[role],
+        tls: { ca: cert },
+        inboxPrefix: `_INBOX_${role}`,
+        maxReconnectAttempts: -1,
+        reconnectTimeWait: 100,
+      });
+      return Object.assign(connection, { [Symbol.asyncDispose]: () => connection.close() });
+    },
+    log: () => readFile(join(folder.path, 'daemon.log'), 'utf8'),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   });
 }

