@@ -1,16 +1,7 @@
 // Made from schemas/*.json by `npm run generate`. Change those, not this.
 
-/**
- * @maxItems 1000
- * 
- * Items: An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
- */
-export type Projects = string[]
-
 export interface Everything {
 "config.json"?: Config
-"http-certificate-put.json"?: CertificatePutBody
-"http-certificates-post.json"?: CertificatesPostBody
 "http-create-backup.json"?: CreateBackupBody
 "http-restore-backup.json"?: RestoreBackupBody
 "http-update-backup.json"?: UpdateBackupBody
@@ -19,10 +10,9 @@ export interface Everything {
 "job-restore.json"?: RestoreJob
 "manifest.json"?: Manifest
 "names.json"?: Names
+"nats-api.json"?: NatsApi
 "operation.json"?: Operation
 "requestor.json"?: Requestor
-"trust-token.json"?: TrustToken
-"trusted-certificate.json"?: TrustedCertificate
 }
 /**
  * One file for gateway and workers. Each key has an environment variable: s3.accessKey is LXSTOW_S3_ACCESS_KEY; with _FILE added, the value is read from that file.
@@ -63,6 +53,14 @@ token?: string
  * Path of a .creds file.
  */
 credentials?: string
+/**
+ * Path of a file with an NKey's seed (`nk -gen user`).
+ */
+nkey?: string
+/**
+ * Where answers come to, `_INBOX` by default. One of its own for each user keeps others from reading along: `_INBOX_gateway`.
+ */
+inboxPrefix?: string
 /**
  * Path of a PEM file: the CA of the servers' certificates.
  */
@@ -187,27 +185,13 @@ key?: string
  */
 stateDir?: string
 /**
- * A directory of PEM files: client certificates that are trusted, as admins. Read anew when it changes.
+ * A directory of PEM files: the client certificates that are trusted. Read anew when it changes.
  */
 trustDir?: string
 /**
- * Path of a PEM file: a client certificate signed by this CA is trusted, as an admin.
+ * Path of a PEM file: a client certificate signed by this CA is trusted.
  */
 trustCa?: string
-/**
- * Where clients reach the gateway, each as host:port: for tokens. Default: where it listens.
- * 
- * @minItems 1
- */
-advertise?: string[]
-/**
- * How long a token can be used, unless it is asked for otherwise.
- */
-tokenExpiryHours: number
-/**
- * Over so many refused calls of untrusted clients from one address, all further ones get 429; a wrong token counts as 10.
- */
-refusalsPerMinute: number
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
@@ -281,56 +265,6 @@ level: ("error" | "warn" | "info" | "debug")
  * auto: text on a terminal, else JSON.
  */
 format: ("json" | "text" | "auto")
-}
-/**
- * What LXD takes at PUT and PATCH /1.0/certificates/{fingerprint}, and a role. As in LXD, unknown fields are ignored.
- */
-export interface CertificatePutBody {
-/**
- * A client's name, for people: up to 255 printable characters.
- */
-name?: string
-type?: ("" | "client")
-/**
- * PEM; it cannot be changed.
- */
-certificate?: string
-restricted?: boolean
-projects?: (null | Projects)
-/**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
- */
-role?: ("admin" | "operator" | "viewer")
-}
-/**
- * What LXD takes at POST /1.0/certificates, and a role and an expiry. As in LXD, unknown fields are ignored.
- */
-export interface CertificatesPostBody {
-name?: (("" | string) & string)
-type?: ("" | "client")
-/**
- * DER in base64, or PEM; without it, the connection's own is meant.
- */
-certificate?: string
-/**
- * Makes a token for a client instead of adding a certificate.
- */
-token?: boolean
-/**
- * A token, as clients before LXD 5.21 send it.
- */
-password?: string
-trust_token?: string
-restricted?: boolean
-projects?: (null | Projects)
-/**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
- */
-role?: ("admin" | "operator" | "viewer")
-/**
- * Of a token; else after gateway.tokenExpiryHours.
- */
-expires_at?: string
 }
 /**
  * What LXD takes at POST /1.0/instances/{name}/backups. As in LXD, unknown fields are ignored.
@@ -610,6 +544,177 @@ export interface Names {
 [k: string]: unknown
 }
 /**
+ * Bodies of requests and answers over NATS. An empty request means {}. services/gateway/endpoints.ts has their subjects.
+ */
+export interface NatsApi {
+listRequest?: ListRequest
+backupRequest?: BackupRequest
+operationsRequest?: OperationsRequest
+operationRequest?: OperationRequest
+waitRequest?: WaitRequest
+backupPage?: BackupPage
+backup?: ShownBackup
+operationPage?: OperationPage
+operation?: ShownOperation
+error?: NatsApiError
+}
+export interface ListRequest {
+/**
+ * At most so many; fewer where more would not fit a message.
+ */
+limit?: number
+/**
+ * `next` of the page before.
+ */
+after?: string
+}
+export interface BackupRequest {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup: string
+}
+export interface OperationsRequest {
+/**
+ * Only those.
+ */
+status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+/**
+ * At most so many; fewer where more would not fit a message.
+ */
+limit?: number
+/**
+ * `next` of the page before.
+ */
+after?: string
+}
+export interface OperationRequest {
+id: string
+}
+export interface WaitRequest {
+id: string
+/**
+ * Seconds. When they are over, the operation is answered as it is then.
+ */
+timeout?: number
+}
+export interface BackupPage {
+/**
+ * By instance and name.
+ */
+backups: ListedBackup[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+export interface ListedBackup {
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+name: string
+created: string
+/**
+ * Bytes of the archive.
+ */
+size: number
+optimized: boolean
+compressed: boolean
+}
+/**
+ * A backup; while it is being made, with its status and progress.
+ */
+export interface ShownBackup {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+name: string
+created: string
+/**
+ * Bytes of the archive, as far as it is stored.
+ */
+size: number
+optimized: boolean
+compressed: boolean
+tags: Tags
+status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+/**
+ * What is being done.
+ */
+state?: string
+bytes_done?: number
+bytes_total?: number
+bytes_per_second?: number
+progress?: number
+/**
+ * Path of the operation that makes it.
+ */
+operation?: string
+}
+export interface OperationPage {
+/**
+ * The newest first.
+ */
+operations: ShownOperation[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+/**
+ * An operation with LXD's fields.
+ */
+export interface ShownOperation {
+id: string
+class: "task"
+description?: string
+created_at: string
+updated_at: string
+status: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+/**
+ * 200 and above: it has ended.
+ */
+status_code: (105 | 103 | 104 | 200 | 400 | 401)
+resources?: Resources
+/**
+ * Stage and progress, as in operation.json; `error_code` where it failed.
+ */
+metadata?: {
+
+}
+may_cancel: boolean
+err: string
+/**
+ * The remote.
+ */
+location: string
+}
+export interface Resources {
+[k: string]: string[]
+}
+export interface NatsApiError {
+/**
+ * What happened, and what to do.
+ */
+error: string
+/**
+ * One of the codes in services/errors.ts.
+ */
+code: string
+/**
+ * The HTTP status that the REST API would answer with.
+ */
+status: number
+}
+/**
  * One job's state, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own; the rest are lxstow's, and the API leaves `checkpoint` and `owner` out.
  */
 export interface Operation {
@@ -620,9 +725,7 @@ created_at: string
 updated_at: string
 status: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 status_code: (105 | 103 | 104 | 200 | 400 | 401)
-resources: {
-[k: string]: string[]
-}
+resources: Resources
 metadata: OperationMetadata
 may_cancel: boolean
 err: string
@@ -726,55 +829,4 @@ wasRunning?: boolean
  * An import has begun: an instance of this name may be ours.
  */
 importing?: boolean
-}
-/**
- * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.
- */
-export interface TrustToken {
-id: string
-/**
- * A client's name, for people: up to 255 printable characters.
- */
-name: string
-restricted: boolean
-projects: Projects
-/**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
- */
-role: ("admin" | "operator" | "viewer")
-/**
- * Of the gateway's certificate.
- */
-fingerprint: string
-/**
- * host:port of the gateway.
- */
-addresses: string[]
-created_at: string
-expires_at: string
-}
-/**
- * A client that is trusted, kept in the bucket lxstow_trust under certificate.<fingerprint>.
- */
-export interface TrustedCertificate {
-fingerprint: string
-/**
- * A client's name, for people: up to 255 printable characters.
- */
-name: string
-type: "client"
-/**
- * PEM.
- */
-certificate: string
-/**
- * It gets no further than its projects.
- */
-restricted: boolean
-projects: Projects
-/**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
- */
-role: ("admin" | "operator" | "viewer")
-added_at: string
 }

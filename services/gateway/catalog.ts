@@ -114,6 +114,25 @@ export class Catalog {
     return found;
   }
 
+  /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
+  async page(
+    of: { remote: string; project: string; instance?: string },
+    { limit, after = '' }: { limit: number; after?: string },
+    signal: AbortSignal,
+  ): Promise<{ summaries: Summary[]; next?: string }> {
+    const behind: { address: BackupAddress; object: StoredObject }[] = [];
+    for await (const entry of this.#manifests(listPrefix(this.#prefix, of), signal))
+      if (cursorOf(entry.address) > after) behind.push(entry);
+    // Not every store lists in this order (docs/s3.md).
+    behind.sort((a, b) => (cursorOf(a.address) < cursorOf(b.address) ? -1 : 1));
+    const page = behind.slice(0, limit);
+    const summaries: Summary[] = [];
+    for await (const summary of mapInOrder(each(page), readsInFlight, (entry) => this.#summary(entry, signal)))
+      if (summary) summaries.push(summary);
+    const last = behind.length > limit ? page.at(-1) : undefined;
+    return { summaries, ...(last && { next: cursorOf(last.address) }) };
+  }
+
   async *#manifests(
     prefix: string,
     signal: AbortSignal,
@@ -144,6 +163,15 @@ export class Catalog {
       return undefined;
     }
   }
+}
+
+/** Where a backup is in the order of a list. */
+export function cursorOf({ instance, backup }: BackupAddress): string {
+  return `${instance}/${backup}`;
+}
+
+async function* each<T>(items: T[]): AsyncGenerator<T> {
+  yield* items;
 }
 
 /** A backup's fields in the contract. */

@@ -33,8 +33,14 @@ export class OperationFeed {
     this.#changes.on(every, see);
   }
 
-  /** The operation when it has ended, or as it is when `signal` aborts; undefined when there is none of this id. */
-  async untilFinal(id: string, signal: AbortSignal): Promise<Operation | undefined> {
+  /**
+   * The operation when it has ended, or as it is when `signal` aborts; undefined when there is none of this id, at once unless it `mayCome`.
+   */
+  async untilFinal(
+    id: string,
+    signal: AbortSignal,
+    { mayCome = false }: { mayCome?: boolean } = {},
+  ): Promise<Operation | undefined> {
     for (;;) {
       const woken = AbortSignal.any([signal, AbortSignal.timeout(lookAgainMs)]);
       const changed = once(this.#changes, id, { signal: woken }).then(
@@ -42,7 +48,7 @@ export class OperationFeed {
         () => undefined,
       );
       const found = (await this.#store.find(id))?.operation;
-      if (!found || isFinal(found) || signal.aborted) return found;
+      if (signal.aborted || (found ? isFinal(found) : !mayCome)) return found;
       const next = await changed;
       if (next && isFinal(next)) return next;
     }

@@ -11,8 +11,6 @@ export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have sent so far. */
 export const checkpointsBucket = 'lxstow_checkpoints';
-/** Who is trusted, tokens, and where gateways are. */
-export const trustBucket = 'lxstow_trust';
 
 /**
  * A remote's jobs come in two lanes, each with a consumer: a deletion takes a moment and its client waits for it, so it does not
@@ -90,6 +88,26 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
+const apiPrefix = 'lxstow.api';
+
+/** The subject of a request with the names of `pattern` (`backups.list.{remote}.{project}`) put in; those not given are wildcards. */
+export function apiSubject(pattern: string, names: Record<string, string> = {}): string {
+  const filled = pattern.replaceAll(/{(\w+)}/g, (_, name: string) =>
+    names[name] === undefined ? '*' : encodeToken(names[name]),
+  );
+  return `${apiPrefix}.${filled}`;
+}
+
+/** The names in a request's subject. */
+export function parseApiSubject(pattern: string, subject: string): Record<string, string> {
+  const tokens = subject.slice(apiPrefix.length + 1).split('.');
+  const named = pattern.split('.').flatMap((word, index) => {
+    const name = /^{(\w+)}$/.exec(word)?.[1];
+    return name ? [[name, decodeToken(tokens[index] ?? '')]] : [];
+  });
+  return Object.fromEntries(named);
+}
+
 /** Key of the lease on an instance: one backup or restore of it at a time. */
 export function instanceLeaseKey({ remote, project, instance }: Address): string {
   return [remote, encodeToken(project), encodeToken(instance)].join('.');
@@ -132,28 +150,6 @@ export function parseLeaseKey(
 
 export function operationKey(remote: string, id: string): string {
   return `${remote}.${id}`;
-}
-
-/** Key of a trusted client's certificate. */
-export function certificateKey(fingerprint: string): string {
-  return `certificate.${fingerprint}`;
-}
-
-/** Key of a token; `id` or the hash of its secret may be `*`. */
-export function tokenKey(id: string, secretHash: string): string {
-  return `token.${id}.${secretHash}`;
-}
-
-/** Key under which a gateway says where it is. */
-export function gatewayKey(fingerprint: string, address: string): string {
-  return `gateway.${fingerprint}.${encodeToken(address)}`;
-}
-
-export const gatewayKeys = 'gateway.*.*';
-
-/** The fingerprint of a certificate's key; undefined for other keys. */
-export function parseCertificateKey(key: string): string | undefined {
-  return /^certificate\.([0-9a-f]{64})$/.exec(key)?.[1];
 }
 
 /** Makes streams, buckets and consumers, or brings what is there up to date. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
@@ -201,7 +197,7 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
     retention: RetentionPolicy.Limits,
     allow_direct: true,
   });
-  for (const bucket of [operationsBucket, leasesBucket, checkpointsBucket, trustBucket]) {
+  for (const bucket of [operationsBucket, leasesBucket, checkpointsBucket]) {
     await make(`bucket ${bucket}`, async () => {
       await new Kvm(nats.js).create(bucket, {
         history: 1,

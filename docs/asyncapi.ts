@@ -1,0 +1,195 @@
+/** Writes docs/asyncapi.yaml from schemas/ and the gateway's endpoints: `node docs/asyncapi.ts`. With --check it only says whether it is stale. */
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { stringify } from 'yaml';
+import { endpoints } from '../services/gateway/endpoints.ts';
+import { version } from '../services/version.ts';
+
+type Json = { [key: string]: unknown };
+
+const target = new URL('asyncapi.yaml', import.meta.url);
+const schemasFolder = new URL('../schemas/', import.meta.url);
+
+const files: Record<string, Json> = {};
+for (const file of (await readdir(schemasFolder)).filter((name) => name.endsWith('.json')).sort())
+  files[file] = JSON.parse(await readFile(new URL(file, schemasFolder), 'utf8'));
+
+const schemas: Record<string, unknown> = {};
+
+/** The schema as a reference into the document; what it refers to comes along. */
+function schema(ref: string, within = ''): { $ref: string } {
+  const [file = '', pointer = ''] = ref.startsWith('#') ? [within, ref.slice(1)] : ref.split('#');
+  const [, definition, rest = ''] = /^\/\$defs\/([^/]+)(.*)$/.exec(pointer) ?? [undefined, undefined, pointer];
+  const bare = file.replace(/\.json$/, '');
+  const name = definition ? `${bare}.${definition}` : bare;
+  const root = files[file];
+  if (!root) throw new Error(`no schema ${ref}`);
+  if (!(name in schemas)) {
+    schemas[name] = {};
+    schemas[name] = inlined(definition ? (root.$defs as Json)[definition] : root, file);
+  }
+  return { $ref: `#/components/schemas/${name}${rest}` };
+}
+
+function inlined(value: unknown, file: string): unknown {
+  if (Array.isArray(value)) return value.map((each) => inlined(each, file));
+  if (typeof value !== 'object' || value === null) return value;
+  const entries = Object.entries(value as Json).filter(([key]) => !['$schema', '$id', '$defs'].includes(key));
+  return Object.fromEntries(
+    entries.map(([key, each]) => [key, key === '$ref' ? schema(each as string, file).$ref : inlined(each, file)]),
+  );
+}
+
+const parameters: Record<string, Json> = {
+  remote: { description: 'A name in `remotes` of the configuration.' },
+  kind: { description: 'backup, restore or delete.' },
+  project: {
+    description: 'An LXD project. All but letters, digits, `_` and `-` is written as `=` and two hex digits a byte.',
+  },
+  instance: { description: 'An LXD instance.' },
+  id: { description: "An operation's id." },
+};
+
+function channel(address: string | null, messages: Json): Json {
+  const names = [...(address ?? '').matchAll(/{(\w+)}/g)].map(([, name = '']) => name);
+  return {
+    address,
+    ...(names.length > 0 && {
+      parameters: Object.fromEntries(names.map((name) => [name, { $ref: `#/components/parameters/${name}` }])),
+    }),
+    messages,
+  };
+}
+
+const text = { type: 'string' };
+const headers = (properties: Json): Json => ({ type: 'object', properties });
+const messages: Json = {
+  error: {
+    summary: 'In the place of any answer.',
+    headers: headers({
+      'Nats-Service-Error': { ...text, description: 'What happened, and what to do.' },
+      'Nats-Service-Error-Code': { ...text, description: 'The HTTP status that the REST API would answer with.' },
+      'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/errors.ts.' },
+    }),
+    payload: schema('nats-api.json#/$defs/error'),
+  },
+  published: {
+    summary: "JetStream's answer: the job is on disk.",
+    payload: {
+      type: 'object',
+      required: ['stream', 'seq'],
+      properties: {
+        stream: { const: 'LXSTOW_JOBS' },
+        seq: { type: 'integer' },
+        duplicate: {
+          type: 'boolean',
+          description: 'This Nats-Msg-Id was there in the last two minutes: no second job.',
+        },
+      },
+    },
+  },
+};
+const channels: Json = {};
+const operations: Json = {};
+const message = (name: string) => ({ $ref: `#/components/messages/${name}` });
+const within = (name: string, each: string) => ({ $ref: `#/channels/${name}/messages/${each}` });
+
+/** A request and its answers. */
+function exchange(name: string, address: string, summary: string, request: Json, answers: string[]): void {
+  messages[`${name}-request`] = request;
+  channels[name] = channel(address, { request: message(`${name}-request`) });
+  channels[`${name}-reply`] = channel(
+    null,
+    Object.fromEntries(answers.map((answer) => [answer.replace(/^.*-/, ''), message(answer)])),
+  );
+  operations[name] = {
+    action: 'receive',
+    summary,
+    channel: { $ref: `#/channels/${name}` },
+    messages: [within(name, 'request')],
+    reply: {
+      channel: { $ref: `#/channels/${name}-reply` },
+      messages: answers.map((answer) => within(`${name}-reply`, answer.replace(/^.*-/, ''))),
+    },
+  };
+}
+
+for (const { name, subject, description, request, answer } of endpoints) {
+  messages[`${name}-answer`] = { payload: schema(answer) };
+  exchange(name, `lxstow.api.${subject}`, description, { payload: schema(request) }, [`${name}-answer`, 'error']);
+}
+for (const kind of ['backup', 'restore', 'delete']) {
+  const file = `job-${kind}.json`;
+  const job = {
+    headers: headers({
+      'Nats-Msg-Id': {
+        ...text,
+        format: 'uuid',
+        description: "Becomes the operation's id. The same again is no second job.",
+      },
+    }),
+    payload: schema(file),
+  };
+  const summary = (files[file]?.description as string) ?? '';
+  exchange(`job-${kind}`, `lxstow.jobs.{remote}.${kind}.{project}.{instance}`, summary, job, ['published']);
+}
+
+/** What lxstow writes for others to read. */
+function written(name: string, address: string, summary: string, what: Json): void {
+  messages[name] = what;
+  channels[name] = channel(address, { [name]: message(name) });
+  operations[name] = {
+    action: 'send',
+    summary,
+    channel: { $ref: `#/channels/${name}` },
+    messages: [within(name, name)],
+  };
+}
+
+written(
+  'operation-record',
+  '$KV.lxstow_operations.{remote}.{id}',
+  'Every state of every operation, in the bucket lxstow_operations.',
+  { payload: schema('operation.json') },
+);
+written(
+  'dead-letter',
+  'lxstow.dead.{remote}.{kind}.{project}.{instance}',
+  'A message that no worker could do anything with, as it was, in the stream LXSTOW_DEAD.',
+  {
+    headers: headers({
+      'Lxstow-Error': { ...text, description: 'Why.' },
+      'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/errors.ts.' },
+      'Lxstow-Operation': { ...text, description: 'The operation that failed.' },
+      'Lxstow-Sequence': { ...text, description: 'Its sequence in LXSTOW_JOBS.' },
+    }),
+    payload: { description: 'As it was published, whatever that is.' },
+  },
+);
+
+const byName = (given: Record<string, unknown>) =>
+  Object.fromEntries(Object.entries(given).sort(([a], [b]) => (a < b ? -1 : 1)));
+const document = {
+  asyncapi: '3.0.0',
+  info: {
+    title: 'lxstow over NATS',
+    version,
+    description: 'As the gateway sees it: what it receives, and what lxstow writes. In words: docs/nats.md.',
+    license: { name: 'Apache-2.0' },
+  },
+  servers: { nats: { host: '127.0.0.1:4222', protocol: 'nats', description: 'nats.servers of the configuration.' } },
+  defaultContentType: 'application/json',
+  channels,
+  operations,
+  components: { parameters, messages: byName(messages), schemas: byName(schemas) },
+};
+const fresh = `# Made by docs/asyncapi.ts from schemas/*.json and services/gateway/endpoints.ts. Change those, not this.\n${stringify(
+  document,
+  { lineWidth: 120, aliasDuplicateObjects: false },
+)}`;
+const present = await readFile(target, 'utf8').catch(() => '');
+if (process.argv.includes('--check')) {
+  if (present !== fresh) {
+    console.error('docs/asyncapi.yaml is stale: run `npm run generate`');
+    process.exitCode = 1;
+  }
+} else if (present !== fresh) await writeFile(target, fresh);

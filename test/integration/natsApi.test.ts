@@ -1,0 +1,318 @@
+/** The API over NATS, asked by a program that has the rights of nats.conf's publisher, and answered by two gateways. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import { jetstream } from '@nats-io/jetstream';
+import { type ServiceInfo, type ServiceStats, Svcm } from '@nats-io/services';
+import type { Msg } from '@nats-io/transport-node';
+import { faultsOf, type SchemaName } from '../../services/contract.ts';
+import { endpoints } from '../../services/gateway/endpoints.ts';
+import { newOperation } from '../../services/operations/operation.ts';
+import { apiSubject, operationKey } from '../../services/queue/topology.ts';
+import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { type LabNatsWithRoles, type NatsUser, startNatsWithRoles } from '../lab/nats.ts';
+import { openStack, type Stack, until } from './stack.ts';
+
+const quiet = () => undefined;
+const config = { remotes: { other: {} } };
+
+describe('the API over NATS', { timeout: 300_000 }, () => {
+  let nats: LabNatsWithRoles;
+  let stack: Stack;
+  let second: Lxstow;
+  let publisher: NatsUser;
+  let admin: NatsUser;
+  const names: string[] = [];
+  before(async () => {
+    nats = await startNatsWithRoles({ name: 'natsapi', log: quiet });
+    stack = await openStack('natsapi', { nats, config });
+    const { environment, url: natsUrl } = nats;
+    second = await startLxstow({
+      name: 'natsapi2',
+      log: quiet,
+      natsUrl,
+      s3: stack.s3,
+      socket: '/none',
+      workers: 0,
+      environment,
+      config,
+    });
+    publisher = await nats.connect('publisher');
+    admin = await nats.connect('admin');
+    await stack.launch('c1', { dataMiB: 1 });
+    for (let i = 0; i < 5; i++) names.push(await stack.backup('c1'));
+    names.sort();
+  });
+  after(async () => {
+    await publisher?.close();
+    await admin?.close();
+    await second?.[Symbol.asyncDispose]();
+    await stack?.[Symbol.asyncDispose]();
+    await nats?.[Symbol.asyncDispose]();
+  });
+
+  /** The answer; checked against the endpoint's schema unless it is an error. */
+  async function ask(subject: string, body: unknown = '', connection = publisher): Promise<Msg> {
+    const data = typeof body === 'string' || body instanceof Uint8Array ? body : JSON.stringify(body);
+    const answer = await connection.request(`lxstow.api.${subject}`, data, { timeout: 60_000 });
+    const [topic, verb] = subject.split('.');
+    const endpoint = endpoints.find((each) => each.subject.startsWith(`${topic}.${verb}.`));
+    const schema: SchemaName = answer.headers?.get('Nats-Service-Error')
+      ? 'nats-api.json#/$defs/error'
+      : (endpoint?.answer ?? 'operation.json');
+    assert.deepEqual(faultsOf(schema, answer.json()), []);
+    return answer;
+  }
+
+  // biome-ignore lint/suspicious/noExplicitAny: each test knows what it asked for
+  const answered = async (...asked: Parameters<typeof ask>): Promise<any> => {
+    const answer = await ask(...asked);
+    assert.equal(answer.headers?.get('Nats-Service-Error') ?? '', '');
+    return answer.json();
+  };
+
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  async function pages(subject: string, what: string, body: object, connection = publisher): Promise<any[][]> {
+    const found = [];
+    for (let after: string | undefined; ; ) {
+      const page = await answered(subject, { ...body, ...(after === undefined ? {} : { after }) }, connection);
+      found.push(page[what]);
+      after = page.next;
+      if (after === undefined) return found;
+    }
+  }
+
+  async function services<T>(verb: 'info' | 'stats'): Promise<T[]> {
+    const found = await new Svcm(admin as never).client({ strategy: 'timer', maxWait: 500 } as never)[verb]('lxstow');
+    const all: T[] = [];
+    for await (const each of found) all.push(each as T);
+    return all;
+  }
+
+  it('is found by $SRV: each gateway, and every endpoint', async () => {
+    const found = await until(
+      () => services<ServiceInfo>('info'),
+      ({ length }) => length === 2,
+    );
+    assert.notEqual(found[0]?.id, found[1]?.id);
+    for (const { endpoints: each } of found)
+      assert.deepEqual(
+        each.map(({ name, subject, queue_group }) => [name, subject, queue_group]),
+        endpoints.map(({ name, subject }) => [name, apiSubject(subject), 'lxstow']),
+      );
+  });
+
+  it('lists backups page by page, of an instance and of all', async () => {
+    const listed = await pages('backups.list.local.default.c1', 'backups', { limit: 2 });
+    assert.deepEqual(
+      listed.map(({ length }) => length),
+      [2, 2, 1],
+    );
+    assert.deepEqual(
+      listed.flat().map(({ name }) => name),
+      names,
+    );
+    const { metadata } = (await stack.stow.request('GET', '/1.0/instances/*/backups')).body;
+    assert.deepEqual(
+      (await answered('backups.list.local.default')).backups.map(({ name }: { name: string }) => name),
+      names,
+    );
+    assert.deepEqual(listed.flat()[0], {
+      instance: 'c1',
+      project: 'default',
+      ...metadata.find(({ name }: { name: string }) => name === names[0]),
+    });
+    assert.deepEqual(await answered('backups.list.local.lxstow-lab', {}, admin), { backups: [] });
+  });
+
+  it('shows a backup as the REST API does', async () => {
+    const { metadata } = (await stack.stow.request('GET', `/1.0/instances/c1/backups/${names[0]}`)).body;
+    assert.deepEqual(await answered('backups.show.local.default.c1', { backup: names[0] }), metadata);
+  });
+
+  it('waits for the operation of a published job, shows and lists it', async () => {
+    const id = randomUUID();
+    await jetstream(publisher).publish('lxstow.jobs.local.backup.default.c1', '{"compression":"none"}', { msgID: id });
+    const ended = await answered('operations.wait.local.default', { id });
+    assert.equal(ended.status, 'Success', ended.err);
+    assert.deepEqual(await answered('operations.show.local.default', { id }), ended);
+    const listed = (await pages('operations.list.local.default', 'operations', { limit: 2, status: 'Success' })).flat();
+    assert.deepEqual(listed[0], ended);
+    assert.equal(listed.length, names.length + 1);
+    assert.equal((await answered('operations.list.local.default', { status: 'Failure' })).operations.length, 0);
+    names.push(ended.resources.backups[0].split('/').at(-1));
+  });
+
+  /** An operation of a remote that has no worker. */
+  async function waiting(err = ''): Promise<string> {
+    const id = randomUUID();
+    const address = { remote: 'other', project: 'default', instance: 'x' };
+    const operation = { ...newOperation({ id, kind: 'backup', address }, new Date()), err };
+    await jetstream(admin).publish(`$KV.lxstow_operations.${operationKey('other', id)}`, JSON.stringify(operation));
+    return id;
+  }
+
+  it('an answer fits a message, however much is asked for', async () => {
+    const ids = await Promise.all(Array.from({ length: 800 }, () => waiting('x'.repeat(2000))));
+    const listed = await pages('operations.list.other.default', 'operations', { limit: 1000 }, admin);
+    assert.ok(listed.length > 1);
+    assert.deepEqual(
+      listed
+        .flat()
+        .map(({ id }) => id)
+        .sort(),
+      ids.sort(),
+    );
+  });
+
+  const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+  const refused: [why: string, subject: string, body: unknown, status: number, code: string, text: RegExp][] = [
+    ['no JSON', 'backups.list.local.default.c1', '{', 400, 'bad-request', /not JSON/],
+    ['no UTF-8', 'backups.list.local.default.c1', Uint8Array.of(0x22, 0xff, 0x22), 400, 'bad-request', /not JSON/],
+    ['a list', 'backups.list.local.default.c1', [], 400, 'bad-request', /must be object/],
+    ['an unknown field', 'backups.list.local.default.c1', { nmae: 1 }, 400, 'bad-request', /unknown field "nmae"/],
+    ['no page at all', 'backups.list.local.default.c1', { limit: 0 }, 400, 'bad-request', /limit: must be >= 1/],
+    [
+      'too large a page',
+      'operations.list.local.default',
+      { limit: 1001 },
+      400,
+      'bad-request',
+      /limit: must be <= 1000/,
+    ],
+    ['an unknown status', 'operations.list.local.default', { status: 'Done' }, 400, 'bad-request', /"Done" is none of/],
+    ['no backup', 'backups.show.local.default.c1', {}, 400, 'bad-request', /backup/],
+    ['a path for a backup', 'backups.show.local.default.c1', { backup: '../x' }, 400, 'bad-request', /backup/],
+    [
+      'an unknown backup',
+      'backups.show.local.default.c1',
+      { backup: 'no.tar' },
+      404,
+      'not-found',
+      /c1\/no.tar does not exist/,
+    ],
+    [
+      'an unknown instance',
+      'backups.list.local.default.nobody',
+      {},
+      404,
+      'not-found',
+      /instance nobody does not exist/,
+    ],
+    ['an instance that cannot be', 'backups.list.local.default.=2E=2E', {}, 400, 'bad-request', /instance/],
+    ['a project that cannot be', 'backups.list.local.a=2Fb', {}, 400, 'bad-request', /project/],
+    ['an unknown remote', 'backups.list.mars.default', {}, 404, 'not-found', /remote mars does not exist/],
+    ['an id that is none', 'operations.show.local.default', { id: '*' }, 400, 'bad-request', /id/],
+    ['an unknown operation', 'operations.show.local.default', { id }, 404, 'not-found', /operation .* does not exist/],
+    [
+      'an operation that does not come',
+      'operations.wait.local.default',
+      { id, timeout: 0.1 },
+      404,
+      'not-found',
+      /operation .* does not exist/,
+    ],
+    ['too long a wait', 'operations.wait.local.default', { id, timeout: 61 }, 400, 'bad-request', /timeout/],
+  ];
+  for (const [why, subject, body, status, code, text] of refused) {
+    it(`${why}: ${status}`, async () => {
+      const answer = await ask(subject, body, admin);
+      const { headers } = answer;
+      assert.deepEqual(
+        [headers?.get('Nats-Service-Error-Code'), headers?.get('Lxstow-Error-Code')],
+        [String(status), code],
+      );
+      assert.match(headers?.get('Nats-Service-Error') ?? '', text);
+      assert.deepEqual(answer.json(), { error: headers?.get('Nats-Service-Error'), code, status });
+    });
+  }
+
+  it("another project's operation is not there, and is not cancelled", async () => {
+    const { body } = await stack.stow.request('GET', '/1.0/operations?recursion=1');
+    const ended = body.metadata.success[0].id;
+    for (const verb of ['show', 'wait', 'cancel']) {
+      const answer = await ask(`operations.${verb}.local.lxstow-lab`, { id: ended }, admin);
+      assert.equal(answer.headers?.get('Lxstow-Error-Code'), 'not-found');
+    }
+  });
+
+  it('cancels; whoever waits is told', async () => {
+    const waits = await waiting();
+    const told = answered('operations.wait.other.default', { id: waits, timeout: 60 }, admin);
+    assert.equal((await answered('operations.cancel.other.default', { id: waits }, admin)).status, 'Cancelled');
+    assert.equal((await told).status, 'Cancelled');
+    const again = await ask('operations.cancel.other.default', { id: waits }, admin);
+    assert.match(again.headers?.get('Nats-Service-Error') ?? '', /Only running operations/);
+  });
+
+  it('never writes its answer into something else', async () => {
+    const untouched = await waiting();
+    const record = `$KV.lxstow_operations.other.${untouched}`;
+    admin.publish('lxstow.api.operations.show.other.default', JSON.stringify({ id: untouched }), { reply: record });
+    const logs = () => Promise.all([stack.stow.logOf('gateway'), second.logOf('gateway')]);
+    await until(logs, (both) => both.some((log) => log.includes('is no inbox') && log.includes(untouched)));
+    assert.equal((await answered('operations.show.other.default', { id: untouched }, admin)).status, 'Pending');
+  });
+
+  it('keeps statistics: requests, errors, and how long an answer took', async () => {
+    const found = await services<ServiceStats>('stats');
+    const sum = (pick: (one: NonNullable<ServiceStats['endpoints']>[number]) => number) =>
+      found
+        .flatMap(({ endpoints: each = [] }) => each)
+        .filter(({ name }) => name === 'backups-show')
+        .reduce((total, one) => total + pick(one), 0);
+    assert.equal(
+      sum((one) => one.num_requests),
+      4,
+    );
+    assert.equal(
+      sum((one) => one.num_errors),
+      3,
+    );
+    assert.ok(sum((one) => one.processing_time) > 0);
+  });
+
+  it('a gateway that stops answers first, and the other goes on', async () => {
+    const waits = await waiting();
+    const asked = Array.from({ length: 20 }, () =>
+      answered('operations.wait.other.default', { id: waits, timeout: 60 }, admin),
+    );
+    // Both have some of them.
+    const taken = async () =>
+      (await services<ServiceStats>('stats')).filter(({ endpoints: each = [] }) =>
+        each.some(({ name, data }) => name === 'operations-wait' && (data as { running: number }).running > 0),
+      );
+    await until(taken, ({ length }) => length === 2);
+    await second.gateway.stop();
+    await until(
+      () => services<ServiceInfo>('info'),
+      ({ length }) => length === 1,
+    );
+    await answered('operations.cancel.other.default', { id: waits }, admin);
+    const statuses = new Set((await Promise.all(asked)).map(({ status }) => status));
+    assert.ok(statuses.has('Pending') && statuses.has('Cancelled'), [...statuses].join());
+  });
+
+  it('over 1000 waits at a time are refused, and the others answered', async () => {
+    const waits = await waiting();
+    const asked = Array.from({ length: 1001 }, () =>
+      ask('operations.wait.other.default', { id: waits, timeout: 60 }, admin),
+    );
+    const first = await Promise.race(asked);
+    assert.equal(first.headers?.get('Lxstow-Error-Code'), 'queue-full');
+    await answered('operations.cancel.other.default', { id: waits }, admin);
+    const ended = (await Promise.all(asked)).filter(({ headers }) => !headers);
+    assert.equal(ended.length, 1000);
+  });
+
+  it('is there again after NATS was away', async () => {
+    await nats.kill();
+    await nats.start();
+    const there = () =>
+      publisher.request('lxstow.api.backups.list.local.default', '', { timeout: 1000 }).then(
+        ({ headers }) => !headers,
+        () => false,
+      );
+    await until(there, Boolean);
+  });
+});

@@ -1,0 +1,197 @@
+/** The users of nats.conf, on a real nats-server with it: each can do all its work, and nothing else. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { after, before, describe, it } from 'node:test';
+import { jetstream } from '@nats-io/jetstream';
+import { connect, PermissionViolationError } from '@nats-io/transport-node';
+import type { BackupPage } from '../../services/contract.ts';
+import { operationIdOf } from '../../services/queue/jobs.ts';
+import { lxstow } from '../lab/lxstow.ts';
+import { type LabNatsWithRoles, type Role, startNatsWithRoles } from '../lab/nats.ts';
+import { assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
+
+describe("nats.conf's users", { timeout: 300_000 }, () => {
+  let nats: LabNatsWithRoles;
+  let stack: Stack;
+  before(async () => {
+    nats = await startNatsWithRoles({ name: 'roles', log: () => undefined });
+    stack = await openStack('roles', { nats, config: { remotes: { other: {} } } });
+    await stack.launch('c1');
+  });
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await nats?.[Symbol.asyncDispose]();
+  });
+
+  it('gateway and worker do all their work, and are never refused', async () => {
+    const { stow } = stack;
+    const files = await stack.fingerprint('c1');
+    const backup = await stack.backup('c1');
+    assert.equal((await stow.request('GET', '/1.0/instances/c1/backups')).body.metadata.length, 1);
+    await succeeded(stow, await stow.request('POST', `/1.0/instances/c1/backups/${backup}`, { body: { name: 'c2' } }));
+    assertSame(await stack.fingerprint('c2'), files);
+    assert.equal((await stow.request('DELETE', `/1.0/instances/c1/backups/${backup}`)).status, 200);
+    assert.ok((await stow.request('GET', '/1.0/operations?all-projects=true')).body.metadata.success.length >= 3);
+    await stack.launch('large', { dataMiB: 200 });
+    const cancelled = await stow.request('POST', '/1.0/instances/large/backups');
+    await stow.request('DELETE', cancelled.body.operation);
+    assert.equal((await stow.finished(cancelled)).status, 'Cancelled');
+    const dead = 'lxstow.jobs.local.backup.default.c1';
+    await using admin = await nats.connect('admin');
+    const { seq } = await jetstream(admin).publish(dead, 'no JSON');
+    const id = operationIdOf({ messageId: undefined, sequence: seq });
+    await until(
+      () => stow.request('GET', `/1.0/operations/${id}`),
+      ({ body }) => body.metadata?.status === 'Failure',
+    );
+    const lxstowAs = (role: Role, ...args: string[]) =>
+      lxstow(['--config', stow.configFile, ...args, '--format', 'json'], nats.environment(role));
+    await until(
+      () => lxstowAs('admin', 'dead-letters', 'list'),
+      (listed) => listed.includes(dead),
+    );
+    // As a worker runs it every hour.
+    await lxstowAs('worker', 'janitor');
+    assert.doesNotMatch(await nats.log(), /Violation/);
+  });
+
+  it('a publisher has a backup made, waits for it and finds it', async () => {
+    await using publisher = await nats.connect('publisher');
+    const ask = async (subject: string, body: object) =>
+      (await publisher.request(`lxstow.api.${subject}`, JSON.stringify(body), { timeout: 30_000 })).json<
+        Record<string, unknown>
+      >();
+    const id = randomUUID();
+    const ack = await jetstream(publisher).publish('lxstow.jobs.local.backup.default.c1', '', { msgID: id });
+    assert.equal(ack.stream, 'LXSTOW_JOBS');
+    assert.equal((await ask('operations.wait.local.default', { id })).status, 'Success');
+    const { backups } = (await ask('backups.list.local.default.c1', {})) as unknown as BackupPage;
+    assert.equal(backups.length, 1);
+    assert.doesNotMatch(await nats.log(), /Violation/);
+  });
+
+  const operation = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+  const everything = [
+    'LXSTOW_JOBS',
+    'LXSTOW_DEAD',
+    'KV_lxstow_operations',
+    'KV_lxstow_leases',
+    'KV_lxstow_checkpoints',
+  ];
+  const administration = everything.flatMap((stream) => [
+    `$JS.API.STREAM.CREATE.${stream}`,
+    `$JS.API.STREAM.UPDATE.${stream}`,
+    `$JS.API.STREAM.DELETE.${stream}`,
+    `$JS.API.STREAM.PURGE.${stream}`,
+    `$JS.API.STREAM.MSG.DELETE.${stream}`,
+  ]);
+  const refused: Record<Exclude<Role, 'admin'>, { publish: string[]; subscribe: string[] }> = {
+    worker: {
+      publish: [
+        ...administration,
+        `$KV.lxstow_operations.other.${operation}`,
+        `$KV.lxstow_checkpoints.other.${operation}.start`,
+        '$KV.lxstow_leases.other.default.c1',
+        '$KV.lxstow_leases.other.default.c1.backup_1',
+        '$KV.lxstow_leases.janitor.other',
+        'lxstow.jobs.local.backup.default.c1',
+        'lxstow.jobs.other.delete.default.c1',
+        'lxstow.dead.other.backup.default.c1',
+        'lxstow.ask.other.look',
+        'lxstow.api.backups.list.local.default',
+        '$JS.API.STREAM.MSG.GET.LXSTOW_JOBS',
+        '$JS.API.STREAM.MSG.GET.LXSTOW_DEAD',
+        '$JS.API.DIRECT.GET.LXSTOW_JOBS',
+        '$JS.API.CONSUMER.MSG.NEXT.LXSTOW_JOBS.other_transfer',
+        '$JS.API.CONSUMER.CREATE.LXSTOW_JOBS.mine',
+        '$JS.API.CONSUMER.DELETE.LXSTOW_JOBS.local_transfer',
+        '$JS.API.CONSUMER.PAUSE.LXSTOW_JOBS.other_transfer',
+        '$JS.ACK.LXSTOW_JOBS.other_transfer.1.1.1.1.1',
+      ],
+      subscribe: [
+        '>',
+        '_INBOX.>',
+        '_INBOX_gateway.>',
+        'lxstow.jobs.>',
+        'lxstow.ask.other.>',
+        'lxstow.api.>',
+        '$KV.>',
+        '$SRV.PING',
+      ],
+    },
+    gateway: {
+      publish: [
+        ...administration,
+        `$KV.lxstow_checkpoints.local.${operation}.start`,
+        'lxstow.dead.local.backup.default.c1',
+        '$JS.API.STREAM.MSG.GET.LXSTOW_JOBS',
+        '$JS.API.STREAM.MSG.GET.LXSTOW_DEAD',
+        '$JS.API.CONSUMER.MSG.NEXT.LXSTOW_JOBS.local_transfer',
+        '$JS.API.CONSUMER.CREATE.LXSTOW_JOBS.mine',
+        '$JS.API.CONSUMER.DELETE.LXSTOW_JOBS.local_transfer',
+        '$JS.ACK.LXSTOW_JOBS.local_transfer.1.1.1.1.1',
+      ],
+      subscribe: ['>', '_INBOX.>', '_INBOX_worker.>', 'lxstow.jobs.>', 'lxstow.ask.local.>', '$KV.>'],
+    },
+    publisher: {
+      publish: [
+        ...administration,
+        ...everything.flatMap((stream) => [
+          `$JS.API.STREAM.INFO.${stream}`,
+          `$JS.API.STREAM.MSG.GET.${stream}`,
+          `$JS.API.DIRECT.GET.${stream}`,
+          `$JS.API.CONSUMER.CREATE.${stream}.mine`,
+        ]),
+        `$JS.API.DIRECT.GET.KV_lxstow_operations.$KV.lxstow_operations.local.${operation}`,
+        `$KV.lxstow_operations.local.${operation}`,
+        '$KV.lxstow_leases.local.default.c1',
+        'lxstow.jobs.local.restore.default.c1',
+        'lxstow.jobs.local.delete.default.c1',
+        'lxstow.jobs.local.backup.lxstow-lab.c1',
+        'lxstow.jobs.other.backup.default.c1',
+        'lxstow.dead.local.backup.default.c1',
+        'lxstow.ask.local.look',
+        `lxstow.nudge.local.${operation}`,
+        'lxstow.api.backups.list.other.default',
+        'lxstow.api.backups.list.local.lxstow-lab',
+        'lxstow.api.backups.show.local.lxstow-lab.c1',
+        'lxstow.api.operations.list.local.lxstow-lab',
+        'lxstow.api.operations.cancel.local.default',
+        '_INBOX_gateway.forged',
+      ],
+      subscribe: ['>', '_INBOX.>', '_INBOX_gateway.>', '_INBOX_worker.>', 'lxstow.>', '$KV.>', '$JS.>'],
+    },
+  };
+  for (const [role, { publish, subscribe }] of Object.entries(refused) as [Role, typeof refused.worker][]) {
+    for (const subject of publish) {
+      it(`${role} may not publish ${subject}`, async () => {
+        await using connection = await nats.connect(role);
+        await assert.rejects(connection.request(subject, ''), (error: Error) => {
+          const { cause } = error;
+          assert.ok(cause instanceof PermissionViolationError, String(error));
+          assert.deepEqual([cause.operation, cause.subject], ['publish', subject]);
+          return true;
+        });
+      });
+    }
+    for (const subject of subscribe) {
+      it(`${role} may not subscribe ${subject}`, async () => {
+        await using connection = await nats.connect(role);
+        const refusal = await new Promise((resolve) => {
+          connection.subscribe(subject, { callback: resolve });
+        });
+        assert.ok(refusal instanceof PermissionViolationError);
+      });
+    }
+  }
+
+  it('nobody gets in without TLS, a user, or the right password', async () => {
+    const ca = await readFile(nats.ca, 'utf8');
+    const servers = nats.url;
+    const pass = nats.passwords.worker;
+    await assert.rejects(connect({ servers, tls: { ca } }), /Authorization Violation/i);
+    await assert.rejects(connect({ servers, tls: { ca }, user: 'gateway', pass }), /Authorization Violation/i);
+    await assert.rejects(connect({ servers, user: 'worker', pass }), /self-signed certificate|unable to verify/);
+  });
+});
