@@ -1,7 +1,16 @@
 // Made from schemas/*.json by `npm run generate`. Change those, not this.
 
+/**
+ * @maxItems 1000
+ * 
+ * Items: An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+export type Projects = string[]
+
 export interface Everything {
 "config.json"?: Config
+"http-certificate-put.json"?: CertificatePutBody
+"http-certificates-post.json"?: CertificatesPostBody
 "http-create-backup.json"?: CreateBackupBody
 "http-restore-backup.json"?: RestoreBackupBody
 "http-update-backup.json"?: UpdateBackupBody
@@ -13,6 +22,8 @@ export interface Everything {
 "nats-api.json"?: NatsApi
 "operation.json"?: Operation
 "requestor.json"?: Requestor
+"trust-token.json"?: TrustToken
+"trusted-certificate.json"?: TrustedCertificate
 }
 /**
  * One file for gateway and workers. Each key has an environment variable: s3.accessKey is LXSTOW_S3_ACCESS_KEY; with _FILE added, the value is read from that file.
@@ -185,13 +196,27 @@ key?: string
  */
 stateDir?: string
 /**
- * A directory of PEM files: the client certificates that are trusted. Read anew when it changes.
+ * A directory of PEM files: client certificates that are trusted, as admins. Read anew when it changes.
  */
 trustDir?: string
 /**
- * Path of a PEM file: a client certificate signed by this CA is trusted.
+ * Path of a PEM file: a client certificate signed by this CA is trusted, as an admin.
  */
 trustCa?: string
+/**
+ * Where clients reach the gateway, each as host:port: for tokens. Default: where it listens.
+ * 
+ * @minItems 1
+ */
+advertise?: string[]
+/**
+ * How long a token can be used, unless it is asked for otherwise.
+ */
+tokenExpiryHours: number
+/**
+ * Over so many refused calls of untrusted clients from one address, all further ones get 429; a wrong token counts as 10.
+ */
+refusalsPerMinute: number
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
@@ -265,6 +290,56 @@ level: ("error" | "warn" | "info" | "debug")
  * auto: text on a terminal, else JSON.
  */
 format: ("json" | "text" | "auto")
+}
+/**
+ * What LXD takes at PUT and PATCH /1.0/certificates/{fingerprint}, and a role. As in LXD, unknown fields are ignored.
+ */
+export interface CertificatePutBody {
+/**
+ * A client's name, for people: up to 255 printable characters.
+ */
+name?: string
+type?: ("" | "client")
+/**
+ * PEM; it cannot be changed.
+ */
+certificate?: string
+restricted?: boolean
+projects?: (null | Projects)
+/**
+ * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ */
+role?: ("admin" | "operator" | "viewer")
+}
+/**
+ * What LXD takes at POST /1.0/certificates, and a role and an expiry. As in LXD, unknown fields are ignored.
+ */
+export interface CertificatesPostBody {
+name?: (("" | string) & string)
+type?: ("" | "client")
+/**
+ * DER in base64, or PEM; without it, the connection's own is meant.
+ */
+certificate?: string
+/**
+ * Makes a token for a client instead of adding a certificate.
+ */
+token?: boolean
+/**
+ * A token, as clients before LXD 5.21 send it.
+ */
+password?: string
+trust_token?: string
+restricted?: boolean
+projects?: (null | Projects)
+/**
+ * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ */
+role?: ("admin" | "operator" | "viewer")
+/**
+ * Of a token; else after gateway.tokenExpiryHours.
+ */
+expires_at?: string
 }
 /**
  * What LXD takes at POST /1.0/instances/{name}/backups. As in LXD, unknown fields are ignored.
@@ -829,4 +904,55 @@ wasRunning?: boolean
  * An import has begun: an instance of this name may be ours.
  */
 importing?: boolean
+}
+/**
+ * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.
+ */
+export interface TrustToken {
+id: string
+/**
+ * A client's name, for people: up to 255 printable characters.
+ */
+name: string
+restricted: boolean
+projects: Projects
+/**
+ * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ */
+role: ("admin" | "operator" | "viewer")
+/**
+ * Of the gateway's certificate.
+ */
+fingerprint: string
+/**
+ * host:port of the gateway.
+ */
+addresses: string[]
+created_at: string
+expires_at: string
+}
+/**
+ * A client that is trusted, kept in the bucket lxstow_trust under certificate.<fingerprint>.
+ */
+export interface TrustedCertificate {
+fingerprint: string
+/**
+ * A client's name, for people: up to 255 printable characters.
+ */
+name: string
+type: "client"
+/**
+ * PEM.
+ */
+certificate: string
+/**
+ * It gets no further than its projects.
+ */
+restricted: boolean
+projects: Projects
+/**
+ * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ */
+role: ("admin" | "operator" | "viewer")
+added_at: string
 }

@@ -2,6 +2,8 @@
 import { Ajv2020, type ErrorObject, type ValidateFunction } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
 import config from '../schemas/config.json' with { type: 'json' };
+import httpCertificatePut from '../schemas/http-certificate-put.json' with { type: 'json' };
+import httpCertificatesPost from '../schemas/http-certificates-post.json' with { type: 'json' };
 import httpCreateBackup from '../schemas/http-create-backup.json' with { type: 'json' };
 import httpRestoreBackup from '../schemas/http-restore-backup.json' with { type: 'json' };
 import httpUpdateBackup from '../schemas/http-update-backup.json' with { type: 'json' };
@@ -13,12 +15,16 @@ import names from '../schemas/names.json' with { type: 'json' };
 import natsApi from '../schemas/nats-api.json' with { type: 'json' };
 import operation from '../schemas/operation.json' with { type: 'json' };
 import requestor from '../schemas/requestor.json' with { type: 'json' };
+import trustToken from '../schemas/trust-token.json' with { type: 'json' };
+import trustedCertificate from '../schemas/trusted-certificate.json' with { type: 'json' };
 import type * as types from '../schemas/types.ts';
 import { type ErrorCode, LxstowError } from './errors.ts';
 
 export type * from '../schemas/types.ts';
 
 export type Compression = NonNullable<types.BackupJob['compression']>;
+/** `operator` makes, restores and deletes backups; `viewer` looks at them. */
+export type Role = types.TrustedCertificate['role'];
 export type JobKind = types.Operation['kind'];
 
 /** What a job is about: the four tokens of its subject. */
@@ -36,6 +42,8 @@ export interface BackupAddress extends Address {
 interface Types {
   'config.json': types.Config;
   'http-create-backup.json': types.CreateBackupBody;
+  'http-certificate-put.json': types.CertificatePutBody;
+  'http-certificates-post.json': types.CertificatesPostBody;
   'http-restore-backup.json': types.RestoreBackupBody;
   'http-update-backup.json': types.UpdateBackupBody;
   'job-backup.json': types.BackupJob;
@@ -53,6 +61,8 @@ interface Types {
   'nats-api.json#/$defs/operation': types.ShownOperation;
   'nats-api.json#/$defs/error': types.NatsApiError;
   'operation.json': types.Operation;
+  'trust-token.json': types.TrustToken;
+  'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
   'names.json#/$defs/projectName': string;
   'names.json#/$defs/instanceName': string;
@@ -61,6 +71,8 @@ interface Types {
   'names.json#/$defs/tags': types.Tags;
   'names.json#/$defs/compression': Compression;
   'names.json#/$defs/uuid': string;
+  'names.json#/$defs/clientName': string;
+  'names.json#/$defs/role': Role;
 }
 
 export type SchemaName = keyof Types;
@@ -85,6 +97,10 @@ for (const schema of [
   httpCreateBackup,
   httpRestoreBackup,
   httpUpdateBackup,
+  httpCertificatesPost,
+  httpCertificatePut,
+  trustedCertificate,
+  trustToken,
   config,
 ]) {
   ajv.addSchema(schema);

@@ -11,6 +11,7 @@ const codes = {
   'precondition-failed': { status: 412, permanent: true },
   'too-large': { status: 413, permanent: true },
   'range-not-satisfiable': { status: 416, permanent: true },
+  'too-many-requests': { status: 429, permanent: false },
   'bad-message': { status: 400, permanent: true },
   'bad-manifest': { status: 500, permanent: true },
   'archive-truncated': { status: 500, permanent: false },

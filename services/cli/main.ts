@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command line: `lxstow gateway`, `worker`, `setup`, `config`, `janitor`, `dead-letters`. */
+/** The command line: `lxstow gateway`, `worker`, `setup`, `config`, `janitor`, `dead-letters`, `trust`. */
 import { Command, Option } from 'commander';
 import { stringify } from 'yaml';
 import { loadConfig, withoutSecrets } from '../config.ts';
@@ -77,6 +77,57 @@ function letterId(text: string): number {
   if (!/^[1-9]\d{0,14}$/.test(text))
     throw new LxstowError('bad-request', `${JSON.stringify(text)} is no dead letter's id`);
   return Number(text);
+}
+
+const trust = program.command('trust').description('clients that may use the API, kept on NATS for all gateways');
+const projects = () =>
+  new Option('--project <name>', 'restrict it to this project; can be given again')
+    .argParser((name: string, before: string[]) => [...before, name])
+    .default([], 'all projects');
+const role = () =>
+  new Option('--role <role>', 'what it may do (default: admin, or operator where it is restricted)').choices([
+    'admin',
+    'operator',
+    'viewer',
+  ]);
+trust
+  .command('token <name>')
+  .description('print a token with which one client makes itself trusted, once: `lxc remote add <remote> <token>`')
+  .addOption(role())
+  .addOption(projects())
+  .option('--expires <time>', 'when it can no longer be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)')
+  .option('--gateway <host:port>', 'which gateway the client is sent to (default: the one seen last)')
+  .action((name, given) => trusting((commands, options) => commands.tokenCommand(options, name, given)));
+trust
+  .command('add <file>')
+  .description('trust a client certificate (PEM)')
+  .option('--name <name>', "what to call it (default: the certificate's common name)")
+  .addOption(role())
+  .addOption(projects())
+  .action((file, given) => trusting((commands, options) => commands.addCommand(options, file, given)));
+trust
+  .command('list')
+  .description('who is trusted')
+  .addOption(format())
+  .action(({ format }) => trusting((commands, options) => commands.listCommand(options, format)));
+trust
+  .command('remove <fingerprint>')
+  .description('trust it no more, and cut its connections; the beginning of the fingerprint will do')
+  .action((fingerprint) => trusting((commands, options) => commands.removeCommand(options, fingerprint)));
+trust
+  .command('list-tokens')
+  .description('tokens that can be used')
+  .addOption(format())
+  .action(({ format }) => trusting((commands, options) => commands.listTokensCommand(options, format)));
+trust
+  .command('revoke-token <name>')
+  .description('take a token back')
+  .action((name) => trusting((commands, options) => commands.revokeTokenCommand(options, name)));
+
+type TrustCommands = typeof import('./commands/trust.ts');
+
+function trusting(run: (commands: TrustCommands, options: Parameters<Run>[0]) => Promise<void>): Promise<void> {
+  return long(async (options) => run(await import('./commands/trust.ts'), options))();
 }
 
 type LetterCommands = typeof import('./commands/deadLetters.ts');

@@ -2,14 +2,13 @@
  * Who may do what: the one place. A call that no rule names wants a viewer to read and an operator to change, in the projects that
  * it names; a restricted client gets no further than its projects.
  */
-import type { IncomingMessage } from 'node:http';
-import { type ParsedUrlQuery, parse } from 'node:querystring';
-import type { TLSSocket } from 'node:tls';
+import type { ParsedUrlQuery } from 'node:querystring';
 import type { RequestHandler } from 'express';
+import type { Role } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { OperationStore } from '../operations/store.ts';
 import { clientOf } from './requests.ts';
-import type { Client, Role, Trust } from './trust.ts';
+import type { Client } from './trust.ts';
 
 interface Rule {
   /** Of all methods when absent. */
@@ -48,7 +47,7 @@ const rules: Rule[] = [
 
 const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
-/** What is asked for, over HTTP or for a websocket. */
+/** What is asked for. */
 export interface Call {
   method: string;
   /** Without the query. */
@@ -112,16 +111,6 @@ export const bodyAuthorized: RequestHandler = (request, _response, next) => {
   if (project !== undefined && project !== '' && !mayTouch(clientOf(request), String(project))) throw refused();
   next();
 };
-
-/** For an upgrade to a websocket: the client, when it may. Throws as `authorize` does. When its trust ends, its sockets are closed. */
-export async function admit(request: IncomingMessage, trust: Trust, operations: OperationStore): Promise<Client> {
-  const client = await trust.client(request.socket as TLSSocket);
-  const { url = '/', method = 'GET' } = request;
-  const [path = '', search = ''] = url.split(/\?(.*)/s, 2);
-  if (!client) throw refused();
-  await authorize(client, { method, path, query: parse(search) }, operations);
-  return client;
-}
 
 function refused(): LxstowError {
   return new LxstowError('forbidden', 'not authorized');

@@ -8,11 +8,14 @@ import type { OperationStore } from '../operations/store.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Reservations } from '../queue/reservations.ts';
 import { authorized, bodyAuthorized } from './access.ts';
+import { audited } from './audit.ts';
 import type { Catalog } from './catalog.ts';
 import type { EventSockets } from './eventSockets.ts';
 import type { OperationFeed } from './feed.ts';
+import type { TrustParts } from './openTrust.ts';
 import { respondToErrors } from './respond.ts';
 import { backupRoutes } from './routes/backups.ts';
+import { certificateRoutes, enrolment } from './routes/certificates.ts';
 import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { operationRoutes } from './routes/operations.ts';
@@ -20,10 +23,10 @@ import { serverRoutes } from './routes/server.ts';
 import type { Submitter } from './submit.ts';
 import type { ServerCertificate } from './tls.ts';
 import type { Transfers } from './transfers.ts';
-import type { Trust } from './trust.ts';
+import type { Client, Trust } from './trust.ts';
 
 /** What the routes work with. Made once in main, handed in. */
-export interface GatewayParts {
+export interface GatewayParts extends TrustParts {
   config: Config;
   log: Log;
   nats: Nats;
@@ -34,7 +37,6 @@ export interface GatewayParts {
   catalog: Catalog;
   submitter: Submitter;
   transfers: Transfers;
-  trust: Trust;
   certificate: ServerCertificate;
   /** Aborts when the gateway stops: nobody is kept waiting. */
   stop: AbortSignal;
@@ -48,17 +50,19 @@ export function createApp(parts: GatewayParts): Express {
   app.set('query parser', 'simple');
   app.set('case sensitive routing', true);
 
+  app.use(audited(parts.audit));
   app.use(identify(parts.trust));
-  // Express would answer these by itself, in plain text and for anybody.
-  app.options('/{*path}', onlyTrusted, nothingHere);
-  app.use(serverRoutes(parts));
-  app.use(onlyTrusted);
-  app.use(authorized(parts.operations));
+  const trusted = onlyTrusted(parts.trust);
   // LXD's clients send JSON under any type, and `""` where they mean nothing.
-  app.use(
-    onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes })),
-    bodyAuthorized,
-  );
+  const json = onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes }));
+  // Express would answer these by itself, in plain text and for anybody.
+  app.options('/{*path}', trusted, nothingHere);
+  app.use(serverRoutes(parts));
+  app.post('/1.0/certificates', onlyStrangers, heard(parts.trust), json, enrolment(parts));
+  app.use(trusted);
+  app.use(authorized(parts.operations));
+  app.use(json, bodyAuthorized);
+  app.use('/1.0/certificates', certificateRoutes(parts));
   app.use('/1.0/instances/:instance/backups', backupRoutes(parts), exportRoutes(parts));
   app.use('/1.0/operations', operationRoutes(parts));
   app.use('/1.0/events', eventRoutes(parts));
@@ -70,6 +74,8 @@ export function createApp(parts: GatewayParts): Express {
 /** Known paths and their methods, for the answer to all others. */
 const methods: [RegExp, string][] = [
   [/^\/(1\.0\/?)?$/, 'GET'],
+  [/^\/1\.0\/certificates\/?$/, 'GET, POST'],
+  [/^\/1\.0\/certificates\/[^/]+\/?$/, 'GET, PUT, PATCH, DELETE'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, PUT, PATCH, DELETE'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
@@ -81,14 +87,33 @@ const methods: [RegExp, string][] = [
 
 function identify(trust: Trust): RequestHandler {
   return async (request, response, next) => {
-    response.locals.client = await trust.client(request.socket as TLSSocket);
+    const client = await trust.client(request.socket as TLSSocket);
+    response.locals.client = client;
+    if (client && !client.trusted) trust.refused(request.socket.remoteAddress);
     next();
   };
 }
 
-const onlyTrusted: RequestHandler = (_request, response, next) => {
-  next(response.locals.client?.trusted ? undefined : new LxstowError('forbidden', 'not authorized'));
+function onlyTrusted(trust: Trust): RequestHandler {
+  return (request, response, next) => {
+    const client: Client | undefined = response.locals.client;
+    if (client?.trusted) return next();
+    trust.assertHeard({ req: request, res: response });
+    if (!client) trust.refused(request.socket.remoteAddress);
+    next(new LxstowError('forbidden', 'not authorized'));
+  };
+}
+
+const onlyStrangers: RequestHandler = (_request, response, next) => {
+  next(response.locals.client?.trusted ? 'route' : undefined);
 };
+
+function heard(trust: Trust): RequestHandler {
+  return (request, response, next) => {
+    trust.assertHeard({ req: request, res: response });
+    next();
+  };
+}
 
 const nothingHere: RequestHandler = (request, response, next) => {
   const { method, path } = request;

@@ -17,15 +17,16 @@ import { Reservations } from '../queue/reservations.ts';
 import { leasesBucket, verifySetUp } from '../queue/topology.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
+import { fingerprintOf } from '../trust/certificates.ts';
 import { createApp, type GatewayParts } from './app.ts';
 import { Catalog } from './catalog.ts';
 import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
+import { openTrust } from './openTrust.ts';
 import { serveOverNats } from './service.ts';
 import { Submitter } from './submit.ts';
-import { fingerprintOf, serverCertificate } from './tls.ts';
+import { serverCertificate } from './tls.ts';
 import { Transfers } from './transfers.ts';
-import { Trust } from './trust.ts';
 import { takeUpgrades } from './upgrade.ts';
 
 export interface GatewayOptions {
@@ -48,9 +49,6 @@ const lastAnswersMs = 5000;
 export async function runGateway({ config, env, log: parentLog, stop, onListening }: GatewayOptions): Promise<void> {
   const log = parentLog.child({ service: 'gateway' });
   const { gateway } = config;
-  if (!gateway.trustDir && !gateway.trustCa) {
-    log.warn('nobody is trusted: set gateway.trustDir or gateway.trustCa');
-  }
   const certificate = await serverCertificate(config, env, log);
 
   using s3 = createS3Store({ ...config.s3, idleTimeoutMs: Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs) });
@@ -70,6 +68,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   const feed = await OperationFeed.open(operations, log, ended.signal);
   await using eventSockets = new EventSockets(feed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
+  const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const parts: GatewayParts = {
     config,
     log,
@@ -91,7 +90,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
       clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
       log,
     }),
-    trust: new Trust(gateway, log),
+    ...trust,
     certificate,
     stop,
   };
@@ -106,11 +105,13 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
       rejectUnauthorized: false,
       ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
       // A resumed session would not show the client's certificate again, and would outlive its trust.
-      secureOptions: constants.SSL_OP_NO_TICKET,
+      // In a connection that stays, it could change.
+      secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
     },
     app,
   );
   takeUpgrades(server, app);
+  server.on('secureConnection', (socket) => trust.connections.add(socket));
   const port = await listen(server, gateway.address, gateway.port);
   await using health = await serveHealth(gateway.healthAddress, gateway.healthPort, {
     nats: async () => nats.assertConnected(),
@@ -123,6 +124,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     health: health.port,
     fingerprint: fingerprintOf(certificate.cert),
   });
+  trust.announce(port);
   onListening?.(port);
 
   await new Promise<void>((resolve) => {

@@ -11,21 +11,36 @@ export function sync(response: Response, metadata: unknown = {}): void {
     .json({ type: 'sync', status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata });
 }
 
+/** A sync answer to what made something: 201, and its path in `Location`. */
+export function created(response: Response, path: string): void {
+  response.status(201).location(path).json({
+    type: 'sync',
+    status: 'Success',
+    status_code: 200,
+    operation: '',
+    error_code: 0,
+    error: '',
+    metadata: null,
+  });
+}
+
 /** An async answer: 202, the operation's path in `Location` and `operation`, the operation and `more` in the metadata. */
 export function accepted(response: Response, operation: Operation, more: object = {}): void {
-  const path = operationPath(operation.id);
-  response
-    .status(202)
-    .location(path)
-    .json({
-      type: 'async',
-      status: 'Operation created',
-      status_code: 100,
-      operation: path,
-      error_code: 0,
-      error: '',
-      metadata: { ...toLxd(operation), ...more },
-    });
+  started(response, operation.id, { ...toLxd(operation), ...more });
+}
+
+/** The same for an operation as LXD shows it. */
+export function started(response: Response, id: string, metadata: object): void {
+  const path = operationPath(id);
+  response.status(202).location(path).json({
+    type: 'async',
+    status: 'Operation created',
+    status_code: 100,
+    operation: path,
+    error_code: 0,
+    error: '',
+    metadata,
+  });
 }
 
 export function operationPath(id: string): string {

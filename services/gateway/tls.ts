@@ -1,15 +1,15 @@
 /** The server's certificate: the configured one, or one that it makes for itself, as LXD does. */
-import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
-import { hostname } from 'node:os';
+import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { generate } from 'selfsigned';
 import { readText, stateDir } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { fingerprintOf } from '../trust/certificates.ts';
 
 export interface ServerCertificate {
   /** PEM. */
@@ -46,9 +46,17 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
   return { cert: readText(certFile, 'server certificate'), key: readText(keyFile, 'server key') };
 }
 
-/** LXD's fingerprint of a certificate, PEM or DER: the SHA-256 of the DER in lower-case hex. */
-export function fingerprintOf(certificate: string | Buffer): string {
-  return new X509Certificate(certificate).fingerprint256.replaceAll(':', '').toLowerCase();
+/** Where clients reach the gateway, each as host:port: as configured, else where it listens. */
+export function advertisedAddresses({ advertise, address }: Config['gateway'], port: number): string[] {
+  if (advertise) return advertise;
+  const found = ['0.0.0.0', '::'].includes(address)
+    ? Object.values(networkInterfaces())
+        .flatMap((each) => each ?? [])
+        .filter((each) => !each.internal && !each.address.startsWith('fe80:'))
+        .filter(({ family }) => family === 'IPv4' || address === '::')
+        .map((each) => each.address)
+    : [address];
+  return (found.length > 0 ? found : ['127.0.0.1']).map((each) => `${isIP(each) === 6 ? `[${each}]` : each}:${port}`);
 }
 
 async function selfSigned(names: string[]): Promise<ServerCertificate> {

@@ -1,13 +1,16 @@
-/** Who may use the API: clients whose certificate is in the trust directory, or signed by the trusted CA. */
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+/** Who is at the other end: trusted by the trust store, by the trust directory, or by the CA. */
+import type { X509Certificate } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { TLSSocket } from 'node:tls';
-import type { Config } from '../contract.ts';
+import type { Config, Role, TrustedCertificate } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
-import { fingerprintOf } from './tls.ts';
-
-/** `operator` makes, restores and deletes backups; `viewer` looks at them. */
-export type Role = 'admin' | 'operator' | 'viewer';
+import { commonName, fingerprintOf, isInTime } from '../trust/certificates.ts';
+import type { TrustCopy } from '../trust/copy.ts';
+import type { TrustStore } from '../trust/store.ts';
+import type { Connections } from './connections.ts';
+import type { RefusalLimit } from './refusals.ts';
+import type { TrustDirectory } from './trustDirectory.ts';
 
 /** A client as its certificate shows it. */
 export interface Client {
@@ -19,83 +22,105 @@ export interface Client {
   projects: string[] | undefined;
 }
 
-/** A change in the directory counts after so long at most. */
-const rereadAfterMs = 1000;
+export interface Sources {
+  config: Config['gateway'];
+  log: Log;
+  copy: TrustCopy;
+  /** For what the copy does not know; it answers at once or not at all. */
+  store: TrustStore;
+  directory: TrustDirectory | undefined;
+  refusals: RefusalLimit;
+  connections: Connections;
+}
 
 export class Trust {
-  readonly #dir: string | undefined;
-  readonly #caMode: boolean;
-  readonly #log: Log;
-  #fingerprints = new Set<string>();
-  #readAt = Number.NEGATIVE_INFINITY;
-  #seen = '';
-  #reading: Promise<void> | undefined;
+  readonly #parts: Sources;
 
-  constructor({ trustDir, trustCa }: Config['gateway'], log: Log) {
-    this.#dir = trustDir;
-    this.#caMode = trustCa !== undefined;
-    this.#log = log;
+  constructor(parts: Sources) {
+    this.#parts = parts;
   }
 
-  /** The client at the other end; undefined when it shows no certificate. An expired certificate is trusted by nobody. */
+  /**
+   * The client at the other end; undefined when it shows no certificate. An expired certificate is trusted by nobody. What the store
+   * says of a certificate goes before directory and CA, which make admins.
+   */
   async client(socket: TLSSocket): Promise<Client | undefined> {
     const certificate = socket.getPeerX509Certificate();
     if (!certificate) return undefined;
     const fingerprint = fingerprintOf(certificate.raw);
-    const now = Date.now();
-    const valid = Date.parse(certificate.validFrom) <= now && now <= Date.parse(certificate.validTo);
+    return this.#parts.connections.whileDeciding(socket, () => this.#decide(socket, certificate, fingerprint));
+  }
+
+  async #decide(socket: TLSSocket, certificate: X509Certificate, fingerprint: string): Promise<Client> {
+    if (!isInTime(certificate)) return stranger(fingerprint);
+    const { copy, directory, config } = this.#parts;
+    const known = copy.get(fingerprint);
+    if (known) return granted(known);
     // `authorized` speaks of our CA only where one is configured; else Node would mean the system's.
-    if (valid && this.#caMode && socket.authorized) return admin(fingerprint);
-    await this.#refresh();
-    if (valid && this.#fingerprints.has(fingerprint)) return admin(fingerprint);
-    return { fingerprint, trusted: false, name: '', role: 'viewer', projects: [] };
+    if (config.trustCa !== undefined && socket.authorized) return admin(fingerprint, certificate);
+    const inDirectory = await directory?.get(fingerprint);
+    if (inDirectory) return admin(fingerprint, inDirectory);
+    const added = await this.#justAdded(fingerprint, socket.remoteAddress ?? '');
+    return added ? granted(added) : stranger(fingerprint);
   }
 
-  async #refresh(): Promise<void> {
-    if (!this.#dir || performance.now() - this.#readAt < rereadAfterMs) return;
-    this.#reading ??= this.#read(this.#dir).finally(() => {
-      this.#reading = undefined;
-    });
-    await this.#reading;
-  }
-
-  async #read(dir: string): Promise<void> {
+  /** By another gateway, a moment ago: its client may be faster than the watch. */
+  async #justAdded(fingerprint: string, address: string): Promise<TrustedCertificate | undefined> {
+    const { copy, store, refusals, log } = this.#parts;
+    if (refusals.over(address) !== undefined) return undefined;
     try {
-      const names = (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
-      const files = await Promise.all(
-        names.map(async (name) => ({ path: join(dir, name), at: await stat(join(dir, name)) })),
-      );
-      const seen = files.map(({ path, at }) => `${path} ${at.mtimeMs} ${at.size}`).join('\n');
-      if (seen !== this.#seen) {
-        const found = await Promise.all(files.map(({ path }) => this.#fingerprintsIn(path)));
-        this.#fingerprints = new Set(found.flat());
-        this.#seen = seen;
-        this.#log.info('trusted certificates read', { dir, count: this.#fingerprints.size });
-      }
+      if (!(await store.certificate(fingerprint))) return undefined;
+      await copy.refresh(fingerprint);
+      return copy.get(fingerprint);
     } catch (error) {
-      // Rather nobody than somebody whose certificate may have been taken away.
-      this.#fingerprints = new Set();
-      this.#seen = '';
-      this.#log.error('trusted certificates cannot be read', { dir, error });
+      if (!isCode(error, 'nats-unavailable')) throw error;
+      log.warn('an unknown certificate cannot be looked up', { fingerprint, error });
+      return undefined;
     }
-    this.#readAt = performance.now();
   }
 
-  async #fingerprintsIn(path: string): Promise<string[]> {
-    const pem =
-      (await readFile(path, 'utf8')).match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
-    return pem.flatMap((certificate) => {
-      try {
-        return [fingerprintOf(certificate)];
-      } catch (error) {
-        this.#log.error('not a certificate', { path, error });
-        return [];
-      }
-    });
+  /** Those in the directory, as the store would have them. */
+  async inDirectory(): Promise<TrustedCertificate[]> {
+    return ((await this.#parts.directory?.all()) ?? []).map(shown);
+  }
+
+  /** Counts a refused call against its address. */
+  refused(address: string | undefined, weight?: number): void {
+    this.#parts.refusals.count(address ?? '', weight);
+  }
+
+  /** Throws too-many-requests for an address that was refused too often of late. */
+  assertHeard({ req, res }: { req: IncomingMessage; res: ServerResponse }): void {
+    const seconds = this.#parts.refusals.over(req.socket.remoteAddress ?? '');
+    if (seconds === undefined) return;
+    res.setHeader('retry-after', seconds);
+    throw new LxstowError('too-many-requests', `too many refused requests; try again in ${seconds} s`);
   }
 }
 
-/** From the directory or by the CA. */
-function admin(fingerprint: string): Client {
-  return { fingerprint, trusted: true, name: fingerprint.slice(0, 12), role: 'admin', projects: undefined };
+function stranger(fingerprint: string): Client {
+  return { fingerprint, trusted: false, name: '', role: 'viewer', projects: [] };
+}
+
+function granted({ fingerprint, name, role, restricted, projects }: TrustedCertificate): Client {
+  return { fingerprint, trusted: true, name, role, projects: restricted ? projects : undefined };
+}
+
+function admin(fingerprint: string, certificate: X509Certificate): Client {
+  const name = commonName(certificate) ?? fingerprint.slice(0, 12);
+  return { fingerprint, trusted: true, name, role: 'admin', projects: undefined };
+}
+
+function shown(certificate: X509Certificate): TrustedCertificate {
+  const fingerprint = fingerprintOf(certificate);
+  return {
+    fingerprint,
+    name: commonName(certificate) ?? fingerprint.slice(0, 12),
+    type: 'client',
+    certificate: certificate.toString(),
+    restricted: false,
+    projects: [],
+    role: 'admin',
+    added_at: new Date(certificate.validFrom).toISOString(),
+  };
 }

@@ -11,6 +11,8 @@ export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have sent so far. */
 export const checkpointsBucket = 'lxstow_checkpoints';
+/** Who is trusted, tokens, and where gateways are. */
+export const trustBucket = 'lxstow_trust';
 
 /**
  * A remote's jobs come in two lanes, each with a consumer: a deletion takes a moment and its client waits for it, so it does not
@@ -152,6 +154,28 @@ export function operationKey(remote: string, id: string): string {
   return `${remote}.${id}`;
 }
 
+/** Key of a trusted client's certificate. */
+export function certificateKey(fingerprint: string): string {
+  return `certificate.${fingerprint}`;
+}
+
+/** Key of a token; `id` or the hash of its secret may be `*`. */
+export function tokenKey(id: string, secretHash: string): string {
+  return `token.${id}.${secretHash}`;
+}
+
+/** Key under which a gateway says where it is. */
+export function gatewayKey(fingerprint: string, address: string): string {
+  return `gateway.${fingerprint}.${encodeToken(address)}`;
+}
+
+export const gatewayKeys = 'gateway.*.*';
+
+/** The fingerprint of a certificate's key; undefined for other keys. */
+export function parseCertificateKey(key: string): string | undefined {
+  return /^certificate\.([0-9a-f]{64})$/.exec(key)?.[1];
+}
+
 /** Makes streams, buckets and consumers, or brings what is there up to date. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
 export async function setUp(nats: Nats, config: Config): Promise<void> {
   const { replicas, maxQueuedJobs } = config.nats;
@@ -197,7 +221,7 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
     retention: RetentionPolicy.Limits,
     allow_direct: true,
   });
-  for (const bucket of [operationsBucket, leasesBucket, checkpointsBucket]) {
+  for (const bucket of [operationsBucket, leasesBucket, checkpointsBucket, trustBucket]) {
     await make(`bucket ${bucket}`, async () => {
       await new Kvm(nats.js).create(bucket, {
         history: 1,

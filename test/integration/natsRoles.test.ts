@@ -78,6 +78,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
     'KV_lxstow_operations',
     'KV_lxstow_leases',
     'KV_lxstow_checkpoints',
+    'KV_lxstow_trust',
   ];
   const administration = everything.flatMap((stream) => [
     `$JS.API.STREAM.CREATE.${stream}`,
@@ -99,6 +100,8 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         'lxstow.jobs.other.delete.default.c1',
         'lxstow.dead.other.backup.default.c1',
         'lxstow.ask.other.look',
+        '$KV.lxstow_trust.certificate.00',
+        '$JS.API.STREAM.MSG.GET.KV_lxstow_trust',
         'lxstow.api.backups.list.local.default',
         '$JS.API.STREAM.MSG.GET.LXSTOW_JOBS',
         '$JS.API.STREAM.MSG.GET.LXSTOW_DEAD',
@@ -146,6 +149,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         `$JS.API.DIRECT.GET.KV_lxstow_operations.$KV.lxstow_operations.local.${operation}`,
         `$KV.lxstow_operations.local.${operation}`,
         '$KV.lxstow_leases.local.default.c1',
+        '$KV.lxstow_trust.certificate.00',
         'lxstow.jobs.local.restore.default.c1',
         'lxstow.jobs.local.delete.default.c1',
         'lxstow.jobs.local.backup.lxstow-lab.c1',

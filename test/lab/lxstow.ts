@@ -209,7 +209,12 @@ function ask(
         });
       },
     );
-    request.on('error', reject);
+    request.on('error', (error: NodeJS.ErrnoException) => {
+      // The gateway may close an idle connection while we write to it: every HTTP client asks again then.
+      if (request.reusedSocket && method === 'GET' && error.code === 'ECONNRESET')
+        resolve(ask(url, agent, method, path, headers, body));
+      else reject(error);
+    });
     request.end(body);
   });
 }

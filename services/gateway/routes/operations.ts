@@ -1,16 +1,17 @@
 /** Operations: listed, shown, waited for. */
 import { type Request, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
-import { mayTouch } from '../access.ts';
+import { isAdmin, mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
 import { cancelOperation, missingOperation } from '../operations.ts';
 import { clientOf, flag, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
+import { tokenOperation } from '../tokenOperation.ts';
 
 const longestWaitMs = 2 ** 31 - 1;
 
 export function operationRoutes(parts: GatewayParts): Router {
-  const { operations, feed, stop } = parts;
+  const { operations, feed, trustStore, stop } = parts;
   const router = Router();
   const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
 
@@ -23,23 +24,37 @@ export function operationRoutes(parts: GatewayParts): Router {
       all ? mayTouch(client, operation.project) : operation.project === project,
     );
     const byStatus = Object.groupBy(found, ({ status }) => status.toLowerCase());
-    const shown = Object.entries(byStatus).map(([status, each = []]) => [
-      status,
-      each.map((one) => (full ? toLxd(one) : operationPath(one.id))),
-    ]);
-    sync(response, Object.fromEntries(shown));
+    const shown: Record<string, unknown[]> = Object.fromEntries(
+      Object.entries(byStatus).map(([status, each = []]) => [
+        status,
+        each.map((one) => (full ? toLxd(one) : operationPath(one.id))),
+      ]),
+    );
+    // In LXD too, a token runs in the default project.
+    if (isAdmin(client) && (all || project === 'default')) {
+      const tokens = await trustStore.tokens();
+      if (tokens.length > 0)
+        shown.running = [
+          ...(shown.running ?? []),
+          ...tokens.map((token) => (full ? tokenOperation(token) : operationPath(token.id))),
+        ];
+    }
+    sync(response, shown);
   });
 
   router.get('/:id', async (request, response) => {
     const id = idOf(request);
     const found = await operations.find(id);
-    if (!found) throw missingOperation(id);
-    sync(response, toLxd(found.operation));
+    if (found) return sync(response, toLxd(found.operation));
+    const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
+    if (!token) throw missingOperation(id);
+    sync(response, tokenOperation(token));
   });
 
   router.delete('/:id', async (request, response) => {
     const id = idOf(request);
-    await cancelOperation(parts, id);
+    const isToken = isAdmin(clientOf(request)) && (await trustStore.removeToken(id));
+    if (!isToken) await cancelOperation(parts, id);
     sync(response);
   });
 

@@ -1,13 +1,13 @@
 /** What the server is: GET / and GET /1.0, the only answers for those who are not trusted. */
 import { Router } from 'express';
+import { fingerprintOf } from '../../trust/certificates.ts';
 import { version } from '../../version.ts';
 import type { GatewayParts } from '../app.ts';
 import { sync } from '../respond.ts';
-import { fingerprintOf } from '../tls.ts';
 import type { Client } from '../trust.ts';
 
 /** LXD's words for what this API has in common with LXD's. */
-const extensions = ['instances', 'container_backup', 'projects'];
+const extensions = ['instances', 'container_backup', 'projects', 'certificate_token', 'explicit_trust_token'];
 
 export function serverRoutes({ certificate }: GatewayParts): Router {
   const router = Router();
@@ -26,6 +26,8 @@ export function serverRoutes({ certificate }: GatewayParts): Router {
       public: false,
       auth_methods: ['tls'],
       ...(trusted && {
+        auth_user_name: client?.fingerprint,
+        auth_user_method: 'tls',
         config: {},
         environment: {
           server: 'lxstow',

@@ -1,0 +1,139 @@
+/** `lxstow trust`: who is trusted, beside NATS, without a gateway. */
+import { readFileSync } from 'node:fs';
+import { basename, extname } from 'node:path';
+import { type Config, check, type Role } from '../../contract.ts';
+import { LxstowError } from '../../errors.ts';
+import type { Log } from '../../logger.ts';
+import { connectNats } from '../../queue/connection.ts';
+import { commonName, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
+import { TrustStore } from '../../trust/store.ts';
+import { encodeToken, type GatewayPlace, newToken } from '../../trust/tokens.ts';
+import { table } from '../table.ts';
+
+interface Common {
+  config: Config;
+  log: Log;
+}
+type Format = 'table' | 'json';
+
+export interface GrantOptions {
+  role?: Role;
+  /** None: the client is not restricted. */
+  project: string[];
+}
+
+const print = (text: string) => process.stdout.write(text);
+
+/** Prints the token, alone on standard output. */
+export async function tokenCommand(
+  { config, log }: Common,
+  name: string,
+  options: GrantOptions & { expires?: string; gateway?: string },
+): Promise<void> {
+  check('names.json#/$defs/clientName', name, 'name');
+  const lifetimeMs =
+    options.expires === undefined ? config.gateway.tokenExpiryHours * 3_600_000 : inMs(options.expires);
+  await using trust = await open(config, log);
+  const place = gatewayOf(await trust.store.gateways(), options.gateway);
+  const { token, secret } = newToken(name, grantOf(options), place, new Date(Date.now() + lifetimeMs));
+  await trust.store.addToken(token, secret);
+  process.stderr.write(`Client ${name} certificate add token, until ${token.expires_at}:\n`);
+  print(`${encodeToken(token, secret)}\n`);
+}
+
+export async function addCommand(
+  { config, log }: Common,
+  file: string,
+  options: GrantOptions & { name?: string },
+): Promise<void> {
+  const certificate = parseCertificate(readCertificate(file));
+  const name = options.name ?? commonName(certificate) ?? basename(file, extname(file));
+  check('names.json#/$defs/clientName', name, 'name');
+  await using trust = await open(config, log);
+  const entry = trustedCertificate(certificate, name, grantOf(options));
+  await trust.store.add(entry);
+  print(`${entry.name} is trusted: ${entry.fingerprint}\n`);
+}
+
+export async function listCommand({ config, log }: Common, format: Format): Promise<void> {
+  await using trust = await open(config, log);
+  const found = (await trust.store.certificates()).map(({ certificate }) => certificate);
+  found.sort((a, b) => a.name.localeCompare(b.name));
+  if (format === 'json') return void print(`${JSON.stringify(found, null, 2)}\n`);
+  if (found.length === 0) return void print('nobody is trusted, but by gateway.trustDir and gateway.trustCa\n');
+  const rows = found.map(({ name, role, restricted, projects, fingerprint, added_at }) => [
+    name,
+    role,
+    restricted ? projects.join(',') || '-' : 'all',
+    fingerprint.slice(0, 12),
+    added_at.slice(0, 19),
+  ]);
+  print(table(['NAME', 'ROLE', 'PROJECTS', 'FINGERPRINT', 'ADDED (UTC)'], rows));
+}
+
+export async function removeCommand({ config, log }: Common, fingerprint: string): Promise<void> {
+  await using trust = await open(config, log);
+  const { certificate } = await trust.store.find(fingerprint.toLowerCase());
+  await trust.store.remove(certificate.fingerprint);
+  print(`${certificate.name} is no longer trusted: ${certificate.fingerprint}\n`);
+}
+
+export async function listTokensCommand({ config, log }: Common, format: Format): Promise<void> {
+  await using trust = await open(config, log);
+  const found = (await trust.store.tokens()).sort((a, b) => a.name.localeCompare(b.name));
+  if (format === 'json') return void print(`${JSON.stringify(found, null, 2)}\n`);
+  if (found.length === 0) return void print('there are no tokens\n');
+  const rows = found.map(({ name, role, restricted, projects, expires_at }) => [
+    name,
+    role,
+    restricted ? projects.join(',') || '-' : 'all',
+    expires_at.slice(0, 19),
+  ]);
+  print(table(['NAME', 'ROLE', 'PROJECTS', 'EXPIRES (UTC)'], rows));
+}
+
+/** Takes all tokens of this name back. */
+export async function revokeTokenCommand({ config, log }: Common, name: string): Promise<void> {
+  await using trust = await open(config, log);
+  const found = (await trust.store.tokens()).filter((token) => token.name === name);
+  if (found.length === 0) throw new LxstowError('not-found', `there is no token for ${name}`);
+  for (const { id } of found) await trust.store.removeToken(id);
+  print(`the token for ${name} is revoked\n`);
+}
+
+async function open(config: Config, log: Log): Promise<{ store: TrustStore } & AsyncDisposable> {
+  const nats = await connectNats(config.nats, 'lxstow trust', log);
+  return { store: new TrustStore(nats, log), [Symbol.asyncDispose]: () => nats[Symbol.asyncDispose]() };
+}
+
+function grantOf({ role, project }: GrantOptions) {
+  for (const each of project) check('names.json#/$defs/projectName', each, '--project');
+  return newGrant({ role, restricted: project.length > 0, projects: project });
+}
+
+/** The one that was seen last, unless one is named. */
+function gatewayOf(places: GatewayPlace[], address: string | undefined): GatewayPlace {
+  const place = places.find(({ addresses }) => address === undefined || addresses.includes(address));
+  if (place) return place;
+  const known = places.flatMap(({ addresses }) => addresses).join(', ');
+  throw new LxstowError(
+    'not-found',
+    known
+      ? `no gateway has said that it is at ${address}; there are: ${known}`
+      : 'no gateway is known yet, and a token says where it is: start one first',
+  );
+}
+
+function inMs(text: string): number {
+  const [, count, unit] = /^(\d{1,6})([mhd])$/.exec(text) ?? [];
+  if (!count || !unit) throw new LxstowError('bad-request', `--expires ${text}: give it as 30m, 12h or 7d`);
+  return Number(count) * { m: 60_000, h: 3_600_000, d: 86_400_000 }[unit as 'm' | 'h' | 'd'];
+}
+
+function readCertificate(file: string): string {
+  try {
+    return readFileSync(file, 'latin1');
+  } catch (cause) {
+    throw new LxstowError('bad-request', `cannot read ${file}: ${(cause as Error).message}`, { cause });
+  }
+}

@@ -1,0 +1,66 @@
+/** The audit trail: a log line for each call that changes something and each that is refused, at whatever level the log is. */
+import type { RequestHandler, Response } from 'express';
+import type { Config } from '../contract.ts';
+import { createLogger, type Log } from '../logger.ts';
+import type { Client } from './trust.ts';
+
+const refusals = [401, 403, 429];
+
+export function auditLog(config: Config['log']): Log {
+  return createLogger({ ...config, level: 'info' }, { service: 'gateway', audit: true });
+}
+
+/** Writes the line when the answer is out, or the client is gone. */
+export function audited(log: Log): RequestHandler {
+  return (request, response, next) => {
+    // Routers shorten the path while they are at it.
+    const { method, path, query } = request;
+    const reading = ['GET', 'HEAD', 'OPTIONS'].includes(method);
+    const address = request.socket.remoteAddress ?? '';
+    let written = false;
+    const write = (status: number, result: string) => {
+      if (written || (reading && !refusals.includes(status))) return;
+      written = true;
+      const location = response.get('location');
+      const { client, audit } = response.locals as Locals;
+      log.info('audit', {
+        requestor: requestorOf(client, address),
+        method,
+        path,
+        ...(typeof query.project === 'string' && { project: query.project }),
+        status,
+        result,
+        ...(location !== undefined && { location }),
+        ...audit,
+      });
+    };
+    response.once('finish', () => write(response.statusCode, resultOf(response.statusCode)));
+    response.once('close', () => write(response.statusCode, 'cut'));
+    next();
+  };
+}
+
+/** Adds to a request's line. Nothing secret. */
+export function noteForAudit(response: Response, fields: Record<string, unknown>): void {
+  response.locals.audit = { ...response.locals.audit, ...fields };
+}
+
+interface Locals {
+  client?: Client;
+  audit?: Record<string, unknown>;
+}
+
+function requestorOf(client: Client | undefined, address: string): object {
+  return {
+    username: client?.fingerprint ?? '',
+    name: client?.name ?? '',
+    role: client?.trusted ? client.role : 'untrusted',
+    protocol: 'tls',
+    address,
+  };
+}
+
+function resultOf(status: number): string {
+  if (refusals.includes(status)) return 'refused';
+  return status < 400 ? 'done' : 'failed';
+}

@@ -1,0 +1,57 @@
+/** Open connections by the certificate at their other end, so that they end with its trust: requests, transfers and websockets. */
+import type { TLSSocket } from 'node:tls';
+import type { Response } from 'express';
+import { fingerprintOf } from '../trust/certificates.ts';
+
+export class Connections {
+  readonly #sockets = new Map<string, Set<TLSSocket>>();
+  /** A request has come whose client is not known yet. It will be, by what counts then. */
+  readonly #undecided = new WeakSet<TLSSocket>();
+  /** Was to be cut meanwhile. */
+  readonly #missed = new WeakSet<TLSSocket>();
+  /** Ends by itself, with the answer that is under way. */
+  readonly #leaving = new WeakSet<TLSSocket>();
+
+  /** For each connection, from its handshake on. */
+  add(socket: TLSSocket): void {
+    const certificate = socket.getPeerX509Certificate();
+    if (!certificate) return;
+    const fingerprint = fingerprintOf(certificate.raw);
+    const sockets = this.#sockets.get(fingerprint) ?? new Set();
+    this.#sockets.set(fingerprint, sockets.add(socket));
+    socket.once('close', () => {
+      sockets.delete(socket);
+      if (sockets.size === 0 && this.#sockets.get(fingerprint) === sockets) this.#sockets.delete(fingerprint);
+    });
+  }
+
+  /** Looks who the client is; the connection is not cut meanwhile. */
+  async whileDeciding<T>(socket: TLSSocket, decide: () => Promise<T>): Promise<T> {
+    this.#undecided.add(socket);
+    try {
+      for (;;) {
+        this.#missed.delete(socket);
+        const decided = await decide();
+        if (!this.#missed.has(socket)) return decided;
+      }
+    } finally {
+      this.#undecided.delete(socket);
+    }
+  }
+
+  /** For a request that may take away its own client's trust: it is answered, and the connection ends then. */
+  leave(response: Response): void {
+    const socket = response.req.socket as TLSSocket;
+    this.#leaving.add(socket);
+    response.set('connection', 'close');
+    response.once('close', () => socket.destroySoon());
+  }
+
+  /** Cuts all of this certificate's. */
+  close(fingerprint: string): void {
+    for (const socket of this.#sockets.get(fingerprint) ?? []) {
+      if (this.#undecided.has(socket)) this.#missed.add(socket);
+      else if (!this.#leaving.has(socket)) socket.destroy();
+    }
+  }
+}

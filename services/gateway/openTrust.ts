@@ -1,0 +1,78 @@
+/** All that trust takes in a gateway, put together: the store and its copy, the directory, open connections, the audit trail. */
+import { setTimeout } from 'node:timers/promises';
+import type { Config } from '../contract.ts';
+import type { Log } from '../logger.ts';
+import type { Nats } from '../queue/connection.ts';
+import { fingerprintOf } from '../trust/certificates.ts';
+import { TrustCopy } from '../trust/copy.ts';
+import { TrustStore } from '../trust/store.ts';
+import type { GatewayPlace } from '../trust/tokens.ts';
+import { auditLog } from './audit.ts';
+import { Connections } from './connections.ts';
+import { RefusalLimit } from './refusals.ts';
+import { advertisedAddresses, type ServerCertificate } from './tls.ts';
+import { Trust } from './trust.ts';
+import { TrustDirectory } from './trustDirectory.ts';
+
+const announceEveryMs = 3_600_000;
+
+export interface TrustParts {
+  trust: Trust;
+  trustStore: TrustStore;
+  trustCopy: TrustCopy;
+  connections: Connections;
+  audit: Log;
+  /** Where clients find this gateway, and others with its certificate. */
+  place(): Promise<GatewayPlace>;
+  /** Tells the command line where this gateway is, now and then. */
+  announce(port: number): void;
+}
+
+/** Throws when NATS lacks the bucket. */
+export async function openTrust(
+  config: Config,
+  certificate: ServerCertificate,
+  nats: Nats,
+  log: Log,
+  signal: AbortSignal,
+): Promise<TrustParts> {
+  const { gateway } = config;
+  const fingerprint = fingerprintOf(certificate.cert);
+  const connections = new Connections();
+  const close = (client: string) => connections.close(client);
+  const store = new TrustStore(nats, log);
+  const atOnce = new TrustStore(nats, log, 0);
+  const copy = await TrustCopy.open(atOnce, log, close, signal);
+  const directory = gateway.trustDir === undefined ? undefined : new TrustDirectory(gateway.trustDir, log, close);
+  void directory?.follow(signal);
+  const audit = auditLog(config.log);
+  const refusals = new RefusalLimit(gateway.refusalsPerMinute);
+  let own: GatewayPlace = { fingerprint, addresses: advertisedAddresses(gateway, gateway.port) };
+
+  async function announceForEver(): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        await store.announce(own);
+      } catch (error) {
+        log.warn('where this gateway is could not be announced', { error });
+      }
+      await setTimeout(announceEveryMs, undefined, { signal, ref: false }).catch(() => undefined);
+    }
+  }
+
+  return {
+    trust: new Trust({ config: gateway, log, copy, store: atOnce, directory, refusals, connections }),
+    trustStore: store,
+    trustCopy: copy,
+    connections,
+    audit,
+    async place() {
+      const others = (await store.gateways()).find((each) => each.fingerprint === fingerprint)?.addresses ?? [];
+      return { fingerprint, addresses: [...new Set([...own.addresses, ...others])] };
+    },
+    announce(port) {
+      own = { fingerprint, addresses: advertisedAddresses(gateway, port) };
+      void announceForEver();
+    },
+  };
+}

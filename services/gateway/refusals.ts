@@ -1,0 +1,47 @@
+/** How often an address has been refused of late. It bounds guessing, and what strangers cost us. */
+
+/** A wrong token costs more than a call without trust. */
+export const wrongTokenWeight = 10;
+/** So many addresses are remembered; then the one that was quiet longest is forgotten. */
+const mostAddresses = 10_000;
+
+export class RefusalLimit {
+  readonly #perMinute: number;
+  readonly #addresses = new Map<string, { level: number; at: number }>();
+
+  constructor(perMinute: number) {
+    this.#perMinute = perMinute;
+  }
+
+  count(address: string, weight = 1, now = performance.now()): void {
+    const key = network(address);
+    const level = Math.min(this.#level(key, now) + weight, this.#perMinute + wrongTokenWeight);
+    this.#addresses.delete(key);
+    this.#addresses.set(key, { level, at: now });
+    if (this.#addresses.size > mostAddresses) {
+      const [quietest] = this.#addresses.keys();
+      if (quietest !== undefined) this.#addresses.delete(quietest);
+    }
+  }
+
+  /** Seconds until the address is heard again; undefined when it is heard now. */
+  over(address: string, now = performance.now()): number | undefined {
+    const above = this.#level(network(address), now) - this.#perMinute;
+    return above < 0 ? undefined : Math.max(1, Math.ceil(((above + 1) * 60) / this.#perMinute));
+  }
+
+  #level(key: string, now: number): number {
+    const known = this.#addresses.get(key);
+    return known ? Math.max(0, known.level - ((now - known.at) / 60_000) * this.#perMinute) : 0;
+  }
+}
+
+/** An IPv4 address, or the /64 that one host has of IPv6. */
+function network(address: string): string {
+  const v4 = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (v4 !== undefined || !address.includes(':')) return v4 ?? address;
+  const [head = '', tail = ''] = address.replace(/%.*$/, '').split('::', 2);
+  const [front, back] = [head, tail].map((half) => (half === '' ? [] : half.split(':'))) as [string[], string[]];
+  const zeros = Array.from({ length: Math.max(0, 8 - front.length - back.length) }, () => '0');
+  return [...front, ...(address.includes('::') ? zeros : []), ...back].slice(0, 4).join(':').toLowerCase();
+}

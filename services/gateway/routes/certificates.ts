@@ -1,0 +1,218 @@
+/** Who is trusted: listed, added, changed and removed, and tokens by which clients add themselves. */
+import { X509Certificate } from 'node:crypto';
+import type { TLSSocket } from 'node:tls';
+import { type Request, type RequestHandler, type Response, Router } from 'express';
+import { type CertificatePutBody, type CertificatesPostBody, check, type TrustedCertificate } from '../../contract.ts';
+import { LxstowError } from '../../errors.ts';
+import {
+  changedGrant,
+  commonName,
+  fingerprintOf,
+  type Grant,
+  newGrant,
+  parseCertificate,
+  trustedCertificate,
+} from '../../trust/certificates.ts';
+import type { StoredCertificate } from '../../trust/store.ts';
+import { decodeToken, newToken } from '../../trust/tokens.ts';
+import { isAdmin } from '../access.ts';
+import type { GatewayParts } from '../app.ts';
+import { noteForAudit } from '../audit.ts';
+import { wrongTokenWeight } from '../refusals.ts';
+import { bodyOf, clientOf, query } from '../requests.ts';
+import { created, started, sync } from '../respond.ts';
+import { tokenOperation } from '../tokenOperation.ts';
+
+const hourMs = 3_600_000;
+
+export function certificateRoutes(parts: GatewayParts): Router {
+  const { config, trust, trustStore, trustCopy, connections } = parts;
+  const router = Router();
+
+  router.get('/', async (request, response) => {
+    const client = clientOf(request);
+    const stored = (await trustStore.certificates()).map(({ certificate }) => certificate);
+    const known = new Set(stored.map(({ fingerprint }) => fingerprint));
+    const listed = (await trust.inDirectory()).filter(({ fingerprint }) => !known.has(fingerprint));
+    const seen = [...stored, ...listed]
+      .filter(({ fingerprint }) => isAdmin(client) || fingerprint === client.fingerprint)
+      .sort((a, b) => a.name.localeCompare(b.name));
+    sync(response, query(request, 'recursion') === '1' ? seen.map(shown) : seen.map(pathOf));
+  });
+
+  router.post('/', async (request, response) => {
+    const body = check('http-certificates-post.json', bodyOf(request), 'body');
+    const grant = newGrant(body);
+    if (!body.token) return add(parts, request, response, body, grant);
+    if (body.certificate) throw new LxstowError('bad-request', "Can't use certificate if token is requested");
+    if (!body.name) throw new LxstowError('bad-request', 'body: a token needs the name of its client');
+    const expires = body.expires_at
+      ? new Date(body.expires_at)
+      : new Date(Date.now() + config.gateway.tokenExpiryHours * hourMs);
+    const { token, secret } = newToken(body.name, grant, await parts.place(), expires);
+    await trustStore.addToken(token, secret);
+    noteForAudit(response, { name: token.name, grant, expires: token.expires_at });
+    started(response, token.id, tokenOperation(token, secret));
+  });
+
+  router.get('/:fingerprint', async (request, response) => {
+    const client = clientOf(request);
+    const { certificate, revision } = await find(request);
+    if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint)
+      throw new LxstowError('forbidden', 'not authorized');
+    response.set('etag', etagOf(revision));
+    sync(response, shown(certificate));
+  });
+
+  const change =
+    (grantOf: (body: CertificatePutBody, before: TrustedCertificate) => Grant): RequestHandler =>
+    async (request, response) => {
+      const body = check('http-certificate-put.json', bodyOf(request), 'body');
+      for (;;) {
+        const { certificate: before, revision } = await findStored(request);
+        const ifMatch = request.get('if-match');
+        if (ifMatch !== undefined && ifMatch !== '*' && ifMatch !== etagOf(revision))
+          throw new LxstowError('precondition-failed', "ETag doesn't match");
+        if (body.certificate && fingerprintOf(parseCertificate(body.certificate)) !== before.fingerprint)
+          throw new LxstowError(
+            'bad-request',
+            'a certificate cannot be exchanged: add the new one, remove the old one',
+          );
+        const after = { ...before, name: body.name || before.name, ...grantOf(body, before) };
+        leaveIfOwn(request, response, before.fingerprint);
+        noteForAudit(response, { fingerprint: after.fingerprint, name: after.name, grant: newGrant(after) });
+        if (!(await trustStore.update(after, revision))) continue;
+        await trustCopy.refresh(after.fingerprint);
+        return sync(response);
+      }
+    };
+
+  router.put(
+    '/:fingerprint',
+    change(({ restricted, projects, role }, before) => {
+      // LXD takes a missing one for false; that would free a restricted client by accident.
+      if (restricted === undefined) throw new LxstowError('bad-request', 'body: restricted is missing');
+      return changedGrant(before, { restricted, projects: projects ?? [], role });
+    }),
+  );
+  router.patch(
+    '/:fingerprint',
+    change((body, before) => changedGrant(before, { ...body, ...(body.restricted === false && { projects: [] }) })),
+  );
+
+  router.delete('/:fingerprint', async (request, response) => {
+    const { certificate } = await findStored(request);
+    leaveIfOwn(request, response, certificate.fingerprint);
+    noteForAudit(response, { fingerprint: certificate.fingerprint, name: certificate.name });
+    await trustStore.remove(certificate.fingerprint);
+    await trustCopy.refresh(certificate.fingerprint);
+    sync(response);
+  });
+
+  async function find(request: Request): Promise<StoredCertificate> {
+    const wanted = prefixOf(request);
+    const listed = (await trust.inDirectory()).filter(({ fingerprint }) => fingerprint.startsWith(wanted));
+    try {
+      return await trustStore.find(wanted);
+    } catch (error) {
+      const [certificate] = listed;
+      if (certificate && listed.length === 1) return { certificate, revision: 0 };
+      throw error;
+    }
+  }
+
+  async function findStored(request: Request): Promise<StoredCertificate> {
+    const found = await find(request);
+    if (found.revision === 0)
+      throw new LxstowError(
+        'bad-request',
+        `certificate ${found.certificate.fingerprint} is in gateway.trustDir: change its file there`,
+      );
+    return found;
+  }
+
+  function leaveIfOwn(request: Request, response: Response, fingerprint: string): void {
+    if (clientOf(request).fingerprint === fingerprint) connections.leave(response);
+  }
+
+  return router;
+}
+
+/** For who is not trusted yet: adds the certificate that the connection shows, for a token. All else is up to the token. */
+export function enrolment(parts: GatewayParts): RequestHandler {
+  return async (request, response) => {
+    const { trustStore, trust } = parts;
+    const body = check('http-certificates-post.json', bodyOf(request), 'body');
+    const refuse = (reason: string, told = reason) => {
+      trust.refused(request.socket.remoteAddress, wrongTokenWeight);
+      noteForAudit(response, { reason });
+      return new LxstowError('forbidden', told);
+    };
+    const given = body.trust_token || body.password;
+    if (!given) throw refuse('no token', 'not authorized');
+    const certificate = ownCertificate(request);
+    const token = decodeToken(given);
+    if (!token) throw refuse('not a token', 'not authorized');
+    const fingerprint = fingerprintOf(certificate);
+    if (await trustStore.certificate(fingerprint))
+      throw new LxstowError('conflict', 'Certificate already in trust store');
+    // Before the token is used up.
+    trustedCertificate(certificate, '', newGrant({}));
+    const redeemed = await trustStore.redeem(token.secret);
+    if (!redeemed)
+      throw refuse(
+        token.expires && token.expires.getTime() <= Date.now()
+          ? 'Token has expired'
+          : 'No matching certificate add operation found',
+      );
+    noteForAudit(response, { token: redeemed.id });
+    await store(parts, response, trustedCertificate(certificate, redeemed.name, grantOf(redeemed)));
+  };
+}
+
+async function add(
+  parts: GatewayParts,
+  request: Request,
+  response: Response,
+  { name, certificate: text }: CertificatesPostBody,
+  grant: Grant,
+): Promise<void> {
+  const certificate = text ? parseCertificate(text) : ownCertificate(request);
+  const called = name || commonName(certificate) || request.socket.remoteAddress || fingerprintOf(certificate);
+  await store(parts, response, trustedCertificate(certificate, called, grant));
+}
+
+async function store({ trustStore, trustCopy }: GatewayParts, response: Response, certificate: TrustedCertificate) {
+  noteForAudit(response, { fingerprint: certificate.fingerprint, name: certificate.name, grant: grantOf(certificate) });
+  await trustStore.add(certificate);
+  await trustCopy.refresh(certificate.fingerprint);
+  created(response, pathOf(certificate));
+}
+
+function ownCertificate(request: Request): X509Certificate {
+  const shown = (request.socket as TLSSocket).getPeerX509Certificate();
+  if (!shown) throw new LxstowError('bad-request', 'No client certificate provided');
+  return new X509Certificate(shown.raw);
+}
+
+function grantOf({ role, restricted, projects }: Grant): Grant {
+  return { role, restricted, projects };
+}
+
+function prefixOf(request: Request): string {
+  const { fingerprint } = request.params as { fingerprint: string };
+  if (!/^[0-9a-f]{1,64}$/.test(fingerprint)) throw new LxstowError('not-found', 'Certificate not found');
+  return fingerprint;
+}
+
+function etagOf(revision: number): string {
+  return `"${revision}"`;
+}
+
+function pathOf({ fingerprint }: TrustedCertificate): string {
+  return `/1.0/certificates/${fingerprint}`;
+}
+
+function shown({ fingerprint, name, type, certificate, restricted, projects, role }: TrustedCertificate): object {
+  return { fingerprint, name, type, certificate, restricted, projects, role };
+}

@@ -1,0 +1,135 @@
+/**
+ * The trusted certificates in memory, as they are in the bucket: a watch says what has changed, and a look at the bucket's last
+ * revision finds what a watch missed.
+ */
+import { setTimeout } from 'node:timers/promises';
+import type { TrustedCertificate } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+import { parseCertificateKey } from '../queue/topology.ts';
+import { sameGrant } from './certificates.ts';
+import type { TrustStore } from './store.ts';
+
+const lookEveryMs = 2000;
+/** A copy that could not be compared for so long says nothing any more: it would not know who was revoked. */
+const staleAfterMs = 30_000;
+const watchAgainMs = 500;
+
+/** Told when a client may no longer do what it could: revoked, or granted something else. */
+export type OnChange = (fingerprint: string) => void;
+
+export class TrustCopy {
+  readonly #store: TrustStore;
+  readonly #log: Log;
+  readonly #onChange: OnChange;
+  #entries = new Map<string, TrustedCertificate>();
+  #upTo = -1;
+  #comparedAt = Number.NEGATIVE_INFINITY;
+  /** Reads follow each other, so that the last to arrive is the newest. */
+  #reads: Promise<unknown> = Promise.resolve();
+
+  private constructor(store: TrustStore, log: Log, onChange: OnChange) {
+    this.#store = store;
+    this.#log = log;
+    this.#onChange = onChange;
+  }
+
+  /** Resolves once all is read. Throws nats-unavailable, or nats-unfit when `lxstow setup` has not made the bucket. */
+  static async open(store: TrustStore, log: Log, onChange: OnChange, signal: AbortSignal): Promise<TrustCopy> {
+    const copy = new TrustCopy(store, log, onChange);
+    await copy.#compare();
+    void copy.#follow(signal);
+    void copy.#compareForEver(signal);
+    return copy;
+  }
+
+  /** Throws nats-unavailable for one that was trusted when NATS was last heard of, too long ago. */
+  get(fingerprint: string): TrustedCertificate | undefined {
+    const found = this.#entries.get(fingerprint);
+    if (found && performance.now() - this.#comparedAt > staleAfterMs)
+      throw new LxstowError('nats-unavailable', 'NATS does not say who is trusted');
+    return found;
+  }
+
+  /** Reads one anew: after a change of one's own, and where it is not known. */
+  async refresh(fingerprint: string): Promise<void> {
+    await this.#read(async () => {
+      this.#apply(fingerprint, (await this.#store.certificate(fingerprint))?.certificate);
+    });
+  }
+
+  async #compare(): Promise<void> {
+    const last = await this.#store.lastRevision();
+    if (last !== this.#upTo) {
+      await this.#read(async () => {
+        const present = new Map(
+          (await this.#store.certificates()).map(({ certificate }) => [certificate.fingerprint, certificate]),
+        );
+        for (const fingerprint of new Set([...this.#entries.keys(), ...present.keys()]))
+          this.#apply(fingerprint, present.get(fingerprint));
+      });
+      this.#upTo = last;
+    }
+    this.#comparedAt = performance.now();
+  }
+
+  async #compareForEver(signal: AbortSignal): Promise<void> {
+    while (await pause(lookEveryMs, signal)) {
+      try {
+        await this.#compare();
+      } catch (error) {
+        this.#log.warn('who is trusted cannot be compared with NATS', { error });
+      }
+    }
+  }
+
+  async #follow(signal: AbortSignal): Promise<void> {
+    do {
+      try {
+        // What came between the last comparison and the watch is found by the next one.
+        await this.#store.watch((key, revision) => this.#see(key, revision), signal);
+      } catch (error) {
+        this.#log.warn('changes of trust cannot be watched', { error });
+      }
+      this.#upTo = -1;
+    } while (await pause(watchAgainMs, signal));
+  }
+
+  #see(key: string, revision: number): void {
+    if (revision === this.#upTo + 1) this.#upTo = revision;
+    const fingerprint = parseCertificateKey(key);
+    if (fingerprint === undefined) return;
+    this.refresh(fingerprint).catch((error) => {
+      this.#upTo = -1;
+      this.#log.warn('a change of trust cannot be read', { fingerprint, error });
+    });
+  }
+
+  #apply(fingerprint: string, now: TrustedCertificate | undefined): void {
+    const before = this.#entries.get(fingerprint);
+    if (now) this.#entries.set(fingerprint, now);
+    else this.#entries.delete(fingerprint);
+    if (before && now && sameGrant(before, now)) return;
+    if (before || now) {
+      const word = !before ? 'client trusted' : !now ? 'client no longer trusted' : "client's rights changed";
+      this.#log.info(word, { fingerprint, name: (now ?? before)?.name });
+    }
+    if (before) this.#onChange(fingerprint);
+  }
+
+  #read(run: () => Promise<void>): Promise<void> {
+    const read = this.#reads.then(run);
+    this.#reads = read.catch(() => undefined);
+    return read;
+  }
+}
+
+/** False when the signal has aborted. */
+async function pause(ms: number, signal: AbortSignal): Promise<boolean> {
+  try {
+    await setTimeout(ms, undefined, { signal, ref: false });
+    return true;
+  } catch {
+    return false;
+  }
+}
