@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
-import { jetstream } from '@nats-io/jetstream';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, PermissionViolationError } from '@nats-io/transport-node';
 import type { BackupPage } from '../../services/contract.ts';
 import { operationIdOf } from '../../services/queue/jobs.ts';
@@ -31,7 +31,11 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
     assert.equal((await stow.request('GET', '/1.0/instances/c1/backups')).body.metadata.length, 1);
     await succeeded(stow, await stow.request('POST', `/1.0/instances/c1/backups/${backup}`, { body: { name: 'c2' } }));
     assertSame(await stack.fingerprint('c2'), files);
-    assert.equal((await stow.request('DELETE', `/1.0/instances/c1/backups/${backup}`)).status, 200);
+    const path = `/1.0/instances/c1/backups/${backup}`;
+    assert.equal((await stow.request('PATCH', path, { body: { tags: { os: 'busybox' } } })).status, 200);
+    assert.equal((await stow.request('DELETE', path)).status, 200);
+    const token = { name: 'laptop', type: 'client', token: true };
+    assert.equal((await stow.request('POST', '/1.0/certificates', { body: token })).status, 202);
     assert.ok((await stow.request('GET', '/1.0/operations?all-projects=true')).body.metadata.success.length >= 3);
     await stack.launch('large', { dataMiB: 200 });
     const cancelled = await stow.request('POST', '/1.0/instances/large/backups');
@@ -51,6 +55,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
       () => lxstowAs('admin', 'dead-letters', 'list'),
       (listed) => listed.includes(dead),
     );
+    assert.match(await lxstowAs('admin', 'trust', 'list-tokens'), /laptop/);
     // As a worker runs it every hour.
     await lxstowAs('worker', 'janitor');
     assert.doesNotMatch(await nats.log(), /Violation/);
@@ -189,6 +194,23 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
       });
     }
   }
+
+  it("NATS's own answers to a publisher end nowhere but in its inbox", async () => {
+    await using publisher = await nats.connect('publisher');
+    await using admin = await nats.connect('admin');
+    const record = `$KV.lxstow_operations.other.${operation}`;
+    await jetstream(admin).publish(record, '{}');
+    publisher.publish('lxstow.jobs.local.backup.default.c1', '', { reply: record });
+    publisher.publish('$SRV.PING', '', { reply: record });
+    publisher.publish('lxstow.api.backups.list.local.default', '', { reply: record });
+    await jetstream(publisher).publish('lxstow.jobs.local.backup.default.c1', '');
+    // Behind all that those could have written.
+    await jetstream(admin).publish('$KV.lxstow_operations.other.last', '{}');
+    const { streams } = await jetstreamManager(admin);
+    assert.equal((await streams.getMessage('KV_lxstow_operations', { last_by_subj: record }))?.string(), '{}');
+    for (const subject of [record, '$KV.lxstow_operations.other.last'])
+      await streams.purge('KV_lxstow_operations', { filter: subject });
+  });
 
   it('nobody gets in without TLS, a user, or the right password', async () => {
     const ca = await readFile(nats.ca, 'utf8');
