@@ -808,7 +808,7 @@ err: string
  * The remote.
  */
 location: string
-kind: ("backup" | "restore" | "delete")
+kind: ("backup" | "restore" | "delete" | "upload")
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
@@ -841,7 +841,7 @@ error_code?: string
  */
 attempt: number
 /**
- * The worker that runs it.
+ * The worker that runs it, or the gateway that takes an upload.
  */
 owner?: string
 checkpoint?: Checkpoint

@@ -25,7 +25,9 @@ export type * from '../schemas/types.ts';
 export type Compression = NonNullable<types.BackupJob['compression']>;
 /** `operator` makes, restores and deletes backups; `viewer` looks at them. */
 export type Role = types.TrustedCertificate['role'];
-export type JobKind = types.Operation['kind'];
+export type OperationKind = types.Operation['kind'];
+/** What a message can ask for. */
+export type JobKind = Exclude<OperationKind, 'upload'>;
 
 /** What a job is about: the four tokens of its subject. */
 export interface Address {

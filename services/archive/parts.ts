@@ -22,6 +22,9 @@ export function partSizeFor(rawSize: number): number {
   return Math.max(smallestPartBytes, blocks * blockSizeBytes);
 }
 
+/** S3's limit. */
+export const mostParts = 10_000;
+
 /** Room for a part and the block that fills it up. */
 export function partBufferSize(partSize: number): number {
   return partSize + blockSizeBytes + blockOverheadBytes;

@@ -49,6 +49,12 @@ export class TarScanner {
     };
   }
 
+  /** `what` it follows, for its errors. */
+  constructor(what = 'the archive that LXD sent') {
+    this.#what = what;
+  }
+
+  readonly #what: string;
   /** Entries seen, extension headers not counted. */
   entries = 0;
   #header = Buffer.alloc(blockBytes);
@@ -86,10 +92,7 @@ export class TarScanner {
   finish(): void {
     if (this.#zeroBlocks >= 2 && this.#filled === 0) return;
     const where = this.#skip > 0 ? 'inside a file' : this.#filled > 0 ? 'inside a header' : 'without its end marker';
-    throw new LxstowError(
-      'archive-truncated',
-      `the archive that LXD sent ends ${where}, after ${this.#position} bytes`,
-    );
+    throw new LxstowError('archive-truncated', `${this.#what} ends ${where}, after ${this.#position} bytes`);
   }
 
   #readHeader(header: Buffer, position: number): void {
@@ -97,8 +100,8 @@ export class TarScanner {
       this.#zeroBlocks += 1;
       return;
     }
-    if (this.#zeroBlocks > 0) throw broken(position, 'there is data behind its end marker');
-    if (!checksumFits(header)) throw broken(position, 'there is no tar header where one should be');
+    if (this.#zeroBlocks > 0) throw this.#broken(position, 'there is data behind its end marker');
+    if (!checksumFits(header)) throw this.#broken(position, 'there is no tar header where one should be');
     const type = header[156] ?? 0;
     const ownSize = number(header, 124, 12);
     const size = withoutData.has(type) ? 0 : (this.#sizeOfNext ?? ownSize);
@@ -108,6 +111,10 @@ export class TarScanner {
       this.#pax = { bytes: [], left: size };
       if (size === 0) this.#pax = undefined;
     } else if (!isExtension(type)) this.entries += 1;
+  }
+
+  #broken(position: number, what: string): LxstowError {
+    return new LxstowError('archive-truncated', `${this.#what} is damaged: at byte ${position} ${what}`);
   }
 
   #collect(pax: { bytes: Buffer[]; left: number }, bytes: Buffer): void {
@@ -131,8 +138,14 @@ export class TarScanner {
   }
 }
 
-function broken(position: number, what: string): LxstowError {
-  return new LxstowError('archive-truncated', `the archive that LXD sent is damaged: at byte ${position} ${what}`);
+/** Name and size of an entry, by its header; undefined when it is none. */
+export function readEntry(header: Buffer): { name: string; size: number } | undefined {
+  if (isZero(header) || !checksumFits(header)) return undefined;
+  const size = withoutData.has(header[156] ?? 0) ? 0 : number(header, 124, 12);
+  const [name = '', prefix = ''] = [header.subarray(0, 100), header.subarray(345, 500)].map((field) =>
+    field.toString('latin1').replace(/\0.*$/s, ''),
+  );
+  return { name: prefix ? `${prefix}/${name}` : name, size };
 }
 
 /** GNU long names (L, K) and pax headers (x, g) belong to the entry behind them. */

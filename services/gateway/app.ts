@@ -20,6 +20,7 @@ import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { serverRoutes } from './routes/server.ts';
+import { uploadRoutes } from './routes/uploads.ts';
 import type { Submitter } from './submit.ts';
 import type { ServerCertificate } from './tls.ts';
 import type { Transfers } from './transfers.ts';
@@ -61,6 +62,7 @@ export function createApp(parts: GatewayParts): Express {
   app.post('/1.0/certificates', onlyStrangers, heard(parts.trust), json, enrolment(parts));
   app.use(trusted);
   app.use(authorized(parts.operations));
+  app.use('/1.0/instances', uploadRoutes(parts));
   app.use(json, bodyAuthorized);
   app.use('/1.0/certificates', certificateRoutes(parts));
   app.use('/1.0/instances/:instance/backups', backupRoutes(parts), exportRoutes(parts));
@@ -76,6 +78,7 @@ const methods: [RegExp, string][] = [
   [/^\/(1\.0\/?)?$/, 'GET'],
   [/^\/1\.0\/certificates\/?$/, 'GET, POST'],
   [/^\/1\.0\/certificates\/[^/]+\/?$/, 'GET, PUT, PATCH, DELETE'],
+  [/^\/1\.0\/instances\/?$/, 'POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, PUT, PATCH, DELETE'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
@@ -123,8 +126,16 @@ const nothingHere: RequestHandler = (request, response, next) => {
   next(new LxstowError('method-not-allowed', `${method} is not allowed on ${path}; allowed: ${allowed}`));
 };
 
+const bodyTimeoutMs = 60_000;
+
 /** Bodies mean something on POST, PUT and PATCH only. */
 function onBody(parse: RequestHandler): RequestHandler {
-  return (request, response, next) =>
-    ['POST', 'PUT', 'PATCH'].includes(request.method) ? parse(request, response, next) : next();
+  return (request, response, next) => {
+    if (!['POST', 'PUT', 'PATCH'].includes(request.method)) return next();
+    const tooSlow = setTimeout(() => request.destroy(), bodyTimeoutMs);
+    parse(request, response, (error) => {
+      clearTimeout(tooSlow);
+      next(error);
+    });
+  };
 }

@@ -43,6 +43,7 @@ function lifecycleOf(operation: Operation): object[] {
   });
   switch (kind) {
     case 'backup':
+    case 'upload':
       return [said('instance-backup-created', backupPath(address))];
     case 'delete':
       return [said('instance-backup-deleted', backupPath(address))];

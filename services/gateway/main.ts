@@ -69,6 +69,17 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   await using eventSockets = new EventSockets(feed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
+  const transfers = new Transfers({
+    most: gateway.transfers,
+    name: `gateway-${hostname()}-${process.pid}`,
+    store: retrying(archives, { attempts: config.s3.attempts }),
+    presigner: archives,
+    hasher,
+    leases: new Leases(leases, config.worker.leaseTtlMs),
+    heartbeatMs: config.worker.heartbeatMs,
+    clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
+    log,
+  });
   const parts: GatewayParts = {
     config,
     log,
@@ -79,17 +90,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     reservations: new Reservations(leases),
     catalog: new Catalog(retrying(s3, { attempts: Math.min(config.s3.attempts, s3Attempts) }), config.s3.prefix, log),
     submitter: new Submitter(nats, operations, log, ended.signal),
-    transfers: new Transfers({
-      most: gateway.transfers,
-      name: `gateway-${hostname()}-${process.pid}`,
-      store: retrying(archives, { attempts: config.s3.attempts }),
-      presigner: archives,
-      hasher,
-      leases: new Leases(leases, config.worker.leaseTtlMs),
-      heartbeatMs: config.worker.heartbeatMs,
-      clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
-      log,
-    }),
+    transfers,
     ...trust,
     certificate,
     stop,
@@ -102,6 +103,8 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
       minVersion: 'TLSv1.2',
       // Whoever is not trusted is told so in an envelope, not in the handshake.
       requestCert: true,
+      // An archive takes as long as it takes; app.ts bounds the other bodies.
+      requestTimeout: 0,
       rejectUnauthorized: false,
       ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
       // A resumed session would not show the client's certificate again, and would outlive its trust.
@@ -138,6 +141,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
   await Promise.all([closed, service.drain(lastAnswersMs)]);
   clearTimeout(timer);
+  await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();
   log.info('gateway stopped');
 }

@@ -25,7 +25,7 @@ export async function cancelOperation(
       operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
     if (!asked) continue;
     nudge(nats, operation.remote, id);
-    if (isFinal(asked.operation) && operation.backup !== undefined && operation.kind === 'backup')
+    if (isFinal(asked.operation) && operation.backup !== undefined && ['backup', 'upload'].includes(operation.kind))
       await reservations.release(operation, operation.backup, id);
     return asked.operation;
   }

@@ -1,5 +1,5 @@
 /** LXD's envelopes, and the one place where an error becomes an answer. */
-import type { ErrorRequestHandler, Response } from 'express';
+import type { ErrorRequestHandler, Request, Response } from 'express';
 import type { Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -92,7 +92,8 @@ export function respondToErrors(log: Log): ErrorRequestHandler {
     if (error.status >= 500) log.error('request failed', line);
     else log.info('request refused', line);
     const text = error.code === 'internal' ? 'internal error; the gateway has logged its cause' : error.message;
-    response.status(error.status).json({
+    response.status(error.status);
+    const envelope = {
       type: 'error',
       status: '',
       status_code: 0,
@@ -100,8 +101,26 @@ export function respondToErrors(log: Log): ErrorRequestHandler {
       error_code: error.status,
       error: text,
       metadata: null,
-    });
+    };
+    if (request.complete) response.json(envelope);
+    else refuseAmidst(request, response, JSON.stringify(envelope));
   };
+}
+
+/** So long a refused client may take to notice. */
+const lingerMs = 5000;
+
+/**
+ * Answers a client that is still sending. Closed at once, the connection would be reset, and the answer lost with it: so all of it is sent, and
+ * what still comes thrown away for a moment.
+ */
+function refuseAmidst(request: Request, response: Response, text: string): void {
+  response.type('application/json').set('content-length', String(Buffer.byteLength(text)));
+  const timer = setTimeout(() => response.end(() => request.destroy()), lingerMs);
+  request.once('close', () => clearTimeout(timer));
+  request.once('end', () => response.end());
+  response.write(text);
+  request.resume();
 }
 
 /** What Express and its body parser throw: `status` and `type` say what. */

@@ -1,5 +1,6 @@
 /** Archives that pass through the gateway: how many at a time, and what each works with. */
 import { randomUUID } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
 import type { Hasher } from '../archive/hashing.ts';
 import type { BackupAddress } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -24,6 +25,7 @@ export interface TransferTools {
 
 export class Transfers {
   readonly tools: TransferTools;
+  readonly #ended = new EventEmitter();
   #running = 0;
 
   constructor(tools: TransferTools) {
@@ -39,8 +41,18 @@ export class Transfers {
     return {
       [Symbol.dispose]: () => {
         this.#running -= 1;
+        this.#ended.emit('ended');
       },
     };
+  }
+
+  /** Resolves when no transfer is under way, or with the signal: what was cut may still be tidying up. */
+  async idle(signal: AbortSignal): Promise<void> {
+    while (this.#running > 0 && !signal.aborted) {
+      await once(this.#ended, 'ended', { signal }).catch((error) => {
+        if (!signal.aborted) throw error;
+      });
+    }
   }
 
   /** Claims a backup, so that nobody deletes it meanwhile (docs/adr/0004). Throws conflict when somebody does. */

@@ -1,5 +1,5 @@
 /** The operation's state machine, in LXD's words and codes. Pure: time comes in, nothing goes out. */
-import type { Address, JobKind, Operation, OperationMetadata, Requestor } from '../contract.ts';
+import type { Address, Operation, OperationKind, OperationMetadata, Requestor } from '../contract.ts';
 import type { LxstowError } from '../errors.ts';
 
 export type Status = Operation['status'];
@@ -13,10 +13,11 @@ const codes: Record<Status, Operation['status_code']> = {
   Cancelled: 401,
 };
 
-const descriptions: Record<JobKind, string> = {
+const descriptions: Record<OperationKind, string> = {
   backup: 'Backing up instance',
   restore: 'Restoring backup',
   delete: 'Removing instance backup',
+  upload: 'Uploading instance backup',
 };
 
 /** From where each state may be reached. Running → Running is a takeover; Running → Pending is a retry or a hand-over. */
@@ -35,7 +36,7 @@ export function isFinal({ status_code }: Pick<Operation, 'status_code'>): boolea
 
 export interface NewOperation {
   id: string;
-  kind: JobKind;
+  kind: OperationKind;
   address: Address;
   /** The job's message. */
   body?: { backup?: string; requestor?: Requestor };

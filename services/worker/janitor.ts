@@ -5,6 +5,7 @@ import { asLxstowError, isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import { nameOf } from '../lxd/instances.ts';
+import { OperationStore } from '../operations/store.ts';
 import type { Bucket } from '../queue/bucket.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Lease, LeaseHolder, Leases } from '../queue/leases.ts';
@@ -75,7 +76,8 @@ export class Janitor {
     const { prefix, bucket } = config.s3;
     const settledMs = ttlsToSettle * leaseTtlMs;
     const owners = await Owners.read(nats, leasesBucket, { remote, prefix, settledMs });
-    const parts = { lxd, lxdIdleTimeoutMs, store, leasesBucket, checkpoints, owners };
+    const operations = new OperationStore(nats, config.nats.operationsKeptHours);
+    const parts = { operations, lxd, lxdIdleTimeoutMs, store, leasesBucket, checkpoints, owners };
     const tools = { ...parts, remote, prefix, bucket, settledMs, signal };
     const findings: Finding[] = [];
     for (const [place, search] of Object.entries(searches)) {

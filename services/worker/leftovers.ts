@@ -7,10 +7,12 @@ import type { LxdClient } from '../lxd/client.ts';
 import { deleteInstance, instanceExists, isRunning, nameOf } from '../lxd/instances.ts';
 import { everyInstance, type InventoryInstance, lxdBackupsOf, operationOfLxdBackup } from '../lxd/inventory.ts';
 import { isFinal } from '../operations/operation.ts';
+import type { OperationStore } from '../operations/store.ts';
 import type { Bucket, Entry } from '../queue/bucket.ts';
 import { claimKey, parseLeaseKey } from '../queue/topology.ts';
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../storage/keys.ts';
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
+import { orphans } from './orphans.ts';
 import { type Owner, type Owners, parseHolder } from './owners.ts';
 import { asideOf, temporaryOf } from './replace.ts';
 
@@ -22,7 +24,8 @@ export type LeftoverKind =
   | 'reservation'
   | 'claim'
   | 'lease'
-  | 'checkpoint';
+  | 'checkpoint'
+  | 'operation';
 
 export interface Leftover {
   kind: LeftoverKind;
@@ -50,6 +53,7 @@ export interface SearchTools {
   store: ObjectStore;
   leasesBucket: Bucket;
   checkpoints: Bucket;
+  operations: OperationStore;
   owners: Owners;
   /** Leases and claims end in seconds: one that was not renewed for so long has lost its TTL. */
   settledMs: number;
@@ -60,6 +64,7 @@ type Search = (tools: SearchTools) => AsyncGenerator<Leftover>;
 
 /** Each part of the search, by what it looks through: one that cannot be looked through does not hide the others. */
 export const searches: Record<string, Search> = {
+  'operations in NATS': orphans,
   LXD: inLxd,
   'uploads in S3': uploads,
   'archives in S3': archives,

@@ -85,7 +85,7 @@ export class Owners {
     if (!last) return unknown;
     // An archive whose backup succeeded and was not deleted was good once: without its manifest it is nobody's, but not at once.
     const successful = named.findLast(({ status }) => status === 'Success');
-    const wasGood = kind === 'archive' && successful?.kind === 'backup';
+    const wasGood = kind === 'archive' && (successful?.kind === 'backup' || successful?.kind === 'upload');
     return { state: wasGood ? 'unknown' : 'ended', operation: (successful ?? last).id };
   }
 
@@ -102,7 +102,7 @@ export class Owners {
   archiveKeys(now: number): string[] {
     const keys = this.#known.flatMap((operation) => {
       const { kind, backup, status, updated_at } = operation;
-      if (kind !== 'backup' || backup === undefined || !isFinal(operation)) return [];
+      if ((kind !== 'backup' && kind !== 'upload') || backup === undefined || !isFinal(operation)) return [];
       if (status === 'Success' && Date.parse(updated_at) < now - forgottenMs) return [];
       return archiveKey(this.#prefix, { ...operation, backup });
     });

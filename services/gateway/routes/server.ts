@@ -7,7 +7,15 @@ import { sync } from '../respond.ts';
 import type { Client } from '../trust.ts';
 
 /** LXD's words for what this API has in common with LXD's. */
-const extensions = ['instances', 'container_backup', 'projects', 'certificate_token', 'explicit_trust_token'];
+const extensions = [
+  'instances',
+  'container_backup',
+  'projects',
+  'certificate_token',
+  'explicit_trust_token',
+  'backup_override_name',
+  'container_backup_override_pool',
+];
 
 export function serverRoutes({ certificate }: GatewayParts): Router {
   const router = Router();

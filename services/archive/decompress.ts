@@ -1,0 +1,123 @@
+/** Somebody else's archive, whichever way it is compressed, as the tar that it holds. */
+import { Readable, type Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import zlib from 'node:zlib';
+import { LxstowError } from '../errors.ts';
+
+/** Where tar says what it is (POSIX ustar, GNU). */
+const tarMagicAt = 257;
+const enoughToTell = 512;
+
+const signatures: [bytes: number[], name: string][] = [
+  [[0x1f, 0x8b], 'gzip'],
+  [[0x28, 0xb5, 0x2f, 0xfd], 'zstd'],
+  [[0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00], 'xz'],
+  [[0x42, 0x5a, 0x68], 'bzip2'],
+  [[0x5d, 0x00, 0x00], 'lzma'],
+  [[0x04, 0x22, 0x4d, 0x18], 'lz4'],
+  [[0x68, 0x73, 0x71, 0x73], 'squashfs'],
+];
+
+/**
+ * Calls `take` with the tar in `source`, which is gzip, zstd or as it is; resolves when `take` has. Throws bad-request for anything
+ * else, and where it is damaged or cut. `source` is not destroyed.
+ */
+export async function readTar(
+  source: Readable,
+  take: (tar: AsyncIterable<Buffer>) => Promise<void>,
+  signal: AbortSignal,
+): Promise<void> {
+  const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
+  const head = await firstBytes(chunks);
+  const all = rejoined(head, chunks);
+  try {
+    const compression = compressionOf(head);
+    if (compression === 'none') return await take(all);
+    const [bytes, decoder]: [AsyncIterable<Buffer>, Transform] =
+      compression === 'gzip' ? [all, zlib.createGunzip()] : [cutAtFrames(all), zlib.createZstdDecompress()];
+    await pipeline(Readable.from(bytes), decoder, (tar: AsyncIterable<Buffer>) => take(tar), { signal });
+  } catch (error) {
+    const code = String((error as { code?: unknown }).code);
+    if (!/^(Z|ZSTD_error)_/.test(code)) throw error;
+    throw new LxstowError('bad-request', `the archive is damaged or cut: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+function compressionOf(head: Buffer): 'none' | 'gzip' | 'zstd' {
+  const name = signatures.find(([bytes]) => bytes.every((byte, at) => head[at] === byte))?.[1];
+  if (name === 'gzip' || name === 'zstd') return name;
+  if (name === undefined && head.toString('latin1', tarMagicAt, tarMagicAt + 5) === 'ustar') return 'none';
+  // zstd's skippable frames have sixteen signatures.
+  if (head.length >= 4 && (head.readUInt32LE(0) & 0xfffffff0) >>> 0 === 0x184d2a50) return 'zstd';
+  throw new LxstowError(
+    'bad-request',
+    `the archive is ${name ?? 'no tar'}: lxstow takes tar, as it is or in gzip or zstd`,
+  );
+}
+
+async function firstBytes(chunks: AsyncIterator<Buffer>): Promise<Buffer> {
+  const found: Buffer[] = [];
+  for (let size = 0; size < enoughToTell; ) {
+    const next = await chunks.next();
+    if (next.done) break;
+    found.push(next.value);
+    size += next.value.length;
+  }
+  return Buffer.concat(found);
+}
+
+/** What was read ahead, and the rest. */
+export async function* rejoined(head: Buffer, chunks: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
+  yield head;
+  for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield next.value;
+}
+
+const zstdMagic = 0xfd2fb528;
+
+/** The same bytes, in chunks that end where a zstd frame does: Node's decoder takes another frame only with a further chunk. */
+export async function* cutAtFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let header: number[] = [];
+  let needed = 5;
+  let [skip, last, checksum, inFrame] = [0, false, 0, false];
+  for await (const chunk of source) {
+    let [from, at] = [0, 0];
+    while (at < chunk.length || (skip === 0 && last)) {
+      if (skip > 0) {
+        const step = Math.min(skip, chunk.length - at);
+        skip -= step;
+        at += step;
+      }
+      if (skip > 0) break;
+      if (last) {
+        yield chunk.subarray(from, at);
+        from = at;
+        [header, needed, last, inFrame] = [[], 5, false, false];
+        continue;
+      }
+      if (at === chunk.length) break;
+      header.push(chunk[at] ?? 0);
+      at += 1;
+      if (header.length < needed) continue;
+      const bytes = Buffer.from(header);
+      header = [];
+      if (inFrame) {
+        const block = bytes.readUIntLE(0, 3);
+        last = (block & 1) === 1;
+        skip = (((block >> 1) & 3) === 1 ? 1 : block >> 3) + (last ? checksum : 0);
+      } else if (bytes.readUInt32LE(0) === zstdMagic) {
+        // RFC 8878, 3.1.1.1
+        const descriptor = bytes.readUInt8(4);
+        const single = (descriptor & 0x20) !== 0;
+        skip =
+          (single ? 0 : 1) + ([0, 1, 2, 4][descriptor & 3] ?? 0) + ([single ? 1 : 0, 2, 4, 8][descriptor >> 6] ?? 0);
+        [inFrame, checksum, needed] = [true, descriptor & 4 ? 4 : 0, 3];
+      } else if ((bytes.readUInt32LE(0) & 0xfffffff0) >>> 0 === 0x184d2a50) {
+        if (bytes.length < 8) [header, needed] = [[...bytes], 8];
+        else [skip, last] = [bytes.readUInt32LE(4), true];
+      } else throw new LxstowError('bad-request', 'the archive is damaged: there is no zstd frame where one should be');
+    }
+    if (from < chunk.length) yield chunk.subarray(from);
+  }
+}

@@ -1,0 +1,93 @@
+/** An archive from a client into the object store, in parts of our own making: what is stored is verified and restored as our own backups are. */
+import type { Readable } from 'node:stream';
+import { type Block, readBlocks } from '../archive/blocks.ts';
+import { BufferPool } from '../archive/bufferPool.ts';
+import { blockSizeBytes, compressBlocks } from '../archive/compression.ts';
+import { mapInOrder } from '../archive/flow.ts';
+import type { Hasher } from '../archive/hashing.ts';
+import type { IdleWatch } from '../archive/idleWatch.ts';
+import {
+  mostParts,
+  type PartDraft,
+  partBufferSize,
+  partSizeFor,
+  partsInFlight,
+  partsOfBlocks,
+  partsOfPieces,
+} from '../archive/parts.ts';
+import { TarScanner } from '../archive/tar.ts';
+import type { Compression, ManifestArchive, Part } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import type { ObjectStore, Upload } from '../storage/objectStore.ts';
+
+/** Of an archive whose size nobody says: up to 312 GiB, and within a slot's memory when it is restored. */
+const usualPartBytes = 32 * 1024 * 1024;
+/** What recompression may add to an announced size. */
+const allowance = 1.25;
+const wantedInFlight = 2;
+/** As many as there are compressing threads, one being filled, one being copied out. */
+const blockBuffers = 6;
+
+export interface ReceiveOptions {
+  compression: Compression;
+  /** Bytes that the client announced. */
+  length: number | undefined;
+  store: ObjectStore;
+  hasher: Hasher;
+  idle: IdleWatch;
+  onProgress: (read: number, stored: number) => void;
+  signal: AbortSignal;
+}
+
+type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'>;
+
+/** Stores the tar's parts in the open upload. Throws bad-request when it is not whole, too-large when it does not fit. */
+export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
+  const { compression, length, store, hasher, idle, onProgress, signal } = options;
+  const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
+  const inFlight = partsInFlight(partSize, wantedInFlight);
+  const slabs = new BufferPool(inFlight + 1, partBufferSize(partSize));
+  const scanner = new TarScanner('the archive');
+  let [rawSize, size] = [0, 0];
+
+  async function* scanned(blocks: AsyncIterable<Block>): AsyncGenerator<Block> {
+    for await (const block of blocks) {
+      scanner.push(block.bytes);
+      rawSize += block.bytes.length;
+      yield block;
+    }
+  }
+  const watched = {
+    signal,
+    onChunk: () => idle.touch(),
+    onWaiting: (waiting: boolean) => idle.watch(waiting),
+  };
+  let drafts: AsyncGenerator<PartDraft>;
+  if (compression === 'none') {
+    drafts = partsOfBlocks(scanned(readBlocks(tar, slabs, { ...watched, size: partSize })));
+  } else {
+    const blocks = readBlocks(tar, new BufferPool(blockBuffers, blockSizeBytes), { ...watched, size: blockSizeBytes });
+    drafts = partsOfPieces(compressBlocks(scanned(blocks), compression), partSize, slabs, signal);
+  }
+
+  const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<Part> => {
+    if (number > mostParts)
+      throw new LxstowError('too-large', 'the archive is too large for its parts: send it with its Content-Length');
+    const { sha256, crc32 } = await hasher.digest(body);
+    const etag = await store.putPart(upload, number, body, crc32, signal);
+    const part = { number, rawStart, rawEnd, size: body.length, etag, sha256, crc32 };
+    release();
+    size += part.size;
+    onProgress(rawSize, size);
+    return part;
+  };
+  const parts: Part[] = [];
+  try {
+    for await (const part of mapInOrder(drafts, inFlight, sendPart)) parts.push(part);
+    scanner.finish();
+  } catch (error) {
+    if (!isCode(error, 'archive-truncated')) throw error;
+    throw new LxstowError('bad-request', (error as Error).message, { cause: error });
+  }
+  return { size, rawSize, blockSize: compression === 'none' ? partSize : blockSizeBytes, parts };
+}
