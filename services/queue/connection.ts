@@ -59,7 +59,7 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
       if (status.type === 'disconnect') connected = false;
       if (status.type === 'reconnect') connected = true;
       if (['disconnect', 'reconnect', 'error', 'slowConsumer', 'staleConnection'].includes(status.type)) {
-        log.warn('nats', { status: status.type, servers });
+        log.warn('nats', { status: status.type, servers, ...(status.type === 'error' && { error: status.error }) });
       }
     }
     connected = false;

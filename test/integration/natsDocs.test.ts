@@ -1,4 +1,4 @@
-/** The examples in docs/nats.md, run as they are: only the server's address and the path of its certificate are others. */
+/** The examples in docs/nats.md, and README.md's, run as they are: only the server's address and the path of its certificate are others. */
 import assert from 'node:assert/strict';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ import { openStack, type Stack } from './stack.ts';
 
 const quiet = () => undefined;
 
-describe("docs/nats.md's examples", { timeout: 900_000 }, () => {
+describe('the examples in docs/nats.md', { timeout: 900_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
   let folder: LabFolder;
@@ -29,10 +29,10 @@ describe("docs/nats.md's examples", { timeout: 900_000 }, () => {
     await nats?.[Symbol.asyncDispose]();
   });
 
-  /** The example in this language. */
-  async function example(language: string): Promise<string> {
-    const page = await readFile(new URL('../../docs/nats.md', import.meta.url), 'utf8');
-    const [, text] = page.split('## Examples')[1]?.split(`\`\`\`${language}\n`) ?? [];
+  /** The example in this language, under this heading. */
+  async function example(language: string, file = 'docs/nats.md', heading = '## Examples'): Promise<string> {
+    const page = await readFile(new URL(`../../${file}`, import.meta.url), 'utf8');
+    const [, text] = page.split(`${heading}\n`)[1]?.split(`\`\`\`${language}\n`) ?? [];
     assert.ok(text);
     return (text.split('\n```')[0] ?? '')
       .replaceAll('tls://127.0.0.1:4222', nats.url)
@@ -62,13 +62,13 @@ describe("docs/nats.md's examples", { timeout: 900_000 }, () => {
     const bin = join(folder.path, 'bin');
     await mkdir(bin);
     await symlink(cli, join(bin, 'nats'));
-    const said = await run('bash', ['-c', `set -euo pipefail; exec 2>&1\n${await example('sh')}`], {
-      env: environment({ PATH: `${bin}:${process.env.PATH}` }),
-    });
+    const script = `set -euo pipefail; exec 2>&1\n${await example('sh')}\n${await example('sh', 'README.md', '## Over NATS')}`;
+    const said = await run('bash', ['-c', script], { env: environment({ PATH: `${bin}:${process.env.PATH}` }) });
+    // Waited for twice, and two in the list.
+    assert.equal(said.match(/"status":"Success","status_code":200/g)?.length, 4);
     for (const expected of [
       /lxstow\.api\.backups\.list\.\*\.\*\.\*/,
       /"stream":\s?"LXSTOW_JOBS"/,
-      /"status":"Success","status_code":200/,
       /"backups":\[{"instance":"c1","project":"default","name":"backup_/,
       /"next":"c1\/backup_/,
       /Nats-Service-Error: backup c1\/nothing\.tar does not exist/,

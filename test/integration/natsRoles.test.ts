@@ -8,7 +8,7 @@ import { connect, PermissionViolationError } from '@nats-io/transport-node';
 import type { BackupPage } from '../../services/contract.ts';
 import { operationIdOf } from '../../services/queue/jobs.ts';
 import { lxstow } from '../lab/lxstow.ts';
-import { type LabNatsWithRoles, type Role, startNatsWithRoles } from '../lab/nats.ts';
+import { type LabNatsWithRoles, type NatsUser, type Role, startNatsWithRoles } from '../lab/nats.ts';
 import { assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe("nats.conf's users", { timeout: 300_000 }, () => {
@@ -58,6 +58,10 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
     assert.match(await lxstowAs('admin', 'trust', 'list-tokens'), /laptop/);
     // As a worker runs it every hour.
     await lxstowAs('worker', 'janitor');
+    for (const process of [stow.gateway, ...stow.workers]) {
+      await process.stop();
+      await process.start();
+    }
     assert.doesNotMatch(await nats.log(), /Violation/);
   });
 
@@ -172,10 +176,20 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
       subscribe: ['>', '_INBOX.>', '_INBOX_gateway.>', '_INBOX_worker.>', 'lxstow.>', '$KV.>', '$JS.>'],
     },
   };
+  const connections = new AsyncDisposableStack();
+  after(() => connections.disposeAsync());
+  const opened = new Map<Role, Promise<NatsUser>>();
+  async function connectionOf(role: Role): Promise<NatsUser> {
+    const before = opened.get(role);
+    if (before) return before;
+    const connecting = nats.connect(role).then((connection) => connections.use(connection));
+    opened.set(role, connecting);
+    return connecting;
+  }
   for (const [role, { publish, subscribe }] of Object.entries(refused) as [Role, typeof refused.worker][]) {
     for (const subject of publish) {
       it(`${role} may not publish ${subject}`, async () => {
-        await using connection = await nats.connect(role);
+        const connection = await connectionOf(role);
         await assert.rejects(connection.request(subject, ''), (error: Error) => {
           const { cause } = error;
           assert.ok(cause instanceof PermissionViolationError, String(error));
@@ -186,7 +200,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
     }
     for (const subject of subscribe) {
       it(`${role} may not subscribe ${subject}`, async () => {
-        await using connection = await nats.connect(role);
+        const connection = await connectionOf(role);
         const refusal = await new Promise((resolve) => {
           connection.subscribe(subject, { callback: resolve });
         });
