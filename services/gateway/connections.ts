@@ -2,6 +2,7 @@
 import type { TLSSocket } from 'node:tls';
 import type { Response } from 'express';
 import { fingerprintOf } from '../trust/certificates.ts';
+import type { Client } from './trust.ts';
 
 export class Connections {
   readonly #sockets = new Map<string, Set<TLSSocket>>();
@@ -9,6 +10,8 @@ export class Connections {
   readonly #undecided = new WeakSet<TLSSocket>();
   /** Was to be cut meanwhile. */
   readonly #missed = new WeakSet<TLSSocket>();
+  /** Its client was trusted when it was asked last. */
+  readonly #trusted = new WeakSet<TLSSocket>();
   /** Ends by itself, with the answer that is under way. */
   readonly #leaving = new WeakSet<TLSSocket>();
 
@@ -26,13 +29,15 @@ export class Connections {
   }
 
   /** Looks who the client is; the connection is not cut meanwhile. */
-  async whileDeciding<T>(socket: TLSSocket, decide: () => Promise<T>): Promise<T> {
+  async whileDeciding(socket: TLSSocket, decide: () => Promise<Client>): Promise<Client> {
     this.#undecided.add(socket);
     try {
       for (;;) {
         this.#missed.delete(socket);
         const decided = await decide();
-        if (!this.#missed.has(socket)) return decided;
+        if (this.#missed.has(socket)) continue;
+        if (decided.trusted) this.#trusted.add(socket);
+        return decided;
       }
     } finally {
       this.#undecided.delete(socket);
@@ -47,9 +52,10 @@ export class Connections {
     response.once('close', () => socket.destroySoon());
   }
 
-  /** Cuts all of this certificate's. */
-  close(fingerprint: string): void {
+  /** Cuts all of this certificate's; of one that is new to the store, those that are trusted by directory or CA. */
+  close(fingerprint: string, isNew = false): void {
     for (const socket of this.#sockets.get(fingerprint) ?? []) {
+      if (isNew && !this.#trusted.has(socket)) continue;
       if (this.#undecided.has(socket)) this.#missed.add(socket);
       else if (!this.#leaving.has(socket)) socket.destroy();
     }

@@ -39,11 +39,20 @@ export async function openTrust(
   const { gateway } = config;
   const fingerprint = fingerprintOf(certificate.cert);
   const connections = new Connections();
-  const close = (client: string) => connections.close(client);
   const store = new TrustStore(nats, log);
   const atOnce = new TrustStore(nats, log, 0);
-  const copy = await TrustCopy.open(atOnce, log, close, signal);
-  const directory = gateway.trustDir === undefined ? undefined : new TrustDirectory(gateway.trustDir, log, close);
+  const copy = await TrustCopy.open(
+    atOnce,
+    log,
+    { onChange: (client, isNew) => connections.close(client, isNew) },
+    signal,
+  );
+  if (copy.isEmpty && !gateway.trustDir && !gateway.trustCa)
+    log.warn('nobody is trusted yet: `lxstow trust token <name>` makes a token');
+  const directory =
+    gateway.trustDir === undefined
+      ? undefined
+      : new TrustDirectory(gateway.trustDir, log, (client) => connections.close(client));
   void directory?.follow(signal);
   const audit = auditLog(config.log);
   const refusals = new RefusalLimit(gateway.refusalsPerMinute);

@@ -11,32 +11,38 @@ import { sameGrant } from './certificates.ts';
 import type { TrustStore } from './store.ts';
 
 const lookEveryMs = 2000;
-/** A copy that could not be compared for so long says nothing any more: it would not know who was revoked. */
-const staleAfterMs = 30_000;
+/** After that it would not know who was revoked. */
+const usuallyStaleAfterMs = 30_000;
 const watchAgainMs = 500;
 
-/** Told when a client may no longer do what it could: revoked, or granted something else. */
-export type OnChange = (fingerprint: string) => void;
+export interface CopyOptions {
+  /** Told when a client is added, revoked, or granted something else. */
+  onChange: (fingerprint: string, isNew: boolean) => void;
+  /** How long a copy is good for that cannot be compared with the bucket. */
+  staleAfterMs?: number;
+}
 
 export class TrustCopy {
   readonly #store: TrustStore;
   readonly #log: Log;
-  readonly #onChange: OnChange;
+  readonly #onChange: CopyOptions['onChange'];
+  readonly #staleAfterMs: number;
   #entries = new Map<string, TrustedCertificate>();
   #upTo = -1;
   #comparedAt = Number.NEGATIVE_INFINITY;
   /** Reads follow each other, so that the last to arrive is the newest. */
   #reads: Promise<unknown> = Promise.resolve();
 
-  private constructor(store: TrustStore, log: Log, onChange: OnChange) {
+  private constructor(store: TrustStore, log: Log, { onChange, staleAfterMs = usuallyStaleAfterMs }: CopyOptions) {
     this.#store = store;
     this.#log = log;
     this.#onChange = onChange;
+    this.#staleAfterMs = staleAfterMs;
   }
 
   /** Resolves once all is read. Throws nats-unavailable, or nats-unfit when `lxstow setup` has not made the bucket. */
-  static async open(store: TrustStore, log: Log, onChange: OnChange, signal: AbortSignal): Promise<TrustCopy> {
-    const copy = new TrustCopy(store, log, onChange);
+  static async open(store: TrustStore, log: Log, options: CopyOptions, signal: AbortSignal): Promise<TrustCopy> {
+    const copy = new TrustCopy(store, log, options);
     await copy.#compare();
     void copy.#follow(signal);
     void copy.#compareForEver(signal);
@@ -46,9 +52,13 @@ export class TrustCopy {
   /** Throws nats-unavailable for one that was trusted when NATS was last heard of, too long ago. */
   get(fingerprint: string): TrustedCertificate | undefined {
     const found = this.#entries.get(fingerprint);
-    if (found && performance.now() - this.#comparedAt > staleAfterMs)
+    if (found && performance.now() - this.#comparedAt > this.#staleAfterMs)
       throw new LxstowError('nats-unavailable', 'NATS does not say who is trusted');
     return found;
+  }
+
+  get isEmpty(): boolean {
+    return this.#entries.size === 0;
   }
 
   /** Reads one anew: after a change of one's own, and where it is not known. */
@@ -110,11 +120,10 @@ export class TrustCopy {
     if (now) this.#entries.set(fingerprint, now);
     else this.#entries.delete(fingerprint);
     if (before && now && sameGrant(before, now)) return;
-    if (before || now) {
-      const word = !before ? 'client trusted' : !now ? 'client no longer trusted' : "client's rights changed";
-      this.#log.info(word, { fingerprint, name: (now ?? before)?.name });
-    }
-    if (before) this.#onChange(fingerprint);
+    if (!before && !now) return;
+    const word = !before ? 'client trusted' : !now ? 'client no longer trusted' : "client's rights changed";
+    this.#log.info(word, { fingerprint, name: (now ?? before)?.name });
+    this.#onChange(fingerprint, !before);
   }
 
   #read(run: () => Promise<void>): Promise<void> {

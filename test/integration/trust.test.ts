@@ -6,6 +6,12 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import WebSocket from 'ws';
+import { loadConfig } from '../../services/config.ts';
+import { asLxstowError } from '../../services/errors.ts';
+import { createLogger } from '../../services/logger.ts';
+import { connectNats } from '../../services/queue/connection.ts';
+import { TrustCopy } from '../../services/trust/copy.ts';
+import { TrustStore } from '../../services/trust/store.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
@@ -13,6 +19,8 @@ import { hasLxc } from '../lab/lxc.ts';
 import { type Answer, type Lxstow, lxstow, type RequestOptions, startLxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
 import { assertError, until } from './stack.ts';
+
+const quiet = createLogger({ level: 'error', format: 'json' }, {});
 
 const log = () => undefined;
 const withLxc = { skip: !(await hasLxc()) && 'there is no lxc' };
@@ -370,6 +378,8 @@ describe('trust', { timeout: 300_000 }, () => {
       client: Certificate,
       at: Lxstow,
     ): Promise<{ socket: TLSSocket; closed: Promise<unknown>; text: () => string }> {
+      // One that was added and changed before the gateway looked was never let in.
+      assert.equal(await authOf(client, at), 'trusted');
       const { port } = new URL(at.url);
       const socket = connect({
         port: Number(port),
@@ -435,6 +445,23 @@ describe('trust', { timeout: 300_000 }, () => {
       assert.equal(await authOf(client), 'untrusted');
     });
 
+    it('loses them when an entry in the store limits what the trust directory gives it', async () => {
+      const client = await newClient();
+      await writeFile(join(there.trustDir, 'both.crt'), client.cert);
+      await until(
+        () => authOf(client, there),
+        (auth) => auth === 'trusted',
+      );
+      const events = new WebSocket(`${there.url}/1.0/events`, { ...client, rejectUnauthorized: false });
+      events.on('error', log);
+      await once(events, 'open');
+      const ended = once(events, 'close');
+      const body = { certificate: derOf(client), role: 'viewer' };
+      assert.equal((await here.request('POST', certificates, { body })).status, 201);
+      await ended;
+      assert.equal((await there.request('POST', backups, { certificate: client })).status, 403);
+    });
+
     it('by its file in the trust directory loses its connections', async () => {
       const client = await newClient();
       const file = join(there.trustDir, 'guest.crt');
@@ -447,6 +474,29 @@ describe('trust', { timeout: 300_000 }, () => {
       await writeFile(file, 'gone');
       await connection.closed;
       assert.equal(await authOf(client, there), 'untrusted');
+    });
+
+    it('is not trusted by a copy that NATS has not confirmed for long', async () => {
+      assert.ok(lab.nats);
+      const config = loadConfig({ file: here.configFile, env: {} });
+      await using nats = await connectNats(config.nats, 'lxstow-test', quiet);
+      const ended = new AbortController();
+      const { fingerprint } = await trusted();
+      const options = { onChange: log, staleAfterMs: 3000 };
+      const copy = await TrustCopy.open(new TrustStore(nats, quiet, 0), quiet, options, ended.signal);
+      const answer = async () => {
+        try {
+          return copy.get(fingerprint)?.fingerprint;
+        } catch (error) {
+          return asLxstowError(error).code;
+        }
+      };
+      assert.equal(await answer(), fingerprint);
+      await lab.nats.kill();
+      await until(answer, (said) => said === 'nats-unavailable');
+      await lab.nats.start();
+      await until(answer, (said) => said === fingerprint);
+      ended.abort();
     });
 
     it('while a gateway was cut off from NATS is found out when it is back', async () => {
@@ -567,7 +617,7 @@ describe('trust', { timeout: 300_000 }, () => {
       });
     const lxc = async (user: string, ...args: string[]) => {
       const { status, stdout, stderr } = await attempt('lxc', args, {
-        env: { ...process.env, LXD_CONF: join(folder.path, user), HOME: folder.path },
+        env: { ...process.env, LXD_CONF: join(folder.path, user), HOME: folder.path, EDITOR: 'sed -i s/dora/doris/' },
       });
       return { status, output: `${stdout}${stderr}` };
     };
@@ -603,6 +653,11 @@ describe('trust', { timeout: 300_000 }, () => {
       const client = await newClient();
       assert.equal((await enrol(client, token, there)).status, 201);
       assert.deepEqual(await statuses(client, ['GET /1.0/operations', 'GET /1.0/operations?project=blue']), [403, 200]);
+      const edited = await lxc('anna', 'config', 'trust', 'edit', client.fingerprint.slice(0, 12));
+      assert.equal(edited.status, 0, edited.output);
+      const { name, role, restricted } = (await here.request('GET', `${certificates}/${client.fingerprint}`)).body
+        .metadata;
+      assert.deepEqual([name, role, restricted], ['doris', 'operator', true]);
       const removed = await lxc('anna', 'config', 'trust', 'remove', `stow:${client.fingerprint.slice(0, 12)}`);
       assert.equal(removed.status, 0, removed.output);
       await until(

@@ -178,6 +178,7 @@ async function add(
   grant: Grant,
 ): Promise<void> {
   const certificate = text ? parseCertificate(text) : ownCertificate(request);
+  if (fingerprintOf(certificate) === clientOf(request).fingerprint) parts.connections.leave(response);
   const called = name || commonName(certificate) || request.socket.remoteAddress || fingerprintOf(certificate);
   await store(parts, response, trustedCertificate(certificate, called, grant));
 }

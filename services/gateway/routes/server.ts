@@ -15,6 +15,8 @@ const extensions = [
   'explicit_trust_token',
   'backup_override_name',
   'container_backup_override_pool',
+  'certificate_update',
+  'certificate_project',
 ];
 
 export function serverRoutes({ certificate }: GatewayParts): Router {

@@ -1,0 +1,111 @@
+/** Who may do what, call by call. Operations, whose project is in NATS, are in test/integration/trust.test.ts. */
+import assert from 'node:assert/strict';
+import { parse } from 'node:querystring';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import type { Role } from '../../services/contract.ts';
+import { isCode } from '../../services/errors.ts';
+import { authorize } from '../../services/gateway/access.ts';
+import type { Client } from '../../services/gateway/trust.ts';
+import type { OperationStore } from '../../services/operations/store.ts';
+
+const client = (role: Role, projects?: string[]): Client => ({
+  fingerprint: 'f',
+  trusted: true,
+  name: 'n',
+  role,
+  projects,
+});
+const stranger: Client = { ...client('admin'), trusted: false };
+const noOperations = {} as OperationStore;
+
+async function may(who: Client, call: string): Promise<boolean> {
+  const [method = '', url = ''] = call.split(' ');
+  const [path = '', query = ''] = url.split('?');
+  try {
+    await authorize(who, { method, path, query: parse(query) }, noOperations);
+    return true;
+  } catch (error) {
+    assert.ok(isCode(error, 'forbidden'), String(error));
+    assert.equal((error as Error).message, 'not authorized');
+    return false;
+  }
+}
+
+const b = '/1.0/instances/c1/backups';
+
+describe('authorization', () => {
+  const calls: [call: string, viewer: boolean, operator: boolean, restricted: boolean][] = [
+    ['GET /1.0', true, true, true],
+    [`GET ${b}`, true, true, false],
+    [`HEAD ${b}`, true, true, false],
+    [`GET ${b}?project=blue`, true, true, true],
+    [`GET ${b}?project=Blue`, true, true, false],
+    [`GET ${b}?project=`, true, true, false],
+    [`GET ${b}?project=blue&project=blue`, true, true, false],
+    [`GET ${b}?project=blue&all-projects=true`, true, true, false],
+    [`GET ${b}?project=blue&all-projects=yes`, true, true, false],
+    [`GET ${b}?project=blue&all-projects=false`, true, true, true],
+    [`POST ${b}?project=blue`, false, true, true],
+    [`DELETE ${b}/x?project=blue`, false, true, true],
+    [`PATCH ${b}/x?project=red`, false, true, false],
+    [`GET ${b}/x/export?project=blue`, false, true, true],
+    [`GET ${b}/x/EXPORT/?project=blue`, false, true, true],
+    [`HEAD ${b}/x/export?project=blue`, false, true, true],
+    [`GET ${b}/x/export/url?project=blue`, false, true, true],
+    ['GET /1.0/operations?all-projects=true', true, true, true],
+    ['GET /1.0/operations', true, true, false],
+    ['GET /1.0/events?all-projects=true', true, true, true],
+    ['GET /1.0/events?project=red', true, true, false],
+    ['GET /1.0/projects', true, true, true],
+    ['GET /1.0/projects/blue', true, true, true],
+    ['GET /1.0/projects/red', true, true, false],
+    ['GET /1.0/projects/%62lue', true, true, true],
+    ['POST /1.0/instances?project=blue', false, true, true],
+    ['POST /1.0/instances', false, true, false],
+    ['GET /1.0/certificates', true, true, true],
+    ['POST /1.0/certificates', false, false, false],
+    ['DELETE /1.0/certificates/abc?project=blue', false, false, false],
+    ['PUT /1.0/CERTIFICATES/abc?project=blue', false, false, false],
+    ['GET /1.0/what-comes-next?project=blue', true, true, true],
+    ['PURGE /1.0/what-comes-next?project=blue', false, true, true],
+  ];
+  for (const [call, viewer, operator, restricted] of calls) {
+    it(call, async () => {
+      assert.deepEqual(
+        [
+          await may(stranger, call),
+          await may(client('viewer'), call),
+          await may(client('operator'), call),
+          await may(client('operator', ['blue']), call),
+          await may(client('admin'), call),
+        ],
+        [false, viewer, operator, restricted, true],
+      );
+    });
+  }
+
+  it('being restricted, or of a lesser role, never allows more', async () => {
+    const methods = fc.constantFrom('GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS');
+    const words = fc.array(
+      fc.constantFrom('1.0', 'certificates', 'instances', 'c1', 'backups', 'projects', 'blue', 'events'),
+    );
+    const queries = fc.constantFrom(
+      '',
+      '?project=blue',
+      '?project=red',
+      '?all-projects=true',
+      '?project=blue&project=red',
+    );
+    await fc.assert(
+      fc.asyncProperty(methods, words, queries, async (method, path, query) => {
+        const call = `${method} /${path.join('/')}${query}`;
+        for (const role of ['viewer', 'operator', 'admin'] as const)
+          if (await may(client(role, ['blue']), call)) assert.ok(await may(client(role), call), call);
+        if (await may(client('viewer'), call)) assert.ok(await may(client('operator'), call), call);
+        if (await may(client('operator'), call)) assert.ok(await may(client('admin'), call), call);
+        assert.ok(!(await may(stranger, call)), call);
+      }),
+    );
+  });
+});
