@@ -231,6 +231,10 @@ deleteTimeoutMs: number
  */
 askTimeoutMs: number
 /**
+ * How long the workers may take to say which instances, projects and pools there are; those of a remote that takes longer are left out.
+ */
+inventoryTimeoutMs: number
+/**
  * Exports and uploads at a time, each with two to six parts in memory; more are refused with 503.
  */
 transfers: number

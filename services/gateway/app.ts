@@ -18,7 +18,9 @@ import { backupRoutes } from './routes/backups.ts';
 import { certificateRoutes, enrolment } from './routes/certificates.ts';
 import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
+import { instanceRoutes } from './routes/instances.ts';
 import { operationRoutes } from './routes/operations.ts';
+import { poolRoutes, projectRoutes } from './routes/places.ts';
 import { serverRoutes } from './routes/server.ts';
 import { uploadRoutes } from './routes/uploads.ts';
 import type { Submitter } from './submit.ts';
@@ -52,6 +54,7 @@ export function createApp(parts: GatewayParts): Express {
   app.set('case sensitive routing', true);
 
   app.use(audited(parts.audit));
+  app.use(guarded);
   app.use(identify(parts.trust));
   const trusted = onlyTrusted(parts.trust);
   // LXD's clients send JSON under any type, and `""` where they mean nothing.
@@ -66,8 +69,11 @@ export function createApp(parts: GatewayParts): Express {
   app.use(json, bodyAuthorized);
   app.use('/1.0/certificates', certificateRoutes(parts));
   app.use('/1.0/instances/:instance/backups', backupRoutes(parts), exportRoutes(parts));
+  app.use('/1.0/instances', instanceRoutes(parts));
   app.use('/1.0/operations', operationRoutes(parts));
   app.use('/1.0/events', eventRoutes(parts));
+  app.use('/1.0/projects', projectRoutes(parts));
+  app.use('/1.0/storage-pools', poolRoutes(parts));
   app.use(nothingHere);
   app.use(respondToErrors(log));
   return app;
@@ -78,15 +84,34 @@ const methods: [RegExp, string][] = [
   [/^\/(1\.0\/?)?$/, 'GET'],
   [/^\/1\.0\/certificates\/?$/, 'GET, POST'],
   [/^\/1\.0\/certificates\/[^/]+\/?$/, 'GET, PUT, PATCH, DELETE'],
-  [/^\/1\.0\/instances\/?$/, 'POST'],
+  [/^\/1\.0\/instances\/?$/, 'GET, POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, PUT, PATCH, DELETE'],
   [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
   [/^\/1\.0\/events\/?$/, 'GET'],
+  [/^\/1\.0\/instances\/[^/]+(\/state)?\/?$/, 'GET'],
+  [/^\/1\.0\/(projects|storage-pools)(\/[^/]+)?\/?$/, 'GET'],
   [/^\/1\.0\/operations\/?$/, 'GET'],
   [/^\/1\.0\/operations\/[^/]+\/?$/, 'GET, DELETE'],
   [/^\/1\.0\/operations\/[^/]+\/wait\/?$/, 'GET'],
 ];
+
+/**
+ * What browsers are told, and asked: one that has a client's certificate shows it for every page's sake, so a page of another origin
+ * gets nothing. No Strict-Transport-Security: it would hold for every port of this host, the store's console among them.
+ */
+const guarded: RequestHandler = (request, response, next) => {
+  response.set({
+    'cache-control': 'no-store',
+    'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+    'cross-origin-resource-policy': 'same-origin',
+    'referrer-policy': 'no-referrer',
+    'x-content-type-options': 'nosniff',
+  });
+  const { origin, host } = request.headers;
+  const foreign = origin !== undefined && origin !== `https://${host}`;
+  next(foreign ? new LxstowError('forbidden', `pages of ${origin} may not use this API`) : undefined);
+};
 
 function identify(trust: Trust): RequestHandler {
   return async (request, response, next) => {

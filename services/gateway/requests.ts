@@ -48,6 +48,15 @@ export function compressionQuery(request: Request): Compression | undefined {
   return query(request, 'compression', 'names.json#/$defs/compression') as Compression | undefined;
 }
 
+/** The project that a list is about, or undefined for all: `?project=` (`default` without it) or `?all-projects=true`. */
+export function listedProject(request: Request): string | undefined {
+  const project = query(request, 'project', 'names.json#/$defs/projectName');
+  const all = flag(request, 'all-projects') ?? false;
+  if (all && project !== undefined)
+    throw new LxstowError('bad-request', 'either ?project= or ?all-projects=true, not both');
+  return all ? undefined : (project ?? 'default');
+}
+
 /** The remote and project that a request means: `?target=` and `?project=`. Throws not-found for a remote that is not configured. */
 export function placeOf(request: Request, remotes: string[], defaultRemote: string): Omit<Address, 'instance'> {
   const remote = query(request, 'target', 'names.json#/$defs/remoteName') ?? defaultRemote;

@@ -1,19 +1,31 @@
 /** LXD's envelopes, and the one place where an error becomes an answer. */
+import { createHash } from 'node:crypto';
+import { gzip } from 'node:zlib';
 import type { ErrorRequestHandler, Request, Response } from 'express';
 import type { Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 
-/** A sync answer. */
-export function sync(response: Response, metadata: unknown = {}): void {
-  response
-    .status(200)
-    .json({ type: 'sync', status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata });
+/** Shorter ones are one packet anyway. */
+const worthPackingBytes = 1400;
+
+/** A sync answer. With `versioned`, the values that LXD makes its ETag of. */
+export function sync(response: Response, metadata: unknown = {}, versioned?: unknown[]): void {
+  if (versioned) response.set('etag', `"${createHash('sha256').update(JSON.stringify(versioned)).digest('hex')}"`);
+  send(response, 200, {
+    type: 'sync',
+    status: 'Success',
+    status_code: 200,
+    operation: '',
+    error_code: 0,
+    error: '',
+    metadata,
+  });
 }
 
 /** A sync answer to what made something: 201, and its path in `Location`. */
 export function created(response: Response, path: string): void {
-  response.status(201).location(path).json({
+  send(response.location(path), 201, {
     type: 'sync',
     status: 'Success',
     status_code: 200,
@@ -32,7 +44,7 @@ export function accepted(response: Response, operation: Operation, more: object 
 /** The same for an operation as LXD shows it. */
 export function started(response: Response, id: string, metadata: object): void {
   const path = operationPath(id);
-  response.status(202).location(path).json({
+  send(response.location(path), 202, {
     type: 'async',
     status: 'Operation created',
     status_code: 100,
@@ -43,12 +55,23 @@ export function started(response: Response, id: string, metadata: object): void 
   });
 }
 
+/** JSON, packed for clients that take that. */
+function send(response: Response, status: number, body: object): void {
+  const text = Buffer.from(JSON.stringify(body));
+  response.status(status).type('json').vary('accept-encoding');
+  if (text.length < worthPackingBytes || !response.req.acceptsEncodings('gzip')) return void response.send(text);
+  gzip(text, (error, packed) => {
+    if (error) response.send(text);
+    else response.set('content-encoding', 'gzip').send(packed);
+  });
+}
+
 export function operationPath(id: string): string {
   return `/1.0/operations/${id}`;
 }
 
 /** The operation with LXD's fields, as its clients know them. */
-export function toLxd(operation: Operation): object {
+export function toLxd(operation: Operation) {
   const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
     operation;
   const metadata = operation.error_code
@@ -92,7 +115,6 @@ export function respondToErrors(log: Log): ErrorRequestHandler {
     if (error.status >= 500) log.error('request failed', line);
     else log.info('request refused', line);
     const text = error.code === 'internal' ? 'internal error; the gateway has logged its cause' : error.message;
-    response.status(error.status);
     const envelope = {
       type: 'error',
       status: '',
@@ -102,8 +124,8 @@ export function respondToErrors(log: Log): ErrorRequestHandler {
       error: text,
       metadata: null,
     };
-    if (request.complete) response.json(envelope);
-    else refuseAmidst(request, response, JSON.stringify(envelope));
+    if (request.complete) send(response, error.status, envelope);
+    else refuseAmidst(request, response.status(error.status), JSON.stringify(envelope));
   };
 }
 

@@ -2,7 +2,7 @@
 import type { TrustToken } from '../contract.ts';
 
 /** With its secret for who makes it; later nobody knows that. */
-export function tokenOperation(token: TrustToken, secret = ''): object {
+export function tokenOperation(token: TrustToken, secret = '') {
   const { id, name, role, restricted, projects, fingerprint, addresses, created_at, expires_at } = token;
   return {
     id,

@@ -1,4 +1,4 @@
-/** What is there in an LXD, in all of its projects: for those who look for what was left. */
+/** What is there in an LXD, in all of its projects: for clients, and for those who look for what was left. */
 import type { Address } from '../contract.ts';
 import { isCode } from '../errors.ts';
 import { mark } from './backups.ts';
@@ -19,11 +19,15 @@ export function operationOfLxdBackup(name: string): string | undefined {
   return ours.exec(name)?.[1];
 }
 
+/** Names of the projects that these credentials may see. */
+async function projectNames(lxd: LxdClient, signal: AbortSignal): Promise<string[]> {
+  const paths = await lxd.get<string[]>('/1.0/projects', {}, signal);
+  return paths.map((path) => decodeURIComponent(path.split('/').at(-1) ?? ''));
+}
+
 /** Every instance that these credentials may see. */
 export async function* everyInstance(lxd: LxdClient, signal: AbortSignal): AsyncGenerator<InventoryInstance> {
-  const projects = await lxd.get<string[]>('/1.0/projects', {}, signal);
-  for (const path of projects) {
-    const project = decodeURIComponent(path.split('/').at(-1) ?? '');
+  for (const project of await projectNames(lxd, signal)) {
     const instances = await lxd.get<{ name: string; status: string; config: Record<string, string> }[]>(
       '/1.0/instances',
       { recursion: '1', project },
@@ -36,22 +40,92 @@ export async function* everyInstance(lxd: LxdClient, signal: AbortSignal): Async
   }
 }
 
+/** An object as LXD shows it: which fields it has is LXD's business. */
+export type LxdObject = Record<string, unknown>;
+
+/** An instance as LXD shows it, and whose it is. */
+export type LxdInstance = LxdObject & { name: string; project: string; location: string };
+
+/**
+ * The instances of some projects, or of all: in the order of project and name. `full` adds state and snapshots. LXD's own backups of
+ * them are left out: clients mean those in the store.
+ */
+export async function listInstances(
+  lxd: LxdClient,
+  { projects, full }: { projects: string[] | undefined; full: boolean },
+  signal: AbortSignal,
+): Promise<LxdInstance[]> {
+  const found: LxdInstance[] = [];
+  for (const project of (projects ?? (await projectNames(lxd, signal))).toSorted()) {
+    const query = { recursion: full ? '2' : '1', project };
+    const instances = await lxd.get<LxdInstance[]>('/1.0/instances', query, signal);
+    instances.sort((a, b) => (a.name < b.name ? -1 : 1));
+    found.push(...instances.map((instance) => shown(instance, lxd.remote, project)));
+  }
+  return found;
+}
+
+/** One of them; undefined when it is not there. */
+export async function readInstance(
+  lxd: LxdClient,
+  { project, instance, full }: { project: string; instance: string; full: boolean },
+  signal: AbortSignal,
+): Promise<LxdInstance | undefined> {
+  const path = `/1.0/instances/${segment(instance)}`;
+  return unlessMissing(async () => {
+    const query = { project, ...(full ? { recursion: '1' } : {}) };
+    const found = shown(await lxd.get<LxdInstance>(path, query, signal), lxd.remote, project);
+    // LXD before 4.22 knows no recursion here, and lxc cannot do without a state.
+    if (full) found.state ??= await lxd.get(`${path}/state`, { project }, signal);
+    return found;
+  });
+}
+
+export function readInstanceState(
+  lxd: LxdClient,
+  { project, instance }: { project: string; instance: string },
+  signal: AbortSignal,
+): Promise<LxdObject | undefined> {
+  return unlessMissing(() => lxd.get(`/1.0/instances/${segment(instance)}/state`, { project }, signal));
+}
+
+export function listProjects(lxd: LxdClient, signal: AbortSignal): Promise<LxdObject[]> {
+  return lxd.get('/1.0/projects', { recursion: '1' }, signal);
+}
+
+export function listPools(lxd: LxdClient, signal: AbortSignal): Promise<LxdObject[]> {
+  return lxd.get('/1.0/storage-pools', { recursion: '1' }, signal);
+}
+
+function shown({ backups: _, ...instance }: LxdInstance, location: string, project: string): LxdInstance {
+  return { ...instance, name: String(instance.name), project, location };
+}
+
+async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await get();
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
 /** LXD's own backups of an instance, ours and others; none of an instance that is gone. */
 export async function lxdBackupsOf(
   lxd: LxdClient,
   { project, instance }: Address,
   signal: AbortSignal,
 ): Promise<{ name: string; created: Date }[]> {
-  try {
-    const found = await lxd.get<{ name: string; created_at: string }[]>(
+  const found = await unlessMissing(() =>
+    lxd.get<{ name: string; created_at: string }[]>(
       `/1.0/instances/${segment(instance)}/backups`,
       { recursion: '1', project },
       signal,
-    );
-    // Some versions say `c1/backup`.
-    return found.map(({ name, created_at }) => ({ name: name.split('/').at(-1) ?? '', created: new Date(created_at) }));
-  } catch (error) {
-    if (isCode(error, 'not-found')) return [];
-    throw error;
-  }
+    ),
+  );
+  // Some versions say `c1/backup`.
+  return (found ?? []).map(({ name, created_at }) => ({
+    name: name.split('/').at(-1) ?? '',
+    created: new Date(created_at),
+  }));
 }

@@ -82,7 +82,7 @@ export function buriedSubject(subject: string): string {
 }
 
 /** Questions to whichever worker of a remote is free to answer, by request and reply. */
-export function askSubject(remote: string, question: 'look'): string {
+export function askSubject(remote: string, question: 'look' | 'inventory'): string {
   return `lxstow.ask.${remote}.${question}`;
 }
 

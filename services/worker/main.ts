@@ -9,9 +9,18 @@ import { serveHealth } from '../health.ts';
 import type { Log } from '../logger.ts';
 import { LxdClient } from '../lxd/client.ts';
 import { describeServer, instanceExists, poolDriver, projectExists } from '../lxd/instances.ts';
+import {
+  type LxdObject,
+  listInstances,
+  listPools,
+  listProjects,
+  readInstance,
+  readInstanceState,
+} from '../lxd/inventory.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
+import { answerInventory, type InventoryQuestion } from '../queue/inventory.ts';
 import { Leases } from '../queue/leases.ts';
 import { answerLook } from '../queue/questions.ts';
 import { Reservations } from '../queue/reservations.ts';
@@ -88,6 +97,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   };
   const ended = new AbortController();
   answerLook(nats, remote, (question) => look(lxd, question), ended.signal);
+  answerInventory(nats, remote, (question, signal) => inventory(lxd, question, signal), ended.signal);
 
   const handingBack = new AbortController();
   let graceTimer: NodeJS.Timeout | undefined;
@@ -128,4 +138,23 @@ async function look(lxd: LxdClient, { project, instance, pool }: { project: stri
     instance: instanceThere,
     ...(pool === undefined ? {} : { pool: driver !== undefined }),
   };
+}
+
+async function inventory(lxd: LxdClient, question: InventoryQuestion, signal: AbortSignal): Promise<LxdObject[]> {
+  switch (question.kind) {
+    case 'instances':
+      return listInstances(lxd, { projects: question.projects, full: question.full }, signal);
+    case 'instance':
+      return one(await readInstance(lxd, question, signal));
+    case 'state':
+      return one(await readInstanceState(lxd, question, signal));
+    case 'projects':
+      return listProjects(lxd, signal);
+    case 'pools':
+      return listPools(lxd, signal);
+  }
+}
+
+function one(found: LxdObject | undefined): LxdObject[] {
+  return found ? [found] : [];
 }

@@ -2,6 +2,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import https from 'node:https';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { gunzipSync } from 'node:zlib';
 import { type Certificate, makeCertificate } from './certificates.ts';
 import { type LabFolder, openFolder } from './folder.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
@@ -29,7 +30,7 @@ export interface Answer {
   headers: Record<string, string | string[] | undefined>;
   /** The body as JSON. */
   body: Envelope;
-  /** The body as it came. */
+  /** The body as it came, unpacked. */
   text: string;
 }
 
@@ -69,7 +70,8 @@ export interface Lxstow extends AsyncDisposable {
   /** Waits for an async answer's operation to end, and returns it. */
   // biome-ignore lint/suspicious/noExplicitAny: an operation as the API shows it
   finished(answer: Answer): Promise<any>;
-  addWorker(): Promise<Daemon>;
+  /** One more; with variables of its own it may be another remote's. */
+  addWorker(env?: NodeJS.ProcessEnv): Promise<Daemon>;
   /** What a worker or the gateway has logged. */
   logOf(part: 'gateway' | number): Promise<string>;
 }
@@ -119,12 +121,15 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
   const gateway = await start('gateway', folder, ports.gateway);
   const workers: Daemon[] = [];
   const folders: LabFolder[] = [];
-  const addWorker = async () => {
+  const addWorker = async (env: NodeJS.ProcessEnv = {}) => {
     const place = await openFolder(`${name}-worker`, log);
     stack.use(place);
     folders.push(place);
     const healthPort = ports.worker[workers.length] ?? (await freePort());
-    const worker = await start('worker', place, healthPort, { LXSTOW_WORKER_HEALTH_PORT: String(healthPort) });
+    const worker = await start('worker', place, healthPort, {
+      LXSTOW_WORKER_HEALTH_PORT: String(healthPort),
+      ...env,
+    });
     workers.push(worker);
     return worker;
   };
@@ -195,7 +200,9 @@ function ask(
         response.on('data', (chunk: Buffer) => chunks.push(chunk));
         response.on('error', reject);
         response.on('end', () => {
-          const text = Buffer.concat(chunks).toString();
+          const bytes = Buffer.concat(chunks);
+          const packed = response.headers['content-encoding'] === 'gzip';
+          const text = (packed ? gunzipSync(bytes) : bytes).toString();
           try {
             resolve({
               status: response.statusCode ?? 0,

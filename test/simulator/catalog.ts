@@ -34,11 +34,23 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
           environment: { server: 'lxd', server_version: simulatedVersion, server_pid: process.pid },
         }),
     },
-    '/1.0/projects': { GET: () => sync(state.projects().map((name) => `/1.0/projects/${name}`)) },
-    '/1.0/projects/{name}': {
-      GET: ({ param }) => sync({ ...state.project(param('name')), name: param('name'), used_by: [] }),
+    '/1.0/projects': {
+      GET: ({ query }) =>
+        sync(
+          query.get('recursion') === '1'
+            ? state.projects().map((name) => projectView(state, name))
+            : state.projects().map((name) => `/1.0/projects/${name}`),
+        ),
     },
-    '/1.0/storage-pools': { GET: () => sync([...state.pools.keys()].map((name) => `/1.0/storage-pools/${name}`)) },
+    '/1.0/projects/{name}': { GET: ({ param }) => sync(projectView(state, param('name'))) },
+    '/1.0/storage-pools': {
+      GET: ({ query }) =>
+        sync(
+          query.get('recursion') === '1'
+            ? [...state.pools.keys()].map((name) => poolView(state, name))
+            : [...state.pools.keys()].map((name) => `/1.0/storage-pools/${name}`),
+        ),
+    },
     '/1.0/storage-pools/{name}': { GET: ({ param }) => sync(poolView(state, param('name'))) },
     '/1.0/profiles': {
       GET({ project }) {
@@ -64,7 +76,7 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
       },
     },
     '/1.0/instances/{name}': {
-      GET: (call) => sync(instanceView(state, instanceOf(call))),
+      GET: (call) => sync((call.query.get('recursion') === '1' ? fullView : instanceView)(state, instanceOf(call))),
       async POST(call) {
         const { name } = await call.body(400);
         const instance = instanceOf(call);
@@ -94,6 +106,7 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
       },
     },
     '/1.0/instances/{name}/state': {
+      GET: (call) => sync(stateView(instanceOf(call))),
       async PUT(call) {
         const { action } = await call.body(400);
         const instance = instanceOf(call);
@@ -135,6 +148,21 @@ export function instanceView(state: State, instance: Instance) {
     type: 'container',
     project,
   };
+}
+
+/** With its state and snapshots. */
+export function fullView(state: State, instance: Instance) {
+  const snapshots = instance.snapshots.map((name) => ({ name, created_at: instance.createdAt }));
+  return { ...instanceView(state, instance), backups: [], snapshots, state: stateView(instance) };
+}
+
+function stateView({ isRunning }: Instance) {
+  const status = isRunning ? { status: 'Running', status_code: 103 } : { status: 'Stopped', status_code: 102 };
+  return { ...status, disk: {}, memory: {}, network: {}, pid: isRunning ? 1 : 0, processes: 0, cpu: { usage: 0 } };
+}
+
+function projectView(state: State, name: string) {
+  return { ...state.project(name), name, used_by: [] };
 }
 
 export function poolView(state: State, name: string) {

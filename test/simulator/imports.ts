@@ -8,7 +8,7 @@ import { parse, stringify } from 'yaml';
 import { errorText } from '../lab/run.ts';
 import { readIndex, unpack } from './archive.ts';
 import { interrupted } from './backups.ts';
-import { about, instanceView, withProject } from './catalog.ts';
+import { about, fullView, instanceView, withProject } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
 import type { Operations } from './operations.ts';
 import { accepted, type Call, Refusal, type Routes, sync } from './server.ts';
@@ -33,6 +33,7 @@ export function importRoutes(state: State, operations: Operations, faults: Fault
       GET({ project, query }) {
         const instances = state.instances(project);
         if (query.get('recursion') === '1') return sync(instances.map((instance) => instanceView(state, instance)));
+        if (query.get('recursion') === '2') return sync(instances.map((instance) => fullView(state, instance)));
         return sync(instances.map(({ name }) => withProject(`/1.0/instances/${name}`, project)));
       },
       async POST(call) {

@@ -6,7 +6,7 @@ import { LxstowError } from '../../errors.ts';
 import { isAdmin, mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
 import { type EventType, eventTypes } from '../events.ts';
-import { clientOf, flag, query } from '../requests.ts';
+import { clientOf, listedProject, query } from '../requests.ts';
 import type { Client } from '../trust.ts';
 import { websocketOf } from '../upgrade.ts';
 
@@ -16,15 +16,12 @@ export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {
   router.get('/', async (request, response) => {
     const client = clientOf(request);
     const types = wantedTypes(request, client);
-    const all = flag(request, 'all-projects') ?? false;
-    const named = query(request, 'project', 'names.json#/$defs/projectName');
-    if (all && named !== undefined) throw new LxstowError('bad-request', 'either ?project= or ?all-projects=true');
-    const project = named ?? 'default';
+    const project = listedProject(request);
     if (eventSockets.full) throw new LxstowError('gateway-busy', 'too many event sockets are open at this gateway');
     const socket = request.socket as TLSSocket;
     eventSockets.add(await websocketOf(response), {
       types,
-      wants: (of) => (all ? mayTouch(client, of) : of === project),
+      wants: (of) => (project === undefined || of === project) && mayTouch(client, of),
       trusted: async () => sameAccess(client, await trust.client(socket)),
       client: client.fingerprint,
     });

@@ -3,8 +3,9 @@ import { type Request, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
 import { isAdmin, mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
+import { parseFilter } from '../filter.ts';
 import { cancelOperation, missingOperation } from '../operations.ts';
-import { clientOf, flag, parameter, query } from '../requests.ts';
+import { clientOf, listedProject, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
 import { tokenOperation } from '../tokenOperation.ts';
 
@@ -16,30 +17,20 @@ export function operationRoutes(parts: GatewayParts): Router {
   const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
 
   router.get('/', async (request, response) => {
-    const project = query(request, 'project', 'names.json#/$defs/projectName') ?? 'default';
-    const all = flag(request, 'all-projects') ?? false;
-    const full = query(request, 'recursion') === '1';
+    const project = listedProject(request);
+    const matches = parseFilter(query(request, 'filter'));
+    const full = (query(request, 'recursion') ?? '0') !== '0';
     const client = clientOf(request);
-    const found = (await operations.list()).filter((operation) =>
-      all ? mayTouch(client, operation.project) : operation.project === project,
-    );
-    const byStatus = Object.groupBy(found, ({ status }) => status.toLowerCase());
-    const shown: Record<string, unknown[]> = Object.fromEntries(
-      Object.entries(byStatus).map(([status, each = []]) => [
-        status,
-        each.map((one) => (full ? toLxd(one) : operationPath(one.id))),
-      ]),
-    );
+    const found = (await operations.list())
+      .filter((each) => (project === undefined || each.project === project) && mayTouch(client, each.project))
+      .map(toLxd);
+    const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
     // In LXD too, a token runs in the default project.
-    if (isAdmin(client) && (all || project === 'default')) {
-      const tokens = await trustStore.tokens();
-      if (tokens.length > 0)
-        shown.running = [
-          ...(shown.running ?? []),
-          ...tokens.map((token) => (full ? tokenOperation(token) : operationPath(token.id))),
-        ];
-    }
-    sync(response, shown);
+    const all = [...found, ...tokens.map((token) => tokenOperation(token))].filter(matches);
+    const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(
+      ([status, each = []]) => [status, full ? each : each.map(({ id }) => operationPath(id))],
+    );
+    sync(response, Object.fromEntries(shown));
   });
 
   router.get('/:id', async (request, response) => {

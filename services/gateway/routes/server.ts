@@ -8,15 +8,21 @@ import type { Client } from '../trust.ts';
 
 /** LXD's words for what this API has in common with LXD's. */
 const extensions = [
-  'instances',
-  'container_backup',
-  'projects',
-  'certificate_token',
-  'explicit_trust_token',
+  'api_filtering',
   'backup_override_name',
-  'container_backup_override_pool',
-  'certificate_update',
   'certificate_project',
+  'certificate_token',
+  'certificate_update',
+  'container_backup',
+  'container_backup_override_pool',
+  'container_full',
+  'explicit_trust_token',
+  'instance_all_projects',
+  'instance_get_full',
+  'instances',
+  'operations_get_query_all_projects',
+  'projects',
+  'storage',
 ];
 
 export function serverRoutes({ certificate }: GatewayParts): Router {

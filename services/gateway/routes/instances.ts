@@ -1,0 +1,108 @@
+/** Instances, as LXD shows them, of all remotes: listed, shown, their state. */
+import { type Request, type Response, Router } from 'express';
+import { check } from '../../contract.ts';
+import { isCode, LxstowError } from '../../errors.ts';
+import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
+import type { InventoryQuestion } from '../../queue/inventory.ts';
+import { mayTouch } from '../access.ts';
+import type { GatewayParts } from '../app.ts';
+import { parseFilter } from '../filter.ts';
+import { askRemotes, askSome, remotesOf } from '../remotes.ts';
+import { clientOf, ended, listedProject, parameter, query } from '../requests.ts';
+import { sync } from '../respond.ts';
+
+/** For times that LXD has not set. */
+const never = '0001-01-01T00:00:00Z';
+
+export function instanceRoutes(parts: GatewayParts): Router {
+  const { config, catalog, log } = parts;
+  const router = Router();
+
+  router.get('/', async (request, response) => {
+    const client = clientOf(request);
+    const project = listedProject(request);
+    const recursion = query(request, 'recursion') ?? '0';
+    const type = query(request, 'instance-type');
+    const matches = parseFilter(query(request, 'filter'));
+    const projects = project === undefined ? client.projects : [project];
+    const question: InventoryQuestion = { kind: 'instances', full: recursion === '2', ...(projects && { projects }) };
+    const found = await askSome(parts, response, remotesOf(request, config), question);
+    const instances = ([...found.values()].flat() as LxdInstance[]).filter(
+      (instance) =>
+        mayTouch(client, instance.project) && (type === undefined || instance.type === type) && matches(instance),
+    );
+    if (recursion === '0') return sync(response, instances.map(pathOf));
+    sync(response, recursion === '2' ? instances.map((instance) => ({ ...instance, backups: null })) : instances);
+  });
+
+  router.get('/:instance', async (request, response) => {
+    const full = ['1', '2'].includes(query(request, 'recursion') ?? '');
+    const [remote, found] = await one(request, response, (address) => ({ kind: 'instance', full, ...address }));
+    const { architecture, config, devices, ephemeral, profiles } = found;
+    const backups = full ? await backupsOf(remote, found as LxdInstance, response) : undefined;
+    sync(response, full ? { ...found, backups } : found, [architecture, config, devices, ephemeral, profiles]);
+  });
+
+  router.get('/:instance/state', async (request, response) => {
+    const [, found] = await one(request, response, (address) => ({ kind: 'state', ...address }));
+    sync(response, found);
+  });
+
+  /** The one that is meant, and its remote: with no `?target=` that of the default remote, else the only one. */
+  async function one(
+    request: Request,
+    response: Response,
+    question: (address: { project: string; instance: string }) => InventoryQuestion,
+  ): Promise<[remote: string, found: LxdObject]> {
+    const instance = parameter(request, 'instance', 'names.json#/$defs/instanceName');
+    const project = query(request, 'project', 'names.json#/$defs/projectName') ?? 'default';
+    const remotes = remotesOf(request, config);
+    const { found, silent } = await askRemotes(parts, response, remotes, question({ project, instance }));
+    const holders = [...found].flatMap(([remote, [item]]) => (item ? [[remote, item] as const] : []));
+    const [first, second] = holders;
+    if (!first) {
+      const where = [...found.keys()].join(', ');
+      const unheard = silent.size > 0 ? `; not heard: ${[...silent.keys()].join(', ')}` : '';
+      throw (
+        silent.get(remotes[0] as string) ??
+        new LxstowError('not-found', `instance ${instance} does not exist on ${where}, project ${project}${unheard}`)
+      );
+    }
+    if (second && first[0] !== config.gateway.defaultRemote) {
+      const names = holders.map(([remote]) => remote).join(', ');
+      throw new LxstowError('bad-request', `instance ${instance} is on ${names}: say which with ?target=`);
+    }
+    return [...first];
+  }
+
+  /** Those in the store, with LXD's fields. An instance is shown without them when the store is away. */
+  async function backupsOf(remote: string, { project, name }: LxdInstance, response: Response) {
+    const instance = check('names.json#/$defs/instanceName', name, 'name');
+    try {
+      const summaries = await catalog.list({ remote, project, instance }, ended(response));
+      return summaries.map(({ backup }) => ({
+        name: backup.name,
+        created_at: backup.created,
+        expires_at: never,
+        instance_only: false,
+        container_only: false,
+        optimized_storage: backup.optimized,
+      }));
+    } catch (error) {
+      if (!isCode(error, 's3-unavailable')) throw error;
+      log.warn('instance shown without its backups', { remote, project, instance, error });
+      response.append('warning', `199 lxstow "backups are not in this answer: s3-unavailable"`);
+      return null;
+    }
+  }
+
+  const pathOf = ({ name, project, location }: LxdInstance) => {
+    const search = new URLSearchParams({
+      ...(project === 'default' ? {} : { project }),
+      ...(location === config.gateway.defaultRemote ? {} : { target: location }),
+    });
+    return `/1.0/instances/${name}${search.size > 0 ? `?${search}` : ''}`;
+  };
+
+  return router;
+}

@@ -1,0 +1,87 @@
+/** What instances live in: projects and storage pools, of all remotes. Those of one name are shown as one. */
+import { type Request, type Response, Router } from 'express';
+import { isCode, LxstowError } from '../../errors.ts';
+import type { LxdObject } from '../../lxd/inventory.ts';
+import { mayTouch } from '../access.ts';
+import type { GatewayParts } from '../app.ts';
+import { parseFilter } from '../filter.ts';
+import { askSome, remotesOf } from '../remotes.ts';
+import { clientOf, parameter, query } from '../requests.ts';
+import { sync } from '../respond.ts';
+
+export function projectRoutes(parts: GatewayParts): Router {
+  const router = Router();
+
+  /** Those that the client may see. Whatever workers say, there are LXD's default project and those that the client is restricted to. */
+  async function projects(request: Request, response: Response): Promise<LxdObject[]> {
+    const client = clientOf(request);
+    const sure = (client.projects ?? ['default']).map((name) => ({ name, description: '', config: {}, used_by: [] }));
+    const remotes = remotesOf(request, parts.config);
+    const found = await askSome(parts, response, remotes, { kind: 'projects' }).catch((error) => {
+      if (isCode(error, 'no-worker') || isCode(error, 'lxd-unavailable')) return new Map<string, LxdObject[]>();
+      throw error;
+    });
+    return united([...found.values()].flat().concat(sure)).filter(({ name }) => mayTouch(client, String(name)));
+  }
+
+  router.get('/', async (request, response) =>
+    list(request, response, '/1.0/projects', await projects(request, response)),
+  );
+
+  router.get('/:project', async (request, response) => {
+    const name = parameter(request, 'project', 'names.json#/$defs/projectName');
+    const project = named(await projects(request, response), name, 'project');
+    sync(response, project, [project.description, project.config]);
+  });
+
+  return router;
+}
+
+export function poolRoutes(parts: GatewayParts): Router {
+  const router = Router();
+
+  async function pools(request: Request, response: Response): Promise<LxdObject[]> {
+    const client = clientOf(request);
+    const found = await askSome(parts, response, remotesOf(request, parts.config), { kind: 'pools' });
+    const located = [...found].flatMap(([remote, items]) => items.map((pool) => ({ ...pool, locations: [remote] })));
+    // A restricted client does not learn what is in others' projects, nor where things are kept.
+    return united(located).map((pool) => (client.projects ? { ...pool, config: {}, used_by: [] } : pool));
+  }
+
+  router.get('/', async (request, response) =>
+    list(request, response, '/1.0/storage-pools', await pools(request, response)),
+  );
+
+  router.get('/:pool', async (request, response) => {
+    const name = parameter(request, 'pool', 'names.json#/$defs/poolName');
+    const pool = named(await pools(request, response), name, 'storage pool');
+    sync(response, pool, [pool.name, pool.driver, pool.config]);
+  });
+
+  return router;
+}
+
+function list(request: Request, response: Response, path: string, items: LxdObject[]): void {
+  const matching = items.filter(parseFilter(query(request, 'filter')));
+  const full = (query(request, 'recursion') ?? '0') !== '0';
+  sync(response, full ? matching : matching.map(({ name }) => `${path}/${encodeURIComponent(String(name))}`));
+}
+
+/** The first of each name, with what uses all of them, and where they are. */
+function united(items: LxdObject[]): LxdObject[] {
+  const byName = Map.groupBy(items, ({ name }) => String(name));
+  return [...byName.values()].map(([first = {}, ...others]) => {
+    const all = (field: string) => [first, ...others].flatMap((each) => (each[field] as string[] | null) ?? []);
+    return {
+      ...first,
+      used_by: [...new Set(all('used_by'))],
+      ...('locations' in first && { locations: all('locations') }),
+    };
+  });
+}
+
+function named(items: LxdObject[], name: string, what: string): LxdObject {
+  const found = items.find((each) => each.name === name);
+  if (!found) throw new LxstowError('not-found', `${what} ${name} does not exist`);
+  return found;
+}

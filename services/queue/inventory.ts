@@ -1,0 +1,185 @@
+/**
+ * Questions to the workers of a remote about what is in its LXD. An answer is one message, packed; a list that is too long for it comes
+ * a page at a time, and whichever worker is free answers each.
+ */
+import { promisify } from 'node:util';
+import { gunzip, gzip } from 'node:zlib';
+import { check } from '../contract.ts';
+import { asLxstowError, type ErrorCode, LxstowError } from '../errors.ts';
+import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
+import { type Nats, natsFailure } from './connection.ts';
+import { askSubject } from './topology.ts';
+
+/** `projects` absent: all. `after`: the page that follows this instance. */
+export interface InstancesQuestion {
+  kind: 'instances';
+  projects?: string[];
+  full: boolean;
+  after?: { project: string; name: string };
+}
+
+export type InventoryQuestion =
+  | InstancesQuestion
+  | { kind: 'instance'; project: string; instance: string; full: boolean }
+  | { kind: 'state'; project: string; instance: string }
+  | { kind: 'projects' }
+  | { kind: 'pools' };
+
+interface Page {
+  items: LxdObject[];
+  /** There are more behind the last. */
+  more: boolean;
+}
+
+interface Failure {
+  code: ErrorCode;
+  message: string;
+}
+
+/** How a worker finds the answer: all that there is; nothing where the one that is asked for is missing. */
+export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
+
+const queueGroup = 'lxstow';
+/** NATS takes 1 MiB unless it is told otherwise. */
+const largestAnswerBytes = 900 * 1024;
+/** A page before it is packed, to about a tenth. */
+const largestPageBytes = 16 * 1024 * 1024;
+/** What clients wait for; a worker does not go on for nobody. */
+const longestAnswerMs = 20_000;
+/** Lists that a worker makes at a time: they may be large. */
+const listsAtOnce = 2;
+const [pack, unpack] = [promisify(gzip), promisify(gunzip)];
+
+/** Asks for all there is, page by page. Throws no-worker when no worker is up or none answers in time, and what LXD's answer was. */
+export async function askInventory(
+  nats: Nats,
+  remote: string,
+  question: InventoryQuestion,
+  timeoutMs: number,
+): Promise<LxdObject[]> {
+  const found: LxdObject[] = [];
+  const until = performance.now() + timeoutMs;
+  for (let next = question; ; ) {
+    const { items, more } = await askPage(nats, remote, next, Math.max(1, Math.round(until - performance.now())));
+    found.push(...items);
+    const last = items.at(-1) as LxdInstance | undefined;
+    if (!more || next.kind !== 'instances' || !last) return found;
+    next = { ...next, after: { project: last.project, name: last.name } };
+  }
+}
+
+async function askPage(nats: Nats, remote: string, question: InventoryQuestion, timeout: number): Promise<Page> {
+  nats.assertConnected();
+  let packed: Uint8Array;
+  try {
+    packed = (await nats.connection.request(askSubject(remote, 'inventory'), JSON.stringify(question), { timeout }))
+      .data;
+  } catch (error) {
+    const failure = error as Error & { isNoResponders?: () => boolean };
+    if (failure.name === 'TimeoutError')
+      throw new LxstowError('no-worker', `no worker of remote ${remote} answered in time`, { cause: error });
+    if (failure.name === 'NoRespondersError' || failure.isNoResponders?.())
+      throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
+    throw natsFailure(error, `asking a worker of ${remote}`);
+  }
+  const text = await unpack(packed, { maxOutputLength: 2 * largestPageBytes });
+  const answer = JSON.parse(text.toString()) as Page | { failure: Failure };
+  if ('failure' in answer) throw new LxstowError(answer.failure.code, answer.failure.message);
+  return answer;
+}
+
+/** Answers until the signal aborts. */
+export function answerInventory(nats: Nats, remote: string, inventory: Inventory, signal: AbortSignal): void {
+  const lists = new Places(listsAtOnce);
+  const answer = async (data: Uint8Array): Promise<Buffer> => {
+    try {
+      const question = parseQuestion(data);
+      const timeout = AbortSignal.timeout(longestAnswerMs);
+      if (question.kind !== 'instances') return await packOne(await inventory(question, timeout));
+      using _place = await lists.take();
+      return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]));
+    } catch (error) {
+      const { code, message } = asLxstowError(error);
+      return await pack(JSON.stringify({ failure: { code, message } }));
+    }
+  };
+  const subscription = nats.connection.subscribe(askSubject(remote, 'inventory'), {
+    queue: queueGroup,
+    callback: (error, message) => {
+      if (!error) void answer(message.data).then((packed) => message.respond(packed));
+    },
+  });
+  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+}
+
+function parseQuestion(data: Uint8Array): InventoryQuestion {
+  const question = JSON.parse(new TextDecoder().decode(data)) as InventoryQuestion;
+  const project = (name: string) => check('names.json#/$defs/projectName', name, 'project');
+  switch (question.kind) {
+    case 'instances':
+      question.projects?.forEach(project);
+      break;
+    case 'instance':
+    case 'state':
+      project(question.project);
+      check('names.json#/$defs/instanceName', question.instance, 'instance');
+      break;
+    case 'projects':
+    case 'pools':
+      break;
+    default:
+      throw new LxstowError('bad-message', 'a question that this worker does not know; is it older than the gateway?');
+  }
+  return question;
+}
+
+function behind(after: InstancesQuestion['after'], instances: LxdInstance[]): LxdInstance[] {
+  if (!after) return instances;
+  return instances.filter(
+    ({ project, name }) => project > after.project || (project === after.project && name > after.name),
+  );
+}
+
+async function packOne(items: LxdObject[]): Promise<Buffer> {
+  const packed = await pack(JSON.stringify({ items, more: false }));
+  if (packed.length > largestAnswerBytes) throw new LxstowError('too-large', 'the answer of LXD is too large');
+  return packed;
+}
+
+/** As many as one message takes. */
+async function packPage(items: LxdInstance[]): Promise<Buffer> {
+  let [count, bytes] = [0, 0];
+  for (const item of items) {
+    bytes += Buffer.byteLength(JSON.stringify(item));
+    if (count > 0 && bytes > largestPageBytes) break;
+    count++;
+  }
+  for (;;) {
+    const packed = await pack(JSON.stringify({ items: items.slice(0, count), more: count < items.length }));
+    if (packed.length <= largestAnswerBytes) return packed;
+    if (count <= 1) throw new LxstowError('too-large', `what LXD says of instance ${items[0]?.name} is too large`);
+    count = Math.max(1, Math.floor((count * largestAnswerBytes * 0.9) / packed.length));
+  }
+}
+
+/** A few may do it at a time, the others wait. */
+class Places {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(most: number) {
+    this.#free = most;
+  }
+
+  async take(): Promise<Disposable> {
+    if (this.#free === 0) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    else this.#free--;
+    return {
+      [Symbol.dispose]: () => {
+        const next = this.#waiting.shift();
+        if (next) next();
+        else this.#free++;
+      },
+    };
+  }
+}

@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { isCode } from '../../services/errors.ts';
+import { parseFilter } from '../../services/gateway/filter.ts';
+
+const c1 = {
+  name: 'c1',
+  status: 'Running',
+  status_code: 103,
+  ephemeral: false,
+  profiles: ['default'],
+  config: { 'image.os': 'Ubuntu', 'user.note': 'two words' },
+  expanded_config: { 'image.os': 'Ubuntu' },
+  devices: { root: { type: 'disk', path: '/' } },
+  state: null,
+};
+
+describe('a filter', () => {
+  const cases: [filter: string, matches: boolean][] = [
+    ['name eq c1', true],
+    ['name eq c', false],
+    ['name eq c.*', true],
+    ['name eq ^c', true],
+    ['name eq (^c1$|^c1.*)', true],
+    ['status eq running', true],
+    ['status eq Running and name eq c1', true],
+    ['status eq Stopped and name eq c1', false],
+    ['status eq Stopped or name eq c1', true],
+    ['name eq c1 or name eq c2 and status eq stopped', false],
+    ['not status eq Stopped', true],
+    ['NOT status EQ Running', false],
+    ['status ne Stopped', true],
+    ['status=running', true],
+    ['status!=running', false],
+    ['name=(c1|^c1.*)', true],
+    ['name=c1 and not status=stopped', true],
+    ['config.user.note eq "two words"', true],
+    ["config.user.note='two words' and name=c1", true],
+    ['expanded_config.image.os eq ubuntu', true],
+    ['expanded_config.image.version eq ^$', true],
+    ['expanded_config.image.version ne 20', true],
+    ['devices.root.path eq /', true],
+    ['status_code ge 103', true],
+    ['status_code gt 103', false],
+    ['status_code lt 104 and status_code le 103 and status_code eq 103 and status_code ne 1', true],
+    ['ephemeral eq false', true],
+    ['ephemeral=true', false],
+    ['profiles eq ["default"]', true],
+    ['nothing eq x', false],
+    ['nothing ne x', false],
+    ['state.network eq x', false],
+    ['name eq (c1', false],
+    ['constructor.name eq Object', false],
+  ];
+  for (const [filter, matches] of cases)
+    it(`${filter}: ${matches}`, () => assert.equal(parseFilter(filter)(c1), matches));
+
+  it('that is not there matches everything', () => assert.equal(parseFilter(undefined)(c1), true));
+
+  for (const filter of ['', 'name', 'name eq', 'not', 'name like c1', 'name eq c1 name eq c2', 'name eq c1 and'])
+    it(`${JSON.stringify(filter)} is refused`, () =>
+      assert.throws(() => parseFilter(filter)(c1), { code: 'bad-request' }));
+
+  it('on the order of what has none is refused', () => {
+    assert.throws(() => parseFilter('name gt c')(c1), /gt is for numbers, and name is none/);
+    assert.throws(() => parseFilter('status_code gt c')(c1), /number/);
+  });
+
+  it('of any text is a filter or refused', () => {
+    const words = fc.constantFrom(
+      'name',
+      'eq',
+      'ne',
+      'gt',
+      'and',
+      'or',
+      'not',
+      '"',
+      "'",
+      '=',
+      '!=',
+      'c1',
+      ' ',
+      '(',
+      '[',
+      '\\',
+      '{9}',
+    );
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.string(),
+          fc.array(words).map((each) => each.join(' ')),
+        ),
+        (text) => {
+          try {
+            assert.equal(typeof parseFilter(text)(c1), 'boolean');
+          } catch (error) {
+            assert.ok(isCode(error, 'bad-request'), String(error));
+          }
+        },
+      ),
+    );
+  });
+
+  it('that would keep a backtracking engine busy for ever does not', () => {
+    const long = { name: `${'a'.repeat(10_000)}!` };
+    for (const pattern of [
+      '(a+)+$',
+      '^(a|a)*$',
+      '(a*)*b',
+      `^${'a?'.repeat(300)}${'a'.repeat(150)}$`,
+      '((a{1000}){1000})',
+      '(((((a{30}){30}){30}){30}){30})',
+    ]) {
+      parseFilter(`name eq ${pattern}`)(long);
+    }
+  });
+});
