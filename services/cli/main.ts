@@ -1,12 +1,14 @@
 #!/usr/bin/env node
-/** The command line: `lxstow gateway`, `worker`, `setup`, `config`, `janitor`, `dead-letters`, `trust`. */
-import { Command, Option } from 'commander';
+/** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
+import { Command, CommanderError, Option } from 'commander';
 import { stringify } from 'yaml';
 import { loadConfig, withoutSecrets } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import { createLogger, type Log } from '../logger.ts';
 import { version } from '../version.ts';
+import { addClientCommands } from './clientCommands.ts';
+import { CliError, exitOf, exits } from './exit.ts';
 
 type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
 
@@ -14,8 +16,17 @@ const program = new Command('lxstow')
   .description('Backs LXD instances up to S3 and brings them back.')
   .version(version)
   .option('-c, --config <file>', 'configuration, YAML or JSON (else LXSTOW_CONFIG; the environment goes over it)')
-  .showHelpAfterError();
+  .showHelpAfterError('(--help tells more)')
+  .exitOverride();
+// Who reads has enough: `lxstow list | head -1`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(exits.ok);
+});
 
+program.commandsGroup('With a gateway:');
+addClientCommands(program);
+program.commandsGroup('Servers, and beside them (--config):');
 program
   .command('gateway')
   .description('serve the HTTPS API')
@@ -166,11 +177,15 @@ function long(run: Run): () => Promise<void> {
 
 try {
   await program.parseAsync();
-  process.exitCode ??= 0;
+  process.exitCode ??= exits.ok;
 } catch (thrown) {
-  const error = asLxstowError(thrown);
-  process.stderr.write(
-    `lxstow: ${error.code === 'internal' && thrown instanceof Error ? thrown.stack : error.message}\n`,
-  );
-  process.exitCode = error.code === 'bad-config' ? 78 : 1;
+  // Commander has said it.
+  if (thrown instanceof CommanderError) process.exitCode = thrown.exitCode === 0 ? exits.ok : exits.usage;
+  else {
+    const error = thrown instanceof CliError ? thrown : asLxstowError(thrown);
+    const internal = error instanceof LxstowError && error.code === 'internal' && thrown instanceof Error;
+    const hint = error instanceof CliError && error.hint ? `  ${error.hint}\n` : '';
+    process.stderr.write(`lxstow: ${internal ? thrown.stack : error.message}\n${hint}`);
+    process.exitCode = exitOf(error);
+  }
 }

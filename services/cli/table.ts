@@ -1,12 +1,12 @@
 /** What commands print for people: columns as wide as they must be, and nothing that could act on a terminal. */
 
-/** Rows under a heading; the last column is not padded. */
-export function table(heading: string[], rows: string[][]): string {
+/** Rows under a heading; the last column is not padded. `paint` may colour a cell that has its width. */
+export function table(heading: string[], rows: string[][], paint: (cell: string) => string = (cell) => cell): string {
   const lines = [heading, ...rows.map((row) => row.map(printable))];
   const widths = heading.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
   return lines
     .map((line) => line.map((cell, column) => (column === line.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))))
-    .map((cells) => `${cells.join('  ').trimEnd()}\n`)
+    .map((cells) => `${cells.map(paint).join('  ').trimEnd()}\n`)
     .join('');
 }
 

@@ -127,7 +127,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
     assert.match((await ended(operation)).err, /bakcup/);
     const letters = await until(list, (all) => all.some((other) => other.operation === operation));
     assert.ok(!letters.some(({ id }) => id === letter.id), 'the letter is still there');
-    assert.equal((await command(['retry', String(letter.id)])).status, 1);
+    assert.equal((await command(['retry', String(letter.id)])).status, 66);
   });
 
   it('a job out of attempts is one, and succeeds when it is sent again', async () => {
@@ -166,7 +166,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
     await nats.close();
     const gone = (await list()).find(({ subject }) => subject === 'lxstow.jobs.gone.backup.default.c1');
     const { status, stderr } = await command(['retry', String(gone?.id)]);
-    assert.equal(status, 1);
+    assert.equal(status, 64);
     assert.match(stderr, /LXSTOW_JOBS does not take lxstow\.jobs\.gone\.backup\.default\.c1/);
     assert.deepEqual(
       (await list()).filter(({ id }) => id === gone?.id || id === letter.id).map(({ id }) => id),
@@ -185,11 +185,11 @@ describe('dead letters', { timeout: 600_000 }, () => {
       ['show', '999999'],
     ]) {
       const { status, stderr } = await command(args);
-      assert.equal(status, 1);
+      assert.equal(status, 66);
       assert.match(stderr, /^lxstow: there is no dead letter \d+\n$/);
     }
     for (const args of [['discard'], ['discard', '--all', '1'], ['show', 'x'], ['retry', '0']])
-      assert.equal((await command(args)).status, 1, args.join(' '));
+      assert.equal((await command(args)).status, 64, args.join(' '));
     assert.deepEqual(
       (await list()).map(({ id }) => id),
       left,

@@ -369,7 +369,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
     await operation('backup', at('c1'), 'Failure', { backup: 'no-nats' });
     const { key } = await upload(`${prefix}/local/default/c1/no-nats`);
     const { status, stderr } = await janitor([], { env: { LXSTOW_NATS_SERVERS: 'nats://127.0.0.1:9' } });
-    assert.equal(status, 1);
+    assert.equal(status, 69);
     assert.match(stderr, /cannot connect to NATS/);
     assert.equal((await uploadsOf(store, key)).length, 1);
   });

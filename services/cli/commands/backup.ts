@@ -1,0 +1,158 @@
+/** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
+import { CliError, type Exit, exits } from '../exit.ts';
+import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
+import { Gateways, type InstancePlace, listInstances, type Place, type ShownInstance, suggesting } from '../names.ts';
+import { type Format, print, size } from '../output.ts';
+import { openProgress } from '../progress.ts';
+
+export interface BackupOptions extends Place {
+  all?: boolean;
+  selector: string[];
+  tag: string[];
+  name?: string;
+  compression?: string;
+  optimized?: boolean;
+  instanceOnly?: boolean;
+  wait: boolean;
+  quiet?: boolean;
+  format: Format;
+}
+
+interface Job extends Followed {
+  where: InstancePlace;
+  backup?: string;
+}
+
+export async function backupCommand(instances: string[], options: BackupOptions): Promise<Exit> {
+  using gateways = new Gateways();
+  const jobs: Job[] = (await wanted(gateways, instances, options)).map((where) => ({
+    label: instances.find((text) => text.endsWith(`:${where.instance}`)) ?? where.instance,
+    gateway: where.gateway,
+    where,
+  }));
+  if (options.name !== undefined && jobs.length !== 1)
+    throw new CliError(exits.usage, '--name is for the backup of one instance');
+  const request = requestOf(options);
+  {
+    using progress = openProgress(options.quiet);
+    using interrupts = heedInterrupts(() => sayLeft(jobs));
+    await forAll(jobs, async (job) => {
+      if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
+      const { gateway, place, instance } = job.where;
+      const begun = await suggesting(job.where, undefined, () =>
+        gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: place }),
+      );
+      job.operation = begun;
+      job.backup = begun.name;
+      progress.show(
+        jobs.map(({ label, error, operation }) => ({
+          label,
+          state: error ? 'Failure' : (operation?.status ?? 'asking'),
+        })),
+      );
+    });
+    if (options.wait) await follow(jobs, progress, interrupts);
+    progress[Symbol.dispose]();
+    sayFailures(jobs);
+    report(jobs, options);
+    return exitOfAll(jobs, interrupts);
+  }
+}
+
+/** Who is meant, each once. */
+async function wanted(gateways: Gateways, texts: string[], options: BackupOptions): Promise<InstancePlace[]> {
+  const { all, selector } = options;
+  if (!all && selector.length === 0) {
+    if (texts.length === 0)
+      throw new CliError(exits.usage, 'of which instance?', { hint: 'name some, or give --all or --selector' });
+    const named = await Promise.all([...new Set(texts)].map((text) => gateways.oneInstance(text, options)));
+    return named;
+  }
+  const remotes = await Promise.all(
+    (texts.length > 0 ? texts : [undefined]).map((text) => remoteOnly(gateways, text, options)),
+  );
+  const matches = selector.map(parseSelector);
+  const found: InstancePlace[] = [];
+  for (const where of remotes) {
+    const listed = (await listInstances(where)).filter((each) => matches.every((match) => match(each)));
+    for (const { name, location } of listed)
+      found.push({ ...where, instance: name, place: { ...where.place, target: where.place.target ?? location } });
+  }
+  if (found.length === 0)
+    throw new CliError(
+      exits.notFound,
+      selector.length > 0 ? `no instance fits ${selector.join(' ')}` : 'there are no instances',
+    );
+  return found;
+}
+
+async function remoteOnly(gateways: Gateways, text: string | undefined, options: Place): Promise<InstancePlace> {
+  const where = await gateways.instance(text ?? '', options);
+  if (where.instance !== '')
+    throw new CliError(exits.usage, `${text}: name instances, or give --all or --selector, not both`);
+  return where;
+}
+
+type Match = (instance: ShownInstance) => boolean;
+const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
+
+/** `status=running`, `type=container`, and any key of the instance's configuration: `user.backup=daily`; `!=` for the others, a key alone for those that have it. */
+export function parseSelector(text: string): Match {
+  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
+  if (key === '') throw new CliError(exits.usage, `--selector ${text}: give it as key=value, key!=value or key`);
+  const field = fields.find((each) => each === key);
+  const found = (instance: ShownInstance) =>
+    field ? String(instance[field] ?? '').toLowerCase() : { ...instance.expanded_config, ...instance.config }[key];
+  const meant = field ? value.toLowerCase() : value;
+  if (operator === undefined) return (instance) => found(instance) !== undefined;
+  return (instance) => (found(instance) === meant) === (operator === '=');
+}
+
+function requestOf({ tag, name, compression, optimized, instanceOnly }: BackupOptions) {
+  const tags = tag.map((text) => {
+    const cut = text.indexOf('=');
+    if (cut < 1) throw new CliError(exits.usage, `--tag ${text}: give it as key=value`);
+    return [text.slice(0, cut), text.slice(cut + 1)] as [string, string];
+  });
+  const headers: Record<string, string> = {};
+  if (tags.length > 0) headers['x-amz-tagging'] = new URLSearchParams(tags).toString();
+  return {
+    headers,
+    body: {
+      ...(name !== undefined && { name }),
+      ...(compression !== undefined && { compression_algorithm: compression }),
+      ...(optimized !== undefined && { optimized_storage: optimized }),
+      ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
+    },
+  };
+}
+
+function report(jobs: Job[], { format }: BackupOptions): void {
+  const raw = jobs.map((job) => {
+    const { where, backup, operation } = job;
+    const error = failureOf(job);
+    return {
+      remote: where.gateway.remote.name,
+      project: where.place.project ?? 'default',
+      instance: where.instance,
+      backup: backup ?? null,
+      status: job.error ? 'Failure' : (operation?.status ?? 'Failure'),
+      size: operation?.status === 'Success' ? (operation.metadata.bytes_stored ?? null) : null,
+      operation: operation?.id ?? null,
+      ...(error !== undefined && { error }),
+    };
+  });
+  const rows = jobs.map(({ label }, index) => {
+    const { backup, status, size: bytes, operation } = raw[index] as (typeof raw)[number];
+    return [label, backup ?? '-', status, bytes === null ? '-' : size(bytes), operation ?? '-'];
+  });
+  print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'SIZE', 'OPERATION'], rows, raw, empty: '' });
+}
+
+/** What goes on without us. */
+export function sayLeft(all: Followed[]): void {
+  const open = all.flatMap(({ label, operation }) =>
+    operation && operation.status_code < 200 ? [`${label} ${operation.id}`] : [],
+  );
+  process.stderr.write(`\nlxstow: left; not over yet: ${open.join(', ') || 'nothing'}\n`);
+}

@@ -1,0 +1,80 @@
+/** `lxstow list`, `info` and `delete`: the backups that are stored. */
+import { stringify } from 'yaml';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { backupName, Gateways, listBackups, type Place, suggesting } from '../names.ts';
+import { type Format, print, size, time } from '../output.ts';
+import { printable } from '../table.ts';
+
+interface Options extends Place {
+  format: Format;
+}
+
+export async function listCommand(text: string | undefined, options: Options): Promise<Exit> {
+  using gateways = new Gateways();
+  const where = await gateways.instance(text ?? '', options);
+  const found = await suggesting(where, undefined, () => listBackups(where));
+  const rows = found.map(({ instance = where.instance, name, created, size: bytes, optimized }) => [
+    instance,
+    name,
+    time(created),
+    size(bytes),
+    optimized ? 'yes' : 'no',
+  ]);
+  print(options.format, {
+    heading: ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED'],
+    rows,
+    raw: found,
+    empty: where.instance === '' ? 'there are no backups' : `${where.instance} has no backups`,
+  });
+  return exits.ok;
+}
+
+export async function infoCommand(text: string, wanted: string, options: Options): Promise<Exit> {
+  using gateways = new Gateways();
+  const where = await gateways.oneInstance(text, options);
+  const { gateway, instance, place } = where;
+  const name = await suggesting(where, undefined, () => backupName(where, wanted));
+  const found: Record<string, unknown> = await suggesting(where, name, () =>
+    gateway.ask('GET', ['instances', instance, 'backups', name], { query: place }),
+  );
+  const rows = Object.entries(found).map(([key, value]) => [
+    key,
+    typeof value === 'object' ? JSON.stringify(value) : String(value),
+  ]);
+  if (options.format !== 'table') print(options.format, { heading: ['FIELD', 'VALUE'], rows, raw: found, empty: '' });
+  else process.stdout.write(people({ instance, ...found }));
+  return exits.ok;
+}
+
+/** As YAML, with sizes that people read. */
+function people(found: Record<string, unknown>): string {
+  const shown = Object.entries(found).map(([key, value]) => [
+    key,
+    typeof value === 'number' && /^(size|bytes_)/.test(key) ? `${size(value)} (${value} bytes)` : value,
+  ]);
+  return stringify(Object.fromEntries(shown)).split('\n').map(printable).join('\n');
+}
+
+export async function deleteCommand(text: string, names: string[], options: Place): Promise<Exit> {
+  if (names.includes('latest'))
+    throw new CliError(exits.usage, 'delete wants names: another `latest` would take the place of one that is gone', {
+      hint: `lxstow list ${text}`,
+    });
+  using gateways = new Gateways();
+  const where = await gateways.oneInstance(text, options);
+  const { gateway, instance, place } = where;
+  const failures: CliError[] = [];
+  for (const name of names) {
+    try {
+      await suggesting(where, name, () =>
+        gateway.ask('DELETE', ['instances', instance, 'backups', name], { query: place }),
+      );
+      process.stdout.write(`${instance}/${name} is deleted\n`);
+    } catch (error) {
+      if (!(error instanceof CliError) || names.length === 1) throw error;
+      failures.push(error);
+      process.stderr.write(`lxstow: ${error.message}\n${error.hint ? `  ${error.hint}\n` : ''}`);
+    }
+  }
+  return failures.length > 0 ? exits.failed : exits.ok;
+}

@@ -1,0 +1,208 @@
+/** `lxstow export`: an archive to a file or to standard output, gone on with where it was cut. */
+import { type FileHandle, open, rename, stat } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { connectionError, type Gateway, Unreachable } from '../gateway.ts';
+import { backupName, Gateways, type InstancePlace, type Place, suggesting } from '../names.ts';
+import { size } from '../output.ts';
+import { openProgress, type Progress } from '../progress.ts';
+
+export interface ExportOptions extends Place {
+  force?: boolean;
+  quiet?: boolean;
+}
+
+/** The archive as the gateway has it. */
+interface Archive {
+  path: string[];
+  etag: string;
+  bytes: number;
+}
+
+interface Target {
+  /** What is there of it already. */
+  readonly offset: number;
+  write(bytes: Buffer, at: number): Promise<void>;
+  finish(bytes: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** So often in a row it may be cut without a byte gained. */
+const mostAttempts = 5;
+const againAfterMs = 1000;
+const idleMs = 60_000;
+
+export async function exportCommand(
+  text: string,
+  wanted: string,
+  file: string | undefined,
+  options: ExportOptions,
+): Promise<Exit> {
+  using gateways = new Gateways();
+  const where = await gateways.oneInstance(text, options);
+  const backup = await suggesting(where, undefined, () => backupName(where, wanted));
+  const archive = await find(where, backup);
+  const name = file ?? `${where.instance}-${backup}`;
+  const target = name === '-' ? toStdout() : await toFile(name, archive, options.force);
+  const stop = new AbortController();
+  const interrupted = () => stop.abort(new CliError(exits.interrupted, 'stopped', { hint: goOn(name) }));
+  process.once('SIGINT', interrupted);
+  try {
+    using progress = openProgress(options.quiet);
+    await transfer(where, archive, target, `${where.instance}/${backup}`, progress, stop.signal);
+    await target.finish(archive.bytes);
+  } finally {
+    process.off('SIGINT', interrupted);
+    await target.close();
+  }
+  if (name !== '-' && !options.quiet) process.stderr.write(`${name}: ${size(archive.bytes)}\n`);
+  return exits.ok;
+}
+
+const goOn = (name: string) => (name === '-' ? undefined : 'the same command goes on where this one stopped');
+
+async function find(where: InstancePlace, backup: string): Promise<Archive> {
+  const { gateway, instance, place } = where;
+  const path = ['instances', instance, 'backups', backup];
+  // It says why, where HEAD has no body.
+  const { state } = await suggesting(where, backup, () => gateway.ask('GET', path, { query: place }));
+  if (state !== undefined) throw new CliError(exits.conflict, `${instance}/${backup} is still being made: ${state}`);
+  const { headers } = (await gateway.open('HEAD', [...path, 'export'], { query: place })).resume();
+  const bytes = Number(headers['content-length']);
+  if (!headers.etag || !Number.isSafeInteger(bytes))
+    throw new CliError(exits.protocol, `${gateway.remote.name} does not say how long ${instance}/${backup} is`);
+  return { path: [...path, 'export'], etag: headers.etag, bytes };
+}
+
+async function transfer(
+  { gateway, place }: InstancePlace,
+  { path, etag, bytes }: Archive,
+  target: Target,
+  label: string,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<void> {
+  let at = target.offset;
+  const begun = performance.now();
+  let shown = Number.NEGATIVE_INFINITY;
+  for (let attempts = 0; at < bytes; ) {
+    const from = at;
+    try {
+      const headers = { range: `bytes=${at}-`, 'if-match': etag };
+      const response = await gateway.open('GET', path, { query: place, headers, signal });
+      checkRange(response, at, bytes);
+      for await (const chunk of received(response, gateway, signal)) {
+        if (at + chunk.length > bytes) throw new CliError(exits.protocol, `${label}: more came than there is`);
+        await target.write(chunk, at);
+        at += chunk.length;
+        const now = performance.now();
+        if (now - shown < 500) continue;
+        shown = now;
+        const rate = ((at - target.offset) / (now - begun)) * 1000;
+        progress.show([{ label, state: 'exporting', done: at, total: bytes, rate }]);
+      }
+      if (at < bytes) throw new Unreachable(exits.io, `${label} was cut after ${at} of ${bytes} bytes`);
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      attempts = at > from ? 1 : attempts + 1;
+      if (attempts >= mostAttempts)
+        throw new CliError(exits.io, error.message, {
+          hint: 'the same command goes on where this one stopped',
+          cause: error,
+        });
+      progress.note(`${error.message}; going on`);
+      await delay(againAfterMs, undefined, { signal }).catch(() => signal.throwIfAborted());
+    }
+  }
+}
+
+function checkRange({ statusCode, headers }: IncomingMessage, at: number, bytes: number): void {
+  if (statusCode === 206 && headers['content-range'] === `bytes ${at}-${bytes - 1}/${bytes}`) return;
+  if (statusCode === 200 && at === 0 && Number(headers['content-length']) === bytes) return;
+  throw new CliError(
+    exits.protocol,
+    `asked for bytes ${at} to ${bytes - 1}, got ${statusCode} ${headers['content-range'] ?? ''}`,
+  );
+}
+
+/** The body. Throws Unreachable when it is cut, or nothing comes for a while. */
+async function* received(response: IncomingMessage, { remote }: Gateway, signal: AbortSignal): AsyncGenerator<Buffer> {
+  response.setTimeout(idleMs, () => response.destroy(new Error(`nothing came for ${idleMs / 1000} s`)));
+  try {
+    yield* response as AsyncIterable<Buffer>;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw connectionError(error as Error, remote);
+  }
+}
+
+/** What is not whole yet is beside it, under a name that says of which archive it is: nothing else is gone on with. */
+async function toFile(name: string, { etag, bytes }: Archive, force = false): Promise<Target> {
+  if (!force && (await exists(name)))
+    throw new CliError(exits.conflict, `${name} is there already`, { hint: '--force writes over it' });
+  const partial = `${name}.${etag.replaceAll(/[^0-9A-Za-z-]/g, '').slice(0, 40)}.part`;
+  const failed = (cause: unknown) => new CliError(exits.io, `${partial}: ${(cause as Error).message}`, { cause });
+  let handle: FileHandle;
+  let offset: number;
+  try {
+    handle = await open(partial, (await exists(partial)) ? 'r+' : 'w+');
+    offset = (await handle.stat()).size;
+    if (offset > bytes) {
+      await handle.truncate(0);
+      offset = 0;
+    }
+  } catch (error) {
+    throw failed(error);
+  }
+  return {
+    offset,
+    async write(chunk, at) {
+      try {
+        for (let done = 0; done < chunk.length; )
+          done += (await handle.write(chunk, done, chunk.length - done, at + done)).bytesWritten;
+      } catch (error) {
+        throw failed(error);
+      }
+    },
+    async finish(size) {
+      try {
+        await handle.sync();
+        const there = (await handle.stat()).size;
+        if (there !== size) throw new Error(`it has ${there} bytes, not ${size}`);
+        await rename(partial, name);
+      } catch (error) {
+        throw failed(error);
+      }
+    },
+    close: () => handle.close(),
+  };
+}
+
+function toStdout(): Target {
+  if (process.stdout.isTTY)
+    throw new CliError(exits.usage, 'an archive is nothing for a terminal', {
+      hint: 'name a file, or send it on: | zstd …',
+    });
+  return {
+    offset: 0,
+    write: (chunk) =>
+      new Promise((resolve, reject) =>
+        process.stdout.write(chunk, (error) =>
+          error ? reject(new CliError(exits.io, `standard output: ${error.message}`, { cause: error })) : resolve(),
+        ),
+      ),
+    finish: async () => undefined,
+    close: async () => undefined,
+  };
+}
+
+async function exists(file: string): Promise<boolean> {
+  try {
+    await stat(file);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw new CliError(exits.io, `${file}: ${(error as Error).message}`, { cause: error });
+  }
+}

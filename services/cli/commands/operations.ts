@@ -1,0 +1,136 @@
+/** `lxstow operations` and `cancel`. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { type Gateway, type ShownOperation, Unreachable } from '../gateway.ts';
+import { Gateways } from '../names.ts';
+import { type Format, print, size, time } from '../output.ts';
+import { clock } from '../progress.ts';
+import { printable } from '../table.ts';
+
+export interface OperationsOptions {
+  project?: string;
+  allProjects?: boolean;
+  format: Format;
+}
+
+const heading = ['ID', 'STATUS', 'DESCRIPTION', 'OF', 'PROGRESS', 'CREATED (UTC)'];
+const lookEveryMs = 1000;
+
+export async function operationsCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
+  using gateways = new Gateways();
+  const found = await list(await gateways.get(remoteName(remote)), options);
+  print(options.format, { heading, rows: found.map(row), raw: found, empty: 'there are no operations' });
+  return exits.ok;
+}
+
+/** Until Ctrl-C: on a terminal those that are not over, drawn anew; elsewhere a line for each change, JSON if that is wanted. */
+export async function watchCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
+  using gateways = new Gateways();
+  const gateway = await gateways.get(remoteName(remote));
+  const stop = new AbortController();
+  process.once('SIGINT', () => stop.abort());
+  const show = process.stdout.isTTY && process.env.TERM !== 'dumb' ? screen() : changes(options.format);
+  while (!stop.signal.aborted) {
+    try {
+      show(await list(gateway, options));
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      process.stderr.write(`lxstow: ${error.message}; still trying\n`);
+    }
+    await delay(lookEveryMs, undefined, { signal: stop.signal }).catch(() => undefined);
+  }
+  return exits.interrupted;
+}
+
+function screen(): (found: ShownOperation[]) => void {
+  return (found) => {
+    const open = found.filter(({ status_code }) => status_code < 200);
+    process.stdout.write('\x1b[H\x1b[J');
+    print('table', { heading, rows: open.map(row), raw: open, empty: 'nothing is under way' });
+  };
+}
+
+function changes(format: Format): (found: ShownOperation[]) => void {
+  const said = new Map<string, string>();
+  let first = true;
+  return (found) => {
+    for (const each of found) {
+      const now = `${each.status} ${each.status_code < 200 ? (each.metadata.stage ?? '') : ''}`.trim();
+      const before = said.get(each.id);
+      said.set(each.id, now);
+      // What was over before is no news.
+      if (before === now || (first && each.status_code >= 200)) continue;
+      if (format === 'json') process.stdout.write(`${JSON.stringify(each)}\n`);
+      else if (format === 'table') process.stdout.write(`${printable(line(each, now))}\n`);
+      else print(format, { heading, rows: [row(each)], raw: [each], empty: '' });
+    }
+    first = false;
+  };
+}
+
+export async function cancelCommand(ids: string[]): Promise<Exit> {
+  using gateways = new Gateways();
+  let worst: Exit = exits.ok;
+  for (const text of ids) {
+    const cut = text.indexOf(':');
+    const gateway = await gateways.get(cut < 0 ? undefined : text.slice(0, cut));
+    const id = text.slice(cut + 1);
+    try {
+      await gateway.ask('DELETE', ['operations', id]);
+      process.stdout.write(`${id} is being cancelled\n`);
+    } catch (error) {
+      if (!(error instanceof CliError)) throw error;
+      const named = new CliError(error.exit, error.message.includes(id) ? error.message : `${id}: ${error.message}`, {
+        hint: error.hint ?? 'lxstow operations',
+        cause: error,
+      });
+      if (ids.length === 1) throw named;
+      process.stderr.write(`lxstow: ${named.message}\n`);
+      worst = exits.failed;
+    }
+  }
+  return worst;
+}
+
+async function list(
+  gateway: Gateway,
+  { project = gateway.remote.project, allProjects }: OperationsOptions,
+): Promise<ShownOperation[]> {
+  const query = { recursion: '1', ...(allProjects ? { 'all-projects': 'true' } : { project }) };
+  const byStatus: Record<string, ShownOperation[]> = await gateway.ask('GET', ['operations'], { query });
+  return Object.values(byStatus)
+    .flat()
+    .sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
+}
+
+function row(operation: ShownOperation): string[] {
+  const { id, status, description, created_at } = operation;
+  return [id, status, description, subject(operation), progress(operation), time(created_at)];
+}
+
+function line(operation: ShownOperation, state: string): string {
+  const { updated_at, id, description, err } = operation;
+  return `${time(updated_at)}  ${id}  ${description} ${subject(operation)}: ${state} ${err}`.trim();
+}
+
+/** `c1`, and in other projects `c1 (web)`. */
+function subject({ resources }: ShownOperation): string {
+  const path = resources?.instances?.[0];
+  if (path === undefined) return '-';
+  const { pathname, searchParams } = new URL(path, 'https://lxd');
+  const project = searchParams.get('project');
+  return `${pathname.split('/').at(-1)}${project ? ` (${project})` : ''}`;
+}
+
+function progress({ status, metadata }: ShownOperation): string {
+  const { stage, bytes_done: done, bytes_total: total, bytes_per_second: rate } = metadata ?? {};
+  if (status !== 'Running' || !stage) return '-';
+  if (done === undefined || !total) return stage;
+  const left = rate ? `, ${size(rate)}/s, ${clock((total - done) / rate)} left` : '';
+  return `${stage} ${Math.floor((done * 100) / total)}%${left}`;
+}
+
+/** `stow:` or `stow` */
+function remoteName(text: string | undefined): string | undefined {
+  return text?.replace(/:$/, '');
+}

@@ -1,0 +1,184 @@
+/** `lxstow remote`: gateways that this client knows, and how it comes to trust them and they it. */
+
+import type { X509Certificate } from 'node:crypto';
+import { createInterface } from 'node:readline/promises';
+import { connect } from 'node:tls';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { connectionError, openGateway, Unreachable } from '../gateway.ts';
+import { type Format, print } from '../output.ts';
+import { addRemote, checkNewName, identity, listRemotes, type Remote, removeRemote, switchRemote } from '../remotes.ts';
+
+export interface AddOptions {
+  acceptCertificate?: boolean;
+  token?: string;
+  project?: string;
+}
+
+interface Token {
+  text: string;
+  fingerprint: string;
+  addresses: string[];
+}
+
+const usualPort = 8443;
+const connectTimeoutMs = 10_000;
+
+export async function addCommand(name: string, address: string, options: AddOptions): Promise<Exit> {
+  await checkNewName(name);
+  const given = readToken(address);
+  const token = given ?? (options.token === undefined ? undefined : readToken(options.token));
+  if (options.token !== undefined && !token) throw new CliError(exits.usage, '--token is not a token of lxstow or LXD');
+  const urls = given ? given.addresses.map(urlOf) : [urlOf(address)];
+  const { url, certificate, vouchedFor } = await firstThatAnswers(name, urls);
+  const fingerprint = certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+  if (token && token.fingerprint !== fingerprint)
+    throw new CliError(
+      exits.refused,
+      `${url} is not the gateway that the token is of: it shows the certificate ${fingerprint}`,
+    );
+  if (!token && !vouchedFor && !options.acceptCertificate) await ask(url, fingerprint);
+  const remote: Remote = {
+    name,
+    url,
+    ...(options.project !== undefined && { project: options.project }),
+    ...(!vouchedFor && { certificate: certificate.toString() }),
+  };
+  const own = await identity();
+  using gateway = openGateway(remote, own);
+  const trusted = async () => (await gateway.ask('GET', []))?.auth === 'trusted';
+  if (!(await trusted())) {
+    if (token) await gateway.ask('POST', ['certificates'], { body: { type: 'client', trust_token: token.text } });
+    if (!token || !(await trusted()))
+      throw new CliError(exits.refused, `${name} (${url}) does not trust this client yet, and was not added`, {
+        hint: `beside the gateway: \`lxstow trust token\`, and give the token here; or \`lxstow trust add\` with ${own.file}`,
+      });
+  }
+  await addRemote(remote);
+  process.stdout.write(`${name} is ${url}\n`);
+  return exits.ok;
+}
+
+export async function listCommand(format: Format): Promise<Exit> {
+  const { remotes, standard } = await listRemotes();
+  const rows = remotes.map(({ name, url, project, certificate }) => [
+    name === standard ? `${name} (current)` : name,
+    url,
+    project ?? 'default',
+    certificate === undefined ? 'by a CA' : 'pinned',
+  ]);
+  const raw = remotes.map(({ name, url, project = 'default', certificate }) => ({
+    name,
+    url,
+    project,
+    current: name === standard,
+    certificate: certificate ?? null,
+  }));
+  print(format, {
+    heading: ['NAME', 'URL', 'PROJECT', 'CERTIFICATE'],
+    rows,
+    raw,
+    empty: 'no gateway is known yet: lxstow remote add NAME URL|TOKEN',
+  });
+  return exits.ok;
+}
+
+export async function removeCommand(name: string): Promise<Exit> {
+  await removeRemote(name);
+  return exits.ok;
+}
+
+export async function switchCommand(name: string): Promise<Exit> {
+  await switchRemote(name);
+  return exits.ok;
+}
+
+/** LXD's form of tokens; undefined for what is none. */
+function readToken(text: string): Token | undefined {
+  try {
+    const { fingerprint, addresses, secret } = JSON.parse(Buffer.from(text, 'base64').toString());
+    if (typeof secret !== 'string' || typeof fingerprint !== 'string' || !Array.isArray(addresses)) return undefined;
+    return { text, fingerprint: fingerprint.toLowerCase(), addresses: addresses.map(String) };
+  } catch {
+    return undefined;
+  }
+}
+
+/** `host`, `host:port` or `https://host:port`. */
+function urlOf(address: string): string {
+  const text = address.includes('://') ? address : `https://${address}`;
+  const wrong = new CliError(exits.usage, `${address} is neither an address (https://host:port) nor a token`);
+  if (!URL.canParse(text)) throw wrong;
+  const url = new URL(text);
+  if (url.protocol !== 'https:' || url.pathname !== '/' || url.search || url.username) throw wrong;
+  // URL leaves out what is https' own port.
+  const port = url.port || (/:443\/?$/.test(text) ? '443' : String(usualPort));
+  return `https://${url.hostname}:${port}`;
+}
+
+interface Found {
+  url: string;
+  certificate: X509Certificate;
+  /** A CA of the system vouches for it. */
+  vouchedFor: boolean;
+}
+
+async function firstThatAnswers(name: string, urls: string[]): Promise<Found> {
+  let last: CliError | undefined;
+  for (const url of urls) {
+    try {
+      return await look(name, url);
+    } catch (error) {
+      if (!(error instanceof CliError)) throw error;
+      last = error;
+    }
+  }
+  throw (
+    last ??
+    new CliError(exits.usage, 'the token names no address', { hint: 'lxstow remote add NAME URL --token TOKEN' })
+  );
+}
+
+/** Says nothing to it, and looks at its certificate. */
+function look(name: string, url: string): Promise<Found> {
+  const { hostname, port } = new URL(url);
+  const host = hostname.replace(/^\[|\]$/g, '');
+  return new Promise((resolve, reject) => {
+    const socket = connect({
+      host,
+      port: Number(port),
+      ...(!/^[\d.]+$|:/.test(host) && { servername: host }),
+      rejectUnauthorized: false,
+    });
+    socket.setTimeout(connectTimeoutMs, () => socket.destroy(new Error('it does not answer')));
+    socket.once('secureConnect', () => {
+      const certificate = socket.getPeerX509Certificate();
+      const vouchedFor = socket.authorized;
+      socket.destroy();
+      if (certificate) resolve({ url, certificate, vouchedFor });
+      else reject(new CliError(exits.protocol, `${url} shows no certificate`));
+    });
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const failure = connectionError(error, { name, url });
+      reject(
+        failure instanceof Unreachable ? new Unreachable(failure.exit, failure.message, { cause: error }) : failure,
+      );
+    });
+  });
+}
+
+async function ask(url: string, fingerprint: string): Promise<void> {
+  const unknown = `${url} shows a certificate that nobody vouches for: ${fingerprint}`;
+  if (!process.stdin.isTTY)
+    throw new CliError(exits.refused, unknown, {
+      hint: 'compare it with what the gateway logs at its start, and give --accept-certificate; or use a token',
+    });
+  const line = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = (await line.question(`Certificate fingerprint: ${fingerprint}\nok (y/n/[fingerprint])? `))
+      .trim()
+      .toLowerCase();
+    if (!['y', 'yes', fingerprint].includes(answer)) throw new CliError(exits.refused, `${url} was not added`);
+  } finally {
+    line.close();
+  }
+}

@@ -1,0 +1,68 @@
+/** Exit statuses, from sysexits.h where it has one, and the error that carries one. In docs/cli.md for users. */
+import { LxstowError } from '../errors.ts';
+
+export const exits = {
+  ok: 0,
+  /** An operation failed, or several commands' worth of things did for more than one reason. */
+  failed: 1,
+  usage: 64,
+  notFound: 66,
+  unavailable: 69,
+  internal: 70,
+  conflict: 73,
+  io: 74,
+  later: 75,
+  protocol: 76,
+  refused: 77,
+  config: 78,
+  interrupted: 130,
+} as const;
+
+export type Exit = (typeof exits)[keyof typeof exits];
+
+/** What a client command fails with. `hint` says what to do, where the message does not. */
+export class CliError extends Error {
+  override readonly name = 'CliError';
+  readonly exit: Exit;
+  readonly hint: string | undefined;
+
+  constructor(exit: Exit, message: string, options: { hint?: string | undefined; cause?: unknown } = {}) {
+    super(message, options);
+    this.exit = exit;
+    this.hint = options.hint;
+  }
+}
+
+export function exitOf(thrown: unknown): Exit {
+  if (thrown instanceof CliError) return thrown.exit;
+  if (!(thrown instanceof LxstowError) || thrown.code === 'internal') return exits.internal;
+  if (thrown.code === 'bad-config') return exits.config;
+  if (thrown.code === 'stopping') return exits.interrupted;
+  return exitOfStatus(thrown.status);
+}
+
+/** For what an HTTP status says. */
+export function exitOfStatus(status: number): Exit {
+  switch (status) {
+    case 400:
+    case 405:
+    case 413:
+      return exits.usage;
+    case 401:
+    case 403:
+      return exits.refused;
+    case 404:
+      return exits.notFound;
+    case 409:
+    case 412:
+      return exits.conflict;
+    case 429:
+      return exits.later;
+    case 502:
+    case 503:
+    case 504:
+      return exits.unavailable;
+    default:
+      return exits.failed;
+  }
+}

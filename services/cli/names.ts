@@ -1,0 +1,127 @@
+/** What users name: `[remote:]instance`, and a backup of it. */
+import { CliError, exits } from './exit.ts';
+import { type Gateway, openGateway } from './gateway.ts';
+import { nearest } from './nearest.ts';
+import { findRemote, identity } from './remotes.ts';
+
+/** Which of the backups that the gateway's remotes have: `--project` and `--target`. */
+export interface Place {
+  project?: string;
+  target?: string;
+}
+
+export interface InstancePlace {
+  gateway: Gateway;
+  /** Empty where only `remote:` was given. */
+  instance: string;
+  /** For the query of every request about it. */
+  place: { project: string | undefined; target: string | undefined };
+}
+
+/** A backup in a list. */
+export interface ShownBackup {
+  name: string;
+  created: string;
+  size: number;
+  optimized: boolean;
+  compressed: boolean;
+  instance?: string;
+  project?: string;
+}
+
+/** Gateways of one command, each opened once. */
+export class Gateways implements Disposable {
+  readonly #open = new Map<string, Gateway>();
+
+  async get(name: string | undefined): Promise<Gateway> {
+    const remote = await findRemote(name);
+    const gateway = this.#open.get(remote.name) ?? openGateway(remote, await identity());
+    this.#open.set(remote.name, gateway);
+    return gateway;
+  }
+
+  /** `[remote:]instance`, or `remote:` alone. */
+  async instance(text: string, { project, target }: Place): Promise<InstancePlace> {
+    const cut = text.indexOf(':');
+    const gateway = await this.get(cut < 0 ? undefined : text.slice(0, cut));
+    return { gateway, instance: text.slice(cut + 1), place: { project: project ?? gateway.remote.project, target } };
+  }
+
+  /** The same where an instance must be named. */
+  async oneInstance(text: string, place: Place): Promise<InstancePlace> {
+    const found = await this.instance(text, place);
+    if (found.instance === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no instance`);
+    return found;
+  }
+
+  [Symbol.dispose](): void {
+    for (const gateway of this.#open.values()) gateway[Symbol.dispose]();
+  }
+}
+
+export async function listBackups({ gateway, instance, place }: InstancePlace): Promise<ShownBackup[]> {
+  const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query: place });
+  return found.sort((a, b) => compare(a.instance ?? '', b.instance ?? '') || compare(a.created, b.created));
+}
+
+/** A backup's name; `latest` is the one made last. Throws when there is none. */
+export async function backupName(where: InstancePlace, name: string): Promise<string> {
+  if (name !== 'latest') return name;
+  const last = (await listBackups(where)).at(-1);
+  if (last) return last.name;
+  throw new CliError(exits.notFound, `${where.instance} has no backups`, { hint: `lxstow backup ${where.instance}` });
+}
+
+/** Runs it; when there is no such instance or backup, the error says which one may have been meant. */
+export async function suggesting<T>(
+  where: InstancePlace,
+  backup: string | undefined,
+  run: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!(error instanceof CliError) || error.exit !== exits.notFound || error.hint) throw error;
+    const hint = await suggestion(where, backup).catch(() => undefined);
+    throw hint === undefined ? error : new CliError(error.exit, error.message, { hint, cause: error });
+  }
+}
+
+async function suggestion(where: InstancePlace, backup: string | undefined): Promise<string | undefined> {
+  const all = await listBackups({ ...where, instance: '' });
+  const own = all.filter(({ instance }) => instance === where.instance);
+  if (backup !== undefined && own.length > 0) {
+    const near =
+      nearest(
+        backup,
+        own.map(({ name }) => name),
+      ) ?? own.at(-1)?.name;
+    return near && `did you mean ${near}? See: lxstow list ${where.instance}`;
+  }
+  const running = backup === undefined ? await instanceNames(where).catch(() => []) : [];
+  const near = nearest(where.instance, new Set([...running, ...all.map(({ instance = '' }) => instance)]));
+  return near && near !== where.instance ? `did you mean ${near}?` : undefined;
+}
+
+/** An instance of LXD, as far as the command line looks at it. */
+export interface ShownInstance {
+  name: string;
+  status: string;
+  type: string;
+  architecture: string;
+  location: string;
+  config: Record<string, string>;
+  expanded_config?: Record<string, string>;
+}
+
+export function listInstances({ gateway, place }: InstancePlace): Promise<ShownInstance[]> {
+  return gateway.ask('GET', ['instances'], { query: { ...place, recursion: '1' } });
+}
+
+async function instanceNames(where: InstancePlace): Promise<string[]> {
+  return (await listInstances(where)).map(({ name }) => name);
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

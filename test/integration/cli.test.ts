@@ -1,0 +1,315 @@
+/** The command line as a user has it: a process of its own, its configuration in a folder, pipes and a terminal. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { parse } from 'yaml';
+import { loadConfig } from '../../services/config.ts';
+import { createLogger } from '../../services/logger.ts';
+import { amend, begin, cancelled } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/store.ts';
+import { connectNats, type Nats } from '../../services/queue/connection.ts';
+import { lxstow } from '../lab/lxstow.ts';
+import { attempt } from '../lab/run.ts';
+import { openStack, type Stack, until } from './stack.ts';
+
+const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+const escapeCode = '\u001b';
+
+describe('the command line', { timeout: 300_000 }, () => {
+  let stack: Stack;
+  let home: string;
+  before(async () => {
+    home = await mkdtemp(join(tmpdir(), 'lxstow-cli-'));
+    stack = await openStack('cli', { config: { gateway: { askTimeoutMs: 20_000 } } });
+    await stack.launch('c1', { dataMiB: 8 });
+    await stack.launch('c2', { dataMiB: 1 });
+    const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);
+    const added = await run('remote', 'add', 'stow', token.trim());
+    assert.equal(added.status, 0, added.stderr);
+  });
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await rm(home, { recursive: true, force: true });
+  });
+
+  const env = () => ({ ...process.env, XDG_CONFIG_HOME: home, TERM: 'xterm', NO_COLOR: '' });
+  async function run(...args: string[]) {
+    const { status, stdout, stderr } = await attempt(process.execPath, [cli, ...args], { env: env(), cwd: home });
+    return { status, stdout: stdout.toString(), bytes: stdout, stderr };
+  }
+  /** Its output; it must have gone well. */
+  async function ok(...args: string[]): Promise<string> {
+    const { status, stdout, stderr } = await run(...args);
+    assert.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
+    return stdout;
+  }
+  const json = async (...args: string[]) => JSON.parse(await ok(...args, '--format', 'json'));
+
+  it('adds a gateway by its token, and keeps to its certificate', async () => {
+    const [remote] = await json('remote', 'list');
+    assert.equal(remote.url, stack.stow.url);
+    assert.equal(remote.current, true);
+    assert.match(remote.certificate, /BEGIN CERTIFICATE/);
+    assert.equal((await stat(join(home, 'lxstow/client/client.key'))).mode & 0o777, 0o600);
+
+    // The client's own certificate is not the gateway's.
+    const pin = join(home, 'lxstow/servercerts/stow.crt');
+    const right = await readFile(pin);
+    await writeFile(pin, await readFile(join(home, 'lxstow/client/client.crt')));
+    const { status, stderr } = await run('list');
+    await writeFile(pin, right);
+    assert.equal(status, 77, stderr);
+    assert.match(stderr, /another certificate/);
+  });
+
+  it('takes no unknown certificate unseen, and no gateway that does not trust it', async () => {
+    const other = await mkdtemp(join(home, 'other-'));
+    const as = (...args: string[]) =>
+      attempt(process.execPath, [cli, 'remote', 'add', 'x', ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
+    const unseen = await as(stack.stow.url);
+    assert.equal(unseen.status, 77);
+    assert.match(unseen.stderr, /nobody vouches for: [0-9a-f]{64}/);
+    const stranger = await as(stack.stow.url, '--accept-certificate');
+    assert.equal(stranger.status, 77);
+    assert.match(stranger.stderr, /does not trust this client yet.*\n.*client\.crt/);
+    const [, file = ''] = /`lxstow trust add` with (.*)/.exec(stranger.stderr) ?? [];
+    await lxstow(['-c', stack.stow.configFile, 'trust', 'add', file, '--name', 'stranger']);
+    assert.equal((await as(stack.stow.url, '--accept-certificate', '--project', 'web')).status, 0);
+    assert.equal((await as(stack.stow.url)).status, 73);
+  });
+
+  it('backs several up, in plain lines when piped, and says so in every format', async () => {
+    const { status, stdout, stderr } = await run(
+      'backup',
+      'c1',
+      'stow:c2',
+      '--tag',
+      'for=a b',
+      '--compression',
+      'none',
+    );
+    assert.equal(status, 0, stderr);
+    assert.ok(!`${stdout}${stderr}`.includes(escapeCode));
+    assert.match(
+      stdout,
+      /^INSTANCE +BACKUP +STATUS +SIZE +OPERATION\nc1 +backup_\S+\.tar +Success +\S+MiB +\S+\nstow:c2 +backup_/,
+    );
+    for (const label of ['c1', 'stow:c2']) assert.match(stderr, new RegExp(`^${label}: Success$`, 'm'));
+
+    const [c1] = await json('list', 'c1');
+    assert.deepEqual(await json('info', 'c1', 'latest'), { ...c1, tags: { for: 'a b' } });
+    assert.match(await ok('info', 'c1', c1.name), /^size: .*MiB \(\d+ bytes\)$/m);
+    const [line = ''] = (await ok('list', '--format', 'csv')).split('\n');
+    assert.match(line, /^c1,backup_[^,]+,[^,]+,[^,]+MiB,no$/);
+    const listed = parse(await ok('list', 'stow:', '--format', 'yaml'));
+    assert.deepEqual(
+      listed.map(({ instance }: { instance: string }) => instance),
+      ['c1', 'c2'],
+    );
+  });
+
+  it('suggests what was meant', async () => {
+    for (const [args, hint] of [
+      [['backup', 'C11', '-q'], /did you mean c1\?/],
+      [['list', 'c22'], /did you mean c[12]\?/],
+      [['info', 'c1', 'latst'], /did you mean backup_/],
+      [['list', 'stw:c1'], /did you mean stow:/],
+    ] as const) {
+      const { status, stderr } = await run(...args);
+      assert.equal(status, 66, stderr);
+      assert.match(stderr, hint);
+    }
+    const { status, stderr } = await run('bakup');
+    assert.equal(status, 64);
+    assert.match(stderr, /Did you mean backup\?/);
+  });
+
+  it('goes on with the others when one fails, and says that one did', async () => {
+    const { status, stdout, stderr } = await run('backup', 'nobody', 'c2', '--format', 'json');
+    assert.equal(status, 66, stderr);
+    assert.match(stderr, /^lxstow: nobody: instance nobody does not exist/m);
+    const [nobody, c2] = JSON.parse(stdout);
+    assert.equal(nobody.status, 'Failure');
+    assert.equal(c2.status, 'Success');
+    assert.ok(c2.size > 0);
+  });
+
+  it('restores the latest, under another name', async () => {
+    const taken = await run('restore', 'c2', 'latest');
+    assert.equal(taken.status, 73);
+    assert.match(taken.stderr, /c2 already exists/);
+    assert.match(await ok('restore', 'c2', 'latest', '--as', 'c3', '-q'), /^c3 +backup_\S+ +Success/m);
+    assert.ok((await stack.fingerprint('c3')).size > 0);
+    await stack.remove('c3');
+  });
+
+  it('exports to a file, goes on where it was cut, and never over what is there', async () => {
+    await ok('export', 'c1', 'latest', 'whole.tar', '-q');
+    const whole = await readFile(join(home, 'whole.tar'));
+    assert.ok(whole.equals((await run('export', 'c1', 'latest', '-', '-q')).bytes));
+    assert.equal((await run('export', 'c1', 'latest', 'whole.tar')).status, 73);
+
+    // As one leaves it that was killed.
+    const { headers } = await stack.stow.request('HEAD', `/1.0/instances/c1/backups/${await latest()}/export`);
+    const part = join(home, `half.tar.${String(headers.etag).replaceAll('"', '')}.part`);
+    await writeFile(part, whole);
+    await truncate(part, 1_000_000);
+    const { status, stderr } = await run('export', 'c1', 'latest', 'half.tar');
+    assert.equal(status, 0, stderr);
+    assert.ok(whole.equals(await readFile(join(home, 'half.tar'))));
+    assert.deepEqual(
+      (await readdir(home)).filter((name) => name.endsWith('.part')),
+      [],
+    );
+  });
+
+  const latest = async () => (await json('info', 'c1', 'latest')).name;
+
+  it('deletes by name', async () => {
+    const [{ name }] = await json('list', 'c2');
+    assert.equal(await ok('delete', 'c2', name), `c2/${name} is deleted\n`);
+    assert.equal((await run('delete', 'c2', name)).status, 66);
+    assert.equal((await run('delete', 'c2', 'latest')).status, 64);
+  });
+
+  it('completes commands, options, instances and backups', async () => {
+    const complete = async (...words: string[]) => (await ok('__complete', '--', ...words)).trimEnd().split('\n');
+    assert.deepEqual(await complete('ba'), ['backup']);
+    assert.deepEqual(await complete('backup', '--sel'), ['--selector']);
+    assert.deepEqual(await complete('backup', '--compression', 'g'), ['gzip']);
+    assert.deepEqual(await complete('restore', 'stow:c'), ['stow:c1', 'stow:c2']);
+    assert.deepEqual(await complete('restore', 'c1', 'la'), ['latest']);
+    assert.deepEqual(await complete('backup', 's'), ['stow:']);
+    assert.match(await ok('completion', 'bash'), /complete .*-F _lxstow lxstow/);
+  });
+
+  it('says what is wrong when there is no gateway', async () => {
+    const nobody = await mkdtemp(join(home, 'nobody-'));
+    const { status, stderr } = await attempt(process.execPath, [cli, 'list'], {
+      env: { ...env(), XDG_CONFIG_HOME: nobody },
+    });
+    assert.equal(status, 78);
+    assert.match(stderr, /lxstow remote add/);
+  });
+
+  describe('where no worker is', () => {
+    let nats: Nats;
+    let store: OperationStore;
+    before(async () => {
+      for (const worker of stack.stow.workers) await worker.stop();
+      const config = loadConfig({ file: stack.stow.configFile, env: {} });
+      nats = await connectNats(config.nats, 'test', createLogger({ ...config.log, level: 'error' }, {}));
+      store = new OperationStore(nats, 1);
+    });
+    after(() => nats?.[Symbol.asyncDispose]());
+
+    /** Changes it as a worker would. */
+    async function change(id: string, to: (found: Awaited<ReturnType<OperationStore['find']>> & object) => object) {
+      const found = await store.find(id);
+      assert.ok(found);
+      assert.ok(await store.update(to(found) as typeof found.operation, found.revision));
+    }
+    const now = () => new Date();
+    const running = (id: string) =>
+      change(id, ({ operation }) =>
+        amend(
+          begin(operation, 'test', now()),
+          {
+            metadata: {
+              stage: 'uploading',
+              bytes_done: 1024 ** 3 / 4,
+              bytes_total: 1024 ** 3,
+              bytes_per_second: 1024 ** 2 * 64,
+            },
+          },
+          now(),
+        ),
+      );
+    const unfinished = async (): Promise<string[]> => {
+      const { body } = await stack.stow.request('GET', '/1.0/operations?recursion=1');
+      const { pending = [], running: begun = [], cancelling = [] } = body.metadata;
+      return [...pending, ...begun, ...cancelling]
+        .filter((each: { class: string }) => each.class === 'task')
+        .map(({ id }) => id);
+    };
+
+    /** On a terminal of 100 by 24. */
+    function terminal(
+      args: string[],
+      more: NodeJS.ProcessEnv = {},
+    ): { child: ChildProcess; seen: () => string; ended: Promise<number | null> } {
+      const command = `stty cols 100 rows 24; exec '${process.execPath}' '${cli}' ${args.join(' ')}`;
+      const child = spawn('script', ['-qec', command, '/dev/null'], {
+        env: { ...env(), ...more },
+        stdio: ['pipe', 'pipe', 'inherit'],
+      });
+      let text = '';
+      child.stdout?.on('data', (bytes) => {
+        text += bytes;
+      });
+      return { child, seen: () => text, ended: new Promise((resolve) => child.once('close', resolve)) };
+    }
+    const shows = (seen: () => string, what: RegExp) =>
+      until(
+        async () => seen(),
+        (text) => what.test(text),
+      );
+
+    it('returns at once with --no-wait; cancel ends it', async () => {
+      const [{ status, operation }] = await json('backup', 'c1', '--no-wait');
+      assert.equal(status, 'Pending');
+      assert.match(
+        await ok('operations', '--format', 'csv'),
+        new RegExp(`^${operation},Pending,Backing up instance,c1,`, 'm'),
+      );
+      assert.match(await ok('cancel', operation), /is being cancelled/);
+      assert.deepEqual(await unfinished(), []);
+      assert.equal((await run('cancel', operation)).status, 64);
+    });
+
+    it('draws bars on a terminal; Ctrl-C cancels, and waits until that is done', async () => {
+      const { child, seen, ended } = terminal(['backup', 'c1']);
+      const [id = ''] = await until(unfinished, (ids) => ids.length === 1);
+      await running(id);
+      await shows(seen, /c1 +uploading +\[=====> +\] +25% +256\.00MiB\/1\.00GiB +64\.00MiB\/s +0:12 left/);
+      child.stdin?.write('\x03');
+      await until(
+        async () => (await store.find(id))?.operation.status,
+        (status) => status === 'Cancelling',
+      );
+      await shows(seen, /c1 +Cancelling/);
+      await change(id, ({ operation }) => cancelled(operation, now()));
+      assert.equal(await ended, 130, seen());
+      assert.match(seen(), /c1 +backup_/);
+      assert.ok(seen().includes(`${escapeCode}[33mCancelled`), seen());
+    });
+
+    it('leaves at the second Ctrl-C, and names what goes on', async () => {
+      const { child, seen, ended } = terminal(['backup', 'c1']);
+      const [id = ''] = await until(unfinished, (ids) => ids.length === 1);
+      await running(id);
+      await shows(seen, /uploading/);
+      child.stdin?.write('\x03');
+      await shows(seen, /c1 +Cancelling/);
+      child.stdin?.write('\x03');
+      assert.equal(await ended, 130, seen());
+      assert.match(seen(), new RegExp(`not over yet: c1 ${id}`));
+      await change(id, ({ operation }) => cancelled(operation, now()));
+    });
+
+    it('waits for a gateway that is away; has no colours with NO_COLOR', async () => {
+      const { seen, ended } = terminal(['backup', 'c1'], { NO_COLOR: '1' });
+      const [id = ''] = await until(unfinished, (ids) => ids.length === 1);
+      await stack.stow.gateway.stop();
+      await shows(seen, /still trying/);
+      await stack.stow.gateway.start();
+      await change(id, ({ operation }) => cancelled(operation, now()));
+      assert.equal(await ended, 1, seen());
+      assert.match(seen(), /c1 +backup_\S+ +Cancelled/);
+    });
+  });
+});
