@@ -10,8 +10,10 @@ import { loadConfig } from '../../services/config.ts';
 import { asLxstowError } from '../../services/errors.ts';
 import { createLogger } from '../../services/logger.ts';
 import { connectNats } from '../../services/queue/connection.ts';
+import { newGrant } from '../../services/trust/certificates.ts';
 import { TrustCopy } from '../../services/trust/copy.ts';
 import { TrustStore } from '../../services/trust/store.ts';
+import { encodeToken, newToken as makeToken } from '../../services/trust/tokens.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
@@ -59,6 +61,17 @@ describe('trust', { timeout: 300_000 }, () => {
     const { secret, fingerprint, addresses, request, expiresAt } = metadata;
     const content = { client_name: request.name, fingerprint, addresses, secret, expires_at: expiresAt };
     return { id, secret, token: Buffer.from(JSON.stringify(content)).toString('base64') };
+  }
+
+  /** One that NATS still has, past its time. */
+  async function expiredToken(): Promise<string> {
+    const { nats: settings } = loadConfig({ file: here.configFile, env: {} });
+    await using nats = await connectNats(settings, 'lxstow-test', quiet);
+    const place = { fingerprint: '0'.repeat(64), addresses: ['127.0.0.1:1'] };
+    const { token, secret } = makeToken('late', newGrant({}), place, new Date(Date.now() + 3_600_000));
+    const late = { ...token, expires_at: new Date(Date.now() - 1000).toISOString() };
+    await new TrustStore(nats, quiet).addToken(late, secret);
+    return encodeToken(late, secret);
   }
 
   /** As `lxc` of LXD 5.21 and newer does. */
@@ -136,13 +149,9 @@ describe('trust', { timeout: 300_000 }, () => {
         Buffer.from(JSON.stringify({ ...JSON.parse(Buffer.from(token, 'base64').toString()), ...over })).toString(
           'base64',
         );
-      const late = await newToken({ expires_at: new Date(Date.now() + 1000).toISOString() });
+      const late = await expiredToken();
       const revoked = await newToken();
       assert.equal((await there.request('DELETE', `/1.0/operations/${revoked.id}`)).status, 200);
-      await until(
-        () => here.request('GET', `/1.0/operations/${late.id}`),
-        ({ status }) => status === 404,
-      );
       const cases: [string, RegExp][] = [
         ['', /^not authorized$/],
         ['secret', /^not authorized$/],
@@ -151,7 +160,7 @@ describe('trust', { timeout: 300_000 }, () => {
         [forged({ secret: 'a'.repeat(64) }), /^No matching certificate add operation found$/],
         [forged({ secret: '*' }), /^No matching certificate add operation found$/],
         [revoked.token, /^No matching certificate add operation found$/],
-        [late.token, /^Token has expired$/],
+        [late, /^Token has expired$/],
       ];
       for (const [wrong, text] of cases) assertError(await enrol(client, wrong), 403, text);
       assertError(await enrol(null, token), 400, /^No client certificate provided$/);
@@ -435,7 +444,11 @@ describe('trust', { timeout: 300_000 }, () => {
       const connection = await open(client, there);
       await here.request('PATCH', `${certificates}/${client.fingerprint}`, { body: { role: 'viewer' } });
       await connection.closed;
-      assert.equal((await there.request('POST', backups, { certificate: client })).status, 403);
+      assertError(
+        await there.request('GET', `${backups}/b.tar/export`, { certificate: client }),
+        403,
+        /^not authorized$/,
+      );
     });
 
     it('may have revoked itself: it is told so', async () => {
@@ -459,7 +472,11 @@ describe('trust', { timeout: 300_000 }, () => {
       const body = { certificate: derOf(client), role: 'viewer' };
       assert.equal((await here.request('POST', certificates, { body })).status, 201);
       await ended;
-      assert.equal((await there.request('POST', backups, { certificate: client })).status, 403);
+      assertError(
+        await there.request('GET', `${backups}/b.tar/export`, { certificate: client }),
+        403,
+        /^not authorized$/,
+      );
     });
 
     it('by its file in the trust directory loses its connections', async () => {
@@ -514,15 +531,13 @@ describe('trust', { timeout: 300_000 }, () => {
   });
 
   it('too many refusals of one address: 429, for strangers only, until some time has passed', async () => {
-    await using strict = await gateway('strict', { gateway: { refusalsPerMinute: 30 } });
+    await using strict = await gateway('strict', { gateway: { refusalsPerMinute: 10 } });
     const [stranger, client] = [await newClient(), await trusted()];
-    const seen: number[] = [];
-    let last: Answer;
-    do {
-      last = await enrol(stranger, 'guess', strict);
-      seen.push(last.status);
-    } while (last.status !== 429);
-    assert.deepEqual(seen, [403, 403, 403, 429]);
+    const first = await enrol(stranger, 'guess', strict);
+    assertError(first, 403, /^not authorized$/);
+    let last = first;
+    // More than enough, so that what follows is within the minute.
+    for (let i = 0; i < 20 || last.status !== 429; i++) last = await enrol(stranger, 'guess', strict);
     assertError(last, 429, /^too many refused requests; try again in \d+ s$/);
     assert.match(String(last.headers['retry-after']), /^\d+$/);
     assertError(await strict.request('GET', '/1.0/operations', { certificate: null }), 429, /too many/);
@@ -608,21 +623,16 @@ describe('trust', { timeout: 300_000 }, () => {
       folder = await openFolder('trust-lxc', log);
     });
     after(() => folder?.[Symbol.asyncDispose]());
-    const itsUser = (what: string, run: () => Promise<void>) =>
-      it(what, async (test) => {
-        // `lxc remote add` asks for it at its end.
-        const { status } = await here.request('GET', '/1.0/projects');
-        if (status === 404) return test.skip('the gateway has no GET /1.0/projects yet');
-        await run();
-      });
-    const lxc = async (user: string, ...args: string[]) => {
+    const lxcWith = async (input: string | undefined, user: string, ...args: string[]) => {
       const { status, stdout, stderr } = await attempt('lxc', args, {
-        env: { ...process.env, LXD_CONF: join(folder.path, user), HOME: folder.path, EDITOR: 'sed -i s/dora/doris/' },
+        env: { ...process.env, LXD_CONF: join(folder.path, user), HOME: folder.path },
+        ...(input !== undefined && { input }),
       });
       return { status, output: `${stdout}${stderr}` };
     };
+    const lxc = (user: string, ...args: string[]) => lxcWith(undefined, user, ...args);
 
-    itsUser('adds a remote with a token', async () => {
+    it('adds a remote with a token', async () => {
       const token = (
         await lxstow(['--config', here.configFile, 'trust', 'token', 'anna', '--gateway', new URL(here.url).host])
       ).trim();
@@ -635,7 +645,7 @@ describe('trust', { timeout: 300_000 }, () => {
       assert.match(again.output, /No matching certificate add operation found/);
     });
 
-    itsUser('adds a remote with a certificate that is trusted already, at another gateway', async () => {
+    it('adds a remote with a certificate that is trusted already, at another gateway', async () => {
       assert.equal((await lxc('carl', 'remote', 'list')).status, 0);
       const client = await makeCertificate({ commonName: 'carl' });
       await writeFile(join(folder.path, 'carl', 'client.crt'), client.cert);
@@ -645,7 +655,7 @@ describe('trust', { timeout: 300_000 }, () => {
       assert.equal(added.status, 0, added.output);
     });
 
-    itsUser('makes tokens, restricts, and removes', async () => {
+    it('makes tokens, restricts, and removes', async () => {
       await lxc('anna', 'remote', 'switch', 'stow');
       const made = await lxc('anna', 'config', 'trust', 'add', '--name', 'dora', '--restricted', '--projects', 'blue');
       assert.equal(made.status, 0, made.output);
@@ -653,7 +663,8 @@ describe('trust', { timeout: 300_000 }, () => {
       const client = await newClient();
       assert.equal((await enrol(client, token, there)).status, 201);
       assert.deepEqual(await statuses(client, ['GET /1.0/operations', 'GET /1.0/operations?project=blue']), [403, 200]);
-      const edited = await lxc('anna', 'config', 'trust', 'edit', client.fingerprint.slice(0, 12));
+      const yaml = 'name: doris\ntype: client\nrestricted: true\nprojects: [green]\n';
+      const edited = await lxcWith(yaml, 'anna', 'config', 'trust', 'edit', client.fingerprint.slice(0, 12));
       assert.equal(edited.status, 0, edited.output);
       const { name, role, restricted } = (await here.request('GET', `${certificates}/${client.fingerprint}`)).body
         .metadata;

@@ -218,7 +218,7 @@ function ask(
     );
     request.on('error', (error: NodeJS.ErrnoException) => {
       // The gateway may close an idle connection while we write to it: every HTTP client asks again then.
-      if (request.reusedSocket && method === 'GET' && error.code === 'ECONNRESET')
+      if (request.reusedSocket && method === 'GET' && ['ECONNRESET', 'EPIPE'].includes(error.code ?? ''))
         resolve(ask(url, agent, method, path, headers, body));
       else reject(error);
     });
