@@ -34,6 +34,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
     const path = `/1.0/instances/c1/backups/${backup}`;
     assert.equal((await stow.request('PATCH', path, { body: { tags: { os: 'busybox' } } })).status, 200);
     assert.equal((await stow.request('DELETE', path)).status, 200);
+    assert.ok((await stow.request('GET', '/1.0/instances')).body.metadata.includes('/1.0/instances/c1'));
     const token = { name: 'laptop', type: 'client', token: true };
     assert.equal((await stow.request('POST', '/1.0/certificates', { body: token })).status, 202);
     assert.ok((await stow.request('GET', '/1.0/operations?all-projects=true')).body.metadata.success.length >= 3);
