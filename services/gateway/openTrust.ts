@@ -14,7 +14,7 @@ import { advertisedAddresses, type ServerCertificate } from './tls.ts';
 import { Trust } from './trust.ts';
 import { TrustDirectory } from './trustDirectory.ts';
 
-const announceEveryMs = 3_600_000;
+const announceEveryMs = 600_000;
 
 export interface TrustParts {
   trust: Trust;
