@@ -9,7 +9,7 @@ import WebSocket from 'ws';
 import { begin, newOperation } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/store.ts';
 import type { Nats } from '../../services/queue/connection.ts';
-import type { Certificate } from '../lab/certificates.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
@@ -64,8 +64,12 @@ describe('events', { timeout: 200_000 }, () => {
   };
 
   /** Listens; `seen` grows. */
-  async function listen(stow: Lxstow, query = ''): Promise<{ socket: WebSocket; seen: Seen[] }> {
-    const socket = open(stow, query);
+  async function listen(
+    stow: Lxstow,
+    query = '',
+    certificate = stow.client,
+  ): Promise<{ socket: WebSocket; seen: Seen[] }> {
+    const socket = open(stow, query, certificate);
     const seen: Seen[] = [];
     socket.on('message', (data) => seen.push(JSON.parse(String(data)) as Seen));
     await once(socket, 'open');
@@ -172,6 +176,28 @@ describe('events', { timeout: 200_000 }, () => {
     assert.ok(!usual.seen.some(({ project }) => project === stack.project));
     assert.ok(!named.seen.some(({ project }) => project === 'default'));
     assert.deepEqual([...new Set(all.seen.map(({ type }) => type))], ['operation']);
+  });
+
+  it('of other projects, and log lines, are hidden from a restricted client, whose socket ends with its trust', async () => {
+    const client = await makeCertificate({ commonName: 'restricted' });
+    const certificate = client.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+    const grant = { type: 'client', certificate, restricted: true, projects: [stack.project] };
+    const added = await stack.stow.request('POST', '/1.0/certificates', { body: grant });
+    assert.equal(added.status, 201, added.text);
+    const usual = await listen(stack.stow, '?all-projects=true');
+    const restricted = await listen(stack.stow, '?all-projects=true', client);
+    const [first, second] = [await failure('default'), await failure(stack.project)];
+    for (const id of [first, second]) await ended(usual.seen, id);
+    await ended(restricted.seen, second);
+    assert.deepEqual([...new Set(restricted.seen.map(({ project }) => project))], [stack.project]);
+    for (const query of ['', '?type=logging&all-projects=true', '?project=default']) {
+      const [, response] = await once(open(stack.stow, query, client), 'unexpected-response');
+      assert.equal(response.statusCode, 403, query);
+    }
+    const closed = once(restricted.socket, 'close');
+    const removed = await stack.stow.request('DELETE', `/1.0/certificates/${client.fingerprint}`);
+    assert.equal(removed.status, 200, removed.text);
+    await closed;
   });
 
   it('include log lines, whose fields are strings', async () => {
