@@ -23,8 +23,8 @@ export async function hasLxc(): Promise<boolean> {
   return (await Promise.all(found)).includes(true);
 }
 
-/** A user with a configuration of their own, whose certificate is the lab's client. */
-export async function openUserLxc(stow: Lxstow, name: string): Promise<UserLxc> {
+/** A user with a configuration of their own, whose certificate is the lab's client. `command`: another build of it. */
+export async function openUserLxc(stow: Lxstow, name: string, command = 'lxc'): Promise<UserLxc> {
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-lxc`, () => undefined));
   const conf = join(folder.path, 'conf');
@@ -37,9 +37,9 @@ export async function openUserLxc(stow: Lxstow, name: string): Promise<UserLxc> 
   await writeFile(join(conf, 'config.yml'), JSON.stringify({ 'default-remote': 'stow', remotes: { stow: remote } }));
   const env = { ...folder.env, LXD_CONF: conf };
   const owned = opening.move();
-  return Object.assign((args: string[], options: RunOptions = {}) => run('lxc', args, { env, ...options }), {
+  return Object.assign((args: string[], options: RunOptions = {}) => run(command, args, { env, ...options }), {
     start(args: string[], see: (text: string) => void) {
-      const child = spawn('lxc', args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+      const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
       for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => see(chunk.toString()));
       child.on('error', (error) => see(error.message));
       return { [Symbol.dispose]: () => void child.kill() };
