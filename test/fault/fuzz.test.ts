@@ -11,10 +11,10 @@ import { openStack, type Stack, until } from '../integration/stack.ts';
 import type { Daemon } from '../lab/processes.ts';
 import { anyManifest, anyMessage, anyRequest } from './anything.ts';
 import { type RawAnswer, sendRaw } from './rawRequest.ts';
+import { seed } from './truth.ts';
 import { assertClean, assertNoInstance, assertRestores, manifestOf, readObject, writeObject } from './workers.ts';
 
 const numRuns = Number(process.env.LXSTOW_LAB_FUZZ_RUNS ?? 300);
-const seed = Number(process.env.LXSTOW_LAB_FUZZ_SEED ?? Date.now() % 2 ** 31);
 const parameters = { numRuns, seed, endOnFailure: true } as const;
 /** Each of them fails at once: what is queued for so long is stuck. */
 const longestQueueMs = 180_000;
@@ -26,7 +26,7 @@ describe('anything at all', { timeout: 900_000 }, () => {
   let files: Map<string, string>;
   let nats: NatsConnection;
   before(async () => {
-    say(`LXSTOW_LAB_FUZZ_SEED=${seed} LXSTOW_LAB_FUZZ_RUNS=${numRuns}`);
+    say(`LXSTOW_LAB_FAULT_SEED=${seed} LXSTOW_LAB_FUZZ_RUNS=${numRuns}`);
     process.env.LXSTOW_LAB_LXD = 'none';
     stack = await openStack('fuzz', {
       config: { gateway: { bodyLimitBytes: 64 * 1024 }, worker: { slots: 4, attempts: 1 } },

@@ -7,10 +7,11 @@ import { assertSame, type Stack } from '../integration/stack.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { assertNoInstance, assertOneBackup, assertRestores } from './workers.ts';
 
+const { LXSTOW_LAB_FAULT_ROUNDS, LXSTOW_LAB_FAULT_SEED } = process.env;
 /** How many: a few unless told, a hundred in `npm run test:fault`. */
-export const rounds = Number(process.env.LXSTOW_LAB_FAULT_ROUNDS ?? 6);
-/** Printed with each round; LXSTOW_LAB_FAULT_SEED repeats it. */
-export const seed = Number(process.env.LXSTOW_LAB_FAULT_SEED ?? randomInt(2 ** 31));
+export const rounds = Number(LXSTOW_LAB_FAULT_ROUNDS ?? 6);
+/** Printed with each round; LXSTOW_LAB_FAULT_SEED repeats it. The short form is the same each time, the long one never. */
+export const seed = Number(LXSTOW_LAB_FAULT_SEED ?? (LXSTOW_LAB_FAULT_ROUNDS ? randomInt(2 ** 31) : 1));
 /** Far more than attempts, their delays and a takeover need: an operation that has not ended by then never will. */
 export const roundMs = 300_000;
 
