@@ -49,5 +49,7 @@ function answerOn(
 
 function refuse(request: IncomingMessage, socket: Duplex, error: string): void {
   const envelope = { type: 'error', status: '', status_code: 0, operation: '', error_code: 400, error, metadata: null };
-  answerOn(request, socket).writeHead(400, { 'content-type': 'application/json' }).end(JSON.stringify(envelope));
+  const body = JSON.stringify(envelope);
+  const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+  answerOn(request, socket).writeHead(400, headers).end(body);
 }

@@ -579,6 +579,14 @@ describe('operations', at, () => {
     assert.equal(await operations.find(randomUUID()), undefined);
   });
 
+  /** So many; not all at once, for NATS writes each to its disk. */
+  async function createdMany(count: number): Promise<Operation[]> {
+    const all = Array.from({ length: count }, () => pending());
+    for (let from = 0; from < count; from += 50)
+      await Promise.all(all.slice(from, from + 50).map((operation) => operations.create(operation)));
+    return all;
+  }
+
   it('are listed: none, some, and what was removed is not', async () => {
     assert.deepEqual(await operations.list(), []);
     const bucket = new Bucket(nats, operationsBucket);
@@ -590,8 +598,7 @@ describe('operations', at, () => {
   });
 
   it('are listed all, 2 000 of them', async () => {
-    const all = Array.from({ length: 2000 }, () => pending());
-    await Promise.all(all.map((operation) => operations.create(operation)));
+    const all = await createdMany(2000);
     assert.deepEqual(byId(await operations.list()), byId(all));
   });
 
@@ -626,8 +633,7 @@ describe('operations', at, () => {
   it('are not waited for without end when NATS falls silent in the middle of a listing', async () => {
     await using middleman = await Middleman.open(server.port);
     await using between = await open(middleman.url);
-    const all = Array.from({ length: 2000 }, () => pending());
-    await Promise.all(all.map((operation) => operations.create(operation)));
+    await createdMany(2000);
     const begun = middleman.heard('answered', /\$KV\.lxstow_operations\.local/).then(() => middleman.hold());
     await assert.rejects(new OperationStore(between, 1).list(), { code: 'nats-unavailable' });
     await begun;
