@@ -80,9 +80,14 @@ func drive(url, instance, archive string) error {
 	tell("created", map[string]any{"status": operation.Status, "backups": operation.Resources["backups"], "action": <-created, "events": operations.Load() > 0})
 	listener.Disconnect()
 
-	names, err := server.GetInstanceBackupNames(instance)
+	// Not GetInstanceBackupNames: the list is one of backups, not of paths, with recursion and without.
+	backups, err := server.GetInstanceBackups(instance)
 	if err != nil {
-		return fmt.Errorf("names: %w", err)
+		return fmt.Errorf("backups: %w", err)
+	}
+	names := []string{}
+	for _, each := range backups {
+		names = append(names, each.Name)
 	}
 	tell("names", map[string]any{"names": names})
 	backup, _, err := server.GetInstanceBackup(instance, "from-go.tar")
