@@ -7,7 +7,7 @@ import type { Config } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import { createLogger, type Log } from '../logger.ts';
 import { version } from '../version.ts';
-import { addClientCommands } from './clientCommands.ts';
+import { addClientCommands, formatOption } from './clientCommands.ts';
 import { CliError, exitOf, exits } from './exit.ts';
 
 type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
@@ -46,12 +46,11 @@ program
     process.stdout.write(stringify(withoutSecrets(configuration())));
   });
 
-const format = () => new Option('--format <format>', 'how to print').choices(['table', 'json']).default('table');
 program
   .command('janitor')
   .description('find and remove what lxstow left on worker.remote and in S3, and nobody owns any more')
   .option('--dry-run', 'only say what would be removed', false)
-  .addOption(format())
+  .addOption(formatOption())
   .action(({ dryRun, format }) =>
     long(async (options) => {
       const { runJanitorCommand } = await import('./commands/janitor.ts');
@@ -65,12 +64,12 @@ const deadLetters = program
 deadLetters
   .command('list')
   .description('all of them, the oldest first')
-  .addOption(format())
+  .addOption(formatOption())
   .action(({ format }) => letters((commands, options) => commands.listCommand(options, format)));
 deadLetters
   .command('show <id>')
   .description('one of them, with headers and body')
-  .addOption(format())
+  .addOption(formatOption())
   .action((id, { format }) => letters((commands, options) => commands.showCommand(options, letterId(id), format)));
 deadLetters
   .command('retry <id...>')
@@ -119,7 +118,7 @@ trust
 trust
   .command('list')
   .description('who is trusted')
-  .addOption(format())
+  .addOption(formatOption())
   .action(({ format }) => trusting((commands, options) => commands.listCommand(options, format)));
 trust
   .command('remove <fingerprint>')
@@ -128,7 +127,7 @@ trust
 trust
   .command('list-tokens')
   .description('tokens that can be used')
-  .addOption(format())
+  .addOption(formatOption())
   .action(({ format }) => trusting((commands, options) => commands.listTokensCommand(options, format)));
 trust
   .command('revoke-token <name>')

@@ -138,6 +138,24 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.ok(c2.size > 0);
   });
 
+  it('backs up all, or those that a selector fits', async () => {
+    const all = await json('backup', '--all', '-q', '--compression', 'none');
+    assert.deepEqual(
+      all.map(({ instance, status }: Record<string, string>) => [instance, status]),
+      [
+        ['c1', 'Success'],
+        ['c2', 'Success'],
+      ],
+    );
+    const selected = await json('backup', 'stow:', '--selector', 'name=c2', '--selector', 'type=container', '-q');
+    assert.deepEqual(
+      selected.map(({ instance }: { instance: string }) => instance),
+      ['c2'],
+    );
+    assert.equal((await run('backup', '--selector', 'user.backup=daily')).status, 66);
+    assert.equal((await run('backup', 'c1', '--all')).status, 64);
+  });
+
   it('restores the latest, under another name', async () => {
     const taken = await run('restore', 'c2', 'latest');
     assert.equal(taken.status, 73);

@@ -75,6 +75,7 @@ async function wanted(gateways: Gateways, texts: string[], options: BackupOption
   const found: InstancePlace[] = [];
   for (const where of remotes) {
     const listed = (await listInstances(where)).filter((each) => matches.every((match) => match(each)));
+    listed.sort((a, b) => (a.name < b.name ? -1 : 1));
     for (const { name, location } of listed)
       found.push({ ...where, instance: name, place: { ...where.place, target: where.place.target ?? location } });
   }
@@ -128,6 +129,8 @@ function requestOf({ tag, name, compression, optimized, instanceOnly }: BackupOp
 }
 
 function report(jobs: Job[], { format }: BackupOptions): void {
+  // What failed is said already.
+  if (format === 'table' && jobs.every(({ operation }) => !operation)) return;
   const raw = jobs.map((job) => {
     const { where, backup, operation } = job;
     const error = failureOf(job);

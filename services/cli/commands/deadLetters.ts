@@ -14,14 +14,14 @@ import {
   retryDeadLetter,
 } from '../../queue/deadLetters.ts';
 import { parseJob } from '../../queue/jobs.ts';
-import { printable, table } from '../table.ts';
+import { type Format, print as printResult } from '../output.ts';
+import { printable } from '../table.ts';
 
 interface Common {
   config: Config;
   log: Log;
   stop: AbortSignal;
 }
-type Format = 'table' | 'json';
 
 const print = (text: string) => process.stdout.write(text);
 
@@ -29,8 +29,6 @@ export async function listCommand({ config, log, stop }: Common, format: Format)
   await using nats = await connect(config, log);
   const letters: DeadLetter[] = [];
   for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
-  if (format === 'json') return void print(`${JSON.stringify(letters.map(asJson), null, 2)}\n`);
-  if (letters.length === 0) return void print('there are no dead letters\n');
   const rows = letters.map(({ id, time, subject, code, reason }) => [
     String(id),
     time.toISOString().slice(0, 19),
@@ -38,13 +36,17 @@ export async function listCommand({ config, log, stop }: Common, format: Format)
     code,
     reason,
   ]);
-  print(table(['ID', 'TIME (UTC)', 'SUBJECT', 'CODE', 'REASON'], rows));
+  printResult(format, {
+    heading: ['ID', 'TIME (UTC)', 'SUBJECT', 'CODE', 'REASON'],
+    rows,
+    raw: letters.map(asJson),
+    empty: 'there are no dead letters',
+  });
 }
 
 export async function showCommand({ config, log }: Common, id: number, format: Format): Promise<void> {
   await using nats = await connect(config, log);
   const letter = await getDeadLetter(nats, id);
-  if (format === 'json') return void print(`${JSON.stringify(asJson(letter), null, 2)}\n`);
   const { time, subject, operation, code, reason, headers } = letter;
   const lines: [string, string][] = [
     ['id', String(id)],
@@ -56,6 +58,8 @@ export async function showCommand({ config, log }: Common, id: number, format: F
     ...headers.map(([name, value]): [string, string] => ['header', `${name}: ${value}`]),
     ['body', bodyOf(letter).body],
   ];
+  if (format !== 'table')
+    return printResult(format, { heading: ['FIELD', 'VALUE'], rows: lines, raw: asJson(letter), empty: '' });
   for (const [name, value] of lines) print(`${`${name}:`.padEnd(11)}${printable(value)}\n`);
 }
 

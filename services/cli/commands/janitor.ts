@@ -11,7 +11,8 @@ import { checkpointsBucket, leasesBucket, verifySetUp } from '../../queue/topolo
 import { retrying } from '../../storage/retrying.ts';
 import { createS3Store } from '../../storage/s3.ts';
 import { type Finding, Janitor } from '../../worker/janitor.ts';
-import { duration, table } from '../table.ts';
+import { type Format, print } from '../output.ts';
+import { duration } from '../table.ts';
 
 export interface JanitorCommand {
   config: Config;
@@ -19,7 +20,7 @@ export interface JanitorCommand {
   log: Log;
   stop: AbortSignal;
   dryRun: boolean;
-  format: 'table' | 'json';
+  format: Format;
 }
 
 /** A worker's own run is over by then. */
@@ -49,12 +50,11 @@ export async function runJanitorCommand({ config, env, log, stop, dryRun, format
     log,
   });
   const findings = await janitor.run({ signal: stop, dryRun, patienceMs });
-  process.stdout.write(format === 'json' ? `${JSON.stringify(findings, null, 2)}\n` : forPeople(findings, remote));
+  show(findings, remote, format);
   return findings.some(({ action }) => action.startsWith('failed')) ? 1 : 0;
 }
 
-function forPeople(findings: Finding[], remote: string): string {
-  if (findings.length === 0) return `nothing is left over on ${remote}\n`;
+function show(findings: Finding[], remote: string, format: Format): void {
   const rows = findings.map(({ kind, what, where, age, operation, action }) => [
     kind,
     what,
@@ -63,11 +63,17 @@ function forPeople(findings: Finding[], remote: string): string {
     operation ?? '-',
     action,
   ]);
+  print(format, {
+    heading: ['KIND', 'WHAT', 'WHERE', 'AGE', 'OPERATION', 'ACTION'],
+    rows,
+    raw: findings,
+    empty: `nothing is left over on ${remote}`,
+  });
+  if (format !== 'table' || findings.length === 0) return;
   const counts = new Map<string, number>();
   for (const { action } of findings) {
     const [word = ''] = action.split(':');
     counts.set(word, (counts.get(word) ?? 0) + 1);
   }
-  const sum = [...counts].map(([word, count]) => `${count} ${word}`).join(', ');
-  return `${table(['KIND', 'WHAT', 'WHERE', 'AGE', 'OPERATION', 'ACTION'], rows)}${sum}\n`;
+  process.stdout.write(`${[...counts].map(([word, count]) => `${count} ${word}`).join(', ')}\n`);
 }

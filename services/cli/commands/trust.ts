@@ -8,13 +8,12 @@ import { connectNats } from '../../queue/connection.ts';
 import { commonName, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
 import { TrustStore } from '../../trust/store.ts';
 import { encodeToken, type GatewayPlace, newToken } from '../../trust/tokens.ts';
-import { table } from '../table.ts';
+import { type Format, print as printResult } from '../output.ts';
 
 interface Common {
   config: Config;
   log: Log;
 }
-type Format = 'table' | 'json';
 
 export interface GrantOptions {
   role?: Role;
@@ -59,8 +58,6 @@ export async function listCommand({ config, log }: Common, format: Format): Prom
   await using trust = await open(config, log);
   const found = (await trust.store.certificates()).map(({ certificate }) => certificate);
   found.sort((a, b) => a.name.localeCompare(b.name));
-  if (format === 'json') return void print(`${JSON.stringify(found, null, 2)}\n`);
-  if (found.length === 0) return void print('nobody is trusted, but by gateway.trustDir and gateway.trustCa\n');
   const rows = found.map(({ name, role, restricted, projects, fingerprint, added_at }) => [
     name,
     role,
@@ -68,7 +65,12 @@ export async function listCommand({ config, log }: Common, format: Format): Prom
     fingerprint.slice(0, 12),
     added_at.slice(0, 19),
   ]);
-  print(table(['NAME', 'ROLE', 'PROJECTS', 'FINGERPRINT', 'ADDED (UTC)'], rows));
+  printResult(format, {
+    heading: ['NAME', 'ROLE', 'PROJECTS', 'FINGERPRINT', 'ADDED (UTC)'],
+    rows,
+    raw: found,
+    empty: 'nobody is trusted, but by gateway.trustDir and gateway.trustCa',
+  });
 }
 
 export async function removeCommand({ config, log }: Common, fingerprint: string): Promise<void> {
@@ -81,15 +83,14 @@ export async function removeCommand({ config, log }: Common, fingerprint: string
 export async function listTokensCommand({ config, log }: Common, format: Format): Promise<void> {
   await using trust = await open(config, log);
   const found = (await trust.store.tokens()).sort((a, b) => a.name.localeCompare(b.name));
-  if (format === 'json') return void print(`${JSON.stringify(found, null, 2)}\n`);
-  if (found.length === 0) return void print('there are no tokens\n');
   const rows = found.map(({ name, role, restricted, projects, expires_at }) => [
     name,
     role,
     restricted ? projects.join(',') || '-' : 'all',
     expires_at.slice(0, 19),
   ]);
-  print(table(['NAME', 'ROLE', 'PROJECTS', 'EXPIRES (UTC)'], rows));
+  const heading = ['NAME', 'ROLE', 'PROJECTS', 'EXPIRES (UTC)'];
+  printResult(format, { heading, rows, raw: found, empty: 'there are no tokens' });
 }
 
 /** Takes all tokens of this name back. */
