@@ -12,6 +12,8 @@ export interface LabOptions {
   lxd?: boolean;
   nats?: boolean;
   s3?: boolean;
+  /** See LxdOptions. */
+  poolSizeGiB?: number;
   signal?: AbortSignal;
 }
 
@@ -44,7 +46,8 @@ export async function openLab(options: LabOptions): Promise<Lab> {
   };
   const lxdWhereItCanBe = async () => {
     const found = await findLxd(log, signal);
-    if (found.available) return startLxd({ log, name, signal });
+    const { poolSizeGiB } = options;
+    if (found.available) return startLxd({ log, name, ...(poolSizeGiB ? { poolSizeGiB } : {}), signal });
     lxdUnavailable = found.reason;
     log(`no real LXD: ${found.reason}`);
     return undefined;

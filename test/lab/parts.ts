@@ -10,6 +10,8 @@ const natsVersion = '2.15.1';
 const natsMinimum = [2, 14] as const;
 /** MinIO tells people to install it with `go install`; this is its release of 2026-02-12. */
 const minioVersion = 'v0.0.0-20260212201848-7aac2a2c5b7c';
+/** MinIO's own client, for the benchmark. */
+const mcVersion = 'v0.0.0-20250313080218-cf909e1063a9';
 const weedVersion = '4.48';
 const natsCliVersion = 'v0.5.0';
 const natsPyVersion = '2.16.0';
@@ -53,6 +55,20 @@ export function findMinio(log: Log, signal?: AbortSignal): Promise<string> {
       version: minioVersion,
       accepts: async (path) => (await run(path, ['--version'])).startsWith('minio version'),
       installers: [fromGo(`github.com/minio/minio@${minioVersion}`, 'minio', '3 minutes')],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Path of MinIO's mc: from PATH (Midnight Commander is called so, too), the cache, or built with Go. */
+export function findMc(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'mc',
+      version: mcVersion,
+      accepts: async (path) => (await run(path, ['--version'])).includes('MinIO'),
+      installers: [fromGo(`github.com/minio/mc@${mcVersion}`, 'mc', '1 minute')],
     },
     log,
     signal,

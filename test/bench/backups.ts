@@ -1,0 +1,237 @@
+/** Ways to bring an instance into a bucket: lxstow's, what people do without it, and the limits of the parts themselves. */
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
+import { mapInOrder } from '../../services/archive/flow.ts';
+import { openExport } from '../../services/lxd/backups.ts';
+import { onPath } from '../lab/parts.ts';
+import { run } from '../lab/run.ts';
+import { type Cost, measure, measureShell } from './measure.ts';
+import type { Place } from './place.ts';
+
+/** One way. `run` leaves nothing behind, and what it does for that is not measured. */
+export interface Way {
+  name: string;
+  run(instance: string): Promise<Cost & { storedBytes?: number }>;
+}
+
+const never = new AbortController().signal;
+const mib = 1024 * 1024;
+const partBytes = 16 * mib;
+const partsInFlight = 4;
+const key = 'bench/object';
+
+export function backupWays(place: Place, { lxmin }: { lxmin?: string | undefined }): Way[] {
+  const ways = [
+    lxdAlone(place),
+    multipartFromMemory(place),
+    onePut(place),
+    ...['none', 'gzip', 'zstd'].map((compression) => lxstow(place, compression)),
+    minioJs(place),
+  ];
+  if (place.mc) ways.push(mcPipe(place, place.mc));
+  if (onPath('rclone') && onPath('zstd')) ways.push(rclone(place));
+  if (lxmin) ways.push(lxminBackup(place, lxmin));
+  return ways;
+}
+
+function lxstow({ stow, done, workerPid, bucket, s3 }: Place, compression: string): Way {
+  return {
+    name: `lxstow, ${compression}`,
+    async run(instance) {
+      let name = '';
+      const cost = await measure(async () => {
+        const path = `/1.0/instances/${instance}/backups?compression=${compression}`;
+        name = await done(await stow.request('POST', path));
+      }, workerPid());
+      const { size } = await bucket.statObject(s3.bucket, `local/default/${instance}/${name}`);
+      await stow.request('DELETE', `/1.0/instances/${instance}/backups/${name}`);
+      return { ...cost, storedBytes: size };
+    },
+  };
+}
+
+/** How fast LXD makes and sends its archive, to nobody. */
+function lxdAlone(place: Place): Way {
+  return {
+    name: 'LXD alone: create',
+    async run(instance) {
+      const created = await measure(() => place.lxdBackup(instance, 'bench'));
+      await place.dropLxdBackup(instance, 'bench');
+      return created;
+    },
+  };
+}
+
+/** The export of a backup that is there, to /dev/null. */
+export function lxdExport(place: Place): Way {
+  return {
+    name: 'LXD alone: export',
+    async run(instance) {
+      await place.lxdBackup(instance, 'bench');
+      const cost = await measureShell(`${exportOf(place, instance)} -o /dev/null`);
+      await place.dropLxdBackup(instance, 'bench');
+      return cost;
+    },
+  };
+}
+
+/** The most that the store takes: as many bytes out of memory, in parts, several at a time. */
+function multipartFromMemory({ store, api, lxd, lxdBackup, dropLxdBackup }: Place): Way {
+  const body = randomBytes(partBytes);
+  const sum = Buffer.alloc(4);
+  sum.writeUInt32BE(crc32(body));
+  const checksum = sum.toString('base64');
+  let size: number | undefined;
+  return {
+    name: 'MinIO alone: parts from memory',
+    async run(instance) {
+      size ??= await sizeOf(instance);
+      const count = Math.max(1, Math.round(size / partBytes));
+      const upload = await store.beginUpload(key, { tags: {}, contentType: 'application/x-tar' }, never);
+      const cost = await measure(async () => {
+        const put = async (number: number) => ({
+          number,
+          etag: await store.putPart(upload, number, body, checksum, never),
+          crc32: checksum,
+        });
+        const parts = [];
+        for await (const part of mapInOrder(upTo(count), partsInFlight, put)) parts.push(part);
+        await store.completeUpload(upload, parts, never);
+      });
+      await store.remove(key, never);
+      return cost;
+    },
+  };
+
+  async function sizeOf(instance: string): Promise<number> {
+    await lxdBackup(instance, 'bench');
+    const address = { remote: 'local', project: lxd.project, instance };
+    const { size: bytes, stream } = await openExport(api, address, 'bench', never);
+    stream.destroy();
+    await dropLxdBackup(instance, 'bench');
+    return bytes;
+  }
+}
+
+async function* upTo(count: number): AsyncGenerator<number> {
+  for (let number = 1; number <= count; number++) yield number;
+}
+
+/** The archive as a file, by one PUT. */
+function onePut(place: Place): Way {
+  return {
+    name: 'curl: one PUT from a file',
+    async run(instance) {
+      const file = join(place.folder, 'archive.tar');
+      await place.lxdBackup(instance, 'bench');
+      await run('bash', ['-c', `${exportOf(place, instance)} -o '${file}'`]);
+      await place.dropLxdBackup(instance, 'bench');
+      const url = await place.bucket.presignedPutObject(place.s3.bucket, key, 3600);
+      const cost = await measureShell(`curl -sSf -T '${file}' '${url}'`);
+      await place.store.remove(key, never);
+      return cost;
+    },
+  };
+}
+
+/** What many do: LXD's export into a pipe. */
+function mcPipe(place: Place, mc: string): Way {
+  return {
+    name: 'export | mc pipe',
+    async run(instance) {
+      const host = new URL(place.s3.endpoint);
+      host.username = place.s3.accessKey;
+      host.password = place.s3.secretKey;
+      const env = { MC_HOST_bench: host.href.replace(/\/$/, ''), MC_CONFIG_DIR: join(place.folder, 'mc') };
+      const begun = performance.now();
+      await place.lxdBackup(instance, 'bench');
+      const createdS = (performance.now() - begun) / 1000;
+      const cost = await measureShell(
+        `${exportOf(place, instance)} | '${mc}' --quiet pipe bench/${place.s3.bucket}/${key} >/dev/null`,
+        env,
+      );
+      await place.dropLxdBackup(instance, 'bench');
+      await place.store.remove(key, never);
+      return { ...cost, wallS: createdS + cost.wallS };
+    },
+  };
+}
+
+function rclone(place: Place): Way {
+  return {
+    name: 'export | zstd | rclone rcat',
+    async run(instance) {
+      const env = {
+        RCLONE_CONFIG_BENCH_TYPE: 's3',
+        RCLONE_CONFIG_BENCH_PROVIDER: 'Minio',
+        RCLONE_CONFIG_BENCH_ENDPOINT: place.s3.endpoint,
+        RCLONE_CONFIG_BENCH_ACCESS_KEY_ID: place.s3.accessKey,
+        RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY: place.s3.secretKey,
+      };
+      const begun = performance.now();
+      await place.lxdBackup(instance, 'bench');
+      const createdS = (performance.now() - begun) / 1000;
+      const cost = await measureShell(
+        `${exportOf(place, instance)} | zstd -q -3 -T0 | rclone rcat bench:${place.s3.bucket}/${key}`,
+        env,
+      );
+      await place.dropLxdBackup(instance, 'bench');
+      await place.store.remove(key, never);
+      return { ...cost, wallS: createdS + cost.wallS };
+    },
+  };
+}
+
+/** The library that lxstow uses, as most use it. */
+function minioJs(place: Place): Way {
+  return {
+    name: 'minio-js: putObject of the export',
+    async run(instance) {
+      const address = { remote: 'local', project: place.lxd.project, instance };
+      const cost = await measure(async () => {
+        await place.lxdBackup(instance, 'bench');
+        const { size, stream } = await openExport(place.api, address, 'bench', never);
+        await place.bucket.putObject(place.s3.bucket, key, stream, size);
+      });
+      await place.dropLxdBackup(instance, 'bench');
+      await place.store.remove(key, never);
+      return cost;
+    },
+  };
+}
+
+export function lxminEnv({ s3, lxd, folder }: Place): NodeJS.ProcessEnv {
+  return {
+    LXMIN_ENDPOINT: s3.endpoint,
+    LXMIN_BUCKET: s3.bucket,
+    LXMIN_ACCESS_KEY: s3.accessKey,
+    LXMIN_SECRET_KEY: s3.secretKey,
+    LXMIN_STAGING_ROOT: join(folder, 'staging'),
+    TMPDIR: join(folder, 'staging'),
+    LXD_DIR: lxd.dir,
+    LXD_SOCKET: lxd.socket,
+  };
+}
+
+/** lxmin shows a progress bar, and wants a terminal for it. */
+export function lxminLine(lxmin: string, args: string): string {
+  return `script -qec '${lxmin} ${args}' /dev/null`;
+}
+
+function lxminBackup(place: Place, lxmin: string): Way {
+  return {
+    name: 'lxmin backup',
+    async run(instance) {
+      const cost = await measureShell(lxminLine(lxmin, `backup ${instance}`), lxminEnv(place));
+      for await (const { name } of place.bucket.listObjectsV2(place.s3.bucket, `${instance}/`, true))
+        await place.bucket.removeObject(place.s3.bucket, name);
+      return cost;
+    },
+  };
+}
+
+/** Reads a backup in LXD by its socket: to be followed by `-o FILE`, or by a pipe. */
+export function exportOf({ lxd }: Place, instance: string): string {
+  return `curl -sSf --unix-socket '${lxd.socket}' http://lxd/1.0/instances/${instance}/backups/bench/export`;
+}

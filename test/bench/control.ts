@@ -1,0 +1,116 @@
+/** What requests cost: creating, and listing beside many other backups. */
+
+import { formatManifest, parseManifest } from '../../services/archive/manifest.ts';
+import { manifestKey } from '../../services/storage/keys.ts';
+import type { Log } from '../lab/run.ts';
+import { median } from './measure.ts';
+import type { Place } from './place.ts';
+import type { Table } from './report.ts';
+
+const never = new AbortController().signal;
+const requestsPerSecond = 200;
+const requests = 600;
+const writesInFlight = 64;
+
+/** POSTs at a steady rate, each answered with 202; their backups are cancelled by their instance's being away. */
+export async function measureRequests({ lxd, stow }: Place, rounds: number): Promise<Table> {
+  await lxd.launch('control');
+  // Nobody does them: it is the way to 202 that is measured.
+  const [worker] = stow.workers;
+  await worker?.stop();
+  const [p50s, p99s]: [number[], number[]] = [[], []];
+  let created: string[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const times: number[] = [];
+    const begun = performance.now();
+    const answers = await Promise.all(
+      Array.from({ length: requests }, async (_, index) => {
+        const due = begun + (index * 1000) / requestsPerSecond;
+        await new Promise((resolve) => setTimeout(resolve, Math.max(0, due - performance.now())));
+        const asked = performance.now();
+        const answer = await stow.request('POST', '/1.0/instances/control/backups', {
+          body: { name: `r${round}-${index}.tar.gz` },
+        });
+        times.push(performance.now() - asked);
+        if (answer.status !== 202) throw new Error(answer.text);
+        return answer.body.operation;
+      }),
+    );
+    created = [...created, ...answers];
+    times.sort((a, b) => a - b);
+    p50s.push(times[Math.floor(times.length * 0.5)] ?? Number.NaN);
+    p99s.push(times[Math.floor(times.length * 0.99)] ?? Number.NaN);
+  }
+  for (const operation of created) await stow.request('DELETE', operation);
+  await worker?.start();
+  await lxd.lxc(['delete', '--force', 'control']);
+  const [p50, p99] = [median(p50s), median(p99s)];
+  return {
+    title: `POST to 202, ${requestsPerSecond} a second`,
+    bytes: 0,
+    rounds,
+    lines: [
+      { name: 'p50', wallS: p50 / 1000 },
+      { name: 'p99', wallS: p99 / 1000 },
+    ],
+    bars: [
+      { text: 'p50 ≤ 5 ms', value: p50, holds: p50 <= 5 },
+      { text: 'p99 ≤ 25 ms', value: p99, holds: p99 <= 25 },
+    ],
+  };
+}
+
+/** Lists of an instance's backups and of all, by a gateway that has just started and by one that has seen them. */
+export async function measureListing(place: Place, counts: number[], rounds: number, log: Log): Promise<Table[]> {
+  const { lxd, stow, done, store } = place;
+  await lxd.launch('listed');
+  const name = await done(await stow.request('POST', '/1.0/instances/listed/backups?compression=none'));
+  const address = { remote: 'local', project: 'default', instance: 'listed', backup: name };
+  const manifest = parseManifest((await store.read(manifestKey('', address), never)).body, address);
+  const perInstance = 1000;
+  const tables: Table[] = [];
+  let there = 0;
+  for (const count of counts) {
+    log(`writing ${count - there} manifests`);
+    const missing = Array.from({ length: count - there }, (_, index) => there + index);
+    const write = async () => {
+      for (let index = missing.pop(); index !== undefined; index = missing.pop()) {
+        const instance = `many${Math.floor(index / perInstance)}`;
+        const copy = { ...address, instance, backup: `b${index}.tar` };
+        const body = formatManifest({ ...manifest, backup: { ...manifest.backup, name: copy.backup, instance } });
+        await store.create(manifestKey('', copy), body, { contentType: 'application/json' }, never);
+      }
+    };
+    await Promise.all(Array.from({ length: writesInFlight }, write));
+    there = count;
+    const timed = async (path: string) => {
+      const begun = performance.now();
+      const answer = await stow.request('GET', path);
+      if (answer.status !== 200) throw new Error(answer.text);
+      return performance.now() - begun;
+    };
+    const [cold, warm, one]: [number[], number[], number[]] = [[], [], []];
+    for (let round = 0; round < rounds; round++) {
+      await stow.gateway.stop();
+      await stow.gateway.start();
+      cold.push(await timed('/1.0/instances/*/backups'));
+      warm.push(await timed('/1.0/instances/*/backups'));
+      one.push(await timed('/1.0/instances/many0/backups'));
+    }
+    const lines = [
+      { name: 'all, cold', wallS: median(cold) / 1000 },
+      { name: 'all, warm', wallS: median(warm) / 1000 },
+      { name: `one instance's (${Math.min(count, perInstance)}), warm`, wallS: median(one) / 1000 },
+    ];
+    const bars =
+      count === 10_000
+        ? [
+            { text: 'cold ≤ 1.5 s', value: median(cold) / 1000, holds: median(cold) <= 1500 },
+            { text: 'warm ≤ 0.6 s', value: median(warm) / 1000, holds: median(warm) <= 600 },
+            { text: "one instance's 1 000 ≤ 0.25 s", value: median(one) / 1000, holds: median(one) <= 250 },
+          ]
+        : [];
+    tables.push({ title: `Listing ${count} backups`, bytes: 0, rounds, lines, bars });
+  }
+  return tables;
+}

@@ -1,0 +1,128 @@
+// npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory --lxmin /path/to/lxmin --json out.json --compare before.json
+import { writeFile } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import type { DataKind } from '../lab/data.ts';
+import { errorText, type Log } from '../lab/run.ts';
+import { backupWays, lxdExport, type Way } from './backups.ts';
+import { measureListing, measureRequests } from './control.ts';
+import { type Cost, medianCost } from './measure.ts';
+import { measureMemory } from './memory.ts';
+import { openPlace, type Place } from './place.ts';
+import { type Line, machine, markdown, type Report, readReport, type Table } from './report.ts';
+import { restoreWays } from './restores.ts';
+
+const { values } = parseArgs({
+  options: {
+    size: { type: 'string', default: '600' },
+    rounds: { type: 'string', default: '5' },
+    only: { type: 'string', default: 'backup,restore,memory,control' },
+    memory: { type: 'string', default: '100,1000,8000' },
+    backups: { type: 'string', default: '10,1000,10000' },
+    lxmin: { type: 'string' },
+    json: { type: 'string' },
+    compare: { type: 'string' },
+  },
+});
+const sizeMiB = Number(values.size);
+const rounds = Number(values.rounds);
+const wanted = values.only.split(',');
+const log: Log = (line) => process.stderr.write(`${line}\n`);
+const kinds: Record<string, DataKind> = { incompressible: 'random', 'log-like': 'log', mixed: 'mixed' };
+
+process.once('SIGINT', () => process.exit(130)); // the lab removes itself when its process ends
+try {
+  const before = values.compare ? await readReport(values.compare) : undefined;
+  await using place = await openPlace(log);
+  const report: Report = { machine: machine({ LXD: place.lxd.version }), tables: [] };
+  const add = (table: Table) => {
+    report.tables.push(table);
+    log(`\n${markdown({ ...report, tables: [table] }, before)}\n`);
+  };
+  for (const [title, kind] of Object.entries(kinds)) {
+    if (!wanted.includes('backup') && !wanted.includes('restore')) break;
+    const instance = `bench-${kind}`;
+    log(`making ${instance}, ${sizeMiB} MiB`);
+    await place.lxd.launch(instance, { dataMiB: sizeMiB, kind });
+    if (wanted.includes('backup')) add(await compareBackups(place, title, instance));
+    if (wanted.includes('restore') && kind !== 'mixed') add(await compareRestores(place, title, instance));
+    await place.lxd.lxc(['delete', '--force', instance]);
+  }
+  if (wanted.includes('memory')) add(await measureMemory(place, values.memory.split(',').map(Number), log));
+  if (wanted.includes('control')) {
+    add(await measureRequests(place, rounds));
+    for (const table of await measureListing(place, values.backups.split(',').map(Number), rounds, log)) add(table);
+  }
+  console.log(markdown(report, before));
+  if (values.json) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`);
+} catch (error) {
+  log(`bench: ${errorText(error)}`);
+  process.exitCode = 1;
+}
+
+/** Every way once a round, so that what else the machine does meets all alike. The first round warms up, and does not count. */
+async function alternate(ways: Way[], instance: string): Promise<Map<string, (Cost & { storedBytes?: number })[]>> {
+  const costs = new Map<string, (Cost & { storedBytes?: number })[]>(ways.map(({ name }) => [name, []]));
+  for (let round = 0; round <= rounds; round++) {
+    for (const { name, run } of ways) {
+      const cost = await run(instance);
+      log(`${round === 0 ? 'warm-up' : `round ${round} of ${rounds}`}: ${name}: ${cost.wallS.toFixed(2)} s`);
+      if (round > 0) costs.get(name)?.push(cost);
+    }
+  }
+  return costs;
+}
+
+function linesOf(costs: Map<string, (Cost & { storedBytes?: number })[]>): Line[] {
+  return [...costs].map(([name, each]) => {
+    const storedBytes = each.at(-1)?.storedBytes;
+    return { name, ...medianCost(each), ...(storedBytes === undefined ? {} : { storedBytes }) };
+  });
+}
+
+async function compareBackups(place: Place, title: string, instance: string): Promise<Table> {
+  const costs = await alternate([lxdExport(place), ...backupWays(place, values)], instance);
+  const lines = linesOf(costs);
+  const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
+  const floor = wall('LXD alone: create') + Math.max(wall('LXD alone: export'), wall('MinIO alone: parts from memory'));
+  for (const line of lines) line.toFloor = line.wallS / floor;
+  const bytes = costs.get('lxstow, none')?.at(-1)?.storedBytes ?? 0;
+  const none = lines.find(({ name }) => name === 'lxstow, none');
+  const bars = [
+    bar('none ≤ 1.4 × floor', wall('lxstow, none') / floor, (value) => value <= 1.4),
+    bar('CPU of the worker with none ≤ 1.5 s/GB', (none?.cpuS ?? Number.NaN) / (bytes / 1e9), (value) => value <= 1.5),
+    bar(
+      'none ≥ 2 × faster than export | mc pipe',
+      wall('export | mc pipe') / wall('lxstow, none'),
+      (value) => value >= 2,
+    ),
+    bar('none ≥ 10 × faster than lxmin', wall('lxmin backup') / wall('lxstow, none'), (value) => value >= 10),
+    title === 'log-like'
+      ? bar('gzip faster than none: gzip / none < 1', wall('lxstow, gzip') / wall('lxstow, none'), (value) => value < 1)
+      : bar('gzip ≤ 1.25 × none', wall('lxstow, gzip') / wall('lxstow, none'), (value) => value <= 1.25),
+  ];
+  return { title: `Backup, ${title}`, bytes, rounds, lines, bars: bars.filter(({ value }) => !Number.isNaN(value)) };
+}
+
+async function compareRestores(place: Place, title: string, instance: string): Promise<Table> {
+  const costs = await alternate(restoreWays(place, values), instance);
+  const lines = linesOf(costs);
+  const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
+  const floor = wall('lxc import from a file');
+  for (const line of lines) line.toFloor = line.wallS / floor;
+  const bars = [
+    bar('none ≤ 1.15 × lxc import of the same tar', wall('lxstow, none') / floor, (value) => value <= 1.15),
+    bar('none ≥ 3 × faster than lxmin', wall('lxmin restore') / wall('lxstow, none'), (value) => value >= 3),
+  ];
+  return {
+    title: `Restore, ${title} (floor: lxc import from a file)`,
+    bytes: sizeMiB * 2 ** 20,
+    rounds,
+    lines,
+    bars: bars.filter(({ value }) => !Number.isNaN(value)),
+  };
+}
+
+function bar(text: string, value: number, is: (value: number) => boolean): Table['bars'][number] {
+  return { text, value, holds: is(value) };
+}

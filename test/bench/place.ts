@@ -1,0 +1,91 @@
+/** The parts that are measured: one LXD, one MinIO, one NATS, lxstow with one worker of one slot, and the tools to compare with. */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Client } from 'minio';
+import { loadConfig } from '../../services/config.ts';
+import type { Address } from '../../services/contract.ts';
+import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { LxdClient } from '../../services/lxd/client.ts';
+import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import { createS3Store } from '../../services/storage/s3.ts';
+import { openFolder } from '../lab/folder.ts';
+import { openLab } from '../lab/lab.ts';
+import type { LabLxd } from '../lab/lxd.ts';
+import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { findMc } from '../lab/parts.ts';
+import { errorText, type Log } from '../lab/run.ts';
+import type { LabS3 } from '../lab/s3.ts';
+
+export interface Place extends AsyncDisposable {
+  lxd: LabLxd;
+  api: LxdClient;
+  s3: LabS3;
+  natsUrl: string;
+  store: ObjectStore;
+  bucket: Client;
+  stow: Lxstow;
+  /** Of the one worker. */
+  workerPid(): number;
+  /** MinIO's own client; undefined where it cannot be had. */
+  mc: string | undefined;
+  /** For files of peers that need some. */
+  folder: string;
+  /** LXD's own backup of an instance. */
+  lxdBackup(instance: string, name: string): Promise<void>;
+  dropLxdBackup(instance: string, name: string): Promise<void>;
+  /** Waits for what a 202 promised; throws unless it succeeds. */
+  done(answer: Answer): Promise<string>;
+}
+
+const never = new AbortController().signal;
+const waiting = { signal: never, idleTimeoutMs: 300_000 };
+
+export async function openPlace(log: Log): Promise<Place> {
+  await using opening = new AsyncDisposableStack();
+  const { lxd, nats, s3, lxdUnavailable } = opening.use(await openLab({ name: 'bench', log, poolSizeGiB: 40 }));
+  if (!lxd || !nats || !s3) throw new Error(`nothing can be measured without a real LXD: ${lxdUnavailable}`);
+  const api = opening.use(new LxdClient('local', { socket: lxd.socket }, {}));
+  const config = { worker: { slots: 1, janitorEveryMinutes: 0 } };
+  const stow = opening.use(
+    await startLxstow({ name: 'bench', log, natsUrl: nats.url, s3, socket: lxd.socket, config }),
+  );
+  const store = opening.use(createS3Store(loadConfig({ file: stow.configFile, env: {} }).s3));
+  const folder = opening.use(await openFolder('bench-peers', log));
+  await mkdir(join(folder.path, 'staging'));
+  const mc = await findMc(log).catch((error) => log(`without mc: ${errorText(error)}`));
+  const { hostname, port } = new URL(s3.endpoint);
+  const { accessKey, secretKey } = s3;
+  const at = (instance: string): Address => ({ remote: 'local', project: lxd.project, instance });
+  const owned = opening.move();
+  return {
+    lxd,
+    api,
+    s3,
+    natsUrl: nats.url,
+    store,
+    bucket: new Client({
+      endPoint: hostname,
+      port: Number(port),
+      useSSL: false,
+      accessKey,
+      secretKey,
+      region: 'us-east-1',
+    }),
+    stow,
+    workerPid: () => stow.workers[0]?.pid ?? 0,
+    mc: mc ?? undefined,
+    folder: folder.path,
+    async lxdBackup(instance, name) {
+      const options = { name, optimized: false, instanceOnly: false };
+      await createLxdBackup(api, at(instance), options, { ...waiting, onProgress: () => undefined });
+    },
+    dropLxdBackup: (instance, name) => deleteLxdBackup(api, at(instance), name, waiting),
+    async done(answer) {
+      if (answer.status !== 202) throw new Error(answer.text);
+      const { status, err } = await stow.finished(answer);
+      if (status !== 'Success') throw new Error(`${status}: ${err}`);
+      return answer.body.metadata.name;
+    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
