@@ -12,10 +12,9 @@ const requestsPerSecond = 200;
 const requests = 600;
 const writesInFlight = 64;
 
-/** POSTs at a steady rate, each answered with 202; their backups are cancelled by their instance's being away. */
+/** POSTs at a steady rate, each answered with 202. No worker is up: what they begin waits in the queue, and is cancelled in the end. */
 export async function measureRequests({ lxd, stow }: Place, rounds: number): Promise<Table> {
   await lxd.launch('control');
-  // Nobody does them: it is the way to 202 that is measured.
   const [worker] = stow.workers;
   await worker?.stop();
   const [p50s, p99s]: [number[], number[]] = [[], []];

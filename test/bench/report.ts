@@ -49,7 +49,7 @@ function tableText({ title, bytes, rounds, lines, bars }: Table, before: Report 
     const { name, wallS, cpuS, peakMiB, storedBytes, toFloor } = line;
     const then = earlier?.lines.find((each) => each.name === name);
     return [
-      name,
+      name.replaceAll('|', '\\|'),
       `${wallS.toFixed(2)}`,
       toFloor === undefined ? '' : toFloor.toFixed(2),
       cpuS === undefined || bytes === 0 ? '' : (cpuS / gigabytes).toFixed(2),
