@@ -39,7 +39,7 @@ describe('instances', { timeout: 200_000 }, () => {
       config,
     });
     await stack.launch('c1');
-    await stack.launch('p1', { project: stack.project });
+    await stack.launch('p1', { project: stack.project, pool: stack.pools.btrfs });
     backup = await stack.backup('c1');
   });
   after(async () => {
