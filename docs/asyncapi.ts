@@ -1,43 +1,12 @@
 /** Writes docs/asyncapi.yaml from schemas/ and the gateway's endpoints: `node docs/asyncapi.ts`. With --check it only says whether it is stale. */
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { stringify } from 'yaml';
 import { endpoints } from '../services/gateway/endpoints.ts';
 import { version } from '../services/version.ts';
-
-type Json = { [key: string]: unknown };
+import { type Json, openBundle } from './bundle.ts';
 
 const target = new URL('asyncapi.yaml', import.meta.url);
-const schemasFolder = new URL('../schemas/', import.meta.url);
-
-const files: Record<string, Json> = {};
-for (const file of (await readdir(schemasFolder)).filter((name) => name.endsWith('.json')).sort())
-  files[file] = JSON.parse(await readFile(new URL(file, schemasFolder), 'utf8'));
-
-const schemas: Record<string, unknown> = {};
-
-/** The schema as a reference into the document; what it refers to comes along. */
-function schema(ref: string, within = ''): { $ref: string } {
-  const [file = '', pointer = ''] = ref.startsWith('#') ? [within, ref.slice(1)] : ref.split('#');
-  const [, definition, rest = ''] = /^\/\$defs\/([^/]+)(.*)$/.exec(pointer) ?? [undefined, undefined, pointer];
-  const bare = file.replace(/\.json$/, '');
-  const name = definition ? `${bare}.${definition}` : bare;
-  const root = files[file];
-  if (!root) throw new Error(`no schema ${ref}`);
-  if (!(name in schemas)) {
-    schemas[name] = {};
-    schemas[name] = inlined(definition ? (root.$defs as Json)[definition] : root, file);
-  }
-  return { $ref: `#/components/schemas/${name}${rest}` };
-}
-
-function inlined(value: unknown, file: string): unknown {
-  if (Array.isArray(value)) return value.map((each) => inlined(each, file));
-  if (typeof value !== 'object' || value === null) return value;
-  const entries = Object.entries(value as Json).filter(([key]) => !['$schema', '$id', '$defs'].includes(key));
-  return Object.fromEntries(
-    entries.map(([key, each]) => [key, key === '$ref' ? schema(each as string, file).$ref : inlined(each, file)]),
-  );
-}
+const { files, schemas, schema } = await openBundle();
 
 const parameters: Record<string, Json> = {
   remote: { description: 'A name in `remotes` of the configuration.' },

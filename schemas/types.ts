@@ -9,6 +9,7 @@ export type Projects = string[]
 
 export interface Everything {
 "config.json"?: Config
+"http-answers.json"?: HttpAnswers
 "http-certificate-put.json"?: CertificatePutBody
 "http-certificates-post.json"?: CertificatesPostBody
 "http-create-backup.json"?: CreateBackupBody
@@ -294,6 +295,12 @@ level: ("error" | "warn" | "info" | "debug")
  * auto: text on a terminal, else JSON.
  */
 format: ("json" | "text" | "auto")
+}
+/**
+ * What the REST API answers with, in LXD's envelopes. Clients must take further fields.
+ */
+export interface HttpAnswers {
+[k: string]: unknown
 }
 /**
  * What LXD takes at PUT and PATCH /1.0/certificates/{fingerprint}, and a role. As in LXD, unknown fields are ignored.
@@ -724,6 +731,10 @@ size: number
 optimized: boolean
 compressed: boolean
 tags: Tags
+/**
+ * What people want to remember of a backup.
+ */
+notes?: string
 status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
  * What is being done.

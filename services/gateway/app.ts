@@ -1,6 +1,7 @@
 /** The API as an Express application: trust, bodies, routes, errors. */
 import type { TLSSocket } from 'node:tls';
 import express, { type Express, type RequestHandler } from 'express';
+import openapi from '../../docs/openapi.json' with { type: 'json' };
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -64,6 +65,7 @@ export function createApp(parts: GatewayParts): Express {
   app.use(serverRoutes(parts));
   app.post('/1.0/certificates', onlyStrangers, heard(parts.trust), json, enrolment(parts));
   app.use(trusted);
+  app.get('/1.0/openapi.json', (_request, response) => void response.json(openapi));
   app.use(authorized(parts.operations));
   app.use('/1.0/instances', uploadRoutes(parts));
   app.use(json, bodyAuthorized);
@@ -80,21 +82,15 @@ export function createApp(parts: GatewayParts): Express {
 }
 
 /** Known paths and their methods, for the answer to all others. */
-const methods: [RegExp, string][] = [
-  [/^\/(1\.0\/?)?$/, 'GET'],
-  [/^\/1\.0\/certificates\/?$/, 'GET, POST'],
-  [/^\/1\.0\/certificates\/[^/]+\/?$/, 'GET, PUT, PATCH, DELETE'],
-  [/^\/1\.0\/instances\/?$/, 'GET, POST'],
-  [/^\/1\.0\/instances\/[^/]+\/backups\/?$/, 'GET, POST'],
-  [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/?$/, 'GET, POST, PUT, PATCH, DELETE'],
-  [/^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/, 'GET'],
-  [/^\/1\.0\/events\/?$/, 'GET'],
-  [/^\/1\.0\/instances\/[^/]+(\/state)?\/?$/, 'GET'],
-  [/^\/1\.0\/(projects|storage-pools)(\/[^/]+)?\/?$/, 'GET'],
-  [/^\/1\.0\/operations\/?$/, 'GET'],
-  [/^\/1\.0\/operations\/[^/]+\/?$/, 'GET, DELETE'],
-  [/^\/1\.0\/operations\/[^/]+\/wait\/?$/, 'GET'],
-];
+const methods = Object.entries(openapi.paths).map(([path, calls]) => {
+  const pattern = path.replaceAll('.', '\\.').replaceAll(/{\w+}/g, '[^/]+').replace(/\/$/, '');
+  const allowed = Object.keys(calls).filter((each) => each !== 'parameters');
+  return [new RegExp(`^${pattern}/?$`), allowed.map((method) => method.toUpperCase())] as const;
+});
+
+function allowedOn(path: string): string[] | undefined {
+  return methods.find(([pattern]) => pattern.test(path))?.[1];
+}
 
 /**
  * What browsers are told, and asked: one that has a client's certificate shows it for every page's sake, so a page of another origin
@@ -145,10 +141,10 @@ function heard(trust: Trust): RequestHandler {
 
 const nothingHere: RequestHandler = (request, response, next) => {
   const { method, path } = request;
-  const allowed = methods.find(([pattern]) => pattern.test(path))?.[1];
+  const allowed = allowedOn(path);
   if (!allowed) return next(new LxstowError('not-found', 'not found'));
-  response.set('allow', allowed);
-  next(new LxstowError('method-not-allowed', `${method} is not allowed on ${path}; allowed: ${allowed}`));
+  response.set('allow', allowed.join(', '));
+  next(new LxstowError('method-not-allowed', `${method} is not allowed on ${path}; allowed: ${allowed.join(', ')}`));
 };
 
 const bodyTimeoutMs = 60_000;
@@ -157,6 +153,8 @@ const bodyTimeoutMs = 60_000;
 function onBody(parse: RequestHandler): RequestHandler {
   return (request, response, next) => {
     if (!['POST', 'PUT', 'PATCH'].includes(request.method)) return next();
+    // What is not allowed is told so, whatever its body is.
+    if (allowedOn(request.path)?.includes(request.method) === false) return next();
     const tooSlow = setTimeout(() => request.destroy(), bodyTimeoutMs);
     parse(request, response, (error) => {
       clearTimeout(tooSlow);

@@ -43,7 +43,7 @@ describe('a stored backup', { timeout: 120_000 }, () => {
     const before = await shown();
     assert.equal((await ask('PUT', { ...before, tags: { only: 'this' } })).status, 200);
     assert.deepEqual(await shown(), { ...before, tags: { only: 'this' } });
-    assert.equal((await ask('PUT', {})).status, 200);
+    assert.equal((await ask('PUT', { tags: {}, notes: '' })).status, 200);
     const { notes: _, ...rest } = before;
     assert.deepEqual(await shown(), { ...rest, tags: {} });
     assert.deepEqual(await stored(), [{}, {}]);
@@ -75,10 +75,15 @@ describe('a stored backup', { timeout: 120_000 }, () => {
     assertError(await ask('PATCH', { tags: { a: 7 } }), 400, /tags/);
     assertError(await ask('PUT', { tags: { a: null } }), 400, /tags/);
     assertError(await ask('PATCH', { notes: 'x'.repeat(5000) }), 400, /notes/);
+    assertError(await ask('PUT'), 400, /body: must NOT have fewer than 1 properties/);
     assertError(await ask('PATCH', { note: 'x' }), 400, /unknown field "note"/);
     const many = Object.fromEntries(Array.from({ length: 11 }, (_, i) => [`k${i}`, 'v']));
     assertError(await ask('PUT', { tags: many }), 400, /tags/);
-    assertError(await stack.stow.request('PATCH', path('nothing.tar'), { body: {} }), 404, /does not exist/);
+    assertError(
+      await stack.stow.request('PATCH', path('nothing.tar'), { body: { notes: 'x' } }),
+      404,
+      /does not exist/,
+    );
   });
 
   it('is still restored', async () => {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { type Certificate, makeCertificate } from './certificates.ts';
+import { assertDescribed } from './described.ts';
 import { type LabFolder, openFolder } from './folder.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
 import { type Log, run } from './run.ts';
@@ -65,7 +66,7 @@ export interface Lxstow extends AsyncDisposable {
   readonly trustDir: string;
   readonly client: Certificate;
   readonly healthUrl: { gateway: string; worker: string };
-  /** `path` may be anything that follows the host, taken as it is. */
+  /** Each answer must be as docs/openapi.json has it. `path` may be anything that follows the host, taken as it is. */
   request(method: string, path: string, options?: RequestOptions): Promise<Answer>;
   /** Waits for an async answer's operation to end, and returns it. */
   // biome-ignore lint/suspicious/noExplicitAny: an operation as the API shows it
@@ -203,15 +204,17 @@ function ask(
           const bytes = Buffer.concat(chunks);
           const packed = response.headers['content-encoding'] === 'gzip';
           const text = (packed ? gunzipSync(bytes) : bytes).toString();
+          const { statusCode: status = 0, headers: answered } = response;
           try {
-            resolve({
-              status: response.statusCode ?? 0,
-              headers: response.headers,
-              text,
-              body: text ? JSON.parse(text) : {},
+            const answer = { status, headers: answered, text, body: text ? JSON.parse(text) : {} };
+            assertDescribed(method, path, {
+              status,
+              contentType: String(answered['content-type']),
+              body: answer.body,
             });
+            resolve(answer);
           } catch (error) {
-            reject(new Error(`not JSON: ${text}`, { cause: error }));
+            reject(error instanceof SyntaxError ? new Error(`not JSON: ${text}`, { cause: error }) : error);
           }
         });
       },

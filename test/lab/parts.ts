@@ -15,6 +15,7 @@ const mcVersion = 'v0.0.0-20250313080218-cf909e1063a9';
 const weedVersion = '4.48';
 const natsCliVersion = 'v0.5.0';
 const natsPyVersion = '2.16.0';
+const schemathesisVersion = '4.32.5';
 /** How often a long step says that it is still going. */
 const heartbeatMs = 15_000;
 
@@ -117,6 +118,31 @@ export function findNatsPy(log: Log, signal?: AbortSignal): Promise<string> {
           const target = join(folder, 'nats-py');
           const install = ['-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target];
           await run('python3', [...install, `nats-py==${natsPyVersion}`], { signal });
+          return target;
+        },
+      ],
+    },
+    log,
+    signal,
+  );
+}
+
+/** A folder for PYTHONPATH with schemathesis in it: from the cache, or PyPI. Throws without Python 3. */
+export function findSchemathesis(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'schemathesis-for-python',
+      version: schemathesisVersion,
+      accepts: async (path) => {
+        await run('python3', ['-c', 'import schemathesis.cli'], { env: { ...process.env, PYTHONPATH: path } });
+        return true;
+      },
+      installers: [
+        async (folder, log, signal) => {
+          log(`installing schemathesis ${schemathesisVersion} from PyPI`);
+          const target = join(folder, 'schemathesis');
+          const install = ['-m', 'pip', 'install', '--quiet', '--target', target];
+          await run('python3', [...install, `schemathesis==${schemathesisVersion}`], { signal });
           return target;
         },
       ],

@@ -70,7 +70,8 @@ export function backupRoutes(parts: GatewayParts): Router {
   /** PUT takes the place of tags and notes, PATCH adds to them. */
   const change = (method: 'PUT' | 'PATCH') => async (request: Request, response: Response) => {
     const address = backupOf(request);
-    const wanted = check('http-update-backup.json', bodyOf(request), 'body');
+    // An empty body is refused: a PUT of it would empty everything.
+    const wanted = check('http-update-backup.json', request.body, 'body');
     // MinIO would write a manifest anew whose backup was deleted meanwhile (docs/s3.md).
     await using claim = await transfers.claim(address);
     const { manifest, etag } = await catalog.change(
