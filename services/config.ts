@@ -30,14 +30,32 @@ function* leaves(node: Node, path: string[] = []): Generator<{ path: string[]; n
 
 const variables = new Map([...leaves(schema as Node)].map(({ path, node }) => [variableOf(path), { path, node }]));
 
+export interface ConfigSource {
+  file?: string | undefined;
+  env: NodeJS.ProcessEnv;
+}
+
 /**
  * The configuration in force. `file` is YAML or JSON; the environment goes over it.
  * Throws bad-config and names each key or variable that is unknown or wrong.
  */
-export function loadConfig(options: { file?: string | undefined; env: NodeJS.ProcessEnv }): Config {
-  const { env, file = env[`${prefix}CONFIG`] } = options;
-  const raw = file ? readConfigFile(file) : {};
+export function loadConfig(source: ConfigSource): Config {
+  const { raw, file } = given(source);
   const where = file ? `configuration (${file} and environment)` : 'configuration (environment)';
+  const config = check('config.json', raw, where, 'bad-config');
+  if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
+  if (!(config.gateway.defaultRemote in config.remotes))
+    missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
+  return config;
+}
+
+/** Whether the file or the environment says what `path` is: it is not the default. */
+export function isGiven(source: ConfigSource, path: string[]): boolean {
+  return get(given(source).raw, path) !== undefined;
+}
+
+function given({ env, file = env[`${prefix}CONFIG`] }: ConfigSource) {
+  const raw = file ? readConfigFile(file) : {};
   for (const [name, value] of Object.entries(env)) {
     if (!name.startsWith(prefix) || otherVariables.test(name) || value === undefined) continue;
     const direct = variables.get(name);
@@ -45,11 +63,7 @@ export function loadConfig(options: { file?: string | undefined; env: NodeJS.Pro
     if (!variable) throw new LxstowError('bad-config', `configuration: unknown environment variable ${name}`);
     put(raw, variable.path, typed(name, direct ? value : readText(value, name).trimEnd(), variable.node));
   }
-  const config = check('config.json', raw, where, 'bad-config');
-  if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
-  if (!(config.gateway.defaultRemote in config.remotes))
-    missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
-  return config;
+  return { raw, file };
 }
 
 /** The same configuration with every secret masked. */

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
-import { Command, CommanderError, Option } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { stringify } from 'yaml';
-import { loadConfig, withoutSecrets } from '../config.ts';
+import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import { createLogger, type Log } from '../logger.ts';
@@ -35,6 +35,17 @@ program
   .command('worker')
   .description("do a remote's jobs, beside its LXD")
   .action(long(async (options) => (await import('../worker/main.ts')).runWorker(options)));
+program
+  .command('standalone')
+  .description('gateway and worker in one, set up; with a nats-server of its own where nats.servers is not configured')
+  .option('--nats-port <port>', 'where its own nats-server listens, on 127.0.0.1', portOf, 4222)
+  .action(({ natsPort }: { natsPort: number }) =>
+    long(async (options) => {
+      const { runStandalone } = await import('./commands/standalone.ts');
+      const own = !isGiven(configurationSource(), ['nats', 'servers']);
+      await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
+    })(),
+  );
 program
   .command('setup')
   .description('make the streams, buckets and consumers on NATS; safe to repeat')
@@ -82,6 +93,11 @@ deadLetters
   .action((ids: string[], { all }) =>
     letters((commands, options) => commands.discardCommand(options, ids.map(letterId), all)),
   );
+
+function portOf(text: string): number {
+  if (/^\d{1,5}$/.test(text) && Number(text) > 0 && Number(text) < 65_536) return Number(text);
+  throw new InvalidArgumentError('That is no port.');
+}
 
 function letterId(text: string): number {
   if (!/^[1-9]\d{0,14}$/.test(text))
@@ -155,7 +171,11 @@ async function setUpNats({ config, log }: Parameters<Run>[0]): Promise<void> {
 }
 
 function configuration(): Config {
-  return loadConfig({ file: program.opts<{ config?: string }>().config, env: process.env });
+  return loadConfig(configurationSource());
+}
+
+function configurationSource() {
+  return { file: program.opts<{ config?: string }>().config, env: process.env };
 }
 
 /** Runs until it ends or SIGINT or SIGTERM comes; a second signal ends the process at once. */

@@ -1,0 +1,123 @@
+/** `lxstow standalone`: gateway, worker, and where none is configured a nats-server of its own, in one command. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { stateDir } from '../../config.ts';
+import type { Config } from '../../contract.ts';
+import { LxstowError } from '../../errors.ts';
+import { runGateway } from '../../gateway/main.ts';
+import type { Log } from '../../logger.ts';
+import { connectNats } from '../../queue/connection.ts';
+import { setUp } from '../../queue/topology.ts';
+import { runWorker } from '../../worker/main.ts';
+
+export interface StandaloneOptions {
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  log: Log;
+  stop: AbortSignal;
+  /** Where its own nats-server listens; undefined when one is configured. */
+  natsPort: number | undefined;
+}
+
+const natsStartMs = 30_000;
+const natsStopMs = 10_000;
+const lookEveryMs = 50;
+
+/** Runs until `stop`, or until one of them fails: then the others are stopped, and it throws why. */
+export async function runStandalone({ config: given, env, log, stop, natsPort }: StandaloneOptions): Promise<void> {
+  const failed = new AbortController();
+  await using own = natsPort === undefined ? undefined : await openNats(given, env, log, natsPort, failed);
+  const config = own?.config ?? given;
+  {
+    await using nats = await connectNats(config.nats, 'lxstow setup', log);
+    await setUp(nats, config);
+  }
+  const options = { config, env, log, stop: AbortSignal.any([stop, failed.signal]) };
+  const stopOthers = (error: unknown) => {
+    failed.abort(error);
+  };
+  await Promise.all([runGateway(options).catch(stopOthers), runWorker(options).catch(stopOthers)]);
+  failed.signal.throwIfAborted();
+}
+
+/** A server on loopback that only who reads the state directory may use. One that listens there already is used as it is. */
+async function openNats(config: Config, env: NodeJS.ProcessEnv, log: Log, port: number, failed: AbortController) {
+  const dir = join(stateDir(config, env), 'nats');
+  const password = await secret(dir);
+  const nats = { ...config.nats, servers: [`nats://127.0.0.1:${port}`], user: 'lxstow', password };
+  const child = (await listens(port)) ? undefined : await startServer(dir, port, password, failed);
+  log.info(child ? 'nats-server started' : 'a NATS server is there already', { port, dir });
+  return {
+    config: { ...config, nats },
+    async [Symbol.asyncDispose]() {
+      if (!child || child.exitCode !== null || child.signalCode !== null) return;
+      child.removeAllListeners('exit');
+      const exit = once(child, 'exit');
+      child.kill('SIGTERM');
+      const timer = setTimeout(() => child.kill('SIGKILL'), natsStopMs);
+      await exit;
+      clearTimeout(timer);
+    },
+  };
+}
+
+async function startServer(
+  dir: string,
+  port: number,
+  password: string,
+  failed: AbortController,
+): Promise<ChildProcess> {
+  const file = join(dir, 'nats.conf');
+  const content = `listen: "127.0.0.1:${port}"
+jetstream { store_dir: ${JSON.stringify(join(dir, 'store'))}, sync_interval: always }
+authorization { user: lxstow, password: "${password}" }
+log_file: ${JSON.stringify(join(dir, 'nats.log'))}
+logfile_size_limit: 10MB
+`;
+  await writeFile(file, content, { mode: 0o600 });
+  // In a group of its own: Ctrl-C is for us, and it must be there until the jobs are handed back.
+  const child = spawn('nats-server', ['--config', file], { stdio: 'ignore', detached: true });
+  const fail = (message: string, cause?: unknown) =>
+    failed.abort(new LxstowError('nats-unavailable', message, { cause }));
+  child.on('error', (error) =>
+    fail(`nats.servers is not configured, and nats-server cannot be started: ${error.message}`, error),
+  );
+  child.on('exit', (code, signal) =>
+    fail(`nats-server ended with ${signal ?? `status ${code}`}: see ${join(dir, 'nats.log')}`),
+  );
+  for (const until = performance.now() + natsStartMs; !(await listens(port)); await delay(lookEveryMs)) {
+    failed.signal.throwIfAborted();
+    if (performance.now() < until) continue;
+    child.kill('SIGKILL');
+    throw new LxstowError('nats-unavailable', `nats-server does not listen: see ${join(dir, 'nats.log')}`);
+  }
+  return child;
+}
+
+/** Made the first time. */
+async function secret(dir: string): Promise<string> {
+  const file = join(dir, 'password');
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  try {
+    await writeFile(file, randomBytes(24).toString('hex'), { mode: 0o600, flag: 'wx' });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+  return readFile(file, 'utf8');
+}
+
+function listens(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: '127.0.0.1', port });
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
