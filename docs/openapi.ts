@@ -57,7 +57,13 @@ const accepted = (description: string, metadata: Json = operation): Json => ({
 const refusal = { $ref: '#/components/responses/refusal' };
 const failure = { $ref: '#/components/responses/failure' };
 
-const query = (name: string, of: Json, description: string): Json => ({ name, in: 'query', description, schema: of });
+/** An empty parameter is as if it were not there, as in LXD. */
+const query = (name: string, of: Json, description: string): Json => ({
+  name,
+  in: 'query',
+  description,
+  schema: of === text ? of : { anyOf: [of, { const: '' }] },
+});
 const flag = { enum: ['true', 'false', '1', '0'] };
 const project = query('project', names('projectName'), 'An LXD project; `default` without it.');
 const target_ = query('target', names('remoteName'), 'A remote of the configuration; else gateway.defaultRemote.');
