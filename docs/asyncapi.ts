@@ -95,6 +95,10 @@ for (const kind of ['backup', 'restore', 'delete']) {
         format: 'uuid',
         description: "Becomes the operation's id. The same again is no second job.",
       },
+      traceparent: {
+        ...text,
+        description: 'W3C trace context: the log lines about the job have its trace id, and so has the operation.',
+      },
     }),
     payload: schema(file),
   };

@@ -181,7 +181,7 @@ address: string
 port: number
 healthAddress: string
 /**
- * /healthz and /readyz over plain HTTP.
+ * /healthz, /readyz and /metrics over plain HTTP.
  */
 healthPort: number
 /**
@@ -841,6 +841,10 @@ instance: string
  */
 backup?: string
 requestor?: Requestor
+/**
+ * The W3C trace id of the request that it came from; log lines have it too.
+ */
+trace?: string
 /**
  * What was asked for: the job's message, as far as it matched its schema.
  */

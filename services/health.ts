@@ -1,6 +1,7 @@
-/** /healthz: the process lives. /readyz: what it needs answers. Plain HTTP, no authentication, meant for a local port. */
+/** /healthz: the process lives. /readyz: what it needs answers. /metrics. Plain HTTP, no authentication, meant for a local port. */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Registry } from 'prom-client';
 
 /** Resolves when the part is well, throws what is wrong otherwise. */
 export type Probe = (signal: AbortSignal) => Promise<void>;
@@ -9,16 +10,36 @@ export interface HealthServer extends AsyncDisposable {
   readonly port: number;
 }
 
+/** What /metrics shows. */
+export interface Exposition {
+  registry: Registry;
+  /** Called before each answer; it must end soon after `signal` aborts. */
+  refresh?: (signal: AbortSignal) => Promise<void>;
+}
+
 const probeTimeoutMs = 3000;
+/** Prometheus waits for 10 s unless told otherwise. */
+const refreshTimeoutMs = 5000;
 
 /** Serves until disposed. `/readyz` asks all probes side by side, each for 3 s at most, and answers 503 with what failed. */
-export async function serveHealth(address: string, port: number, probes: Record<string, Probe>): Promise<HealthServer> {
+export async function serveHealth(
+  address: string,
+  port: number,
+  probes: Record<string, Probe>,
+  { registry, refresh }: Exposition,
+): Promise<HealthServer> {
   const server = createServer(async (request, response) => {
     const answer = (status: number, body: object) => {
       response.writeHead(status, { 'content-type': 'application/json' });
       response.end(`${JSON.stringify(body)}\n`);
     };
     if (request.url === '/healthz') return answer(200, { status: 'ok' });
+    if (request.url === '/metrics') {
+      await refresh?.(AbortSignal.timeout(refreshTimeoutMs));
+      const text = await registry.metrics();
+      response.writeHead(200, { 'content-type': registry.contentType });
+      return void response.end(text);
+    }
     if (request.url !== '/readyz') return answer(404, { error: 'not found' });
     const checks = await Promise.all(
       Object.entries(probes).map(async ([name, probe]) => [name, await verdict(probe)] as const),

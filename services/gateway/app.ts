@@ -5,9 +5,11 @@ import openapi from '../../docs/openapi.json' with { type: 'json' };
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import type { GatewayMetrics } from '../metrics.ts';
 import type { OperationStore } from '../operations/store.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Reservations } from '../queue/reservations.ts';
+import { traceHeader, traceOf } from '../trace.ts';
 import { authorized, bodyAuthorized } from './access.ts';
 import { audited } from './audit.ts';
 import type { Catalog } from './catalog.ts';
@@ -33,6 +35,7 @@ import type { Client, Trust } from './trust.ts';
 export interface GatewayParts extends TrustParts {
   config: Config;
   log: Log;
+  metrics: GatewayMetrics;
   nats: Nats;
   operations: OperationStore;
   feed: OperationFeed;
@@ -54,6 +57,10 @@ export function createApp(parts: GatewayParts): Express {
   app.set('query parser', 'simple');
   app.set('case sensitive routing', true);
 
+  app.use((request, response, next) => {
+    response.locals.trace = traceOf(request.get(traceHeader));
+    next();
+  });
   app.use(audited(parts.audit));
   app.use(guarded);
   app.use(identify(parts.trust));

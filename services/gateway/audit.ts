@@ -2,6 +2,7 @@
 import type { RequestHandler, Response } from 'express';
 import type { Config } from '../contract.ts';
 import { createLogger, type Log } from '../logger.ts';
+import type { Trace } from '../trace.ts';
 import type { Client } from './trust.ts';
 
 const refusals = [401, 403, 429];
@@ -22,7 +23,7 @@ export function audited(log: Log): RequestHandler {
       if (written || (reading && !refusals.includes(status))) return;
       written = true;
       const location = response.get('location');
-      const { client, audit } = response.locals as Locals;
+      const { client, audit, trace } = response.locals as Locals;
       log.info('audit', {
         requestor: requestorOf(client, address),
         method,
@@ -30,6 +31,7 @@ export function audited(log: Log): RequestHandler {
         ...(typeof query.project === 'string' && { project: query.project }),
         status,
         result,
+        trace: trace.id,
         ...(location !== undefined && { location }),
         ...audit,
       });
@@ -47,6 +49,7 @@ export function noteForAudit(response: Response, fields: Record<string, unknown>
 
 interface Locals {
   client?: Client;
+  trace: Trace;
   audit?: Record<string, unknown>;
 }
 

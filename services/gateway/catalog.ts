@@ -4,6 +4,7 @@ import { formatManifest, parseManifest } from '../archive/manifest.ts';
 import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { instanceLeaseKey } from '../queue/topology.ts';
 import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../storage/keys.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 
@@ -17,6 +18,11 @@ export interface Summary {
 export interface StoredBackup {
   manifest: Manifest;
   etag: string;
+}
+
+interface ManifestEntry {
+  address: BackupAddress;
+  object: StoredObject;
 }
 
 /** So often others may be faster with a change. */
@@ -114,13 +120,40 @@ export class Catalog {
     return found;
   }
 
+  /**
+   * The youngest backup of each instance of a remote. Reads about one manifest of each: none is younger than the object that holds it,
+   * which a change of tags or notes writes anew.
+   */
+  async newest(remote: string, signal: AbortSignal): Promise<Summary[]> {
+    const entries = new Map<string, ManifestEntry[]>();
+    for await (const entry of this.#manifests(listPrefix(this.#prefix, { remote }), signal)) {
+      const key = instanceLeaseKey(entry.address);
+      const known = entries.get(key);
+      if (known) known.push(entry);
+      else entries.set(key, [entry]);
+    }
+    const youngest = async (of: ManifestEntry[]) => {
+      let found: Summary | undefined;
+      for (const entry of of.sort((a, b) => Date.parse(b.object.modified) - Date.parse(a.object.modified))) {
+        if (found && Date.parse(found.backup.created) >= Date.parse(entry.object.modified)) break;
+        const next = await this.#summary(entry, signal);
+        if (next && (!found || next.backup.created > found.backup.created)) found = next;
+      }
+      return found;
+    };
+    const found: Summary[] = [];
+    for await (const summary of mapInOrder(each([...entries.values()]), readsInFlight, youngest))
+      if (summary) found.push(summary);
+    return found;
+  }
+
   /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
   async page(
     of: { remote: string; project: string; instance?: string },
     { limit, after = '' }: { limit: number; after?: string },
     signal: AbortSignal,
   ): Promise<{ summaries: Summary[]; next?: string }> {
-    const behind: { address: BackupAddress; object: StoredObject }[] = [];
+    const behind: ManifestEntry[] = [];
     for await (const entry of this.#manifests(listPrefix(this.#prefix, of), signal))
       if (cursorOf(entry.address) > after) behind.push(entry);
     // Not every store lists in this order (docs/s3.md).
@@ -133,20 +166,14 @@ export class Catalog {
     return { summaries, ...(last && { next: cursorOf(last.address) }) };
   }
 
-  async *#manifests(
-    prefix: string,
-    signal: AbortSignal,
-  ): AsyncGenerator<{ address: BackupAddress; object: StoredObject }> {
+  async *#manifests(prefix: string, signal: AbortSignal): AsyncGenerator<ManifestEntry> {
     for await (const object of this.#store.list(prefix, signal)) {
       const address = parseManifestKey(this.#prefix, object.key);
       if (address) yield { address, object };
     }
   }
 
-  async #summary(
-    { address, object }: { address: BackupAddress; object: StoredObject },
-    signal: AbortSignal,
-  ): Promise<Summary | undefined> {
+  async #summary({ address, object }: ManifestEntry, signal: AbortSignal): Promise<Summary | undefined> {
     const id = `${object.key} ${object.etag}`;
     const kept = this.#kept.get(id);
     try {

@@ -13,6 +13,7 @@ import type {
 } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { askLook } from '../queue/questions.ts';
+import type { Trace } from '../trace.ts';
 import type { GatewayParts } from './app.ts';
 import { showBackup } from './backups.ts';
 import { cursorOf, type Summary } from './catalog.ts';
@@ -28,6 +29,7 @@ export interface Question {
   room: number;
   /** Aborts when the answer would come too late. */
   signal: AbortSignal;
+  trace: Trace;
 }
 
 export interface Endpoint {
@@ -60,7 +62,8 @@ export const endpoints: Endpoint[] = [
     async run(parts, question) {
       const page = await backupPage(parts, question.address, question);
       const { after } = question.body as ListRequest;
-      if (page.backups.length === 0 && after === undefined) await assertInstance(parts, question.address);
+      if (page.backups.length === 0 && after === undefined)
+        await assertInstance(parts, question.address, question.trace);
       return page;
     },
   },
@@ -195,10 +198,10 @@ async function operationOf({ operations }: GatewayParts, address: Address, id: s
   return assertThere((await operations.find(id, address.remote))?.operation, address, id);
 }
 
-async function assertInstance({ nats, config }: GatewayParts, address: Address): Promise<void> {
+async function assertInstance({ nats, config }: GatewayParts, address: Address, trace: Trace): Promise<void> {
   const { remote, project, instance } = address;
   try {
-    const found = await askLook(nats, remote, { project, instance }, config.gateway.askTimeoutMs);
+    const found = await askLook(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
     if (found?.instance === false)
       throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
   } catch (error) {

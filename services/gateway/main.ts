@@ -9,12 +9,14 @@ import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { serveHealth } from '../health.ts';
 import { type Log, onLine } from '../logger.ts';
+import { createGatewayMetrics } from '../metrics.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
 import { Leases } from '../queue/leases.ts';
 import { Reservations } from '../queue/reservations.ts';
 import { leasesBucket, verifySetUp } from '../queue/topology.ts';
+import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
@@ -22,6 +24,7 @@ import { createApp, type GatewayParts } from './app.ts';
 import { Catalog } from './catalog.ts';
 import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
+import { Gauges } from './gauges.ts';
 import { openTrust } from './openTrust.ts';
 import { serveOverNats } from './service.ts';
 import { Submitter } from './submit.ts';
@@ -49,6 +52,8 @@ const lastAnswersMs = 5000;
 export async function runGateway({ config, env, log: parentLog, stop, onListening }: GatewayOptions): Promise<void> {
   const log = parentLog.child({ service: 'gateway' });
   const { gateway } = config;
+  const metrics = createGatewayMetrics();
+  const onRetry = (call: string) => metrics.s3Retries.inc({ call });
   const certificate = await serverCertificate(config, env, log);
 
   using s3 = createS3Store({ ...config.s3, idleTimeoutMs: Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs) });
@@ -72,7 +77,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   const transfers = new Transfers({
     most: gateway.transfers,
     name: `gateway-${hostname()}-${process.pid}`,
-    store: retrying(archives, { attempts: config.s3.attempts }),
+    store: retrying(measured(archives, metrics), { attempts: config.s3.attempts, onRetry }),
     presigner: archives,
     hasher,
     leases: new Leases(leases, config.worker.leaseTtlMs),
@@ -80,6 +85,10 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
     log,
   });
+  const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
+  const catalog = new Catalog(catalogStore, config.s3.prefix, log);
+  const remotes = Object.keys(config.remotes);
+  const gauges = new Gauges({ nats, remotes, catalog, feed, metrics, log, ended: ended.signal });
   const parts: GatewayParts = {
     config,
     log,
@@ -88,7 +97,8 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     feed,
     eventSockets,
     reservations: new Reservations(leases),
-    catalog: new Catalog(retrying(s3, { attempts: Math.min(config.s3.attempts, s3Attempts) }), config.s3.prefix, log),
+    catalog,
+    metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
     transfers,
     ...trust,
@@ -116,10 +126,15 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   takeUpgrades(server, app);
   server.on('secureConnection', (socket) => trust.connections.add(socket));
   const port = await listen(server, gateway.address, gateway.port);
-  await using health = await serveHealth(gateway.healthAddress, gateway.healthPort, {
-    nats: async () => nats.assertConnected(),
-    s3: (signal) => s3.probe(signal),
-  });
+  await using health = await serveHealth(
+    gateway.healthAddress,
+    gateway.healthPort,
+    {
+      nats: async () => nats.assertConnected(),
+      s3: (signal) => s3.probe(signal),
+    },
+    { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
+  );
   const service = await serveOverNats(parts);
   log.info('gateway ready', {
     address: gateway.address,

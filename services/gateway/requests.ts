@@ -10,6 +10,7 @@ import {
   type SchemaName,
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import type { Trace } from '../trace.ts';
 import type { Client } from './trust.ts';
 
 /** The client that the trust check let in. */
@@ -21,6 +22,11 @@ export function clientOf(request: Request): Client {
 
 export function requestorOf(request: Request): Requestor {
   return { username: clientOf(request).fingerprint, protocol: 'tls', address: request.socket.remoteAddress ?? '' };
+}
+
+/** The trace that the request belongs to: the client's, or one that begins with it. */
+export function traceOfRequest(request: Request): Trace {
+  return request.res?.locals.trace;
 }
 
 /** A parameter of the path. */

@@ -110,6 +110,7 @@ export function respondToErrors(log: Log): ErrorRequestHandler {
       method: request.method,
       path: request.path,
       status: error.status,
+      trace: response.locals.trace?.id,
       error: error.code === 'internal' ? thrown : error,
     };
     if (error.status >= 500) log.error('request failed', line);

@@ -6,6 +6,7 @@ import { type Address, check } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Nats } from '../queue/connection.ts';
 import { apiSubject, parseApiSubject } from '../queue/topology.ts';
+import { traceHeader, traceOf } from '../trace.ts';
 import { version } from '../version.ts';
 import type { GatewayParts } from './app.ts';
 import { type Endpoint, endpoints } from './endpoints.ts';
@@ -95,6 +96,7 @@ async function answer(
     log.warn('request over NATS not answered: its reply subject is no inbox', { subject, reply: message.reply });
     return new LxstowError('bad-request', 'the reply subject is no inbox');
   }
+  const trace = traceOf(message.headers?.get(traceHeader));
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {
     if (running > endpoint.atOnce)
@@ -105,6 +107,7 @@ async function answer(
       body: check(endpoint.request, parseBody(message.data), 'request'),
       room: Math.floor(largest * roomShare),
       signal,
+      trace,
     };
     const text = JSON.stringify(await endpoint.run(parts, question));
     if (Buffer.byteLength(text) > largest)
@@ -113,7 +116,7 @@ async function answer(
     return undefined;
   } catch (thrown) {
     const error = asLxstowError(thrown);
-    const line = { subject, status: error.status, error: error.code === 'internal' ? thrown : error };
+    const line = { subject, trace: trace.id, status: error.status, error: error.code === 'internal' ? thrown : error };
     if (error.status >= 500) log.error('request over NATS failed', line);
     else log.info('request over NATS refused', line);
     respondError(message, error);

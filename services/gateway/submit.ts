@@ -8,6 +8,7 @@ import { fail, newOperation } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/store.ts';
 import type { Nats } from '../queue/connection.ts';
 import { type Job, publishJob, UncertainPublish } from '../queue/jobs.ts';
+import type { Trace } from '../trace.ts';
 
 const undoEveryMs = 1000;
 const undoTries = 600;
@@ -33,11 +34,11 @@ export class Submitter {
   }
 
   /** Queues the job; returns its operation when it is durable. On an error nothing will be done. */
-  async submit(id: string, job: Job, requestor: Requestor): Promise<Operation> {
+  async submit(id: string, job: Job, requestor: Requestor, trace: Trace): Promise<Operation> {
     const body = { ...job.body, requestor };
-    const operation = newOperation({ id, kind: job.kind, address: job.address, body }, new Date());
+    const operation = newOperation({ id, kind: job.kind, address: job.address, body, trace: trace.id }, new Date());
     try {
-      await publishJob(this.#nats, id, { ...job, body } as Job);
+      await publishJob(this.#nats, id, { ...job, body } as Job, trace);
     } catch (error) {
       if (error instanceof UncertainPublish) this.#withdraw(operation, error);
       throw error;
@@ -48,7 +49,7 @@ export class Submitter {
       return created?.operation ?? (await this.#operations.find(id, job.address.remote))?.operation ?? operation;
     } catch (error) {
       // The job is durable, and whoever takes it makes the operation: the client's 202 is true.
-      this.#log.warn('operation not written yet', { operation: id, error });
+      this.#log.warn('operation not written yet', { operation: id, trace: trace.id, error });
       return operation;
     }
   }
@@ -68,6 +69,7 @@ export class Submitter {
       const written = await this.#operations.create(failed);
       this.#log.warn(written ? 'unconfirmed job withdrawn' : 'unconfirmed job is running already', {
         operation: operation.id,
+        trace: operation.trace,
       });
     });
   }

@@ -5,7 +5,7 @@ import https from 'node:https';
 import { join } from 'node:path';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../errors.ts';
 
 export interface LxdRequest {
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -33,6 +33,17 @@ export interface LxdOperation {
   metadata: Record<string, unknown> | null;
 }
 
+/** A request that LXD has answered, or has not. */
+export interface LxdCall {
+  method: string;
+  /** The path, `*` in the place of each name. */
+  endpoint: string;
+  /** The HTTP status, or the code of what went wrong. */
+  result: string;
+  /** Until the answer began. */
+  seconds: number;
+}
+
 /** A call that LXD does not answer for so long is given up; the long things are operations. */
 const answerTimeoutMs = 60_000;
 const pollSeconds = 1;
@@ -53,9 +64,11 @@ export class LxdClient implements Disposable {
   readonly #options: RequestOptions;
   readonly #agent: http.Agent;
   readonly #transport: typeof http | typeof https;
+  readonly #onAnswer: ((call: LxdCall) => void) | undefined;
 
-  constructor(remote: string, config: RemoteConfig, env: NodeJS.ProcessEnv) {
+  constructor(remote: string, config: RemoteConfig, env: NodeJS.ProcessEnv, onAnswer?: (call: LxdCall) => void) {
     this.remote = remote;
+    this.#onAnswer = onAnswer;
     if (config.url) {
       const url = new URL(config.url);
       this.#where = url.origin;
@@ -117,8 +130,14 @@ export class LxdClient implements Disposable {
       outgoing.once('response', resolve);
       outgoing.on('error', (error) => reject(this.failure(error, signal)));
     });
+    const begun = performance.now();
+    const tell = (result: string) =>
+      this.#onAnswer?.({ method, endpoint: endpointOf(path), result, seconds: (performance.now() - begun) / 1000 });
     // Whoever writes the body learns of a failure there; the answer is looked at later.
-    answer.then(undefined, () => undefined);
+    answer.then(
+      ({ statusCode }) => tell(String(statusCode)),
+      (error) => tell(asLxstowError(error).code),
+    );
     return { outgoing, answer };
   }
 
@@ -206,6 +225,12 @@ export class LxdClient implements Disposable {
   [Symbol.dispose](): void {
     this.#agent.destroy();
   }
+}
+
+/** The path without names: LXD's paths have a word and a name in turn. */
+function endpointOf(path: string): string {
+  const [version = '', ...rest] = path.split('/').slice(1);
+  return ['', version, ...rest.map((word, index) => (index % 2 === 0 ? word : '*'))].join('/');
 }
 
 /** LXD's own certificates are self-signed and pinned: that one certificate is the CA, whatever name it bears. */

@@ -40,10 +40,12 @@ export interface NewOperation {
   address: Address;
   /** The job's message. */
   body?: { backup?: string; requestor?: Requestor };
+  /** The id of the trace that it belongs to. */
+  trace?: string;
 }
 
 /** A job that waits for a worker. */
-export function newOperation({ id, kind, address, body = {} }: NewOperation, now: Date): Operation {
+export function newOperation({ id, kind, address, body = {}, trace }: NewOperation, now: Date): Operation {
   const { requestor, ...request } = body;
   return {
     id,
@@ -62,6 +64,7 @@ export function newOperation({ id, kind, address, body = {} }: NewOperation, now
     ...address,
     ...(body.backup === undefined ? {} : { backup: body.backup }),
     ...(requestor === undefined ? {} : { requestor }),
+    ...(trace === undefined ? {} : { trace }),
     request,
     attempt: 0,
   };

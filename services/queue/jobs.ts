@@ -1,6 +1,7 @@
 /** Jobs as messages: publishing them, and reading them back with every doubt named. */
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
+import { headers } from '@nats-io/transport-node';
 import {
   type Address,
   type BackupJob,
@@ -11,6 +12,7 @@ import {
   type RestoreJob,
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { formatTraceparent, type Trace, traceHeader } from '../trace.ts';
 import { type Nats, natsFailure } from './connection.ts';
 import { jobSubject, jobsStream, parseJobSubject } from './topology.ts';
 
@@ -32,8 +34,10 @@ const tryAgainMs = 200;
  * Puts a job on the queue under the operation's id; when this resolves it is durable. Throws queue-full, or nats-unavailable: as
  * UncertainPublish where the job may be on the queue in spite of the error, because NATS was there but did not answer.
  */
-export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job): Promise<void> {
+export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job, trace?: Trace): Promise<void> {
   nats.assertConnected();
+  const carried = headers();
+  if (trace) carried.set(traceHeader, formatTraceparent(trace));
   const until = performance.now() + patienceMs;
   let uncertain = false;
   for (;;) {
@@ -41,6 +45,7 @@ export async function publishJob(nats: Nats, id: string, { kind, address, body }
       nats.assertConnected();
       // The same id again is no second job: the stream knows it.
       await nats.js.publish(jobSubject(kind, address), JSON.stringify(body), {
+        headers: carried,
         msgID: id,
         expect: { streamName: jobsStream },
       });

@@ -1,6 +1,9 @@
 /** Questions to the workers of a remote: request and reply, answered by whichever is free. */
+
+import { headers } from '@nats-io/transport-node';
 import { check } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { formatTraceparent, type Trace, traceHeader, traceOf } from '../trace.ts';
 import { type Nats, natsFailure } from './connection.ts';
 import { askSubject } from './topology.ts';
 
@@ -26,11 +29,15 @@ export async function askLook(
   remote: string,
   question: LookQuestion,
   timeoutMs: number,
+  trace: Trace,
 ): Promise<LookAnswer | undefined> {
   nats.assertConnected();
+  const carried = headers();
+  carried.set(traceHeader, formatTraceparent(trace));
   try {
     const reply = await nats.connection.request(askSubject(remote, 'look'), JSON.stringify(question), {
       timeout: timeoutMs,
+      headers: carried,
     });
     const answer = reply.json<LookAnswer | { error: string }>();
     return 'error' in answer ? undefined : answer;
@@ -48,14 +55,15 @@ export async function askLook(
 export function answerLook(
   nats: Nats,
   remote: string,
-  look: (question: LookQuestion) => Promise<LookAnswer>,
+  look: (question: LookQuestion, trace: Trace) => Promise<LookAnswer>,
   signal: AbortSignal,
 ): void {
   const subscription = nats.connection.subscribe(askSubject(remote, 'look'), {
     queue: queueGroup,
     callback: (error, message) => {
       if (error) return;
-      answer(message.data, look).then(
+      const trace = traceOf(message.headers?.get(traceHeader));
+      answer(message.data, (question) => look(question, trace)).then(
         (found) => message.respond(JSON.stringify(found)),
         (reason: Error) => message.respond(JSON.stringify({ error: reason.message })),
       );

@@ -59,7 +59,7 @@ export function jobSubject(kind: JobKind, { remote, project, instance }: Address
 }
 
 /** The subjects of all jobs of a kind on a remote. */
-function jobFilter(remote: string, kind: JobKind): string {
+export function jobFilter(remote: string, kind: JobKind): string {
   return `${jobsPrefix}.${remote}.${kind}.*.*`;
 }
 

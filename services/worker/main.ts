@@ -17,12 +17,13 @@ import {
   readInstance,
   readInstanceState,
 } from '../lxd/inventory.ts';
+import { createWorkerMetrics } from '../metrics.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
 import { answerInventory, type InventoryQuestion } from '../queue/inventory.ts';
 import { Leases } from '../queue/leases.ts';
-import { answerLook } from '../queue/questions.ts';
+import { answerLook, type LookQuestion } from '../queue/questions.ts';
 import { Reservations } from '../queue/reservations.ts';
 import {
   checkpointsBucket,
@@ -32,8 +33,10 @@ import {
   leasesBucket,
   verifySetUp,
 } from '../queue/topology.ts';
+import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
+import type { Trace } from '../trace.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
 import { runLoop } from './runLoop.ts';
 import type { Tools } from './tools.ts';
@@ -57,17 +60,23 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   const worker = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
   const log = parentLog.child({ worker, remote });
 
+  const metrics = createWorkerMetrics();
   using s3 = createS3Store(config.s3);
-  const store = retrying(s3, {
+  const store = retrying(measured(s3, metrics), {
     attempts: config.s3.attempts,
-    onRetry: (call, error) => log.warn('the object store is tried again', { call, error }),
+    onRetry: (call, error) => {
+      metrics.s3Retries.inc({ call });
+      log.warn('the object store is tried again', { call, error });
+    },
   });
   await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
     // One that is not up yet may come; one that refuses us will not change its mind.
     if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
     log.warn('the object store does not answer yet', { error });
   });
-  using lxd = new LxdClient(remote, config.remotes[remote] ?? {}, env);
+  using lxd = new LxdClient(remote, config.remotes[remote] ?? {}, env, ({ seconds, ...labels }) =>
+    metrics.lxdRequests.observe(labels, seconds),
+  );
   await describeServer(lxd, AbortSignal.timeout(startTimeoutMs)).then(
     ({ version }) => log.info('LXD found', { version }),
     (error) => log.warn('LXD does not answer yet', { error }),
@@ -75,11 +84,16 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   await using hasher = new Hasher();
   await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log);
   await verifySetUp(nats, remote);
-  await using health = await serveHealth(config.worker.healthAddress, config.worker.healthPort, {
-    nats: async () => nats.assertConnected(),
-    s3: (signal) => s3.probe(signal),
-    lxd: async (signal) => void (await describeServer(lxd, signal)),
-  });
+  await using health = await serveHealth(
+    config.worker.healthAddress,
+    config.worker.healthPort,
+    {
+      nats: async () => nats.assertConnected(),
+      s3: (signal) => s3.probe(signal),
+      lxd: async (signal) => void (await describeServer(lxd, signal)),
+    },
+    metrics,
+  );
 
   // What NATS does not answer while the lease lives costs no attempt.
   const patienceMs = config.worker.leaseTtlMs;
@@ -87,6 +101,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   const operations = new OperationStore(nats, config.nats.operationsKeptHours, patienceMs);
   const shared: Omit<Tools, 'memory'> = {
     config,
+    metrics,
     lxd,
     store,
     hasher,
@@ -96,7 +111,11 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     reservations: new Reservations(bucket),
   };
   const ended = new AbortController();
-  answerLook(nats, remote, (question) => look(lxd, question), ended.signal);
+  const answerFrom = (question: LookQuestion, trace: Trace) => {
+    log.debug('asked', { trace: trace.id, ...question });
+    return look(lxd, question);
+  };
+  answerLook(nats, remote, answerFrom, ended.signal);
   answerInventory(nats, remote, (question, signal) => inventory(lxd, question, signal), ended.signal);
 
   const handingBack = new AbortController();

@@ -93,12 +93,13 @@ async function transfer(
   pool: string | undefined,
   { archive, instance }: Manifest,
   attempt: Attempt,
-  { lxd, store, hasher, memory, config }: Tools,
+  { lxd, store, hasher, memory, config, metrics }: Tools,
 ): Promise<void> {
   const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
   using idle = new IdleWatch(idleTimeoutMs, `the import of ${nameOf(to)}`);
   const moving = AbortSignal.any([attempt.signal, idle.signal]);
   const begun = performance.now();
+  let sent = 0;
   const key = archiveKey(config.s3.prefix, from);
   await checkArchive(archive, from, key, store, attempt.signal);
   await attempt.checkpoint({ importing: true, target: to.instance, restored: instance.config['volatile.uuid'] ?? '' });
@@ -111,6 +112,8 @@ async function transfer(
       pool: memory.pool('parts', readAheadBuffers, largestPart(archive)),
       onWaiting: (waiting) => idle.watch(waiting),
       onProgress: (bytes) => {
+        metrics.sent.inc({ peer: 'lxd' }, bytes - sent);
+        sent = bytes;
         const rate = Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
         attempt.report({ stage: 'restoring', bytes_done: bytes, bytes_total: archive.rawSize, bytes_per_second: rate });
       },

@@ -4,6 +4,7 @@ import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { countJob } from '../metrics.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
@@ -13,6 +14,7 @@ import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts'
 import type { Lease } from '../queue/leases.ts';
 import { onNudge } from '../queue/nudges.ts';
 import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
+import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { runRemove } from './remove.ts';
 import { runRestore, undoRestore } from './restore.ts';
@@ -86,7 +88,8 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
     sequence: message.seq,
   };
   const id = operationIdOf(raw);
-  const log = options.log.child({ operation: id });
+  const trace = traceOf(message.headers?.get(traceHeader));
+  const log = options.log.child({ operation: id, trace: trace.id });
 
   let job: Job;
   try {
@@ -95,7 +98,7 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
     return refuse(message, id, asLxstowError(error), log, options);
   }
   const { address } = job;
-  const stored = await settleOperation(id, job, message, options);
+  const stored = await settleOperation(id, job, message, trace, options);
   const { kind, project, instance } = stored.operation;
   if (kind !== job.kind || project !== address.project || instance !== address.instance) {
     return discard(message, new LxstowError('bad-message', `operation ${id} is another job's`), log, options);
@@ -127,6 +130,7 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
     await lease?.release();
     return message.nak(jittered(busyDelayMs));
   }
+  if (stored.operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   if (attempt.operation.attempt > tools.config.worker.attempts) {
     // Each attempt so far ended with its worker: the job itself may be what kills them.
     attempt.abort(
@@ -140,12 +144,18 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
 }
 
 /** Finds the operation, or makes it: for a message that came without the gateway, or faster than it. */
-async function settleOperation(id: string, job: Job, message: JsMsg, { operations }: LoopOptions): Promise<Stored> {
+async function settleOperation(
+  id: string,
+  job: Job,
+  message: JsMsg,
+  trace: Trace,
+  { operations }: LoopOptions,
+): Promise<Stored> {
   const { kind, address, body } = job;
   const found = await operations.find(id, address.remote);
   if (found) return found;
   const begun = new Date(message.info.timestampNanos / 1e6);
-  const made = await operations.create(newOperation({ id, kind, address, body }, begun));
+  const made = await operations.create(newOperation({ id, kind, address, body, trace: trace.id }, begun));
   const settled = made ?? (await operations.find(id, address.remote));
   if (!settled) throw new LxstowError('nats-unavailable', `operation ${id} cannot be kept`);
   return settled;
@@ -165,11 +175,13 @@ async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: L
     void look();
   }, tools.config.worker.heartbeatMs);
   log.info('job begun', { attempt: operation.attempt });
+  tools.metrics.running.inc({ kind: job.kind });
   try {
     const failure = await outcome(job, attempt, tools);
     if (failure) await endBadly(failure, job, attempt, message, options);
     else await endWell(job, attempt, message, tools);
   } finally {
+    tools.metrics.running.dec({ kind: job.kind });
     clearInterval(heartbeat);
     handingBack.removeEventListener('abort', handBackNow);
   }
@@ -189,8 +201,8 @@ async function outcome(job: Job, attempt: Attempt, tools: Tools): Promise<Lxstow
 
 async function endWell(job: Job, attempt: Attempt, message: JsMsg, tools: Tools): Promise<void> {
   await attempt.finish((operation) => succeed(operation, new Date()));
-  const { created_at, updated_at, backup } = attempt.operation;
-  attempt.log.info('job done', { seconds: (Date.parse(updated_at) - Date.parse(created_at)) / 1000, backup });
+  const { backup } = attempt.operation;
+  attempt.log.info('job done', { seconds: countJob(tools.metrics, attempt.operation, 'success'), backup });
   await attempt.release();
   await freeName(job, attempt.operation, tools);
   await message.ackAck();
@@ -230,6 +242,7 @@ async function endBadly(
     log.info('job cancelled');
     await undo(job, attempt, options.tools);
     await attempt.finish((current) => cancelled(current, new Date()));
+    countJob(options.tools.metrics, attempt.operation, 'cancelled');
     await attempt.release();
     await freeName(job, attempt.operation, options.tools);
     return message.term(error.code);
@@ -242,6 +255,7 @@ async function endBadly(
         : jittered(Math.min(firstRetryDelayMs * 2 ** (operation.attempt - 1), longestRetryDelayMs));
     log.warn(error.code === 'stopping' ? 'job handed back' : 'attempt failed, another follows', { error, delayMs });
     await attempt.finish((current) => handBack(current, error.message, new Date(), error.code !== 'stopping'));
+    if (error.code !== 'stopping') options.tools.metrics.retries.inc({ kind: job.kind });
     await attempt.release();
     return message.nak(delayMs);
   }
@@ -249,6 +263,7 @@ async function endBadly(
   await undo(job, attempt, options.tools);
   if (!error.permanent || error.code === 'attempts-exhausted') await bury(options.nats, message, error);
   await attempt.finish((current) => fail(current, error, new Date()));
+  countJob(options.tools.metrics, attempt.operation, 'failure');
   await attempt.release();
   await freeName(job, attempt.operation, options.tools);
   message.term(error.code);
@@ -269,6 +284,7 @@ async function refuse(message: JsMsg, id: string, error: LxstowError, log: Log, 
 
 async function discard(message: JsMsg, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {
   log.error('message refused', { subject: message.subject, error });
+  options.tools.metrics.jobs.inc({ kind: 'unknown', result: 'refused' });
   await bury(options.nats, message, error);
   message.term(error.code);
 }

@@ -65,7 +65,7 @@ async function transfer(
   checkpoint: BackupCheckpoint,
   upload: ArchiveUpload,
   attempt: Attempt,
-  { hasher, memory, config }: Tools,
+  { hasher, memory, config, metrics }: Tools,
 ): Promise<SentPart[]> {
   const { compression, rawSize } = checkpoint.start;
   const last = sent.at(-1);
@@ -130,6 +130,7 @@ async function transfer(
     release();
     for (const at of states.keys()) if (at <= rawStart) states.delete(at);
     stored += part.size;
+    metrics.received.inc({ peer: 'lxd' }, rawEnd - rawStart);
     attempt.report(progress());
     return part;
   };

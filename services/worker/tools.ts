@@ -3,6 +3,7 @@ import type { Hasher } from '../archive/hashing.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Config } from '../contract.ts';
 import type { LxdClient } from '../lxd/client.ts';
+import type { WorkerMetrics } from '../metrics.ts';
 import type { Bucket } from '../queue/bucket.ts';
 import type { Leases } from '../queue/leases.ts';
 import type { Reservations } from '../queue/reservations.ts';
@@ -10,6 +11,7 @@ import type { ObjectStore } from '../storage/objectStore.ts';
 
 export interface Tools {
   config: Config;
+  metrics: WorkerMetrics;
   lxd: LxdClient;
   store: ObjectStore;
   hasher: Hasher;

@@ -57,6 +57,8 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
       (listed) => listed.includes(dead),
     );
     assert.match(await lxstowAs('admin', 'trust', 'list-tokens'), /laptop/);
+    // The gateway asks NATS about the queue.
+    assert.match(await (await fetch(`${stow.healthUrl.gateway}/metrics`)).text(), /^lxstow_nats_up 1$/m);
     // As a worker runs it every hour.
     await lxstowAs('worker', 'janitor');
     for (const process of [stow.gateway, ...stow.workers]) {
@@ -138,7 +140,6 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         ...administration,
         `$KV.lxstow_checkpoints.local.${operation}.start`,
         'lxstow.dead.local.backup.default.c1',
-        '$JS.API.STREAM.MSG.GET.LXSTOW_JOBS',
         '$JS.API.STREAM.MSG.GET.LXSTOW_DEAD',
         '$JS.API.CONSUMER.MSG.NEXT.LXSTOW_JOBS.local_transfer',
         '$JS.API.CONSUMER.CREATE.LXSTOW_JOBS.mine',

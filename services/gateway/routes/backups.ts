@@ -4,6 +4,7 @@ import { type Address, type BackupJob, check, checkBackupName, parseTagging, typ
 import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook, type LookAnswer, type LookQuestion } from '../../queue/questions.ts';
+import type { Trace } from '../../trace.ts';
 import type { GatewayParts } from '../app.ts';
 import { findBackup, showStored, unfinishedBackup } from '../backups.ts';
 import {
@@ -17,6 +18,7 @@ import {
   placeOf,
   query,
   requestorOf,
+  traceOfRequest,
 } from '../requests.ts';
 import { accepted, errorOf, operationPath, sync, toLxd } from '../respond.ts';
 
@@ -30,9 +32,9 @@ export function backupRoutes(parts: GatewayParts): Router {
   const { instanceOf, backupOf } = addressing(config);
 
   /** Asks LXD by a worker; undefined when nobody can say now. */
-  async function look(remote: string, question: LookQuestion): Promise<LookAnswer | undefined> {
+  async function look(remote: string, question: LookQuestion, trace: Trace): Promise<LookAnswer | undefined> {
     try {
-      return await askLook(nats, remote, question, config.gateway.askTimeoutMs);
+      return await askLook(nats, remote, question, config.gateway.askTimeoutMs, trace);
     } catch (error) {
       if (isCode(error, 'no-worker')) return undefined;
       throw error;
@@ -52,7 +54,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     }
     const address = instanceOf(request);
     const summaries = await catalog.list(address, signal);
-    if (summaries.length === 0 && (await look(address.remote, address))?.instance === false) {
+    if (summaries.length === 0 && (await look(address.remote, address, traceOfRequest(request)))?.instance === false) {
       throw new LxstowError('not-found', `instance ${address.instance} does not exist, and has no backups`);
     }
     sync(
@@ -100,7 +102,11 @@ export function backupRoutes(parts: GatewayParts): Router {
     const address = instanceOf(request);
     const wanted = createOptions(request, config.worker.compression);
     nats.assertConnected();
-    const found = await look(address.remote, { project: address.project, instance: address.instance });
+    const found = await look(
+      address.remote,
+      { project: address.project, instance: address.instance },
+      traceOfRequest(request),
+    );
     if (found && !found.project)
       throw new LxstowError('not-found', `project ${address.project} does not exist on ${address.remote}`);
     if (found && !found.instance)
@@ -118,7 +124,12 @@ export function backupRoutes(parts: GatewayParts): Router {
         throw new LxstowError('conflict', `backup ${address.instance}/${name} already exists`);
       const backup = name ?? (await reservations.takeNext(address, new Date(), compression, id, has));
       const body: BackupJob = { backup, compression, ...options };
-      const operation = await submitter.submit(id, { kind: 'backup', address, body }, requestorOf(request));
+      const operation = await submitter.submit(
+        id,
+        { kind: 'backup', address, body },
+        requestorOf(request),
+        traceOfRequest(request),
+      );
       accepted(response, operation, { name: backup, optimized: options.optimized, compressed: compression !== 'none' });
     } catch (error) {
       if (!isCode(error, 'conflict')) await submitter.undo(id, () => reservations.releaseAll(address, id));
@@ -139,7 +150,11 @@ export function backupRoutes(parts: GatewayParts): Router {
     const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
     nats.assertConnected();
     await catalog.manifest(source, ended(response));
-    const found = await look(address.remote, { project, instance: name, ...(pool === undefined ? {} : { pool }) });
+    const found = await look(
+      address.remote,
+      { project, instance: name, ...(pool === undefined ? {} : { pool }) },
+      traceOfRequest(request),
+    );
     if (found && !found.project)
       throw new LxstowError('not-found', `project ${project} does not exist on ${address.remote}`);
     if (found?.instance && !replace)
@@ -159,7 +174,12 @@ export function backupRoutes(parts: GatewayParts): Router {
     if (replace !== undefined) body.replace = replace;
     accepted(
       response,
-      await submitter.submit(submitter.newId(), { kind: 'restore', address, body }, requestorOf(request)),
+      await submitter.submit(
+        submitter.newId(),
+        { kind: 'restore', address, body },
+        requestorOf(request),
+        traceOfRequest(request),
+      ),
     );
   });
 
@@ -178,9 +198,15 @@ export function backupRoutes(parts: GatewayParts): Router {
       address.remote,
       { project: address.project, instance: address.instance },
       config.gateway.askTimeoutMs,
+      traceOfRequest(request),
     );
     const id = submitter.newId();
-    await submitter.submit(id, { kind: 'delete', address, body: { backup } }, requestorOf(request));
+    await submitter.submit(
+      id,
+      { kind: 'delete', address, body: { backup } },
+      requestorOf(request),
+      traceOfRequest(request),
+    );
     const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
     const operation = await feed.untilFinal(id, timeout);
     if (!operation || !isFinal(operation)) {

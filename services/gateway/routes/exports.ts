@@ -8,7 +8,7 @@ import { LxstowError } from '../../errors.ts';
 import { checkArchive, readArchive } from '../../storage/archives.ts';
 import { archiveKey } from '../../storage/keys.ts';
 import type { GatewayParts } from '../app.ts';
-import { addressing, checkIfMatch, ended, namesEtag, query } from '../requests.ts';
+import { addressing, checkIfMatch, ended, namesEtag, query, traceOfRequest } from '../requests.ts';
 import { sync } from '../respond.ts';
 import type { Claim } from '../transfers.ts';
 
@@ -21,7 +21,7 @@ const usualExpirySeconds = 3600;
 const longestExpirySeconds = 7 * 24 * 3600;
 
 export function exportRoutes(parts: GatewayParts): Router {
-  const { config, catalog, transfers } = parts;
+  const { config, metrics, catalog, transfers } = parts;
   const { backupOf } = addressing(config);
   const router = Router({ mergeParams: true });
 
@@ -55,8 +55,9 @@ export function exportRoutes(parts: GatewayParts): Router {
     } catch (error) {
       if (!response.headersSent) throw error;
       const { log } = transfers.tools;
-      if (signal.aborted) log.info('export given up by its client', { ...address });
-      else log.error('export cut', { ...address, error });
+      const trace = traceOfRequest(request).id;
+      if (signal.aborted) log.info('export given up by its client', { ...address, trace });
+      else log.error('export cut', { ...address, trace, error });
       response.destroy();
     }
   });
@@ -105,11 +106,13 @@ export function exportRoutes(parts: GatewayParts): Router {
       const last = start + bytes.length > range.end;
       if (last) await claim.release();
       const end = Math.min(bytes.length, range.end + 1 - start);
-      for (let at = Math.max(0, range.start - start); at < end; at += sliceBytes) {
+      const first = Math.max(0, range.start - start);
+      for (let at = first; at < end; at += sliceBytes) {
         idle.watch(true);
         await write(response, bytes.subarray(at, Math.min(end, at + sliceBytes)), signal);
         idle.watch(false);
       }
+      metrics.sent.inc({ peer: 'client' }, end - first);
       release();
     }
     response.end();

@@ -17,6 +17,7 @@ import {
   type Tags,
 } from '../../contract.ts';
 import { asLxstowError, isCode, LxstowError } from '../../errors.ts';
+import { countJob } from '../../metrics.ts';
 import { Attempt } from '../../operations/attempt.ts';
 import { cancelled, fail, newOperation, succeed } from '../../operations/operation.ts';
 import { onNudge } from '../../queue/nudges.ts';
@@ -26,7 +27,7 @@ import type { Upload } from '../../storage/objectStore.ts';
 import { version } from '../../version.ts';
 import type { GatewayParts } from '../app.ts';
 import { receiveParts } from '../receive.ts';
-import { compressionQuery, ended, placeOf, requestorOf } from '../requests.ts';
+import { compressionQuery, ended, placeOf, requestorOf, traceOfRequest } from '../requests.ts';
 import { accepted } from '../respond.ts';
 
 const cleanupMs = 30_000;
@@ -42,7 +43,7 @@ interface Wanted {
 }
 
 export function uploadRoutes(parts: GatewayParts): Router {
-  const { config, log, nats, operations, reservations, catalog, transfers } = parts;
+  const { config, log, metrics, nats, operations, reservations, catalog, transfers } = parts;
   const { prefix } = config.s3;
   const { store, hasher, leases, name: gateway, heartbeatMs, clientIdleTimeoutMs } = transfers.tools;
   const router = Router();
@@ -56,6 +57,8 @@ export function uploadRoutes(parts: GatewayParts): Router {
     using idle = new IdleWatch(clientIdleTimeoutMs, 'the client of an upload', 'client-stalled');
     const gone = AbortSignal.any([ended(response), idle.signal]);
     idle.signal.addEventListener('abort', () => request.destroy(), { once: true });
+    const { socket } = request;
+    const before = socket.bytesRead;
     let operation: Operation | undefined;
     try {
       idle.watch(true);
@@ -69,6 +72,8 @@ export function uploadRoutes(parts: GatewayParts): Router {
       );
     } catch (error) {
       throw gone.aborted ? gone.reason : error;
+    } finally {
+      metrics.received.inc({ peer: 'client' }, socket.bytesRead - before);
     }
     if (!operation) throw new LxstowError('bad-request', 'the archive is empty');
     accepted(response, operation, { name: operation.backup });
@@ -105,11 +110,14 @@ export function uploadRoutes(parts: GatewayParts): Router {
     const backup = await reservations.takeNext(place, new Date(), compression, id, has);
     const address: BackupAddress = { ...place, backup };
     const body = { backup, compression, tags, requestor: requestorOf(request) };
-    const uploadLog = log.child({ operation: id, ...address, kind: 'upload' });
+    const trace = traceOfRequest(request).id;
+    const uploadLog = log.child({ operation: id, trace, ...address, kind: 'upload' });
     let attempt: Attempt | undefined;
     let filled = false;
     try {
-      const stored = await operations.create(newOperation({ id, kind: 'upload', address: place, body }, new Date()));
+      const stored = await operations.create(
+        newOperation({ id, kind: 'upload', address: place, body, trace }, new Date()),
+      );
       attempt =
         stored &&
         (await Attempt.begin(stored, { store: operations, leases, lease: undefined, worker: gateway, log: uploadLog }));
@@ -120,6 +128,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
       );
       filled = true;
       await attempt.finish((operation) => succeed(operation, new Date()));
+      countJob(metrics, attempt.operation, 'success');
       uploadLog.info('upload done');
       return attempt.operation;
     } catch (thrown) {
@@ -130,9 +139,13 @@ export function uploadRoutes(parts: GatewayParts): Router {
       if (attempt && !filled) {
         const end = (operation: Operation) =>
           operation.status === 'Cancelling' ? cancelled(operation, new Date()) : fail(operation, error, new Date());
-        await attempt
-          .finish(end)
-          .catch((reason) => uploadLog.error('the end of an upload is left to the janitor', { error: reason }));
+        try {
+          await attempt.finish(end);
+          const { operation } = attempt;
+          countJob(metrics, operation, operation.status === 'Cancelled' ? 'cancelled' : 'failure');
+        } catch (reason) {
+          uploadLog.error('the end of an upload is left to the janitor', { error: reason });
+        }
       }
       throw error;
     } finally {

@@ -1,0 +1,62 @@
+/** How full the queue is, asked of NATS itself. */
+import type { JobKind } from '../contract.ts';
+import { apiCode, type Nats, natsFailure } from './connection.ts';
+import { consumerName, deadLetterStream, jobFilter, jobsStream, type Lane, lanes } from './topology.ts';
+
+export interface LaneDepth {
+  remote: string;
+  lane: Lane;
+  /** Jobs that no worker has taken yet. */
+  waiting: number;
+  /** Jobs that were taken and have not ended: they are worked on, or wait for their instance or another attempt. */
+  taken: number;
+  /** When the oldest of those that wait was published. */
+  oldest: Date | undefined;
+}
+
+/** Each lane of these remotes. Throws nats-unavailable, nats-unfit. */
+export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
+  nats.assertConnected();
+  try {
+    return await Promise.all(
+      remotes.flatMap((remote) => Object.keys(lanes).map((lane) => laneDepth(nats, remote, lane as Lane))),
+    );
+  } catch (error) {
+    throw natsFailure(error, 'looking how full the queue is');
+  }
+}
+
+/** How many dead letters there are. */
+export async function countDeadLetters(nats: Nats): Promise<number> {
+  nats.assertConnected();
+  try {
+    return (await nats.jsm.streams.info(deadLetterStream)).state.messages;
+  } catch (error) {
+    throw natsFailure(error, 'counting dead letters');
+  }
+}
+
+async function laneDepth(nats: Nats, remote: string, lane: Lane): Promise<LaneDepth> {
+  const { num_pending, num_ack_pending, delivered } = await nats.jsm.consumers.info(
+    jobsStream,
+    consumerName(remote, lane),
+  );
+  const times =
+    num_pending === 0
+      ? []
+      : await Promise.all(lanes[lane].map((kind) => firstBehind(nats, remote, kind, delivered.stream_seq)));
+  const oldest = times.filter((time) => time !== undefined).sort((a, b) => a.getTime() - b.getTime())[0];
+  return { remote, lane, waiting: num_pending, taken: num_ack_pending, oldest };
+}
+
+async function firstBehind(nats: Nats, remote: string, kind: JobKind, seq: number): Promise<Date | undefined> {
+  try {
+    // The server knows `next_by_subj` together with `seq`; the client's type does not.
+    const query = { seq: seq + 1, next_by_subj: jobFilter(remote, kind) } as { seq: number };
+    return (await nats.jsm.streams.getMessage(jobsStream, query))?.time;
+  } catch (error) {
+    // A worker has taken it meanwhile, and ended it.
+    if (apiCode(error) === 10037) return undefined;
+    throw error;
+  }
+}
