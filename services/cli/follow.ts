@@ -4,6 +4,7 @@ import { mapInOrder } from '../archive/flow.ts';
 import { CliError, type Exit, exits } from './exit.ts';
 import { type Gateway, type ShownOperation, Unreachable } from './gateway.ts';
 import type { Progress, Step } from './progress.ts';
+import { printable } from './table.ts';
 
 /** Something that was asked for, and how far it is. */
 export interface Followed {
@@ -107,7 +108,7 @@ function stepOf({ label, operation, error }: Followed): Step {
 export function failureOf({ operation, error }: Followed): string | undefined {
   if (error) return error.message;
   return operation && isFinal(operation) && operation.status !== 'Success'
-    ? operation.err || operation.status
+    ? printable(operation.err) || operation.status
     : undefined;
 }
 

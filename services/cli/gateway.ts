@@ -87,7 +87,7 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
         // The gateway may close an idle connection while it is written to.
         if (request.reusedSocket && error.code === 'ECONNRESET' && method === 'GET')
           resolve(send(method, path, options));
-        else reject(signal?.aborted ? signal.reason : connectionError(error, remote));
+        else reject(signal?.aborted ? signal.reason : inDoubt(method, connectionError(error, remote)));
       });
       request.end(text);
     });
@@ -172,6 +172,22 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
   return exit === exits.unavailable
     ? new Unreachable(exit, text, { hint: hints[status] })
     : new CliError(exit, text, { hint: hints[status] });
+}
+
+/** What changes something may have been taken, where only the answer was lost. */
+function inDoubt(method: string, error: CliError): CliError {
+  const cause = error.cause as NodeJS.ErrnoException | undefined;
+  if (
+    method !== 'POST' ||
+    !(error instanceof Unreachable) ||
+    cause?.syscall === 'connect' ||
+    cause?.syscall === 'getaddrinfo'
+  )
+    return error;
+  return new Unreachable(error.exit, error.message, {
+    hint: 'it may have been begun all the same: lxstow operations',
+    cause,
+  });
 }
 
 const untrusted =

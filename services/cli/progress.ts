@@ -24,13 +24,13 @@ export interface Progress extends Disposable {
 export function openProgress(quiet = false, stream: WriteStream = process.stderr): Progress {
   const note = (text: string) => void stream.write(`${printable(text)}\n`);
   if (quiet) return { show: () => undefined, note, [Symbol.dispose]: () => undefined };
-  return stream.isTTY && process.env.TERM !== 'dumb' ? bars(stream) : lines(stream, note);
+  return stream.isTTY && process.env.TERM !== 'dumb' ? bars(stream) : lines(note);
 }
 
 /** Something is said of a step that goes on, at least so often. */
 const sayEveryMs = 60_000;
 
-function lines(stream: WriteStream, note: (text: string) => void): Progress {
+function lines(note: (text: string) => void): Progress {
   const said = new Map<string, { state: string; at: number }>();
   return {
     show(steps) {
@@ -40,7 +40,7 @@ function lines(stream: WriteStream, note: (text: string) => void): Progress {
         if (before?.state === step.state && (step.ended || now - before.at < sayEveryMs)) continue;
         said.set(step.label, { state: step.state, at: now });
         const far = before?.state === step.state ? percent(step) : '';
-        stream.write(`${step.label}: ${printable(step.state)}${far && `, ${far}`}\n`);
+        note(`${step.label}: ${step.state}${far && `, ${far}`}`);
       }
     },
     note,
@@ -95,7 +95,7 @@ const barWidth = 24;
 /** `c1  uploading  [=======>      ]  45%  33.70MiB/115.50MiB  61.60MiB/s  0:02 left`; less of it where it is narrow. */
 function bar(step: Step, labelWidth: number, columns: number): string {
   const { label, state, done, total, rate, ended } = step;
-  const parts = [label.padEnd(labelWidth), printable(state).padEnd(10)];
+  const parts = [printable(label).padEnd(labelWidth), printable(state).padEnd(10)];
   if (!ended && done !== undefined) {
     if (total) {
       const filled = Math.round((Math.min(done, total) / total) * barWidth);

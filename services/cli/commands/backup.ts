@@ -51,7 +51,7 @@ export async function backupCommand(instances: string[], options: BackupOptions)
         })),
       );
     });
-    if (options.wait) await follow(jobs, progress, interrupts);
+    if (options.wait || interrupts.first.aborted) await follow(jobs, progress, interrupts);
     progress[Symbol.dispose]();
     sayFailures(jobs);
     report(jobs, options);

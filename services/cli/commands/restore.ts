@@ -4,6 +4,7 @@ import { exitOfAll, type Followed, follow, heedInterrupts, sayFailures } from '.
 import { backupName, Gateways, type Place, suggesting } from '../names.ts';
 import { type Format, print } from '../output.ts';
 import { openProgress } from '../progress.ts';
+import { printable } from '../table.ts';
 import { sayLeft } from './backup.ts';
 
 export interface RestoreOptions extends Place {
@@ -43,7 +44,8 @@ export async function restoreCommand(instance: string, wanted: string, options: 
   }
   sayFailures([job]);
   const { operation } = job;
-  for (const warning of operation?.metadata.warnings ?? []) process.stderr.write(`lxstow: ${job.label}: ${warning}\n`);
+  for (const warning of operation?.metadata.warnings ?? [])
+    process.stderr.write(`lxstow: ${job.label}: ${printable(warning)}\n`);
   const status = operation?.status ?? 'Failure';
   print(format, {
     heading: ['INSTANCE', 'BACKUP', 'STATUS', 'OPERATION'],
