@@ -1,6 +1,7 @@
 /** The command line as a user has it: a process of its own, its configuration in a folder, pipes and a terminal. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +19,9 @@ import { openStack, type Stack, until } from './stack.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const escapeCode = '\u001b';
+
+/** script(1) of util-linux makes a terminal. */
+const onTerminal = { skip: !existsSync('/usr/bin/script') && 'there is no script(1)' };
 
 describe('the command line', { timeout: 300_000 }, () => {
   let stack: Stack;
@@ -289,7 +293,7 @@ describe('the command line', { timeout: 300_000 }, () => {
       assert.equal((await run('cancel', operation)).status, 64);
     });
 
-    it('draws bars on a terminal; Ctrl-C cancels, and waits until that is done', async () => {
+    it('draws bars on a terminal; Ctrl-C cancels, and waits until that is done', onTerminal, async () => {
       const { child, seen, ended } = terminal(['backup', 'c1']);
       const [id = ''] = await until(unfinished, (ids) => ids.length === 1);
       await running(id);
@@ -306,7 +310,7 @@ describe('the command line', { timeout: 300_000 }, () => {
       assert.ok(seen().includes(`${escapeCode}[33mCancelled`), seen());
     });
 
-    it('leaves at the second Ctrl-C, and names what goes on', async () => {
+    it('leaves at the second Ctrl-C, and names what goes on', onTerminal, async () => {
       const { child, seen, ended } = terminal(['backup', 'c1']);
       const [id = ''] = await until(unfinished, (ids) => ids.length === 1);
       await running(id);
@@ -319,7 +323,7 @@ describe('the command line', { timeout: 300_000 }, () => {
       await change(id, ({ operation }) => cancelled(operation, now()));
     });
 
-    it('waits for a gateway that is away; has no colours with NO_COLOR', async () => {
+    it('waits for a gateway that is away; has no colours with NO_COLOR', onTerminal, async () => {
       const { seen, ended } = terminal(['backup', 'c1'], { NO_COLOR: '1' });
       const [id = ''] = await until(unfinished, (ids) => ids.length === 1);
       await stack.stow.gateway.stop();
