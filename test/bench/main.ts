@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory,control --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
@@ -17,6 +17,7 @@ const { values } = parseArgs({
     size: { type: 'string', default: '600' },
     rounds: { type: 'string', default: '5' },
     only: { type: 'string', default: 'backup,restore,memory,control' },
+    kinds: { type: 'string', default: 'incompressible,log-like,mixed' },
     memory: { type: 'string', default: '100,1000,8000' },
     backups: { type: 'string', default: '10,1000,10000' },
     lxmin: { type: 'string' },
@@ -41,6 +42,7 @@ try {
   };
   for (const [title, kind] of Object.entries(kinds)) {
     if (!wanted.includes('backup') && !wanted.includes('restore')) break;
+    if (!values.kinds.split(',').includes(title)) continue;
     const instance = `bench-${kind}`;
     log(`making ${instance}, ${sizeMiB} MiB`);
     await place.lxd.launch(instance, { dataMiB: sizeMiB, kind });

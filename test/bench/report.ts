@@ -50,7 +50,7 @@ function tableText({ title, bytes, rounds, lines, bars }: Table, before: Report 
     const then = earlier?.lines.find((each) => each.name === name);
     return [
       name.replaceAll('|', '\\|'),
-      `${wallS.toFixed(2)}`,
+      wallS.toFixed(wallS < 0.1 ? 4 : 2),
       toFloor === undefined ? '' : toFloor.toFixed(2),
       cpuS === undefined || bytes === 0 ? '' : (cpuS / gigabytes).toFixed(2),
       peakMiB === undefined ? '' : peakMiB.toFixed(0),
@@ -68,7 +68,7 @@ function tableText({ title, bytes, rounds, lines, bars }: Table, before: Report 
   const size = bytes > 0 ? `, ${(bytes / 1e6).toFixed(0)} MB` : '';
   return [
     `### ${title}${size}`,
-    `Medians of ${rounds}.`,
+    rounds === 1 ? 'One run.' : `Medians of ${rounds}.`,
     table.join('\n'),
     ...(held.length > 0 ? [held.join('\n')] : []),
   ].join('\n\n');
