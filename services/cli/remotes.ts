@@ -32,7 +32,6 @@ interface Known {
   remotes: Record<string, { addr: string; project?: string }>;
 }
 
-const validYears = 10;
 const remoteName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 function folder(): string {
@@ -116,23 +115,9 @@ async function readIdentity(dir: string): Promise<Identity | undefined> {
 }
 
 async function makeIdentity(dir: string): Promise<Identity> {
-  const { generate } = await import('selfsigned');
-  const notAfterDate = new Date();
-  notAfterDate.setFullYear(notAfterDate.getFullYear() + validYears);
-  const { cert, private: key } = await generate(
-    [{ name: 'commonName', value: `${userInfo().username}@${hostname()}`.slice(0, 64) }],
-    {
-      keyType: 'ec',
-      curve: 'P-384',
-      algorithm: 'sha384',
-      notAfterDate,
-      extensions: [
-        { name: 'basicConstraints', cA: false, critical: true },
-        { name: 'keyUsage', digitalSignature: true, critical: true },
-        { name: 'extKeyUsage', clientAuth: true },
-      ],
-    },
-  );
+  const { selfSigned } = await import('../selfSigned.ts');
+  const commonName = `${userInfo().username}@${hostname()}`.slice(0, 64);
+  const { cert, key } = await selfSigned({ commonName, usage: 'client' });
   // Both in one step: of two commands that make one at once, one wins, whole.
   const made = `${dir}.${randomBytes(6).toString('hex')}`;
   await mkdir(made, { recursive: true, mode: 0o700 });

@@ -1,7 +1,9 @@
 /** A backup as clients see it, by whichever API they ask: stored, or in the making. */
-import type { BackupAddress, BackupJob, Compression, Manifest, Operation } from '../contract.ts';
-import { isCode } from '../errors.ts';
+import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
 import { isFinal } from '../operations/operation.ts';
+import { askLook, type LookAnswer, type LookQuestion } from '../queue/questions.ts';
+import type { Trace } from '../trace.ts';
 import type { GatewayParts } from './app.ts';
 import { summarise } from './catalog.ts';
 import { operationPath } from './respond.ts';
@@ -25,6 +27,31 @@ export async function findBackup(
     if (!running) throw error;
     return { backup: showUnfinished(running, address, parts.config.worker.compression) };
   }
+}
+
+/** Asks LXD by a worker; undefined when nobody can say now. */
+export async function look(
+  { nats, config }: Pick<GatewayParts, 'nats' | 'config'>,
+  remote: string,
+  question: LookQuestion,
+  trace: Trace,
+): Promise<LookAnswer | undefined> {
+  try {
+    return await askLook(nats, remote, question, config.gateway.askTimeoutMs, trace);
+  } catch (error) {
+    if (isCode(error, 'no-worker')) return undefined;
+    throw error;
+  }
+}
+
+/** Of an instance without backups: throws not-found when there is no such instance either. */
+export async function assertInstance(
+  parts: Pick<GatewayParts, 'nats' | 'config'>,
+  { remote, project, instance }: Address,
+  trace: Trace,
+): Promise<void> {
+  if ((await look(parts, remote, { project, instance }, trace))?.instance === false)
+    throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
 }
 
 export function showStored(manifest: Manifest): object {

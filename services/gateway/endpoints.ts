@@ -11,11 +11,9 @@ import type {
   SchemaName,
   WaitRequest,
 } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
-import { askLook } from '../queue/questions.ts';
 import type { Trace } from '../trace.ts';
 import type { GatewayParts } from './app.ts';
-import { showBackup } from './backups.ts';
+import { assertInstance, showBackup } from './backups.ts';
 import { cursorOf, type Summary } from './catalog.ts';
 import { cancelOperation, missingOperation } from './operations.ts';
 import { toLxd } from './respond.ts';
@@ -196,16 +194,4 @@ function assertThere(found: Operation | undefined, { remote, project }: Address,
 
 async function operationOf({ operations }: GatewayParts, address: Address, id: string): Promise<Operation> {
   return assertThere((await operations.find(id, address.remote))?.operation, address, id);
-}
-
-async function assertInstance({ nats, config }: GatewayParts, address: Address, trace: Trace): Promise<void> {
-  const { remote, project, instance } = address;
-  try {
-    const found = await askLook(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
-    if (found?.instance === false)
-      throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
-  } catch (error) {
-    // Nobody can say now.
-    if (!isCode(error, 'no-worker')) throw error;
-  }
 }

@@ -1,20 +1,12 @@
 /** An archive from a client into the object store, in parts of our own making: what is stored is verified and restored as our own backups are. */
 import type { Readable } from 'node:stream';
-import { type Block, readBlocks } from '../archive/blocks.ts';
-import { BufferPool } from '../archive/bufferPool.ts';
-import { blockSizeBytes, compressBlocks } from '../archive/compression.ts';
+import { blockSizeBytes } from '../archive/compression.ts';
+import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
 import type { Hasher } from '../archive/hashing.ts';
 import type { IdleWatch } from '../archive/idleWatch.ts';
-import {
-  mostParts,
-  type PartDraft,
-  partBufferSize,
-  partSizeFor,
-  partsInFlight,
-  partsOfBlocks,
-  partsOfPieces,
-} from '../archive/parts.ts';
+import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
+import { SlotMemory } from '../archive/slotMemory.ts';
 import { TarScanner } from '../archive/tar.ts';
 import type { Compression, ManifestArchive, Part } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -25,8 +17,6 @@ const usualPartBytes = 32 * 1024 * 1024;
 /** What recompression may add to an announced size. */
 const allowance = 1.25;
 const wantedInFlight = 2;
-/** As many as there are compressing threads, one being filled, one being copied out. */
-const blockBuffers = 6;
 
 export interface ReceiveOptions {
   compression: Compression;
@@ -46,29 +36,15 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
   const { compression, length, store, hasher, idle, onProgress, signal } = options;
   const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
   const inFlight = partsInFlight(partSize, wantedInFlight);
-  const slabs = new BufferPool(inFlight + 1, partBufferSize(partSize));
   const scanner = new TarScanner('the archive');
   let [rawSize, size] = [0, 0];
 
-  async function* scanned(blocks: AsyncIterable<Block>): AsyncGenerator<Block> {
-    for await (const block of blocks) {
-      scanner.push(block.bytes);
-      rawSize += block.bytes.length;
-      yield block;
-    }
-  }
-  const watched = {
-    signal,
-    onChunk: () => idle.touch(),
-    onWaiting: (waiting: boolean) => idle.watch(waiting),
+  const onBlock = (bytes: Buffer) => {
+    scanner.push(bytes);
+    rawSize += bytes.length;
   };
-  let drafts: AsyncGenerator<PartDraft>;
-  if (compression === 'none') {
-    drafts = partsOfBlocks(scanned(readBlocks(tar, slabs, { ...watched, size: partSize })));
-  } else {
-    const blocks = readBlocks(tar, new BufferPool(blockBuffers, blockSizeBytes), { ...watched, size: blockSizeBytes });
-    drafts = partsOfPieces(compressBlocks(scanned(blocks), compression), partSize, slabs, signal);
-  }
+  const memory = new SlotMemory();
+  const drafts = draftParts(tar, { compression, partSize, inFlight, memory, onBlock, idle, signal });
 
   const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<Part> => {
     if (number > mostParts)

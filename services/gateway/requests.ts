@@ -6,8 +6,10 @@ import {
   type Compression,
   type Config,
   check,
+  parseTagging,
   type Requestor,
   type SchemaName,
+  type Tags,
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Trace } from '../trace.ts';
@@ -52,6 +54,12 @@ export function flag(request: Request, name: string): boolean | undefined {
 
 export function compressionQuery(request: Request): Compression | undefined {
   return query(request, 'compression', 'names.json#/$defs/compression') as Compression | undefined;
+}
+
+/** The tags of the contract's header. */
+export function tagsOf(request: Request): Tags {
+  const header = request.get('x-amz-tagging');
+  return header === undefined ? {} : parseTagging(header);
 }
 
 /** The project that a list is about, or undefined for all: `?project=` (`default` without it) or `?all-projects=true`. */

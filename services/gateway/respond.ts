@@ -12,28 +12,12 @@ const worthPackingBytes = 1400;
 /** A sync answer. With `versioned`, the values that LXD makes its ETag of. */
 export function sync(response: Response, metadata: unknown = {}, versioned?: unknown[]): void {
   if (versioned) response.set('etag', `"${createHash('sha256').update(JSON.stringify(versioned)).digest('hex')}"`);
-  send(response, 200, {
-    type: 'sync',
-    status: 'Success',
-    status_code: 200,
-    operation: '',
-    error_code: 0,
-    error: '',
-    metadata,
-  });
+  send(response, 200, success(metadata));
 }
 
 /** A sync answer to what made something: 201, and its path in `Location`. */
 export function created(response: Response, path: string): void {
-  send(response.location(path), 201, {
-    type: 'sync',
-    status: 'Success',
-    status_code: 200,
-    operation: '',
-    error_code: 0,
-    error: '',
-    metadata: null,
-  });
+  send(response.location(path), 201, success(null));
 }
 
 /** An async answer: 202, the operation's path in `Location` and `operation`, the operation and `more` in the metadata. */
@@ -53,6 +37,14 @@ export function started(response: Response, id: string, metadata: object): void 
     error: '',
     metadata,
   });
+}
+
+function success(metadata: unknown): object {
+  return { type: 'sync', status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata };
+}
+
+export function errorEnvelope(status: number, error: string): object {
+  return { type: 'error', status: '', status_code: 0, operation: '', error_code: status, error, metadata: null };
 }
 
 /** JSON, packed for clients that take that. */
@@ -116,15 +108,7 @@ export function respondToErrors(log: Log): ErrorRequestHandler {
     if (error.status >= 500) log.error('request failed', line);
     else log.info('request refused', line);
     const text = error.code === 'internal' ? 'internal error; the gateway has logged its cause' : error.message;
-    const envelope = {
-      type: 'error',
-      status: '',
-      status_code: 0,
-      operation: '',
-      error_code: error.status,
-      error: text,
-      metadata: null,
-    };
+    const envelope = errorEnvelope(error.status, text);
     if (request.complete) send(response, error.status, envelope);
     else refuseAmidst(request, response.status(error.status), JSON.stringify(envelope));
   };

@@ -4,11 +4,11 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { generate } from 'selfsigned';
 import { readText, stateDir } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { selfSigned } from '../selfSigned.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
 
 export interface ServerCertificate {
@@ -17,8 +17,6 @@ export interface ServerCertificate {
   /** PEM. */
   key: string;
 }
-
-const validYears = 10;
 
 /** Reads the configured pair, or the one in the state directory, which is made when it is not there. */
 export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, log: Log): Promise<ServerCertificate> {
@@ -31,13 +29,9 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
   const dir = stateDir(config, env);
   const [certFile, keyFile] = [join(dir, 'server.crt'), join(dir, 'server.key')];
   if (!existsSync(certFile) || !existsSync(keyFile)) {
-    const made = await selfSigned([
-      'localhost',
-      hostname(),
-      '127.0.0.1',
-      '::1',
-      ...(['0.0.0.0', '::'].includes(address) ? [] : [address]),
-    ]);
+    const anywhere = ['0.0.0.0', '::'].includes(address);
+    const names = ['localhost', hostname(), '127.0.0.1', '::1', ...(anywhere ? [] : [address])];
+    const made = await selfSigned({ commonName: hostname(), usage: 'server', names });
     await mkdir(dir, { recursive: true, mode: 0o700 });
     await writeFile(keyFile, made.key, { mode: 0o600 });
     await writeFile(certFile, made.cert);
@@ -57,27 +51,4 @@ export function advertisedAddresses({ advertise, address }: Config['gateway'], p
         .map((each) => each.address)
     : [address];
   return (found.length > 0 ? found : ['127.0.0.1']).map((each) => `${isIP(each) === 6 ? `[${each}]` : each}:${port}`);
-}
-
-async function selfSigned(names: string[]): Promise<ServerCertificate> {
-  const notAfterDate = new Date();
-  notAfterDate.setFullYear(notAfterDate.getFullYear() + validYears);
-  const { cert, private: key } = await generate([{ name: 'commonName', value: hostname() }], {
-    keyType: 'ec',
-    curve: 'P-384',
-    algorithm: 'sha384',
-    notAfterDate,
-    extensions: [
-      { name: 'basicConstraints', cA: false, critical: true },
-      { name: 'keyUsage', digitalSignature: true, critical: true },
-      { name: 'extKeyUsage', serverAuth: true },
-      {
-        name: 'subjectAltName',
-        altNames: [...new Set(names)].map((name) =>
-          isIP(name) ? { type: 7 as const, ip: name } : { type: 2 as const, value: name },
-        ),
-      },
-    ],
-  });
-  return { cert, key };
 }

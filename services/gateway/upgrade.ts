@@ -6,6 +6,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Response } from 'express';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { LxstowError } from '../errors.ts';
+import { errorEnvelope } from './respond.ts';
 
 /** Whoever sends more than a ping has mistaken us. */
 const maxPayload = 4096;
@@ -48,8 +49,7 @@ function answerOn(
 }
 
 function refuse(request: IncomingMessage, socket: Duplex, error: string): void {
-  const envelope = { type: 'error', status: '', status_code: 0, operation: '', error_code: 400, error, metadata: null };
-  const body = JSON.stringify(envelope);
+  const body = JSON.stringify(errorEnvelope(400, error));
   const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
   answerOn(request, socket).writeHead(400, headers).end(body);
 }

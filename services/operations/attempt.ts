@@ -7,6 +7,17 @@ import { amend, begin, isFinal } from './operation.ts';
 import type { OperationStore, Stored } from './store.ts';
 
 const reportEveryMs = 1000;
+const cleanupMs = 30_000;
+
+/** For tidying up after an attempt whose own signal has ended. */
+export function cleanupSignal(): AbortSignal {
+  return AbortSignal.timeout(cleanupMs);
+}
+
+/** The rate since `begun`, a time of performance.now(). */
+export function bytesPerSecond(bytes: number, begun: number): number {
+  return Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
+}
 
 export interface AttemptOptions {
   store: OperationStore;

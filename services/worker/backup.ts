@@ -13,15 +13,15 @@ import {
 import { isCode, LxstowError } from '../errors.ts';
 import { createLxdBackup, deleteLxdBackup, lxdBackupExists, mark, openExport } from '../lxd/backups.ts';
 import { describeInstance, describeServer } from '../lxd/instances.ts';
-import type { Attempt } from '../operations/attempt.ts';
+import { type Attempt, bytesPerSecond, cleanupSignal } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { Upload } from '../storage/objectStore.ts';
 import { version } from '../version.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart, removeCheckpoint } from './checkpoint.ts';
-import { bytesPerSecond, sendArchive } from './sendArchive.ts';
-import { cleanupSignal, type Tools } from './tools.ts';
+import { sendArchive } from './sendArchive.ts';
+import type { Tools } from './tools.ts';
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { store, config } = tools;

@@ -16,13 +16,13 @@ import {
   runningImport,
   setState,
 } from '../lxd/instances.ts';
-import type { Attempt } from '../operations/attempt.ts';
+import { type Attempt, bytesPerSecond, cleanupSignal } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { claimKey, removal } from '../queue/topology.ts';
 import { checkArchive, readArchive } from '../storage/archives.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
 import { settleReplace, swapIn, temporaryOf, undoSwap } from './replace.ts';
-import { cleanupSignal, type Tools } from './tools.ts';
+import type { Tools } from './tools.ts';
 
 const readAheadBuffers = 3;
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
@@ -114,7 +114,7 @@ async function transfer(
       onProgress: (bytes) => {
         metrics.sent.inc({ peer: 'lxd' }, bytes - sent);
         sent = bytes;
-        const rate = Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
+        const rate = bytesPerSecond(bytes, begun);
         attempt.report({ stage: 'restoring', bytes_done: bytes, bytes_total: archive.rawSize, bytes_per_second: rate });
       },
       signal: moving,

@@ -6,13 +6,13 @@ import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { countJob } from '../metrics.ts';
 import { Attempt } from '../operations/attempt.ts';
+import { keepAlive } from '../operations/heartbeat.ts';
 import { cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
 import { bury } from '../queue/deadLetters.ts';
 import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
 import type { Lease } from '../queue/leases.ts';
-import { onNudge } from '../queue/nudges.ts';
 import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
@@ -167,13 +167,7 @@ async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: L
   const handBackNow = () => attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
   handingBack.addEventListener('abort', handBackNow, { once: true });
   if (handingBack.aborted) handBackNow();
-  const look = () => attempt.lookForCancel().catch((error) => log.debug('not looked for a cancel', { error }));
-  using _nudges = onNudge(nats, operation.remote, operation.id, look);
-  const heartbeat = setInterval(() => {
-    message.working();
-    attempt.renew().catch((error) => log.warn('leases not renewed', { error }));
-    void look();
-  }, tools.config.worker.heartbeatMs);
+  using _alive = keepAlive(attempt, nats, tools.config.worker.heartbeatMs, () => message.working());
   log.info('job begun', { attempt: operation.attempt });
   tools.metrics.running.inc({ kind: job.kind });
   try {
@@ -182,7 +176,6 @@ async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: L
     else await endWell(job, attempt, message, tools);
   } finally {
     tools.metrics.running.dec({ kind: job.kind });
-    clearInterval(heartbeat);
     handingBack.removeEventListener('abort', handBackNow);
   }
 }

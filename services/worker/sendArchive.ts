@@ -1,29 +1,18 @@
 /** LXD's export into the object store: blocks, compressed, in parts, several at a time; whole, or not at all. */
 import type { IncomingMessage } from 'node:http';
-import { type Block, readBlocks } from '../archive/blocks.ts';
-import { blockSizeBytes, compressBlocks } from '../archive/compression.ts';
+import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
 import { IdleWatch } from '../archive/idleWatch.ts';
-import {
-  type PartDraft,
-  partBufferSize,
-  partSizeFor,
-  partsInFlight,
-  partsOfBlocks,
-  partsOfPieces,
-} from '../archive/parts.ts';
+import { type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import { TarScanner, type TarState } from '../archive/tar.ts';
 import type { BackupAddress, OperationMetadata } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { openExport } from '../lxd/backups.ts';
 import { nameOf } from '../lxd/instances.ts';
-import type { Attempt } from '../operations/attempt.ts';
+import { type Attempt, bytesPerSecond } from '../operations/attempt.ts';
 import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import type { Tools } from './tools.ts';
-
-/** Compressed blocks on their way: as many as there are threads, one being filled, one being copied out. */
-const blockBuffers = 6;
 
 /** Sends what is not stored yet, and makes the object of it, unless an attempt before this one has. */
 export async function sendArchive(
@@ -86,38 +75,24 @@ async function transfer(
 
   // The scanner's state behind each block, by the tar's byte: what a part needs to be gone on from.
   const states = new Map<number, TarState>();
-  async function* scanned(blocks: AsyncIterable<Block>): AsyncGenerator<Block> {
-    for await (const block of blocks) {
-      tar.push(block.bytes);
-      read += block.bytes.length;
-      states.set(read, tar.state());
-      yield block;
-    }
-  }
+  const onBlock = (bytes: Buffer) => {
+    tar.push(bytes);
+    read += bytes.length;
+    states.set(read, tar.state());
+  };
 
   const partSize = partSizeFor(rawSize);
   const inFlight = partsInFlight(partSize, config.worker.partsInFlight);
-  // One size for every compression: the next job finds them as it needs them.
-  const slabs = memory.pool('parts', inFlight + 1, partBufferSize(partSize));
-  const onChunk = () => idle.touch();
-  const onWaiting = (waiting: boolean) => idle.watch(waiting);
-  let drafts: AsyncGenerator<PartDraft>;
-  if (compression === 'none') {
-    drafts = partsOfBlocks(
-      scanned(readBlocks(source, slabs, { signal, onChunk, onWaiting, size: partSize })),
-      partStart,
-    );
-  } else {
-    const blocks = scanned(
-      readBlocks(source, memory.pool('blocks', blockBuffers, blockSizeBytes), {
-        signal,
-        onChunk,
-        onWaiting,
-        size: blockSizeBytes,
-      }),
-    );
-    drafts = partsOfPieces(compressBlocks(blocks, compression), partSize, slabs, signal, partStart);
-  }
+  const drafts = draftParts(source, {
+    compression,
+    partSize,
+    inFlight,
+    memory,
+    onBlock,
+    idle,
+    signal,
+    start: partStart,
+  });
 
   const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<SentPart> => {
     const { sha256, crc32 } = await hasher.digest(body);
@@ -146,8 +121,4 @@ async function transfer(
   tar.finish();
   await attempt.record({ metadata: progress() });
   return parts;
-}
-
-export function bytesPerSecond(bytes: number, begun: number): number {
-  return Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
 }

@@ -22,10 +22,3 @@ export interface Tools {
   /** This slot's memory. */
   memory: SlotMemory;
 }
-
-const cleanupMs = 30_000;
-
-/** For tidying up after an attempt whose own signal has ended. */
-export function cleanupSignal(): AbortSignal {
-  return AbortSignal.timeout(cleanupMs);
-}

@@ -1,12 +1,11 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 import { type Request, type Response, Router } from 'express';
-import { type Address, type BackupJob, check, checkBackupName, parseTagging, type RestoreJob } from '../../contract.ts';
+import { type Address, type BackupJob, check, checkBackupName, type RestoreJob } from '../../contract.ts';
 import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
-import { askLook, type LookAnswer, type LookQuestion } from '../../queue/questions.ts';
-import type { Trace } from '../../trace.ts';
+import { askLook } from '../../queue/questions.ts';
 import type { GatewayParts } from '../app.ts';
-import { findBackup, showStored, unfinishedBackup } from '../backups.ts';
+import { assertInstance, findBackup, look, showStored, unfinishedBackup } from '../backups.ts';
 import {
   addressing,
   bodyOf,
@@ -18,6 +17,7 @@ import {
   placeOf,
   query,
   requestorOf,
+  tagsOf,
   traceOfRequest,
 } from '../requests.ts';
 import { accepted, errorOf, operationPath, sync, toLxd } from '../respond.ts';
@@ -30,16 +30,6 @@ export function backupRoutes(parts: GatewayParts): Router {
   const router = Router({ mergeParams: true });
 
   const { instanceOf, backupOf } = addressing(config);
-
-  /** Asks LXD by a worker; undefined when nobody can say now. */
-  async function look(remote: string, question: LookQuestion, trace: Trace): Promise<LookAnswer | undefined> {
-    try {
-      return await askLook(nats, remote, question, config.gateway.askTimeoutMs, trace);
-    } catch (error) {
-      if (isCode(error, 'no-worker')) return undefined;
-      throw error;
-    }
-  }
 
   router.get('/', async (request, response) => {
     const { instance } = request.params as { instance: string };
@@ -54,9 +44,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     }
     const address = instanceOf(request);
     const summaries = await catalog.list(address, signal);
-    if (summaries.length === 0 && (await look(address.remote, address, traceOfRequest(request)))?.instance === false) {
-      throw new LxstowError('not-found', `instance ${address.instance} does not exist, and has no backups`);
-    }
+    if (summaries.length === 0) await assertInstance(parts, address, traceOfRequest(request));
     sync(
       response,
       summaries.map(({ backup }) => backup),
@@ -103,6 +91,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     const wanted = createOptions(request, config.worker.compression);
     nats.assertConnected();
     const found = await look(
+      parts,
       address.remote,
       { project: address.project, instance: address.instance },
       traceOfRequest(request),
@@ -151,6 +140,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     nats.assertConnected();
     await catalog.manifest(source, ended(response));
     const found = await look(
+      parts,
       address.remote,
       { project, instance: name, ...(pool === undefined ? {} : { pool }) },
       traceOfRequest(request),
@@ -228,13 +218,12 @@ function createOptions(request: Request, usual: NonNullable<BackupJob['compressi
   const compression = compressionQuery(request) ?? (body.compression_algorithm || usual);
   const name = body.name || undefined;
   if (name !== undefined) checkBackupName(name, compression);
-  const header = request.get('x-amz-tagging');
   return {
     name,
     compression,
     optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
     instanceOnly: body.instance_only ?? body.container_only ?? false,
-    tags: header === undefined ? {} : parseTagging(header),
+    tags: tagsOf(request),
   };
 }
 

@@ -13,24 +13,21 @@ import {
   contentTypes,
   type Manifest,
   type Operation,
-  parseTagging,
   type Tags,
 } from '../../contract.ts';
 import { asLxstowError, isCode, LxstowError } from '../../errors.ts';
 import { countJob } from '../../metrics.ts';
-import { Attempt } from '../../operations/attempt.ts';
+import { Attempt, bytesPerSecond, cleanupSignal } from '../../operations/attempt.ts';
+import { keepAlive } from '../../operations/heartbeat.ts';
 import { cancelled, fail, newOperation, succeed } from '../../operations/operation.ts';
-import { onNudge } from '../../queue/nudges.ts';
 import { claimKey } from '../../queue/topology.ts';
 import { archiveKey, manifestKey } from '../../storage/keys.ts';
 import type { Upload } from '../../storage/objectStore.ts';
 import { version } from '../../version.ts';
 import type { GatewayParts } from '../app.ts';
 import { receiveParts } from '../receive.ts';
-import { compressionQuery, ended, placeOf, requestorOf, traceOfRequest } from '../requests.ts';
+import { compressionQuery, ended, placeOf, requestorOf, tagsOf, traceOfRequest } from '../requests.ts';
 import { accepted } from '../respond.ts';
-
-const cleanupMs = 30_000;
 
 interface Wanted {
   remote: string;
@@ -84,13 +81,12 @@ export function uploadRoutes(parts: GatewayParts): Router {
       const value = request.get(name);
       return value ? (check(`names.json#/$defs/${schema}`, value, name) as string) : undefined;
     };
-    const tagging = request.get('x-amz-tagging');
     return {
       ...placeOf(request, Object.keys(config.remotes), config.gateway.defaultRemote),
       name: header('X-LXD-name', 'instanceName'),
       pool: header('X-LXD-pool', 'poolName'),
       compression: compressionQuery(request) ?? config.worker.compression,
-      tags: tagging === undefined ? {} : parseTagging(tagging),
+      tags: tagsOf(request),
     };
   }
 
@@ -123,9 +119,10 @@ export function uploadRoutes(parts: GatewayParts): Router {
         (await Attempt.begin(stored, { store: operations, leases, lease: undefined, worker: gateway, log: uploadLog }));
       if (!attempt) throw new LxstowError('cancelled', 'the upload was cancelled before it began');
       await attempt.claim(claimKey(address, backup, id), `backup ${instance}/${backup} is in use`);
-      await keep(attempt, () =>
-        fill(address, index, tar, { pool, compression, tags, request, idle, gone }, attempt as Attempt),
-      );
+      {
+        using _alive = keepAlive(attempt, nats, heartbeatMs);
+        await fill(address, index, tar, { pool, compression, tags, request, idle, gone }, attempt);
+      }
       filled = true;
       await attempt.finish((operation) => succeed(operation, new Date()));
       countJob(metrics, attempt.operation, 'success');
@@ -153,22 +150,6 @@ export function uploadRoutes(parts: GatewayParts): Router {
       await reservations
         .release(address, backup, id)
         .catch((error) => uploadLog.warn('a name is left to the janitor', { error }));
-    }
-  }
-
-  /** Keeps the attempt's claim while `run` runs, and heeds a cancel. */
-  async function keep(attempt: Attempt, run: () => Promise<void>): Promise<void> {
-    const { operation, log: attemptLog } = attempt;
-    const look = () => attempt.lookForCancel().catch((error) => attemptLog.debug('not looked for a cancel', { error }));
-    using _nudges = onNudge(nats, operation.remote, operation.id, look);
-    const heartbeat = setInterval(() => {
-      attempt.renew().catch((error) => attemptLog.warn('claim not renewed', { error }));
-      void look();
-    }, heartbeatMs);
-    try {
-      await run();
-    } finally {
-      clearInterval(heartbeat);
     }
   }
 
@@ -206,7 +187,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
             stage: 'uploading',
             bytes_done,
             bytes_stored,
-            bytes_per_second: Math.round((bytes_done * 1000) / Math.max(1, performance.now() - begun)),
+            bytes_per_second: bytesPerSecond(bytes_done, begun),
           }),
       });
       idle.watch(false);
@@ -226,12 +207,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
       attempt.assertOwned();
       // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
       const options = { tags, contentType: 'application/json' };
-      await store.create(
-        manifestKey(prefix, address),
-        formatManifest(manifest),
-        options,
-        AbortSignal.timeout(cleanupMs),
-      );
+      await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
     } catch (error) {
       await undo(address, upload, completing && !isCode(error, 'conflict'), attempt);
       throw error;
@@ -240,7 +216,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
 
   /** Removes what this upload has made. `completed`: archive and manifest may be there. */
   async function undo(address: BackupAddress, upload: Upload, completed: boolean, attempt: Attempt): Promise<void> {
-    const signal = AbortSignal.timeout(cleanupMs);
+    const signal = cleanupSignal();
     try {
       await store.abortUpload(upload, signal);
       if (!completed) return;

@@ -1,0 +1,49 @@
+/** The way from a tar to its parts: blocks, compressed or not, in pooled buffers. */
+import type { Readable } from 'node:stream';
+import type { Compression } from '../contract.ts';
+import { type Block, readBlocks } from './blocks.ts';
+import { blockSizeBytes, compressBlocks } from './compression.ts';
+import type { IdleWatch } from './idleWatch.ts';
+import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './parts.ts';
+import type { SlotMemory } from './slotMemory.ts';
+
+/** Compressed blocks on their way: as many as there are threads, one being filled, one being copied out. */
+const blockBuffers = 6;
+
+export interface DraftOptions {
+  compression: Compression;
+  partSize: number;
+  /** So many parts are sent at a time; one more is being filled. */
+  inFlight: number;
+  memory: SlotMemory;
+  /** Sees each block of the tar once, in order. */
+  onBlock: (bytes: Buffer) => void;
+  /** Watches the source. */
+  idle: IdleWatch;
+  signal: AbortSignal;
+  /** Behind the parts that are stored already. */
+  start?: PartStart;
+}
+
+export function draftParts(source: Readable, options: DraftOptions): AsyncGenerator<PartDraft> {
+  const { compression, partSize, inFlight, memory, onBlock, idle, signal, start } = options;
+  // One size for every compression: the next job finds them as it needs them.
+  const slabs = memory.pool('parts', inFlight + 1, partBufferSize(partSize));
+  const watched = {
+    signal,
+    onChunk: () => idle.touch(),
+    onWaiting: (waiting: boolean) => idle.watch(waiting),
+  };
+  if (compression === 'none')
+    return partsOfBlocks(seen(readBlocks(source, slabs, { ...watched, size: partSize }), onBlock), start);
+  const pool = memory.pool('blocks', blockBuffers, blockSizeBytes);
+  const blocks = seen(readBlocks(source, pool, { ...watched, size: blockSizeBytes }), onBlock);
+  return partsOfPieces(compressBlocks(blocks, compression), partSize, slabs, signal, start);
+}
+
+async function* seen(blocks: AsyncIterable<Block>, see: (bytes: Buffer) => void): AsyncGenerator<Block> {
+  for await (const block of blocks) {
+    see(block.bytes);
+    yield block;
+  }
+}

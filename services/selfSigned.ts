@@ -1,0 +1,34 @@
+/** Certificates of our own: a gateway's, and that of somebody at the command line. */
+import { isIP } from 'node:net';
+import { generate } from 'selfsigned';
+
+export interface SelfSigned {
+  commonName: string;
+  usage: 'server' | 'client';
+  /** Names and addresses that it is good for; none unless told. */
+  names?: string[];
+}
+
+const validYears = 10;
+
+/** A P-384 key and its certificate, both PEM, as LXD makes them. */
+export async function selfSigned({ commonName, usage, names }: SelfSigned): Promise<{ cert: string; key: string }> {
+  const notAfterDate = new Date();
+  notAfterDate.setFullYear(notAfterDate.getFullYear() + validYears);
+  const altNames = [...new Set(names)].map((name) =>
+    isIP(name) ? { type: 7 as const, ip: name } : { type: 2 as const, value: name },
+  );
+  const { cert, private: key } = await generate([{ name: 'commonName', value: commonName }], {
+    keyType: 'ec',
+    curve: 'P-384',
+    algorithm: 'sha384',
+    notAfterDate,
+    extensions: [
+      { name: 'basicConstraints', cA: false, critical: true },
+      { name: 'keyUsage', digitalSignature: true, critical: true },
+      { name: 'extKeyUsage', ...(usage === 'server' ? { serverAuth: true } : { clientAuth: true }) },
+      ...(names ? [{ name: 'subjectAltName' as const, altNames }] : []),
+    ],
+  });
+  return { cert, key };
+}
