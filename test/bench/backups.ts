@@ -124,9 +124,7 @@ function onePut(place: Place): Way {
     name: 'curl: one PUT from a file',
     async run(instance) {
       const file = join(place.folder, 'archive.tar');
-      await place.lxdBackup(instance, 'bench');
-      await run('bash', ['-c', `${exportOf(place, instance)} -o '${file}'`]);
-      await place.dropLxdBackup(instance, 'bench');
+      await saveExport(place, instance, file);
       const url = await place.bucket.presignedPutObject(place.s3.bucket, key, 3600);
       const cost = await measureShell(`curl -sSf -T '${file}' '${url}'`);
       await place.store.remove(key, never);
@@ -135,22 +133,15 @@ function onePut(place: Place): Way {
   };
 }
 
-/** What many do: LXD's export into a pipe. */
-function mcPipe(place: Place, mc: string): Way {
+/** LXD's backup, and its export into a pipe: `sink` takes the archive as the object `key`. */
+function piped(place: Place, name: string, sink: string, env: NodeJS.ProcessEnv): Way {
   return {
-    name: 'export | mc pipe',
+    name,
     async run(instance) {
-      const host = new URL(place.s3.endpoint);
-      host.username = place.s3.accessKey;
-      host.password = place.s3.secretKey;
-      const env = { MC_HOST_bench: host.href.replace(/\/$/, ''), MC_CONFIG_DIR: join(place.folder, 'mc') };
       const begun = performance.now();
       await place.lxdBackup(instance, 'bench');
       const createdS = (performance.now() - begun) / 1000;
-      const cost = await measureShell(
-        `${exportOf(place, instance)} | '${mc}' --quiet pipe bench/${place.s3.bucket}/${key} >/dev/null`,
-        env,
-      );
+      const cost = await measureShell(`${exportOf(place, instance)} | ${sink}`, env);
       await place.dropLxdBackup(instance, 'bench');
       await place.store.remove(key, never);
       return { ...cost, wallS: createdS + cost.wallS };
@@ -158,29 +149,29 @@ function mcPipe(place: Place, mc: string): Way {
   };
 }
 
+/** What many do. */
+function mcPipe(place: Place, mc: string): Way {
+  const sink = `'${mc}' --quiet pipe bench/${place.s3.bucket}/${key} >/dev/null`;
+  return piped(place, 'export | mc pipe', sink, mcEnv(place));
+}
+
+/** mc knows the store as `bench`. */
+export function mcEnv({ s3, folder }: Place): NodeJS.ProcessEnv {
+  const host = new URL(s3.endpoint);
+  host.username = s3.accessKey;
+  host.password = s3.secretKey;
+  return { MC_HOST_bench: host.href.replace(/\/$/, ''), MC_CONFIG_DIR: join(folder, 'mc') };
+}
+
 function rclone(place: Place): Way {
-  return {
-    name: 'export | zstd | rclone rcat',
-    async run(instance) {
-      const env = {
-        RCLONE_CONFIG_BENCH_TYPE: 's3',
-        RCLONE_CONFIG_BENCH_PROVIDER: 'Minio',
-        RCLONE_CONFIG_BENCH_ENDPOINT: place.s3.endpoint,
-        RCLONE_CONFIG_BENCH_ACCESS_KEY_ID: place.s3.accessKey,
-        RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY: place.s3.secretKey,
-      };
-      const begun = performance.now();
-      await place.lxdBackup(instance, 'bench');
-      const createdS = (performance.now() - begun) / 1000;
-      const cost = await measureShell(
-        `${exportOf(place, instance)} | zstd -q -3 -T0 | rclone rcat bench:${place.s3.bucket}/${key}`,
-        env,
-      );
-      await place.dropLxdBackup(instance, 'bench');
-      await place.store.remove(key, never);
-      return { ...cost, wallS: createdS + cost.wallS };
-    },
-  };
+  const { bucket, endpoint, accessKey, secretKey } = place.s3;
+  return piped(place, 'export | zstd | rclone rcat', `zstd -q -3 -T0 | rclone rcat bench:${bucket}/${key}`, {
+    RCLONE_CONFIG_BENCH_TYPE: 's3',
+    RCLONE_CONFIG_BENCH_PROVIDER: 'Minio',
+    RCLONE_CONFIG_BENCH_ENDPOINT: endpoint,
+    RCLONE_CONFIG_BENCH_ACCESS_KEY_ID: accessKey,
+    RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY: secretKey,
+  });
 }
 
 /** The library that lxstow uses, as most use it. */
@@ -229,6 +220,13 @@ function lxminBackup(place: Place, lxmin: string): Way {
       return cost;
     },
   };
+}
+
+/** The archive of the instance, as LXD makes it, in a file. */
+export async function saveExport(place: Place, instance: string, file: string): Promise<void> {
+  await place.lxdBackup(instance, 'bench');
+  await run('bash', ['-c', `${exportOf(place, instance)} -o '${file}'`]);
+  await place.dropLxdBackup(instance, 'bench');
 }
 
 /** Reads a backup in LXD by its socket: to be followed by `-o FILE`, or by a pipe. */

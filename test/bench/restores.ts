@@ -1,7 +1,7 @@
 /** Ways to bring an instance back: lxstow's, and what people do without it. */
 import { join } from 'node:path';
 import { run } from '../lab/run.ts';
-import { exportOf, lxminEnv, lxminLine, type Way } from './backups.ts';
+import { exportOf, lxminEnv, lxminLine, mcEnv, saveExport, type Way } from './backups.ts';
 import { measure, measureShell } from './measure.ts';
 import type { Place } from './place.ts';
 
@@ -37,9 +37,7 @@ function lxcImport(place: Place): Way {
   return {
     name: 'lxc import from a file',
     async run(instance) {
-      await place.lxdBackup(instance, 'bench');
-      await run('bash', ['-c', `${exportOf(place, instance)} -o '${file}'`]);
-      await place.dropLxdBackup(instance, 'bench');
+      await saveExport(place, instance, file);
       const cost = await measureShell(`lxc -q import '${file}' ${target}`, lxcEnv(place));
       await dropTarget(place);
       return cost;
@@ -51,14 +49,7 @@ function mcCat(place: Place, mc: string): Way {
   return {
     name: 'mc cat | lxc import',
     async run(instance) {
-      const host = new URL(place.s3.endpoint);
-      host.username = place.s3.accessKey;
-      host.password = place.s3.secretKey;
-      const env = {
-        ...lxcEnv(place),
-        MC_HOST_bench: host.href.replace(/\/$/, ''),
-        MC_CONFIG_DIR: join(place.folder, 'mc'),
-      };
+      const env = { ...lxcEnv(place), ...mcEnv(place) };
       const object = `bench/${place.s3.bucket}/bench/archive.tar`;
       await place.lxdBackup(instance, 'bench');
       await run('bash', ['-c', `${exportOf(place, instance)} | '${mc}' --quiet pipe ${object}`], {
