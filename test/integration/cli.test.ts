@@ -40,7 +40,8 @@ describe('the command line', { timeout: 300_000 }, () => {
     await rm(home, { recursive: true, force: true });
   });
 
-  const env = () => ({ ...process.env, XDG_CONFIG_HOME: home, TERM: 'xterm', NO_COLOR: '' });
+  /** A person's: in CI, Node.js gives no terminal colours. */
+  const env = () => ({ ...process.env, XDG_CONFIG_HOME: home, TERM: 'xterm', NO_COLOR: '', CI: undefined });
   async function run(...args: string[]) {
     const { status, stdout, stderr } = await attempt(process.execPath, [cli, ...args], { env: env(), cwd: home });
     return { status, stdout: stdout.toString(), bytes: stdout, stderr };
