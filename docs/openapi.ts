@@ -225,8 +225,23 @@ for (const [plural, singular] of [
     },
   });
 }
+const stored = query(
+  'target',
+  names('remoteName'),
+  'The remote whose backups they are, also one that is not in the configuration any more; else gateway.defaultRemote.',
+);
+const anyStored = query(
+  'target',
+  { anyOf: [names('remoteName'), { const: '*' }] },
+  'As for one backup; `*` with all instances: of all that have backups.',
+);
+const storedPlace = [project, stored];
 route('/1.0/instances/{instance}/backups', {
-  get: { summary: 'List backups', parameters: place, answers: sync('By name.', listOf(answers('listedBackup'))) },
+  get: {
+    summary: 'List backups',
+    parameters: [project, allProjects, anyStored],
+    answers: sync('By name.', listOf(answers('listedBackup'))),
+  },
   post: {
     summary: 'Back the instance up',
     parameters: [...place, compression, query('optimize', flag, "The storage driver's own format."), tagging],
@@ -237,13 +252,13 @@ route('/1.0/instances/{instance}/backups', {
 route('/1.0/instances/{instance}/backups/{backup}', {
   get: {
     summary: 'Show a backup',
-    parameters: place,
+    parameters: storedPlace,
     answers: sync('While it is made, with its progress.', backup, etag),
   },
   post: {
     summary: 'Restore a backup',
     parameters: [
-      ...place,
+      ...storedPlace,
       query('name', names('instanceName'), 'As in the body.'),
       query('pool', names('poolName'), 'As in the body.'),
       query('start', flag, 'As in the body.'),
@@ -286,7 +301,7 @@ const conditions = ['Range', 'If-Range', 'If-None-Match'].map((name) => ({ name,
 route('/1.0/instances/{instance}/backups/{backup}/export', {
   get: {
     summary: 'The archive; cut where a part of it is damaged',
-    parameters: [...place, ...conditions, ifMatch],
+    parameters: [...storedPlace, ...conditions, ifMatch],
     answers: {
       200: { description: 'All of it.', headers: archiveHeaders, content: archive },
       206: {
@@ -302,7 +317,7 @@ route('/1.0/instances/{instance}/backups/{backup}/export/url', {
   get: {
     summary: 'A URL of the archive for those without a certificate',
     parameters: [
-      ...place,
+      ...storedPlace,
       query('expiry', { type: 'integer', minimum: 1, maximum: 604_800 }, 'Seconds; 3600 without it.'),
     ],
     answers: sync('It leads to the store.', answers('url')),

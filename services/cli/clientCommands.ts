@@ -74,9 +74,11 @@ export function addClientCommands(program: Command): void {
         program
           .command('restore')
           .description('bring an instance back')
-          .argument(instance, '[remote:]instance whose backup it is')
-          .argument('<backup>', 'its name, or latest'),
+          .argument('[instance]', '[remote:]instance whose backup it is; with --all [remote:]')
+          .argument('[backup]', 'its name, or latest'),
       )
+        .option('--all', 'the latest backup of every instance of the project')
+        .option('--all-projects', 'and of every project, each into its own')
         .option('--as <name>', 'restore it under this name')
         .option('--pool <pool>', 'into this storage pool (default: where it was)')
         .option('--to-project <name>', 'into this project (default: where it was)')
@@ -87,8 +89,9 @@ export function addClientCommands(program: Command): void {
     'lxstow restore c1 latest                             it must be gone',
     'lxstow restore c1 latest --as c1-test --start        beside it',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
+    'lxstow restore --all --target web --to-target local  all of a host that is no more',
   ).action(
-    exiting(async (name: string, backup: string, options) =>
+    exiting(async (name: string | undefined, backup: string | undefined, options) =>
       (await import('./commands/restore.ts')).restoreCommand(name, backup, options),
     ),
   );
@@ -100,8 +103,11 @@ export function addClientCommands(program: Command): void {
         .alias('ls')
         .description('show backups, the oldest first')
         .argument('[instance]', '[remote:][instance] (default: all)'),
-    ).addOption(formatOption()),
+    )
+      .option('--all', 'all that are stored: of every LXD server, also one that is no more, and of every project')
+      .addOption(formatOption()),
     'lxstow list',
+    'lxstow list --all',
     'lxstow list c1 --format json | jq -r ".[-1].name"',
     'lxstow list stow2: --project web --format csv',
   ).action(

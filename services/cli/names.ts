@@ -27,6 +27,7 @@ export interface ShownBackup {
   compressed: boolean;
   instance?: string;
   project?: string;
+  remote?: string;
 }
 
 /** Gateways of one command, each opened once. */
@@ -59,9 +60,15 @@ export class Gateways implements Disposable {
   }
 }
 
-export async function listBackups({ gateway, instance, place }: InstancePlace): Promise<ShownBackup[]> {
-  const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query: place });
-  return found.sort((a, b) => compare(a.instance ?? '', b.instance ?? '') || compare(a.created, b.created));
+/** Their backups, the oldest first. `everywhere`: of all projects, where none is named. */
+export async function listBackups(
+  { gateway, instance, place }: InstancePlace,
+  everywhere = false,
+): Promise<ShownBackup[]> {
+  const query = everywhere ? { ...place, 'all-projects': 'true' } : place;
+  const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
+  const owner = ({ remote = '', project = '', instance = '' }: ShownBackup) => `${remote} ${project} ${instance}`;
+  return found.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
 /** A backup's name; `latest` is the one made last. Throws when there is none. */

@@ -5,7 +5,7 @@ import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { instanceLeaseKey } from '../queue/topology.ts';
-import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../storage/keys.ts';
+import { archiveKey, listPrefix, manifestKey, type Part, parseManifestKey } from '../storage/keys.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 
 /** A backup in a list, as the contract has it, and whose it is. */
@@ -110,10 +110,13 @@ export class Catalog {
     }
   }
 
-  /** All backups of an instance, or of a project, ordered by instance and name. One whose manifest cannot be read is logged and left out. */
-  async list(of: { remote: string; project: string; instance?: string }, signal: AbortSignal): Promise<Summary[]> {
+  /**
+   * All backups of an instance, of a project, of a remote, or all, ordered by these and their name. One whose manifest cannot be read is
+   * logged and left out.
+   */
+  async list(of: Part, signal: AbortSignal): Promise<Summary[]> {
     const found: Summary[] = [];
-    const manifests = this.#manifests(listPrefix(this.#prefix, of), signal);
+    const manifests = this.#manifests(of, signal);
     for await (const summary of mapInOrder(manifests, readsInFlight, (entry) => this.#summary(entry, signal))) {
       if (summary) found.push(summary);
     }
@@ -126,7 +129,7 @@ export class Catalog {
    */
   async newest(remote: string, signal: AbortSignal): Promise<Summary[]> {
     const entries = new Map<string, ManifestEntry[]>();
-    for await (const entry of this.#manifests(listPrefix(this.#prefix, { remote }), signal)) {
+    for await (const entry of this.#manifests({ remote }, signal)) {
       const key = instanceLeaseKey(entry.address);
       const known = entries.get(key);
       if (known) known.push(entry);
@@ -154,8 +157,7 @@ export class Catalog {
     signal: AbortSignal,
   ): Promise<{ summaries: Summary[]; next?: string }> {
     const behind: ManifestEntry[] = [];
-    for await (const entry of this.#manifests(listPrefix(this.#prefix, of), signal))
-      if (cursorOf(entry.address) > after) behind.push(entry);
+    for await (const entry of this.#manifests(of, signal)) if (cursorOf(entry.address) > after) behind.push(entry);
     // Not every store lists in this order (docs/s3.md).
     behind.sort((a, b) => (cursorOf(a.address) < cursorOf(b.address) ? -1 : 1));
     const page = behind.slice(0, limit);
@@ -166,10 +168,10 @@ export class Catalog {
     return { summaries, ...(last && { next: cursorOf(last.address) }) };
   }
 
-  async *#manifests(prefix: string, signal: AbortSignal): AsyncGenerator<ManifestEntry> {
-    for await (const object of this.#store.list(prefix, signal)) {
+  async *#manifests(of: Part, signal: AbortSignal): AsyncGenerator<ManifestEntry> {
+    for await (const object of this.#store.list(listPrefix(this.#prefix, of), signal)) {
       const address = parseManifestKey(this.#prefix, object.key);
-      if (address) yield { address, object };
+      if (address && (of.project ?? address.project) === address.project) yield { address, object };
     }
   }
 

@@ -71,11 +71,15 @@ export function listedProject(request: Request): string | undefined {
   return all ? undefined : (project ?? 'default');
 }
 
-/** The remote and project that a request means: `?target=` and `?project=`. Throws not-found for a remote that is not configured. */
-export function placeOf(request: Request, remotes: string[], defaultRemote: string): Omit<Address, 'instance'> {
+/** The remote and project that a request means: `?target=` and `?project=`. Throws not-found for a remote that is not one of `remotes`. */
+export function placeOf(
+  request: Request,
+  remotes: string[] | undefined,
+  defaultRemote: string,
+): Omit<Address, 'instance'> {
   const remote = query(request, 'target', 'names.json#/$defs/remoteName') ?? defaultRemote;
   return {
-    remote: knownRemote(remote, remotes),
+    remote: remotes ? knownRemote(remote, remotes) : remote,
     project: query(request, 'project', 'names.json#/$defs/projectName') ?? 'default',
   };
 }
@@ -94,15 +98,22 @@ export function bodyOf(request: Request): unknown {
 
 /** Readers of the instance and the backup that a path names. */
 export function addressing({ remotes, gateway }: Config) {
-  const instanceOf = (request: Request): Address => ({
-    ...placeOf(request, Object.keys(remotes), gateway.defaultRemote),
+  const instanceIn = (request: Request, known: string[] | undefined): Address => ({
+    ...placeOf(request, known, gateway.defaultRemote),
     instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
   });
-  const backupOf = (request: Request): BackupAddress => ({
-    ...instanceOf(request),
+  const backupIn = (request: Request, known: string[] | undefined): BackupAddress => ({
+    ...instanceIn(request, known),
     backup: parameter(request, 'backup', 'names.json#/$defs/backupName'),
   });
-  return { instanceOf, backupOf };
+  const known = Object.keys(remotes);
+  return {
+    instanceOf: (request: Request) => instanceIn(request, known),
+    backupOf: (request: Request) => backupIn(request, known),
+    /** To read what is stored: the remote may be gone, its backups are not. */
+    storedInstanceOf: (request: Request) => instanceIn(request, undefined),
+    storedBackupOf: (request: Request) => backupIn(request, undefined),
+  };
 }
 
 /** Aborts when the client has gone. */

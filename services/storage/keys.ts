@@ -13,10 +13,17 @@ export function manifestKey(prefix: string, address: BackupAddress): string {
   return archiveKey(prefix, address) + manifestEnding;
 }
 
-/** Under what all backups of a remote, of one of its projects, or of one instance are. Ends in a slash. */
-export function listPrefix(prefix: string, of: { remote: string; project?: string; instance?: string }): string {
-  const words = [prefix, of.remote, of.project, of.project && of.instance];
-  return `${words.filter((word) => word).join('/')}/`;
+/** Some of the backups in the bucket: what is not named may be any. */
+export interface Part {
+  remote?: string | undefined;
+  project?: string | undefined;
+  instance?: string | undefined;
+}
+
+/** Under what all backups of a remote, of one of its projects, or of one instance are; those of all remotes where none is named. */
+export function listPrefix(prefix: string, { remote, project, instance }: Part): string {
+  const words = [prefix, remote, remote && project, remote && project && instance];
+  return words.map((word) => (word ? `${word}/` : '')).join('');
 }
 
 /** The backup whose manifest `key` is; undefined for any other key. */

@@ -9,19 +9,25 @@ interface Options extends Place {
   format: Format;
 }
 
-export async function listCommand(text: string | undefined, options: Options): Promise<Exit> {
+interface ListOptions extends Options {
+  all?: boolean;
+}
+
+export async function listCommand(text: string | undefined, options: ListOptions): Promise<Exit> {
+  const { all = false } = options;
   using gateways = new Gateways();
-  const where = await gateways.instance(text ?? '', options);
-  const found = await suggesting(where, undefined, () => listBackups(where));
-  const rows = found.map(({ instance = where.instance, name, created, size: bytes, optimized }) => [
-    instance,
-    name,
-    time(created),
-    size(bytes),
-    optimized ? 'yes' : 'no',
-  ]);
+  const named = await gateways.instance(text ?? '', options);
+  if (all && named.instance !== '') throw new CliError(exits.usage, 'either an instance or --all');
+  const where = all ? { ...named, place: { project: options.project, target: options.target ?? '*' } } : named;
+  const found = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
+  const rows = found.map(({ remote = '', project = '', instance = where.instance, ...backup }) => {
+    const { name, created, size: bytes, optimized } = backup;
+    const row = [instance, name, time(created), size(bytes), optimized ? 'yes' : 'no'];
+    return all ? [remote, project, ...row] : row;
+  });
+  const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED'];
   print(options.format, {
-    heading: ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED'],
+    heading: all ? ['TARGET', 'PROJECT', ...heading] : heading,
     rows,
     raw: found,
     empty: where.instance === '' ? 'there are no backups' : `${where.instance} has no backups`,

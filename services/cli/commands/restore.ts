@@ -1,13 +1,15 @@
-/** `lxstow restore` */
-import { type Exit, exits } from '../exit.ts';
-import { exitOfAll, type Followed, follow, heedInterrupts, sayFailures } from '../follow.ts';
-import { backupName, Gateways, type Place, suggesting } from '../names.ts';
+/** `lxstow restore`: a backup, or the latest one of every instance. */
+import { CliError, type Exit, exits } from '../exit.ts';
+import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
+import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
 import { type Format, print } from '../output.ts';
 import { openProgress } from '../progress.ts';
 import { printable } from '../table.ts';
 import { sayLeft } from './backup.ts';
 
 export interface RestoreOptions extends Place {
+  all?: boolean;
+  allProjects?: boolean;
   as?: string;
   pool?: string;
   toProject?: string;
@@ -19,12 +21,87 @@ export interface RestoreOptions extends Place {
   format: Format;
 }
 
-export async function restoreCommand(instance: string, wanted: string, options: RestoreOptions): Promise<Exit> {
-  const { as, pool, toProject, toTarget, start, replace, wait, quiet, format } = options;
+interface Job extends Followed {
+  where: InstancePlace;
+  backup: string;
+}
+
+export async function restoreCommand(
+  instance: string | undefined,
+  wanted: string | undefined,
+  options: RestoreOptions,
+): Promise<Exit> {
+  const { all = false, wait, quiet } = options;
   using gateways = new Gateways();
+  const jobs = all
+    ? await everyInstance(gateways, instance, wanted, options)
+    : await oneBackup(gateways, instance, wanted, options);
+  using interrupts = heedInterrupts(() => sayLeft(jobs));
+  {
+    using progress = openProgress(quiet);
+    await forAll(jobs, async (job) => {
+      if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
+      const { where, backup } = job;
+      job.operation = await suggesting(where, backup, () =>
+        where.gateway.ask('POST', ['instances', where.instance, 'backups', backup], {
+          body: bodyOf(options),
+          query: where.place,
+        }),
+      );
+    });
+    const [first] = jobs;
+    if (!all && first?.error) throw first.error;
+    if (interrupts.first.aborted || wait) await follow(jobs, progress, interrupts);
+  }
+  sayFailures(jobs);
+  for (const { label, operation } of jobs)
+    for (const warning of operation?.metadata.warnings ?? [])
+      process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
+  report(jobs, options);
+  return exitOfAll(jobs, interrupts) || exits.ok;
+}
+
+async function oneBackup(
+  gateways: Gateways,
+  instance: string | undefined,
+  wanted: string | undefined,
+  { as, allProjects, ...options }: RestoreOptions,
+): Promise<Job[]> {
+  if (allProjects) throw new CliError(exits.usage, '--all-projects is for --all');
+  if (instance === undefined || wanted === undefined)
+    throw new CliError(exits.usage, 'which backup?', {
+      hint: 'name an instance and its backup, or `latest`; or give --all',
+    });
   const where = await gateways.oneInstance(instance, options);
+  const backup = await suggesting(where, undefined, () => backupName(where, wanted));
+  return [{ label: as ?? where.instance, gateway: where.gateway, where, backup }];
+}
+
+async function everyInstance(
+  gateways: Gateways,
+  remote: string | undefined,
+  wanted: string | undefined,
+  options: RestoreOptions,
+): Promise<Job[]> {
+  const { as, allProjects = false, project } = options;
+  if (as !== undefined) throw new CliError(exits.usage, '--as is for one instance');
+  if (allProjects && project !== undefined) throw new CliError(exits.usage, 'either --project or --all-projects');
+  const where = await gateways.instance(remote ?? '', options);
+  if (where.instance !== '' || (wanted !== undefined && wanted !== 'latest'))
+    throw new CliError(exits.usage, 'either an instance or --all');
   const { gateway, place } = where;
-  const body = {
+  const scope = allProjects ? { ...where, place: { ...place, project: undefined } } : where;
+  const latest = new Map<string, Job>();
+  for (const { name: backup, instance = '', project = 'default' } of await listBackups(scope, allProjects)) {
+    const label = allProjects ? `${project}/${instance}` : instance;
+    latest.set(label, { label, gateway, where: { gateway, instance, place: { ...place, project } }, backup });
+  }
+  if (latest.size === 0) throw new CliError(exits.notFound, 'there are no backups', { hint: 'lxstow list --all' });
+  return [...latest.values()];
+}
+
+function bodyOf({ as, pool, toProject, toTarget, start, replace }: RestoreOptions): object {
+  return {
     ...(as !== undefined && { name: as }),
     ...(pool !== undefined && { pool }),
     ...(toProject !== undefined && { project: toProject }),
@@ -32,26 +109,29 @@ export async function restoreCommand(instance: string, wanted: string, options: 
     ...(start && { start }),
     ...(replace && { replace }),
   };
-  const backup = await suggesting(where, undefined, () => backupName(where, wanted));
-  const job: Followed = { label: as ?? where.instance, gateway };
-  using interrupts = heedInterrupts(() => sayLeft([job]));
-  job.operation = await suggesting(where, backup, () =>
-    gateway.ask('POST', ['instances', where.instance, 'backups', backup], { body, query: place }),
-  );
-  {
-    using progress = openProgress(quiet);
-    if (interrupts.first.aborted || wait) await follow([job], progress, interrupts);
-  }
-  sayFailures([job]);
-  const { operation } = job;
-  for (const warning of operation?.metadata.warnings ?? [])
-    process.stderr.write(`lxstow: ${job.label}: ${printable(warning)}\n`);
-  const status = operation?.status ?? 'Failure';
+}
+
+function report(jobs: Job[], { all = false, format }: RestoreOptions): void {
+  const found = jobs.map((job) => {
+    const { where, backup, operation, error } = job;
+    const failure = failureOf(job);
+    return {
+      remote: where.gateway.remote.name,
+      project: where.place.project ?? 'default',
+      instance: where.instance,
+      backup,
+      status: error ? 'Failure' : (operation?.status ?? 'Failure'),
+      operation: operation?.id ?? null,
+      ...(failure !== undefined && { error: failure }),
+    };
+  });
   print(format, {
     heading: ['INSTANCE', 'BACKUP', 'STATUS', 'OPERATION'],
-    rows: [[job.label, backup, status, operation?.id ?? '-']],
-    raw: operation,
+    rows: jobs.map(({ label }, index) => {
+      const { backup, status, operation } = found[index] as (typeof found)[number];
+      return [label, backup, status, operation ?? '-'];
+    }),
+    raw: all ? found : jobs[0]?.operation,
     empty: '',
   });
-  return exitOfAll([job], interrupts) || exits.ok;
 }

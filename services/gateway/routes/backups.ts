@@ -4,16 +4,19 @@ import { type Address, type BackupJob, check, checkBackupName, type RestoreJob }
 import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
+import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
 import { assertInstance, findBackup, look, showStored, unfinishedBackup } from '../backups.ts';
 import {
   addressing,
   bodyOf,
   checkIfMatch,
+  clientOf,
   compressionQuery,
   ended,
   flag,
   knownRemote,
+  listedProject,
   placeOf,
   query,
   requestorOf,
@@ -29,22 +32,30 @@ export function backupRoutes(parts: GatewayParts): Router {
   const remotes = Object.keys(config.remotes);
   const router = Router({ mergeParams: true });
 
-  const { instanceOf, backupOf } = addressing(config);
+  const { instanceOf, backupOf, storedInstanceOf, storedBackupOf } = addressing(config);
 
   router.get('/', async (request, response) => {
     const { instance } = request.params as { instance: string };
-    const place = placeOf(request, remotes, config.gateway.defaultRemote);
     const signal = ended(response);
     if (instance === '*' || instance === 'all') {
-      const summaries = await catalog.list(place, signal);
+      const target = query(request, 'target');
+      const remote = target === '*' ? undefined : placeOf(request, undefined, config.gateway.defaultRemote).remote;
+      const summaries = await catalog.list({ remote, project: listedProject(request) }, signal);
+      if (remote !== undefined && summaries.length === 0) knownRemote(remote, remotes);
+      const client = clientOf(request);
       return sync(
         response,
-        summaries.map(({ address, backup }) => ({ ...backup, instance: address.instance, project: address.project })),
+        summaries
+          .filter(({ address }) => mayTouch(client, address.project))
+          .map(({ address: { remote, project, instance }, backup }) => ({ ...backup, instance, project, remote })),
       );
     }
-    const address = instanceOf(request);
+    const address = storedInstanceOf(request);
     const summaries = await catalog.list(address, signal);
-    if (summaries.length === 0) await assertInstance(parts, address, traceOfRequest(request));
+    if (summaries.length === 0) {
+      knownRemote(address.remote, remotes);
+      await assertInstance(parts, address, traceOfRequest(request));
+    }
     sync(
       response,
       summaries.map(({ backup }) => backup),
@@ -52,7 +63,7 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   router.get('/:backup', async (request, response) => {
-    const { backup, etag } = await findBackup(parts, backupOf(request), ended(response));
+    const { backup, etag } = await findBackup(parts, storedBackupOf(request), ended(response));
     if (etag !== undefined) response.set('etag', `"${etag}"`);
     sync(response, backup);
   });
@@ -127,7 +138,7 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   router.post('/:backup', async (request, response) => {
-    const source = backupOf(request);
+    const source = storedBackupOf(request);
     const {
       name = source.instance,
       project = source.project,
@@ -136,6 +147,11 @@ export function backupRoutes(parts: GatewayParts): Router {
       start,
       replace,
     } = restoreOptions(request);
+    if (target === source.remote && !remotes.includes(target))
+      throw new LxstowError(
+        'bad-request',
+        `remote ${target} is not there to restore to; \`target\` (--to-target) names another, of: ${remotes.join(', ')}`,
+      );
     const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
     nats.assertConnected();
     await catalog.manifest(source, ended(response));

@@ -22,11 +22,11 @@ const longestExpirySeconds = 7 * 24 * 3600;
 
 export function exportRoutes(parts: GatewayParts): Router {
   const { config, metrics, catalog, transfers } = parts;
-  const { backupOf } = addressing(config);
+  const { storedBackupOf } = addressing(config);
   const router = Router({ mergeParams: true });
 
   router.get('/:backup/export', async (request, response) => {
-    const address = backupOf(request);
+    const address = storedBackupOf(request);
     const signal = ended(response);
     await using claim = await transfers.claimToRead(address);
     const manifest = await catalog.manifest(address, signal);
@@ -63,7 +63,7 @@ export function exportRoutes(parts: GatewayParts): Router {
   });
 
   router.get('/:backup/export/url', async (request, response) => {
-    const address = backupOf(request);
+    const address = storedBackupOf(request);
     const expirySeconds = expiryOf(request);
     const signal = ended(response);
     const { archive } = await catalog.manifest(address, signal);
