@@ -8,6 +8,7 @@
 export type Projects = string[]
 
 export interface Everything {
+"backup-index.json"?: BackupIndex
 "config.json"?: Config
 "http-answers.json"?: HttpAnswers
 "http-certificate-put.json"?: CertificatePutBody
@@ -25,6 +26,32 @@ export interface Everything {
 "requestor.json"?: Requestor
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
+}
+/**
+ * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
+ */
+export interface BackupIndex {
+version: 1
+backups: IndexedBackup[]
+}
+export interface IndexedBackup {
+instance: string
+name: string
+/**
+ * The manifest's.
+ */
+etag: string
+/**
+ * Bytes of the manifest.
+ */
+manifestSize: number
+created: string
+/**
+ * Bytes of the archive.
+ */
+size: number
+optimized: boolean
+compressed: boolean
 }
 /**
  * One file for gateway and workers. Each key has an environment variable: s3.accessKey is LXSTOW_S3_ACCESS_KEY; with _FILE added, the value is read from that file.

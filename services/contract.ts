@@ -1,6 +1,7 @@
 /** The words that everybody shares: the schemas' types and their validators. No I/O. */
 import { Ajv2020, type ErrorObject, type ValidateFunction } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
+import backupIndex from '../schemas/backup-index.json' with { type: 'json' };
 import config from '../schemas/config.json' with { type: 'json' };
 import httpCertificatePut from '../schemas/http-certificate-put.json' with { type: 'json' };
 import httpCertificatesPost from '../schemas/http-certificates-post.json' with { type: 'json' };
@@ -42,6 +43,7 @@ export interface BackupAddress extends Address {
 }
 
 interface Types {
+  'backup-index.json': types.BackupIndex;
   'config.json': types.Config;
   'http-create-backup.json': types.CreateBackupBody;
   'http-certificate-put.json': types.CertificatePutBody;
@@ -96,6 +98,7 @@ for (const schema of [
   operation,
   natsApi,
   manifest,
+  backupIndex,
   httpCreateBackup,
   httpRestoreBackup,
   httpUpdateBackup,

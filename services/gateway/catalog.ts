@@ -7,6 +7,7 @@ import type { Log } from '../logger.ts';
 import { instanceLeaseKey } from '../queue/topology.ts';
 import { archiveKey, listPrefix, manifestKey, type Part, parseManifestKey } from '../storage/keys.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
+import { readIndex, writeIndex } from './backupIndex.ts';
 
 /** A backup in a list, as the contract has it, and whose it is. */
 export interface Summary {
@@ -29,13 +30,15 @@ interface ManifestEntry {
 const mostClashes = 20;
 const readsInFlight = 32;
 const mostKept = 20_000;
+/** So many manifests that are not known are worth a look into the index; so many that had to be read, a new one. */
+const worthAnIndex = 64;
 
 export class Catalog {
   readonly #store: ObjectStore;
   readonly #prefix: string;
   readonly #log: Log;
-  /** By key and ETag, the one used longest ago first: another manifest has another ETag. */
-  readonly #kept = new Map<string, Summary>();
+  /** The one used longest ago first. */
+  readonly #kept = new Map<string, Summary['backup']>();
 
   constructor(store: ObjectStore, prefix: string, log: Log) {
     this.#store = store;
@@ -115,12 +118,9 @@ export class Catalog {
    * logged and left out.
    */
   async list(of: Part, signal: AbortSignal): Promise<Summary[]> {
-    const found: Summary[] = [];
-    const manifests = this.#manifests(of, signal);
-    for await (const summary of mapInOrder(manifests, readsInFlight, (entry) => this.#summary(entry, signal))) {
-      if (summary) found.push(summary);
-    }
-    return found;
+    const entries: ManifestEntry[] = [];
+    for await (const entry of this.#manifests(of, signal)) entries.push(entry);
+    return this.#summaries(entries, of.instance === undefined, signal);
   }
 
   /**
@@ -139,8 +139,8 @@ export class Catalog {
       let found: Summary | undefined;
       for (const entry of of.sort((a, b) => Date.parse(b.object.modified) - Date.parse(a.object.modified))) {
         if (found && Date.parse(found.backup.created) >= Date.parse(entry.object.modified)) break;
-        const next = await this.#summary(entry, signal);
-        if (next && (!found || next.backup.created > found.backup.created)) found = next;
+        const backup = this.#recall(entry) ?? (await this.#read(entry, signal));
+        if (backup && (!found || backup.created > found.backup.created)) found = { address: entry.address, backup };
       }
       return found;
     };
@@ -161,9 +161,7 @@ export class Catalog {
     // Not every store lists in this order (docs/s3.md).
     behind.sort((a, b) => (cursorOf(a.address) < cursorOf(b.address) ? -1 : 1));
     const page = behind.slice(0, limit);
-    const summaries: Summary[] = [];
-    for await (const summary of mapInOrder(each(page), readsInFlight, (entry) => this.#summary(entry, signal)))
-      if (summary) summaries.push(summary);
+    const summaries = await this.#summaries(page, false, signal);
     const last = behind.length > limit ? page.at(-1) : undefined;
     return { summaries, ...(last && { next: cursorOf(last.address) }) };
   }
@@ -175,16 +173,83 @@ export class Catalog {
     }
   }
 
-  async #summary({ address, object }: ManifestEntry, signal: AbortSignal): Promise<Summary | undefined> {
-    const id = `${object.key} ${object.etag}`;
-    const kept = this.#kept.get(id);
+  /**
+   * What these manifests say, in their order: as it is remembered, as their project's index has it, or read. When many of a project had to
+   * be read, and these are `whole` projects, the next gateway finds an index.
+   */
+  async #summaries(entries: ManifestEntry[], whole: boolean, signal: AbortSignal): Promise<Summary[]> {
+    const found = new Map<ManifestEntry, Summary['backup']>();
+    for (const entry of entries) {
+      const backup = this.#recall(entry);
+      if (backup) found.set(entry, backup);
+    }
+    const indexes: Index[] = [];
+    for (const [place, each] of byProject(entries)) {
+      const unknown = each.filter((entry) => !found.has(entry));
+      if (unknown.length < worthAnIndex) continue;
+      const { told, etag } = await this.#index(place, signal);
+      for (const entry of unknown) {
+        const backup = told.get(idOf(entry));
+        if (backup) found.set(entry, this.#remember(entry, backup));
+      }
+      indexes.push({ place, entries: each, missing: unknown.filter((entry) => !found.has(entry)).length, etag });
+    }
+    const missing = entries.filter((entry) => !found.has(entry));
+    const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal) });
+    for await (const { entry, backup } of mapInOrder(each(missing), readsInFlight, read))
+      if (backup) found.set(entry, backup);
+    for (const index of whole ? indexes : [])
+      if (index.missing >= worthAnIndex) await this.#writeIndex(index, found, signal);
+    return entries.flatMap((entry) => {
+      const backup = found.get(entry);
+      return backup ? [{ address: entry.address, backup }] : [];
+    });
+  }
+
+  /** A project's index, by manifest. */
+  async #index(place: Place, signal: AbortSignal) {
+    const { backups, etag } = await readIndex(this.#store, this.#prefix, place, this.#log, signal);
+    const told = backups.map(({ instance, etag, manifestSize, ...backup }): [string, Summary['backup']] => {
+      const key = manifestKey(this.#prefix, { ...place, instance, backup: backup.name });
+      return [idOf({ object: { key, etag, size: manifestSize } }), backup];
+    });
+    return { told: new Map(told), etag };
+  }
+
+  async #writeIndex(
+    { place, entries, etag }: Index,
+    found: Map<ManifestEntry, Summary['backup']>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const backups = entries.flatMap((entry) => {
+      const backup = found.get(entry);
+      const { address, object } = entry;
+      return backup ? [{ instance: address.instance, ...backup, etag: object.etag, manifestSize: object.size }] : [];
+    });
+    await writeIndex(this.#store, this.#prefix, place, { backups, etag }, this.#log, signal);
+  }
+
+  #recall(entry: ManifestEntry): Summary['backup'] | undefined {
+    const kept = this.#kept.get(idOf(entry));
+    return kept && this.#remember(entry, kept);
+  }
+
+  #remember(entry: ManifestEntry, backup: Summary['backup']): Summary['backup'] {
+    const id = idOf(entry);
+    this.#kept.delete(id);
+    this.#kept.set(id, backup);
+    const oldest = this.#kept.size > mostKept ? this.#kept.keys().next().value : undefined;
+    if (oldest !== undefined) this.#kept.delete(oldest);
+    return backup;
+  }
+
+  /** As its manifest has it now; undefined when that is gone or cannot be read. An entry that was listed before a change gets the new ETag. */
+  async #read(entry: ManifestEntry, signal: AbortSignal): Promise<Summary['backup'] | undefined> {
+    const { address, object } = entry;
     try {
-      const summary = kept ?? { address, backup: summarise(await this.manifest(address, signal)) };
-      this.#kept.delete(id);
-      this.#kept.set(id, summary);
-      const oldest = this.#kept.size > mostKept ? this.#kept.keys().next().value : undefined;
-      if (oldest !== undefined) this.#kept.delete(oldest);
-      return summary;
+      const { body, etag } = await this.#store.read(object.key, signal);
+      entry.object = { ...object, etag, size: body.length };
+      return this.#remember(entry, summarise(parseManifest(body, address)));
     } catch (error) {
       if (isCode(error, 'not-found')) return undefined;
       if (!isCode(error, 'bad-manifest')) throw error;
@@ -192,6 +257,32 @@ export class Catalog {
       return undefined;
     }
   }
+}
+
+type Place = { remote: string; project: string };
+
+/** A project's index while a list is made. */
+interface Index {
+  place: Place;
+  /** The project's manifests in the list. */
+  entries: ManifestEntry[];
+  /** How many of them it does not know. */
+  missing: number;
+  /** Of the object that it was read from. */
+  etag: string | undefined;
+}
+
+function byProject(entries: ManifestEntry[]): [Place, ManifestEntry[]][] {
+  const projects = Map.groupBy(entries, ({ address: { remote, project } }) => `${remote}/${project}`);
+  return [...projects.values()].map((each) => {
+    const { remote = '', project = '' } = each[0]?.address ?? {};
+    return [{ remote, project }, each];
+  });
+}
+
+/** Another manifest has another ETag. */
+function idOf({ object: { key, etag, size } }: { object: Omit<StoredObject, 'modified'> }): string {
+  return `${key} ${etag} ${size}`;
 }
 
 /** Where a backup is in the order of a list. */

@@ -26,6 +26,11 @@ export function listPrefix(prefix: string, { remote, project, instance }: Part):
   return words.map((word) => (word ? `${word}/` : '')).join('');
 }
 
+/** The key of a project's index: below no remote, for no remote's name begins with a dot. */
+export function indexKey(prefix: string, of: { remote: string; project: string }): string {
+  return [prefix, '.index', of.remote, `${of.project}.json.gz`].filter((word) => word).join('/');
+}
+
 /** The backup whose manifest `key` is; undefined for any other key. */
 export function parseManifestKey(prefix: string, key: string): BackupAddress | undefined {
   return key.endsWith(manifestEnding) ? parseKey(prefix, key.slice(0, -manifestEnding.length)) : undefined;

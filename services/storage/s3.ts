@@ -14,6 +14,7 @@ import {
   formatQuery,
   meaningOf,
   openUpload,
+  parseListing,
   parseXml,
   storedObject,
   tagging,
@@ -136,9 +137,9 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
   }
 
   /** For answers that are XML: what is in their element `root`. An error in spite of a 200 is thrown. */
-  async function ask(root: string, request: Request): Promise<Xml> {
+  async function ask(root: string, request: Request, parse = parseXml): Promise<Xml> {
     const { body } = await text(request);
-    const parsed = parseXml(body.toString());
+    const parsed = parse(body.toString());
     if (parsed?.Error) throw refusal(500, body.toString());
     const found = parsed?.[root];
     if (found === undefined) throw new LxstowError('s3-unavailable', `S3 at ${config.endpoint} sent no <${root}>`);
@@ -276,7 +277,7 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
       do {
         const query: Record<string, string> = { 'list-type': '2', prefix, 'encoding-type': 'url' };
         if (token) query['continuation-token'] = token;
-        const page = await ask('ListBucketResult', { method: 'GET', query, signal });
+        const page = await ask('ListBucketResult', { method: 'GET', query, signal }, parseListing);
         for (const entry of (page.Contents ?? []) as Xml[]) yield storedObject(entry, page.EncodingType === 'url');
         token = page.IsTruncated === 'true' ? word(page, 'NextContinuationToken') : undefined;
       } while (token);

@@ -1,7 +1,8 @@
 /** What requests cost: creating, and listing beside many other backups. */
 
 import { formatManifest, parseManifest } from '../../services/archive/manifest.ts';
-import { manifestKey } from '../../services/storage/keys.ts';
+import { archiveKey, indexKey, manifestKey } from '../../services/storage/keys.ts';
+import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import type { Log } from '../lab/run.ts';
 import { median } from './measure.ts';
 import type { Place } from './place.ts';
@@ -59,7 +60,10 @@ export async function measureRequests({ lxd, stow }: Place, rounds: number): Pro
   };
 }
 
-/** Lists of an instance's backups and of all, by a gateway that has just started and by one that has seen them. */
+/**
+ * Lists of an instance's backups and of all: by the first gateway ever, by one that has just started and finds the index, and by one that has
+ * seen them. Beside each manifest is an archive, as beside a real one: the store lists twice as many keys.
+ */
 export async function measureListing(place: Place, counts: number[], rounds: number, log: Log): Promise<Table[]> {
   const { lxd, stow, done, store } = place;
   await lxd.launch('listed');
@@ -67,6 +71,7 @@ export async function measureListing(place: Place, counts: number[], rounds: num
   const address = { remote: 'local', project: 'default', instance: 'listed', backup: name };
   const manifest = parseManifest((await store.read(manifestKey('', address), never)).body, address);
   const perInstance = 1000;
+  const ours = await keysOf(store);
   const tables: Table[] = [];
   let there = 0;
   for (const count of counts) {
@@ -77,6 +82,7 @@ export async function measureListing(place: Place, counts: number[], rounds: num
         const instance = `many${Math.floor(index / perInstance)}`;
         const copy = { ...address, instance, backup: `b${index}.tar` };
         const body = formatManifest({ ...manifest, backup: { ...manifest.backup, name: copy.backup, instance } });
+        await store.create(archiveKey('', copy), Buffer.from('-'), { contentType: 'application/x-tar' }, never);
         await store.create(manifestKey('', copy), body, { contentType: 'application/json' }, never);
       }
     };
@@ -88,15 +94,26 @@ export async function measureListing(place: Place, counts: number[], rounds: num
       if (answer.status !== 200) throw new Error(answer.text);
       return performance.now() - begun;
     };
-    const [cold, warm, one]: [number[], number[], number[]] = [[], [], []];
-    for (let round = 0; round < rounds; round++) {
+    const restart = async () => {
       await stow.gateway.stop();
       await stow.gateway.start();
+    };
+    const [cold, warm, one, alone]: [number[], number[], number[], number[]] = [[], [], [], []];
+    await restart();
+    await store.remove(indexKey('', address), never);
+    const first = await timed('/1.0/instances/*/backups');
+    for (let round = 0; round < rounds; round++) {
+      const begun = performance.now();
+      if ((await keysOf(store)) < 2 * count + ours) throw new Error('not all is listed');
+      alone.push(performance.now() - begun);
+      await restart();
       cold.push(await timed('/1.0/instances/*/backups'));
       warm.push(await timed('/1.0/instances/*/backups'));
       one.push(await timed('/1.0/instances/many0/backups'));
     }
     const lines = [
+      { name: `S3's own listing (${2 * count} keys)`, wallS: median(alone) / 1000 },
+      { name: 'all, the first time ever (once)', wallS: first / 1000 },
       { name: 'all, cold', wallS: median(cold) / 1000 },
       { name: 'all, warm', wallS: median(warm) / 1000 },
       { name: `one instance's (${Math.min(count, perInstance)}), warm`, wallS: median(one) / 1000 },
@@ -112,4 +129,10 @@ export async function measureListing(place: Place, counts: number[], rounds: num
     tables.push({ title: `Listing ${count} backups`, bytes: 0, rounds, lines, bars });
   }
   return tables;
+}
+
+async function keysOf(store: ObjectStore): Promise<number> {
+  let count = 0;
+  for await (const _ of store.list('', never)) count++;
+  return count;
 }
