@@ -92,6 +92,8 @@ function connectionOptions(config: Config['nats'], name: string): NodeConnection
     servers: config.servers,
     name,
     ...(inboxPrefix ? { inboxPrefix } : {}),
+    // Each request would have two stacks taken beforehand, in case that it fails.
+    noAsyncTraces: true,
     maxReconnectAttempts: -1,
     reconnectTimeWait: 500,
     pingInterval: 10_000,

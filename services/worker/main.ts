@@ -37,8 +37,11 @@ import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import type { Trace } from '../trace.ts';
+import { runBackup, undoBackup } from './backup.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
-import { runLoop } from './runLoop.ts';
+import { runRemove } from './remove.ts';
+import { runRestore, undoRestore } from './restore.ts';
+import { type Runners, runLoop } from './runLoop.ts';
 import type { Tools } from './tools.ts';
 
 export interface WorkerOptions {
@@ -53,6 +56,11 @@ const startTimeoutMs = 10_000;
 const lookTimeoutMs = 5000;
 /** Deletions at a time, beside the slots. */
 const quickSlots = 2;
+const runners: Runners = {
+  backup: { run: runBackup, undo: undoBackup },
+  restore: { run: runRestore, undo: undoRestore },
+  delete: { run: runRemove },
+};
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
 export async function runWorker({ config, env, log: parentLog, stop }: WorkerOptions): Promise<void> {
@@ -130,7 +138,10 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   const loop = async (lane: Lane) => {
     const consumer = await nats.js.consumers.get(jobsStream, consumerName(remote, lane));
     const tools = { ...shared, memory: new SlotMemory() };
-    await runLoop({ worker, nats, consumer, operations, tools, log, stopping: stop, handingBack: handingBack.signal });
+    await runLoop({
+      ...{ worker, nats, consumer, operations, tools, runners, log },
+      ...{ stopping: stop, handingBack: handingBack.signal },
+    });
   };
   const lanes: Lane[] = [...Array<Lane>(slots).fill('transfer'), ...Array<Lane>(quickSlots).fill('quick')];
   const everyMinutes = config.worker.janitorEveryMinutes;

@@ -1,7 +1,7 @@
 /** The worker's one loop: take a message, run its job, decide how it ended. Nobody else decides about retries. */
 import { setTimeout } from 'node:timers/promises';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import type { Operation } from '../contract.ts';
+import type { JobKind, Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { countJob } from '../metrics.ts';
@@ -15,10 +15,15 @@ import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts'
 import type { Lease } from '../queue/leases.ts';
 import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
-import { runBackup, undoBackup } from './backup.ts';
-import { runRemove } from './remove.ts';
-import { runRestore, undoRestore } from './restore.ts';
 import type { Tools } from './tools.ts';
+
+/** What is done for a kind of job. */
+export interface Runner<K extends JobKind> {
+  run(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
+  /** Removes what its attempts have left, when no other follows. */
+  undo?(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
+}
+export type Runners = { [K in JobKind]: Runner<K> };
 
 export interface LoopOptions {
   /** This worker's name: who owns a running operation. */
@@ -27,6 +32,7 @@ export interface LoopOptions {
   consumer: Consumer;
   operations: OperationStore;
   tools: Tools;
+  runners: Runners;
   log: Log;
   /** Aborts when no new job may begin. */
   stopping: AbortSignal;
@@ -171,7 +177,7 @@ async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: L
   log.info('job begun', { attempt: operation.attempt });
   tools.metrics.running.inc({ kind: job.kind });
   try {
-    const failure = await outcome(job, attempt, tools);
+    const failure = await outcome(job, attempt, options);
     if (failure) await endBadly(failure, job, attempt, message, options);
     else await endWell(job, attempt, message, tools);
   } finally {
@@ -181,9 +187,9 @@ async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: L
 }
 
 /** Runs the job; returns why it failed. */
-async function outcome(job: Job, attempt: Attempt, tools: Tools): Promise<LxstowError | undefined> {
+async function outcome(job: Job, attempt: Attempt, { runners, tools }: LoopOptions): Promise<LxstowError | undefined> {
   try {
-    await run(job, attempt, tools);
+    await runnerOf(job, runners).run(job, attempt, tools);
     // Done is done, whoever asked to cancel meanwhile.
     return undefined;
   } catch (error) {
@@ -201,17 +207,14 @@ async function endWell(job: Job, attempt: Attempt, message: JsMsg, tools: Tools)
   await message.ackAck();
 }
 
-function run(job: Job, attempt: Attempt, tools: Tools): Promise<void> {
-  const runners = { backup: runBackup, restore: runRestore, delete: runRemove } as const;
-  const runner = runners[job.kind] as (job: JobOf<Job['kind']>, attempt: Attempt, tools: Tools) => Promise<void>;
-  return runner(job, attempt, tools);
+function runnerOf(job: Job, runners: Runners): Runner<JobKind> {
+  return runners[job.kind] as Runner<JobKind>;
 }
 
-/** Removes what the attempts have left, as far as it can be: what stays is logged, and the janitor's. */
-async function undo(job: Job, attempt: Attempt, tools: Tools): Promise<void> {
+/** As far as it can be: what stays is logged, and the janitor's. */
+async function undo(job: Job, attempt: Attempt, { runners, tools }: LoopOptions): Promise<void> {
   try {
-    if (job.kind === 'backup') await undoBackup(job, attempt, tools);
-    if (job.kind === 'restore') await undoRestore(job, attempt, tools);
+    await runnerOf(job, runners).undo?.(job, attempt, tools);
   } catch (error) {
     attempt.log.error('left behind', { checkpoint: attempt.operation.checkpoint, error });
   }
@@ -233,7 +236,7 @@ async function endBadly(
   }
   if (error.code === 'cancelled') {
     log.info('job cancelled');
-    await undo(job, attempt, options.tools);
+    await undo(job, attempt, options);
     await attempt.finish((current) => cancelled(current, new Date()));
     countJob(options.tools.metrics, attempt.operation, 'cancelled');
     await attempt.release();
@@ -253,7 +256,7 @@ async function endBadly(
     return message.nak(delayMs);
   }
   log.error('job failed', { error });
-  await undo(job, attempt, options.tools);
+  await undo(job, attempt, options);
   if (!error.permanent || error.code === 'attempts-exhausted') await bury(options.nats, message, error);
   await attempt.finish((current) => fail(current, error, new Date()));
   countJob(options.tools.metrics, attempt.operation, 'failure');

@@ -1,11 +1,12 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory,control --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory,control,drain --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
 import { errorText, type Log } from '../lab/run.ts';
 import { backupWays, lxdExport, type Way } from './backups.ts';
 import { measureListing, measureRequests } from './control.ts';
+import { measureDrain } from './drain.ts';
 import { type Cost, medianCost } from './measure.ts';
 import { measureMemory } from './memory.ts';
 import { openPlace, type Place } from './place.ts';
@@ -16,10 +17,12 @@ const { values } = parseArgs({
   options: {
     size: { type: 'string', default: '600' },
     rounds: { type: 'string', default: '5' },
-    only: { type: 'string', default: 'backup,restore,memory,control' },
+    only: { type: 'string', default: 'backup,restore,memory,control,drain' },
     kinds: { type: 'string', default: 'incompressible,log-like,mixed' },
     memory: { type: 'string', default: '100,1000,8000' },
     backups: { type: 'string', default: '10,1000,10000' },
+    jobs: { type: 'string', default: '10000' },
+    slots: { type: 'string', default: '64' },
     lxmin: { type: 'string' },
     json: { type: 'string' },
     compare: { type: 'string' },
@@ -55,6 +58,8 @@ try {
     add(await measureRequests(place, rounds));
     for (const table of await measureListing(place, values.backups.split(',').map(Number), rounds, log)) add(table);
   }
+  for (const sync of wanted.includes('drain') ? [true, false] : [])
+    add(await measureDrain({ jobs: Number(values.jobs), slots: Number(values.slots), rounds, sync }, log));
   console.log(markdown(report, before));
   if (values.json) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`);
 } catch (error) {

@@ -15,6 +15,8 @@ export interface NatsOptions {
   /** More of nats-server's configuration, in its own syntax: authorization, tls, cluster… */
   config?: string;
   port?: number;
+  /** False: JetStream's own interval, as in a cluster, where others have what one may lose. */
+  sync?: boolean;
   signal?: AbortSignal;
 }
 
@@ -28,9 +30,9 @@ export interface LabNats extends Daemon, AsyncDisposable {
 
 /**
  * A private nats-server with JetStream, on loopback. It keeps port and store over kill() and start(). JetStream
- * syncs every write to disk, as lxstow asks of a server that alone must not lose anything.
+ * syncs every write to disk unless told otherwise, as lxstow asks of a server that alone must not lose anything.
  */
-export async function startNats({ log, name, config = '', port, signal }: NatsOptions): Promise<LabNats> {
+export async function startNats({ log, name, config = '', port, sync = true, signal }: NatsOptions): Promise<LabNats> {
   const command = await findNatsServer(log, signal);
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-nats`, log));
@@ -43,7 +45,7 @@ export async function startNats({ log, name, config = '', port, signal }: NatsOp
     `server_name: ${name}
 listen: "127.0.0.1:${listen}"
 http: "127.0.0.1:${monitorPort}"
-jetstream { store_dir: "${folder.path}/store", sync_interval: always }
+jetstream { store_dir: "${folder.path}/store"${sync ? ', sync_interval: always' : ''} }
 ${config}
 `,
   );
