@@ -11,6 +11,8 @@ interface Node {
   type?: string;
   enum?: unknown[];
   properties?: Record<string, Node>;
+  additionalProperties?: boolean | Node;
+  $ref?: string;
   'x-secret'?: boolean;
 }
 
@@ -30,6 +32,10 @@ function* leaves(node: Node, path: string[] = []): Generator<{ path: string[]; n
 
 const variables = new Map([...leaves(schema as Node)].map(({ path, node }) => [variableOf(path), { path, node }]));
 
+function variableNamed(name: string) {
+  return variables.get(name) ?? variables.get(name.replace(/_FILE$/, ''));
+}
+
 export interface ConfigSource {
   file?: string | undefined;
   env: NodeJS.ProcessEnv;
@@ -42,11 +48,64 @@ export interface ConfigSource {
 export function loadConfig(source: ConfigSource): Config {
   const { raw, file } = given(source);
   const where = file ? `configuration (${file} and environment)` : 'configuration (environment)';
+  return checked(raw, where);
+}
+
+function checked(raw: unknown, where: string): Config {
   const config = check('config.json', raw, where, 'bad-config');
   if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
   if (!(config.gateway.defaultRemote in config.remotes))
     missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
   return config;
+}
+
+export interface Examined {
+  /** As far as it can be read, what is unknown left out; undefined when it cannot be used at all. */
+  config: Config | undefined;
+  faults: string[];
+  /** Whether the file or the environment says what this path is. */
+  isGiven(path: string[]): boolean;
+}
+
+/** For who is to say all that is wrong: throws nothing of it. */
+export function examineConfig(source: ConfigSource): Examined {
+  const faults: string[] = [];
+  const env = { ...source.env };
+  for (const name of Object.keys(env)) {
+    if (!name.startsWith(prefix) || otherVariables.test(name) || variableNamed(name)) continue;
+    faults.push(`unknown environment variable ${name}`);
+    delete env[name];
+  }
+  try {
+    const { raw } = given({ ...source, env });
+    for (const path of unknownKeys(schema as Node, raw)) {
+      faults.push(`unknown key ${path.join('.')}`);
+      remove(raw, path);
+    }
+    const said = structuredClone(raw);
+    const isGiven = (path: string[]) => get(said, path) !== undefined;
+    try {
+      return { config: checked(raw, 'configuration'), faults, isGiven };
+    } catch (error) {
+      return { config: undefined, faults: [...faults, (error as Error).message], isGiven };
+    }
+  } catch (error) {
+    if (!(error instanceof LxstowError)) throw error;
+    return { config: undefined, faults: [...faults, error.message], isGiven: () => false };
+  }
+}
+
+function* unknownKeys(node: Node, value: unknown, path: string[] = []): Generator<string[]> {
+  const known = node.$ref?.startsWith('#/$defs/')
+    ? ((schema.$defs as Record<string, Node>)[node.$ref.slice(8)] as Node)
+    : node;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return;
+  const { properties = {}, additionalProperties } = known;
+  for (const [key, child] of Object.entries(value)) {
+    const next = properties[key] ?? (typeof additionalProperties === 'object' ? additionalProperties : undefined);
+    if (next) yield* unknownKeys(next, child, [...path, key]);
+    else if (additionalProperties === false) yield [...path, key];
+  }
 }
 
 /** Whether the file or the environment says what `path` is: it is not the default. */
@@ -59,7 +118,7 @@ function given({ env, file = env[`${prefix}CONFIG`] }: ConfigSource) {
   for (const [name, value] of Object.entries(env)) {
     if (!name.startsWith(prefix) || otherVariables.test(name) || value === undefined) continue;
     const direct = variables.get(name);
-    const variable = direct ?? variables.get(name.replace(/_FILE$/, ''));
+    const variable = variableNamed(name);
     if (!variable) throw new LxstowError('bad-config', `configuration: unknown environment variable ${name}`);
     put(raw, variable.path, typed(name, direct ? value : readText(value, name).trimEnd(), variable.node));
   }
@@ -147,4 +206,8 @@ function put(target: object, path: string[], value: unknown): void {
 
 function get(target: unknown, path: string[]): unknown {
   return path.reduce<unknown>((value, key) => (value as Record<string, unknown> | undefined)?.[key], target);
+}
+
+function remove(target: object, path: string[]): void {
+  delete (get(target, path.slice(0, -1)) as Record<string, unknown>)[path.at(-1) ?? ''];
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
 import type { Config } from '../contract.ts';
@@ -68,6 +68,38 @@ program
       process.exitCode = await runJanitorCommand({ ...options, dryRun, format });
     })(),
   );
+
+program
+  .command('doctor')
+  .description('look at certificates, NATS, S3, LXD and the configuration, and say what to do; nothing is left behind')
+  .addArgument(
+    new Argument('[role]', 'what runs on this host (default: as the configuration has it)').choices([
+      'gateway',
+      'worker',
+    ]),
+  )
+  .option('--only <areas>', 'of configuration, gateway, nats, s3, lxd: those, separated by commas', (text) =>
+    text.split(','),
+  )
+  .option('--strict', 'exit with status 2 when there are warnings, but no problem', false)
+  .addOption(formatOption())
+  .addHelpText(
+    'after',
+    '\nExamples:\n  lxstow doctor\n  lxstow doctor worker --only s3,lxd\n  lxstow doctor --format json | jq \'.[] | select(.level != "ok")\'\n',
+  )
+  .action(async (role, { only, strict, format }) => {
+    const { doctorCommand } = await import('./commands/doctor.ts');
+    const status = await doctorCommand({
+      source: configurationSource(),
+      role,
+      only,
+      strict,
+      format,
+      stop: stopSignal(),
+    });
+    // What hung there would keep the process.
+    process.stdout.write('', () => process.exit(status));
+  });
 
 const deadLetters = program
   .command('dead-letters')
@@ -183,15 +215,20 @@ function long(run: Run): () => Promise<void> {
   return async () => {
     const config = configuration();
     const log = createLogger(config.log, {});
-    const stop = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      process.on(signal, () => {
-        if (stop.signal.aborted) process.exit(130);
-        stop.abort(new LxstowError('stopping', `stopped by ${signal}`));
-      });
-    }
-    await run({ config, env: process.env, log, stop: stop.signal });
+    await run({ config, env: process.env, log, stop: stopSignal() });
   };
+}
+
+/** Aborts at the first SIGINT or SIGTERM; a second one ends the process at once. */
+function stopSignal(): AbortSignal {
+  const stop = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(130);
+      stop.abort(new LxstowError('stopping', `stopped by ${signal}`));
+    });
+  }
+  return stop.signal;
 }
 
 try {

@@ -42,6 +42,9 @@ const colours: Record<string, 'green' | 'red' | 'yellow'> = {
   Failure: 'red',
   Cancelled: 'yellow',
   Cancelling: 'yellow',
+  ok: 'green',
+  warning: 'yellow',
+  problem: 'red',
 };
 
 /** The cell's colour, where standard output is a terminal that wants colours; NO_COLOR turns them off. */

@@ -12,6 +12,7 @@ import {
   type NatsConnection,
   type NodeConnectionOptions,
   nkeyAuthenticator,
+  PermissionViolationError,
 } from '@nats-io/transport-node';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
@@ -33,12 +34,18 @@ export interface Nats extends AsyncDisposable {
 const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
-/** Connects, and gates on the server's version. Throws nats-unavailable or nats-unfit, naming the servers, never the credentials. */
-export async function connectNats(config: Config['nats'], name: string, log: Log): Promise<Nats> {
+/**
+ * Connects, and gates on the server's version. Throws nats-unavailable or nats-unfit, naming the servers, never the credentials.
+ * `timeoutMs`: how long it may take, the client's 20 s unless told.
+ */
+export async function connectNats(config: Config['nats'], name: string, log: Log, timeoutMs?: number): Promise<Nats> {
   const servers = config.servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
   let connection: NatsConnection;
   try {
-    connection = await connect(connectionOptions(config, name));
+    connection = await connect({
+      ...connectionOptions(config, name),
+      ...(timeoutMs === undefined ? {} : { timeout: timeoutMs }),
+    });
   } catch (cause) {
     throw new LxstowError('nats-unavailable', `cannot connect to NATS at ${servers}: ${(cause as Error).message}`, {
       cause,
@@ -113,6 +120,13 @@ export function apiCode(error: unknown): number | undefined {
   return error instanceof JetStreamApiError ? error.code : undefined;
 }
 
+/** Which right this user lacks, where that is the error. */
+export function violationOf(error: unknown): PermissionViolationError | undefined {
+  for (let each = error; each instanceof Error; each = each.cause)
+    if (each instanceof PermissionViolationError) return each;
+  return undefined;
+}
+
 /** A failed call to NATS in our words: the server refused, or it could not be reached or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
@@ -130,7 +144,7 @@ export function natsFailure(error: unknown, what: string): LxstowError {
     const why = 'JetStream is off or choosing a leader, or `lxstow setup` was not run';
     return new LxstowError('nats-unavailable', `${what}: nobody at NATS takes it: ${why}`, { cause: error });
   }
-  if (name === 'PermissionViolationError')
+  if (violationOf(error))
     return new LxstowError('nats-unfit', `${what}: ${(error as Error).message}`, { cause: error });
   return new LxstowError('nats-unavailable', `${what}: NATS: ${(error as Error).message || name}`, { cause: error });
 }

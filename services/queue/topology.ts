@@ -1,5 +1,13 @@
 /** The names of everything on NATS, and `lxstow setup`, which makes them. */
-import { AckPolicy, DiscardPolicy, RetentionPolicy, StorageType } from '@nats-io/jetstream';
+import { isDeepStrictEqual } from 'node:util';
+import {
+  AckPolicy,
+  type ConsumerConfig,
+  DiscardPolicy,
+  RetentionPolicy,
+  StorageType,
+  type StreamConfig,
+} from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import type { Address, Config, JobKind } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
@@ -176,11 +184,64 @@ export function parseCertificateKey(key: string): string | undefined {
   return /^certificate\.([0-9a-f]{64})$/.exec(key)?.[1];
 }
 
+const nanos = (ms: number) => ms * 1_000_000;
+
+/** The streams as `setUp` makes them, but those behind buckets. */
+function streams({ nats, remotes }: Config): { name: string; settings: Partial<StreamConfig> }[] {
+  const common = { storage: StorageType.File, num_replicas: nats.replicas, allow_direct: true };
+  return [
+    {
+      name: jobsStream,
+      settings: {
+        ...common,
+        // Only what somebody takes: a job for a remote or of a kind that does not exist is refused when it is published.
+        subjects: Object.keys(remotes).flatMap((remote) =>
+          Object.values(lanes)
+            .flat()
+            .map((kind) => jobFilter(remote, kind)),
+        ),
+        retention: RetentionPolicy.Workqueue,
+        discard: DiscardPolicy.New,
+        max_msgs: nats.maxQueuedJobs,
+        max_msg_size: 256 * 1024,
+        duplicate_window: nanos(duplicateWindowMs),
+      },
+    },
+    {
+      name: deadLetterStream,
+      settings: { ...common, subjects: [`${deadPrefix}.>`], retention: RetentionPolicy.Limits },
+    },
+  ];
+}
+
+const buckets = [operationsBucket, leasesBucket, checkpointsBucket, trustBucket];
+
+/** What is set on the stream behind a bucket when it is there already. */
+function bucketSettings({ nats }: Config): Partial<StreamConfig> {
+  return {
+    num_replicas: nats.replicas,
+    allow_msg_ttl: true,
+    subject_delete_marker_ttl: nanos(markerTtlMs),
+    allow_direct: true,
+  };
+}
+
+function consumers(remote: string): { name: string; settings: Partial<ConsumerConfig> }[] {
+  return Object.entries(lanes).map(([lane, kinds]) => ({
+    name: consumerName(remote, lane as Lane),
+    settings: {
+      filter_subjects: kinds.map((kind) => jobFilter(remote, kind)),
+      ack_policy: AckPolicy.Explicit,
+      ack_wait: nanos(ackWaitMs),
+      // Attempts are counted in the operation: a job that waits for its instance is handed back any number of times.
+      max_deliver: -1,
+      max_ack_pending: -1,
+    },
+  }));
+}
+
 /** Makes streams, buckets and consumers, or brings what is there up to date. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
 export async function setUp(nats: Nats, config: Config): Promise<void> {
-  const { replicas, maxQueuedJobs } = config.nats;
-  const common = { storage: StorageType.File, num_replicas: replicas };
-  const nanos = (ms: number) => ms * 1_000_000;
   const make = async (what: string, run: () => Promise<unknown>) => {
     try {
       await run();
@@ -192,72 +253,79 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
       });
     }
   };
-  const stream = (name: string, settings: object) =>
-    make(`stream ${name}`, async () => {
+  for (const { name, settings } of streams(config)) {
+    await make(`stream ${name}`, async () => {
       try {
-        await nats.jsm.streams.add({ ...common, name, ...settings } as Parameters<typeof nats.jsm.streams.add>[0]);
+        await nats.jsm.streams.add({ name, ...settings } as Parameters<typeof nats.jsm.streams.add>[0]);
       } catch (error) {
         if (apiCode(error) !== streamNameInUse) throw error;
-        await nats.jsm.streams.update(name, { ...common, ...settings });
+        await nats.jsm.streams.update(name, settings);
       }
     });
-
-  await stream(jobsStream, {
-    // Only what somebody takes: a job for a remote or of a kind that does not exist is refused when it is published.
-    subjects: Object.keys(config.remotes).flatMap((remote) =>
-      Object.values(lanes)
-        .flat()
-        .map((kind) => jobFilter(remote, kind)),
-    ),
-    retention: RetentionPolicy.Workqueue,
-    discard: DiscardPolicy.New,
-    max_msgs: maxQueuedJobs,
-    max_msg_size: 256 * 1024,
-    duplicate_window: nanos(duplicateWindowMs),
-    allow_direct: true,
-  });
-  await stream(deadLetterStream, {
-    subjects: [`${deadPrefix}.>`],
-    retention: RetentionPolicy.Limits,
-    allow_direct: true,
-  });
-  for (const bucket of [operationsBucket, leasesBucket, checkpointsBucket, trustBucket]) {
+  }
+  for (const bucket of buckets) {
     await make(`bucket ${bucket}`, async () => {
       await new Kvm(nats.js).create(bucket, {
         history: 1,
         storage: StorageType.File,
-        replicas,
+        replicas: config.nats.replicas,
         markerTTL: markerTtlMs,
         allow_direct: true,
       });
       // create() leaves a bucket that is there as it is.
-      await nats.jsm.streams.update(`KV_${bucket}`, {
-        num_replicas: replicas,
-        allow_msg_ttl: true,
-        subject_delete_marker_ttl: nanos(markerTtlMs),
-        allow_direct: true,
-      });
+      await nats.jsm.streams.update(`KV_${bucket}`, bucketSettings(config));
     });
   }
   for (const remote of Object.keys(config.remotes)) {
-    for (const [lane, kinds] of Object.entries(lanes)) {
-      const name = consumerName(remote, lane as Lane);
+    for (const { name, settings } of consumers(remote))
       await make(`consumer ${name}`, () =>
-        nats.jsm.consumers.add(jobsStream, {
-          durable_name: name,
-          filter_subjects: kinds.map((kind) => jobFilter(remote, kind)),
-          ack_policy: AckPolicy.Explicit,
-          ack_wait: nanos(ackWaitMs),
-          // Attempts are counted in the operation: a job that waits for its instance is handed back any number of times.
-          max_deliver: -1,
-          max_ack_pending: -1,
-        }),
+        nats.jsm.consumers.add(jobsStream, { durable_name: name, ...settings } as ConsumerConfig),
       );
-    }
   }
 }
 
 const streamNameInUse = 10058;
+
+/** What is missing, or is not as `setUp` would make it, of what a gateway needs, or the worker of a remote. Throws nats-unavailable, nats-unfit. */
+export async function compareSetUp(
+  nats: Nats,
+  config: Config,
+  role: 'gateway' | { remote: string },
+): Promise<{ missing: string[]; different: string[] }> {
+  const [missing, different]: [string[], string[]] = [[], []];
+  const compare = async <C extends object>(what: string, wanted: Partial<C>, ask: () => Promise<{ config: C }>) => {
+    try {
+      const found = (await ask()).config;
+      for (const key of Object.keys(wanted) as (keyof C & string)[]) {
+        const [is, should] = [found[key], wanted[key]];
+        // Others may have more remotes.
+        const fits =
+          key === 'subjects'
+            ? (should as string[]).every((subject) => (is as string[]).includes(subject))
+            : isDeepStrictEqual(is, should);
+        if (!fits) different.push(`${what}: ${key} is ${JSON.stringify(is)}`);
+      }
+    } catch (error) {
+      const code = apiCode(error);
+      if (code !== noSuchStream && code !== noSuchConsumer) throw natsFailure(error, `looking at ${what}`);
+      missing.push(what);
+    }
+  };
+  const remotes = role === 'gateway' ? Object.keys(config.remotes) : [role.remote];
+  for (const { name, settings } of streams(config))
+    await compare(`stream ${name}`, settings, () => nats.jsm.streams.info(name));
+  // Who is trusted is not for workers to see.
+  for (const bucket of buckets.filter((name) => role === 'gateway' || name !== trustBucket))
+    await compare(`bucket ${bucket}`, bucketSettings(config), () => nats.jsm.streams.info(`KV_${bucket}`));
+  for (const remote of remotes) {
+    for (const { name, settings } of consumers(remote))
+      await compare(`consumer ${name}`, settings, () => nats.jsm.consumers.info(jobsStream, name));
+  }
+  return { missing, different };
+}
+
+const noSuchStream = 10059;
+const noSuchConsumer = 10014;
 
 /** Throws nats-unfit, and says what to do, when what `setUp` makes is not there. */
 export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {

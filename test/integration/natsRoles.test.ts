@@ -61,6 +61,15 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
     assert.match(await (await fetch(`${stow.healthUrl.gateway}/metrics`)).text(), /^lxstow_nats_up 1$/m);
     // As a worker runs it every hour.
     await lxstowAs('worker', 'janitor');
+    for (const role of ['gateway', 'worker'] as const) {
+      const findings = JSON.parse(await lxstowAs(role, 'doctor', role, '--only', 'nats'));
+      assert.deepEqual(
+        findings.filter(
+          ({ level, finding }: Record<string, string>) => level === 'problem' || /may not/.test(finding ?? ''),
+        ),
+        [],
+      );
+    }
     for (const process of [stow.gateway, ...stow.workers]) {
       await process.stop();
       await process.start();

@@ -1,0 +1,113 @@
+/** `lxstow doctor`: looks at all that this host's configuration uses, and says what to do. */
+import { type ConfigSource, type Examined, examineConfig } from '../../config.ts';
+import type { Config } from '../../contract.ts';
+import { examineConfiguration, examineFile, examineNode } from '../../doctor/configuration.ts';
+import {
+  type Area,
+  areas,
+  type Check,
+  examine,
+  type Finding,
+  type Report,
+  type Role,
+  roles,
+} from '../../doctor/finding.ts';
+import { examineGateway } from '../../doctor/gateway.ts';
+import { examineLxd } from '../../doctor/lxd.ts';
+import { examineNats } from '../../doctor/nats.ts';
+import { examineS3 } from '../../doctor/s3.ts';
+import { LxstowError } from '../../errors.ts';
+import { createLogger } from '../../logger.ts';
+import { type Format, print } from '../output.ts';
+
+export interface DoctorCommand {
+  source: ConfigSource;
+  /** What runs here; undefined: as the configuration has it. */
+  role: Role | undefined;
+  /** Undefined: all. */
+  only: string[] | undefined;
+  strict: boolean;
+  format: Format;
+  stop: AbortSignal;
+}
+
+/** Prints the findings. Returns the exit status: 1 for a problem, with `strict` 2 for no more than warnings. */
+export async function doctorCommand({ source, role, only, strict, format, stop }: DoctorCommand): Promise<0 | 1 | 2> {
+  const wanted = only === undefined ? areas : only.map(areaOf);
+  const findings: Finding[] = [];
+  const report: Report = (level, finding, advice) =>
+    void findings.push({ level, area: 'configuration', finding, advice: advice ?? null });
+  const examined = examineConfig(source);
+  const { config, faults } = examined;
+  for (const fault of faults) report('problem', fault, 'See docs/configuration.md, or `lxstow config`.');
+  examineNode(report);
+  if (config) {
+    const file = source.file ?? source.env.LXSTOW_CONFIG;
+    if (file) await examineFile(file, secrets.some(examineConfig({ file, env: {} }).isGiven), report);
+    findings.push(...(await examineAll(config, source.env, role ? [role] : rolesIn(examined), wanted, stop)));
+  }
+  const shown = findings.filter(({ area }) => wanted.includes(area) || (area === 'configuration' && !config));
+  show(shown, format);
+  if (shown.some(({ level }) => level === 'problem')) return 1;
+  return strict && shown.some(({ level }) => level === 'warning') ? 2 : 0;
+}
+
+async function examineAll(
+  config: Config,
+  env: NodeJS.ProcessEnv,
+  running: Role[],
+  wanted: readonly Area[],
+  stop: AbortSignal,
+): Promise<Finding[]> {
+  const checks: Record<Area, Check> = {
+    configuration: examineConfiguration,
+    gateway: examineGateway,
+    nats: examineNats,
+    s3: examineS3,
+    lxd: examineLxd,
+  };
+  const used = (area: Area) =>
+    area === 'gateway' ? running.includes('gateway') : area !== 'lxd' || running.includes('worker');
+  const log = createLogger(config.log, {});
+  log.silent = true;
+  const patient = { config, env, roles: running, log };
+  const found = await Promise.all(
+    areas
+      .filter((area) => wanted.includes(area) && used(area))
+      .map((area) => examine(area, checks[area], patient, stop)),
+  );
+  return found.flat();
+}
+
+/** A configuration that speaks of one of the two only is that one's. */
+function rolesIn({ isGiven }: Examined): Role[] {
+  const spokenOf = roles.filter((role) => isGiven([role]));
+  return spokenOf.length > 0 ? spokenOf : [...roles];
+}
+
+const secrets = [
+  ['s3', 'secretKey'],
+  ['nats', 'password'],
+  ['nats', 'token'],
+];
+
+function areaOf(word: string): Area {
+  const area = areas.find((each) => each === word);
+  if (!area) throw new LxstowError('bad-request', `${JSON.stringify(word)} is none of ${areas.join(', ')}`);
+  return area;
+}
+
+function show(findings: Finding[], format: Format): void {
+  const rows = findings.flatMap(({ level, area, finding, advice }) =>
+    format === 'csv'
+      ? [[level, area, finding, advice ?? '']]
+      : [[level, area, finding], ...(advice ? [['', '', `→ ${advice}`]] : [])],
+  );
+  print(format, { heading: ['LEVEL', 'AREA', 'FINDING'], rows, raw: findings, empty: 'nothing was looked at' });
+  if (format !== 'table') return;
+  const count = (level: string) => findings.filter((each) => each.level === level).length;
+  const many = (n: number, word: string) => `${n} ${word}${n === 1 ? '' : 's'}`;
+  process.stdout.write(
+    `${count('ok')} ok, ${many(count('warning'), 'warning')}, ${many(count('problem'), 'problem')}\n`,
+  );
+}

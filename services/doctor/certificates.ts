@@ -1,0 +1,130 @@
+/** Certificates: in files, and as servers show them. */
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { connect as connectTcp, isIP, type Socket } from 'node:net';
+import tls from 'node:tls';
+import { answerMs, type Report } from './finding.ts';
+
+/** Renewals happen a month before the end: later than this, one was missed. */
+const soonDays = 21;
+const dayMs = 86_400_000;
+
+/** The certificates in a PEM file; undefined, and a problem, when there are none that can be read. */
+export async function readCertificates(
+  path: string,
+  key: string,
+  report: Report,
+): Promise<X509Certificate[] | undefined> {
+  try {
+    const text = await readFile(path, 'utf8');
+    const found = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+    if (found.length === 0) throw new Error('there is no certificate (PEM) in it');
+    return found.map((pem) => new X509Certificate(pem));
+  } catch (error) {
+    report(
+      'problem',
+      `${key}: ${path} cannot be used: ${(error as Error).message}`,
+      `Set ${key} to a PEM file that this user may read.`,
+    );
+    return undefined;
+  }
+}
+
+/** A certificate and its key, in files. Returns the certificate when both are well, but for its dates. */
+export async function examinePair(
+  what: string,
+  [path, key]: [string, string],
+  [pathName, keyName]: [string, string],
+  renew: string,
+  report: Report,
+): Promise<X509Certificate | undefined> {
+  const [certificate] = (await readCertificates(path, pathName, report)) ?? [];
+  if (!certificate) return undefined;
+  try {
+    if (!certificate.checkPrivateKey(createPrivateKey(await readFile(key)))) {
+      report(
+        'problem',
+        `${what}: the key in ${key} is another certificate's`,
+        `Set ${pathName} and ${keyName} to a pair.`,
+      );
+      return undefined;
+    }
+  } catch (error) {
+    report(
+      'problem',
+      `${what}: the key in ${key} cannot be used: ${(error as Error).message}`,
+      `Set ${keyName} to a PEM file, without a passphrase, that this user may read.`,
+    );
+    return undefined;
+  }
+  judgeDates(what, certificate, renew, report);
+  return certificate;
+}
+
+/** Says until when it is valid. */
+export function judgeDates(what: string, certificate: X509Certificate, renew: string, report: Report): void {
+  const [from, to] = [Date.parse(certificate.validFrom), Date.parse(certificate.validTo)];
+  const date = (time: number) => new Date(time).toISOString().slice(0, 10);
+  const left = Math.floor((to - Date.now()) / dayMs);
+  if (Date.now() > to) report('problem', `${what} expired on ${date(to)}`, renew);
+  else if (Date.now() < from)
+    report(
+      'problem',
+      `${what} is not valid before ${date(from)}`,
+      'Look at the clocks of this host and of who made it: `timedatectl`.',
+    );
+  else if (left < soonDays) report('warning', `${what} expires on ${date(to)}, in ${left} days`, renew);
+  else report('ok', `${what} is valid until ${date(to)}`);
+}
+
+export interface Server {
+  host: string;
+  port: number;
+  ca: string | undefined;
+  /** NATS says hello in plain text first. */
+  greets?: boolean;
+  signal: AbortSignal;
+}
+
+/** The certificate that a server shows, and why it would not be trusted, if so. Throws what connecting throws. */
+export async function shownBy({
+  host,
+  port,
+  ca,
+  greets = false,
+  signal,
+}: Server): Promise<{ certificate: X509Certificate; distrust: string | undefined }> {
+  const { promise, resolve, reject } = Promise.withResolvers<tls.TLSSocket>();
+  const plain: Socket = connectTcp({ host, port });
+  let secure: tls.TLSSocket | undefined;
+  const fail = (error: Error) => reject(error);
+  const abort = () => fail(signal.reason);
+  const start = () => {
+    secure = tls.connect({
+      socket: plain,
+      ...(isIP(host) ? { host } : { servername: host, host }),
+      ...(ca === undefined ? {} : { ca }),
+      rejectUnauthorized: false,
+    });
+    secure.once('secureConnect', () => resolve(secure as tls.TLSSocket));
+    secure.once('error', fail);
+  };
+  signal.addEventListener('abort', abort, { once: true });
+  plain.setTimeout(answerMs, () => fail(new Error(`no answer in ${answerMs / 1000} s`)));
+  plain.once('error', fail);
+  plain.once('close', () => fail(new Error('the connection was closed')));
+  plain.once('connect', () => (greets ? plain.once('data', start) : start()));
+  try {
+    const socket = await promise;
+    const certificate = socket.getPeerX509Certificate();
+    if (!certificate) throw new Error('it shows no certificate');
+    const distrust = socket.authorized
+      ? undefined
+      : String((socket.authorizationError as unknown as { code?: string })?.code ?? socket.authorizationError);
+    return { certificate, distrust };
+  } finally {
+    signal.removeEventListener('abort', abort);
+    secure?.destroy();
+    plain.destroy();
+  }
+}

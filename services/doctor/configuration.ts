@@ -1,0 +1,118 @@
+/** Node.js, and what in the configuration contradicts itself. That keys are unknown was found when it was read. */
+import { stat } from 'node:fs/promises';
+import { isIP } from 'node:net';
+import { ackWaitMs } from '../queue/topology.ts';
+import type { Patient, Report } from './finding.ts';
+
+const oldestNode = 24;
+
+export function examineNode(report: Report, version = process.versions.node): void {
+  if (Number(version.split('.')[0]) >= oldestNode) report('ok', `Node.js ${version}`);
+  else
+    report(
+      'problem',
+      `Node.js ${version}: lxstow needs ${oldestNode} or newer`,
+      'Install it: https://nodejs.org/en/download',
+    );
+}
+
+export async function examineConfiguration({ config, roles }: Patient, report: Report): Promise<void> {
+  const { nats, s3, gateway, worker } = config;
+  let well = true;
+  const say: Report = (...finding) => {
+    well = false;
+    report(...finding);
+  };
+  const pair = (where: string, { certificate, key }: { certificate?: string; key?: string }) => {
+    if ((certificate === undefined) !== (key === undefined))
+      say(
+        'problem',
+        `${where} has only one of certificate and key`,
+        `Set ${where}.certificate and ${where}.key together.`,
+      );
+  };
+
+  pair('nats', nats);
+  const ways = (['user', 'token', 'credentials', 'nkey'] as const).filter((way) => nats[way] !== undefined);
+  if (ways.length > 1)
+    say(
+      'problem',
+      `nats has ${ways.map((way) => `nats.${way}`).join(' and ')}`,
+      'Keep the one that nats-server asks for.',
+    );
+  if (nats.password !== undefined && nats.user === undefined)
+    say('problem', 'nats.password is there without nats.user', 'Set nats.user.');
+  if (nats.replicas % 2 === 0)
+    say(
+      'warning',
+      `nats.replicas is ${nats.replicas}: that survives no more than ${nats.replicas - 1}`,
+      'Set nats.replicas to 1, 3 or 5, and run `lxstow setup`.',
+    );
+
+  const endpoint = new URL(s3.endpoint);
+  if (s3.ca !== undefined && endpoint.protocol === 'http:')
+    say('warning', 's3.ca is there, but s3.endpoint is http://', 'Set s3.endpoint to https://…, or remove s3.ca.');
+  if (endpoint.protocol === 'http:' && !isHere(endpoint.hostname))
+    say(
+      'warning',
+      `backups go to ${endpoint.host} unencrypted`,
+      'Set s3.endpoint to https://…, unless the network between is your own.',
+    );
+
+  for (const [name, remote] of Object.entries(config.remotes)) {
+    const where = `remotes.${name}`;
+    pair(where, remote);
+    if (remote.url !== undefined && remote.socket !== undefined)
+      say('problem', `${where} has both url and socket: the url is taken`, `Remove ${where}.socket or ${where}.url.`);
+    const unused = (['certificate', 'key', 'serverCertificate'] as const).filter((key) => remote[key] !== undefined);
+    if (remote.url === undefined && unused.length > 0)
+      say(
+        'warning',
+        `${where} has ${unused.join(', ')}, which a socket does not need`,
+        `Set ${where}.url, or remove them.`,
+      );
+  }
+
+  if (roles.includes('gateway')) {
+    pair('gateway', gateway);
+    if (roles.length > 1 && gateway.healthPort !== 0 && gateway.healthPort === worker.healthPort)
+      say(
+        'problem',
+        `gateway.healthPort and worker.healthPort are both ${worker.healthPort}`,
+        'Set one of them to another port.',
+      );
+    if (gateway.healthPort === gateway.port && gateway.port !== 0)
+      say(
+        'problem',
+        `gateway.port and gateway.healthPort are both ${gateway.port}`,
+        'Set one of them to another port.',
+      );
+  }
+  // Three chances to renew, and one to be late.
+  if (worker.heartbeatMs * 2 > worker.leaseTtlMs)
+    say(
+      'problem',
+      `worker.heartbeatMs (${worker.heartbeatMs}) is not well below worker.leaseTtlMs (${worker.leaseTtlMs}): leases will be lost`,
+      'Set worker.heartbeatMs to a third of worker.leaseTtlMs.',
+    );
+  if (worker.heartbeatMs >= ackWaitMs)
+    say(
+      'problem',
+      `worker.heartbeatMs is ${worker.heartbeatMs}: after ${ackWaitMs} ms of silence NATS gives a job to another worker`,
+      'Set worker.heartbeatMs to 3000.',
+    );
+  if (well) report('ok', 'no key contradicts another');
+}
+
+/** A file with secrets that others may read. */
+export async function examineFile(file: string, hasSecrets: boolean, report: Report): Promise<void> {
+  const { mode } = await stat(file);
+  if (hasSecrets && (mode & 0o004) !== 0)
+    report('warning', `everybody on this host may read ${file}, and the secrets in it`, `chmod o-r ${file}`);
+  else report('ok', `the configuration is in ${file}`);
+}
+
+function isHere(hostname: string): boolean {
+  const host = hostname.replace(/^\[|\]$/g, '');
+  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
+}

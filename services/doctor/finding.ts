@@ -1,0 +1,81 @@
+/** What `lxstow doctor` finds: each thing that was looked at, how it is, and what to do. */
+import type { Config } from '../contract.ts';
+import { asLxstowError, LxstowError } from '../errors.ts';
+import type { Log } from '../logger.ts';
+
+export const areas = ['configuration', 'gateway', 'nats', 's3', 'lxd'] as const;
+export type Area = (typeof areas)[number];
+export type Level = 'ok' | 'warning' | 'problem';
+export const roles = ['gateway', 'worker'] as const;
+export type Role = (typeof roles)[number];
+
+export interface Finding {
+  level: Level;
+  area: Area;
+  /** What is so. */
+  finding: string;
+  /** The command or the key that mends it; null where nothing is to be done. */
+  advice: string | null;
+}
+
+/** Notes a finding. Advice is for what is not ok. */
+export type Report = (level: Level, finding: string, advice?: string) => void;
+
+export interface Patient {
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  /** What runs on this host. */
+  roles: Role[];
+  /** Nothing is said there that is not a finding. */
+  log: Log;
+  /** Aborts when it takes too long, or nobody wants to know any more: what was made is still removed. */
+  signal: AbortSignal;
+}
+
+export type Check = (patient: Patient, report: Report) => Promise<void>;
+
+/** A question of the doctor's that is not answered for so long is not answered. */
+export const answerMs = 5000;
+/** All of an area. */
+const areaMs = 20_000;
+
+export function briefly(signal: AbortSignal): AbortSignal {
+  return AbortSignal.any([signal, AbortSignal.timeout(answerMs)]);
+}
+
+/** Runs one area's check. It ends in time, and what it throws is a finding. */
+export async function examine(area: Area, check: Check, patient: Omit<Patient, 'signal'>, stop: AbortSignal) {
+  const findings: Finding[] = [];
+  const late = AbortSignal.timeout(areaMs);
+  const report: Report = (level, finding, advice) =>
+    void findings.push({ level, area, finding, advice: advice ?? null });
+  try {
+    const signal = AbortSignal.any([stop, late]);
+    await until(signal, check({ ...patient, signal }, report));
+  } catch (thrown) {
+    stop.throwIfAborted();
+    if (late.aborted)
+      report(
+        'problem',
+        `the rest could not be looked at within ${areaMs / 1000} s`,
+        'Try again, or look whether its server hangs.',
+      );
+    else report('problem', messageOf(thrown), 'Look into the log of gateway and worker.');
+  }
+  return findings;
+}
+
+/** What `promise` says, unless the signal aborts first: not everything listens to signals. */
+export async function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () => reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener('abort', abort, { once: true });
+  return Promise.race([promise, aborted]).finally(() => signal.removeEventListener('abort', abort));
+}
+
+export function messageOf(thrown: unknown): string {
+  if (thrown instanceof LxstowError) return thrown.message;
+  if ((thrown as Error).name === 'TimeoutError') return `no answer in ${answerMs / 1000} s`;
+  return asLxstowError(thrown).message;
+}

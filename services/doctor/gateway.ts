@@ -1,0 +1,103 @@
+/** The gateway's own certificate, and who its clients are. Nothing is made: `lxstow gateway` makes what it needs. */
+
+import type { X509Certificate } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { access, constants, readdir } from 'node:fs/promises';
+import { isIP } from 'node:net';
+import { hostname } from 'node:os';
+import { dirname, join } from 'node:path';
+import { stateDir } from '../config.ts';
+import { isInTime } from '../trust/certificates.ts';
+import { examinePair, judgeDates, readCertificates } from './certificates.ts';
+import type { Patient, Report } from './finding.ts';
+
+export async function examineGateway({ config, env }: Patient, report: Report): Promise<void> {
+  const { gateway } = config;
+  const what = "the gateway's certificate";
+  if (gateway.certificate !== undefined && gateway.key !== undefined) {
+    const renew = `Put a new one in ${gateway.certificate}, and restart the gateway.`;
+    const found = await examinePair(
+      what,
+      [gateway.certificate, gateway.key],
+      ['gateway.certificate', 'gateway.key'],
+      renew,
+      report,
+    );
+    if (found) judgeNames(found, gateway.advertise ?? [], report);
+  } else {
+    const dir = stateDir(config, env);
+    const files: [string, string] = [join(dir, 'server.crt'), join(dir, 'server.key')];
+    const renew = `Remove ${files.join(' and ')}, and restart the gateway: it makes new ones, which clients must be told (\`lxstow remote remove\` and \`add\`).`;
+    if (files.every((file) => existsSync(file)))
+      await examinePair(what, files, ['gateway.stateDir', 'gateway.stateDir'], renew, report);
+    else {
+      await access(existing(dir), constants.W_OK).then(
+        () => report('ok', `${what} will be made in ${dir} at the first start`),
+        () =>
+          report(
+            'problem',
+            `${what} cannot be made: this user may not write to ${dir}`,
+            `mkdir -p ${dir} && chown USER ${dir}, or set gateway.stateDir.`,
+          ),
+      );
+    }
+  }
+  if (gateway.trustCa !== undefined) {
+    const [ca] = (await readCertificates(gateway.trustCa, 'gateway.trustCa', report)) ?? [];
+    if (ca)
+      judgeDates(
+        `the clients' CA (${gateway.trustCa})`,
+        ca,
+        'Make a new CA, and set gateway.trustCa to both until every client has a new certificate.',
+        report,
+      );
+  }
+  if (gateway.trustDir !== undefined) await examineTrustDir(gateway.trustDir, report);
+}
+
+/** Addresses that tokens send clients to, for which the certificate is not good: only those with the pinned certificate get on. */
+function judgeNames(certificate: X509Certificate, advertised: string[], report: Report): void {
+  const wrong = advertised
+    .map((address) => address.replace(/:\d+$/, '').replace(/^\[|\]$/g, ''))
+    .filter((host) => !(isIP(host) ? certificate.checkIP(host) : certificate.checkHost(host)));
+  if (wrong.length > 0)
+    report(
+      'warning',
+      `the gateway's certificate does not name ${wrong.join(', ')} of gateway.advertise`,
+      `Make one for these names too; or clients must pin it (\`lxstow remote add\` with a token does).`,
+    );
+}
+
+async function examineTrustDir(dir: string, report: Report): Promise<void> {
+  let names: string[];
+  try {
+    names = (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
+  } catch (error) {
+    report(
+      'problem',
+      `gateway.trustDir: ${(error as Error).message}`,
+      `mkdir -p ${dir}, and let ${hostname()}'s gateway user read it; or remove gateway.trustDir.`,
+    );
+    return;
+  }
+  let valid = 0;
+  for (const name of names) {
+    const certificates = (await readCertificates(join(dir, name), 'gateway.trustDir', report)) ?? [];
+    for (const certificate of certificates) {
+      if (isInTime(certificate)) valid += 1;
+      else
+        judgeDates(
+          `${name} in gateway.trustDir`,
+          certificate,
+          `Remove ${join(dir, name)}, or put the client's new certificate there.`,
+          report,
+        );
+    }
+  }
+  if (valid > 0) report('ok', `${valid} valid client certificate${valid === 1 ? '' : 's'} in ${dir}`);
+  else report('warning', `nobody is trusted by ${dir}`, '`lxstow trust token NAME` makes a client trusted without it.');
+}
+
+function existing(path: string): string {
+  return existsSync(path) || dirname(path) === path ? path : existing(dirname(path));
+}

@@ -1,0 +1,326 @@
+/** NATS: version, what `lxstow setup` makes, this user's rights, room, and what waits there. Nothing is written but a lease, which is given back. */
+import { randomBytes } from 'node:crypto';
+import { headers, type MsgHdrs } from '@nats-io/transport-node';
+import { readText } from '../config.ts';
+import type { Config } from '../contract.ts';
+import { isCode } from '../errors.ts';
+import { Bucket } from '../queue/bucket.ts';
+import { connectNats, type Nats, natsFailure, violationOf } from '../queue/connection.ts';
+import { countDeadLetters } from '../queue/depth.ts';
+import { Leases } from '../queue/leases.ts';
+import {
+  certificateKey,
+  claimKey,
+  compareSetUp,
+  consumerName,
+  deadSubject,
+  instanceLeaseKey,
+  jobSubject,
+  jobsStream,
+  type Lane,
+  lanes,
+  leasesBucket,
+  operationKey,
+} from '../queue/topology.ts';
+import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
+import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
+
+/** The name of an instance that does not exist. */
+const nobody = 'lxstow-doctor';
+const rightsMs = 3000;
+/** A backup a day, and two hours to make it. */
+const oldJobHours = 26;
+const fullShare = 0.8;
+
+export async function examineNats(patient: Patient, report: Report): Promise<void> {
+  const { config, roles, log } = patient;
+  await examineTls(config.nats, patient.signal, report);
+  let connected: Nats;
+  try {
+    connected = await until(briefly(patient.signal), connectNats(config.nats, 'lxstow doctor', log, answerMs));
+  } catch (error) {
+    report('problem', connecting(error, config.nats), adviceFor(error));
+    return;
+  }
+  await using nats = connected;
+  report(
+    'ok',
+    `NATS ${nats.connection.info?.version} at ${new URL(`x://${nats.connection.getServer().replace(/^\w+:\/\//, '')}`).host}`,
+  );
+  for (const role of roles) {
+    if (!(await examineRights(nats, config, role, report))) return;
+  }
+  const set = await examineSetUp(nats, config, roles, report);
+  if (!set) return;
+  await examineRoom(nats, config, report);
+  await examineQueue(nats, config, roles, report);
+}
+
+function connecting(error: unknown, { servers }: Config['nats']): string {
+  if ((error as Error).name !== 'TimeoutError') return messageOf(error);
+  const shown = servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
+  return `cannot connect to NATS at ${shown}: ${messageOf(error)}`;
+}
+
+function adviceFor(error: unknown): string {
+  const message = messageOf(error);
+  if (isCode(error, 'nats-unfit'))
+    return 'Install nats-server 2.14 or newer: https://docs.nats.io/running-a-nats-service/introduction/installation';
+  if (/authorization|authentication/i.test(message))
+    return "Set nats.user and nats.password (or token, credentials, nkey) to what nats-server's configuration has.";
+  if (/certificate|tls|ssl/i.test(message))
+    return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name that is in it.";
+  if (/bad-config|cannot read/.test(message)) return 'Set the key to a file that this user may read.';
+  return 'Is it running there (`systemctl status nats-server`), and is nats.servers right?';
+}
+
+async function examineTls(config: Config['nats'], signal: AbortSignal, report: Report): Promise<void> {
+  const { certificate, key, ca, servers } = config;
+  if (certificate !== undefined && key !== undefined)
+    await examinePair(
+      "this user's certificate for NATS",
+      [certificate, key],
+      ['nats.certificate', 'nats.key'],
+      `Put a new one in ${certificate}.`,
+      report,
+    );
+  if (ca !== undefined) {
+    const [first] = (await readCertificates(ca, 'nats.ca', report)) ?? [];
+    if (!first) return;
+    judgeDates(`NATS's CA (${ca})`, first, 'Put the new one there.', report);
+  } else if (!servers.some((server) => server.startsWith('tls:'))) return;
+  for (const server of servers) {
+    const { hostname, port } = new URL(server.includes('://') ? server : `nats://${server}`);
+    const where = `${hostname}:${port || 4222}`;
+    try {
+      const shown = await shownBy({
+        host: hostname.replace(/^\[|\]$/g, ''),
+        port: Number(port || 4222),
+        ca: ca === undefined ? undefined : readText(ca, 'nats.ca'),
+        greets: true,
+        signal: briefly(signal),
+      });
+      judgeDates(
+        `the certificate of NATS at ${where}`,
+        shown.certificate,
+        'Give nats-server a new one, and `nats-server --signal reload`.',
+        report,
+      );
+      if (shown.distrust !== undefined && shown.distrust !== 'CERT_HAS_EXPIRED')
+        report(
+          'problem',
+          `the certificate of NATS at ${where} is not trusted: ${shown.distrust}`,
+          'Set nats.ca to its CA, and nats.servers to a name that is in it.',
+        );
+    } catch (error) {
+      report(
+        servers.length > 1 ? 'warning' : 'problem',
+        `NATS at ${where} does not speak TLS with us: ${messageOf(error)}`,
+        'Is it running there, with `tls { … }` in its configuration?',
+      );
+    }
+  }
+}
+
+async function examineSetUp(nats: Nats, config: Config, roles: Role[], report: Report): Promise<boolean> {
+  const setUp = 'Run `lxstow setup` as the admin user of NATS; it is safe to repeat.';
+  const [missing, different] = [new Set<string>(), new Set<string>()];
+  for (const role of roles) {
+    try {
+      const found = await compareSetUp(nats, config, role === 'gateway' ? role : { remote: config.worker.remote });
+      for (const each of found.missing) missing.add(each);
+      for (const each of found.different) different.add(each);
+    } catch (error) {
+      report(
+        'problem',
+        messageOf(error),
+        violationOf((error as Error).cause)
+          ? 'Give it the rights that are in nats.conf.'
+          : isCode(error, 'nats-unavailable')
+            ? 'Give nats-server `jetstream { store_dir: … }`, and the account JetStream; of a cluster, most must run.'
+            : setUp,
+      );
+      return false;
+    }
+  }
+  if (missing.size > 0) report('problem', `NATS has no ${[...missing].join(', ')}`, setUp);
+  if (different.size > 0) report('warning', `not as \`lxstow setup\` makes it: ${[...different].join('; ')}`, setUp);
+  if (missing.size + different.size === 0)
+    report('ok', 'JetStream is on; streams, buckets and consumers are as they should be');
+  return missing.size === 0;
+}
+
+interface Probe {
+  subject: string;
+  headers?: MsgHdrs;
+  data?: string;
+}
+
+/** No stream has this name: what is published with it is refused, if it is let through at all. */
+function stored(subject: string): Probe {
+  const expecting = headers();
+  expecting.set('Nats-Expected-Stream', nobody);
+  return { subject, headers: expecting };
+}
+
+/** Requests of JetStream's that it can only call malformed. */
+const malformed = (subject: string): Probe => ({ subject, data: '{' });
+
+function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: string[] } {
+  const address = (remote: string) => ({ remote, project: nobody, instance: nobody });
+  const kv = (bucket: string, key: string) => stored(`$KV.lxstow_${bucket}.${key}`);
+  const api = (subject: string) => malformed(`$JS.API.${subject}`);
+  if (role === 'gateway') {
+    const remotes = Object.keys(config.remotes);
+    return {
+      publish: [
+        ...remotes.flatMap((remote) => [
+          ...Object.values(lanes)
+            .flat()
+            .map((kind) => stored(jobSubject(kind, address(remote)))),
+          kv('operations', operationKey(remote, nobody)),
+          kv('leases', instanceLeaseKey(address(remote))),
+          { subject: `lxstow.ask.${remote}.${nobody}` },
+          { subject: `lxstow.nudge.${remote}.${nobody}` },
+        ]),
+        kv('trust', certificateKey(nobody)),
+        ...['operations', 'leases', 'trust'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
+        api(`STREAM.MSG.GET.${jobsStream}`),
+        api('DIRECT.GET.KV_lxstow_operations'),
+        ...['operations', 'trust'].flatMap((bucket) => [
+          api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
+          api(`CONSUMER.DELETE.KV_lxstow_${bucket}.${nobody}`),
+          { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },
+        ]),
+      ],
+      subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow'],
+    };
+  }
+  const { remote } = config.worker;
+  return {
+    publish: [
+      kv('operations', operationKey(remote, nobody)),
+      kv('checkpoints', operationKey(remote, nobody)),
+      kv('leases', instanceLeaseKey(address(remote))),
+      kv('leases', `janitor.${remote}`),
+      kv('leases', claimKey(address(nobody), nobody, nobody)),
+      stored(deadSubject(jobSubject('backup', address(remote)))),
+      ...Object.keys(lanes).flatMap((lane) => {
+        const consumer = consumerName(remote, lane as Lane);
+        return [
+          api(`CONSUMER.MSG.NEXT.${jobsStream}.${consumer}`),
+          // "Still at it", of a message that nobody has.
+          { subject: `$JS.ACK.${jobsStream}.${consumer}.1.0.0.0.0`, data: '+WPI' },
+        ];
+      }),
+      ...['operations', 'leases', 'checkpoints'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
+    ],
+    subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],
+  };
+}
+
+/** Asks for each thing that the role does, in a way that nothing can come of. Says whether the rest can be looked at. */
+async function examineRights(nats: Nats, config: Config, role: Role, report: Report): Promise<boolean> {
+  const { publish, subscribe } = probesOf(role, config);
+  const refused = new Set<string>();
+  const note = (error: unknown) => {
+    const violation = violationOf(error);
+    if (!violation) return;
+    const { operation, subject } = violation;
+    refused.add(`${operation === 'publish' ? 'publish' : 'subscribe'} ${subject.replaceAll(nobody, '*')}`);
+  };
+  for (const subject of subscribe) {
+    const subscription = nats.connection.subscribe(subject, { callback: note });
+    await nats.connection.flush();
+    if (!subscription.isClosed()) subscription.unsubscribe();
+  }
+  await Promise.all(
+    publish.map(async ({ subject, headers, data = '' }) => {
+      await nats.connection.request(subject, data, { timeout: rightsMs, ...(headers ? { headers } : {}) }).catch(note);
+    }),
+  );
+  const user = config.nats.user === undefined ? 'this user' : `user ${config.nats.user}`;
+  if (refused.size === 0) {
+    report('ok', `${user} of NATS may do what a ${role} does`);
+    return true;
+  }
+  const shown = [...refused].slice(0, 6).join(', ');
+  report(
+    'problem',
+    `${user} of NATS may not do what a ${role} does: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
+    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} in the place of local)` : ''}, and \`nats-server --signal reload\`; and set nats.inboxPrefix as there.`,
+  );
+  // Who cannot hear answers would wait for each.
+  return ![...refused].some((each) => each.startsWith(`subscribe ${config.nats.inboxPrefix ?? '_INBOX'}`));
+}
+
+/** A lease is taken and given back: what cannot be written is no use. */
+async function examineRoom(nats: Nats, config: Config, report: Report): Promise<void> {
+  const room = 'Make room where jetstream.store_dir is, or raise jetstream.max_file_store in nats-server.conf.';
+  try {
+    const key = instanceLeaseKey({
+      remote: config.worker.remote,
+      project: nobody,
+      instance: randomBytes(6).toString('hex'),
+    });
+    const lease = await new Leases(new Bucket(nats, leasesBucket), config.worker.leaseTtlMs).acquire(key, {
+      worker: nobody,
+      operation: nobody,
+    });
+    await lease?.release();
+  } catch (error) {
+    report('problem', `NATS does not take writes: ${messageOf(error)}`, room);
+    return;
+  }
+  try {
+    const { storage, limits } = await nats.jsm.getAccountInfo();
+    if (limits.max_storage <= 0)
+      report('ok', `NATS takes writes; ${mib(storage)} are in use, without a limit for this account`);
+    else if (storage > limits.max_storage * fullShare)
+      report('warning', `NATS has used ${mib(storage)} of ${mib(limits.max_storage)}`, room);
+    else report('ok', `NATS takes writes; ${mib(storage)} of ${mib(limits.max_storage)} are in use`);
+  } catch (error) {
+    if (!violationOf(error)) throw natsFailure(error, 'looking for room');
+    report('ok', 'NATS takes writes; how much room is left, this user may not see');
+  }
+}
+
+async function examineQueue(nats: Nats, config: Config, roles: Role[], report: Report): Promise<void> {
+  const letters = await countDeadLetters(nats);
+  if (letters > 0)
+    report(
+      'warning',
+      `${letters} dead letter${letters === 1 ? ' waits' : 's wait'} for a person`,
+      '`lxstow dead-letters list`, then `retry` or `discard`.',
+    );
+  const { state } = await nats.jsm.streams.info(jobsStream);
+  const remotes = roles.includes('gateway') ? Object.keys(config.remotes) : [config.worker.remote];
+  for (const remote of remotes) {
+    let [waiting, taken, takers] = [0, 0, 0];
+    for (const lane of Object.keys(lanes)) {
+      const info = await nats.jsm.consumers.info(jobsStream, consumerName(remote, lane as Lane));
+      waiting += info.num_pending;
+      taken += info.num_ack_pending;
+      takers += info.num_waiting + info.num_ack_pending;
+    }
+    const said = `remote ${remote}: ${waiting} jobs wait, ${taken} were taken`;
+    if (waiting > 0 && takers === 0)
+      report(
+        'warning',
+        `${said}, and no worker is there`,
+        `Start one: \`lxstow worker\` with worker.remote ${remote}.`,
+      );
+    else report('ok', said);
+  }
+  const hours = state.messages > 0 ? (Date.now() - Date.parse(state.first_ts)) / 3_600_000 : 0;
+  if (hours > oldJobHours)
+    report(
+      'warning',
+      `the oldest job on the queue is ${Math.floor(hours)} h old`,
+      '`lxstow operations list --all-projects` says what it waits for.',
+    );
+}
+
+function mib(bytes: number): string {
+  return `${Math.round(bytes / 1024 / 1024)} MiB`;
+}

@@ -1,0 +1,151 @@
+/** LXD writes a backup to its own disk before it can be fetched. On a full one its operation runs for ever (docs/lxd.md). */
+import { existsSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { defaultSocket, type LxdClient } from '../lxd/client.ts';
+import { briefly, type Patient, type Report } from './finding.ts';
+
+interface Pool {
+  name: string;
+  driver: string;
+}
+
+interface Instance {
+  name: string;
+  project: string;
+  expanded_devices: Record<string, Record<string, string>>;
+  state?: { disk?: Record<string, { usage: number }> | null } | null;
+  snapshots?: unknown[] | null;
+}
+
+interface Room {
+  where: string;
+  /** Bytes; undefined where nobody says. */
+  free: number | undefined;
+  /** How to get more. */
+  more: string;
+}
+
+/** `volume`: LXD's storage.backups_volume. */
+export async function examineStaging(
+  lxd: LxdClient,
+  pools: Pool[],
+  volume: unknown,
+  patient: Patient,
+  report: Report,
+): Promise<void> {
+  const { signal } = patient;
+  const { slots } = patient.config.worker;
+  const { where, free, more } =
+    typeof volume === 'string' && volume.includes('/')
+      ? await roomInVolume(lxd, volume, signal)
+      : await roomOnDisk(lxd, patient);
+  if (free === undefined)
+    return report('ok', `how much room LXD has to write backups (${where}) cannot be seen from here`);
+  const instances = await listInstances(lxd, signal);
+  const room = `${size(free)} are free in ${where}, where LXD writes backups`;
+  const never = "on a full disk LXD's backup never ends";
+  const usual = (await usualSize(lxd, pools, instances, signal)) ?? 0;
+  const largest = largestOf(instances);
+  if (!largest || largest.bytes < usual) {
+    if (usual < free) report('ok', `${room}; how large its instances are, it does not say`);
+    else report('warning', `${room}; its instances have ${size(usual)} on an average: ${never}`, more);
+    return;
+  }
+  const needs = `the largest instance, ${largest.name}, needs up to ${size(largest.bytes)}`;
+  if (largest.bytes > free) report('problem', `${room}; ${needs}: ${never}`, more);
+  else if (largest.bytes * slots > free)
+    report(
+      'warning',
+      `${room}; ${needs}, and ${slots} are backed up at a time: ${never}`,
+      `${more} Or set worker.slots to ${Math.floor(free / largest.bytes)}.`,
+    );
+  else report('ok', `${room}; ${needs}`);
+}
+
+async function roomInVolume(lxd: LxdClient, name: string, signal: AbortSignal): Promise<Room> {
+  const [pool = '', volume = ''] = name.split('/');
+  const path = `/1.0/storage-pools/${encodeURIComponent(pool)}`;
+  const { space } = await lxd.get<{ space: { used: number; total: number } }>(`${path}/resources`, {}, briefly(signal));
+  const custom = `${path}/volumes/custom/${encodeURIComponent(volume)}`;
+  const { config } = await lxd.get<{ config: Record<string, string> }>(custom, {}, briefly(signal));
+  const state = await lxd
+    .get<{ usage?: { used?: number } | null }>(`${custom}/state`, {}, briefly(signal))
+    .catch(() => undefined);
+  const quota = bytesOf(config.size ?? '');
+  const inPool = space.total - space.used;
+  return {
+    where: `volume ${name} (storage.backups_volume)`,
+    free: quota === undefined ? inPool : Math.min(inPool, quota - (state?.usage?.used ?? 0)),
+    more:
+      quota === undefined
+        ? `Make room in pool ${pool}: \`lxc storage info ${pool}\`.`
+        : `\`lxc storage volume set ${pool} ${volume} size=SIZE\`, of what \`lxc storage info ${pool}\` says is free.`,
+  };
+}
+
+async function roomOnDisk(lxd: LxdClient, { config, env }: Patient): Promise<Room> {
+  const { socket, url } = config.remotes[lxd.remote] ?? {};
+  const more =
+    'Make room, or `lxc storage volume create POOL backups` and `lxc config set storage.backups_volume POOL/backups`.';
+  if (url !== undefined) return { where: `on the host of ${url}`, free: undefined, more };
+  const dir = join(dirname(socket ?? defaultSocket(env)), 'backups');
+  // Only root may look into some; the disk is the same.
+  const disk = await statfs(existsSync(dir) ? dir : dirname(dir)).catch(() => undefined);
+  return { where: dir, free: disk && disk.bavail * disk.bsize, more };
+}
+
+async function listInstances(lxd: LxdClient, signal: AbortSignal): Promise<Instance[]> {
+  const found: Instance[] = [];
+  for (const path of await lxd.get<string[]>('/1.0/projects', {}, briefly(signal))) {
+    const project = decodeURIComponent(path.split('/').at(-1) ?? '');
+    found.push(...(await lxd.get<Instance[]>('/1.0/instances', { recursion: '2', project }, signal)));
+  }
+  return found;
+}
+
+/**
+ * A backup carries each snapshot whole, unless it is optimized or `instance_only`. Btrfs without quotas, and directories, say nothing,
+ * or next to nothing.
+ */
+function largestOf(instances: Instance[]): { name: string; bytes: number } | undefined {
+  const sizes = instances.map(({ name, project, state, snapshots }) => ({
+    name: project === 'default' ? name : `${name} (project ${project})`,
+    bytes: (state?.disk?.root?.usage ?? 0) * (1 + (snapshots?.length ?? 0)),
+  }));
+  const [largest] = sizes.filter(({ bytes }) => bytes > 0).sort((a, b) => b.bytes - a.bytes);
+  return largest;
+}
+
+/** The largest average of a pool: its largest instance has no less, but for what instances share. A directory's disk holds other things too. */
+async function usualSize(
+  lxd: LxdClient,
+  pools: Pool[],
+  instances: Instance[],
+  signal: AbortSignal,
+): Promise<number | undefined> {
+  const averages: number[] = [];
+  for (const { name } of pools.filter(({ driver }) => driver !== 'dir')) {
+    const count = instances.filter(({ expanded_devices: devices }) =>
+      Object.values(devices).some(({ path, pool }) => path === '/' && pool === name),
+    ).length;
+    if (count === 0) continue;
+    const path = `/1.0/storage-pools/${encodeURIComponent(name)}/resources`;
+    const { space } = await lxd.get<{ space: { used: number } }>(path, {}, briefly(signal));
+    averages.push(space.used / count);
+  }
+  return averages.length > 0 ? Math.max(...averages) : undefined;
+}
+
+/** LXD's `10GiB`, `500MB`. */
+function bytesOf(text: string): number | undefined {
+  const [, number, unit = ''] = /^(\d+) ?([kKMGTPE]i?)?B?$/.exec(text) ?? [];
+  if (number === undefined) return undefined;
+  return (
+    Number(number) * (unit.endsWith('i') ? 1024 : 1000) ** ('kMGTPE'.indexOf(unit.charAt(0).replace('K', 'k')) + 1 || 0)
+  );
+}
+
+function size(bytes: number): string {
+  return bytes < 2 ** 30 ? `${Math.ceil(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+}

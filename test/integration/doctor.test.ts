@@ -1,0 +1,463 @@
+/** `lxstow doctor` on real parts, well and ill: each finding is what is so, and nothing is left behind. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import http from 'node:http';
+import https from 'node:https';
+import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { Client } from 'minio';
+import { parse } from 'yaml';
+import { makeCertificate } from '../lab/certificates.ts';
+import { type Lab, openLab } from '../lab/lab.ts';
+import type { LabLxd } from '../lab/lxd.ts';
+import { lxstow } from '../lab/lxstow.ts';
+import { type LabNats, startNats } from '../lab/nats.ts';
+import { freePort } from '../lab/processes.ts';
+import { attempt } from '../lab/run.ts';
+import type { LabS3 } from '../lab/s3.ts';
+import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
+
+const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+
+interface Finding {
+  level: 'ok' | 'warning' | 'problem';
+  area: string;
+  finding: string;
+  advice: string | null;
+}
+
+/** One account has JetStream, one has not, and one user may do next to nothing. */
+const accounts = `
+accounts {
+  WITH {
+    jetstream: enabled
+    users: [
+      { user: all, password: all }
+      { user: little, password: little, permissions: { publish: ["$JS.API.STREAM.INFO.>"], subscribe: ["_INBOX.>"] } }
+    ]
+  }
+  WITHOUT { users: [{ user: none, password: none }] }
+  EMPTY { jetstream: enabled, users: [{ user: empty, password: empty }] }
+}`;
+
+describe('lxstow doctor', { timeout: 300_000 }, () => {
+  const opened = new AsyncDisposableStack();
+  let [lab, nats, s3]: [Lab, LabNats, LabS3] = [] as never;
+  let lxd: LabLxd | LxdSimulator;
+  let dir: string;
+  let client: Client;
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'lxstow-doctor-'));
+    opened.defer(() => rm(dir, { recursive: true, force: true }));
+    const quiet = () => undefined;
+    lab = opened.use(await openLab({ name: 'doctor', log: quiet, nats: false }));
+    nats = opened.use(await startNats({ name: 'doctor', log: quiet, config: accounts }));
+    assert.ok(lab.s3);
+    s3 = lab.s3;
+    lxd = lab.lxd ?? opened.use(await startSimulator());
+    client = new Client({
+      endPoint: '127.0.0.1',
+      port: Number(new URL(s3.endpoint).port),
+      useSSL: false,
+      accessKey: s3.accessKey,
+      secretKey: s3.secretKey,
+      region: 'us-east-1',
+    });
+    await lxstow(['-c', await configured({}), 'setup']);
+  });
+  after(() => opened.disposeAsync());
+
+  const base = () => ({
+    nats: { servers: [nats.url], user: 'all', password: 'all' },
+    s3: { endpoint: s3.endpoint, accessKey: s3.accessKey, secretKey: s3.secretKey, bucket: s3.bucket },
+    remotes: { local: { socket: lxd.socket } },
+    gateway: { stateDir: join(dir, 'state') } as object,
+    worker: {} as object,
+  });
+
+  /** A file with this over a configuration that is right. */
+  async function configured(over: Record<string, object>): Promise<string> {
+    const file = join(dir, `${Math.random()}.json`);
+    const config: Record<string, object> = base();
+    for (const [key, value] of Object.entries(over)) config[key] = { ...config[key], ...value };
+    await writeFile(file, JSON.stringify(config), { mode: 0o600 });
+    return file;
+  }
+
+  async function doctor(
+    over: Record<string, object>,
+    ...args: string[]
+  ): Promise<{ status: number; findings: Finding[] }> {
+    const { status, stdout, stderr } = await attempt(process.execPath, [
+      cli,
+      '-c',
+      await configured(over),
+      'doctor',
+      '--format',
+      'json',
+      ...args,
+    ]);
+    assert.equal(stderr, '');
+    const text = stdout.toString();
+    for (const secret of [s3.secretKey, 'BEGIN']) assert.ok(!text.includes(secret));
+    return { status, findings: JSON.parse(text) };
+  }
+
+  /** The one finding that says so. */
+  function found(findings: Finding[], level: Finding['level'], text: RegExp, advice?: RegExp): void {
+    const one = findings.find(({ finding }) => text.test(finding));
+    assert.ok(one, `${text} is not in ${JSON.stringify(findings, null, 1)}`);
+    assert.equal(one.level, level, one.finding);
+    if (advice) assert.match(one.advice ?? '', advice);
+    assert.equal(one.advice === null, level === 'ok', one.finding);
+  }
+
+  async function leftIn(bucket: string): Promise<string[]> {
+    const keys: string[] = [];
+    const collect = async (listing: AsyncIterable<{ name?: string; key?: string }>) => {
+      for await (const { name, key } of listing) keys.push(name ?? key ?? '');
+    };
+    await collect(client.listObjects(bucket, '', true, { IncludeVersion: true }));
+    await collect(client.listIncompleteUploads(bucket, '', true));
+    return keys;
+  }
+
+  it('finds nothing wrong where nothing is, says it in four formats, and leaves nothing', async () => {
+    const { status, findings } = await doctor({});
+    assert.deepEqual(
+      findings.filter(({ level }) => level === 'problem'),
+      [],
+    );
+    assert.equal(status, 0);
+    found(findings, 'ok', /^Node\.js 2/);
+    found(findings, 'ok', /^NATS 2\.\d+\.\d+ at 127\.0\.0\.1:/);
+    found(findings, 'ok', /may do what a gateway does$/);
+    found(findings, 'ok', /may do what a worker does$/);
+    found(findings, 'ok', /^JetStream is on; streams, buckets and consumers are as they should be$/);
+    found(
+      findings,
+      'ok',
+      /^tried, and allowed: put, get, list, tag, delete, begin a multipart upload, put a part, list parts, list uploads, complete an upload, abort an upload$/,
+    );
+    found(findings, 'ok', /has the same time$/);
+    found(findings, 'ok', /keeps no versions/);
+    found(findings, 'ok', /answers for remote local$/);
+    assert.deepEqual(await leftIn(s3.bucket), []);
+    assert.deepEqual(await readdir(dir).then((names) => names.filter((name) => name === 'state')), []);
+    const connection = await connect({ servers: nats.url, user: 'all', pass: 'all' });
+    const jsm = await jetstreamManager(connection);
+    assert.equal((await jsm.streams.info('LXSTOW_JOBS')).state.last_seq, 0);
+    assert.equal((await jsm.streams.info('LXSTOW_DEAD')).state.last_seq, 0);
+    for (const bucket of ['operations', 'checkpoints', 'trust'])
+      assert.equal((await jsm.streams.info(`KV_lxstow_${bucket}`)).state.last_seq, 0);
+    await connection.close();
+
+    const print = async (...args: string[]) =>
+      lxstow(['-c', await configured({}), 'doctor', '--only', 'configuration,s3', ...args]);
+    assert.match(
+      await print(),
+      /^LEVEL +AREA +FINDING\nok +configuration +Node\.js .*\n(?:.*\n)*\d+ ok, 0 warnings, 0 problems\n$/,
+    );
+    assert.ok(
+      parse(await print('--format', 'yaml')).every(({ area }: Finding) => ['configuration', 's3'].includes(area)),
+    );
+    assert.match(await print('--format', 'csv'), /^ok,configuration,Node\.js /);
+  });
+
+  it('looks at what a host is for', async () => {
+    const areas = async (...args: string[]) => [
+      ...new Set((await doctor({}, ...args)).findings.map(({ area }) => area)),
+    ];
+    assert.deepEqual(await areas('gateway'), ['configuration', 'gateway', 'nats', 's3']);
+    assert.deepEqual(await areas('worker', '--only', 'configuration,gateway,lxd'), ['configuration', 'lxd']);
+    const { status, stderr } = await attempt(process.execPath, [
+      cli,
+      '-c',
+      await configured({}),
+      'doctor',
+      '--only',
+      'disk',
+    ]);
+    assert.equal(status, 64);
+    assert.match(stderr, /"disk" is none of/);
+  });
+
+  it('finds keys that are unknown or contradict each other, and goes on with the rest', async () => {
+    const over = {
+      nats: { token: 'x', nkey: '/none' },
+      gateway: { prot: 1, certificate: '/none' },
+      worker: { heartbeatMs: 9000 },
+      remotes: { local: { socket: lxd.socket, url: 'https://127.0.0.1:1', key: '/none', hsot: '' } },
+      s3: { ca: '/none' },
+    };
+    const { status, findings } = await doctor(over, '--only', 'configuration');
+    assert.equal(status, 1);
+    for (const text of [
+      /^unknown key gateway\.prot$/,
+      /^unknown key remotes\.local\.hsot$/,
+      /^nats has nats\.user and nats\.token and nats\.nkey$/,
+      /^gateway has only one of certificate and key$/,
+      /^remotes\.local has only one/,
+      /^remotes\.local has both url and socket/,
+      /^worker\.heartbeatMs \(9000\) is not well below/,
+    ])
+      found(findings, 'problem', text);
+    found(findings, 'warning', /^s3\.ca is there, but s3\.endpoint is http/);
+    const broken = await doctor({ worker: { slots: 0 } });
+    assert.equal(broken.status, 1);
+    found(broken.findings, 'problem', /worker\.slots: must be >= 1/);
+  });
+
+  it('says what is wrong with credentials and bucket', async () => {
+    const of = async (over: object) => {
+      const { status, findings } = await doctor({ s3: over }, '--only', 's3');
+      assert.equal(status, 1);
+      return findings;
+    };
+    found(await of({ accessKey: 'nobody' }), 'problem', /InvalidAccessKeyId/, /s3\.accessKey/);
+    found(await of({ secretKey: 'wrong' }), 'problem', /SignatureDoesNotMatch/, /s3\.secretKey/);
+    found(await of({ bucket: 'missing' }), 'problem', /NoSuchBucket/, /mc mb ALIAS\/missing/);
+  });
+
+  it('is not stopped by one that is dead', async () => {
+    const dead = await freePort();
+    const { status, findings } = await doctor({
+      nats: { servers: [`nats://127.0.0.1:${dead}`] },
+      s3: { endpoint: `http://127.0.0.1:${dead}` },
+      remotes: { local: { socket: join(dir, 'none.socket') } },
+    });
+    assert.equal(status, 1);
+    found(findings, 'problem', /^cannot connect to NATS at/, /nats\.servers/);
+    found(findings, 'problem', /^S3 at .* cannot be reached: .*ECONNREFUSED/, /s3\.endpoint/);
+    found(findings, 'problem', /^LXD \(local\) at .*none\.socket: .*ENOENT/, /remotes\.local\.socket/);
+  });
+
+  it('does not wait for one that is silent', async () => {
+    await using mute = await listening(createServer(() => undefined));
+    const { findings } = await doctor(
+      { nats: { servers: [`nats://127.0.0.1:${mute.port}`] }, s3: { endpoint: `http://127.0.0.1:${mute.port}` } },
+      '--only',
+      's3,nats',
+    );
+    found(findings, 'problem', /^S3 at .* cannot be reached: no answer in 5 s$/);
+    found(findings, 'problem', /^cannot connect to NATS at .*: no answer in 5 s$/);
+  });
+
+  it('finds a clock that is off, and a right that is missing', async () => {
+    const skewed = async (seconds: number, refuse?: string) => {
+      await using proxy = await inBetween(s3.endpoint, seconds, refuse);
+      return (await doctor({ s3: { endpoint: `http://127.0.0.1:${proxy.port}` } }, '--only', 's3')).findings;
+    };
+    found(await skewed(-1200), 'problem', /clock is 1\d\d\d s ahead of the S3 server's/, /timedatectl/);
+    found(await skewed(120), 'warning', /clock is 1\d\d s behind the S3 server's/);
+    const findings = await skewed(0, 'PUT /lxstow/local/');
+    assert.ok(findings.length > 0);
+    found(await skewed(0, 'DELETE'), 'problem', /^S3 does not let us delete: .*AccessDenied/, /s3:DeleteObject/);
+    for (const name of await leftIn(s3.bucket)) await client.removeObject(s3.bucket, name);
+  });
+
+  it('says what versions and locks mean, and leaves none', {
+    skip: process.env.LXSTOW_LAB_S3 === 'seaweedfs',
+  }, async () => {
+    if (s3.kind !== 'minio') return;
+    await client.makeBucket('versioned');
+    await client.setBucketVersioning('versioned', { Status: 'Enabled' });
+    const versioned = await doctor({ s3: { bucket: 'versioned' } }, '--only', 's3', '--strict');
+    found(versioned.findings, 'warning', /^the bucket keeps versions: what lxstow deletes stays/, /mc ilm rule add/);
+    found(versioned.findings, 'ok', /^tried, and allowed: put/);
+    found(versioned.findings, 'ok', /^MinIO has .* free$/);
+    assert.equal(versioned.status, 2);
+    assert.deepEqual(await leftIn('versioned'), []);
+    await client.setBucketLifecycle('versioned', {
+      Rule: [
+        { ID: 'old', Status: 'Enabled', Filter: { Prefix: '' }, NoncurrentVersionExpiration: { NoncurrentDays: 30 } },
+      ],
+    } as never);
+    found(
+      (await doctor({ s3: { bucket: 'versioned' } }, '--only', 's3')).findings,
+      'ok',
+      /until a lifecycle rule removes it$/,
+    );
+
+    await client.makeBucket('locked', 'us-east-1', { ObjectLocking: true });
+    await client.setObjectLockConfig('locked', { mode: 'COMPLIANCE', unit: 'Days', validity: 3 } as never);
+    const locked = await doctor({ s3: { bucket: 'locked' } }, '--only', 's3');
+    found(locked.findings, 'warning', /nobody can remove one for 3 days \(COMPLIANCE\)/);
+    found(locked.findings, 'ok', /^tried, and allowed: begin a multipart upload.*put and delete were left out/);
+    assert.deepEqual(await leftIn('locked'), []);
+  });
+
+  it("finds certificates that have expired, or are not their key's, or are good for other names", async () => {
+    const own = async (name: string, days: number, addresses?: string[]) => {
+      const made = await makeCertificate({ commonName: name, days, ...(addresses ? { addresses } : {}) });
+      await writeFile(join(dir, `${name}.crt`), made.cert);
+      await writeFile(join(dir, `${name}.key`), made.key);
+      return { ...made, certificate: join(dir, `${name}.crt`), key: join(dir, `${name}.key`) };
+    };
+    const of = async (gateway: object) => (await doctor({ gateway }, 'gateway', '--only', 'gateway')).findings;
+    const pair = ({ certificate, key }: { certificate: string; key: string }) => ({ certificate, key });
+    const [old, soon, good] = [await own('old', -2), await own('soon', 10), await own('good', 100, ['stow.example'])];
+    found(await of(pair(old)), 'problem', /^the gateway's certificate expired on/, /restart the gateway/);
+    found(await of(pair(soon)), 'warning', /^the gateway's certificate expires on .*, in \d+ days$/);
+    found(
+      await of({ certificate: good.certificate, key: soon.key }),
+      'problem',
+      /the key in .* is another certificate's$/,
+    );
+    const named = await of({ ...pair(good), advertise: ['stow.example:8443', 'other.example:8443'] });
+    found(named, 'warning', /does not name other\.example of gateway\.advertise$/);
+    found(await of({ ...pair(good), trustDir: join(dir, 'no-such') }), 'problem', /^gateway\.trustDir: ENOENT/);
+    const trust = join(dir, 'trust');
+    await mkdir(trust);
+    for (const each of [old, good]) await writeFile(join(trust, `${each.fingerprint}.crt`), each.cert);
+    const trusted = await of({ ...pair(good), trustDir: trust });
+    found(trusted, 'ok', /^1 valid client certificate in/);
+    found(trusted, 'problem', /in gateway\.trustDir expired on/);
+
+    await using server = await listening(
+      https.createServer({ cert: old.cert, key: await readFile(old.key) }, (_, response) => response.end()),
+    );
+    const endpoint = `https://127.0.0.1:${server.port}`;
+    const { findings } = await doctor({ s3: { endpoint, ca: old.certificate } }, '--only', 's3');
+    found(findings, 'problem', /^the certificate of S3 at 127\.0\.0\.1:\d+ expired on/);
+    found(findings, 'problem', /cannot be reached: certificate has expired/);
+  });
+
+  it('finds a NATS that is too old, has no JetStream, or was not set up', async () => {
+    const of = async (over: object, ...args: string[]) =>
+      (await doctor({ nats: over }, '--only', 'nats', ...args)).findings;
+    await using old = await listening(
+      createServer((socket) => {
+        const info = {
+          server_id: 'x',
+          server_name: 'x',
+          version: '2.10.25',
+          proto: 1,
+          headers: true,
+          max_payload: 1_048_576,
+          jetstream: true,
+        };
+        socket.write(`INFO ${JSON.stringify(info)}\r\n`);
+        socket.on('data', () => socket.write('PONG\r\n'));
+        socket.on('error', () => socket.destroy());
+      }),
+    );
+    found(
+      await of({ servers: [`nats://127.0.0.1:${old.port}`] }),
+      'problem',
+      /is 2\.10\.25; lxstow needs 2\.14 or newer$/,
+      /nats-server 2\.14/,
+    );
+    found(await of({ user: 'none', password: 'none' }), 'problem', /JetStream is off/, /jetstream/);
+    found(
+      await of({ user: 'empty', password: 'empty' }),
+      'problem',
+      /^NATS has no stream LXSTOW_JOBS, .*bucket lxstow_trust, consumer local_transfer/,
+      /lxstow setup/,
+    );
+    found(await of({ user: 'nobody', password: 'x' }), 'problem', /Authorization Violation/i, /nats\.password/);
+    found(
+      await of({ replicas: 3 }),
+      'warning',
+      /^not as `lxstow setup` makes it: stream LXSTOW_JOBS: num_replicas is 1/,
+    );
+  });
+
+  it('names the rights that a user of NATS lacks', async () => {
+    const { findings } = await doctor({ nats: { user: 'little', password: 'little' } }, '--only', 'nats', 'worker');
+    found(
+      findings,
+      'problem',
+      /^user little of NATS may not do what a worker does: subscribe lxstow\.ask\.local\.\*, .* more$/,
+      /nats\.conf/,
+    );
+  });
+
+  it('sees what waits on NATS', async () => {
+    const connection = await connect({ servers: nats.url, user: 'all', pass: 'all' });
+    await connection.request('lxstow.jobs.local.backup.default.c1', '{}');
+    await connection.request('lxstow.dead.local.backup.default.c1', '{}');
+    const { findings } = await doctor({}, '--only', 'nats');
+    const jsm = await jetstreamManager(connection);
+    for (const stream of ['LXSTOW_JOBS', 'LXSTOW_DEAD']) await jsm.streams.purge(stream);
+    await connection.close();
+    found(findings, 'warning', /^remote local: 1 jobs wait, 0 were taken, and no worker is there$/, /lxstow worker/);
+    found(findings, 'warning', /^1 dead letter waits for a person$/, /lxstow dead-letters list/);
+  });
+
+  it('compares the room for backups with the largest instance', async (context) => {
+    const real = lab.lxd;
+    if (!real) return context.skip(lab.lxdUnavailable);
+    await real.launch('large', { dataMiB: 64, kind: 'random' });
+    // Btrfs counts what is on the disk.
+    await real.lxc(['exec', 'large', '--', '/bin/busybox', 'sync']);
+    const of = async () => (await doctor({}, '--only', 'lxd', 'worker')).findings;
+    found(await of(), 'ok', /where LXD writes backups; (how large its instances are, it does not say|the largest)/);
+    await real.lxc(['storage', 'volume', 'create', real.pool, 'backups', 'size=20MiB']);
+    await real.lxc(['config', 'set', 'storage.backups_volume', `${real.pool}/backups`]);
+    // Btrfs says how large an instance is when it has counted; until then there is the average of the pool.
+    const full = (await of()).find(({ finding }) => /in volume \w+\/backups/.test(finding));
+    assert.match(full?.finding ?? '', /^\d+ MiB are free in .*on a full disk LXD's backup never ends$/);
+    assert.notEqual(full?.level, 'ok');
+    assert.match(full?.advice ?? '', /lxc storage volume set/);
+    await real.lxc(['config', 'unset', 'storage.backups_volume']);
+  });
+
+  it('warns of secrets that everybody may read', async () => {
+    const file = await configured({});
+    await chmod(file, 0o644);
+    assert.match(
+      await lxstow(['-c', file, 'doctor', '--only', 'configuration']),
+      /warning +configuration +everybody on this host may read/,
+    );
+  });
+});
+
+interface Listening extends AsyncDisposable {
+  port: number;
+}
+
+async function listening(server: http.Server | ReturnType<typeof createServer>): Promise<Listening> {
+  const sockets = new Set<{ destroy(): void }>();
+  server.on('connection', (socket) => sockets.add(socket));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    port: (server.address() as AddressInfo).port,
+    async [Symbol.asyncDispose]() {
+      const closed = once(server, 'close');
+      server.close();
+      for (const socket of sockets) socket.destroy();
+      await closed;
+    },
+  };
+}
+
+/** A proxy in front of S3 whose Date is off by so many seconds, and that refuses requests that begin so. */
+function inBetween(endpoint: string, seconds: number, refuse?: string): Promise<Listening> {
+  return listening(
+    http.createServer((request, response) => {
+      if (refuse && `${request.method} ${request.url}`.startsWith(refuse)) {
+        response.writeHead(403, { 'content-type': 'application/xml' });
+        return response.end('<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>');
+      }
+      const { method, headers } = request;
+      const onward = http.request(
+        new URL(request.url ?? '/', endpoint),
+        { method: method ?? 'GET', headers, agent: false },
+        (answer) => {
+          const date = new Date(Date.now() + seconds * 1000).toUTCString();
+          response.writeHead(answer.statusCode ?? 500, { ...answer.headers, date });
+          answer.pipe(response);
+        },
+      );
+      request.pipe(onward);
+    }),
+  );
+}
