@@ -188,6 +188,20 @@ socket?: string
  */
 url?: string
 /**
+ * Backups and restores at a time, over all workers of this remote. Default: as many as they have slots.
+ */
+transfers?: number
+/**
+ * The same for each of its storage pools: that of an instance's root disk counts.
+ */
+transfersPerPool?: number
+/**
+ * Storage pools that are to have another limit: `{"ssd": {"transfers": 4}}`.
+ */
+pools?: {
+[k: string]: PoolConfig
+}
+/**
  * Path of a PEM file: our client certificate, trusted by that LXD.
  */
 certificate?: string
@@ -199,6 +213,9 @@ key?: string
  * Path of a PEM file: the one server certificate that is accepted.
  */
 serverCertificate?: string
+}
+export interface PoolConfig {
+transfers?: number
 }
 export interface GatewayConfig {
 /**
@@ -917,6 +934,10 @@ bytes_per_second?: number
  * The same as LXD words it.
  */
 create_backup_progress?: string
+/**
+ * What a job that could run waits for, because others have it: `instance c1`, `storage pool default`, `remote local`.
+ */
+waiting_for?: string
 /**
  * Why the last attempt ended, where another is due.
  */

@@ -81,6 +81,12 @@ export function createWorkerMetrics() {
       labelNames: ['kind'],
       registers,
     }),
+    waiting: new Gauge({
+      name: 'lxstow_jobs_waiting',
+      help: 'Jobs that this worker has handed back because others have their instance, or as many as may use the storage pool or remote.',
+      labelNames: ['for'],
+      registers,
+    }),
     retries: new Counter({
       name: 'lxstow_job_retries_total',
       help: 'Attempts that failed and that another follows.',
@@ -108,6 +114,7 @@ export function createWorkerMetrics() {
     metrics.takeovers.inc({ kind }, 0);
   }
   metrics.jobs.inc({ kind: 'unknown', result: 'refused' }, 0);
+  for (const what of ['instance', 'pool', 'remote']) metrics.waiting.set({ for: what }, 0);
   return metrics;
 }
 

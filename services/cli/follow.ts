@@ -98,10 +98,14 @@ function stepOf({ label, operation, error }: Followed): Step {
   if (!operation) return { label, state: 'waiting' };
   const { status, metadata } = operation;
   if (isFinal(operation)) return { label, state: status, ended: true };
-  const { stage, bytes_done: done, bytes_total: total, bytes_per_second: rate, retry_reason } = metadata;
-  const state =
-    status === 'Running' ? (stage ?? status) : retry_reason ? `${status}, after: ${retry_reason.slice(0, 60)}` : status;
+  const { stage, bytes_done: done, bytes_total: total, bytes_per_second: rate } = metadata;
+  const state = status === 'Running' ? (stage ?? status) : pendingState(operation);
   return { label, state, ...(status === 'Running' && { done, total, rate }) };
+}
+
+function pendingState({ status, metadata: { retry_reason, waiting_for } }: ShownOperation): string {
+  if (waiting_for) return `waiting for ${waiting_for}`;
+  return retry_reason ? `${status}, after: ${retry_reason.slice(0, 60)}` : status;
 }
 
 /** Why this one did not succeed; undefined when it did. */

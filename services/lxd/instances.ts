@@ -13,6 +13,8 @@ interface LxdInstance {
   type: string;
 }
 
+type Devices = LxdInstance['devices'];
+
 interface LxdServer {
   api_extensions: string[];
   environment: { server_version: string };
@@ -58,6 +60,35 @@ export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSign
   }
 }
 
+/** The pool of an instance's root disk; undefined when there is no such instance, or LXD does not say. */
+export async function instancePool(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    const { expanded_devices } = await lxd.get<LxdInstance>(
+      instancePath(address),
+      { project: address.project },
+      signal,
+    );
+    return rootPool(expanded_devices);
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
+/** Where instances of a project go for which nobody says: the pool of its default profile. */
+export async function defaultPool(lxd: LxdClient, project: string, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    return rootPool((await lxd.get<{ devices: Devices }>('/1.0/profiles/default', { project }, signal)).devices);
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
+function rootPool(devices: Devices): string | undefined {
+  return Object.values(devices).find(({ type, path }) => type === 'disk' && path === '/')?.pool;
+}
+
 /** The instance as the manifest keeps it. Throws not-found. */
 export async function describeInstance(
   lxd: LxdClient,
@@ -74,8 +105,7 @@ export async function describeInstance(
   const profiles = await Promise.all(
     instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
   );
-  const root = Object.values(instance.expanded_devices).find(({ type, path }) => type === 'disk' && path === '/');
-  const pool = root?.pool ?? '';
+  const pool = rootPool(instance.expanded_devices) ?? '';
   const { architecture, config, devices, type } = instance;
   return {
     architecture,

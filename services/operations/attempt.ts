@@ -24,6 +24,8 @@ export interface AttemptOptions {
   leases: Leases;
   /** The lease on the instance; undefined for jobs that touch none. */
   lease: Lease | undefined;
+  /** What else it must hold while it runs. */
+  permits?: Lease[];
   worker: string;
   log: Log;
 }
@@ -46,7 +48,7 @@ export class Attempt {
     this.#stored = stored;
     this.#options = options;
     this.log = options.log;
-    if (options.lease) this.#hold(options.lease);
+    for (const lease of [options.lease, ...(options.permits ?? [])]) if (lease) this.#hold(lease);
     this.#heed(stored.operation);
   }
 

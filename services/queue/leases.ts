@@ -11,10 +11,13 @@ export interface LeaseHolder {
 export class Leases {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
+  readonly #onFree: (key: string) => void;
 
-  constructor(bucket: Bucket, ttlMs: number) {
+  /** `onFree` is told of each lease that was given back. */
+  constructor(bucket: Bucket, ttlMs: number, onFree: (key: string) => void = () => undefined) {
     this.#bucket = bucket;
     this.#ttlMs = ttlMs;
+    this.#onFree = onFree;
   }
 
   /** Takes the lease; undefined when somebody has it. */
@@ -22,7 +25,21 @@ export class Leases {
     const begun = performance.now();
     const value = JSON.stringify(holder);
     const revision = await this.#bucket.create(key, value, { ttlMs: this.#ttlMs });
-    return revision === undefined ? undefined : new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun);
+    if (revision === undefined) return undefined;
+    return new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun, this.#onFree);
+  }
+
+  /** Takes one of the leases `<keys>.1` to `<keys>.<count>`, which are alike; undefined when others have them all. */
+  async acquireOneOf(keys: string, count: number, holder: LeaseHolder): Promise<Lease | undefined> {
+    const taken = new Set(await this.#bucket.keys(`${keys}.*`));
+    const free = Array.from({ length: count }, (_, index) => `${keys}.${index + 1}`).filter((key) => !taken.has(key));
+    // Who begins elsewhere meets fewer others.
+    const first = Math.floor(Math.random() * free.length);
+    for (const key of [...free.slice(first), ...free.slice(0, first)]) {
+      const lease = await this.acquire(key, holder);
+      if (lease) return lease;
+    }
+    return undefined;
   }
 
   /** Who has it; undefined when it is free. */
@@ -37,14 +54,24 @@ export class Lease {
   readonly #bucket: Bucket;
   readonly #value: string;
   readonly #ttlMs: number;
+  readonly #onFree: (key: string) => void;
   readonly #lost = new AbortController();
   #revision: number;
   /** Monotonic ms: when the last renewal that went through was sent. The server's clock for the TTL started after that. */
   #renewed: number;
   #renewing: Promise<void> | undefined;
 
-  constructor(bucket: Bucket, key: string, value: string, revision: number, ttlMs: number, begun: number) {
+  constructor(
+    bucket: Bucket,
+    key: string,
+    value: string,
+    revision: number,
+    ttlMs: number,
+    begun: number,
+    onFree: (key: string) => void,
+  ) {
     this.#bucket = bucket;
+    this.#onFree = onFree;
     this.key = key;
     this.#value = value;
     this.#revision = revision;
@@ -103,7 +130,7 @@ export class Lease {
     if (this.#lost.signal.aborted) return;
     this.#lose('it was given back');
     await this.#renewing;
-    await this.#bucket.remove(this.key, this.#revision);
+    if (await this.#bucket.remove(this.key, this.#revision)) this.#onFree(this.key);
   }
 
   #lose(why: string): void {

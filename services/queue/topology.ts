@@ -98,6 +98,11 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
+/** Where a remote's workers tell each other what somebody may be waiting for: the body is what `waitedFor` makes of a lease that was given back. */
+export function freedSubject(remote: string): string {
+  return `lxstow.freed.${remote}`;
+}
+
 const apiPrefix = 'lxstow.api';
 
 /** The subject of a request with the names of `pattern` (`backups.list.{remote}.{project}`) put in; those not given are wildcards. */
@@ -141,17 +146,36 @@ export function claimKey(address: Address, backup: string, holder: string): stri
   return `${reservationKey(address, backup)}.${holder}`;
 }
 
+/** Behind a remote's name in the keys of permits. No project is called so: `=` is followed by two hex digits in a name. */
+const permitWords = { remote: '=transfers', pool: '=pool' };
+
+/** The permits to transfer from or to a remote, or one of its storage pools: leases `<this>.<number>`, of which each transfer holds one. */
+export function transferPermits(remote: string, pool?: string): string {
+  return pool === undefined ? `${remote}.${permitWords.remote}` : `${remote}.${permitWords.pool}.${encodeToken(pool)}`;
+}
+
+/** What a job waits for that does not get this lease: any of the permits that are alike, or the lease itself. */
+export function waitedFor(leaseKey: string): string {
+  return leaseKind(leaseKey) === 'instance' ? leaseKey : leaseKey.slice(0, leaseKey.lastIndexOf('.'));
+}
+
+/** Whether a lease is on an instance, or a permit of a pool or remote. */
+export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' {
+  const word = leaseKey.split('.')[1];
+  return word === permitWords.pool ? 'pool' : word === permitWords.remote ? 'remote' : 'instance';
+}
+
 /** Key of the lease on tidying a remote up. It has two tokens; all others have at least three. */
 export function janitorLeaseKey(remote: string): string {
   return `janitor.${remote}`;
 }
 
-/** What a key of the leases' bucket is about; undefined for the janitor's own, and for what we never write. */
+/** What a key of the leases' bucket is about; undefined for permits, the janitor's own, and for what we never write. */
 export function parseLeaseKey(
   key: string,
 ): (Address & { kind: 'lease' | 'reservation' | 'claim'; backup?: string; holder?: string }) | undefined {
   const [remote, project, instance, backup, holder, ...rest] = key.split('.');
-  if (!remote || !project || !instance || rest.length > 0) return undefined;
+  if (!remote || !project || !instance || rest.length > 0 || leaseKind(key) !== 'instance') return undefined;
   const address = { remote, project: decodeToken(project), instance: decodeToken(instance) };
   if (backup === undefined) return { kind: 'lease', ...address };
   if (holder === undefined) return { kind: 'reservation', ...address, backup: decodeToken(backup) };

@@ -30,9 +30,11 @@ import {
   consumerName,
   jobsStream,
   type Lane,
+  leaseKind,
   leasesBucket,
   verifySetUp,
 } from '../queue/topology.ts';
+import { WaitingRoom } from '../queue/waitingRoom.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -107,13 +109,18 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   const patienceMs = config.worker.leaseTtlMs;
   const bucket = new Bucket(nats, leasesBucket, patienceMs);
   const operations = new OperationStore(nats, config.nats.operationsKeptHours, patienceMs);
+  using waitingRoom = new WaitingRoom({
+    nats,
+    remote,
+    onChange: (lease, by) => metrics.waiting.inc({ for: leaseKind(lease) }, by),
+  });
   const shared: Omit<Tools, 'memory'> = {
     config,
     metrics,
     lxd,
     store,
     hasher,
-    leases: new Leases(bucket, config.worker.leaseTtlMs),
+    leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)),
     leasesBucket: bucket,
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
@@ -131,6 +138,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   const stopping = () => {
     log.info('stopping', { graceMs });
     graceTimer = setTimeout(() => handingBack.abort(), graceMs);
+    waitingRoom[Symbol.dispose]();
   };
   if (stop.aborted) stopping();
   stop.addEventListener('abort', stopping, { once: true });
@@ -139,7 +147,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     const consumer = await nats.js.consumers.get(jobsStream, consumerName(remote, lane));
     const tools = { ...shared, memory: new SlotMemory() };
     await runLoop({
-      ...{ worker, nats, consumer, operations, tools, runners, log },
+      ...{ worker, nats, consumer, operations, tools, runners, waitingRoom, log },
       ...{ stopping: stop, handingBack: handingBack.signal },
     });
   };

@@ -150,7 +150,11 @@ async function claimForReading(source: BackupAddress, attempt: Attempt, { leases
   if (await leases.holder(claimKey(source, source.backup, removal))) throw new LxstowError('instance-busy', refusal);
 }
 
-async function readManifest(source: BackupAddress, { store, config }: Tools, signal: AbortSignal): Promise<Manifest> {
+export async function readManifest(
+  source: BackupAddress,
+  { store, config }: Pick<Tools, 'store' | 'config'>,
+  signal: AbortSignal,
+): Promise<Manifest> {
   try {
     return parseManifest((await store.read(manifestKey(config.s3.prefix, source), signal)).body, source);
   } catch (error) {

@@ -7,14 +7,15 @@ import type { Log } from '../logger.ts';
 import { countJob } from '../metrics.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';
-import { cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
+import { amend, cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
 import { bury } from '../queue/deadLetters.ts';
 import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
-import type { Lease } from '../queue/leases.ts';
-import { instanceLeaseKey, parseJobSubject } from '../queue/topology.ts';
+import { parseJobSubject, waitedFor } from '../queue/topology.ts';
+import type { WaitingRoom } from '../queue/waitingRoom.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
+import { admit, type Wait } from './admission.ts';
 import type { Tools } from './tools.ts';
 
 /** What is done for a kind of job. */
@@ -33,6 +34,7 @@ export interface LoopOptions {
   operations: OperationStore;
   tools: Tools;
   runners: Runners;
+  waitingRoom: WaitingRoom;
   log: Log;
   /** Aborts when no new job may begin. */
   stopping: AbortSignal;
@@ -43,7 +45,7 @@ export interface LoopOptions {
 /** A pull whose server died is not answered: it is noticed after so long, and another one sent. */
 const pullExpiresMs = 5000;
 const pauseAfterFaultMs = 1000;
-/** A job whose instance is busy comes again after this; jittered, so that waiting jobs do not march in step. */
+/** A job whose operation somebody else has changed comes again after this; jittered, so that such jobs do not march in step. */
 const busyDelayMs = 3000;
 const firstRetryDelayMs = 5000;
 const longestRetryDelayMs = 300_000;
@@ -86,7 +88,8 @@ async function nextMessage(consumer: Consumer, stopping: AbortSignal): Promise<J
 }
 
 async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
-  const { operations, tools, worker } = options;
+  const { operations, tools, worker, waitingRoom } = options;
+  waitingRoom.arrived(message.seq);
   const raw = {
     subject: message.subject,
     data: message.data,
@@ -120,22 +123,27 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
     instance: address.instance,
     kind: job.kind,
   });
-  let lease: Lease | undefined;
-  if (job.kind !== 'delete') {
-    lease = await tools.leases.acquire(instanceLeaseKey(address), { worker, operation: id });
-    if (!lease) return message.nak(jittered(busyDelayMs));
-  }
+  const admission = await admit(job, { worker, operation: id }, tools, {
+    isBehind: (lease) => waitingRoom.isBehind(lease, message),
+    limited: stored.operation.status !== 'Cancelling',
+  });
+  if ('reason' in admission) return wait(message, admission, stored, options);
+  const { lease, permits, fault } = admission;
+  // Another permit may be free: the next one is to look.
+  for (const { key } of permits) waitingRoom.callFirst(waitedFor(key));
   const attempt = await Attempt.begin(stored, {
     store: operations,
     leases: tools.leases,
     lease,
+    permits,
     worker,
     log: attemptLog,
   });
   if (!attempt) {
-    await lease?.release();
+    for (const each of [lease, ...permits]) await each?.release();
     return message.nak(jittered(busyDelayMs));
   }
+  if (fault) attempt.abort(fault);
   if (stored.operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   if (attempt.operation.attempt > tools.config.worker.attempts) {
     // Each attempt so far ended with its worker: the job itself may be what kills them.
@@ -147,6 +155,17 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
     );
   }
   await runAttempt(job, attempt, message, options);
+}
+
+/** Hands the job back until it can have what another has, and says in its operation what that is. */
+async function wait(message: JsMsg, { lease, reason }: Wait, stored: Stored, options: LoopOptions): Promise<void> {
+  const { operation, revision } = stored;
+  if (operation.status === 'Pending' && operation.metadata.waiting_for !== reason) {
+    const metadata = { ...operation.metadata, waiting_for: reason };
+    // Who was faster has something newer to say.
+    await options.operations.update(amend(operation, { metadata }, new Date()), revision);
+  }
+  options.waitingRoom.wait(message, lease, operation.id);
 }
 
 /** Finds the operation, or makes it: for a message that came without the gateway, or faster than it. */

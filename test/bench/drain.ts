@@ -12,6 +12,7 @@ import { connectNats } from '../../services/queue/connection.ts';
 import { Leases } from '../../services/queue/leases.ts';
 import { Reservations } from '../../services/queue/reservations.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket, setUp } from '../../services/queue/topology.ts';
+import { WaitingRoom } from '../../services/queue/waitingRoom.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { traceOf } from '../../services/trace.ts';
 import { type Runners, runLoop } from '../../services/worker/runLoop.ts';
@@ -86,6 +87,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
   using store = createS3Store(config.s3);
   using lxd = new LxdClient('local', { socket: '/nonexistent' }, {});
   await using hasher = new Hasher();
+  using waitingRoom = new WaitingRoom({ nats, remote: 'local' });
   const stopping = new AbortController();
   let done = 0;
   const nothing = async () => {
@@ -94,13 +96,13 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
   const runners: Runners = { backup: { run: nothing }, restore: { run: nothing }, delete: { run: nothing } };
   const shared = {
     ...{ config, metrics: createWorkerMetrics(), lxd, store, hasher },
-    ...{ leases: new Leases(bucket, config.worker.leaseTtlMs), leasesBucket: bucket },
+    ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
   };
   const loop = async () => {
     const consumer = await nats.js.consumers.get(jobsStream, consumerName('local', 'transfer'));
     await runLoop({
-      ...{ worker: 'drain', nats, consumer, operations, runners, log },
+      ...{ worker: 'drain', nats, consumer, operations, runners, waitingRoom, log },
       ...{ tools: { ...shared, memory: new SlotMemory() }, stopping: stopping.signal, handingBack: ended.signal },
     });
   };

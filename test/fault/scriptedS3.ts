@@ -10,6 +10,8 @@ export interface ScriptedS3 extends AsyncDisposable {
   readonly triedAt: number[];
   /** The next `times` requests whose path and query match are refused. */
   refuse(which: RegExp, times: number): void;
+  /** Requests whose path and query match get no further until what this returns is called. */
+  hold(which: RegExp): () => void;
   /** In the answer to each GET of `key`, the stored object's byte `at` is another. */
   flip(key: string, at: number): void;
 }
@@ -23,6 +25,7 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
   const agent = new http.Agent({ keepAlive: true });
   const triedAt: number[] = [];
   let refused: { which: RegExp; left: number } | undefined;
+  let held: { which: RegExp; over: Promise<void> } | undefined;
   let flipped: { key: string; at: number } | undefined;
 
   const server = http.createServer(async (request, response) => {
@@ -35,11 +38,11 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
       response.writeHead(503, { 'content-type': 'application/xml', 'content-length': refusal.length }).end(refusal);
       return;
     }
+    if (held?.which.test(url)) await held.over;
     const onward = http.request({ hostname, port, agent, method, path: url, headers });
-    const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
     try {
-      await pipeline(request, onward);
-      const [answer] = await answered;
+      const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
+      const [[answer]] = await Promise.all([answered, pipeline(request, onward)]);
       response.writeHead(answer.statusCode ?? 502, answer.headers);
       const isFlipped = method === 'GET' && flipped && decodeURIComponent(url).endsWith(`/${flipped.key}`);
       const start = Number(/bytes=(\d+)-/.exec(headers.range ?? '')?.[1] ?? 0);
@@ -58,6 +61,14 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
     refuse(which, times) {
       triedAt.length = 0;
       refused = { which, left: times };
+    },
+    hold(which) {
+      const { promise: over, resolve } = Promise.withResolvers<void>();
+      held = { which, over };
+      return () => {
+        held = undefined;
+        resolve();
+      };
     },
     flip(key, at) {
       flipped = { key, at };

@@ -1,0 +1,115 @@
+/** What a transfer must hold before it begins: the lease on its instance, and a permit of each limit that counts it. */
+import type { Config } from '../contract.ts';
+import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
+import type { Job } from '../queue/jobs.ts';
+import type { Lease, LeaseHolder } from '../queue/leases.ts';
+import { instanceLeaseKey, transferPermits } from '../queue/topology.ts';
+import { readManifest } from './restore.ts';
+import type { Tools } from './tools.ts';
+
+/** Somebody else has it. */
+export interface Wait {
+  /** The lease's key, or what the keys of the permits begin with. */
+  lease: string;
+  /** For people. */
+  reason: string;
+}
+
+export interface Admission {
+  lease?: Lease;
+  permits: Lease[];
+  /** Why nobody can say what it needs; then the attempt has failed already. */
+  fault?: LxstowError;
+}
+
+export type AdmissionTools = Pick<Tools, 'config' | 'leases' | 'lxd' | 'store'>;
+
+/** Well below the time in which NATS wants to hear of the message. */
+const lookMs = 5000;
+
+/**
+ * Takes all that the job needs, the narrowest first, or nothing. `isBehind` says whether another job is to have the lease first. `limited`: it will
+ * move bytes; an attempt that only tidies up does not.
+ */
+export async function admit(
+  job: Job,
+  holder: LeaseHolder,
+  tools: AdmissionTools,
+  { isBehind, limited }: { isBehind: (lease: string) => boolean; limited: boolean },
+): Promise<Admission | Wait> {
+  if (job.kind === 'delete') return { permits: [] };
+  const { leases } = tools;
+  let limits: Limit[] = [];
+  let fault: LxstowError | undefined;
+  try {
+    if (limited) limits = await limitsOf(job, tools);
+  } catch (error) {
+    fault = asLxstowError(error);
+  }
+  const key = instanceLeaseKey(job.address);
+  const wanted = [
+    { lease: key, reason: `instance ${job.address.instance}`, take: () => leases.acquire(key, holder) },
+    ...limits.map(({ permits, count, reason }) => ({
+      lease: permits,
+      reason,
+      take: () => leases.acquireOneOf(permits, count, holder),
+    })),
+  ];
+  const held: Lease[] = [];
+  for (const { lease, reason, take } of wanted) {
+    const taken = isBehind(lease) ? undefined : await take();
+    if (taken) held.push(taken);
+    else {
+      for (const each of held.toReversed()) await each.release();
+      return { lease, reason };
+    }
+  }
+  const [lease, ...permits] = held;
+  return { ...(lease && { lease }), permits, ...(fault && { fault }) };
+}
+
+interface Limit {
+  permits: string;
+  count: number;
+  reason: string;
+}
+
+async function limitsOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionTools): Promise<Limit[]> {
+  const { remote } = job.address;
+  const config = tools.config.remotes[remote] ?? {};
+  const limits: Limit[] = [];
+  const pool = limitsPools(config) ? await poolOf(job, tools) : undefined;
+  const ofPool = pool === undefined ? undefined : (config.pools?.[pool]?.transfers ?? config.transfersPerPool);
+  if (pool !== undefined && ofPool !== undefined)
+    limits.push({ permits: transferPermits(remote, pool), count: ofPool, reason: `storage pool ${pool}` });
+  if (config.transfers !== undefined)
+    limits.push({ permits: transferPermits(remote), count: config.transfers, reason: `remote ${remote}` });
+  return limits;
+}
+
+function limitsPools({ transfersPerPool, pools = {} }: Config['remotes'][string]): boolean {
+  return transfersPerPool !== undefined || Object.values(pools).some(({ transfers }) => transfers !== undefined);
+}
+
+/** The pool that is read or written; undefined where there is no such instance or backup: the attempt will say so. */
+async function poolOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionTools): Promise<string | undefined> {
+  const { lxd } = tools;
+  const signal = AbortSignal.timeout(lookMs);
+  try {
+    if (job.kind === 'backup') return await instancePool(lxd, job.address, signal);
+    if (job.body.pool !== undefined) return job.body.pool;
+    const source = { ...job.address, ...job.body.source, backup: job.body.backup };
+    const { pool } = (await readManifest(source, tools, signal)).instance;
+    // As LXD does it: where the backup's own pool is not there, that of the default profile.
+    if (pool && (await poolDriver(lxd, pool, signal)) !== undefined) return pool;
+    return await defaultPool(lxd, job.address.project, signal);
+  } catch (error) {
+    if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
+    if (!signal.aborted) throw error;
+    const where = job.kind === 'backup' ? `LXD (${lxd.remote})` : `LXD (${lxd.remote}) or the object store`;
+    throw new LxstowError('lxd-unavailable', `${where} did not tell the storage pool in ${lookMs} ms`, {
+      cause: error,
+    });
+  }
+}
