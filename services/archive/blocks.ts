@@ -1,5 +1,5 @@
 /** Bytes in, blocks out. */
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import type { BufferPool } from './bufferPool.ts';
 
 /** A stretch of the tar: `bytes` lies in a pooled buffer until `release` is called. */
@@ -8,30 +8,37 @@ export interface Block {
   release(): void;
 }
 
+/** Bytes that are read into memory which the reader gives. */
+export interface ByteSource {
+  /** Fills the buffer; returns how far, less than all of it only at the end. `onBytes` is told whenever some have come. */
+  fill(buffer: Buffer, options: { signal: AbortSignal; onBytes?: () => void }): Promise<number>;
+  destroy(): void;
+}
+
 /**
- * Cuts a byte stream into blocks of `size` bytes (the pool's own, unless it is given), the last one shorter. `onChunk` sees every chunk once, in order;
- * `onWaiting` is told when the source is waited for. While no buffer
- * is free, the source stands still. Rejects with the source's error, or the signal's reason; the source is destroyed in the end.
+ * Cuts a source into blocks of `size` bytes (the pool's own, unless it is given), the last one shorter. `onBytes` is told whenever bytes have come,
+ * `onWaiting` when the source is waited for. While no buffer is free, the source stands still. Rejects with the source's error, or
+ * the signal's reason; the source is destroyed in the end.
  */
 export async function* readBlocks(
-  source: Readable,
+  source: Readable | ByteSource,
   pool: BufferPool,
   options: {
     signal: AbortSignal;
     size?: number;
-    onChunk?: (chunk: Buffer) => void;
+    onBytes?: () => void;
     onWaiting?: (waiting: boolean) => void;
   },
 ): AsyncGenerator<Block> {
-  const { signal, size = pool.size, onChunk, onWaiting } = options;
-  const filler = new Filler(source, onChunk);
+  const { signal, size = pool.size, onBytes, onWaiting } = options;
+  const bytes = source instanceof Readable ? new StreamSource(source) : source;
   try {
     for (;;) {
       const buffer = await pool.take(signal);
       let filled = 0;
       onWaiting?.(true);
       try {
-        filled = await filler.fill(buffer.subarray(0, size), signal);
+        filled = await bytes.fill(buffer.subarray(0, size), { signal, ...(onBytes ? { onBytes } : {}) });
       } finally {
         onWaiting?.(false);
         if (filled === 0) pool.give(buffer);
@@ -45,8 +52,8 @@ export async function* readBlocks(
   }
 }
 
-/** 'data' and pause: the fastest way that Node has to read bytes, and the only one that copies them once. */
-class Filler {
+/** 'data' and pause: the fastest way to read a stream, and the only one that copies its bytes once. */
+class StreamSource implements ByteSource {
   readonly #source: Readable;
   #rest: Buffer = Buffer.alloc(0);
   #ended = false;
@@ -54,17 +61,10 @@ class Filler {
   #onData: (chunk: Buffer) => void = () => undefined;
   #settle: () => void = () => undefined;
 
-  constructor(source: Readable, onChunk: ((chunk: Buffer) => void) | undefined) {
+  constructor(source: Readable) {
     this.#source = source;
     source.pause();
-    source.on('data', (chunk: Buffer) => {
-      try {
-        onChunk?.(chunk);
-        this.#onData(chunk);
-      } catch (error) {
-        source.destroy(error as Error);
-      }
-    });
+    source.on('data', (chunk: Buffer) => this.#onData(chunk));
     source.on('end', () => {
       this.#ended = true;
       this.#settle();
@@ -79,8 +79,7 @@ class Filler {
     });
   }
 
-  /** Fills the buffer; returns how far, less than all of it only at the end of the source. */
-  async fill(buffer: Buffer, signal: AbortSignal): Promise<number> {
+  async fill(buffer: Buffer, { signal, onBytes }: { signal: AbortSignal; onBytes?: () => void }): Promise<number> {
     signal.throwIfAborted();
     let filled = this.#rest.copy(buffer);
     this.#rest = this.#rest.subarray(filled);
@@ -89,6 +88,7 @@ class Filler {
     const settle = () => resolve();
     this.#settle = settle;
     this.#onData = (chunk) => {
+      onBytes?.();
       const copied = chunk.copy(buffer, filled);
       filled += copied;
       if (filled < buffer.length) return;
@@ -105,5 +105,9 @@ class Filler {
     signal.throwIfAborted();
     if (this.#error) throw this.#error;
     return filled;
+  }
+
+  destroy(): void {
+    this.#source.destroy();
   }
 }

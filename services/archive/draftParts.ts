@@ -1,7 +1,7 @@
 /** The way from a tar to its parts: blocks, compressed or not, in pooled buffers. */
 import type { Readable } from 'node:stream';
 import type { Compression } from '../contract.ts';
-import { type Block, readBlocks } from './blocks.ts';
+import { type Block, type ByteSource, readBlocks } from './blocks.ts';
 import { blockSizeBytes, compressBlocks } from './compression.ts';
 import type { IdleWatch } from './idleWatch.ts';
 import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './parts.ts';
@@ -25,13 +25,13 @@ export interface DraftOptions {
   start?: PartStart;
 }
 
-export function draftParts(source: Readable, options: DraftOptions): AsyncGenerator<PartDraft> {
+export function draftParts(source: Readable | ByteSource, options: DraftOptions): AsyncGenerator<PartDraft> {
   const { compression, partSize, inFlight, memory, onBlock, idle, signal, start } = options;
   // One size for every compression: the next job finds them as it needs them.
   const slabs = memory.pool('parts', inFlight + 1, partBufferSize(partSize));
   const watched = {
     signal,
-    onChunk: () => idle.touch(),
+    onBytes: () => idle.touch(),
     onWaiting: (waiting: boolean) => idle.watch(waiting),
   };
   if (compression === 'none')

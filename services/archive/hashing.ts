@@ -11,41 +11,56 @@ export interface Digests {
 
 export interface HashRequest {
   id: number;
+  /** Whether the CRC-32 is wanted too. */
+  both: boolean;
   memory: SharedArrayBuffer;
   offset: number;
   length: number;
 }
 
-export interface HashAnswer extends Digests {
+export interface HashAnswer {
   id: number;
+  sha256: string;
+  crc32?: string;
 }
 
 /** A hashing thread; dispose it to end it. */
 export class Hasher implements AsyncDisposable {
   readonly #thread = new Worker(new URL(`./hashingThread${extname(import.meta.url)}`, import.meta.url));
-  readonly #waiting = new Map<number, PromiseWithResolvers<Digests>>();
+  readonly #waiting = new Map<number, PromiseWithResolvers<HashAnswer>>();
   #lastId = 0;
   #failure: Error | undefined;
 
   constructor() {
     this.#thread.unref();
-    this.#thread.on('message', ({ id, sha256, crc32 }: HashAnswer) => {
-      this.#waiting.get(id)?.resolve({ sha256, crc32 });
-      this.#waiting.delete(id);
+    this.#thread.on('message', (answer: HashAnswer) => {
+      this.#waiting.get(answer.id)?.resolve(answer);
+      this.#waiting.delete(answer.id);
     });
     this.#thread.on('error', (error) => this.#fail(error));
     this.#thread.on('exit', () => this.#fail(new Error('the hashing thread has ended')));
   }
 
-  /** The sums of a buffer of a BufferPool. It must not change until this settles. */
-  digest(body: Buffer): Promise<Digests> {
+  /** Both sums of a buffer of a BufferPool. It must not change until this settles. */
+  async digest(body: Buffer): Promise<Digests> {
+    const { sha256, crc32 = '' } = await this.#ask(body, true);
+    return { sha256, crc32 };
+  }
+
+  /** SHA-256 alone, in hex, on the same terms. */
+  async sha256(body: Buffer): Promise<string> {
+    return (await this.#ask(body, false)).sha256;
+  }
+
+  #ask(body: Buffer, both: boolean): Promise<HashAnswer> {
     if (this.#failure) return Promise.reject(this.#failure);
     if (!(body.buffer instanceof SharedArrayBuffer)) throw new TypeError('only pooled buffers can be hashed');
-    const answer = Promise.withResolvers<Digests>();
+    const answer = Promise.withResolvers<HashAnswer>();
     const id = ++this.#lastId;
     this.#waiting.set(id, answer);
     this.#thread.postMessage({
       id,
+      both,
       memory: body.buffer,
       offset: body.byteOffset,
       length: body.length,

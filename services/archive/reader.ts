@@ -81,7 +81,7 @@ export function verifiedParts(
     try {
       const bytes = buffer.subarray(0, part.size);
       await fetch(start, bytes);
-      const { sha256 } = await hasher.digest(bytes);
+      const sha256 = await hasher.sha256(bytes);
       if (sha256 !== part.sha256) {
         throw new LxstowError(
           'archive-corrupt',

@@ -1,5 +1,6 @@
 /** LXD's own backups: made, exported, imported, removed. What is known of their traps is in docs/lxd.md. */
-import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { ClientRequest } from 'node:http';
+import type { ByteSource } from '../archive/blocks.ts';
 import type { Address } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { LxdClient } from './client.ts';
@@ -57,36 +58,39 @@ export async function createLxdBackup(
   return { optimized: made.optimized_storage };
 }
 
-/** The archive as a stream from byte `from` on, and the size of the whole in bytes. */
+/** The archive from byte `from` on, and the size of the whole in bytes. Read the source to its end, or destroy it. */
 export async function openExport(
   lxd: LxdClient,
   address: Address,
   name: string,
   signal: AbortSignal,
   from = 0,
-): Promise<{ size: number; stream: IncomingMessage }> {
-  const { outgoing, answer } = lxd.open({
+): Promise<{ size: number; source: ByteSource }> {
+  const download = await lxd.download({
     path: `${backupsPath(address)}/${name}/export`,
     query: { project: address.project },
     headers: from > 0 ? { range: `bytes=${from}-` } : {},
+    status: from > 0 ? 206 : 200,
     signal,
   });
-  outgoing.end();
-  const stream = await answer;
-  const wanted = from > 0 ? 206 : 200;
-  if (stream.statusCode !== wanted) {
-    await lxd.envelope(stream, signal);
-    throw new LxstowError(
-      'lxd-failed',
-      `LXD (${lxd.remote}): export of ${address.instance}/${name} answered ${stream.statusCode}`,
-    );
+  const size = from + download.length;
+  const range = download.headers.get('content-range');
+  if (download.length === 0 || (from > 0 && range !== `bytes ${from}-${size - 1}/${size}`)) {
+    download.destroy();
+    const what = from > 0 ? `the bytes from ${from} on` : 'any bytes';
+    throw new LxstowError('lxd-failed', `LXD (${lxd.remote}): export of ${address.instance}/${name} lacks ${what}`);
   }
-  const size = Number(from > 0 ? stream.headers['content-range']?.split('/')[1] : stream.headers['content-length']);
-  if (!(size > 0)) {
-    stream.destroy();
-    throw new LxstowError('lxd-failed', `LXD (${lxd.remote}): export of ${address.instance}/${name} has no length`);
-  }
-  return { size, stream };
+  const source: ByteSource = {
+    async fill(buffer, options) {
+      try {
+        return await download.fill(buffer, options);
+      } catch (error) {
+        throw lxd.failure(error, options.signal);
+      }
+    },
+    destroy: () => download.destroy(),
+  };
+  return { size, source };
 }
 
 export async function lxdBackupExists(

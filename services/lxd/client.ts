@@ -5,6 +5,7 @@ import https from 'node:https';
 import { join } from 'node:path';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
+import { type Download, Downloader } from '../download.ts';
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
 
 export interface LxdRequest {
@@ -64,6 +65,8 @@ export class LxdClient implements Disposable {
   readonly #options: RequestOptions;
   readonly #agent: http.Agent;
   readonly #transport: typeof http | typeof https;
+  readonly #downloader: Downloader;
+  readonly #origin: string;
   readonly #onAnswer: ((call: LxdCall) => void) | undefined;
 
   constructor(remote: string, config: RemoteConfig, env: NodeJS.ProcessEnv, onAnswer?: (call: LxdCall) => void) {
@@ -73,19 +76,23 @@ export class LxdClient implements Disposable {
       const url = new URL(config.url);
       this.#where = url.origin;
       this.#transport = https;
-      this.#agent = new https.Agent({
-        keepAlive: true,
+      const tls = {
         ...(config.certificate ? { cert: readText(config.certificate, `remotes.${remote}.certificate`) } : {}),
         ...(config.key ? { key: readText(config.key, `remotes.${remote}.key`) } : {}),
         ...pinned(remote, config),
-      });
+      };
+      this.#agent = new https.Agent({ keepAlive: true, ...tls });
       this.#options = { host: url.hostname, port: url.port || 8443 };
+      this.#origin = `https://${url.hostname}:${url.port || 8443}`;
+      this.#downloader = new Downloader({ tls });
     } else {
       const socketPath = config.socket ?? defaultSocket(env);
       this.#where = socketPath;
       this.#transport = http;
       this.#agent = new http.Agent({ keepAlive: true });
       this.#options = { socketPath };
+      this.#origin = 'http://lxd';
+      this.#downloader = new Downloader({ socketPath });
     }
   }
 
@@ -115,14 +122,13 @@ export class LxdClient implements Disposable {
 
   /** Begins a request whose body the caller writes and whose answer the caller reads. */
   open(request: LxdRequest): { outgoing: ClientRequest; answer: Promise<IncomingMessage> } {
-    const { method = 'GET', path, query = {}, headers = {}, signal } = request;
+    const { method = 'GET', headers = {}, signal } = request;
     signal.throwIfAborted();
-    const search = new URLSearchParams(query).toString();
     const outgoing = this.#transport.request({
       ...this.#options,
       agent: this.#agent,
       method,
-      path: search ? `${path}?${search}` : path,
+      path: target(request),
       headers: { host: 'lxd', ...headers },
       signal,
     });
@@ -130,15 +136,50 @@ export class LxdClient implements Disposable {
       outgoing.once('response', resolve);
       outgoing.on('error', (error) => reject(this.failure(error, signal)));
     });
-    const begun = performance.now();
-    const tell = (result: string) =>
-      this.#onAnswer?.({ method, endpoint: endpointOf(path), result, seconds: (performance.now() - begun) / 1000 });
+    const tell = this.#timed(request);
     // Whoever writes the body learns of a failure there; the answer is looked at later.
     answer.then(
       ({ statusCode }) => tell(String(statusCode)),
       (error) => tell(asLxstowError(error).code),
     );
     return { outgoing, answer };
+  }
+
+  /** A GET whose answer is read into memory of the caller's. An answer of another status than `status` is thrown. */
+  async download(request: LxdRequest & { status: number }): Promise<Download> {
+    const { headers = {}, signal, status } = request;
+    const silence = { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
+    const waiting = { signal, silence };
+    const tell = this.#timed(request);
+    const asked = this.#downloader.get(this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
+    asked.then(
+      (answer) => tell(String(answer.status)),
+      (error) => tell(asLxstowError(this.failure(error, signal)).code),
+    );
+    try {
+      const answer = await asked;
+      if (answer.status === status) return answer;
+      throw this.#notWanted(answer.status, await answer.body(longestAnswerBytes, waiting));
+    } catch (error) {
+      throw this.failure(error, signal);
+    }
+  }
+
+  /** What an answer of another status than was asked for means: LXD's own reason, where it gives one. */
+  #notWanted(status: number, body: Buffer): LxstowError {
+    try {
+      const { type, error, error_code: code } = JSON.parse(body.toString()) as LxdAnswer;
+      if (type === 'error') return this.#refusal(code ?? status, error ?? 'no reason given');
+    } catch {
+      // Not LXD's words: a proxy's page, or Go's own.
+    }
+    return new LxstowError('lxd-failed', `LXD (${this.remote}) answered ${status}`);
+  }
+
+  #timed({ method = 'GET', path }: LxdRequest): (result: string) => void {
+    const begun = performance.now();
+    return (result) =>
+      this.#onAnswer?.({ method, endpoint: endpointOf(path), result, seconds: (performance.now() - begun) / 1000 });
   }
 
   /** Reads an answer as an envelope; an error in it is thrown. */
@@ -224,7 +265,13 @@ export class LxdClient implements Disposable {
 
   [Symbol.dispose](): void {
     this.#agent.destroy();
+    this.#downloader[Symbol.dispose]();
   }
+}
+
+function target({ path, query = {} }: LxdRequest): string {
+  const search = new URLSearchParams(query).toString();
+  return search ? `${path}?${search}` : path;
 }
 
 /** The path without names: LXD's paths have a word and a name in turn. */

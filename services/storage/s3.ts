@@ -6,6 +6,7 @@ import https from 'node:https';
 import { Client } from 'minio';
 import { readText } from '../config.ts';
 import { type Config, formatTagging } from '../contract.ts';
+import { Downloader } from '../download.ts';
 import { LxstowError } from '../errors.ts';
 import type { ObjectStore, Presigner } from './objectStore.ts';
 import {
@@ -34,6 +35,8 @@ interface Request {
 /** Manifests of 10 000 parts are about 3 MB; nothing else that is read whole comes near. */
 const smallObjectBytes = 64 * 1024 * 1024;
 const errorBytes = 64 * 1024;
+/** Of a range's own signature: it is used at once. */
+const urlExpirySeconds = 900;
 
 /** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
 export function createS3Store(config: Config['s3']): ObjectStore & Presigner & Disposable {
@@ -43,9 +46,11 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
   const signals = new AsyncLocalStorage<AbortSignal>();
   // A request's own timeout begins when it is connected; the agent's, before.
   const agentOptions = { keepAlive: true, maxSockets: 64, timeout: config.idleTimeoutMs };
-  const agent = secure
-    ? new https.Agent({ ...agentOptions, ...(config.ca ? { ca: readText(config.ca, 's3.ca') } : {}) })
-    : new http.Agent(agentOptions);
+  const tls = config.ca ? { ca: readText(config.ca, 's3.ca') } : {};
+  const agent = secure ? new https.Agent({ ...agentOptions, ...tls }) : new http.Agent(agentOptions);
+  const downloader = new Downloader({ tls });
+  const silent = () =>
+    new LxstowError('s3-unavailable', `S3 at ${config.endpoint} was silent for ${config.idleTimeoutMs} ms`);
 
   const transport = {
     request: ((options: RequestOptions, onResponse: (response: IncomingMessage) => void) => {
@@ -61,8 +66,7 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
         readAll(response, errorBytes).then(refuse, () => refuse());
       });
       request.setTimeout(config.idleTimeoutMs, () => {
-        const silence = `S3 at ${config.endpoint} was silent for ${config.idleTimeoutMs} ms`;
-        (answer ?? request).destroy(new LxstowError('s3-unavailable', silence));
+        (answer ?? request).destroy(silent());
       });
       return request;
     }) as typeof http.request,
@@ -254,9 +258,16 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
 
     async readRange(key, etag, start, into, signal) {
       const headers = { range: `bytes=${start}-${start + into.length - 1}`, 'if-match': `"${etag}"` };
-      const response = await send({ method: 'GET', key, headers, signal });
+      const waiting = { signal, silence: { ms: config.idleTimeoutMs, error: silent } };
       try {
-        await readInto(response, into);
+        const url = await client.presignedGetObject(config.bucket, key, urlExpirySeconds);
+        const answer = await downloader.get(url, headers, waiting);
+        if (answer.status >= 300) throw refusal(answer.status, (await answer.body(errorBytes, waiting)).toString());
+        if (answer.length === into.length) await answer.fill(into, waiting);
+        else {
+          answer.destroy();
+          throw new LxstowError('s3-unavailable', `S3 sent ${answer.length} bytes of ${into.length}`);
+        }
       } catch (error) {
         throw failure(error, signal);
       }
@@ -310,6 +321,7 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
 
     [Symbol.dispose]() {
       agent.destroy();
+      downloader[Symbol.dispose]();
     },
   };
 }
@@ -335,20 +347,4 @@ async function readAll(response: IncomingMessage, limit: number): Promise<Buffer
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
-}
-
-/** Fills `into`; a body of any other length is an error. */
-function readInto(response: IncomingMessage, into: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    let filled = 0;
-    response.on('data', (chunk: Buffer) => {
-      if (filled + chunk.length <= into.length) chunk.copy(into, filled);
-      filled += chunk.length;
-    });
-    response.on('error', reject);
-    response.on('close', () => {
-      if (filled === into.length) resolve();
-      else reject(new LxstowError('s3-unavailable', `S3 sent ${filled} bytes of ${into.length}`));
-    });
-  });
 }

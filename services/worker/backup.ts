@@ -134,8 +134,8 @@ async function begin(
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
   const { optimized } = await generate(job, lxdBackup, attempt, tools);
-  const { size: rawSize, stream } = await openExport(client, address, lxdBackup, signal);
-  stream.destroy();
+  const { size: rawSize, source } = await openExport(client, address, lxdBackup, signal);
+  source.destroy();
   const key = archiveKey(config.s3.prefix, address);
   const begun = Date.now();
   const upload = await store.beginUpload(

@@ -1,5 +1,5 @@
 /** LXD's export into the object store: blocks, compressed, in parts, several at a time; whole, or not at all. */
-import type { IncomingMessage } from 'node:http';
+import type { ByteSource } from '../archive/blocks.ts';
 import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
 import { IdleWatch } from '../archive/idleWatch.ts';
@@ -31,7 +31,7 @@ export async function sendArchive(
     if ((await etagAt(tools.store, start.upload.key, attempt.signal)) === upload.etag)
       return { parts: sent, etag: upload.etag };
   } else {
-    const { size, stream } = await openExport(tools.lxd, address, start.lxdBackup, attempt.signal, from);
+    const { size, source } = await openExport(tools.lxd, address, start.lxdBackup, attempt.signal, from);
     try {
       if (size !== start.rawSize) {
         throw new LxstowError(
@@ -39,9 +39,9 @@ export async function sendArchive(
           `LXD announced ${start.rawSize} bytes for the export of ${nameOf(address)}, and now ${size}`,
         );
       }
-      sent.push(...(await transfer(stream, sent, checkpoint, upload, attempt, tools)));
+      sent.push(...(await transfer(source, sent, checkpoint, upload, attempt, tools)));
     } finally {
-      stream.destroy();
+      source.destroy();
     }
   }
   return { parts: sent, etag: await upload.complete(attempt.signal) };
@@ -49,7 +49,7 @@ export async function sendArchive(
 
 /** Sends the export from behind `sent`; returns the further parts. The tar must be whole, and as long as LXD announced. */
 async function transfer(
-  source: IncomingMessage,
+  source: ByteSource,
   sent: SentPart[],
   checkpoint: BackupCheckpoint,
   upload: ArchiveUpload,

@@ -107,8 +107,8 @@ function multipartFromMemory({ store, api, lxd, lxdBackup, dropLxdBackup }: Plac
   async function sizeOf(instance: string): Promise<number> {
     await lxdBackup(instance, 'bench');
     const address = { remote: 'local', project: lxd.project, instance };
-    const { size: bytes, stream } = await openExport(api, address, 'bench', never);
-    stream.destroy();
+    const { size: bytes, source } = await openExport(api, address, 'bench', never);
+    source.destroy();
     await dropLxdBackup(instance, 'bench');
     return bytes;
   }
@@ -179,11 +179,16 @@ function minioJs(place: Place): Way {
   return {
     name: 'minio-js: putObject of the export',
     async run(instance) {
-      const address = { remote: 'local', project: place.lxd.project, instance };
       const cost = await measure(async () => {
         await place.lxdBackup(instance, 'bench');
-        const { size, stream } = await openExport(place.api, address, 'bench', never);
-        await place.bucket.putObject(place.s3.bucket, key, stream, size);
+        const { outgoing, answer } = place.api.open({
+          path: `/1.0/instances/${instance}/backups/bench/export`,
+          query: { project: place.lxd.project },
+          signal: never,
+        });
+        outgoing.end();
+        const stream = await answer;
+        await place.bucket.putObject(place.s3.bucket, key, stream, Number(stream.headers['content-length']));
       });
       await place.dropLxdBackup(instance, 'bench');
       await place.store.remove(key, never);

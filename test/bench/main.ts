@@ -25,6 +25,7 @@ const { values } = parseArgs({
     slots: { type: 'string', default: '64' },
     lxmin: { type: 'string' },
     json: { type: 'string' },
+    profile: { type: 'string' },
     compare: { type: 'string' },
   },
 });
@@ -37,7 +38,7 @@ const kinds: Record<string, DataKind> = { incompressible: 'random', 'log-like': 
 process.once('SIGINT', () => process.exit(130)); // the lab removes itself when its process ends
 try {
   const before = values.compare ? await readReport(values.compare) : undefined;
-  await using place = await openPlace(log);
+  await using place = await openPlace(log, values);
   const report: Report = { machine: machine({ LXD: place.lxd.version }), tables: [] };
   const add = (table: Table) => {
     report.tables.push(table);

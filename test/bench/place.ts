@@ -1,6 +1,7 @@
 /** The parts that are measured: one LXD, one MinIO, one NATS, lxstow with one worker of one slot, and the tools to compare with. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { Client } from 'minio';
 import { loadConfig } from '../../services/config.ts';
 import type { Address } from '../../services/contract.ts';
@@ -40,14 +41,28 @@ export interface Place extends AsyncDisposable {
 const never = new AbortController().signal;
 const waiting = { signal: never, idleTimeoutMs: 300_000 };
 
-export async function openPlace(log: Log): Promise<Place> {
+/** What users install. */
+const built = fileURLToPath(new URL('../../dist/services/cli/main.js', import.meta.url));
+
+/** `profile`: a folder where the worker leaves its CPU profiles when it ends. */
+export async function openPlace(log: Log, { profile }: { profile?: string | undefined } = {}): Promise<Place> {
   await using opening = new AsyncDisposableStack();
   const { lxd, nats, s3, lxdUnavailable } = opening.use(await openLab({ name: 'bench', log, poolSizeGiB: 40 }));
   if (!lxd || !nats || !s3) throw new Error(`nothing can be measured without a real LXD: ${lxdUnavailable}`);
   const api = opening.use(new LxdClient('local', { socket: lxd.socket }, {}));
   const config = { worker: { slots: 1, janitorEveryMinutes: 0 } };
+  const profiling = profile ? { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${profile}` } : {};
   const stow = opening.use(
-    await startLxstow({ name: 'bench', log, natsUrl: nats.url, s3, socket: lxd.socket, config }),
+    await startLxstow({
+      name: 'bench',
+      log,
+      natsUrl: nats.url,
+      s3,
+      socket: lxd.socket,
+      cli: built,
+      environment: (part) => (part === 'worker' ? profiling : {}),
+      config,
+    }),
   );
   const store = opening.use(createS3Store(loadConfig({ file: stow.configFile, env: {} }).s3));
   const folder = opening.use(await openFolder('bench-peers', log));

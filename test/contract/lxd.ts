@@ -1,7 +1,5 @@
 /** What lxstow relies on an LXD for. Every LXD that we test with must pass it: a real one, and the simulator in its place. */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { buffer } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { TarScanner } from '../../services/archive/tar.ts';
 import type { Address, Profile } from '../../services/contract.ts';
@@ -28,6 +26,7 @@ import {
   readInstance,
   readInstanceState,
 } from '../../services/lxd/inventory.ts';
+import { bytesOf } from '../lab/exports.ts';
 
 /** An LXD under test, and what the suite cannot do by way of lxstow's client. */
 export interface ContractLxd extends AsyncDisposable {
@@ -97,8 +96,7 @@ export function lxdContract(
     /** The archive of the instance, by way of a backup that is gone afterwards. */
     const exported = async (instance: string, options: { optimized?: boolean; instanceOnly?: boolean } = {}) => {
       await createBackup(instance, 'to-import', options);
-      const { stream } = await openExport(lxd, at(instance), 'to-import', signal);
-      const bytes = await buffer(stream);
+      const bytes = await bytesOf(await openExport(lxd, at(instance), 'to-import', signal));
       await deleteLxdBackup(lxd, at(instance), 'to-import', waiting);
       return bytes;
     };
@@ -216,9 +214,9 @@ export function lxdContract(
     describe('a backup', () => {
       it('is sent as a whole tar, of the size that was announced, and is gone when deleted, even twice', async () => {
         await createBackup('c1', 'whole');
-        const { size, stream } = await openExport(lxd, at('c1'), 'whole', signal);
-        const bytes = await buffer(stream);
-        assert.equal(bytes.length, size);
+        const sent = await openExport(lxd, at('c1'), 'whole', signal);
+        const bytes = await bytesOf(sent);
+        assert.equal(bytes.length, sent.size);
         const tar = new TarScanner();
         tar.push(bytes);
         tar.finish();
@@ -232,8 +230,8 @@ export function lxdContract(
       it('cannot have the name of another one, which stays as it is', async () => {
         await createBackup('d1', 'taken');
         await rejectsWith('lxd-failed', createBackup('d1', 'taken'), /Backup "d1\/taken" already exists/);
-        const { size, stream } = await openExport(lxd, at('d1'), 'taken', signal);
-        assert.equal((await buffer(stream)).length, size);
+        const sent = await openExport(lxd, at('d1'), 'taken', signal);
+        assert.equal((await bytesOf(sent)).length, sent.size);
         await deleteLxdBackup(lxd, at('d1'), 'taken', waiting);
       });
 
@@ -253,29 +251,22 @@ export function lxdContract(
 
       it('can be read from any byte on', async () => {
         await createBackup('d1', 'ranges');
-        const { size, stream } = await openExport(lxd, at('d1'), 'ranges', signal);
-        const whole = await buffer(stream);
-        const { outgoing, answer } = lxd.open({
-          path: '/1.0/instances/d1/backups/ranges/export',
-          query: { project: subject.project },
-          headers: { range: `bytes=${size - 5_000}-` },
-          signal,
-        });
-        outgoing.end();
-        const rest = await answer;
-        assert.equal(rest.statusCode, 206);
-        assert.equal(rest.headers['content-range'], `bytes ${size - 5_000}-${size - 1}/${size}`);
-        assert.deepEqual(await buffer(rest), whole.subarray(-5_000));
+        const whole = await bytesOf(await openExport(lxd, at('d1'), 'ranges', signal));
+        const from = whole.length - 5_000;
+        const { size, source } = await openExport(lxd, at('d1'), 'ranges', signal, from);
+        assert.equal(size, whole.length);
+        assert.deepEqual(await bytesOf({ size: 5_000, source }), whole.subarray(from));
         await deleteLxdBackup(lxd, at('d1'), 'ranges', waiting);
       });
 
       it('can be deleted after its export was broken off', async () => {
         await createBackup('c1', 'broken-off');
         const enough = new AbortController();
-        const { stream } = await openExport(lxd, at('c1'), 'broken-off', enough.signal);
-        await once(stream, 'readable');
+        const { source } = await openExport(lxd, at('c1'), 'broken-off', enough.signal);
+        await source.fill(Buffer.alloc(1000), enough);
         enough.abort(new Error('enough'));
-        await assert.rejects(buffer(stream));
+        await assert.rejects(source.fill(Buffer.alloc(1000), enough), /enough/);
+        source.destroy();
         await deleteLxdBackup(lxd, at('c1'), 'broken-off', waiting);
         await rejectsWith('not-found', openExport(lxd, at('c1'), 'broken-off', signal));
       });

@@ -44,7 +44,8 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
       const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
       const [[answer]] = await Promise.all([answered, pipeline(request, onward)]);
       response.writeHead(answer.statusCode ?? 502, answer.headers);
-      const isFlipped = method === 'GET' && flipped && decodeURIComponent(url).endsWith(`/${flipped.key}`);
+      const isFlipped =
+        method === 'GET' && flipped && decodeURIComponent(url.replace(/\?.*/, '')).endsWith(`/${flipped.key}`);
       const start = Number(/bytes=(\d+)-/.exec(headers.range ?? '')?.[1] ?? 0);
       await (isFlipped ? pipeline(answer, flipping((flipped?.at ?? 0) - start), response) : pipeline(answer, response));
     } catch {

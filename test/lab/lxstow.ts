@@ -9,7 +9,7 @@ import { type LabFolder, openFolder } from './folder.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
 import { type Log, run } from './run.ts';
 
-const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+const sources = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
 export interface LxstowOptions {
   name: string;
@@ -22,6 +22,8 @@ export interface LxstowOptions {
   workers?: number;
   /** What each part has in its environment. */
   environment?: (part: 'admin' | 'gateway' | 'worker') => NodeJS.ProcessEnv;
+  /** What is run; the sources unless told otherwise. */
+  cli?: string;
   /** Goes over the configuration that the lab makes. */
   config?: Record<string, object>;
 }
@@ -78,13 +80,13 @@ export interface Lxstow extends AsyncDisposable {
 }
 
 /** Runs the CLI once; returns its standard output. Throws with its standard error. */
-export async function lxstow(args: string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
+export async function lxstow(args: string[], env: NodeJS.ProcessEnv = {}, cli = sources): Promise<string> {
   return run(process.execPath, [cli, ...args], { env: { ...process.env, ...env } });
 }
 
 /** Sets NATS up, and starts a gateway and workers against the given parts, each in a folder of the lab. */
 export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
-  const { name, log, natsUrl, s3, socket, workers: count = 1, environment = () => ({}) } = options;
+  const { name, log, natsUrl, s3, socket, workers: count = 1, environment = () => ({}), cli = sources } = options;
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-gateway`, log));
   const trustDir = join(folder.path, 'trust');
@@ -106,7 +108,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
   );
   const configFile = join(folder.path, 'lxstow.json');
   await writeFile(configFile, JSON.stringify(config, null, 2));
-  await lxstow(['--config', configFile, 'setup'], environment('admin'));
+  await lxstow(['--config', configFile, 'setup'], environment('admin'), cli);
 
   const start = (command: 'gateway' | 'worker', place: LabFolder, healthPort: number, env: NodeJS.ProcessEnv = {}) =>
     startDaemon({

@@ -1,0 +1,303 @@
+/**
+ * GETs whose bodies are read straight into memory that the reader gives: no chunks, no copies (docs/adr/0021-downloads.md). HTTP/1.1, and
+ * bodies whose length is told; all else is refused.
+ */
+import net from 'node:net';
+import tls from 'node:tls';
+
+/** Where requests go: a unix socket, or whichever host a URL names. */
+export interface DownloadOptions {
+  socketPath?: string;
+  /** For https. */
+  tls?: tls.ConnectionOptions;
+}
+
+export interface Waiting {
+  signal: AbortSignal;
+  /** When the server is silent for so long while we wait for it, the connection is given up with this error. Default: never. */
+  silence?: { ms: number; error: () => Error };
+}
+
+const longestHeadBytes = 64 * 1024;
+/** What comes while nobody has given memory: the head, and the first bytes after each pause. */
+const spillBytes = 64 * 1024;
+/** Connections that wait for a further request. */
+const mostIdle = 8;
+
+/** Keeps connections for further downloads. Failures are plain errors: what they mean is the caller's to say. */
+export class Downloader implements Disposable {
+  readonly #options: DownloadOptions;
+  readonly #idle: Connection[] = [];
+  readonly #open = new Set<Connection>();
+
+  constructor(options: DownloadOptions = {}) {
+    this.#options = options;
+  }
+
+  /** Resolves when the head of the answer is there, whatever its status. `url` is sent as it is. */
+  async get(url: string, headers: Record<string, string>, waiting: Waiting): Promise<Download> {
+    waiting.signal.throwIfAborted();
+    const { origin, hostname, port, protocol, host } = new URL(url);
+    const request = requestHead(url.slice(url.indexOf('/', origin.indexOf('//') + 2)), { host, ...headers });
+    const connect = () => {
+      const { socketPath, tls: tlsOptions } = this.#options;
+      const secure = protocol === 'https:';
+      const address = { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || (secure ? 443 : 80)) };
+      const open = (onread: net.OnReadOpts) => {
+        if (socketPath) return net.connect({ path: socketPath, onread });
+        if (!secure) return net.connect({ ...address, onread });
+        const servername = net.isIP(address.host) ? {} : { servername: address.host };
+        const options = { ...address, ...servername, ALPNProtocols: ['http/1.1'], ...tlsOptions, onread };
+        return tls.connect(options);
+      };
+      const connection = new Connection(origin, open, () => this.#forget(connection));
+      this.#open.add(connection);
+      return connection;
+    };
+    for (;;) {
+      const at = this.#idle.findLastIndex((each) => each.origin === origin);
+      const [kept] = at < 0 ? [] : this.#idle.splice(at, 1);
+      const connection = kept ?? connect();
+      try {
+        const { status, headers: answered } = await connection.ask(request, waiting);
+        return new Download(status, answered, connection, (reusable) => this.#giveBack(connection, reusable));
+      } catch (error) {
+        connection.destroy();
+        // A server may close a connection that it has kept for long just as we use it again.
+        if (!kept || connection.heard || waiting.signal.aborted) throw error;
+      }
+    }
+  }
+
+  #giveBack(connection: Connection, reusable: boolean): void {
+    if (reusable && this.#idle.length < mostIdle && connection.rest()) this.#idle.push(connection);
+    else connection.destroy();
+  }
+
+  #forget(connection: Connection): void {
+    this.#open.delete(connection);
+    const at = this.#idle.indexOf(connection);
+    if (at >= 0) this.#idle.splice(at, 1);
+  }
+
+  [Symbol.dispose](): void {
+    for (const connection of this.#open) connection.destroy();
+  }
+}
+
+/** An answer whose body is still to be read. Read it to its end, or destroy it. */
+export class Download {
+  readonly status: number;
+  /** By lower-case name; of several, joined by ", ". */
+  readonly headers: ReadonlyMap<string, string>;
+  /** Bytes of the body; none where an error does not tell. */
+  readonly length: number;
+  readonly #connection: Connection;
+  readonly #giveBack: (reusable: boolean) => void;
+  readonly #reusable: boolean;
+  #left: number;
+
+  constructor(
+    status: number,
+    headers: ReadonlyMap<string, string>,
+    connection: Connection,
+    giveBack: (reusable: boolean) => void,
+  ) {
+    const length = headers.get('content-length');
+    const told = /^\d{1,15}$/.test(length ?? '') && !headers.has('transfer-encoding');
+    if (!told && status < 300) {
+      giveBack(false);
+      throw new Error('the answer does not tell its length');
+    }
+    this.status = status;
+    this.headers = headers;
+    this.length = told ? Number(length) : 0;
+    this.#connection = connection;
+    this.#giveBack = giveBack;
+    this.#reusable = told && !/\bclose\b/i.test(headers.get('connection') ?? '');
+    this.#left = this.length;
+    if (this.#left === 0) giveBack(this.#reusable);
+  }
+
+  /** Fills the buffer; returns how far, less than all of it only at the end of the body. `onBytes` is told whenever some have come. */
+  async fill(buffer: Buffer, options: Waiting & { onBytes?: () => void }): Promise<number> {
+    const wanted = Math.min(buffer.length, this.#left);
+    if (wanted === 0) return 0;
+    await this.#connection.fill(buffer.subarray(0, wanted), options);
+    this.#left -= wanted;
+    if (this.#left === 0) this.#giveBack(this.#reusable);
+    return wanted;
+  }
+
+  /** The body, or nothing where it is longer than `limit` bytes. */
+  async body(limit: number, waiting: Waiting): Promise<Buffer> {
+    const body = Buffer.alloc(this.length > limit ? 0 : this.length);
+    await this.fill(body, waiting);
+    this.destroy();
+    return body;
+  }
+
+  /** Ends the connection, unless all has been read. */
+  destroy(): void {
+    if (this.#left > 0) this.#connection.destroy();
+  }
+}
+
+interface Target {
+  buffer: Buffer;
+  filled: number;
+  onBytes?: (() => void) | undefined;
+}
+
+/** A socket that reads into the memory of whoever waits for bytes, and stands still while nobody does. */
+class Connection {
+  readonly origin: string;
+  /** Whether anything has come since the last request. */
+  heard = false;
+  readonly #socket: net.Socket;
+  readonly #spill = Buffer.allocUnsafeSlow(spillBytes);
+  /** What came while nobody waited: not more than is decrypted at once. */
+  #unread: Buffer = Buffer.alloc(0);
+  #target: Target | undefined;
+  #resting = false;
+  #failure: Error | undefined;
+  #wake: () => void = () => undefined;
+  #silence: Waiting['silence'];
+
+  constructor(origin: string, connect: (onread: net.OnReadOpts) => net.Socket, onClose: () => void) {
+    this.origin = origin;
+    this.#socket = connect({ buffer: () => this.#memory(), callback: (size, memory) => this.#take(size, memory) });
+    this.#socket.on('error', (error) => this.#fail(error));
+    this.#socket.on('timeout', () => this.destroy(this.#silence?.error()));
+    this.#socket.on('end', () => this.#fail(new Error('the connection was closed before the end of the answer')));
+    this.#socket.on('close', () => {
+      this.#fail(new Error('the connection was closed before the end of the answer'));
+      onClose();
+    });
+  }
+
+  async ask(request: string, waiting: Waiting): Promise<{ status: number; headers: Map<string, string> }> {
+    this.#resting = false;
+    this.heard = false;
+    this.#socket.ref();
+    this.#socket.write(request, 'latin1');
+    for (;;) {
+      const end = this.#unread.indexOf('\r\n\r\n');
+      if (end >= 0) {
+        const head = parseHead(this.#unread.toString('latin1', 0, end));
+        this.#unread = this.#unread.subarray(end + 4);
+        if (head.status >= 200) return head;
+      } else if (this.#unread.length > longestHeadBytes) throw new Error('the head of the answer has no end');
+      else await this.#bytes(waiting);
+    }
+  }
+
+  /** Resolves when the buffer is full. */
+  async fill(buffer: Buffer, waiting: Waiting & { onBytes?: () => void }): Promise<void> {
+    waiting.signal.throwIfAborted();
+    const target: Target = { buffer, filled: 0, onBytes: waiting.onBytes };
+    this.#target = target;
+    try {
+      this.#pour(target);
+      while (target.filled < buffer.length) await this.#bytes(waiting);
+    } catch (error) {
+      // At once: the memory is another's now.
+      this.destroy();
+      throw error;
+    } finally {
+      this.#target = undefined;
+    }
+  }
+
+  /** Nothing is asked any more for now; false when the server has more to say nevertheless, or has gone. */
+  rest(): boolean {
+    if (this.#unread.length > 0 || this.#failure) return false;
+    this.#resting = true;
+    this.#socket.unref();
+    // Else nobody would see it being closed.
+    this.#socket.resume();
+    return true;
+  }
+
+  destroy(error?: Error): void {
+    this.#socket.destroy(error);
+    if (error) this.#fail(error);
+  }
+
+  /** Waits until a target is full, or bytes have come that have none. */
+  async #bytes({ signal, silence }: Waiting): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const wake = () => resolve();
+    this.#wake = wake;
+    signal.throwIfAborted();
+    if (this.#failure) throw this.#failure;
+    signal.addEventListener('abort', wake, { once: true });
+    this.#silence = silence;
+    this.#socket.setTimeout(silence?.ms ?? 0);
+    this.#socket.resume();
+    try {
+      await promise;
+    } finally {
+      signal.removeEventListener('abort', wake);
+      this.#socket.setTimeout(0);
+    }
+    signal.throwIfAborted();
+  }
+
+  /** Where the next bytes are read to. */
+  #memory(): Buffer {
+    const target = this.#target;
+    return target && target.filled < target.buffer.length ? target.buffer.subarray(target.filled) : this.#spill;
+  }
+
+  /** Bytes were read into `memory`. Returns whether to go on reading. */
+  #take(size: number, memory: Uint8Array): boolean {
+    this.heard = true;
+    const target = this.#target;
+    if (memory.buffer !== this.#spill.buffer) {
+      if (target) target.filled += size;
+    } else {
+      const came = memory.subarray(0, size);
+      this.#unread = this.#unread.length === 0 ? Buffer.from(came) : Buffer.concat([this.#unread, came]);
+      if (target) this.#pour(target);
+    }
+    if (this.#resting) this.destroy();
+    target?.onBytes?.();
+    if (target && target.filled < target.buffer.length) return true;
+    this.#wake();
+    return false;
+  }
+
+  #pour(target: Target): void {
+    const size = this.#unread.copy(target.buffer, target.filled);
+    target.filled += size;
+    this.#unread = this.#unread.subarray(size);
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    this.#wake();
+  }
+}
+
+function requestHead(path: string, headers: Record<string, string>): string {
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+  if (!/^\/[\x21-\x7e]*$/.test(path) || !lines.every((line) => /^[\x20-\x7e]+$/.test(line)))
+    throw new TypeError('a request may only have printable ASCII');
+  return `GET ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`;
+}
+
+function parseHead(head: string): { status: number; headers: Map<string, string> } {
+  const [first = '', ...lines] = head.split('\r\n');
+  const status = Number(/^HTTP\/1\.1 ([1-5]\d\d)(?: .*)?$/.exec(first)?.[1]);
+  if (Number.isNaN(status)) throw new Error('the answer is not HTTP/1.1');
+  const headers = new Map<string, string>();
+  for (const line of lines) {
+    const [, name = '', value = ''] = /^([\w!#$%&'*+.^`|~-]+):[ \t]*(.*?)[ \t]*$/.exec(line) ?? [];
+    if (!name) throw new Error('the answer has a header line that is none');
+    const key = name.toLowerCase();
+    const before = headers.get(key);
+    headers.set(key, before === undefined ? value : `${before}, ${value}`);
+  }
+  return { status, headers };
+}
