@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
-import type { HashAnswer, HashRequest } from './hashing.ts';
+import { crcInS3, type HashAnswer, type HashRequest } from './hashing.ts';
 
 /** Both sums take a stretch in turn: the second one finds it in the cache. */
 const stretchBytes = 256 * 1024;
@@ -15,12 +15,6 @@ parentPort?.on('message', ({ id, both, memory, offset, length }: HashRequest) =>
     hash.update(stretch);
     if (both) crc = crc32(stretch, crc);
   }
-  const answer: HashAnswer = { id, sha256: hash.digest('hex'), ...(both ? { crc32: inS3(crc) } : {}) };
+  const answer: HashAnswer = { id, sha256: hash.digest('hex'), ...(both ? { crc32: crcInS3(crc) } : {}) };
   parentPort?.postMessage(answer);
 });
-
-function inS3(crc: number): string {
-  const sum = Buffer.alloc(4);
-  sum.writeUInt32BE(crc);
-  return sum.toString('base64');
-}

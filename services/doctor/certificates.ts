@@ -3,6 +3,7 @@ import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import tls from 'node:tls';
+import { pemCertificates } from '../trust/certificates.ts';
 import { answerMs, type Report } from './finding.ts';
 
 /** Renewals happen a month before the end: later than this, one was missed. */
@@ -17,7 +18,7 @@ export async function readCertificates(
 ): Promise<X509Certificate[] | undefined> {
   try {
     const text = await readFile(path, 'utf8');
-    const found = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+    const found = pemCertificates(text);
     if (found.length === 0) throw new Error('there is no certificate (PEM) in it');
     return found.map((pem) => new X509Certificate(pem));
   } catch (error) {
@@ -78,6 +79,7 @@ export function judgeDates(what: string, certificate: X509Certificate, renew: st
 }
 
 export interface Server {
+  /** As a URL has it: an IPv6 address in brackets. */
   host: string;
   port: number;
   ca: string | undefined;
@@ -88,12 +90,13 @@ export interface Server {
 
 /** The certificate that a server shows, and why it would not be trusted, if so. Throws what connecting throws. */
 export async function shownBy({
-  host,
+  host: bracketed,
   port,
   ca,
   greets = false,
   signal,
 }: Server): Promise<{ certificate: X509Certificate; distrust: string | undefined }> {
+  const host = bracketed.replace(/^\[|\]$/g, '');
   const { promise, resolve, reject } = Promise.withResolvers<tls.TLSSocket>();
   const plain: Socket = connectTcp({ host, port });
   let secure: tls.TLSSocket | undefined;

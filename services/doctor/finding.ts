@@ -43,12 +43,15 @@ export function briefly(signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(answerMs)]);
 }
 
+export function reportTo(findings: Finding[], area: Area): Report {
+  return (level, finding, advice) => void findings.push({ level, area, finding, advice: advice ?? null });
+}
+
 /** Runs one area's check. It ends in time, and what it throws is a finding. */
 export async function examine(area: Area, check: Check, patient: Omit<Patient, 'signal'>, stop: AbortSignal) {
   const findings: Finding[] = [];
   const late = AbortSignal.timeout(areaMs);
-  const report: Report = (level, finding, advice) =>
-    void findings.push({ level, area, finding, advice: advice ?? null });
+  const report = reportTo(findings, area);
   try {
     const signal = AbortSignal.any([stop, late]);
     await until(signal, check({ ...patient, signal }, report));

@@ -2,11 +2,13 @@
 
 import type { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { access, constants, readdir } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { stateDir } from '../config.ts';
+import { ownFiles } from '../gateway/tls.ts';
+import { certificateFiles } from '../gateway/trustDirectory.ts';
 import { isInTime } from '../trust/certificates.ts';
 import { examinePair, judgeDates, readCertificates } from './certificates.ts';
 import type { Patient, Report } from './finding.ts';
@@ -26,7 +28,7 @@ export async function examineGateway({ config, env }: Patient, report: Report): 
     if (found) judgeNames(found, gateway.advertise ?? [], report);
   } else {
     const dir = stateDir(config, env);
-    const files: [string, string] = [join(dir, 'server.crt'), join(dir, 'server.key')];
+    const files = ownFiles(dir);
     const renew = `Remove ${files.join(' and ')}, and restart the gateway: it makes new ones, which clients must be told (\`lxstow remote remove\` and \`add\`).`;
     if (files.every((file) => existsSync(file)))
       await examinePair(what, files, ['gateway.stateDir', 'gateway.stateDir'], renew, report);
@@ -71,7 +73,7 @@ function judgeNames(certificate: X509Certificate, advertised: string[], report: 
 async function examineTrustDir(dir: string, report: Report): Promise<void> {
   let names: string[];
   try {
-    names = (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
+    names = await certificateFiles(dir);
   } catch (error) {
     report(
       'problem',

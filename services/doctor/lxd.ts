@@ -4,19 +4,13 @@ import { systemCode } from '../errors.ts';
 import { defaultSocket, LxdClient } from '../lxd/client.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report } from './finding.ts';
-import { examineStaging } from './staging.ts';
+import { examineStaging, type Pool } from './staging.ts';
 
 interface Server {
   auth: string;
   api_extensions: string[];
   config?: Record<string, unknown>;
   environment?: { server: string; server_version: string };
-}
-
-interface Pool {
-  name: string;
-  driver: string;
-  status?: string;
 }
 
 /** What each is for, of those that not every LXD has. */
@@ -105,7 +99,7 @@ async function examineTls(
   const { hostname, port } = new URL(url);
   try {
     const shown = await shownBy({
-      host: hostname.replace(/^\[|\]$/g, ''),
+      host: hostname,
       port: Number(port || 8443),
       ca: undefined,
       signal: briefly(signal),

@@ -5,7 +5,7 @@ import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode } from '../errors.ts';
 import { Bucket } from '../queue/bucket.ts';
-import { connectNats, type Nats, natsFailure, violationOf } from '../queue/connection.ts';
+import { connectNats, type Nats, natsFailure, serversOf, violationOf } from '../queue/connection.ts';
 import { countDeadLetters } from '../queue/depth.ts';
 import { Leases } from '../queue/leases.ts';
 import {
@@ -56,10 +56,9 @@ export async function examineNats(patient: Patient, report: Report): Promise<voi
   await examineQueue(nats, config, roles, report);
 }
 
-function connecting(error: unknown, { servers }: Config['nats']): string {
+function connecting(error: unknown, config: Config['nats']): string {
   if ((error as Error).name !== 'TimeoutError') return messageOf(error);
-  const shown = servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
-  return `cannot connect to NATS at ${shown}: ${messageOf(error)}`;
+  return `cannot connect to NATS at ${serversOf(config)}: ${messageOf(error)}`;
 }
 
 function adviceFor(error: unknown): string {
@@ -94,7 +93,7 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
     const where = `${hostname}:${port || 4222}`;
     try {
       const shown = await shownBy({
-        host: hostname.replace(/^\[|\]$/g, ''),
+        host: hostname,
         port: Number(port || 4222),
         ca: ca === undefined ? undefined : readText(ca, 'nats.ca'),
         greets: true,

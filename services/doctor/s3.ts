@@ -4,13 +4,14 @@ import http from 'node:http';
 import https from 'node:https';
 import { crc32 } from 'node:zlib';
 import { Client } from 'minio';
+import { crcInS3 } from '../archive/hashing.ts';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
-import { createS3Store } from '../storage/s3.ts';
+import { clientOptions, createS3Store } from '../storage/s3.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
-import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
+import { answerMs, briefly, messageOf, type Patient, type Report, until } from './finding.ts';
 
 const probe = 'lxstow-doctor-';
 /** S3 refuses requests that are signed by a clock further off. */
@@ -66,7 +67,7 @@ async function examineTls(
   }
   try {
     const { certificate, distrust } = await shownBy({
-      host: hostname.replace(/^\[|\]$/g, ''),
+      host: hostname,
       port: Number(port || 443),
       ca,
       signal: briefly(signal),
@@ -162,19 +163,13 @@ interface BucketItself extends Disposable {
 /** For what the store's interface has no words: versions, locks. */
 function openBucket(config: Config['s3'], ca: string | undefined): BucketItself {
   const url = new URL(config.endpoint);
-  const useSSL = url.protocol === 'https:';
   const settings = { keepAlive: true, timeout: answerMs };
-  const transportAgent = useSSL
-    ? new https.Agent({ ...settings, ...(ca === undefined ? {} : { ca }) })
-    : new http.Agent(settings);
+  const transportAgent =
+    url.protocol === 'https:'
+      ? new https.Agent({ ...settings, ...(ca === undefined ? {} : { ca }) })
+      : new http.Agent(settings);
   const client = new Client({
-    endPoint: url.hostname.replace(/^\[|\]$/g, ''),
-    ...(url.port ? { port: Number(url.port) } : {}),
-    useSSL,
-    accessKey: config.accessKey,
-    secretKey: config.secretKey,
-    region: config.region,
-    pathStyle: config.pathStyle,
+    ...clientOptions(config, url),
     transportAgent,
     retryOptions: { disableRetry: true },
   });
@@ -183,12 +178,7 @@ function openBucket(config: Config['s3'], ca: string | undefined): BucketItself 
 
 /** A call of minio-js's takes no signal: it is left to its socket's timeout. */
 function inTime<T>(call: Promise<T>): Promise<T> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(
-    () => reject(new LxstowError('s3-unavailable', `no answer in ${answerMs / 1000} s`)),
-    answerMs,
-  );
-  return Promise.race([call, promise]).finally(() => clearTimeout(timer));
+  return until(AbortSignal.timeout(answerMs), call);
 }
 
 /** What the bucket does with what is deleted. */
@@ -245,8 +235,6 @@ async function tryRights(
   const key = `${prefix}${randomUUID()}`;
   const small = { contentType: 'text/plain' };
   const body = Buffer.from('lxstow doctor: this may be removed\n');
-  const crc = Buffer.alloc(4);
-  crc.writeUInt32BE(crc32(body));
   const done: string[] = [];
   let upload: Upload | undefined;
   let failed = false;
@@ -298,7 +286,7 @@ async function tryRights(
     );
     if (upload) {
       const open = upload;
-      const sum = crc.toString('base64');
+      const sum = crcInS3(crc32(body));
       const etag = await step('put a part', 's3:PutObject', (s) => store.putPart(open, 1, body, sum, s));
       await step('list parts', 's3:ListMultipartUploadParts', (s) => store.listParts(open, s));
       await step('list uploads', 's3:ListBucketMultipartUploads', async (s) => {

@@ -3,11 +3,13 @@ import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { defaultSocket, type LxdClient } from '../lxd/client.ts';
+import { rootPool } from '../lxd/instances.ts';
 import { briefly, type Patient, type Report } from './finding.ts';
 
-interface Pool {
+export interface Pool {
   name: string;
   driver: string;
+  status?: string;
 }
 
 interface Instance {
@@ -126,9 +128,7 @@ async function usualSize(
 ): Promise<number | undefined> {
   const averages: number[] = [];
   for (const { name } of pools.filter(({ driver }) => driver !== 'dir')) {
-    const count = instances.filter(({ expanded_devices: devices }) =>
-      Object.values(devices).some(({ path, pool }) => path === '/' && pool === name),
-    ).length;
+    const count = instances.filter(({ expanded_devices: devices }) => rootPool(devices) === name).length;
     if (count === 0) continue;
     const path = `/1.0/storage-pools/${encodeURIComponent(name)}/resources`;
     const { space } = await lxd.get<{ space: { used: number } }>(path, {}, briefly(signal));

@@ -18,6 +18,11 @@ export interface ServerCertificate {
   key: string;
 }
 
+/** Where the certificate and the key are that the gateway makes for itself. */
+export function ownFiles(stateDir: string): [certificate: string, key: string] {
+  return [join(stateDir, 'server.crt'), join(stateDir, 'server.key')];
+}
+
 /** Reads the configured pair, or the one in the state directory, which is made when it is not there. */
 export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, log: Log): Promise<ServerCertificate> {
   const { certificate, key, address } = config.gateway;
@@ -27,7 +32,7 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
     return { cert: readText(certificate, 'gateway.certificate'), key: readText(key, 'gateway.key') };
   }
   const dir = stateDir(config, env);
-  const [certFile, keyFile] = [join(dir, 'server.crt'), join(dir, 'server.key')];
+  const [certFile, keyFile] = ownFiles(dir);
   if (!existsSync(certFile) || !existsSync(keyFile)) {
     const anywhere = ['0.0.0.0', '::'].includes(address);
     const names = ['localhost', hostname(), '127.0.0.1', '::1', ...(anywhere ? [] : [address])];

@@ -4,10 +4,15 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setInterval } from 'node:timers/promises';
 import type { Log } from '../logger.ts';
-import { fingerprintOf } from '../trust/certificates.ts';
+import { fingerprintOf, pemCertificates } from '../trust/certificates.ts';
 
 /** A change in the directory counts after so long at most. */
 const rereadAfterMs = 1000;
+
+/** The names of the files in it that count. */
+export async function certificateFiles(dir: string): Promise<string[]> {
+  return (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
+}
 
 export class TrustDirectory {
   readonly #dir: string;
@@ -54,7 +59,7 @@ export class TrustDirectory {
   async #read(): Promise<void> {
     const dir = this.#dir;
     try {
-      const names = (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
+      const names = await certificateFiles(dir);
       const files = await Promise.all(
         names.map(async (name) => ({ path: join(dir, name), at: await stat(join(dir, name)) })),
       );
@@ -81,9 +86,7 @@ export class TrustDirectory {
   }
 
   async #certificatesIn(path: string): Promise<X509Certificate[]> {
-    const pem =
-      (await readFile(path, 'utf8')).match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
-    return pem.flatMap((certificate) => {
+    return pemCertificates(await readFile(path, 'utf8')).flatMap((certificate) => {
       try {
         return [new X509Certificate(certificate)];
       } catch (error) {

@@ -269,6 +269,16 @@ export class LxdClient implements Disposable {
   }
 }
 
+/** What LXD answers, or undefined where it has no such thing. */
+export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await get();
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
 function target({ path, query = {} }: LxdRequest): string {
   const search = new URLSearchParams(query).toString();
   return search ? `${path}?${search}` : path;

@@ -1,7 +1,7 @@
 /** What lxstow asks LXD about instances, and the little it changes about them. */
 import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import type { LxdClient } from './client.ts';
+import { type LxdClient, unlessMissing } from './client.ts';
 
 interface LxdInstance {
   architecture: string;
@@ -52,40 +52,27 @@ export function projectExists(lxd: LxdClient, project: string, signal: AbortSign
 
 /** The driver of a storage pool; undefined when there is no such pool. */
 export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
-  try {
-    return (await lxd.get<{ driver: string }>(`/1.0/storage-pools/${segment(pool)}`, {}, signal)).driver;
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
+  const path = `/1.0/storage-pools/${segment(pool)}`;
+  return (await unlessMissing(() => lxd.get<{ driver: string }>(path, {}, signal)))?.driver;
 }
 
 /** The pool of an instance's root disk; undefined when there is no such instance, or LXD does not say. */
 export async function instancePool(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<string | undefined> {
-  try {
-    const { expanded_devices } = await lxd.get<LxdInstance>(
-      instancePath(address),
-      { project: address.project },
-      signal,
-    );
-    return rootPool(expanded_devices);
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
+  const { project } = address;
+  const found = await unlessMissing(() => lxd.get<LxdInstance>(instancePath(address), { project }, signal));
+  return found && rootPool(found.expanded_devices);
 }
 
 /** Where instances of a project go for which nobody says: the pool of its default profile. */
 export async function defaultPool(lxd: LxdClient, project: string, signal: AbortSignal): Promise<string | undefined> {
-  try {
-    return rootPool((await lxd.get<{ devices: Devices }>('/1.0/profiles/default', { project }, signal)).devices);
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
+  const profile = await unlessMissing(() =>
+    lxd.get<{ devices: Devices }>('/1.0/profiles/default', { project }, signal),
+  );
+  return profile && rootPool(profile.devices);
 }
 
-function rootPool(devices: Devices): string | undefined {
+/** The pool of the root disk among these devices. */
+export function rootPool(devices: Devices): string | undefined {
   return Object.values(devices).find(({ type, path }) => type === 'disk' && path === '/')?.pool;
 }
 
@@ -121,13 +108,9 @@ export async function describeInstance(
 
 /** The uuid that LXD gives each instance and keeps through export and import; undefined when there is no such instance. */
 export async function instanceUuid(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<string | undefined> {
-  try {
-    const { config } = await lxd.get<LxdInstance>(instancePath(address), { project: address.project }, signal);
-    return config['volatile.uuid'] ?? '';
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
+  const { project } = address;
+  const found = await unlessMissing(() => lxd.get<LxdInstance>(instancePath(address), { project }, signal));
+  return found && (found.config['volatile.uuid'] ?? '');
 }
 
 export async function describeServer(lxd: LxdClient, signal: AbortSignal): Promise<ManifestLxd> {

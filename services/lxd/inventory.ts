@@ -1,8 +1,7 @@
 /** What is there in an LXD, in all of its projects: for clients, and for those who look for what was left. */
 import type { Address } from '../contract.ts';
-import { isCode } from '../errors.ts';
 import { mark } from './backups.ts';
-import type { LxdClient } from './client.ts';
+import { type LxdClient, unlessMissing } from './client.ts';
 
 export interface InventoryInstance {
   address: Address;
@@ -99,15 +98,6 @@ export function listPools(lxd: LxdClient, signal: AbortSignal): Promise<LxdObjec
 
 function shown({ backups: _, ...instance }: LxdInstance, location: string, project: string): LxdInstance {
   return { ...instance, name: String(instance.name), project, location };
-}
-
-async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await get();
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
 }
 
 /** LXD's own backups of an instance, ours and others; none of an instance that is gone. */

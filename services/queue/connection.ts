@@ -31,6 +31,11 @@ export interface Nats extends AsyncDisposable {
 }
 
 /** The first version with all that the later features stand on; tests pin 2.15.1. */
+/** The servers' addresses, for people: without credentials. */
+export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string {
+  return servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
+}
+
 const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
@@ -39,7 +44,7 @@ const requestTimeoutMs = 5000;
  * `timeoutMs`: how long it may take, the client's 20 s unless told.
  */
 export async function connectNats(config: Config['nats'], name: string, log: Log, timeoutMs?: number): Promise<Nats> {
-  const servers = config.servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
+  const servers = serversOf(config);
   let connection: NatsConnection;
   try {
     connection = await connect({

@@ -119,12 +119,7 @@ export class WaitingRoom implements Disposable {
 
   /** A second NAK, without a delay, ends that of the first. Never twice for one delivery: the job may be with somebody by then. */
   #call(waiting: Waiting): void {
-    const { nats } = this.#options;
-    const now = performance.now();
-    if (waiting.called || waiting.due - now < marginMs || !nats.connected) return;
-    nats.connection.publish(waiting.reply, '-NAK');
-    waiting.called = true;
-    waiting.due = now + onItsWayMs;
+    if (this.#nak(waiting, '-NAK', onItsWayMs)) waiting.called = true;
   }
 
   #delayMs(): number {
@@ -140,12 +135,18 @@ export class WaitingRoom implements Disposable {
 
   /** Hands it back once more before it comes by itself. */
   #keep(waiting: Waiting): void {
+    const delayMs = this.#delayMs();
+    this.#nak(waiting, `-NAK {"delay": ${delayMs * 1_000_000}}`, delayMs);
+  }
+
+  /** Says it of one that is surely here still, which then comes in `dueMs`; returns whether it was said. */
+  #nak(waiting: Waiting, word: string, dueMs: number): boolean {
     const { nats } = this.#options;
     const now = performance.now();
-    if (waiting.called || waiting.due - now < marginMs || !nats.connected) return;
-    const delayMs = this.#delayMs();
-    nats.connection.publish(waiting.reply, `-NAK {"delay": ${delayMs * 1_000_000}}`);
-    waiting.due = now + delayMs;
+    if (waiting.called || waiting.due - now < marginMs || !nats.connected) return false;
+    nats.connection.publish(waiting.reply, word);
+    waiting.due = now + dueMs;
+    return true;
   }
 
   #forget(waiting: Waiting | undefined): void {

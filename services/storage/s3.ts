@@ -38,6 +38,19 @@ const errorBytes = 64 * 1024;
 /** Of a range's own signature: it is used at once. */
 const urlExpirySeconds = 900;
 
+/** Of minio-js, for this server. */
+export function clientOptions(
+  { accessKey, secretKey, region, pathStyle }: Config['s3'],
+  { hostname, port, protocol }: URL,
+) {
+  return {
+    endPoint: hostname.replace(/^\[|\]$/g, ''),
+    ...(port ? { port: Number(port) } : {}),
+    useSSL: protocol === 'https:',
+    ...{ accessKey, secretKey, region, pathStyle },
+  };
+}
+
 /** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
 export function createS3Store(config: Config['s3']): ObjectStore & Presigner & Disposable {
   const url = new URL(config.endpoint);
@@ -72,22 +85,13 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
     }) as typeof http.request,
   };
 
-  const clientOf = (server: URL) => ({
-    endPoint: server.hostname.replace(/^\[|\]$/g, ''),
-    ...(server.port ? { port: Number(server.port) } : {}),
-    useSSL: server.protocol === 'https:',
-    accessKey: config.accessKey,
-    secretKey: config.secretKey,
-    region: config.region,
-    pathStyle: config.pathStyle,
-  });
   const client = new Client({
-    ...clientOf(url),
+    ...clientOptions(config, url),
     transport,
     transportAgent: agent,
     retryOptions: { disableRetry: true },
   });
-  const signer = new Client(clientOf(outside));
+  const signer = new Client(clientOptions(config, outside));
   // Over plain HTTP minio-js would hash each body once more: parts carry a CRC-32 on the wire instead.
   client.enableSHA256 = false;
 

@@ -83,3 +83,8 @@ export function trustedCertificate(certificate: X509Certificate, name: string, g
     added_at: new Date().toISOString(),
   };
 }
+
+/** The certificates in a text, each as PEM. */
+export function pemCertificates(text: string): string[] {
+  return text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+}

@@ -8,8 +8,8 @@ import {
   type Check,
   examine,
   type Finding,
-  type Report,
   type Role,
+  reportTo,
   roles,
 } from '../../doctor/finding.ts';
 import { examineGateway } from '../../doctor/gateway.ts';
@@ -35,8 +35,7 @@ export interface DoctorCommand {
 export async function doctorCommand({ source, role, only, strict, format, stop }: DoctorCommand): Promise<0 | 1 | 2> {
   const wanted = only === undefined ? areas : only.map(areaOf);
   const findings: Finding[] = [];
-  const report: Report = (level, finding, advice) =>
-    void findings.push({ level, area: 'configuration', finding, advice: advice ?? null });
+  const report = reportTo(findings, 'configuration');
   const examined = examineConfig(source);
   const { config, faults } = examined;
   for (const fault of faults) report('problem', fault, 'See docs/configuration.md, or `lxstow config`.');
