@@ -28,7 +28,7 @@ export class OperationFeed {
     return feed;
   }
 
-  /** Calls `see` with each change, in the order in which they were written and once each. */
+  /** Calls `see` with each change, as OperationStore.watch does. */
   onChange(see: (operation: Operation) => void): void {
     this.#changes.on(every, see);
   }

@@ -645,6 +645,7 @@ describe('operations', at, () => {
     const seen = watched(controller.signal);
     await operations.watch(seen.see, controller.signal, () => undefined);
     const running = present(await operations.update(begin(stored.operation, 'w1', now), stored.revision));
+    await seen.until(1);
     const done = present(await operations.update(succeed(running.operation, now), running.revision));
     const other = await createdFor('far-away');
     await seen.until(3);
@@ -662,6 +663,7 @@ describe('operations', at, () => {
     await operations.watch(seen.see, controller.signal, () => undefined);
     const { operation, revision } = await createdFor();
     const kept = await createdFor();
+    await seen.until(2);
     const failed = fail(operation, new LxstowError('internal', 'broken'), now);
     await shortly.update(failed, revision);
     const bucket = new Bucket(nats, operationsBucket);
