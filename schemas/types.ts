@@ -319,6 +319,10 @@ heartbeatMs: number
  * An LXD operation or export whose progress stands still for so long is given up.
  */
 lxdIdleTimeoutMs: number
+/**
+ * What all slots together may read a second, of LXD for backups and of the store for restores: `20MiB`, `off`, or by the hours here: `08:00,512KiB 19:00,10MiB 23:00,off` ([limits.md](limits.md)).
+ */
+bandwidth: string
 partsInFlight: number
 /**
  * Where a job does not say.

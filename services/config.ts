@@ -4,6 +4,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import schema from '../schemas/config.json' with { type: 'json' };
+import { parseBandwidth } from './bandwidth.ts';
 import { type Config, check } from './contract.ts';
 import { LxstowError } from './errors.ts';
 
@@ -56,6 +57,7 @@ function checked(raw: unknown, where: string): Config {
   if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
   if (!(config.gateway.defaultRemote in config.remotes))
     missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
+  parseBandwidth(config.worker.bandwidth);
   return config;
 }
 

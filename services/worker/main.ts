@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Hasher } from '../archive/hashing.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
 import { isCode } from '../errors.ts';
 import { serveHealth } from '../health.ts';
@@ -120,6 +121,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     lxd,
     store,
     hasher,
+    bandwidth: new Bandwidth(parseBandwidth(config.worker.bandwidth)),
     leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)),
     leasesBucket: bucket,
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),

@@ -1,6 +1,7 @@
 /** Restores a backup: every part is proved good before LXD gets a byte of it, and no instance that exists is touched. */
 import { IdleWatch } from '../archive/idleWatch.ts';
 import { parseManifest } from '../archive/manifest.ts';
+import { inPieces } from '../archive/pace.ts';
 import { largestPart, writeTar } from '../archive/reader.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -93,7 +94,7 @@ async function transfer(
   pool: string | undefined,
   { archive, instance }: Manifest,
   attempt: Attempt,
-  { lxd, store, hasher, memory, config, metrics }: Tools,
+  { lxd, store, hasher, bandwidth, memory, config, metrics }: Tools,
 ): Promise<void> {
   const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
   using idle = new IdleWatch(idleTimeoutMs, `the import of ${nameOf(to)}`);
@@ -107,7 +108,11 @@ async function transfer(
   const lxdImport = openImport(lxd, to, pool, moving);
   try {
     await writeTar(archive, lxdImport.request, {
-      fetch: (start, into) => readArchive(archive, from, key, store, start, into, moving),
+      fetch: async (start, into) =>
+        void (await inPieces(bandwidth, into, { signal: moving }, async (piece, at) => {
+          await readArchive(archive, from, key, store, start + at, piece, moving);
+          return piece.length;
+        })),
       hasher,
       pool: memory.pool('parts', readAheadBuffers, largestPart(archive)),
       onWaiting: (waiting) => idle.watch(waiting),

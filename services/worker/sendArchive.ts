@@ -3,6 +3,7 @@ import type { ByteSource } from '../archive/blocks.ts';
 import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
 import { IdleWatch } from '../archive/idleWatch.ts';
+import { paced } from '../archive/pace.ts';
 import { type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import { TarScanner, type TarState } from '../archive/tar.ts';
 import type { BackupAddress, OperationMetadata } from '../contract.ts';
@@ -54,7 +55,7 @@ async function transfer(
   checkpoint: BackupCheckpoint,
   upload: ArchiveUpload,
   attempt: Attempt,
-  { hasher, memory, config, metrics }: Tools,
+  { hasher, bandwidth, memory, config, metrics }: Tools,
 ): Promise<SentPart[]> {
   const { compression, rawSize } = checkpoint.start;
   const last = sent.at(-1);
@@ -83,7 +84,7 @@ async function transfer(
 
   const partSize = partSizeFor(rawSize);
   const inFlight = partsInFlight(partSize, config.worker.partsInFlight);
-  const drafts = draftParts(source, {
+  const drafts = draftParts(paced(source, bandwidth), {
     compression,
     partSize,
     inFlight,

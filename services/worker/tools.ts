@@ -1,6 +1,7 @@
 /** What a worker's jobs work with. Made once in main, handed in. */
 import type { Hasher } from '../archive/hashing.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
+import type { Bandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { WorkerMetrics } from '../metrics.ts';
@@ -15,6 +16,8 @@ export interface Tools {
   lxd: LxdClient;
   store: ObjectStore;
   hasher: Hasher;
+  /** What all slots together may read. */
+  bandwidth: Bandwidth;
   leases: Leases;
   leasesBucket: Bucket;
   checkpoints: Bucket;

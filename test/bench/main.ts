@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory,control,drain --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory,control,drain,scale --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
@@ -12,12 +12,13 @@ import { measureMemory } from './memory.ts';
 import { openPlace, type Place } from './place.ts';
 import { type Line, machine, markdown, type Report, readReport, type Table } from './report.ts';
 import { restoreWays } from './restores.ts';
+import { measureScale } from './scale.ts';
 
 const { values } = parseArgs({
   options: {
     size: { type: 'string', default: '600' },
     rounds: { type: 'string', default: '5' },
-    only: { type: 'string', default: 'backup,restore,memory,control,drain' },
+    only: { type: 'string', default: 'backup,restore,memory,control,drain,scale' },
     kinds: { type: 'string', default: 'incompressible,log-like,mixed' },
     memory: { type: 'string', default: '100,1000,8000' },
     backups: { type: 'string', default: '10,1000,10000' },
@@ -61,6 +62,7 @@ try {
   }
   for (const sync of wanted.includes('drain') ? [true, false] : [])
     add(await measureDrain({ jobs: Number(values.jobs), slots: Number(values.slots), rounds, sync }, log));
+  if (wanted.includes('scale')) add(await measureScale(place, rounds, log));
   console.log(markdown(report, before));
   if (values.json) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`);
 } catch (error) {

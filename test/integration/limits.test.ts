@@ -33,7 +33,7 @@ describe('limits', { timeout: 300_000 }, () => {
     for (const worker of workers.splice(0)) if (worker.isRunning) await worker.stop();
   });
 
-  async function addWorkers(count: number, limits: object, slots = 2): Promise<void> {
+  async function addWorkers(count: number, limits: object, slots = 2, more: NodeJS.ProcessEnv = {}): Promise<void> {
     for (let i = 0; i < count; i++) {
       const worker = await stack.stow.addWorker({
         LXSTOW_REMOTES: JSON.stringify({ local: { socket, ...limits } }),
@@ -41,6 +41,7 @@ describe('limits', { timeout: 300_000 }, () => {
         LXSTOW_S3_IDLE_TIMEOUT_MS: '600000',
         LXSTOW_WORKER_SLOTS: String(slots),
         LXSTOW_WORKER_GRACE_MS: '0',
+        ...more,
       });
       workers.push(worker);
     }
@@ -113,15 +114,6 @@ describe('limits', { timeout: 300_000 }, () => {
       await stack.assertNothingLeft();
     });
 
-    it('may be another for one of them', async () => {
-      await addWorkers(1, { transfersPerPool: 1, pools: { [stack.pools.btrfs]: { transfers: 2 } } }, 4);
-      const endless = await backup('endless');
-      await runs(endless);
-      await succeeded(stack.stow, await backup('a'));
-      release();
-      await succeeded(stack.stow, endless);
-    });
-
     it('is given back by a worker that is killed', async () => {
       await addWorkers(1, { transfersPerPool: 1 });
       const endless = await backup('endless');
@@ -138,8 +130,9 @@ describe('limits', { timeout: 300_000 }, () => {
   it('of a remote: no more run at a time, over all its workers', async () => {
     release();
     release = s3.hold(/backup_/);
-    await addWorkers(2, { transfers: 2, transfersPerPool: 5 });
-    const answers = await Promise.all(['a', 'b', 'c', 'elsewhere'].map(backup));
+    // One pool may have another limit than the others.
+    await addWorkers(2, { transfers: 2, transfersPerPool: 1, pools: { [stack.pools.btrfs]: { transfers: 3 } } });
+    const answers = await Promise.all(['a', 'b', 'c', 'd'].map(backup));
     const looks = () => Promise.all(answers.map(look));
     const seen = await until(looks, (all) => {
       const count = (is: (operation: Operation) => boolean) => all.filter(is).length;
@@ -152,5 +145,37 @@ describe('limits', { timeout: 300_000 }, () => {
     release();
     for (const answer of answers) await succeeded(stack.stow, answer);
     await drained();
+  });
+
+  it('of bandwidth: neither a backup nor a restore is faster, and a cancel need not wait', async () => {
+    await addWorkers(1, {}, 1, { LXSTOW_WORKER_BANDWIDTH: '4MiB' });
+    const timed = async (run: () => Promise<unknown>) => {
+      const begun = performance.now();
+      await run();
+      return (performance.now() - begun) / 1000;
+    };
+    let name = '';
+    const took = await timed(async () => {
+      name = await stack.backup('a', '?compression=none');
+    });
+    const path = `/1.0/instances/a/backups/${name}`;
+    const { size } = (await stack.stow.request('GET', path)).body.metadata;
+    // All of it but the first burst.
+    const least = (size - 2 ** 20) / (4 * 2 ** 20);
+    assert.ok(least > 1, `${size} bytes are too few`);
+    assert.ok(took >= least, `a backup of ${size} bytes took ${took} s`);
+    const restoring = () => stack.stow.request('POST', path, { body: { name: 'paced' } });
+    const restored = await timed(async () => succeeded(stack.stow, await restoring()));
+    assert.ok(restored >= least, `a restore of ${size} bytes took ${restored} s`);
+    await stack.launch('large', { dataMiB: 100 });
+    const cancelled = await backup('large');
+    await until(
+      () => look(cancelled),
+      ({ metadata }) => metadata.stage === 'uploading',
+    );
+    assert.equal((await stack.stow.request('DELETE', cancelled.body.operation)).status, 200);
+    const { status } = await stack.stow.finished(cancelled);
+    assert.equal(status, 'Cancelled');
+    await stack.assertNothingLeft();
   });
 });

@@ -16,7 +16,11 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
   let stack: Stack;
   before(async () => {
     nats = await startNatsWithRoles({ name: 'roles', log: () => undefined });
-    stack = await openStack('roles', { nats, config: { remotes: { other: {} } } });
+    stack = await openStack('roles', {
+      nats,
+      limits: { transfers: 2, transfersPerPool: 1 },
+      config: { remotes: { other: {} } },
+    });
     await stack.launch('c1');
   });
   after(async () => {
@@ -117,6 +121,9 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         '$KV.lxstow_leases.other.default.c1',
         '$KV.lxstow_leases.other.default.c1.backup_1',
         '$KV.lxstow_leases.janitor.other',
+        '$KV.lxstow_leases.other.=pool.default.1',
+        '$KV.lxstow_leases.other.=transfers.1',
+        'lxstow.freed.other',
         'lxstow.jobs.local.backup.default.c1',
         'lxstow.jobs.other.delete.default.c1',
         'lxstow.dead.other.backup.default.c1',
@@ -139,6 +146,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         '_INBOX_gateway.>',
         'lxstow.jobs.>',
         'lxstow.ask.other.>',
+        'lxstow.freed.other',
         'lxstow.api.>',
         '$KV.>',
         '$SRV.PING',
@@ -177,6 +185,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         'lxstow.dead.local.backup.default.c1',
         'lxstow.ask.local.look',
         `lxstow.nudge.local.${operation}`,
+        'lxstow.freed.local',
         'lxstow.api.backups.list.other.default',
         'lxstow.api.backups.list.local.lxstow-lab',
         'lxstow.api.backups.show.local.lxstow-lab.c1',

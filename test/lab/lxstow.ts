@@ -24,6 +24,8 @@ export interface LxstowOptions {
   environment?: (part: 'admin' | 'gateway' | 'worker') => NodeJS.ProcessEnv;
   /** What is run; the sources unless told otherwise. */
   cli?: string;
+  /** Of the remote `local`: `transfers`, `transfersPerPool`, `pools`. */
+  limits?: object;
   /** Goes over the configuration that the lab makes. */
   config?: Record<string, object>;
 }
@@ -99,7 +101,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     {
       nats: { servers: [natsUrl] },
       s3: { endpoint: s3.endpoint, accessKey: s3.accessKey, secretKey: s3.secretKey, bucket: s3.bucket },
-      remotes: { local: { socket } },
+      remotes: { local: { socket, ...options.limits } },
       gateway: { port, healthPort: ports.gateway, stateDir: join(folder.path, 'state'), trustDir },
       worker: { graceMs: 2000 },
       log: { format: 'json' },

@@ -55,7 +55,9 @@ function changes(format: Format): (found: ShownOperation[]) => void {
   let first = true;
   return (found) => {
     for (const each of found) {
-      const now = `${each.status} ${each.status_code < 200 ? (each.metadata.stage ?? '') : ''}`.trim();
+      const { stage, waiting_for } = each.metadata;
+      const what = stage ?? (waiting_for === undefined ? '' : `waiting for ${waiting_for}`);
+      const now = `${each.status} ${each.status_code < 200 ? what : ''}`.trim();
       const before = said.get(each.id);
       said.set(each.id, now);
       // What was over before is no news.
@@ -123,7 +125,8 @@ function subject({ resources }: ShownOperation): string {
 }
 
 function progress({ status, metadata }: ShownOperation): string {
-  const { stage, bytes_done: done, bytes_total: total, bytes_per_second: rate } = metadata ?? {};
+  const { stage, bytes_done: done, bytes_total: total, bytes_per_second: rate, waiting_for } = metadata ?? {};
+  if (status === 'Pending' && waiting_for !== undefined) return `waiting for ${waiting_for}`;
   if (status !== 'Running' || !stage) return '-';
   if (done === undefined || !total) return stage;
   const left = rate ? `, ${size(rate)}/s, ${clock((total - done) / rate)} left` : '';
