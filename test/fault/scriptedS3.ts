@@ -10,10 +10,16 @@ export interface ScriptedS3 extends AsyncDisposable {
   readonly triedAt: number[];
   /** The next `times` requests whose path and query match are refused. */
   refuse(which: RegExp, times: number): void;
-  /** Requests whose path and query match get no further until what this returns is called. */
-  hold(which: RegExp): () => void;
+  /** Requests whose path and query match get no further until they are released. */
+  hold(which: RegExp): Hold;
   /** In the answer to each GET of `key`, the stored object's byte `at` is another. */
   flip(key: string, at: number): void;
+}
+
+export interface Hold {
+  /** A request has come and is held. */
+  readonly reached: Promise<void>;
+  release(): void;
 }
 
 const refusal = `<?xml version="1.0" encoding="UTF-8"?>
@@ -25,7 +31,7 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
   const agent = new http.Agent({ keepAlive: true });
   const triedAt: number[] = [];
   let refused: { which: RegExp; left: number } | undefined;
-  let held: { which: RegExp; over: Promise<void> } | undefined;
+  let held: { which: RegExp; reached(): void; over: Promise<void> } | undefined;
   let flipped: { key: string; at: number } | undefined;
 
   const server = http.createServer(async (request, response) => {
@@ -38,7 +44,12 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
       response.writeHead(503, { 'content-type': 'application/xml', 'content-length': refusal.length }).end(refusal);
       return;
     }
-    if (held?.which.test(url)) await held.over;
+    if (held?.which.test(url)) {
+      held.reached();
+      await held.over;
+      // Who asked may have died meanwhile.
+      if (request.socket.destroyed) return;
+    }
     const onward = http.request({ hostname, port, agent, method, path: url, headers });
     try {
       const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
@@ -64,11 +75,15 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
       refused = { which, left: times };
     },
     hold(which) {
-      const { promise: over, resolve } = Promise.withResolvers<void>();
-      held = { which, over };
-      return () => {
-        held = undefined;
-        resolve();
+      const reached = Promise.withResolvers<void>();
+      const over = Promise.withResolvers<void>();
+      held = { which, reached: reached.resolve, over: over.promise };
+      return {
+        reached: reached.promise,
+        release() {
+          held = undefined;
+          over.resolve();
+        },
       };
     },
     flip(key, at) {

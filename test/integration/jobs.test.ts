@@ -5,16 +5,24 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import type { Operation } from '../../services/contract.ts';
+import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('jobs', { timeout: 600_000 }, () => {
   let stack: Stack;
+  let s3: ScriptedS3;
   before(async () => {
-    stack = await openStack('jobs', { workers: 2, config: { worker: { slots: 1, graceMs: 0 } } });
+    stack = await openStack('jobs', { workers: 0, config: { worker: { slots: 1, graceMs: 0 } } });
+    s3 = await scriptedS3(stack.s3.endpoint);
+    const env = { LXSTOW_S3_ENDPOINT: s3.endpoint, LXSTOW_S3_IDLE_TIMEOUT_MS: '600000' };
+    for (let i = 0; i < 2; i++) await stack.stow.addWorker(env);
     await Promise.all(['a', 'b', 'c', 'd'].map((name) => stack.launch(name, { dataMiB: 30 })));
   });
-  after(() => stack?.[Symbol.asyncDispose]());
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await s3?.[Symbol.asyncDispose]();
+  });
 
   afterEach(async () => {
     for (const worker of stack.stow.workers) if (!worker.isRunning) await worker.start();
@@ -108,17 +116,21 @@ describe('jobs', { timeout: 600_000 }, () => {
     }
   }
 
-  it('a worker that is stopped hands its job to another, and leaves nothing', async () => {
-    await stack.launch('large', { dataMiB: 300 });
-    const answer = await stack.stow.request('POST', '/1.0/instances/large/backups');
+  /** Begins a backup, waits until its parts are on their way and held, and says which worker does it. */
+  async function heldBackup(query = '') {
+    const { reached, release } = s3.hold(/\/large\/.*partNumber=/);
+    const answer = await stack.stow.request('POST', `/1.0/instances/large/backups${query}`);
     const id = answer.body.operation.split('/').at(-1) ?? '';
-    await until(
-      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
-      (operation) => operation.metadata.stage === 'uploading',
-    );
+    await reached;
     const logs = await Promise.all([0, 1].map((worker) => stack.stow.logOf(worker)));
-    const busy = logs.findIndex((log) => log.includes(id));
+    return { answer, id, release, busy: logs.findIndex((log) => log.includes(id)) };
+  }
+
+  it('a worker that is stopped hands its job to another, and leaves nothing', async () => {
+    await stack.launch('large', { dataMiB: 60 });
+    const { answer, id, release, busy } = await heldBackup();
     await stack.stow.workers[busy]?.stop();
+    release();
     assert.match(await stack.stow.logOf(busy), /"message":"job handed back"/);
     await succeeded(stack.stow, answer);
     await until(
@@ -129,34 +141,22 @@ describe('jobs', { timeout: 600_000 }, () => {
   });
 
   it('a worker that is killed is noticed in seconds, and its job done by another', async () => {
-    const answer = await stack.stow.request('POST', '/1.0/instances/large/backups?compression=none');
-    const id = answer.body.operation.split('/').at(-1) ?? '';
-    await until(
-      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
-      (operation) => operation.status === 'Running',
-    );
-    const logs = await Promise.all([0, 1].map((worker) => stack.stow.logOf(worker)));
-    const busy = logs.findIndex((log) => log.includes(id));
+    const { answer, release, busy } = await heldBackup('?compression=none');
     await stack.stow.workers[busy]?.kill('SIGKILL');
+    release();
     await succeeded(stack.stow, answer);
     await stack.assertNothingLeft();
   });
 
   it('a backup cannot be deleted while it is restored', async () => {
-    const name = (
-      await succeeded(stack.stow, await stack.stow.request('POST', '/1.0/instances/large/backups'))
-    ).resources.backups?.[0]
-      ?.split('/')
-      .at(-1);
-    const restore = await stack.stow.request('POST', `/1.0/instances/large/backups/${name}`, {
-      body: { name: 'large2' },
-    });
-    await until(
-      async () => (await stack.stow.request('GET', restore.body.operation)).body.metadata as Operation,
-      (operation) => (operation.metadata.bytes_done ?? 0) > 0,
-    );
-    assertError(await stack.stow.request('DELETE', `/1.0/instances/large/backups/${name}`), 409, /is being restored/);
+    const name = await stack.backup('large');
+    const { reached, release } = s3.hold(new RegExp(`${name}$`));
+    const path = `/1.0/instances/large/backups/${name}`;
+    const restore = await stack.stow.request('POST', path, { body: { name: 'large2' } });
+    await reached;
+    assertError(await stack.stow.request('DELETE', path), 409, /is being restored/);
+    release();
     await succeeded(stack.stow, restore);
-    assert.equal((await stack.stow.request('DELETE', `/1.0/instances/large/backups/${name}`)).status, 200);
+    assert.equal((await stack.stow.request('DELETE', path)).status, 200);
   });
 });

@@ -26,7 +26,7 @@ describe('limits', { timeout: 300_000 }, () => {
   let release: () => void;
   const workers: Daemon[] = [];
   beforeEach(() => {
-    release = s3.hold(/\/endless\//);
+    ({ release } = s3.hold(/\/endless\//));
   });
   afterEach(async () => {
     release();
@@ -129,7 +129,7 @@ describe('limits', { timeout: 300_000 }, () => {
 
   it('of a remote: no more run at a time, over all its workers', async () => {
     release();
-    release = s3.hold(/backup_/);
+    ({ release } = s3.hold(/backup_/));
     // One pool may have another limit than the others.
     await addWorkers(2, { transfers: 2, transfersPerPool: 1, pools: { [stack.pools.btrfs]: { transfers: 3 } } });
     const answers = await Promise.all(['a', 'b', 'c', 'd'].map(backup));
