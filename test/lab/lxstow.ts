@@ -157,6 +157,8 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     const id = `${certificate?.fingerprint} ${JSON.stringify(tls)}`;
     const agent = agents.get(id) ?? new https.Agent({ keepAlive: true, ca: server, ...tls, ...(certificate ?? {}) });
     agents.set(id, agent);
+    // The gateway closes idle connections, and what may not be sent twice must not meet that.
+    if (method !== 'GET') for (const idle of Object.values(agent.freeSockets).flat()) idle?.destroy();
     return ask(
       url,
       agent,
