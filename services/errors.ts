@@ -40,6 +40,9 @@ const codes = {
 
 export type ErrorCode = keyof typeof codes;
 
+/** docs/troubleshooting.md has them all. */
+export const errorCodes = Object.keys(codes) as ErrorCode[];
+
 /** The one error class. `message` tells what happened, to what, and where it helps, what to do. Never anything secret. */
 export class LxstowError extends Error {
   override readonly name = 'LxstowError';
