@@ -170,8 +170,9 @@ export class Bandwidth {
     const rate = this.#rate();
     const burst = burstOf(rate);
     const elapsed = now - this.#filledAt;
-    this.#tokens =
-      elapsed > 0 ? Math.min(burst, this.#tokens + (rate * elapsed) / 1000) : Math.min(burst, this.#tokens);
+    // No time at an infinite rate would be no number.
+    const earned = elapsed > 0 ? (rate * elapsed) / 1000 : 0;
+    this.#tokens = Math.min(burst, this.#tokens + earned);
     this.#filledAt = now;
     if (rate === Number.POSITIVE_INFINITY) return true;
     if (this.#tokens < Math.min(bytes, burst)) return false;

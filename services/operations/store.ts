@@ -109,8 +109,8 @@ export class OperationStore {
 
   /**
    * Calls `see` with each change from now on, in the order in which they were written and once each, until the signal aborts. NATS
-   * keeps the last of each operation: one that is written over before it was sent does not come. Resolves once it watches; a watch that breaks is
-   * begun again where it broke off, and `onTrouble` told why.
+   * keeps the last of each operation: one that is written over before it was sent does not come. Resolves once it watches; a watch
+   * that breaks is begun again where it broke off, and `onTrouble` told why.
    */
   async watch(
     see: (operation: Operation) => void,

@@ -30,12 +30,12 @@ export interface Nats extends AsyncDisposable {
   assertConnected(): void;
 }
 
-/** The first version with all that the later features stand on; tests pin 2.15.1. */
 /** The servers' addresses, for people: without credentials. */
 export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string {
   return servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
 }
 
+/** The first version with all that the later features stand on; tests pin 2.15.1. */
 const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 

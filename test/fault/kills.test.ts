@@ -12,7 +12,7 @@ import { assertSame, openStack, type Stack, succeeded, until } from '../integrat
 import { lxstow } from '../lab/lxstow.ts';
 import type { Daemon } from '../lab/processes.ts';
 import { assertTrue, beginRound, Dice, inSeconds, roundMs, rounds, seed } from './truth.ts';
-import { assertClean, assertOneBackup, assertRestores, linesOf, startWiredWorker } from './workers.ts';
+import { assertClean, assertOneBackup, assertRestores, linesOf, says, startWiredWorker } from './workers.ts';
 
 const mib = 1024 * 1024;
 
@@ -124,15 +124,9 @@ describe('a worker that stands still for longer than its lease (SIGSTOP), and th
       await using other = await startWiredWorker(stack, slots);
       const { id } = await succeeded(stack.stow, answer);
       await first.kill('SIGCONT');
-      await until(
-        () => first.log(),
-        (log) => linesOf(log, answer).includes('"attempt given up"'),
-      );
+      await says(first, answer, '"attempt given up"');
       assert.doesNotMatch(linesOf(await first.log(), answer), /"job done"/);
-      await until(
-        () => other.log(),
-        (log) => linesOf(log, answer).includes('"job done"'),
-      );
+      await says(other, answer, '"job done"');
       await assertOneBackup(stack, 'c1', answer.body.metadata.name, id);
       await assertRestores(stack, 'c1', answer.body.metadata.name, files);
     });
@@ -148,15 +142,9 @@ describe('a worker that stands still for longer than its lease (SIGSTOP), and th
     await using other = await startWiredWorker(stack, slots);
     await succeeded(stack.stow, answer);
     await first.kill('SIGCONT');
-    await until(
-      () => first.log(),
-      (log) => linesOf(log, answer).includes('"attempt given up"'),
-    );
+    await says(first, answer, '"attempt given up"');
     assert.doesNotMatch(linesOf(await first.log(), answer), /"job done"/);
-    await until(
-      () => other.log(),
-      (log) => linesOf(log, answer).includes('"job done"'),
-    );
+    await says(other, answer, '"job done"');
     assertSame(await stack.fingerprint('c2'), files);
     await stack.remove('c2');
   });

@@ -13,6 +13,7 @@ import {
   isRetried,
   linesOf,
   reaches,
+  says,
   startWiredWorker,
   type WiredWorker,
 } from './workers.ts';
@@ -245,10 +246,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       );
       nats.stall();
       other = await startWiredWorker(stack, { worker: { slots: 1 } });
-      await until(
-        () => worker.log(),
-        (log) => /attempt given up/.test(linesOf(log, answer)),
-      );
+      await says(worker, answer, 'attempt given up');
       await succeeded(stack.stow, answer);
       const completed = await stack.keys();
       await s3.heal();

@@ -162,3 +162,11 @@ export function linesOf(log: string, answer: Answer): string {
     .filter((line) => line.includes(id))
     .join('\n');
 }
+
+/** Waits until the worker's log says this of the operation. */
+export async function says(worker: WiredWorker, answer: Answer, words: string): Promise<void> {
+  await until(
+    () => worker.log(),
+    (log) => linesOf(log, answer).includes(words),
+  );
+}

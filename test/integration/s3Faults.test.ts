@@ -207,15 +207,15 @@ describe('a server that is silent', () => {
   }
 
   it('is not one that is slow: bytes that trickle in keep a request alive', at, async () => {
-    const trickleMs = 2000;
+    const idleTimeoutMs = 2000;
     await using server = await answering((_request, response) => {
       response.writeHead(200, { etag: '"e"', 'content-length': 8 });
       let sent = 0;
       const timer = setInterval(() => {
         response.write(`${sent}`);
         if (++sent === 8) clearInterval(timer);
-      }, trickleMs / 4);
-    }, trickleMs);
+      }, idleTimeoutMs / 4);
+    }, idleTimeoutMs);
     assert.equal((await server.store.read('k', never)).body.toString(), '01234567');
   });
 });
