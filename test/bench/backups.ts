@@ -30,7 +30,7 @@ export function backupWays(place: Place, { lxmin }: { lxmin?: string | undefined
     minioJs(place),
   ];
   if (place.mc) ways.push(mcPipe(place, place.mc));
-  if (onPath('rclone') && onPath('zstd')) ways.push(rclone(place));
+  if (place.rclone && onPath('zstd')) ways.push(rclone(place, place.rclone));
   if (lxmin) ways.push(lxminBackup(place, lxmin));
   return ways;
 }
@@ -163,14 +163,16 @@ export function mcEnv({ s3, folder }: Place): NodeJS.ProcessEnv {
   return { MC_HOST_bench: host.href.replace(/\/$/, ''), MC_CONFIG_DIR: join(folder, 'mc') };
 }
 
-function rclone(place: Place): Way {
+function rclone(place: Place, command: string): Way {
   const { bucket, endpoint, accessKey, secretKey } = place.s3;
-  return piped(place, 'export | zstd | rclone rcat', `zstd -q -3 -T0 | rclone rcat bench:${bucket}/${key}`, {
+  return piped(place, 'export | zstd | rclone rcat', `zstd -q -3 -T0 | '${command}' rcat bench:${bucket}/${key}`, {
     RCLONE_CONFIG_BENCH_TYPE: 's3',
     RCLONE_CONFIG_BENCH_PROVIDER: 'Minio',
     RCLONE_CONFIG_BENCH_ENDPOINT: endpoint,
     RCLONE_CONFIG_BENCH_ACCESS_KEY_ID: accessKey,
     RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY: secretKey,
+    // Debian's cannot be told of one.
+    AWS_CA_BUNDLE: '',
   });
 }
 

@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,memory,control,drain,scale --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,slots,many,control,drain,scale --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
@@ -8,19 +8,22 @@ import { backupWays, lxdExport, type Way } from './backups.ts';
 import { measureListing, measureRequests } from './control.ts';
 import { measureDrain } from './drain.ts';
 import { type Cost, medianCost } from './measure.ts';
-import { measureMemory } from './memory.ts';
+import { measureMany, measureSizes, measureSlots } from './memory.ts';
 import { openPlace, type Place } from './place.ts';
 import { type Line, machine, markdown, type Report, readReport, type Table } from './report.ts';
 import { restoreWays } from './restores.ts';
 import { measureScale } from './scale.ts';
 
+const everything = 'backup,restore,sizes,slots,many,control,drain,scale';
+
 const { values } = parseArgs({
   options: {
     size: { type: 'string', default: '600' },
     rounds: { type: 'string', default: '5' },
-    only: { type: 'string', default: 'backup,restore,memory,control,drain,scale' },
+    only: { type: 'string', default: everything },
     kinds: { type: 'string', default: 'incompressible,log-like,mixed' },
-    memory: { type: 'string', default: '100,1000,8000' },
+    sizes: { type: 'string', default: '100,1000,8000' },
+    many: { type: 'string', default: '200' },
     backups: { type: 'string', default: '10,1000,10000' },
     jobs: { type: 'string', default: '10000' },
     slots: { type: 'string', default: '64' },
@@ -55,7 +58,9 @@ try {
     if (wanted.includes('restore') && kind !== 'mixed') add(await compareRestores(place, title, instance));
     await place.lxd.lxc(['delete', '--force', instance]);
   }
-  if (wanted.includes('memory')) add(await measureMemory(place, values.memory.split(',').map(Number), log));
+  if (wanted.includes('sizes')) add(await measureSizes(place, values.sizes.split(',').map(Number), rounds, log));
+  if (wanted.includes('slots')) add(await measureSlots(place, sizeMiB, rounds, log));
+  if (wanted.includes('many')) add(await measureMany(place, Number(values.many), log));
   if (wanted.includes('control')) {
     add(await measureRequests(place, rounds));
     for (const table of await measureListing(place, values.backups.split(',').map(Number), rounds, log)) add(table);
@@ -95,7 +100,7 @@ async function compareBackups(place: Place, title: string, instance: string): Pr
   const lines = linesOf(costs);
   const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
   const floor = wall('LXD alone: create') + Math.max(wall('LXD alone: export'), wall('MinIO alone: parts from memory'));
-  for (const line of lines) line.toFloor = line.wallS / floor;
+  for (const line of lines) line.toFloor = wall(line.name) / floor;
   const bytes = costs.get('lxstow, none')?.at(-1)?.storedBytes ?? 0;
   const none = lines.find(({ name }) => name === 'lxstow, none');
   const bars = [
@@ -119,7 +124,7 @@ async function compareRestores(place: Place, title: string, instance: string): P
   const lines = linesOf(costs);
   const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
   const floor = wall('lxc import from a file');
-  for (const line of lines) line.toFloor = line.wallS / floor;
+  for (const line of lines) line.toFloor = wall(line.name) / floor;
   const bars = [
     bar('none ≤ 1.15 × lxc import of the same tar', wall('lxstow, none') / floor, (value) => value <= 1.15),
     bar('none ≥ 3 × faster than lxmin', wall('lxmin restore') / wall('lxstow, none'), (value) => value >= 3),

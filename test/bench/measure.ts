@@ -41,9 +41,18 @@ async function cpuSeconds(pid: number): Promise<number> {
 }
 
 /** The most resident memory since the last forgetPeak(), in MiB. */
-export async function peakMiB(pid: number): Promise<number> {
+export function peakMiB(pid: number): Promise<number> {
+  return memoryMiB(pid, 'VmHWM');
+}
+
+/** What is resident now, in MiB. */
+export function residentMiB(pid: number): Promise<number> {
+  return memoryMiB(pid, 'VmRSS');
+}
+
+async function memoryMiB(pid: number, field: string): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
-  return Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) / 1024;
+  return Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(status)?.[1]) / 1024;
 }
 
 async function forgetPeak(pid: number): Promise<void> {

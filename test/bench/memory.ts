@@ -1,43 +1,170 @@
-/** The worker's memory against the instance's size, and over many backups. */
+/** The worker's memory, and its time, against the instance's size; with more slots; and over many backups. */
 import type { Log } from '../lab/run.ts';
-import { measure } from './measure.ts';
+import { type Cost, measure, medianCost, residentMiB } from './measure.ts';
 import type { Place } from './place.ts';
 import type { Line, Table } from './report.ts';
 
 /** A worker with one slot, whatever the size. */
 const mostMiB = 220;
+/** What a further slot may add: five buffers for parts, six for blocks (services/archive/draftParts.ts). */
+const poolMiB = 5 * (16 + 1) + 6;
+const compressions = ['none', 'gzip', 'zstd'] as const;
+const slots = 4;
+/** Time may grow with the size, and no faster; what a backup takes whatever its size helps the larger ones. */
+const mostGrowth = 1.1;
 
-/** One backup of each size and compression, by the same worker, which begins anew with each size. */
-export async function measureMemory(
-  { lxd, stow, done, workerPid }: Place,
-  sizesMiB: number[],
-  log: Log,
-): Promise<Table> {
+/** Backups of each size and compression, and one restore of each, each by a worker that has done nothing before. */
+export async function measureSizes(place: Place, sizesMiB: number[], rounds: number, log: Log): Promise<Table> {
+  const { lxd, stow } = place;
   const lines: Line[] = [];
   for (const sizeMiB of sizesMiB) {
     const instance = `memory-${sizeMiB}`;
     await lxd.launch(instance, { dataMiB: sizeMiB, kind: 'mixed' });
-    for (const compression of ['none', 'gzip', 'zstd']) {
-      const [worker] = stow.workers;
-      await worker?.stop();
-      await worker?.start();
-      let name = '';
-      const cost = await measure(async () => {
-        name = await done(await stow.request('POST', `/1.0/instances/${instance}/backups?compression=${compression}`));
-      }, workerPid());
-      const { body } = await stow.request('GET', `/1.0/instances/${instance}/backups/${name}`);
-      lines.push({ name: `${sizeMiB} MiB, ${compression}`, ...cost, storedBytes: body.metadata.size });
-      log(`${sizeMiB} MiB, ${compression}: ${cost.peakMiB?.toFixed(0)} MiB`);
-      await stow.request('DELETE', `/1.0/instances/${instance}/backups/${name}`);
+    const costs = new Map<string, Cost[]>();
+    const stored = new Map<string, number>();
+    for (let round = 1; round <= rounds; round++) {
+      for (const compression of compressions) {
+        const note = (what: string, cost: Cost) => {
+          const name = `${what}, ${compression}, ${sizeMiB} MiB`;
+          costs.set(name, [...(costs.get(name) ?? []), cost]);
+          log(`round ${round} of ${rounds}: ${name}: ${cost.wallS.toFixed(2)} s, ${cost.peakMiB?.toFixed(0)} MiB`);
+          return name;
+        };
+        await restartWorker(place);
+        const { cost, path, size } = await backUp(place, instance, compression);
+        stored.set(note('backup', cost), size);
+        if (round === rounds) {
+          await restartWorker(place);
+          note('restore', await restore(place, path));
+        }
+        await stow.request('DELETE', path);
+      }
     }
     await lxd.lxc(['delete', '--force', instance]);
+    for (const [name, each] of costs) {
+      const storedBytes = stored.get(name);
+      const peak = Math.max(...each.map(({ peakMiB: one = 0 }) => one));
+      lines.push({ name, ...medianCost(each), peakMiB: peak, ...(storedBytes === undefined ? {} : { storedBytes }) });
+    }
   }
-  const most = Math.max(...lines.map(({ peakMiB = 0 }) => peakMiB));
+  const most = Math.max(...lines.map(({ peakMiB: one = 0 }) => one));
+  const bars = [{ text: `peak ≤ ${mostMiB} MiB, whatever the size`, value: most, holds: most <= mostMiB }];
+  const perMiB = (compression: string, sizeMiB: number) =>
+    (lines.find(({ name }) => name === `backup, ${compression}, ${sizeMiB} MiB`)?.wallS ?? Number.NaN) / sizeMiB;
+  for (const [index, larger] of sizesMiB.entries()) {
+    const smaller = sizesMiB[index - 1];
+    if (smaller === undefined) continue;
+    for (const compression of compressions) {
+      const value = perMiB(compression, larger) / perMiB(compression, smaller);
+      const text = `${compression}: time per byte at ${larger} MiB ≤ ${mostGrowth} × that at ${smaller} MiB`;
+      bars.push({ text, value, holds: value <= mostGrowth });
+    }
+  }
   return {
-    title: 'Memory of a worker with one slot',
+    title: 'Size: time and peak memory of a worker with one slot (peak: the most of all rounds)',
     bytes: 0,
-    rounds: 1,
+    rounds,
     lines,
-    bars: [{ text: `peak ≤ ${mostMiB} MiB, whatever the size`, value: most, holds: most <= mostMiB }],
+    bars,
   };
+}
+
+/** Four instances at once, by a worker with four slots. */
+export async function measureSlots(place: Place, sizeMiB: number, rounds: number, log: Log): Promise<Table> {
+  const { lxd, stow, done } = place;
+  const instances = Array.from({ length: slots }, (_, index) => `slot-${index + 1}`);
+  for (const name of instances) await lxd.launch(name, { dataMiB: sizeMiB, kind: 'mixed' });
+  const [own] = stow.workers;
+  await own?.stop();
+  const lines: Line[] = [];
+  for (const compression of compressions) {
+    const costs: Cost[] = [];
+    for (let round = 1; round <= rounds; round++) {
+      const worker = await stow.addWorker({ LXSTOW_WORKER_SLOTS: String(slots) });
+      const paths: string[] = [];
+      costs.push(
+        await measure(async () => {
+          const asked = instances.map(async (name) => {
+            const path = `/1.0/instances/${name}/backups`;
+            paths.push(`${path}/${await done(await stow.request('POST', `${path}?compression=${compression}`))}`);
+          });
+          await Promise.all(asked);
+        }, worker.pid),
+      );
+      for (const path of paths) await stow.request('DELETE', path);
+      await worker.stop();
+      log(
+        `round ${round} of ${rounds}: ${slots} × ${sizeMiB} MiB, ${compression}: ${costs.at(-1)?.peakMiB?.toFixed(0)} MiB`,
+      );
+    }
+    const peak = Math.max(...costs.map(({ peakMiB: one = 0 }) => one));
+    lines.push({ name: `${slots} × ${sizeMiB} MiB, ${compression}`, ...medianCost(costs), peakMiB: peak });
+  }
+  await own?.start();
+  for (const name of instances) await lxd.lxc(['delete', '--force', name]);
+  const most = Math.max(...lines.map(({ peakMiB: one = 0 }) => one));
+  const limit = mostMiB + (slots - 1) * poolMiB;
+  const bars = [{ text: `peak ≤ ${mostMiB} + ${slots - 1} × ${poolMiB} MiB`, value: most, holds: most <= limit }];
+  return {
+    title: `Memory of a worker with ${slots} slots (peak: the most of all rounds)`,
+    bytes: 0,
+    rounds,
+    lines,
+    bars,
+  };
+}
+
+/** One worker, and backups one after the other, of each compression in turn: what it keeps. */
+export async function measureMany(place: Place, count: number, log: Log): Promise<Table> {
+  const { lxd, stow, workerPid } = place;
+  const instance = 'many';
+  await lxd.launch(instance, { dataMiB: 64, kind: 'mixed' });
+  await restartWorker(place);
+  const tenth = Math.ceil(count / 10);
+  const peaks: number[] = [];
+  const resting: number[] = [];
+  for (let done = 0; done < count; done++) {
+    const { cost, path } = await backUp(place, instance, compressions[done % compressions.length] ?? 'none');
+    await stow.request('DELETE', path);
+    peaks.push(cost.peakMiB ?? 0);
+    resting.push(await residentMiB(workerPid()));
+    if ((done + 1) % tenth === 0) log(`${done + 1} of ${count}: ${resting.at(-1)?.toFixed(0)} MiB at rest`);
+  }
+  await lxd.lxc(['delete', '--force', instance]);
+  const most = (values: number[]) => Math.max(...values);
+  const lines = [
+    { name: `the most, backups ${tenth + 1} to ${2 * tenth}`, peakMiB: most(peaks.slice(tenth, 2 * tenth)) },
+    { name: `the most, the last ${tenth}`, peakMiB: most(peaks.slice(-tenth)) },
+    {
+      name: `at rest, behind backups ${tenth + 1} to ${2 * tenth}, the most`,
+      peakMiB: most(resting.slice(tenth, 2 * tenth)),
+    },
+    { name: `at rest, behind the last ${tenth}, the most`, peakMiB: most(resting.slice(-tenth)) },
+  ];
+  const growth = most(resting.slice(-tenth)) / most(resting.slice(tenth, 2 * tenth));
+  const bars = [{ text: 'at rest, the last tenth ≤ 1.05 × the second', value: growth, holds: growth <= 1.05 }];
+  return { title: `Memory of a worker over ${count} backups of 64 MiB`, bytes: 0, rounds: 1, lines, bars };
+}
+
+async function restartWorker({ stow }: Place): Promise<void> {
+  const [worker] = stow.workers;
+  await worker?.stop();
+  await worker?.start();
+}
+
+async function backUp({ stow, done, workerPid }: Place, instance: string, compression: string) {
+  const path = `/1.0/instances/${instance}/backups`;
+  let name = '';
+  const cost = await measure(async () => {
+    name = await done(await stow.request('POST', `${path}?compression=${compression}`));
+  }, workerPid());
+  const { body } = await stow.request('GET', `${path}/${name}`);
+  return { cost, path: `${path}/${name}`, size: body.metadata.size as number };
+}
+
+async function restore({ lxd, stow, done, workerPid }: Place, path: string): Promise<Cost> {
+  const name = 'memory-again';
+  const cost = await measure(async () => done(await stow.request('POST', path, { body: { name } })), workerPid());
+  await lxd.lxc(['delete', '--force', name]);
+  return cost;
 }

@@ -13,7 +13,7 @@ import { openFolder } from '../lab/folder.ts';
 import { openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
 import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';
-import { findMc } from '../lab/parts.ts';
+import { findMc, findRclone } from '../lab/parts.ts';
 import { errorText, type Log } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
 
@@ -29,6 +29,8 @@ export interface Place extends AsyncDisposable {
   workerPid(): number;
   /** MinIO's own client; undefined where it cannot be had. */
   mc: string | undefined;
+  /** Likewise. */
+  rclone: string | undefined;
   /** For files of peers that need some. */
   folder: string;
   /** LXD's own backup of an instance. */
@@ -68,6 +70,7 @@ export async function openPlace(log: Log, { profile }: { profile?: string | unde
   const folder = opening.use(await openFolder('bench-peers', log));
   await mkdir(join(folder.path, 'staging'));
   const mc = await findMc(log).catch((error) => log(`without mc: ${errorText(error)}`));
+  const rclone = await findRclone(log).catch((error) => log(`without rclone: ${errorText(error)}`));
   const { hostname, port } = new URL(s3.endpoint);
   const { accessKey, secretKey } = s3;
   const at = (instance: string): Address => ({ remote: 'local', project: lxd.project, instance });
@@ -89,6 +92,7 @@ export async function openPlace(log: Log, { profile }: { profile?: string | unde
     stow,
     workerPid: () => stow.workers[0]?.pid ?? 0,
     mc: mc ?? undefined,
+    rclone: rclone ?? undefined,
     folder: folder.path,
     async lxdBackup(instance, name) {
       const options = { name, optimized: false, instanceOnly: false };

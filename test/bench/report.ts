@@ -4,8 +4,10 @@ import { readFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import type { Cost } from './measure.ts';
 
-export interface Line extends Cost {
+export interface Line extends Omit<Cost, 'wallS'> {
   name: string;
+  /** Where time was measured. */
+  wallS?: number;
   /** Times the floor of the same run. */
   toFloor?: number;
   storedBytes?: number;
@@ -50,12 +52,12 @@ function tableText({ title, bytes, rounds, lines, bars }: Table, before: Report 
     const then = earlier?.lines.find((each) => each.name === name);
     return [
       name.replaceAll('|', '\\|'),
-      wallS.toFixed(wallS < 0.1 ? 4 : 2),
+      wallS === undefined ? '' : wallS.toFixed(wallS < 0.1 ? 4 : 2),
       toFloor === undefined ? '' : toFloor.toFixed(2),
       cpuS === undefined || bytes === 0 ? '' : (cpuS / gigabytes).toFixed(2),
       peakMiB === undefined ? '' : peakMiB.toFixed(0),
       storedBytes === undefined ? '' : (storedBytes / 1e6).toFixed(0),
-      ...(before ? [then ? `${(((wallS - then.wallS) / then.wallS) * 100).toFixed(0)} %` : 'new'] : []),
+      ...(before ? [since(wallS, then?.wallS)] : []),
     ];
   });
   const head = ['', 'wall s', '× floor', 'CPU s/GB', 'peak MiB', 'stored MB', ...(before ? ['wall since'] : [])];
@@ -72,6 +74,11 @@ function tableText({ title, bytes, rounds, lines, bars }: Table, before: Report 
     table.join('\n'),
     ...(held.length > 0 ? [held.join('\n')] : []),
   ].join('\n\n');
+}
+
+function since(now: number | undefined, then: number | undefined): string {
+  if (now === undefined) return '';
+  return then === undefined ? 'new' : `${(((now - then) / then) * 100).toFixed(0)} %`;
 }
 
 export async function readReport(path: string): Promise<Report> {

