@@ -68,6 +68,7 @@ const flag = { enum: ['true', 'false', '1', '0'] };
 const project = query('project', names('projectName'), 'An LXD project; `default` without it.');
 const target_ = query('target', names('remoteName'), 'A remote of the configuration; else gateway.defaultRemote.');
 const compression = query('compression', names('compression'), 'In the place of worker.compression.');
+const told = query('notifyEndpoint', names('endpoint'), 'A URL that is told how it ended; in a body as well.');
 const recursion = query('recursion', text, '1: whole objects in the place of their paths.');
 const allProjects = query('all-projects', flag, 'Of all projects that the client may see.');
 const tagging: Json = {
@@ -171,6 +172,7 @@ route('/1.0/instances', {
       ...place,
       compression,
       tagging,
+      told,
       {
         name: 'X-LXD-name',
         in: 'header',
@@ -244,7 +246,7 @@ route('/1.0/instances/{instance}/backups', {
   },
   post: {
     summary: 'Back the instance up',
-    parameters: [...place, compression, query('optimize', flag, "The storage driver's own format."), tagging],
+    parameters: [...place, compression, query('optimize', flag, "The storage driver's own format."), tagging, told],
     body: optionalBody('http-create-backup.json'),
     answers: accepted('The backup is queued.', answers('newBackup')),
   },
@@ -263,6 +265,7 @@ route('/1.0/instances/{instance}/backups/{backup}', {
       query('pool', names('poolName'), 'As in the body.'),
       query('start', flag, 'As in the body.'),
       query('replace', flag, 'As in the body.'),
+      told,
     ],
     body: optionalBody('http-restore-backup.json'),
     answers: accepted('The restore is queued.'),
@@ -281,7 +284,7 @@ route('/1.0/instances/{instance}/backups/{backup}', {
   },
   delete: {
     summary: 'Delete a backup',
-    parameters: place,
+    parameters: [...place, told],
     answers: sync('It is gone. The operation that did it.', operation),
   },
 });
@@ -393,6 +396,26 @@ const document = {
   servers: [{ url: 'https://127.0.0.1:8443', description: 'gateway.address and gateway.port of the configuration.' }],
   security: [{ certificate: [] }],
   paths,
+  webhooks: {
+    notice: {
+      post: {
+        summary: 'An operation has ended: what endpoints are told',
+        parameters: ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => ({
+          name,
+          in: 'header',
+          description: 'As https://www.standardwebhooks.com has it.',
+          schema: text,
+        })),
+        requestBody: { required: true, content: json(schema('notice.json')) },
+        responses: {
+          '2XX': { description: 'It is taken.' },
+          '4XX': { description: 'It is not tried again, but for 408 and 429.' },
+          '5XX': { description: 'It is tried again.' },
+        },
+        security: [],
+      },
+    },
+  },
   components: {
     securitySchemes: { certificate: { type: 'mutualTLS', description: 'A client certificate that is trusted.' } },
     responses: {

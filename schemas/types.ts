@@ -22,6 +22,7 @@ export interface Everything {
 "manifest.json"?: Manifest
 "names.json"?: Names
 "nats-api.json"?: NatsApi
+"notice.json"?: Notice
 "operation.json"?: Operation
 "requestor.json"?: Requestor
 "trust-token.json"?: TrustToken
@@ -67,6 +68,7 @@ remotes: {
 }
 gateway: GatewayConfig
 worker: WorkerConfig
+notify: NotifyConfig
 log: LogConfig
 }
 export interface NatsConfig {
@@ -337,6 +339,48 @@ janitorEveryMinutes: number
  */
 janitorGraceHours: number
 }
+export interface NotifyConfig {
+/**
+ * URLs that are told how operations ended ([notifications.md](notifications.md)). `lxstow config` shows their hosts only.
+ * 
+ * @maxItems 20
+ * 
+ * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+endpoints: string[]
+/**
+ * Which ends `endpoints` are told. Who is named in a request is told its end, whichever it is.
+ * 
+ * @minItems 1
+ */
+events: ("success" | "failed" | "cancelled")[]
+/**
+ * What notices are signed with: `whsec_` and the base64 of 24 bytes or more. Several, with spaces between: signed with each, to change it. Without it they are not signed.
+ */
+secret?: string
+/**
+ * Whether a request or a job may name an endpoint of its own, as `notifyEndpoint`.
+ */
+requests: boolean
+/**
+ * What such an endpoint must begin with: `https://hooks.example.net/backups`. When none is given: any but loopback and link-local addresses.
+ * 
+ * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+allowed: string[]
+/**
+ * Path of a PEM file: CAs of endpoints, in the place of the system's.
+ */
+ca?: string
+/**
+ * How long an endpoint may take to answer.
+ */
+timeoutMs: number
+/**
+ * A notice that no try has delivered for so long is given up, and said in the log.
+ */
+giveUpAfterHours: number
+}
 export interface LogConfig {
 level: ("error" | "warn" | "info" | "debug")
 /**
@@ -413,6 +457,10 @@ container_only?: boolean
 optimized_storage?: boolean
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 /**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+/**
  * Taken, as LXD's clients send it; lxstow keeps backups until they are deleted.
  */
 expires_at?: (string | null)
@@ -442,6 +490,10 @@ target?: string
  */
 replace?: boolean
 start?: boolean
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
 }
 /**
  * What can be changed of a backup. PUT: what is left out becomes empty. PATCH: it stays, and a tag of null is removed. The other fields are taken as GET shows them, and change nothing.
@@ -481,6 +533,10 @@ optimized?: boolean
  */
 instanceOnly?: boolean
 tags?: Tags
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
@@ -511,6 +567,10 @@ export interface DeleteJob {
  * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
  */
 backup: string
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
@@ -550,6 +610,10 @@ replace?: boolean
  * Start the instance when it is restored.
  */
 start?: boolean
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
@@ -851,6 +915,98 @@ code: string
  * The HTTP status that the REST API would answer with.
  */
 status: number
+}
+/**
+ * How an operation ended, as endpoints are told. The fields in camelCase are those of lxmin's notifications; the rest are as operations have them. More may come.
+ */
+export interface Notice {
+opType: ("backup" | "restore" | "delete" | "upload")
+state: ("success" | "failed" | "cancelled")
+/**
+ * The backup; empty where it came to no name.
+ */
+name: string
+/**
+ * The instance that was backed up, or that was restored.
+ */
+instance: string
+/**
+ * When it was asked for.
+ */
+startedAt: string
+/**
+ * When it ended in success.
+ */
+completedAt?: string
+/**
+ * When it failed.
+ */
+failedAt?: string
+/**
+ * The API's path for what was asked, by whichever way it came.
+ */
+rawURL: string
+/**
+ * Why it failed.
+ */
+error?: string
+operation: string
+kind: ("backup" | "restore" | "delete" | "upload")
+status: ("Success" | "Failure" | "Cancelled")
+status_code: (200 | 400 | 401)
+/**
+ * One of the codes in docs/troubleshooting.md, where there is an error.
+ */
+error_code?: string
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+project: string
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup?: string
+/**
+ * Of a restore, whose backup it was, where that is said; what is left out is as in the notice.
+ */
+source?: {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote?: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project?: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance?: string
+}
+tags?: Tags
+/**
+ * Bytes of the archive in the store.
+ */
+size?: number
+/**
+ * Bytes of the archive, uncompressed.
+ */
+raw_size?: number
+ended_at: string
+/**
+ * From the request to the end, waiting and retries included.
+ */
+duration_seconds: number
+/**
+ * How many times a worker began it.
+ */
+attempts: number
+/**
+ * The W3C trace id of the request.
+ */
+trace?: string
+warnings?: string[]
 }
 /**
  * One job's state, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own; the rest are lxstow's, and the API leaves `checkpoint` and `owner` out.

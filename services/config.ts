@@ -58,6 +58,9 @@ function checked(raw: unknown, where: string): Config {
   if (!(config.gateway.defaultRemote in config.remotes))
     missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
   parseBandwidth(config.worker.bandwidth);
+  for (const key of ['endpoints', 'allowed'] as const)
+    for (const endpoint of config.notify[key])
+      if (!URL.canParse(endpoint)) throw new LxstowError('bad-config', `${where}: a URL in notify.${key} is none`);
   return config;
 }
 
@@ -135,6 +138,7 @@ export function withoutSecrets(config: Config): Config {
   }
   for (const [index, server] of copy.nats.servers.entries())
     copy.nats.servers[index] = server.replace(/\/\/[^@/]*@/, '//********@');
+  copy.notify.endpoints = copy.notify.endpoints.map((endpoint) => `${new URL(endpoint).origin}/********`);
   return copy;
 }
 

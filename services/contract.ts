@@ -14,6 +14,7 @@ import jobRestore from '../schemas/job-restore.json' with { type: 'json' };
 import manifest from '../schemas/manifest.json' with { type: 'json' };
 import names from '../schemas/names.json' with { type: 'json' };
 import natsApi from '../schemas/nats-api.json' with { type: 'json' };
+import notice from '../schemas/notice.json' with { type: 'json' };
 import operation from '../schemas/operation.json' with { type: 'json' };
 import requestor from '../schemas/requestor.json' with { type: 'json' };
 import trustToken from '../schemas/trust-token.json' with { type: 'json' };
@@ -64,6 +65,7 @@ interface Types {
   'nats-api.json#/$defs/operationPage': types.OperationPage;
   'nats-api.json#/$defs/operation': types.ShownOperation;
   'nats-api.json#/$defs/error': types.NatsApiError;
+  'notice.json': types.Notice;
   'operation.json': types.Operation;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
@@ -72,6 +74,7 @@ interface Types {
   'names.json#/$defs/instanceName': string;
   'names.json#/$defs/poolName': string;
   'names.json#/$defs/backupName': string;
+  'names.json#/$defs/endpoint': string;
   'names.json#/$defs/tags': types.Tags;
   'names.json#/$defs/compression': Compression;
   'names.json#/$defs/uuid': string;
@@ -96,6 +99,7 @@ for (const schema of [
   jobRestore,
   jobDelete,
   operation,
+  notice,
   natsApi,
   manifest,
   backupIndex,
@@ -140,12 +144,15 @@ export function faultsOf(name: SchemaName, value: unknown): string[] {
 function inWords(error: ErrorObject): string {
   const path = error.instancePath.slice(1).replaceAll('/', '.');
   const at = path ? `${path}: ` : '';
-  const described = (error.parentSchema as { description?: string } | undefined)?.description;
+  const { description: described, 'x-secret': secret } = (error.parentSchema ?? {}) as {
+    description?: string;
+    'x-secret'?: boolean;
+  };
   switch (error.keyword) {
     case 'additionalProperties':
       return `${at}unknown field ${JSON.stringify(error.params.additionalProperty)}`;
     case 'pattern': {
-      const shown = JSON.stringify(String(error.propertyName ?? error.data).slice(0, 80));
+      const shown = secret ? 'it' : JSON.stringify(String(error.propertyName ?? error.data).slice(0, 80));
       return `${at}${shown} is not allowed${described ? ` (${described})` : ''}`;
     }
     case 'enum':

@@ -122,8 +122,22 @@ export function createGatewayMetrics() {
   const common = createCommonMetrics();
   const registers = [common.registry];
   for (const result of results) common.jobs.inc({ kind: 'upload', result }, 0);
+  const notices = new Counter({
+    name: 'lxstow_notices_total',
+    help: 'Tries to tell an endpoint of an end: delivered, retried (another follows), given-up.',
+    labelNames: ['result'],
+    registers,
+  });
+  for (const result of ['delivered', 'retried', 'given-up']) notices.inc({ result }, 0);
   return {
     ...common,
+    notices,
+    noticesQueued: new Gauge({
+      name: 'lxstow_notices_queued',
+      help: 'Notices that no endpoint has taken yet.',
+      labelNames: ['stream'],
+      registers,
+    }),
     natsUp: new Gauge({
       name: 'lxstow_nats_up',
       help: '1 when NATS told the state of the queue in time, else 0 and nothing is said of it.',

@@ -47,6 +47,7 @@ export function addClientCommands(program: Command): void {
           [],
         )
         .option('--tag <key=value>', 'a tag of the backup; again for more', each, [])
+        .option('--notify <url>', 'who is told how it ended, besides those that the gateway always tells')
         .option('--name <name>', 'what to call the backup (default: by the time)')
         .addOption(
           new Option('--compression <way>', "how to store it (default: the worker's)").choices([
@@ -84,7 +85,8 @@ export function addClientCommands(program: Command): void {
         .option('--to-project <name>', 'into this project (default: where it was)')
         .option('--to-target <remote>', 'onto this LXD server (default: where it was)')
         .option('--start', 'start it then')
-        .option('--replace', 'in the place of the instance of this name, which is kept until the restored one runs'),
+        .option('--replace', 'in the place of the instance of this name, which is kept until the restored one runs')
+        .option('--notify <url>', 'who is told how it ended, besides those that the gateway always tells'),
     ),
     'lxstow restore c1 latest                             it must be gone',
     'lxstow restore c1 latest --as c1-test --start        beside it',

@@ -1,6 +1,7 @@
 /** Node.js, and what in the configuration contradicts itself. That keys are unknown was found when it was read. */
 import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
+import type { Config } from '../contract.ts';
 import { ackWaitMs } from '../queue/topology.ts';
 import type { Patient, Report } from './finding.ts';
 
@@ -59,6 +60,7 @@ export async function examineConfiguration({ config, roles }: Patient, report: R
       'Set s3.endpoint to https://…, unless the network between is your own.',
     );
 
+  if (roles.includes('gateway')) examineNotify(config.notify, say);
   for (const [name, remote] of Object.entries(config.remotes)) {
     const where = `remotes.${name}`;
     pair(where, remote);
@@ -102,6 +104,26 @@ export async function examineConfiguration({ config, roles }: Patient, report: R
       'Set worker.heartbeatMs to 3000.',
     );
   if (well) report('ok', 'no key contradicts another');
+}
+
+function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report): void {
+  if (endpoints.length > 0 && secret === undefined)
+    say(
+      'warning',
+      'notices are not signed: whoever knows an endpoint can send it some',
+      'Set notify.secret to what `echo whsec_$(openssl rand -base64 32)` prints, here and at the endpoints.',
+    );
+  for (const endpoint of endpoints) {
+    const { protocol, origin, hostname } = new URL(endpoint);
+    if (protocol === 'http:' && !isHere(hostname))
+      say('warning', `notices go to ${origin} unencrypted`, 'Set it to https://… in notify.endpoints.');
+  }
+  if (ca !== undefined && endpoints.length > 0 && endpoints.every((endpoint) => endpoint.startsWith('http:')))
+    say(
+      'warning',
+      'notify.ca is there, but notify.endpoints are http://',
+      'Set them to https://…, or remove notify.ca.',
+    );
 }
 
 /** A file with secrets that others may read. */

@@ -1,19 +1,22 @@
 /** The gateway's own certificate, and who its clients are. Nothing is made: `lxstow gateway` makes what it needs. */
 
 import type { X509Certificate } from 'node:crypto';
+import { lookup } from 'node:dns/promises';
 import { existsSync } from 'node:fs';
 import { access, constants } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { stateDir } from '../config.ts';
+import type { Config } from '../contract.ts';
 import { ownFiles } from '../gateway/tls.ts';
 import { certificateFiles } from '../gateway/trustDirectory.ts';
+import { hostOf } from '../notices/endpoints.ts';
 import { isInTime } from '../trust/certificates.ts';
 import { examinePair, judgeDates, readCertificates } from './certificates.ts';
-import type { Patient, Report } from './finding.ts';
+import { briefly, messageOf, type Patient, type Report, until } from './finding.ts';
 
-export async function examineGateway({ config, env }: Patient, report: Report): Promise<void> {
+export async function examineGateway({ config, env, signal }: Patient, report: Report): Promise<void> {
   const { gateway } = config;
   const what = "the gateway's certificate";
   if (gateway.certificate !== undefined && gateway.key !== undefined) {
@@ -55,6 +58,23 @@ export async function examineGateway({ config, env }: Patient, report: Report): 
       );
   }
   if (gateway.trustDir !== undefined) await examineTrustDir(gateway.trustDir, report);
+  await examineEndpoints(config.notify, signal, report);
+}
+
+/** No endpoint is called: it would take that for the end of an operation. */
+async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSignal, report: Report): Promise<void> {
+  for (const url of endpoints.map((endpoint) => new URL(endpoint))) {
+    try {
+      await until(briefly(signal), lookup(hostOf(url)));
+      report('ok', `notices go to ${url.origin}`);
+    } catch (error) {
+      report(
+        'problem',
+        `notices do not get to ${url.origin}: ${messageOf(error)}`,
+        "Is that its name, in notify.endpoints? Else mend this host's DNS.",
+      );
+    }
+  }
 }
 
 /** Addresses that tokens send clients to, for which the certificate is not good: only those with the pinned certificate get on. */

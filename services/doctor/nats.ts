@@ -10,6 +10,7 @@ import { countDeadLetters } from '../queue/depth.ts';
 import { Leases } from '../queue/leases.ts';
 import {
   certificateKey,
+  changesConsumer,
   claimKey,
   compareSetUp,
   consumerName,
@@ -20,7 +21,11 @@ import {
   type Lane,
   lanes,
   leasesBucket,
+  noticeSubject,
+  noticesConsumer,
+  noticesStream,
   operationKey,
+  operationsBucket,
 } from '../queue/topology.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
@@ -169,6 +174,11 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
   const address = (remote: string) => ({ remote, project: nobody, instance: nobody });
   const kv = (bucket: string, key: string) => stored(`$KV.lxstow_${bucket}.${key}`);
   const api = (subject: string) => malformed(`$JS.API.${subject}`);
+  const taking = (stream: string, consumer: string) => [
+    api(`CONSUMER.MSG.NEXT.${stream}.${consumer}`),
+    // "Still at it", of a message that nobody has.
+    { subject: `$JS.ACK.${stream}.${consumer}.1.0.0.0.0`, data: '+WPI' },
+  ];
   if (role === 'gateway') {
     const remotes = Object.keys(config.remotes);
     return {
@@ -179,9 +189,12 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
             .map((kind) => stored(jobSubject(kind, address(remote)))),
           kv('operations', operationKey(remote, nobody)),
           kv('leases', instanceLeaseKey(address(remote))),
+          stored(noticeSubject(remote, nobody)),
           { subject: `lxstow.ask.${remote}.${nobody}` },
           { subject: `lxstow.nudge.${remote}.${nobody}` },
         ]),
+        ...taking(`KV_${operationsBucket}`, changesConsumer),
+        ...taking(noticesStream, noticesConsumer),
         kv('trust', certificateKey(nobody)),
         ...['operations', 'leases', 'trust'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
         api(`STREAM.MSG.GET.${jobsStream}`),
@@ -204,14 +217,7 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
       kv('leases', `janitor.${remote}`),
       kv('leases', claimKey(address(nobody), nobody, nobody)),
       stored(deadSubject(jobSubject('backup', address(remote)))),
-      ...Object.keys(lanes).flatMap((lane) => {
-        const consumer = consumerName(remote, lane as Lane);
-        return [
-          api(`CONSUMER.MSG.NEXT.${jobsStream}.${consumer}`),
-          // "Still at it", of a message that nobody has.
-          { subject: `$JS.ACK.${jobsStream}.${consumer}.1.0.0.0.0`, data: '+WPI' },
-        ];
-      }),
+      ...Object.keys(lanes).flatMap((lane) => taking(jobsStream, consumerName(remote, lane as Lane))),
       ...['operations', 'leases', 'checkpoints'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
     ],
     subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],

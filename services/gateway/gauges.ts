@@ -3,8 +3,8 @@ import type { Address, Operation } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
 import type { Nats } from '../queue/connection.ts';
-import { countDeadLetters, queueDepth } from '../queue/depth.ts';
-import { deadLetterStream, instanceLeaseKey } from '../queue/topology.ts';
+import { countDeadLetters, countNotices, queueDepth } from '../queue/depth.ts';
+import { deadLetterStream, instanceLeaseKey, noticesStream } from '../queue/topology.ts';
 import type { Catalog } from './catalog.ts';
 import type { OperationFeed } from './feed.ts';
 
@@ -45,11 +45,13 @@ export class Gauges {
 
   async #askNats(signal: AbortSignal): Promise<void> {
     const { nats, remotes, metrics, log } = this.#options;
-    const { natsUp, queued, oldest, deadLetters } = metrics;
+    const { natsUp, queued, oldest, deadLetters, noticesQueued } = metrics;
     try {
-      const [depths, dead] = await until(signal, Promise.all([queueDepth(nats, remotes), countDeadLetters(nats)]));
+      const asked = [queueDepth(nats, remotes), countDeadLetters(nats), countNotices(nats)] as const;
+      const [depths, dead, notices] = await until(signal, Promise.all(asked));
       natsUp.set(1);
       deadLetters.set({ stream: deadLetterStream }, dead);
+      noticesQueued.set({ stream: noticesStream }, notices);
       for (const { remote, lane, waiting, taken, oldest: since } of depths) {
         queued.set({ remote, lane, state: 'waiting' }, waiting);
         queued.set({ remote, lane, state: 'taken' }, taken);
@@ -57,7 +59,7 @@ export class Gauges {
       }
     } catch (error) {
       natsUp.set(0);
-      for (const gauge of [queued, oldest, deadLetters]) gauge.reset();
+      for (const gauge of [queued, oldest, deadLetters, noticesQueued]) gauge.reset();
       log.warn('the state of the queue is not known', { error });
     }
   }

@@ -10,6 +10,7 @@ import { isCode, LxstowError } from '../errors.ts';
 import { serveHealth } from '../health.ts';
 import { type Log, onLine } from '../logger.ts';
 import { createGatewayMetrics } from '../metrics.ts';
+import { openNotices } from '../notices/main.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
@@ -106,6 +107,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     stop,
   };
   const app = createApp(parts);
+  const notices = await openNotices({ nats, config: config.notify, metrics, log, stop });
 
   const server = https.createServer(
     {
@@ -154,7 +156,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   server.closeIdleConnections();
   await eventSockets[Symbol.asyncDispose]();
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
-  await Promise.all([closed, service.drain(lastAnswersMs)]);
+  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs)]);
   clearTimeout(timer);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();

@@ -12,6 +12,7 @@ import {
   type Tags,
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { refusalOf } from '../notices/endpoints.ts';
 import type { Trace } from '../trace.ts';
 import type { Client } from './trust.ts';
 
@@ -54,6 +55,18 @@ export function flag(request: Request, name: string): boolean | undefined {
 
 export function compressionQuery(request: Request): Compression | undefined {
   return query(request, 'compression', 'names.json#/$defs/compression') as Compression | undefined;
+}
+
+/**
+ * Who is to be told of the end: the body's `notifyEndpoint`, else that of the query. Throws forbidden for one that requests may not
+ * name; its URL stands in no error.
+ */
+export function endpointOf(request: Request, config: Config['notify'], inBody?: string): { notifyEndpoint?: string } {
+  const notifyEndpoint = inBody ?? query(request, 'notifyEndpoint', 'names.json#/$defs/endpoint');
+  if (notifyEndpoint === undefined) return {};
+  const refusal = refusalOf(notifyEndpoint, config);
+  if (refusal !== undefined) throw new LxstowError('forbidden', `notifyEndpoint: ${refusal}`);
+  return { notifyEndpoint };
 }
 
 /** The tags of the contract's header. */

@@ -1,7 +1,7 @@
 /** How full the queue is, asked of NATS itself. */
 import type { JobKind } from '../contract.ts';
 import { apiCode, type Nats, natsFailure } from './connection.ts';
-import { consumerName, deadLetterStream, jobFilter, jobsStream, type Lane, lanes } from './topology.ts';
+import { consumerName, deadLetterStream, jobFilter, jobsStream, type Lane, lanes, noticesStream } from './topology.ts';
 
 export interface LaneDepth {
   remote: string;
@@ -33,6 +33,16 @@ export async function countDeadLetters(nats: Nats): Promise<number> {
     return (await nats.jsm.streams.info(deadLetterStream)).state.messages;
   } catch (error) {
     throw natsFailure(error, 'counting dead letters');
+  }
+}
+
+/** How many notices wait for their endpoint. */
+export async function countNotices(nats: Nats): Promise<number> {
+  nats.assertConnected();
+  try {
+    return (await nats.jsm.streams.info(noticesStream)).state.messages;
+  } catch (error) {
+    throw natsFailure(error, 'counting notices');
   }
 }
 

@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import {
   AckPolicy,
   type ConsumerConfig,
+  DeliverPolicy,
   DiscardPolicy,
   RetentionPolicy,
   StorageType,
@@ -15,6 +16,8 @@ import { apiCode, type Nats, natsFailure } from './connection.ts';
 
 export const jobsStream = 'LXSTOW_JOBS';
 export const deadLetterStream = 'LXSTOW_DEAD';
+/** What is to be told to endpoints: a message for each of them. */
+export const noticesStream = 'LXSTOW_NOTICES';
 export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have sent so far. */
@@ -36,14 +39,23 @@ export function consumerName(remote: string, lane: Lane): string {
   return `${remote}_${lane}`;
 }
 
+/** Gateways share them: who takes the next change of an operation, and who the next notice. */
+export const changesConsumer = 'notices';
+export const noticesConsumer = 'deliver';
+
 /** A message that nobody works on for so long goes to another worker; so a worker says `working()` more often than this. */
 export const ackWaitMs = 10_000;
 /** How long a removed or expired key leaves its marker behind. */
 const markerTtlMs = 60_000;
 const duplicateWindowMs = 120_000;
+/** Longer than an endpoint may take to answer. */
+const noticeAckWaitMs = 45_000;
+/** Whoever delivers gives up before. */
+const noticesKeptMs = 7 * 24 * 3_600_000;
 
 const jobsPrefix = 'lxstow.jobs';
 const deadPrefix = 'lxstow.dead';
+const noticesPrefix = 'lxstow.notices';
 
 /**
  * A name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits a byte. Empty names
@@ -87,6 +99,10 @@ export function deadSubject(subject: string): string {
 /** The subject that a dead letter's message had. */
 export function buriedSubject(subject: string): string {
   return jobsPrefix + subject.slice(deadPrefix.length);
+}
+
+export function noticeSubject(remote: string, operation: string): string {
+  return `${noticesPrefix}.${remote}.${operation}`;
 }
 
 /** Questions to whichever worker of a remote is free to answer, by request and reply. */
@@ -235,6 +251,19 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
       name: deadLetterStream,
       settings: { ...common, subjects: [`${deadPrefix}.>`], retention: RetentionPolicy.Limits },
     },
+    {
+      name: noticesStream,
+      settings: {
+        ...common,
+        subjects: [`${noticesPrefix}.*.*`],
+        retention: RetentionPolicy.Workqueue,
+        // Over this the ends stay where they are, and are told later.
+        discard: DiscardPolicy.New,
+        max_msgs: nats.maxQueuedJobs,
+        max_age: nanos(noticesKeptMs),
+        duplicate_window: nanos(duplicateWindowMs),
+      },
+    },
   ];
 }
 
@@ -263,6 +292,31 @@ function consumers(remote: string): { name: string; settings: Partial<ConsumerCo
     },
   }));
 }
+
+const noticeConsumers: { stream: string; name: string; settings: Partial<ConsumerConfig> }[] = [
+  {
+    stream: `KV_${operationsBucket}`,
+    name: changesConsumer,
+    // What ended before there was anybody to tell it is not told.
+    settings: {
+      deliver_policy: DeliverPolicy.New,
+      ack_policy: AckPolicy.Explicit,
+      ack_wait: nanos(ackWaitMs),
+      max_deliver: -1,
+    },
+  },
+  {
+    stream: noticesStream,
+    name: noticesConsumer,
+    settings: {
+      ack_policy: AckPolicy.Explicit,
+      ack_wait: nanos(noticeAckWaitMs),
+      max_deliver: -1,
+      // Any number may wait for an endpoint that is away.
+      max_ack_pending: -1,
+    },
+  },
+];
 
 /** Makes streams, buckets and consumers, or brings what is there up to date. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
 export async function setUp(nats: Nats, config: Config): Promise<void> {
@@ -306,6 +360,10 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
         nats.jsm.consumers.add(jobsStream, { durable_name: name, ...settings } as ConsumerConfig),
       );
   }
+  for (const { stream, name, settings } of noticeConsumers)
+    await make(`consumer ${name} of ${stream}`, () =>
+      nats.jsm.consumers.add(stream, { durable_name: name, ...settings } as ConsumerConfig),
+    );
 }
 
 const streamNameInUse = 10058;
@@ -336,15 +394,17 @@ export async function compareSetUp(
     }
   };
   const remotes = role === 'gateway' ? Object.keys(config.remotes) : [role.remote];
-  for (const { name, settings } of streams(config))
+  // Notices are the gateways', and who is trusted is not for workers to see.
+  for (const { name, settings } of streams(config).filter((each) => role === 'gateway' || each.name !== noticesStream))
     await compare(`stream ${name}`, settings, () => nats.jsm.streams.info(name));
-  // Who is trusted is not for workers to see.
   for (const bucket of buckets.filter((name) => role === 'gateway' || name !== trustBucket))
     await compare(`bucket ${bucket}`, bucketSettings(config), () => nats.jsm.streams.info(`KV_${bucket}`));
   for (const remote of remotes) {
     for (const { name, settings } of consumers(remote))
       await compare(`consumer ${name}`, settings, () => nats.jsm.consumers.info(jobsStream, name));
   }
+  for (const { stream, name, settings } of role === 'gateway' ? noticeConsumers : [])
+    await compare(`consumer ${name} of ${stream}`, settings, () => nats.jsm.consumers.info(stream, name));
   return { missing, different };
 }
 

@@ -13,6 +13,7 @@ export interface BackupOptions extends Place {
   compression?: string;
   optimized?: boolean;
   instanceOnly?: boolean;
+  notify?: string;
   wait: boolean;
   quiet?: boolean;
   format: Format;
@@ -109,7 +110,7 @@ export function parseSelector(text: string): Match {
   return (instance) => (found(instance) === meant) === (operator === '=');
 }
 
-function requestOf({ tag, name, compression, optimized, instanceOnly }: BackupOptions) {
+function requestOf({ tag, name, compression, optimized, instanceOnly, notify }: BackupOptions) {
   const tags = tag.map((text) => {
     const cut = text.indexOf('=');
     if (cut < 1) throw new CliError(exits.usage, `--tag ${text}: give it as key=value`);
@@ -124,6 +125,7 @@ function requestOf({ tag, name, compression, optimized, instanceOnly }: BackupOp
       ...(compression !== undefined && { compression_algorithm: compression }),
       ...(optimized !== undefined && { optimized_storage: optimized }),
       ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
+      ...(notify !== undefined && { notifyEndpoint: notify }),
     },
   };
 }

@@ -88,6 +88,7 @@ const secrets = [
   ['s3', 'secretKey'],
   ['nats', 'password'],
   ['nats', 'token'],
+  ['notify', 'secret'],
 ];
 
 function areaOf(word: string): Area {

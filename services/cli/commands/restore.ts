@@ -16,6 +16,7 @@ export interface RestoreOptions extends Place {
   toTarget?: string;
   start?: boolean;
   replace?: boolean;
+  notify?: string;
   wait: boolean;
   quiet?: boolean;
   format: Format;
@@ -100,7 +101,7 @@ async function everyInstance(
   return [...latest.values()];
 }
 
-function bodyOf({ as, pool, toProject, toTarget, start, replace }: RestoreOptions): object {
+function bodyOf({ as, pool, toProject, toTarget, start, replace, notify }: RestoreOptions): object {
   return {
     ...(as !== undefined && { name: as }),
     ...(pool !== undefined && { pool }),
@@ -108,6 +109,7 @@ function bodyOf({ as, pool, toProject, toTarget, start, replace }: RestoreOption
     ...(toTarget !== undefined && { target: toTarget }),
     ...(start && { start }),
     ...(replace && { replace }),
+    ...(notify !== undefined && { notifyEndpoint: notify }),
   };
 }
 

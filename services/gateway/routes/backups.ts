@@ -1,6 +1,6 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 import { type Request, type Response, Router } from 'express';
-import { type Address, type BackupJob, check, checkBackupName, type RestoreJob } from '../../contract.ts';
+import { type Address, type BackupJob, type Config, check, checkBackupName, type RestoreJob } from '../../contract.ts';
 import { isCode, LxstowError } from '../../errors.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
@@ -14,6 +14,7 @@ import {
   clientOf,
   compressionQuery,
   ended,
+  endpointOf,
   flag,
   knownRemote,
   listedProject,
@@ -99,7 +100,7 @@ export function backupRoutes(parts: GatewayParts): Router {
 
   router.post('/', async (request, response) => {
     const address = instanceOf(request);
-    const wanted = createOptions(request, config.worker.compression);
+    const wanted = createOptions(request, config);
     nats.assertConnected();
     const found = await look(
       parts,
@@ -146,7 +147,8 @@ export function backupRoutes(parts: GatewayParts): Router {
       pool,
       start,
       replace,
-    } = restoreOptions(request);
+      notifyEndpoint,
+    } = restoreOptions(request, config);
     if (target === source.remote && !remotes.includes(target))
       throw new LxstowError(
         'bad-request',
@@ -178,6 +180,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     if (pool !== undefined) body.pool = pool;
     if (start !== undefined) body.start = start;
     if (replace !== undefined) body.replace = replace;
+    if (notifyEndpoint !== undefined) body.notifyEndpoint = notifyEndpoint;
     accepted(
       response,
       await submitter.submit(
@@ -191,6 +194,7 @@ export function backupRoutes(parts: GatewayParts): Router {
 
   router.delete('/:backup', async (request, response) => {
     const { backup, ...address } = backupOf(request);
+    const told = endpointOf(request, config.notify);
     nats.assertConnected();
     if (!(await catalog.has({ ...address, backup }, ended(response)))) {
       const name = `backup ${address.instance}/${backup}`;
@@ -209,7 +213,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     const id = submitter.newId();
     await submitter.submit(
       id,
-      { kind: 'delete', address, body: { backup } },
+      { kind: 'delete', address, body: { backup, ...told } },
       requestorOf(request),
       traceOfRequest(request),
     );
@@ -229,7 +233,8 @@ export function backupRoutes(parts: GatewayParts): Router {
   return router;
 }
 
-function createOptions(request: Request, usual: NonNullable<BackupJob['compression']>) {
+function createOptions(request: Request, { worker, notify }: Config) {
+  const usual = worker.compression;
   const body = check('http-create-backup.json', bodyOf(request), 'body');
   const compression = compressionQuery(request) ?? (body.compression_algorithm || usual);
   const name = body.name || undefined;
@@ -240,11 +245,12 @@ function createOptions(request: Request, usual: NonNullable<BackupJob['compressi
     optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
     instanceOnly: body.instance_only ?? body.container_only ?? false,
     tags: tagsOf(request),
+    ...endpointOf(request, notify, body.notifyEndpoint),
   };
 }
 
 /** Where to restore to: from the body, else from the query, where `project` and `target` say whose backup it is. */
-function restoreOptions(request: Request) {
+function restoreOptions(request: Request, { notify }: Config) {
   const body = check('http-restore-backup.json', bodyOf(request), 'body');
   return {
     ...body,
@@ -252,5 +258,6 @@ function restoreOptions(request: Request) {
     pool: body.pool ?? query(request, 'pool', 'names.json#/$defs/poolName'),
     start: body.start ?? flag(request, 'start'),
     replace: body.replace ?? flag(request, 'replace'),
+    ...endpointOf(request, notify, body.notifyEndpoint),
   };
 }

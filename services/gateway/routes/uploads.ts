@@ -26,7 +26,7 @@ import type { Upload } from '../../storage/objectStore.ts';
 import { version } from '../../version.ts';
 import type { GatewayParts } from '../app.ts';
 import { receiveParts } from '../receive.ts';
-import { compressionQuery, ended, placeOf, requestorOf, tagsOf, traceOfRequest } from '../requests.ts';
+import { compressionQuery, ended, endpointOf, placeOf, requestorOf, tagsOf, traceOfRequest } from '../requests.ts';
 import { accepted } from '../respond.ts';
 
 interface Wanted {
@@ -37,6 +37,7 @@ interface Wanted {
   pool: string | undefined;
   compression: Compression;
   tags: Tags;
+  told: { notifyEndpoint?: string };
 }
 
 export function uploadRoutes(parts: GatewayParts): Router {
@@ -87,6 +88,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
       pool: header('X-LXD-pool', 'poolName'),
       compression: compressionQuery(request) ?? config.worker.compression,
       tags: tagsOf(request),
+      told: endpointOf(request, config.notify),
     };
   }
 
@@ -94,7 +96,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
   async function receive(
     index: LxdIndex,
     tar: AsyncIterable<Buffer>,
-    { remote, project, name, pool, compression, tags }: Wanted,
+    { remote, project, name, pool, compression, tags, told }: Wanted,
     request: Request,
     idle: IdleWatch,
     gone: AbortSignal,
@@ -105,7 +107,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
     const place = { remote, project, instance };
     const backup = await reservations.takeNext(place, new Date(), compression, id, has);
     const address: BackupAddress = { ...place, backup };
-    const body = { backup, compression, tags, requestor: requestorOf(request) };
+    const body = { backup, compression, tags, ...told, requestor: requestorOf(request) };
     const trace = traceOfRequest(request).id;
     const uploadLog = log.child({ operation: id, trace, ...address, kind: 'upload' });
     let attempt: Attempt | undefined;

@@ -1,0 +1,50 @@
+/** Notices: from operations that end to the endpoints that are told. A gateway runs this beside its API; of several each does a part. */
+import type { Config } from '../contract.ts';
+import type { Log } from '../logger.ts';
+import type { GatewayMetrics } from '../metrics.ts';
+import { type Nats, natsFailure } from '../queue/connection.ts';
+import { changesConsumer, noticesConsumer, noticesStream, operationsBucket } from '../queue/topology.ts';
+import { announceEnds } from './announce.ts';
+import { Deliverer } from './deliver.ts';
+
+export interface NoticesOptions {
+  nats: Nats;
+  config: Config['notify'];
+  metrics: GatewayMetrics;
+  log: Log;
+  /** Aborts when nothing more is to be begun. */
+  stop: AbortSignal;
+}
+
+export interface Notices {
+  /** Resolves when nothing is under way any more; what still is after so long goes back to the queue. */
+  drain(withinMs: number): Promise<void>;
+}
+
+/** Begins. Throws nats-unfit when what `lxstow setup` makes is not there, and bad-config for a `notify.ca` that cannot be read. */
+export async function openNotices({ nats, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
+  const handingBack = new AbortController();
+  const [changes, queued] = await Promise.all([
+    nats.js.consumers.get(`KV_${operationsBucket}`, changesConsumer),
+    nats.js.consumers.get(noticesStream, noticesConsumer),
+  ]).catch((error) => {
+    throw natsFailure(error, 'looking for the queue of notices');
+  });
+  if (config.endpoints.length > 0 && config.secret === undefined)
+    log.warn('notices are not signed: there is no notify.secret');
+  const deliverer = new Deliverer({
+    ...{ consumer: queued, config, metrics, log, stop },
+    handingBack: handingBack.signal,
+  });
+  const running = Promise.all([announceEnds({ nats, consumer: changes, config, log, stop }), deliverer.run()]).catch(
+    // Neither fails but by a fault of ours, and backups need none of it.
+    (error) => log.error('nobody is told of ends any more', { error }),
+  );
+  return {
+    async drain(withinMs) {
+      const timer = setTimeout(() => handingBack.abort(), withinMs);
+      await running;
+      clearTimeout(timer);
+    },
+  };
+}

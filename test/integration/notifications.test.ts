@@ -1,0 +1,405 @@
+/** Who wants to know how an operation ended is told, signed, and once more until it has heard: a real receiver, on real parts. */
+import assert from 'node:assert/strict';
+import { createHmac, randomBytes } from 'node:crypto';
+import https from 'node:https';
+import { after, afterEach, before, describe, it } from 'node:test';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { faultsOf, type Operation } from '../../services/contract.ts';
+import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
+import type { Answer } from '../lab/lxstow.ts';
+import { hangs, type Received, type Receiver, says, startReceiver } from '../lab/receiver.ts';
+import { publish } from './publisher.ts';
+import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
+
+const key = randomBytes(32);
+const secret = `whsec_${key.toString('base64')}`;
+const token = 'T0-hush-hush';
+
+describe('notifications', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let s3: ScriptedS3;
+  let receiver: Receiver;
+  before(async () => {
+    receiver = await startReceiver();
+    stack = await openStack('notifications', {
+      workers: 0,
+      config: {
+        worker: { slots: 1, graceMs: 0 },
+        notify: {
+          endpoints: [`${receiver.url}/all?token=${token}`],
+          secret,
+          allowed: [`${receiver.url}/hooks`],
+          timeoutMs: 1000,
+        },
+      },
+    });
+    s3 = await scriptedS3(stack.s3.endpoint);
+    await stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: s3.endpoint });
+    await stack.launch('c1', { dataMiB: 1 });
+  });
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await s3?.[Symbol.asyncDispose]();
+    await receiver?.[Symbol.asyncDispose]();
+  });
+  afterEach(async () => {
+    for (const process of [stack.stow.gateway, ...stack.stow.workers]) if (!process.isRunning) await process.start();
+  });
+
+  let hooks = 0;
+  /** An endpoint that nobody has been told of yet. */
+  const newHook = () => {
+    const path = `/hooks/${++hooks}/${token}`;
+    return { path, notifyEndpoint: receiver.url + path };
+  };
+  const idOf = (answer: Answer) => answer.body.operation.split('/').at(-1) ?? '';
+  const backUp = (body: object, query = '') =>
+    stack.stow.request('POST', `/1.0/instances/c1/backups${query}`, { body });
+  const ofAll = (id: string) =>
+    until(
+      async () => receiver.received.filter(({ path, notice }) => path.startsWith('/all') && notice.operation === id),
+      ({ length }) => length > 0,
+    );
+  const ended = (id: string) =>
+    until(
+      async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+      (operation) => operation?.status_code >= 200,
+    );
+  const logged = (message: string, operation: string) =>
+    until(
+      async () =>
+        (await stack.stow.logOf('gateway'))
+          .split('\n')
+          .filter((line) => line.includes(`"${message}"`) && line.includes(operation))
+          .map((line) => JSON.parse(line)),
+      ({ length }) => length > 0,
+    );
+  const metric = async (result: string) => {
+    const text = await (await fetch(`${stack.stow.healthUrl.gateway}/metrics`)).text();
+    return Number(new RegExp(`^lxstow_notices_total{result="${result}"} (\\d+)$`, 'm').exec(text)?.[1]);
+  };
+  /** All that is queued was taken, or given up. */
+  const nothingLeft = async () => {
+    const nats = await connect({ servers: stack.nats.url });
+    try {
+      const jsm = await jetstreamManager(nats);
+      await until(
+        () => jsm.streams.info('LXSTOW_NOTICES'),
+        ({ state }) => state.messages === 0,
+      );
+    } finally {
+      await nats.close();
+    }
+  };
+
+  /** As a receiver does it, by the specification. */
+  function assertSigned({ headers, body }: Received): void {
+    const { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signature } = headers;
+    const expected = createHmac('sha256', key).update(`${id}.${timestamp}.${body}`).digest('base64');
+    assert.equal(signature, `v1,${expected}`);
+    assert.ok(Math.abs(Date.now() / 1000 - Number(timestamp)) < 300);
+  }
+
+  it('tell of a success: who is always told, and whom the request names; signed, by the schema', async () => {
+    const { path, notifyEndpoint } = newHook();
+    const answer = await backUp({ notifyEndpoint, compression_algorithm: 'zstd' });
+    const { id } = await succeeded(stack.stow, answer);
+    const [[named], [always]] = await Promise.all([receiver.until(path), ofAll(id)]);
+    for (const received of [named, always]) {
+      assert.ok(received);
+      assertSigned(received);
+      assert.equal(received.headers['content-type'], 'application/json');
+      assert.deepEqual(faultsOf('notice.json', received.notice), []);
+      const { opType, state, name, instance, operation, status, rawURL, size, attempts } = received.notice;
+      assert.deepEqual(
+        { opType, state, name, instance, operation, status, rawURL, attempts },
+        {
+          opType: 'backup',
+          state: 'success',
+          name: answer.body.metadata.name,
+          instance: 'c1',
+          operation: id,
+          status: 'Success',
+          rawURL: '/1.0/instances/c1/backups?project=default&target=local',
+          attempts: 1,
+        },
+      );
+      const { metadata } = (await stack.stow.request('GET', `/1.0/instances/c1/backups/${name}`)).body;
+      assert.equal(size, metadata.size);
+    }
+    assert.equal(named?.headers['webhook-id'], always?.headers['webhook-id']);
+    await nothingLeft();
+    assert.equal((await receiver.until(path)).length, 1);
+  });
+
+  it('tell of restores, deletions and uploads too', async () => {
+    const name = await stack.backup('c1', '?compression=none');
+    const backup = `/1.0/instances/c1/backups/${name}`;
+    const restore = newHook();
+    const query = `?name=c2&notifyEndpoint=${encodeURIComponent(restore.notifyEndpoint)}`;
+    await succeeded(stack.stow, await stack.stow.request('POST', backup + query));
+    const [restored] = await receiver.until(restore.path);
+    assert.deepEqual(
+      [restored?.notice.opType, restored?.notice.state, restored?.notice.instance, restored?.notice.rawURL],
+      ['restore', 'success', 'c2', `${backup}?project=default&target=local`],
+    );
+    await stack.remove('c2');
+
+    const upload = newHook();
+    const archive = await bytesOf(`${backup}/export`);
+    const uploaded = await send(`/1.0/instances?notifyEndpoint=${encodeURIComponent(upload.notifyEndpoint)}`, archive);
+    assert.equal(uploaded, 202);
+    const [stored] = await receiver.until(upload.path);
+    assert.deepEqual([stored?.notice.opType, stored?.notice.state], ['upload', 'success']);
+
+    const deletion = newHook();
+    const gone = `${backup}?notifyEndpoint=${encodeURIComponent(deletion.notifyEndpoint)}`;
+    assert.equal((await stack.stow.request('DELETE', gone)).status, 200);
+    const [removed] = await receiver.until(deletion.path);
+    assert.deepEqual(
+      [removed?.notice.opType, removed?.notice.state, removed?.notice.name],
+      ['delete', 'success', name],
+    );
+    for (const received of [restored, stored, removed]) {
+      assert.ok(received);
+      assertSigned(received);
+      assert.deepEqual(faultsOf('notice.json', received.notice), []);
+    }
+  });
+
+  it('tell of a failure why, of a job that was published straight to its subject too', async () => {
+    const { path, notifyEndpoint } = newHook();
+    const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.nobody', { notifyEndpoint });
+    for (const [received] of [await receiver.until(path), await ofAll(id)]) {
+      assert.ok(received);
+      assertSigned(received);
+      const { state, status, error, error_code, name, instance, failedAt, ended_at } = received.notice;
+      assert.deepEqual(
+        { state, status, error, error_code, instance },
+        {
+          state: 'failed',
+          status: 'Failure',
+          error: 'instance nobody does not exist',
+          error_code: 'not-found',
+          instance: 'nobody',
+        },
+      );
+      assert.equal(failedAt, ended_at);
+      assert.equal(typeof name, 'string');
+    }
+  });
+
+  it('tell of a message that is no job', async () => {
+    const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c1', 'no JSON');
+    const [received] = await ofAll(id);
+    assert.deepEqual([received?.notice.state, received?.notice.error_code], ['failed', 'bad-message']);
+  });
+
+  it('tell of what was cancelled, while it runs and before anybody has begun it', async () => {
+    const { reached, release } = s3.hold(/\/c1\/.*partNumber=/);
+    const [first, second] = [newHook(), newHook()];
+    const running = await backUp({ notifyEndpoint: first.notifyEndpoint });
+    await reached;
+    const waiting = await backUp({ notifyEndpoint: second.notifyEndpoint });
+    for (const each of [waiting, running])
+      assert.equal((await stack.stow.request('DELETE', each.body.operation)).status, 200);
+    release();
+    for (const [path, answer] of [
+      [first.path, running],
+      [second.path, waiting],
+    ] as const) {
+      const [received] = await receiver.until(path);
+      assert.deepEqual(
+        [received?.notice.operation, received?.notice.state, received?.notice.status_code],
+        [idOf(answer), 'cancelled', 401],
+      );
+    }
+  });
+
+  it('are tried again, as the same, until they are taken', async () => {
+    const { path, notifyEndpoint } = newHook();
+    receiver.answers(path, says(500), says(503), says(429));
+    const answer = await backUp({ notifyEndpoint });
+    await succeeded(stack.stow, answer);
+    const received = await receiver.until(path, 4);
+    assert.equal(new Set(received.map(({ headers }) => headers['webhook-id'])).size, 1);
+    assert.equal(new Set(received.map(({ body }) => body)).size, 1);
+    for (const each of received) assertSigned(each);
+    const [line] = await logged('notice delivered', idOf(answer));
+    assert.deepEqual([line?.tries, line?.endpoint], [4, receiver.url]);
+    await nothingLeft();
+    assert.equal((await receiver.until(path)).length, 4);
+  });
+
+  it('to one who hangs keep nobody else waiting, and come again', async () => {
+    const { path, notifyEndpoint } = newHook();
+    receiver.answers(path, hangs);
+    const hanging = await backUp({ notifyEndpoint });
+    await receiver.until(path);
+    const other = newHook();
+    await succeeded(stack.stow, await backUp({ notifyEndpoint: other.notifyEndpoint }));
+    await receiver.until(other.path);
+    await receiver.until(path, 2);
+    const [line] = await logged('notice not delivered, it is tried again', idOf(hanging));
+    assert.equal(line?.why, 'no answer in 1000 ms');
+  });
+
+  it('to one who is away cost the backup nothing, and come when it is back', async () => {
+    const { path, notifyEndpoint } = newHook();
+    await receiver.stop();
+    const answer = await backUp({ notifyEndpoint });
+    await succeeded(stack.stow, answer);
+    const [line] = await logged('notice not delivered, it is tried again', idOf(answer));
+    assert.match(line?.why, /ECONNREFUSED/);
+    await receiver.start();
+    const [received] = await receiver.until(path);
+    assert.equal(received?.notice.state, 'success');
+    await ofAll(idOf(answer));
+  });
+
+  it('are given up at once where no further try would help, and redirects are not followed', async () => {
+    const before = await metric('given-up');
+    const [gone, moved] = [newHook(), newHook()];
+    receiver.answers(gone.path, says(410));
+    receiver.answers(moved.path, says(302, { location: `${receiver.url}/elsewhere` }));
+    for (const [{ notifyEndpoint }, why] of [
+      [gone, 'it answered 410'],
+      [moved, 'it answered 302: redirects are not followed'],
+    ] as const) {
+      const answer = await backUp({ notifyEndpoint });
+      await succeeded(stack.stow, answer);
+      const [line] = await logged('notice given up', idOf(answer));
+      assert.deepEqual([line?.level, line?.why, line?.endpoint], ['error', why, receiver.url]);
+    }
+    assert.equal(await metric('given-up'), before + 2);
+    await nothingLeft();
+    assert.deepEqual(
+      receiver.received.filter(({ path }) => path === '/elsewhere'),
+      [],
+    );
+    assert.equal((await receiver.until(gone.path)).length, 1);
+  });
+
+  it('go nowhere that the configuration does not allow', async () => {
+    const elsewhere = `${receiver.url}/not-listed/${token}`;
+    const refused = await backUp({ notifyEndpoint: elsewhere });
+    assertError(refused, 403, /^notifyEndpoint: http:\/\/127\.0\.0\.1:\d+ does not begin as notify\.allowed has it$/);
+    const query = `?notifyEndpoint=${encodeURIComponent(elsewhere)}`;
+    assert.equal((await backUp({}, query)).status, 403);
+    assert.equal((await stack.stow.request('POST', `/1.0/instances/c1/backups/none${query}`)).status, 403);
+    assert.equal((await stack.stow.request('DELETE', `/1.0/instances/c1/backups/none${query}`)).status, 403);
+    for (const notifyEndpoint of [`https://user:${token}@hooks.example.net/`, `ftp://${token}/`, 17])
+      assertError(await backUp({ notifyEndpoint }), 400, /^body: notifyEndpoint: (it is not allowed|must be string)/);
+
+    // Whoever publishes jobs is not asked before: the backup is made, and the notice is not.
+    const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c1', { notifyEndpoint: elsewhere });
+    assert.equal((await ended(id)).status, 'Success');
+    const [line] = await logged('notice given up', id);
+    assert.match(line?.why, /notify\.allowed/);
+    assert.equal((await ofAll(id)).length, 1);
+    assert.deepEqual(
+      receiver.received.filter(({ path }) => path.startsWith('/not-listed')),
+      [],
+    );
+  });
+
+  describe('are not lost', () => {
+    it('by a worker that is killed when the operation has just ended', async () => {
+      const [worker] = stack.stow.workers;
+      assert.ok(worker);
+      const nats = await connect({ servers: stack.nats.url });
+      try {
+        const { path, notifyEndpoint } = newHook();
+        const answer = await backUp({ notifyEndpoint });
+        await stack.stow.finished(answer);
+        await worker.kill('SIGKILL');
+        const [received] = await receiver.until(path);
+        assert.equal(received?.notice.state, 'success');
+        // The job comes to the next worker if it was not acknowledged, and nobody is told twice of it.
+        await worker.start();
+        const jsm = await jetstreamManager(nats);
+        await until(
+          () => jsm.streams.info('LXSTOW_JOBS'),
+          ({ state }) => state.messages === 0,
+        );
+        await nothingLeft();
+        assert.equal((await receiver.until(path)).length, 1);
+      } finally {
+        await nats.close();
+      }
+    });
+
+    it('while no gateway is there', async () => {
+      await stack.stow.gateway.kill('SIGKILL');
+      const { path, notifyEndpoint } = newHook();
+      const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c1', { notifyEndpoint });
+      await until(
+        () => stack.stow.logOf(0),
+        (log) => log.split('\n').some((line) => line.includes('"job done"') && line.includes(id)),
+      );
+      await stack.stow.gateway.start();
+      const [received] = await receiver.until(path);
+      assert.deepEqual([received?.notice.operation, received?.notice.state], [id, 'success']);
+      await ofAll(id);
+    });
+
+    it('by a gateway that is killed while the endpoint is at it', async () => {
+      const { path, notifyEndpoint } = newHook();
+      receiver.answers(path, hangs);
+      const answer = await backUp({ notifyEndpoint });
+      await receiver.until(path);
+      await stack.stow.gateway.kill('SIGKILL');
+      await stack.stow.gateway.start();
+      const [first, second] = await receiver.until(path, 2);
+      assert.equal(first?.headers['webhook-id'], second?.headers['webhook-id']);
+      assert.equal(second?.notice.operation, idOf(answer));
+    });
+
+    it('by NATS, which is killed while they wait', async () => {
+      const { path, notifyEndpoint } = newHook();
+      receiver.answers(path, says(500));
+      const answer = await backUp({ notifyEndpoint });
+      await receiver.until(path);
+      await stack.nats.kill('SIGKILL');
+      await stack.nats.start();
+      const received = await receiver.until(path, 2);
+      assert.equal(received[1]?.notice.operation, idOf(answer));
+    });
+  });
+
+  it('leave no secret in a log', async () => {
+    await nothingLeft();
+    const logs = await Promise.all([stack.stow.logOf('gateway'), stack.stow.logOf(0)]);
+    for (const log of logs) assert.ok(!log.includes(token) && !log.includes(secret), 'a token is in a log');
+    assert.equal(await failedOperationsWith(token), 0);
+  });
+
+  async function failedOperationsWith(text: string): Promise<number> {
+    const { metadata } = (await stack.stow.request('GET', '/1.0/operations?recursion=1&all-projects=true')).body;
+    return JSON.stringify(metadata).includes(text) ? 1 : 0;
+  }
+
+  function bytesOf(path: string): Promise<Buffer> {
+    return new Promise((resolve, reject) => {
+      const options = { ...stack.stow.client, rejectUnauthorized: false, agent: false };
+      https
+        .get(stack.stow.url + path, options, async (response) => resolve(Buffer.concat(await response.toArray())))
+        .on('error', reject);
+    });
+  }
+
+  function send(path: string, body: Buffer): Promise<number | undefined> {
+    return new Promise((resolve, reject) => {
+      const headers = { 'content-type': 'application/octet-stream', 'content-length': body.length };
+      const options = { ...stack.stow.client, method: 'POST', headers, rejectUnauthorized: false, agent: false };
+      https
+        .request(stack.stow.url + path, options, async (response) => {
+          await response.toArray();
+          resolve(response.statusCode);
+        })
+        .on('error', reject)
+        .end(body);
+    });
+  }
+});

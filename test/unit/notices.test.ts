@@ -1,0 +1,289 @@
+/** What is told, how it is signed, and where it may go. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { type Config, faultsOf, type Operation } from '../../services/contract.ts';
+import { LxstowError } from '../../services/errors.ts';
+import { isOwn, refusalOf, shown } from '../../services/notices/endpoints.ts';
+import { noticeId, noticeOf } from '../../services/notices/notice.ts';
+import { post } from '../../services/notices/post.ts';
+import { webhookHeaders } from '../../services/notices/signature.ts';
+import { begin, cancel, fail, newOperation, succeed } from '../../services/operations/operation.ts';
+import { hangs, says, startReceiver } from '../lab/receiver.ts';
+
+const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+const asked = new Date('2026-02-26T07:52:18.000Z');
+const ended = new Date('2026-02-26T07:53:20.500Z');
+const address = { remote: 'local', project: 'default', instance: 'c1' };
+const made = (over: Partial<Parameters<typeof newOperation>[0]> = {}) =>
+  newOperation({ id, kind: 'backup', address, body: { backup: 'b.tar.gz' }, ...over }, asked);
+const running = (operation: Operation): Operation => ({
+  ...begin(operation, 'worker', asked),
+  metadata: { stage: 'uploading', bytes_done: 10, bytes_total: 10, bytes_stored: 4 },
+});
+
+describe('a notice', () => {
+  it("of a success has lxmin's fields, and ours", () => {
+    const notice = noticeOf(succeed(running(made()), ended));
+    assert.deepEqual(notice, {
+      opType: 'backup',
+      state: 'success',
+      name: 'b.tar.gz',
+      instance: 'c1',
+      startedAt: '2026-02-26T07:52:18.000Z',
+      completedAt: '2026-02-26T07:53:20.500Z',
+      rawURL: '/1.0/instances/c1/backups?project=default&target=local',
+      operation: id,
+      kind: 'backup',
+      status: 'Success',
+      status_code: 200,
+      remote: 'local',
+      project: 'default',
+      backup: 'b.tar.gz',
+      size: 4,
+      raw_size: 10,
+      ended_at: '2026-02-26T07:53:20.500Z',
+      duration_seconds: 62.5,
+      attempts: 1,
+    });
+    assert.deepEqual(faultsOf('notice.json', notice), []);
+    assert.equal(noticeId(notice), `${id}_success`);
+  });
+
+  it('of a failure says why, and of a cancelled one no more than that', () => {
+    const failed = noticeOf(
+      fail(made({ body: {} }), new LxstowError('not-found', 'instance c1 does not exist'), ended),
+    );
+    assert.deepEqual(
+      [failed?.state, failed?.name, failed?.error, failed?.error_code, failed?.failedAt, failed?.completedAt],
+      ['failed', '', 'instance c1 does not exist', 'not-found', ended.toISOString(), undefined],
+    );
+    const cancelled = noticeOf(cancel(made(), ended));
+    assert.deepEqual(
+      [cancelled?.state, cancelled?.status_code, cancelled?.failedAt, cancelled?.ended_at],
+      ['cancelled', 401, undefined, ended.toISOString()],
+    );
+    for (const notice of [failed, cancelled]) assert.deepEqual(faultsOf('notice.json', notice), []);
+  });
+
+  it('of a restore names whose backup it was', () => {
+    const body = { backup: 'b.tar.gz', source: { remote: 'gone', instance: 'web' } };
+    const notice = noticeOf(succeed(running(made({ kind: 'restore', body })), ended));
+    assert.equal(notice?.instance, 'c1');
+    assert.equal(notice?.rawURL, '/1.0/instances/web/backups/b.tar.gz?project=default&target=gone');
+    assert.deepEqual(notice?.source, { remote: 'gone', instance: 'web' });
+  });
+
+  it('is none before the end', () => {
+    for (const operation of [made(), running(made()), cancel(running(made()), ended)])
+      assert.equal(noticeOf(operation), undefined);
+  });
+});
+
+describe('a signature', () => {
+  // The example of the specification's own libraries.
+  const signed = { id: 'msg_p5jXN8AQM9LWM0D4loKWxJek', time: new Date(1614265330_000), body: '{"test": 2432232314}' };
+  const secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
+
+  it('is what every library of Standard Webhooks expects', () => {
+    assert.deepEqual(webhookHeaders(signed, secret), {
+      'webhook-id': 'msg_p5jXN8AQM9LWM0D4loKWxJek',
+      'webhook-timestamp': '1614265330',
+      'webhook-signature': 'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=',
+    });
+  });
+
+  it('is there for each secret, and for none there is none', () => {
+    const other = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
+    const both = webhookHeaders(signed, `${secret} ${other}`)['webhook-signature'] ?? '';
+    assert.deepEqual(
+      both.split(' '),
+      [secret, other].map((each) => webhookHeaders(signed, each)['webhook-signature']),
+    );
+    assert.equal(webhookHeaders(signed, undefined)['webhook-signature'], undefined);
+  });
+});
+
+const notify = (over: Partial<Config['notify']> = {}) =>
+  ({
+    endpoints: [],
+    events: ['success'],
+    requests: true,
+    allowed: [],
+    timeoutMs: 1000,
+    giveUpAfterHours: 24,
+    ...over,
+  }) satisfies Config['notify'];
+
+describe('an endpoint in a request', () => {
+  it('is an http or https URL without credentials', () => {
+    const faults = (url: string) => faultsOf('names.json#/$defs/endpoint', url);
+    for (const url of ['http://a', 'https://hooks.example.net:8443/x?y=z', 'http://[::1]:80/', 'https://a?b'])
+      assert.deepEqual(faults(url), [], url);
+    const bad = [
+      '',
+      'ftp://a/',
+      'file:///etc/passwd',
+      '//a',
+      'https://u:secret@a/',
+      'https://a/#x',
+      'https://a/ b',
+      'https:///x',
+      'https://a\\@b/',
+    ];
+    for (const url of [...bad, `https://a/${'x'.repeat(2048)}`])
+      assert.ok(faults(url).length > 0 && !faults(url).join().includes('secret'), url);
+  });
+
+  it('may be any that is not of this host, where nothing else is said', () => {
+    for (const url of [
+      'https://hooks.example.net/x',
+      'http://192.0.2.7/',
+      'http://10.0.0.1:8080/',
+      'http://[2001:db8::1]/',
+    ])
+      assert.equal(refusalOf(url, notify()), undefined, url);
+    for (const url of [
+      ...[
+        'http://127.0.0.1:8222/',
+        'http://localhost/',
+        'http://a.localhost/',
+        'http://2130706433/',
+        'http://0x7f.1/',
+        'http://0/',
+      ],
+      ...[
+        'http://169.254.169.254/latest/',
+        'http://[::1]/',
+        'http://[::]/',
+        'http://[fe80::1]/',
+        'http://[::ffff:127.0.0.1]/',
+        'http://[fd00:ec2::254]/',
+      ],
+    ])
+      assert.match(refusalOf(url, notify()) ?? '', /this host itself/, url);
+  });
+
+  it('must begin as the list has it, to the end of a word', () => {
+    const listed = notify({ allowed: ['https://hooks.example.net/backups', 'http://127.0.0.1:9999'] });
+    for (const url of [
+      'https://hooks.example.net/backups',
+      'https://hooks.example.net/backups/a?b',
+      'http://127.0.0.1:9999/x',
+    ])
+      assert.equal(refusalOf(url, listed), undefined, url);
+    for (const url of [
+      ...[
+        'https://hooks.example.net/backupsx',
+        'https://hooks.example.net/',
+        'https://hooks.example.net/backups/../admin',
+      ],
+      ...[
+        'http://hooks.example.net/backups',
+        'https://hooks.example.net.evil.example/backups',
+        'https://hooks.example.net:444/backups',
+      ],
+      ...['http://127.0.0.1:9998/x', 'https://hooks.example.net/backups/%2e%2e/admin'],
+    ])
+      assert.match(refusalOf(url, listed) ?? '', /notify.allowed/, url);
+  });
+
+  it('is refused altogether where requests may name none', () => {
+    assert.match(refusalOf('https://hooks.example.net/x', notify({ requests: false })) ?? '', /notify.requests/);
+  });
+
+  it('stands in logs by its host only', () => {
+    assert.equal(shown('https://hooks.example.net:8443/T0/secret?token=x'), 'https://hooks.example.net:8443');
+  });
+});
+
+describe('a post', { timeout: 60_000 }, () => {
+  const signal = new AbortController().signal;
+  const options = { headers: {}, body: '{}', timeoutMs: 300, mayBeOwn: true, signal };
+
+  it('is taken, refused for good, or to be tried again', async () => {
+    await using receiver = await startReceiver();
+    const answer = async (status: number, headers = {}) => {
+      receiver.answers('/x', says(status, headers));
+      return post(new URL(`${receiver.url}/x`), options);
+    };
+    for (const status of [200, 202, 204]) assert.deepEqual(await answer(status), { is: 'taken', status });
+    for (const status of [400, 401, 404, 410, 422]) assert.equal((await answer(status)).is, 'refused', String(status));
+    for (const status of [408, 429, 500, 502, 503]) assert.equal((await answer(status)).is, 'later', String(status));
+    assert.deepEqual(await answer(503, { 'retry-after': '120' }), {
+      is: 'later',
+      why: 'it answered 503',
+      afterMs: 120_000,
+    });
+  });
+
+  it('follows no redirect', async () => {
+    await using receiver = await startReceiver();
+    for (const status of [301, 302, 303, 307, 308]) {
+      receiver.answers('/x', says(status, { location: `${receiver.url}/elsewhere` }));
+      const answer = await post(new URL(`${receiver.url}/x`), options);
+      assert.deepEqual(answer, { is: 'refused', why: `it answered ${status}: redirects are not followed` });
+    }
+    assert.deepEqual([...new Set(receiver.received.map(({ path }) => path))], ['/x']);
+  });
+
+  it('waits no longer than it is told, whether nothing comes or a drop now and then', async () => {
+    await using receiver = await startReceiver();
+    receiver.answers('/x', hangs);
+    const url = new URL(`${receiver.url}/x`);
+    assert.deepEqual(await post(url, options), { is: 'later', why: 'no answer in 300 ms' });
+    // Its status has said all.
+    const timers: NodeJS.Timeout[] = [];
+    receiver.answers('/x', (response) => {
+      response.writeHead(200);
+      timers.push(setInterval(() => response.write('.'), 20));
+    });
+    assert.deepEqual(await post(url, options), { is: 'taken', status: 200 });
+    for (const timer of timers) clearInterval(timer);
+  });
+
+  it('reads no more of an answer than is good for it', async () => {
+    await using receiver = await startReceiver();
+    const cut = Promise.withResolvers<void>();
+    receiver.answers('/x', (response) => {
+      response.once('close', cut.resolve);
+      const more = () => {
+        while (!response.destroyed && response.write(Buffer.alloc(65_536)));
+      };
+      response.writeHead(200).on('drain', more);
+      more();
+    });
+    assert.deepEqual(await post(new URL(`${receiver.url}/x`), { ...options, timeoutMs: 30_000 }), {
+      is: 'taken',
+      status: 200,
+    });
+    await cut.promise;
+  });
+
+  it('goes to no address of this host unless it may, whatever name leads there', async () => {
+    await using receiver = await startReceiver();
+    for (const host of ['127.0.0.1', 'localhost']) {
+      const answer = await post(new URL(receiver.url.replace('127.0.0.1', host)), { ...options, mayBeOwn: false });
+      assert.equal(answer.is, 'refused', JSON.stringify(answer));
+    }
+    assert.deepEqual(receiver.received, []);
+    assert.ok(isOwn('127.9.9.9') && !isOwn('192.0.2.7'));
+  });
+
+  it('to nobody is tried again', async () => {
+    const receiver = await startReceiver();
+    await receiver.stop();
+    const answer = await post(new URL(receiver.url), options);
+    assert.equal(answer.is, 'later');
+    assert.match((answer as { why: string }).why, /ECONNREFUSED/);
+  });
+
+  it('that nobody waits for any more throws why', async () => {
+    await using receiver = await startReceiver();
+    receiver.answers('/', hangs);
+    const controller = new AbortController();
+    const posting = post(new URL(receiver.url), { ...options, timeoutMs: 30_000, signal: controller.signal });
+    await receiver.until('/');
+    controller.abort(new Error('over'));
+    await assert.rejects(posting, /over/);
+  });
+});
