@@ -125,6 +125,19 @@ written(
   { payload: schema('operation.json') },
 );
 written(
+  'notice',
+  'lxstow.notices.{remote}.{id}',
+  'What an endpoint is to be told, in the stream LXSTOW_NOTICES until it has taken it.',
+  {
+    headers: headers({
+      'Lxstow-Notice': { ...text, description: 'The webhook-id.' },
+      'Lxstow-Endpoint': { ...text, description: 'Who is told.' },
+      'Lxstow-Endpoint-Named-By': { enum: ['configuration', 'request'] },
+    }),
+    payload: schema('notice.json'),
+  },
+);
+written(
   'dead-letter',
   'lxstow.dead.{remote}.{kind}.{project}.{instance}',
   'A message that no worker could do anything with, as it was, in the stream LXSTOW_DEAD.',

@@ -60,7 +60,7 @@ function checked(raw: unknown, where: string): Config {
   parseBandwidth(config.worker.bandwidth);
   for (const key of ['endpoints', 'allowed'] as const)
     for (const endpoint of config.notify[key])
-      if (!URL.canParse(endpoint)) throw new LxstowError('bad-config', `${where}: a URL in notify.${key} is none`);
+      if (!URL.canParse(endpoint)) throw new LxstowError('bad-config', `${where}: one of notify.${key} is no URL`);
   return config;
 }
 

@@ -195,6 +195,7 @@ describe('lxstow doctor', { timeout: 300_000 }, () => {
       worker: { heartbeatMs: 9000 },
       remotes: { local: { socket: lxd.socket, url: 'https://127.0.0.1:1', key: '/none', hsot: '' } },
       s3: { ca: '/none' },
+      notify: { endpoints: ['http://hooks.invalid/x'] },
     };
     const { status, findings } = await doctor(over, '--only', 'configuration');
     assert.equal(status, 1);
@@ -209,9 +210,19 @@ describe('lxstow doctor', { timeout: 300_000 }, () => {
     ])
       found(findings, 'problem', text);
     found(findings, 'warning', /^s3\.ca is there, but s3\.endpoint is http/);
+    found(findings, 'warning', /^notices are not signed/, /whsec_/);
+    found(findings, 'warning', /^notices go to http:\/\/hooks\.invalid unencrypted$/, /notify\.endpoints/);
     const broken = await doctor({ worker: { slots: 0 } });
     assert.equal(broken.status, 1);
     found(broken.findings, 'problem', /worker\.slots: must be >= 1/);
+  });
+
+  it('looks whether endpoints have an address, and calls none', async () => {
+    const endpoints = ['http://127.0.0.1:1/x', 'https://hooks.invalid/T0-hush'];
+    const { findings } = await doctor({ notify: { endpoints } }, 'gateway', '--only', 'gateway');
+    found(findings, 'ok', /^notices go to http:\/\/127\.0\.0\.1:1$/);
+    found(findings, 'problem', /^notices do not get to https:\/\/hooks\.invalid: .*ENOTFOUND|EAI_AGAIN/, /DNS/);
+    assert.ok(!JSON.stringify(findings).includes('hush'));
   });
 
   it('says what is wrong with credentials and bucket', async () => {

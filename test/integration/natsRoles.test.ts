@@ -9,23 +9,27 @@ import type { BackupPage } from '../../services/contract.ts';
 import { operationIdOf } from '../../services/queue/jobs.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { type LabNatsWithRoles, type NatsUser, type Role, startNatsWithRoles } from '../lab/nats.ts';
+import { type Receiver, startReceiver } from '../lab/receiver.ts';
 import { assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe("nats.conf's users", { timeout: 300_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
+  let receiver: Receiver;
   before(async () => {
+    receiver = await startReceiver();
     nats = await startNatsWithRoles({ name: 'roles', log: () => undefined });
     stack = await openStack('roles', {
       nats,
       limits: { transfers: 2, transfersPerPool: 1 },
-      config: { remotes: { other: {} } },
+      config: { remotes: { other: {} }, notify: { endpoints: [receiver.url] } },
     });
     await stack.launch('c1');
   });
   after(async () => {
     await stack?.[Symbol.asyncDispose]();
     await nats?.[Symbol.asyncDispose]();
+    await receiver?.[Symbol.asyncDispose]();
   });
 
   it('gateway and worker do all their work, and are never refused', async () => {
@@ -61,6 +65,9 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
       (listed) => listed.includes(dead),
     );
     assert.match(await lxstowAs('admin', 'trust', 'list-tokens'), /laptop/);
+    const told = (await receiver.until('/', 5)).map(({ notice }) => `${notice.opType} ${notice.state}`);
+    for (const each of ['backup success', 'restore success', 'delete success', 'backup cancelled', 'backup failed'])
+      assert.ok(told.includes(each), `nobody was told: ${each}`);
     // The gateway asks NATS about the queue.
     assert.match(await (await fetch(`${stow.healthUrl.gateway}/metrics`)).text(), /^lxstow_nats_up 1$/m);
     // As a worker runs it every hour.
@@ -100,6 +107,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
   const everything = [
     'LXSTOW_JOBS',
     'LXSTOW_DEAD',
+    'LXSTOW_NOTICES',
     'KV_lxstow_operations',
     'KV_lxstow_leases',
     'KV_lxstow_checkpoints',
@@ -133,6 +141,11 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         'lxstow.api.backups.list.local.default',
         '$JS.API.STREAM.MSG.GET.LXSTOW_JOBS',
         '$JS.API.STREAM.MSG.GET.LXSTOW_DEAD',
+        `lxstow.notices.local.${operation}`,
+        '$JS.API.STREAM.MSG.GET.LXSTOW_NOTICES',
+        '$JS.API.CONSUMER.MSG.NEXT.LXSTOW_NOTICES.deliver',
+        '$JS.API.CONSUMER.MSG.NEXT.KV_lxstow_operations.notices',
+        '$JS.ACK.KV_lxstow_operations.notices.1.1.1.1.1',
         '$JS.API.DIRECT.GET.LXSTOW_JOBS',
         '$JS.API.CONSUMER.MSG.NEXT.LXSTOW_JOBS.other_transfer',
         '$JS.API.CONSUMER.CREATE.LXSTOW_JOBS.mine',
@@ -162,6 +175,9 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         '$JS.API.CONSUMER.CREATE.LXSTOW_JOBS.mine',
         '$JS.API.CONSUMER.DELETE.LXSTOW_JOBS.local_transfer',
         '$JS.ACK.LXSTOW_JOBS.local_transfer.1.1.1.1.1',
+        '$JS.API.CONSUMER.CREATE.LXSTOW_NOTICES.mine',
+        '$JS.API.CONSUMER.DELETE.LXSTOW_NOTICES.deliver',
+        '$JS.API.STREAM.MSG.GET.LXSTOW_NOTICES',
       ],
       subscribe: ['>', '_INBOX.>', '_INBOX_worker.>', 'lxstow.jobs.>', 'lxstow.ask.local.>', '$KV.>'],
     },
@@ -185,6 +201,7 @@ describe("nats.conf's users", { timeout: 300_000 }, () => {
         'lxstow.dead.local.backup.default.c1',
         'lxstow.ask.local.look',
         `lxstow.nudge.local.${operation}`,
+        `lxstow.notices.local.${operation}`,
         'lxstow.freed.local',
         'lxstow.api.backups.list.other.default',
         'lxstow.api.backups.list.local.lxstow-lab',

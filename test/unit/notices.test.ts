@@ -8,6 +8,7 @@ import { noticeId, noticeOf } from '../../services/notices/notice.ts';
 import { post } from '../../services/notices/post.ts';
 import { webhookHeaders } from '../../services/notices/signature.ts';
 import { begin, cancel, fail, newOperation, succeed } from '../../services/operations/operation.ts';
+import { makeCertificate } from '../lab/certificates.ts';
 import { hangs, says, startReceiver } from '../lab/receiver.ts';
 
 const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
@@ -267,6 +268,16 @@ describe('a post', { timeout: 60_000 }, () => {
     }
     assert.deepEqual(receiver.received, []);
     assert.ok(isOwn('127.9.9.9') && !isOwn('192.0.2.7'));
+  });
+
+  it('over https asks for a certificate that is trusted', async () => {
+    const certificate = await makeCertificate({ commonName: 'receiver' });
+    await using receiver = await startReceiver({ certificate });
+    const untrusted = await post(new URL(receiver.url), options);
+    assert.match((untrusted as { why: string }).why, /self-signed certificate/);
+    assert.deepEqual(receiver.received, []);
+    const trusted = await post(new URL(receiver.url), { ...options, ca: certificate.cert, timeoutMs: 10_000 });
+    assert.deepEqual(trusted, { is: 'taken', status: 200 });
   });
 
   it('to nobody is tried again', async () => {

@@ -290,6 +290,13 @@ describe('the configuration', () => {
     ['a value out of range', { LXSTOW_WORKER_SLOTS: '0' }, /worker\.slots/],
     ['a remote that is not there', { LXSTOW_WORKER_REMOTE: 'nowhere' }, /worker\.remote.*nowhere/],
     ['no JSON where an object is due', { LXSTOW_REMOTES: '{' }, /LXSTOW_REMOTES/],
+    [
+      'an endpoint that is no URL',
+      { LXSTOW_NOTIFY_ENDPOINTS: 'https://a:99999/geheim' },
+      /^(?!.*geheim).*notify\.endpoints/,
+    ],
+    ['an endpoint with a password', { LXSTOW_NOTIFY_ALLOWED: 'https://u:geheim@a/' }, /^(?!.*geheim).*notify\.allowed/],
+    ['a secret without its base64', { LXSTOW_NOTIFY_SECRET: 'whsec_geheim' }, /^(?!.*geheim).*notify\.secret.*whsec_/],
     ['a file that is not there', { LXSTOW_S3_SECRET_KEY_FILE: '/no/such' }, /LXSTOW_S3_SECRET_KEY_FILE.*\/no\/such/],
   ] as const) {
     it(`${why}: an error that names it`, () =>
@@ -299,10 +306,19 @@ describe('the configuration', () => {
   it('shows no secret', () => {
     const shown = JSON.stringify(
       withoutSecrets(
-        loadConfig({ env: { ...keys, LXSTOW_NATS_SERVERS: 'nats://u:geheim@h:1', LXSTOW_NATS_PASSWORD: 'geheim' } }),
+        loadConfig({
+          env: {
+            ...keys,
+            LXSTOW_NATS_SERVERS: 'nats://u:geheim@h:1',
+            LXSTOW_NATS_PASSWORD: 'geheim',
+            LXSTOW_NOTIFY_ENDPOINTS: 'https://hooks.example.net/geheim?x=geheim',
+            LXSTOW_NOTIFY_SECRET: `whsec_${'geheim'.repeat(6)}`,
+          },
+        }),
       ),
     );
     assert.ok(!shown.includes('geheim'), shown);
+    assert.ok(shown.includes('https://hooks.example.net/'), shown);
   });
 });
 
