@@ -3,7 +3,7 @@
  * reads what is written there, whoever wrote it, and nobody who ends an operation has anything else to do (adr/0022).
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import type { Config, Notice, Operation } from '../contract.ts';
+import type { Config, Operation } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { Nats } from '../queue/connection.ts';
 import { pulled, type QueuedNotice, queueNotice } from '../queue/notices.ts';
@@ -25,10 +25,16 @@ const againMs = 5000;
 /** Runs until `stop`. */
 export async function announceEnds({ nats, consumer, config, log, stop }: AnnounceOptions): Promise<void> {
   for await (const message of pulled(consumer, async () => atOnce, stop, log)) {
+    let notices: QueuedNotice[];
     try {
-      const operation = operationIn(message, log);
-      const notice = operation && noticeOf(operation);
-      if (notice) for (const each of addressed(notice, operation, config)) await queueNotice(nats, each);
+      notices = noticesIn(message, config);
+    } catch (error) {
+      log.error('not an operation', { subject: message.subject, error });
+      message.term('not an operation');
+      continue;
+    }
+    try {
+      for (const notice of notices) await queueNotice(nats, notice);
       message.ack();
     } catch (error) {
       log.warn('an end is not on its way yet', { subject: message.subject, error });
@@ -37,19 +43,12 @@ export async function announceEnds({ nats, consumer, config, log, stop }: Announ
   }
 }
 
-/** The operation as it was written; undefined for one that was removed, or is none. */
-function operationIn(message: JsMsg, log: Log): Operation | undefined {
-  if (message.headers?.has('KV-Operation') || message.headers?.has('Nats-Marker-Reason')) return undefined;
-  try {
-    return message.json<Operation>();
-  } catch (error) {
-    log.error('not an operation', { subject: message.subject, error });
-    return undefined;
-  }
-}
-
-/** Each endpoint once: one that the configuration has as well is the configuration's. */
-function addressed(notice: Notice, operation: Operation, config: Config['notify']): QueuedNotice[] {
+/** Each endpoint once: one that the configuration has as well is the configuration's. None for what has not ended, or was removed. */
+function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
+  if (message.headers?.has('KV-Operation') || message.headers?.has('Nats-Marker-Reason')) return [];
+  const operation = message.json<Operation>();
+  const notice = noticeOf(operation);
+  if (!notice) return [];
   const { remote, id } = operation;
   const common = { id: noticeId(notice), remote, operation: id, body: JSON.stringify(notice) };
   const usual = config.events.includes(notice.state) ? config.endpoints : [];

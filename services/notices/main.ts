@@ -1,4 +1,5 @@
 /** Notices: from operations that end to the endpoints that are told. A gateway runs this beside its API; of several each does a part. */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
@@ -6,6 +7,8 @@ import { type Nats, natsFailure } from '../queue/connection.ts';
 import { changesConsumer, noticesConsumer, noticesStream, operationsBucket } from '../queue/topology.ts';
 import { announceEnds } from './announce.ts';
 import { Deliverer } from './deliver.ts';
+
+const goingBackMs = 1000;
 
 export interface NoticesOptions {
   nats: Nats;
@@ -43,7 +46,8 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
   return {
     async drain(withinMs) {
       const timer = setTimeout(() => handingBack.abort(), withinMs);
-      await running;
+      // A NATS that is away does not hear what goes back: it comes again by itself.
+      await Promise.race([running, delay(withinMs + goingBackMs, undefined, { ref: false })]);
       clearTimeout(timer);
     },
   };
