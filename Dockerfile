@@ -1,26 +1,33 @@
 # docker build -t lxstow . ; one image for every role: docker run lxstow gateway|worker|setup|config
+#
+# It runs as uid 1000, and needs neither capabilities nor a filesystem that can be written: --read-only --cap-drop ALL.
 
-FROM node:24-slim AS build
+ARG NODE=24.21.0
+
+FROM node:${NODE}-slim AS build
 WORKDIR /build
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --ignore-scripts
 COPY tsconfig.json tsconfig.build.json ./
 COPY schemas schemas
 COPY services services
+COPY docs/openapi.json docs/
 RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
+ && chmod 755 dist/services/cli/main.js \
  && npm prune --omit=dev --ignore-scripts
 
-FROM node:24-slim
+FROM node:${NODE}-slim
 ENV NODE_ENV=production
 WORKDIR /app
+COPY LICENSE ./
 COPY --from=build /build/package.json ./
 COPY --from=build /build/node_modules node_modules
 COPY --from=build /build/dist dist
-# All that is ever written, and by the gateway only: the certificate that it makes for itself.
+# All that is ever written, and by the gateway only: the certificate that it makes for itself. Give it a volume.
 ENV STATE_DIRECTORY=/var/lib/lxstow
-RUN install -d -o node -g node -m 0700 /var/lib/lxstow
-VOLUME /var/lib/lxstow
-USER node
+RUN install -d -o 1000 -g 1000 -m 0700 /var/lib/lxstow \
+ && ln -s /app/dist/services/cli/main.js /usr/local/bin/lxstow
+USER 1000:1000
 EXPOSE 8443
-ENTRYPOINT ["node", "dist/services/cli/main.js"]
+ENTRYPOINT ["lxstow"]
 CMD ["gateway"]

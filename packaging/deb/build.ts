@@ -1,0 +1,114 @@
+/**
+ * `npm run deb [folder]`: lxstow_<version>_<architecture>.deb, with the Node that it is tested with, as Debian's own may be too old. It
+ * needs what every Debian has.
+ */
+import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { run } from '../../test/lab/run.ts';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const packaging = join(root, 'packaging');
+const { name, version, description, license } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'));
+const target = resolve(process.argv[2] ?? root);
+const architecture = (await run('dpkg', ['--print-architecture'])).trim();
+
+const work = await mkdtemp(join(tmpdir(), 'lxstow-deb-'));
+try {
+  const tree = join(work, 'tree');
+  const at = async (path: string) => {
+    const full = join(tree, path);
+    await mkdir(dirname(full), { recursive: true });
+    return full;
+  };
+  const put = async (from: string, path: string, mode = 0o644) => {
+    const full = await at(path);
+    await copyFile(from, full);
+    await chmod(full, mode);
+  };
+  const write = async (path: string, content: string, mode = 0o644) => {
+    await writeFile(await at(path), content, { mode });
+  };
+
+  // What npm publishes, with what it needs to run. Of a copy: packing builds, and someone may be running what was built here.
+  const source = join(work, 'source');
+  const kept = ['node_modules', '.git', 'dist'].map((each) => join(root, each));
+  await cp(root, source, { recursive: true, filter: (path) => !kept.includes(path) });
+  await symlink(join(root, 'node_modules'), join(source, 'node_modules'));
+  await run('npm', ['pack', '--pack-destination', work], { cwd: source });
+  const library = await at('usr/lib/lxstow');
+  await mkdir(library);
+  await run('tar', [
+    '-xzf',
+    join(work, `${name}-${version}.tgz`),
+    '--strip-components=1',
+    '--no-same-owner',
+    '-C',
+    library,
+  ]);
+  await copyFile(join(root, 'package-lock.json'), join(library, 'package-lock.json'));
+  await run('npm', ['ci', '--omit=dev', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: library });
+  await rm(join(library, 'package-lock.json'));
+  await rm(join(library, 'node_modules', '.bin'), { recursive: true, force: true });
+  await put(process.execPath, 'usr/lib/lxstow/node', 0o755);
+  await write(
+    'usr/bin/lxstow',
+    '#!/bin/sh\nexec /usr/lib/lxstow/node /usr/lib/lxstow/dist/services/cli/main.js "$@"\n',
+    0o755,
+  );
+
+  const documents = dirname(await at('usr/share/doc/lxstow/copyright'));
+  for (const each of ['README.md', 'CHANGELOG.md', 'docs', 'nats.conf'])
+    await rename(join(library, each), join(documents, each));
+  await rm(join(library, 'LICENSE'));
+  const nodes = join(root, 'node_modules/node/node_modules', `node-${process.platform}-${process.arch}`, 'LICENSE');
+  const licences = [
+    `lxstow: ${license}, below. Its node is Node.js ${process.version}, from the npm package node; its licences are after that. The licences of
+the packages in /usr/lib/lxstow/node_modules are beside them.\n`,
+    await readFile(join(root, 'LICENSE'), 'utf8'),
+    await readFile(nodes, 'utf8'),
+  ];
+  await write('usr/share/doc/lxstow/copyright', licences.join('\n'));
+
+  const systemd = join(packaging, 'systemd');
+  await cp(systemd, await at('usr/lib/systemd/system'), {
+    recursive: true,
+    filter: (path) => !path.endsWith('.sysusers'),
+  });
+  await put(join(systemd, 'lxstow.sysusers'), 'usr/lib/sysusers.d/lxstow.conf');
+  const completion = await run(process.execPath, [join(root, 'services/cli/main.ts'), 'completion', 'bash']);
+  await write('usr/share/bash-completion/completions/lxstow', completion);
+  await put(join(packaging, 'lxstow.yaml'), 'etc/lxstow/lxstow.yaml');
+  await put(join(packaging, 'admin.env'), 'etc/lxstow/admin.env', 0o600);
+  await mkdir(await at('etc/lxstow/credentials'), { mode: 0o700 });
+  await mkdir(await at('etc/lxstow/trust'));
+
+  const size = Number((await run('du', ['-sk', '--apparent-size', tree])).split('\t')[0]);
+  await write(
+    'DEBIAN/control',
+    `Package: ${name}
+Version: ${version}
+Architecture: ${architecture}
+Maintainer: lxstow <lxstow@localhost>
+Installed-Size: ${size}
+Depends: libc6 (>= 2.28), libstdc++6
+Recommends: systemd (>= 250)
+Suggests: nats-server
+Section: admin
+Priority: optional
+Description: ${description}
+ A gateway that speaks like LXD's own REST API, workers beside LXD, and their
+ client, in one command. With its own Node.js.
+`,
+  );
+  await write('DEBIAN/conffiles', '/etc/lxstow/lxstow.yaml\n/etc/lxstow/admin.env\n');
+  for (const script of ['postinst', 'prerm', 'postrm'])
+    await put(join(packaging, 'deb', script), `DEBIAN/${script}`, 0o755);
+  await run('chmod', ['-R', 'go-w', tree]);
+  const file = join(target, `${name}_${version}_${architecture}.deb`);
+  await run('dpkg-deb', ['--root-owner-group', '-Zxz', '--build', tree, file]);
+  console.log(file);
+} finally {
+  await rm(work, { recursive: true, force: true });
+}

@@ -1,0 +1,86 @@
+/**
+ * Stand-ins for the images that Dockerfile and docker-compose.yml name, where no registry can be reached: the same programs, on a bare
+ * Debian or on nothing. Like the real ones: Node's has npm and no curl, NATS's only busybox, MinIO's mc and a shell.
+ */
+import { cp, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { findDebian } from '../lab/debian.ts';
+import type { LabDocker } from '../lab/docker.ts';
+import type { LabFolder } from '../lab/folder.ts';
+import { findMc, findMinio, findNatsServer, onPath } from '../lab/parts.ts';
+import { type Log, run } from '../lab/run.ts';
+
+const debian = 'lxstow-lab/debian';
+
+/** Their names, as the project's files have them, by what is in them. */
+export interface ImageNames {
+  node: string;
+  nats: string;
+  minio: string;
+}
+
+export async function buildStandIns(docker: LabDocker, names: ImageNames, folder: LabFolder, log: Log): Promise<void> {
+  const busybox = onPath('busybox');
+  if (!busybox) throw new Error('busybox (static) is needed for the image that stands in for NATS');
+  await docker.docker(['import', await findDebian(log), debian]);
+
+  async function build(name: string, files: Record<string, string>, dockerfile: string): Promise<void> {
+    const context = join(folder.path, `image-${name.split(/[:/]/)[0]}`);
+    await mkdir(context);
+    for (const [to, from] of Object.entries(files)) await cp(from, join(context, to), { recursive: true });
+    await writeFile(join(context, 'Dockerfile'), dockerfile);
+    await docker.docker(['build', '--quiet', '--tag', name, context]);
+    log(`built a stand-in for ${name}`);
+  }
+
+  const npm = (await run('npm', ['root', '--global'])).trim();
+  // What this machine needs to reach its registry.
+  const registry = (await run('npm', ['config', 'get', 'registry'])).trim();
+  const authorities = process.env.NODE_EXTRA_CA_CERTS;
+  await build(
+    names.node,
+    { node: process.execPath, npm: join(npm, 'npm'), ...(authorities && { 'ca.crt': authorities }) },
+    `FROM ${debian}
+RUN groupadd --gid 1000 node && useradd --uid 1000 --gid node --create-home node
+COPY node /usr/local/bin/
+COPY npm /usr/local/lib/node_modules/npm
+RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
+ENV npm_config_registry=${registry}
+${authorities ? 'COPY ca.crt /etc/ca.crt\nENV NODE_EXTRA_CA_CERTS=/etc/ca.crt' : ''}
+CMD ["node"]
+`,
+  );
+  await build(
+    names.nats,
+    { busybox, 'nats-server': await findNatsServer(log) },
+    `FROM scratch
+COPY busybox /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+COPY nats-server /usr/local/bin/
+ENTRYPOINT ["nats-server"]
+`,
+  );
+  await build(
+    names.minio,
+    { minio: await findMinio(log), mc: await findMc(log) },
+    `FROM ${debian}
+COPY minio mc /usr/bin/
+VOLUME /data
+ENTRYPOINT ["minio"]
+`,
+  );
+}
+
+/** What `FROM` and `image:` say, in the project's folder. */
+export async function imageNames(project: string): Promise<ImageNames> {
+  const dockerfile = await readFile(join(project, 'Dockerfile'), 'utf8');
+  const compose = await readFile(join(project, 'docker-compose.yml'), 'utf8');
+  const version = /^ARG NODE=(\S+)$/m.exec(dockerfile)?.[1];
+  const find = (pattern: RegExp) => {
+    const name = pattern.exec(compose)?.[0];
+    if (!name) throw new Error(`docker-compose.yml names no image like ${pattern}`);
+    return name;
+  };
+  if (!version || !/^FROM node:\$\{NODE\}-slim$/m.test(dockerfile)) throw new Error('Dockerfile names no image of Node');
+  return { node: `node:${version}-slim`, nats: find(/nats:[\d.]+-alpine/), minio: find(/minio\/minio:RELEASE\.\S+/) };
+}

@@ -1,0 +1,110 @@
+import { writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { basename, join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { environmentFor, findDocker } from './debian.ts';
+import { openFolder } from './folder.ts';
+import { onPath } from './parts.ts';
+import { answers, startDaemon } from './processes.ts';
+import { type Log, type RunOptions, run } from './run.ts';
+
+/** slirp4netns(1): this machine's loopback, and a resolver. */
+const addresses = { machine: '10.0.2.2', resolver: '10.0.2.3' };
+/** That of Docker's bridges; slirp4netns ends connections, so what lies behind it does not matter. */
+const mtu = 1500;
+
+/** A Docker that shares no network, mount or process with this machine, nor with a Docker that may run here. */
+export interface LabDocker extends AsyncDisposable {
+  /** Where a container finds what listens on this machine's loopback. */
+  readonly machine: string;
+  /** Runs docker; returns what it printed. Throws with its standard error. */
+  docker(args: string[], options?: RunOptions): Promise<string>;
+  /** Runs bash where the published ports are on loopback, and docker is this one. */
+  shell(script: string, options?: RunOptions): Promise<string>;
+}
+
+/** Why there can be none, in a sentence; undefined where there can. */
+export function whyNoDocker(): string | undefined {
+  if (process.platform !== 'linux') return 'a private dockerd runs on Linux only';
+  if (process.getuid?.() !== 0) return 'a private dockerd needs root';
+  const missing = ['unshare', 'nsenter', 'ip', 'mount'].find((name) => !onPath(name));
+  if (missing) return `a private dockerd needs ${missing}`;
+  return undefined;
+}
+
+/**
+ * dockerd in namespaces of its own, with slirp4netns for its way out: this machine's iptables, ip_forward and bridges stay as they are.
+ * Its containers are processes of its process namespace, and end with it.
+ */
+export async function startDocker({ log, name }: { log: Log; name: string }): Promise<LabDocker> {
+  const tree = await findDocker(log);
+  await using opening = new AsyncDisposableStack();
+  const folder = opening.use(await openFolder(`${name}-docker`, log));
+  const cgroup = basename(folder.path);
+  const at = (path: string) => join(folder.path, path);
+  const env = environmentFor(tree);
+  // Cgroups outlive the processes in them, which have ended when this runs, or are ended after it.
+  await folder.setUndo(
+    `find /sys/fs/cgroup -depth -type d -path '*/${cgroup}*' -exec rmdir {} + 2>/dev/null || true\n`,
+  );
+
+  // A namespace lives as long as this mount, which goes away with the folder.
+  await writeFile(at('network'), '');
+  await run('unshare', [`--net=${at('network')}`, 'ip', 'link', 'set', 'lo', 'up']);
+  await startDaemon({
+    command: 'slirp4netns',
+    args: [
+      ...['--configure', `--mtu=${mtu}`, '--api-socket', at('slirp.sock')],
+      ...['--netns-type=path', at('network'), 'tap0'],
+    ],
+    folder,
+    env,
+    ready: answers(() => slirp(at('slirp.sock'), { execute: 'list_hostfwd' })), // it answers once the device is there
+  });
+
+  const socket = at('docker.sock');
+  const client = {
+    ...env,
+    ...folder.env,
+    PATH: env.PATH,
+    DOCKER_HOST: `unix://${socket}`,
+    DOCKER_BUILDKIT: '0',
+    COMPOSE_BAKE: 'false',
+  };
+  await writeFile(at('daemon.json'), '{}'); // not this machine's own
+  const docker: LabDocker['docker'] = (args, options = {}) =>
+    run('docker', args, { ...options, env: { ...client, ...options.env } });
+  await startDaemon({
+    command: 'nsenter',
+    args: [
+      `--net=${at('network')}`,
+      ...['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'tini', '--', 'dockerd'],
+      ...['--config-file', at('daemon.json'), '--data-root', at('data'), '--exec-root', at('exec')],
+      ...['--pidfile', at('docker.pid'), '--host', `unix://${socket}`],
+      ...['--dns', addresses.resolver, '--cgroup-parent', `/${cgroup}`],
+    ],
+    folder,
+    env,
+    ready: answers((signal) => docker(['version'], { signal })),
+  });
+  log(`Docker is ready at ${socket}`);
+  const owned = opening.move();
+  return {
+    machine: addresses.machine,
+    docker,
+    shell: (script, options = {}) =>
+      run('nsenter', [`--net=${at('network')}`, 'bash', '-c', script], {
+        ...options,
+        env: { ...client, ...options.env },
+      }),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+/** One call of slirp4netns's API: a line of JSON each way. */
+async function slirp(socket: string, call: object): Promise<void> {
+  const connection = connect(socket);
+  connection.end(JSON.stringify(call));
+  const answer = JSON.parse(await text(connection));
+  if (answer.error) throw new Error(`slirp4netns: ${answer.error.desc}`);
+}
