@@ -144,8 +144,9 @@ export function withoutSecrets(config: Config): Config {
 
 /** Where a process keeps the little it must: systemd's StateDirectory, else the XDG state home. */
 export function stateDir(config: Config, env: NodeJS.ProcessEnv): string {
-  const state = env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state');
-  return config.gateway.stateDir ?? env.STATE_DIRECTORY ?? join(state, 'lxstow');
+  // Not every user has a home: systemd's DynamicUser has none, and homedir() would throw.
+  const inHome = () => join(env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'lxstow');
+  return config.gateway.stateDir ?? env.STATE_DIRECTORY ?? inHome();
 }
 
 function missingRemote(key: string, name: string, config: Config): never {

@@ -2,6 +2,7 @@
  * `npm run deb [folder]`: lxstow_<version>_<architecture>.deb, with the Node that it is tested with, as Debian's own may be too old. It
  * needs what every Debian has.
  */
+import { existsSync } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -47,10 +48,13 @@ try {
     '-C',
     library,
   ]);
-  await copyFile(join(root, 'package-lock.json'), join(library, 'package-lock.json'));
-  await run('npm', ['ci', '--omit=dev', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: library });
-  await rm(join(library, 'package-lock.json'));
-  await rm(join(library, 'node_modules', '.bin'), { recursive: true, force: true });
+  // As installed here, which is what package-lock.json says (test/lab/ensure.mjs).
+  const { packages } = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8'));
+  const notNested = (path: string) => !path.endsWith('/node_modules');
+  for (const [path, { dev, optional }] of Object.entries<{ dev?: true; optional?: true }>(packages)) {
+    if (!path || dev || (optional && !existsSync(join(root, path)))) continue;
+    await cp(join(root, path), join(library, path), { recursive: true, filter: notNested });
+  }
   await put(process.execPath, 'usr/lib/lxstow/node', 0o755);
   await write(
     'usr/bin/lxstow',
@@ -107,7 +111,7 @@ Description: ${description}
     await put(join(packaging, 'deb', script), `DEBIAN/${script}`, 0o755);
   await run('chmod', ['-R', 'go-w', tree]);
   const file = join(target, `${name}_${version}_${architecture}.deb`);
-  await run('dpkg-deb', ['--root-owner-group', '-Zxz', '--build', tree, file]);
+  await run('dpkg-deb', ['--root-owner-group', '-Zzstd', '-z9', '--build', tree, file]);
   console.log(file);
 } finally {
   await rm(work, { recursive: true, force: true });

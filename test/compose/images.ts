@@ -81,6 +81,7 @@ export async function imageNames(project: string): Promise<ImageNames> {
     if (!name) throw new Error(`docker-compose.yml names no image like ${pattern}`);
     return name;
   };
-  if (!version || !/^FROM node:\$\{NODE\}-slim$/m.test(dockerfile)) throw new Error('Dockerfile names no image of Node');
+  if (!version || !/^FROM node:\$\{NODE\}-slim$/m.test(dockerfile))
+    throw new Error('Dockerfile names no image of Node');
   return { node: `node:${version}-slim`, nats: find(/nats:[\d.]+-alpine/), minio: find(/minio\/minio:RELEASE\.\S+/) };
 }
