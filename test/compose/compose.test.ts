@@ -133,6 +133,17 @@ describe('docker-compose.yml', { timeout: 900_000 }, () => {
     assert.equal(await shell(`${alone} --entrypoint id ${image} -u`), '1000\n');
   });
 
+  it('satisfies lxstow doctor', async () => {
+    for (const name of ['gateway', 'worker']) {
+      const report = await shell(`docker compose exec -T ${name} lxstow doctor ${name} --format json`);
+      const findings: { level: string; text: string }[] = JSON.parse(report);
+      assert.deepEqual(
+        findings.filter(({ level }) => level === 'problem'),
+        [],
+      );
+    }
+  });
+
   it('shows nobody its secrets', async () => {
     const secrets = await Promise.all(
       ['s3-secret-key', 'nats-admin', 'nats-gateway', 'nats-worker'].map((name) =>

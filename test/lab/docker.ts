@@ -6,6 +6,7 @@ import { environmentFor, findDocker } from './debian.ts';
 import { openFolder } from './folder.ts';
 import { onPath } from './parts.ts';
 import { answers, startDaemon } from './processes.ts';
+import { mark } from './remnants.ts';
 import { type Log, type RunOptions, run } from './run.ts';
 
 /** slirp4netns(1): this machine's loopback, and a resolver. */
@@ -43,10 +44,16 @@ export async function startDocker({ log, name }: { log: Log; name: string }): Pr
   const cgroup = basename(folder.path);
   const at = (path: string) => join(folder.path, path);
   const env = environmentFor(tree);
-  // Cgroups outlive the processes in them, which have ended when this runs, or are ended after it.
-  await folder.setUndo(
-    `find /sys/fs/cgroup -depth -type d -path '*/${cgroup}*' -exec rmdir {} + 2>/dev/null || true\n`,
-  );
+  // Cgroups outlive the processes in them: these are ended here, and not with the folder's others, which are ended later.
+  await folder.setUndo(`cgroups() { find /sys/fs/cgroup -depth -type d -path '*/${cgroup}*' "$@"; }
+grep -lszx '${mark}=${folder.path}' /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -9
+for try in $(seq 100); do
+  cgroups -exec rmdir {} + 2>/dev/null
+  if [ -z "$(cgroups)" ]; then exit; fi
+  sleep 0.1
+done
+echo 'lab: cgroups of Docker are left' >&2
+`);
 
   // A namespace lives as long as this mount, which goes away with the folder.
   await writeFile(at('network'), '');
