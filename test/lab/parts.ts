@@ -78,7 +78,7 @@ export function findMc(log: Log, signal?: AbortSignal): Promise<string> {
 
 /** Path of rclone: from PATH, the cache, or Debian's package, of which nothing is installed. Throws without apt-get. */
 export function findRclone(log: Log, signal?: AbortSignal): Promise<string> {
-  return find(
+  return findPart(
     {
       name: 'rclone',
       version: 'debian',
