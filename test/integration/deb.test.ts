@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { findDebian } from '../lab/debian.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { onPath } from '../lab/parts.ts';
+import { freePort } from '../lab/processes.ts';
 import { attempt, run } from '../lab/run.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -29,7 +30,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     await mkdir(tree);
     await run('tar', ['-xf', await findDebian(quiet), '-C', tree]);
     await copyFile(file, join(tree, basename(file)));
-    await inside('dpkg', '--install', `/${basename(file)}`);
+    await inside('dpkg', '--force-unsafe-io', '--install', `/${basename(file)}`);
   });
   after(() => folder?.[Symbol.asyncDispose]());
 
@@ -58,7 +59,9 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     const state = join(tree, 'tmp/state');
     await mkdir(state);
     await chown(state, 61_234, 61_234);
-    const env = ['LXSTOW_S3_ACCESS_KEY=a', 'LXSTOW_S3_SECRET_KEY=b', 'STATE_DIRECTORY=/tmp/state'];
+    const nobody = `127.0.0.1:${await freePort()}`;
+    const away = [`LXSTOW_S3_ENDPOINT=http://${nobody}`, `LXSTOW_NATS_SERVERS=nats://${nobody}`];
+    const env = ['LXSTOW_S3_ACCESS_KEY=a', 'LXSTOW_S3_SECRET_KEY=b', 'STATE_DIRECTORY=/tmp/state', ...away];
     const as = ['--userspec=61234:61234', tree, 'env', '-i', 'PATH=/usr/bin', ...env];
     const { status, stderr } = await attempt('chroot', [...as, 'lxstow', 'gateway']);
     assert.match(stderr, /NATS/);
@@ -97,7 +100,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     const config = join(tree, 'etc/lxstow/lxstow.yaml');
     const text = `${await readFile(config, 'utf8')}\nlog:\n  level: debug\n`;
     await writeFile(config, text);
-    await inside('dpkg', '--install', `/${basename(file)}`);
+    await inside('dpkg', '--force-unsafe-io', '--install', `/${basename(file)}`);
     assert.equal(await readFile(config, 'utf8'), text);
   });
 
