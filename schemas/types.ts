@@ -137,7 +137,7 @@ endpoint: string
  */
 publicEndpoint?: string
 /**
- * Must exist.
+ * `lxstow setup` makes it where there is none.
  */
 bucket: string
 /**

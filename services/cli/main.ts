@@ -9,6 +9,7 @@ import { createLogger, type Log } from '../logger.ts';
 import { version } from '../version.ts';
 import { addClientCommands, formatOption } from './clientCommands.ts';
 import { CliError, exitOf, exits } from './exit.ts';
+import { besideStandalone } from './ownNats.ts';
 
 type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
 
@@ -48,8 +49,8 @@ program
   );
 program
   .command('setup')
-  .description('make the streams, buckets and consumers on NATS; safe to repeat')
-  .action(long(setUpNats));
+  .description('make what gateways and workers need: streams and buckets on NATS, the bucket in S3; safe to repeat')
+  .action(long(async ({ config, log }) => (await import('./commands/setup.ts')).setUpAll(config, log)));
 program
   .command('config')
   .description('print the configuration in force, secrets masked')
@@ -194,16 +195,9 @@ function letters(run: (commands: LetterCommands, options: Parameters<Run>[0]) =>
   return long(async (options) => run(await import('./commands/deadLetters.ts'), options))();
 }
 
-async function setUpNats({ config, log }: Parameters<Run>[0]): Promise<void> {
-  const { connectNats } = await import('../queue/connection.ts');
-  const { setUp } = await import('../queue/topology.ts');
-  await using nats = await connectNats(config.nats, 'lxstow setup', log);
-  await setUp(nats, config);
-  log.info('streams, buckets and consumers are as they should be', { remotes: Object.keys(config.remotes) });
-}
-
 function configuration(): Config {
-  return loadConfig(configurationSource());
+  const source = configurationSource();
+  return besideStandalone(loadConfig(source), source.env, (path) => isGiven(source, path));
 }
 
 function configurationSource() {

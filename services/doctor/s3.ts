@@ -9,7 +9,7 @@ import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
-import { clientOptions, createS3Store } from '../storage/s3.ts';
+import { clientOptions, createS3Store, isNoBucket } from '../storage/s3.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, until } from './finding.ts';
 
@@ -44,8 +44,8 @@ export async function examineS3(
 
 function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   const message = messageOf(error);
-  if (/NoSuchBucket/.test(message) || isCode(error, 'not-found'))
-    return `Make it (\`mc mb ALIAS/${bucket}\`), or set s3.bucket.`;
+  if (isNoBucket(error) || isCode(error, 'not-found'))
+    return `Make it (\`lxstow setup\`, or \`mc mb ALIAS/${bucket}\`), or set s3.bucket.`;
   if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
   if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
   if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';

@@ -36,7 +36,7 @@ export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string 
 }
 
 /** The first version with all that the later features stand on; tests pin 2.15.1. */
-const oldestServer = [2, 14] as const;
+export const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
 /**

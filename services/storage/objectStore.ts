@@ -100,6 +100,12 @@ export interface ObjectStore {
   listUploads(prefix: string, signal: AbortSignal): AsyncIterable<OpenUpload>;
 }
 
+/** Makes the bucket itself. */
+export interface BucketMaker {
+  /** Resolves when the bucket is there, to whether it had to be made. Throws `s3-refused` where this user may not make it. */
+  ensureBucket(signal: AbortSignal): Promise<boolean>;
+}
+
 /** Makes URLs that need no credentials. */
 export interface Presigner {
   /** A URL under which anybody can GET the object for so long, as a file of that name. Nothing is asked of the server. */

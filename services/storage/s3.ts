@@ -7,12 +7,13 @@ import { Client } from 'minio';
 import { readText } from '../config.ts';
 import { type Config, formatTagging } from '../contract.ts';
 import { Downloader } from '../download.ts';
-import { LxstowError } from '../errors.ts';
-import type { ObjectStore, Presigner } from './objectStore.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import {
   bare,
   completion,
   formatQuery,
+  location,
   meaningOf,
   openUpload,
   parseListing,
@@ -35,6 +36,7 @@ interface Request {
 /** Manifests of 10 000 parts are about 3 MB; nothing else that is read whole comes near. */
 const smallObjectBytes = 64 * 1024 * 1024;
 const errorBytes = 64 * 1024;
+const noBucket = 'NoSuchBucket';
 /** Of a range's own signature: it is used at once. */
 const urlExpirySeconds = 900;
 
@@ -52,7 +54,7 @@ export function clientOptions(
 }
 
 /** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
-export function createS3Store(config: Config['s3']): ObjectStore & Presigner & Disposable {
+export function createS3Store(config: Config['s3']): ObjectStore & Presigner & BucketMaker & Disposable {
   const url = new URL(config.endpoint);
   const outside = new URL(config.publicEndpoint ?? config.endpoint);
   const secure = url.protocol === 'https:';
@@ -100,7 +102,8 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
     const code = typeof said === 'string' ? said : `HTTP ${status}`;
     const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}`;
     const meaning = meaningOf(code, status);
-    return new LxstowError(meaning, meaning === 's3-refused' ? `${text} (bucket ${config.bucket})` : text);
+    const advice = code === noBucket ? ': `lxstow setup` makes it' : '';
+    return new LxstowError(meaning, meaning === 's3-refused' ? `${text} (bucket ${config.bucket}${advice})` : text);
   }
 
   async function send(request: Request): Promise<IncomingMessage> {
@@ -154,9 +157,28 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
     return typeof found === 'object' && !Array.isArray(found) ? found : {};
   }
 
+  async function probe(signal: AbortSignal): Promise<void> {
+    await ask('ListBucketResult', { method: 'GET', query: { 'list-type': '2', 'max-keys': '1' }, signal });
+  }
+
   return {
-    async probe(signal) {
-      await ask('ListBucketResult', { method: 'GET', query: { 'list-type': '2', 'max-keys': '1' }, signal });
+    probe,
+
+    async ensureBucket(signal) {
+      try {
+        await probe(signal);
+        return false;
+      } catch (error) {
+        if (!isNoBucket(error)) throw error;
+      }
+      try {
+        await text({ method: 'PUT', body: location(config.region), signal });
+        return true;
+      } catch (error) {
+        // Somebody else made it meanwhile.
+        if (isCode(error, 's3-refused') && /BucketAlreadyOwnedByYou/.test((error as Error).message)) return false;
+        throw error;
+      }
     },
 
     async beginUpload(key, { tags, contentType, copies = false }, signal) {
@@ -328,6 +350,11 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & D
       downloader[Symbol.dispose]();
     },
   };
+}
+
+/** That the bucket is not there. */
+export function isNoBucket(error: unknown): boolean {
+  return isCode(error, 's3-refused') && (error as Error).message.includes(noBucket);
 }
 
 function md5(body: string): string {

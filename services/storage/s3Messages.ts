@@ -118,6 +118,12 @@ export function completion(parts: UploadedPart[], summed: boolean): string {
   return `<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${each.join('')}</CompleteMultipartUpload>`;
 }
 
+/** Where a bucket is to be; nothing for what S3 takes where nothing is said. */
+export function location(region: string): string {
+  if (region === 'us-east-1') return '';
+  return `<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><LocationConstraint>${escaped(region)}</LocationConstraint></CreateBucketConfiguration>`;
+}
+
 export function tagging(tags: Tags): string {
   const each = Object.entries(tags).map(
     ([key, value]) => `<Tag><Key>${escaped(key)}</Key><Value>${escaped(value)}</Value></Tag>`,

@@ -1,12 +1,15 @@
 /** `lxstow standalone`: one command, with a nats-server of its own that it takes down again. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { connect } from '@nats-io/transport-node';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
+import { startNats } from '../lab/nats.ts';
 import { findNatsServer } from '../lab/parts.ts';
 import { answers, type Daemon, freePort, startDaemon } from '../lab/processes.ts';
 import { attempt } from '../lab/run.ts';
@@ -31,9 +34,9 @@ describe('standalone', { timeout: 200_000 }, () => {
     configFile = join(folder.path, 'lxstow.json');
     const { s3 } = lab;
     assert.ok(s3);
-    const { endpoint, accessKey, secretKey, bucket } = s3;
+    const { endpoint, accessKey, secretKey } = s3;
     const config = {
-      s3: { endpoint, accessKey, secretKey, bucket },
+      s3: { endpoint, accessKey, secretKey, bucket: 'new-one' },
       remotes: { local: { socket: '/none' } },
       gateway: { port: await freePort(), healthPort: ports.gateway, stateDir: join(folder.path, 'state') },
       worker: { healthPort: ports.worker, graceMs: 1000 },
@@ -45,7 +48,7 @@ describe('standalone', { timeout: 200_000 }, () => {
     await lab?.[Symbol.asyncDispose]();
   });
 
-  const args = () => [cli, '--config', configFile, 'standalone', '--nats-port', String(natsPort)];
+  const args = (port = natsPort) => [cli, '--config', configFile, 'standalone', '--nats-port', String(port)];
   const start = (): Promise<Daemon> =>
     startDaemon({
       command: process.execPath,
@@ -74,9 +77,63 @@ describe('standalone', { timeout: 200_000 }, () => {
     await (await start()).stop();
   });
 
+  it('is found by the commands beside it, without their being told', async () => {
+    const beside = (...command: string[]) => attempt(process.execPath, [cli, '--config', configFile, ...command]);
+    const daemon = await start();
+    const token = await beside('trust', 'token', 'anna');
+    assert.equal(token.status, 0, token.stderr);
+    assert.match((await beside('trust', 'list-tokens')).stdout.toString(), /anna/);
+    assert.equal((await beside('dead-letters', 'list')).status, 0);
+    const doctor = await beside('doctor', '--only', 'nats,s3', '--format', 'csv');
+    assert.equal(doctor.status, 0, doctor.stdout.toString());
+    assert.match(doctor.stdout.toString(), /bucket new-one is there/);
+    assert.match((await beside('config')).stdout.toString(), new RegExp(`nats://127\\.0\\.0\\.1:${natsPort}`));
+    await daemon.stop();
+    assert.doesNotMatch((await beside('config')).stdout.toString(), new RegExp(`:${natsPort}`));
+  });
+
+  it('takes up again the nats-server that it was killed beside, and no other', async () => {
+    const daemon = await start();
+    await daemon.kill('SIGKILL');
+    await (await start()).stop();
+    const password = await readFile(join(folder.path, 'state', 'nats', 'password'), 'utf8');
+    await (await asNats({ user: 'lxstow', pass: password })).close();
+
+    await using nats = await startNats({ name: 'strange', log });
+    await using silent = await listening((socket) => socket.unref());
+    await using loud = await listening((socket) => socket.end('220 mail.example.net ESMTP\r\n'));
+    for (const [port, said] of [
+      [nats.port, /a NATS server \(2\.\d+\.\d+\) that is not standalone's own .*nats\.servers: \[nats:/],
+      [silent.port, /no NATS server listens on port/],
+      [loud.port, /no NATS server listens on port/],
+    ] as const) {
+      const refused = await attempt(process.execPath, args(port), { env: { ...process.env, PATH: path } });
+      assert.equal(refused.status, 78, refused.stderr);
+      assert.match(refused.stderr, said);
+    }
+  });
+
   it('says so when there is no nats-server', async () => {
+    natsPort = await freePort();
     const { status, stderr } = await attempt(process.execPath, args(), { env: { ...process.env, PATH: '/nowhere' } });
     assert.equal(status, 69, stderr);
     assert.match(stderr, /nats\.servers is not configured, and nats-server cannot be started/);
   });
 });
+
+/** A server that does this with who connects. */
+async function listening(meet: (socket: Socket) => void): Promise<AsyncDisposable & { port: number }> {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    meet(socket);
+  });
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  return {
+    port: (server.address() as AddressInfo).port,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      await once(server.close(), 'close');
+    },
+  };
+}

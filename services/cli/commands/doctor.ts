@@ -8,6 +8,7 @@ import {
   type Check,
   examine,
   type Finding,
+  type Report,
   type Role,
   reportTo,
   roles,
@@ -19,6 +20,7 @@ import { examineS3 } from '../../doctor/s3.ts';
 import { LxstowError } from '../../errors.ts';
 import { createLogger } from '../../logger.ts';
 import { type Format, print } from '../output.ts';
+import { besideStandalone } from '../ownNats.ts';
 
 export interface DoctorCommand {
   source: ConfigSource;
@@ -37,7 +39,8 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   const findings: Finding[] = [];
   const report = reportTo(findings, 'configuration');
   const examined = examineConfig(source);
-  const { config, faults } = examined;
+  const { faults } = examined;
+  const config = examined.config && beside(examined.config, examined, source.env, report);
   for (const fault of faults) report('problem', fault, 'See docs/configuration.md, or `lxstow config`.');
   examineNode(report);
   if (config) {
@@ -49,6 +52,16 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   show(shown, format);
   if (shown.some(({ level }) => level === 'problem')) return 1;
   return strict && shown.some(({ level }) => level === 'warning') ? 2 : 0;
+}
+
+/** That its NATS cannot be looked up is one finding more. */
+function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, report: Report): Config {
+  try {
+    return besideStandalone(config, env, isGiven);
+  } catch (error) {
+    report('problem', (error as Error).message, 'sudo -u USER lxstow doctor');
+    return config;
+  }
 }
 
 async function examineAll(

@@ -2,18 +2,18 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { stateDir } from '../../config.ts';
 import type { Config } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import { runGateway } from '../../gateway/main.ts';
 import type { Log } from '../../logger.ts';
-import { connectNats } from '../../queue/connection.ts';
-import { setUp } from '../../queue/topology.ts';
+import { oldestServer } from '../../queue/connection.ts';
 import { runWorker } from '../../worker/main.ts';
+import { type OwnNatsFiles, ownNatsFiles, ownNatsName, withOwnNats } from '../ownNats.ts';
+import { setUpAll } from './setup.ts';
 
 export interface StandaloneOptions {
   config: Config;
@@ -27,16 +27,15 @@ export interface StandaloneOptions {
 const natsStartMs = 30_000;
 const natsStopMs = 10_000;
 const lookEveryMs = 50;
+/** A NATS server speaks at once. */
+const introductionMs = 2000;
 
 /** Runs until `stop`, or until one of them fails: then the others are stopped, and it throws why. */
 export async function runStandalone({ config: given, env, log, stop, natsPort }: StandaloneOptions): Promise<void> {
   const failed = new AbortController();
   await using own = natsPort === undefined ? undefined : await openNats(given, env, log, natsPort, failed);
   const config = own?.config ?? given;
-  {
-    await using nats = await connectNats(config.nats, 'lxstow setup', log);
-    await setUp(nats, config);
-  }
+  await setUpAll(config, log);
   const options = { config, env, log, stop: AbortSignal.any([stop, failed.signal]) };
   const stopOthers = (error: unknown) => {
     failed.abort(error);
@@ -45,17 +44,23 @@ export async function runStandalone({ config: given, env, log, stop, natsPort }:
   failed.signal.throwIfAborted();
 }
 
-/** A server on loopback that only who reads the state directory may use. One that listens there already is used as it is. */
+/** A server on loopback that only who reads the state directory may use. The one that a killed `standalone` left is used as it is, and left. */
 async function openNats(config: Config, env: NodeJS.ProcessEnv, log: Log, port: number, failed: AbortController) {
-  const dir = join(stateDir(config, env), 'nats');
-  const password = await secret(dir);
-  const nats = { ...config.nats, servers: [`nats://127.0.0.1:${port}`], user: 'lxstow', password };
-  const child = (await listens(port)) ? undefined : await startServer(dir, port, password, failed);
-  log.info(child ? 'nats-server started' : 'a NATS server is there already', { port, dir });
+  const files = ownNatsFiles(config, env);
+  const { dir } = files;
+  const password = await secret(files);
+  const there = await introduced(port);
+  if (there && there.name !== ownNatsName(password)) throw strange(port, there);
+  const child = there ? undefined : await startServer(dir, port, password, failed);
+  const url = `nats://127.0.0.1:${port}`;
+  await writeFile(files.url, url);
+  log.info(child ? 'nats-server started' : 'the nats-server of an earlier standalone is there', { port, dir });
   return {
-    config: { ...config, nats },
+    config: withOwnNats(config, url, password),
     async [Symbol.asyncDispose]() {
-      if (!child || child.exitCode !== null || child.signalCode !== null) return;
+      if (!child) return;
+      await rm(files.url, { force: true });
+      if (child.exitCode !== null || child.signalCode !== null) return;
       child.removeAllListeners('exit');
       const exit = once(child, 'exit');
       child.kill('SIGTERM');
@@ -73,7 +78,9 @@ async function startServer(
   failed: AbortController,
 ): Promise<ChildProcess> {
   const file = join(dir, 'nats.conf');
-  const content = `listen: "127.0.0.1:${port}"
+  const name = ownNatsName(password);
+  const content = `server_name: ${name}
+listen: "127.0.0.1:${port}"
 jetstream { store_dir: ${JSON.stringify(join(dir, 'store'))}, sync_interval: always }
 authorization { user: lxstow, password: "${password}" }
 log_file: ${JSON.stringify(join(dir, 'nats.log'))}
@@ -85,12 +92,19 @@ logfile_size_limit: 10MB
   const fail = (message: string, cause?: unknown) =>
     failed.abort(new LxstowError('nats-unavailable', message, { cause }));
   child.on('error', (error) =>
-    fail(`nats.servers is not configured, and nats-server cannot be started: ${error.message}`, error),
+    fail(
+      `nats.servers is not configured, and nats-server cannot be started: ${error.message}. Install nats-server ${oldestServer.join('.')} or newer on the PATH, or configure nats.servers`,
+      error,
+    ),
   );
   child.on('exit', (code, signal) =>
     fail(`nats-server ended with ${signal ?? `status ${code}`}: see ${join(dir, 'nats.log')}`),
   );
-  for (const until = performance.now() + natsStartMs; !(await listens(port)); await delay(lookEveryMs)) {
+  for (
+    const until = performance.now() + natsStartMs;
+    (await introduced(port))?.name !== name;
+    await delay(lookEveryMs)
+  ) {
     failed.signal.throwIfAborted();
     if (performance.now() < until) continue;
     child.kill('SIGKILL');
@@ -100,8 +114,7 @@ logfile_size_limit: 10MB
 }
 
 /** Made the first time. */
-async function secret(dir: string): Promise<string> {
-  const file = join(dir, 'password');
+async function secret({ dir, password: file }: OwnNatsFiles): Promise<string> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   try {
     await writeFile(file, randomBytes(24).toString('hex'), { mode: 0o600, flag: 'wx' });
@@ -111,13 +124,48 @@ async function secret(dir: string): Promise<string> {
   return readFile(file, 'utf8');
 }
 
-function listens(port: number): Promise<boolean> {
+interface Introduction {
+  /** Undefined: no NATS server. */
+  name?: string | undefined;
+  version?: string | undefined;
+}
+
+/** Who listens there; undefined: nobody. A NATS server tells its name before it wants to know anything. */
+function introduced(port: number): Promise<Introduction | undefined> {
   return new Promise((resolve) => {
-    const socket = connect({ host: '127.0.0.1', port });
-    socket.once('connect', () => {
+    const socket = connect({ host: '127.0.0.1', port, timeout: introductionMs });
+    let said = '';
+    let there = false;
+    const end = (introduction: Introduction | undefined) => {
       socket.destroy();
-      resolve(true);
+      resolve(introduction);
+    };
+    socket.on('connect', () => {
+      there = true;
     });
-    socket.once('error', () => resolve(false));
+    socket.setEncoding('utf8').on('data', (text: string) => {
+      said += text;
+      if (said.includes('\n')) end(introductionIn(said));
+    });
+    socket.on('timeout', () => end({}));
+    for (const event of ['error', 'close']) socket.on(event, () => end(there ? {} : undefined));
   });
+}
+
+function introductionIn(said: string): Introduction {
+  try {
+    const { server_name: name, version } = JSON.parse(/^INFO (\{.*\})\s*$/m.exec(said)?.[1] ?? '{}');
+    return { name, version };
+  } catch {
+    return {};
+  }
+}
+
+/** Jobs and secrets are not for whatever NATS happens to be there. */
+function strange(port: number, { name, version }: Introduction): LxstowError {
+  const what =
+    name === undefined
+      ? `something that is no NATS server listens on port ${port}: give standalone's own another one (--nats-port)`
+      : `a NATS server (${version}) that is not standalone's own listens on port ${port}. To use it, configure nats.servers: [nats://127.0.0.1:${port}]; to have one of its own beside it, say --nats-port`;
+  return new LxstowError('bad-config', what);
 }

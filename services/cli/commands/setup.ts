@@ -1,0 +1,27 @@
+/** `lxstow setup`: all that gateways and workers find in place, on NATS and in S3. Safe to repeat. */
+import type { Config } from '../../contract.ts';
+import { isCode } from '../../errors.ts';
+import type { Log } from '../../logger.ts';
+import { connectNats } from '../../queue/connection.ts';
+import { setUp } from '../../queue/topology.ts';
+import { createS3Store } from '../../storage/s3.ts';
+
+const s3PatienceMs = 10_000;
+
+/** Throws what keeps gateways and workers from starting. A store that does not answer does not: they wait for it, too. */
+export async function setUpAll(config: Config, log: Log): Promise<void> {
+  {
+    await using nats = await connectNats(config.nats, 'lxstow setup', log);
+    await setUp(nats, config);
+    log.info('streams, buckets and consumers are as they should be', { remotes: Object.keys(config.remotes) });
+  }
+  const { endpoint, bucket } = config.s3;
+  using store = createS3Store(config.s3);
+  try {
+    const made = await store.ensureBucket(AbortSignal.timeout(s3PatienceMs));
+    log.info(made ? 'bucket made' : 'the bucket is there', { bucket, endpoint });
+  } catch (error) {
+    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
+    log.warn('the object store does not answer: whether the bucket is there is not known', { bucket, error });
+  }
+}

@@ -1,0 +1,46 @@
+/** The nats-server that `standalone` runs for itself, and how the commands beside it find it: by its state directory. */
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { readText, stateDir } from '../config.ts';
+import type { Config } from '../contract.ts';
+import { LxstowError, systemCode } from '../errors.ts';
+
+export interface OwnNatsFiles {
+  dir: string;
+  /** Made once, and kept. */
+  password: string;
+  /** The server's URL, for as long as it runs. */
+  url: string;
+}
+
+export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFiles {
+  const dir = join(stateDir(config, env), 'nats');
+  return { dir, password: join(dir, 'password'), url: join(dir, 'url') };
+}
+
+/** What it is called: who knows the password knows its server from any other, before it has said the password to it. */
+export function ownNatsName(password: string): string {
+  return `lxstow-${createHash('sha256').update(password).digest('hex').slice(0, 16)}`;
+}
+
+export function withOwnNats(config: Config, url: string, password: string): Config {
+  return { ...config, nats: { ...config.nats, servers: [url], user: 'lxstow', password } };
+}
+
+const ways = ['servers', 'user', 'password', 'token', 'credentials', 'nkey'];
+
+/** The configuration with standalone's own NATS, where it runs and no other is configured. */
+export function besideStandalone(config: Config, env: NodeJS.ProcessEnv, isGiven: (path: string[]) => boolean): Config {
+  if (ways.some((way) => isGiven(['nats', way]))) return config;
+  const files = ownNatsFiles(config, env);
+  const read = (file: string) => readText(file, 'nats.servers is not configured, and the NATS of `lxstow standalone`');
+  try {
+    return withOwnNats(config, read(files.url), read(files.password));
+  } catch (error) {
+    const why = systemCode((error as Error).cause);
+    if (why === 'ENOENT' || why === 'ENOTDIR') return config;
+    throw new LxstowError('bad-config', `${(error as Error).message}: run this as the user who runs that`, {
+      cause: error,
+    });
+  }
+}
