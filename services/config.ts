@@ -48,7 +48,9 @@ export interface ConfigSource {
  */
 export function loadConfig(source: ConfigSource): Config {
   const { raw, file } = given(source);
-  const where = file ? `configuration (${file} and environment)` : 'configuration (environment)';
+  const where = file
+    ? `configuration (${file} and environment)`
+    : 'configuration (the environment; no file: --config or LXSTOW_CONFIG names one)';
   return checked(raw, where);
 }
 

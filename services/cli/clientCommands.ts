@@ -5,7 +5,8 @@ import { type Format, formats } from './output.ts';
 
 export const formatOption = () => new Option('-f, --format <format>', 'how to print').choices(formats).default('table');
 const instance = '<instance>';
-const each = (text: string, before: string[]) => [...before, text];
+const several = (flags: string, what: string) =>
+  new Option(flags, what).argParser((text: string, before: string[]) => [...before, text]).default([], 'none');
 
 /** Sets the exit status to what the command says. */
 function exiting<A extends unknown[]>(run: (...args: A) => Promise<Exit>): (...args: A) => Promise<void> {
@@ -26,7 +27,7 @@ export function addClientCommands(program: Command): void {
       );
   const waiting = (command: Command) =>
     command
-      .option('--wait', 'until it has ended; Ctrl-C then asks the server to cancel (the default)', true)
+      .option('--wait', 'until it has ended; Ctrl-C then asks the server to cancel', true)
       .option('--no-wait', 'only begin it')
       .option('-q, --quiet', 'no progress')
       .addOption(formatOption());
@@ -40,13 +41,13 @@ export function addClientCommands(program: Command): void {
           .argument('[instance...]', '[remote:]instance; with --all or --selector [remote:]'),
       )
         .option('--all', 'every instance of the project')
-        .option(
-          '--selector <key=value>',
-          'those it fits: status, type, name, architecture, location, or a key of their configuration; again: and',
-          each,
-          [],
+        .addOption(
+          several(
+            '--selector <key=value>',
+            'those it fits: status, type, name, architecture, location, or a key of their configuration; again: and',
+          ),
         )
-        .option('--tag <key=value>', 'a tag of the backup; again for more', each, [])
+        .addOption(several('--tag <key=value>', 'a tag of the backup; again for more'))
         .option('--notify <url>', 'who is told how it ended, besides those that the gateway always tells')
         .option('--name <name>', 'what to call the backup (default: by the time)')
         .addOption(

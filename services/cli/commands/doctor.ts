@@ -41,10 +41,11 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   const examined = examineConfig(source);
   const { faults } = examined;
   const config = examined.config && beside(examined.config, examined, source.env, report);
-  for (const fault of faults) report('problem', fault, 'See docs/configuration.md, or `lxstow config`.');
+  const file = source.file ?? source.env.LXSTOW_CONFIG;
+  const advice = file ? 'See docs/configuration.md, or `lxstow config`.' : 'Is it in a file? `lxstow -c FILE doctor`.';
+  for (const fault of faults) report('problem', fault, advice);
   examineNode(report);
   if (config) {
-    const file = source.file ?? source.env.LXSTOW_CONFIG;
     if (file) await examineFile(file, secrets.some(examineConfig({ file, env: {} }).isGiven), report);
     findings.push(...(await examineAll(config, source.env, role ? [role] : rolesIn(examined), wanted, stop)));
   }

@@ -43,12 +43,15 @@ export async function restoreCommand(
     await forAll(jobs, async (job) => {
       if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
       const { where, backup } = job;
-      job.operation = await suggesting(where, backup, () =>
+      const asked = suggesting(where, backup, () =>
         where.gateway.ask('POST', ['instances', where.instance, 'backups', backup], {
           body: bodyOf(options),
           query: where.place,
         }),
       );
+      job.operation = await asked.catch((error) => {
+        throw withOptions(error, options);
+      });
     });
     const [first] = jobs;
     if (!all && first?.error) throw first.error;
@@ -99,6 +102,16 @@ async function everyInstance(
   }
   if (latest.size === 0) throw new CliError(exits.notFound, 'there are no backups', { hint: 'lxstow list --all' });
   return [...latest.values()];
+}
+
+/** The API says how it is done in a body; here it is an option. */
+function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unknown {
+  const isOther = !(error instanceof CliError) || error.exit !== exits.conflict || error.hint !== undefined;
+  if (isOther || all || as !== undefined || replace) return error;
+  return new CliError(error.exit, error.message, {
+    hint: '--as NAME: beside it; --replace: in its place',
+    cause: error,
+  });
 }
 
 function bodyOf({ as, pool, toProject, toTarget, start, replace, notify }: RestoreOptions): object {
