@@ -1,0 +1,172 @@
+/** The commands of README.md and docs/, typed as they are, on a machine of their own: what is not run is named, with its reason. */
+import assert from 'node:assert/strict';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { findLxd } from '../lab/findLxd.ts';
+import { type LabFolder, openFolder } from '../lab/folder.ts';
+import { type LabLxd, startLxd } from '../lab/lxd.ts';
+import { type Machine, openMachine } from '../lab/machine.ts';
+import { blocksOf, isTyped, type PageOptions, typePage } from '../lab/page.ts';
+import { findMc, findMinio, findNatsCli, findNatsServer } from '../lab/parts.ts';
+import { answers, startDaemon } from '../lab/processes.ts';
+import { run } from '../lab/run.ts';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const quiet = () => undefined;
+
+/** What other tests type. */
+const elsewhere = ['docs/disaster.md', 'docs/nats.md'];
+/** Each on a machine where nothing of lxstow is yet. */
+const fromNothing = ['README.md', 'docs/quickstart.md', 'docs/homelab.md'];
+/** In this order, where lxstow is at work. */
+const atWork = [
+  'docs/cli.md',
+  'docs/api.md',
+  'docs/security.md',
+  'docs/upkeep.md',
+  'docs/upgrade.md',
+  'docs/observability.md',
+];
+
+/** All that is not as the pages say, and why. */
+const replace: Record<string, string> = {
+  // There is no network to get images from.
+  'ubuntu:24.04': 'bb',
+  // These end with Ctrl-C.
+  'lxstow operations watch --format json': 'ctrl-c lxstow operations watch --format json',
+  'lxc monitor stow: --type=lifecycle': 'ctrl-c lxc monitor stow: --type=lifecycle',
+};
+
+/** Commands of the lab's. */
+const commands: Record<string, string> = {
+  // Has said enough after a while.
+  'ctrl-c': 'timeout --signal=INT 3 "$@"; [ $? -le 130 ]',
+};
+
+/** Its configuration, started, with a few containers; as the quick start leaves it, but for the client. */
+const working = `
+cat >lxstow.yaml <<'END'
+s3: { endpoint: "http://127.0.0.1:9000", accessKey: lxstow, secretKey: change-me-now }
+END
+chmod 600 lxstow.yaml
+lxstow -c lxstow.yaml standalone >lxstow.log 2>&1 &
+lxc profile create nightly
+for name in c1 c2 web; do lxc launch bb $name --profile default --profile nightly; done
+curl -sf --retry 30 --retry-all-errors http://127.0.0.1:8081/readyz
+`;
+
+/** What has happened before somebody reads a page. */
+const happened: Record<string, string> = {
+  'docs/api.md': 'lxc remote add stow "$(lxstow -c lxstow.yaml trust token lxc)"\n',
+  // Two messages that are none, and what an operation left that nobody knows.
+  'docs/upkeep.md': `
+for n in 1 2; do
+  nats --user lxstow --password "$(cat ~/.local/state/lxstow/nats/password)" \
+    request lxstow.jobs.local.backup.default.web '{"compression":"xz"}'
+done
+lxc query --wait -X POST /1.0/instances/web/backups -d '{"name":"lxstow-226e0430-b2c4-4903-a675-50067b3c7139-2"}'
+until [ "$(lxstow -c lxstow.yaml dead-letters list --format csv | wc -l)" = 2 ]; do :; done
+export LXSTOW_CONFIG=lxstow.yaml
+`,
+  'docs/upgrade.md': 'lxstow backup web\n',
+};
+
+const found = process.env.LXSTOW_LAB_LXD_SOCKET
+  ? { available: false, reason: 'the pages have an LXD of their own' }
+  : await findLxd(quiet);
+const skip = found.available ? false : found.reason;
+
+it('each page with commands is typed, here or elsewhere', async () => {
+  const known = [...elsewhere, ...fromNothing, ...atWork];
+  const docs = await readdir(join(root, 'docs'));
+  const names = docs.filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`);
+  for (const name of ['README.md', ...names]) {
+    const typed = blocksOf(await readFile(join(root, name), 'utf8')).some(
+      (block) => isTyped(block) && block.notRun === undefined,
+    );
+    assert.equal(known.includes(name), typed, `${name} ${typed ? 'is typed by no test' : 'has nothing to type'}`);
+  }
+});
+
+describe('the documents', { timeout: 600_000, skip }, () => {
+  let machineFolder: LabFolder;
+  let machine: Machine;
+  let lxd: LabLxd;
+  const binaries: Record<string, string> = {};
+  before(async () => {
+    machineFolder = await openFolder('docs', quiet);
+    // Before LXD mounts anything: what is mounted now would stay so there.
+    machine = await openMachine(machineFolder);
+    lxd = await startLxd({ name: 'docs', log: quiet });
+    await lxd.lxc(['profile', 'set', 'default', 'security.privileged=true']);
+    const parts = { 'nats-server': findNatsServer, minio: findMinio, mc: findMc, nats: findNatsCli };
+    for (const [name, find] of Object.entries(parts)) binaries[name] = await find(quiet);
+  });
+  after(async () => {
+    await lxd?.[Symbol.asyncDispose]();
+    await machineFolder?.[Symbol.asyncDispose]();
+  });
+
+  const settings = (folder: LabFolder): PageOptions => ({
+    folder,
+    replace,
+    commands: {
+      ...Object.fromEntries(Object.entries(binaries).map(([name, path]) => [name, `exec '${path}' "$@"`])),
+      ...commands,
+    },
+    enter: machine.enter,
+    env: { LXD_DIR: lxd.dir },
+  });
+
+  /** MinIO where the pages have it, and with their keys. */
+  async function startStore(folder: LabFolder): Promise<void> {
+    const [enter = '', ...there] = machine.enter;
+    await startDaemon({
+      command: enter,
+      args: [...there, binaries.minio ?? '', 'server', join(folder.path, 'minio'), '--address', '127.0.0.1:9000'],
+      folder,
+      env: { MINIO_ROOT_USER: 'lxstow', MINIO_ROOT_PASSWORD: 'change-me-now' },
+      ready: answers(() => run(enter, [...there, 'curl', '-sf', 'http://127.0.0.1:9000/minio/health/ready'])),
+    });
+  }
+
+  async function removeInstances(): Promise<void> {
+    const names = (await lxd.lxc(['list', '--format', 'csv', '--columns', 'n'])).split('\n').filter(Boolean);
+    if (names.length > 0) await lxd.lxc(['delete', '--force', ...names]);
+  }
+
+  for (const page of fromNothing) {
+    it(page, async () => {
+      await using folder = await openFolder('docs-page', quiet);
+      if (page !== 'docs/quickstart.md') {
+        await lxd.launch('c1', { dataMiB: 1 });
+        await startStore(folder);
+      }
+      try {
+        await typePage(page, settings(folder));
+      } finally {
+        await removeInstances();
+      }
+    });
+  }
+
+  describe('where lxstow is at work', () => {
+    let folder: LabFolder;
+    before(async () => {
+      folder = await openFolder('docs-at-work', quiet);
+      await startStore(folder);
+      await typePage(undefined, { ...settings(folder), before: working });
+    });
+    after(async () => {
+      await folder?.[Symbol.asyncDispose]();
+      await removeInstances();
+    });
+
+    for (const page of atWork)
+      it(page, async () => {
+        await typePage(page, { ...settings(folder), before: happened[page] ?? '' });
+      });
+  });
+});
