@@ -1,6 +1,6 @@
 /** The commands of README.md and docs/, typed as they are, on a machine of their own: what is not run is named, with its reason. */
 import assert from 'node:assert/strict';
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +9,7 @@ import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type LabLxd, startLxd } from '../lab/lxd.ts';
 import { type Machine, openMachine } from '../lab/machine.ts';
 import { blocksOf, isTyped, type PageOptions, typePage } from '../lab/page.ts';
-import { findMc, findMinio, findNatsCli, findNatsServer } from '../lab/parts.ts';
+import { findMc, findMinio, findNatsCli, findNatsServer, findPromtool } from '../lab/parts.ts';
 import { answers, startDaemon } from '../lab/processes.ts';
 import { run } from '../lab/run.ts';
 
@@ -20,6 +20,9 @@ const quiet = () => undefined;
 const elsewhere = ['docs/disaster.md', 'docs/nats.md'];
 /** Each on a machine where nothing of lxstow is yet. */
 const fromNothing = ['README.md', 'docs/quickstart.md', 'docs/homelab.md'];
+/** Where one machine stands for all of its hosts. */
+const cluster = 'docs/production.md';
+const hosts = ['nats-1', 'nats-2', 'nats-3', 's3', 'gw-1 backup', 'gw-2', 'berlin', 'oslo'];
 /** In this order, where lxstow is at work. */
 const atWork = [
   'docs/cli.md',
@@ -39,9 +42,12 @@ const replace: Record<string, string> = {
   'lxc monitor stow: --type=lifecycle': 'ctrl-c lxc monitor stow: --type=lifecycle',
 };
 
+const packages = '/var/lib/npm';
 /** Commands of the lab's. */
 const commands: Record<string, string> = {
   // Has said enough after a while.
+  // The package is the sources.
+  npm: `[ "$*" = 'root -g' ] && echo '${packages}'`,
   'ctrl-c': 'timeout --signal=INT 3 "$@"; [ $? -le 130 ]',
 };
 
@@ -79,7 +85,7 @@ const found = process.env.LXSTOW_LAB_LXD_SOCKET
 const skip = found.available ? false : found.reason;
 
 it('each page with commands is typed, here or elsewhere', async () => {
-  const known = [...elsewhere, ...fromNothing, ...atWork];
+  const known = [...elsewhere, ...fromNothing, cluster, ...atWork];
   const docs = await readdir(join(root, 'docs'));
   const names = docs.filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`);
   for (const name of ['README.md', ...names]) {
@@ -98,11 +104,21 @@ describe('the documents', { timeout: 600_000, skip }, () => {
   before(async () => {
     machineFolder = await openFolder('docs', quiet);
     // Before LXD mounts anything: what is mounted now would stay so there.
-    machine = await openMachine(machineFolder);
+    machine = await openMachine(machineFolder, hosts);
     lxd = await startLxd({ name: 'docs', log: quiet });
     await lxd.lxc(['profile', 'set', 'default', 'security.privileged=true']);
-    const parts = { 'nats-server': findNatsServer, minio: findMinio, mc: findMc, nats: findNatsCli };
-    for (const [name, find] of Object.entries(parts)) binaries[name] = await find(quiet);
+    const parts = {
+      'nats-server': findNatsServer,
+      minio: findMinio,
+      mc: findMc,
+      nats: findNatsCli,
+      promtool: findPromtool,
+    };
+    for (const [name, find] of Object.entries(parts)) {
+      // By the name that it goes by: mc's files are called after it.
+      binaries[name] = join(machineFolder.path, name);
+      await symlink(await find(quiet), binaries[name]);
+    }
   });
   after(async () => {
     await lxd?.[Symbol.asyncDispose]();
@@ -151,6 +167,21 @@ describe('the documents', { timeout: 600_000, skip }, () => {
       }
     });
   }
+
+  it(cluster, async () => {
+    await using oslo = await startLxd({ name: 'docs-oslo', log: quiet });
+    await using folder = await openFolder('docs-page', quiet);
+    for (const each of [lxd, oslo]) await each.launch('c1', { dataMiB: 1 });
+    try {
+      await typePage(cluster, {
+        ...settings(folder),
+        before: `mkdir ${packages} && ln -s '${root}' ${packages}/lxstow\n`,
+        hosts: { berlin: { LXD_DIR: lxd.dir }, oslo: { LXD_DIR: oslo.dir } },
+      });
+    } finally {
+      await removeInstances();
+    }
+  });
 
   describe('where lxstow is at work', () => {
     let folder: LabFolder;

@@ -1,7 +1,7 @@
 /** A page of docs/ as what it is for its readers: commands to type, files to write, and what is then to be seen. */
 import assert from 'node:assert/strict';
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { LabFolder } from './folder.ts';
 import { attempt } from './run.ts';
@@ -106,7 +106,6 @@ ${before}`;
     const [, name] = /^# (\S+)\n/.exec(here) ?? [];
     const compared = notCompared === undefined;
     if (['yaml', 'json'].includes(language) && name) {
-      await mkdir(dirname(join(home, name)), { recursive: true });
       script += `mkdir -p "$(dirname ${name})"; cat >${name} <<'END OF FILE'\n${here}END OF FILE\n`;
     } else if (language === 'sh') {
       typed += 1;
