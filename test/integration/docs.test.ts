@@ -17,9 +17,9 @@ const root = fileURLToPath(new URL('../../', import.meta.url));
 const quiet = () => undefined;
 
 /** What other tests type. */
-const elsewhere = ['docs/disaster.md', 'docs/nats.md'];
+const elsewhere = ['docs/disaster.md', 'docs/nats.md', 'docs/notifications.md'];
 /** Each on a machine where nothing of lxstow is yet. */
-const fromNothing = ['README.md', 'docs/quickstart.md', 'docs/homelab.md'];
+const fromNothing = ['README.md', 'docs/quickstart.md', 'docs/homelab.md', 'docs/install.md'];
 /** Where one machine stands for all of its hosts. */
 const cluster = 'docs/production.md';
 const hosts = ['nats-1', 'nats-2', 'nats-3', 's3', 'gw-1 backup', 'gw-2', 'berlin', 'oslo'];
@@ -37,6 +37,8 @@ const atWork = [
 const replace: Record<string, string> = {
   // There is no network to get images from.
   'ubuntu:24.04': 'bb',
+  // The package is the sources.
+  '/usr/share/doc/lxstow/': `${root}`,
   // These end with Ctrl-C.
   'lxstow operations watch --format json': 'ctrl-c lxstow operations watch --format json',
   'lxc monitor stow: --type=lifecycle': 'ctrl-c lxc monitor stow: --type=lifecycle',
@@ -46,8 +48,14 @@ const packages = '/var/lib/npm';
 /** Commands of the lab's. */
 const commands: Record<string, string> = {
   // Has said enough after a while.
-  // The package is the sources.
   npm: `[ "$*" = 'root -g' ] && echo '${packages}'`,
+  // No systemd: what a unit says of the environment, and its command.
+  'systemd-run': 'shift; "$@" >/var/lib/systemd-run.log 2>&1 &',
+  systemctl: `shift 2; for unit; do
+  env $(sed -n 's/^Environment=//p' '${root}packaging/systemd/'$unit.service | sed 's,%d,/etc/lxstow/credentials,') \\
+    lxstow \${unit#lxstow-} >/var/lib/$unit.log 2>&1 &
+done
+for port in 8081 8082; do curl -sf --retry 30 --retry-all-errors http://127.0.0.1:$port/readyz; done`,
   'ctrl-c': 'timeout --signal=INT 3 "$@"; [ $? -le 130 ]',
 };
 
@@ -65,6 +73,12 @@ curl -sf --retry 30 --retry-all-errors http://127.0.0.1:8081/readyz
 
 /** What has happened before somebody reads a page. */
 const happened: Record<string, string> = {
+  'docs/production.md': `mkdir ${packages} && ln -s '${root}' ${packages}/lxstow\n`,
+  // What the package brings.
+  'docs/install.md': `
+mkdir -p /etc/lxstow/credentials /etc/lxstow/trust
+cp '${root}packaging/lxstow.yaml' '${root}packaging/admin.env' /etc/lxstow/
+`,
   'docs/api.md': 'lxc remote add stow "$(lxstow -c lxstow.yaml trust token lxc)"\n',
   // Two messages that are none, and what an operation left that nobody knows.
   'docs/upkeep.md': `
@@ -161,7 +175,7 @@ describe('the documents', { timeout: 600_000, skip }, () => {
         await startStore(folder);
       }
       try {
-        await typePage(page, settings(folder));
+        await typePage(page, { ...settings(folder), before: happened[page] ?? '' });
       } finally {
         await removeInstances();
       }
@@ -175,7 +189,7 @@ describe('the documents', { timeout: 600_000, skip }, () => {
     try {
       await typePage(cluster, {
         ...settings(folder),
-        before: `mkdir ${packages} && ln -s '${root}' ${packages}/lxstow\n`,
+        before: happened[cluster] ?? '',
         hosts: { berlin: { LXD_DIR: lxd.dir }, oslo: { LXD_DIR: oslo.dir } },
       });
     } finally {
