@@ -88,11 +88,12 @@ export async function describeInstance(
       throw new LxstowError('not-found', `instance ${nameOf(address)} does not exist`, { cause: error });
     throw error;
   });
-  const snapshots = await lxd.get<string[]>(`${instancePath(address)}/snapshots`, query, signal);
-  const profiles = await Promise.all(
-    instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
-  );
   const pool = rootPool(instance.expanded_devices) ?? '';
+  const [snapshots, driver = '', ...profiles] = await Promise.all([
+    lxd.get<string[]>(`${instancePath(address)}/snapshots`, query, signal),
+    pool ? poolDriver(lxd, pool, signal) : '',
+    ...instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
+  ]);
   const { architecture, config, devices, type } = instance;
   return {
     architecture,
@@ -100,7 +101,7 @@ export async function describeInstance(
     devices,
     type,
     pool,
-    driver: pool ? ((await poolDriver(lxd, pool, signal)) ?? '') : '',
+    driver,
     profiles: profiles.map(({ name, description = '', config, devices }) => ({ name, description, config, devices })),
     snapshots: snapshots.map((path) => decodeURIComponent(path.split('?')[0]?.split('/').at(-1) ?? '')),
   };

@@ -129,8 +129,10 @@ async function begin(
 ): Promise<BackupCheckpoint> {
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
-  const instance = await describeInstance(client, address, signal);
-  const lxd = await describeServer(client, signal);
+  const [instance, lxd] = await Promise.all([
+    describeInstance(client, address, signal),
+    describeServer(client, signal),
+  ]);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
   const { optimized } = await generate(job, lxdBackup, attempt, tools);
