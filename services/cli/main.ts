@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
+import { setFlagsFromString } from 'node:v8';
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
@@ -35,7 +36,13 @@ program
 program
   .command('worker')
   .description("do a remote's jobs, beside its LXD")
-  .action(long(async (options) => (await import('../worker/main.ts')).runWorker(options)));
+  .action(
+    long(async (options) => {
+      // V8's young generation would grow to 64 MiB for what a backup throws away (docs/adr/0026-threads.md).
+      setFlagsFromString('--semi-space-growth-factor=1');
+      await (await import('../worker/main.ts')).runWorker(options);
+    }),
+  );
 program
   .command('standalone')
   .description('gateway and worker in one, set up; with a nats-server of its own where nats.servers is not configured')
