@@ -2,9 +2,10 @@
 import { Readable } from 'node:stream';
 import type { BufferPool } from './bufferPool.ts';
 
-/** A stretch of the tar: `bytes` lies in a pooled buffer until `release` is called. */
+/** A stretch of the tar: `bytes` lies at the beginning of a pooled buffer, `room`, until `release` is called. */
 export interface Block {
   bytes: Buffer;
+  room: Buffer;
   release(): void;
 }
 
@@ -44,7 +45,7 @@ export async function* readBlocks(
         if (filled === 0) pool.give(buffer);
       }
       if (filled === 0) return;
-      yield { bytes: buffer.subarray(0, filled), release: () => pool.give(buffer) };
+      yield { bytes: buffer.subarray(0, filled), room: buffer, release: () => pool.give(buffer) };
       if (filled < size) return;
     }
   } finally {

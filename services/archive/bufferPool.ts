@@ -5,7 +5,7 @@ export class BufferPool {
   readonly #free: Buffer[] = [];
   readonly #waiting: ((buffer: Buffer) => void)[] = [];
 
-  /** `count` buffers of `size` bytes, in memory that the hashing thread can read without a copy. */
+  /** `count` buffers of `size` bytes, in memory that the threads can work on without a copy. */
   constructor(count: number, size: number) {
     this.size = size;
     for (let i = 0; i < count; i++) this.#free.push(Buffer.from(new SharedArrayBuffer(size)));

@@ -1,16 +1,18 @@
 /** Blocks in, compressed pieces out: each block is a gzip member or a zstd frame of its own, so they can be made side by side. */
-import { promisify } from 'node:util';
-import zlib from 'node:zlib';
-import type { Compression } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { blockOverheadBytes, type Compressed } from './blockFormat.ts';
 import type { Block } from './blocks.ts';
+import type { BufferPool } from './bufferPool.ts';
 import { mapInOrder } from './flow.ts';
-import { framesOf, gzipHeaderBytes, gzipTrailerBytes, writeGzipHeader } from './frames.ts';
+import { framesOf } from './frames.ts';
+import type { SlotMemory } from './slotMemory.ts';
+import { TaskError, type Threads } from './threads.ts';
 
 /** Bytes of the tar in one compressed block. */
 export const blockSizeBytes = 1024 * 1024;
-/** What a block can grow by: 28 bytes of gzip frame, 5 per stored 64 KiB; zstd's bound is smaller. */
-export const blockOverheadBytes = 4096;
+
+/** What zlib says of bytes, not of itself. */
+const unreadable = /^(Z_(DATA|BUF)_ERROR|Z_NEED_DICT|ZSTD_error_.*|ERR_BUFFER_TOO_LARGE|ERR_TRAILING_JUNK.*)$/;
 
 /** A compressed block. `copyInto` writes its `size` bytes and gives the block's memory back; call it once. */
 export interface Piece {
@@ -19,108 +21,48 @@ export interface Piece {
   copyInto(target: Buffer, at: number): void;
 }
 
-/** libuv's thread pool has four threads unless it is told otherwise. */
-const threads = Number(process.env.UV_THREADPOOL_SIZE ?? 4);
-const level = 1;
-const sampleBytes = 4096;
-const samples = 4;
-const worthwhile = 0.95;
+/** Blocks of `size` bytes on their way: those that the threads have, one being filled, one being taken from. */
+export function blockPool(memory: SlotMemory, threads: Threads, size: number): BufferPool {
+  return memory.pool('blocks', threads.blocksAtOnce + 2, size + blockOverheadBytes);
+}
 
-const deflateRaw = promisify<Buffer, zlib.ZlibOptions, Buffer>(zlib.deflateRaw);
-const zstd = promisify<Buffer, zlib.ZstdOptions, Buffer>(zlib.zstdCompress);
-const gunzip = promisify<Buffer, zlib.ZlibOptions, Buffer>(zlib.gunzip);
-const zstdDecompress = promisify<Buffer, zlib.ZstdOptions, Buffer>(zlib.zstdDecompress);
-
-const zstdParams = { [zlib.constants.ZSTD_c_compressionLevel]: level, [zlib.constants.ZSTD_c_checksumFlag]: 1 };
-const chunkSize = blockSizeBytes + blockOverheadBytes;
-
-/** Compresses blocks on the thread pool, in order. Not for `none`: there a part is its own block. */
+/** Compresses blocks side by side, in order, each where it is. Not for `none`: there a part is its own block. */
 export function compressBlocks(
   blocks: AsyncIterable<Block>,
-  compression: Exclude<Compression, 'none'>,
+  compression: Compressed,
+  threads: Threads,
 ): AsyncGenerator<Piece> {
-  return mapInOrder(blocks, threads, compression === 'gzip' ? gzipMember : zstdFrame);
+  return mapInOrder(blocks, threads.blocksAtOnce, async ({ bytes, room, release }) => {
+    const size = await threads.pack(compression, room, bytes.length);
+    return {
+      size,
+      rawSize: bytes.length,
+      copyInto(target: Buffer, at: number) {
+        room.copy(target, at, 0, size);
+        release();
+      },
+    };
+  });
 }
 
-async function gzipMember(block: Block): Promise<Piece> {
-  const { bytes } = block;
-  if (await looksCompressible(bytes)) {
-    const deflated = await deflateRaw(bytes, { level, chunkSize });
-    if (deflated.length < bytes.length)
-      return member(block, deflated.length, (target, at) => at + deflated.copy(target, at));
-  }
-  return member(block, bytes.length + Math.ceil(bytes.length / storedLimit) * 5, (target, at) =>
-    writeStored(bytes, target, at),
-  );
-}
-
-/** A gzip member (RFC 1952) around deflate data of `size` bytes. */
-function member(block: Block, size: number, writeDeflated: (target: Buffer, at: number) => number): Piece {
-  const { bytes, release } = block;
-  const whole = gzipHeaderBytes + size + gzipTrailerBytes;
-  return {
-    size: whole,
-    rawSize: bytes.length,
-    copyInto(target, start) {
-      let at = writeDeflated(target, writeGzipHeader(target, start, whole));
-      at = target.writeUInt32LE(zlib.crc32(bytes), at);
-      target.writeUInt32LE(bytes.length, at);
-      release();
-    },
-  };
-}
-
-/** zstd stores by itself what does not shrink, and finds that out fast. */
-async function zstdFrame(block: Block): Promise<Piece> {
-  return piece(block, await zstd(block.bytes, { params: zstdParams, chunkSize }));
-}
-
-function piece(block: Block, bytes: Buffer): Piece {
-  const rawSize = block.bytes.length;
-  block.release();
-  return { size: bytes.length, rawSize, copyInto: (target, at) => bytes.copy(target, at) };
-}
-
-/** Deflates a few short samples: 16 KiB tell for a 1 MiB block, at a fiftieth of the cost. */
-async function looksCompressible(bytes: Buffer): Promise<boolean> {
-  if (bytes.length <= samples * sampleBytes) return true;
-  const stride = Math.floor((bytes.length - sampleBytes) / (samples - 1));
-  const sample = Buffer.concat(
-    Array.from({ length: samples }, (_, i) => bytes.subarray(i * stride, i * stride + sampleBytes)),
-  );
-  const deflated = await deflateRaw(sample, { level, chunkSize: samples * sampleBytes * 2 });
-  return deflated.length < sample.length * worthwhile;
-}
-
-const storedLimit = 65535;
-
-/** Stored deflate blocks (RFC 1951, 3.2.4): no compression, and hardly any time. Returns where they end. */
-function writeStored(bytes: Buffer, target: Buffer, start: number): number {
-  let at = start;
-  for (let from = 0; from < bytes.length; from += storedLimit) {
-    const length = Math.min(storedLimit, bytes.length - from);
-    at = target.writeUInt8(from + length === bytes.length ? 1 : 0, at);
-    at = target.writeUInt16LE(length, at);
-    at = target.writeUInt16LE(length ^ 0xffff, at);
-    at += bytes.copy(target, at, from, from + length);
-  }
-  return at;
-}
-
-/** Decompresses the blocks of a part on the thread pool, in order. A block holds `blockSize` bytes of the tar at most. */
+/** Decompresses the blocks of a part side by side, in order, each into a buffer of the pool. A block holds `blockSize` bytes of the tar at most. */
 export function decompressBlocks(
   part: Buffer,
-  compression: Exclude<Compression, 'none'>,
+  compression: Compressed,
   blockSize: number,
-): AsyncGenerator<Buffer> {
-  const undo = compression === 'gzip' ? gunzip : zstdDecompress;
-  const options = { maxOutputLength: blockSize, chunkSize: Math.min(blockSize, blockSizeBytes) };
-  return mapInOrder(asynchronous(framesOf(part, compression)), threads, async (frame) => {
+  { threads, pool, signal }: { threads: Threads; pool: BufferPool; signal: AbortSignal },
+): AsyncGenerator<Block> {
+  return mapInOrder(asynchronous(framesOf(part, compression)), threads.blocksAtOnce, async (frame) => {
+    const room = await pool.take(signal);
+    const release = () => pool.give(room);
     try {
-      return await undo(frame, options);
-    } catch (cause) {
-      throw new LxstowError('archive-corrupt', `a ${compression} block cannot be read: ${(cause as Error).message}`, {
-        cause,
+      const size = await threads.unpack(compression, frame, room.subarray(0, blockSize));
+      return { bytes: room.subarray(0, size), room, release };
+    } catch (error) {
+      release();
+      if (!(error instanceof TaskError && unreadable.test(error.code ?? ''))) throw error;
+      throw new LxstowError('archive-corrupt', `a ${compression} block cannot be read: ${error.message}`, {
+        cause: error,
       });
     }
   });

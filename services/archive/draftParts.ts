@@ -2,13 +2,11 @@
 import type { Readable } from 'node:stream';
 import type { Compression } from '../contract.ts';
 import { type Block, type ByteSource, readBlocks } from './blocks.ts';
-import { blockSizeBytes, compressBlocks } from './compression.ts';
+import { blockPool, blockSizeBytes, compressBlocks } from './compression.ts';
 import type { IdleWatch } from './idleWatch.ts';
 import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './parts.ts';
 import type { SlotMemory } from './slotMemory.ts';
-
-/** Compressed blocks on their way: as many as there are threads, one being filled, one being copied out. */
-const blockBuffers = 6;
+import type { Threads } from './threads.ts';
 
 export interface DraftOptions {
   compression: Compression;
@@ -16,6 +14,7 @@ export interface DraftOptions {
   /** So many parts are sent at a time; one more is being filled. */
   inFlight: number;
   memory: SlotMemory;
+  threads: Threads;
   /** Sees each block of the tar once, in order. */
   onBlock: (bytes: Buffer) => void;
   /** Watches the source. */
@@ -26,7 +25,7 @@ export interface DraftOptions {
 }
 
 export function draftParts(source: Readable | ByteSource, options: DraftOptions): AsyncGenerator<PartDraft> {
-  const { compression, partSize, inFlight, memory, onBlock, idle, signal, start } = options;
+  const { compression, partSize, inFlight, memory, threads, onBlock, idle, signal, start } = options;
   // One size for every compression: the next job finds them as it needs them.
   const slabs = memory.pool('parts', inFlight + 1, partBufferSize(partSize));
   const watched = {
@@ -36,9 +35,9 @@ export function draftParts(source: Readable | ByteSource, options: DraftOptions)
   };
   if (compression === 'none')
     return partsOfBlocks(seen(readBlocks(source, slabs, { ...watched, size: partSize }), onBlock), start);
-  const pool = memory.pool('blocks', blockBuffers, blockSizeBytes);
+  const pool = blockPool(memory, threads, blockSizeBytes);
   const blocks = seen(readBlocks(source, pool, { ...watched, size: blockSizeBytes }), onBlock);
-  return partsOfPieces(compressBlocks(blocks, compression), partSize, slabs, signal, start);
+  return partsOfPieces(compressBlocks(blocks, compression, threads), partSize, slabs, signal, start);
 }
 
 async function* seen(blocks: AsyncIterable<Block>, see: (bytes: Buffer) => void): AsyncGenerator<Block> {

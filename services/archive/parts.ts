@@ -1,7 +1,8 @@
 /** Pieces in, parts out: what one request to the object store carries. */
+import { blockOverheadBytes } from './blockFormat.ts';
 import type { Block } from './blocks.ts';
 import type { BufferPool } from './bufferPool.ts';
-import { blockOverheadBytes, blockSizeBytes, type Piece } from './compression.ts';
+import { blockSizeBytes, type Piece } from './compression.ts';
 
 /** A part on its way: `body` lies in a pooled buffer until `release` is called. */
 export interface PartDraft {

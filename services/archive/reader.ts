@@ -3,16 +3,17 @@ import type { Writable } from 'node:stream';
 import type { ManifestArchive, Part } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { BufferPool } from './bufferPool.ts';
-import { decompressBlocks } from './compression.ts';
+import { blockPool, decompressBlocks } from './compression.ts';
 import { mapInOrder } from './flow.ts';
-import type { Hasher } from './hashing.ts';
+import type { SlotMemory } from './slotMemory.ts';
+import type { Threads } from './threads.ts';
 
 const partsAhead = 3;
 
 export interface PartsOptions {
   /** Fills the buffer with the stored bytes from `start` on. */
   fetch: (start: number, into: Buffer) => Promise<void>;
-  hasher: Hasher;
+  threads: Threads;
   /** Buffers of at least the largest part's size. */
   pool: BufferPool;
   /** How many parts are read at a time; the pool must hold as many. Default: 3. */
@@ -20,7 +21,8 @@ export interface PartsOptions {
   signal: AbortSignal;
 }
 
-export interface ReadOptions extends PartsOptions {
+export interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
+  memory: SlotMemory;
   /** Told after each block: bytes of the tar that are through. */
   onProgress: (rawBytes: number) => void;
   /** Told when the sink is waited for, and when no longer. */
@@ -38,15 +40,24 @@ export function largestPart(archive: ManifestArchive): number {
  */
 export async function writeTar(archive: ManifestArchive, sink: Writable, options: ReadOptions): Promise<void> {
   const { compression, blockSize, rawSize } = archive;
+  const { memory, threads, signal } = options;
+  const pool = memory.pool('parts', partsAhead, largestPart(archive));
   let raw = 0;
-  for await (const { bytes, release } of verifiedParts(archive.parts, options)) {
-    const blocks = compression === 'none' ? [bytes] : decompressBlocks(bytes, compression, blockSize);
-    for await (const block of blocks) {
-      raw += block.length;
-      options.onWaiting?.(true);
-      await write(sink, block, options.signal);
-      options.onWaiting?.(false);
-      options.onProgress(raw);
+  const through = async (bytes: Buffer) => {
+    raw += bytes.length;
+    options.onWaiting?.(true);
+    await write(sink, bytes, signal);
+    options.onWaiting?.(false);
+    options.onProgress(raw);
+  };
+  for await (const { bytes, release } of verifiedParts(archive.parts, { ...options, pool })) {
+    if (compression === 'none') await through(bytes);
+    else {
+      const blocks = blockPool(memory, threads, blockSize);
+      for await (const block of decompressBlocks(bytes, compression, blockSize, { threads, pool: blocks, signal })) {
+        await through(block.bytes);
+        block.release();
+      }
     }
     release();
   }
@@ -72,7 +83,7 @@ export interface ByteRange {
 /** The parts that hold `range`, each whole. Throws archive-corrupt, naming the part, in the place of one that is damaged. */
 export function verifiedParts(
   parts: Part[],
-  { fetch, hasher, pool, ahead = partsAhead, signal }: PartsOptions,
+  { fetch, threads, pool, ahead = partsAhead, signal }: PartsOptions,
   range: ByteRange = { start: 0, end: Number.POSITIVE_INFINITY },
 ): AsyncGenerator<VerifiedPart> {
   return mapInOrder(placed(parts, range), ahead, async ({ part, start }) => {
@@ -81,7 +92,7 @@ export function verifiedParts(
     try {
       const bytes = buffer.subarray(0, part.size);
       await fetch(start, bytes);
-      const sha256 = await hasher.sha256(bytes);
+      const sha256 = await threads.sha256(bytes);
       if (sha256 !== part.sha256) {
         throw new LxstowError(
           'archive-corrupt',

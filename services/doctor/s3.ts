@@ -4,7 +4,7 @@ import http from 'node:http';
 import https from 'node:https';
 import { crc32 } from 'node:zlib';
 import { Client } from 'minio';
-import { crcInS3 } from '../archive/hashing.ts';
+import { crcInS3 } from '../archive/sums.ts';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';

@@ -3,7 +3,7 @@ import { constants } from 'node:crypto';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
-import { Hasher } from '../archive/hashing.ts';
+import { Threads } from '../archive/threads.ts';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -64,7 +64,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   });
   // Archives have connections and patience of their own.
   using archives = createS3Store(config.s3);
-  await using hasher = new Hasher();
+  await using threads = new Threads();
   await using nats = await connectNats(config.nats, 'lxstow gateway', log);
   await verifySetUp(nats);
 
@@ -80,7 +80,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
     name: `gateway-${hostname()}-${process.pid}`,
     store: retrying(measured(archives, metrics), { attempts: config.s3.attempts, onRetry }),
     presigner: archives,
-    hasher,
+    threads,
     leases: new Leases(leases, config.worker.leaseTtlMs),
     heartbeatMs: config.worker.heartbeatMs,
     clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,

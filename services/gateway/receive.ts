@@ -3,11 +3,11 @@ import type { Readable } from 'node:stream';
 import { blockSizeBytes } from '../archive/compression.ts';
 import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
-import type { Hasher } from '../archive/hashing.ts';
 import type { IdleWatch } from '../archive/idleWatch.ts';
 import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
 import { TarScanner } from '../archive/tar.ts';
+import type { Threads } from '../archive/threads.ts';
 import type { Compression, ManifestArchive, Part } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
@@ -23,7 +23,7 @@ export interface ReceiveOptions {
   /** Bytes that the client announced. */
   length: number | undefined;
   store: ObjectStore;
-  hasher: Hasher;
+  threads: Threads;
   idle: IdleWatch;
   onProgress: (read: number, stored: number) => void;
   signal: AbortSignal;
@@ -33,7 +33,7 @@ type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'
 
 /** Stores the tar's parts in the open upload. Throws bad-request when it is not whole, too-large when it does not fit. */
 export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
-  const { compression, length, store, hasher, idle, onProgress, signal } = options;
+  const { compression, length, store, threads, idle, onProgress, signal } = options;
   const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
   const inFlight = partsInFlight(partSize, wantedInFlight);
   const scanner = new TarScanner('the archive');
@@ -44,12 +44,12 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
     rawSize += bytes.length;
   };
   const memory = new SlotMemory();
-  const drafts = draftParts(tar, { compression, partSize, inFlight, memory, onBlock, idle, signal });
+  const drafts = draftParts(tar, { compression, partSize, inFlight, memory, threads, onBlock, idle, signal });
 
   const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<Part> => {
     if (number > mostParts)
       throw new LxstowError('too-large', 'the archive is too large for its parts: send it with its Content-Length');
-    const { sha256, crc32 } = await hasher.digest(body);
+    const { sha256, crc32 } = await threads.digest(body);
     const etag = await store.putPart(upload, number, body, crc32, signal);
     const part = { number, rawStart, rawEnd, size: body.length, etag, sha256, crc32 };
     release();

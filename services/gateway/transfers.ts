@@ -1,7 +1,7 @@
 /** Archives that pass through the gateway: how many at a time, and what each works with. */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
-import type { Hasher } from '../archive/hashing.ts';
+import type { Threads } from '../archive/threads.ts';
 import type { BackupAddress } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -16,7 +16,7 @@ export interface TransferTools {
   name: string;
   store: ObjectStore;
   presigner: Presigner;
-  hasher: Hasher;
+  threads: Threads;
   leases: Leases;
   heartbeatMs: number;
   clientIdleTimeoutMs: number;

@@ -1,8 +1,8 @@
 /** The worker: slots that take a remote's jobs from NATS and do them beside its LXD. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import { Hasher } from '../archive/hashing.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { Threads } from '../archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
 import { isCode } from '../errors.ts';
@@ -92,7 +92,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     ({ version }) => log.info('LXD found', { version }),
     (error) => log.warn('LXD does not answer yet', { error }),
   );
-  await using hasher = new Hasher();
+  await using threads = new Threads();
   await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log);
   await verifySetUp(nats, remote);
   await using health = await serveHealth(
@@ -120,7 +120,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     metrics,
     lxd,
     store,
-    hasher,
+    threads,
     bandwidth: new Bandwidth(parseBandwidth(config.worker.bandwidth)),
     leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)),
     leasesBucket: bucket,

@@ -2,7 +2,7 @@
 import { IdleWatch } from '../archive/idleWatch.ts';
 import { parseManifest } from '../archive/manifest.ts';
 import { inPieces } from '../archive/pace.ts';
-import { largestPart, writeTar } from '../archive/reader.ts';
+import { writeTar } from '../archive/reader.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { openImport } from '../lxd/backups.ts';
@@ -25,7 +25,6 @@ import { archiveKey, manifestKey } from '../storage/keys.ts';
 import { settleReplace, swapIn, temporaryOf, undoSwap } from './replace.ts';
 import type { Tools } from './tools.ts';
 
-const readAheadBuffers = 3;
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
 const undoMs = 3_600_000;
 
@@ -94,7 +93,7 @@ async function transfer(
   pool: string | undefined,
   { archive, instance }: Manifest,
   attempt: Attempt,
-  { lxd, store, hasher, bandwidth, memory, config, metrics }: Tools,
+  { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
 ): Promise<void> {
   const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
   using idle = new IdleWatch(idleTimeoutMs, `the import of ${nameOf(to)}`);
@@ -113,8 +112,8 @@ async function transfer(
           await readArchive(archive, from, key, store, start + at, piece, moving);
           return piece.length;
         })),
-      hasher,
-      pool: memory.pool('parts', readAheadBuffers, largestPart(archive)),
+      threads,
+      memory,
       onWaiting: (waiting) => idle.watch(waiting),
       onProgress: (bytes) => {
         metrics.sent.inc({ peer: 'lxd' }, bytes - sent);

@@ -55,7 +55,7 @@ async function transfer(
   checkpoint: BackupCheckpoint,
   upload: ArchiveUpload,
   attempt: Attempt,
-  { hasher, bandwidth, memory, config, metrics }: Tools,
+  { threads, bandwidth, memory, config, metrics }: Tools,
 ): Promise<SentPart[]> {
   const { compression, rawSize } = checkpoint.start;
   const last = sent.at(-1);
@@ -89,6 +89,7 @@ async function transfer(
     partSize,
     inFlight,
     memory,
+    threads,
     onBlock,
     idle,
     signal,
@@ -96,7 +97,7 @@ async function transfer(
   });
 
   const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<SentPart> => {
-    const { sha256, crc32 } = await hasher.digest(body);
+    const { sha256, crc32 } = await threads.digest(body);
     const state = states.get(rawEnd) ?? tar.state();
     const part = await upload.put(
       { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar: state },

@@ -1,6 +1,7 @@
 /** What a worker's jobs work with. Made once in main, handed in. */
-import type { Hasher } from '../archive/hashing.ts';
+
 import type { SlotMemory } from '../archive/slotMemory.ts';
+import type { Threads } from '../archive/threads.ts';
 import type { Bandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
 import type { LxdClient } from '../lxd/client.ts';
@@ -15,7 +16,7 @@ export interface Tools {
   metrics: WorkerMetrics;
   lxd: LxdClient;
   store: ObjectStore;
-  hasher: Hasher;
+  threads: Threads;
   /** What all slots together may read. */
   bandwidth: Bandwidth;
   leases: Leases;

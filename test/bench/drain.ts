@@ -1,6 +1,7 @@
 /** How fast the run loop is by itself: queued jobs that do nothing, with all that is written and read for a real one. */
-import { Hasher } from '../../services/archive/hashing.ts';
+
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
+import { Threads } from '../../services/archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../../services/bandwidth.ts';
 import { loadConfig } from '../../services/config.ts';
 import { Submitter } from '../../services/gateway/submit.ts';
@@ -87,7 +88,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
 
   using store = createS3Store(config.s3);
   using lxd = new LxdClient('local', { socket: '/nonexistent' }, {});
-  await using hasher = new Hasher();
+  await using threads = new Threads();
   using waitingRoom = new WaitingRoom({ nats, remote: 'local' });
   const stopping = new AbortController();
   let done = 0;
@@ -96,7 +97,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
   };
   const runners: Runners = { backup: { run: nothing }, restore: { run: nothing }, delete: { run: nothing } };
   const shared = {
-    ...{ config, metrics: createWorkerMetrics(), lxd, store, hasher, bandwidth: new Bandwidth(parseBandwidth('off')) },
+    ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
   };

@@ -8,14 +8,16 @@ import { PassThrough, Readable, Writable } from 'node:stream';
 import { describe, it } from 'node:test';
 import zlib from 'node:zlib';
 import fc from 'fast-check';
+import { blockOverheadBytes } from '../../services/archive/blockFormat.ts';
 import { type Block, readBlocks } from '../../services/archive/blocks.ts';
 import { BufferPool } from '../../services/archive/bufferPool.ts';
-import { blockOverheadBytes, compressBlocks, type Piece } from '../../services/archive/compression.ts';
+import { blockPool, compressBlocks, type Piece } from '../../services/archive/compression.ts';
 import { mapInOrder } from '../../services/archive/flow.ts';
-import { Hasher } from '../../services/archive/hashing.ts';
 import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/parts.ts';
-import { largestPart, writeTar } from '../../services/archive/reader.ts';
+import { writeTar } from '../../services/archive/reader.ts';
+import { SlotMemory } from '../../services/archive/slotMemory.ts';
 import { TarScanner } from '../../services/archive/tar.ts';
+import { Threads } from '../../services/archive/threads.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract.ts';
 
 const mib = 1024 * 1024;
@@ -132,11 +134,8 @@ describe('mapInOrder', () => {
   });
 });
 
-function blocksOf(bytes: Buffer, size: number): AsyncGenerator<Block> {
-  return (async function* () {
-    for (let at = 0; at < bytes.length; at += size)
-      yield { bytes: bytes.subarray(at, at + size), release: () => undefined };
-  })();
+function blocksOf(bytes: Buffer, size: number, threads: Threads): AsyncGenerator<Block> {
+  return readBlocks(chunked(bytes, [7000]), blockPool(new SlotMemory(), threads, size), { signal: never, size });
 }
 
 function copied(piece: Piece): Buffer {
@@ -158,9 +157,10 @@ const mixed = fc
 describe('compression', () => {
   for (const compression of ['gzip', 'zstd'] as const) {
     it(`${compression}: any blocks make one ordinary file`, async () => {
+      await using threads = new Threads();
       const cases = fc.asyncProperty(mixed, fc.integer({ min: 20_000, max: 150_000 }), async (bytes, size) => {
         const pieces: Buffer[] = [];
-        for await (const piece of compressBlocks(blocksOf(bytes, size), compression)) {
+        for await (const piece of compressBlocks(blocksOf(bytes, size, threads), compression, threads)) {
           assert.ok(piece.size <= piece.rawSize + blockOverheadBytes);
           pieces.push(copied(piece));
         }
@@ -175,7 +175,8 @@ describe('compression', () => {
   }
 
   it('gzip: a block that does not shrink grows by a few bytes only', async () => {
-    const pieces = compressBlocks(blocksOf(randomBytes(mib), mib), 'gzip');
+    await using threads = new Threads();
+    const pieces = compressBlocks(blocksOf(randomBytes(mib), mib, threads), 'gzip', threads);
     const { value } = await pieces.next();
     assert.equal((value as Piece).size, mib + 28 + 5 * 17);
     assert.ok(zlib.gunzipSync(copied(value as Piece)).length === mib);
@@ -235,17 +236,17 @@ describe('parts', () => {
 async function archived(
   bytes: Buffer,
   compression: Compression,
-  hasher: Hasher,
+  threads: Threads,
 ): Promise<{ archive: ManifestArchive; stored: Buffer }> {
   const pool = new BufferPool(2, 80_000);
   const drafts =
     compression === 'none'
       ? partsOfBlocks(readBlocks(chunked(bytes, [7000]), pool, { signal: never }))
-      : partsOfPieces(compressBlocks(blocksOf(bytes, 9000), compression), 20_000, pool, never);
+      : partsOfPieces(compressBlocks(blocksOf(bytes, 9000, threads), compression, threads), 20_000, pool, never);
   const parts: Part[] = [];
   const stored: Buffer[] = [];
   for await (const { number, rawStart, rawEnd, body, release } of drafts) {
-    parts.push({ number, rawStart, rawEnd, size: body.length, etag: '', ...(await hasher.digest(body)) });
+    parts.push({ number, rawStart, rawEnd, size: body.length, etag: '', ...(await threads.digest(body)) });
     stored.push(Buffer.from(body));
     release();
   }
@@ -268,7 +269,7 @@ async function archived(
 async function restored(
   archive: ManifestArchive,
   stored: Buffer,
-  hasher: Hasher,
+  threads: Threads,
   breakAfter = Number.POSITIVE_INFINITY,
 ): Promise<Buffer> {
   const seen: Buffer[] = [];
@@ -281,8 +282,8 @@ async function restored(
   sink.on('error', () => undefined); // its owner's business, as with a request
   await writeTar(archive, sink, {
     fetch: async (start, into) => void stored.copy(into, 0, start, start + into.length),
-    hasher,
-    pool: new BufferPool(3, largestPart(archive)),
+    threads,
+    memory: new SlotMemory(),
     onProgress: () => undefined,
     signal: never,
   });
@@ -292,22 +293,22 @@ async function restored(
 describe('an archive', () => {
   for (const compression of ['gzip', 'zstd', 'none'] as const) {
     it(`${compression}: comes back as it went`, async () => {
-      await using hasher = new Hasher();
+      await using threads = new Threads();
       const bytes = Buffer.concat([randomBytes(120_000), Buffer.alloc(300_000, 'text '), randomBytes(11)]);
-      const { archive, stored } = await archived(bytes, compression, hasher);
+      const { archive, stored } = await archived(bytes, compression, threads);
       assert.ok(archive.parts.length > 2);
-      assert.ok((await restored(archive, stored, hasher)).equals(bytes));
+      assert.ok((await restored(archive, stored, threads)).equals(bytes));
     });
 
     it(`${compression}: one flipped bit in any part is refused, and the part is named`, async () => {
-      await using hasher = new Hasher();
-      const { archive, stored } = await archived(randomBytes(200_000), compression, hasher);
+      await using threads = new Threads();
+      const { archive, stored } = await archived(randomBytes(200_000), compression, threads);
       for (const part of archive.parts) {
         const at = archive.parts.slice(0, part.number - 1).reduce((sum, { size }) => sum + size, 0) + (part.size >> 1);
         const damaged = Buffer.from(stored);
         damaged.writeUInt8(damaged.readUInt8(at) ^ 1, at);
         await assert.rejects(
-          restored(archive, damaged, hasher),
+          restored(archive, damaged, threads),
           new RegExp(`part ${part.number} of ${archive.parts.length} is damaged`),
         );
       }
@@ -315,15 +316,15 @@ describe('an archive', () => {
   }
 
   it('that unpacks to another length than its manifest says is refused', async () => {
-    await using hasher = new Hasher();
-    const { archive, stored } = await archived(randomBytes(50_000), 'gzip', hasher);
-    await assert.rejects(restored({ ...archive, rawSize: 50_001 }, stored, hasher), /unpacks to 50000 bytes/);
+    await using threads = new Threads();
+    const { archive, stored } = await archived(randomBytes(50_000), 'gzip', threads);
+    await assert.rejects(restored({ ...archive, rawSize: 50_001 }, stored, threads), /unpacks to 50000 bytes/);
   });
 
   it('tells when what it is written to breaks', async () => {
-    await using hasher = new Hasher();
-    const { archive, stored } = await archived(randomBytes(400_000), 'gzip', hasher);
-    await assert.rejects(restored(archive, stored, hasher, 5), /LXD went away/);
+    await using threads = new Threads();
+    const { archive, stored } = await archived(randomBytes(400_000), 'gzip', threads);
+    await assert.rejects(restored(archive, stored, threads, 5), /LXD went away/);
   });
 });
 

@@ -85,7 +85,7 @@ export function exportRoutes(parts: GatewayParts): Router {
     begin: () => void,
     gone: AbortSignal,
   ): Promise<void> {
-    const { store, hasher, clientIdleTimeoutMs } = transfers.tools;
+    const { store, threads, clientIdleTimeoutMs } = transfers.tools;
     const key = archiveKey(config.s3.prefix, address);
     using idle = new IdleWatch(
       clientIdleTimeoutMs,
@@ -95,7 +95,7 @@ export function exportRoutes(parts: GatewayParts): Router {
     const signal = AbortSignal.any([gone, idle.signal]);
     const options = {
       fetch: (start: number, into: Buffer) => readArchive(archive, address, key, store, start, into, signal),
-      hasher,
+      threads,
       pool: new BufferPool(partsAhead, largestPart(archive)),
       ahead: partsAhead,
       signal,

@@ -43,7 +43,7 @@ interface Wanted {
 export function uploadRoutes(parts: GatewayParts): Router {
   const { config, log, metrics, nats, operations, reservations, catalog, transfers } = parts;
   const { prefix } = config.s3;
-  const { store, hasher, leases, name: gateway, heartbeatMs, clientIdleTimeoutMs } = transfers.tools;
+  const { store, threads, leases, name: gateway, heartbeatMs, clientIdleTimeoutMs } = transfers.tools;
   const router = Router();
 
   router.post('/', async (request, response) => {
@@ -181,7 +181,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
         compression,
         length: length === undefined ? undefined : Number(length),
         store,
-        hasher,
+        threads,
         idle,
         signal,
         onProgress: (bytes_done, bytes_stored) =>

@@ -1,0 +1,100 @@
+/** One block of a tar as a gzip member or a zstd frame, and back: what the threads do. */
+import zlib from 'node:zlib';
+import type { Compression } from '../contract.ts';
+import { gzipHeaderBytes, gzipTrailerBytes, writeGzipHeader } from './frames.ts';
+
+export type Compressed = Exclude<Compression, 'none'>;
+
+/** What a block can grow by: 28 bytes of gzip frame, 5 per stored 64 KiB; zstd's bound is smaller. */
+export const blockOverheadBytes = 4096;
+
+const level = 1;
+const sampleBytes = 4096;
+const samples = 4;
+const worthwhile = 0.95;
+const storedLimit = 65535;
+const storedHeaderBytes = 5;
+const unpooledBytes = 256 * 1024;
+
+/** Compresses the first `length` bytes of `room`, where they are; returns the size that they then have. The room has `blockOverheadBytes` more. */
+export function pack(compression: Compressed, room: Buffer, length: number): number {
+  return compression === 'gzip' ? gzip(room, length) : zstd(room, length);
+}
+
+/** Decompresses into `into`; returns how far. Throws when `frame` is no whole member or frame, or holds more. */
+export function unpack(compression: Compressed, frame: Buffer, into: Buffer): number {
+  const options = { maxOutputLength: into.length, chunkSize: chunkSizeFor(into.length) };
+  const bytes = compression === 'gzip' ? zlib.gunzipSync(frame, options) : zlib.zstdDecompressSync(frame, options);
+  return move(bytes, into, 0);
+}
+
+/** A gzip member (RFC 1952). What does not shrink is stored. */
+function gzip(room: Buffer, length: number): number {
+  const bytes = room.subarray(0, length);
+  const crc = zlib.crc32(bytes);
+  const deflated = looksCompressible(bytes) ? deflate(bytes) : undefined;
+  const shrunk = deflated && deflated.length < length;
+  const end = shrunk ? gzipHeaderBytes + move(deflated, room, gzipHeaderBytes) : store(room, length, gzipHeaderBytes);
+  writeGzipHeader(room, 0, end + gzipTrailerBytes);
+  return room.writeUInt32LE(length, room.writeUInt32LE(crc, end));
+}
+
+/** zstd stores by itself what does not shrink, and finds that out fast. */
+function zstd(room: Buffer, length: number): number {
+  const { ZSTD_c_compressionLevel, ZSTD_c_checksumFlag } = zlib.constants;
+  const packed = zlib.zstdCompressSync(room.subarray(0, length), {
+    params: { [ZSTD_c_compressionLevel]: level, [ZSTD_c_checksumFlag]: 1 },
+    pledgedSrcSize: length,
+    chunkSize: chunkSizeFor(length),
+  });
+  return move(packed, room, 0);
+}
+
+function deflate(bytes: Buffer): Buffer {
+  return zlib.deflateRawSync(bytes, { level, chunkSize: chunkSizeFor(bytes.length) });
+}
+
+/** Room for all of it at once, and too large for the pool that Node makes small buffers in. */
+function chunkSizeFor(length: number): number {
+  return Math.max(unpooledBytes, length + blockOverheadBytes);
+}
+
+/** Copies what zlib has made; returns how much. */
+function move(made: Buffer, to: Buffer, at: number): number {
+  const size = made.copy(to, at);
+  giveBack(made);
+  return size;
+}
+
+/** Frees the memory of what zlib has made, at once: the collector would let many megabytes of it gather. */
+function giveBack({ buffer }: Buffer): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength >= unpooledBytes) buffer.transfer(0);
+}
+
+/** Deflates a few short samples: 16 KiB tell for a 1 MiB block, at a fiftieth of the cost. */
+function looksCompressible(bytes: Buffer): boolean {
+  if (bytes.length <= samples * sampleBytes) return true;
+  const stride = Math.floor((bytes.length - sampleBytes) / (samples - 1));
+  const sample = Buffer.concat(
+    Array.from({ length: samples }, (_, i) => bytes.subarray(i * stride, i * stride + sampleBytes)),
+  );
+  const deflated = deflate(sample);
+  const { length } = deflated;
+  giveBack(deflated);
+  return length < sample.length * worthwhile;
+}
+
+/** Moves the bytes into stored deflate blocks (RFC 1951, 3.2.4) that begin at `start`, the last ones first. Returns where they end. */
+function store(room: Buffer, length: number, start: number): number {
+  const count = Math.max(1, Math.ceil(length / storedLimit));
+  for (let i = count - 1; i >= 0; i--) {
+    const from = i * storedLimit;
+    const size = Math.min(storedLimit, length - from);
+    let at = start + i * (storedLimit + storedHeaderBytes);
+    room.copyWithin(at + storedHeaderBytes, from, from + size);
+    at = room.writeUInt8(i === count - 1 ? 1 : 0, at);
+    at = room.writeUInt16LE(size, at);
+    room.writeUInt16LE(size ^ 0xffff, at);
+  }
+  return start + count * storedHeaderBytes + length;
+}
