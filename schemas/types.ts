@@ -630,6 +630,7 @@ backup: ManifestBackup
 archive: ManifestArchive
 instance: ManifestInstance
 lxd: ManifestLxd
+source?: ManifestSource
 }
 export interface ManifestBackup {
 /**
@@ -734,6 +735,16 @@ devices: Devices
 export interface ManifestLxd {
 version: string
 extensions?: string[]
+}
+/**
+ * The object that an adopted backup is a copy of.
+ */
+export interface ManifestSource {
+endpoint: string
+bucket: string
+key: string
+etag: string
+size: number
 }
 /**
  * The words that every other schema shares.
