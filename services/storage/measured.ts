@@ -58,6 +58,7 @@ export function measured(store: ObjectStore, { s3Requests, received, sent }: Sto
     replace: (key, etag, body, options, signal) =>
       timed('replace', () => store.replace(key, etag, body, options, signal), into(body.length)),
     tag: (key, tags, signal) => timed('tag', () => store.tag(key, tags, signal)),
+    tagsOf: (key, signal) => timed('tagsOf', () => store.tagsOf(key, signal)),
     read: (key, signal) =>
       timed(
         'read',

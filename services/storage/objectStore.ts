@@ -83,6 +83,8 @@ export interface ObjectStore {
   ): Promise<string>;
   /** Gives an object these tags, in place of those that it had. */
   tag(key: string, tags: Tags, signal: AbortSignal): Promise<void>;
+  /** The tags that an object has. */
+  tagsOf(key: string, signal: AbortSignal): Promise<Record<string, string>>;
   /** Reads a small object whole. */
   read(key: string, signal: AbortSignal): Promise<{ body: Buffer; etag: string }>;
   /** Size and ETag of an object. */

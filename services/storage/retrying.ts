@@ -105,6 +105,7 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
         }
       }),
     tag: (key, tags, signal) => again('tag', signal, () => store.tag(key, tags, signal)),
+    tagsOf: (key, signal) => again('tagsOf', signal, () => store.tagsOf(key, signal)),
 
     read: (key, signal) => again('read', signal, () => store.read(key, signal)),
     stat: (key, signal) => again('stat', signal, () => store.stat(key, signal)),

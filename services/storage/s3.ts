@@ -17,6 +17,7 @@ import {
   meaningOf,
   openUpload,
   parseListing,
+  parseTags,
   parseXml,
   storedObject,
   tagging,
@@ -270,6 +271,11 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & B
       // AWS wants a sum of this one.
       const headers = { 'content-type': 'application/xml', 'content-md5': md5(body) };
       await text({ method: 'PUT', key, query: { tagging: '' }, headers, body, signal });
+    },
+
+    async tagsOf(key, signal) {
+      const tags = await ask('Tagging', { method: 'GET', key, query: { tagging: '' }, signal }, parseTags);
+      return tags as Record<string, string>;
     },
 
     async read(key, signal) {

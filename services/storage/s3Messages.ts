@@ -65,6 +65,17 @@ export function parseListing(text: string): Xml | undefined {
   return page === undefined ? parsed : { ListBucketResult: { ...(page as Xml), Contents: entries } };
 }
 
+/** The same for tags, by their keys. The parser would trim them. */
+export function parseTags(text: string): Xml | undefined {
+  const parsed = parseXml(text);
+  if (parsed?.Tagging === undefined) return parsed;
+  const tags = [...text.matchAll(/<Tag>(.*?)<\/Tag>/gs)].map(([, tag = '']) => [
+    fieldOf(tag, 'Key'),
+    fieldOf(tag, 'Value'),
+  ]);
+  return { Tagging: Object.fromEntries(tags.map(([key = '', value = '']) => [key, value])) };
+}
+
 function fieldOf(entry: string, name: string): string | undefined {
   const begin = entry.indexOf(`<${name}>`);
   if (begin < 0) return undefined;

@@ -493,12 +493,17 @@ export function objectStoreContract(
         const tags = { '+-=._:/@ a': ' +-=._:/@ z ', n: '007' };
         await store.tag(key, tags, never);
         assert.deepEqual((await subject.look(key)).tags, tags);
+        assert.deepEqual(await store.tagsOf(key, never), tags);
         await store.tag(key, {}, never);
         assert.deepEqual((await subject.look(key)).tags, {});
+        assert.deepEqual(await store.tagsOf(key, never), {});
         assert.deepEqual(await store.stat(key, never), { size: 1, etag });
       });
 
-      it('of nothing where there is nothing', at, () => missing(store.tag(`${folder()}missing`, { a: 'b' }, never)));
+      it('of nothing where there is nothing', at, async () => {
+        await missing(store.tag(`${folder()}missing`, { a: 'b' }, never));
+        await missing(store.tagsOf(`${folder()}missing`, never));
+      });
     });
 
     describe('reads', () => {
@@ -648,6 +653,7 @@ export function objectStoreContract(
           replace: (key, etag, _open, signal) =>
             store.replace(`${key}-replaced`, etag, Buffer.from('x'), settings, signal),
           tag: (key, _etag, _open, signal) => store.tag(key, {}, signal),
+          tagsOf: (key, _etag, _open, signal) => store.tagsOf(key, signal),
           read: (key, _etag, _open, signal) => store.read(key, signal),
           stat: (key, _etag, _open, signal) => store.stat(key, signal),
           readRange: (key, etag, _open, signal) => store.readRange(key, etag, 0, Buffer.alloc(1), signal),

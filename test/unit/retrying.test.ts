@@ -124,6 +124,10 @@ class FaultyStore implements ObjectStore {
     return this.#run('tag', () => undefined);
   }
 
+  tagsOf() {
+    return this.#run('tagsOf', () => ({}));
+  }
+
   read(key: string) {
     return this.#run('read', () => this.#get(key));
   }
@@ -210,6 +214,7 @@ const calls: Record<Single, (store: ObjectStore, signal: AbortSignal) => Promise
   create: (store, signal) => store.create('new', body, settings, signal),
   replace: (store, signal) => store.replace('key', md5('key'), body, settings, signal),
   tag: (store, signal) => store.tag('key', {}, signal),
+  tagsOf: (store, signal) => store.tagsOf('key', signal),
   read: (store, signal) => store.read('key', signal),
   stat: (store, signal) => store.stat('key', signal),
   readRange: (store, signal) => store.readRange('key', md5('key'), 0, Buffer.alloc(3), signal),
