@@ -1,4 +1,6 @@
 /** Somebody else's archive, whichever way it is compressed, as the tar that it holds. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { Readable, type Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import zlib from 'node:zlib';
@@ -7,6 +9,9 @@ import { LxstowError } from '../errors.ts';
 /** Where tar says what it is (POSIX ustar, GNU). */
 const tarMagicAt = 257;
 const enoughToTell = 512;
+
+/** Of what a program says on standard error. */
+const longestComplaint = 500;
 
 const signatures: [bytes: number[], name: string][] = [
   [[0x1f, 0x8b], 'gzip'],
@@ -20,19 +25,29 @@ const signatures: [bytes: number[], name: string][] = [
 
 /**
  * Calls `take` with the tar in `source`, which is gzip, zstd or as it is; resolves when `take` has. Throws bad-request for anything
- * else, and where it is damaged or cut. `source` is not destroyed.
+ * else, and where it is damaged or cut. `source` is not destroyed. `programs`: what is to be run for which other compression.
  */
 export async function readTar(
   source: Readable,
   take: (tar: AsyncIterable<Buffer>) => Promise<void>,
   signal: AbortSignal,
+  programs: Record<string, string> = {},
 ): Promise<void> {
   const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
   const head = await firstBytes(chunks);
   const all = rejoined(head, chunks);
   try {
-    const compression = compressionOf(head);
+    const compression = compressionOf(head, Object.keys(programs));
     if (compression === 'none') return await take(all);
+    const program = programs[compression];
+    if (program) {
+      const tar = throughProgram(program, compression, all, signal);
+      try {
+        return await take(tar);
+      } finally {
+        await tar.return(undefined);
+      }
+    }
     const [bytes, decoder]: [AsyncIterable<Buffer>, Transform] =
       compression === 'gzip' ? [all, zlib.createGunzip()] : [cutAtFrames(all), zlib.createZstdDecompress()];
     await pipeline(Readable.from(bytes), decoder, (tar: AsyncIterable<Buffer>) => take(tar), { signal });
@@ -45,15 +60,53 @@ export async function readTar(
   }
 }
 
-function compressionOf(head: Buffer): 'none' | 'gzip' | 'zstd' {
+/** What `program -dc` makes of the bytes, as LXD itself has it done. */
+async function* throughProgram(
+  program: string,
+  compression: string,
+  bytes: AsyncIterable<Buffer>,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  const child = spawn(program, ['-dc'], { stdio: ['pipe', 'pipe', 'pipe'], signal, killSignal: 'SIGKILL' });
+  const ended = once(child, 'close').then(
+    ([status]) => (status === 0 ? undefined : `${program} ended with status ${status}`),
+    (error: NodeJS.ErrnoException) =>
+      error.code === 'ENOENT'
+        ? `${program} is not installed here, and is needed to read ${compression}`
+        : error.message,
+  );
+  let said = '';
+  child.stderr.on('data', (text: Buffer) => {
+    said = (said + text.toString()).slice(0, longestComplaint);
+  });
+  const fed = pipeline(bytes, child.stdin, { signal }).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  try {
+    yield* child.stdout;
+    const failure = await ended;
+    if (failure) throw new LxstowError('bad-request', `the archive cannot be decompressed: ${said.trim() || failure}`);
+    const error = await fed;
+    if (error) throw error;
+  } catch (error) {
+    throw signal.aborted ? signal.reason : error;
+  } finally {
+    child.stdout.destroy();
+    child.kill('SIGKILL');
+    await ended;
+  }
+}
+
+function compressionOf(head: Buffer, more: string[]): string {
   const name = signatures.find(([bytes]) => bytes.every((byte, at) => head[at] === byte))?.[1];
-  if (name === 'gzip' || name === 'zstd') return name;
+  if (name === 'gzip' || name === 'zstd' || (name !== undefined && more.includes(name))) return name;
   if (name === undefined && head.toString('latin1', tarMagicAt, tarMagicAt + 5) === 'ustar') return 'none';
   // zstd's skippable frames have sixteen signatures.
   if (head.length >= 4 && (head.readUInt32LE(0) & 0xfffffff0) >>> 0 === 0x184d2a50) return 'zstd';
   throw new LxstowError(
     'bad-request',
-    `the archive is ${name ?? 'no tar'}: lxstow takes tar, as it is or in gzip or zstd`,
+    `the archive is ${name ?? 'no tar'}: lxstow takes tar, as it is or in ${['gzip', ...more].join(', ')} or zstd`,
   );
 }
 

@@ -1,6 +1,6 @@
 /** What an LXD archive says of its instance, in the index that is its first file. */
 import { parse } from 'yaml';
-import type { ManifestInstance } from '../contract.ts';
+import type { ManifestInstance, Profile } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { rejoined } from './decompress.ts';
 import { readEntry } from './tar.ts';
@@ -9,6 +9,8 @@ export interface LxdIndex {
   /** The instance's name when it was backed up. */
   name: string;
   optimized: boolean;
+  /** The names of the instance's profiles; LXD may tell less of them than that. */
+  applied: string[];
   instance: ManifestInstance;
 }
 
@@ -67,18 +69,11 @@ export function parseIndex(text: Buffer): LxdIndex {
   return {
     name,
     optimized: word(index.optimized) === 'true',
+    applied: list(instance.profiles).map(word),
     instance: {
       config: words(instance.config),
       devices: devices(instance.devices),
-      profiles: list(config.profiles).map((profile) => {
-        const { name: profileName, description, config: settings, devices: of } = fields(profile);
-        return {
-          name: word(profileName),
-          description: word(description),
-          config: words(settings),
-          devices: devices(of),
-        };
-      }),
+      profiles: list(config.profiles).map((profile) => readProfile(word(fields(profile).name), profile)),
       pool: word(index.pool),
       driver: word(index.backend) || word(pool.driver),
       architecture: word(instance.architecture),
@@ -86,6 +81,24 @@ export function parseIndex(text: Buffer): LxdIndex {
       snapshots: list(index.snapshots).map(word),
     },
   };
+}
+
+/** A profile as LXD writes it, in an index or for `lxc profile show`. Throws bad-request where it is none. */
+export function parseProfile(name: string, text: Buffer): Profile {
+  let profile: unknown;
+  try {
+    profile = parse(text.toString(), { schema: 'failsafe', maxAliasCount: 0 });
+  } catch (cause) {
+    throw new LxstowError('bad-request', `it is not YAML: ${(cause as Error).message}`, { cause });
+  }
+  if (!('config' in fields(profile) || 'devices' in fields(profile)))
+    throw new LxstowError('bad-request', 'it is no profile: it has neither config nor devices');
+  return readProfile(name, profile);
+}
+
+function readProfile(name: string, profile: unknown): Profile {
+  const { description, config, devices: of } = fields(profile);
+  return { name, description: word(description), config: words(config), devices: devices(of) };
 }
 
 function fields(value: unknown): Fields {

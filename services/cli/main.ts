@@ -78,6 +78,40 @@ program
   );
 
 program
+  .command('adopt')
+  .description("make backups of lxmin's into backups of lxstow's, by copying; lxmin's bucket stays as it is")
+  .argument('[instance...]', "those of these instances (default: all that are in lxmin's bucket)")
+  .option('--dry-run', 'only say what there is, and what would be adopted', false)
+  .option('--verify', 'read every byte where it is, and say what is sound; nothing is written', false)
+  .addOption(new Option('--bucket <name>', "lxmin's bucket").env('LXMIN_BUCKET'))
+  .addOption(new Option('--endpoint <url>', 'where it is (default: s3.endpoint)').env('LXMIN_ENDPOINT'))
+  .addOption(new Option('--access-key <key>', 'whose it is (default: s3.accessKey)').env('LXMIN_ACCESS_KEY'))
+  .option('--secret-key-file <file>', 'the secret for it is in this file (default: LXMIN_SECRET_KEY, or s3.secretKey)')
+  .option('--region <name>', 'the region that requests are signed for (default: s3.region)')
+  .option('--ca <file>', "the CA of that server's certificate (default: s3.ca)")
+  .option('--target <remote>', 'the LXD server that the instances are of (default: gateway.defaultRemote)')
+  .option('--project <name>', 'their project', 'default')
+  .addOption(
+    new Option('--compression <way>', 'how to store them (default: worker.compression)').choices([
+      'gzip',
+      'zstd',
+      'none',
+    ]),
+  )
+  .option('-q, --quiet', 'no progress', false)
+  .addOption(formatOption())
+  .addHelpText(
+    'after',
+    '\nExamples:\n  lxstow adopt --bucket backups --dry-run          what there is\n  lxstow adopt --bucket backups --verify c1        is it sound?\n  lxstow adopt --bucket backups                    all that is not adopted yet\n',
+  )
+  .action((instances, given) =>
+    long(async (options) => {
+      const { adoptCommand } = await import('./commands/adopt.ts');
+      process.exitCode = await adoptCommand(instances, { ...options, ...given });
+    })(),
+  );
+
+program
   .command('doctor')
   .description('look at certificates, NATS, S3, LXD and the configuration, and say what to do; nothing is left behind')
   .addArgument(

@@ -17,7 +17,7 @@ const root = fileURLToPath(new URL('../../', import.meta.url));
 const quiet = () => undefined;
 
 /** What other tests type. */
-const elsewhere = ['docs/disaster.md', 'docs/nats.md', 'docs/notifications.md'];
+const elsewhere = ['docs/disaster.md', 'docs/moving-in.md', 'docs/nats.md', 'docs/notifications.md'];
 /** Each on a machine where nothing of lxstow is yet. */
 const fromNothing = ['README.md', 'docs/quickstart.md', 'docs/homelab.md', 'docs/install.md'];
 /** Where one machine stands for all of its hosts. */

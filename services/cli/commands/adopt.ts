@@ -1,0 +1,252 @@
+/** `lxstow adopt`: what is in lxmin's bucket, whether it is sound, and copies of it that are backups of lxstow's. */
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import { Threads } from '../../archive/threads.ts';
+import { readText } from '../../config.ts';
+import { type Compression, type Config, check } from '../../contract.ts';
+import { asLxstowError, type LxstowError } from '../../errors.ts';
+import { Catalog } from '../../gateway/catalog.ts';
+import { Intake, type IntakeTools } from '../../gateway/intake.ts';
+import { knownRemote } from '../../gateway/requests.ts';
+import { createLogger } from '../../logger.ts';
+import { Adoption, type Found, type Sound, type Survey } from '../../lxmin/adoption.ts';
+import { urlOf } from '../../lxmin/archive.ts';
+import { isOf } from '../../lxmin/layout.ts';
+import { OperationStore } from '../../operations/store.ts';
+import { Bucket } from '../../queue/bucket.ts';
+import { connectNats } from '../../queue/connection.ts';
+import { Leases } from '../../queue/leases.ts';
+import { Reservations } from '../../queue/reservations.ts';
+import { leasesBucket, verifySetUp } from '../../queue/topology.ts';
+import { retrying } from '../../storage/retrying.ts';
+import { createS3Store } from '../../storage/s3.ts';
+import { CliError, type Exit, exitOf, exits } from '../exit.ts';
+import { type Format, print, size, time } from '../output.ts';
+import { openProgress, type Progress } from '../progress.ts';
+
+export interface AdoptOptions {
+  config: Config;
+  env: NodeJS.ProcessEnv;
+  stop: AbortSignal;
+  dryRun: boolean;
+  verify: boolean;
+  bucket?: string;
+  endpoint?: string;
+  accessKey?: string;
+  secretKeyFile?: string;
+  region?: string;
+  ca?: string;
+  target?: string;
+  project: string;
+  compression?: Compression;
+  quiet: boolean;
+  format: Format;
+}
+
+const drawEveryMs = 100;
+const shownForeign = 5;
+
+/** What is said of one backup. */
+interface Line {
+  found: Found;
+  state: 'new' | 'sound' | 'adopted' | 'already adopted' | 'incomplete' | 'failed';
+  as?: string;
+  notes: string[];
+  error?: LxstowError;
+}
+
+/** Prints what there is, or what became of it. Returns the exit status. */
+export async function adoptCommand(instances: string[], options: AdoptOptions): Promise<Exit> {
+  const { config, stop, quiet, format, dryRun, verify } = options;
+  const source = sourceOf(options);
+  const remotes = Object.keys(config.remotes);
+  const remote = knownRemote(options.target ?? config.gateway.defaultRemote, remotes);
+  const project = check('names.json#/$defs/projectName', options.project, '--project');
+  // What goes wrong is in the result; what goes well, too.
+  const log = createLogger({ ...config.log, level: config.log.level === 'debug' ? 'debug' : 'error' }, {});
+  using progress = openProgress(quiet);
+  const policy = {
+    attempts: config.s3.attempts,
+    onRetry: (call: string, error: Error) => progress.note(`${error.message}; trying again (${call})`),
+  };
+  using ours = createS3Store(config.s3);
+  using theirs = createS3Store(source);
+  await using nats = await connectNats(config.nats, 'lxstow adopt', log);
+  await verifySetUp(nats);
+  await using threads = new Threads();
+  const leases = new Bucket(nats, leasesBucket);
+  const store = retrying(ours, policy);
+  const tools: IntakeTools = {
+    prefix: config.s3.prefix,
+    name: `adopt-${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`,
+    ...{ store, threads, nats, log },
+    operations: new OperationStore(nats, config.nats.operationsKeptHours),
+    leases: new Leases(leases, config.worker.leaseTtlMs),
+    reservations: new Reservations(leases),
+    catalog: new Catalog(store, config.s3.prefix, log),
+    heartbeatMs: config.worker.heartbeatMs,
+  };
+  const adoption = new Adoption({
+    ...tools,
+    from: { store: retrying(theirs, policy), endpoint: source.endpoint, bucket: source.bucket },
+    intake: new Intake(tools),
+    to: { remote, project },
+    remotes,
+    patienceMs: 2 * config.worker.leaseTtlMs,
+    idleTimeoutMs: source.idleTimeoutMs * (source.attempts + 1),
+  });
+
+  const survey = await adoption.survey(instances, stop);
+  for (const each of instances) {
+    if (!survey.backups.some((backup) => isOf(backup, each)))
+      throw new CliError(exits.notFound, `there is no backup of ${each} in s3://${source.bucket}`);
+  }
+  sayForeign(survey, source, progress);
+  const work = dryRun ? undefined : verify ? verifying(adoption) : adopting(adoption, options);
+  const lines: Line[] = [];
+  for (const found of survey.backups)
+    lines.push(brief(found, verify) ?? (await move(found as Adoptable, work, progress, stop)));
+  show(lines, source, format);
+  stop.throwIfAborted();
+  return statusOf(lines, dryRun);
+}
+
+/** lxmin's own variables name its bucket, so that whoever has them set has nothing to say. */
+function sourceOf({ config, env, ...given }: AdoptOptions): Config['s3'] {
+  const { bucket, endpoint, region, ca, accessKey, secretKeyFile } = given;
+  if (bucket === undefined)
+    throw new CliError(exits.usage, "which bucket is lxmin's?", { hint: '--bucket NAME, or LXMIN_BUCKET' });
+  const secretKey = secretKeyFile ? readText(secretKeyFile, '--secret-key-file').trimEnd() : env.LXMIN_SECRET_KEY;
+  if ((accessKey === undefined) !== (secretKey === undefined))
+    throw new CliError(
+      exits.usage,
+      `there is ${accessKey === undefined ? 'a secret key without an access key' : 'an access key without a secret key'}`,
+      {
+        hint: 'both: --access-key and --secret-key-file, or LXMIN_ACCESS_KEY and LXMIN_SECRET_KEY; or neither',
+      },
+    );
+  const over = {
+    bucket,
+    ...(endpoint !== undefined && { endpoint }),
+    ...(region !== undefined && { region }),
+    ...(ca !== undefined && { ca }),
+    ...(accessKey !== undefined && secretKey !== undefined && { accessKey, secretKey }),
+  };
+  return check('config.json', { ...config, s3: { ...config.s3, ...over } }, "lxmin's bucket").s3;
+}
+
+/** One that is whole, as far as it was looked at. */
+type Adoptable = Extract<Found, Sound>;
+
+type Work = (
+  backup: Sound,
+  stop: AbortSignal,
+  onBytes: (count: number) => void,
+) => Promise<Pick<Line, 'state' | 'as' | 'notes'>>;
+
+function verifying(adoption: Adoption): Work {
+  return async (backup, stop, onBytes) => {
+    await adoption.verify(backup, stop, onBytes);
+    return { state: 'sound', notes: backup.notes };
+  };
+}
+
+function adopting(adoption: Adoption, { compression, config }: AdoptOptions): Work {
+  return async (backup, stop, onBytes) => {
+    const way = compression ?? config.worker.compression;
+    const { name, fresh, notes } = await adoption.adopt(backup, way, stop, onBytes);
+    return { state: fresh ? 'adopted' : 'already adopted', as: name, notes: [...backup.notes, ...notes] };
+  };
+}
+
+/** Of one that nothing can or need be done with. */
+function brief(found: Found, verify: boolean): Line | undefined {
+  switch (found.state) {
+    case 'incomplete':
+      return { found, state: 'incomplete', notes: [found.why] };
+    case 'unreadable':
+      return { found, state: 'failed', notes: [], error: found.error };
+    case 'adopted':
+      return verify ? undefined : { found, state: 'already adopted', as: found.as, notes: found.notes };
+    case 'new':
+      return undefined;
+  }
+}
+
+/** Once stopped, nothing more is begun. */
+async function move(found: Adoptable, work: Work | undefined, progress: Progress, stop: AbortSignal): Promise<Line> {
+  if (!work || stop.aborted) return { found, state: 'new', notes: found.notes };
+  const label = `${found.instance}/${found.name}`;
+  const total = found.archive.size;
+  const begun = performance.now();
+  let [done, drawn] = [0, begun];
+  progress.show([{ label, state: 'reading', done, total }]);
+  try {
+    const line = await work(found, stop, (count) => {
+      done += count;
+      const now = performance.now();
+      if (now - drawn < drawEveryMs) return;
+      drawn = now;
+      progress.show([{ label, state: 'reading', done, total, rate: Math.round((done * 1000) / (now - begun)) }]);
+    });
+    progress.show([{ label, state: line.state, ended: true }]);
+    return { found, ...line };
+  } catch (error) {
+    progress.show([{ label, state: 'failed', ended: true }]);
+    return { found, state: 'failed', notes: [], error: asLxstowError(error) };
+  }
+}
+
+function sayForeign({ foreign }: Survey, { bucket }: Config['s3'], progress: Progress): void {
+  if (foreign.length === 0) return;
+  const shown = foreign.slice(0, shownForeign).map(({ key }) => key);
+  const more = foreign.length > shown.length ? ', …' : '';
+  const count = foreign.length === 1 ? 'an object' : `${foreign.length} objects`;
+  progress.note(`${count} in s3://${bucket} that lxmin has not made, left alone: ${shown.join(', ')}${more}`);
+}
+
+function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
+  const rows = lines.map(({ found, state, as, notes, error }) => {
+    const { instance, name, archive, profiles } = found;
+    return [
+      instance,
+      name,
+      archive ? time(archive.modified) : '-',
+      archive ? size(archive.size) : '-',
+      'optimized' in found ? (found.optimized ? 'yes' : 'no') : '-',
+      profiles.map((profile) => profile.name).join(' ') || '-',
+      [as ? `${state} as ${as}` : state, ...(error ? [error.message] : notes)].join(': '),
+    ];
+  });
+  const raw = lines.map(({ found, state, as, notes, error }) => ({
+    instance: found.instance,
+    name: found.name,
+    created: found.archive?.modified ?? null,
+    size: found.archive?.size ?? null,
+    optimized: 'optimized' in found ? found.optimized : null,
+    profiles: found.profiles.map((profile) => profile.name),
+    source: found.archive ? urlOf({ bucket }, found.archive) : null,
+    ...(found.place && { target: found.place.remote, project: found.place.project }),
+    state,
+    ...(as !== undefined && { backup: as }),
+    ...(notes.length > 0 && { notes }),
+    ...(error && { error: error.message, error_code: error.code }),
+  }));
+  print(format, {
+    heading: ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'PROFILES', 'STATE'],
+    rows,
+    raw,
+    empty: `there is nothing of lxmin's in s3://${bucket}`,
+  });
+}
+
+/** Why, when all that failed did for one reason. */
+function statusOf(lines: Line[], dryRun: boolean): Exit {
+  const reasons = new Set<Exit>();
+  for (const { state, error } of lines) {
+    if (error) reasons.add(error.code === 'cancelled' ? exits.failed : exitOf(error));
+    else if (state === 'incomplete' && !dryRun) reasons.add(exits.failed);
+  }
+  const [reason, another] = reasons;
+  return another === undefined ? (reason ?? exits.ok) : exits.failed;
+}

@@ -1,0 +1,132 @@
+/** An archive of lxmin's, read where it is: in ranges, each of the object that was listed. */
+import { Readable } from 'node:stream';
+import { readTar } from '../archive/decompress.ts';
+import { mapInOrder } from '../archive/flow.ts';
+import { type LxdIndex, readIndex } from '../archive/lxdIndex.ts';
+import { TarScanner } from '../archive/tar.ts';
+import { LxstowError } from '../errors.ts';
+import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
+
+/** lxmin's bucket. It is only read. */
+export interface LxminBucket {
+  store: Pick<ObjectStore, 'list' | 'read' | 'readRange' | 'tagsOf'>;
+  endpoint: string;
+  bucket: string;
+}
+
+/** The first one holds the index as a rule. */
+const firstRangeBytes = 256 * 1024;
+const rangeBytes = 4 * 1024 * 1024;
+const rangesAhead = 2;
+
+/** What LXD can be told to compress with, besides what lxstow reads itself, and the programs that it runs for it. */
+const programs = { xz: 'xz', lzma: 'xz', bzip2: 'bzip2', lz4: 'lz4' };
+
+/** Where an object is, for people. */
+export function urlOf({ bucket }: Pick<LxminBucket, 'bucket'>, { key }: Pick<StoredObject, 'key'>): string {
+  return `s3://${bucket}/${key}`;
+}
+
+interface Reading {
+  signal: AbortSignal;
+  /** Told of the object's bytes that have come. */
+  onBytes?: (count: number) => void;
+}
+
+/** Calls `take` with the tar. Errors name the object; archive-corrupt where it is damaged, cut, or no archive of LXD's. */
+export async function readArchiveOf(
+  from: LxminBucket,
+  object: StoredObject,
+  { signal, onBytes }: Reading,
+  take: (tar: AsyncIterable<Buffer>) => Promise<void>,
+  ahead = rangesAhead,
+): Promise<void> {
+  const done = new AbortController();
+  const reading = AbortSignal.any([signal, done.signal]);
+  const source = Readable.from(rangesOf(from, object, ahead, reading, onBytes), { objectMode: false });
+  try {
+    await readTar(source, take, signal, programs);
+  } catch (error) {
+    throw signal.aborted ? signal.reason : error;
+  } finally {
+    // What was asked for ahead is wanted no more.
+    done.abort();
+    source.destroy();
+  }
+}
+
+/** Its index alone, from as few bytes as that takes. */
+export async function readIndexOf(from: LxminBucket, object: StoredObject, signal: AbortSignal): Promise<LxdIndex> {
+  let index: LxdIndex | undefined;
+  const enough = new Error('enough');
+  const take = async (tar: AsyncIterable<Buffer>) => {
+    ({ index } = await readIndex(tar));
+    throw enough;
+  };
+  try {
+    await about(from, object, () => readArchiveOf(from, object, { signal }, take, 1));
+  } catch (error) {
+    if (error !== enough) throw error;
+  }
+  if (!index) throw new LxstowError('archive-corrupt', `${urlOf(from, object)}: the archive is empty`);
+  return index;
+}
+
+/** Reads all of it, to the tar's end marker. Returns how many bytes the tar has. */
+export async function verifyArchiveOf(from: LxminBucket, object: StoredObject, reading: Reading): Promise<number> {
+  const scanner = new TarScanner('the archive');
+  let size = 0;
+  await about(from, object, () =>
+    readArchiveOf(from, object, reading, async (tar) => {
+      for await (const chunk of tar) {
+        scanner.push(chunk);
+        size += chunk.length;
+      }
+      scanner.finish();
+    }),
+  );
+  return size;
+}
+
+/** What `run` throws of ours, with the object's name before it. What the archive is to blame for is archive-corrupt. */
+export async function about<T>(
+  from: LxminBucket,
+  object: Pick<StoredObject, 'key'>,
+  run: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!(error instanceof LxstowError) || error.code === 'stopping') throw error;
+    const url = urlOf(from, object);
+    if (error.message.startsWith(url)) throw error;
+    const bad = error.code === 'bad-request' || error.code === 'archive-truncated';
+    throw new LxstowError(bad ? 'archive-corrupt' : error.code, `${url}: ${error.message}`, { cause: error });
+  }
+}
+
+async function* rangesOf(
+  { store }: LxminBucket,
+  { key, etag, size }: StoredObject,
+  ahead: number,
+  signal: AbortSignal,
+  onBytes: (count: number) => void = () => undefined,
+): AsyncGenerator<Buffer> {
+  const starts = (function* () {
+    for (let start = 0; start < size; start += start === 0 ? firstRangeBytes : rangeBytes) yield start;
+  })();
+  const read = async (start: number) => {
+    const most = start === 0 ? firstRangeBytes : rangeBytes;
+    const bytes = Buffer.allocUnsafeSlow(Math.min(most, size - start));
+    await store.readRange(key, etag, start, bytes, signal);
+    return bytes;
+  };
+  for await (const bytes of mapInOrder(each(starts), ahead, read)) {
+    onBytes(bytes.length);
+    yield bytes;
+  }
+}
+
+async function* each<T>(items: Iterable<T>): AsyncGenerator<T> {
+  yield* items;
+}
