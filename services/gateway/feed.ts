@@ -33,6 +33,12 @@ export class OperationFeed {
     this.#changes.on(every, see);
   }
 
+  /** Calls `look` with each change of this operation, until disposed. */
+  on(operation: string, look: () => void): Disposable {
+    this.#changes.on(operation, look);
+    return { [Symbol.dispose]: () => void this.#changes.off(operation, look) };
+  }
+
   /**
    * The operation when it has ended, or as it is when `signal` aborts; undefined when there is none of this id, at once unless it `mayCome`.
    */

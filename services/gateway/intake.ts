@@ -21,10 +21,9 @@ import { asLxstowError, isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { JobResult } from '../metrics.ts';
 import { Attempt, bytesPerSecond, cleanupSignal } from '../operations/attempt.ts';
-import { keepAlive } from '../operations/heartbeat.ts';
+import { type CancelSource, keepAlive } from '../operations/heartbeat.ts';
 import { cancelled, fail, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
-import type { Nats } from '../queue/connection.ts';
 import type { Lease, Leases } from '../queue/leases.ts';
 import type { Reservations } from '../queue/reservations.ts';
 import { claimKey } from '../queue/topology.ts';
@@ -40,7 +39,7 @@ export interface IntakeTools {
   name: string;
   store: ObjectStore;
   threads: Threads;
-  nats: Nats;
+  cancels: CancelSource;
   operations: OperationStore;
   leases: Leases;
   reservations: Reservations;
@@ -89,7 +88,7 @@ export class Intake {
 
   /** Stores it; returns its operation, which has ended well. When it rejects, nothing is left but the failed operation. */
   async take(incoming: Incoming): Promise<Operation> {
-    const { operations, leases, reservations, catalog, nats, name, heartbeatMs, onEnd, log } = this.#tools;
+    const { operations, leases, reservations, catalog, cancels, name, heartbeatMs, onEnd, log } = this.#tools;
     const { id, place, compression, tags, requestor, trace, lease, gone } = incoming;
     const { instance } = place;
     const has = (backup: string) => catalog.has({ ...place, backup }, gone);
@@ -111,7 +110,7 @@ export class Intake {
       if (attempt.operation.backup !== backup) await attempt.record({ backup });
       await attempt.claim(claimKey(address, backup, id), `backup ${instance}/${backup} is in use`);
       {
-        using _alive = keepAlive(attempt, nats, heartbeatMs);
+        using _alive = keepAlive(attempt, cancels, heartbeatMs);
         await this.#fill(address, incoming, attempt);
       }
       filled = true;

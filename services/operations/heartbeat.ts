@@ -1,18 +1,21 @@
 /** What keeps an attempt going while its work is done. */
-import type { Nats } from '../queue/connection.ts';
-import { onNudge } from '../queue/nudges.ts';
 import type { Attempt } from './attempt.ts';
 
-/** Until disposed: renews the attempt's leases and looks for a cancel every `everyMs`, and looks at each nudge. `also` comes first each time. */
+/** Where it is heard that somebody asked to cancel an operation: `look` is called then, until what it returns is disposed. */
+export interface CancelSource {
+  on(operation: string, look: () => void): Disposable;
+}
+
+/** Until disposed: renews the attempt's leases and looks for a cancel every `everyMs`, and whenever `cancels` says so. `also` comes first each time. */
 export function keepAlive(
   attempt: Attempt,
-  nats: Nats,
+  cancels: CancelSource,
   everyMs: number,
   also: () => void = () => undefined,
 ): Disposable {
   const { log, operation } = attempt;
   const look = () => attempt.lookForCancel().catch((error) => log.debug('not looked for a cancel', { error }));
-  const nudges = onNudge(nats, operation.remote, operation.id, look);
+  const heard = cancels.on(operation.id, look);
   const timer = setInterval(() => {
     also();
     attempt.renew().catch((error) => log.warn('leases not renewed', { error }));
@@ -21,7 +24,7 @@ export function keepAlive(
   return {
     [Symbol.dispose]() {
       clearInterval(timer);
-      nudges[Symbol.dispose]();
+      heard[Symbol.dispose]();
     },
   };
 }

@@ -4,9 +4,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import type { StoredMsg } from '@nats-io/jetstream';
-import { headers as natsHeaders } from '@nats-io/transport-node';
 import { apiCode, type Nats, natsFailure } from './connection.ts';
+import { append, lastOf, type Stored } from './stream.ts';
 
 export interface Entry {
   key: string;
@@ -38,14 +37,10 @@ export class Bucket {
   async get(key: string): Promise<{ entry: Entry | undefined; revision: number }> {
     const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));
     if (!message) return { entry: undefined, revision: 0 };
-    const gone = message.header.has('KV-Operation') || message.header.has('Nats-Marker-Reason');
-    const found = {
-      key: message.subject.slice(this.#subject('').length),
-      value: Buffer.from(message.data),
-      revision: message.seq,
-      written: message.time,
-    };
-    return { entry: gone ? undefined : found, revision: message.seq };
+    const { subject, headers, data, seq, time } = message;
+    const gone = headers.has('KV-Operation') || headers.has('Nats-Marker-Reason');
+    const found = { key: subject.slice(this.#subject('').length), value: data, revision: seq, written: time };
+    return { entry: gone ? undefined : found, revision: seq };
   }
 
   /** Writes when the key's last revision is `expected` (0: there never was one). Returns the new revision; undefined when it was not. */
@@ -68,9 +63,7 @@ export class Bucket {
 
   /** Removes the key when its revision is `expected`; says whether it was. */
   async remove(key: string, expected: number): Promise<boolean> {
-    const headers = natsHeaders();
-    headers.set('KV-Operation', 'PURGE');
-    headers.set('Nats-Rollup', 'sub');
+    const headers = { 'KV-Operation': 'PURGE', 'Nats-Rollup': 'sub' };
     return (await this.#publish(key, '', expected, markerTtlMs, headers)) !== undefined;
   }
 
@@ -98,30 +91,29 @@ export class Bucket {
     value: Buffer | string,
     expected: number,
     ttlMs?: number,
-    headers = natsHeaders(),
+    headers: Record<string, string> = {},
   ): Promise<number | undefined> {
     // By its id a write whose answer was lost is known again, and not done twice.
     const msgID = randomUUID();
     return this.#patiently(`writing ${this.name}`, async (again) => {
       try {
-        const ack = await this.#nats.js.publish(this.#subject(key), value, {
-          headers,
-          msgID,
-          expect: { lastSubjectSequence: expected },
-          ...(ttlMs === undefined ? {} : { ttl: `${Math.ceil(ttlMs / 1000)}s` }),
+        return await append(this.#nats, this.#subject(key), value, {
+          ...headers,
+          'Nats-Msg-Id': msgID,
+          'Nats-Expected-Last-Subject-Sequence': String(expected),
+          ...(ttlMs !== undefined && { 'Nats-TTL': `${Math.ceil(ttlMs / 1000)}s` }),
         });
-        return ack.seq;
       } catch (error) {
         if (!wrongLastSequence.includes(apiCode(error) ?? 0)) throw error;
         // A single server compares the sequence before it looks at the id.
-        const last = again ? await this.#last(key) : null;
-        return last?.header.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
+        const last = again ? await this.#last(key) : undefined;
+        return last?.headers.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
       }
     });
   }
 
-  #last(key: string): Promise<StoredMsg | null> {
-    return this.#nats.jsm.streams.getMessage(`KV_${this.name}`, { last_by_subj: this.#subject(key) });
+  #last(key: string): Promise<Stored | undefined> {
+    return lastOf(this.#nats, `KV_${this.name}`, this.#subject(key));
   }
 
   async #patiently<T>(what: string, ask: (again: boolean) => Promise<T>): Promise<T> {

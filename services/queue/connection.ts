@@ -8,9 +8,12 @@ import {
 } from '@nats-io/jetstream';
 import {
   connect,
+  createInbox,
   credsAuthenticator,
+  type Msg,
   type NatsConnection,
   type NodeConnectionOptions,
+  NoRespondersError,
   nkeyAuthenticator,
   PermissionViolationError,
 } from '@nats-io/transport-node';
@@ -18,12 +21,20 @@ import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { Asking, type AskOptions } from './asking.ts';
 
 /** NATS as the rest of lxstow holds it. */
 export interface Nats extends AsyncDisposable {
   readonly connection: NatsConnection;
   readonly js: JetStreamClient;
   readonly jsm: JetStreamManager;
+  /** See Asking. */
+  ask(subject: string, payload: Uint8Array | string, options?: AskOptions): Promise<Msg>;
+  tell: Asking['tell'];
+  /** A subject for answers that this user may subscribe to. */
+  newInbox(): string;
+  /** Calls `run` whenever the connection is back, until disposed. */
+  onReconnect(run: () => void): Disposable;
   /** False from the moment the connection is lost until it is back. What is published meanwhile would go out later, unseen. */
   readonly connected: boolean;
   /** Throws nats-unavailable while there is no connection. */
@@ -66,20 +77,37 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
     );
   }
   let connected = true;
+  const asking = new Asking(connection, config.inboxPrefix);
+  const back = new Set<() => void>();
   const watching = (async () => {
     for await (const status of connection.status()) {
-      if (status.type === 'disconnect') connected = false;
-      if (status.type === 'reconnect') connected = true;
+      if (status.type === 'disconnect') {
+        connected = false;
+        asking.lost();
+      }
+      if (status.type === 'reconnect') {
+        connected = true;
+        for (const run of back) run();
+      }
+      if (status.type === 'error') asking.refused(status.error);
       if (['disconnect', 'reconnect', 'error', 'slowConsumer', 'staleConnection'].includes(status.type)) {
         log.warn('nats', { status: status.type, servers, ...(status.type === 'error' && { error: status.error }) });
       }
     }
     connected = false;
+    asking.lost();
   })();
   return {
     connection,
     js: jetstream(connection, { timeout: requestTimeoutMs }),
     jsm: await jetstreamManager(connection, { timeout: requestTimeoutMs, checkAPI: false }),
+    ask: asking.ask.bind(asking),
+    tell: asking.tell.bind(asking),
+    newInbox: () => createInbox(config.inboxPrefix),
+    onReconnect(run) {
+      back.add(run);
+      return { [Symbol.dispose]: () => void back.delete(run) };
+    },
     get connected() {
       return connected;
     },
@@ -87,6 +115,7 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
       if (!connected) throw new LxstowError('nats-unavailable', `NATS at ${servers} cannot be reached`);
     },
     async [Symbol.asyncDispose]() {
+      asking.flush();
       await connection.close();
       await watching;
     },
@@ -132,6 +161,11 @@ export function violationOf(error: unknown): PermissionViolationError | undefine
   return undefined;
 }
 
+/** True where no JetStream was there to hear it: nothing came of it. */
+export function nobodyHeard(error: unknown): boolean {
+  return error instanceof NoRespondersError || (error as Error).name === 'JetStreamNotEnabled';
+}
+
 /** A failed call to NATS in our words: the server refused, or it could not be reached or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
@@ -139,17 +173,18 @@ export function natsFailure(error: unknown, what: string): LxstowError {
   if (code === 10077 || code === 10023 || code === 10047) {
     return new LxstowError('queue-full', `${what}: NATS has no room: ${(error as Error).message}`, { cause: error });
   }
-  const name = (error as Error).name;
   if (code === 10059 || code === 10014) {
     return new LxstowError('nats-unfit', `${what}: NATS lacks our stream or consumer: run \`lxstow setup\``, {
       cause: error,
     });
   }
-  if (name === 'JetStreamNotEnabled') {
+  if (nobodyHeard(error)) {
     const why = 'JetStream is off or choosing a leader, or `lxstow setup` was not run';
     return new LxstowError('nats-unavailable', `${what}: nobody at NATS takes it: ${why}`, { cause: error });
   }
   if (violationOf(error))
     return new LxstowError('nats-unfit', `${what}: ${(error as Error).message}`, { cause: error });
-  return new LxstowError('nats-unavailable', `${what}: NATS: ${(error as Error).message || name}`, { cause: error });
+  return new LxstowError('nats-unavailable', `${what}: NATS: ${(error as Error).message || (error as Error).name}`, {
+    cause: error,
+  });
 }

@@ -1,8 +1,9 @@
 /** Dead letters: messages that no worker can do anything with, kept as they were, with the reason, until a person looks. */
-import type { JsMsg, MsgRequest, StoredMsg } from '@nats-io/jetstream';
+import type { MsgRequest, StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { LxstowError } from '../errors.ts';
 import { apiCode, type Nats, natsFailure } from './connection.ts';
+import type { Delivery } from './deliveries.ts';
 import { operationIdOf, uuid5 } from './jobs.ts';
 import { buriedSubject, deadLetterStream, deadSubject, jobsStream } from './topology.ts';
 
@@ -32,7 +33,7 @@ const [natsPrefix, keptPrefix] = ['Nats-', 'Lxstow-Nats-'];
 const tries = 3;
 
 /** Keeps the message as it was, with the reason. Done twice it is kept once. */
-export async function bury(nats: Nats, message: JsMsg, error: LxstowError): Promise<void> {
+export async function bury(nats: Nats, message: Delivery, error: LxstowError): Promise<void> {
   const kept = headers();
   for (const [name, values] of message.headers ?? []) {
     for (const value of values) kept.append(name.startsWith(natsPrefix) ? `Lxstow-${name}` : name, value);
@@ -44,7 +45,7 @@ export async function bury(nats: Nats, message: JsMsg, error: LxstowError): Prom
   kept.set(sequenceHeader, String(message.seq));
   await nats.js.publish(deadSubject(message.subject), message.data, {
     headers: kept,
-    msgID: `dead-${message.info.stream}-${message.seq}`,
+    msgID: `dead-${jobsStream}-${message.seq}`,
   });
 }
 

@@ -1,7 +1,6 @@
 /** Jobs as messages: publishing them, and reading them back with every doubt named. */
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { headers } from '@nats-io/transport-node';
 import {
   type Address,
   type BackupJob,
@@ -13,7 +12,8 @@ import {
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../trace.ts';
-import { type Nats, natsFailure } from './connection.ts';
+import { type Nats, natsFailure, nobodyHeard } from './connection.ts';
+import { append } from './stream.ts';
 import { jobSubject, jobsStream, parseJobSubject } from './topology.ts';
 
 interface Bodies {
@@ -36,25 +36,24 @@ const tryAgainMs = 200;
  */
 export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job, trace?: Trace): Promise<void> {
   nats.assertConnected();
-  const carried = headers();
-  if (trace) carried.set(traceHeader, formatTraceparent(trace));
+  const carried = {
+    'Nats-Msg-Id': id,
+    'Nats-Expected-Stream': jobsStream,
+    ...(trace && { [traceHeader]: formatTraceparent(trace) }),
+  };
   const until = performance.now() + patienceMs;
   let uncertain = false;
   for (;;) {
     try {
       nats.assertConnected();
       // The same id again is no second job: the stream knows it.
-      await nats.js.publish(jobSubject(kind, address), JSON.stringify(body), {
-        headers: carried,
-        msgID: id,
-        expect: { streamName: jobsStream },
-      });
+      await append(nats, jobSubject(kind, address), JSON.stringify(body), carried);
       return;
     } catch (error) {
       const failure = natsFailure(error, 'queueing the job');
       if (failure.code !== 'nats-unavailable') throw failure;
       // Where nobody listened, or we were not connected, nobody has it.
-      uncertain ||= !(error instanceof LxstowError) && (error as Error).name !== 'JetStreamNotEnabled';
+      uncertain ||= !(error instanceof LxstowError) && !nobodyHeard(error);
       if (performance.now() >= until) throw uncertain ? new UncertainPublish(id, failure) : failure;
     }
     await setTimeout(tryAgainMs);

@@ -60,6 +60,7 @@ export class Lease {
   /** Monotonic ms: when the last renewal that went through was sent. The server's clock for the TTL started after that. */
   #renewed: number;
   #renewing: Promise<void> | undefined;
+  #released = false;
 
   constructor(
     bucket: Bucket,
@@ -89,6 +90,7 @@ export class Lease {
     if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
       this.#lose('it was not renewed in time');
     this.#lost.signal.throwIfAborted();
+    if (this.#released) throw this.#loss('it was given back');
   }
 
   /** To be called several times in a TTL; one at a time goes out. One that fails for want of NATS is no loss until the TTL is over. */
@@ -102,7 +104,7 @@ export class Lease {
   }
 
   async #renew(): Promise<void> {
-    if (this.#lost.signal.aborted) return;
+    if (this.#lost.signal.aborted || this.#released) return;
     const begun = performance.now();
     try {
       const revision = (await this.#write(this.#revision)) ?? (await this.#writeOverOurs());
@@ -127,13 +129,17 @@ export class Lease {
 
   /** Gives the lease back at once. One that is lost already, or cannot be given back, ends by its TTL. */
   async release(): Promise<void> {
-    if (this.#lost.signal.aborted) return;
-    this.#lose('it was given back');
+    if (this.#lost.signal.aborted || this.#released) return;
+    this.#released = true;
     await this.#renewing;
     if (await this.#bucket.remove(this.key, this.#revision)) this.#onFree(this.key);
   }
 
   #lose(why: string): void {
-    this.#lost.abort(new LxstowError('lease-lost', `the lease ${this.key} is lost: ${why}`));
+    if (!this.#released) this.#lost.abort(this.#loss(why));
+  }
+
+  #loss(why: string): LxstowError {
+    return new LxstowError('lease-lost', `the lease ${this.key} is lost: ${why}`);
   }
 }

@@ -1,4 +1,5 @@
 /** "Look at your operation": sent when somebody asked to cancel it. A nudge may be lost; the worker looks at each heartbeat anyway. */
+import type { Subscription } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 import { nudgeSubject } from './topology.ts';
 
@@ -6,12 +7,29 @@ export function nudge(nats: Nats, remote: string, operation: string): void {
   nats.connection.publish(nudgeSubject(remote, operation));
 }
 
-/** Calls `look` at each nudge, until disposed. */
-export function onNudge(nats: Nats, remote: string, operation: string, look: () => void): Disposable {
-  const subscription = nats.connection.subscribe(nudgeSubject(remote, operation), {
-    callback: (error) => {
-      if (!error) look();
-    },
-  });
-  return { [Symbol.dispose]: () => subscription.unsubscribe() };
+/** The nudges of a remote's operations, heard by one subscription. */
+export class Nudges implements Disposable {
+  readonly #looks = new Map<string, () => void>();
+  readonly #subscription: Subscription;
+
+  constructor(nats: Nats, remote: string) {
+    this.#subscription = nats.connection.subscribe(nudgeSubject(remote, '*'), {
+      callback: (error, { subject }) => {
+        if (!error) this.#looks.get(subject.slice(subject.lastIndexOf('.') + 1))?.();
+      },
+    });
+  }
+
+  /** Calls `look` at each nudge of this operation, until disposed. */
+  on(operation: string, look: () => void): Disposable {
+    this.#looks.set(operation, look);
+    const forget = () => {
+      if (this.#looks.get(operation) === look) this.#looks.delete(operation);
+    };
+    return { [Symbol.dispose]: forget };
+  }
+
+  [Symbol.dispose](): void {
+    this.#subscription.unsubscribe();
+  }
 }

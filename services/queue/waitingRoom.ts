@@ -3,8 +3,8 @@
  * the first of each lease is called when one is given back, and every few seconds, for a holder that died gives nothing back. So any number
  * may wait, and those that need not wait do not notice (adr/0020).
  */
-import type { JsMsg } from '@nats-io/jetstream';
 import type { Nats } from './connection.ts';
+import type { Delivery } from './deliveries.ts';
 import { freedSubject, nudgeSubject, waitedFor } from './topology.ts';
 
 interface Waiting {
@@ -62,19 +62,19 @@ export class WaitingRoom implements Disposable {
   }
 
   /** Whether a job that came before this one waits here for the lease: a new one may not overtake it. */
-  isBehind(lease: string, { seq, redelivered }: Pick<JsMsg, 'seq' | 'redelivered'>): boolean {
+  isBehind(lease: string, { seq, redelivered }: Pick<Delivery, 'seq' | 'redelivered'>): boolean {
     if (redelivered) return false;
     for (const each of this.#byLease.get(lease) ?? []) if (each.sequence < seq) return true;
     return false;
   }
 
   /** Hands the message back until the lease may be had. */
-  wait(message: JsMsg, lease: string, operation: string): void {
+  wait(message: Pick<Delivery, 'seq' | 'nak'>, lease: string, operation: string): void {
     if (this.#closed) return void message.nak();
     const those = this.#byLease.get(lease) ?? new Set();
     const delayMs = this.#delayMs();
     // The client knows where a message is answered; its type does not.
-    const { seq: sequence, reply } = message as JsMsg & { reply: string };
+    const { seq: sequence, reply } = message as typeof message & { reply: string };
     const due = performance.now() + delayMs;
     message.nak(delayMs);
     const waiting = { sequence, lease, operation, reply, due, called: false };
@@ -91,7 +91,7 @@ export class WaitingRoom implements Disposable {
   /** Tells all workers of the remote that a lease was given back. */
   freed(key: string): void {
     const { nats, remote } = this.#options;
-    if (nats.connected) nats.connection.publish(freedSubject(remote), waitedFor(key));
+    if (nats.connected) nats.tell(freedSubject(remote), waitedFor(key));
   }
 
   /** Has the first job that waits for this come again now. */

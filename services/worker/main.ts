@@ -22,19 +22,13 @@ import { createWorkerMetrics } from '../metrics.ts';
 import { OperationStore } from '../operations/store.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { connectNats } from '../queue/connection.ts';
+import { Deliveries } from '../queue/deliveries.ts';
 import { answerInventory, type InventoryQuestion } from '../queue/inventory.ts';
 import { Leases } from '../queue/leases.ts';
+import { Nudges } from '../queue/nudges.ts';
 import { answerLook, type LookQuestion } from '../queue/questions.ts';
 import { Reservations } from '../queue/reservations.ts';
-import {
-  checkpointsBucket,
-  consumerName,
-  jobsStream,
-  type Lane,
-  leaseKind,
-  leasesBucket,
-  verifySetUp,
-} from '../queue/topology.ts';
+import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../queue/topology.ts';
 import { WaitingRoom } from '../queue/waitingRoom.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
@@ -110,6 +104,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   const patienceMs = config.worker.leaseTtlMs;
   const bucket = new Bucket(nats, leasesBucket, patienceMs);
   const operations = new OperationStore(nats, config.nats.operationsKeptHours, patienceMs);
+  using nudges = new Nudges(nats, remote);
   using waitingRoom = new WaitingRoom({
     nats,
     remote,
@@ -146,10 +141,10 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   stop.addEventListener('abort', stopping, { once: true });
 
   const loop = async (lane: Lane) => {
-    const consumer = await nats.js.consumers.get(jobsStream, consumerName(remote, lane));
+    await using deliveries = new Deliveries(nats, consumerName(remote, lane), stop);
     const tools = { ...shared, memory: new SlotMemory() };
     await runLoop({
-      ...{ worker, nats, consumer, operations, tools, runners, waitingRoom, log },
+      ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, log },
       ...{ stopping: stop, handingBack: handingBack.signal },
     });
   };

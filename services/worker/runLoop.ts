@@ -1,6 +1,5 @@
 /** The worker's one loop: take a message, run its job, decide how it ended. Nobody else decides about retries. */
 import { setTimeout } from 'node:timers/promises';
-import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { JobKind, Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -9,9 +8,11 @@ import { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';
 import { amend, cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
-import { type Nats, natsFailure } from '../queue/connection.ts';
+import type { Nats } from '../queue/connection.ts';
 import { bury } from '../queue/deadLetters.ts';
+import type { Deliveries, Delivery } from '../queue/deliveries.ts';
 import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
+import type { Nudges } from '../queue/nudges.ts';
 import { parseJobSubject, waitedFor } from '../queue/topology.ts';
 import type { WaitingRoom } from '../queue/waitingRoom.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
@@ -30,7 +31,8 @@ export interface LoopOptions {
   /** This worker's name: who owns a running operation. */
   worker: string;
   nats: Nats;
-  consumer: Consumer;
+  deliveries: Deliveries;
+  nudges: Nudges;
   operations: OperationStore;
   tools: Tools;
   runners: Runners;
@@ -42,8 +44,6 @@ export interface LoopOptions {
   handingBack: AbortSignal;
 }
 
-/** A pull whose server died is not answered: it is noticed after so long, and another one sent. */
-const pullExpiresMs = 5000;
 const pauseAfterFaultMs = 1000;
 /** A job whose operation somebody else has changed comes again after this; jittered, so that such jobs do not march in step. */
 const busyDelayMs = 3000;
@@ -52,10 +52,10 @@ const longestRetryDelayMs = 300_000;
 
 /** Runs one job at a time until `stopping`; resolves when the last one has ended. */
 export async function runLoop(options: LoopOptions): Promise<void> {
-  const { consumer, stopping, log } = options;
+  const { deliveries, stopping, log } = options;
   while (!stopping.aborted) {
     try {
-      const message = await nextMessage(consumer, stopping);
+      const message = await deliveries.next();
       if (message) await handle(message, options);
     } catch (error) {
       // NATS is away, or the consumer is gone: the job, if there was one, comes again by itself.
@@ -65,29 +65,7 @@ export async function runLoop(options: LoopOptions): Promise<void> {
   }
 }
 
-/** The next message; undefined when there was none in time, or when the worker stops. */
-async function nextMessage(consumer: Consumer, stopping: AbortSignal): Promise<JsMsg | undefined> {
-  const { promise: stopped, resolve } = Promise.withResolvers<'stopped'>();
-  const stop = () => resolve('stopped');
-  stopping.addEventListener('abort', stop, { once: true });
-  const pulled = consumer.next({ expires: pullExpiresMs });
-  try {
-    const message = await Promise.race([pulled, stopped]).catch((error) => {
-      throw natsFailure(error, 'waiting for a job');
-    });
-    if (message !== 'stopped') return message ?? undefined;
-    // One that arrives too late goes straight back.
-    pulled.then(
-      (late) => late?.nak(),
-      () => undefined,
-    );
-    return undefined;
-  } finally {
-    stopping.removeEventListener('abort', stop);
-  }
-}
-
-async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
+async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   const { operations, tools, worker, waitingRoom } = options;
   waitingRoom.arrived(message.seq);
   const raw = {
@@ -158,7 +136,7 @@ async function handle(message: JsMsg, options: LoopOptions): Promise<void> {
 }
 
 /** Hands the job back until it can have what another has, and says in its operation what that is. */
-async function wait(message: JsMsg, { lease, reason }: Wait, stored: Stored, options: LoopOptions): Promise<void> {
+async function wait(message: Delivery, { lease, reason }: Wait, stored: Stored, options: LoopOptions): Promise<void> {
   const { operation, revision } = stored;
   if (operation.status === 'Pending' && operation.metadata.waiting_for !== reason) {
     const metadata = { ...operation.metadata, waiting_for: reason };
@@ -172,27 +150,27 @@ async function wait(message: JsMsg, { lease, reason }: Wait, stored: Stored, opt
 async function settleOperation(
   id: string,
   job: Job,
-  message: JsMsg,
+  message: Delivery,
   trace: Trace,
   { operations }: LoopOptions,
 ): Promise<Stored> {
   const { kind, address, body } = job;
   const found = await operations.find(id, address.remote);
   if (found) return found;
-  const begun = new Date(message.info.timestampNanos / 1e6);
+  const begun = new Date(message.time);
   const made = await operations.create(newOperation({ id, kind, address, body, trace: trace.id }, begun));
   const settled = made ?? (await operations.find(id, address.remote));
   if (!settled) throw new LxstowError('nats-unavailable', `operation ${id} cannot be kept`);
   return settled;
 }
 
-async function runAttempt(job: Job, attempt: Attempt, message: JsMsg, options: LoopOptions): Promise<void> {
-  const { nats, tools, handingBack } = options;
+async function runAttempt(job: Job, attempt: Attempt, message: Delivery, options: LoopOptions): Promise<void> {
+  const { nudges, tools, handingBack } = options;
   const { log, operation } = attempt;
   const handBackNow = () => attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
   handingBack.addEventListener('abort', handBackNow, { once: true });
   if (handingBack.aborted) handBackNow();
-  using _alive = keepAlive(attempt, nats, tools.config.worker.heartbeatMs, () => message.working());
+  using _alive = keepAlive(attempt, nudges, tools.config.worker.heartbeatMs, () => message.working());
   log.info('job begun', { attempt: operation.attempt });
   tools.metrics.running.inc({ kind: job.kind });
   try {
@@ -217,7 +195,7 @@ async function outcome(job: Job, attempt: Attempt, { runners, tools }: LoopOptio
   }
 }
 
-async function endWell(job: Job, attempt: Attempt, message: JsMsg, tools: Tools): Promise<void> {
+async function endWell(job: Job, attempt: Attempt, message: Delivery, tools: Tools): Promise<void> {
   await attempt.finish((operation) => succeed(operation, new Date()));
   const { backup } = attempt.operation;
   attempt.log.info('job done', { seconds: countJob(tools.metrics, attempt.operation, 'success'), backup });
@@ -243,7 +221,7 @@ async function endBadly(
   error: LxstowError,
   job: Job,
   attempt: Attempt,
-  message: JsMsg,
+  message: Delivery,
   options: LoopOptions,
 ): Promise<void> {
   const { log, operation } = attempt;
@@ -285,7 +263,13 @@ async function endBadly(
 }
 
 /** A message that no worker can do anything with: a failed operation, a dead letter, and the queue goes on. */
-async function refuse(message: JsMsg, id: string, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {
+async function refuse(
+  message: Delivery,
+  id: string,
+  error: LxstowError,
+  log: Log,
+  options: LoopOptions,
+): Promise<void> {
   const { operations } = options;
   const now = new Date();
   const named = parseJobSubject(message.subject);
@@ -297,7 +281,7 @@ async function refuse(message: JsMsg, id: string, error: LxstowError, log: Log, 
   await discard(message, error, log, options);
 }
 
-async function discard(message: JsMsg, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {
+async function discard(message: Delivery, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {
   log.error('message refused', { subject: message.subject, error });
   options.tools.metrics.jobs.inc({ kind: 'unknown', result: 'refused' });
   await bury(options.nats, message, error);

@@ -11,7 +11,9 @@ import { createWorkerMetrics } from '../../services/metrics.ts';
 import { OperationStore } from '../../services/operations/store.ts';
 import { Bucket } from '../../services/queue/bucket.ts';
 import { connectNats } from '../../services/queue/connection.ts';
+import { Deliveries } from '../../services/queue/deliveries.ts';
 import { Leases } from '../../services/queue/leases.ts';
+import { Nudges } from '../../services/queue/nudges.ts';
 import { Reservations } from '../../services/queue/reservations.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket, setUp } from '../../services/queue/topology.ts';
 import { WaitingRoom } from '../../services/queue/waitingRoom.ts';
@@ -89,6 +91,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
   using store = createS3Store(config.s3);
   using lxd = new LxdClient('local', { socket: '/nonexistent' }, {});
   await using threads = new Threads();
+  using nudges = new Nudges(nats, 'local');
   using waitingRoom = new WaitingRoom({ nats, remote: 'local' });
   const stopping = new AbortController();
   let done = 0;
@@ -102,9 +105,9 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
   };
   const loop = async () => {
-    const consumer = await nats.js.consumers.get(jobsStream, consumerName('local', 'transfer'));
+    await using deliveries = new Deliveries(nats, consumerName('local', 'transfer'), stopping.signal);
     await runLoop({
-      ...{ worker: 'drain', nats, consumer, operations, runners, waitingRoom, log },
+      ...{ worker: 'drain', nats, deliveries, nudges, operations, runners, waitingRoom, log },
       ...{ tools: { ...shared, memory: new SlotMemory() }, stopping: stopping.signal, handingBack: ended.signal },
     });
   };

@@ -3,12 +3,11 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
-import { jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { connect } from '@nats-io/transport-node';
 import WebSocket from 'ws';
+import { createLogger } from '../../services/logger.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/store.ts';
-import type { Nats } from '../../services/queue/connection.ts';
+import { connectNats, type Nats } from '../../services/queue/connection.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
@@ -23,6 +22,8 @@ interface Seen {
   metadata: any;
 }
 
+const log = createLogger({ level: 'error', format: 'json' }, {});
+const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
 const withLxc = { skip: !(await hasLxc()) && 'there is no lxc' };
 
 describe('events', { timeout: 200_000 }, () => {
@@ -152,15 +153,8 @@ describe('events', { timeout: 200_000 }, () => {
 
   /** NATS, past lxstow. */
   async function direct(): Promise<{ nats: Nats; operations: OperationStore }> {
-    const connection = await connect({ servers: stack.nats.url });
-    const nats = {
-      connection,
-      js: jetstream(connection),
-      jsm: await jetstreamManager(connection),
-      connected: true,
-      assertConnected: () => undefined,
-      [Symbol.asyncDispose]: () => connection.close(),
-    };
+    const servers = [stack.nats.url];
+    const nats = await connectNats({ servers, ...settings }, 'lxstow-test', log);
     return { nats, operations: new OperationStore(nats, 1) };
   }
 

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { connect } from '@nats-io/transport-node';
+import { createLogger } from '../../services/logger.ts';
 import type { LxdObject } from '../../services/lxd/inventory.ts';
+import { connectNats } from '../../services/queue/connection.ts';
 import { answerInventory, type InventoryQuestion } from '../../services/queue/inventory.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { hasLxc, openUserLxc, type UserLxc } from '../lab/lxc.ts';
@@ -133,16 +133,10 @@ describe('instances', { timeout: 200_000 }, () => {
   });
 
   it('by the thousand come page by page', async () => {
-    const connection = await connect({ servers: stack.nats.url });
+    const settings = { servers: [stack.nats.url], replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    await using nats = await connectNats(settings, 'lxstow-test', log);
     const stop = new AbortController();
-    const nats = {
-      connection,
-      js: jetstream(connection),
-      jsm: await jetstreamManager(connection),
-      connected: true,
-      assertConnected: () => undefined,
-      [Symbol.asyncDispose]: () => connection.close(),
-    };
     const many: LxdObject[] = Array.from({ length: 3000 }, (_, i) => ({
       name: `c${String(i).padStart(5, '0')}`,
       project: 'default',
@@ -159,7 +153,7 @@ describe('instances', { timeout: 200_000 }, () => {
         : [{ name: 'huge', project: 'default', noise: randomBytes(2_000_000).toString('base64') }];
     };
     answerInventory(nats, 'silent', inventory, stop.signal);
-    await connection.flush();
+    await nats.connection.flush();
     try {
       const { status, body, text } = await get('instances?recursion=1&target=silent');
       assert.equal(status, 200, text.slice(0, 500));
@@ -168,7 +162,6 @@ describe('instances', { timeout: 200_000 }, () => {
       assertError(await get('instances/huge?target=silent'), 413, /too large/);
     } finally {
       stop.abort();
-      await connection.close();
     }
   });
 

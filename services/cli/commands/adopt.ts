@@ -16,6 +16,7 @@ import { OperationStore } from '../../operations/store.ts';
 import { Bucket } from '../../queue/bucket.ts';
 import { connectNats } from '../../queue/connection.ts';
 import { Leases } from '../../queue/leases.ts';
+import { Nudges } from '../../queue/nudges.ts';
 import { Reservations } from '../../queue/reservations.ts';
 import { leasesBucket, verifySetUp } from '../../queue/topology.ts';
 import { retrying } from '../../storage/retrying.ts';
@@ -73,13 +74,14 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
   using theirs = createS3Store(source);
   await using nats = await connectNats(config.nats, 'lxstow adopt', log);
   await verifySetUp(nats);
+  using nudges = new Nudges(nats, remote);
   await using threads = new Threads();
   const leases = new Bucket(nats, leasesBucket);
   const store = retrying(ours, policy);
   const tools: IntakeTools = {
     prefix: config.s3.prefix,
     name: `adopt-${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`,
-    ...{ store, threads, nats, log },
+    ...{ store, threads, cancels: nudges, log },
     operations: new OperationStore(nats, config.nats.operationsKeptHours),
     leases: new Leases(leases, config.worker.leaseTtlMs),
     reservations: new Reservations(leases),

@@ -24,12 +24,12 @@ interface Wanted {
 }
 
 export function uploadRoutes(parts: GatewayParts): Router {
-  const { config, log, metrics, nats, operations, reservations, catalog, transfers } = parts;
+  const { config, log, metrics, nats, operations, feed, reservations, catalog, transfers } = parts;
   const { clientIdleTimeoutMs, ...tools } = transfers.tools;
   const intake = new Intake({
     ...tools,
     prefix: config.s3.prefix,
-    ...{ nats, operations, reservations, catalog, log },
+    ...{ cancels: feed, operations, reservations, catalog, log },
     onEnd: (operation, result) => countJob(metrics, operation, result),
   });
   const router = Router();
