@@ -5,7 +5,7 @@ import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { instanceLeaseKey } from '../queue/topology.ts';
-import { archiveKey, listPrefix, manifestKey, type Part, parseManifestKey } from '../storage/keys.ts';
+import { archiveKey, listPrefix, manifestKey, type Part, parseManifestKey, prefixesOf } from '../storage/keys.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import { readIndex, writeIndex } from './backupIndex.ts';
 
@@ -30,6 +30,13 @@ interface ManifestEntry {
 const mostClashes = 20;
 const readsInFlight = 32;
 const mostKept = 20_000;
+/** Of what S3 lists in one answer. */
+const pageLength = 1000;
+/** A store lists one page after the other, but several listings at a time: three times as fast on MinIO with two cores. */
+const listsInFlight = 4;
+const mostPieces = 16;
+/** Folders are remotes, in them projects, in them instances. */
+const instanceLevel = 3;
 /** So many manifests that are not known are worth a look into the index; so many that had to be read, a new one. */
 const worthAnIndex = 64;
 
@@ -166,11 +173,50 @@ export class Catalog {
     return { summaries, ...(last && { next: cursorOf(last.address) }) };
   }
 
+  /** As the store lists them; what is more than a page, in pieces side by side. */
   async *#manifests(of: Part, signal: AbortSignal): AsyncGenerator<ManifestEntry> {
-    for await (const object of this.#store.list(listPrefix(this.#prefix, of), signal)) {
-      const address = parseManifestKey(this.#prefix, object.key);
-      if (address && (of.project ?? address.project) === address.project) yield { address, object };
+    const prefix = listPrefix(this.#prefix, of);
+    const first: StoredObject[] = [];
+    for await (const object of this.#store.list(prefix, signal)) {
+      first.push(object);
+      if (first.length === pageLength) break;
     }
+    const pieces = first.length < pageLength ? [] : await this.#pieces(of, signal);
+    // Anew from the first: so that what has changed meanwhile is told once, as it is.
+    const listed =
+      pieces.length > 0
+        ? mapInOrder(each(pieces), listsInFlight, (piece) => this.#piece(piece, of, signal))
+        : each([this.#entries(first, of)]);
+    for await (const entries of listed) yield* entries;
+  }
+
+  async #piece(prefix: string, of: Part, signal: AbortSignal): Promise<ManifestEntry[]> {
+    const found: ManifestEntry[] = [];
+    for await (const object of this.#store.list(prefix, signal)) found.push(...this.#entries([object], of));
+    return found;
+  }
+
+  #entries(objects: StoredObject[], of: Part): ManifestEntry[] {
+    return objects.flatMap((object) => {
+      const address = parseManifestKey(this.#prefix, object.key);
+      return address && (of.project ?? address.project) === address.project ? [{ address, object }] : [];
+    });
+  }
+
+  /** Prefixes that together have all that is there, at this moment, of these backups. */
+  async #pieces(of: Part, signal: AbortSignal): Promise<string[]> {
+    const whole = [listPrefix(this.#prefix, of)];
+    const { remote, project, instance } = of;
+    const named = [remote, remote && project, remote && project && instance].filter(
+      (word) => word !== undefined,
+    ).length;
+    let folders = whole;
+    for (let level = named; level < instanceLevel && folders.length < mostPieces; level++) {
+      const below: string[] = [];
+      for (const folder of folders) for await (const name of this.#store.folders(folder, signal)) below.push(name);
+      folders = below;
+    }
+    return prefixesOf(folders, mostPieces) ?? whole;
   }
 
   /**

@@ -33,8 +33,15 @@ export interface Sources {
   connections: Connections;
 }
 
+interface Shown {
+  certificate: X509Certificate;
+  fingerprint: string;
+}
+
 export class Trust {
   readonly #parts: Sources;
+  /** What each connection has shown in its handshake. It cannot show another later (main.ts), and each reading of it costs. */
+  readonly #shown = new WeakMap<TLSSocket, Shown>();
 
   constructor(parts: Sources) {
     this.#parts = parts;
@@ -45,13 +52,13 @@ export class Trust {
    * says of a certificate goes before directory and CA, which make admins.
    */
   async client(socket: TLSSocket): Promise<Client | undefined> {
-    const certificate = socket.getPeerX509Certificate();
-    if (!certificate) return undefined;
-    const fingerprint = fingerprintOf(certificate.raw);
-    return this.#parts.connections.whileDeciding(socket, () => this.#decide(socket, certificate, fingerprint));
+    const shown = this.#shown.get(socket) ?? shownBy(socket);
+    if (!shown) return undefined;
+    this.#shown.set(socket, shown);
+    return this.#parts.connections.whileDeciding(socket, () => this.#decide(socket, shown));
   }
 
-  async #decide(socket: TLSSocket, certificate: X509Certificate, fingerprint: string): Promise<Client> {
+  async #decide(socket: TLSSocket, { certificate, fingerprint }: Shown): Promise<Client> {
     if (!isInTime(certificate)) return stranger(fingerprint);
     const { copy, directory, config } = this.#parts;
     const known = copy.get(fingerprint);
@@ -81,7 +88,7 @@ export class Trust {
 
   /** Those in the directory, as the store would have them. */
   async inDirectory(): Promise<TrustedCertificate[]> {
-    return ((await this.#parts.directory?.all()) ?? []).map(shown);
+    return ((await this.#parts.directory?.all()) ?? []).map(asStored);
   }
 
   /** Counts a refused call against its address. */
@@ -98,6 +105,11 @@ export class Trust {
   }
 }
 
+function shownBy(socket: TLSSocket): Shown | undefined {
+  const certificate = socket.getPeerX509Certificate();
+  return certificate && { certificate, fingerprint: fingerprintOf(certificate) };
+}
+
 function stranger(fingerprint: string): Client {
   return { fingerprint, trusted: false, name: '', role: 'viewer', projects: [] };
 }
@@ -111,7 +123,7 @@ function admin(fingerprint: string, certificate: X509Certificate): Client {
   return { fingerprint, trusted: true, name, role: 'admin', projects: undefined };
 }
 
-function shown(certificate: X509Certificate): TrustedCertificate {
+function asStored(certificate: X509Certificate): TrustedCertificate {
   const fingerprint = fingerprintOf(certificate);
   return {
     fingerprint,

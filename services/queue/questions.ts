@@ -1,6 +1,6 @@
 /** Questions to the workers of a remote: request and reply, answered by whichever is free. */
 
-import { headers } from '@nats-io/transport-node';
+import { headers, NoRespondersError, TimeoutError } from '@nats-io/transport-node';
 import { check } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../trace.ts';
@@ -35,16 +35,12 @@ export async function askLook(
   const carried = headers();
   carried.set(traceHeader, formatTraceparent(trace));
   try {
-    const reply = await nats.connection.request(askSubject(remote, 'look'), JSON.stringify(question), {
-      timeout: timeoutMs,
-      headers: carried,
-    });
+    const reply = await nats.ask(askSubject(remote, 'look'), JSON.stringify(question), { timeoutMs, headers: carried });
     const answer = reply.json<LookAnswer | { error: string }>();
     return 'error' in answer ? undefined : answer;
   } catch (error) {
-    const failure = error as Error & { isNoResponders?: () => boolean };
-    if (failure.name === 'TimeoutError') return undefined;
-    if (failure.name === 'NoRespondersError' || failure.isNoResponders?.()) {
+    if (error instanceof TimeoutError) return undefined;
+    if (error instanceof NoRespondersError) {
       throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
     }
     throw natsFailure(error, `asking a worker of ${remote}`);

@@ -26,6 +26,30 @@ export function listPrefix(prefix: string, { remote, project, instance }: Part):
   return words.map((word) => (word ? `${word}/` : '')).join('');
 }
 
+/**
+ * Prefixes of which every key in one of `folders` has exactly one, about `most` of them where they can be told apart: listed side by
+ * side they are the whole. In order. Undefined where they cannot be cut safely.
+ */
+export function prefixesOf(folders: string[], most: number): string[] | undefined {
+  // A letter that UTF-16 has in two halves could be cut.
+  if (folders.length === 0 || !folders.every((folder) => /^[ -~]+$/.test(folder))) return undefined;
+  let groups = [folders];
+  while (groups.length < most) {
+    const largest = groups.reduce((one, other) => (other.length > one.length ? other : one));
+    if (largest.length === 1) break;
+    const { length } = commonStart(largest);
+    const cut = Map.groupBy(largest, (folder) => folder[length]);
+    groups = groups.flatMap((group) => (group === largest ? [...cut.values()] : [group]));
+  }
+  return groups.map(commonStart).sort();
+}
+
+function commonStart([first = '', ...others]: string[]): string {
+  let { length } = first;
+  for (const other of others) while (!other.startsWith(first.slice(0, length))) length--;
+  return first.slice(0, length);
+}
+
 /** The key of a project's index: below no remote, for no remote's name begins with a dot. */
 export function indexKey(prefix: string, of: { remote: string; project: string }): string {
   return [prefix, '.index', of.remote, `${of.project}.json.gz`].filter((word) => word).join('/');

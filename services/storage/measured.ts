@@ -74,6 +74,7 @@ export function measured(store: ObjectStore, { s3Requests, received, sent }: Sto
       ),
     remove: (key, signal) => timed('remove', () => store.remove(key, signal)),
     list: (prefix, signal) => listed('list', store.list(prefix, signal)),
+    folders: (prefix, signal) => listed('folders', store.folders(prefix, signal)),
     listUploads: (prefix, signal) => listed('listUploads', store.listUploads(prefix, signal)),
   };
 }

@@ -95,6 +95,8 @@ export interface ObjectStore {
   remove(key: string, signal: AbortSignal): Promise<void>;
   /** Every object whose key begins with `prefix`, once. In order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. */
   list(prefix: string, signal: AbortSignal): AsyncIterable<StoredObject>;
+  /** What the keys that begin with `prefix` have next, up to the next `/` and with it, each once: the folders in it. */
+  folders(prefix: string, signal: AbortSignal): AsyncIterable<string>;
   /**
    * The open uploads whose key begins with `prefix`, each once. Not all of them: MinIO forgets, when it restarts, those that are
    * not asked for by their exact key; and of more than 1 000 of one key, the rest may be missing until some of them are gone.

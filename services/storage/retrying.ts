@@ -45,12 +45,16 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
     const given = new Set<string>();
     let iterator = open()[Symbol.asyncIterator]();
     for (;;) {
-      const next = await again(call, signal, async (attempt) => {
-        if (attempt > 1) iterator = open()[Symbol.asyncIterator]();
-        let result = await iterator.next();
-        while (!result.done && given.has(nameOf(result.value))) result = await iterator.next();
-        return result;
-      });
+      // All but the first of a page are there already: what it takes to try again is made when it is needed.
+      const next = await iterator.next().catch((error) =>
+        again(call, signal, async (attempt) => {
+          if (attempt === 1) throw error;
+          iterator = open()[Symbol.asyncIterator]();
+          let result = await iterator.next();
+          while (!result.done && given.has(nameOf(result.value))) result = await iterator.next();
+          return result;
+        }),
+      );
       if (next.done) return;
       given.add(nameOf(next.value));
       yield next.value;
@@ -119,6 +123,13 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
         signal,
         () => store.list(prefix, signal),
         ({ key }) => key,
+      ),
+    folders: (prefix, signal) =>
+      listing(
+        'folders',
+        signal,
+        () => store.folders(prefix, signal),
+        (name) => name,
       ),
     listUploads: (prefix, signal) =>
       listing(

@@ -12,6 +12,7 @@ import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import {
   bare,
   completion,
+  decoded,
   formatQuery,
   location,
   meaningOf,
@@ -160,6 +161,17 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & B
 
   async function probe(signal: AbortSignal): Promise<void> {
     await ask('ListBucketResult', { method: 'GET', query: { 'list-type': '2', 'max-keys': '1' }, signal });
+  }
+
+  async function* pages(query: Record<string, string>, signal: AbortSignal): AsyncGenerator<Xml> {
+    const asked: Record<string, string> = { 'list-type': '2', 'encoding-type': 'url', ...query };
+    for (let token: string | undefined; ; ) {
+      const next = token === undefined ? asked : { ...asked, 'continuation-token': token };
+      const page = await ask('ListBucketResult', { method: 'GET', query: next, signal }, parseListing);
+      yield page;
+      if (page.IsTruncated !== 'true') return;
+      token = word(page, 'NextContinuationToken');
+    }
   }
 
   return {
@@ -316,14 +328,14 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & B
     },
 
     async *list(prefix, signal) {
-      let token: string | undefined;
-      do {
-        const query: Record<string, string> = { 'list-type': '2', prefix, 'encoding-type': 'url' };
-        if (token) query['continuation-token'] = token;
-        const page = await ask('ListBucketResult', { method: 'GET', query, signal }, parseListing);
-        for (const entry of (page.Contents ?? []) as Xml[]) yield storedObject(entry, page.EncodingType === 'url');
-        token = page.IsTruncated === 'true' ? word(page, 'NextContinuationToken') : undefined;
-      } while (token);
+      for await (const { Contents, EncodingType } of pages({ prefix }, signal))
+        for (const entry of (Contents ?? []) as Xml[]) yield storedObject(entry, EncodingType === 'url');
+    },
+
+    async *folders(prefix, signal) {
+      for await (const { CommonPrefixes, EncodingType } of pages({ prefix, delimiter: '/' }, signal))
+        for (const entry of (CommonPrefixes ?? []) as Xml[])
+          yield decoded(word(entry, 'Prefix'), EncodingType === 'url');
     },
 
     async *listUploads(prefix, signal) {

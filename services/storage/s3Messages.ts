@@ -11,7 +11,7 @@ const xml = new XMLParser({
   ignoreAttributes: true,
   // MinIO writes quotes as &#34;
   htmlEntities: true,
-  isArray: (name) => name === 'Part' || name === 'Upload',
+  isArray: (name) => ['Part', 'Upload', 'CommonPrefixes'].includes(name),
 });
 
 /** S3's words whose meaning their HTTP status does not tell. */
@@ -102,13 +102,17 @@ export function formatQuery(query: Record<string, string>): string {
 
 /** An entry of a listing. `escaped`: its key is URL-encoded, as we ask for; a server that does not know how says nothing of it. */
 export function storedObject(entry: Xml, escaped: boolean): StoredObject {
-  const key = word(entry, 'Key');
   return {
-    key: escaped ? decodeURIComponent(key.replaceAll('+', ' ')) : key,
+    key: decoded(word(entry, 'Key'), escaped),
     size: Number(word(entry, 'Size')),
     etag: bare(word(entry, 'ETag')),
     modified: word(entry, 'LastModified'),
   };
+}
+
+/** A key or a beginning of one, as listings have them. */
+export function decoded(key: string, escaped: boolean): string {
+  return escaped ? decodeURIComponent(key.replaceAll('+', ' ')) : key;
 }
 
 /** An entry of a listing of uploads. */

@@ -3,47 +3,44 @@
 import { formatManifest, parseManifest } from '../../services/archive/manifest.ts';
 import { archiveKey, indexKey, manifestKey } from '../../services/storage/keys.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import type { Lxstow } from '../lab/lxstow.ts';
 import type { Log } from '../lab/run.ts';
-import { median } from './measure.ts';
+import { openClient } from './client.ts';
+import { median, quantile } from './measure.ts';
 import type { Place } from './place.ts';
 import type { Table } from './report.ts';
 
 const never = new AbortController().signal;
 const requestsPerSecond = 200;
 const requests = 600;
+const connections = 32;
 const writesInFlight = 64;
 
 /** POSTs at a steady rate, each answered with 202. No worker is up: what they begin waits in the queue, and is cancelled in the end. */
-export async function measureRequests({ lxd, stow }: Place, rounds: number): Promise<Table> {
-  await lxd.launch('control');
-  const [worker] = stow.workers;
-  await worker?.stop();
+export async function measureRequests(stow: Lxstow, rounds: number): Promise<Table> {
+  using client = openClient(stow, connections);
+  const post = (name: string) => client.request('POST', '/1.0/instances/control/backups', { name });
   const [p50s, p99s]: [number[], number[]] = [[], []];
   let created: string[] = [];
-  for (let round = 0; round < rounds; round++) {
-    const times: number[] = [];
+  // The first round warms up, and does not count.
+  for (let round = 0; round <= rounds; round++) {
     const begun = performance.now();
     const answers = await Promise.all(
       Array.from({ length: requests }, async (_, index) => {
         const due = begun + (index * 1000) / requestsPerSecond;
         await new Promise((resolve) => setTimeout(resolve, Math.max(0, due - performance.now())));
-        const asked = performance.now();
-        const answer = await stow.request('POST', '/1.0/instances/control/backups', {
-          body: { name: `r${round}-${index}.tar.gz` },
-        });
-        times.push(performance.now() - asked);
+        const answer = await post(`r${round}-${index}.tar.gz`);
         if (answer.status !== 202) throw new Error(answer.text);
-        return answer.body.operation;
+        return answer;
       }),
     );
-    created = [...created, ...answers];
-    times.sort((a, b) => a - b);
-    p50s.push(times[Math.floor(times.length * 0.5)] ?? Number.NaN);
-    p99s.push(times[Math.floor(times.length * 0.99)] ?? Number.NaN);
+    created = [...created, ...answers.map(({ text }) => JSON.parse(text).operation)];
+    if (round === 0) continue;
+    const times = answers.map(({ ms }) => ms);
+    p50s.push(quantile(times, 0.5));
+    p99s.push(quantile(times, 0.99));
   }
-  for (const operation of created) await stow.request('DELETE', operation);
-  await worker?.start();
-  await lxd.lxc(['delete', '--force', 'control']);
+  for (const operation of created) await client.request('DELETE', operation);
   const [p50, p99] = [median(p50s), median(p99s)];
   return {
     title: `POST to 202, ${requestsPerSecond} a second`,

@@ -66,6 +66,11 @@ export function median(values: number[]): number {
   return (low + high) / 2;
 }
 
+/** The value below which this share of them is. */
+export function quantile(values: number[], share: number): number {
+  return values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? Number.NaN;
+}
+
 /** The costs' medians, each by itself. */
 export function medianCost(costs: Cost[]): Cost {
   const of = (pick: (cost: Cost) => number | undefined) => {

@@ -594,6 +594,20 @@ export function objectStoreContract(
         assert.deepEqual(await keysOf(prefix), keys.toSorted(byBytes));
       });
 
+      it('the folders below a prefix, each once, whatever is in them', at, async () => {
+        const prefix = folder();
+        const names = ['a/x', 'a/y/z', 'a-b/x', 'a b/x', 'ab', 'é/x'];
+        await Promise.all(names.map((name) => put(prefix + name)));
+        const foldersIn = async (within: string) => (await all(store.folders(within, never))).toSorted(byBytes);
+        assert.deepEqual(
+          await foldersIn(prefix),
+          ['a b/', 'a-b/', 'a/', 'é/'].map((name) => prefix + name),
+        );
+        assert.deepEqual(await foldersIn(`${prefix}a/`), [`${prefix}a/y/`]);
+        assert.deepEqual(await foldersIn(`${prefix}a-`), [`${prefix}a-b/`]);
+        assert.deepEqual(await foldersIn(`${prefix}none/`), []);
+      });
+
       it('more than one page', { timeout: 2 * testTimeoutMs, skip: differs.pages ?? false }, async () => {
         const prefix = folder();
         const keys = Array.from({ length: 1005 }, (_, i) => `${prefix}${i.toString().padStart(4, '0')} +&%.json`);
@@ -659,6 +673,7 @@ export function objectStoreContract(
           readRange: (key, etag, _open, signal) => store.readRange(key, etag, 0, Buffer.alloc(1), signal),
           remove: (key, _etag, _open, signal) => store.remove(`${key}-other`, signal),
           list: (key, _etag, _open, signal) => all(store.list(key, signal)),
+          folders: (key, _etag, _open, signal) => all(store.folders(key, signal)),
           listUploads: (key, _etag, _open, signal) => all(store.listUploads(key, signal)),
         };
 

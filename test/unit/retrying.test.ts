@@ -157,6 +157,11 @@ class FaultyStore implements ObjectStore {
     this.#breakOff(given);
   }
 
+  /** Of none of these tests. */
+  async *folders(prefix: string): AsyncGenerator<string> {
+    yield prefix;
+  }
+
   async *listUploads(prefix: string): AsyncGenerator<OpenUpload> {
     this.calls.push('listUploads');
     let given = 0;
@@ -195,7 +200,7 @@ function open(script: Fault[], { attempts = 4, keys = [] as string[] } = {}) {
   return { faulty, store, told };
 }
 
-type Single = Exclude<Call, 'list' | 'listUploads'>;
+type Single = Exclude<Call, 'list' | 'folders' | 'listUploads'>;
 
 /** Every call but listings, as one that a test can make on a store that holds `key`. */
 const calls: Record<Single, (store: ObjectStore, signal: AbortSignal) => Promise<unknown>> = {

@@ -121,8 +121,11 @@ export function backupRoutes(parts: GatewayParts): Router {
     const has = (backup: string) => catalog.has({ ...address, backup }, signal);
     const { name, compression, ...options } = wanted;
     try {
-      if (name !== undefined && ((await has(name)) || !(await reservations.take(address, name, id))))
-        throw new LxstowError('conflict', `backup ${address.instance}/${name} already exists`);
+      if (name !== undefined) {
+        const [stored, taken] = await bothOf(has(name), reservations.take(address, name, id));
+        if (stored && taken) await reservations.release(address, name, id);
+        if (stored || !taken) throw new LxstowError('conflict', `backup ${address.instance}/${name} already exists`);
+      }
       const backup = name ?? (await reservations.takeNext(address, new Date(), compression, id, has));
       const body: BackupJob = { backup, compression, ...options };
       const operation = await submitter.submit(
@@ -231,6 +234,12 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   return router;
+}
+
+/** Side by side; where one fails, the other has ended too: what it has done can be undone. */
+async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
+  await Promise.allSettled([one, other]);
+  return Promise.all([one, other]);
 }
 
 function createOptions(request: Request, { worker, notify }: Config) {

@@ -1,0 +1,36 @@
+/** A client of the gateway that costs the machine little: connections that stay, answers that are not looked into. */
+import https from 'node:https';
+import type { Lxstow } from '../lab/lxstow.ts';
+
+export interface BenchClient extends Disposable {
+  request(method: string, path: string, body?: object): Promise<{ status: number; text: string; ms: number }>;
+}
+
+/** `sockets`: connections, as many at most. */
+export function openClient({ url, client }: Pick<Lxstow, 'url' | 'client'>, sockets: number): BenchClient {
+  const { hostname, port } = new URL(url);
+  const { cert, key } = client;
+  // Its certificate is its own; whose it is was looked at when the lab began.
+  const agent = new https.Agent({ keepAlive: true, maxSockets: sockets, cert, key, rejectUnauthorized: false });
+  return {
+    request(method, path, body) {
+      const text = body === undefined ? '' : JSON.stringify(body);
+      const headers = { 'content-length': Buffer.byteLength(text) };
+      const begun = performance.now();
+      return new Promise((resolve, reject) => {
+        const request = https.request({ hostname, port, agent, method, path, headers }, (response) => {
+          const chunks: Buffer[] = [];
+          response.on('data', (chunk: Buffer) => chunks.push(chunk));
+          response.on('error', reject);
+          response.on('end', () => {
+            const ms = performance.now() - begun;
+            resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString(), ms });
+          });
+        });
+        request.on('error', reject);
+        request.end(text);
+      });
+    },
+    [Symbol.dispose]: () => agent.destroy(),
+  };
+}
