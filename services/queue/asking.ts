@@ -75,7 +75,7 @@ export class Asking {
     this.#unsent = [];
     for (const { subject, payload, options } of this.#connection.isClosed() ? [] : words) {
       try {
-        this.#connection.publish(subject, payload, options);
+        this.#connection.publish(subject, typeof payload === 'string' ? Buffer.from(payload) : payload, options);
       } catch (error) {
         // What NATS does not take for its size, say: whoever asked is told.
         const question = this.#take(options.reply?.slice(this.#inbox.length + 1) ?? '');

@@ -1,6 +1,6 @@
 /** Streams, as all that is done often uses them: a message appended, the last one of a subject read from the stream's leader. */
 import { type ApiError, JetStreamApiError } from '@nats-io/jetstream';
-import { type Msg, type MsgHdrs, MsgHdrsImpl } from '@nats-io/transport-node';
+import type { Msg, MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 
 /** A message as it is kept. */
@@ -46,24 +46,25 @@ export async function lastOf(nats: Nats, stream: string, subject: string): Promi
   }
 }
 
-/** The client's own way looks at each name, letter by letter. */
+/** As the client would write them: all that it asks of headers that it sends. Its own are looked at letter by letter. */
 function headersOf(headers: Record<string, string>): MsgHdrs {
-  const each = Object.entries(headers).map(([name, value]) => [name, [value]]);
-  return MsgHdrsImpl.fromRecord(Object.fromEntries(each));
+  let text = 'NATS/1.0\r\n';
+  for (const name in headers) text += `${name}: ${headers[name]}\r\n`;
+  const encoded = Buffer.from(`${text}\r\n`);
+  return { encode: () => encoded } as unknown as MsgHdrs;
 }
 
 function answerOf<T>(answer: Msg): T {
-  const { error, ...found } = answer.json<{ error?: ApiError }>();
-  if (error) throw new JetStreamApiError(error);
-  return found as T;
+  const found = answer.json<T & { error?: ApiError }>();
+  if (found.error) throw new JetStreamApiError(found.error);
+  return found;
 }
 
 function parseHeaders(encoded = ''): Map<string, string> {
-  const [, ...lines] = Buffer.from(encoded, 'base64').toString().split('\r\n');
-  return new Map(
-    lines.filter(Boolean).map((line) => {
-      const colon = line.indexOf(':');
-      return [line.slice(0, colon), line.slice(colon + 1).trim()];
-    }),
-  );
+  const found = new Map<string, string>();
+  for (const line of Buffer.from(encoded, 'base64').toString().split('\r\n')) {
+    const colon = line.indexOf(':');
+    if (colon > 0) found.set(line.slice(0, colon), line.slice(colon + 1).trim());
+  }
+  return found;
 }

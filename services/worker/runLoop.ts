@@ -76,26 +76,28 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   };
   const id = operationIdOf(raw);
   const trace = traceOf(message.headers?.get(traceHeader));
-  const log = options.log.child({ operation: id, trace: trace.id });
+  const about = { operation: id, trace: trace.id };
 
   let job: Job;
   try {
     job = parseJob(raw);
   } catch (error) {
-    return refuse(message, id, asLxstowError(error), log, options);
+    return refuse(message, id, asLxstowError(error), options.log.child(about), options);
   }
   const { address } = job;
   const stored = await settleOperation(id, job, message, trace, options);
   const { kind, project, instance } = stored.operation;
   if (kind !== job.kind || project !== address.project || instance !== address.instance) {
-    return discard(message, new LxstowError('bad-message', `operation ${id} is another job's`), log, options);
+    const error = new LxstowError('bad-message', `operation ${id} is another job's`);
+    return discard(message, error, options.log.child(about), options);
   }
   if (isFinal(stored.operation)) {
     await freeName(job, stored.operation, tools);
     return void (await message.ackAck());
   }
 
-  const attemptLog = log.child({
+  const attemptLog = options.log.child({
+    ...about,
     remote: address.remote,
     project: address.project,
     instance: address.instance,

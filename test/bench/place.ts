@@ -44,7 +44,7 @@ const never = new AbortController().signal;
 const waiting = { signal: never, idleTimeoutMs: 300_000 };
 
 /** What users install. */
-const built = fileURLToPath(new URL('../../dist/services/cli/main.js', import.meta.url));
+export const built = fileURLToPath(new URL('../../dist/services/cli/main.js', import.meta.url));
 
 /** `profile`: a folder where the worker leaves its CPU profiles when it ends. */
 export async function openPlace(log: Log, { profile }: { profile?: string | undefined } = {}): Promise<Place> {
