@@ -55,8 +55,8 @@ export function clientOptions(
   };
 }
 
-/** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
-export function createS3Store(config: Config['s3']): ObjectStore & Presigner & BucketMaker & Disposable {
+/** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. `own`: its bucket is lxstow's, which setup makes. */
+export function createS3Store(config: Config['s3'], own = true): ObjectStore & Presigner & BucketMaker & Disposable {
   const url = new URL(config.endpoint);
   const outside = new URL(config.publicEndpoint ?? config.endpoint);
   const secure = url.protocol === 'https:';
@@ -104,7 +104,7 @@ export function createS3Store(config: Config['s3']): ObjectStore & Presigner & B
     const code = typeof said === 'string' ? said : `HTTP ${status}`;
     const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}`;
     const meaning = meaningOf(code, status);
-    const advice = code === noBucket ? ': `lxstow setup` makes it' : '';
+    const advice = code === noBucket && own ? ': `lxstow setup` makes it' : '';
     return new LxstowError(meaning, meaning === 's3-refused' ? `${text} (bucket ${config.bucket}${advice})` : text);
   }
 
