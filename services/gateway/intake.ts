@@ -20,7 +20,7 @@ import {
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { JobResult } from '../metrics.ts';
-import { Attempt, bytesPerSecond, cleanupSignal } from '../operations/attempt.ts';
+import { Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
 import { type CancelSource, keepAlive } from '../operations/heartbeat.ts';
 import { cancelled, fail, newOperation, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
@@ -149,7 +149,7 @@ export class Intake {
     const { index, tar, compression, tags, length, created, notes, source, idle, gone } = incoming;
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
-    const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, signal);
+    const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, lingering(signal));
     let completing = false;
     try {
       await attempt.checkpoint({ key, uploadId: upload.uploadId });

@@ -8,10 +8,19 @@ import type { OperationStore, Stored } from './store.ts';
 
 const reportEveryMs = 1000;
 const cleanupMs = 30_000;
+const lingerMs = 5000;
 
 /** For tidying up after an attempt whose own signal has ended. */
 export function cleanupSignal(): AbortSignal {
   return AbortSignal.timeout(cleanupMs);
+}
+
+/** Aborts 5 s after `signal` does: for what would be left behind, unknown to us, if it were given up amid its beginning. */
+export function lingering(signal: AbortSignal): AbortSignal {
+  signal.throwIfAborted();
+  const late = new AbortController();
+  signal.addEventListener('abort', () => setTimeout(() => late.abort(signal.reason), lingerMs).unref(), { once: true });
+  return late.signal;
 }
 
 /** The rate since `begun`, a time of performance.now(). */

@@ -4,7 +4,7 @@
  */
 import type { Tags } from '../contract.ts';
 import { isCode } from '../errors.ts';
-import type { Attempt } from '../operations/attempt.ts';
+import { type Attempt, lingering } from '../operations/attempt.ts';
 import type { UploadedPart } from '../storage/objectStore.ts';
 import { multipartEtag } from '../storage/retrying.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
@@ -87,7 +87,7 @@ export class ArchiveUpload {
     if (uploadId && uploadId !== old.uploadId) await store.abortUpload({ key: old.key, uploadId }, signal);
     const sent = this.#checkpoint.parts;
     const begun = Date.now();
-    const upload = await store.beginUpload(old.key, { ...this.#options, copies: true }, signal);
+    const upload = await store.beginUpload(old.key, { ...this.#options, copies: true }, lingering(signal));
     await this.#attempt.checkpoint({ key: upload.key, uploadId: upload.uploadId });
     const size = sent.reduce((sum, part) => sum + part.size, 0);
     const parts: UploadedPart[] = [];

@@ -13,7 +13,7 @@ import {
 import { isCode, LxstowError } from '../errors.ts';
 import { createLxdBackup, deleteLxdBackup, lxdBackupExists, mark, openExport } from '../lxd/backups.ts';
 import { describeInstance, describeServer } from '../lxd/instances.ts';
-import { type Attempt, bytesPerSecond, cleanupSignal } from '../operations/attempt.ts';
+import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { Upload } from '../storage/objectStore.ts';
@@ -143,7 +143,7 @@ async function begin(
   const upload = await store.beginUpload(
     key,
     { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
-    signal,
+    lingering(signal),
   );
   await attempt.checkpoint({ key, uploadId: upload.uploadId });
   const start: BackupStart = {

@@ -7,7 +7,7 @@ import { connect } from 'node:tls';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect as connectNats } from '@nats-io/transport-node';
 import { makeCertificate } from '../lab/certificates.ts';
-import { startLxstow } from '../lab/lxstow.ts';
+import { type LxstowOptions, startLxstow } from '../lab/lxstow.ts';
 import { freePort } from '../lab/processes.ts';
 import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
 
@@ -359,15 +359,16 @@ describe('requests', { timeout: 600_000 }, () => {
   });
 
   describe('at the start', () => {
-    const start = (config: Record<string, object>, socket = '/none') =>
+    const start = (config: Record<string, object>, more: Partial<LxstowOptions> = {}) =>
       startLxstow({
         name: 'start',
         log: () => undefined,
         natsUrl: stack.nats.url,
         s3: stack.s3,
-        socket,
+        socket: '/none',
         workers: 1,
         config,
+        ...more,
       });
 
     it('a wrong S3 secret is an error that says so', async () => {
@@ -375,7 +376,8 @@ describe('requests', { timeout: 600_000 }, () => {
     });
 
     it('a bucket that is not there is an error that names it', async () => {
-      await assert.rejects(start({ s3: { bucket: 'no-such-bucket' } }), /NoSuchBucket|no-such-bucket/);
+      const environment = (part: string) => (part === 'admin' ? {} : { LXSTOW_S3_BUCKET: 'no-such-bucket' });
+      await assert.rejects(start({}, { environment }), /NoSuchBucket.*no-such-bucket.*lxstow setup/);
     });
 
     it('a wrong key in the file is an error that names it', async () => {
