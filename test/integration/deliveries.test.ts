@@ -1,0 +1,218 @@
+/** How a worker's loops take jobs, and how all ask NATS, on a real nats-server that dies and over a wire that is cut and stalls. */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { ConnectionError, NoRespondersError } from '@nats-io/transport-node';
+import type { Config } from '../../services/contract.ts';
+import { LxstowError } from '../../services/errors.ts';
+import { createLogger } from '../../services/logger.ts';
+import { connectNats, type Nats } from '../../services/queue/connection.ts';
+import { Deliveries, type Delivery } from '../../services/queue/deliveries.ts';
+import { consumerName, jobSubject, jobsStream, setUp } from '../../services/queue/topology.ts';
+import { startProxy } from '../fault/proxy.ts';
+import { type Lab, openLab } from '../lab/lab.ts';
+import type { LabNats } from '../lab/nats.ts';
+import { until } from './stack.ts';
+
+const log = createLogger({ level: 'error', format: 'json' }, {});
+const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
+const remotes = ['one', 'killed', 'twice', 'late', 'stopped', 'gone', 'acked'];
+
+describe('jobs and answers', { timeout: 200_000 }, () => {
+  let lab: Lab;
+  let server: LabNats;
+  let nats: Nats;
+  const open = (port = server.port) =>
+    connectNats({ servers: [`nats://127.0.0.1:${port}`], ...settings }, 'lxstow-test', log);
+  before(async () => {
+    lab = await openLab({ name: 'deliveries', log: () => undefined, lxd: false, s3: false });
+    assert.ok(lab.nats);
+    server = lab.nats;
+    nats = await open();
+    const each = Object.fromEntries(remotes.map((remote) => [remote, {}]));
+    await setUp(nats, { nats: { servers: [server.url], ...settings }, remotes: each } as unknown as Config);
+  });
+  after(async () => {
+    await nats?.[Symbol.asyncDispose]();
+    await lab?.[Symbol.asyncDispose]();
+  });
+
+  const never = new AbortController().signal;
+  const publish = async (remote: string, instance: string) =>
+    (await nats.js.publish(jobSubject('backup', { remote, project: 'default', instance }), '{}')).seq;
+  const take = (of: Nats, remote: string, stopping = never) =>
+    new Deliveries(of, consumerName(remote, 'transfer'), stopping);
+  const info = (remote: string) => nats.jsm.consumers.info(jobsStream, consumerName(remote, 'transfer'));
+  const booked = async (remote: string, count: number) =>
+    until(
+      () => info(remote),
+      ({ num_ack_pending }) => num_ack_pending === count,
+    );
+  const pulls = async (remote: string, count: number) =>
+    until(
+      () => info(remote),
+      ({ num_waiting }) => num_waiting === count,
+    );
+  const present = (delivery: Delivery | undefined): Delivery => {
+    assert.ok(delivery);
+    return delivery;
+  };
+
+  describe('a loop', () => {
+    it('books the one job that it runs, and no other', async () => {
+      const sequences = [await publish('one', 'a'), await publish('one', 'b'), await publish('one', 'c')];
+      await using deliveries = take(nats, 'one');
+      for (const [index, seq] of sequences.entries()) {
+        const delivery = present(await deliveries.next());
+        assert.deepEqual([delivery.seq, delivery.redelivered], [seq, false]);
+        const { num_ack_pending, num_pending, num_waiting } = await info('one');
+        assert.deepEqual([num_ack_pending, num_pending, num_waiting], [1, sequences.length - index - 1, 0]);
+        assert.equal(await delivery.ackAck(), true);
+        assert.equal(await delivery.ackAck(), false);
+      }
+      assert.equal((await info('one')).num_ack_pending, 0);
+    });
+
+    it('takes what comes after nats-server was killed and is back', async () => {
+      await using own = await open();
+      await using deliveries = take(own, 'killed');
+      for (const instance of ['a', 'b', 'c']) {
+        const next = deliveries.next();
+        await pulls('killed', 1);
+        await server.kill();
+        await server.start();
+        await until(
+          async () => nats.connected,
+          (connected) => connected,
+        );
+        const seq = await publish('killed', instance);
+        const delivery = present(await next);
+        assert.equal(delivery.seq, seq);
+        assert.equal(await delivery.ackAck(), true);
+      }
+    });
+
+    it('pulls again when its connection is back; what both pulls bring is one for it, and one for another', async () => {
+      await using wire = await startProxy({ target: { port: server.port, host: '127.0.0.1' } });
+      await using own = await open(wire.port);
+      await using deliveries = take(own, 'twice');
+      const next = deliveries.next();
+      await pulls('twice', 1);
+      const back = new Promise<void>((resolve) => void own.onReconnect(resolve));
+      wire.cut();
+      await back;
+      const sequences = [await publish('twice', 'a'), await publish('twice', 'b')];
+      const mine = present(await next);
+      await using others = take(nats, 'twice');
+      const theirs = present(await others.next());
+      assert.deepEqual([mine.seq, theirs.seq].toSorted(), sequences);
+      await Promise.all([mine.ackAck(), theirs.ackAck()]);
+    });
+
+    it('hands back at once what is on its way when the worker stops', async () => {
+      await using wire = await startProxy({ target: { port: server.port, host: '127.0.0.1' } });
+      await using own = await open(wire.port);
+      const said: string[] = [];
+      const acks = nats.connection.subscribe(`$JS.ACK.${jobsStream}.${consumerName('late', 'transfer')}.>`, {
+        callback: (_, message) => void said.push(message.string()),
+      });
+      const stop = new AbortController();
+      const deliveries = take(own, 'late', stop.signal);
+      const next = deliveries.next();
+      await pulls('late', 1);
+      wire.stall('down');
+      const seq = await publish('late', 'a');
+      await booked('late', 1);
+      stop.abort();
+      assert.equal(await next, undefined);
+      const closed = deliveries[Symbol.asyncDispose]();
+      await wire.heal();
+      await closed;
+      await using others = take(nats, 'late');
+      const again = present(await others.next());
+      assert.deepEqual([again.seq, again.redelivered], [seq, true]);
+      await again.ackAck();
+      acks.unsubscribe();
+      assert.equal(said[0], '-NAK');
+    });
+
+    it('that has stopped leaves no pull behind that could swallow a job', async () => {
+      const stop = new AbortController();
+      {
+        await using deliveries = take(nats, 'stopped', stop.signal);
+        const next = deliveries.next();
+        await pulls('stopped', 1);
+        stop.abort();
+        assert.equal(await next, undefined);
+        assert.equal(await deliveries.next(), undefined);
+      }
+      const seq = await publish('stopped', 'a');
+      await using others = take(nats, 'stopped');
+      const delivery = present(await others.next());
+      assert.deepEqual([delivery.seq, delivery.redelivered], [seq, false]);
+      await delivery.ackAck();
+    });
+
+    it('says so when its consumer is gone', async () => {
+      await using deliveries = take(nats, 'gone');
+      const refused = assert.rejects(deliveries.next(), { code: 'nats-unavailable', message: /Consumer Deleted/ });
+      await pulls('gone', 1);
+      await nats.jsm.consumers.delete(jobsStream, consumerName('gone', 'transfer'));
+      await refused;
+    });
+
+    it('tells NATS that it works on it, that it can come later, and that it is over', async () => {
+      const seq = await publish('acked', 'a');
+      await using deliveries = take(nats, 'acked');
+      const first = present(await deliveries.next());
+      first.working();
+      first.nak(1);
+      const second = present(await deliveries.next());
+      assert.deepEqual([second.seq, second.redelivered], [seq, true]);
+      second.term('for good');
+      await booked('acked', 0);
+    });
+  });
+
+  describe('a question', () => {
+    it('gets its own answer, among a thousand', async () => {
+      const echo = nats.connection.subscribe('echo', { callback: (_, message) => void message.respond(message.data) });
+      await nats.connection.flush();
+      await using own = await open();
+      const answers = await Promise.all(Array.from({ length: 1000 }, (_, index) => own.ask('echo', String(index))));
+      assert.deepEqual(
+        answers.map((answer) => answer.string()),
+        Array.from({ length: 1000 }, (_, index) => String(index)),
+      );
+      echo.unsubscribe();
+    });
+
+    it('that is too large fails by itself', async () => {
+      const large = nats.ask('$JS.API.STREAM.INFO.LXSTOW_JOBS', Buffer.alloc(2 * 1024 * 1024));
+      const small = nats.ask('$JS.API.STREAM.INFO.LXSTOW_JOBS', '');
+      await assert.rejects(large, /max_payload/);
+      assert.equal((await small).json<{ config: { name: string } }>().config.name, jobsStream);
+    });
+
+    it('that nobody hears is not waited for', async () => {
+      await assert.rejects(nats.ask('nobody.there', ''), NoRespondersError);
+    });
+
+    it('fails as soon as the connection is lost, and can be asked again when it is back', async () => {
+      await using wire = await startProxy({ target: { port: server.port, host: '127.0.0.1' } });
+      await using own = await open(wire.port);
+      await own.ask('$JS.API.INFO', '');
+      wire.stall('down');
+      const asked = own.ask('$JS.API.INFO', '', { timeoutMs: 600_000 });
+      const refused = assert.rejects(asked, ConnectionError);
+      wire.cut();
+      await refused;
+      assert.throws(() => own.assertConnected(), LxstowError);
+      await wire.heal();
+      await until(
+        async () => own.connected,
+        (connected) => connected,
+      );
+      await own.ask('$JS.API.INFO', '');
+    });
+  });
+});
