@@ -18,6 +18,7 @@ const writesInFlight = 64;
 
 /** POSTs at a steady rate, each answered with 202. No worker is up: what they begin waits in the queue, and is cancelled in the end. */
 export async function measureRequests(stow: Lxstow, rounds: number): Promise<Table> {
+  for (const worker of stow.workers) await worker.stop();
   using client = openClient(stow, connections);
   const post = (name: string) => client.request('POST', '/1.0/instances/control/backups', { name });
   const [p50s, p99s]: [number[], number[]] = [[], []];
@@ -41,6 +42,7 @@ export async function measureRequests(stow: Lxstow, rounds: number): Promise<Tab
     p99s.push(quantile(times, 0.99));
   }
   for (const operation of created) await client.request('DELETE', operation);
+  for (const worker of stow.workers) await worker.start();
   const [p50, p99] = [median(p50s), median(p99s)];
   return {
     title: `POST to 202, ${requestsPerSecond} a second`,
