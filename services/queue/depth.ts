@@ -27,22 +27,21 @@ export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDep
 }
 
 /** How many dead letters there are. */
-export async function countDeadLetters(nats: Nats): Promise<number> {
-  nats.assertConnected();
-  try {
-    return (await nats.jsm.streams.info(deadLetterStream)).state.messages;
-  } catch (error) {
-    throw natsFailure(error, 'counting dead letters');
-  }
+export function countDeadLetters(nats: Nats): Promise<number> {
+  return messagesIn(nats, deadLetterStream, 'counting dead letters');
 }
 
 /** How many notices wait for their endpoint. */
-export async function countNotices(nats: Nats): Promise<number> {
+export function countNotices(nats: Nats): Promise<number> {
+  return messagesIn(nats, noticesStream, 'counting notices');
+}
+
+async function messagesIn(nats: Nats, stream: string, what: string): Promise<number> {
   nats.assertConnected();
   try {
-    return (await nats.jsm.streams.info(noticesStream)).state.messages;
+    return (await nats.jsm.streams.info(stream)).state.messages;
   } catch (error) {
-    throw natsFailure(error, 'counting notices');
+    throw natsFailure(error, what);
   }
 }
 

@@ -6,7 +6,7 @@ import type { Line, Table } from './report.ts';
 
 /** A worker with one slot, whatever the size. */
 const mostMiB = 220;
-/** What a further slot may add: five buffers for parts, six for blocks (services/archive/draftParts.ts). */
+/** What a further slot may add: five buffers for parts (services/archive/draftParts.ts), six for blocks on two cores (compression.ts). */
 const poolMiB = 5 * (16 + 1) + 6;
 const compressions = ['none', 'gzip', 'zstd'] as const;
 const slots = 4;
@@ -43,11 +43,11 @@ export async function measureSizes(place: Place, sizesMiB: number[], rounds: num
     await lxd.lxc(['delete', '--force', instance]);
     for (const [name, each] of costs) {
       const storedBytes = stored.get(name);
-      const peak = Math.max(...each.map(({ peakMiB: one = 0 }) => one));
+      const peak = peakOf(each);
       lines.push({ name, ...medianCost(each), peakMiB: peak, ...(storedBytes === undefined ? {} : { storedBytes }) });
     }
   }
-  const most = Math.max(...lines.map(({ peakMiB: one = 0 }) => one));
+  const most = peakOf(lines);
   const bars = [{ text: `peak ≤ ${mostMiB} MiB, whatever the size`, value: most, holds: most <= mostMiB }];
   const perMiB = (compression: string, sizeMiB: number) =>
     (lines.find(({ name }) => name === `backup, ${compression}, ${sizeMiB} MiB`)?.wallS ?? Number.NaN) / sizeMiB;
@@ -97,12 +97,12 @@ export async function measureSlots(place: Place, sizeMiB: number, rounds: number
         `round ${round} of ${rounds}: ${slots} × ${sizeMiB} MiB, ${compression}: ${costs.at(-1)?.peakMiB?.toFixed(0)} MiB`,
       );
     }
-    const peak = Math.max(...costs.map(({ peakMiB: one = 0 }) => one));
+    const peak = peakOf(costs);
     lines.push({ name: `${slots} × ${sizeMiB} MiB, ${compression}`, ...medianCost(costs), peakMiB: peak });
   }
   await own?.start();
   for (const name of instances) await lxd.lxc(['delete', '--force', name]);
-  const most = Math.max(...lines.map(({ peakMiB: one = 0 }) => one));
+  const most = peakOf(lines);
   const limit = mostMiB + (slots - 1) * poolMiB;
   const bars = [{ text: `peak ≤ ${mostMiB} + ${slots - 1} × ${poolMiB} MiB`, value: most, holds: most <= limit }];
   return {
@@ -144,6 +144,10 @@ export async function measureMany(place: Place, count: number, log: Log): Promis
   const growth = most(resting.slice(-tenth)) / most(resting.slice(tenth, 2 * tenth));
   const bars = [{ text: 'at rest, the last tenth ≤ 1.05 × the second', value: growth, holds: growth <= 1.05 }];
   return { title: `Memory of a worker over ${count} backups of 64 MiB`, bytes: 0, rounds: 1, lines, bars };
+}
+
+function peakOf(costs: Pick<Cost, 'peakMiB'>[]): number {
+  return Math.max(...costs.map(({ peakMiB = 0 }) => peakMiB));
 }
 
 async function restartWorker({ stow }: Place): Promise<void> {
