@@ -18,15 +18,21 @@ export interface Subscription {
 interface Subscriber extends Subscription {
   socket: WebSocket;
   answered: boolean;
+  /** Runs while an event that went beyond muchUnreadBytes has not left. */
+  patience?: NodeJS.Timeout | undefined;
 }
 
 /** LXD's; a socket that has not answered one when the next is due is dead. */
 const pingEveryMs = 10_000;
-/** Who has not read so much is cut off: some thousand events. */
-const mostUnreadBytes = 1024 * 1024;
+/** So much may be on its way to a socket, some thousand events; what goes beyond it must have left within the time. A burst alone does that. */
+const muchUnreadBytes = 1024 * 1024;
+const patienceMs = 2000;
+/** Who has not read so much is cut off at once. */
+const mostUnreadBytes = 16 * muchUnreadBytes;
 /** Log lines a second; those over it are left out and counted. */
 const mostLinesPerSecond = 200;
 const mostSubscribers = 1000;
+const unreading = 'does not read its events';
 const closeGraceMs = 1000;
 const goingAway = 1001;
 
@@ -58,7 +64,7 @@ export class EventSockets implements AsyncDisposable {
       subscriber.answered = true;
     });
     socket.on('error', (error) => this.#log.debug('event socket failed', { client: subscription.client, error }));
-    socket.on('close', () => this.#subscribers.delete(subscriber));
+    socket.on('close', () => this.#forget(subscriber));
   }
 
   /** One line of the log. */
@@ -78,9 +84,20 @@ export class EventSockets implements AsyncDisposable {
       const { socket, types, wants } = subscriber;
       if (!types.has(event.type) || (event.project !== undefined && !wants(event.project))) continue;
       data ??= Buffer.from(JSON.stringify(event));
-      if (socket.bufferedAmount + data.length > mostUnreadBytes) this.#cut(subscriber, 'does not read its events');
-      else socket.send(data, { binary: false });
+      const unread = socket.bufferedAmount + data.length;
+      if (unread > mostUnreadBytes) this.#cut(subscriber, unreading);
+      else socket.send(data, { binary: false }, unread > muchUnreadBytes ? this.#hurry(subscriber) : undefined);
     }
+  }
+
+  /** Cuts a socket off unless what is returned is called in time. */
+  #hurry(subscriber: Subscriber): (() => void) | undefined {
+    if (subscriber.patience) return undefined;
+    subscriber.patience = setTimeout(() => this.#cut(subscriber, unreading), patienceMs).unref();
+    return () => {
+      clearTimeout(subscriber.patience);
+      subscriber.patience = undefined;
+    };
   }
 
   #ping(): void {
@@ -100,9 +117,14 @@ export class EventSockets implements AsyncDisposable {
 
   #cut(subscriber: Subscriber, why: string): void {
     // First: the line about it is an event too.
-    this.#subscribers.delete(subscriber);
+    this.#forget(subscriber);
     subscriber.socket.terminate();
     this.#log.warn(`event socket cut off: it ${why}`, { client: subscriber.client });
+  }
+
+  #forget(subscriber: Subscriber): void {
+    this.#subscribers.delete(subscriber);
+    clearTimeout(subscriber.patience);
   }
 
   /** Says goodbye to all; those who do not answer are cut off. */

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import WebSocket from 'ws';
+import type { Operation } from '../../services/contract.ts';
 import { createLogger } from '../../services/logger.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/store.ts';
@@ -234,20 +235,39 @@ describe('events', { timeout: 200_000 }, () => {
     for (const { socket } of all) socket.terminate();
   });
 
+  it('come in a burst to all who read', async () => {
+    const { seen } = await listen(stack.stow, '?type=operation');
+    const { nats, operations } = await direct();
+    const burst = Array.from({ length: 200 }, large);
+    for (const created of await Promise.all(burst.map((one) => operations.create(one)))) assert.ok(created);
+    const ids = new Set(burst.map(({ id }) => id));
+    await until(
+      async () => seen.filter(({ metadata }) => ids.delete(metadata.id)),
+      () => ids.size === 0,
+    );
+    await nats.connection.close();
+  });
+
+  /** An operation of thirty kilobytes. */
+  function large(): Operation {
+    const address = { remote: 'local', project: 'default', instance: 'large' };
+    const fresh = newOperation({ id: randomUUID(), kind: 'backup', address }, new Date());
+    return { ...fresh, metadata: { warnings: ['x'.repeat(30_000)] } };
+  }
+
   it('are not kept for who does not read them: that socket is cut off, the others get all', async () => {
     const slow = open(stack.stow, '?type=operation');
     await once(slow, 'open');
     slow.pause();
     const { seen } = await listen(stack.stow, '?type=operation');
     const { nats, operations } = await direct();
-    const address = { remote: 'local', project: 'default', instance: 'large' };
     // Whichever is noticed first.
     const isCut = async () => /does not (read its events|answer pings)/.test(await stack.stow.logOf('gateway'));
     const written = new Set<string>();
     // The kernel takes some megabytes for it.
     while (written.size % 20 > 0 || !(await isCut())) {
-      const fresh = newOperation({ id: randomUUID(), kind: 'backup', address }, new Date());
-      assert.ok(await operations.create({ ...fresh, metadata: { warnings: ['x'.repeat(30_000)] } }));
+      const fresh = large();
+      assert.ok(await operations.create(fresh));
       written.add(fresh.id);
     }
     const closed = once(slow, 'close');

@@ -1,5 +1,6 @@
 /** Everything together, for a test file: LXD (or the simulator where none can run), NATS, an S3 server, and lxstow in front. */
 import assert from 'node:assert/strict';
+import { inspect } from 'node:util';
 import { Client } from 'minio';
 import type { Operation } from '../../services/contract.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
@@ -176,11 +177,16 @@ export function assertSame(after: Map<string, string>, before: Map<string, strin
   assert.equal(after.size, before.size);
 }
 
-/** Asks until `is` holds; the test's own timeout bounds it. */
+/** Longer than anything here takes, and not for ever: a test that nobody waits for any more keeps its process alive. */
+const longestWaitMs = 120_000;
+
+/** Asks until `is` holds. */
 export async function until<T>(ask: () => Promise<T>, is: (value: T) => boolean): Promise<T> {
+  const end = performance.now() + longestWaitMs;
   for (;;) {
     const value = await ask();
     if (is(value)) return value;
+    if (performance.now() > end) throw new Error(`not so within ${longestWaitMs / 1000} s: ${inspect(value)}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
