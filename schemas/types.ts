@@ -327,6 +327,10 @@ lxdIdleTimeoutMs: number
 bandwidth: string
 partsInFlight: number
 /**
+ * So much of an export is sent while LXD is still writing it; 0: nothing, before LXD has said that it is whole.
+ */
+sendAheadMiB: number
+/**
  * Where a job does not say.
  */
 compression: ("gzip" | "zstd" | "none")

@@ -17,9 +17,9 @@ const smallestPartBytes = 16 * 1024 * 1024;
 /** S3 takes 10 000; a tenth is kept for archives that turn out larger than announced. */
 const partsAimedAt = 9000;
 
-/** The size at which a part is sent, in bytes: whole blocks, so that at most 9 000 parts hold `rawSize` bytes. */
-export function partSizeFor(rawSize: number): number {
-  const blocks = Math.ceil(rawSize / partsAimedAt / blockSizeBytes);
+/** The size at which a part is sent, in bytes: whole blocks, so that with the `sent` ones before at most 9 000 parts hold `rawSize` bytes more. */
+export function partSizeFor(rawSize: number, sent = 0): number {
+  const blocks = Math.ceil(rawSize / Math.max(1, partsAimedAt - sent) / blockSizeBytes);
   return Math.max(smallestPartBytes, blocks * blockSizeBytes);
 }
 

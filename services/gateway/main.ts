@@ -48,6 +48,8 @@ const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
+/** Longer than the minute after which load balancers close their side. */
+const idleConnectionMs = 75_000;
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
 export async function runGateway({ config, env, log: parentLog, stop, onListening }: GatewayOptions): Promise<void> {
@@ -117,6 +119,8 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
       requestCert: true,
       // An archive takes as long as it takes; app.ts bounds the other bodies.
       requestTimeout: 0,
+      // A client that polls now and then shall not need a handshake each time.
+      keepAliveTimeout: idleConnectionMs,
       rejectUnauthorized: false,
       ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
       // A resumed session would not show the client's certificate again, and would outlive its trust.

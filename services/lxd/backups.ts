@@ -1,7 +1,9 @@
 /** LXD's own backups: made, exported, imported, removed. What is known of their traps is in docs/lxd.md. */
 import type { ClientRequest } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { ByteSource } from '../archive/blocks.ts';
 import type { Address } from '../contract.ts';
+import type { Download } from '../download.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { LxdClient } from './client.ts';
 
@@ -19,43 +21,70 @@ function backupsPath({ instance }: Address): string {
   return `/1.0/instances/${encodeURIComponent(instance)}/backups`;
 }
 
+/** What LXD has made. */
+export interface LxdBackup {
+  /** Bytes of the archive. */
+  size: number;
+  /** Whether it is in the driver's own format: on some pools LXD quietly makes a plain one. */
+  optimized: boolean;
+}
+
+/** A backup that LXD is writing, or has written. */
+export interface Writing {
+  name: string;
+  /** Resolves when LXD says that it is whole. */
+  made: Promise<LxdBackup>;
+}
+
 /**
- * Has LXD write an uncompressed backup (compressed, it may say Success over a cut one). `onProgress` gets the bytes written so far.
- * Returns whether it is in the driver's own format: on some pools LXD quietly makes a plain one.
+ * Has LXD write an uncompressed backup (compressed, it may say Success over a cut one). Resolves when LXD has begun. `onProgress` gets the bytes
+ * written so far.
  */
-export async function createLxdBackup(
+export async function beginLxdBackup(
   lxd: LxdClient,
   address: Address,
   backup: { name: string; optimized: boolean; instanceOnly: boolean },
   options: Waiting & { onProgress: (bytes: number, text: string) => void },
-): Promise<{ optimized: boolean }> {
+): Promise<Writing> {
   const { project } = address;
+  const { signal } = options;
+  const { name } = backup;
   const { operation = '' } = await lxd.call({
     method: 'POST',
     path: backupsPath(address),
     query: { project },
     body: {
-      name: backup.name,
+      name,
       expires_at: new Date(Date.now() + expiryMs).toISOString(),
       instance_only: backup.instanceOnly,
       optimized_storage: backup.optimized,
       compression_algorithm: 'none',
     },
-    signal: options.signal,
+    signal,
   });
-  await lxd.wait(operation, {
-    ...options,
-    onProgress: (metadata) => {
-      const text = metadata.create_backup_progress;
-      if (typeof text === 'string') options.onProgress(parseProgress(text), text);
-    },
-  });
-  const made = await lxd.get<{ optimized_storage: boolean }>(
-    `${backupsPath(address)}/${backup.name}`,
-    { project },
-    options.signal,
-  );
-  return { optimized: made.optimized_storage };
+  const made = (async () => {
+    await lxd.wait(operation, {
+      ...options,
+      onProgress: (metadata) => {
+        const text = metadata.create_backup_progress;
+        if (typeof text === 'string') options.onProgress(parseProgress(text), text);
+      },
+    });
+    const details = lxd.get<{ optimized_storage: boolean }>(`${backupsPath(address)}/${name}`, { project }, signal);
+    const [{ optimized_storage: optimized }, size] = await Promise.all([
+      details,
+      exportSize(lxd, address, name, signal),
+    ]);
+    return { size, optimized };
+  })();
+  // Whoever waits for it hears of a failure; nobody may, when the other half of the work fails first.
+  made.catch(() => undefined);
+  return { name, made };
+}
+
+/** Has LXD write a backup, and waits until it has. */
+export async function createLxdBackup(...request: Parameters<typeof beginLxdBackup>): Promise<LxdBackup> {
+  return (await beginLxdBackup(...request)).made;
 }
 
 /** The archive from byte `from` on, and the size of the whole in bytes. Read the source to its end, or destroy it. */
@@ -66,21 +95,128 @@ export async function openExport(
   signal: AbortSignal,
   from = 0,
 ): Promise<{ size: number; source: ByteSource }> {
+  const download = await exportRange(lxd, address, name, signal, `${from}-`);
+  const size = sizeOf(download);
+  if (download.length === 0 || download.length !== size - from) {
+    download.destroy();
+    throw new LxstowError(
+      'lxd-failed',
+      `LXD (${lxd.remote}): ${exportOf(address, name)} lacks the bytes from ${from} on`,
+    );
+  }
+  return { size, source: readable(lxd, download) };
+}
+
+/** How long LXD is left alone after all that it had written was read. */
+const lookAgainMs = 100;
+
+/**
+ * The archive while LXD writes it: what is there is read, what is not is waited for, up to byte `limit` and no further. It is at its end when LXD
+ * has said that the backup is whole; it fails when LXD does. LXD only ever appends (docs/lxd.md).
+ */
+export function followExport(lxd: LxdClient, address: Address, { name, made }: Writing, limit: number): ByteSource {
+  let at = 0;
+  let whole = false;
+  const settled = made.then(() => {
+    whole = true;
+  });
+  settled.catch(() => undefined);
+  let stretch: { last: boolean; source: ByteSource | undefined } | undefined;
+  return {
+    async fill(buffer, options) {
+      const { signal } = options;
+      let filled = 0;
+      for (const wanted = Math.min(buffer.length, limit - at); filled < wanted; ) {
+        // In this order: what is there once it is whole is all.
+        stretch ??= { last: whole, source: await openWritten(lxd, address, name, signal, at) };
+        const got = (await stretch.source?.fill(buffer.subarray(filled, wanted), options)) ?? 0;
+        filled += got;
+        at += got;
+        if (filled === wanted || (stretch.last && got === 0)) break;
+        if (stretch.last) continue;
+        stretch = undefined;
+        // LXD's operation has a watch of its own.
+        options.onBytes?.();
+        await Promise.race([settled, delay(lookAgainMs, undefined, { signal })]).catch((error) => {
+          throw lxd.failure(error, signal);
+        });
+      }
+      return filled;
+    },
+    destroy: () => stretch?.source?.destroy(),
+  };
+}
+
+/** What LXD has written from byte `from` on; undefined when that is nothing yet. */
+async function openWritten(
+  lxd: LxdClient,
+  address: Address,
+  name: string,
+  signal: AbortSignal,
+  from: number,
+): Promise<ByteSource | undefined> {
+  try {
+    const download = await exportRange(lxd, address, name, signal, `${from}-`, [200, 416]);
+    if (download.status === 206) return readable(lxd, download);
+    // Not to be read: LXD gives 416 a wrong length.
+    download.destroy();
+  } catch (error) {
+    // LXD has a backup's record before its file.
+    if (!isCode(error, 'not-found')) throw error;
+  }
+  return undefined;
+}
+
+async function exportSize(lxd: LxdClient, address: Address, name: string, signal: AbortSignal): Promise<number> {
+  const download = await exportRange(lxd, address, name, signal, '0-0', [200, 416]);
+  if (download.status !== 206) {
+    download.destroy();
+    throw new LxstowError('lxd-failed', `LXD (${lxd.remote}): ${exportOf(address, name)} has no bytes`);
+  }
+  await download.body(1, { signal });
+  return sizeOf(download);
+}
+
+/** Bytes of an export, as a Range header has them. Of `empty`, the answers about a file that has none of them, LXD's choice depends on its version. */
+async function exportRange(
+  lxd: LxdClient,
+  address: Address,
+  name: string,
+  signal: AbortSignal,
+  range: string,
+  empty: number[] = [],
+): Promise<Download> {
   const download = await lxd.download({
     path: `${backupsPath(address)}/${name}/export`,
     query: { project: address.project },
-    headers: from > 0 ? { range: `bytes=${from}-` } : {},
-    status: from > 0 ? 206 : 200,
+    headers: { range: `bytes=${range}` },
+    statuses: [206, ...empty],
     signal,
   });
-  const size = from + download.length;
-  const range = download.headers.get('content-range');
-  if (download.length === 0 || (from > 0 && range !== `bytes ${from}-${size - 1}/${size}`)) {
-    download.destroy();
-    const what = from > 0 ? `the bytes from ${from} on` : 'any bytes';
-    throw new LxstowError('lxd-failed', `LXD (${lxd.remote}): export of ${address.instance}/${name} lacks ${what}`);
-  }
-  const source: ByteSource = {
+  const [, first] = contentRange.exec(download.headers.get('content-range') ?? '') ?? [];
+  const { status, length } = download;
+  if (status === 416 || (status === 200 ? length === 0 : first === range.split('-')[0])) return download;
+  download.destroy();
+  throw new LxstowError(
+    'lxd-failed',
+    `LXD (${lxd.remote}): ${exportOf(address, name)} is not from where it was asked for`,
+  );
+}
+
+const contentRange = /^bytes (\d+)-\d+\/(\d+)$/;
+
+/** Bytes of the whole that a range is of. */
+function sizeOf({ headers }: Download): number {
+  const [, , size] = contentRange.exec(headers.get('content-range') ?? '') ?? [];
+  return Number(size);
+}
+
+function exportOf({ instance }: Address, name: string): string {
+  return `the export of ${instance}/${name}`;
+}
+
+function readable(lxd: LxdClient, download: Download): ByteSource {
+  return {
     async fill(buffer, options) {
       try {
         return await download.fill(buffer, options);
@@ -90,7 +226,6 @@ export async function openExport(
     },
     destroy: () => download.destroy(),
   };
-  return { size, source };
 }
 
 export async function lxdBackupExists(

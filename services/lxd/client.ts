@@ -145,9 +145,9 @@ export class LxdClient implements Disposable {
     return { outgoing, answer };
   }
 
-  /** A GET whose answer is read into memory of the caller's. An answer of another status than `status` is thrown. */
-  async download(request: LxdRequest & { status: number }): Promise<Download> {
-    const { headers = {}, signal, status } = request;
+  /** A GET whose answer is read into memory of the caller's. An answer of a status that is none of `statuses` is thrown. */
+  async download(request: LxdRequest & { statuses: number[] }): Promise<Download> {
+    const { headers = {}, signal, statuses } = request;
     const silence = { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
     const waiting = { signal, silence };
     const tell = this.#timed(request);
@@ -158,7 +158,7 @@ export class LxdClient implements Disposable {
     );
     try {
       const answer = await asked;
-      if (answer.status === status) return answer;
+      if (statuses.includes(answer.status)) return answer;
       throw this.#notWanted(answer.status, await answer.body(longestAnswerBytes, waiting));
     } catch (error) {
       throw this.failure(error, signal);

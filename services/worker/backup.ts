@@ -1,7 +1,6 @@
 /** Backs an instance up: LXD's own copy, its bytes into the object store, the manifest last. */
 import { blockSizeBytes } from '../archive/compression.ts';
 import { formatManifest, manifestVersion, parseManifest } from '../archive/manifest.ts';
-import { partSizeFor } from '../archive/parts.ts';
 import {
   type BackupAddress,
   type Compression,
@@ -11,7 +10,7 @@ import {
   type Tags,
 } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import { createLxdBackup, deleteLxdBackup, lxdBackupExists, mark, openExport } from '../lxd/backups.ts';
+import { beginLxdBackup, deleteLxdBackup, lxdBackupExists, mark, type Writing } from '../lxd/backups.ts';
 import { describeInstance, describeServer } from '../lxd/instances.ts';
 import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
@@ -19,8 +18,8 @@ import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { Upload } from '../storage/objectStore.ts';
 import { version } from '../version.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
-import { BackupCheckpoint, type BackupStart, removeCheckpoint } from './checkpoint.ts';
-import { sendArchive } from './sendArchive.ts';
+import { BackupCheckpoint, type BackupStart, removeCheckpoint, type SentPart } from './checkpoint.ts';
+import { sendArchive, storedBytes } from './sendArchive.ts';
 import type { Tools } from './tools.ts';
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
@@ -33,7 +32,10 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   const tags = job.body.tags ?? {};
   const found = await resumable(job, compression, attempt, tools);
   if (!found) await removeTraces(job, attempt, tools);
-  const checkpoint = found ?? (await begin(job, address, compression, attempt, tools));
+  const given = new AbortController();
+  const { checkpoint, writing } = found
+    ? { checkpoint: found }
+    : await begin(job, address, compression, attempt, tools, AbortSignal.any([attempt.signal, given.signal]));
   const { start } = checkpoint;
   try {
     const upload = new ArchiveUpload(
@@ -42,7 +44,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
       attempt,
       tools,
     );
-    const { parts, etag } = await sendArchive(address, checkpoint, upload, attempt, tools);
+    const { parts, etag, made } = await sendArchive(address, checkpoint, upload, attempt, tools, writing);
     const manifest: Manifest = {
       version: manifestVersion,
       writer: `lxstow ${version}`,
@@ -51,12 +53,12 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
       archive: {
         key: start.upload.key,
         etag,
-        size: parts.reduce((sum, part) => sum + part.size, 0),
-        rawSize: start.rawSize,
+        size: storedBytes(parts),
+        rawSize: made.size,
         compression: start.compression,
-        optimized: start.optimized,
+        optimized: made.optimized,
         instanceOnly: job.body.instanceOnly ?? false,
-        blockSize: start.compression === 'none' ? partSizeFor(start.rawSize) : blockSizeBytes,
+        blockSize: start.compression === 'none' ? largestPart(parts) : blockSizeBytes,
         parts: parts.map(({ tar: _, ...part }) => part),
       },
       instance: start.instance,
@@ -70,6 +72,9 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     // Nothing to go on from: the copy itself is bad.
     if (isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
     throw error;
+  } finally {
+    // Of LXD's operation nobody wants to hear any more.
+    given.abort();
   }
   await tidy(start.lxdBackup, undefined, attempt, tools);
   await checkpoint.remove();
@@ -119,14 +124,15 @@ async function removeOrphan(address: BackupAddress, attempt: Attempt, { store, c
   }
 }
 
-/** LXD's copy, and an open upload for it. */
+/** LXD at work on its copy, and an open upload for it. LXD is listened to until `listening` ends. */
 async function begin(
   job: JobOf<'backup'>,
   address: BackupAddress,
   compression: Compression,
   attempt: Attempt,
   tools: Tools,
-): Promise<BackupCheckpoint> {
+  listening: AbortSignal,
+): Promise<{ checkpoint: BackupCheckpoint; writing: Writing }> {
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
   const [instance, lxd] = await Promise.all([
@@ -135,9 +141,7 @@ async function begin(
   ]);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
-  const { optimized } = await generate(job, lxdBackup, attempt, tools);
-  const { size: rawSize, source } = await openExport(client, address, lxdBackup, signal);
-  source.destroy();
+  const writing = await generate(job, lxdBackup, attempt, tools, listening);
   const key = archiveKey(config.s3.prefix, address);
   const begun = Date.now();
   const upload = await store.beginUpload(
@@ -146,18 +150,8 @@ async function begin(
     lingering(signal),
   );
   await attempt.checkpoint({ key, uploadId: upload.uploadId });
-  const start: BackupStart = {
-    lxdBackup,
-    rawSize,
-    optimized,
-    compression,
-    upload,
-    begun,
-    session: upload.uploadId,
-    instance,
-    lxd,
-  };
-  return BackupCheckpoint.create(checkpoints, operation, start, attempt.log);
+  const start: BackupStart = { lxdBackup, compression, upload, begun, session: upload.uploadId, instance, lxd };
+  return { writing, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
 }
 
 /** What an attempt before this one got done, where LXD and the store still have it as it was recorded. */
@@ -172,6 +166,7 @@ async function resumable(
   const checkpoint = await BackupCheckpoint.load(tools.checkpoints, operation, log);
   if (!checkpoint) return undefined;
   const { start, parts } = checkpoint;
+  if (!start.made) return undefined;
   const upload = new ArchiveUpload(
     checkpoint,
     { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
@@ -179,7 +174,7 @@ async function resumable(
     tools,
   );
   const object = await etagAt(tools.store, start.upload.key, signal);
-  const whole = parts.at(-1)?.rawEnd === start.rawSize;
+  const whole = parts.at(-1)?.rawEnd === start.made.size;
   if (whole && object === upload.etag) return checkpoint;
   if (!(await lxdBackupExists(tools.lxd, operation, start.lxdBackup, signal))) return undefined;
   const sound = operation.checkpoint.uploadId === start.upload.uploadId && (await isSound(upload, signal));
@@ -199,6 +194,10 @@ async function isSound(upload: ArchiveUpload, signal: AbortSignal): Promise<bool
     if (isCode(error, 'not-found')) return false;
     throw error;
   }
+}
+
+function largestPart(parts: SentPart[]): number {
+  return parts.reduce((largest, { rawStart, rawEnd }) => Math.max(largest, rawEnd - rawStart), 0);
 }
 
 function backupPart({ backup, remote, project, instance }: BackupAddress, tags: Tags): Manifest['backup'] {
@@ -253,16 +252,17 @@ async function generate(
   name: string,
   attempt: Attempt,
   { lxd, config }: Tools,
-): Promise<{ optimized: boolean }> {
+  signal: AbortSignal,
+): Promise<Writing> {
   const { optimized = false, instanceOnly = false } = job.body;
   const begun = performance.now();
   attempt.report({ stage: 'generating' });
-  return createLxdBackup(
+  return beginLxdBackup(
     lxd,
     job.address,
     { name, optimized, instanceOnly },
     {
-      signal: attempt.signal,
+      signal,
       idleTimeoutMs: config.worker.lxdIdleTimeoutMs,
       onProgress: (bytes, text) =>
         attempt.report({

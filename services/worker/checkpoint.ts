@@ -6,17 +6,17 @@
 import type { TarState } from '../archive/tar.ts';
 import type { Compression, ManifestInstance, ManifestLxd, Part } from '../contract.ts';
 import type { Log } from '../logger.ts';
+import type { LxdBackup } from '../lxd/backups.ts';
 import type { Bucket } from '../queue/bucket.ts';
 import { operationKey } from '../queue/topology.ts';
 import type { Upload, UploadedPart } from '../storage/objectStore.ts';
 
 /** All that is settled before the first byte is sent. */
 export interface BackupStart {
-  /** The name of LXD's own copy: whole, for LXD had said so. */
+  /** The name of LXD's own copy. */
   lxdBackup: string;
-  /** Bytes of the tar. */
-  rawSize: number;
-  optimized: boolean;
+  /** Set once LXD has said that its copy is whole: only then can another attempt go on. */
+  made?: LxdBackup;
   compression: Compression;
   /** The upload of now, and when it was begun (ms since 1970). */
   upload: Upload;
@@ -48,6 +48,7 @@ export class BackupCheckpoint {
   readonly #chunks = new Map<number, { parts: Map<number, SentPart>; revision: number }>();
   readonly #dirty = new Set<number>();
   #writing: Promise<void> | undefined;
+  #amending: Promise<void> = Promise.resolve();
 
   private constructor(start: BackupStart, bucket: Bucket, key: string, log: Log) {
     this.#start = start;
@@ -95,9 +96,24 @@ export class BackupCheckpoint {
   /** Another upload takes the place of the one so far. */
   async renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
     await this.#writing;
-    this.#start = { ...this.#start, ...facts };
-    const { revision } = await this.#bucket.get(`${this.#key}.start`);
-    await this.#bucket.put(`${this.#key}.start`, JSON.stringify(this.#start), revision, { ttlMs: keptMs });
+    await this.#amend(facts);
+  }
+
+  /** LXD's copy is whole. */
+  settle(made: LxdBackup): Promise<void> {
+    return this.#amend({ made });
+  }
+
+  /** One after another: each writes all that is known. */
+  #amend(facts: Partial<BackupStart>): Promise<void> {
+    const write = async () => {
+      this.#start = { ...this.#start, ...facts };
+      const { revision } = await this.#bucket.get(`${this.#key}.start`);
+      await this.#bucket.put(`${this.#key}.start`, JSON.stringify(this.#start), revision, { ttlMs: keptMs });
+    };
+    const amended = this.#amending.then(write);
+    this.#amending = amended.catch(() => undefined);
+    return amended;
   }
 
   /** The parts from the first on, up to the first that is not recorded. */

@@ -7,72 +7,127 @@ import { paced } from '../archive/pace.ts';
 import { type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import { TarScanner, type TarState } from '../archive/tar.ts';
 import type { BackupAddress, OperationMetadata } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
-import { openExport } from '../lxd/backups.ts';
+import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import { followExport, type LxdBackup, openExport, type Writing } from '../lxd/backups.ts';
 import { nameOf } from '../lxd/instances.ts';
 import { type Attempt, bytesPerSecond } from '../operations/attempt.ts';
 import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import type { Tools } from './tools.ts';
 
-/** Sends what is not stored yet, and makes the object of it, unless an attempt before this one has. */
+/**
+ * Sends what is not stored yet, and makes the object of it, unless an attempt before this one has. What LXD is still writing is sent meanwhile
+ * (docs/adr/0028-sending-ahead.md).
+ */
 export async function sendArchive(
   address: BackupAddress,
   checkpoint: BackupCheckpoint,
   upload: ArchiveUpload,
   attempt: Attempt,
   tools: Tools,
-): Promise<{ parts: SentPart[]; etag: string }> {
+  writing?: Writing,
+): Promise<{ parts: SentPart[]; etag: string; made: LxdBackup }> {
   const { start } = checkpoint;
+  const send = { address, checkpoint, upload, attempt, tools };
+  const made = writing ? await sendAhead(send, writing) : start.made;
+  if (!made) throw new TypeError('neither is the export whole, nor is anybody writing it');
   const sent = checkpoint.parts;
   const last = sent.at(-1);
   const from = last?.rawEnd ?? 0;
-  if (last && from === start.rawSize) {
+  if (from > made.size) throw truncated(address, made, from);
+  if (last && from === made.size) {
     TarScanner.from(last.tar).finish();
-    if ((await etagAt(tools.store, start.upload.key, attempt.signal)) === upload.etag)
-      return { parts: sent, etag: upload.etag };
+    if (!writing && (await etagAt(tools.store, start.upload.key, attempt.signal)) === upload.etag)
+      return { parts: sent, etag: upload.etag, made };
   } else {
     const { size, source } = await openExport(tools.lxd, address, start.lxdBackup, attempt.signal, from);
     try {
-      if (size !== start.rawSize) {
-        throw new LxstowError(
-          'archive-truncated',
-          `LXD announced ${start.rawSize} bytes for the export of ${nameOf(address)}, and now ${size}`,
-        );
-      }
-      sent.push(...(await transfer(source, sent, checkpoint, upload, attempt, tools)));
+      if (size !== made.size) throw truncated(address, made, size);
+      const end = await transfer(send, source, partSizeFor(made.size - from, sent.length));
+      if (end !== made.size) throw truncated(address, made, end);
     } finally {
       source.destroy();
     }
   }
-  return { parts: sent, etag: await upload.complete(attempt.signal) };
+  const parts = checkpoint.parts;
+  const through = { bytes_done: made.size, bytes_total: made.size, bytes_stored: storedBytes(parts) };
+  await attempt.record({ metadata: { stage: 'uploading', ...through } });
+  return { parts, etag: await upload.complete(attempt.signal), made };
 }
 
-/** Sends the export from behind `sent`; returns the further parts. The tar must be whole, and as long as LXD announced. */
+interface Send {
+  address: BackupAddress;
+  checkpoint: BackupCheckpoint;
+  upload: ArchiveUpload;
+  attempt: Attempt;
+  tools: Tools;
+}
+
+/**
+ * Sends what LXD has written so far, and resolves when it has written all. When the store fails meanwhile, the rest is left for later: LXD's work
+ * is not to be done twice for that.
+ */
+async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
+  const { address, checkpoint, attempt, tools } = send;
+  const settled = writing.made.then(async (made) => {
+    await checkpoint.settle(made);
+    return made;
+  });
+  settled.catch(() => undefined);
+  const limit = tools.config.worker.sendAheadMiB * 1024 * 1024;
+  const source = followExport(tools.lxd, address, writing, limit);
+  try {
+    if (limit > 0) await transfer(send, source, partSizeFor(limit, 0), limit);
+  } catch (error) {
+    if (attempt.signal.aborted || asLxstowError(error).permanent || isCode(error, 'archive-truncated')) throw error;
+    attempt.log.warn('not all sent while LXD was writing', { error });
+    tools.memory.reset();
+  } finally {
+    source.destroy();
+  }
+  return settled;
+}
+
+/** What LXD has sent must be a whole tar, and as long as LXD announced. */
+function truncated(address: BackupAddress, made: LxdBackup, size: number): LxstowError {
+  return new LxstowError(
+    'archive-truncated',
+    `LXD announced ${made.size} bytes for the export of ${nameOf(address)}, but sent ${size}`,
+  );
+}
+
+/**
+ * Sends the export from behind what is stored, up to its end, or to byte `limit`: a part that this one cuts short is not sent. Returns the byte
+ * it came to.
+ */
 async function transfer(
+  { address, checkpoint, upload, attempt, tools }: Send,
   source: ByteSource,
-  sent: SentPart[],
-  checkpoint: BackupCheckpoint,
-  upload: ArchiveUpload,
-  attempt: Attempt,
-  { threads, bandwidth, memory, config, metrics }: Tools,
-): Promise<SentPart[]> {
-  const { compression, rawSize } = checkpoint.start;
+  partSize: number,
+  limit = Number.POSITIVE_INFINITY,
+): Promise<number> {
+  const { threads, bandwidth, memory, config, metrics } = tools;
+  const sent = checkpoint.parts;
   const last = sent.at(-1);
   const partStart = { number: (last?.number ?? 0) + 1, rawStart: last?.rawEnd ?? 0 };
   const begun = performance.now();
   const tar = last ? TarScanner.from(last.tar) : new TarScanner();
-  using idle = new IdleWatch(config.worker.lxdIdleTimeoutMs, `the export of ${nameOf(attempt.operation)}`);
+  using idle = new IdleWatch(config.worker.lxdIdleTimeoutMs, `the export of ${nameOf(address)}`);
   const signal = AbortSignal.any([attempt.signal, idle.signal]);
   let read = partStart.rawStart;
-  let stored = sent.reduce((sum, { size }) => sum + size, 0);
-  const progress = (): OperationMetadata => ({
-    stage: 'uploading',
-    bytes_done: read,
-    bytes_total: rawSize,
-    bytes_stored: stored,
-    bytes_per_second: bytesPerSecond(read - partStart.rawStart, begun),
-  });
+  let stored = storedBytes(sent);
+  const progress = (): OperationMetadata => {
+    const { made } = checkpoint.start;
+    // Until then LXD says how far it is.
+    if (!made) return { bytes_stored: stored };
+    return {
+      stage: 'uploading',
+      bytes_done: read,
+      bytes_total: made.size,
+      bytes_stored: stored,
+      bytes_per_second: bytesPerSecond(read - partStart.rawStart, begun),
+    };
+  };
 
   // The scanner's state behind each block, by the tar's byte: what a part needs to be gone on from.
   const states = new Map<number, TarState>();
@@ -82,10 +137,9 @@ async function transfer(
     states.set(read, tar.state());
   };
 
-  const partSize = partSizeFor(rawSize);
   const inFlight = partsInFlight(partSize, config.worker.partsInFlight);
   const drafts = draftParts(paced(source, bandwidth), {
-    compression,
+    compression: checkpoint.start.compression,
     partSize,
     inFlight,
     memory,
@@ -96,7 +150,8 @@ async function transfer(
     start: partStart,
   });
 
-  const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<SentPart> => {
+  const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<void> => {
+    if (rawEnd === limit && body.length < partSize) return release();
     const { sha256, crc32 } = await threads.digest(body);
     const state = states.get(rawEnd) ?? tar.state();
     const part = await upload.put(
@@ -109,18 +164,12 @@ async function transfer(
     stored += part.size;
     metrics.received.inc({ peer: 'lxd' }, rawEnd - rawStart);
     attempt.report(progress());
-    return part;
   };
-  const parts: SentPart[] = [];
-  for await (const part of mapInOrder(drafts, inFlight, sendPart)) parts.push(part);
+  for await (const _ of mapInOrder(drafts, inFlight, sendPart));
+  if (read < limit) tar.finish();
+  return read;
+}
 
-  if (read !== rawSize) {
-    throw new LxstowError(
-      'archive-truncated',
-      `LXD announced ${rawSize} bytes for the export of ${nameOf(attempt.operation)}, but sent ${read}`,
-    );
-  }
-  tar.finish();
-  await attempt.record({ metadata: progress() });
-  return parts;
+export function storedBytes(parts: SentPart[]): number {
+  return parts.reduce((sum, { size }) => sum + size, 0);
 }

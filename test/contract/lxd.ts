@@ -4,7 +4,15 @@ import { after, before, describe, it } from 'node:test';
 import { TarScanner } from '../../services/archive/tar.ts';
 import type { Address, Profile } from '../../services/contract.ts';
 import { isCode } from '../../services/errors.ts';
-import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../services/lxd/backups.ts';
+import {
+  beginLxdBackup,
+  createLxdBackup,
+  deleteLxdBackup,
+  followExport,
+  lxdBackupExists,
+  openExport,
+  openImport,
+} from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import {
   deleteInstance,
@@ -117,6 +125,7 @@ export function lxdContract(
       await ensureProfiles(lxd, subject.project, [profile], signal);
       await subject.launch('c1', { dataMiB: 16, profiles: [profile.name] });
       await subject.launch('d1', { pool: subject.dirPool });
+      await subject.launch('large', { dataMiB: 200 });
       await subject.snapshot('d1', 'first');
       archive = await exported('c1');
     });
@@ -236,9 +245,9 @@ export function lxdContract(
       });
 
       it('is in the driver’s own format where the pool has one, else quietly a plain one', async () => {
-        assert.deepEqual(await createBackup('c1', 'optimized', { optimized: true }), { optimized: true });
-        assert.deepEqual(await createBackup('c1', 'plain'), { optimized: false });
-        assert.deepEqual(await createBackup('d1', 'optimized', { optimized: true }), { optimized: false });
+        assert.equal((await createBackup('c1', 'optimized', { optimized: true })).optimized, true);
+        assert.equal((await createBackup('c1', 'plain')).optimized, false);
+        assert.equal((await createBackup('d1', 'optimized', { optimized: true })).optimized, false);
         await deleteLxdBackup(lxd, at('c1'), 'optimized', waiting);
         await deleteLxdBackup(lxd, at('c1'), 'plain', waiting);
         await deleteLxdBackup(lxd, at('d1'), 'optimized', waiting);
@@ -257,6 +266,57 @@ export function lxdContract(
         assert.equal(size, whole.length);
         assert.deepEqual(await bytesOf({ size: 5_000, source }), whole.subarray(from));
         await deleteLxdBackup(lxd, at('d1'), 'ranges', waiting);
+      });
+
+      for (const { title, instance, optimized } of [
+        { title: 'plain', instance: 'large', optimized: false },
+        { title: 'in the driver’s own format', instance: 'large', optimized: true },
+        { title: 'from a pool of another driver', instance: 'd1', optimized: false },
+      ]) {
+        it(`can be read while it is written, and no byte changes afterwards: ${title}`, async () => {
+          const backup = { name: 'followed', optimized, instanceOnly: false };
+          const writing = await beginLxdBackup(lxd, at(instance), backup, { ...waiting, onProgress: () => undefined });
+          let [ahead, whole] = [0, false];
+          writing.made.finally(() => {
+            whole = true;
+          });
+          const source = followExport(lxd, at(instance), writing, Number.POSITIVE_INFINITY);
+          const chunks: Buffer[] = [];
+          for (let got = 1; got > 0; ) {
+            const chunk = Buffer.alloc(1024 * 1024);
+            got = await source.fill(chunk, { signal });
+            chunks.push(chunk.subarray(0, got));
+            if (!whole) ahead += got;
+          }
+          const { size } = await writing.made;
+          const sent = await bytesOf(await openExport(lxd, at(instance), 'followed', signal));
+          assert.equal(size, sent.length);
+          assert.ok(Buffer.concat(chunks).equals(sent), 'the same bytes');
+          if (instance === 'large') assert.ok(ahead > 1024 * 1024, `${ahead} bytes of ${size} were read ahead`);
+          await deleteLxdBackup(lxd, at(instance), 'followed', waiting);
+        });
+      }
+
+      it('can be followed up to a byte, and no further', async () => {
+        const backup = { name: 'limited', optimized: false, instanceOnly: false };
+        const writing = await beginLxdBackup(lxd, at('c1'), backup, { ...waiting, onProgress: () => undefined });
+        const source = followExport(lxd, at('c1'), writing, 100_000);
+        const bytes = Buffer.alloc(200_000);
+        assert.equal(await source.fill(bytes, { signal }), 100_000);
+        assert.equal(await source.fill(bytes, { signal }), 0);
+        source.destroy();
+        await writing.made;
+        await deleteLxdBackup(lxd, at('c1'), 'limited', waiting);
+      });
+
+      it('that is deleted while it is written cannot be followed to its end', async () => {
+        const backup = { name: 'deleted', optimized: false, instanceOnly: false };
+        const writing = await beginLxdBackup(lxd, at('large'), backup, { ...waiting, onProgress: () => undefined });
+        while (!(await lxdBackupExists(lxd, at('large'), 'deleted', signal)));
+        await deleteLxdBackup(lxd, at('large'), 'deleted', waiting);
+        await rejectsWith('not-found', writing.made);
+        const source = followExport(lxd, at('large'), writing, Number.POSITIVE_INFINITY);
+        await rejectsWith('not-found', source.fill(Buffer.alloc(1000), { signal }));
       });
 
       it('can be deleted after its export was broken off', async () => {

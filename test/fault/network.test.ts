@@ -149,19 +149,19 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
         worker: { slots: 1 },
         s3: { endpoint: server.endpoint, attempts: 2 },
       });
-      server.refuse(/partNumber=3&/, 2);
+      // Twice while LXD writes, and twice behind that.
+      server.refuse(/partNumber=3&/, 4);
       const answer = await begin();
       assert.match(await isRetried(stack, answer), /S3 at .* said SlowDown/);
       await endsWell(answer);
     });
   });
 
-  describe('whose wire to LXD', () => {
+  describe('whose wire to LXD, when nothing is sent ahead,', () => {
     before(async () => {
-      worker = await startWiredWorker(stack, quickly);
+      worker = await startWiredWorker(stack, { ...quickly, worker: { ...quickly.worker, sendAheadMiB: 0 } });
     });
     after(() => worker?.[Symbol.asyncDispose]());
-    afterEach(() => worker.wires.lxd.heal());
 
     it('trickles to a stop in the middle of the export: lxd-stalled, another attempt, and Success when it is back', async () => {
       const { lxd } = worker.wires;
@@ -179,6 +179,20 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       const answer = await begin();
       assert.match(await isRetried(stack, answer), /LXD|source|export|aborted/);
       await endsWell(answer);
+    });
+  });
+
+  describe('whose wire to LXD', () => {
+    before(async () => {
+      worker = await startWiredWorker(stack, quickly);
+    });
+    after(() => worker?.[Symbol.asyncDispose]());
+    afterEach(() => worker.wires.lxd.heal());
+
+    it('is cut while LXD writes: Success, by this attempt or another', async () => {
+      const { lxd } = worker.wires;
+      lxd.after('down', 50 * mib, () => lxd.cut());
+      await endsWell(await begin());
     });
 
     it('is cut in the middle of an import: LXD keeps nothing of it, another attempt, and Success', async () => {

@@ -79,7 +79,11 @@ const happened: Record<string, string> = {
 mkdir -p /etc/lxstow/credentials /etc/lxstow/trust
 cp '${root}packaging/lxstow.yaml' '${root}packaging/admin.env' /etc/lxstow/
 `,
-  'docs/api.md': 'lxc remote add stow "$(lxstow -c lxstow.yaml trust token lxc)"\n',
+  // A backup that takes long enough to be deleted by hand.
+  'docs/api.md': `
+lxc remote add stow "$(lxstow -c lxstow.yaml trust token lxc)"
+lxc exec c1 -- dd if=/dev/urandom of=/root/data bs=1M count=200
+`,
   // Two messages that are none, and what an operation left that nobody knows.
   'docs/upkeep.md': `
 for n in 1 2; do

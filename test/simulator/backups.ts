@@ -56,8 +56,11 @@ export function backupRoutes(state: State, operations: Operations, faults: Fault
     '/1.0/instances/{name}/backups/{backup}/export': {
       async GET(call) {
         const { instance, backup } = backupOf(call);
-        await using file = await open(state.backupFile(instance, backup.name));
-        await sendFile(call, file, faults.takeJob('export'));
+        await using file = await open(state.backupFile(instance, backup.name)).catch(() => {
+          // Its record comes first.
+          throw new Refusal(404, 'not found');
+        });
+        await sendFile(call, file, faults);
         return undefined;
       },
     },
@@ -178,12 +181,13 @@ function size(bytes: number): string {
 }
 
 /** The file, or the range of it that was asked for. */
-async function sendFile(
-  { request, response, signal }: Call,
-  file: FileHandle,
-  fault: Fault<JobFaults['export']> | undefined,
-): Promise<void> {
+async function sendFile({ request, response, signal }: Call, file: FileHandle, faults: Faults): Promise<void> {
   const stats = await file.stat();
+  const asked = rangeOf(request.headers.range, stats.size) ?? { start: 0, end: stats.size - 1 };
+  const fault = faults.takeJob('export', ({ cutAt, dropAt, holdAt }) => {
+    const at = cutAt ?? dropAt ?? holdAt ?? 0;
+    return asked.start <= at && at <= asked.end;
+  });
   const { cutAt = stats.size, dropAt, holdAt } = fault?.script ?? {};
   const total = Math.min(stats.size, cutAt);
   const headers: OutgoingHttpHeaders = {
@@ -206,11 +210,12 @@ async function sendFile(
     response.end();
     return;
   }
+  const at = dropAt ?? holdAt;
   const source = file.createReadStream({ start, end, highWaterMark: 1024 * 1024, autoClose: false });
   await pipeline(
     source,
     (chunks) =>
-      interrupted(chunks, dropAt ?? holdAt, async () => {
+      interrupted(chunks, at === undefined ? undefined : at - start, async () => {
         fault?.reach();
         if (dropAt !== undefined) response.destroy();
         else await fault?.hold(signal);

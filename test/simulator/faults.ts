@@ -13,13 +13,13 @@ export interface JobFaults {
     /** The operation fails with this text. */
     error?: string;
   };
-  /** Sending a backup. */
+  /** Sending a backup, in the first answer that has the byte. */
   export: {
     /** So many bytes are announced and sent: it ends cleanly, but too early. */
     cutAt?: number;
-    /** The connection is lost after so many bytes. */
+    /** The connection is lost at this byte of the archive. */
     dropAt?: number;
-    /** Nothing more is sent after so many bytes. */
+    /** Nothing more is sent from this byte on. */
     holdAt?: number;
   };
   /** Taking an archive in. */
@@ -108,9 +108,13 @@ export class Faults {
     return fault;
   }
 
-  /** For the simulator: what is planned for the job that begins now. */
-  takeJob<J extends keyof JobFaults>(job: J): Fault<JobFaults[J]> | undefined {
-    return this.#take((name) => name === job) as Fault<JobFaults[J]> | undefined;
+  /** For the simulator: what is planned for the job that begins now, if that can go wrong so. */
+  takeJob<J extends keyof JobFaults>(
+    job: J,
+    can: (script: JobFaults[J]) => boolean = () => true,
+  ): Fault<JobFaults[J]> | undefined {
+    const found = this.#take((name, script) => name === job && can(script as JobFaults[J]));
+    return found as Fault<JobFaults[J]> | undefined;
   }
 
   /** For the simulator: what is planned for the call that came in. */
@@ -118,8 +122,8 @@ export class Faults {
     return this.#take((name) => matches(name, call)) as Fault<CallFault> | undefined;
   }
 
-  #take(isIt: (name: string) => boolean): Fault<unknown> | undefined {
-    const planned = this.#planned.find(({ name }) => isIt(name));
+  #take(isIt: (name: string, script: unknown) => boolean): Fault<unknown> | undefined {
+    const planned = this.#planned.find(({ name, fault }) => isIt(name, fault.script));
     if (!planned) return undefined;
     if (planned.after > 0) {
       planned.after -= 1;
