@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
-import { setFlagsFromString } from 'node:v8';
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
@@ -10,9 +9,13 @@ import { createLogger, type Log } from '../logger.ts';
 import { version } from '../version.ts';
 import { addClientCommands, formatOption } from './clientCommands.ts';
 import { CliError, exitOf, exits } from './exit.ts';
+import { withNodeFlags } from './nodeFlags.ts';
 import { besideStandalone } from './ownNats.ts';
 
 type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
+
+/** MiB of each half. V8's own choice grows to 16 for what a backup throws away, and is no faster (docs/adr/0026-threads.md). */
+const smallYoungGeneration = '--max-semi-space-size=1';
 
 const program = new Command('lxstow')
   .description('Backs LXD instances up to S3 and brings them back.')
@@ -36,24 +39,22 @@ program
 program
   .command('worker')
   .description("do a remote's jobs, beside its LXD")
-  .action(
-    long(async (options) => {
-      // V8's young generation would grow to 64 MiB for what a backup throws away (docs/adr/0026-threads.md).
-      setFlagsFromString('--semi-space-growth-factor=1');
-      await (await import('../worker/main.ts')).runWorker(options);
-    }),
-  );
+  .action(() => {
+    withNodeFlags(smallYoungGeneration);
+    return long(async (options) => (await import('../worker/main.ts')).runWorker(options))();
+  });
 program
   .command('standalone')
   .description('gateway and worker in one, set up; with a nats-server of its own where nats.servers is not configured')
   .option('--nats-port <port>', 'where its own nats-server listens, on 127.0.0.1', portOf, 4222)
-  .action(({ natsPort }: { natsPort: number }) =>
-    long(async (options) => {
+  .action(({ natsPort }: { natsPort: number }) => {
+    withNodeFlags(smallYoungGeneration);
+    return long(async (options) => {
       const { runStandalone } = await import('./commands/standalone.ts');
       const own = !isGiven(configurationSource(), ['nats', 'servers']);
       await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
-    })(),
-  );
+    })();
+  });
 program
   .command('setup')
   .description('make what gateways and workers need: streams and buckets on NATS, the bucket in S3; safe to repeat')
