@@ -116,12 +116,15 @@ export class BackupCheckpoint {
     return amended;
   }
 
-  /** The parts from the first on, up to the first that is not recorded. */
+  /**
+   * The parts from the first on, up to the first that is not recorded, or does not go on where the one before it ended: it may be of an attempt
+   * whose parts had another size.
+   */
   get parts(): SentPart[] {
     const found: SentPart[] = [];
     for (let number = 1; ; number++) {
       const part = this.#chunks.get(chunkOf(number))?.parts.get(number);
-      if (!part) return found;
+      if (!part || part.rawStart !== (found.at(-1)?.rawEnd ?? 0)) return found;
       found.push(part);
     }
   }

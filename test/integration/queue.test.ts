@@ -17,6 +17,7 @@ import { type Job, publishJob, UncertainPublish } from '../../services/queue/job
 import { type Lease, Leases } from '../../services/queue/leases.ts';
 import { Reservations } from '../../services/queue/reservations.ts';
 import {
+  checkpointsBucket,
   claimKey,
   consumerName,
   instanceLeaseKey,
@@ -26,8 +27,10 @@ import {
   setUp,
   verifySetUp,
 } from '../../services/queue/topology.ts';
+import { BackupCheckpoint, type BackupStart, type SentPart } from '../../services/worker/checkpoint.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabNats } from '../lab/nats.ts';
+import { until } from './stack.ts';
 
 const at = { timeout: 300_000 };
 const log = createLogger({ level: 'error', format: 'json' }, {});
@@ -820,6 +823,36 @@ describe('a job', at, () => {
     middleman.release();
     await publishing;
     assert.equal(await queued(), 1);
+  });
+});
+
+describe('a backup’s checkpoint', at, () => {
+  it('has the parts up to the first that is missing, or that does not go on where the one before it ended', async () => {
+    const bucket = new Bucket(nats, checkpointsBucket);
+    const operation = pending();
+    const upload = { key: 'k', uploadId: 'u' };
+    const start = { lxdBackup: 'b', compression: 'none', upload, begun: 0, session: 'u' } as BackupStart;
+    const checkpoint = await BackupCheckpoint.create(bucket, operation, start, log);
+    const part = (number: number, rawStart: number, rawEnd: number) => {
+      const size = rawEnd - rawStart;
+      return { number, rawStart, rawEnd, size, etag: '', sha256: '', crc32: '', tar: {} } as unknown as SentPart;
+    };
+    const numbers = ({ parts }: BackupCheckpoint) => parts.map(({ number }) => number);
+    for (const each of [part(1, 0, 10), part(2, 10, 20), part(4, 30, 40)]) checkpoint.add(each);
+    assert.deepEqual(numbers(checkpoint), [1, 2]);
+    // Larger parts from here on: the fourth is of before.
+    checkpoint.add(part(3, 20, 35));
+    assert.deepEqual(numbers(checkpoint), [1, 2, 3]);
+    await checkpoint.settle({ size: 35, optimized: false });
+    await until(
+      async () => BackupCheckpoint.load(bucket, operation, log),
+      (loaded) => loaded?.recorded === 4,
+    );
+    const loaded = present(await BackupCheckpoint.load(bucket, operation, log));
+    assert.deepEqual(numbers(loaded), [1, 2, 3]);
+    assert.deepEqual(loaded.start.made, { size: 35, optimized: false });
+    await loaded.remove();
+    assert.equal(await BackupCheckpoint.load(bucket, operation, log), undefined);
   });
 });
 
