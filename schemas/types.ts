@@ -325,6 +325,9 @@ lxdIdleTimeoutMs: number
  * What all slots together may read a second, of LXD for backups and of the store for restores: `20MiB`, `off`, or by the hours here: `08:00,512KiB 19:00,10MiB 23:00,off` ([limits.md](limits.md)).
  */
 bandwidth: string
+/**
+ * So many parts of 16 MiB a backup sends at a time, while one more is filled; more only for a store that is far away.
+ */
 partsInFlight: number
 /**
  * So much of an export is sent while LXD is still writing it; 0: nothing, before LXD has said that it is whole.

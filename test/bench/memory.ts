@@ -6,8 +6,8 @@ import type { Line, Table } from './report.ts';
 
 /** A worker with one slot, whatever the size. */
 const mostMiB = 220;
-/** What a further slot may add: five buffers for parts (services/archive/draftParts.ts), six for blocks on two cores (compression.ts). */
-const poolMiB = 5 * (16 + 1) + 6;
+/** What a further slot may add: four buffers for parts (services/archive/draftParts.ts), six for blocks on two cores (compression.ts). */
+const poolMiB = 4 * (16 + 1) + 6;
 const compressions = ['none', 'gzip', 'zstd'] as const;
 const slots = 4;
 /** Time may grow with the size, and no faster; what a backup takes whatever its size helps the larger ones. */
