@@ -146,6 +146,7 @@ export function lxdContract(
             [
               ['c1', 'Running', 'container', 'contract'],
               ['d1', 'Running', 'container', 'contract'],
+              ['large', 'Running', 'container', 'contract'],
             ],
           );
         }
