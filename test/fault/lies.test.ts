@@ -389,6 +389,32 @@ describe('an LXD whose export is read while it is written', { timeout: 200_000 }
     fault.release();
   });
 
+  it('is still writing when the backup is cancelled: nothing is left', async () => {
+    const { answer, release } = await beingSentAhead();
+    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+    assert.equal((await stack.stow.finished(answer)).status, 'Cancelled');
+    release();
+  });
+
+  it('is still writing when the worker is killed: it begins clean when it is back', async () => {
+    const { answer, release } = await beingSentAhead();
+    await stack.stow.workers[0]?.kill('SIGKILL');
+    release();
+    await stack.stow.workers[0]?.start();
+    await endsWell(answer);
+  });
+
+  /** LXD has written all, and has not said so. */
+  async function beingSentAhead() {
+    const fault = lxd.faults.next('backup', { hold: true });
+    const answer = await begin('none');
+    await until(
+      () => operationOf(stack, answer),
+      ({ metadata }) => (metadata.bytes_stored ?? 0) > 0,
+    );
+    return { answer, release: () => fault.release() };
+  }
+
   it('has written all that may be sent ahead: the rest is read when it is whole', async () => {
     await stack.stow.workers[0]?.stop();
     const limited = await startWiredWorker(stack, { worker: { sendAheadMiB: 20 } });
