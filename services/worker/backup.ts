@@ -32,7 +32,10 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   const tags = job.body.tags ?? {};
   const found = await resumable(job, compression, attempt, tools);
   if (!found) await removeTraces(job, attempt, tools);
+  // However it ends: of LXD's operation nobody wants to hear any more.
   const given = new AbortController();
+  using ending = new DisposableStack();
+  ending.defer(() => given.abort());
   const { checkpoint, writing } = found
     ? { checkpoint: found }
     : await begin(job, address, compression, attempt, tools, AbortSignal.any([attempt.signal, given.signal]));
@@ -72,9 +75,6 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     // Nothing to go on from: the copy itself is bad.
     if (isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
     throw error;
-  } finally {
-    // Of LXD's operation nobody wants to hear any more.
-    given.abort();
   }
   await tidy(start.lxdBackup, undefined, attempt, tools);
   await checkpoint.remove();

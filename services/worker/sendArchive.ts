@@ -77,7 +77,7 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   const limit = tools.config.worker.sendAheadMiB * 1024 * 1024;
   const source = followExport(tools.lxd, address, writing, limit);
   try {
-    if (limit > 0) await transfer(send, source, partSizeFor(limit, 0), limit);
+    if (limit > 0) await transfer(send, source, partSizeFor(limit), limit);
   } catch (error) {
     if (attempt.signal.aborted || asLxstowError(error).permanent || isCode(error, 'archive-truncated')) throw error;
     attempt.log.warn('not all sent while LXD was writing', { error });

@@ -352,26 +352,21 @@ describe('an LXD whose export is read while it is written', { timeout: 200_000 }
   }
 
   for (const compression of ['none', 'zstd']) {
-    for (const [what, fault] of [
+    for (const [what, script] of [
       ['cuts it', { dropAt: 20 * mib }],
       ['sends no more of it', { holdAt: 20 * mib }],
     ] as const) {
       it(`${what}, ${compression}: it goes on when all is written, in the same attempt`, async () => {
-        const { reached, release } = plan(fault);
+        const fault = lxd.faults.next('export', script);
         const answer = await begin(compression);
-        await reached;
+        await fault.reached;
         await endsWell(answer);
-        release();
+        fault.release();
         const said = (await stack.stow.logOf(0)).split('\n').filter((line) => line.includes(idOf(answer)));
         assert.ok(said.some((line) => line.includes('not all sent while LXD was writing')));
         assert.ok(!said.some((line) => line.includes('another follows')), 'one attempt');
       });
     }
-  }
-
-  function plan(script: { dropAt: number } | { holdAt: number }) {
-    const fault = lxd.faults.next('export', script);
-    return { reached: fault.reached, release: () => fault.release() };
   }
 
   it('fails at writing it: nothing of what was sent is left, and another attempt succeeds', async () => {
