@@ -18,6 +18,8 @@ RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
 
 FROM node:${NODE}-slim
 ENV NODE_ENV=production
+# gzip at a third of the CPU (docs/adr/0029-isa-l.md).
+RUN apt-get update -q && apt-get install -q -y --no-install-recommends libisal2 && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY LICENSE ./
 COPY --from=build /build/package.json ./

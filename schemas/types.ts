@@ -69,6 +69,7 @@ remotes: {
 gateway: GatewayConfig
 worker: WorkerConfig
 notify: NotifyConfig
+gzip: GzipConfig
 log: LogConfig
 }
 export interface NatsConfig {
@@ -387,6 +388,12 @@ timeoutMs: number
  * A notice that no try has delivered for so long is given up, and said in the log.
  */
 giveUpAfterHours: number
+}
+export interface GzipConfig {
+/**
+ * ISA-L, by name or path (Debian: package libisal2): the same at a third of zlib's CPU, CRC-32 too. Where it cannot be used, or this is empty, zlib does it.
+ */
+library: string
 }
 export interface LogConfig {
 level: ("error" | "warn" | "info" | "debug")

@@ -97,7 +97,7 @@ Architecture: ${architecture}
 Maintainer: lxstow <lxstow@localhost>
 Installed-Size: ${size}
 Depends: libc6 (>= 2.28), libstdc++6
-Recommends: systemd (>= 250)
+Recommends: systemd (>= 250), libisal2
 Suggests: nats-server
 Section: admin
 Priority: optional

@@ -1,6 +1,7 @@
 /** One block of a tar as a gzip member or a zstd frame, and back: what the threads do. */
 import zlib from 'node:zlib';
 import type { Compression } from '../contract.ts';
+import { chunkSizeFor, type Deflate, move } from './deflate.ts';
 import { gzipHeaderBytes, gzipTrailerBytes, writeGzipHeader } from './frames.ts';
 
 export type Compressed = Exclude<Compression, 'none'>;
@@ -14,11 +15,10 @@ const samples = 4;
 const worthwhile = 0.95;
 const storedLimit = 65535;
 const storedHeaderBytes = 5;
-const unpooledBytes = 256 * 1024;
 
 /** Compresses the first `length` bytes of `room`, where they are; returns the size that they then have. The room has `blockOverheadBytes` more. */
-export function pack(compression: Compressed, room: Buffer, length: number): number {
-  return compression === 'gzip' ? gzip(room, length) : zstd(room, length);
+export function pack(compression: Compressed, room: Buffer, length: number, deflate: Deflate): number {
+  return compression === 'gzip' ? gzip(room, length, deflate) : zstd(room, length);
 }
 
 /** Decompresses into `into`; returns how far. Throws when `frame` is no whole member or frame, or holds more. */
@@ -29,12 +29,11 @@ export function unpack(compression: Compressed, frame: Buffer, into: Buffer): nu
 }
 
 /** A gzip member (RFC 1952). What does not shrink is stored. */
-function gzip(room: Buffer, length: number): number {
+function gzip(room: Buffer, length: number, { deflate, crc32 }: Deflate): number {
   const bytes = room.subarray(0, length);
-  const crc = zlib.crc32(bytes);
-  const deflated = looksCompressible(bytes) ? deflate(bytes) : undefined;
-  const shrunk = deflated && deflated.length < length;
-  const end = shrunk ? gzipHeaderBytes + move(deflated, room, gzipHeaderBytes) : store(room, length, gzipHeaderBytes);
+  const crc = crc32(bytes);
+  const deflated = looksCompressible(bytes, deflate) ? deflate(room, length, gzipHeaderBytes) : undefined;
+  const end = deflated ?? store(room, length, gzipHeaderBytes);
   writeGzipHeader(room, 0, end + gzipTrailerBytes);
   return room.writeUInt32LE(length, room.writeUInt32LE(crc, end));
 }
@@ -50,38 +49,15 @@ function zstd(room: Buffer, length: number): number {
   return move(packed, room, 0);
 }
 
-function deflate(bytes: Buffer): Buffer {
-  return zlib.deflateRawSync(bytes, { level, chunkSize: chunkSizeFor(bytes.length) });
-}
-
-/** Room for all of it at once, and too large for the pool that Node makes small buffers in. */
-function chunkSizeFor(length: number): number {
-  return Math.max(unpooledBytes, length + blockOverheadBytes);
-}
-
-/** Copies what zlib has made; returns how much. */
-function move(made: Buffer, to: Buffer, at: number): number {
-  const size = made.copy(to, at);
-  giveBack(made);
-  return size;
-}
-
-/** Frees the memory of what zlib has made, at once: the collector would let many megabytes of it gather. */
-function giveBack({ buffer }: Buffer): void {
-  if (buffer instanceof ArrayBuffer && buffer.byteLength >= unpooledBytes) buffer.transfer(0);
-}
-
 /** Deflates a few short samples: 16 KiB tell for a 1 MiB block, at a fiftieth of the cost. */
-function looksCompressible(bytes: Buffer): boolean {
+function looksCompressible(bytes: Buffer, deflate: Deflate['deflate']): boolean {
   if (bytes.length <= samples * sampleBytes) return true;
   const stride = Math.floor((bytes.length - sampleBytes) / (samples - 1));
   const sample = Buffer.concat(
     Array.from({ length: samples }, (_, i) => bytes.subarray(i * stride, i * stride + sampleBytes)),
   );
-  const deflated = deflate(sample);
-  const { length } = deflated;
-  giveBack(deflated);
-  return length < sample.length * worthwhile;
+  const size = deflate(sample, sample.length, 0);
+  return size !== undefined && size < sample.length * worthwhile;
 }
 
 /** Moves the bytes into stored deflate blocks (RFC 1951, 3.2.4) that begin at `start`, the last ones first. Returns where they end. */

@@ -1,13 +1,16 @@
 /** The other end of threads.ts. */
 import { createHash } from 'node:crypto';
-import { parentPort } from 'node:worker_threads';
-import { crc32 } from 'node:zlib';
+import { parentPort, workerData } from 'node:worker_threads';
 import { pack, unpack } from './blockFormat.ts';
+import { zlibDeflate } from './deflate.ts';
+import { openIsal } from './isal.ts';
 import { crcInS3 } from './sums.ts';
-import type { Answer, Digests, Request, Stretch, Task } from './threads.ts';
+import type { Answer, Digests, Request, Stretch, Task, ThreadData } from './threads.ts';
 
 /** Both sums take a stretch in turn: the second one finds it in the cache. */
 const stretchBytes = 256 * 1024;
+
+const deflate = openDeflate(workerData);
 
 parentPort?.on('message', (request: Request) => {
   let answer: Answer;
@@ -20,6 +23,15 @@ parentPort?.on('message', (request: Request) => {
   parentPort?.postMessage(answer);
 });
 
+function openDeflate({ gzipLibrary }: ThreadData) {
+  try {
+    if (gzipLibrary) return openIsal(gzipLibrary);
+  } catch {
+    // `lxstow doctor` says why; zlib makes the same, at its own price.
+  }
+  return zlibDeflate;
+}
+
 function run(task: Task): Digests | string | number {
   switch (task.do) {
     case 'digest':
@@ -27,7 +39,7 @@ function run(task: Task): Digests | string | number {
     case 'sha256':
       return createHash('sha256').update(bytesOf(task.on)).digest('hex');
     case 'pack':
-      return pack(task.compression, bytesOf(task.on), task.length);
+      return pack(task.compression, bytesOf(task.on), task.length, deflate);
     case 'unpack':
       return unpack(task.compression, bytesOf(task.on), bytesOf(task.into));
   }
@@ -39,7 +51,7 @@ function digest({ memory, offset, length }: Stretch): Digests {
   for (let at = 0; at < length; at += stretchBytes) {
     const stretch = new Uint8Array(memory, offset + at, Math.min(stretchBytes, length - at));
     hash.update(stretch);
-    crc = crc32(stretch, crc);
+    crc = deflate.crc32(stretch, crc);
   }
   return { sha256: hash.digest('hex'), crc32: crcInS3(crc) };
 }

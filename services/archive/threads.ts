@@ -27,6 +27,11 @@ export type Task =
   | { do: 'pack'; compression: Compressed; on: Stretch; length: number }
   | { do: 'unpack'; compression: Compressed; on: Stretch; into: Stretch };
 
+/** What a thread is begun with. */
+export interface ThreadData {
+  gzipLibrary: string;
+}
+
 /** What a thread is sent. */
 export type Request = Task & { id: number };
 
@@ -71,21 +76,25 @@ export class Threads implements AsyncDisposable {
   readonly blocksAtOnce: number;
   readonly #most: number;
   readonly #source: URL;
+  readonly #data: ThreadData;
   readonly #threads = new Set<Thread>();
   readonly #queue: Job[] = [];
   #lastId = 0;
   #disposed = false;
 
-  /** `source` is what they run. */
+  /** `gzipLibrary` is ISA-L's, or empty; `source` is what they run. */
   constructor({
+    gzipLibrary = '',
     most = Math.min(mostThreads, availableParallelism()),
     source = new URL(`./thread${extname(import.meta.url)}`, import.meta.url),
   }: {
+    gzipLibrary?: string;
     most?: number;
     source?: URL;
   } = {}) {
     this.#most = most;
     this.#source = source;
+    this.#data = { gzipLibrary };
     this.blocksAtOnce = most * jobsOfThread;
   }
 
@@ -139,7 +148,10 @@ export class Threads implements AsyncDisposable {
   }
 
   #begin(): Thread {
-    const thread: Thread = { worker: new Worker(this.#source, { resourceLimits }), jobs: new Map() };
+    const thread: Thread = {
+      worker: new Worker(this.#source, { resourceLimits, workerData: this.#data }),
+      jobs: new Map(),
+    };
     const { worker, jobs } = thread;
     worker.on('message', (answer: Answer) => {
       const job = jobs.get(answer.id);

@@ -7,15 +7,18 @@ import type { Config } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import { createLogger, type Log } from '../logger.ts';
 import { version } from '../version.ts';
+import { beginWith } from './beginWith.ts';
 import { addClientCommands, formatOption } from './clientCommands.ts';
 import { CliError, exitOf, exits } from './exit.ts';
-import { withNodeFlags } from './nodeFlags.ts';
 import { besideStandalone } from './ownNats.ts';
 
 type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
 
-/** MiB of each half. V8's own choice grows to 16 for what a backup throws away, and is no faster (docs/adr/0026-threads.md). */
-const smallYoungGeneration = '--max-semi-space-size=1';
+/**
+ * For a worker's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, in MiB of each half, grows to 16 for what a backup throws away. Of the
+ * heaps that glibc makes for threads, each keeps what its own have given back.
+ */
+const beginLean = () => beginWith(['--max-semi-space-size=1'], { MALLOC_ARENA_MAX: '1' });
 
 const program = new Command('lxstow')
   .description('Backs LXD instances up to S3 and brings them back.')
@@ -40,7 +43,7 @@ program
   .command('worker')
   .description("do a remote's jobs, beside its LXD")
   .action(() => {
-    withNodeFlags(smallYoungGeneration);
+    beginLean();
     return long(async (options) => (await import('../worker/main.ts')).runWorker(options))();
   });
 program
@@ -48,7 +51,7 @@ program
   .description('gateway and worker in one, set up; with a nats-server of its own where nats.servers is not configured')
   .option('--nats-port <port>', 'where its own nats-server listens, on 127.0.0.1', portOf, 4222)
   .action(({ natsPort }: { natsPort: number }) => {
-    withNodeFlags(smallYoungGeneration);
+    beginLean();
     return long(async (options) => {
       const { runStandalone } = await import('./commands/standalone.ts');
       const own = !isGiven(configurationSource(), ['nats', 'servers']);

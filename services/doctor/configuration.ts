@@ -1,9 +1,10 @@
 /** Node.js, and what in the configuration contradicts itself. That keys are unknown was found when it was read. */
 import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
+import { openIsal } from '../archive/isal.ts';
 import type { Config } from '../contract.ts';
 import { ackWaitMs } from '../queue/topology.ts';
-import type { Patient, Report } from './finding.ts';
+import { messageOf, type Patient, type Report } from './finding.ts';
 
 const oldestNode = 24;
 
@@ -15,6 +16,16 @@ export function examineNode(report: Report, version = process.versions.node): vo
       `Node.js ${version}: lxstow needs ${oldestNode} or newer`,
       'Install it: https://nodejs.org/en/download',
     );
+}
+
+/** Either way the archives are the same. */
+export function examineGzip({ gzip: { library } }: Config, report: Report): void {
+  try {
+    if (library !== '') openIsal(library);
+    report('ok', library === '' ? 'gzip by zlib, as gzip.library is empty' : `gzip by ISA-L, ${library}`);
+  } catch (error) {
+    report('ok', `gzip by zlib, at three times the CPU of ISA-L (Debian: libisal2): ${messageOf(error)}`);
+  }
 }
 
 export async function examineConfiguration({ config, roles }: Patient, report: Report): Promise<void> {

@@ -66,7 +66,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   });
   // Archives have connections and patience of their own.
   using archives = createS3Store(config.s3);
-  await using threads = new Threads();
+  await using threads = new Threads({ gzipLibrary: config.gzip.library });
   await using nats = await connectNats(config.nats, 'lxstow gateway', log);
   await verifySetUp(nats);
 

@@ -86,7 +86,7 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     ({ version }) => log.info('LXD found', { version }),
     (error) => log.warn('LXD does not answer yet', { error }),
   );
-  await using threads = new Threads();
+  await using threads = new Threads({ gzipLibrary: config.gzip.library });
   await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log);
   await verifySetUp(nats, remote);
   await using health = await serveHealth(

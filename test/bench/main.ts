@@ -44,7 +44,7 @@ process.once('SIGINT', () => process.exit(130)); // the lab removes itself when 
 try {
   const before = values.compare ? await readReport(values.compare) : undefined;
   await using place = await openPlace(log, values);
-  const report: Report = { machine: machine({ LXD: place.lxd.version }), tables: [] };
+  const report: Report = { machine: machine({ LXD: place.lxd.version, gzip: `by ${place.gzip}` }), tables: [] };
   const add = (table: Table) => {
     report.tables.push(table);
     log(`\n${markdown({ ...report, tables: [table] }, before)}\n`);

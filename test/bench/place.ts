@@ -13,7 +13,7 @@ import { openFolder } from '../lab/folder.ts';
 import { openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
 import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';
-import { findMc, findRclone } from '../lab/parts.ts';
+import { findIsal, findMc, findRclone } from '../lab/parts.ts';
 import { errorText, type Log } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
 
@@ -24,6 +24,8 @@ export interface Place extends AsyncDisposable {
   natsUrl: string;
   store: ObjectStore;
   bucket: Client;
+  /** What lxstow makes gzip with; `LXSTOW_GZIP_LIBRARY= npm run bench` has it make it with zlib. */
+  gzip: 'ISA-L' | 'zlib';
   stow: Lxstow;
   /** Of the one worker. */
   workerPid(): number;
@@ -52,7 +54,8 @@ export async function openPlace(log: Log, { profile }: { profile?: string | unde
   const { lxd, nats, s3, lxdUnavailable } = opening.use(await openLab({ name: 'bench', log, poolSizeGiB: 40 }));
   if (!lxd || !nats || !s3) throw new Error(`nothing can be measured without a real LXD: ${lxdUnavailable}`);
   const api = opening.use(new LxdClient('local', { socket: lxd.socket }, {}));
-  const config = { worker: { slots: 1, janitorEveryMinutes: 0 } };
+  const library = process.env.LXSTOW_GZIP_LIBRARY ?? (await findIsal(log));
+  const config = { worker: { slots: 1, janitorEveryMinutes: 0 }, gzip: { library } };
   const profiling = profile ? { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${profile}` } : {};
   const stow = opening.use(
     await startLxstow({
@@ -81,6 +84,7 @@ export async function openPlace(log: Log, { profile }: { profile?: string | unde
     s3,
     natsUrl: nats.url,
     store,
+    gzip: library ? 'ISA-L' : 'zlib',
     bucket: new Client({
       endPoint: hostname,
       port: Number(port),

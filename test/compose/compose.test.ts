@@ -136,11 +136,12 @@ describe('docker-compose.yml', { timeout: 900_000 }, () => {
   it('satisfies lxstow doctor', async () => {
     for (const name of ['gateway', 'worker']) {
       const report = await shell(`docker compose exec -T ${name} lxstow doctor ${name} --format json`);
-      const findings: { level: string; text: string }[] = JSON.parse(report);
+      const findings: { level: string; finding: string }[] = JSON.parse(report);
       assert.deepEqual(
         findings.filter(({ level }) => level === 'problem'),
         [],
       );
+      assert.ok(findings.some(({ finding }) => finding === 'gzip by ISA-L, libisal.so.2'));
     }
   });
 

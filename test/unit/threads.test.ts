@@ -7,9 +7,11 @@ import fc from 'fast-check';
 import { blockOverheadBytes } from '../../services/archive/blockFormat.ts';
 import { readBlocks } from '../../services/archive/blocks.ts';
 import { blockPool, compressBlocks, decompressBlocks } from '../../services/archive/compression.ts';
+import { openIsal } from '../../services/archive/isal.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
 import { TaskError, Threads } from '../../services/archive/threads.ts';
 import { isCode } from '../../services/errors.ts';
+import { findIsal } from '../lab/parts.ts';
 
 const mib = 1024 * 1024;
 
@@ -48,12 +50,17 @@ function mortal(most: number): Threads {
   return new Threads({ most, source: new URL(`data:text/javascript,${encodeURIComponent(code)}`) });
 }
 
-describe('threads', () => {
-  for (const compression of ['gzip', 'zstd'] as const) {
-    const ordinary = compression === 'gzip' ? zlib.gunzipSync : zlib.zstdDecompressSync;
+const gzipLibrary = await findIsal(() => undefined).catch(() => '');
+const noIsal = gzipLibrary === '' && 'ISA-L cannot be had here';
 
-    it(`${compression}: any block comes back, here and where else it is read`, async () => {
-      await using threads = new Threads();
+describe('threads', () => {
+  for (const way of ['gzip', 'gzip by ISA-L', 'zstd'] as const) {
+    const compression = way === 'zstd' ? 'zstd' : 'gzip';
+    const ordinary = way === 'zstd' ? zlib.zstdDecompressSync : zlib.gunzipSync;
+
+    const isal = way === 'gzip by ISA-L';
+    it(`${way}: any block comes back, here and where else it is read`, { skip: isal && noIsal }, async () => {
+      await using threads = new Threads(isal ? { gzipLibrary } : {});
       const cases = fc.asyncProperty(block, async (bytes) => {
         const packed = room(bytes);
         const size = await threads.pack(compression, packed, bytes.length);
@@ -67,7 +74,9 @@ describe('threads', () => {
       });
       await fc.assert(cases, { numRuns: 60 });
     });
+  }
 
+  for (const compression of ['gzip', 'zstd'] as const) {
     it(`${compression}: what is damaged, or too much, is refused, and the thread goes on`, async () => {
       await using threads = new Threads({ most: 1 });
       const bytes = Buffer.alloc(50_000, 'a line\n');
@@ -95,6 +104,27 @@ describe('threads', () => {
       }),
     );
     assert.ok(frames.every((frame, i) => zlib.gunzipSync(frame).equals(blocks[i] as Buffer)));
+  });
+
+  it('make the same sums by ISA-L and by zlib', { skip: noIsal }, async () => {
+    await using threads = new Threads();
+    await using native = new Threads({ gzipLibrary });
+    const cases = fc.asyncProperty(fc.uint8Array({ maxLength: 600_000 }), async (bytes) => {
+      const part = room(Buffer.from(bytes), bytes.length);
+      assert.deepEqual(await native.digest(part), await threads.digest(part));
+    });
+    await fc.assert(cases, { numRuns: 40 });
+  });
+
+  it('do without a library that is not there, or is another', async () => {
+    for (const library of ['/nowhere/libisal.so.2', 'libc.so.6', process.execPath]) {
+      assert.throws(() => openIsal(library), { code: 'bad-config' });
+      await using threads = new Threads({ gzipLibrary: library });
+      const bytes = Buffer.alloc(50_000, 'a line\n');
+      const packed = room(bytes);
+      const size = await threads.pack('gzip', packed, bytes.length);
+      assert.ok(zlib.gunzipSync(packed.subarray(0, size)).equals(bytes));
+    }
   });
 
   it('see only the memory of pools', async () => {

@@ -75,7 +75,7 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
   await using nats = await connectNats(config.nats, 'lxstow adopt', log);
   await verifySetUp(nats);
   using nudges = new Nudges(nats, remote);
-  await using threads = new Threads();
+  await using threads = new Threads({ gzipLibrary: config.gzip.library });
   const leases = new Bucket(nats, leasesBucket);
   const store = retrying(ours, policy);
   const tools: IntakeTools = {

@@ -1,7 +1,7 @@
 /** `lxstow doctor`: looks at all that this host's configuration uses, and says what to do. */
 import { type ConfigSource, type Examined, examineConfig } from '../../config.ts';
 import type { Config } from '../../contract.ts';
-import { examineConfiguration, examineFile, examineNode } from '../../doctor/configuration.ts';
+import { examineConfiguration, examineFile, examineGzip, examineNode } from '../../doctor/configuration.ts';
 import {
   type Area,
   areas,
@@ -46,6 +46,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   for (const fault of faults) report('problem', fault, advice);
   examineNode(report);
   if (config) {
+    examineGzip(config, report);
     if (file) await examineFile(file, secrets.some(examineConfig({ file, env: {} }).isGiven), report);
     findings.push(...(await examineAll(config, source.env, role ? [role] : rolesIn(examined), wanted, stop)));
   }
