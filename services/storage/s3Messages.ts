@@ -44,6 +44,8 @@ export function meaningOf(code: string, status: number): ErrorCode {
 
 /** Undefined for what is no XML: a proxy's page, an answer that broke off. */
 export function parseXml(text: string): Xml | undefined {
+  // As the answer to each HEAD is that does not succeed.
+  if (text === '') return undefined;
   try {
     return xml.parse(text) as Xml;
   } catch {

@@ -1,9 +1,11 @@
 /** What requests cost: creating, and listing beside many other backups. */
 
+import { setTimeout as delay } from 'node:timers/promises';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
 import { formatManifest, parseManifest } from '../../services/archive/manifest.ts';
 import { archiveKey, indexKey, manifestKey } from '../../services/storage/keys.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
-import type { Lxstow } from '../lab/lxstow.ts';
 import type { Log } from '../lab/run.ts';
 import { openClient } from './client.ts';
 import { median, quantile } from './measure.ts';
@@ -16,46 +18,86 @@ const requests = 600;
 const connections = 32;
 const writesInFlight = 64;
 
-/** POSTs at a steady rate, each answered with 202. No worker is up: what they begin waits in the queue, and is cancelled in the end. */
-export async function measureRequests(stow: Lxstow, rounds: number): Promise<Table> {
+/**
+ * POSTs at a steady rate, each answered with 202. No worker is up: what they begin waits in the queue, and is cancelled in the end. In turn with them, at
+ * the same rate, what no durable 202 can do without: three writes to NATS, one after the other, each confirmed.
+ */
+export async function measureRequests({ stow, natsUrl }: Place, rounds: number): Promise<Table> {
   for (const worker of stow.workers) await worker.stop();
   using client = openClient(stow, connections);
-  const post = (name: string) => client.request('POST', '/1.0/instances/control/backups', { name });
-  const [p50s, p99s]: [number[], number[]] = [[], []];
-  let created: string[] = [];
+  await using writes = await openWrites(natsUrl);
+  const created: string[] = [];
+  const post = async (name: string) => {
+    const { status, text } = await client.request('POST', '/1.0/instances/control/backups', { name });
+    if (status !== 202) throw new Error(text);
+    created.push(JSON.parse(text).operation);
+  };
+  const quantiles = new Map<string, number[]>();
   // The first round warms up, and does not count.
   for (let round = 0; round <= rounds; round++) {
-    const begun = performance.now();
-    const answers = await Promise.all(
-      Array.from({ length: requests }, async (_, index) => {
-        const due = begun + (index * 1000) / requestsPerSecond;
-        await new Promise((resolve) => setTimeout(resolve, Math.max(0, due - performance.now())));
-        const answer = await post(`r${round}-${index}.tar.gz`);
-        if (answer.status !== 202) throw new Error(answer.text);
-        return answer;
-      }),
-    );
-    created = [...created, ...answers.map(({ text }) => JSON.parse(text).operation)];
-    if (round === 0) continue;
-    const times = answers.map(({ ms }) => ms);
-    p50s.push(quantile(times, 0.5));
-    p99s.push(quantile(times, 0.99));
+    const ways = {
+      POST: (index: number) => post(`r${round}-${index}.tar.gz`),
+      'NATS alone: three writes': writes.three,
+    };
+    for (const [name, run] of Object.entries(ways)) {
+      const times = await steadily(run);
+      for (const [word, part] of round === 0
+        ? []
+        : ([
+            ['p50', 0.5],
+            ['p99', 0.99],
+          ] as const)) {
+        const line = `${name}, ${word}`;
+        quantiles.set(line, [...(quantiles.get(line) ?? []), quantile(times, part)]);
+      }
+    }
   }
   for (const operation of created) await client.request('DELETE', operation);
   for (const worker of stow.workers) await worker.start();
-  const [p50, p99] = [median(p50s), median(p99s)];
+  const medians = new Map([...quantiles].map(([name, each]) => [name, median(each)]));
+  const [p50 = Number.NaN, p99 = Number.NaN] = ['p50', 'p99'].map((word) => medians.get(`POST, ${word}`));
   return {
     title: `POST to 202, ${requestsPerSecond} a second`,
     bytes: 0,
     rounds,
-    lines: [
-      { name: 'p50', wallS: p50 / 1000 },
-      { name: 'p99', wallS: p99 / 1000 },
-    ],
+    lines: [...medians].map(([name, ms]) => ({ name, wallS: ms / 1000 })),
     bars: [
       { text: 'p50 ≤ 5 ms', value: p50, holds: p50 <= 5 },
       { text: 'p99 ≤ 25 ms', value: p99, holds: p99 <= 25 },
     ],
+  };
+}
+
+/** Milliseconds of each run; they begin at a steady rate, however long each takes. */
+async function steadily(run: (index: number) => Promise<unknown>): Promise<number[]> {
+  const begun = performance.now();
+  return Promise.all(
+    Array.from({ length: requests }, async (_, index) => {
+      const due = begun + (index * 1000) / requestsPerSecond;
+      await delay(Math.max(0, due - performance.now()));
+      const from = performance.now();
+      await run(index);
+      return performance.now() - from;
+    }),
+  );
+}
+
+/** Writes to three streams, as a POST's go to those of leases, jobs and operations. */
+async function openWrites(natsUrl: string) {
+  const connection = await connect({ servers: natsUrl });
+  const streams = ['bench-a', 'bench-b', 'bench-c'];
+  const manager = await jetstreamManager(connection);
+  for (const name of streams) await manager.streams.add({ name, subjects: [name] });
+  const client = jetstream(connection);
+  const text = 'x'.repeat(1000);
+  return {
+    async three() {
+      for (const name of streams) await client.publish(name, text);
+    },
+    async [Symbol.asyncDispose]() {
+      for (const name of streams) await manager.streams.delete(name);
+      await connection.close();
+    },
   };
 }
 

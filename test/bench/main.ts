@@ -63,7 +63,7 @@ try {
   if (wanted.includes('slots')) add(await measureSlots(place, sizeMiB, rounds, log));
   if (wanted.includes('many')) add(await measureMany(place, Number(values.many), log));
   if (wanted.includes('control')) {
-    add(await measureRequests(place.stow, rounds));
+    add(await measureRequests(place, rounds));
     for (const table of await measureListing(place, values.backups.split(',').map(Number), rounds, log)) add(table);
   }
   if (wanted.includes('load')) for (const table of await measureLoad(rounds, log)) add(table);
