@@ -61,7 +61,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
         compression: start.compression,
         optimized: made.optimized,
         instanceOnly: job.body.instanceOnly ?? false,
-        blockSize: start.compression === 'none' ? largestPart(parts) : blockSizeBytes,
+        blockSize: start.compression === 'none' ? longestStretch(parts) : blockSizeBytes,
         parts: parts.map(({ tar: _, ...part }) => part),
       },
       instance: start.instance,
@@ -196,7 +196,8 @@ async function isSound(upload: ArchiveUpload, signal: AbortSignal): Promise<bool
   }
 }
 
-function largestPart(parts: SentPart[]): number {
+/** Bytes of the tar in one part. */
+function longestStretch(parts: SentPart[]): number {
   return parts.reduce((largest, { rawStart, rawEnd }) => Math.max(largest, rawEnd - rawStart), 0);
 }
 

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { assertSame, failed, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
+import { assertSame, failed, idOf, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
 import type { LxdSimulator } from '../simulator/simulator.ts';
 import {
@@ -21,7 +21,6 @@ import {
 } from './workers.ts';
 
 process.env.LXSTOW_LAB_LXD = 'none';
-const idOf = (answer: Answer): string => answer.body.operation.split('/').at(-1) ?? '';
 const mib = 1024 * 1024;
 
 const worker = { slots: 1, attempts: 2, lxdIdleTimeoutMs: 2000 };

@@ -9,8 +9,7 @@ import { OperationStore } from '../../services/operations/store.ts';
 import { connectNats } from '../../services/queue/connection.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
-import { openStack, type Stack, succeeded } from '../integration/stack.ts';
-import type { Answer } from '../lab/lxstow.ts';
+import { idOf, openStack, type Stack, succeeded } from '../integration/stack.ts';
 import { addressOf, assertClean, assertOneBackup, assertRestores, readManifest, startWiredWorker } from './workers.ts';
 
 const never = new AbortController().signal;
@@ -93,10 +92,6 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
     }
   });
 });
-
-function idOf(answer: Answer): string {
-  return answer.body.operation.split('/').at(-1) ?? '';
-}
 
 /** As S3 writes it: base64 of four bytes, the highest first. */
 function crc32Of(bytes: Buffer): string {

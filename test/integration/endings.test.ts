@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import type { Operation } from '../../services/contract.ts';
 import type { Answer } from '../lab/lxstow.ts';
-import { assertError, assertSame, failed, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('an operation', { timeout: 600_000 }, () => {
   let stack: Stack;
@@ -18,7 +18,6 @@ describe('an operation', { timeout: 600_000 }, () => {
     for (const worker of stack.stow.workers) if (!worker.isRunning) await worker.start();
   });
 
-  const idOf = (answer: Answer) => answer.body.operation.split('/').at(-1) ?? '';
   const show = async (answer: Answer) =>
     (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation;
   const reached = (answer: Answer, is: (operation: Operation) => boolean) =>

@@ -12,7 +12,7 @@ import { connectNats, type Nats } from '../../services/queue/connection.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
-import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
 interface Seen {
   type: string;
@@ -85,7 +85,6 @@ describe('events', { timeout: 200_000 }, () => {
       async () => seen,
       (all) => all.some((event) => isEnd(event, id)),
     );
-  const idOf = (path: string) => path.split('/').at(-1) ?? '';
 
   it('of a backup, its restore and its deletion reach every gateway, in order, each lifecycle once', async () => {
     const listeners = await Promise.all([listen(stack.stow), listen(other, '?type=operation,lifecycle')]);
@@ -120,7 +119,7 @@ describe('events', { timeout: 200_000 }, () => {
         address: '127.0.0.1',
       });
       for (const answer of [made, restored]) {
-        const id = idOf(answer.body.operation);
+        const id = idOf(answer);
         const steps = seen.filter(({ type, metadata }) => type === 'operation' && metadata.id === id);
         const codes = steps.map(({ metadata }) => metadata.status_code);
         assert.deepEqual(

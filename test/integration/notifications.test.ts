@@ -10,12 +10,12 @@ import { connect } from '@nats-io/transport-node';
 import { faultsOf, type Operation } from '../../services/contract.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
-import { type Answer, lxstow } from '../lab/lxstow.ts';
+import { lxstow } from '../lab/lxstow.ts';
 import { answers, freePort, startDaemon } from '../lab/processes.ts';
 import { hangs, type Received, type Receiver, says, startReceiver } from '../lab/receiver.ts';
 import { run } from '../lab/run.ts';
 import { publish } from './publisher.ts';
-import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
 const key = randomBytes(32);
 const secret = `whsec_${key.toString('base64')}`;
@@ -60,7 +60,6 @@ describe('notifications', { timeout: 600_000 }, () => {
     const path = `/hooks/${++hooks}/${token}`;
     return { path, notifyEndpoint: receiver.url + path };
   };
-  const idOf = (answer: Answer) => answer.body.operation.split('/').at(-1) ?? '';
   const backUp = (body: object, query = '') =>
     stack.stow.request('POST', `/1.0/instances/c1/backups${query}`, { body });
   const ofAll = (id: string) =>

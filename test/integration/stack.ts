@@ -136,6 +136,11 @@ export async function openStack(name: string, options: StackOptions = {}): Promi
   return stack;
 }
 
+/** Of the operation that a 202 promised. */
+export function idOf(answer: Answer): string {
+  return answer.body.operation.split('/').at(-1) ?? '';
+}
+
 /** Waits for the operation, which must end in Success. */
 export async function succeeded(stow: Lxstow, answer: Answer): Promise<Operation> {
   assert.equal(answer.status, 202, answer.text);
