@@ -2,13 +2,15 @@
 export class BufferPool {
   /** Bytes of each buffer. */
   readonly size: number;
-  readonly #free: Buffer[] = [];
+  readonly #all: readonly Buffer[];
+  #free: Buffer[];
   readonly #waiting: ((buffer: Buffer) => void)[] = [];
 
   /** `count` buffers of `size` bytes, in memory that the threads can work on without a copy. */
   constructor(count: number, size: number) {
     this.size = size;
-    for (let i = 0; i < count; i++) this.#free.push(Buffer.from(new SharedArrayBuffer(size)));
+    this.#all = Array.from({ length: count }, () => Buffer.from(new SharedArrayBuffer(size)));
+    this.#free = [...this.#all];
   }
 
   /** The next free buffer; waits for one to be given back. Rejects with the signal's reason. */
@@ -35,5 +37,10 @@ export class BufferPool {
     const next = this.#waiting.shift();
     if (next) next(buffer);
     else this.#free.push(buffer);
+  }
+
+  /** All buffers are free again, given back or not: after a failure, when everything that had one has ended. */
+  reclaim(): void {
+    this.#free = [...this.#all];
   }
 }

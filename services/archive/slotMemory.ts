@@ -1,5 +1,8 @@
 import { BufferPool } from './bufferPool.ts';
 
+/** Larger ones are for one enormous archive, and not kept for what needs less than half of them. */
+const keptBytes = 64 * 1024 * 1024;
+
 /** The large buffers of one slot, kept from job to job: fresh memory costs more than the copying into it (docs/s3.md). */
 export class SlotMemory {
   readonly #pools = new Map<string, { pool: BufferPool; count: number }>();
@@ -7,14 +10,18 @@ export class SlotMemory {
   /** `count` buffers of at least `size` bytes, or more of them. One job at a time may use a pool. */
   pool(name: string, count: number, size: number): BufferPool {
     const kept = this.#pools.get(name);
-    if (kept && kept.count >= count && kept.pool.size >= size && kept.pool.size <= 2 * size) return kept.pool;
+    if (kept && kept.count >= count && kept.pool.size >= size && kept.pool.size <= Math.max(keptBytes, 2 * size))
+      return kept.pool;
     const pool = new BufferPool(count, size);
     this.#pools.set(name, { pool, count });
     return pool;
   }
 
-  /** Forgets all buffers: after a failure some may still be in somebody's hands. */
-  reset(): void {
-    this.#pools.clear();
+  /**
+   * All buffers are free again: after a failure, when everything that had one has ended. To make new ones would not do: nothing tells V8's collector how
+   * much memory the old ones hold, and it comes late.
+   */
+  reclaim(): void {
+    for (const { pool } of this.#pools.values()) pool.reclaim();
   }
 }

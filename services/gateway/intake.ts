@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import type { IdleWatch } from '../archive/idleWatch.ts';
 import type { LxdIndex } from '../archive/lxdIndex.ts';
 import { formatManifest, manifestVersion } from '../archive/manifest.ts';
+import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Threads } from '../archive/threads.ts';
 import {
   type Address,
@@ -74,6 +75,8 @@ export interface Incoming {
   left?: Stored | undefined;
   /** What is to be held besides the claim on the name. */
   lease?: Lease;
+  /** Nobody else's, until it is taken in. */
+  memory: SlotMemory;
   idle: IdleWatch;
   /** Aborts when nobody wants it any more. */
   gone: AbortSignal;
@@ -146,7 +149,7 @@ export class Intake {
   /** Stores archive and manifest. When it rejects, nothing is left of either. */
   async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
     const { prefix, store, threads } = this.#tools;
-    const { index, tar, compression, tags, length, created, notes, source, idle, gone } = incoming;
+    const { index, tar, compression, tags, length, created, notes, source, memory, idle, gone } = incoming;
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
     const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, lingering(signal));
@@ -164,6 +167,7 @@ export class Intake {
         length,
         store,
         threads,
+        memory,
         idle,
         signal,
         onProgress,

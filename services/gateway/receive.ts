@@ -5,7 +5,7 @@ import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
 import type { IdleWatch } from '../archive/idleWatch.ts';
 import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
-import { SlotMemory } from '../archive/slotMemory.ts';
+import type { SlotMemory } from '../archive/slotMemory.ts';
 import { TarScanner } from '../archive/tar.ts';
 import type { Threads } from '../archive/threads.ts';
 import type { Compression, ManifestArchive, Part } from '../contract.ts';
@@ -24,6 +24,8 @@ export interface ReceiveOptions {
   length: number | undefined;
   store: ObjectStore;
   threads: Threads;
+  /** Of this transfer alone. */
+  memory: SlotMemory;
   idle: IdleWatch;
   onProgress: (read: number, stored: number) => void;
   signal: AbortSignal;
@@ -33,7 +35,7 @@ type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'
 
 /** Stores the tar's parts in the open upload. Throws bad-request when it is not whole, too-large when it does not fit. */
 export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
-  const { compression, length, store, threads, idle, onProgress, signal } = options;
+  const { compression, length, store, threads, memory, idle, onProgress, signal } = options;
   const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
   const inFlight = partsInFlight(partSize, wantedInFlight);
   const scanner = new TarScanner('the archive');
@@ -43,7 +45,6 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
     scanner.push(bytes);
     rawSize += bytes.length;
   };
-  const memory = new SlotMemory();
   const drafts = draftParts(tar, { compression, partSize, inFlight, memory, threads, onBlock, idle, signal });
 
   const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<Part> => {
@@ -64,6 +65,8 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
   } catch (error) {
     if (!isCode(error, 'archive-truncated')) throw error;
     throw new LxstowError('bad-request', (error as Error).message, { cause: error });
+  } finally {
+    memory.reclaim();
   }
   return { size, rawSize, blockSize: compression === 'none' ? partSize : blockSizeBytes, parts };
 }

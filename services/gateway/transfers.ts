@@ -1,6 +1,7 @@
 /** Archives that pass through the gateway: how many at a time, and what each works with. */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
+import { SlotMemory } from '../archive/slotMemory.ts';
 import type { Threads } from '../archive/threads.ts';
 import type { BackupAddress } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -26,20 +27,26 @@ export interface TransferTools {
 export class Transfers {
   readonly tools: TransferTools;
   readonly #ended = new EventEmitter();
+  /** Of transfers that have ended: the next ones'. Never more than were under way at a time. */
+  readonly #memories: SlotMemory[] = [];
   #running = 0;
 
   constructor(tools: TransferTools) {
     this.tools = tools;
   }
 
-  /** A place for one transfer, until it is disposed. Throws gateway-busy when all are taken. */
-  begin(): Disposable {
+  /** A place for one transfer, until it is disposed: by then nobody may look at its memory any more. Throws gateway-busy when all are taken. */
+  begin(): { memory: SlotMemory } & Disposable {
     const { most } = this.tools;
     if (this.#running >= most)
       throw new LxstowError('gateway-busy', `${most} exports and uploads are under way (gateway.transfers): try later`);
     this.#running += 1;
+    const memory = this.#memories.pop() ?? new SlotMemory();
     return {
+      memory,
       [Symbol.dispose]: () => {
+        memory.reclaim();
+        this.#memories.push(memory);
         this.#running -= 1;
         this.#ended.emit('ended');
       },

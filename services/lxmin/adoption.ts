@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { mapInOrder } from '../archive/flow.ts';
 import { IdleWatch } from '../archive/idleWatch.ts';
 import { type LxdIndex, parseProfile, readIndex } from '../archive/lxdIndex.ts';
+import { SlotMemory } from '../archive/slotMemory.ts';
 import {
   type Address,
   type Compression,
@@ -75,6 +76,8 @@ const holder = 'adopt';
 
 export class Adoption {
   readonly #tools: AdoptionTools;
+  /** Backups are adopted one after the other. */
+  readonly #memory = new SlotMemory();
 
   constructor(tools: AdoptionTools) {
     this.#tools = tools;
@@ -154,7 +157,7 @@ export class Adoption {
       }
       const operation = await intake.take({
         ...(await this.#operation(backup, gone)),
-        ...{ place, tar, compression, tags, lease, idle, gone },
+        ...{ place, tar, compression, tags, lease, idle, gone, memory: this.#memory },
         index: { ...index, instance: { ...index.instance, profiles: merged(profiles, index) } },
         // What is not compressed may be several times as large.
         length: compression === 'none' ? archive.size * 4 : archive.size,

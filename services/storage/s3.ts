@@ -79,7 +79,11 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
         if (status < 300) return onResponse(response);
         // minio-js would retry some statuses and lose their codes: hand them on as errors, the body drained. One that cannot be
         // read to its end changes nothing.
-        const refuse = (body?: Buffer) => request.emit('error', refusal(status, body?.toString() ?? ''));
+        const refuse = (body?: Buffer) => {
+          // One that was refused early is not sent on: its body's memory may be used again.
+          if (!request.writableFinished) request.destroy();
+          request.emit('error', refusal(status, body?.toString() ?? ''));
+        };
         readAll(response, errorBytes).then(refuse, () => refuse());
       });
       request.setTimeout(config.idleTimeoutMs, () => {

@@ -192,7 +192,7 @@ async function outcome(job: Job, attempt: Attempt, { runners, tools }: LoopOptio
     // Done is done, whoever asked to cancel meanwhile.
     return undefined;
   } catch (error) {
-    tools.memory.reset();
+    tools.memory.reclaim();
     return asLxstowError(attempt.signal.aborted ? attempt.signal.reason : error);
   }
 }

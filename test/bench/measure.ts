@@ -1,5 +1,6 @@
 /** What a step costs: time on the wall, CPU of the processes that do it, and the most memory that a process had. */
 import { readFile, writeFile } from 'node:fs/promises';
+import { memoryMiB } from '../lab/processes.ts';
 import { attempt } from '../lab/run.ts';
 
 export interface Cost {
@@ -43,16 +44,6 @@ async function cpuSeconds(pid: number): Promise<number> {
 /** The most resident memory since the last forgetPeak(), in MiB. */
 export function peakMiB(pid: number): Promise<number> {
   return memoryMiB(pid, 'VmHWM');
-}
-
-/** What is resident now, in MiB. */
-export function residentMiB(pid: number): Promise<number> {
-  return memoryMiB(pid, 'VmRSS');
-}
-
-async function memoryMiB(pid: number, field: string): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8');
-  return Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(status)?.[1]) / 1024;
 }
 
 async function forgetPeak(pid: number): Promise<void> {

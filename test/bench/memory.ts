@@ -1,6 +1,7 @@
 /** The worker's memory, and its time, against the instance's size; with more slots; and over many backups. */
+import { residentMiB } from '../lab/processes.ts';
 import type { Log } from '../lab/run.ts';
-import { type Cost, measure, medianCost, residentMiB } from './measure.ts';
+import { type Cost, measure, medianCost } from './measure.ts';
 import type { Place } from './place.ts';
 import type { Line, Table } from './report.ts';
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import type { Operation } from '../../services/contract.ts';
 import type { Answer } from '../lab/lxstow.ts';
+import { residentMiB } from '../lab/processes.ts';
 import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('an operation', { timeout: 600_000 }, () => {
@@ -60,6 +61,21 @@ describe('an operation', { timeout: 600_000 }, () => {
       const again = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body: { name: 'queued' } });
       assert.equal(again.status, 202);
       await cancel(again);
+    });
+
+    it('again and again takes no more memory than once', async () => {
+      const [worker, other] = stack.stow.workers;
+      await other?.stop();
+      const sizes: number[] = [];
+      for (let time = 0; time < 8; time++) {
+        const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
+        await reached(answer, uploaded(0));
+        await cancel(answer);
+        await assertCancelled(answer);
+        sizes.push(Math.round(await residentMiB(worker?.pid ?? 0)));
+      }
+      // New buffers each time would be 51 MiB each time.
+      assert.ok(Math.max(...sizes) - (sizes[1] ?? 0) < 75, `${sizes} MiB`);
     });
 
     it('while LXD generates, or while it uploads, leaves nothing', async () => {

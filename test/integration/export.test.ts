@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import https from 'node:https';
 import { after, before, describe, it } from 'node:test';
 import type { Manifest } from '../../services/contract.ts';
+import { residentMiB } from '../lab/processes.ts';
 import { assertError, assertSame, openStack, type Stack, until } from './stack.ts';
 
 interface Received {
@@ -54,6 +55,16 @@ describe('an export', { timeout: 120_000 }, () => {
   }
 
   const sum = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
+
+  it('again and again takes no more of the gateway’s memory than a few times', async () => {
+    const sizes: number[] = [];
+    for (let time = 0; time < 10; time++) {
+      assert.ok((await fetched(path())).whole);
+      sizes.push(Math.round(await residentMiB(stack.stow.gateway.pid)));
+    }
+    // New buffers each time would be 32 MiB each time.
+    assert.ok(Math.max(...sizes) - (sizes[2] ?? 0) < 75, `${sizes} MiB`);
+  });
 
   it('is the archive as it is stored', async () => {
     const { status, headers, body, whole } = await fetched(path());

@@ -285,6 +285,22 @@ describe('a server that says no', () => {
     assert.ok(server.connections.open <= maxSockets, `${server.connections.open} connections`);
   });
 
+  it('before it has read the part: the rest is not sent', at, async () => {
+    const refused = Promise.withResolvers<IncomingMessage>();
+    await using server = await scripted(
+      http.createServer((request, response) => {
+        response.writeHead(503).end(errorXml('SlowDown'));
+        refused.resolve(request);
+      }),
+    );
+    await fails(server.store.putPart(upload, 1, part, crcOf(part), never), 's3-unavailable', server.endpoint);
+    const request = await refused.promise;
+    const { socket } = request;
+    request.on('error', () => undefined).resume();
+    if (!socket.destroyed) await new Promise((resolve) => socket.on('close', resolve));
+    assert.ok(socket.bytesRead < part.length, `all ${socket.bytesRead} bytes`);
+  });
+
   it('and then yes: with retries nobody notices', at, async () => {
     await using server = await replying([503, errorXml('SlowDown')], [500, errorXml('InternalError')], emptyList);
     const seen: string[] = [];

@@ -153,3 +153,14 @@ function isFree(place: ListenOptions, kept?: 'and stays ours'): Promise<boolean>
     });
   });
 }
+
+/** What a process has resident now, in MiB. */
+export function residentMiB(pid: number): Promise<number> {
+  return memoryMiB(pid, 'VmRSS');
+}
+
+/** A field of /proc's status, in MiB. */
+export async function memoryMiB(pid: number, field: 'VmRSS' | 'VmHWM'): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8');
+  return Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(status)?.[1]) / 1024;
+}

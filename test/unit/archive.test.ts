@@ -92,6 +92,27 @@ describe('blocks', () => {
   });
 });
 
+describe('memory', () => {
+  it('comes back whole from a failure, given back or not', async () => {
+    const pool = new BufferPool(2, 10);
+    const [kept, given] = [await pool.take(never), await pool.take(never)];
+    pool.give(given);
+    pool.reclaim();
+    assert.deepEqual(new Set([await pool.take(never), await pool.take(never)]), new Set([kept, given]));
+  });
+
+  it('is the same from job to job, but for buffers that were for one enormous archive', () => {
+    const memory = new SlotMemory();
+    const first = memory.pool('parts', 4, 17 * mib);
+    assert.equal(memory.pool('parts', 3, 1000), first);
+    assert.equal(memory.pool('parts', 4, 17 * mib), first);
+    assert.notEqual(memory.pool('parts', 5, 17 * mib), first);
+    const enormous = memory.pool('parts', 2, 600 * mib);
+    assert.equal(memory.pool('parts', 2, 300 * mib), enormous);
+    assert.ok(memory.pool('parts', 4, 17 * mib).size === 17 * mib);
+  });
+});
+
 describe('mapInOrder', () => {
   it('keeps order, and never runs more than it may', async () => {
     let [running, most] = [0, 0];

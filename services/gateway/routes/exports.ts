@@ -1,8 +1,8 @@
 /** Archives, streamed to the client: every part is proved good before a byte of it leaves, and what cannot be proved cuts the answer. */
 import { type Request, type Response, Router } from 'express';
-import { BufferPool } from '../../archive/bufferPool.ts';
 import { IdleWatch } from '../../archive/idleWatch.ts';
 import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/reader.ts';
+import type { SlotMemory } from '../../archive/slotMemory.ts';
 import { type BackupAddress, contentTypes, type Manifest } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import { checkArchive, readArchive } from '../../storage/archives.ts';
@@ -49,9 +49,9 @@ export function exportRoutes(parts: GatewayParts): Router {
       begin();
       return void response.end();
     }
-    using _place = transfers.begin();
+    using place = transfers.begin();
     try {
-      await send(address, manifest, { start, end }, claim, response, begin, signal);
+      await send(address, manifest, { start, end }, claim, place.memory, response, begin, signal);
     } catch (error) {
       if (!response.headersSent) throw error;
       const { log } = transfers.tools;
@@ -81,6 +81,7 @@ export function exportRoutes(parts: GatewayParts): Router {
     { archive }: Manifest,
     range: ByteRange,
     claim: Claim,
+    memory: SlotMemory,
     response: Response,
     begin: () => void,
     gone: AbortSignal,
@@ -96,7 +97,7 @@ export function exportRoutes(parts: GatewayParts): Router {
     const options = {
       fetch: (start: number, into: Buffer) => readArchive(archive, address, key, store, start, into, signal),
       threads,
-      pool: new BufferPool(partsAhead, largestPart(archive)),
+      pool: memory.pool('parts', partsAhead, largestPart(archive)),
       ahead: partsAhead,
       signal,
     };

@@ -4,6 +4,7 @@ import { type Request, Router } from 'express';
 import { readTar } from '../../archive/decompress.ts';
 import { IdleWatch } from '../../archive/idleWatch.ts';
 import { type LxdIndex, readIndex } from '../../archive/lxdIndex.ts';
+import type { SlotMemory } from '../../archive/slotMemory.ts';
 import { type Compression, check, type Operation, type Tags } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import { countJob } from '../../metrics.ts';
@@ -39,7 +40,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
       throw new LxstowError('bad-request', 'lxstow makes no instances: send an archive, as application/octet-stream');
     const wanted = wantedOf(request);
     nats.assertConnected();
-    using _place = transfers.begin();
+    using place = transfers.begin();
     using idle = new IdleWatch(clientIdleTimeoutMs, 'the client of an upload', 'client-stalled');
     const gone = AbortSignal.any([ended(response), idle.signal]);
     idle.signal.addEventListener('abort', () => request.destroy(), { once: true });
@@ -52,7 +53,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
         request,
         async (bytes) => {
           const { index, tar } = await readIndex(bytes);
-          operation = await receive(index, tar, wanted, request, idle, gone);
+          operation = await receive(index, tar, wanted, place.memory, request, idle, gone);
         },
         gone,
       );
@@ -85,6 +86,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
     index: LxdIndex,
     tar: AsyncIterable<Buffer>,
     { remote, project, name, pool, compression, tags, told }: Wanted,
+    memory: SlotMemory,
     request: Request,
     idle: IdleWatch,
     gone: AbortSignal,
@@ -102,6 +104,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
       length: length === undefined ? undefined : Number(length),
       requestor: requestorOf(request),
       trace: traceOfRequest(request).id,
+      memory,
       idle,
       gone,
     });
