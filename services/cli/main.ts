@@ -15,10 +15,10 @@ import { besideStandalone } from './ownNats.ts';
 type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
 
 /**
- * For a worker's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, in MiB of each half, grows to 16 for what a backup throws away. Of the
- * heaps that glibc makes for threads, each keeps what its own have given back.
+ * For a worker's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, in MiB of each half, grows to 16 for what a backup throws away, and the
+ * old one to a third more than it needs. Of the heaps that glibc makes for threads, each keeps what its own have given back.
  */
-const beginLean = () => beginWith(['--max-semi-space-size=1'], { MALLOC_ARENA_MAX: '1' });
+const beginLean = () => beginWith(['--max-semi-space-size=1', '--heap-growing-percent=20'], { MALLOC_ARENA_MAX: '1' });
 
 const program = new Command('lxstow')
   .description('Backs LXD instances up to S3 and brings them back.')
