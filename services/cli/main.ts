@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
+import { setFlagsFromString } from 'node:v8';
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
@@ -18,7 +19,11 @@ type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: A
  * For a worker's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, in MiB of each half, grows to 16 for what a backup throws away, and the
  * old one to a third more than it needs. Of the heaps that glibc makes for threads, each keeps what its own have given back.
  */
-const beginLean = () => beginWith(['--max-semi-space-size=1', '--heap-growing-percent=20'], { MALLOC_ARENA_MAX: '1' });
+function beginLean(): void {
+  beginWith(['--max-semi-space-size=1'], { MALLOC_ARENA_MAX: '1' });
+  // Looked at with each collection, and let be by a V8 that does not know it: it need not be known at the beginning.
+  setFlagsFromString('--heap-growing-percent=20');
+}
 
 const program = new Command('lxstow')
   .description('Backs LXD instances up to S3 and brings them back.')

@@ -50,7 +50,11 @@ describe('the janitor', { timeout: 600_000 }, () => {
   before(async () => {
     stack = open.use(
       await openStack('janitor', {
-        config: { s3: { prefix }, worker: { janitorEveryMinutes: 0, leaseTtlMs, heartbeatMs: 300 } },
+        // A backup of 100 MiB is to outlast some of the janitor's rounds.
+        config: {
+          s3: { prefix },
+          worker: { janitorEveryMinutes: 0, leaseTtlMs, heartbeatMs: 300, bandwidth: '12MiB' },
+        },
       }),
     );
     config = loadConfig({ file: stack.stow.configFile, env: {} });
@@ -328,7 +332,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
   });
 
   it('lets a backup be that runs at the same time', async () => {
-    await stack.launch('large', { dataMiB: 200 });
+    await stack.launch('large', { dataMiB: 100 });
     const answer = await stack.stow.request('POST', '/1.0/instances/large/backups?compression=gzip');
     const seen = new Set<string>();
     let rounds = 0;
