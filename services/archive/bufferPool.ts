@@ -39,7 +39,7 @@ export class BufferPool {
     else this.#free.push(buffer);
   }
 
-  /** All buffers are free again, given back or not: after a failure, when everything that had one has ended. */
+  /** All buffers are free again, given back or not: when everything that had one has ended. */
   reclaim(): void {
     this.#free = [...this.#all];
   }

@@ -65,8 +65,6 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
   } catch (error) {
     if (!isCode(error, 'archive-truncated')) throw error;
     throw new LxstowError('bad-request', (error as Error).message, { cause: error });
-  } finally {
-    memory.reclaim();
   }
   return { size, rawSize, blockSize: compression === 'none' ? partSize : blockSizeBytes, parts };
 }

@@ -45,7 +45,6 @@ export class Transfers {
     return {
       memory,
       [Symbol.dispose]: () => {
-        memory.reclaim();
         this.#memories.push(memory);
         this.#running -= 1;
         this.#ended.emit('ended');

@@ -192,7 +192,6 @@ async function outcome(job: Job, attempt: Attempt, { runners, tools }: LoopOptio
     // Done is done, whoever asked to cancel meanwhile.
     return undefined;
   } catch (error) {
-    tools.memory.reclaim();
     return asLxstowError(attempt.signal.aborted ? attempt.signal.reason : error);
   }
 }

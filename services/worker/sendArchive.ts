@@ -81,7 +81,6 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   } catch (error) {
     if (attempt.signal.aborted || asLxstowError(error).permanent || isCode(error, 'archive-truncated')) throw error;
     attempt.log.warn('not all sent while LXD was writing', { error });
-    tools.memory.reclaim();
   } finally {
     source.destroy();
   }
