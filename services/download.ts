@@ -1,5 +1,5 @@
 /**
- * GETs whose bodies are read straight into memory that the reader gives: no chunks, no copies (docs/adr/0021-downloads.md). HTTP/1.1, and
+ * GETs (and HEADs) whose bodies are read straight into memory that the reader gives: no chunks, no copies (docs/adr/0021-downloads.md). HTTP/1.1, and
  * bodies whose length is told; all else is refused.
  */
 import net from 'node:net';
@@ -22,7 +22,7 @@ const longestHeadBytes = 64 * 1024;
 /** What comes while nobody has given memory: the head, and the first bytes after each pause. */
 const spillBytes = 64 * 1024;
 /** Connections that wait for a further request. */
-const mostIdle = 8;
+const mostIdle = 32;
 
 /** Keeps connections for further downloads. Failures are plain errors: what they mean is the caller's to say. */
 export class Downloader implements Disposable {
@@ -35,10 +35,10 @@ export class Downloader implements Disposable {
   }
 
   /** Resolves when the head of the answer is there, whatever its status. `url` is sent as it is. */
-  async get(url: string, headers: Record<string, string>, waiting: Waiting): Promise<Download> {
+  async ask(method: 'GET' | 'HEAD', url: string, headers: Record<string, string>, waiting: Waiting): Promise<Download> {
     waiting.signal.throwIfAborted();
     const { origin, hostname, port, protocol, host } = new URL(url);
-    const request = requestHead(url.slice(url.indexOf('/', origin.indexOf('//') + 2)), { host, ...headers });
+    const request = requestHead(method, url.slice(url.indexOf('/', origin.indexOf('//') + 2)), { host, ...headers });
     const connect = () => {
       const { socketPath, tls: tlsOptions } = this.#options;
       const secure = protocol === 'https:';
@@ -60,7 +60,8 @@ export class Downloader implements Disposable {
       const connection = kept ?? connect();
       try {
         const { status, headers: answered } = await connection.ask(request, waiting);
-        return new Download(status, answered, connection, (reusable) => this.#giveBack(connection, reusable));
+        const giveBack = (reusable: boolean) => this.#giveBack(connection, reusable);
+        return new Download(status, answered, method === 'GET', connection, giveBack);
       } catch (error) {
         connection.destroy();
         // A server may close a connection that it has kept for long just as we use it again.
@@ -90,7 +91,7 @@ export class Download {
   readonly status: number;
   /** By lower-case name; of several, joined by ", ". */
   readonly headers: ReadonlyMap<string, string>;
-  /** Bytes of the body; none where an error does not tell. */
+  /** Bytes of the body, or of what a GET would have; none where an error does not tell. */
   readonly length: number;
   readonly #connection: Connection;
   readonly #giveBack: (reusable: boolean) => void;
@@ -100,6 +101,7 @@ export class Download {
   constructor(
     status: number,
     headers: ReadonlyMap<string, string>,
+    withBody: boolean,
     connection: Connection,
     giveBack: (reusable: boolean) => void,
   ) {
@@ -114,8 +116,8 @@ export class Download {
     this.length = told ? Number(length) : 0;
     this.#connection = connection;
     this.#giveBack = giveBack;
-    this.#reusable = told && !/\bclose\b/i.test(headers.get('connection') ?? '');
-    this.#left = this.length;
+    this.#reusable = (told || !withBody) && !/\bclose\b/i.test(headers.get('connection') ?? '');
+    this.#left = withBody ? this.length : 0;
     if (this.#left === 0) giveBack(this.#reusable);
   }
 
@@ -131,7 +133,7 @@ export class Download {
 
   /** The body, or nothing where it is longer than `limit` bytes. */
   async body(limit: number, waiting: Waiting): Promise<Buffer> {
-    const body = Buffer.alloc(this.length > limit ? 0 : this.length);
+    const body = Buffer.alloc(this.#left > limit ? 0 : this.#left);
     await this.fill(body, waiting);
     this.destroy();
     return body;
@@ -280,11 +282,11 @@ class Connection {
   }
 }
 
-function requestHead(path: string, headers: Record<string, string>): string {
+function requestHead(method: string, path: string, headers: Record<string, string>): string {
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
   if (!/^\/[\x21-\x7e]*$/.test(path) || !lines.every((line) => /^[\x20-\x7e]+$/.test(line)))
     throw new TypeError('a request may only have printable ASCII');
-  return `GET ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`;
+  return `${method} ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`;
 }
 
 function parseHead(head: string): { status: number; headers: Map<string, string> } {

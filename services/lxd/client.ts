@@ -151,7 +151,7 @@ export class LxdClient implements Disposable {
     const silence = { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
     const waiting = { signal, silence };
     const tell = this.#timed(request);
-    const asked = this.#downloader.get(this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
+    const asked = this.#downloader.ask('GET', this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
     asked.then(
       (answer) => tell(String(answer.status)),
       (error) => tell(asLxstowError(this.failure(error, signal)).code),

@@ -7,6 +7,7 @@ import { gunzip, gzip } from 'node:zlib';
 import { check } from '../contract.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../errors.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
+import { Places } from '../places.ts';
 import { type Nats, natsFailure } from './connection.ts';
 import { askSubject } from './topology.ts';
 
@@ -96,7 +97,7 @@ export function answerInventory(nats: Nats, remote: string, inventory: Inventory
       const question = parseQuestion(data);
       const timeout = AbortSignal.timeout(longestAnswerMs);
       if (question.kind !== 'instances') return await packOne(await inventory(question, timeout));
-      using _place = await lists.take();
+      using _place = await lists.take(timeout);
       return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]));
     } catch (error) {
       const { code, message } = asLxstowError(error);
@@ -159,27 +160,5 @@ async function packPage(items: LxdInstance[]): Promise<Buffer> {
     if (packed.length <= largestAnswerBytes) return packed;
     if (count <= 1) throw new LxstowError('too-large', `what LXD says of instance ${items[0]?.name} is too large`);
     count = Math.max(1, Math.floor((count * largestAnswerBytes * 0.9) / packed.length));
-  }
-}
-
-/** A few may do it at a time, the others wait. */
-class Places {
-  #free: number;
-  readonly #waiting: (() => void)[] = [];
-
-  constructor(most: number) {
-    this.#free = most;
-  }
-
-  async take(): Promise<Disposable> {
-    if (this.#free === 0) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    else this.#free--;
-    return {
-      [Symbol.dispose]: () => {
-        const next = this.#waiting.shift();
-        if (next) next();
-        else this.#free++;
-      },
-    };
   }
 }

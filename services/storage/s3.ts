@@ -3,16 +3,19 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { createHash } from 'node:crypto';
 import http, { type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
+import aws4 from 'aws4';
 import { Client } from 'minio';
 import { readText } from '../config.ts';
 import { type Config, formatTagging } from '../contract.ts';
-import { Downloader } from '../download.ts';
+import { type Download, Downloader, type Waiting } from '../download.ts';
 import { isCode, LxstowError } from '../errors.ts';
+import { Places } from '../places.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import {
   bare,
   completion,
   decoded,
+  escapedKey,
   formatQuery,
   location,
   meaningOf,
@@ -38,9 +41,11 @@ interface Request {
 /** Manifests of 10 000 parts are about 3 MB; nothing else that is read whole comes near. */
 const smallObjectBytes = 64 * 1024 * 1024;
 const errorBytes = 64 * 1024;
+/** What aws4 signs of a body that there is not. */
+const unsigned = 'UNSIGNED-PAYLOAD';
 const noBucket = 'NoSuchBucket';
-/** Of a range's own signature: it is used at once. */
-const urlExpirySeconds = 900;
+/** Of each of the two clients. */
+const mostConnections = 64;
 
 /** Of minio-js, for this server. */
 export function clientOptions(
@@ -62,10 +67,11 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
   const secure = url.protocol === 'https:';
   const signals = new AsyncLocalStorage<AbortSignal>();
   // A request's own timeout begins when it is connected; the agent's, before.
-  const agentOptions = { keepAlive: true, maxSockets: 64, timeout: config.idleTimeoutMs };
+  const agentOptions = { keepAlive: true, maxSockets: mostConnections, timeout: config.idleTimeoutMs };
   const tls = config.ca ? { ca: readText(config.ca, 's3.ca') } : {};
   const agent = secure ? new https.Agent({ ...agentOptions, ...tls }) : new http.Agent(agentOptions);
   const downloader = new Downloader({ tls });
+  const downloads = new Places(mostConnections);
   const silent = () =>
     new LxstowError('s3-unavailable', `S3 at ${config.endpoint} was silent for ${config.idleTimeoutMs} ms`);
 
@@ -144,12 +150,52 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     return new LxstowError('s3-unavailable', `S3 at ${config.endpoint}: ${what}`, { cause: error });
   }
 
-  async function text(request: Request): Promise<{ body: Buffer; response: IncomingMessage }> {
+  async function text(request: Request): Promise<{ body: Buffer; etag: string }> {
     const response = await send(request);
     try {
-      return { body: await readAll(response, smallObjectBytes), response };
+      return { body: await readAll(response, smallObjectBytes), etag: bare(response.headers.etag ?? '') };
     } catch (error) {
       throw failure(error, request.signal);
+    }
+  }
+
+  let root: Promise<string> | undefined;
+
+  /** Where objects are, by their keys. minio-js knows which servers want the bucket in the host's name. */
+  function objects(): Promise<string> {
+    root ??= client.presignedGetObject(config.bucket, 'key').then((url) => url.slice(0, url.indexOf('key?')));
+    return root;
+  }
+
+  /**
+   * Asks for an object, whose bytes are not copied on their way (docs/adr/0021-downloads.md). Signed by aws4: it keeps the day's key, which
+   * minio-js derives for each request.
+   */
+  async function object<T>(
+    { method, key = '', headers = {}, signal }: Request & { method: 'GET' | 'HEAD' },
+    use: (answer: Download, waiting: Waiting) => T,
+  ): Promise<Awaited<T>> {
+    const waiting = { signal, silence: { ms: config.idleTimeoutMs, error: silent } };
+    using _place = await downloads.take(signal);
+    try {
+      const url = (await objects()) + escapedKey(key);
+      const { host, pathname: path } = new URL(url);
+      const signed = aws4.sign(
+        {
+          ...{ method, path, service: 's3', region: config.region },
+          headers: { ...headers, host, 'x-amz-content-sha256': unsigned },
+        },
+        { accessKeyId: config.accessKey, secretAccessKey: config.secretKey },
+      );
+      const answer = await downloader.ask(method, url, signed.headers as Record<string, string>, waiting);
+      try {
+        if (answer.status >= 300) throw refusal(answer.status, (await answer.body(errorBytes, waiting)).toString());
+        return await use(answer, waiting);
+      } finally {
+        answer.destroy();
+      }
+    } catch (error) {
+      throw failure(error, signal);
     }
   }
 
@@ -210,15 +256,8 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
 
     async putPart({ key, uploadId }, number, body, crc32, signal) {
       const query = { partNumber: String(number), uploadId };
-      const { response } = await text({
-        method: 'PUT',
-        key,
-        query,
-        headers: { 'x-amz-checksum-crc32': crc32 },
-        body,
-        signal,
-      });
-      return etagOf(response);
+      const headers = { 'x-amz-checksum-crc32': crc32 };
+      return (await text({ method: 'PUT', key, query, headers, body, signal })).etag;
     },
 
     async completeUpload({ key, uploadId, copies = false }, parts, signal, over) {
@@ -238,7 +277,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
 
     async copyPart({ key, uploadId }, number, { etag, start, size }, signal) {
       const headers = {
-        'x-amz-copy-source': `/${config.bucket}/${key.split('/').map(encodeURIComponent).join('/')}`,
+        'x-amz-copy-source': `/${config.bucket}/${escapedKey(key)}`,
         'x-amz-copy-source-range': `bytes=${start}-${start + size - 1}`,
         'x-amz-copy-source-if-match': `"${etag}"`,
       };
@@ -271,15 +310,13 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     async create(key, body, { tags = {}, contentType }, signal) {
       const headers: Record<string, string> = { 'if-none-match': '*', 'content-type': contentType };
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
-      const { response } = await text({ method: 'PUT', key, headers, body, signal });
-      return etagOf(response);
+      return (await text({ method: 'PUT', key, headers, body, signal })).etag;
     },
 
     async replace(key, etag, body, { tags, contentType }, signal) {
       const headers: Record<string, string> = { 'if-match': `"${etag}"`, 'content-type': contentType };
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
-      const { response } = await text({ method: 'PUT', key, headers, body, signal });
-      return etagOf(response);
+      return (await text({ method: 'PUT', key, headers, body, signal })).etag;
     },
 
     async tag(key, tags, signal) {
@@ -294,31 +331,22 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
       return tags as Record<string, string>;
     },
 
-    async read(key, signal) {
-      const { body, response } = await text({ method: 'GET', key, signal });
-      return { body, etag: etagOf(response) };
-    },
+    read: (key, signal) =>
+      object({ method: 'GET', key, signal }, async (answer, waiting) => {
+        if (answer.length > smallObjectBytes) throw tooLarge();
+        return { body: await answer.body(smallObjectBytes, waiting), etag: etagOf(answer) };
+      }),
 
-    async stat(key, signal) {
-      const { response } = await text({ method: 'HEAD', key, signal });
-      return { size: Number(response.headers['content-length']), etag: etagOf(response) };
-    },
+    stat: (key, signal) =>
+      object({ method: 'HEAD', key, signal }, (answer) => ({ size: answer.length, etag: etagOf(answer) })),
 
-    async readRange(key, etag, start, into, signal) {
+    readRange(key, etag, start, into, signal) {
       const headers = { range: `bytes=${start}-${start + into.length - 1}`, 'if-match': `"${etag}"` };
-      const waiting = { signal, silence: { ms: config.idleTimeoutMs, error: silent } };
-      try {
-        const url = await client.presignedGetObject(config.bucket, key, urlExpirySeconds);
-        const answer = await downloader.get(url, headers, waiting);
-        if (answer.status >= 300) throw refusal(answer.status, (await answer.body(errorBytes, waiting)).toString());
-        if (answer.length === into.length) await answer.fill(into, waiting);
-        else {
-          answer.destroy();
+      return object({ method: 'GET', key, headers, signal }, async (answer, waiting) => {
+        if (answer.length !== into.length)
           throw new LxstowError('s3-unavailable', `S3 sent ${answer.length} bytes of ${into.length}`);
-        }
-      } catch (error) {
-        throw failure(error, signal);
-      }
+        await answer.fill(into, waiting);
+      });
     },
 
     presign(key, { expirySeconds, filename }) {
@@ -383,8 +411,12 @@ function md5(body: string): string {
   return createHash('md5').update(body).digest('base64');
 }
 
-function etagOf(response: IncomingMessage): string {
-  return bare(response.headers.etag ?? '');
+function etagOf({ headers }: Download): string {
+  return bare(headers.get('etag') ?? '');
+}
+
+function tooLarge(): LxstowError {
+  return new LxstowError('s3-refused', `an object that is read whole is larger than ${smallObjectBytes} bytes`);
 }
 
 function unlessGone(error: unknown): void {
@@ -396,7 +428,7 @@ async function readAll(response: IncomingMessage, limit: number): Promise<Buffer
   let size = 0;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > limit) throw new LxstowError('s3-refused', `an object that is read whole is larger than ${limit} bytes`);
+    if (size > limit) throw new LxstowError('s3-refused', `S3 sent more than ${limit} bytes`);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);

@@ -93,13 +93,20 @@ function decodeEntity(whole: string, name: string): string {
   return String.fromCodePoint(Number.parseInt(name.slice(hex ? 2 : 1), hex ? 16 : 10));
 }
 
-/** As S3 signs it: all but RFC 3986's unreserved characters is escaped, and only that. */
 export function formatQuery(query: Record<string, string>): string {
-  const escaped = (text: string) =>
-    encodeURIComponent(text).replaceAll(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
   return Object.entries(query)
-    .map(([name, value]) => `${escaped(name)}=${escaped(value)}`)
+    .map(([name, value]) => `${escapedInUrl(name)}=${escapedInUrl(value)}`)
     .join('&');
+}
+
+/** A key, as URLs have it. */
+export function escapedKey(key: string): string {
+  return key.split('/').map(escapedInUrl).join('/');
+}
+
+/** As S3 signs it: all but RFC 3986's unreserved characters is escaped, and only that. */
+function escapedInUrl(text: string): string {
+  return encodeURIComponent(text).replaceAll(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
 }
 
 /** An entry of a listing. `escaped`: its key is URL-encoded, as we ask for; a server that does not know how says nothing of it. */
