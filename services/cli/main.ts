@@ -2,18 +2,16 @@
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
 import { setFlagsFromString } from 'node:v8';
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { stringify } from 'yaml';
-import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
-import type { Config } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
-import { createLogger, type Log } from '../logger.ts';
 import { version } from '../version.ts';
 import { beginWith } from './beginWith.ts';
 import { addClientCommands, formatOption } from './clientCommands.ts';
+import type { Configured } from './configured.ts';
 import { CliError, exitOf, exits } from './exit.ts';
-import { besideStandalone } from './ownNats.ts';
 
-type Run = (options: { config: Config; env: NodeJS.ProcessEnv; log: Log; stop: AbortSignal }) => Promise<void>;
+// What a command needs is loaded when it runs: completions, and clients in scripts, do not wait for the rest.
+
+type Run = (options: Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal }) => Promise<void>;
 
 /**
  * For a worker's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, in MiB of each half, grows to 16 for what a backup throws away, and the
@@ -59,7 +57,7 @@ program
     beginLean();
     return long(async (options) => {
       const { runStandalone } = await import('./commands/standalone.ts');
-      const own = !isGiven(configurationSource(), ['nats', 'servers']);
+      const own = !options.isGiven(['nats', 'servers']);
       await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
     })();
   });
@@ -70,8 +68,9 @@ program
 program
   .command('config')
   .description('print the configuration in force, secrets masked')
-  .action(() => {
-    process.stdout.write(stringify(withoutSecrets(configuration())));
+  .action(async () => {
+    const { configured, inYaml } = await import('./configured.ts');
+    process.stdout.write(inYaml(configured(configurationSource()).config));
   });
 
 program
@@ -245,11 +244,6 @@ function letters(run: (commands: LetterCommands, options: Parameters<Run>[0]) =>
   return long(async (options) => run(await import('./commands/deadLetters.ts'), options))();
 }
 
-function configuration(): Config {
-  const source = configurationSource();
-  return besideStandalone(loadConfig(source), source.env, (path) => isGiven(source, path));
-}
-
 function configurationSource() {
   return { file: program.opts<{ config?: string }>().config, env: process.env };
 }
@@ -257,9 +251,8 @@ function configurationSource() {
 /** Runs until it ends or SIGINT or SIGTERM comes; a second signal ends the process at once. */
 function long(run: Run): () => Promise<void> {
   return async () => {
-    const config = configuration();
-    const log = createLogger(config.log, {});
-    await run({ config, env: process.env, log, stop: stopSignal() });
+    const { configured } = await import('./configured.ts');
+    await run({ ...configured(configurationSource()), env: process.env, stop: stopSignal() });
   };
 }
 
