@@ -48,13 +48,16 @@ const waiting = { signal: never, idleTimeoutMs: 300_000 };
 /** What users install. */
 export const built = fileURLToPath(new URL('../../dist/services/cli/main.js', import.meta.url));
 
-/** `profile`: a folder where the worker leaves its CPU profiles when it ends. */
+/** `profile`: a folder where gateway and worker leave their CPU profiles when they end. */
 export async function openPlace(log: Log, { profile }: { profile?: string | undefined } = {}): Promise<Place> {
   await using opening = new AsyncDisposableStack();
   const { lxd, nats, s3, lxdUnavailable } = opening.use(await openLab({ name: 'bench', log, poolSizeGiB: 40 }));
   if (!lxd || !nats || !s3) throw new Error(`nothing can be measured without a real LXD: ${lxdUnavailable}`);
   const api = opening.use(new LxdClient('local', { socket: lxd.socket }, {}));
-  const library = process.env.LXSTOW_GZIP_LIBRARY ?? (await findIsal(log));
+  const library =
+    process.env.LXSTOW_GZIP_LIBRARY ??
+    (await findIsal(log).catch((error) => log(`without ISA-L: ${errorText(error)}`))) ??
+    '';
   const config = { worker: { slots: 1, janitorEveryMinutes: 0 }, gzip: { library } };
   const profiling = profile ? { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${profile}` } : {};
   const stow = opening.use(
@@ -65,7 +68,7 @@ export async function openPlace(log: Log, { profile }: { profile?: string | unde
       s3,
       socket: lxd.socket,
       cli: built,
-      environment: (part) => (part === 'worker' ? profiling : {}),
+      environment: () => profiling,
       config,
     }),
   );

@@ -171,9 +171,10 @@ describe('lxstow doctor', { timeout: 300_000 }, () => {
     assert.match(await print('--format', 'csv'), /^ok,configuration,Node\.js /);
   });
 
-  it('says what makes gzip', async () => {
+  it('says what makes gzip', async (context) => {
     const gzip = async (library: string) => (await doctor({ gzip: { library } }, '--only', 'configuration')).findings;
-    found(await gzip(await findIsal(() => undefined)), 'ok', /^gzip by ISA-L, .*libisal\.so\.2/);
+    const isal = await findIsal(() => undefined).catch((error: Error) => context.diagnostic(error.message));
+    if (isal) found(await gzip(isal), 'ok', /^gzip by ISA-L, .*libisal\.so\.2/);
     found(await gzip(''), 'ok', /^gzip by zlib, as gzip\.library is empty$/);
     found(
       await gzip('/nowhere.so'),
