@@ -82,6 +82,11 @@ export function isCode(thrown: unknown, code: ErrorCode): boolean {
   return thrown instanceof LxstowError && thrown.code === code;
 }
 
+/** A fault of ours, or too little memory: no network's, and no server's. */
+export function isFault(thrown: unknown): boolean {
+  return thrown instanceof TypeError || thrown instanceof RangeError;
+}
+
 /** The system error code (`ECONNREFUSED`, …) of an error or of what caused it. */
 export function systemCode(thrown: unknown): string | undefined {
   for (let error = thrown; error instanceof Error; error = error.cause) {

@@ -3,6 +3,8 @@ import { type BackupAddress, check, type Manifest } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 
 export const manifestVersion = 1;
+/** lxstow makes them of 1 MiB, and a slot's memory holds several. */
+const largestBlockBytes = 16 * 1024 * 1024;
 
 export function formatManifest(manifest: Manifest): Buffer {
   return Buffer.from(`${JSON.stringify(manifest)}\n`);
@@ -10,7 +12,7 @@ export function formatManifest(manifest: Manifest): Buffer {
 
 /**
  * Reads a manifest that was stored for the backup `address`. Throws bad-manifest when it is not JSON, is of a newer version, does not
- * match its schema, is another backup's, or its parts leave gaps.
+ * match its schema, is another backup's, has blocks that are too large, or its parts leave gaps.
  */
 export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
   const what = `manifest of ${address.instance}/${address.backup}`;
@@ -34,6 +36,9 @@ export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
       refuse(`belongs to another backup: its ${field} is ${backup[field]}, not ${address[field]}`);
   }
   if (backup.name !== address.backup) refuse(`belongs to another backup: ${backup.name}`);
+  const { compression, blockSize } = archive;
+  if (compression !== 'none' && blockSize > largestBlockBytes)
+    refuse(`its blocks are of ${blockSize} bytes; this lxstow reads up to ${largestBlockBytes}`);
   let [size, raw] = [0, 0];
   for (const [index, part] of archive.parts.entries()) {
     if (part.number !== index + 1) refuse(`part ${index + 1} is missing`);

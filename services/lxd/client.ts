@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
 import { type Download, Downloader } from '../download.ts';
-import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import { asLxstowError, isCode, isFault, LxstowError } from '../errors.ts';
 
 export interface LxdRequest {
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -248,7 +248,7 @@ export class LxdClient implements Disposable {
   /** What went wrong on the way to LXD or back, in our words. */
   failure(error: unknown, signal: AbortSignal): unknown {
     if (signal.aborted) return signal.reason;
-    if (error instanceof LxstowError) return error;
+    if (error instanceof LxstowError || isFault(error)) return error;
     return this.#unavailable((error as Error).message, error);
   }
 

@@ -8,7 +8,7 @@ import { Client } from 'minio';
 import { readText } from '../config.ts';
 import { type Config, formatTagging } from '../contract.ts';
 import { type Download, Downloader, type Waiting } from '../download.ts';
-import { isCode, LxstowError } from '../errors.ts';
+import { isCode, isFault, LxstowError } from '../errors.ts';
 import { Places } from '../places.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import {
@@ -145,7 +145,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
 
   function failure(error: unknown, signal: AbortSignal): unknown {
     if (signal.aborted) return signal.reason;
-    if (error instanceof LxstowError) return error;
+    if (error instanceof LxstowError || isFault(error)) return error;
     const what = (error as Error).message || (error as Error).name;
     return new LxstowError('s3-unavailable', `S3 at ${config.endpoint}: ${what}`, { cause: error });
   }

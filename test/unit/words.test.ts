@@ -387,6 +387,11 @@ describe('a manifest', () => {
     ['with a part missing', changed((m) => m.archive.parts.pop()), /do not add up/],
     ['with a part missing in the middle', changed((m) => m.archive.parts.shift()), /part 1 is missing/],
     ['with a gap', changed((m) => (m.archive.parts[1] = part(2, 12, 30))), /part 2 does not begin/],
+    [
+      'with blocks that no memory holds',
+      changed((m) => Object.assign(m.archive, { compression: 'gzip', blockSize: 2 ** 50 })),
+      /its blocks are of 1125899906842624 bytes; this lxstow reads up to 16777216/,
+    ],
     ['with another size', changed((m) => (m.archive.size = 31)), /do not add up/],
   ] as const) {
     it(`${why}: refused`, () => assert.throws(() => read(manifest), { code: 'bad-manifest', message: said }));
