@@ -14,11 +14,16 @@ import { CliError, exitOf, exits } from './exit.ts';
 type Run = (options: Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal }) => Promise<void>;
 
 /**
- * For a worker's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, in MiB of each half, grows to 16 for what a backup throws away, and the
- * old one to a third more than it needs. Of the heaps that glibc makes for threads, each keeps what its own have given back.
+ * For a server's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, each half of it `youngMiB`, grows to 16 for what is thrown away at
+ * once. Of the heaps that glibc makes for threads, each keeps what its own have given back.
  */
+function beginSmall(youngMiB: number): void {
+  beginWith([`--max-semi-space-size=${youngMiB}`], { MALLOC_ARENA_MAX: '1' });
+}
+
+/** The same where archives go through, and V8's old generation, which grows by a third, by less: a gateway's lists are better off as it is. */
 function beginLean(): void {
-  beginWith(['--max-semi-space-size=1'], { MALLOC_ARENA_MAX: '1' });
+  beginSmall(1);
   // Looked at with each collection, and let be by a V8 that does not know it: it need not be known at the beginning.
   setFlagsFromString('--heap-growing-percent=20');
 }
@@ -41,7 +46,10 @@ program.commandsGroup('Servers, and beside them (--config):');
 program
   .command('gateway')
   .description('serve the HTTPS API')
-  .action(long(async (options) => (await import('../gateway/main.ts')).runGateway(options)));
+  .action(() => {
+    beginSmall(4);
+    return long(async (options) => (await import('../gateway/main.ts')).runGateway(options))();
+  });
 program
   .command('worker')
   .description("do a remote's jobs, beside its LXD")

@@ -1,4 +1,5 @@
 /** The websockets of GET /1.0/events: each change is written once and goes to all who want it. */
+import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Log } from '../logger.ts';
 import { type Event, type EventType, eventsOf, loggingEvent } from './events.ts';
@@ -11,6 +12,8 @@ export interface Subscription {
   wants(project: string): boolean;
   /** Asked now and then: false ends the socket. */
   trusted(): Promise<boolean>;
+  /** The connection that the socket is on. */
+  connection: Duplex;
   /** For the log. */
   client: string;
 }
@@ -32,6 +35,9 @@ const mostUnreadBytes = 16 * muchUnreadBytes;
 /** Log lines a second; those over it are left out and counted. */
 const mostLinesPerSecond = 200;
 const mostSubscribers = 1000;
+/** A write to TLS costs more than what is in it: events wait for others, the longer the more listen, and leave together. */
+const waitMsPerSubscriber = 0.2;
+const longestWaitMs = 50;
 const unreading = 'does not read its events';
 const closeGraceMs = 1000;
 const goingAway = 1001;
@@ -40,6 +46,7 @@ export class EventSockets implements AsyncDisposable {
   readonly #log: Log;
   readonly #subscribers = new Set<Subscriber>();
   readonly #timer: NodeJS.Timeout;
+  #unsent: Event[] = [];
   #second = 0;
   #lines = 0;
 
@@ -79,15 +86,29 @@ export class EventSockets implements AsyncDisposable {
   }
 
   #tell(event: Event): void {
-    let data: Buffer | undefined;
+    if (this.#unsent.push(event) > 1) return;
+    setTimeout(() => this.#flush(), Math.min(longestWaitMs, this.#subscribers.size * waitMsPerSubscriber)).unref();
+  }
+
+  #flush(): void {
+    const messages = this.#unsent.map((event) => new Message(event));
+    this.#unsent = [];
     for (const subscriber of this.#subscribers) {
-      const { socket, types, wants } = subscriber;
-      if (!types.has(event.type) || (event.project !== undefined && !wants(event.project))) continue;
-      data ??= Buffer.from(JSON.stringify(event));
-      const unread = socket.bufferedAmount + data.length;
-      if (unread > mostUnreadBytes) this.#cut(subscriber, unreading);
-      else socket.send(data, { binary: false }, unread > muchUnreadBytes ? this.#hurry(subscriber) : undefined);
+      const { connection } = subscriber;
+      connection.cork();
+      for (const message of messages) if (this.#subscribers.has(subscriber)) this.#send(subscriber, message);
+      connection.uncork();
     }
+  }
+
+  #send(subscriber: Subscriber, message: Message): void {
+    const { socket, types, wants } = subscriber;
+    const { type, project } = message.event;
+    if (!types.has(type) || (project !== undefined && !wants(project))) return;
+    const { data } = message;
+    const unread = socket.bufferedAmount + data.length;
+    if (unread > mostUnreadBytes) this.#cut(subscriber, unreading);
+    else socket.send(data, { binary: false }, unread > muchUnreadBytes ? this.#hurry(subscriber) : undefined);
   }
 
   /** Cuts a socket off unless what is returned is called in time. */
@@ -130,6 +151,7 @@ export class EventSockets implements AsyncDisposable {
   /** Says goodbye to all; those who do not answer are cut off. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
+    this.#flush();
     const closed = [...this.#subscribers].map(
       ({ socket }) =>
         new Promise<void>((resolve) => {
@@ -142,5 +164,20 @@ export class EventSockets implements AsyncDisposable {
         }),
     );
     await Promise.all(closed);
+  }
+}
+
+/** An event, as all get it; made when the first wants it. */
+class Message {
+  readonly event: Event;
+  #data: Buffer | undefined;
+
+  constructor(event: Event) {
+    this.event = event;
+  }
+
+  get data(): Buffer {
+    this.#data ??= Buffer.from(JSON.stringify(this.event));
+    return this.#data;
   }
 }

@@ -18,11 +18,12 @@ export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {
     const types = wantedTypes(request, client);
     const project = listedProject(request);
     if (eventSockets.full) throw new LxstowError('gateway-busy', 'too many event sockets are open at this gateway');
-    const socket = request.socket as TLSSocket;
+    const connection = request.socket as TLSSocket;
     eventSockets.add(await websocketOf(response), {
       types,
       wants: (of) => (project === undefined || of === project) && mayTouch(client, of),
-      trusted: async () => sameAccess(client, await trust.client(socket)),
+      trusted: async () => sameAccess(client, await trust.client(connection)),
+      connection,
       client: client.fingerprint,
     });
   });
