@@ -47,7 +47,7 @@ program
   .command('gateway')
   .description('serve the HTTPS API')
   .action(() => {
-    beginSmall(4);
+    beginSmall(8);
     return long(async (options) => (await import('../gateway/main.ts')).runGateway(options))();
   });
 program
