@@ -12,13 +12,21 @@ export interface Configured {
   log: Log;
 }
 
-export function configured(source: { file: string | undefined; env: NodeJS.ProcessEnv }): Configured {
-  const given = (path: string[]) => isGiven(source, path);
-  const config = besideStandalone(loadConfig(source), source.env, given);
-  return { config, isGiven: given, log: createLogger(config.log, {}) };
+interface Source {
+  file: string | undefined;
+  env: NodeJS.ProcessEnv;
 }
 
-/** Secrets masked. */
-export function inYaml(config: Config): string {
-  return stringify(withoutSecrets(config));
+export function configured(source: Source): Configured {
+  const config = configuration(source);
+  return { config, isGiven: (path) => isGiven(source, path), log: createLogger(config.log, {}) };
+}
+
+/** As YAML, secrets masked. */
+export function shownConfiguration(source: Source): string {
+  return stringify(withoutSecrets(configuration(source)));
+}
+
+function configuration(source: Source): Config {
+  return besideStandalone(loadConfig(source), source.env, (path) => isGiven(source, path));
 }

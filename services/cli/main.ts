@@ -77,8 +77,8 @@ program
   .command('config')
   .description('print the configuration in force, secrets masked')
   .action(async () => {
-    const { configured, inYaml } = await import('./configured.ts');
-    process.stdout.write(inYaml(configured(configurationSource()).config));
+    const { shownConfiguration } = await import('./configured.ts');
+    process.stdout.write(shownConfiguration(configurationSource()));
   });
 
 program

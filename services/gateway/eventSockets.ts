@@ -25,6 +25,12 @@ interface Subscriber extends Subscription {
   patience?: NodeJS.Timeout | undefined;
 }
 
+interface Message {
+  event: Event;
+  /** As all get it; made when the first wants it. */
+  data?: Buffer;
+}
+
 /** LXD's; a socket that has not answered one when the next is due is dead. */
 const pingEveryMs = 10_000;
 /** So much may be on its way to a socket, some thousand events; what goes beyond it must have left within the time. A burst alone does that. */
@@ -46,7 +52,7 @@ export class EventSockets implements AsyncDisposable {
   readonly #log: Log;
   readonly #subscribers = new Set<Subscriber>();
   readonly #timer: NodeJS.Timeout;
-  #unsent: Event[] = [];
+  #unsent: Message[] = [];
   #second = 0;
   #lines = 0;
 
@@ -86,12 +92,12 @@ export class EventSockets implements AsyncDisposable {
   }
 
   #tell(event: Event): void {
-    if (this.#unsent.push(event) > 1) return;
+    if (this.#subscribers.size === 0 || this.#unsent.push({ event }) > 1) return;
     setTimeout(() => this.#flush(), Math.min(longestWaitMs, this.#subscribers.size * waitMsPerSubscriber)).unref();
   }
 
   #flush(): void {
-    const messages = this.#unsent.map((event) => new Message(event));
+    const messages = this.#unsent;
     this.#unsent = [];
     for (const subscriber of this.#subscribers) {
       const { connection } = subscriber;
@@ -105,6 +111,7 @@ export class EventSockets implements AsyncDisposable {
     const { socket, types, wants } = subscriber;
     const { type, project } = message.event;
     if (!types.has(type) || (project !== undefined && !wants(project))) return;
+    message.data ??= Buffer.from(JSON.stringify(message.event));
     const { data } = message;
     const unread = socket.bufferedAmount + data.length;
     if (unread > mostUnreadBytes) this.#cut(subscriber, unreading);
@@ -164,20 +171,5 @@ export class EventSockets implements AsyncDisposable {
         }),
     );
     await Promise.all(closed);
-  }
-}
-
-/** An event, as all get it; made when the first wants it. */
-class Message {
-  readonly event: Event;
-  #data: Buffer | undefined;
-
-  constructor(event: Event) {
-    this.event = event;
-  }
-
-  get data(): Buffer {
-    this.#data ??= Buffer.from(JSON.stringify(this.event));
-    return this.#data;
   }
 }

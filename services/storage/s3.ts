@@ -159,11 +159,11 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     }
   }
 
-  let root: Promise<string> | undefined;
+  let root: Promise<URL> | undefined;
 
   /** Where objects are, by their keys. minio-js knows which servers want the bucket in the host's name. */
-  function objects(): Promise<string> {
-    root ??= client.presignedGetObject(config.bucket, 'key').then((url) => url.slice(0, url.indexOf('key?')));
+  function objects(): Promise<URL> {
+    root ??= client.presignedGetObject(config.bucket, 'key').then((example) => new URL('.', example));
     return root;
   }
 
@@ -178,8 +178,8 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     const waiting = { signal, silence: { ms: config.idleTimeoutMs, error: silent } };
     using _place = await downloads.take(signal);
     try {
-      const url = (await objects()) + escapedKey(key);
-      const { host, pathname: path } = new URL(url);
+      const { origin, host, pathname } = await objects();
+      const path = pathname + escapedKey(key);
       const signed = aws4.sign(
         {
           ...{ method, path, service: 's3', region: config.region },
@@ -187,7 +187,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
         },
         { accessKeyId: config.accessKey, secretAccessKey: config.secretKey },
       );
-      const answer = await downloader.ask(method, url, signed.headers as Record<string, string>, waiting);
+      const answer = await downloader.ask(method, origin + path, signed.headers as Record<string, string>, waiting);
       try {
         if (answer.status >= 300) throw refusal(answer.status, (await answer.body(errorBytes, waiting)).toString());
         return await use(answer, waiting);
@@ -333,7 +333,8 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
 
     read: (key, signal) =>
       object({ method: 'GET', key, signal }, async (answer, waiting) => {
-        if (answer.length > smallObjectBytes) throw tooLarge();
+        if (answer.length > smallObjectBytes)
+          throw new LxstowError('s3-refused', `an object that is read whole is larger than ${smallObjectBytes} bytes`);
         return { body: await answer.body(smallObjectBytes, waiting), etag: etagOf(answer) };
       }),
 
@@ -413,10 +414,6 @@ function md5(body: string): string {
 
 function etagOf({ headers }: Download): string {
   return bare(headers.get('etag') ?? '');
-}
-
-function tooLarge(): LxstowError {
-  return new LxstowError('s3-refused', `an object that is read whole is larger than ${smallObjectBytes} bytes`);
 }
 
 function unlessGone(error: unknown): void {
