@@ -505,6 +505,14 @@ target?: string
 replace?: boolean
 start?: boolean
 /**
+ * Keep UUID, MACs and cloud-init identity of the archive, although an instance of that server has them, too: a restore under another name gets its own.
+ */
+keepIdentity?: boolean
+/**
+ * False: without its network devices, for a look inside.
+ */
+network?: boolean
+/**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
@@ -624,6 +632,14 @@ replace?: boolean
  * Start the instance when it is restored.
  */
 start?: boolean
+/**
+ * Keep UUID, MACs and cloud-init identity of the archive, although an instance of that server has them, too.
+ */
+keepIdentity?: boolean
+/**
+ * False: without its network devices, for a look inside.
+ */
+network?: boolean
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -1137,25 +1153,45 @@ lxdBackup?: string
 key?: string
 uploadId?: string
 /**
- * The name under which the import was begun.
+ * An import has begun, under the operation's own name.
  */
-target?: string
-/**
- * The volatile.uuid of what is being restored.
- */
-restored?: string
+importing?: boolean
 /**
  * LXD has taken the whole instance in.
  */
 imported?: boolean
+kept?: KeptConfig
 /**
- * Whether the instance that gives way was running.
+ * It is marked, does not start by itself, and is no twin.
  */
-wasRunning?: boolean
+prepared?: boolean
 /**
- * An import has begun: an instance of this name may be ours.
+ * The instance that gives way, as it was before it was stopped.
  */
-importing?: boolean
+replaced?: {
+status: string
+kept: KeptConfig1
+}
+/**
+ * The restored instance has its name, and has run where that was wanted: nothing walks back.
+ */
+swapped?: boolean
+/**
+ * Why a replace walks back.
+ */
+failed?: string
+}
+/**
+ * What the archive says of the keys that a restore changes for a time.
+ */
+export interface KeptConfig {
+[k: string]: string
+}
+/**
+ * Configuration keys of an instance; an empty value is that of an absent key.
+ */
+export interface KeptConfig1 {
+[k: string]: string
 }
 /**
  * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.

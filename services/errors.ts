@@ -17,6 +17,10 @@ const codes = {
   'archive-truncated': { status: 500, permanent: false },
   'archive-corrupt': { status: 500, permanent: true },
   'instance-busy': { status: 503, permanent: false },
+  /** A replace that failed, and walked back. */
+  'not-replaced': { status: 500, permanent: true },
+  /** Restored, but LXD does not start it. */
+  'not-started': { status: 500, permanent: true },
   'lxd-unavailable': { status: 503, permanent: false },
   'lxd-stalled': { status: 503, permanent: false },
   'lxd-refused': { status: 400, permanent: true },

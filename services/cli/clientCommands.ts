@@ -87,10 +87,12 @@ export function addClientCommands(program: Command): void {
         .option('--to-target <remote>', 'onto this LXD server (default: where it was)')
         .option('--start', 'start it then')
         .option('--replace', 'in the place of the instance of this name, which is kept until the restored one runs')
+        .option('--keep-identity', 'keep UUID, MACs and cloud-init identity, although another instance has them')
+        .option('--no-network', 'without its network devices, for a look inside')
         .option('--notify <url>', 'who is told how it ended, besides those that the gateway always tells'),
     ),
     'lxstow restore c1 latest                             it must be gone',
-    'lxstow restore c1 latest --as c1-test --start        beside it',
+    'lxstow restore c1 latest --as c1-test --start        beside it, with a UUID and MACs of its own',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
     'lxstow restore --all --target web --to-target local  all of a host that is no more',
   ).action(

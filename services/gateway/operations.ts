@@ -20,6 +20,11 @@ export async function cancelOperation(
     const { operation, revision } = found;
     if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
     if (operation.kind === 'delete') throw new LxstowError('bad-request', "This operation can't be cancelled");
+    if (!operation.may_cancel && operation.status !== 'Cancelling')
+      throw new LxstowError(
+        'bad-request',
+        `it is too late to cancel: ${operation.instance} is taking its place already`,
+      );
     // A worker may change it between the look and the write: then the look is taken again.
     const asked =
       operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);

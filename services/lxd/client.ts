@@ -24,6 +24,8 @@ export interface LxdAnswer<T = unknown> {
   metadata: T;
   error?: string;
   error_code?: number;
+  /** Of what a GET has shown, where LXD gives one: for `If-Match`. */
+  etag?: string;
 }
 
 export interface LxdOperation {
@@ -199,7 +201,8 @@ export class LxdClient implements Disposable {
     }
     if (parsed.type === 'error')
       throw this.#refusal(parsed.error_code ?? response.statusCode ?? 500, parsed.error ?? 'no reason given');
-    return parsed;
+    const { etag } = response.headers;
+    return etag === undefined ? parsed : { ...parsed, etag };
   }
 
   /**

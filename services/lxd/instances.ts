@@ -1,19 +1,26 @@
 /** What lxstow asks LXD about instances, and the little it changes about them. */
+import { isDeepStrictEqual } from 'node:util';
 import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { type LxdClient, unlessMissing } from './client.ts';
 
-interface LxdInstance {
+export type Config = Record<string, string>;
+export type Devices = Record<string, Record<string, string>>;
+
+export interface LxdInstance {
+  name: string;
   architecture: string;
-  config: Record<string, string>;
-  devices: Record<string, Record<string, string>>;
-  expanded_devices: Record<string, Record<string, string>>;
+  config: Config;
+  devices: Devices;
+  /** With what its profiles say. */
+  expanded_config: Config;
+  expanded_devices: Devices;
+  ephemeral: boolean;
   profiles: string[];
+  /** `Running`, `Stopped`, `Frozen`, `Error`, … */
   status: string;
   type: string;
 }
-
-type Devices = LxdInstance['devices'];
 
 interface LxdServer {
   api_extensions: string[];
@@ -46,6 +53,11 @@ export function instanceExists(lxd: LxdClient, address: Address, signal: AbortSi
   return exists(lxd, instancePath(address), { project: address.project }, signal);
 }
 
+/** The instance as LXD has it now; undefined when there is none of that name. */
+export function findInstance(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<LxdInstance | undefined> {
+  return unlessMissing(() => lxd.get<LxdInstance>(instancePath(address), { project: address.project }, signal));
+}
+
 export function projectExists(lxd: LxdClient, project: string, signal: AbortSignal): Promise<boolean> {
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
 }
@@ -58,8 +70,7 @@ export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSign
 
 /** The pool of an instance's root disk; undefined when there is no such instance, or LXD does not say. */
 export async function instancePool(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<string | undefined> {
-  const { project } = address;
-  const found = await unlessMissing(() => lxd.get<LxdInstance>(instancePath(address), { project }, signal));
+  const found = await findInstance(lxd, address, signal);
   return found && rootPool(found.expanded_devices);
 }
 
@@ -90,7 +101,7 @@ export async function describeInstance(
   });
   const pool = rootPool(instance.expanded_devices) ?? '';
   const [snapshots, driver = '', ...profiles] = await Promise.all([
-    lxd.get<string[]>(`${instancePath(address)}/snapshots`, query, signal),
+    lxd.get<{ name: string }[]>(`${instancePath(address)}/snapshots`, { ...query, recursion: '1' }, signal),
     pool ? poolDriver(lxd, pool, signal) : '',
     ...instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
   ]);
@@ -103,15 +114,9 @@ export async function describeInstance(
     pool,
     driver,
     profiles: profiles.map(({ name, description = '', config, devices }) => ({ name, description, config, devices })),
-    snapshots: snapshots.map((path) => decodeURIComponent(path.split('?')[0]?.split('/').at(-1) ?? '')),
+    // Some versions say `c1/snapshot`.
+    snapshots: snapshots.map(({ name }) => name.split('/').at(-1) ?? ''),
   };
-}
-
-/** The uuid that LXD gives each instance and keeps through export and import; undefined when there is no such instance. */
-export async function instanceUuid(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<string | undefined> {
-  const { project } = address;
-  const found = await unlessMissing(() => lxd.get<LxdInstance>(instancePath(address), { project }, signal));
-  return found && (found.config['volatile.uuid'] ?? '');
 }
 
 export async function describeServer(lxd: LxdClient, signal: AbortSignal): Promise<ManifestLxd> {
@@ -133,21 +138,38 @@ interface Waiting {
   idleTimeoutMs: number;
 }
 
-/** Starts or stops an instance; `stop` does not ask it politely. */
+/** Seconds that a guest has to shut down before it is stopped by force. */
+const shutdownSeconds = 30;
+
+export type StateAction = 'start' | 'stop' | 'freeze';
+
+/** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws what LXD says when it cannot. */
 export async function setState(
   lxd: LxdClient,
   address: Address,
-  action: 'start' | 'stop',
+  action: StateAction,
   waiting: Waiting,
+  force = false,
 ): Promise<void> {
   const { operation = '' } = await lxd.call({
     method: 'PUT',
     path: `${instancePath(address)}/state`,
     query: { project: address.project },
-    body: { action, timeout: 30, force: action === 'stop' },
+    body: { action, timeout: shutdownSeconds, force },
     signal: waiting.signal,
   });
   await lxd.wait(operation, waiting);
+}
+
+/** Stops an instance in whatever state: asks its guest to shut down, and forces it after 30 s. */
+export async function shutDown(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
+  try {
+    await setState(lxd, address, 'stop', waiting);
+  } catch (error) {
+    if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
+    if ((await findInstance(lxd, address, waiting.signal))?.status === 'Stopped') return;
+    await setState(lxd, address, 'stop', waiting, true);
+  }
 }
 
 /** Renames a stopped instance. */
@@ -162,10 +184,63 @@ export async function renameInstance(lxd: LxdClient, address: Address, name: str
   await lxd.wait(operation, waiting);
 }
 
-/** Deletes an instance, running or not. One that is gone is fine. */
+/** An empty value removes its key. A device replaces the one of its name. */
+export interface InstanceChange {
+  config?: Config;
+  devices?: Devices;
+}
+
+/**
+ * Changes keys of an instance that `isRight` holds of. LXD checks by ETag that nobody has changed or exchanged the instance since it
+ * was looked at. Throws not-found, and conflict when it is another instance.
+ */
+export async function changeInstance(
+  lxd: LxdClient,
+  address: Address,
+  isRight: (instance: LxdInstance) => boolean,
+  change: (instance: LxdInstance) => InstanceChange,
+  signal: AbortSignal,
+): Promise<void> {
+  const [path, query] = [instancePath(address), { project: address.project }];
+  for (;;) {
+    const { metadata, etag } = await lxd.call<LxdInstance>({ path, query, signal });
+    if (!isRight(metadata))
+      throw new LxstowError('conflict', `instance ${nameOf(address)} is another one than it was; it was not touched`);
+    const headers: Record<string, string> = etag === undefined ? {} : { 'if-match': etag };
+    try {
+      return void (await lxd.call({ method: 'PATCH', path, query, headers, body: change(metadata), signal }));
+    } catch (error) {
+      if (!(error instanceof LxstowError) || !error.message.includes('ETag')) throw error;
+    }
+  }
+}
+
+const protection = 'security.protection.delete';
+
+export function isProtected({ expanded_config }: Pick<LxdInstance, 'expanded_config'>): boolean {
+  return ['true', '1', 'yes', 'on'].includes(expanded_config[protection]?.toLowerCase() ?? '');
+}
+
+/** Deletes an instance that lxstow has made itself: running or not, protected or not. One that is gone is fine. */
 export async function deleteInstance(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
+  const { signal } = waiting;
+  const found = await findInstance(lxd, address, signal);
+  if (!found) return;
+  if (isProtected(found))
+    await changeInstance(
+      lxd,
+      address,
+      () => true,
+      () => ({ config: { [protection]: 'false' } }),
+      signal,
+    );
+  if (found.status !== 'Stopped') await setState(lxd, address, 'stop', waiting, true);
+  await deleteStoppedInstance(lxd, address, waiting);
+}
+
+/** One that is gone is fine. */
+export async function deleteStoppedInstance(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
   try {
-    if (await isRunning(lxd, address, waiting.signal)) await setState(lxd, address, 'stop', waiting);
     const { operation = '' } = await lxd.call({
       method: 'DELETE',
       path: instancePath(address),
@@ -178,21 +253,29 @@ export async function deleteInstance(lxd: LxdClient, address: Address, waiting: 
   }
 }
 
-export async function isRunning(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<boolean> {
-  const { status } = await lxd.get<LxdInstance>(instancePath(address), { project: address.project }, signal);
-  return status === 'Running';
+export interface EnsuredProfiles {
+  made: string[];
+  /** Of the same name as the backup's, but not the same. They are left as they are. */
+  different: string[];
 }
 
-/** Makes those of the profiles that the project lacks; returns their names. One of the same name is left as it is. */
+/** Makes those of the profiles that the project lacks. One of the same name is left as it is. */
 export async function ensureProfiles(
   lxd: LxdClient,
   project: string,
   profiles: Profile[],
   signal: AbortSignal,
-): Promise<string[]> {
+): Promise<EnsuredProfiles> {
   const made: string[] = [];
+  const different: string[] = [];
   for (const profile of profiles) {
-    if (await exists(lxd, `/1.0/profiles/${segment(profile.name)}`, { project }, signal)) continue;
+    const path = `/1.0/profiles/${segment(profile.name)}`;
+    const found = await unlessMissing(() => lxd.get<Profile>(path, { project }, signal));
+    if (found) {
+      const same = (['config', 'devices'] as const).every((key) => isDeepStrictEqual(found[key], profile[key]));
+      if (!same) different.push(profile.name);
+      continue;
+    }
     try {
       await lxd.call({ method: 'POST', path: '/1.0/profiles', query: { project }, body: profile, signal });
     } catch (error) {
@@ -205,7 +288,7 @@ export async function ensureProfiles(
     }
     made.push(profile.name);
   }
-  return made;
+  return { made, different };
 }
 
 /** `c1`, or `c1 (project p)`. */

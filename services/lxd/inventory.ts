@@ -2,12 +2,12 @@
 import type { Address } from '../contract.ts';
 import { mark } from './backups.ts';
 import { type LxdClient, unlessMissing } from './client.ts';
+import type { LxdInstance as Instance } from './instances.ts';
+import { parseOwnName } from './ownNames.ts';
 
 export interface InventoryInstance {
   address: Address;
-  status: string;
-  /** LXD's own id for it, which a restore keeps. */
-  uuid: string;
+  instance: Instance;
 }
 
 const segment = encodeURIComponent;
@@ -27,15 +27,9 @@ async function projectNames(lxd: LxdClient, signal: AbortSignal): Promise<string
 /** Every instance that these credentials may see. */
 export async function* everyInstance(lxd: LxdClient, signal: AbortSignal): AsyncGenerator<InventoryInstance> {
   for (const project of await projectNames(lxd, signal)) {
-    const instances = await lxd.get<{ name: string; status: string; config: Record<string, string> }[]>(
-      '/1.0/instances',
-      { recursion: '1', project },
-      signal,
-    );
-    for (const { name, status, config } of instances) {
-      const address = { remote: lxd.remote, project, instance: name };
-      yield { address, status, uuid: config['volatile.uuid'] ?? '' };
-    }
+    const instances = await lxd.get<Instance[]>('/1.0/instances', { recursion: '1', project }, signal);
+    for (const instance of instances)
+      yield { address: { remote: lxd.remote, project, instance: instance.name }, instance };
   }
 }
 
@@ -47,7 +41,7 @@ export type LxdInstance = LxdObject & { name: string; project: string; location:
 
 /**
  * The instances of some projects, or of all: in the order of project and name. `full` adds state and snapshots. LXD's own backups of
- * them are left out: clients mean those in the store.
+ * them are left out: clients mean those in the store. So is what a restore is making: it is nobody's yet.
  */
 export async function listInstances(
   lxd: LxdClient,
@@ -59,7 +53,8 @@ export async function listInstances(
     const query = { recursion: full ? '2' : '1', project };
     const instances = await lxd.get<LxdInstance[]>('/1.0/instances', query, signal);
     instances.sort((a, b) => (a.name < b.name ? -1 : 1));
-    found.push(...instances.map((instance) => shown(instance, lxd.remote, project)));
+    const theirs = instances.filter(({ name }) => !parseOwnName(name));
+    found.push(...theirs.map((instance) => shown(instance, lxd.remote, project)));
   }
   return found;
 }

@@ -3,7 +3,7 @@ import type { Checkpoint, Operation, OperationMetadata } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { Lease, Leases } from '../queue/leases.ts';
-import { amend, begin, isFinal } from './operation.ts';
+import { amend, begin, isFinal, refuseCancels, warningsOf } from './operation.ts';
 import type { OperationStore, Stored } from './store.ts';
 
 const reportEveryMs = 1000;
@@ -45,16 +45,18 @@ export class Attempt {
   readonly log: Log;
   readonly #options: AttemptOptions;
   readonly #ended = new AbortController();
+  readonly #lost = new AbortController();
   readonly #held: Lease[] = [];
   #stored: Stored;
   /** Updates go one after another: each is made from the revision that the one before wrote. */
   #tail: Promise<void> = Promise.resolve();
-  #metadata: OperationMetadata = {};
+  #metadata: OperationMetadata;
   #reportedAt = 0;
   #timer: NodeJS.Timeout | undefined;
 
   private constructor(stored: Stored, options: AttemptOptions) {
     this.#stored = stored;
+    this.#metadata = warningsOf(stored.operation.metadata);
     this.#options = options;
     this.log = options.log;
     for (const lease of [options.lease, ...(options.permits ?? [])]) if (lease) this.#hold(lease);
@@ -72,6 +74,11 @@ export class Attempt {
     return this.#ended.signal;
   }
 
+  /** Aborts when a lease is lost, and for nothing else: for steps that neither a cancel nor the worker's end may leave half done. */
+  get held(): AbortSignal {
+    return this.#lost.signal;
+  }
+
   get operation(): Operation {
     return this.#stored.operation;
   }
@@ -83,8 +90,14 @@ export class Attempt {
 
   /** Throws when the attempt has ended, or a lease may be another's: to be called before every step that cannot be taken back. */
   assertOwned(): void {
-    for (const lease of this.#held) lease.assertHeld();
+    this.assertHeld();
     this.signal.throwIfAborted();
+  }
+
+  /** The same for steps that a cancel does not end. */
+  assertHeld(): void {
+    for (const lease of this.#held) lease.assertHeld();
+    this.held.throwIfAborted();
   }
 
   /** Takes one more lease for the rest of the attempt. Throws instance-busy with `refusal` when somebody has it. */
@@ -127,6 +140,20 @@ export class Attempt {
     );
   }
 
+  /** From here on a cancel comes too late, and is refused. Throws `cancelled` where one came before. */
+  async commit(): Promise<void> {
+    await this.#update((operation) => refuseCancels(operation, new Date()));
+    if (this.operation.status === 'Cancelling') throw new LxstowError('cancelled', 'cancelled');
+  }
+
+  /** Says something to whoever looks at the operation, once. It stays there through further attempts. */
+  warn(text: string): void {
+    const { warnings = [] } = this.#metadata;
+    if (warnings.includes(text)) return;
+    this.log.warn('warning', { text });
+    this.report({ warnings: [...warnings, text] });
+  }
+
   /** Writes the last state, with the last progress in it. */
   async finish(change: (operation: Operation) => Operation): Promise<void> {
     this.#stopReporting();
@@ -157,7 +184,12 @@ export class Attempt {
 
   #hold(lease: Lease): void {
     this.#held.push(lease);
-    lease.lost.addEventListener('abort', () => this.abort(asLxstowError(lease.lost.reason)), { once: true });
+    lease.lost.addEventListener('abort', () => this.#lose(asLxstowError(lease.lost.reason)), { once: true });
+  }
+
+  #lose(reason: LxstowError): void {
+    this.#lost.abort(reason);
+    this.abort(reason);
   }
 
   #stopReporting(): void {
@@ -167,7 +199,7 @@ export class Attempt {
 
   #update(change: (operation: Operation) => Operation): Promise<void> {
     const run = async () => {
-      this.assertHeldLeases();
+      for (const lease of this.#held) lease.assertHeld();
       const written = await this.#options.store.update(change(this.operation), this.#stored.revision);
       if (written) {
         this.#stored = written;
@@ -178,7 +210,7 @@ export class Attempt {
         found && found.operation.owner === this.operation.owner && found.operation.attempt === this.operation.attempt;
       if (!found || !ours || isFinal(found.operation)) {
         const lost = new LxstowError('lease-lost', `operation ${this.operation.id} was taken over`);
-        this.abort(lost);
+        this.#lose(lost);
         throw lost;
       }
       // A write of ours whose answer was lost, or somebody asked to cancel: ours goes on top.
@@ -192,9 +224,5 @@ export class Attempt {
       () => undefined,
     );
     return next;
-  }
-
-  private assertHeldLeases(): void {
-    for (const lease of this.#held) lease.assertHeld();
   }
 }

@@ -81,8 +81,18 @@ function move(operation: Operation, to: Status, now: Date): Operation {
 export function begin(operation: Operation, owner: string, now: Date): Operation {
   if (operation.status === 'Cancelling')
     return { ...operation, attempt: operation.attempt + 1, owner, updated_at: now.toISOString() };
-  const may_cancel = operation.kind !== 'delete';
-  return { ...move(operation, 'Running', now), may_cancel, attempt: operation.attempt + 1, owner, metadata: {} };
+  const metadata = warningsOf(operation.metadata);
+  return { ...move(operation, 'Running', now), attempt: operation.attempt + 1, owner, metadata };
+}
+
+/** What is kept of an operation's metadata from one attempt to the next. */
+export function warningsOf({ warnings }: OperationMetadata): OperationMetadata {
+  return warnings === undefined ? {} : { warnings };
+}
+
+/** Its last steps have begun, which a cancel does not undo. One that is being cancelled stays so. */
+export function refuseCancels(operation: Operation, now: Date): Operation {
+  return { ...amend(operation, {}, now), may_cancel: false };
 }
 
 /** New facts about a running operation: what it works on, how far it is. */
@@ -105,9 +115,9 @@ export function fail(operation: Operation, error: LxstowError, now: Date): Opera
   return { ...withoutOwner(move(operation, 'Failure', now)), err: error.message, error_code: error.code };
 }
 
-/** Asked to end: at once where no worker has it, else as soon as its worker has cleaned up. */
+/** Asked to end: at once where nothing was begun, else as soon as a worker has cleaned up what was. */
 export function cancel(operation: Operation, now: Date): Operation {
-  if (operation.status === 'Pending') return cancelled(operation, now);
+  if (operation.status === 'Pending' && operation.checkpoint === undefined) return cancelled(operation, now);
   return { ...move(operation, 'Cancelling', now), may_cancel: false };
 }
 
@@ -119,7 +129,8 @@ export function cancelled(operation: Operation, now: Date): Operation {
 /** Back to the queue: another attempt is due. One that was only interrupted does not count. */
 export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
   const { owner: _, ...rest } = move(operation, 'Pending', now);
-  return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata: { retry_reason: reason } };
+  const metadata = { ...warningsOf(operation.metadata), retry_reason: reason };
+  return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata };
 }
 
 /** What ended badly keeps its checkpoint: the janitor finds by it what could not be removed. */

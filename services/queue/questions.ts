@@ -12,6 +12,8 @@ export interface LookQuestion {
   project: string;
   instance: string;
   pool?: string;
+  /** Whether the instance could give way to a restored one. */
+  replace?: boolean;
 }
 
 export interface LookAnswer {
@@ -19,6 +21,8 @@ export interface LookAnswer {
   instance: boolean;
   /** Where a pool was asked for. */
   pool?: boolean;
+  /** Why the instance cannot give way, where that was asked for. */
+  refusal?: string;
 }
 
 const queueGroup = 'lxstow';

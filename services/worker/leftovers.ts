@@ -1,12 +1,19 @@
 /** The search for what lxstow has made and nobody owns any more. Nothing is changed here. */
 import { mapInOrder } from '../archive/flow.ts';
-import { type Address, type BackupAddress, faultsOf, type Operation } from '../contract.ts';
+import { type Address, type BackupAddress, faultsOf } from '../contract.ts';
 import { isCode } from '../errors.ts';
 import { deleteLxdBackup } from '../lxd/backups.ts';
 import type { LxdClient } from '../lxd/client.ts';
-import { deleteInstance, instanceExists, isRunning, nameOf } from '../lxd/instances.ts';
+import {
+  deleteInstance,
+  deleteStoppedInstance,
+  findInstance,
+  instanceExists,
+  isProtected,
+  nameOf,
+} from '../lxd/instances.ts';
 import { everyInstance, type InventoryInstance, lxdBackupsOf, operationOfLxdBackup } from '../lxd/inventory.ts';
-import { isFinal } from '../operations/operation.ts';
+import { parseOwnName, renamed } from '../lxd/ownNames.ts';
 import type { OperationStore } from '../operations/store.ts';
 import type { Bucket, Entry } from '../queue/bucket.ts';
 import { claimKey, parseLeaseKey } from '../queue/topology.ts';
@@ -14,7 +21,6 @@ import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../s
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { orphans } from './orphans.ts';
 import { type Owner, type Owners, parseHolder } from './owners.ts';
-import { asideOf, temporaryOf } from './replace.ts';
 
 export type LeftoverKind =
   | 'lxd-backup'
@@ -102,64 +108,54 @@ async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
         },
       };
     }
-    const found = await halfRestored(instance, tools);
+    const found = await leftByRestore(instance, tools);
     if (found) yield found;
   }
 }
 
-/** An instance that a restore with `replace` has left under one of its two names, or that LXD finished after its operation had ended. */
-async function halfRestored(
-  { address, status, uuid }: InventoryInstance,
+/** An instance that a restore has left under one of its two names. */
+async function leftByRestore(
+  { address, instance }: InventoryInstance,
   { lxd, owners, lxdIdleTimeoutMs, signal }: SearchTools,
 ): Promise<Leftover | undefined> {
-  const restores = owners.known.filter(({ kind, project }) => kind === 'restore' && project === address.project);
-  const isNamed = (nameFor: typeof asideOf) => (operation: Operation) =>
-    nameFor(operation, operation.id).instance === address.instance;
-  const [temporary, aside] = [restores.find(isNamed(temporaryOf)), restores.find(isNamed(asideOf))];
-  const late = restores.find(({ checkpoint, instance, ...operation }) => {
-    const name = checkpoint?.target ?? instance;
-    const bad = isFinal(operation) && operation.status !== 'Success';
-    return bad && checkpoint?.importing && name === address.instance && uuid !== '' && uuid === checkpoint.restored;
-  });
-  const operation = temporary ?? aside ?? late;
-  if (!operation) return undefined;
-  const look = () => owners.ofOperation(operation.id);
+  const own = parseOwnName(address.instance);
+  if (!own) return undefined;
+  const look = () => owners.ofOperation(own.operation);
   const owner = await look();
   if (owner.state === 'living') return undefined;
 
-  const target = { ...address, instance: operation.instance };
+  const restore = owners.known.find(({ id, kind }) => id === own.operation && kind === 'restore');
+  const target = renamed(address, restore?.instance ?? address.instance);
   const finding = {
     kind: 'instance',
     what: address.instance,
     where: address.project === 'default' ? lxd.remote : `${lxd.remote} (project ${address.project})`,
-    since: new Date(operation.updated_at),
+    since: restore && new Date(restore.updated_at),
     owner,
     address: target,
     look,
   } as const;
   const kept = (why: string): Leftover => ({ ...finding, kept: why, remove: async () => false });
-  if (aside) return kept(`it is ${target.instance} as it was before the restore: rename it back, or delete it`);
-  if (!temporary) {
-    const redone = restores.some(
-      (other) =>
-        other.instance === address.instance && (!isFinal(other) || other.status === 'Success') && other !== operation,
-    );
-    return redone
-      ? undefined
-      : kept('LXD finished the import after its operation had ended: it is whole; use it or delete it');
-  }
-  const request = operation.request as { replace?: boolean } | undefined;
-  if (operation.status === 'Success' || request?.replace !== true)
-    return kept('its operation would not have left it: look what it is');
-  if (status !== 'Stopped') return kept(`it is ${status.toLowerCase()}`);
-  if (!(await instanceExists(lxd, target, signal)))
-    return kept(`there is no ${target.instance} that it was to replace: rename it, or delete it`);
+  if (!restore) return kept('its operation is not known any more: look what it is');
+  const succeeded = restore.status === 'Success';
+  if (own.kind === 'replaced' && !succeeded)
+    return kept(`it is ${target.instance} as it was before the restore: rename it back, or delete it`);
+  if (own.kind === 'restored' && succeeded) return kept('its operation would not have left it: look what it is');
+  if (own.kind === 'replaced' && isProtected(instance))
+    return kept('it is protected: delete it when it is of no more use');
+  if (instance.status !== 'Stopped') return kept(`it is ${instance.status.toLowerCase()}`);
+  // What a replace has restored may be all that there is.
+  const isNeeded = own.kind === 'replaced' || (restore.request as { replace?: boolean } | undefined)?.replace === true;
+  if (isNeeded && !(await instanceExists(lxd, target, signal)))
+    return kept(`there is no ${target.instance}: rename it, or delete it`);
   return {
     ...finding,
     async remove(removing) {
-      if (!(await instanceExists(lxd, target, removing))) return false;
-      if (!(await instanceExists(lxd, address, removing)) || (await isRunning(lxd, address, removing))) return false;
-      await deleteInstance(lxd, address, { signal: removing, idleTimeoutMs: lxdIdleTimeoutMs });
+      const now = await findInstance(lxd, address, removing);
+      if (now?.status !== 'Stopped' || (isNeeded && !(await instanceExists(lxd, target, removing)))) return false;
+      const waiting = { signal: removing, idleTimeoutMs: lxdIdleTimeoutMs };
+      if (own.kind === 'restored') await deleteInstance(lxd, address, waiting);
+      else await deleteStoppedInstance(lxd, address, waiting);
       return true;
     },
   };

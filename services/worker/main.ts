@@ -9,7 +9,7 @@ import { isCode } from '../errors.ts';
 import { serveHealth } from '../health.ts';
 import type { Log } from '../logger.ts';
 import { LxdClient } from '../lxd/client.ts';
-import { describeServer, instanceExists, poolDriver, projectExists } from '../lxd/instances.ts';
+import { describeServer, findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
 import {
   type LxdObject,
   listInstances,
@@ -26,7 +26,7 @@ import { Deliveries } from '../queue/deliveries.ts';
 import { answerInventory, type InventoryQuestion } from '../queue/inventory.ts';
 import { Leases } from '../queue/leases.ts';
 import { Nudges } from '../queue/nudges.ts';
-import { answerLook, type LookQuestion } from '../queue/questions.ts';
+import { answerLook, type LookAnswer, type LookQuestion } from '../queue/questions.ts';
 import { Reservations } from '../queue/reservations.ts';
 import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../queue/topology.ts';
 import { WaitingRoom } from '../queue/waitingRoom.ts';
@@ -37,6 +37,7 @@ import type { Trace } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
 import { runRemove } from './remove.ts';
+import { whyNotReplaceable } from './replace.ts';
 import { runRestore, undoRestore } from './restore.ts';
 import { type Runners, runLoop } from './runLoop.ts';
 import type { Tools } from './tools.ts';
@@ -161,17 +162,19 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
   log.info('worker stopped');
 }
 
-async function look(lxd: LxdClient, { project, instance, pool }: { project: string; instance: string; pool?: string }) {
+async function look(lxd: LxdClient, { project, instance, pool, replace = false }: LookQuestion): Promise<LookAnswer> {
   const signal = AbortSignal.timeout(lookTimeoutMs);
-  const [projectThere, instanceThere, driver] = await Promise.all([
+  const [projectThere, found, driver] = await Promise.all([
     projectExists(lxd, project, signal),
-    instanceExists(lxd, { remote: lxd.remote, project, instance }, signal),
+    findInstance(lxd, { remote: lxd.remote, project, instance }, signal),
     pool === undefined ? undefined : poolDriver(lxd, pool, signal),
   ]);
+  const refusal = replace && found ? whyNotReplaceable(found) : undefined;
   return {
     project: projectThere,
-    instance: instanceThere,
+    instance: found !== undefined,
     ...(pool === undefined ? {} : { pool: driver !== undefined }),
+    ...(refusal === undefined ? {} : { refusal }),
   };
 }
 

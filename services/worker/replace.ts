@@ -1,113 +1,215 @@
 /**
- * Restoring over an instance that exists, without ever being without one: the new one is made under a temporary name, the old one is
- * stopped and renamed aside, the new one is renamed in, and only then the old one is deleted. Whatever fails, the old one comes back.
+ * How what is restored gets its name. With `replace` the instance that has it is stopped and renamed aside first, and deleted last. Until
+ * the restored one has run, or has its name where nobody wants it to run, a failure walks back; after that nothing does.
  */
-import type { Address } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
-import { deleteInstance, instanceExists, isRunning, nameOf, renameInstance, setState } from '../lxd/instances.ts';
-import type { Attempt } from '../operations/attempt.ts';
-import type { Tools } from './tools.ts';
+import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import {
+  changeInstance,
+  deleteStoppedInstance,
+  findInstance,
+  isProtected,
+  type LxdInstance,
+  nameOf,
+  renameInstance,
+  setState,
+  shutDown,
+} from '../lxd/instances.ts';
+import { asItsOwners, asOurs, beforeStart, isMarked, keptConfig } from './identity.ts';
+import { changeWhatMay } from './prepare.ts';
+import { type Here, look, type Restoring } from './restore.ts';
 
-/** The name under which an operation restores before the swap. */
-export function temporaryOf(target: Address, operation: string): Address {
-  return { ...target, instance: `lxstow-${operation.slice(0, 8)}` };
+const walkBackMs = 300_000;
+
+/** Throws conflict where it cannot give way: what LXD would delete at its stop, or not at all, and what cannot be stopped. */
+export function assertReplaceable(instance: LxdInstance, name: string): void {
+  const why = whyNotReplaceable(instance);
+  if (why) throw new LxstowError('conflict', `instance ${name} cannot be replaced: ${why}. It was not touched`);
 }
 
-/** The name under which the old instance waits during the swap. */
-export function asideOf(target: Address, operation: string): Address {
-  return { ...target, instance: `lxstow-old-${operation.slice(0, 8)}` };
+export function whyNotReplaceable(instance: LxdInstance): string | undefined {
+  if (instance.ephemeral)
+    return 'it is ephemeral, so LXD would delete it as soon as it is stopped; restore under another name';
+  if (isProtected(instance)) return 'it is protected; set security.protection.delete to false first';
+  if (!['Running', 'Stopped', 'Frozen'].includes(instance.status))
+    return `it is in state ${instance.status}; stop or repair it first`;
+  return undefined;
 }
 
-/**
- * Looks how far an earlier attempt got, and brings things to where this one can begin. `done`: the swap was over, and is finished now.
- * `true`: there is an instance to replace. `false`: there is none, and nothing to swap.
- */
-export async function settleReplace(target: Address, attempt: Attempt, tools: Tools): Promise<boolean | 'done'> {
-  const { lxd } = tools;
-  const { signal, operation, log } = attempt;
-  const aside = asideOf(target, operation.id);
-  const there = await instanceExists(lxd, target, signal);
-  if (!(await instanceExists(lxd, aside, signal))) {
-    return there || (await instanceExists(lxd, temporaryOf(target, operation.id), signal));
-  }
-  if (there) {
-    // Both names are taken: the new one is in.
-    await finish(target, aside, operation.checkpoint?.wasRunning ?? false, attempt, tools);
-    return 'done';
-  }
-  log.warn('an earlier attempt ended amid the swap: the old instance is put back first');
-  await bringBack(target, aside, attempt, tools);
-  return true;
-}
-
-/** Puts the restored instance in the place of the old one. On a failure the old one is back, running if it was. */
-export async function swapIn(target: Address, start: boolean, attempt: Attempt, tools: Tools): Promise<void> {
-  const { lxd, config } = tools;
-  const { signal, operation } = attempt;
-  const waiting = { signal, idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
-  const temporary = temporaryOf(target, operation.id);
-  const aside = asideOf(target, operation.id);
-  if (!(await instanceExists(lxd, target, signal))) {
-    // It was deleted meanwhile: nothing gives way.
-    await renameInstance(lxd, temporary, target.instance, waiting);
-    if (start) await setState(lxd, target, 'start', waiting);
-    return;
-  }
-  const wasRunning = operation.checkpoint?.wasRunning ?? (await isRunning(lxd, target, signal));
-  await attempt.checkpoint({ wasRunning });
-  attempt.report({ stage: 'swapping' });
-  attempt.assertOwned();
+/** Gives what is restored its name, which nobody has. From here on a cancel comes too late. */
+export async function takeName(restoring: Restoring, here: Here): Promise<void> {
+  const { job, attempt } = restoring;
+  await attempt.commit();
+  if (!here.isIn) await rename(restoring);
   try {
-    if (await isRunning(lxd, target, signal)) await setState(lxd, target, 'stop', waiting);
-    await renameInstance(lxd, target, aside.instance, waiting);
-    await renameInstance(lxd, temporary, target.instance, waiting);
-    if (start || wasRunning) await setState(lxd, target, 'start', waiting);
+    await begin(restoring, job.body.start ?? false);
   } catch (error) {
-    // Whoever has the lease now settles it.
-    if (isCode(attempt.signal.reason, 'lease-lost')) throw error;
-    await undoSwap(target, attempt, tools);
-    const why = error instanceof LxstowError ? error : new LxstowError('internal', String(error), { cause: error });
-    throw new LxstowError(why.code, `${nameOf(target)} could not be replaced and is as it was: ${why.message}`, {
-      cause: error,
-    });
-  }
-  await finish(target, aside, start || wasRunning, attempt, tools);
-}
-
-/** From wherever the swap stopped back to the beginning: the new one under its temporary name, the old one in its place. */
-export async function undoSwap(target: Address, attempt: Attempt, tools: Tools): Promise<void> {
-  const { lxd, config } = tools;
-  const { operation } = attempt;
-  const waiting = { signal: AbortSignal.timeout(undoMs), idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
-  const aside = asideOf(target, operation.id);
-  if (await instanceExists(lxd, aside, waiting.signal)) {
-    if (await instanceExists(lxd, target, waiting.signal)) {
-      if (await isRunning(lxd, target, waiting.signal)) await setState(lxd, target, 'stop', waiting);
-      await renameInstance(lxd, target, temporaryOf(target, operation.id).instance, waiting);
-    }
-    await bringBack(target, aside, attempt, tools);
-  } else if (operation.checkpoint?.wasRunning && (await instanceExists(lxd, target, waiting.signal))) {
-    if (!(await isRunning(lxd, target, waiting.signal))) await setState(lxd, target, 'start', waiting);
+    if (!isFinalRefusal(error, restoring)) throw error;
+    const why = `instance ${nameOf(restoring.target)} is restored, but does not start: ${asLxstowError(error).message}`;
+    throw new LxstowError('not-started', why, { cause: error });
   }
 }
 
-const undoMs = 300_000;
-
-async function bringBack(target: Address, aside: Address, attempt: Attempt, { lxd, config }: Tools): Promise<void> {
-  const waiting = { signal: AbortSignal.timeout(undoMs), idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
-  await renameInstance(lxd, aside, target.instance, waiting);
-  if (attempt.operation.checkpoint?.wasRunning) await setState(lxd, target, 'start', waiting);
-}
-
-async function finish(
-  target: Address,
-  aside: Address,
-  start: boolean,
-  attempt: Attempt,
-  { lxd, config }: Tools,
-): Promise<void> {
-  const waiting = { signal: attempt.signal, idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
-  if (start && !(await isRunning(lxd, target, attempt.signal))) await setState(lxd, target, 'start', waiting);
+/** Puts what is restored in the place of the instance that has its name, or goes on with that where a worker died amid it. */
+export async function swap(restoring: Restoring, here: Here): Promise<void> {
+  const { job, attempt } = restoring;
   attempt.assertOwned();
-  await deleteInstance(lxd, aside, waiting);
+  attempt.report({ stage: 'swapping' });
+  try {
+    if (!here.replaced && here.target) await setAside(restoring, here.target);
+    await attempt.commit();
+    if (!here.isIn) await rename(restoring);
+    const { status = 'Stopped' } = attempt.operation.checkpoint?.replaced ?? {};
+    await begin(restoring, (job.body.start ?? false) || status !== 'Stopped');
+  } catch (error) {
+    // LXD away, or the worker stopped: the next attempt goes on from here. A cancel is undone by undoRestore().
+    if (!isFinalRefusal(error, restoring)) throw error;
+    await giveUp(restoring, asLxstowError(error).message);
+  }
+}
+
+/** Walks back, and ends the operation with why. An attempt that takes over goes on with the way back. */
+export async function giveUp(restoring: Restoring, why: string): Promise<never> {
+  const { attempt, target } = restoring;
+  await attempt.checkpoint({ failed: why });
+  await walkBack(restoring).catch((error) => {
+    const { code, message } = asLxstowError(error);
+    const text = `instance ${nameOf(target)} could not be replaced (${why}), and is not put back: ${message}`;
+    throw new LxstowError(code, text, { cause: error });
+  });
+  throw new LxstowError('not-replaced', `instance ${nameOf(target)} could not be replaced, and is as it was: ${why}`);
+}
+
+/** Another attempt would find it the same. */
+function isFinalRefusal(error: unknown, { attempt }: Restoring): boolean {
+  return (
+    !attempt.held.aborted &&
+    !isCode(error, 'cancelled') &&
+    !isCode(error, 'lxd-unavailable') &&
+    !isCode(error, 'nats-unavailable')
+  );
+}
+
+/** Stops the instance that has the name, and gives it one of ours. */
+async function setAside(restoring: Restoring, found: LxdInstance): Promise<void> {
+  const { attempt, tools, target, replaced } = restoring;
+  const { lxd } = tools;
+  const { id } = attempt.operation;
+  const waiting = waitingOf(restoring);
+  const isOld = isMarked('replaced', id);
+  assertReplaceable(found, nameOf(target));
+  if (!isOld(found)) {
+    await attempt.checkpoint({ replaced: { status: found.status, kept: keptConfig(found) } });
+    const isNobodys = (instance: LxdInstance) => !isMarked('restored', id)(instance);
+    await changeInstance(lxd, target, isNobodys, () => ({ config: asOurs('replaced', id) }), waiting.signal);
+  }
+  if (found.status !== 'Stopped') await shutDown(lxd, target, waiting);
+  await unlessDone(
+    () => renameInstance(lxd, target, replaced.instance, waiting),
+    async () => (await findInstance(lxd, replaced, waiting.signal)) !== undefined,
+  );
+  const aside = await findInstance(lxd, replaced, waiting.signal);
+  if (aside && isOld(aside)) return;
+  // Somebody has exchanged it between our look and our rename: what we have is not what was stopped.
+  if (aside) await renameInstance(lxd, replaced, target.instance, waiting);
+  throw new LxstowError('conflict', `instance ${nameOf(target)} was exchanged by somebody while it was being replaced`);
+}
+
+/** Gives what was imported the name that was asked for. Throws conflict where somebody has taken it. */
+async function rename(restoring: Restoring): Promise<void> {
+  const { attempt, tools, target, imported } = restoring;
+  const waiting = waitingOf(restoring);
+  attempt.assertHeld();
+  try {
+    await renameInstance(tools.lxd, imported, target.instance, waiting);
+  } catch (error) {
+    if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
+    const here = await look(restoring, waiting.signal);
+    if (here.isIn) return;
+    if (here.target)
+      throw new LxstowError(
+        'conflict',
+        `instance ${nameOf(target)} has been made by somebody else meanwhile; it was not touched`,
+        {
+          cause: error,
+        },
+      );
+    throw error;
+  }
+}
+
+/** Undoes what the rename has changed, and starts it where that is wanted. After it nothing walks back. */
+async function begin(restoring: Restoring, start: boolean): Promise<void> {
+  const { attempt, tools, target } = restoring;
+  const { lxd } = tools;
+  const waiting = waitingOf(restoring);
+  const isRunning = async () => (await findInstance(lxd, target, waiting.signal))?.status === 'Running';
+  if (!(await isRunning())) {
+    await changeWhatMay(restoring, target, beforeStart(attempt.operation.checkpoint?.kept ?? {}));
+    if (start) {
+      attempt.report({ stage: 'starting' });
+      attempt.assertHeld();
+      await unlessDone(() => setState(lxd, target, 'start', waiting), isRunning);
+    }
+  }
+  await attempt.checkpoint({ swapped: true });
+}
+
+/** Deletes what gave way. Where that fails it stays, the janitor tries on, and the operation says so. */
+export async function finishReplace({ attempt, tools, replaced }: Restoring): Promise<void> {
+  const waiting = { signal: attempt.signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
+  try {
+    attempt.assertOwned();
+    await deleteStoppedInstance(tools.lxd, replaced, waiting);
+  } catch (error) {
+    attempt.signal.throwIfAborted();
+    attempt.warn(
+      `the instance that was replaced could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
+    );
+  }
+}
+
+/** From wherever a replace stopped back to its beginning: what was to give way has its name again, and runs if it ran. */
+export async function walkBack(restoring: Restoring): Promise<void> {
+  const { attempt, tools, target, imported, replaced } = restoring;
+  const { lxd } = tools;
+  const waiting = {
+    signal: AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.held]),
+    idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
+  };
+  const here = await look(restoring, waiting.signal);
+  if (here.replaced && here.target) {
+    if (!here.isIn || here.target.status === 'Running') {
+      const whose = here.isIn ? 'runs already' : 'is somebody else’s';
+      throw new LxstowError(
+        'conflict',
+        `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`,
+      );
+    }
+    if (here.target.status !== 'Stopped') await setState(lxd, target, 'stop', waiting, true);
+    await renameInstance(lxd, target, imported.instance, waiting);
+  }
+  if (here.replaced) await renameInstance(lxd, replaced, target.instance, waiting);
+  const isOld = isMarked('replaced', attempt.operation.id);
+  const old = await findInstance(lxd, target, waiting.signal);
+  const was = attempt.operation.checkpoint?.replaced;
+  if (!old || !was || !isOld(old)) return;
+  const runs = was.status !== 'Stopped';
+  await changeWhatMay(restoring, target, beforeStart(was.kept), 'replaced');
+  if (runs && old.status === 'Stopped') await setState(lxd, target, 'start', waiting);
+  if (was.status === 'Frozen' && old.status !== 'Frozen') await setState(lxd, target, 'freeze', waiting);
+  await changeInstance(lxd, target, isOld, () => ({ config: asItsOwners('replaced', was.kept, runs) }), waiting.signal);
+}
+
+/** Only the loss of the lease ends these steps: neither a cancel nor the end of the worker may leave them half done. */
+function waitingOf({ attempt, tools }: Restoring) {
+  return { signal: attempt.held, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
+}
+
+/** LXD may have done what it says it could not, or what it forgot when it was restarted. */
+async function unlessDone(step: () => Promise<void>, isDone: () => Promise<boolean>): Promise<void> {
+  try {
+    await step();
+  } catch (error) {
+    if (isCode(error, 'lxd-unavailable') || isCode(error, 'lease-lost') || !(await isDone())) throw error;
+  }
 }

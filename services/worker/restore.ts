@@ -1,152 +1,191 @@
-/** Restores a backup: every part is proved good before LXD gets a byte of it, and no instance that exists is touched. */
-import { IdleWatch } from '../archive/idleWatch.ts';
+/**
+ * Restores a backup. LXD imports it under a name that only this operation can have; taking the wanted name is the last step. Nothing
+ * else is stopped, renamed, changed or deleted, but the instance that `replace` was asked for (docs/adr/0030-own-names.md).
+ */
 import { parseManifest } from '../archive/manifest.ts';
-import { inPieces } from '../archive/pace.ts';
-import { writeTar } from '../archive/reader.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import { openImport } from '../lxd/backups.ts';
 import {
   deleteInstance,
   ensureProfiles,
-  instanceExists,
-  instanceUuid,
+  findInstance,
+  type LxdInstance,
   nameOf,
   poolDriver,
   projectExists,
-  runningImport,
-  setState,
 } from '../lxd/instances.ts';
-import { type Attempt, bytesPerSecond, cleanupSignal } from '../operations/attempt.ts';
+import { importedName, parseOwnName, renamed, replacedName } from '../lxd/ownNames.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { claimKey, removal } from '../queue/topology.ts';
-import { checkArchive, readArchive } from '../storage/archives.ts';
-import { archiveKey, manifestKey } from '../storage/keys.ts';
-import { settleReplace, swapIn, temporaryOf, undoSwap } from './replace.ts';
+import { manifestKey } from '../storage/keys.ts';
+import { asItsOwners, isMarked, keptConfig } from './identity.ts';
+import { importArchive, settleImport } from './importArchive.ts';
+import { changeWhatMay, prepare } from './prepare.ts';
+import { assertReplaceable, finishReplace, giveUp, swap, takeName, walkBack } from './replace.ts';
 import type { Tools } from './tools.ts';
 
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
 const undoMs = 3_600_000;
 
+/** A restore under way. */
+export interface Restoring {
+  job: JobOf<'restore'>;
+  attempt: Attempt;
+  tools: Tools;
+  /** Whose backup it is. */
+  source: BackupAddress;
+  /** The instance that is to be, by the name that was asked for. */
+  target: Address;
+  /** What is restored, under the name of ours that it has until it takes `target`'s. */
+  imported: Address;
+  /** What gives way with `replace`, under the name of ours that it has from then on. */
+  replaced: Address;
+}
+
+/** What is there now, by those names. */
+export interface Here {
+  target: LxdInstance | undefined;
+  imported: LxdInstance | undefined;
+  replaced: LxdInstance | undefined;
+  /** What is restored has the target's name. */
+  isIn: boolean;
+}
+
+function restoringOf(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Restoring {
+  const { address, body } = job;
+  const { id } = attempt.operation;
+  return {
+    job,
+    attempt,
+    tools,
+    source: { ...address, ...body.source, backup: body.backup },
+    target: address,
+    imported: renamed(address, importedName(id)),
+    replaced: renamed(address, replacedName(id)),
+  };
+}
+
+/** Looks what is there. */
+export async function look({ attempt, tools, ...at }: Restoring, signal: AbortSignal): Promise<Here> {
+  const find = (address: Address) => findInstance(tools.lxd, address, signal);
+  const [target, imported, replaced] = await Promise.all([find(at.target), find(at.imported), find(at.replaced)]);
+  const isIn = target !== undefined && isMarked('restored', attempt.operation.id)(target);
+  return { target, imported, replaced, isIn };
+}
+
 export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
-  const { lxd, config } = tools;
-  const { signal, operation } = attempt;
-  const { pool, start = false, replace = false } = job.body;
-  const source: BackupAddress = { ...job.address, ...job.body.source, backup: job.body.backup };
-  const waiting = { signal, idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
-  attempt.report({ stage: 'restoring' });
-
-  await claimForReading(source, attempt, tools);
-  const manifest = await readManifest(source, tools, signal);
-  const replacing = replace && (await settleReplace(job.address, attempt, tools));
-  if (replacing === 'done') return;
-  const target = replacing ? temporaryOf(job.address, operation.id) : job.address;
-  if (!(await restoredBefore(target, manifest, attempt, tools))) {
-    await checkTarget(target, pool, manifest, tools, signal);
-    const made = await ensureProfiles(lxd, target.project, manifest.instance.profiles, signal);
-    if (made.length > 0) attempt.log.info('profiles made', { profiles: made });
-    await transfer(target, source, pool, manifest, attempt, tools);
-  }
-  await attempt.checkpoint({ imported: true });
-  if (replacing) return swapIn(job.address, start, attempt, tools);
-  if (!start) return;
-  attempt.report({ stage: 'starting' });
-  try {
-    await setState(lxd, target, 'start', waiting);
-  } catch (error) {
-    if (!(error instanceof LxstowError) || signal.aborted) throw error;
-    throw new LxstowError(error.code, `instance ${nameOf(target)} is restored, but does not start: ${error.message}`, {
-      cause: error,
-    });
-  }
-}
-
-/** Removes what this operation's attempts have half made. An instance that was there before is not touched. */
-export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
-  const { lxd, config } = tools;
-  const { operation, log } = attempt;
-  if (!operation.checkpoint?.importing || isCode(attempt.signal.reason, 'lease-lost')) return;
-  if (job.body.replace) await undoSwap(job.address, attempt, tools);
-  const { restored, imported } = operation.checkpoint;
-  // Whole, but it does not start, say: that is for its owner to mend.
-  if (imported && !job.body.replace && !isCode(attempt.signal.reason, 'cancelled')) return;
-  const target = { ...job.address, instance: operation.checkpoint.target ?? job.address.instance };
-  const signal = AbortSignal.timeout(undoMs);
-  const waiting = { signal, idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
-  const running = await runningImport(lxd, target, signal);
-  if (running) {
-    await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
-      if (!isCode(error, 'lxd-failed')) throw error;
-    });
-  }
-  const uuid = await instanceUuid(lxd, target, cleanupSignal());
-  if (uuid === undefined) return;
-  if (uuid !== restored || uuid === '')
-    return void log.warn('instance left as it is: it is not the one being restored', { instance: target.instance });
-  await deleteInstance(lxd, target, waiting);
-  log.info('half-restored instance removed', { instance: target.instance });
-}
-
-async function transfer(
-  to: Address,
-  from: BackupAddress,
-  pool: string | undefined,
-  { archive, instance }: Manifest,
-  attempt: Attempt,
-  { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
-): Promise<void> {
-  const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
-  using idle = new IdleWatch(idleTimeoutMs, `the import of ${nameOf(to)}`);
-  const moving = AbortSignal.any([attempt.signal, idle.signal]);
-  const begun = performance.now();
-  let sent = 0;
-  const key = archiveKey(config.s3.prefix, from);
-  await checkArchive(archive, from, key, store, attempt.signal);
-  await attempt.checkpoint({ importing: true, target: to.instance, restored: instance.config['volatile.uuid'] ?? '' });
+  const restoring = restoringOf(job, attempt, tools);
+  const { checkpoint } = attempt.operation;
   attempt.assertOwned();
-  const lxdImport = openImport(lxd, to, pool, moving);
-  try {
-    await writeTar(archive, lxdImport.request, {
-      fetch: async (start, into) =>
-        void (await inPieces(bandwidth, into, { signal: moving }, async (piece, at) => {
-          await readArchive(archive, from, key, store, start + at, piece, moving);
-          return piece.length;
-        })),
-      threads,
-      memory,
-      onWaiting: (waiting) => idle.watch(waiting),
-      onProgress: (bytes) => {
-        metrics.sent.inc({ peer: 'lxd' }, bytes - sent);
-        sent = bytes;
-        const rate = bytesPerSecond(bytes, begun);
-        attempt.report({ stage: 'restoring', bytes_done: bytes, bytes_total: archive.rawSize, bytes_per_second: rate });
-      },
-      signal: moving,
-    });
-    attempt.assertOwned();
-    lxdImport.request.end();
-  } catch (error) {
-    lxdImport.request.destroy();
-    throw lxd.failure(error, moving);
+  attempt.report({ stage: 'restoring' });
+  if (checkpoint?.failed !== undefined) await giveUp(restoring, checkpoint.failed);
+  if (!checkpoint?.swapped) {
+    const here = await bringIn(restoring);
+    if (here.replaced || (job.body.replace && here.target && !here.isIn)) await swap(restoring, here);
+    else await takeName(restoring, here);
   }
-  attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
-  try {
-    // LXD has been seen to take everything and never answer.
-    idle.watch(true);
-    await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
-  } catch (error) {
-    // LXD killed while it imported leaves a volume without an instance: no further try gets past it.
-    const blocked = error instanceof LxstowError && error.message.includes('already exists on target');
-    if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw error;
+  await finish(restoring);
+}
+
+/** Imports the backup, unless an attempt before this one, whose worker died, has. */
+async function bringIn(restoring: Restoring): Promise<Here> {
+  const { job, attempt, tools, source, target, imported } = restoring;
+  const { signal } = attempt;
+  if (attempt.operation.checkpoint?.importing) await settleImport(imported, attempt, tools, signal);
+  let here = await look(restoring, signal);
+  if (!here.isIn && !here.replaced) await assertFree(restoring, here);
+  if (!here.isIn && !here.imported) {
+    if (here.replaced)
+      throw new LxstowError(
+        'conflict',
+        `${nameOf(imported)}, which was restored, is gone: somebody renamed or deleted it`,
+      );
+    await claimForReading(source, attempt, tools);
+    const manifest = await readManifest(source, tools, signal);
+    await checkTarget(target, job.body.pool, manifest, tools, signal);
+    const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);
+    if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
+    for (const name of profiles.different)
+      attempt.warn(`profile ${name} is not what it was when the backup was made; it was left as it is`);
+    await importArchive(imported, source, job.body.pool, manifest, attempt, tools);
+    here = await look(restoring, signal);
+    if (!here.imported)
+      throw new LxstowError(
+        'lxd-failed',
+        `LXD (${tools.lxd.remote}) says that it has imported ${nameOf(imported)}, but it is not there`,
+      );
+  }
+  if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
+    // Unless an attempt before has changed them, they are still the archive's.
+    if (!isMarked('restored', attempt.operation.id)(here.imported))
+      await attempt.checkpoint({ imported: true, kept: keptConfig(here.imported) });
+    await prepare(restoring, here.imported);
+  }
+  return here;
+}
+
+/** Throws conflict where somebody has the name who is not to give way. */
+async function assertFree({ job, target, tools }: Restoring, here: Here): Promise<void> {
+  const own = parseOwnName(target.instance);
+  if (own)
+    throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);
+  if (!here.target) return;
+  if (job.body.replace) return assertReplaceable(here.target, nameOf(target));
+  throw new LxstowError(
+    'conflict',
+    `instance ${nameOf(target)} already exists on ${tools.config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,
+  );
+}
+
+/** Makes the instance its owner's, and removes what has given way to it. */
+async function finish(restoring: Restoring): Promise<void> {
+  const { attempt, target } = restoring;
+  const here = await look(restoring, attempt.signal);
+  if (!here.target) {
     throw new LxstowError(
       'conflict',
-      `${error.message}: a volume named ${to.instance} is on the storage pool without its instance, left by an LXD that was killed while it imported. Remove the volume, or restore under another name`,
-      { cause: error },
+      `instance ${nameOf(target)} was restored, and renamed or deleted by somebody right after${here.replaced ? `; the one before it is ${nameOf(restoring.replaced)}` : ''}`,
     );
+  }
+  if (here.isIn) await handOver(restoring, here.target);
+  if (here.replaced) await finishReplace(restoring);
+}
+
+/** Gives the restored instance its own configuration back, as the last change. */
+async function handOver(restoring: Restoring, { status }: LxdInstance): Promise<void> {
+  const { kept = {} } = restoring.attempt.operation.checkpoint ?? {};
+  await changeWhatMay(restoring, restoring.target, asItsOwners('restored', kept, status !== 'Stopped'));
+}
+
+/** Removes what this operation's attempts have half made, and puts back what was to give way. An instance that was there before is not touched. */
+export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { operation } = attempt;
+  if (!operation.checkpoint?.importing || isCode(attempt.signal.reason, 'lease-lost')) return;
+  const restoring = restoringOf(job, attempt, tools);
+  const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.held]);
+  try {
+    if (operation.checkpoint.replaced) await walkBack(restoring);
+  } finally {
+    await removeImported(restoring, signal);
   }
 }
 
-/** So that nobody deletes it meanwhile. Both sides put down their claim first and look for the other's then: one of them sees it. */
+/** Removes what was imported, unless it has its name already: it does not start, say, and that is for its owner to mend. */
+async function removeImported(restoring: Restoring, signal: AbortSignal): Promise<void> {
+  const { job, attempt, tools, imported } = restoring;
+  const { log } = attempt;
+  await settleImport(imported, attempt, tools, signal);
+  const here = await look(restoring, signal);
+  if (here.isIn && here.target) return handOver(restoring, here.target);
+  if (!here.imported) return;
+  if (job.body.replace && !here.target && !here.replaced)
+    return void log.warn('what was restored is kept: what it was to replace is gone', { instance: imported.instance });
+  await deleteInstance(tools.lxd, imported, { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs });
+  log.info('what was restored is removed', { instance: imported.instance });
+}
+
+/** Keeps the backup from being deleted. Both sides put down their claim first and look for the other's then: one of them sees it. */
 async function claimForReading(source: BackupAddress, attempt: Attempt, { leases }: Tools): Promise<void> {
   const { id, attempt: count } = attempt.operation;
   const refusal = `backup ${source.instance}/${source.backup} is being deleted`;
@@ -168,37 +207,7 @@ export async function readManifest(
   }
 }
 
-/**
- * True when an attempt before this one, whose worker died, got the instance in. Throws conflict when an instance of that name is there
- * that this operation did not make: it stays as it is.
- */
-async function restoredBefore(
-  target: Address,
-  manifest: Manifest,
-  attempt: Attempt,
-  { lxd, config }: Tools,
-): Promise<boolean> {
-  const { signal } = attempt;
-  const begun = attempt.operation.checkpoint?.importing === true;
-  if (begun) {
-    const running = await runningImport(lxd, target, signal);
-    if (running) {
-      attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
-      await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
-        if (!isCode(error, 'lxd-failed')) throw error;
-      });
-    }
-  }
-  const uuid = await instanceUuid(lxd, target, signal);
-  if (uuid === undefined) return false;
-  if (begun && uuid !== '' && uuid === manifest.instance.config['volatile.uuid']) return true;
-  throw new LxstowError(
-    'conflict',
-    `instance ${nameOf(target)} already exists on ${config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,
-  );
-}
-
-/** LXD finds these faults only after the whole upload, or harms something: so they are looked for before. */
+/** Looks for faults that LXD finds only after the whole upload. */
 async function checkTarget(
   target: Address,
   pool: string | undefined,

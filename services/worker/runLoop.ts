@@ -86,8 +86,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   }
   const { address } = job;
   const stored = await settleOperation(id, job, message, trace, options);
-  const { kind, project, instance } = stored.operation;
-  if (kind !== job.kind || project !== address.project || instance !== address.instance) {
+  if (!isOf(stored.operation, { kind: job.kind, ...address })) {
     const error = new LxstowError('bad-message', `operation ${id} is another job's`);
     return discard(message, error, options.log.child(about), options);
   }
@@ -277,9 +276,18 @@ async function refuse(
   const failed = named && failedOperation(id, named, error, now);
   if (failed && !(await operations.create(failed))) {
     const found = await operations.find(id, failed.remote);
-    if (found && !isFinal(found.operation)) await operations.update(fail(found.operation, error, now), found.revision);
+    // Whoever knows an id may name it: only the message's own operation ends with it.
+    if (found && isOf(found.operation, failed) && !isFinal(found.operation))
+      await operations.update(fail(found.operation, error, now), found.revision);
   }
   await discard(message, error, log, options);
+}
+
+function isOf(
+  { kind, project, instance }: Operation,
+  named: Pick<Operation, 'kind' | 'project' | 'instance'>,
+): boolean {
+  return kind === named.kind && project === named.project && instance === named.instance;
 }
 
 async function discard(message: Delivery, error: LxstowError, log: Log, options: LoopOptions): Promise<void> {

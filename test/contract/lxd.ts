@@ -19,8 +19,8 @@ import {
   describeInstance,
   describeServer,
   ensureProfiles,
+  findInstance,
   instanceExists,
-  instanceUuid,
   poolDriver,
   projectExists,
   renameInstance,
@@ -187,7 +187,10 @@ export function lxdContract(
         assert.equal(instance.pool, subject.pool);
         assert.equal(instance.driver, 'btrfs');
         assert.equal(instance.config['volatile.last_state.power'], 'RUNNING');
-        assert.equal(instance.config['volatile.uuid'], await instanceUuid(lxd, at('c1'), signal));
+        assert.equal(
+          instance.config['volatile.uuid'],
+          (await findInstance(lxd, at('c1'), signal))?.config['volatile.uuid'],
+        );
         const [first, second, ...more] = instance.profiles;
         assert.equal(first?.name, 'default');
         assert.deepEqual(first?.devices.root, { path: '/', pool: subject.pool, type: 'disk' });
@@ -209,7 +212,7 @@ export function lxdContract(
         assert.equal(await poolDriver(lxd, subject.dirPool, signal), 'dir');
         assert.equal(await instanceExists(lxd, at('nobody'), signal), false);
         assert.equal(await instanceExists(lxd, at('c1', 'nowhere'), signal), false);
-        assert.equal(await instanceUuid(lxd, at('nobody'), signal), undefined);
+        assert.equal(await findInstance(lxd, at('nobody'), signal), undefined);
         assert.equal(await projectExists(lxd, 'nowhere', signal), false);
         assert.equal(await poolDriver(lxd, 'nowhere', signal), undefined);
       });
@@ -528,7 +531,7 @@ export function lxdContract(
 
       it('needs the profiles, which can be made from what was described', async () => {
         const wanted: Profile = { ...profile, name: 'lxstow-contract-2' };
-        assert.deepEqual(await ensureProfiles(lxd, subject.project, [wanted, profile], signal), [wanted.name]);
+        assert.deepEqual((await ensureProfiles(lxd, subject.project, [wanted, profile], signal)).made, [wanted.name]);
         await subject.launch('profiled', { profiles: [wanted.name] });
         const { profiles } = await describeInstance(lxd, at('profiled'), signal);
         const bytes = await exported('profiled');
@@ -536,7 +539,7 @@ export function lxdContract(
 
         await rejectsWith('lxd-failed', importAs(bytes, 'again'), /Profile not found/);
         assert.equal(await instanceExists(lxd, at('again'), signal), false);
-        assert.deepEqual(await ensureProfiles(lxd, subject.project, profiles, signal), [wanted.name]);
+        assert.deepEqual((await ensureProfiles(lxd, subject.project, profiles, signal)).made, [wanted.name]);
         await importAs(bytes, 'again');
         assert.deepEqual((await describeInstance(lxd, at('again'), signal)).profiles, profiles);
       });

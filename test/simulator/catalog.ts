@@ -1,8 +1,9 @@
 /** What LXD tells about itself, its projects, profiles, pools and instances, and how instances start, stop and go. */
+import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { errorText, type Log } from '../lab/run.ts';
 import type { Operations } from './operations.ts';
-import { accepted, type Call, created, Refusal, type Routes, sync } from './server.ts';
+import { accepted, type Call, created, Refusal, type Routes, sync, tagged } from './server.ts';
 import type { Instance, Profile, State } from './state.ts';
 
 export const simulatedVersion = '5.0.2';
@@ -76,7 +77,22 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
       },
     },
     '/1.0/instances/{name}': {
-      GET: (call) => sync((call.query.get('recursion') === '1' ? fullView : instanceView)(state, instanceOf(call))),
+      GET(call) {
+        const instance = instanceOf(call);
+        const view = call.query.get('recursion') === '1' ? fullView : instanceView;
+        return tagged(view(state, instance), etagOf(instance));
+      },
+      async PATCH(call) {
+        const { config = {}, devices = {} } = (await call.body(400)) as Partial<Instance>;
+        const instance = instanceOf(call);
+        const wanted = call.request.headers['if-match'];
+        const etag = etagOf(instance);
+        if (wanted !== undefined && wanted !== etag) throw new Refusal(412, `ETag doesn't match: ${etag} vs ${wanted}`);
+        const changed = Object.entries({ ...instance.config, ...config }).filter(([, value]) => value !== '');
+        instance.config = Object.fromEntries(changed);
+        instance.devices = { ...instance.devices, ...devices };
+        return sync({});
+      },
       async POST(call) {
         const { name } = await call.body(400);
         const instance = instanceOf(call);
@@ -84,7 +100,9 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
         if (state.findInstance(renamed, call.project)) throw new Refusal(409, `Name "${renamed}" already in use`);
         return accepted(
           operations.start(about('Renaming instance', instance, 'containers', 'instances'), async () => {
-            if (instance.isRunning) throw new Error('Renaming of running instance not allowed');
+            if (instance.isRunning) throw new Error('Renaming of running container not allowed');
+            // Somebody may have taken it since.
+            if (state.findInstance(renamed, call.project)) throw new Error(`Name "${renamed}" already in use`);
             await state.renameInstance(instance, renamed);
           }),
         );
@@ -93,15 +111,19 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
         const instance = instanceOf(call);
         if (instance.isRunning) throw new Refusal(400, 'Instance is running');
         return accepted(
-          operations.start(about('Deleting instance', instance, 'containers', 'instances'), () =>
-            state.removeInstance(instance),
-          ),
+          operations.start(about('Deleting instance', instance, 'containers', 'instances'), async () => {
+            const { 'security.protection.delete': isProtected } = state.expandedConfig(instance);
+            if (isProtected === 'true') throw new Error('Container is protected');
+            await state.removeInstance(instance);
+          }),
         );
       },
     },
     '/1.0/instances/{name}/snapshots': {
       GET(call) {
-        const { name, project, snapshots } = instanceOf(call);
+        const instance = instanceOf(call);
+        const { name, project, snapshots } = instance;
+        if (call.query.get('recursion') === '1') return sync(fullView(state, instance).snapshots);
         return sync(snapshots.map((snapshot) => withProject(`/1.0/instances/${name}/snapshots/${snapshot}`, project)));
       },
     },
@@ -110,8 +132,8 @@ export function catalogRoutes(state: State, operations: Operations): Routes {
       async PUT(call) {
         const { action } = await call.body(400);
         const instance = instanceOf(call);
-        if (action !== 'start' && action !== 'stop') throw new Refusal(400, `Unknown action: '${action}'`);
-        const change = changes[action];
+        const change = changes[action as keyof typeof changes];
+        if (!change) throw new Refusal(400, `Unknown action: '${action}'`);
         const operation = about(change.description, instance, 'instances');
         return accepted(operations.start(operation, () => change.run(state, instance)));
       },
@@ -134,7 +156,7 @@ export function instanceView(state: State, instance: Instance) {
     architecture,
     config,
     devices,
-    ephemeral: false,
+    ephemeral: instance.ephemeral,
     profiles,
     stateful: false,
     description,
@@ -142,7 +164,7 @@ export function instanceView(state: State, instance: Instance) {
     expanded_config: state.expandedConfig(instance),
     expanded_devices: state.expandedDevices(instance),
     name,
-    ...(instance.isRunning ? { status: 'Running', status_code: 103 } : { status: 'Stopped', status_code: 102 }),
+    ...statusOf(instance),
     last_used_at: instance.lastUsedAt,
     location: 'none',
     type: 'container',
@@ -156,9 +178,28 @@ export function fullView(state: State, instance: Instance) {
   return { ...instanceView(state, instance), backups: [], snapshots, state: stateView(instance) };
 }
 
-function stateView({ isRunning }: Instance) {
-  const status = isRunning ? { status: 'Running', status_code: 103 } : { status: 'Stopped', status_code: 102 };
-  return { ...status, disk: {}, memory: {}, network: {}, pid: isRunning ? 1 : 0, processes: 0, cpu: { usage: 0 } };
+function statusOf({ isRunning, isFrozen }: Instance) {
+  if (isFrozen) return { status: 'Frozen', status_code: 110 };
+  return isRunning ? { status: 'Running', status_code: 103 } : { status: 'Stopped', status_code: 102 };
+}
+
+/** Of what can be changed. */
+function etagOf({ architecture, config, devices, ephemeral, profiles }: Instance): string {
+  const text = JSON.stringify([architecture, Object.entries(config).sort(), devices, ephemeral, profiles]);
+  return `"${createHash('sha256').update(text).digest('hex')}"`;
+}
+
+function stateView(instance: Instance) {
+  const { isRunning } = instance;
+  return {
+    ...statusOf(instance),
+    disk: {},
+    memory: {},
+    network: {},
+    pid: isRunning ? 1 : 0,
+    processes: 0,
+    cpu: { usage: 0 },
+  };
 }
 
 function projectView(state: State, name: string) {
@@ -175,18 +216,27 @@ const changes = {
     description: 'Starting instance',
     async run(state: State, instance: Instance): Promise<void> {
       if (instance.isRunning) throw new Error('The instance is already running');
-      await checkLink(state, instance);
+      if (state.hasFiles) await checkLink(state, instance);
       instance.isRunning = true;
+      delete instance.config['volatile.apply_template'];
       instance.lastUsedAt = new Date().toISOString();
       instance.config['volatile.last_state.power'] = 'RUNNING';
     },
   },
   stop: {
     description: 'Stopping instance',
-    async run(_: State, instance: Instance): Promise<void> {
+    async run(state: State, instance: Instance): Promise<void> {
       if (!instance.isRunning) throw new Error('The instance is already stopped');
-      instance.isRunning = false;
+      [instance.isRunning, instance.isFrozen] = [false, false];
       instance.config['volatile.last_state.power'] = 'STOPPED';
+      if (instance.ephemeral) await state.removeInstance(instance);
+    },
+  },
+  freeze: {
+    description: 'Freezing instance',
+    async run(_: State, instance: Instance): Promise<void> {
+      if (!instance.isRunning) throw new Error('The instance is not running');
+      instance.isFrozen = true;
     },
   },
 };
@@ -194,7 +244,8 @@ const changes = {
 /** When LXD starts, it starts what ran before, and by its configuration that is also what was imported and ran where it came from. */
 export async function startThoseThatRan(state: State, log: Log): Promise<void> {
   for (const instance of state.allInstances()) {
-    if (instance.isRunning || instance.config['volatile.last_state.power'] !== 'RUNNING') continue;
+    const { 'boot.autostart': autostart, 'volatile.last_state.power': power } = state.expandedConfig(instance);
+    if (instance.isRunning || autostart === 'false' || (autostart !== 'true' && power !== 'RUNNING')) continue;
     try {
       await changes.start.run(state, instance);
     } catch (error) {

@@ -39,7 +39,7 @@ export interface JobFaults {
 export type CallFault = { status: number; error: string } | { drop: true } | { hold: true };
 
 /** `GET /1.0/instances/c1`; a segment may be `*`. */
-export type CallName = `${'GET' | 'POST' | 'PUT' | 'DELETE'} /${string}`;
+export type CallName = `${'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'} /${string}`;
 
 type ScriptOf<N> = N extends keyof JobFaults ? JobFaults[N] : CallFault;
 

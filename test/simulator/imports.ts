@@ -181,7 +181,9 @@ function instanceFrom(index: Index, target: { name: string; project: string; poo
     profiles,
     createdAt: created_at,
     lastUsedAt: last_used_at,
+    ephemeral: index.config.container.ephemeral,
     isRunning: false,
+    isFrozen: false,
     snapshots: index.snapshots ?? [],
     backups: new Map(),
   };

@@ -11,7 +11,7 @@ import { errorText, type Log } from '../lab/run.ts';
 import type { Faults } from './faults.ts';
 import type { Operation } from './operations.ts';
 
-type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
+type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 /** What LXD answers: `undefined` when the handler has sent the answer itself. */
 type Handler = (call: Call) => Answer | undefined | Promise<Answer | undefined>;
@@ -50,6 +50,11 @@ export class Refusal extends Error {
 
 export function sync(metadata: unknown): Answer {
   return { status: 200, headers: {}, body: envelope({ type: 'sync', metadata }) };
+}
+
+/** With an ETag, as LXD gives one to what can be changed. */
+export function tagged(metadata: unknown, etag: string): Answer {
+  return { ...sync(metadata), headers: { etag } };
 }
 
 export function created(location: string): Answer {

@@ -34,7 +34,9 @@ export interface Instance {
   profiles: string[];
   createdAt: string;
   lastUsedAt: string;
+  ephemeral: boolean;
   isRunning: boolean;
+  isFrozen: boolean;
   snapshots: string[];
   backups: Map<string, Backup>;
 }
@@ -44,6 +46,8 @@ const architectures: Partial<Record<NodeJS.Architecture, string>> = { x64: 'x86_
 export class State {
   /** LXD_DIR. */
   readonly dir: string;
+  /** Without files instances are names and configuration only, for models. */
+  readonly hasFiles: boolean;
   /** The driver of each storage pool. */
   readonly pools = new Map([
     ['bt', 'btrfs'],
@@ -53,8 +57,9 @@ export class State {
   readonly #profiles = new Map<string, Map<string, Profile>>();
   readonly #instances = new Map<string, Instance>();
 
-  constructor(dir: string) {
+  constructor(dir: string, hasFiles = true) {
     this.dir = dir;
+    this.hasFiles = hasFiles;
     this.addProject('default', {}, 'Default LXD project');
     this.addProfile({
       name: 'default',
@@ -137,7 +142,9 @@ export class State {
       description: '',
       createdAt: new Date().toISOString(),
       lastUsedAt: '1970-01-01T00:00:00Z',
+      ephemeral: false,
       isRunning: false,
+      isFrozen: false,
       snapshots: [],
       backups: new Map(),
       ...options,
@@ -163,17 +170,26 @@ export class State {
 
   async renameInstance(instance: Instance, name: string): Promise<void> {
     const renamed = { ...instance, name };
-    await rename(this.volume(instance), this.volume(renamed));
-    if (instance.snapshots.length > 0)
-      await rename(this.snapshotVolume(instance, ''), this.snapshotVolume(renamed, ''));
-    await rm(this.link(instance), { force: true });
-    await this.makeLink(renamed);
+    if (this.hasFiles) {
+      await rename(this.volume(instance), this.volume(renamed));
+      if (instance.snapshots.length > 0)
+        await rename(this.snapshotVolume(instance, ''), this.snapshotVolume(renamed, ''));
+      await rm(this.link(instance), { force: true });
+      await this.makeLink(renamed);
+    }
+    // Seen on LXD 5.0.2: cloud-init takes the next boot for the first, and templates are written.
+    renamed.config = {
+      ...instance.config,
+      'volatile.cloud-init.instance-id': randomUUID(),
+      'volatile.apply_template': 'rename',
+    };
     this.#instances.delete(`${instance.project}/${instance.name}`);
     this.addInstance(renamed);
   }
 
   async removeInstance(instance: Instance): Promise<void> {
     this.#instances.delete(`${instance.project}/${instance.name}`);
+    if (!this.hasFiles) return;
     for (const backup of instance.backups.keys()) await rm(this.backupFile(instance, backup), { force: true });
     await this.removeFiles(instance);
     await rm(this.link(instance), { force: true });
@@ -181,6 +197,7 @@ export class State {
 
   /** Its volume and those of its snapshots, on the pool that it says. */
   async removeFiles(instance: Instance): Promise<void> {
+    if (!this.hasFiles) return;
     for (const folder of [this.volume(instance), this.snapshotVolume(instance, '')])
       await rm(folder, { recursive: true, force: true });
   }
@@ -200,6 +217,7 @@ export class State {
   }
 
   async makeLink(instance: Pick<Instance, 'name' | 'project' | 'pool'>): Promise<void> {
+    if (!this.hasFiles) return;
     await rm(this.link(instance), { force: true });
     await symlink(this.volume(instance), this.link(instance));
   }

@@ -16,6 +16,9 @@ export interface RestoreOptions extends Place {
   toTarget?: string;
   start?: boolean;
   replace?: boolean;
+  keepIdentity?: boolean;
+  /** False: `--no-network`. */
+  network: boolean;
   notify?: string;
   wait: boolean;
   quiet?: boolean;
@@ -114,7 +117,8 @@ function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unkn
   });
 }
 
-function bodyOf({ as, pool, toProject, toTarget, start, replace, notify }: RestoreOptions): object {
+function bodyOf(options: RestoreOptions): object {
+  const { as, pool, toProject, toTarget, start, replace, keepIdentity, network, notify } = options;
   return {
     ...(as !== undefined && { name: as }),
     ...(pool !== undefined && { pool }),
@@ -122,6 +126,8 @@ function bodyOf({ as, pool, toProject, toTarget, start, replace, notify }: Resto
     ...(toTarget !== undefined && { target: toTarget }),
     ...(start && { start }),
     ...(replace && { replace }),
+    ...(keepIdentity && { keepIdentity }),
+    ...(network ? {} : { network }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
   };
 }

@@ -2,6 +2,7 @@
 import { type Request, type Response, Router } from 'express';
 import { type Address, type BackupJob, type Config, check, checkBackupName, type RestoreJob } from '../../contract.ts';
 import { isCode, LxstowError } from '../../errors.ts';
+import { parseOwnName } from '../../lxd/ownNames.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
 import { mayTouch } from '../access.ts';
@@ -148,10 +149,11 @@ export function backupRoutes(parts: GatewayParts): Router {
       project = source.project,
       target = source.remote,
       pool,
-      start,
       replace,
-      notifyEndpoint,
+      ...options
     } = restoreOptions(request, config);
+    if (parseOwnName(name))
+      throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work: choose another one`);
     if (target === source.remote && !remotes.includes(target))
       throw new LxstowError(
         'bad-request',
@@ -163,7 +165,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     const found = await look(
       parts,
       address.remote,
-      { project, instance: name, ...(pool === undefined ? {} : { pool }) },
+      { project, instance: name, ...(pool === undefined ? {} : { pool }), ...(replace ? { replace } : {}) },
       traceOfRequest(request),
     );
     if (found && !found.project)
@@ -173,17 +175,18 @@ export function backupRoutes(parts: GatewayParts): Router {
         'conflict',
         `instance ${name} already exists on ${address.remote}; it was not touched. Restore under another name, or with replace=true`,
       );
+    if (found?.refusal !== undefined)
+      throw new LxstowError('conflict', `instance ${name} cannot be replaced: ${found.refusal}. Nothing was done`);
     if (found?.pool === false)
       throw new LxstowError('not-found', `storage pool ${pool} does not exist on ${address.remote}`);
 
+    const { remote, backup } = source;
+    const given = Object.entries({ pool, replace, ...options }).filter(([, value]) => value !== undefined);
     const body: RestoreJob = {
-      backup: source.backup,
-      source: { remote: source.remote, project: source.project, instance: source.instance },
+      backup,
+      source: { remote, project: source.project, instance: source.instance },
+      ...Object.fromEntries(given),
     };
-    if (pool !== undefined) body.pool = pool;
-    if (start !== undefined) body.start = start;
-    if (replace !== undefined) body.replace = replace;
-    if (notifyEndpoint !== undefined) body.notifyEndpoint = notifyEndpoint;
     accepted(
       response,
       await submitter.submit(
@@ -260,13 +263,13 @@ function createOptions(request: Request, { worker, notify }: Config) {
 
 /** Where to restore to: from the body, else from the query, where `project` and `target` say whose backup it is. */
 function restoreOptions(request: Request, { notify }: Config) {
-  const body = check('http-restore-backup.json', bodyOf(request), 'body');
+  const { notifyEndpoint, ...body } = check('http-restore-backup.json', bodyOf(request), 'body');
   return {
     ...body,
     name: body.name ?? query(request, 'name', instanceName),
     pool: body.pool ?? query(request, 'pool', 'names.json#/$defs/poolName'),
     start: body.start ?? flag(request, 'start'),
     replace: body.replace ?? flag(request, 'replace'),
-    ...endpointOf(request, notify, body.notifyEndpoint),
+    ...endpointOf(request, notify, notifyEndpoint),
   };
 }

@@ -1,0 +1,87 @@
+/** A backup's archive into LXD, under a name that only this restore has: every part is proved good before LXD gets a byte of it. */
+import { IdleWatch } from '../archive/idleWatch.ts';
+import { inPieces } from '../archive/pace.ts';
+import { writeTar } from '../archive/reader.ts';
+import type { Address, BackupAddress, Manifest } from '../contract.ts';
+import { isCode, LxstowError } from '../errors.ts';
+import { openImport } from '../lxd/backups.ts';
+import { instanceExists, runningImport } from '../lxd/instances.ts';
+import { type Attempt, bytesPerSecond } from '../operations/attempt.ts';
+import { checkArchive, readArchive } from '../storage/archives.ts';
+import { archiveKey } from '../storage/keys.ts';
+import type { Tools } from './tools.ts';
+
+/** Imports the archive of `from` as `to`, a name of ours that is free; on `pool`, or where LXD puts it. Resolves when LXD has unpacked it. */
+export async function importArchive(
+  to: Address,
+  from: BackupAddress,
+  pool: string | undefined,
+  { archive }: Manifest,
+  attempt: Attempt,
+  { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
+): Promise<void> {
+  const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
+  using idle = new IdleWatch(idleTimeoutMs, `the import of ${from.instance}/${from.backup}`);
+  const moving = AbortSignal.any([attempt.signal, idle.signal]);
+  const begun = performance.now();
+  let sent = 0;
+  const key = archiveKey(config.s3.prefix, from);
+  await checkArchive(archive, from, key, store, attempt.signal);
+  await attempt.checkpoint({ importing: true, prepared: false });
+  attempt.assertOwned();
+  const lxdImport = openImport(lxd, to, pool, moving);
+  try {
+    await writeTar(archive, lxdImport.request, {
+      fetch: async (start, into) =>
+        void (await inPieces(bandwidth, into, { signal: moving }, async (piece, at) => {
+          await readArchive(archive, from, key, store, start + at, piece, moving);
+          return piece.length;
+        })),
+      threads,
+      memory,
+      onWaiting: (waiting) => idle.watch(waiting),
+      onProgress: (bytes) => {
+        metrics.sent.inc({ peer: 'lxd' }, bytes - sent);
+        sent = bytes;
+        const rate = bytesPerSecond(bytes, begun);
+        attempt.report({ stage: 'restoring', bytes_done: bytes, bytes_total: archive.rawSize, bytes_per_second: rate });
+      },
+      signal: moving,
+    });
+    attempt.assertOwned();
+    lxdImport.request.end();
+  } catch (error) {
+    lxdImport.request.destroy();
+    throw lxd.failure(error, moving);
+  }
+  attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
+  try {
+    // LXD has been seen to take everything and never answer.
+    idle.watch(true);
+    await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
+  } catch (error) {
+    // LXD killed while it imported leaves a volume without an instance: no further try gets past it.
+    const blocked = error instanceof LxstowError && error.message.includes('already exists on target');
+    if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw error;
+    throw new LxstowError(
+      'conflict',
+      `${error.message}: a volume named ${to.instance} is on the storage pool without its instance, left by an LXD that was killed while it imported. Remove the volume, or restore again: that takes another name`,
+      { cause: error },
+    );
+  }
+}
+
+/** Waits for an import under this name that LXD is still at, begun by an attempt whose worker died. How it ends is seen by whether the instance is there. */
+export async function settleImport(
+  to: Address,
+  attempt: Attempt,
+  { lxd }: Pick<Tools, 'lxd'>,
+  signal: AbortSignal,
+): Promise<void> {
+  const running = await runningImport(lxd, to, signal);
+  if (!running) return;
+  attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
+  await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
+    if (!isCode(error, 'lxd-failed') && !isCode(error, 'lxd-refused')) throw error;
+  });
+}

@@ -1,0 +1,114 @@
+/** What has been imported is made ours, and no twin of another instance, before it gets the name that was asked for. */
+import type { Address } from '../contract.ts';
+import { asLxstowError, isCode } from '../errors.ts';
+import { type Config, changeInstance, type LxdInstance, nameOf } from '../lxd/instances.ts';
+import { everyInstance } from '../lxd/inventory.ts';
+import {
+  areTwins,
+  asOurs,
+  type Identity,
+  identityOf,
+  isMarked,
+  keptConfig,
+  ownIdentity,
+  withoutNetwork,
+} from './identity.ts';
+import type { Restoring } from './restore.ts';
+
+/** Marks it, keeps LXD from starting it by itself, and gives it an identity of its own where another instance has the archive's. */
+export async function prepare(restoring: Restoring, found: LxdInstance): Promise<void> {
+  const { job, attempt, tools, imported } = restoring;
+  const { signal } = attempt;
+  const { id } = attempt.operation;
+  const { network = true, keepIdentity = false } = job.body;
+  const devices = network ? {} : { devices: withoutNetwork(found) };
+  // Under its own name nobody else has it.
+  await changeInstance(
+    tools.lxd,
+    imported,
+    () => true,
+    () => ({ config: asOurs('restored', id), ...devices }),
+    signal,
+  );
+  const twins = await twinsOf(restoring, identityOf(found));
+  if (twins.length > 0) {
+    const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
+    const names = twins.map(({ address }) => nameOf(address)).join(', ');
+    if (isCopy(restoring) && !keepIdentity) {
+      await changeWhatMay(restoring, imported, ownIdentity(found));
+      // A rename gives it a new one; the archive's is its twin's.
+      const { 'volatile.cloud-init.instance-id': _, ...rest } = kept;
+      await attempt.checkpoint({ kept: rest });
+    } else
+      attempt.warn(`${names} has the same identity (UUID, MAC or static address): do not let both run on one network`);
+    if (network) warnOfAddresses(restoring, found, twins);
+  }
+  await attempt.checkpoint({ prepared: true });
+}
+
+/** Whether it is restored beside what the backup was made of: under another name, or in another project. */
+function isCopy({ source, target }: Restoring): boolean {
+  return source.instance !== target.instance || source.project !== target.project;
+}
+
+interface Twin {
+  address: Address;
+  identity: Identity;
+}
+
+/** Instances of this server that share a uuid, a MAC or a static address with it; what is to be replaced is none. */
+async function twinsOf({ job, tools, attempt, target, imported, replaced }: Restoring, own: Identity): Promise<Twin[]> {
+  const others = new Set([imported.instance, replaced.instance, ...(job.body.replace ? [target.instance] : [])]);
+  const twins: Twin[] = [];
+  for await (const { address, instance } of everyInstance(tools.lxd, attempt.signal)) {
+    if (address.project === target.project && others.has(address.instance)) continue;
+    const identity = identityOf(instance);
+    if (areTwins(own, identity)) twins.push({ address, identity });
+  }
+  return twins;
+}
+
+/** Static addresses are configuration: whoever wants both to run must change them. */
+function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin[]): void {
+  for (const { device, address, isStatic } of identityOf(found).addresses) {
+    const twin =
+      isStatic && twins.find(({ identity }) => identity.addresses.some((other) => other.address === address));
+    if (twin)
+      attempt.warn(
+        `device ${device} has the address ${address}, which ${nameOf(twin.address)} has, too: change it before both run`,
+      );
+  }
+}
+
+/**
+ * Changes those keys of an instance of ours that LXD lets be changed (a restricted project does not take all: seen on LXD 5.0.2), and warns of the
+ * others. Throws what is no refusal.
+ */
+export async function changeWhatMay(
+  { attempt, tools }: Restoring,
+  address: Address,
+  config: Config,
+  kind: 'restored' | 'replaced' = 'restored',
+): Promise<void> {
+  const change = (some: Config) =>
+    changeInstance(tools.lxd, address, isMarked(kind, attempt.operation.id), () => ({ config: some }), attempt.held);
+  try {
+    return await change(config);
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+  }
+  for (const [key, value] of Object.entries(config)) {
+    try {
+      await change({ [key]: value });
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      attempt.warn(
+        `${key} of ${nameOf(address)} could not be set${value ? ` to ${value}` : ''}: ${asLxstowError(error).message}`,
+      );
+    }
+  }
+}
+
+function isRefusal(error: unknown): boolean {
+  return isCode(error, 'lxd-refused') || isCode(error, 'lxd-failed');
+}
