@@ -1,8 +1,9 @@
 /** What lxstow asks LXD about instances, and the little it changes about them. */
+import { setTimeout } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import { type LxdClient, unlessMissing } from './client.ts';
+import { type LxdClient, type LxdRequest, unlessMissing } from './client.ts';
 
 export type Config = Record<string, string>;
 export type Devices = Record<string, Record<string, string>>;
@@ -138,27 +139,55 @@ interface Waiting {
   idleTimeoutMs: number;
 }
 
+/** After a start that failed LXD 5.0.2 tidies up for some seconds, and refuses all else: `Instance is busy running a "stop" operation`. */
+const busyMs = 60_000;
+const askAgainMs = 500;
+
+/** Runs a step again for as long as LXD is busy with the instance. */
+async function whenFree<T>(signal: AbortSignal, step: () => Promise<T>): Promise<T> {
+  const until = performance.now() + busyMs;
+  for (;;) {
+    try {
+      return await step();
+    } catch (error) {
+      if (!(error instanceof LxstowError) || !/ is busy running /.test(error.message) || performance.now() > until)
+        throw error;
+      await setTimeout(askAgainMs, undefined, { signal });
+    }
+  }
+}
+
+/** A change of an instance that LXD makes an operation of: asked for, and waited for. */
+function change(
+  lxd: LxdClient,
+  address: Address,
+  request: Pick<LxdRequest, 'method' | 'body'> & { below?: string },
+  waiting: Waiting,
+): Promise<void> {
+  const { below = '', ...rest } = request;
+  const { signal } = waiting;
+  return whenFree(signal, async () => {
+    const path = instancePath(address) + below;
+    const { operation = '' } = await lxd.call({ ...rest, path, query: { project: address.project }, signal });
+    await lxd.wait(operation, waiting);
+  });
+}
+
 /** Seconds that a guest has to shut down before it is stopped by force. */
 const shutdownSeconds = 30;
 
 export type StateAction = 'start' | 'stop' | 'freeze';
 
 /** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws what LXD says when it cannot. */
-export async function setState(
+export function setState(
   lxd: LxdClient,
   address: Address,
   action: StateAction,
   waiting: Waiting,
   force = false,
 ): Promise<void> {
-  const { operation = '' } = await lxd.call({
-    method: 'PUT',
-    path: `${instancePath(address)}/state`,
-    query: { project: address.project },
-    body: { action, timeout: shutdownSeconds, force },
-    signal: waiting.signal,
-  });
-  await lxd.wait(operation, waiting);
+  const body = { action, timeout: shutdownSeconds, force };
+  return change(lxd, address, { method: 'PUT', below: '/state', body }, waiting);
 }
 
 /** Stops an instance in whatever state: asks its guest to shut down, and forces it after 30 s. */
@@ -173,15 +202,8 @@ export async function shutDown(lxd: LxdClient, address: Address, waiting: Waitin
 }
 
 /** Renames a stopped instance. */
-export async function renameInstance(lxd: LxdClient, address: Address, name: string, waiting: Waiting): Promise<void> {
-  const { operation = '' } = await lxd.call({
-    method: 'POST',
-    path: instancePath(address),
-    query: { project: address.project },
-    body: { name },
-    signal: waiting.signal,
-  });
-  await lxd.wait(operation, waiting);
+export function renameInstance(lxd: LxdClient, address: Address, name: string, waiting: Waiting): Promise<void> {
+  return change(lxd, address, { method: 'POST', body: { name } }, waiting);
 }
 
 /** An empty value removes its key. A device replaces the one of its name. */
@@ -198,19 +220,21 @@ export async function changeInstance(
   lxd: LxdClient,
   address: Address,
   isRight: (instance: LxdInstance) => boolean,
-  change: (instance: LxdInstance) => InstanceChange,
+  body: InstanceChange,
   signal: AbortSignal,
 ): Promise<void> {
   const [path, query] = [instancePath(address), { project: address.project }];
+  const isChanged = (error: unknown) => error instanceof LxstowError && error.message.includes('ETag');
   for (;;) {
     const { metadata, etag } = await lxd.call<LxdInstance>({ path, query, signal });
     if (!isRight(metadata))
       throw new LxstowError('conflict', `instance ${nameOf(address)} is another one than it was; it was not touched`);
     const headers: Record<string, string> = etag === undefined ? {} : { 'if-match': etag };
     try {
-      return void (await lxd.call({ method: 'PATCH', path, query, headers, body: change(metadata), signal }));
+      await whenFree(signal, () => lxd.call({ method: 'PATCH', path, query, headers, body, signal }));
+      return;
     } catch (error) {
-      if (!(error instanceof LxstowError) || !error.message.includes('ETag')) throw error;
+      if (!isChanged(error)) throw error;
     }
   }
 }
@@ -226,14 +250,7 @@ export async function deleteInstance(lxd: LxdClient, address: Address, waiting: 
   const { signal } = waiting;
   const found = await findInstance(lxd, address, signal);
   if (!found) return;
-  if (isProtected(found))
-    await changeInstance(
-      lxd,
-      address,
-      () => true,
-      () => ({ config: { [protection]: 'false' } }),
-      signal,
-    );
+  if (isProtected(found)) await changeInstance(lxd, address, () => true, { config: { [protection]: 'false' } }, signal);
   if (found.status !== 'Stopped') await setState(lxd, address, 'stop', waiting, true);
   await deleteStoppedInstance(lxd, address, waiting);
 }
@@ -241,13 +258,7 @@ export async function deleteInstance(lxd: LxdClient, address: Address, waiting: 
 /** One that is gone is fine. */
 export async function deleteStoppedInstance(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
   try {
-    const { operation = '' } = await lxd.call({
-      method: 'DELETE',
-      path: instancePath(address),
-      query: { project: address.project },
-      signal: waiting.signal,
-    });
-    await lxd.wait(operation, waiting);
+    await change(lxd, address, { method: 'DELETE' }, waiting);
   } catch (error) {
     if (!isCode(error, 'not-found')) throw error;
   }

@@ -77,10 +77,10 @@ export function areTwins(one: Identity, other: Identity): boolean {
   );
 }
 
-/** A uuid, a cloud-init identity and MACs of its own, as `lxc copy` gives them. Static addresses are the owner's to change. */
+/** A uuid and MACs of its own, as `lxc copy` gives them; a rename gives it a cloud-init identity. Static addresses are the owner's to change. */
 export function ownIdentity({ config }: Pick<LxdInstance, 'config'>): Config {
   const uuid = randomUUID();
-  const fresh: Config = { 'volatile.cloud-init.instance-id': randomUUID() };
+  const fresh: Config = {};
   for (const key of ['volatile.uuid', 'volatile.uuid.generation']) if (config[key] !== undefined) fresh[key] = uuid;
   for (const key of Object.keys(config)) if (/^volatile\.[^.]+\.hwaddr$/.test(key)) fresh[key] = randomMac();
   return fresh;

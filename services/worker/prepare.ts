@@ -23,13 +23,7 @@ export async function prepare(restoring: Restoring, found: LxdInstance): Promise
   const { network = true, keepIdentity = false } = job.body;
   const devices = network ? {} : { devices: withoutNetwork(found) };
   // Under its own name nobody else has it.
-  await changeInstance(
-    tools.lxd,
-    imported,
-    () => true,
-    () => ({ config: asOurs('restored', id), ...devices }),
-    signal,
-  );
+  await changeInstance(tools.lxd, imported, () => true, { config: asOurs('restored', id), ...devices }, signal);
   const twins = await twinsOf(restoring, identityOf(found));
   if (twins.length > 0) {
     const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
@@ -85,13 +79,13 @@ function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin
  * others. Throws what is no refusal.
  */
 export async function changeWhatMay(
-  { attempt, tools }: Restoring,
+  { attempt, tools, target }: Restoring,
   address: Address,
   config: Config,
   kind: 'restored' | 'replaced' = 'restored',
 ): Promise<void> {
   const change = (some: Config) =>
-    changeInstance(tools.lxd, address, isMarked(kind, attempt.operation.id), () => ({ config: some }), attempt.held);
+    changeInstance(tools.lxd, address, isMarked(kind, attempt.operation.id), { config: some }, attempt.held);
   try {
     return await change(config);
   } catch (error) {
@@ -102,9 +96,7 @@ export async function changeWhatMay(
       await change({ [key]: value });
     } catch (error) {
       if (!isRefusal(error)) throw error;
-      attempt.warn(
-        `${key} of ${nameOf(address)} could not be set${value ? ` to ${value}` : ''}: ${asLxstowError(error).message}`,
-      );
+      attempt.warn(`${key} of ${nameOf(target)} is not ${value || 'removed'}: ${asLxstowError(error).message}`);
     }
   }
 }

@@ -14,6 +14,7 @@ import {
   setState,
   shutDown,
 } from '../lxd/instances.ts';
+import { everyInstance } from '../lxd/inventory.ts';
 import { asItsOwners, asOurs, beforeStart, isMarked, keptConfig } from './identity.ts';
 import { changeWhatMay } from './prepare.ts';
 import { type Here, look, type Restoring } from './restore.ts';
@@ -100,7 +101,7 @@ async function setAside(restoring: Restoring, found: LxdInstance): Promise<void>
   if (!isOld(found)) {
     await attempt.checkpoint({ replaced: { status: found.status, kept: keptConfig(found) } });
     const isNobodys = (instance: LxdInstance) => !isMarked('restored', id)(instance);
-    await changeInstance(lxd, target, isNobodys, () => ({ config: asOurs('replaced', id) }), waiting.signal);
+    await changeInstance(lxd, target, isNobodys, { config: asOurs('replaced', id) }, waiting.signal);
   }
   if (found.status !== 'Stopped') await shutDown(lxd, target, waiting);
   await unlessDone(
@@ -120,6 +121,8 @@ async function rename(restoring: Restoring): Promise<void> {
   const waiting = waitingOf(restoring);
   attempt.assertHeld();
   try {
+    const found = await findInstance(tools.lxd, imported, waiting.signal);
+    if (found && found.status !== 'Stopped') await setState(tools.lxd, imported, 'stop', waiting, true);
     await renameInstance(tools.lxd, imported, target.instance, waiting);
   } catch (error) {
     if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
@@ -162,6 +165,7 @@ export async function finishReplace({ attempt, tools, replaced }: Restoring): Pr
     await deleteStoppedInstance(tools.lxd, replaced, waiting);
   } catch (error) {
     attempt.signal.throwIfAborted();
+    if (isCode(error, 'lxd-unavailable')) throw error;
     attempt.warn(
       `the instance that was replaced could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
     );
@@ -188,16 +192,35 @@ export async function walkBack(restoring: Restoring): Promise<void> {
     if (here.target.status !== 'Stopped') await setState(lxd, target, 'stop', waiting, true);
     await renameInstance(lxd, target, imported.instance, waiting);
   }
-  if (here.replaced) await renameInstance(lxd, replaced, target.instance, waiting);
+  const was = attempt.operation.checkpoint?.replaced;
+  if (!was) return;
+  let runs = was.status !== 'Stopped';
+  if (here.replaced) {
+    if (here.replaced.status !== 'Stopped') {
+      runs = true;
+      await shutDown(lxd, replaced, waiting);
+    }
+    await renameInstance(lxd, replaced, target.instance, waiting);
+  }
   const isOld = isMarked('replaced', attempt.operation.id);
   const old = await findInstance(lxd, target, waiting.signal);
-  const was = attempt.operation.checkpoint?.replaced;
-  if (!old || !was || !isOld(old)) return;
-  const runs = was.status !== 'Stopped';
+  if (!old || !isOld(old)) return handBackElsewhere(restoring, waiting.signal);
   await changeWhatMay(restoring, target, beforeStart(was.kept), 'replaced');
   if (runs && old.status === 'Stopped') await setState(lxd, target, 'start', waiting);
   if (was.status === 'Frozen' && old.status !== 'Frozen') await setState(lxd, target, 'freeze', waiting);
-  await changeInstance(lxd, target, isOld, () => ({ config: asItsOwners('replaced', was.kept, runs) }), waiting.signal);
+  await changeWhatMay(restoring, target, asItsOwners('replaced', was.kept, runs), 'replaced');
+}
+
+/** Somebody has renamed what was to give way: it keeps that name, and gets its configuration back. */
+export async function handBackElsewhere(restoring: Restoring, signal: AbortSignal): Promise<void> {
+  const { attempt, tools } = restoring;
+  const { id, checkpoint } = attempt.operation;
+  for await (const { address, instance } of everyInstance(tools.lxd, signal)) {
+    if (!isMarked('replaced', id)(instance)) continue;
+    const config = asItsOwners('replaced', checkpoint?.replaced?.kept ?? {}, true);
+    await changeWhatMay(restoring, address, config, 'replaced');
+    attempt.warn(`${nameOf(address)} was to be replaced, and has been renamed by somebody; it is ${instance.status}`);
+  }
 }
 
 /** Only the loss of the lease ends these steps: neither a cancel nor the end of the worker may leave them half done. */

@@ -22,7 +22,7 @@ import { manifestKey } from '../storage/keys.ts';
 import { asItsOwners, isMarked, keptConfig } from './identity.ts';
 import { importArchive, settleImport } from './importArchive.ts';
 import { changeWhatMay, prepare } from './prepare.ts';
-import { assertReplaceable, finishReplace, giveUp, swap, takeName, walkBack } from './replace.ts';
+import { assertReplaceable, finishReplace, giveUp, handBackElsewhere, swap, takeName, walkBack } from './replace.ts';
 import type { Tools } from './tools.ts';
 
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
@@ -95,6 +95,15 @@ async function bringIn(restoring: Restoring): Promise<Here> {
   if (attempt.operation.checkpoint?.importing) await settleImport(imported, attempt, tools, signal);
   let here = await look(restoring, signal);
   if (!here.isIn && !here.replaced) await assertFree(restoring, here);
+  if (
+    here.imported &&
+    here.imported.status !== 'Stopped' &&
+    !isMarked('restored', attempt.operation.id)(here.imported)
+  ) {
+    // LXD was started again before it could be kept from starting what it had just imported: that is not what was stored any more.
+    await deleteInstance(tools.lxd, imported, { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs });
+    here = { ...here, imported: undefined };
+  }
   if (!here.isIn && !here.imported) {
     if (here.replaced)
       throw new LxstowError(
@@ -150,6 +159,7 @@ async function finish(restoring: Restoring): Promise<void> {
   }
   if (here.isIn) await handOver(restoring, here.target);
   if (here.replaced) await finishReplace(restoring);
+  else if (attempt.operation.checkpoint?.replaced) await handBackElsewhere(restoring, attempt.signal);
 }
 
 /** Gives the restored instance its own configuration back, as the last change. */

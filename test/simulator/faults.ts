@@ -92,6 +92,8 @@ export class Fault<Script> {
 
 export class Faults {
   readonly #planned: Planned[] = [];
+  /** For models: called before LXD looks at a call, and before its answer goes out. An error thrown there loses the connection. */
+  onCall: ((call: string, when: 'before' | 'after') => Promise<void>) | undefined;
 
   /**
    * The next backup, export, import or call goes wrong: `faults.next('export', { cutAt: 1000 })`,

@@ -1,7 +1,7 @@
 /** `POST /1.0/instances` with an archive: taken in whole, then unpacked by an operation, which keeps all or nothing. */
 import { randomUUID } from 'node:crypto';
 import { createWriteStream, existsSync } from 'node:fs';
-import { chmod, open, rm, writeFile } from 'node:fs/promises';
+import { chmod, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { parse, stringify } from 'yaml';
@@ -47,7 +47,7 @@ export function importRoutes(state: State, operations: Operations, faults: Fault
         try {
           await receive(call, archive, fault);
           if (fault?.script.hold === 'answer') await fault.hold(call.signal);
-          const index = await readArchive(archive, call.signal);
+          const index = state.hasFiles ? await readArchive(archive, call.signal) : await readFirst(archive);
           const { name, pool } = targetOf(call, index, state);
           const operation = operations.start(
             about('Restoring backup', { name, project: call.project }, 'containers', 'instances'),
@@ -100,6 +100,13 @@ async function readArchive(archive: string, signal: AbortSignal): Promise<Index>
   throw new Refusal(400, 'Backup is missing index.yaml');
 }
 
+/** The index of an archive that begins with it and is not compressed, without the help of tar. */
+async function readFirst(archive: string): Promise<Index> {
+  const bytes = await readFile(archive);
+  const size = Number.parseInt(bytes.toString('latin1', 124, 135), 8);
+  return parse(bytes.toString('utf8', 512, 512 + size)) as Index;
+}
+
 /** The name and the pool that the import is to have: what the request says, or else the index. */
 function targetOf({ request, project }: Call, index: Index, state: State): { name: string; pool: string } {
   const { 'x-lxd-name': name = index.name, 'x-lxd-pool': wanted } = request.headers;
@@ -124,11 +131,11 @@ async function restore(
     throw new Error(
       `Optimized backup storage driver "${index.backend}" differs from the target storage pool driver "${driver}"`,
     );
-  if (existsSync(state.volume(target)))
+  if (state.hasFiles && existsSync(state.volume(target)))
     throw new Error('Create instance from backup: Cannot restore volume, already exists on target');
   const instance = instanceFrom(index, target);
   try {
-    await unpackAll(state, archive, index, instance, signal);
+    if (state.hasFiles) await unpackAll(state, archive, index, instance, signal);
     if (fault?.script.hold === 'operation') await fault.hold(signal);
     if (fault?.script.error) fail(fault, fault.script.error);
     await state.makeLink(instance); // an instance of that name on another pool now points here
@@ -174,6 +181,7 @@ function instanceFrom(index: Index, target: { name: string; project: string; poo
   const { architecture, description, config, devices, profiles, created_at, last_used_at } = index.config.container;
   return {
     ...target,
+    serial: randomUUID(),
     architecture,
     description,
     config,

@@ -120,10 +120,21 @@ async function answerTo(
     }
     await fault.hold(gone.signal);
   }
+  const name = `${request.method} ${url.pathname}`;
+  const passes = async (when: 'before' | 'after') => {
+    try {
+      await faults.onCall?.(name, when);
+      return true;
+    } catch {
+      response.destroy();
+      return false;
+    }
+  };
+  if (!(await passes('before'))) return undefined;
   const { params, handlers } = find(url.pathname);
   const handler = handlers[request.method as Method];
   if (!handler) throw new Refusal(501, 'not implemented');
-  return handler({
+  const answer = await handler({
     param: (name) => params.get(name) ?? '',
     query: url.searchParams,
     project: url.searchParams.get('project') ?? 'default',
@@ -132,6 +143,7 @@ async function answerTo(
     signal: gone.signal,
     body: (statusIfBad) => readJson(request, statusIfBad),
   });
+  return (await passes('after')) ? answer : undefined;
 }
 
 /** What is left of the request is read and dropped, so that the client gets to see the answer. */

@@ -19,6 +19,8 @@ import { type Config, type Profile, State } from './state.ts';
 export interface SimulatorOptions {
   /** LXD_DIR; a folder of its own, removed at the end, without it. */
   dir?: string;
+  /** False: instances are names and configuration only, for models. */
+  files?: boolean;
   log?: Log;
 }
 
@@ -43,6 +45,8 @@ export interface LxdSimulator extends AsyncDisposable {
   /** Of driver dir, and so without optimized backups. */
   readonly dirPool: string;
   readonly faults: Faults;
+  /** What it has, past its API. */
+  readonly state: State;
   /** Makes an instance that runs. Returns the path of its root filesystem, which may be written to. */
   createInstance(name: string, options?: InstanceOptions): Promise<string>;
   snapshot(name: string, snapshot: string, project?: string): Promise<void>;
@@ -62,10 +66,14 @@ export interface LxdSimulator extends AsyncDisposable {
 }
 
 /** Starts a simulated LXD on a socket of its own. It needs GNU tar; owners are kept as root only. */
-export async function startSimulator({ dir, log = () => undefined }: SimulatorOptions = {}): Promise<LxdSimulator> {
+export async function startSimulator({
+  dir,
+  files = true,
+  log = () => undefined,
+}: SimulatorOptions = {}): Promise<LxdSimulator> {
   await using opening = new AsyncDisposableStack();
   const lxdDir = dir ?? opening.use(await openFolder('simulator', log)).path;
-  const state = new State(lxdDir);
+  const state = new State(lxdDir, files);
   await state.makeFolders();
   const faults = new Faults();
   const socket = join(lxdDir, 'unix.socket');
@@ -80,6 +88,7 @@ export async function startSimulator({ dir, log = () => undefined }: SimulatorOp
     pool: 'bt',
     dirPool: 'dirpool',
     faults,
+    state,
     async createInstance(name, { project = 'default', config = {}, profiles = ['default'], pool, dataMiB = 0 } = {}) {
       const devices = pool ? { root: { path: '/', pool, type: 'disk' } } : undefined;
       const instance = state.newInstance(name, { project, config, profiles, devices: devices ?? {} });

@@ -24,6 +24,8 @@ export interface Backup {
 }
 
 export interface Instance {
+  /** The same through all renames, and no other's. */
+  serial: string;
   name: string;
   project: string;
   pool: string;
@@ -136,6 +138,7 @@ export class State {
     options: { project: string; config: Config; devices: Devices; profiles: string[] },
   ): Instance {
     const instance = {
+      serial: randomUUID(),
       name,
       pool: '',
       architecture: architectures[process.arch] ?? process.arch,

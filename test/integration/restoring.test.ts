@@ -1,0 +1,232 @@
+/** What a restore touches, and what it leaves as it was, on a real LXD: other people rename, start and protect meanwhile. */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import type { Operation } from '../../services/contract.ts';
+import type { LxdInstance } from '../../services/lxd/instances.ts';
+import type { Answer } from '../lab/lxstow.ts';
+import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
+
+const macKey = 'volatile.eth0.hwaddr';
+
+describe('a restore', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let lxc: (...args: string[]) => Promise<string>;
+  let isReal = false;
+  before(async () => {
+    stack = await openStack('restoring', { config: { worker: { slots: 2 } } });
+    isReal = stack.lab.lxd !== undefined;
+    lxc = async (...args) => (await stack.lab.lxd?.lxc(args)) ?? '';
+    if (!isReal) return;
+    await stack.launch('large', { dataMiB: 150 });
+    await stack.launch('web', { dataMiB: 2 });
+  });
+  after(() => stack?.[Symbol.asyncDispose]());
+
+  const path = (instance: string, backup: string) => `/1.0/instances/${instance}/backups/${backup}`;
+  const restore = (instance: string, backup: string, body: object = {}) =>
+    stack.stow.request('POST', path(instance, backup), { body });
+  const show = async (name: string): Promise<LxdInstance> =>
+    JSON.parse(await lxc('query', `/1.0/instances/${name}`)) as LxdInstance;
+
+  /** Every instance with its state, but those that have nothing to do with `names`. */
+  async function instances(...names: string[]): Promise<string[]> {
+    const all = JSON.parse(await lxc('query', '/1.0/instances?recursion=1')) as LxdInstance[];
+    return all
+      .filter(({ name }) => name.startsWith('lxstow-') || names.some((wanted) => name.startsWith(wanted)))
+      .map(({ name, status }) => `${name} ${status}`)
+      .sort();
+  }
+
+  /** What must be as it was; what a start and a stop change is left out. */
+  async function configOf(name: string): Promise<Record<string, string>> {
+    const { config } = await show(name);
+    const passing = /^volatile\.(idmap|last_state|[^.]+\.(host_name|last_state))/;
+    return Object.fromEntries(Object.entries(config).filter(([key]) => !passing.test(key)));
+  }
+
+  const moved = (answer: Answer) =>
+    until(
+      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
+      ({ status_code, metadata }) => status_code >= 200 || (metadata.bytes_done ?? 0) > 5_000_000,
+    );
+
+  for (const end of ['ends', 'is cancelled'] as const) {
+    it(`that ${end} leaves the original alone that is renamed back and started meanwhile`, async (t) => {
+      if (!isReal) return t.skip('no LXD here');
+      const backup = await stack.backup('large', '?compression=none');
+      const files = await stack.fingerprint('large');
+      await lxc('stop', '-f', 'large');
+      await lxc('rename', 'large', 'large-aside');
+      const before = await configOf('large-aside');
+      const answer = await restore('large', backup);
+      await moved(answer);
+      await lxc('rename', 'large-aside', 'large');
+      await lxc('start', 'large');
+      if (end === 'is cancelled') {
+        await stack.stow.request('DELETE', answer.body.operation);
+        const { status } = await stack.stow.finished(answer);
+        assert.ok(['Cancelled', 'Failure'].includes(status), status);
+      } else {
+        const { err, code } = await failed(stack.stow, answer);
+        assert.equal(code, 'conflict');
+        assert.match(err, /large has been made by somebody else meanwhile; it was not touched/);
+      }
+      assert.deepEqual(await instances('large'), ['large Running']);
+      assertSame(await stack.fingerprint('large'), files);
+      const changed = ['volatile.cloud-init.instance-id', 'volatile.apply_template'];
+      const rest = (config: object) => Object.entries(config).filter(([key]) => !changed.includes(key));
+      assert.deepEqual(rest(await configOf('large')), rest(before));
+    });
+  }
+
+  it('that replaces gives the instance the identity of its backup, and nothing of ours stays', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const backup = await stack.backup('web');
+    const before = await configOf('web');
+    const files = await stack.fingerprint('web');
+    await succeeded(stack.stow, await restore('web', backup, { replace: true }));
+    assert.deepEqual(await instances('web'), ['web Running']);
+    assert.deepEqual(await configOf('web'), before);
+    assertSame(await stack.fingerprint('web'), files);
+  });
+
+  it('of a running instance does not run when LXD is started again, unless it was to', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await stack.launch('rebooted');
+    const backup = await stack.backup('rebooted');
+    const before = await configOf('rebooted');
+    await stack.remove('rebooted');
+    await succeeded(stack.stow, await restore('rebooted', backup));
+    await succeeded(stack.stow, await restore('rebooted', backup, { name: 'rebooted-2', start: true }));
+    await stack.lab.lxd?.kill('SIGKILL');
+    await stack.lab.lxd?.start();
+    // By its own order LXD has started all that it will when it has started this one.
+    await lxc('config', 'set', 'rebooted-2', 'user.seen', 'yes');
+    assert.deepEqual(await instances('rebooted'), ['rebooted Stopped', 'rebooted-2 Running']);
+    assert.deepEqual(await configOf('rebooted'), before);
+    for (const name of ['rebooted', 'rebooted-2']) await stack.remove(name);
+  });
+
+  it('that replaces is refused before anything is done where the instance cannot give way', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('init', 'bb', 'once', '--ephemeral', '--config', 'security.privileged=true');
+    await lxc('start', 'once');
+    const backup = await stack.backup('once');
+    assertError(await restore('once', backup, { replace: true }), 409, /once cannot be replaced: it is ephemeral/);
+    assert.deepEqual(await instances('once'), ['once Running']);
+    await stack.remove('once');
+
+    const kept = await stack.backup('web');
+    await lxc('config', 'set', 'web', 'security.protection.delete', 'true');
+    assertError(await restore('web', kept, { replace: true }), 409, /web cannot be replaced: it is protected/);
+    await lxc('config', 'unset', 'web', 'security.protection.delete');
+    assert.deepEqual(await instances('web'), ['web Running']);
+  });
+
+  it('that is cancelled removes what it made, protected or not', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('config', 'set', 'large', 'security.protection.delete', 'true');
+    const backup = await stack.backup('large', '?compression=none');
+    await lxc('config', 'unset', 'large', 'security.protection.delete');
+    const answer = await restore('large', backup, { name: 'large-copy' });
+    await until(
+      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
+      ({ status_code, metadata }) => status_code >= 200 || metadata.stage === 'unpacking',
+    );
+    await stack.stow.request('DELETE', answer.body.operation);
+    const { status } = await stack.stow.finished(answer);
+    if (status === 'Success') return t.diagnostic('it was too late');
+    assert.equal(status, 'Cancelled');
+    assert.deepEqual(await instances('large'), ['large Running']);
+  });
+
+  it('that replaces a frozen instance leaves one that runs', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const backup = await stack.backup('web');
+    await lxc('pause', 'web');
+    await succeeded(stack.stow, await restore('web', backup, { replace: true }));
+    assert.deepEqual(await instances('web'), ['web Running']);
+  });
+
+  it('that does not start walks back once: the one before runs as it did', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('config', 'set', 'web', 'raw.lxc', 'lxc.hook.pre-start = /bin/false');
+    const backup = await stack.backup('web');
+    await lxc('config', 'unset', 'web', 'raw.lxc');
+    const before = await configOf('web');
+    const files = await stack.fingerprint('web');
+    const answer = await restore('web', backup, { replace: true });
+    const { err, code } = await failed(stack.stow, answer);
+    assert.equal(code, 'not-replaced');
+    assert.match(err, /^instance web could not be replaced, and is as it was: /);
+    assert.equal(
+      (await stack.stow.logOf(0)).split('job begun').filter((line) => line.includes(idOf(answer))).length,
+      1,
+    );
+    assert.deepEqual(await instances('web'), ['web Running']);
+    assert.deepEqual(await configOf('web'), before);
+    assertSame(await stack.fingerprint('web'), files);
+
+    const alone = await failed(stack.stow, await restore('web', backup, { name: 'web-2', start: true }));
+    assert.equal(alone.code, 'not-started');
+    assert.match(alone.err, /web-2 is restored, but does not start: /);
+    assert.deepEqual(await instances('web'), ['web Running', 'web-2 Stopped']);
+    assert.equal((await show('web-2')).config['user.lxstow.restored'], undefined);
+    await stack.remove('web-2');
+  });
+
+  it('under another name is no twin of the instance that lives, unless that is wanted', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('init', 'bb', 'db', '--config', 'security.privileged=true');
+    await lxc('config', 'device', 'add', 'db', 'eth0', 'nic', 'nictype=p2p', 'name=eth0');
+    await lxc('start', 'db');
+    const backup = await stack.backup('db');
+    const original = (await show('db')).config;
+    const keys = ['volatile.uuid', macKey, 'volatile.cloud-init.instance-id'];
+
+    await succeeded(stack.stow, await restore('db', backup, { name: 'db-own', start: true }));
+    const own = (await show('db-own')).config;
+    for (const key of keys) assert.notEqual(own[key], original[key], key);
+    assert.match(own[macKey] ?? '', /^00:16:3e(:[0-9a-f]{2}){3}$/);
+
+    const kept = await succeeded(stack.stow, await restore('db', backup, { name: 'db-kept', keepIdentity: true }));
+    const { config } = await show('db-kept');
+    for (const key of keys) assert.equal(config[key], original[key], key);
+    assert.match(kept.metadata.warnings?.[0] ?? '', /^db has the same identity/);
+
+    await lxc('config', 'device', 'set', 'db', 'eth0', 'hwaddr=00:16:3e:12:34:56');
+    const fixed = await stack.backup('db');
+    const told = await succeeded(stack.stow, await restore('db', fixed, { name: 'db-static' }));
+    assert.match(
+      told.metadata.warnings?.join() ?? '',
+      /device eth0 has the address 00:16:3e:12:34:56, which db has, too/,
+    );
+
+    await succeeded(stack.stow, await restore('db', fixed, { name: 'db-look', network: false, start: true }));
+    assert.deepEqual((await show('db-look')).expanded_devices.eth0, { type: 'none' });
+    for (const name of ['db', 'db-own', 'db-kept', 'db-static', 'db-look']) await stack.remove(name);
+  });
+
+  it('into a restricted project says what LXD would not let it keep', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const restricted = ['-c', 'restricted=true', '-c', 'restricted.containers.privilege=allow'];
+    await lxc('project', 'create', 'narrow', '-c', 'features.images=false', ...restricted);
+    const backup = await stack.backup('web');
+    const { metadata } = await succeeded(stack.stow, await restore('web', backup, { project: 'narrow', name: 'web' }));
+    assert.match(metadata.warnings?.join() ?? '', /volatile\.uuid of web \(project narrow\) is not /);
+    await stack.remove('web', 'narrow');
+    await lxc('profile', 'delete', 'default', '--project', 'narrow').catch(() => undefined);
+    await lxc('project', 'delete', 'narrow');
+  });
+
+  it('is not made to names of lxstow’s own, and these are in no list', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const backup = await stack.backup('web');
+    const name = 'lxstow-0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+    assertError(await restore('web', backup, { name }), 400, /is for lxstow's own work/);
+    await lxc('init', 'bb', name);
+    const { body } = await stack.stow.request('GET', '/1.0/instances');
+    assert.ok(!body.metadata.some((each: string) => each.includes(name)), body.metadata);
+    await stack.remove(name);
+  });
+});
