@@ -248,7 +248,10 @@ export class World {
     if (!error) return attempt.finish((operation) => succeed(operation, now)).catch(ignoreLoss);
     const isOver = error.code === 'cancelled' || error.permanent || attempt.operation.attempt >= attempts;
     const { code, message } = error;
-    if (isOver) await undoRestore(job, attempt, tools).catch((reason) => void (this.undone = asLxstowError(reason)));
+    if (isOver)
+      await undoRestore(job, attempt, tools).catch((reason) => {
+        this.undone = asLxstowError(reason);
+      });
     await attempt
       .finish((operation) => {
         if (!isOver) return handBack(operation, message, now, true);
