@@ -1,6 +1,6 @@
 /** The engines that the lab can start: LXD and Incus as Debian has them, each but the machine's own LXD in a system of its own. */
 import { type DebianSystem, makeSystem } from './debian.ts';
-import { findPart } from './parts.ts';
+import { findPart, heard } from './parts.ts';
 import { type Log, run } from './run.ts';
 
 /** An engine that runs in a root filesystem of its own. */
@@ -76,7 +76,7 @@ export function findTree(engine: CagedEngine, log: Log, signal?: AbortSignal): P
       installers: [
         async (folder, log, signal) => {
           log(`installing ${title} from Debian ${system.codename} into the lab's cache (about ${seconds} s)`);
-          return makeSystem(system, folder, signal);
+          return heard(`still installing ${title}`, log, () => makeSystem(system, folder, signal));
         },
       ],
     },
