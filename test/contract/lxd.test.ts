@@ -13,6 +13,7 @@ async function openSimulator(): Promise<ContractLxd> {
     ...simulator,
     project: 'default',
     otherProject: 'lxstow-lab',
+    real: undefined,
     async launch(name, { profiles = [], ...options }) {
       await simulator.createInstance(name, { ...options, profiles: ['default', ...profiles] });
     },
@@ -39,6 +40,7 @@ async function openReal(engine: Engine): Promise<ContractLxd> {
     otherProject: isOurs ? 'lxstow-lab' : undefined,
     pool,
     dirPool,
+    real: lxd,
     async launch(name, { profiles = [], ...options }) {
       await launch(name, options);
       await lxc(['profile', 'assign', name, ['default', ...profiles].join(',')]);
