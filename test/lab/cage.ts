@@ -9,8 +9,8 @@ import { startDaemon } from './processes.ts';
 export interface Cage {
   /** A command, as it must be started from outside to run inside. */
   enter(command: string, args: string[]): { command: string; args: string[] };
-  /** What it must have in its environment, besides what the folder gives it. */
-  readonly env: NodeJS.ProcessEnv;
+  /** Its PATH: this machine's may name what is not in there. */
+  readonly path: string;
   /** Where this process finds a path of the inside. */
   visible(path: string): string;
 }
@@ -33,7 +33,7 @@ export async function openCage(tree: string, folder: LabFolder, signal?: AbortSi
   const namespace = ['--target', String(holder.pid), '--mount', '--'];
   return {
     enter: (command, args) => ({ command: 'nsenter', args: [...namespace, command, ...args] }),
-    env: { PATH: systemPath },
+    path: systemPath,
     visible: (path) => `/proc/${holder.pid}/root${path}`,
   };
 }

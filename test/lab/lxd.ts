@@ -8,6 +8,7 @@ import { buildImage } from './image.ts';
 import { cagedLxd, type Lxc, type LxdPlace, ownLxd, projectInLxd } from './lxdPlace.ts';
 import type { Daemon } from './processes.ts';
 import { errorText, type Log } from './run.ts';
+import type { Held, Tool } from './tools.ts';
 
 /** Far more than LXD needs to delete what a test leaves; after it the processes are ended all the same. */
 const deleteTimeoutMs = 30_000;
@@ -48,6 +49,8 @@ export interface LabLxd extends Daemon, AsyncDisposable {
   /** Where everything goes unless told otherwise: `default`, or our own one in somebody's daemon. */
   readonly project: string;
   readonly lxc: Lxc;
+  /** Has the programs that LXD runs wait before they begin. Throws for a daemon that is not ours. */
+  hold(tool: Tool): Promise<Held>;
   /** Creates a container, fills its /data with files that depend on name, size and kind only, and starts it. */
   launch(name: string, options?: LaunchOptions): Promise<void>;
   /** See fingerprintOf(). The instance may run or be stopped, but should not be writing. */
@@ -97,6 +100,10 @@ export async function startLxd({
     dirPool,
     project,
     lxc,
+    async hold(tool: Tool) {
+      if (!place.tools) throw new Error('the programs of an LXD that is not ours are not to be held');
+      return place.tools.hold(tool);
+    },
     async launch(instance: string, options: LaunchOptions = {}) {
       const { project: into = project, pool: on = pool, privileged = true, dataMiB = 0, kind = 'mixed' } = options;
       const config = ['--storage', on, '--config', `security.privileged=${privileged}`];

@@ -5,7 +5,9 @@ import { openCage } from './cage.ts';
 import { type CagedEngine, cageOf } from './engines.ts';
 import type { LabFolder } from './folder.ts';
 import { type Daemon, startDaemon } from './processes.ts';
+import { onPath } from './parts.ts';
 import { type RunOptions, run } from './run.ts';
+import { makeTools, type Tools } from './tools.ts';
 
 export interface LxcOptions extends RunOptions {
   /** Instead of the lab's own. Not for `lxc query`, which wants it in the URL, nor with `--all-projects`. */
@@ -27,6 +29,8 @@ export interface LxdPlace {
   project: string;
   pool: string;
   dirPool: string;
+  /** None in a daemon that is not ours. */
+  tools?: Tools;
 }
 
 /** Our own LXD project besides `default`, which shares its images and profiles. */
@@ -46,7 +50,12 @@ export async function cagedLxd(
   const cage = await openCage(tree, folder, signal);
   const dir = join(folder.path, 'lxd');
   await mkdir(dir);
-  const env = { ...cage.env, [`${prefix}_DIR`]: dir, [`${prefix}_CONF`]: join(folder.path, 'conf') };
+  const tools = await makeTools(folder, (tool) => join('/usr/bin', tool));
+  const env = {
+    PATH: `${tools.folder}:${cage.path}`,
+    [`${prefix}_DIR`]: dir,
+    [`${prefix}_CONF`]: join(folder.path, 'conf'),
+  };
   const daemon = await startDaemon({
     ...cage.enter(binary, ['--group', 'root']),
     folder,
@@ -65,14 +74,15 @@ export async function cagedLxd(
   await lxc(secondProject);
   const visibleDir = cage.visible(dir);
   const socket = join(dir, 'unix.socket');
-  return { daemon, lxc, socket, dir, visibleDir, project: 'default', pool: 'bt', dirPool: 'dirpool' };
+  return { daemon, lxc, socket, dir, visibleDir, project: 'default', pool: 'bt', dirPool: 'dirpool', tools };
 }
 
 /** A daemon of our own below the folder. */
 export async function ownLxd(folder: LabFolder, signal?: AbortSignal): Promise<LxdPlace> {
   const dir = join(folder.path, 'lxd');
   await mkdir(dir);
-  const env = { LXD_DIR: dir };
+  const tools = await makeTools(folder, (tool) => onPath(tool) ?? tool);
+  const env = { PATH: `${tools.folder}:${process.env.PATH}`, LXD_DIR: dir };
   const daemon = await startDaemon({
     command: 'lxd',
     args: ['--group', 'root'],
@@ -86,7 +96,7 @@ export async function ownLxd(folder: LabFolder, signal?: AbortSignal): Promise<L
   const socket = join(dir, 'unix.socket');
   const lxc = lxcFor(socket, 'default', folder);
   await lxc(secondProject);
-  return { daemon, lxc, socket, dir, visibleDir: dir, project: 'default', pool: 'bt', dirPool: 'dirpool' };
+  return { daemon, lxc, socket, dir, visibleDir: dir, project: 'default', pool: 'bt', dirPool: 'dirpool', tools };
 }
 
 /** A new project, with images and profiles of its own, in a daemon that is not ours; the folder's removal ends it. */
