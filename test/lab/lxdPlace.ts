@@ -4,8 +4,8 @@ import { dirname, join } from 'node:path';
 import { openCage } from './cage.ts';
 import { type CagedEngine, cageOf } from './engines.ts';
 import type { LabFolder } from './folder.ts';
-import { type Daemon, startDaemon } from './processes.ts';
 import { onPath } from './parts.ts';
+import { type Daemon, startDaemon } from './processes.ts';
 import { type RunOptions, run } from './run.ts';
 import { makeTools, type Tools } from './tools.ts';
 
