@@ -5,7 +5,7 @@ import type { ByteSource } from '../archive/blocks.ts';
 import type { Address } from '../contract.ts';
 import type { Download } from '../download.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import type { LxdClient } from './client.ts';
+import { type LxdClient, unlessMissing } from './client.ts';
 
 /** All our backups in LXD begin so; what does not is not ours. */
 export const mark = 'lxstow-';
@@ -17,8 +17,12 @@ interface Waiting {
   idleTimeoutMs: number;
 }
 
-function backupsPath({ instance }: Address): string {
-  return `/1.0/instances/${encodeURIComponent(instance)}/backups`;
+function instancePath({ instance }: Address): string {
+  return `/1.0/instances/${encodeURIComponent(instance)}`;
+}
+
+function backupsPath(address: Address): string {
+  return `${instancePath(address)}/backups`;
 }
 
 /** What LXD has made. */
@@ -266,7 +270,10 @@ export interface Import {
   finish(waiting: Waiting, onTaken?: () => void): Promise<void>;
 }
 
-/** Opens an import under a name that must be free. LXD discards everything when the request is destroyed before its end. */
+/**
+ * Opens an import under a name that must be free. LXD discards everything when the request is destroyed before its end. Name and pool go in LXD's
+ * headers and in Incus's: each reads its own, and an Incus that reads none takes name and pool from the archive.
+ */
 export function openImport(lxd: LxdClient, address: Address, pool: string | undefined, signal: AbortSignal): Import {
   const { outgoing, answer } = lxd.open({
     method: 'POST',
@@ -274,8 +281,8 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
     query: { project: address.project },
     headers: {
       'content-type': 'application/octet-stream',
-      'x-lxd-name': address.instance,
-      ...(pool ? { 'x-lxd-pool': pool } : {}),
+      ...forEachServer('name', address.instance),
+      ...(pool ? forEachServer('pool', pool) : {}),
     },
     signal,
   });
@@ -285,8 +292,18 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
       const { operation = '' } = await lxd.envelope(await answer, waiting.signal);
       onTaken?.();
       await lxd.wait(operation, { ...waiting, idleTimeoutMs: Number.POSITIVE_INFINITY });
+      const { project, instance } = address;
+      if (await unlessMissing(() => lxd.get(instancePath(address), { project }, waiting.signal))) return;
+      throw new LxstowError(
+        'lxd-refused',
+        `LXD (${lxd.remote}) has taken the archive in, but not as ${instance}: look for an instance with the name that it had when it was backed up`,
+      );
     },
   };
+}
+
+function forEachServer(what: 'name' | 'pool', value: string): Record<string, string> {
+  return { [`x-lxd-${what}`]: value, [`x-incus-${what}`]: value };
 }
 
 const units: Record<string, number> = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };

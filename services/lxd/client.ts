@@ -3,10 +3,12 @@ import { existsSync } from 'node:fs';
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
 import { type Download, Downloader } from '../download.ts';
 import { asLxstowError, isCode, isFault, LxstowError } from '../errors.ts';
+import { isRefusal } from './refusals.ts';
 
 export interface LxdRequest {
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -49,7 +51,8 @@ export interface LxdCall {
 
 /** A call that LXD does not answer for so long is given up; the long things are operations. */
 const answerTimeoutMs = 60_000;
-const pollSeconds = 1;
+/** How long an operation is waited for whose LXD does not answer, at the most: longer than an LXD takes to be upgraded. */
+const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
 /** Where LXD's socket is when nobody says. */
@@ -69,10 +72,19 @@ export class LxdClient implements Disposable {
   readonly #transport: typeof http | typeof https;
   readonly #downloader: Downloader;
   readonly #origin: string;
+  readonly #pollMs: number;
   readonly #onAnswer: ((call: LxdCall) => void) | undefined;
 
-  constructor(remote: string, config: RemoteConfig, env: NodeJS.ProcessEnv, onAnswer?: (call: LxdCall) => void) {
+  /** `pollMs`: how often an operation is looked at. */
+  constructor(
+    remote: string,
+    config: RemoteConfig,
+    env: NodeJS.ProcessEnv,
+    onAnswer?: (call: LxdCall) => void,
+    pollMs = 1000,
+  ) {
     this.remote = remote;
+    this.#pollMs = pollMs;
     this.#onAnswer = onAnswer;
     if (config.url) {
       const url = new URL(config.url);
@@ -206,9 +218,10 @@ export class LxdClient implements Disposable {
   }
 
   /**
-   * Waits for an operation to end well. `onProgress` sees its metadata about once a second. Throws lxd-failed with LXD's reason, and
-   * lxd-stalled when its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. An operation that
-   * LXD does not know, because it was restarted or because the end is more than 5 s ago, is lxd-failed: it may be tried again.
+   * Waits for an operation to end well. `onProgress` sees its metadata about once a second. Throws lxd-failed or lxd-refused with LXD's reason,
+   * and lxd-stalled when its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. While LXD does not
+   * answer, its operation goes on: only after `idleTimeoutMs` (at most `longestOutageMs`) without an answer is it lxd-unavailable. An operation
+   * that LXD does not know, because it was restarted or because the end is more than 5 s ago, is lxd-failed: it may be tried again.
    */
   async wait(
     path: string,
@@ -216,11 +229,21 @@ export class LxdClient implements Disposable {
   ): Promise<LxdOperation> {
     const { signal, idleTimeoutMs, onProgress } = options;
     let [seen, seenAt] = ['', performance.now()];
+    let answeredAt = performance.now();
     for (;;) {
-      const operation = await this.#poll(path, signal);
+      const askedAt = performance.now();
+      const operation = await this.#poll(path, signal).catch((error) => {
+        const isLost = performance.now() - answeredAt > Math.min(idleTimeoutMs, longestOutageMs);
+        if (isLost || !isCode(error, 'lxd-unavailable')) throw error;
+        return undefined;
+      });
+      if (!operation) {
+        await this.#untilNextPoll(askedAt, signal);
+        continue;
+      }
+      answeredAt = performance.now();
       if (operation.status_code === 200) return operation;
-      if (operation.status_code > 200)
-        throw new LxstowError('lxd-failed', `LXD (${this.remote}): ${operation.err || operation.status}`);
+      if (operation.status_code > 200) throw this.#failed(operation);
       const metadata = JSON.stringify(operation.metadata);
       if (metadata !== seen) [seen, seenAt] = [metadata, performance.now()];
       if (performance.now() - seenAt > idleTimeoutMs) {
@@ -230,22 +253,41 @@ export class LxdClient implements Disposable {
         );
       }
       if (operation.metadata) onProgress?.(operation.metadata);
+      await this.#untilNextPoll(askedAt, signal);
     }
   }
 
+  /**
+   * The operation, when it has ended or a second is over. Of an operation that still runs then, and of one that failed, LXD's `wait` answers
+   * an error since December 2023, with a code that is the operation's own or 500: what became of it says the operation itself.
+   */
   async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
     try {
-      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(pollSeconds) }, signal);
+      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(Math.ceil(this.#pollMs / 1000)) }, signal);
+    } catch (error) {
+      if (signal.aborted || !(error instanceof LxstowError)) throw error;
+    }
+    try {
+      return await this.get<LxdOperation>(path, {}, signal);
     } catch (error) {
       if (!isCode(error, 'not-found')) throw error;
-      throw new LxstowError(
-        'lxd-failed',
-        `LXD (${this.remote}) does not know its operation ${path}; was it restarted?`,
-        {
-          cause: error,
-        },
-      );
+      const message = `LXD (${this.remote}) does not know its operation ${path}; was it restarted?`;
+      throw new LxstowError('lxd-failed', message, { cause: error });
     }
+  }
+
+  /** A poll that was answered early is not followed by the next one at once. */
+  async #untilNextPoll(askedAt: number, signal: AbortSignal): Promise<void> {
+    const restMs = this.#pollMs - (performance.now() - askedAt);
+    if (restMs <= 0) return;
+    await delay(restMs, undefined, { signal }).catch((error) => {
+      throw this.failure(error, signal);
+    });
+  }
+
+  #failed({ err, status }: LxdOperation): LxstowError {
+    const text = err || status;
+    return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `LXD (${this.remote}): ${text}`);
   }
 
   /** What went wrong on the way to LXD or back, in our words. */
@@ -263,7 +305,7 @@ export class LxdClient implements Disposable {
     const message = `LXD (${this.remote}): ${text}`;
     if (code === 404) return new LxstowError('not-found', message);
     if (code === 503) return new LxstowError('lxd-unavailable', message);
-    return new LxstowError(code >= 500 ? 'lxd-failed' : 'lxd-refused', message);
+    return new LxstowError(code >= 500 && !isRefusal(text) ? 'lxd-failed' : 'lxd-refused', message);
   }
 
   [Symbol.dispose](): void {

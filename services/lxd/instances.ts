@@ -307,7 +307,10 @@ export function nameOf({ instance, project }: Pick<Address, 'instance' | 'projec
   return project === 'default' ? instance : `${instance} (project ${project})`;
 }
 
-/** The path of an import of this instance that LXD is still at, begun by whomever; undefined when there is none. */
+/**
+ * The path of an import that LXD is still at, begun by anyone, and that is or may be of this instance; undefined when there is none. LXD 6
+ * does not say in `resources` what an import works on. One that cannot be told from another's is returned too: to wait for it harms nobody.
+ */
 export async function runningImport(
   lxd: LxdClient,
   address: Address,
@@ -318,18 +321,23 @@ export async function runningImport(
     { recursion: '1', project: address.project },
     signal,
   );
-  const found = (operations.running ?? []).find(
-    ({ description, resources }) =>
-      description === 'Restoring backup' &&
-      Object.values(resources ?? {}).some((paths) =>
-        paths.some((path) => path.split('?')[0]?.split('/').at(-1) === address.instance),
-      ),
-  );
+  const imports = (operations.running ?? []).filter(({ description }) => description === 'Restoring backup');
+  const found =
+    imports.find((operation) => namesOf(operation).includes(address.instance)) ??
+    imports.find((operation) => namesOf(operation).length === 0);
   return found && `/1.0/operations/${found.id}`;
+}
+
+/** The instances that an operation says that it works on: in `resources`, or in LXD 6 in `metadata.entity_url`. */
+function namesOf({ resources, metadata }: RunningOperation): string[] {
+  const paths = [...Object.values(resources ?? {}).flat(), metadata?.entity_url];
+  const segments = paths.map((path) => (typeof path === 'string' ? path : '').split('?')[0]?.split('/') ?? []);
+  return segments.flatMap(([, , kind, name]) => (kind === 'instances' || kind === 'containers' ? (name ?? []) : []));
 }
 
 interface RunningOperation {
   id: string;
   description: string;
   resources: Record<string, string[]> | null;
+  metadata: Record<string, unknown> | null;
 }

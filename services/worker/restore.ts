@@ -105,11 +105,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     here = { ...here, imported: undefined };
   }
   if (!here.isIn && !here.imported) {
-    if (here.replaced)
-      throw new LxstowError(
-        'conflict',
-        `${nameOf(imported)}, which was restored, is gone: somebody renamed or deleted it`,
-      );
+    if (here.replaced) throw isGone(restoring);
     await claimForReading(source, attempt, tools);
     const manifest = await readManifest(source, tools, signal);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
@@ -119,11 +115,6 @@ async function bringIn(restoring: Restoring): Promise<Here> {
       attempt.warn(`profile ${name} is not what it was when the backup was made; it was left as it is`);
     await importArchive(imported, source, job.body.pool, manifest, attempt, tools);
     here = await look(restoring, signal);
-    if (!here.imported)
-      throw new LxstowError(
-        'lxd-failed',
-        `LXD (${tools.lxd.remote}) says that it has imported ${nameOf(imported)}, but it is not there`,
-      );
   }
   if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
     // Unless an attempt before has changed them, they are still the archive's.
@@ -131,7 +122,15 @@ async function bringIn(restoring: Restoring): Promise<Here> {
       await attempt.checkpoint({ imported: true, kept: keptConfig(here.imported) });
     await prepare(restoring, here.imported);
   }
+  if (!here.isIn && !here.imported) throw isGone(restoring);
   return here;
+}
+
+function isGone({ imported }: Restoring): LxstowError {
+  return new LxstowError(
+    'conflict',
+    `${nameOf(imported)}, which was restored, is gone: somebody renamed or deleted it`,
+  );
 }
 
 /** Throws conflict where somebody has the name who is not to give way. */

@@ -1,3 +1,4 @@
+import { type Engine, engines, titleOf } from '../lab/engines.ts';
 import { findLxd } from '../lab/findLxd.ts';
 import { openLab } from '../lab/lab.ts';
 import { startSimulator } from '../simulator/simulator.ts';
@@ -12,6 +13,7 @@ async function openSimulator(): Promise<ContractLxd> {
     ...simulator,
     project: 'default',
     otherProject: 'lxstow-lab',
+    real: undefined,
     async launch(name, { profiles = [], ...options }) {
       await simulator.createInstance(name, { ...options, profiles: ['default', ...profiles] });
     },
@@ -26,18 +28,19 @@ async function openSimulator(): Promise<ContractLxd> {
   };
 }
 
-async function openReal(): Promise<ContractLxd> {
-  const lab = await openLab({ name: 'lxd-contract', log, nats: false, s3: false });
+async function openReal(engine: Engine): Promise<ContractLxd> {
+  const lab = await openLab({ name: `contract-${engine}`, log, engine, nats: false, s3: false });
   const { lxd } = lab;
   if (!lxd) throw new Error(lab.lxdUnavailable);
   const { lxc, socket, project, pool, dirPool, launch, fingerprint } = lxd;
-  const isOurs = !process.env.LXSTOW_LAB_LXD_SOCKET;
+  const isOurs = engine !== 'lxd' || !process.env.LXSTOW_LAB_LXD_SOCKET;
   return {
     socket,
     project,
     otherProject: isOurs ? 'lxstow-lab' : undefined,
     pool,
     dirPool,
+    real: lxd,
     async launch(name, { profiles = [], ...options }) {
       await launch(name, options);
       await lxc(['profile', 'assign', name, ['default', ...profiles].join(',')]);
@@ -56,5 +59,7 @@ async function openReal(): Promise<ContractLxd> {
 }
 
 lxdContract('the simulated LXD', openSimulator);
-const real = await findLxd(log);
-lxdContract('the real LXD', openReal, real.available ? {} : { skip: `no real LXD: ${real.reason}` });
+for (const engine of engines) {
+  const found = await findLxd(log, undefined, engine);
+  lxdContract(titleOf(engine), () => openReal(engine), found.available ? {} : { skip: found.reason });
+}

@@ -1,5 +1,7 @@
 /** What lxstow relies on an LXD for. Every LXD that we test with must pass it: a real one, and the simulator in its place. */
 import assert from 'node:assert/strict';
+import { mkdir, rmdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { TarScanner } from '../../services/archive/tar.ts';
 import type { Address, Profile } from '../../services/contract.ts';
@@ -35,6 +37,7 @@ import {
   readInstanceState,
 } from '../../services/lxd/inventory.ts';
 import { bytesOf } from '../lab/exports.ts';
+import type { Lxc } from '../lab/lxdPlace.ts';
 
 /** An LXD under test, and what the suite cannot do by way of lxstow's client. */
 export interface ContractLxd extends AsyncDisposable {
@@ -51,10 +54,20 @@ export interface ContractLxd extends AsyncDisposable {
   snapshot(name: string, snapshot: string): Promise<void>;
   /** Takes every profile but the default one from the instance, and deletes them. */
   dropProfiles(name: string, profiles: string[]): Promise<void>;
+  /** The simulator is none. */
+  real: RealLxd | undefined;
   /** Kills the daemon and starts it again; where it may not be killed there is none. */
   restart: (() => Promise<void>) | undefined;
   /** See fingerprintOf(). */
   fingerprint(name: string, project?: string): Promise<Map<string, string>>;
+}
+
+interface RealLxd {
+  /** Its own command line. */
+  lxc: Lxc;
+  /** A folder of its own, and where this process finds it. */
+  dir: string;
+  visibleDir: string;
 }
 
 /** Far more than all of it takes. */
@@ -242,7 +255,7 @@ export function lxdContract(
 
       it('cannot have the name of another one, which stays as it is', async () => {
         await createBackup('d1', 'taken');
-        await rejectsWith('lxd-failed', createBackup('d1', 'taken'), /Backup "d1\/taken" already exists/);
+        await rejectsWith('lxd-refused', createBackup('d1', 'taken'), /Backup "d1\/taken" already exists/);
         const sent = await openExport(lxd, at('d1'), 'taken', signal);
         assert.equal((await bytesOf(sent)).length, sent.size);
         await deleteLxdBackup(lxd, at('d1'), 'taken', waiting);
@@ -491,7 +504,7 @@ export function lxdContract(
       });
 
       it('of what is no archive is refused', async () => {
-        await rejectsWith('lxd-failed', importAs(Buffer.alloc(10_000, 'junk'), 'junk'), /Unsupported compression/);
+        await rejectsWith('lxd-refused', importAs(Buffer.alloc(10_000, 'junk'), 'junk'), /Unsupported compression/);
         await rejectsWith('lxd-failed', importAs(Buffer.alloc(0), 'junk'), /EOF/);
         assert.equal(await instanceExists(lxd, at('junk'), signal), false);
       });
@@ -499,7 +512,7 @@ export function lxdContract(
       it('over an instance that exists is refused, and that instance is unharmed', async () => {
         const existing = await describeInstance(lxd, at('d1'), signal);
         const files = await subject.fingerprint('d1');
-        await rejectsWith('lxd-failed', importAs(archive, 'd1', { pool: subject.dirPool }), /already exists/);
+        await rejectsWith('lxd-refused', importAs(archive, 'd1', { pool: subject.dirPool }), /already exists/);
         assert.deepEqual(await describeInstance(lxd, at('d1'), signal), existing);
         assert.deepEqual(await subject.fingerprint('d1'), files);
       });
@@ -507,7 +520,7 @@ export function lxdContract(
       it('over an instance on another pool is refused, but that instance never starts again: ask first', async () => {
         await importAs(archive, 'victim');
         await rejectsWith(
-          'lxd-failed',
+          'lxd-refused',
           importAs(archive, 'victim', { pool: subject.dirPool }),
           /multiple storage pools/,
         );
@@ -519,10 +532,10 @@ export function lxdContract(
       });
 
       it('into a pool that is missing, or of another driver than the archive needs, fails', async () => {
-        await rejectsWith('lxd-failed', importAs(archive, 'poolless', { pool: 'nowhere' }), /Storage pool not found/);
+        await rejectsWith('lxd-refused', importAs(archive, 'poolless', { pool: 'nowhere' }), /Storage pool not found/);
         const optimized = await exported('c1', { optimized: true });
         await rejectsWith(
-          'lxd-failed',
+          'lxd-refused',
           importAs(optimized, 'poolless', { pool: subject.dirPool }),
           /driver "btrfs" differs from the target storage pool driver "dir"/,
         );
@@ -537,11 +550,80 @@ export function lxdContract(
         const bytes = await exported('profiled');
         await subject.dropProfiles('profiled', [wanted.name]);
 
-        await rejectsWith('lxd-failed', importAs(bytes, 'again'), /Profile not found/);
+        await rejectsWith('lxd-refused', importAs(bytes, 'again'), /Profile not found/);
         assert.equal(await instanceExists(lxd, at('again'), signal), false);
         assert.deepEqual((await ensureProfiles(lxd, subject.project, profiles, signal)).made, [wanted.name]);
         await importAs(bytes, 'again');
         assert.deepEqual((await describeInstance(lxd, at('again'), signal)).profiles, profiles);
+      });
+
+      describe('that LXD refuses for good is not to be tried again', () => {
+        /** The archive of `d1` with a disk device whose source is gone by now. */
+        const withLostDisk = async (real: RealLxd, disk: string[], lose: () => Promise<unknown>) => {
+          await real.lxc(['config', 'device', 'add', 'd1', 'lost', 'disk', ...disk, 'path=/mnt']);
+          const bytes = await exported('d1');
+          await real.lxc(['config', 'device', 'remove', 'd1', 'lost']);
+          await lose();
+          return bytes;
+        };
+        const refuses = async (promise: Promise<unknown>, text: RegExp) => {
+          await rejectsWith('lxd-refused', promise, text);
+          assert.equal(await instanceExists(lxd, at('refused'), signal), false);
+        };
+
+        it('a volume, a path or a network that is missing', async (t) => {
+          const { real } = subject;
+          if (!real) return t.skip('the simulator has no volumes');
+          const volume = [subject.dirPool, 'lost'];
+          await real.lxc(['storage', 'volume', 'create', ...volume]);
+          const source = [`pool=${subject.dirPool}`, 'source=lost'];
+          const volumeLost = () => real.lxc(['storage', 'volume', 'delete', ...volume]);
+          const withVolume = await withLostDisk(real, source, volumeLost);
+          await refuses(importAs(withVolume, 'refused'), /Storage volume not found/);
+
+          const path = join(real.visibleDir, 'lost');
+          await mkdir(path);
+          const withPath = await withLostDisk(real, [`source=${join(real.dir, 'lost')}`], () => rmdir(path));
+          await refuses(importAs(withPath, 'refused'), /Missing source path/);
+
+          const body = { devices: { eth0: { type: 'nic', network: 'lost', name: 'eth0' } } };
+          const query = { project: subject.project };
+          const change = { method: 'PATCH', path: '/1.0/instances/d1', query, body, signal } as const;
+          await rejectsWith('not-found', lxd.call(change), /Network not found/);
+        });
+
+        it('a key that it does not know, a name that cannot be, an index of more than 1 MiB', async (t) => {
+          const { real } = subject;
+          if (!real) return t.skip('the simulator knows all keys');
+          const strange = Buffer.from(archive);
+          for (let at = strange.indexOf(base); at >= 0; at = strange.indexOf(base, at)) strange.write(unknown, at);
+          await refuses(importAs(strange, 'refused'), /Unknown configuration key/);
+          await rejectsWith('lxd-refused', importAs(archive, 'no_name'), /Invalid instance name/);
+
+          const config = { 'user.large': 'x'.repeat(600_000) };
+          const query = { project: subject.project };
+          const large = { method: 'PATCH', path: '/1.0/instances/d1', query, signal } as const;
+          await lxd.call({ ...large, body: { config } });
+          await refuses(importAs(await exported('d1', { instanceOnly: true }), 'refused'), /input data too large/);
+          await lxd.call({ ...large, body: { config: { 'user.large': '' } } });
+        });
+
+        it('what somebody has forbidden: a backup in its project, the deletion of an instance', async (t) => {
+          const { real } = subject;
+          if (!real) return t.skip('the simulator forbids nothing');
+          await importAs(archive, 'protected');
+          await real.lxc(['config', 'set', 'protected', 'security.protection.delete', 'true']);
+          await rejectsWith('lxd-refused', deleteInstance(lxd, at('protected'), waiting), /is protected/);
+          await real.lxc(['config', 'unset', 'protected', 'security.protection.delete']);
+
+          const project = { name: 'lxstow-strict', config: { restricted: 'true' } };
+          await lxd.call({ method: 'POST', path: '/1.0/projects', body: project, signal });
+          const wanted = { name: 'b', optimized: false, instanceOnly: false };
+          const options = { ...waiting, onProgress: () => undefined };
+          const backup = createLxdBackup(lxd, at('c1', project.name), wanted, options);
+          await rejectsWith('lxd-refused', backup, /doesn't allow for backup creation/);
+          await lxd.call({ method: 'DELETE', path: `/1.0/projects/${project.name}`, signal });
+        });
       });
 
       it('cannot be helped by a profile that LXD refuses', async () => {
@@ -563,6 +645,10 @@ async function rejectsWith(code: Parameters<typeof isCode>[1], promise: Promise<
     return true;
   });
 }
+
+/** A key that every instance has, and one of the same length that no LXD knows. */
+const base = 'volatile.base_image:';
+const unknown = 'volatile.bare_image:';
 
 /** Cut in the middle of the file of 16 MiB. */
 function insideFile(archive: Buffer): Buffer {

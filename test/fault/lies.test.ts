@@ -14,6 +14,7 @@ import {
   assertNoInstance,
   assertRestores,
   isRetried,
+  linesOf,
   operationOf,
   reaches,
   readManifest,
@@ -168,7 +169,6 @@ describe('an LXD', { timeout: 600_000 }, () => {
     for (const call of [
       'GET /1.0/instances/*',
       'POST /1.0/instances/*/backups',
-      'GET /1.0/operations/*/wait',
       'GET /1.0/instances/*/backups/*',
       'GET /1.0/instances/*/backups/*/export',
     ] as const) {
@@ -180,6 +180,15 @@ describe('an LXD', { timeout: 600_000 }, () => {
         await endsWell(answer);
       });
     }
+
+    it('to a poll of its operation: the operation itself is asked, in the same attempt', async () => {
+      const answer = await whileNoWorker(begin);
+      const fault = lxd.faults.next('GET /1.0/operations/*/wait', { status: 500, error: 'database is locked' });
+      await startWorkers();
+      await fault.reached;
+      await endsWell(answer);
+      assert.doesNotMatch(linesOf(await stack.stow.logOf(0), answer), /another follows/);
+    });
 
     it('to the removal of its copy: the backup succeeds, and the janitor removes the copy', async () => {
       lxd.faults.next('DELETE /1.0/instances/*/backups/*', { status: 500, error: 'database is locked' });

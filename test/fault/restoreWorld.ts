@@ -224,7 +224,7 @@ export class World {
     const attempt = await Attempt.begin(this.#stored, { store, leases, lease: held, worker: randomUUID(), log });
     if (!attempt) return;
     this.#attempt = attempt;
-    using lxd = new LxdClient('local', { socket: this.#shared.simulator.socket }, {});
+    using lxd = new LxdClient('local', { socket: this.#shared.simulator.socket }, {}, undefined, 10);
     const tools = { ...this.#tools(), lxd, leases };
     const job: JobOf<'restore'> = { kind: 'restore', address, body: this.#body() };
     try {

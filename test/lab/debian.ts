@@ -59,15 +59,7 @@ export async function findDebian(log: Log, signal?: AbortSignal): Promise<string
       installers: [
         async (folder, log, signal) => {
           log(`making a Debian ${codename} with debootstrap (a minute)`);
-          const tools = join(folder, 'tools');
-          await unpackWithDependencies(['debootstrap'], tools, folder, signal);
-          const installed = onPath('debootstrap');
-          const env = installed
-            ? process.env
-            : { ...process.env, DEBOOTSTRAP_DIR: join(tools, 'usr', 'share', 'debootstrap') };
-          const root = join(folder, 'root');
-          const command = installed ?? join(tools, 'usr', 'sbin', 'debootstrap');
-          await run(command, ['--variant=minbase', codename, root, mirror], { env, signal });
+          const root = await bootstrap(codename, mirror, folder, signal);
           const tar = join(folder, 'root.tar');
           const without = ['./var/cache/apt', './var/lib/apt/lists', './dev'].map((path) => `--exclude=${path}/*`);
           await run('tar', ['-cf', tar, '--numeric-owner', ...without, '-C', root, '.'], { signal });
@@ -78,6 +70,62 @@ export async function findDebian(log: Log, signal?: AbortSignal): Promise<string
     log,
     signal,
   );
+}
+
+export interface DebianSystem {
+  /** Release, such as `trixie`. */
+  codename: string;
+  /** Where apt takes the packages from, such as `trixie-backports`; the release itself unless told. */
+  suite?: string;
+  packages: string[];
+}
+
+/**
+ * A root filesystem below `folder`: Debian's least system with these packages and what they depend on. Services are not started. Mounts are made
+ * in a namespace that ends with the installation: a process that is killed leaves none.
+ */
+export async function makeSystem(
+  { codename, suite = codename, packages }: DebianSystem,
+  folder: string,
+  signal?: AbortSignal,
+): Promise<string> {
+  const { mirror } = await debianArchive(signal);
+  const root = await bootstrap(codename, mirror, folder, signal);
+  const suites = [...new Set([codename, suite])];
+  const sources = suites.map((name) => `deb ${mirror} ${name} main\n`).join('');
+  await writeFile(join(root, 'etc/apt/sources.list'), sources);
+  await writeFile(join(root, 'usr/sbin/policy-rc.d'), '#!/bin/sh\nexit 101\n', { mode: 0o755 });
+  await run('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', installation, root, suite, ...packages], {
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', PATH: systemPath },
+    signal,
+  });
+  return root;
+}
+
+/** PATH of root on Debian, where a chroot has none of this machine's. */
+export const systemPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** For `sh`: the root filesystem, the suite, the packages. */
+const installation = `root=$0 suite=$1; shift
+mount --rbind /proc "$root/proc"
+mount --rbind /sys "$root/sys"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs tmpfs "$root/run"
+chroot "$root" apt-get update -q
+chroot "$root" apt-get install -y -q --no-install-recommends -t "$suite" "$@"
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
+`;
+
+/** Debian's least system of a release, in a folder below `folder`, by way of debootstrap, which need not be installed. */
+async function bootstrap(codename: string, mirror: string, folder: string, signal?: AbortSignal): Promise<string> {
+  const tools = join(folder, 'tools');
+  await unpackWithDependencies(['debootstrap'], tools, folder, signal);
+  const installed = onPath('debootstrap');
+  const env = installed ? process.env : { ...process.env, DEBOOTSTRAP_DIR: join(tools, 'usr', 'share', 'debootstrap') };
+  const root = join(folder, 'root');
+  const command = installed ?? join(tools, 'usr', 'sbin', 'debootstrap');
+  await run(command, ['--variant=minbase', codename, root, mirror], { env, signal });
+  return root;
 }
 
 /** The environment in which what has been unpacked into `tree` runs. */

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { defaultEngine, type Engine, findTree, titleOf } from './engines.ts';
 import { onPath } from './parts.ts';
 import { attempt, errorText, type Log, run } from './run.ts';
 
@@ -10,19 +11,30 @@ const capSysAdmin = 1n << 21n;
 export type FoundLxd = { available: true } | { available: false; reason: string };
 
 /**
- * Whether a private LXD can be started here, after an installation with apt-get where that helps. Never throws:
- * `reason` is a sentence for the person who will do without a real LXD.
+ * Whether a private LXD or Incus can be started here, after an installation with apt-get where that helps. Never throws:
+ * `reason` is a sentence for the person who will do without a real one.
  */
-export async function findLxd(log: Log, signal?: AbortSignal): Promise<FoundLxd> {
+export async function findLxd(log: Log, signal?: AbortSignal, engine = defaultEngine()): Promise<FoundLxd> {
   try {
-    const reason = process.env.LXSTOW_LAB_LXD_SOCKET
-      ? whyNotSomebodys()
-      : (whyNotHere() ?? (await whyNotInstalled(log, signal)));
+    const reason = await whyNot(engine, log, signal);
     return reason ? { available: false, reason } : { available: true };
   } catch (error) {
     signal?.throwIfAborted();
-    return { available: false, reason: `LXD cannot be installed: ${errorText(error).split('\n').at(-1)}` };
+    return {
+      available: false,
+      reason: `${titleOf(engine)} cannot be installed: ${errorText(error).split('\n').at(-1)}`,
+    };
   }
+}
+
+async function whyNot(engine: Engine, log: Log, signal?: AbortSignal): Promise<string | undefined> {
+  if (engine === 'lxd') {
+    if (process.env.LXSTOW_LAB_LXD_SOCKET) return whyNotSomebodys();
+    return whyNotHere() ?? whyNotBesideSnap() ?? whyNotInstalled(log, signal);
+  }
+  const reason = whyNotHere();
+  if (!reason) await findTree(engine, log, signal);
+  return reason;
 }
 
 /** What about this machine keeps LXD from running, whatever is installed. */
@@ -34,6 +46,10 @@ function whyNotHere(): string | undefined {
   if (!(BigInt(`0x${capabilities ?? 0}`) & capSysAdmin))
     return 'root may not mount here (an unprivileged container?), and LXD has to';
   if (!existsSync('/dev/loop-control')) return 'there are no loop devices here, and the btrfs pool needs one';
+  return undefined;
+}
+
+function whyNotBesideSnap(): string | undefined {
   const lxd = onPath('lxd');
   if (lxd && realpathSync(lxd).endsWith('/snap')) {
     return 'LXD is a snap here, which runs only one daemon; set LXSTOW_LAB_LXD_SOCKET to use that one, in a project of its own';

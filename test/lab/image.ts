@@ -4,11 +4,10 @@ import { onPath } from './parts.ts';
 import { run } from './run.ts';
 
 /**
- * Writes an image that LXD can import, without a network: this machine's static busybox as a root filesystem, and
+ * Writes an image that LXD can import, without a network: a static busybox, this machine's unless told, as a root filesystem, and
  * in /odd one file of each kind that a careless backup would lose. Returns its path. Needs root.
  */
-export async function buildImage(folder: string): Promise<string> {
-  const busybox = onPath('busybox');
+export async function buildImage(folder: string, busybox = onPath('busybox')): Promise<string> {
   if (!busybox) throw new Error('the image needs busybox on PATH');
   const rootfs = join(folder, 'rootfs');
   for (const name of ['bin', 'sbin', 'etc', 'dev', 'proc', 'sys', 'run', 'tmp', 'root', 'odd']) {

@@ -1,3 +1,4 @@
+import type { Engine } from './engines.ts';
 import { findLxd } from './findLxd.ts';
 import { type LabLxd, startLxd } from './lxd.ts';
 import { type LabNats, startNats } from './nats.ts';
@@ -10,6 +11,8 @@ export interface LabOptions {
   log: Log;
   /** Each part is started unless this says `false`. */
   lxd?: boolean;
+  /** See LxdOptions. */
+  engine?: Engine;
   nats?: boolean;
   s3?: boolean;
   /** See LxdOptions. */
@@ -45,9 +48,10 @@ export async function openLab(options: LabOptions): Promise<Lab> {
     }
   };
   const lxdWhereItCanBe = async () => {
-    const found = await findLxd(log, signal);
-    const { poolSizeGiB } = options;
-    if (found.available) return startLxd({ log, name, ...(poolSizeGiB ? { poolSizeGiB } : {}), signal });
+    const { poolSizeGiB, engine } = options;
+    const found = await findLxd(log, signal, engine);
+    const more = { ...(poolSizeGiB ? { poolSizeGiB } : {}), ...(engine ? { engine } : {}) };
+    if (found.available) return startLxd({ log, name, ...more, signal });
     lxdUnavailable = found.reason;
     log(`no real LXD: ${found.reason}`);
     return undefined;

@@ -1,12 +1,14 @@
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type DataKind, writeData } from './data.ts';
+import { defaultEngine, type Engine, findTree, titleOf } from './engines.ts';
 import { fingerprintOf } from './fingerprint.ts';
-import { openFolder } from './folder.ts';
+import { type LabFolder, openFolder } from './folder.ts';
 import { buildImage } from './image.ts';
-import { type Lxc, type LxdPlace, ownLxd, projectInLxd } from './lxdPlace.ts';
+import { cagedLxd, type Lxc, type LxdPlace, ownLxd, projectInLxd } from './lxdPlace.ts';
 import type { Daemon } from './processes.ts';
 import { errorText, type Log } from './run.ts';
+import type { Held, Tool } from './tools.ts';
 
 /** Far more than LXD needs to delete what a test leaves; after it the processes are ended all the same. */
 const deleteTimeoutMs = 30_000;
@@ -14,6 +16,8 @@ const deleteTimeoutMs = 30_000;
 export interface LxdOptions {
   log: Log;
   name: string;
+  /** That of LXSTOW_LAB_ENGINE unless told, else the machine's own LXD. findLxd() says whether it can be had. */
+  engine?: Engine;
   /** Size of the btrfs pool's file, which is sparse; 6 GiB unless told. */
   poolSizeGiB?: number;
   signal?: AbortSignal;
@@ -29,11 +33,14 @@ export interface LaunchOptions {
   kind?: DataKind;
 }
 
-/** A real LXD with the image `bb` (busybox, see buildImage()) and nothing else. */
+/** A real LXD or Incus with the image `bb` (busybox, see buildImage()) and nothing else. */
 export interface LabLxd extends Daemon, AsyncDisposable {
+  readonly engine: Engine;
   readonly socket: string;
   /** LXD_DIR. */
   readonly dir: string;
+  /** Where this process finds what the daemon sees as `dir`. */
+  readonly visibleDir: string;
   readonly version: string;
   /** On btrfs; the default profile's root disk is there. `bt` in a daemon of our own. */
   readonly pool: string;
@@ -42,6 +49,8 @@ export interface LabLxd extends Daemon, AsyncDisposable {
   /** Where everything goes unless told otherwise: `default`, or our own one in somebody's daemon. */
   readonly project: string;
   readonly lxc: Lxc;
+  /** Has the programs that LXD runs wait before they begin. Throws for a daemon that is not ours. */
+  hold(tool: Tool): Promise<Held>;
   /** Creates a container, fills its /data with files that depend on name, size and kind only, and starts it. */
   launch(name: string, options?: LaunchOptions): Promise<void>;
   /** See fingerprintOf(). The instance may run or be stopped, but should not be writing. */
@@ -52,12 +61,20 @@ export interface LabLxd extends Daemon, AsyncDisposable {
  * A private LXD with an LXD_DIR of its own: the machine's LXD and its instances are not touched. It has a project
  * `lxstow-lab` too, which shares the default project's images and profiles. With LXSTOW_LAB_LXD_SOCKET in the
  * environment: that LXD instead, in a new project with new pools that are removed at the end; it cannot be killed.
+ * Engines other than the machine's LXD run in a root filesystem of their own, which all labs share (see openCage()).
  */
-export async function startLxd({ log, name, poolSizeGiB = 6, signal }: LxdOptions): Promise<LabLxd> {
+export async function startLxd({
+  log,
+  name,
+  engine = defaultEngine(),
+  poolSizeGiB = 6,
+  signal,
+}: LxdOptions): Promise<LabLxd> {
   await using opening = new AsyncDisposableStack();
+  const tree = engine === 'lxd' ? undefined : await findTree(engine, log, signal);
   const folder = opening.use(await openFolder(`${name}-lxd`, log));
-  const socket = process.env.LXSTOW_LAB_LXD_SOCKET;
-  const place = socket ? await projectInLxd(socket, folder) : await ownLxd(folder, signal);
+  const socket = engine === 'lxd' ? process.env.LXSTOW_LAB_LXD_SOCKET : undefined;
+  const place = await openPlace(engine, tree, socket, folder, signal);
   if (!socket) opening.defer(() => deleteInstances(place, log));
   const { daemon, lxc, pool, dirPool, project } = place;
   await lxc(['storage', 'create', pool, 'btrfs', `size=${poolSizeGiB}GiB`], { signal });
@@ -65,19 +82,28 @@ export async function startLxd({ log, name, poolSizeGiB = 6, signal }: LxdOption
   await lxc(['profile', 'device', 'add', 'default', 'root', 'disk', 'path=/', `pool=${pool}`], { signal });
   const imageFolder = join(folder.path, 'image');
   await mkdir(imageFolder);
-  await lxc(['image', 'import', await buildImage(imageFolder), '--alias', 'bb'], { signal });
+  await lxc(
+    ['image', 'import', await buildImage(imageFolder, tree && join(tree, 'usr/bin/busybox')), '--alias', 'bb'],
+    { signal },
+  );
   const { environment } = JSON.parse(await lxc(['query', '/1.0']));
-  log(`LXD ${environment.server_version} is ready`);
+  log(`${titleOf(engine)}, ${environment.server_version}, is ready`);
   const rootfsOf = (instance: string, of = project) => rootfs(place, instance, of);
   const owned = opening.move();
   return Object.assign(daemon, {
+    engine,
     socket: place.socket,
     dir: place.dir,
+    visibleDir: place.visibleDir,
     version: environment.server_version as string,
     pool,
     dirPool,
     project,
     lxc,
+    async hold(tool: Tool) {
+      if (!place.tools) throw new Error('the programs of an LXD that is not ours are not to be held');
+      return place.tools.hold(tool);
+    },
     async launch(instance: string, options: LaunchOptions = {}) {
       const { project: into = project, pool: on = pool, privileged = true, dataMiB = 0, kind = 'mixed' } = options;
       const config = ['--storage', on, '--config', `security.privileged=${privileged}`];
@@ -90,6 +116,17 @@ export async function startLxd({ log, name, poolSizeGiB = 6, signal }: LxdOption
     fingerprint: async (instance: string, of?: string) => fingerprintOf(await rootfsOf(instance, of)),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   });
+}
+
+function openPlace(
+  engine: Engine,
+  tree: string | undefined,
+  socket: string | undefined,
+  folder: LabFolder,
+  signal: AbortSignal | undefined,
+): Promise<LxdPlace> {
+  if (engine !== 'lxd' && tree) return cagedLxd(engine, tree, folder, signal);
+  return socket ? projectInLxd(socket, folder) : ownLxd(folder, signal);
 }
 
 /** Where this process finds the instance's root filesystem. */

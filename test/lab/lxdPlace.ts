@@ -1,9 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { openCage } from './cage.ts';
+import { type CagedEngine, cageOf } from './engines.ts';
 import type { LabFolder } from './folder.ts';
+import { onPath } from './parts.ts';
 import { type Daemon, startDaemon } from './processes.ts';
 import { type RunOptions, run } from './run.ts';
+import { makeTools, type Tools } from './tools.ts';
 
 export interface LxcOptions extends RunOptions {
   /** Instead of the lab's own. Not for `lxc query`, which wants it in the URL, nor with `--all-projects`. */
@@ -25,13 +29,60 @@ export interface LxdPlace {
   project: string;
   pool: string;
   dirPool: string;
+  /** None in a daemon that is not ours. */
+  tools?: Tools;
+}
+
+/** Our own LXD project besides `default`, which shares its images and profiles. */
+const secondProject = [
+  ...['project', 'create', 'lxstow-lab', '--config', 'features.images=false'],
+  ...['--config', 'features.profiles=false'],
+];
+
+/** An engine in a root filesystem of its own; its state is below the folder, whose removal ends it. */
+export async function cagedLxd(
+  engine: CagedEngine,
+  tree: string,
+  folder: LabFolder,
+  signal?: AbortSignal,
+): Promise<LxdPlace> {
+  const { daemon: binary, client, prefix } = cageOf(engine);
+  const cage = await openCage(tree, folder, signal);
+  const dir = join(folder.path, 'lxd');
+  await mkdir(dir);
+  const tools = await makeTools(folder, (tool) => join('/usr/bin', tool));
+  const env = {
+    PATH: `${tools.folder}:${cage.path}`,
+    [`${prefix}_DIR`]: dir,
+    [`${prefix}_CONF`]: join(folder.path, 'conf'),
+  };
+  const daemon = await startDaemon({
+    ...cage.enter(binary, ['--group', 'root']),
+    folder,
+    env,
+    async ready(signal) {
+      const { command, args } = cage.enter(binary, ['waitready']);
+      await run(command, args, { env: { ...folder.env, ...env }, signal });
+    },
+    signal,
+  });
+  const lxc: Lxc = (given, { project = 'default', ...options } = {}) => {
+    const words = given[0] === 'snapshot' && prefix === 'INCUS' ? ['snapshot', 'create', ...given.slice(1)] : given;
+    const { command, args } = cage.enter(client, ['-q', ...projectFlags(given, project), ...words]);
+    return run(command, args, { env: { ...folder.env, ...env }, ...options });
+  };
+  await lxc(secondProject);
+  const visibleDir = cage.visible(dir);
+  const socket = join(dir, 'unix.socket');
+  return { daemon, lxc, socket, dir, visibleDir, project: 'default', pool: 'bt', dirPool: 'dirpool', tools };
 }
 
 /** A daemon of our own below the folder. */
 export async function ownLxd(folder: LabFolder, signal?: AbortSignal): Promise<LxdPlace> {
   const dir = join(folder.path, 'lxd');
   await mkdir(dir);
-  const env = { LXD_DIR: dir };
+  const tools = await makeTools(folder, (tool) => onPath(tool) ?? tool);
+  const env = { PATH: `${tools.folder}:${process.env.PATH}`, LXD_DIR: dir };
   const daemon = await startDaemon({
     command: 'lxd',
     args: ['--group', 'root'],
@@ -44,9 +95,8 @@ export async function ownLxd(folder: LabFolder, signal?: AbortSignal): Promise<L
   });
   const socket = join(dir, 'unix.socket');
   const lxc = lxcFor(socket, 'default', folder);
-  const shared = ['--config', 'features.images=false', '--config', 'features.profiles=false'];
-  await lxc(['project', 'create', 'lxstow-lab', ...shared]);
-  return { daemon, lxc, socket, dir, visibleDir: dir, project: 'default', pool: 'bt', dirPool: 'dirpool' };
+  await lxc(secondProject);
+  return { daemon, lxc, socket, dir, visibleDir: dir, project: 'default', pool: 'bt', dirPool: 'dirpool', tools };
 }
 
 /** A new project, with images and profiles of its own, in a daemon that is not ours; the folder's removal ends it. */
@@ -76,11 +126,13 @@ done
 
 function lxcFor(socket: string, ownProject: string, folder: LabFolder): Lxc {
   const env = { ...folder.env, LXD_SOCKET: socket, LXD_CONF: join(folder.path, 'conf') };
-  return (args, { project = ownProject, ...options } = {}) => {
-    const namesItself = args[0] === 'query' || args.includes('--all-projects');
-    const flags = namesItself ? [] : ['--project', project];
-    return run('lxc', ['-q', ...flags, ...args], { env, ...options });
-  };
+  return (args, { project = ownProject, ...options } = {}) =>
+    run('lxc', ['-q', ...projectFlags(args, project), ...args], { env, ...options });
+}
+
+function projectFlags(args: string[], project: string): string[] {
+  const namesItself = args[0] === 'query' || args.includes('--all-projects');
+  return namesItself ? [] : ['--project', project];
 }
 
 function somebodysDaemon(pid: number): Daemon {

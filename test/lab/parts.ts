@@ -292,16 +292,19 @@ function fromGo(module: string, binary: string, duration: string): Installer {
   return async (folder, log, signal) => {
     if (!onPath('go')) throw new Error('no Go');
     log(`building ${module} with go install; the first time this takes about ${duration}`);
-    const started = Date.now();
-    const beat = setInterval(
-      () => log(`still building ${binary} (${Math.round((Date.now() - started) / 1_000)} s)`),
-      heartbeatMs,
-    );
-    try {
-      await run('go', ['install', module], { env: { ...process.env, GOBIN: folder }, signal });
-    } finally {
-      clearInterval(beat);
-    }
+    const options = { env: { ...process.env, GOBIN: folder }, signal };
+    await heard(`still building ${binary}`, log, () => run('go', ['install', module], options));
     return join(folder, binary);
   };
+}
+
+/** Says every 15 s that work is still going on, and for how long. */
+export async function heard<T>(what: string, log: Log, work: () => Promise<T>): Promise<T> {
+  const started = Date.now();
+  const beat = setInterval(() => log(`${what} (${Math.round((Date.now() - started) / 1_000)} s)`), heartbeatMs);
+  try {
+    return await work();
+  } finally {
+    clearInterval(beat);
+  }
 }

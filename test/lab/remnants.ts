@@ -53,6 +53,7 @@ export async function detachLoops(folder: string): Promise<void> {
   }
 }
 
+/** Incus starts a container's monitor with nothing but PATH and INCUS_DIR in its environment. */
 function markedBy(folder: string): number[] {
   const parents = new Map<number, number>();
   const marked = new Set<number>();
@@ -60,7 +61,9 @@ function markedBy(folder: string): number[] {
     const stat = statOf(pid);
     if (!stat) continue;
     parents.set(pid, stat.parent);
-    if (read(`/proc/${pid}/environ`).split('\0').includes(`${mark}=${folder}`)) marked.add(pid);
+    const environment = read(`/proc/${pid}/environ`).split('\0');
+    if (environment.some((variable) => variable === `${mark}=${folder}` || variable.startsWith(`INCUS_DIR=${folder}/`)))
+      marked.add(pid);
   }
   const isMarked = (pid = 0): boolean => pid > 1 && (marked.has(pid) || isMarked(parents.get(pid)));
   return [...parents.keys()].filter((pid) => pid !== process.pid && isMarked(pid));

@@ -1,12 +1,14 @@
 /** What a test can make go wrong, as lxstow's client sees it. */
 import assert from 'node:assert/strict';
-import { after, before, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { TarScanner } from '../../services/archive/tar.ts';
 import { isCode } from '../../services/errors.ts';
 import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { describeServer, instanceExists, runningImport, setState } from '../../services/lxd/instances.ts';
 import { bytesOf } from '../lab/exports.ts';
+import type { Dialect } from './operations.ts';
 import { type LxdSimulator, startSimulator } from './simulator.ts';
 
 const signal = AbortSignal.timeout(60_000);
@@ -116,26 +118,35 @@ it('an import is not read, not answered, or does not end, until it is released',
   }
 });
 
+it('an import comes in under another name than was asked for: no Success', async () => {
+  await createBackup('renamed');
+  const bytes = await bytesOf(await openExport(lxd, at('c1'), 'renamed', signal));
+  await simulator.deleteInstance('c1');
+  simulator.faults.next('import', { ignoreHeaders: true });
+  await assert.rejects(beginImport('asked-for', bytes), code('lxd-refused', /not as asked-for/));
+  assert.equal(await instanceExists(lxd, at('c1'), signal), true);
+});
+
 it('LXD is killed during an import: what it unpacked stays, and nothing can be imported by that name', async () => {
   const fault = simulator.faults.next('import', { hold: 'operation' });
-  const finished = assert.rejects(beginImport('half', archive), code('lxd-unavailable'));
+  const finished = assert.rejects(beginImport('half', archive), code('lxd-failed', /does not know its operation/));
   await fault.reached;
   assert.ok(await runningImport(lxd, at('half'), signal));
   await simulator.stop();
-  await finished;
   await assert.rejects(describeServer(lxd, signal), code('lxd-unavailable'));
   await simulator.start();
+  await finished;
   assert.equal(await instanceExists(lxd, at('half'), signal), false);
   await assert.rejects(beginImport('half', archive), code('lxd-failed', /already exists on target/));
 });
 
 it('LXD is killed during a backup: it is listed, and looks finished', async () => {
   const fault = simulator.faults.next('backup', { cutAt: 50_000, hold: true });
-  const made = assert.rejects(createBackup('half'), code('lxd-unavailable'));
+  const made = assert.rejects(createBackup('half'), code('lxd-failed', /does not know its operation/));
   await fault.reached;
   await simulator.stop();
-  await made;
   await simulator.start();
+  await made;
   const { size, source } = await openExport(lxd, at('c1'), 'half', signal);
   source.destroy();
   assert.equal(size, 50_000);
@@ -160,4 +171,74 @@ it('so many calls go well first, and so many then do not', async () => {
   await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-failed', /already running/));
   for (const _ of [1, 2]) await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-unavailable'));
   await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-failed', /already running/));
+});
+
+const dialects: [string, Dialect][] = [
+  ['the running operation', { timedOutWait: 'operation', resources: true }],
+  ['an error with HTTP 200', { timedOutWait: { httpStatus: 200 }, resources: false }],
+  ['an error with HTTP 500', { timedOutWait: { httpStatus: 500 }, resources: true }],
+];
+
+for (const [what, dialect] of dialects) {
+  describe(`an LXD whose wait answers ${what} when its time is up`, () => {
+    const usual = { timedOutWait: 'operation', resources: true } as const;
+    before(() => void Object.assign(simulator.dialect, dialect));
+    after(() => void Object.assign(simulator.dialect, usual));
+
+    it('is waited for, however long its operation takes', async () => {
+      const fault = simulator.faults.next('backup', { progress: '71.60MB (35.65MB/s)', hold: true });
+      const seen: number[] = [];
+      const made = createBackup('slow', { seen });
+      await fault.reached;
+      while (seen.length < 2) await delay(50);
+      fault.release();
+      await made;
+      await deleteLxdBackup(lxd, at('c1'), 'slow', waiting);
+    });
+
+    it('is believed when it says why an operation failed, even if that looks like a 404', async () => {
+      simulator.faults.next('backup', { error: 'Storage volume not found' });
+      await assert.rejects(createBackup('failed'), (error) => /: Storage volume not found$/.test(String(error)));
+    });
+
+    it('shows an import that may be the one that is looked for', async () => {
+      const fault = simulator.faults.next('import', { hold: 'operation' });
+      const finished = beginImport('shown', archive);
+      await fault.reached;
+      assert.ok(await runningImport(lxd, at('shown'), signal));
+      const another = await runningImport(lxd, at('c1'), signal);
+      assert.equal(another === undefined, dialect.resources);
+      fault.release();
+      await finished;
+      assert.equal(await runningImport(lxd, at('shown'), signal), undefined);
+      await simulator.deleteInstance('shown');
+    });
+
+    it('has forgotten an operation only when it says so of the operation itself', async () => {
+      const forgotten = '/1.0/operations/00000000-0000-0000-0000-000000000000';
+      await assert.rejects(lxd.wait(forgotten, waiting), code('lxd-failed', /does not know its operation/));
+    });
+  });
+}
+
+it('some polls of an operation are lost, or refused, and it is waited for all the same', async () => {
+  const fault = simulator.faults.next('backup', { hold: true });
+  const poll = simulator.faults.next('GET /1.0/operations/*/wait', { drop: true }, { times: 2 });
+  simulator.faults.next('GET /1.0/operations/*', { drop: true }, { times: 2 });
+  const made = createBackup('polled');
+  await Promise.all([fault.reached, poll.reached]);
+  simulator.faults.next('GET /1.0/operations/*/wait', { status: 503, error: 'LXD is shutting down' });
+  fault.release();
+  await made;
+  await deleteLxdBackup(lxd, at('c1'), 'polled', waiting);
+});
+
+it('an LXD that stays away is lxd-unavailable after the idle timeout', async () => {
+  const fault = simulator.faults.next('backup', { hold: true });
+  const made = assert.rejects(createBackup('away', { idleTimeoutMs: 1500 }), code('lxd-unavailable'));
+  await fault.reached;
+  await simulator.stop();
+  await made;
+  await simulator.start();
+  await deleteLxdBackup(lxd, at('c1'), 'away', waiting);
 });

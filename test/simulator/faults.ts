@@ -32,6 +32,8 @@ export interface JobFaults {
     hold?: 'answer' | 'operation';
     /** The operation fails with this text, and nothing is left. */
     error?: string;
+    /** It becomes what the archive names, whatever the headers ask for. */
+    ignoreHeaders?: true;
   };
 }
 

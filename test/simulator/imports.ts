@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream, existsSync } from 'node:fs';
 import { chmod, open, readFile, rm, writeFile } from 'node:fs/promises';
+import type { IncomingHttpHeaders } from 'node:http';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { parse, stringify } from 'yaml';
@@ -48,7 +49,12 @@ export function importRoutes(state: State, operations: Operations, faults: Fault
           await receive(call, archive, fault);
           if (fault?.script.hold === 'answer') await fault.hold(call.signal);
           const index = state.hasFiles ? await readArchive(archive, call.signal) : await readFirst(archive);
-          const { name, pool } = targetOf(call, index, state);
+          const { name, pool } = targetOf(
+            fault?.script.ignoreHeaders ? {} : call.request.headers,
+            call.project,
+            index,
+            state,
+          );
           const operation = operations.start(
             about('Restoring backup', { name, project: call.project }, 'containers', 'instances'),
             async () => {
@@ -108,8 +114,13 @@ async function readFirst(archive: string): Promise<Index> {
 }
 
 /** The name and the pool that the import is to have: what the request says, or else the index. */
-function targetOf({ request, project }: Call, index: Index, state: State): { name: string; pool: string } {
-  const { 'x-lxd-name': name = index.name, 'x-lxd-pool': wanted } = request.headers;
+function targetOf(
+  headers: IncomingHttpHeaders,
+  project: string,
+  index: Index,
+  state: State,
+): { name: string; pool: string } {
+  const { 'x-lxd-name': name = index.name, 'x-lxd-pool': wanted } = headers;
   let pool = String(wanted ?? index.pool);
   if (!state.pools.has(pool) && wanted === undefined && !index.optimized)
     pool = rootDisk(state.profiles(project).get('default')?.devices ?? {})?.[1].pool ?? pool;

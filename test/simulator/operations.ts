@@ -1,9 +1,20 @@
 /** LXD's operations: what runs on after the answer, and is forgotten 5 s after its end. */
 import { randomUUID } from 'node:crypto';
 import { errorText } from '../lab/run.ts';
-import { Refusal, type Routes, sync } from './server.ts';
+import { Refusal, type Routes, refusal, sync } from './server.ts';
 
 const forgottenAfterMs = 5_000;
+/** In which of the ways that have been seen an LXD speaks of its operations. */
+export interface Dialect {
+  /**
+   * What `wait` answers when its time is up: the running operation (Debian 12's LXD, Incus 7), or an error of code 500, `context deadline
+   * exceeded`, with this HTTP status (200: Incus 6.0, LXD 6.9; 500: Debian 13's LXD). Those that answer an error do so for a failed operation too.
+   */
+  timedOutWait: 'operation' | { httpStatus: 200 | 500 };
+  /** Whether operations tell what they work on; LXD 6.9's have `resources: {}`. */
+  resources: boolean;
+}
+
 const codes = { Running: 103, Success: 200, Failure: 400 } as const;
 
 export interface About {
@@ -33,8 +44,12 @@ export class Operation {
     return `/1.0/operations/${this.id}`;
   }
 
-  get status(): string {
+  get status(): keyof typeof codes {
     return this.#status;
+  }
+
+  get error(): string {
+    return this.#error;
   }
 
   set metadata(metadata: Record<string, unknown>) {
@@ -105,17 +120,18 @@ export class Operations {
   }
 }
 
-export function operationRoutes(operations: Operations): Routes {
+export function operationRoutes(operations: Operations, dialect: Dialect): Routes {
+  const view = (operation: Operation) => (dialect.resources ? operation : { ...operation.toJSON(), resources: {} });
   return {
     '/1.0/operations': {
       GET({ project, query }) {
         const groups = Object.entries(operations.byStatus(project));
-        const shown = (operation: Operation) => (query.get('recursion') === '1' ? operation : operation.path);
+        const shown = (operation: Operation) => (query.get('recursion') === '1' ? view(operation) : operation.path);
         return sync(Object.fromEntries(groups.map(([status, list]) => [status, list.map(shown)])));
       },
     },
     '/1.0/operations/{id}': {
-      GET: ({ param }) => sync(operations.get(param('id'))),
+      GET: ({ param }) => sync(view(operations.get(param('id')))),
       DELETE({ param }) {
         operations.get(param('id'));
         throw new Refusal(400, "This operation can't be cancelled");
@@ -127,7 +143,11 @@ export function operationRoutes(operations: Operations): Routes {
         const timeout = query.get('timeout') ?? '-1';
         if (!/^-?\d+$/.test(timeout)) throw new Refusal(500, `strconv.Atoi: parsing "${timeout}": invalid syntax`);
         await within(operation.ended, Number(timeout), signal);
-        return sync(operation);
+        const { timedOutWait } = dialect;
+        if (timedOutWait === 'operation' || operation.status === 'Success') return sync(view(operation));
+        if (operation.status === 'Running') return refusal(500, 'context deadline exceeded', timedOutWait.httpStatus);
+        const code = operation.error.endsWith('not found') ? 404 : 500;
+        return refusal(code, operation.error, timedOutWait.httpStatus === 200 ? 200 : code);
       },
     },
   };

@@ -78,8 +78,9 @@ function envelope({ type, metadata }: { type: string; metadata: unknown }) {
   return { type, status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata };
 }
 
-function refusal(status: number, error: string): Answer {
-  const body = { type: 'error', status: '', status_code: 0, operation: '', error_code: status, error, metadata: null };
+/** An error's envelope, of this code; some LXDs send theirs with another HTTP status. */
+export function refusal(code: number, error: string, status = code): Answer {
+  const body = { type: 'error', status: '', status_code: 0, operation: '', error_code: code, error, metadata: null };
   return { status, headers: { 'x-content-type-options': 'nosniff' }, body };
 }
 

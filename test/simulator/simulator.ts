@@ -11,7 +11,7 @@ import { backupRoutes } from './backups.ts';
 import { catalogRoutes, simulatedVersion, startThoseThatRan } from './catalog.ts';
 import { Faults } from './faults.ts';
 import { importRoutes, writeBackupYaml } from './imports.ts';
-import { Operations, operationRoutes } from './operations.ts';
+import { type Dialect, Operations, operationRoutes } from './operations.ts';
 import { writeVolume } from './rootfs.ts';
 import { lxdServer } from './server.ts';
 import { type Config, type Profile, State } from './state.ts';
@@ -47,6 +47,8 @@ export interface LxdSimulator extends AsyncDisposable {
   readonly faults: Faults;
   /** What it has, past its API. */
   readonly state: State;
+  /** Debian 12's unless a test changes it. */
+  readonly dialect: Dialect;
   /** Makes an instance that runs. Returns the path of its root filesystem, which may be written to. */
   createInstance(name: string, options?: InstanceOptions): Promise<string>;
   snapshot(name: string, snapshot: string, project?: string): Promise<void>;
@@ -76,8 +78,9 @@ export async function startSimulator({
   const state = new State(lxdDir, files);
   await state.makeFolders();
   const faults = new Faults();
+  const dialect: Dialect = { timedOutWait: 'operation', resources: true };
   const socket = join(lxdDir, 'unix.socket');
-  let daemon = await listen(state, faults, socket, log);
+  let daemon = await listen(state, faults, dialect, socket, log);
   opening.defer(() => daemon.stop());
   const owned = opening.move();
   const rootfs = (name: string, project = 'default') => join(state.volume(state.instance(name, project)), 'rootfs');
@@ -89,6 +92,7 @@ export async function startSimulator({
     dirPool: 'dirpool',
     faults,
     state,
+    dialect,
     async createInstance(name, { project = 'default', config = {}, profiles = ['default'], pool, dataMiB = 0 } = {}) {
       const devices = pool ? { root: { path: '/', pool, type: 'disk' } } : undefined;
       const instance = state.newInstance(name, { project, config, profiles, devices: devices ?? {} });
@@ -120,14 +124,20 @@ export async function startSimulator({
     stop: () => daemon.stop(),
     async start() {
       await startThoseThatRan(state, log);
-      daemon = await listen(state, faults, socket, log);
+      daemon = await listen(state, faults, dialect, socket, log);
     },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }
 
 /** What a daemon has only while it runs. */
-async function listen(state: State, faults: Faults, socket: string, log: Log): Promise<{ stop(): Promise<void> }> {
+async function listen(
+  state: State,
+  faults: Faults,
+  dialect: Dialect,
+  socket: string,
+  log: Log,
+): Promise<{ stop(): Promise<void> }> {
   const operations = new Operations();
   const stopping = new AbortController();
   const { signal } = stopping;
@@ -135,7 +145,7 @@ async function listen(state: State, faults: Faults, socket: string, log: Log): P
     ...catalogRoutes(state, operations),
     ...backupRoutes(state, operations, faults, signal),
     ...importRoutes(state, operations, faults, signal),
-    ...operationRoutes(operations),
+    ...operationRoutes(operations, dialect),
   };
   await rm(socket, { force: true });
   const server = lxdServer(routes, faults, log).listen(socket);
