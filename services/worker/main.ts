@@ -43,6 +43,8 @@ import type { Tools } from './tools.ts';
 
 export interface WorkerOptions {
   config: Config;
+  /** Reads the configuration again, for credentials that were changed. */
+  reread?: () => Config;
   env: NodeJS.ProcessEnv;
   log: Log;
   /** Aborts to stop: no new jobs, and what still runs after `worker.graceMs` is handed back. */
@@ -60,10 +62,11 @@ const runners: Runners = {
 };
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
-export async function runWorker({ config, env, log: parentLog, stop }: WorkerOptions): Promise<void> {
+export async function runWorker(options: WorkerOptions): Promise<void> {
+  const { config, reread, env } = options;
   const { remote, slots, graceMs } = config.worker;
   const worker = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
-  const log = parentLog.child({ worker, remote });
+  const log = options.log.child({ worker, remote });
 
   const metrics = createWorkerMetrics();
   using s3 = createS3Store(config.s3);
@@ -87,7 +90,10 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     (error) => log.warn('LXD does not answer yet', { error }),
   );
   await using threads = new Threads({ gzipLibrary: config.gzip.library });
-  await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log);
+  await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log, {
+    reread: reread && (() => reread().nats),
+  });
+  const stop = AbortSignal.any([options.stop, nats.closed]);
   await verifySetUp(nats, remote);
   await using health = await serveHealth(
     config.worker.healthAddress,
@@ -159,6 +165,8 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     ended.abort();
   }
   log.info('worker stopped');
+  // systemd begins anew what has failed (packaging/systemd).
+  nats.closed.throwIfAborted();
 }
 
 async function look(lxd: LxdClient, { project, instance, pool }: { project: string; instance: string; pool?: string }) {
