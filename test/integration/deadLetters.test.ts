@@ -160,6 +160,22 @@ describe('dead letters', { timeout: 600_000 }, () => {
 
   it('stays when the queue does not take it', async () => {
     const letter = await buried('lxstow.jobs.local.backup.default.c1', 'no json');
+  it('all that ended with one code are sent again, and no others', async () => {
+    const letter = await buried('lxstow.jobs.local.backup.default.c1', '{"bakcup":"y"}');
+    const before = await list();
+    const none = await ok(['retry', '--all', '--code', 's3-unavailable']);
+    assert.equal(none, '0 dead letters queued again\n');
+    assert.deepEqual(await list(), before);
+    const printed = await ok(['retry', '--all', '--code', letter.code]);
+    const again = printed.match(/^dead letter \d+ is queued again as operation \S+$/gm) ?? [];
+    assert.equal(again.length, before.filter(({ code }) => code === letter.code).length);
+    assert.ok(printed.endsWith(`\n${again.length} dead letters queued again\n`));
+    // Their cause is not mended: each ends as a letter again.
+    await until(list, (all) => all.length === before.length && !all.some(({ id }) => id === letter.id));
+    for (const wrong of [['retry'], ['retry', '1', '--all'], ['retry', '1', '--code', 'internal']])
+      assert.equal((await command(wrong)).status, 64);
+  });
+
     // A remote that was taken out of the configuration: no stream has its subject.
     const nats = await connect({ servers: stack.nats.url });
     await jetstream(nats).publish('lxstow.dead.gone.backup.default.c1', 'x');
