@@ -95,7 +95,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
   const catalog = new Catalog(catalogStore, config.s3.prefix, log);
   const remotes = Object.keys(config.remotes);
-  const gauges = new Gauges({ nats, remotes, catalog, feed, metrics, log, ended: ended.signal });
+  const gauges = new Gauges({ nats, leases, remotes, catalog, feed, metrics, log, ended: ended.signal });
   const parts: GatewayParts = {
     config,
     log,

@@ -40,6 +40,8 @@ export interface Nats extends AsyncDisposable {
   onReconnect(run: () => void): Disposable;
   /** False from the moment the connection is lost until it is back. What is published meanwhile would go out later, unseen. */
   readonly connected: boolean;
+  /** When the connection came back last, by performance.now(); -Infinity when it was never lost. */
+  readonly backSince: number;
   /** Aborts, with nats-unavailable, when the connection has ended and does not come back, and we did not close it. */
   readonly closed: AbortSignal;
   /** Throws nats-unavailable while there is no connection. */
@@ -101,6 +103,7 @@ export async function connectNats(
     );
   }
   let connected = true;
+  let backSince = Number.NEGATIVE_INFINITY;
   let closing = false;
   const closed = new AbortController();
   const asking = new Asking(connection, config.inboxPrefix);
@@ -113,6 +116,7 @@ export async function connectNats(
       }
       if (status.type === 'reconnect') {
         connected = true;
+        backSince = performance.now();
         for (const run of back) run();
       }
       if (status.type === 'error') asking.refused(status.error);
@@ -138,6 +142,9 @@ export async function connectNats(
     },
     get connected() {
       return connected;
+    },
+    get backSince() {
+      return backSince;
     },
     closed: closed.signal,
     assertConnected() {

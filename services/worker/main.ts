@@ -5,7 +5,7 @@ import { SlotMemory } from '../archive/slotMemory.ts';
 import { Threads } from '../archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
-import { isCode } from '../errors.ts';
+import { isCode, LxstowError } from '../errors.ts';
 import { serveHealth } from '../health.ts';
 import type { Log } from '../logger.ts';
 import { LxdClient } from '../lxd/client.ts';
@@ -36,6 +36,7 @@ import { createS3Store } from '../storage/s3.ts';
 import type { Trace } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
+import { Outages } from './outages.ts';
 import { runRemove } from './remove.ts';
 import { runRestore, undoRestore } from './restore.ts';
 import { type Runners, runLoop } from './runLoop.ts';
@@ -95,16 +96,6 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   });
   const stop = AbortSignal.any([options.stop, nats.closed]);
   await verifySetUp(nats, remote);
-  await using health = await serveHealth(
-    config.worker.healthAddress,
-    config.worker.healthPort,
-    {
-      nats: async () => nats.assertConnected(),
-      s3: (signal) => s3.probe(signal),
-      lxd: async (signal) => void (await describeServer(lxd, signal)),
-    },
-    metrics,
-  );
 
   // What NATS does not answer while the lease lives costs no attempt.
   const patienceMs = config.worker.leaseTtlMs;
@@ -128,6 +119,21 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
   };
+  await using outages = new Outages({
+    ...{ remote, worker, bucket, log, stopping: stop },
+    onFree: (permit) => waitingRoom.freed(permit),
+    probes: { s3: (signal) => s3.probe(signal), lxd: (signal) => assertTrusted(lxd, signal) },
+  });
+  await using health = await serveHealth(
+    config.worker.healthAddress,
+    config.worker.healthPort,
+    {
+      nats: async () => nats.assertConnected(),
+      s3: (signal) => outages.check('s3', signal),
+      lxd: (signal) => outages.check('lxd', signal),
+    },
+    metrics,
+  );
   const ended = new AbortController();
   const answerFrom = (question: LookQuestion, trace: Trace) => {
     log.debug('asked', { trace: trace.id, ...question });
@@ -150,7 +156,8 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     await using deliveries = new Deliveries(nats, consumerName(remote, lane), stop);
     const tools = { ...shared, memory: new SlotMemory() };
     await runLoop({
-      ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, log },
+      ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, outages, log },
+      ...(lane === 'transfer' && { ready: () => outages.ready() }),
       ...{ stopping: stop, handingBack: handingBack.signal },
     });
   };
@@ -167,6 +174,13 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   log.info('worker stopped');
   // systemd begins anew what has failed (packaging/systemd).
   nats.closed.throwIfAborted();
+}
+
+/** Throws lxd-unavailable, or lxd-refused: to a certificate that it does not know LXD answers too, but does nothing for it. */
+async function assertTrusted(lxd: LxdClient, signal: AbortSignal): Promise<void> {
+  const { auth } = await lxd.get<{ auth?: string }>('/1.0', {}, signal);
+  if (auth !== undefined && auth !== 'trusted')
+    throw new LxstowError('lxd-refused', `LXD (${lxd.remote}) does not trust our certificate`);
 }
 
 async function look(lxd: LxdClient, { project, instance, pool }: { project: string; instance: string; pool?: string }) {

@@ -28,7 +28,9 @@ interface Letter {
 describe('dead letters', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
-    stack = await openStack('dead-letters', { config: { worker: { attempts: 1, lxdIdleTimeoutMs: 1000 } } });
+    stack = await openStack('dead-letters', {
+      config: { worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000 } },
+    });
     await stack.launch('c1');
   });
   after(() => stack?.[Symbol.asyncDispose]());
@@ -158,8 +160,6 @@ describe('dead letters', { timeout: 600_000 }, () => {
     assert.equal((await stack.stow.request('GET', '/1.0/instances/c1/backups/in-the-end')).status, 200);
   });
 
-  it('stays when the queue does not take it', async () => {
-    const letter = await buried('lxstow.jobs.local.backup.default.c1', 'no json');
   it('all that ended with one code are sent again, and no others', async () => {
     const letter = await buried('lxstow.jobs.local.backup.default.c1', '{"bakcup":"y"}');
     const before = await list();
@@ -176,6 +176,8 @@ describe('dead letters', { timeout: 600_000 }, () => {
       assert.equal((await command(wrong)).status, 64);
   });
 
+  it('stays when the queue does not take it', async () => {
+    const letter = await buried('lxstow.jobs.local.backup.default.c1', 'no json');
     // A remote that was taken out of the configuration: no stream has its subject.
     const nats = await connect({ servers: stack.nats.url });
     await jetstream(nats).publish('lxstow.dead.gone.backup.default.c1', 'x');
