@@ -24,6 +24,7 @@ export interface Everything {
 "nats-api.json"?: NatsApi
 "notice.json"?: Notice
 "operation.json"?: Operation
+"outage.json"?: Outage
 "requestor.json"?: Requestor
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
@@ -301,9 +302,13 @@ remote: string
  */
 slots: number
 /**
- * How often a job is begun before it fails for good.
+ * How often a job is begun before it fails for good; attempts that an outage ended do not count.
  */
 attempts: number
+/**
+ * How long a job waits for S3 or LXD that are away, full, or do not let us in, before it fails for good.
+ */
+patienceHours: number
 /**
  * After SIGTERM: how long running jobs may go on before they are handed back.
  */
@@ -1105,6 +1110,10 @@ error_code?: string
  */
 attempt: number
 /**
+ * Since when what the job needs is away: its waiting, and the attempts that this has ended, are not counted as attempts.
+ */
+waiting_since?: string
+/**
  * The worker that runs it, or the gateway that takes an upload.
  */
 owner?: string
@@ -1136,7 +1145,7 @@ bytes_per_second?: number
  */
 create_backup_progress?: string
 /**
- * What a job that could run waits for, because others have it: `instance c1`, `storage pool default`, `remote local`.
+ * What a job that could run waits for, because others have it or it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
  */
 waiting_for?: string
 /**
@@ -1192,6 +1201,29 @@ export interface KeptConfig {
  */
 export interface KeptConfig1 {
 [k: string]: string
+}
+/**
+ * What a remote's jobs need and do not get, kept in the bucket lxstow_leases under <remote>.=away.s3, and <remote>.=away.lxd.<worker> for a worker's own LXD. Written by the worker that looks whether it is back; gone when it is, and soon after that worker has died.
+ */
+export interface Outage {
+dependency: ("s3" | "lxd")
+since: string
+/**
+ * One of the codes in services/errors.ts: what it said last.
+ */
+code: string
+/**
+ * The same in words.
+ */
+reason: string
+/**
+ * How many jobs may be at work on it: 0 while it is away, then more and more.
+ */
+allowed: number
+/**
+ * The worker that looks whether it is back.
+ */
+worker: string
 }
 /**
  * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.

@@ -188,6 +188,8 @@ function typed(name: string, text: string, node: Node): unknown {
   switch (node.type) {
     case 'integer':
       return /^-?\d+$/.test(text) ? Number(text) : text;
+    case 'number':
+      return /^\d+(\.\d+)?$/.test(text) ? Number(text) : text;
     case 'boolean':
       return text === 'true' ? true : text === 'false' ? false : text;
     case 'array':

@@ -16,6 +16,7 @@ import names from '../schemas/names.json' with { type: 'json' };
 import natsApi from '../schemas/nats-api.json' with { type: 'json' };
 import notice from '../schemas/notice.json' with { type: 'json' };
 import operation from '../schemas/operation.json' with { type: 'json' };
+import outage from '../schemas/outage.json' with { type: 'json' };
 import requestor from '../schemas/requestor.json' with { type: 'json' };
 import trustToken from '../schemas/trust-token.json' with { type: 'json' };
 import trustedCertificate from '../schemas/trusted-certificate.json' with { type: 'json' };
@@ -67,6 +68,7 @@ interface Types {
   'nats-api.json#/$defs/error': types.NatsApiError;
   'notice.json': types.Notice;
   'operation.json': types.Operation;
+  'outage.json': types.Outage;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -101,6 +103,7 @@ for (const schema of [
   jobRestore,
   jobDelete,
   operation,
+  outage,
   notice,
   natsApi,
   manifest,

@@ -26,6 +26,7 @@ const codes = {
   'lxd-refused': { status: 400, permanent: true },
   'lxd-failed': { status: 500, permanent: false },
   's3-unavailable': { status: 503, permanent: false },
+  's3-denied': { status: 503, permanent: false },
   's3-refused': { status: 500, permanent: true },
   's3-full': { status: 507, permanent: true },
   'nats-unavailable': { status: 503, permanent: false },
@@ -46,6 +47,11 @@ export type ErrorCode = keyof typeof codes;
 
 /** docs/troubleshooting.md has them all. */
 export const errorCodes = Object.keys(codes) as ErrorCode[];
+
+/** A code that was stored; `internal` for one that this version does not know. */
+export function asErrorCode(word: string): ErrorCode {
+  return word in codes ? (word as ErrorCode) : 'internal';
+}
 
 /** The one error class. `message` tells what happened, to what, and where it helps, what to do. Never anything secret. */
 export class LxstowError extends Error {

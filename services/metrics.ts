@@ -83,7 +83,7 @@ export function createWorkerMetrics() {
     }),
     waiting: new Gauge({
       name: 'lxstow_jobs_waiting',
-      help: 'Jobs that this worker has handed back because others have their instance, or as many as may use the storage pool or remote.',
+      help: 'Jobs that this worker has handed back because others have their instance, as many as may use the storage pool or remote, or S3 is away.',
       labelNames: ['for'],
       registers,
     }),
@@ -114,7 +114,7 @@ export function createWorkerMetrics() {
     metrics.takeovers.inc({ kind }, 0);
   }
   metrics.jobs.inc({ kind: 'unknown', result: 'refused' }, 0);
-  for (const what of ['instance', 'pool', 'remote']) metrics.waiting.set({ for: what }, 0);
+  for (const what of ['instance', 'pool', 'remote', 'dependency']) metrics.waiting.set({ for: what }, 0);
   return metrics;
 }
 
@@ -160,6 +160,12 @@ export function createGatewayMetrics() {
       help: 'Dead letters that nobody has retried or discarded.',
       // Without a label it would be 0 where nobody knows.
       labelNames: ['stream'],
+      registers,
+    }),
+    outage: new Gauge({
+      name: 'lxstow_outage_seconds',
+      help: 'For how long what the jobs of a remote need has been away, as its workers have recorded it; nothing where all is there.',
+      labelNames: ['remote', 'dependency'],
       registers,
     }),
     lastSuccess: new Gauge({

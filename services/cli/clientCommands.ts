@@ -1,5 +1,5 @@
 /** What clients of a gateway can do, declared; each is in a file of its own, loaded when it is used. */
-import { Argument, type Command, Option } from 'commander';
+import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
 import type { Exit } from './exit.ts';
 import { type Format, formats } from './output.ts';
 
@@ -7,6 +7,15 @@ export const formatOption = () => new Option('-f, --format <format>', 'how to pr
 const instance = '<instance>';
 const several = (flags: string, what: string) =>
   new Option(flags, what).argParser((text: string, before: string[]) => [...before, text]).default([], 'none');
+
+const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
+
+/** `90s`, `10m` or `1h` in ms. */
+function retryTime(text: string): number {
+  const [, count, unit = ''] = /^([1-9]\d{0,4})([smh])$/.exec(text) ?? [];
+  if (count === undefined) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
+  return Number(count) * (units[unit] as number);
+}
 
 /** Sets the exit status to what the command says. */
 function exiting<A extends unknown[]>(run: (...args: A) => Promise<Exit>): (...args: A) => Promise<void> {
@@ -49,6 +58,7 @@ export function addClientCommands(program: Command): void {
         )
         .addOption(several('--tag <key=value>', 'a tag of the backup; again for more'))
         .option('--notify <url>', 'who is told how it ended, besides those that the gateway always tells')
+        .option('--retry <time>', 'ask again for so long while the gateway, or what it needs, is away: 10m', retryTime)
         .option('--name <name>', 'what to call the backup (default: by the time)')
         .addOption(
           new Option('--compression <way>', "how to store it (default: the worker's)").choices([
@@ -62,7 +72,7 @@ export function addClientCommands(program: Command): void {
     ),
     'lxstow backup c1                                     one, until it is done',
     'lxstow backup c1 stow2:c2 --tag keep=yes             two, of two gateways',
-    'lxstow backup --selector user.backup=daily --quiet   those with this key; for cron',
+    'lxstow backup --selector user.backup=daily --quiet --retry 10m   those with this key; for cron',
     'lxstow backup --all --no-wait --format csv           all, without waiting',
   ).action(
     exiting(async (instances: string[], options) =>

@@ -7,6 +7,8 @@ import { besideStandalone } from './ownNats.ts';
 
 export interface Configured {
   config: Config;
+  /** Reads it again: what files say now. Throws bad-config. */
+  reread(): Config;
   /** Whether somebody said what stands at this path, or it is a default. */
   isGiven(path: string[]): boolean;
   log: Log;
@@ -19,7 +21,12 @@ interface Source {
 
 export function configured(source: Source): Configured {
   const config = configuration(source);
-  return { config, isGiven: (path) => isGiven(source, path), log: createLogger(config.log, {}) };
+  return {
+    config,
+    reread: () => configuration(source),
+    isGiven: (path) => isGiven(source, path),
+    log: createLogger(config.log, {}),
+  };
 }
 
 /** As YAML, secrets masked. */

@@ -126,13 +126,23 @@ export function exitOfAll(all: Followed[], interrupts: Interrupts): Exit {
   return another === undefined ? (reason ?? exits.ok) : exits.failed;
 }
 
-/** Each failure on standard error, with what to do. */
+/** Each failure on standard error, with what to do. One that several have is said once, with their names. */
 export function sayFailures(all: Followed[]): void {
+  const alike = new Map<string, string[]>();
   for (const one of all) {
     const failure = failureOf(one);
     if (failure === undefined) continue;
-    process.stderr.write(`lxstow: ${one.label}: ${failure}\n${one.error?.hint ? `  ${one.error.hint}\n` : ''}`);
+    const text = `${failure}\n${one.error?.hint ? `  ${one.error.hint}\n` : ''}`;
+    alike.set(text, [...(alike.get(text) ?? []), one.label]);
   }
+  for (const [text, labels] of alike) process.stderr.write(`lxstow: ${namesOf(labels)}: ${text}`);
+}
+
+const mostNames = 5;
+
+function namesOf(labels: string[]): string {
+  const named = labels.slice(0, mostNames).join(', ');
+  return labels.length > mostNames ? `${named} and ${labels.length - mostNames} more` : named;
 }
 
 export interface Interrupts extends Disposable {

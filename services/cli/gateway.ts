@@ -42,7 +42,10 @@ export interface Gateway extends Disposable {
 }
 
 /** The gateway could not be asked, or did not answer: later it may. */
-export class Unreachable extends CliError {}
+export class Unreachable extends CliError {
+  /** It may have been begun all the same: only the answer was lost. */
+  inDoubt = false;
+}
 
 /** A deletion waits for its worker: gateway.deleteTimeoutMs, 30 s, and some more. */
 const answerTimeoutMs = 90_000;
@@ -184,10 +187,12 @@ function inDoubt(method: string, error: CliError): CliError {
     cause?.syscall === 'getaddrinfo'
   )
     return error;
-  return new Unreachable(error.exit, error.message, {
+  const unsure = new Unreachable(error.exit, error.message, {
     hint: 'it may have been begun all the same: lxstow operations',
     cause,
   });
+  unsure.inDoubt = true;
+  return unsure;
 }
 
 const untrusted =

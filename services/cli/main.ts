@@ -173,9 +173,13 @@ deadLetters
   .addOption(formatOption())
   .action((id, { format }) => letters((commands, options) => commands.showCommand(options, letterId(id), format)));
 deadLetters
-  .command('retry <id...>')
+  .command('retry [id...]')
   .description('queue them again, each as a new operation')
-  .action((ids: string[]) => letters((commands, options) => commands.retryCommand(options, ids.map(letterId))));
+  .option('--all', 'every one that is there now', false)
+  .option('--code <code>', 'with --all: only those that ended with this error code')
+  .action((ids: string[], given: { all: boolean; code?: string }) =>
+    letters((commands, options) => commands.retryCommand(options, ids.map(letterId), given)),
+  );
 deadLetters
   .command('discard [id...]')
   .description('throw them away')

@@ -42,7 +42,10 @@ export async function examineNats(patient: Patient, report: Report): Promise<voi
   await examineTls(config.nats, patient.signal, report);
   let connected: Nats;
   try {
-    connected = await until(briefly(patient.signal), connectNats(config.nats, 'lxstow doctor', log, answerMs));
+    connected = await until(
+      briefly(patient.signal),
+      connectNats(config.nats, 'lxstow doctor', log, { timeoutMs: answerMs }),
+    );
   } catch (error) {
     report('problem', connecting(error, config.nats), adviceFor(error));
     return;

@@ -1,4 +1,5 @@
 /** A backup as clients see it, by whichever API they ask: stored, or in the making. */
+import { isS3Away } from '../blame.ts';
 import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { isFinal } from '../operations/operation.ts';
@@ -52,6 +53,21 @@ export async function assertInstance(
 ): Promise<void> {
   if ((await look(parts, remote, { project, instance }, trace))?.instance === false)
     throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
+}
+
+/** What the store says; `otherwise` while it is away: the worker that does the job looks for itself, when the store is back. */
+export async function unlessAway<T>(
+  { log }: Pick<GatewayParts, 'log'>,
+  ask: () => Promise<T>,
+  otherwise: T,
+): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (!isS3Away(error)) throw error;
+    log.warn('taken without a look into the store', { error });
+    return otherwise;
+  }
 }
 
 export function showStored(manifest: Manifest): object {

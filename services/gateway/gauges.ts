@@ -2,6 +2,8 @@
 import type { Address, Operation } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
+import { listOutages } from '../queue/away.ts';
+import type { Bucket } from '../queue/bucket.ts';
 import type { Nats } from '../queue/connection.ts';
 import { countDeadLetters, countNotices, queueDepth } from '../queue/depth.ts';
 import { deadLetterStream, instanceLeaseKey, noticesStream } from '../queue/topology.ts';
@@ -15,6 +17,7 @@ const lookTimeoutMs = 120_000;
 
 export interface GaugesOptions {
   nats: Nats;
+  leases: Bucket;
   remotes: string[];
   catalog: Catalog;
   feed: OperationFeed;
@@ -44,14 +47,23 @@ export class Gauges {
   }
 
   async #askNats(signal: AbortSignal): Promise<void> {
-    const { nats, remotes, metrics, log } = this.#options;
-    const { natsUp, queued, oldest, deadLetters, noticesQueued } = metrics;
+    const { nats, leases, remotes, metrics, log } = this.#options;
+    const { natsUp, queued, oldest, deadLetters, noticesQueued, outage } = metrics;
     try {
-      const asked = [queueDepth(nats, remotes), countDeadLetters(nats), countNotices(nats)] as const;
-      const [depths, dead, notices] = await until(signal, Promise.all(asked));
+      const asked = [
+        queueDepth(nats, remotes),
+        countDeadLetters(nats),
+        countNotices(nats),
+        listOutages(leases),
+      ] as const;
+      const [depths, dead, notices, outages] = await until(signal, Promise.all(asked));
       natsUp.set(1);
       deadLetters.set({ stream: deadLetterStream }, dead);
       noticesQueued.set({ stream: noticesStream }, notices);
+      outage.reset();
+      // Of several workers' LXDs, the one that has been away longest.
+      for (const { remote, dependency, since, allowed } of outages.toSorted((a, b) => b.since.localeCompare(a.since)))
+        if (allowed === 0) outage.set({ remote, dependency }, Math.max(0, (Date.now() - Date.parse(since)) / 1000));
       for (const { remote, lane, waiting, taken, oldest: since } of depths) {
         queued.set({ remote, lane, state: 'waiting' }, waiting);
         queued.set({ remote, lane, state: 'taken' }, taken);
@@ -59,7 +71,7 @@ export class Gauges {
       }
     } catch (error) {
       natsUp.set(0);
-      for (const gauge of [queued, oldest, deadLetters, noticesQueued]) gauge.reset();
+      for (const gauge of [queued, oldest, deadLetters, noticesQueued, outage]) gauge.reset();
       log.warn('the state of the queue is not known', { error });
     }
   }

@@ -35,6 +35,8 @@ import { takeUpgrades } from './upgrade.ts';
 
 export interface GatewayOptions {
   config: Config;
+  /** Reads the configuration again, for credentials that were changed. */
+  reread?: () => Config;
   env: NodeJS.ProcessEnv;
   log: Log;
   /** Aborts to stop: open requests are answered, no new ones taken. */
@@ -52,8 +54,9 @@ const lastAnswersMs = 5000;
 const idleConnectionMs = 75_000;
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
-export async function runGateway({ config, env, log: parentLog, stop, onListening }: GatewayOptions): Promise<void> {
-  const log = parentLog.child({ service: 'gateway' });
+export async function runGateway(options: GatewayOptions): Promise<void> {
+  const { config, reread, env, onListening } = options;
+  const log = options.log.child({ service: 'gateway' });
   const { gateway } = config;
   const metrics = createGatewayMetrics();
   const onRetry = (call: string) => metrics.s3Retries.inc({ call });
@@ -67,7 +70,8 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   // Archives have connections and patience of their own.
   using archives = createS3Store(config.s3);
   await using threads = new Threads({ gzipLibrary: config.gzip.library });
-  await using nats = await connectNats(config.nats, 'lxstow gateway', log);
+  await using nats = await connectNats(config.nats, 'lxstow gateway', log, { reread: reread && (() => reread().nats) });
+  const stop = AbortSignal.any([options.stop, nats.closed]);
   await verifySetUp(nats);
 
   const operations = new OperationStore(nats, config.nats.operationsKeptHours);
@@ -91,7 +95,7 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
   const catalog = new Catalog(catalogStore, config.s3.prefix, log);
   const remotes = Object.keys(config.remotes);
-  const gauges = new Gauges({ nats, remotes, catalog, feed, metrics, log, ended: ended.signal });
+  const gauges = new Gauges({ nats, leases, remotes, catalog, feed, metrics, log, ended: ended.signal });
   const parts: GatewayParts = {
     config,
     log,
@@ -165,6 +169,8 @@ export async function runGateway({ config, env, log: parentLog, stop, onListenin
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();
   log.info('gateway stopped');
+  // systemd begins anew what has failed (packaging/systemd).
+  nats.closed.throwIfAborted();
 }
 
 async function listen(server: https.Server, address: string, port: number): Promise<number> {

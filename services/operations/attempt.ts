@@ -36,6 +36,8 @@ export interface AttemptOptions {
   /** What else it must hold while it runs. */
   permits?: Lease[];
   worker: string;
+  /** False when the attempt that it takes over was cut by an outage. */
+  counts?: boolean;
   log: Log;
 }
 
@@ -65,7 +67,10 @@ export class Attempt {
 
   /** Moves the operation to Running as ours. Undefined when somebody else changed it meanwhile. */
   static async begin(stored: Stored, options: AttemptOptions): Promise<Attempt | undefined> {
-    const running = await options.store.update(begin(stored.operation, options.worker, new Date()), stored.revision);
+    const running = await options.store.update(
+      begin(stored.operation, options.worker, new Date(), options.counts),
+      stored.revision,
+    );
     return running && new Attempt(running, options);
   }
 

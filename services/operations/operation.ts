@@ -77,12 +77,14 @@ function move(operation: Operation, to: Status, now: Date): Operation {
   return { ...operation, status: to, status_code: codes[to], updated_at: now.toISOString() };
 }
 
-/** A worker begins, or takes over; one that is being cancelled stays so: it is taken over to be cleaned up. */
-export function begin(operation: Operation, owner: string, now: Date): Operation {
-  if (operation.status === 'Cancelling')
-    return { ...operation, attempt: operation.attempt + 1, owner, updated_at: now.toISOString() };
-  const metadata = warningsOf(operation.metadata);
-  return { ...move(operation, 'Running', now), attempt: operation.attempt + 1, owner, metadata };
+/**
+ * A worker begins, or takes over; one that is being cancelled stays so: it is taken over to be cleaned up. `counts`: false when the attempt that is
+ * taken over was cut through no fault of its own or of its worker's.
+ */
+export function begin(operation: Operation, owner: string, now: Date, counts = true): Operation {
+  const attempt = operation.attempt + (counts ? 1 : 0);
+  if (operation.status === 'Cancelling') return { ...operation, attempt, owner, updated_at: now.toISOString() };
+  return { ...move(operation, 'Running', now), attempt, owner, metadata: warningsOf(operation.metadata) };
 }
 
 /** What is kept of an operation's metadata from one attempt to the next. */
@@ -98,7 +100,7 @@ export function refuseCancels(operation: Operation, now: Date): Operation {
 /** New facts about a running operation: what it works on, how far it is. */
 export function amend(
   operation: Operation,
-  facts: Partial<Pick<Operation, 'backup' | 'checkpoint'>> & { metadata?: OperationMetadata },
+  facts: Partial<Pick<Operation, 'backup' | 'checkpoint' | 'waiting_since'>> & { metadata?: OperationMetadata },
   now: Date,
 ): Operation {
   if (isFinal(operation)) throw new Error(`operation ${operation.id} is ${operation.status} and cannot change`);
@@ -107,7 +109,7 @@ export function amend(
 }
 
 export function succeed(operation: Operation, now: Date): Operation {
-  const { checkpoint: _, ...rest } = withoutOwner(move(operation, 'Success', now));
+  const { checkpoint: _, waiting_since: __, ...rest } = withoutOwner(move(operation, 'Success', now));
   return rest;
 }
 
@@ -128,9 +130,19 @@ export function cancelled(operation: Operation, now: Date): Operation {
 
 /** Back to the queue: another attempt is due. One that was only interrupted does not count. */
 export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
-  const { owner: _, ...rest } = move(operation, 'Pending', now);
+  const { owner: _, waiting_since: __, ...rest } = move(operation, 'Pending', now);
   const metadata = { ...warningsOf(operation.metadata), retry_reason: reason };
   return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata };
+}
+
+/**
+ * Back to the queue until what it needs serves us again; the attempt does not count. `since`: the beginning of this waiting. `waitingFor`: what is
+ * away, where that is known.
+ */
+export function putOff(operation: Operation, reason: string, since: Date, now: Date, waitingFor?: string): Operation {
+  const back = handBack(operation, reason, now, false);
+  const metadata = { ...back.metadata, ...(waitingFor !== undefined && { waiting_for: waitingFor }) };
+  return { ...back, metadata, waiting_since: since.toISOString() };
 }
 
 /** What ended badly keeps its checkpoint: the janitor finds by it what could not be removed. */

@@ -7,6 +7,7 @@ import {
   jetstreamManager,
 } from '@nats-io/jetstream';
 import {
+  type Authenticator,
   connect,
   createInbox,
   credsAuthenticator,
@@ -16,10 +17,12 @@ import {
   NoRespondersError,
   nkeyAuthenticator,
   PermissionViolationError,
+  tokenAuthenticator,
+  usernamePasswordAuthenticator,
 } from '@nats-io/transport-node';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
+import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { Asking, type AskOptions } from './asking.ts';
 
@@ -37,6 +40,10 @@ export interface Nats extends AsyncDisposable {
   onReconnect(run: () => void): Disposable;
   /** False from the moment the connection is lost until it is back. What is published meanwhile would go out later, unseen. */
   readonly connected: boolean;
+  /** When the connection came back last, by performance.now(); -Infinity when it was never lost. */
+  readonly backSince: number;
+  /** Aborts, with nats-unavailable, when the connection has ended and does not come back, and we did not close it. */
+  readonly closed: AbortSignal;
   /** Throws nats-unavailable while there is no connection. */
   assertConnected(): void;
 }
@@ -50,16 +57,35 @@ export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string 
 export const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
-/**
- * Connects, and gates on the server's version. Throws nats-unavailable or nats-unfit, naming the servers, never the credentials.
- * `timeoutMs`: how long it may take, the client's 20 s unless told.
- */
-export async function connectNats(config: Config['nats'], name: string, log: Log, timeoutMs?: number): Promise<Nats> {
+export interface ConnectOptions {
+  /** How long the first connection may take; the client's 20 s by default. */
+  timeoutMs?: number;
+  /** Reads the configuration again. Called before each login, so that passwords and keys that were changed in their files count. */
+  reread?: (() => Config['nats']) | undefined;
+}
+
+/** Connects, and gates on the server's version. Throws nats-unavailable or nats-unfit, naming the servers, never the credentials. */
+export async function connectNats(
+  config: Config['nats'],
+  name: string,
+  log: Log,
+  { timeoutMs, reread }: ConnectOptions = {},
+): Promise<Nats> {
   const servers = serversOf(config);
+  let known = config;
+  const current = (): Config['nats'] => {
+    try {
+      known = reread?.() ?? known;
+    } catch (error) {
+      log.warn('configuration not read again, the last one counts', { error });
+    }
+    return known;
+  };
+  const options = connectionOptions(config, name, current);
   let connection: NatsConnection;
   try {
     connection = await connect({
-      ...connectionOptions(config, name),
+      ...options,
       ...(timeoutMs === undefined ? {} : { timeout: timeoutMs }),
     });
   } catch (cause) {
@@ -77,6 +103,9 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
     );
   }
   let connected = true;
+  let backSince = Number.NEGATIVE_INFINITY;
+  let closing = false;
+  const closed = new AbortController();
   const asking = new Asking(connection, config.inboxPrefix);
   const back = new Set<() => void>();
   const watching = (async () => {
@@ -87,6 +116,7 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
       }
       if (status.type === 'reconnect') {
         connected = true;
+        backSince = performance.now();
         for (const run of back) run();
       }
       if (status.type === 'error') asking.refused(status.error);
@@ -96,6 +126,8 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
     }
     connected = false;
     asking.lost();
+    if (!closing)
+      closed.abort(new LxstowError('nats-unavailable', `the connection to NATS at ${servers} has ended for good`));
   })();
   return {
     connection,
@@ -111,10 +143,15 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
     get connected() {
       return connected;
     },
+    get backSince() {
+      return backSince;
+    },
+    closed: closed.signal,
     assertConnected() {
       if (!connected) throw new LxstowError('nats-unavailable', `NATS at ${servers} cannot be reached`);
     },
     async [Symbol.asyncDispose]() {
+      closing = true;
       asking.flush();
       await connection.close();
       await watching;
@@ -122,12 +159,15 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
   };
 }
 
-function connectionOptions(config: Config['nats'], name: string): NodeConnectionOptions {
-  const { user, password, token, credentials, nkey, ca, certificate, key, inboxPrefix } = config;
+function connectionOptions(config: Config['nats'], name: string, current: () => Config['nats']): NodeConnectionOptions {
+  const { ca, certificate, key, inboxPrefix } = config;
+  const authenticator = authenticatorOf(config, current);
+  // The client reads these again for each connection. Whether they can be read is said once, before the first.
+  for (const [name, path] of Object.entries({ ca, certificate, key })) if (path) readText(path, `nats.${name}`);
   const tls = {
-    ...(ca ? { ca: readText(ca, 'nats.ca') } : {}),
-    ...(certificate ? { cert: readText(certificate, 'nats.certificate') } : {}),
-    ...(key ? { key: readText(key, 'nats.key') } : {}),
+    ...(ca ? { caFile: ca } : {}),
+    ...(certificate ? { certFile: certificate } : {}),
+    ...(key ? { keyFile: key } : {}),
   };
   return {
     servers: config.servers,
@@ -136,17 +176,45 @@ function connectionOptions(config: Config['nats'], name: string): NodeConnection
     // Each request would have two stacks taken beforehand, in case that it fails.
     noAsyncTraces: true,
     maxReconnectAttempts: -1,
+    // A login that is refused twice would end the connection: a server that reloads its users, or answers late, refuses too.
+    ignoreAuthErrorAbort: true,
     reconnectTimeWait: 500,
     pingInterval: 10_000,
     maxPingOut: 2,
-    ...(user ? { user, pass: password ?? '' } : {}),
-    ...(token ? { token } : {}),
-    ...(credentials
-      ? { authenticator: credsAuthenticator(new TextEncoder().encode(readText(credentials, 'nats.credentials'))) }
-      : {}),
-    ...(nkey ? { authenticator: nkeyAuthenticator(new TextEncoder().encode(readText(nkey, 'nats.nkey').trim())) } : {}),
+    ...(authenticator ? { authenticator } : {}),
     ...(Object.keys(tls).length > 0 ? { tls } : {}),
   };
+}
+
+/** What proves who we are, as the configuration and its files say at each login; undefined where the first configuration names no proof. */
+function authenticatorOf(first: Config['nats'], current: () => Config['nats']): Authenticator | undefined {
+  if (first.credentials) return credsAuthenticator(contentOf('nats.credentials', () => current().credentials));
+  if (first.nkey) return nkeyAuthenticator(contentOf('nats.nkey', () => current().nkey));
+  if (first.token) return tokenAuthenticator(() => current().token ?? '');
+  if (!first.user) return undefined;
+  return usernamePasswordAuthenticator(
+    () => current().user ?? '',
+    () => current().password ?? '',
+  );
+}
+
+/** Reads the file each time; while it cannot be read (it is being replaced, say), what was read last counts. Throws bad-config the first time. */
+function contentOf(name: string, path: () => string | undefined): () => Uint8Array {
+  const read = () => new TextEncoder().encode(readText(path() ?? '', name).trim());
+  let last = read();
+  return () => {
+    try {
+      last = read();
+    } catch (error) {
+      if (!isCode(error, 'bad-config')) throw error;
+    }
+    return last;
+  };
+}
+
+/** Answers a question, unless the connection has been closed since it came: then there is no way to answer. */
+export function respond(nats: Nats, message: Msg, payload: Uint8Array | string): void {
+  if (!nats.connection.isClosed()) message.respond(payload);
 }
 
 /** The server's own error code (10071, …), where it answered with one. */
@@ -166,11 +234,14 @@ export function nobodyHeard(error: unknown): boolean {
   return error instanceof NoRespondersError || (error as Error).name === 'JetStreamNotEnabled';
 }
 
+/** A stream is full, the server is (its disk, its memory), or what the account may have of them is used up: 10002 and 10028. */
+const noRoom = [10077, 10023, 10047, 10002, 10028];
+
 /** A failed call to NATS in our words: the server refused, or it could not be reached or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
   const code = apiCode(error);
-  if (code === 10077 || code === 10023 || code === 10047) {
+  if (code !== undefined && noRoom.includes(code)) {
     return new LxstowError('queue-full', `${what}: NATS has no room: ${(error as Error).message}`, { cause: error });
   }
   if (code === 10059 || code === 10014) {

@@ -8,7 +8,7 @@ import { check } from '../contract.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../errors.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
 import { Places } from '../places.ts';
-import { type Nats, natsFailure } from './connection.ts';
+import { type Nats, natsFailure, respond } from './connection.ts';
 import { askSubject } from './topology.ts';
 
 /** `projects` absent: all. `after`: the page that follows this instance. */
@@ -41,8 +41,8 @@ interface Failure {
 export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
-/** NATS takes 1 MiB unless it is told otherwise. */
-const largestAnswerBytes = 900 * 1024;
+/** What a message may be larger than its payload, with its subject and headers. */
+const besidesPayloadBytes = 8 * 1024;
 /** A page before it is packed, to about a tenth. */
 const largestPageBytes = 16 * 1024 * 1024;
 /** What clients wait for; a worker does not go on for nobody. */
@@ -92,13 +92,14 @@ async function askPage(nats: Nats, remote: string, question: InventoryQuestion, 
 /** Answers until the signal aborts. */
 export function answerInventory(nats: Nats, remote: string, inventory: Inventory, signal: AbortSignal): void {
   const lists = new Places(listsAtOnce);
+  const largest = () => (nats.connection.info?.max_payload ?? 1024 * 1024) - besidesPayloadBytes;
   const answer = async (data: Uint8Array): Promise<Buffer> => {
     try {
       const question = parseQuestion(data);
       const timeout = AbortSignal.timeout(longestAnswerMs);
-      if (question.kind !== 'instances') return await packOne(await inventory(question, timeout));
+      if (question.kind !== 'instances') return await packOne(await inventory(question, timeout), largest());
       using _place = await lists.take(timeout);
-      return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]));
+      return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]), largest());
     } catch (error) {
       const { code, message } = asLxstowError(error);
       return await pack(JSON.stringify({ failure: { code, message } }));
@@ -107,7 +108,7 @@ export function answerInventory(nats: Nats, remote: string, inventory: Inventory
   const subscription = nats.connection.subscribe(askSubject(remote, 'inventory'), {
     queue: queueGroup,
     callback: (error, message) => {
-      if (!error) void answer(message.data).then((packed) => message.respond(packed));
+      if (!error) void answer(message.data).then((packed) => respond(nats, message, packed));
     },
   });
   signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
@@ -141,14 +142,14 @@ function behind(after: InstancesQuestion['after'], instances: LxdInstance[]): Lx
   );
 }
 
-async function packOne(items: LxdObject[]): Promise<Buffer> {
+async function packOne(items: LxdObject[], largest: number): Promise<Buffer> {
   const packed = await pack(JSON.stringify({ items, more: false }));
-  if (packed.length > largestAnswerBytes) throw new LxstowError('too-large', 'the answer of LXD is too large');
+  if (packed.length > largest) throw new LxstowError('too-large', 'the answer of LXD is too large');
   return packed;
 }
 
 /** As many as one message takes. */
-async function packPage(items: LxdInstance[]): Promise<Buffer> {
+async function packPage(items: LxdInstance[], largest: number): Promise<Buffer> {
   let [count, bytes] = [0, 0];
   for (const item of items) {
     bytes += Buffer.byteLength(JSON.stringify(item));
@@ -157,8 +158,8 @@ async function packPage(items: LxdInstance[]): Promise<Buffer> {
   }
   for (;;) {
     const packed = await pack(JSON.stringify({ items: items.slice(0, count), more: count < items.length }));
-    if (packed.length <= largestAnswerBytes) return packed;
+    if (packed.length <= largest) return packed;
     if (count <= 1) throw new LxstowError('too-large', `what LXD says of instance ${items[0]?.name} is too large`);
-    count = Math.max(1, Math.floor((count * largestAnswerBytes * 0.9) / packed.length));
+    count = Math.max(1, Math.floor((count * largest * 0.9) / packed.length));
   }
 }

@@ -4,7 +4,7 @@ import { headers, NoRespondersError, TimeoutError } from '@nats-io/transport-nod
 import { check } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../trace.ts';
-import { type Nats, natsFailure } from './connection.ts';
+import { type Nats, natsFailure, respond } from './connection.ts';
 import { askSubject } from './topology.ts';
 
 /** Are these there, on the worker's LXD? What is not asked is not answered. */
@@ -64,8 +64,8 @@ export function answerLook(
       if (error) return;
       const trace = traceOf(message.headers?.get(traceHeader));
       answer(message.data, (question) => look(question, trace)).then(
-        (found) => message.respond(JSON.stringify(found)),
-        (reason: Error) => message.respond(JSON.stringify({ error: reason.message })),
+        (found) => respond(nats, message, JSON.stringify(found)),
+        (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),
       );
     },
   });

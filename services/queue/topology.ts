@@ -163,11 +163,23 @@ export function claimKey(address: Address, backup: string, holder: string): stri
 }
 
 /** Behind a remote's name in the keys of permits. No project is called so: `=` is followed by two hex digits in a name. */
-const permitWords = { remote: '=transfers', pool: '=pool' };
+const permitWords = { remote: '=transfers', pool: '=pool', returning: '=returning' };
+const awayWord = '=away';
 
 /** The permits to transfer from or to a remote, or one of its storage pools: leases `<this>.<number>`, of which each transfer holds one. */
 export function transferPermits(remote: string, pool?: string): string {
   return pool === undefined ? `${remote}.${permitWords.remote}` : `${remote}.${permitWords.pool}.${encodeToken(pool)}`;
+}
+
+/** Key of the record that S3 is away for a remote, or its own LXD for one of its workers (schemas/outage.json). Filter for all: `*`, `s3` or `lxd.*`. */
+export function outageKey(remote: string, dependency: 's3' | 'lxd', worker?: string): string {
+  const key = `${remote}.${awayWord}.${dependency}`;
+  return worker === undefined ? key : `${key}.${worker === '*' ? worker : encodeToken(worker)}`;
+}
+
+/** The permits to work with a dependency that has just come back: leases `<this>.<number>`. What waits for it while it is away waits under this name. */
+export function returningPermits(remote: string, dependency: 's3'): string {
+  return `${remote}.${permitWords.returning}.${dependency}`;
 }
 
 /** What a job waits for that does not get this lease: any of the permits that are alike, or the lease itself. */
@@ -175,9 +187,10 @@ export function waitedFor(leaseKey: string): string {
   return leaseKind(leaseKey) === 'instance' ? leaseKey : leaseKey.slice(0, leaseKey.lastIndexOf('.'));
 }
 
-/** Whether a lease is on an instance, or a permit of a pool or remote. */
-export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' {
+/** Whether a lease is on an instance, or a permit of a pool, of a remote, or of a dependency that comes back (or its record). */
+export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' | 'dependency' {
   const word = leaseKey.split('.')[1];
+  if (word === permitWords.returning || word === awayWord) return 'dependency';
   return word === permitWords.pool ? 'pool' : word === permitWords.remote ? 'remote' : 'instance';
 }
 

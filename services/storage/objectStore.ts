@@ -40,8 +40,8 @@ export interface UploadOptions {
 }
 
 /**
- * All calls throw LxstowError: `not-found`, `conflict` (a condition did not hold), `s3-refused` (credentials, rights, a request
- * that will never do), `s3-full`, and `s3-unavailable` for all that another try may cure. All end soon after `signal` aborts.
+ * All calls throw LxstowError: `not-found`, `conflict` (a condition did not hold), `s3-denied` (credentials, rights), `s3-refused` (a request
+ * that will never do, a bucket that is not there), `s3-full`, and `s3-unavailable` for all that another try may cure. All end soon after `signal` aborts.
  */
 export interface ObjectStore {
   /** Resolves when the bucket is there and the credentials may list it. */
@@ -106,7 +106,7 @@ export interface ObjectStore {
 
 /** Makes the bucket itself. */
 export interface BucketMaker {
-  /** Resolves when the bucket is there, to whether it had to be made. Throws `s3-refused` where this user may not make it. */
+  /** Resolves when the bucket is there, to whether it had to be made. Throws `s3-denied` where this user may not make it. */
   ensureBucket(signal: AbortSignal): Promise<boolean>;
 }
 

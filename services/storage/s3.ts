@@ -115,7 +115,10 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}`;
     const meaning = meaningOf(code, status);
     const advice = code === noBucket && own ? ': `lxstow setup` makes it' : '';
-    return new LxstowError(meaning, meaning === 's3-refused' ? `${text} (bucket ${config.bucket}${advice})` : text);
+    return new LxstowError(
+      meaning,
+      meaning === 's3-refused' || meaning === 's3-denied' ? `${text} (bucket ${config.bucket}${advice})` : text,
+    );
   }
 
   async function send(request: Request): Promise<IncomingMessage> {

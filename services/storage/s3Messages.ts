@@ -19,6 +19,8 @@ const meanings = new Map<string, ErrorCode>(
   Object.entries({
     NoSuchBucket: 's3-refused',
     NoSuchUpload: 'not-found',
+    // 403, but of this one object: its archive is in cold storage.
+    InvalidObjectState: 's3-refused',
     PreconditionFailed: 'conflict',
     XMinioStorageFull: 's3-full',
     // Damaged or broken off on its way: the same bytes may arrive whole the next time.
@@ -37,6 +39,7 @@ export function meaningOf(code: string, status: number): ErrorCode {
   const meaning = meanings.get(code);
   if (meaning) return meaning;
   if (status === 404) return 'not-found';
+  if (status === 401 || status === 403) return 's3-denied';
   if (status === 412) return 'conflict';
   if (status === 507) return 's3-full';
   return status === 408 || status === 429 || status >= 500 ? 's3-unavailable' : 's3-refused';

@@ -2,9 +2,11 @@
 import type { Config } from '../contract.ts';
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
 import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
+import { waitingFor } from '../outage.ts';
 import type { Job } from '../queue/jobs.ts';
 import type { Lease, LeaseHolder } from '../queue/leases.ts';
 import { instanceLeaseKey, transferPermits } from '../queue/topology.ts';
+import type { Gate } from './outages.ts';
 import { readManifest } from './restore.ts';
 import type { Tools } from './tools.ts';
 
@@ -23,20 +25,28 @@ export interface Admission {
   fault?: LxstowError;
 }
 
+export interface AdmissionOptions {
+  /** Whether another job is to have the lease first. */
+  isBehind: (lease: string) => boolean;
+  /** It will move bytes; an attempt that only tidies up does not. */
+  limited: boolean;
+  /** What has just come back: only so many may be at work on it. */
+  returning?: Gate;
+}
+
 export type AdmissionTools = Pick<Tools, 'config' | 'leases' | 'lxd' | 'store'>;
 
 /** Well below the time in which NATS wants to hear of the message. */
 const lookMs = 5000;
 
 /**
- * Takes all that the job needs, the narrowest first, or nothing. `isBehind` says whether another job is to have the lease first. `limited`: it will
- * move bytes; an attempt that only tidies up does not.
+ * Takes all that the job needs, the narrowest first, or nothing.
  */
 export async function admit(
   job: Job,
   holder: LeaseHolder,
   tools: AdmissionTools,
-  { isBehind, limited }: { isBehind: (lease: string) => boolean; limited: boolean },
+  { isBehind, limited, returning }: AdmissionOptions,
 ): Promise<Admission | Wait> {
   if (job.kind === 'delete') return { permits: [] };
   const { leases } = tools;
@@ -46,6 +56,10 @@ export async function admit(
     if (limited) limits = await limitsOf(job, tools);
   } catch (error) {
     fault = asLxstowError(error);
+  }
+  if (returning?.permits && returning.outage.allowed > 0) {
+    const { permits, outage } = returning;
+    limits.push({ permits, count: outage.allowed, reason: waitingFor(outage) });
   }
   const key = instanceLeaseKey(job.address);
   const wanted = [

@@ -5,7 +5,7 @@ import { SlotMemory } from '../archive/slotMemory.ts';
 import { Threads } from '../archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
-import { isCode } from '../errors.ts';
+import { isCode, LxstowError } from '../errors.ts';
 import { serveHealth } from '../health.ts';
 import type { Log } from '../logger.ts';
 import { LxdClient } from '../lxd/client.ts';
@@ -36,6 +36,7 @@ import { createS3Store } from '../storage/s3.ts';
 import type { Trace } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
+import { Outages } from './outages.ts';
 import { runRemove } from './remove.ts';
 import { whyNotReplaceable } from './replace.ts';
 import { runRestore, undoRestore } from './restore.ts';
@@ -44,6 +45,8 @@ import type { Tools } from './tools.ts';
 
 export interface WorkerOptions {
   config: Config;
+  /** Reads the configuration again, for credentials that were changed. */
+  reread?: () => Config;
   env: NodeJS.ProcessEnv;
   log: Log;
   /** Aborts to stop: no new jobs, and what still runs after `worker.graceMs` is handed back. */
@@ -61,10 +64,11 @@ const runners: Runners = {
 };
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
-export async function runWorker({ config, env, log: parentLog, stop }: WorkerOptions): Promise<void> {
+export async function runWorker(options: WorkerOptions): Promise<void> {
+  const { config, reread, env } = options;
   const { remote, slots, graceMs } = config.worker;
   const worker = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
-  const log = parentLog.child({ worker, remote });
+  const log = options.log.child({ worker, remote });
 
   const metrics = createWorkerMetrics();
   using s3 = createS3Store(config.s3);
@@ -88,18 +92,11 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     (error) => log.warn('LXD does not answer yet', { error }),
   );
   await using threads = new Threads({ gzipLibrary: config.gzip.library });
-  await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log);
+  await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log, {
+    reread: reread && (() => reread().nats),
+  });
+  const stop = AbortSignal.any([options.stop, nats.closed]);
   await verifySetUp(nats, remote);
-  await using health = await serveHealth(
-    config.worker.healthAddress,
-    config.worker.healthPort,
-    {
-      nats: async () => nats.assertConnected(),
-      s3: (signal) => s3.probe(signal),
-      lxd: async (signal) => void (await describeServer(lxd, signal)),
-    },
-    metrics,
-  );
 
   // What NATS does not answer while the lease lives costs no attempt.
   const patienceMs = config.worker.leaseTtlMs;
@@ -123,6 +120,21 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
   };
+  await using outages = new Outages({
+    ...{ remote, worker, bucket, log, stopping: stop },
+    onFree: (permit) => waitingRoom.freed(permit),
+    probes: { s3: (signal) => s3.probe(signal), lxd: (signal) => assertTrusted(lxd, signal) },
+  });
+  await using health = await serveHealth(
+    config.worker.healthAddress,
+    config.worker.healthPort,
+    {
+      nats: async () => nats.assertConnected(),
+      s3: (signal) => outages.check('s3', signal),
+      lxd: (signal) => outages.check('lxd', signal),
+    },
+    metrics,
+  );
   const ended = new AbortController();
   const answerFrom = (question: LookQuestion, trace: Trace) => {
     log.debug('asked', { trace: trace.id, ...question });
@@ -145,7 +157,8 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     await using deliveries = new Deliveries(nats, consumerName(remote, lane), stop);
     const tools = { ...shared, memory: new SlotMemory() };
     await runLoop({
-      ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, log },
+      ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, outages, log },
+      ...(lane === 'transfer' && { ready: () => outages.ready() }),
       ...{ stopping: stop, handingBack: handingBack.signal },
     });
   };
@@ -160,6 +173,15 @@ export async function runWorker({ config, env, log: parentLog, stop }: WorkerOpt
     ended.abort();
   }
   log.info('worker stopped');
+  // systemd begins anew what has failed (packaging/systemd).
+  nats.closed.throwIfAborted();
+}
+
+/** Throws lxd-unavailable, or lxd-refused: to a certificate that it does not know LXD answers too, but does nothing for it. */
+async function assertTrusted(lxd: LxdClient, signal: AbortSignal): Promise<void> {
+  const { auth } = await lxd.get<{ auth?: string }>('/1.0', {}, signal);
+  if (auth !== undefined && auth !== 'trusted')
+    throw new LxstowError('lxd-refused', `LXD (${lxd.remote}) does not trust our certificate`);
 }
 
 async function look(lxd: LxdClient, { project, instance, pool, replace = false }: LookQuestion): Promise<LookAnswer> {

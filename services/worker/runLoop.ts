@@ -1,22 +1,25 @@
 /** The worker's one loop: take a message, run its job, decide how it ended. Nobody else decides about retries. */
 import { setTimeout } from 'node:timers/promises';
 import type { JobKind, Operation } from '../contract.ts';
-import { asLxstowError, LxstowError } from '../errors.ts';
+import { asErrorCode, asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { countJob } from '../metrics.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';
-import { amend, cancelled, fail, handBack, isFinal, newOperation, succeed } from '../operations/operation.ts';
+import { amend, cancelled, fail, handBack, isFinal, newOperation, putOff, succeed } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/store.ts';
+import { waitingFor } from '../outage.ts';
 import type { Nats } from '../queue/connection.ts';
 import { bury } from '../queue/deadLetters.ts';
 import type { Deliveries, Delivery } from '../queue/deliveries.ts';
 import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
 import type { Nudges } from '../queue/nudges.ts';
-import { parseJobSubject, waitedFor } from '../queue/topology.ts';
+import { parseJobSubject, returningPermits, waitedFor } from '../queue/topology.ts';
 import type { WaitingRoom } from '../queue/waitingRoom.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { admit, type Wait } from './admission.ts';
+import { endingOf, longestDelayMs } from './ending.ts';
+import type { Gate, Outages } from './outages.ts';
 import type { Tools } from './tools.ts';
 
 /** What is done for a kind of job. */
@@ -37,6 +40,9 @@ export interface LoopOptions {
   tools: Tools;
   runners: Runners;
   waitingRoom: WaitingRoom;
+  outages: Outages;
+  /** Resolves when a job may be taken from the queue. */
+  ready?: () => Promise<void>;
   log: Log;
   /** Aborts when no new job may begin. */
   stopping: AbortSignal;
@@ -44,17 +50,19 @@ export interface LoopOptions {
   handingBack: AbortSignal;
 }
 
+const hourMs = 3_600_000;
 const pauseAfterFaultMs = 1000;
 /** A job whose operation somebody else has changed comes again after this; jittered, so that such jobs do not march in step. */
 const busyDelayMs = 3000;
-const firstRetryDelayMs = 5000;
-const longestRetryDelayMs = 300_000;
+/** A takeover so soon after NATS was away is of an attempt that this has cut: it does not count. */
+const afterNatsMs = 60_000;
 
 /** Runs one job at a time until `stopping`; resolves when the last one has ended. */
 export async function runLoop(options: LoopOptions): Promise<void> {
   const { deliveries, stopping, log } = options;
   while (!stopping.aborted) {
     try {
+      await options.ready?.();
       const message = await deliveries.next();
       if (message) await handle(message, options);
     } catch (error) {
@@ -102,27 +110,34 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
     instance: address.instance,
     kind: job.kind,
   });
+  const limited = stored.operation.status !== 'Cancelling';
+  const gate = limited ? await options.outages.gate(job.kind) : undefined;
+  const overdue = gate && overdueFor(gate, stored.operation, tools);
+  if (gate?.outage.allowed === 0 && !overdue) return waitUntilBack(message, gate, stored, options);
   const admission = await admit(job, { worker, operation: id }, tools, {
     isBehind: (lease) => waitingRoom.isBehind(lease, message),
-    limited: stored.operation.status !== 'Cancelling',
+    limited,
+    ...(gate && { returning: gate }),
   });
   if ('reason' in admission) return wait(message, admission, stored, options);
   const { lease, permits, fault } = admission;
   // Another permit may be free: the next one is to look.
   for (const { key } of permits) waitingRoom.callFirst(waitedFor(key));
+  if (!gate) waitingRoom.callFirst(returningPermits(address.remote, 's3'));
   const attempt = await Attempt.begin(stored, {
     store: operations,
     leases: tools.leases,
     lease,
     permits,
     worker,
+    counts: stored.operation.owner === undefined || performance.now() - options.nats.backSince > afterNatsMs,
     log: attemptLog,
   });
   if (!attempt) {
     for (const each of [lease, ...permits]) await each?.release();
     return message.nak(jittered(busyDelayMs));
   }
-  if (fault) attempt.abort(fault);
+  if (overdue ?? fault) attempt.abort((overdue ?? fault) as LxstowError);
   if (stored.operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   if (attempt.operation.attempt > tools.config.worker.attempts) {
     // Each attempt so far ended with its worker: the job itself may be what kills them.
@@ -145,6 +160,34 @@ async function wait(message: Delivery, { lease, reason }: Wait, stored: Stored, 
     await options.operations.update(amend(operation, { metadata }, new Date()), revision);
   }
   options.waitingRoom.wait(message, lease, operation.id);
+}
+
+/** Hands the job back until what it needs is there, and says in its operation what that is, and since when. */
+async function waitUntilBack(
+  message: Delivery,
+  { outage, permits }: Gate,
+  { operation, revision }: Stored,
+  { operations, waitingRoom }: LoopOptions,
+): Promise<void> {
+  const reason = waitingFor(outage);
+  if (operation.status === 'Pending' && operation.metadata.waiting_for !== reason) {
+    const now = new Date();
+    const metadata = { ...operation.metadata, waiting_for: reason };
+    const waiting_since = operation.waiting_since ?? now.toISOString();
+    await operations.update(amend(operation, { metadata, waiting_since }, now), revision);
+  }
+  if (permits) waitingRoom.wait(message, permits, operation.id);
+  // Another worker's LXD may be there; this worker takes no more of these.
+  else message.nak();
+}
+
+/** Why the job waits no longer for what is away, where it has waited for as long as it may. */
+function overdueFor({ outage }: Gate, { waiting_since }: Operation, { config }: Tools): LxstowError | undefined {
+  const { patienceHours } = config.worker;
+  if (outage.allowed > 0 || !waiting_since || Date.now() - Date.parse(waiting_since) < patienceHours * hourMs)
+    return undefined;
+  const why = `waited ${patienceHours} h for ${waitingFor(outage)}: ${outage.reason}`;
+  return new LxstowError(asErrorCode(outage.code), why);
 }
 
 /** Finds the operation, or makes it: for a message that came without the gateway, or faster than it. */
@@ -175,8 +218,9 @@ async function runAttempt(job: Job, attempt: Attempt, message: Delivery, options
   log.info('job begun', { attempt: operation.attempt });
   tools.metrics.running.inc({ kind: job.kind });
   try {
+    const begun = performance.now();
     const failure = await outcome(job, attempt, options);
-    if (failure) await endBadly(failure, job, attempt, message, options);
+    if (failure) await endBadly(failure, performance.now() - begun, job, attempt, message, options);
     else await endWell(job, attempt, message, tools);
   } finally {
     tools.metrics.running.dec({ kind: job.kind });
@@ -219,19 +263,30 @@ async function undo(job: Job, attempt: Attempt, { runners, tools }: LoopOptions)
 
 async function endBadly(
   error: LxstowError,
+  ranMs: number,
   job: Job,
   attempt: Attempt,
   message: Delivery,
   options: LoopOptions,
 ): Promise<void> {
   const { log, operation } = attempt;
-  const { attempts } = options.tools.config.worker;
-  if (error.code === 'lease-lost') {
+  const { attempts, patienceHours } = options.tools.config.worker;
+  const gate = await options.outages.examine(error);
+  const waitingSince =
+    operation.waiting_since && ranMs < longestDelayMs ? Date.parse(operation.waiting_since) : Date.now();
+  const ending = endingOf(error, {
+    attempt: operation.attempt,
+    attempts,
+    confirmed: gate !== undefined,
+    waitedMs: Date.now() - waitingSince,
+    patienceMs: patienceHours * hourMs,
+  });
+  if (ending.kind === 'give-up') {
     // Whoever holds the lease now has the message too, or will: nothing here is ours to write.
     log.warn('attempt given up', { error });
     return attempt.release();
   }
-  if (error.code === 'cancelled') {
+  if (ending.kind === 'cancel') {
     log.info('job cancelled');
     await undo(job, attempt, options);
     await attempt.finish((current) => cancelled(current, new Date()));
@@ -240,21 +295,27 @@ async function endBadly(
     await freeName(job, attempt.operation, options.tools);
     return message.term(error.code);
   }
-  const again = error.code === 'stopping' || (!error.permanent && operation.attempt < attempts);
-  if (again) {
-    const delayMs =
-      error.code === 'stopping'
-        ? 0
-        : jittered(Math.min(firstRetryDelayMs * 2 ** (operation.attempt - 1), longestRetryDelayMs));
-    log.warn(error.code === 'stopping' ? 'job handed back' : 'attempt failed, another follows', { error, delayMs });
-    await attempt.finish((current) => handBack(current, error.message, new Date(), error.code !== 'stopping'));
-    if (error.code !== 'stopping') options.tools.metrics.retries.inc({ kind: job.kind });
+  if (ending.kind === 'wait') {
+    const away = gate && waitingFor(gate.outage);
+    log.warn('attempt ended by an outage', { error, away });
+    await attempt.finish((current) => putOff(current, error.message, new Date(waitingSince), new Date(), away));
+    options.tools.metrics.retries.inc({ kind: job.kind });
+    await attempt.release();
+    if (gate?.permits) return options.waitingRoom.wait(message, gate.permits, operation.id);
+    return message.nak(gate ? 0 : jittered(ending.delayMs));
+  }
+  if (ending.kind === 'hand-back' || ending.kind === 'retry') {
+    const counts = ending.kind === 'retry';
+    const delayMs = counts ? jittered(ending.delayMs) : 0;
+    log.warn(counts ? 'attempt failed, another follows' : 'job handed back', { error, delayMs });
+    await attempt.finish((current) => handBack(current, error.message, new Date(), counts));
+    if (counts) options.tools.metrics.retries.inc({ kind: job.kind });
     await attempt.release();
     return message.nak(delayMs);
   }
   log.error('job failed', { error });
   await undo(job, attempt, options);
-  if (!error.permanent || error.code === 'attempts-exhausted') await bury(options.nats, message, error);
+  if (ending.letter) await bury(options.nats, message, error);
   await attempt.finish((current) => fail(current, error, new Date()));
   countJob(options.tools.metrics, attempt.operation, 'failure');
   await attempt.release();

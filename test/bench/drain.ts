@@ -19,6 +19,7 @@ import { checkpointsBucket, consumerName, jobsStream, leasesBucket, setUp } from
 import { WaitingRoom } from '../../services/queue/waitingRoom.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { traceOf } from '../../services/trace.ts';
+import { Outages } from '../../services/worker/outages.ts';
 import { type Runners, runLoop } from '../../services/worker/runLoop.ts';
 import { startNats } from '../lab/nats.ts';
 import type { Log } from '../lab/run.ts';
@@ -104,10 +105,14 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
   };
+  await using outages = new Outages({
+    ...{ remote: 'local', worker: 'drain', bucket, log, stopping: stopping.signal },
+    ...{ onFree: (permit: string) => waitingRoom.freed(permit), probes: { s3: nothing, lxd: nothing } },
+  });
   const loop = async () => {
     await using deliveries = new Deliveries(nats, consumerName('local', 'transfer'), stopping.signal);
     await runLoop({
-      ...{ worker: 'drain', nats, deliveries, nudges, operations, runners, waitingRoom, log },
+      ...{ worker: 'drain', nats, deliveries, nudges, operations, runners, waitingRoom, outages, log },
       ...{ tools: { ...shared, memory: new SlotMemory() }, stopping: stopping.signal, handingBack: ended.signal },
     });
   };

@@ -99,7 +99,7 @@ export function objectStoreContract(
       it('a wrong secret is refused, and not told to anybody', at, async () => {
         const secretKey = 'x'.repeat(32);
         await assert.rejects(subject.open({ secretKey }).probe(never), (error: unknown) => {
-          assert.ok(isError('s3-refused')(error));
+          assert.ok(isError('s3-denied')(error));
           assert.doesNotMatch(`${(error as Error).message}${(error as Error).stack}`, /x{32}/);
           return true;
         });

@@ -133,6 +133,34 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.match(stderr, /Did you mean backup\?/);
   });
 
+  it('says once what several have failed by', async () => {
+    await stack.stow.gateway.stop();
+    const { status, stderr } = await run('backup', 'c1', 'c2', '-q');
+    await stack.stow.gateway.start();
+    assert.equal(status, 69, stderr);
+    assert.match(stderr, /^lxstow: c1, c2: stow \(\S+\) cannot be reached: nothing listens there$/m);
+    assert.equal(stderr.split('cannot be reached').length, 2);
+  });
+
+  it('with --retry begins when the gateway is there again; and gives up when that takes too long', async () => {
+    await stack.stow.gateway.stop();
+    assert.equal((await run('backup', 'c1', '-q', '--retry', '1s')).status, 69);
+    const child = spawn(process.execPath, [cli, 'backup', 'c1', 'c2', '--retry', '5m'], { env: env(), cwd: home });
+    let said = '';
+    child.stderr.on('data', (text) => {
+      said += text;
+    });
+    const ended = new Promise((resolve) => child.on('exit', resolve));
+    await until(
+      async () => said,
+      (text) => text.includes('trying again'),
+    );
+    await stack.stow.gateway.start();
+    assert.equal(await ended, 0, said);
+    assert.equal(said.split('trying again').length, 2, said);
+    assert.equal((await run('backup', 'c1', '--retry', 'soon')).status, 64);
+  });
+
   it('goes on with the others when one fails, and says that one did', async () => {
     const { status, stdout, stderr } = await run('backup', 'nobody', 'c2', '--format', 'json');
     assert.equal(status, 66, stderr);

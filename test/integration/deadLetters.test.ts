@@ -28,7 +28,9 @@ interface Letter {
 describe('dead letters', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
-    stack = await openStack('dead-letters', { config: { worker: { attempts: 1, lxdIdleTimeoutMs: 1000 } } });
+    stack = await openStack('dead-letters', {
+      config: { worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000 } },
+    });
     await stack.launch('c1');
   });
   after(() => stack?.[Symbol.asyncDispose]());
@@ -156,6 +158,22 @@ describe('dead letters', { timeout: 600_000 }, () => {
     const { status, err } = await ended(operation);
     assert.equal(status, 'Success', err);
     assert.equal((await stack.stow.request('GET', '/1.0/instances/c1/backups/in-the-end')).status, 200);
+  });
+
+  it('all that ended with one code are sent again, and no others', async () => {
+    const letter = await buried('lxstow.jobs.local.backup.default.c1', '{"bakcup":"y"}');
+    const before = await list();
+    const none = await ok(['retry', '--all', '--code', 's3-unavailable']);
+    assert.equal(none, '0 dead letters queued again\n');
+    assert.deepEqual(await list(), before);
+    const printed = await ok(['retry', '--all', '--code', letter.code]);
+    const again = printed.match(/^dead letter \d+ is queued again as operation \S+$/gm) ?? [];
+    assert.equal(again.length, before.filter(({ code }) => code === letter.code).length);
+    assert.ok(printed.endsWith(`\n${again.length} dead letters queued again\n`));
+    // Their cause is not mended: each ends as a letter again.
+    await until(list, (all) => all.length === before.length && !all.some(({ id }) => id === letter.id));
+    for (const wrong of [['retry'], ['retry', '1', '--all'], ['retry', '1', '--code', 'internal']])
+      assert.equal((await command(wrong)).status, 64);
   });
 
   it('stays when the queue does not take it', async () => {

@@ -7,9 +7,9 @@ import { connect } from 'node:tls';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect as connectNats } from '@nats-io/transport-node';
 import { makeCertificate } from '../lab/certificates.ts';
-import { type LxstowOptions, startLxstow } from '../lab/lxstow.ts';
+import { type Answer, type LxstowOptions, startLxstow } from '../lab/lxstow.ts';
 import { freePort } from '../lab/processes.ts';
-import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('requests', { timeout: 600_000 }, () => {
   let stack: Stack;
@@ -291,31 +291,29 @@ describe('requests', { timeout: 600_000 }, () => {
   });
 
   describe('parts that are down', () => {
-    it('S3: 503, nothing accepted, unready; then all is well again', async () => {
+    it('S3: lists and deletions are 503, backups and restores wait for it; unready; then all is well again', async () => {
       await stack.s3.kill();
       const before = await operations();
       for (const [method, path] of [
         ['GET', backups],
         ['GET', `${backups}/${backup}`],
-        ['POST', backups],
-        ['POST', `${backups}/${backup}`],
         ['DELETE', `${backups}/${backup}`],
-      ] as const) {
-        assertError(
-          await stack.stow.request(
-            method,
-            path,
-            path === `${backups}/${backup}` && method === 'POST' ? { body: { name: 'c9' } } : {},
-          ),
-          503,
-          /S3 at/,
-        );
-      }
+      ] as const)
+        assertError(await stack.stow.request(method, path), 503, /S3 at/);
       assert.deepEqual(await operations(), before);
+      const taken = [
+        await stack.stow.request('POST', backups),
+        await stack.stow.request('POST', `${backups}/${backup}`, { body: { name: 'c9' } }),
+        await stack.stow.request('POST', `${backups}/nobody-made-this`, { body: { name: 'c8' } }),
+      ];
       const ready = await fetch(`${stack.stow.healthUrl.gateway}/readyz`);
       assert.deepEqual([ready.status, ((await ready.json()) as { checks: { nats: string } }).checks.nats], [503, 'ok']);
       await stack.s3.start();
-      await succeeded(stack.stow, await stack.stow.request('POST', backups));
+      const [made, restored, missing] = taken as [Answer, Answer, Answer];
+      await succeeded(stack.stow, made);
+      await succeeded(stack.stow, restored);
+      await stack.remove('c9');
+      assert.equal((await failed(stack.stow, missing)).code, 'not-found');
     });
 
     it('NATS: 503, and nothing is half accepted; then all is well again', async () => {

@@ -27,6 +27,8 @@ export interface LabS3 extends Daemon, AsyncDisposable {
   readonly endpoint: string;
   readonly accessKey: string;
   readonly secretKey: string;
+  /** Of MinIO: from its next start on, its user has another secret; `secretKey` is what it has at first. */
+  useSecret(secretKey: string): void;
   /** Exists and is empty at first. */
   readonly bucket: string;
   readonly dir: string;
@@ -40,18 +42,14 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
   if (diskMiB !== undefined) await mountSmallDisk(join(folder.path, 'data'), diskMiB);
   const access = { accessKey: randomBytes(8).toString('hex'), secretKey: randomBytes(16).toString('hex') };
   const port = await freePort();
-  const client = new Client({
-    endPoint: '127.0.0.1',
-    port,
-    useSSL: false,
-    ...access,
-    retryOptions: { disableRetry: true },
-  });
+  const current = { ...access };
+  const client = () =>
+    new Client({ endPoint: '127.0.0.1', port, useSSL: false, ...current, retryOptions: { disableRetry: true } });
   // Health pages say yes, and buckets can be had, some seconds before SeaweedFS has a place for the first object.
   const ready = answers(async () => {
-    if (!(await client.bucketExists(bucket))) await client.makeBucket(bucket);
-    await client.putObject(bucket, 'lab-is-ready', 'yes');
-    await client.removeObject(bucket, 'lab-is-ready');
+    if (!(await client().bucketExists(bucket))) await client().makeBucket(bucket);
+    await client().putObject(bucket, 'lab-is-ready', 'yes');
+    await client().removeObject(bucket, 'lab-is-ready');
   });
   const server = found.kind === 'minio' ? minio(folder, port, access) : await seaweedfs(folder, port, access);
   const daemon = await startDaemon({ command: found.command, folder, ready, signal, ...server });
@@ -61,6 +59,10 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
     kind: found.kind,
     endpoint: `http://127.0.0.1:${port}`,
     ...access,
+    useSecret(secretKey: string) {
+      current.secretKey = secretKey;
+      if (server.env) server.env.MINIO_ROOT_PASSWORD = secretKey;
+    },
     bucket,
     dir: folder.path,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

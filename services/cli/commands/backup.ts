@@ -3,6 +3,7 @@ import { CliError, type Exit, exits } from '../exit.ts';
 import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
 import { Gateways, type InstancePlace, listInstances, type Place, type ShownInstance, suggesting } from '../names.ts';
 import { type Format, print, size } from '../output.ts';
+import { patiently } from '../patience.ts';
 import { openProgress } from '../progress.ts';
 
 export interface BackupOptions extends Place {
@@ -14,6 +15,8 @@ export interface BackupOptions extends Place {
   optimized?: boolean;
   instanceOnly?: boolean;
   notify?: string;
+  /** For how long to ask again, ms. */
+  retry?: number;
   wait: boolean;
   quiet?: boolean;
   format: Format;
@@ -26,7 +29,15 @@ interface Job extends Followed {
 
 export async function backupCommand(instances: string[], options: BackupOptions): Promise<Exit> {
   using gateways = new Gateways();
-  const jobs: Job[] = (await wanted(gateways, instances, options)).map((where) => ({
+  const until = performance.now() + (options.retry ?? 0);
+  const noted = new Set<string>();
+  const once = (note: (text: string) => void) => (text: string) => {
+    if (!noted.has(text)) note(text);
+    noted.add(text);
+  };
+  const note = once((text) => process.stderr.write(`lxstow: ${text}\n`));
+  const patience = { until, note, signal: new AbortController().signal };
+  const jobs: Job[] = (await patiently(() => wanted(gateways, instances, options), patience)).map((where) => ({
     label: instances.find((text) => text.endsWith(`:${where.instance}`)) ?? where.instance,
     gateway: where.gateway,
     where,
@@ -40,8 +51,12 @@ export async function backupCommand(instances: string[], options: BackupOptions)
     await forAll(jobs, async (job) => {
       if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
       const { gateway, place, instance } = job.where;
-      const begun = await suggesting(job.where, undefined, () =>
-        gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: place }),
+      const begun = await patiently(
+        () =>
+          suggesting(job.where, undefined, () =>
+            gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: place }),
+          ),
+        { until, note: once((text) => progress.note(text)), signal: interrupts.first },
       );
       job.operation = begun;
       job.backup = begun.name;

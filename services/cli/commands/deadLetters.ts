@@ -63,15 +63,29 @@ export async function showCommand({ config, log }: Common, id: number, format: F
   for (const [name, value] of lines) print(`${`${name}:`.padEnd(11)}${printable(value)}\n`);
 }
 
-export async function retryCommand({ config, log }: Common, ids: number[]): Promise<void> {
+/** `all`: every letter that is there now, or of these with this error code. */
+export async function retryCommand(
+  { config, log, stop }: Common,
+  ids: number[],
+  { all, code }: { all: boolean; code?: string },
+): Promise<void> {
+  if (all === ids.length > 0) throw new LxstowError('bad-request', 'retry takes either ids or --all');
+  if (code !== undefined && !all) throw new LxstowError('bad-request', '--code goes with --all');
   await using nats = await connect(config, log);
   const operations = new OperationStore(nats, config.nats.operationsKeptHours);
-  for (const id of ids) {
-    const letter = await getDeadLetter(nats, id);
+  const again = async (letter: DeadLetter) => {
     const operation = await retryDeadLetter(nats, letter);
     await makeVisible(operation, letter, operations, log);
-    print(`dead letter ${id} is queued again as operation ${operation}\n`);
-  }
+    print(`dead letter ${letter.id} is queued again as operation ${operation}\n`);
+  };
+  for (const id of ids) await again(await getDeadLetter(nats, id));
+  if (!all) return;
+  // First all of them: one that fails again meanwhile is a new letter, and not for this run.
+  const letters: DeadLetter[] = [];
+  for await (const letter of listDeadLetters(nats, stop))
+    if (code === undefined || letter.code === code) letters.push(letter);
+  for (const letter of letters) await again(letter);
+  print(`${letters.length} dead letters queued again\n`);
 }
 
 export async function discardCommand({ config, log }: Common, ids: number[], all: boolean): Promise<void> {

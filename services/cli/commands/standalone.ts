@@ -17,6 +17,7 @@ import { setUpAll } from './setup.ts';
 
 export interface StandaloneOptions {
   config: Config;
+  reread(): Config;
   env: NodeJS.ProcessEnv;
   log: Log;
   stop: AbortSignal;
@@ -31,12 +32,20 @@ const lookEveryMs = 50;
 const introductionMs = 2000;
 
 /** Runs until `stop`, or until one of them fails: then the others are stopped, and it throws why. */
-export async function runStandalone({ config: given, env, log, stop, natsPort }: StandaloneOptions): Promise<void> {
+export async function runStandalone({
+  config: given,
+  reread,
+  env,
+  log,
+  stop,
+  natsPort,
+}: StandaloneOptions): Promise<void> {
   const failed = new AbortController();
   await using own = natsPort === undefined ? undefined : await openNats(given, env, log, natsPort, failed);
   const config = own?.config ?? given;
   await setUpAll(config, log);
-  const options = { config, env, log, stop: AbortSignal.any([stop, failed.signal]) };
+  const again = () => (own ? { ...reread(), nats: config.nats } : reread());
+  const options = { config, reread: again, env, log, stop: AbortSignal.any([stop, failed.signal]) };
   const stopOthers = (error: unknown) => {
     failed.abort(error);
   };

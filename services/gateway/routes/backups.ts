@@ -7,7 +7,7 @@ import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { assertInstance, findBackup, look, showStored, unfinishedBackup } from '../backups.ts';
+import { assertInstance, findBackup, look, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
 import {
   addressing,
   bodyOf,
@@ -119,7 +119,7 @@ export function backupRoutes(parts: GatewayParts): Router {
 
     const id = submitter.newId();
     const signal = ended(response);
-    const has = (backup: string) => catalog.has({ ...address, backup }, signal);
+    const has = (backup: string) => unlessAway(parts, () => catalog.has({ ...address, backup }, signal), false);
     const { name, compression, ...options } = wanted;
     try {
       if (name !== undefined) {
@@ -161,7 +161,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       );
     const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
     nats.assertConnected();
-    await catalog.manifest(source, ended(response));
+    await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
     const found = await look(
       parts,
       address.remote,

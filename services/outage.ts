@@ -1,0 +1,52 @@
+/**
+ * The record of a dependency that is away, and how it comes back: pure. While it is away `allowed` is 0; each time that it answers, twice as many
+ * jobs may be at work on it, 1, 2, 4 …, so that a store that has just come back is not run over; then the record is removed.
+ */
+import { faultsOf, type Outage } from './contract.ts';
+import type { LxstowError } from './errors.ts';
+
+/** A remote with more jobs at a time than this is not slowed down any more. */
+const mostAllowed = 32;
+const firstLookMs = 1000;
+const longestLookMs = 30_000;
+const stepMs = 2000;
+
+/** It does not serve us: newly, still, or again. */
+export function failed(
+  known: Outage | undefined,
+  { dependency, worker }: Pick<Outage, 'dependency' | 'worker'>,
+  { code, message }: Pick<LxstowError, 'code' | 'message'>,
+  now: Date,
+): Outage {
+  return { dependency, since: known?.since ?? now.toISOString(), code, reason: message, allowed: 0, worker };
+}
+
+/** It has answered; undefined when that ends the outage. */
+export function answered(outage: Outage): Outage | undefined {
+  const allowed = outage.allowed === 0 ? 1 : outage.allowed * 2;
+  return allowed > mostAllowed ? undefined : { ...outage, allowed };
+}
+
+/** When to ask it next, in ms: soon at first, and then the rarer the longer it is away. */
+export function nextLookMs({ since, allowed }: Outage, now: Date): number {
+  if (allowed > 0) return stepMs;
+  return Math.min(Math.max((now.getTime() - Date.parse(since)) / 4, firstLookMs), longestLookMs);
+}
+
+const names = { s3: 'S3', lxd: 'LXD' };
+
+/** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Why may change; this is the same all the time, and written once. */
+export function waitingFor({ dependency, since, allowed }: Outage): string {
+  const name = names[dependency];
+  return allowed > 0 ? `${name}, which has just come back` : `${name}, away since ${since.slice(0, 19)}Z`;
+}
+
+/** A record as it is stored; undefined for what is none. */
+export function parseOutage(text: string): Outage | undefined {
+  try {
+    const value = JSON.parse(text) as Outage;
+    return faultsOf('outage.json', value).length === 0 ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,52 @@
+/** What becomes of a job whose attempt has failed. Pure: what is known comes in, the decision goes out. */
+import { blameOf } from '../blame.ts';
+import type { LxstowError } from '../errors.ts';
+
+export interface Circumstances {
+  /** The attempt that has failed, from 1, and how many a job has. */
+  attempt: number;
+  attempts: number;
+  /** The dependency that the error speaks of was asked, and does not serve us. */
+  confirmed: boolean;
+  /** How long the job has waited for its dependencies, and how long it may, in ms. */
+  waitedMs: number;
+  patienceMs: number;
+}
+
+export type Ending =
+  /** Nothing is written: another worker has the job, or will. */
+  | { kind: 'give-up' }
+  /** Undone, then Cancelled. */
+  | { kind: 'cancel' }
+  /** Back on the queue at once; the attempt does not count. */
+  | { kind: 'hand-back' }
+  /** Another attempt after so long; this one counts. */
+  | { kind: 'retry'; delayMs: number }
+  /** Back on the queue until the dependency serves us; the attempt does not count. Where it does so already: for `delayMs`. */
+  | { kind: 'wait'; delayMs: number }
+  /** Undone, then Failure. `letter`: it was not the job's own fault, so a dead letter keeps it. */
+  | { kind: 'fail'; letter: boolean };
+
+export const firstDelayMs = 5000;
+export const longestDelayMs = 300_000;
+
+export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): Ending {
+  const { attempt, attempts, confirmed, waitedMs, patienceMs } = circumstances;
+  if (code === 'lease-lost') return { kind: 'give-up' };
+  if (code === 'cancelled') return { kind: 'cancel' };
+  if (code === 'stopping') return { kind: 'hand-back' };
+  const blame = blameOf(code);
+  if (blame.on === 'job') return { kind: 'fail', letter: code === 'attempts-exhausted' };
+  if (blame.on === 'attempt') {
+    if (attempt >= attempts) return { kind: 'fail', letter: true };
+    return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
+  }
+  if (blame.unlessItAnswers && !confirmed) return { kind: 'fail', letter: false };
+  if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
+  // The longer it lasts, the rarer: each pause is a quarter of what it has taken so far.
+  return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
+}
+
+function bounded(ms: number): number {
+  return Math.min(Math.max(ms, firstDelayMs), longestDelayMs);
+}

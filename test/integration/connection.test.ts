@@ -1,0 +1,149 @@
+/** The connection to NATS through what operators do to it, on a real nats-server: users that go and come back, passwords that change, full accounts. */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, it } from 'node:test';
+import type { Config } from '../../services/contract.ts';
+import { createLogger } from '../../services/logger.ts';
+import type { LxdInstance } from '../../services/lxd/inventory.ts';
+import { Bucket } from '../../services/queue/bucket.ts';
+import { connectNats, type Nats } from '../../services/queue/connection.ts';
+import { answerInventory, askInventory } from '../../services/queue/inventory.ts';
+import { checkpointsBucket, setUp } from '../../services/queue/topology.ts';
+import { type LabNats, startNats } from '../lab/nats.ts';
+import { until } from './stack.ts';
+
+const at = { timeout: 120_000 };
+const log = createLogger({ level: 'error', format: 'json' }, {});
+const users = (user: string, password: string) => `accounts {
+  APP { jetstream: { max_file: 1MB }, users: [ { user: ${user}, password: ${password} } ] }
+}`;
+
+let server: LabNats;
+let settings: Config['nats'];
+
+before(async () => {
+  server = await startNats({
+    log: () => undefined,
+    name: 'connection',
+    config: `max_payload: 128KB\n${users('lx', 'first')}`,
+  });
+  settings = {
+    ...{ servers: [server.url], user: 'lx', password: 'first' },
+    ...{ replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 },
+  };
+});
+after(() => server?.[Symbol.asyncDispose]());
+
+/** Has the running server know this user alone. */
+async function reload(user: string, password: string): Promise<void> {
+  const file = join(server.dir, 'nats.conf');
+  const text = await readFile(file, 'utf8');
+  await writeFile(file, text.replace(/^accounts \{.*?^\}/ms, users(user, password)));
+  await server.kill('SIGHUP');
+}
+
+/** How many logins the server has refused since it began. */
+async function refusals(): Promise<number> {
+  return (await readFile(join(server.dir, 'daemon.log'), 'utf8')).split('authentication error').length - 1;
+}
+
+/** Waits until the server has refused `more` logins more. */
+async function refused(more: number, before: number): Promise<void> {
+  await until(refusals, (count) => count >= before + more);
+}
+
+const connected = (nats: Nats, is = true) =>
+  until(
+    async () => nats.connected,
+    (now) => now === is,
+  );
+
+it('is there again when a user that was missing for a while, and was refused several times, is back', at, async () => {
+  await using nats = await connectNats(settings, 'test', log);
+  const before = await refusals();
+  await reload('somebody', 'first');
+  await connected(nats, false);
+  await refused(4, before);
+  await reload('lx', 'first');
+  await connected(nats);
+  await nats.connection.flush();
+});
+
+it('takes the password of now for each login', at, async () => {
+  let password = 'first';
+  await using nats = await connectNats(settings, 'test', log, { reread: () => ({ ...settings, password }) });
+  const before = await refusals();
+  await reload('lx', 'second');
+  await connected(nats, false);
+  await refused(1, before);
+  password = 'second';
+  await connected(nats);
+  password = 'first';
+  await reload('lx', 'first');
+  await connected(nats, false);
+  await connected(nats);
+});
+
+it('goes on with the password that it has while the configuration cannot be read', at, async () => {
+  const reread = () => {
+    throw new Error('half written');
+  };
+  await using nats = await connectNats(settings, 'test', log, { reread });
+  assert.equal(nats.connected, true);
+});
+
+it('says so when it is closed for good, but not when we close it ourselves', at, async () => {
+  const nats = await connectNats(settings, 'test', log);
+  await nats.connection.close();
+  await until(async () => nats.closed.aborted, Boolean);
+  assert.equal(nats.closed.reason.code, 'nats-unavailable');
+  const ours = await connectNats(settings, 'test', log);
+  await ours[Symbol.asyncDispose]();
+  assert.equal(ours.closed.aborted, false);
+});
+
+const instance = (name: string): LxdInstance => ({
+  name,
+  project: 'default',
+  location: 'none',
+  noise: randomBytes(30_000).toString('hex'),
+});
+const all = { kind: 'instances', full: false } as const;
+
+it('carries a list that is longer than a message may be here, page by page', at, async () => {
+  await using nats = await connectNats(settings, 'test', log);
+  const instances = ['a', 'b', 'c', 'd', 'e', 'f', 'g'].map(instance);
+  answerInventory(nats, 'local', async () => instances, AbortSignal.timeout(20_000));
+  await nats.connection.flush();
+  assert.deepEqual(await askInventory(nats, 'local', all, 10_000), instances);
+});
+
+it('may be closed before a question is answered', at, async () => {
+  const asked = Promise.withResolvers<void>();
+  const found = Promise.withResolvers<LxdInstance[]>();
+  const nats = await connectNats(settings, 'test', log);
+  await using other = await connectNats(settings, 'test', log);
+  const inventory = () => {
+    asked.resolve();
+    return found.promise;
+  };
+  answerInventory(nats, 'remote2', inventory, AbortSignal.timeout(20_000));
+  await nats.connection.flush();
+  const answer = assert.rejects(askInventory(other, 'remote2', all, 1000), { code: 'no-worker' });
+  await asked.promise;
+  await nats[Symbol.asyncDispose]();
+  found.resolve([]);
+  await answer;
+});
+
+it("says that there is no room when the account's JetStream is full, and not that NATS is away", at, async () => {
+  await using nats = await connectNats(settings, 'test', log);
+  await setUp(nats, { nats: settings, remotes: { local: {} } } as unknown as Config);
+  const bucket = new Bucket(nats, checkpointsBucket);
+  const fill = async () => {
+    for (let n = 0; n < 20; n++) await bucket.put(`local.${n}`, Buffer.alloc(100_000), 0);
+  };
+  await assert.rejects(fill, { code: 'queue-full', message: /NATS has no room/ });
+});

@@ -1,0 +1,123 @@
+/** What becomes of a job whose attempt fails, and how a dependency that was away comes back: decided by pure functions, with any clock. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { blameOf } from '../../services/blame.ts';
+import { faultsOf, type Outage } from '../../services/contract.ts';
+import { type ErrorCode, errorCodes } from '../../services/errors.ts';
+import { answered, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outage.ts';
+import { type Circumstances, endingOf } from '../../services/worker/ending.ts';
+
+const dayMs = 24 * 3_600_000;
+const usual: Circumstances = { attempt: 1, attempts: 5, confirmed: false, waitedMs: 0, patienceMs: dayMs };
+const circumstances = fc.record({
+  attempt: fc.integer({ min: 1, max: 6 }),
+  attempts: fc.integer({ min: 1, max: 5 }),
+  confirmed: fc.boolean(),
+  waitedMs: fc.integer({ min: 0, max: 2 * dayMs }),
+  patienceMs: fc.integer({ min: 0, max: dayMs }),
+});
+
+describe('a failed attempt', () => {
+  const outages: ErrorCode[] = [
+    's3-unavailable',
+    's3-denied',
+    's3-full',
+    'lxd-unavailable',
+    'nats-unavailable',
+    'queue-full',
+  ];
+
+  for (const code of outages)
+    it(`that ${code} has ended costs no attempt, however many there were; after the patience, a dead letter`, () => {
+      fc.assert(
+        fc.property(circumstances, (each) => {
+          const ending = endingOf({ code }, each);
+          if (each.waitedMs >= each.patienceMs) assert.deepEqual(ending, { kind: 'fail', letter: true });
+          else assert.equal(ending.kind, 'wait');
+        }),
+      );
+    });
+
+  for (const code of ['s3-refused', 'lxd-refused'] as const)
+    it(`that ${code} has ended is the job's fault, unless nothing else is served either`, () => {
+      assert.deepEqual(endingOf({ code }, usual), { kind: 'fail', letter: false });
+      assert.equal(endingOf({ code }, { ...usual, confirmed: true }).kind, 'wait');
+    });
+
+  it("that is the job's own fault ends it at once, without a letter", () => {
+    for (const code of ['not-found', 'conflict', 'bad-manifest', 'archive-corrupt', 'bad-request'] as const)
+      fc.assert(
+        fc.property(circumstances, (each) => {
+          assert.deepEqual(endingOf({ code }, each), { kind: 'fail', letter: false });
+        }),
+      );
+  });
+
+  it('that may go better next time is counted: 5 s, 10 s, 20 s, 40 s, then a dead letter', () => {
+    const endings = [1, 2, 3, 4, 5].map((attempt) => endingOf({ code: 'lxd-failed' }, { ...usual, attempt }));
+    const retry = (delayMs: number) => ({ kind: 'retry', delayMs });
+    assert.deepEqual(endings, [...[5000, 10_000, 20_000, 40_000].map(retry), { kind: 'fail', letter: true }]);
+  });
+
+  it('waits between 5 s and 5 min, the longer the longer it has waited', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: dayMs - 1 }), fc.integer({ min: 0, max: dayMs - 1 }), (one, other) => {
+        const [sooner, later] = [Math.min(one, other), Math.max(one, other)].map((waitedMs) => {
+          const ending = endingOf({ code: 's3-full' }, { ...usual, waitedMs });
+          assert.ok(ending.kind === 'wait' && ending.delayMs >= 5000 && ending.delayMs <= 300_000);
+          return ending.delayMs;
+        });
+        assert.ok((sooner ?? 0) <= (later ?? 0));
+      }),
+    );
+  });
+
+  it("is somebody's fault, whatever its code", () => {
+    for (const code of errorCodes) assert.ok(blameOf(code).on, code);
+  });
+});
+
+describe('a dependency', () => {
+  const by = { dependency: 's3', worker: 'w' } as const;
+  const why = { code: 's3-unavailable', message: 'S3 at x: ECONNREFUSED' } as const;
+  const begun = new Date('2026-11-28T03:00:00Z');
+
+  it('that is away, answers, fails again …: since when stays, and jobs begin one, two, four … until it is back', () => {
+    fc.assert(
+      fc.property(fc.array(fc.boolean(), { maxLength: 30 }), (answers) => {
+        let outage: Outage | undefined = failed(undefined, by, why, begun);
+        let streak = 0;
+        for (const [index, answer] of answers.entries()) {
+          if (!outage) break;
+          outage = answer ? answered(outage) : failed(outage, by, why, new Date(begun.getTime() + index * 1000));
+          streak = answer ? streak + 1 : 0;
+          if (!outage) assert.equal(streak, 7);
+          else {
+            assert.equal(outage.allowed, streak === 0 ? 0 : 2 ** (streak - 1));
+            assert.equal(outage.since, begun.toISOString());
+            assert.deepEqual(faultsOf('outage.json', outage), []);
+            assert.deepEqual(parseOutage(JSON.stringify(outage)), outage);
+          }
+        }
+      }),
+    );
+  });
+
+  it('is asked after 1 s at first, and every 30 s in the end', () => {
+    const outage = failed(undefined, by, why, begun);
+    const after = (ms: number) => nextLookMs(outage, new Date(begun.getTime() + ms));
+    assert.deepEqual([0, 8000, 3_600_000].map(after), [1000, 2000, 30_000]);
+  });
+
+  it('is said to be away in words that stay the same', () => {
+    const outage = failed(undefined, by, why, begun);
+    assert.equal(waitingFor(outage), 'S3, away since 2026-11-28T03:00:00Z');
+    assert.equal(waitingFor({ ...outage, code: 's3-denied', reason: 'other words' }), waitingFor(outage));
+  });
+
+  it('that a later version has recorded is not known', () => {
+    assert.equal(parseOutage('{"dependency":"moon"}'), undefined);
+    assert.equal(parseOutage('{'), undefined);
+  });
+});
