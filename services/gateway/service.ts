@@ -4,6 +4,7 @@ import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHead
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
 import { type Address, check } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import type { Nats } from '../queue/connection.ts';
 import { apiSubject, parseApiSubject } from '../queue/topology.ts';
 import { traceHeader, traceOf } from '../trace.ts';
@@ -104,7 +105,7 @@ async function answer(
     const signal = AbortSignal.timeout(endpoint.timeoutMs);
     const question = {
       address: addressOf(parts, endpoint, subject),
-      body: check(endpoint.request, parseBody(message.data), 'request'),
+      body: check(endpoint.request, parseJson(message.data, 'the request', 'bad-request'), 'request'),
       room: Math.floor(largest * roomShare),
       signal,
       trace,
@@ -141,15 +142,6 @@ function addressOf({ config }: GatewayParts, { subject: pattern }: Endpoint, sub
   check('names.json#/$defs/projectName', project, 'project');
   if (instance !== undefined) check('names.json#/$defs/instanceName', instance, 'instance');
   return { remote, project, instance: instance ?? '' };
-}
-
-function parseBody(data: Uint8Array): unknown {
-  if (data.length === 0) return {};
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(data));
-  } catch (cause) {
-    throw new LxstowError('bad-request', `the request is not JSON: ${(cause as Error).message}`, { cause });
-  }
 }
 
 /** An endpoint's statistics, in the words of `$SRV.STATS`. */

@@ -89,6 +89,15 @@ describe('the API over NATS', { timeout: 300_000 }, () => {
     return all;
   }
 
+  it('counts the values of a request before it parses them, on every subject', async () => {
+    const many = JSON.stringify(Array.from({ length: 10_001 }, () => 1));
+    for (const { subject } of endpoints) {
+      const to = subject.replace('{remote}', 'local').replace('{project}', 'default').replace('{instance}', 'c1');
+      const { error, code } = (await ask(to, many, admin)).json<{ error: string; code: string }>();
+      assert.deepEqual([code, error], ['bad-request', 'the request: it has more than 10000 values'], subject);
+    }
+  });
+
   it('is found by $SRV: each gateway, and every endpoint', async () => {
     const found = await until(
       () => services<ServiceInfo>('info'),

@@ -6,7 +6,7 @@ import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
 import type { InventoryQuestion } from '../../queue/inventory.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { parseFilter } from '../filter.ts';
+import { filtered } from '../filter.ts';
 import { askRemotes, askSome, remotesOf } from '../remotes.ts';
 import { clientOf, ended, listedProject, parameter, query } from '../requests.ts';
 import { sync } from '../respond.ts';
@@ -23,14 +23,14 @@ export function instanceRoutes(parts: GatewayParts): Router {
     const project = listedProject(request);
     const recursion = query(request, 'recursion') ?? '0';
     const type = query(request, 'instance-type');
-    const matches = parseFilter(query(request, 'filter'));
+    const filter = query(request, 'filter');
     const projects = project === undefined ? client.projects : [project];
     const question: InventoryQuestion = { kind: 'instances', full: recursion === '2', ...(projects && { projects }) };
     const found = await askSome(parts, response, remotesOf(request, config), question);
-    const instances = ([...found.values()].flat() as LxdInstance[]).filter(
-      (instance) =>
-        mayTouch(client, instance.project) && (type === undefined || instance.type === type) && matches(instance),
+    const seen = ([...found.values()].flat() as LxdInstance[]).filter(
+      (instance) => mayTouch(client, instance.project) && (type === undefined || instance.type === type),
     );
+    const instances = await filtered(seen, filter);
     if (recursion === '0') return sync(response, instances.map(pathOf));
     sync(response, recursion === '2' ? instances.map((instance) => ({ ...instance, backups: null })) : instances);
   });
