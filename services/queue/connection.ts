@@ -28,6 +28,7 @@ export interface Nats extends AsyncDisposable {
   readonly connection: NatsConnection;
   readonly js: JetStreamClient;
   readonly jsm: JetStreamManager;
+  readonly log: Log;
   /** See Asking. */
   ask(subject: string, payload: Uint8Array | string, options?: AskOptions): Promise<Msg>;
   tell: Asking['tell'];
@@ -99,6 +100,7 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
   })();
   return {
     connection,
+    log,
     js: jetstream(connection, { timeout: requestTimeoutMs }),
     jsm: await jetstreamManager(connection, { timeout: requestTimeoutMs, checkAPI: false }),
     ask: asking.ask.bind(asking),

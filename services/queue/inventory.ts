@@ -9,6 +9,7 @@ import { asLxstowError, type ErrorCode, LxstowError } from '../errors.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
 import { Places } from '../places.ts';
 import { type Nats, natsFailure } from './connection.ts';
+import { reply } from './questions.ts';
 import { askSubject } from './topology.ts';
 
 /** `projects` absent: all. `after`: the page that follows this instance. */
@@ -41,8 +42,11 @@ interface Failure {
 export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
-/** NATS takes 1 MiB unless it is told otherwise. */
+/** Of an answer; NATS takes 1 MiB unless it is told otherwise, and less of it where it takes less. */
 const largestAnswerBytes = 900 * 1024;
+const answerShare = 0.9;
+/** Of the text of a failure, packed or not. */
+const longestFailure = 500;
 /** A page before it is packed, to about a tenth. */
 const largestPageBytes = 16 * 1024 * 1024;
 /** What clients wait for; a worker does not go on for nobody. */
@@ -92,22 +96,27 @@ async function askPage(nats: Nats, remote: string, question: InventoryQuestion, 
 /** Answers until the signal aborts. */
 export function answerInventory(nats: Nats, remote: string, inventory: Inventory, signal: AbortSignal): void {
   const lists = new Places(listsAtOnce);
+  const room = () =>
+    Math.min(
+      largestAnswerBytes,
+      Math.floor((nats.connection.info?.max_payload ?? Number.POSITIVE_INFINITY) * answerShare),
+    );
   const answer = async (data: Uint8Array): Promise<Buffer> => {
     try {
       const question = parseQuestion(data);
       const timeout = AbortSignal.timeout(longestAnswerMs);
-      if (question.kind !== 'instances') return await packOne(await inventory(question, timeout));
+      if (question.kind !== 'instances') return await packOne(await inventory(question, timeout), room());
       using _place = await lists.take(timeout);
-      return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]));
+      return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]), room());
     } catch (error) {
       const { code, message } = asLxstowError(error);
-      return await pack(JSON.stringify({ failure: { code, message } }));
+      return await pack(JSON.stringify({ failure: { code, message: message.slice(0, longestFailure) } }));
     }
   };
   const subscription = nats.connection.subscribe(askSubject(remote, 'inventory'), {
     queue: queueGroup,
     callback: (error, message) => {
-      if (!error) void answer(message.data).then((packed) => message.respond(packed));
+      if (!error) void answer(message.data).then((packed) => reply(nats, message, packed));
     },
   });
   signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
@@ -141,14 +150,14 @@ function behind(after: InstancesQuestion['after'], instances: LxdInstance[]): Lx
   );
 }
 
-async function packOne(items: LxdObject[]): Promise<Buffer> {
+async function packOne(items: LxdObject[], room: number): Promise<Buffer> {
   const packed = await pack(JSON.stringify({ items, more: false }));
-  if (packed.length > largestAnswerBytes) throw new LxstowError('too-large', 'the answer of LXD is too large');
+  if (packed.length > room) throw new LxstowError('too-large', 'the answer of LXD is too large');
   return packed;
 }
 
 /** As many as one message takes. */
-async function packPage(items: LxdInstance[]): Promise<Buffer> {
+async function packPage(items: LxdInstance[], room: number): Promise<Buffer> {
   let [count, bytes] = [0, 0];
   for (const item of items) {
     bytes += Buffer.byteLength(JSON.stringify(item));
@@ -157,8 +166,8 @@ async function packPage(items: LxdInstance[]): Promise<Buffer> {
   }
   for (;;) {
     const packed = await pack(JSON.stringify({ items: items.slice(0, count), more: count < items.length }));
-    if (packed.length <= largestAnswerBytes) return packed;
+    if (packed.length <= room) return packed;
     if (count <= 1) throw new LxstowError('too-large', `what LXD says of instance ${items[0]?.name} is too large`);
-    count = Math.max(1, Math.floor((count * largestAnswerBytes * 0.9) / packed.length));
+    count = Math.max(1, Math.floor((count * room * 0.9) / packed.length));
   }
 }

@@ -1,6 +1,6 @@
 /** Questions to the workers of a remote: request and reply, answered by whichever is free. */
 
-import { headers, NoRespondersError, TimeoutError } from '@nats-io/transport-node';
+import { headers, type Msg, NoRespondersError, TimeoutError } from '@nats-io/transport-node';
 import { check } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../trace.ts';
@@ -59,13 +59,26 @@ export function answerLook(
     callback: (error, message) => {
       if (error) return;
       const trace = traceOf(message.headers?.get(traceHeader));
-      answer(message.data, (question) => look(question, trace)).then(
-        (found) => message.respond(JSON.stringify(found)),
-        (reason: Error) => message.respond(JSON.stringify({ error: reason.message })),
-      );
+      void answer(message.data, (question) => look(question, trace))
+        .catch((reason: Error) => ({ error: reason.message }))
+        .then((found) => reply(nats, message, JSON.stringify(found)));
     },
   });
   signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+}
+
+/**
+ * Answers, where that is possible. `respond` throws for a connection that has closed, when the process stops amidst an answer, and for more than NATS
+ * carries: who asked hears nothing then, and the process goes on. False where it was not sent.
+ */
+export function reply(nats: Nats, message: Msg, data: Uint8Array | string): boolean {
+  try {
+    return message.respond(data);
+  } catch (error) {
+    if (nats.connection.isClosed() || nats.connection.isDraining()) return false;
+    nats.log.warn('a question was not answered', { subject: message.subject, bytes: data.length, error });
+    return false;
+  }
 }
 
 async function answer(data: Uint8Array, look: (question: LookQuestion) => Promise<LookAnswer>): Promise<LookAnswer> {
