@@ -1,4 +1,5 @@
 /** The backups that are stored, read from the bucket: their manifests are the truth, and kept in memory only under their ETag. */
+import { isDeepStrictEqual } from 'node:util';
 import { mapInOrder } from '../archive/flow.ts';
 import { formatManifest, parseManifest } from '../archive/manifest.ts';
 import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
@@ -90,7 +91,9 @@ export class Catalog {
       const options = { tags: next.backup.tags, contentType: 'application/json' };
       try {
         const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
-        await this.#tagArchive(address, { manifest: next, etag }, signal);
+        // A store may take no tags, or no more of them: notes can be changed all the same.
+        if (!isDeepStrictEqual(next.backup.tags, manifest.backup.tags))
+          await this.#tagArchive(address, { manifest: next, etag }, signal);
         return { manifest: next, etag };
       } catch (error) {
         if (!(isCode(error, 'conflict') || isCode(error, 'not-found')) || clashes >= mostClashes) throw error;
