@@ -371,7 +371,7 @@ secret?: string
  */
 requests: boolean
 /**
- * What such an endpoint must begin with: `https://hooks.example.net/backups`. When none is given: any but loopback and link-local addresses.
+ * What such an endpoint must begin with: `https://hooks.example.net/backups`. When none is given: any address on the Internet, none of this host or of private networks.
  * 
  * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */

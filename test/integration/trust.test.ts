@@ -245,7 +245,14 @@ describe('trust', { timeout: 300_000 }, () => {
         /^not authorized$/,
       );
       const other = await trusted();
-      assert.deepEqual(await statuses(viewer, [`GET ${certificates}/${other.fingerprint}`]), [403]);
+      const unknown = 'f'.repeat(64);
+      assert.deepEqual(
+        await statuses(
+          viewer,
+          [other.fingerprint, unknown, viewer.fingerprint].map((each) => `GET ${certificates}/${each}`),
+        ),
+        [403, 403, 200],
+      );
     });
   });
 
