@@ -25,6 +25,7 @@ export interface ShownBackup {
   size: number;
   optimized: boolean;
   compressed: boolean;
+  tags?: Record<string, string>;
   instance?: string;
   project?: string;
   remote?: string;

@@ -55,8 +55,8 @@ export async function assertInstance(
 }
 
 export function showStored(manifest: Manifest): object {
-  const { tags, notes } = manifest.backup;
-  return { ...summarise(manifest), tags, ...(notes ? { notes } : {}) };
+  const { notes } = manifest.backup;
+  return { ...summarise(manifest), ...(notes ? { notes } : {}) };
 }
 
 /** The operation that makes this backup now. */

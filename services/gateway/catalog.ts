@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { mapInOrder } from '../archive/flow.ts';
 import { formatManifest, parseManifest } from '../archive/manifest.ts';
-import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
+import type { BackupAddress, Manifest, ManifestBackup, Tags } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { instanceLeaseKey } from '../queue/topology.ts';
@@ -13,7 +13,7 @@ import { readIndex, writeIndex } from './backupIndex.ts';
 /** A backup in a list, as the contract has it, and whose it is. */
 export interface Summary {
   address: BackupAddress;
-  backup: { name: string; created: string; size: number; optimized: boolean; compressed: boolean };
+  backup: { name: string; created: string; size: number; optimized: boolean; compressed: boolean; tags: Tags };
 }
 
 /** A backup's manifest, and the ETag by which a change of it is noticed. */
@@ -351,5 +351,6 @@ export function summarise({ backup, archive }: Manifest): Summary['backup'] {
     size: archive.size,
     optimized: archive.optimized,
     compressed: archive.compression !== 'none',
+    tags: backup.tags,
   };
 }

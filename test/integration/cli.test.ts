@@ -79,6 +79,20 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.match(stderr, /another certificate/);
   });
 
+  it('is in its project, where it is restricted to one', async () => {
+    const other = await mkdtemp(join(home, 'restricted-'));
+    const config = stack.stow.configFile;
+    const token = await lxstow(['-c', config, 'trust', 'token', 'bob', '--project', stack.project]);
+    const as = (...args: string[]) =>
+      attempt(process.execPath, [cli, ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
+    const added = await as('remote', 'add', 'co', token.trim());
+    assert.match(added.stdout.toString(), new RegExp(`^co is https.*, project ${stack.project}$`, 'm'));
+    assert.equal((await as('list')).status, 0);
+    const { status, stderr } = await as('list', '--project', 'default');
+    assert.equal(status, 77);
+    assert.match(stderr, /not in this project \(--project\)/);
+  });
+
   it('takes no unknown certificate unseen, and no gateway that does not trust it', async () => {
     const other = await mkdtemp(join(home, 'other-'));
     const as = (...args: string[]) =>
@@ -117,7 +131,17 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.deepEqual(await json('info', 'c1', 'latest'), { ...c1, tags: { for: 'a b' } });
     assert.match(await ok('info', 'c1', c1.name), /^size: .*MiB \(\d+ bytes\)$/m);
     const [line = ''] = (await ok('list', '--format', 'csv')).split('\n');
-    assert.match(line, /^c1,backup_[^,]+,[^,]+,[^,]+MiB,no$/);
+    assert.match(line, /^c1,backup_[^,]+,[^,]+,[^,]+MiB,no,for=a b$/);
+    const names = async (...args: string[]) =>
+      (await json('list', 'c1', ...args)).map(({ name }: { name: string }) => name);
+    assert.deepEqual(await names('--tag', 'for', '--tag', 'for=a b', '--before', '0m'), [c1.name]);
+    for (const args of [
+      ['--tag', 'for=b'],
+      ['--tag', 'else'],
+      ['--before', '1d'],
+    ])
+      assert.deepEqual(await names(...args), []);
+    assert.match(await ok('list', 'c1', '--before', '2020-01-01'), /^there are no such backups$/m);
     const listed = parse(await ok('list', 'stow:', '--format', 'yaml'));
     assert.deepEqual(
       listed.map(({ instance }: { instance: string }) => instance),
@@ -174,7 +198,11 @@ describe('the command line', { timeout: 300_000 }, () => {
   });
 
   it('restores the latest, under another name', async () => {
-    const taken = await run('restore', 'c2', 'latest');
+    const early = await run('restore', 'c2', '--at', '2020-01-01', '--as', 'c2-then');
+    assert.equal(early.status, 66);
+    assert.match(early.stderr, /c2 has no backup from before 2020-01-02T00:00:00\.000Z\n {2}the oldest one is backup_/);
+    assert.equal((await run('restore', 'c2', 'latest', '--at', '1d')).status, 64);
+    const taken = await run('restore', 'c2', '--at', '0m');
     assert.equal(taken.status, 73);
     assert.match(taken.stderr, /c2 already exists/);
     assert.match(await ok('restore', 'c2', 'latest', '--as', 'c3', '-q'), /^c3 +backup_\S+ +Success/m);

@@ -10,20 +10,21 @@ const page = readFileSync(new URL('../../docs/homelab.md', import.meta.url), 'ut
 const [, script = ''] = /cat >lxstow-prune <<'END'\n(.*?)\nEND\n/s.exec(page) ?? [];
 const noJq = { skip: spawnSync('jq', ['--version']).status !== 0 && 'there is no jq' };
 
-const backup = (instance: string, name: string, created: string) => ({ instance, name, created });
+const backup = (instance: string, name: string, created: string, tags: object | undefined = {}) => ({
+  ...{ instance, name, created, tags },
+});
 const list = [
   backup('a', 'old', '2020-01-01T00:00:00Z'),
-  backup('a', 'kept', '2020-01-02T00:00:00Z'),
+  backup('a', 'kept', '2020-01-02T00:00:00Z', { keep: 'yes' }),
   backup('a', 'newer', new Date().toISOString()),
   backup('a', 'last', new Date().toISOString()),
   backup('b', 'only', '2020-01-01T00:00:00Z'),
 ];
-/** Says what it deletes; the command in FAIL fails. */
+/** Says what it deletes; the command in FAIL fails, and LIST is what there is. */
 const fake = `#!/bin/sh
 [ "$1" = "$FAIL" ] && exit 69
 case $1 in
-list) echo '${JSON.stringify(list)}' ;;
-info) [ "$3" = kept ] && echo '{"tags":{"keep":"yes"}}' || printf %s "$INFO" ;;
+list) printf %s "$LIST" ;;
 delete) echo "$2/$3" ;;
 esac
 `;
@@ -38,8 +39,8 @@ describe("the home lab's prune script", noJq, () => {
     writeFileSync(join(folder, name), text);
     chmodSync(join(folder, name), 0o755);
   }
-  const prune = (variables: { FAIL?: string; INFO?: string } = {}) => {
-    const env = { PATH: `${folder}:${process.env.PATH}`, INFO: '{"tags":{}}', ...variables };
+  const prune = (variables: { FAIL?: string; LIST?: string } = {}) => {
+    const env = { PATH: `${folder}:${process.env.PATH}`, LIST: JSON.stringify(list), ...variables };
     const { status, stdout } = spawnSync(join(folder, 'prune'), ['14'], { env });
     return [status === 0, stdout.toString().trim()];
   };
@@ -48,9 +49,11 @@ describe("the home lab's prune script", noJq, () => {
     assert.deepEqual(prune(), [true, 'a/old']);
   });
 
-  it('deletes nothing, and fails, where a list or the tags cannot be had', () => {
-    for (const variables of [{ FAIL: 'list' }, { FAIL: 'info' }, { INFO: '' }, { INFO: '{}' }, { INFO: 'no JSON' }])
-      assert.deepEqual(prune(variables), [false, ''], JSON.stringify(variables));
+  it('deletes nothing where the list cannot be had, or has no tags', () => {
+    assert.deepEqual(prune({ FAIL: 'list' }), [false, '']);
+    assert.deepEqual(prune({ LIST: 'no JSON' })[1], '');
+    const untold = list.map(({ tags: _, ...rest }) => rest);
+    assert.deepEqual(prune({ LIST: JSON.stringify(untold) }), [true, '']);
   });
 
   it('stops at a deletion that fails', () => {
