@@ -33,7 +33,7 @@ export interface Everything {
  * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
  */
 export interface BackupIndex {
-version: 1
+version: 2
 backups: IndexedBackup[]
 }
 export interface IndexedBackup {
@@ -54,6 +54,16 @@ created: string
 size: number
 optimized: boolean
 compressed: boolean
+tags: Tags
+}
+/**
+ * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
+ */
+export interface Tags {
+/**
+ * a tag's value: up to 256 of ASCII letters, digits, space and + - = . _ : / @
+ */
+[k: string]: string
 }
 /**
  * One file for gateway and workers. Each key has an environment variable: s3.accessKey is LXSTOW_S3_ACCESS_KEY; with _FILE added, the value is read from that file.
@@ -376,7 +386,7 @@ secret?: string
  */
 requests: boolean
 /**
- * What such an endpoint must begin with: `https://hooks.example.net/backups`. When none is given: any but loopback and link-local addresses.
+ * What such an endpoint must begin with: `https://hooks.example.net/backups`. When none is given: any address on the Internet, none of this host or of private networks.
  * 
  * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -565,15 +575,6 @@ tags?: Tags
  */
 notifyEndpoint?: string
 requestor?: Requestor
-}
-/**
- * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
- */
-export interface Tags {
-/**
- * a tag's value: up to 256 of ASCII letters, digits, space and + - = . _ : / @
- */
-[k: string]: string
 }
 /**
  * Who asked, as LXD's lifecycle events word it.
@@ -872,6 +873,7 @@ created: string
 size: number
 optimized: boolean
 compressed: boolean
+tags: Tags
 }
 /**
  * A backup; while it is being made, with its status and progress.

@@ -147,8 +147,17 @@ export function withoutSecrets(config: Config): Config {
 /** Where a process keeps the little it must: systemd's StateDirectory, else the XDG state home. */
 export function stateDir(config: Config, env: NodeJS.ProcessEnv): string {
   // Not every user has a home: systemd's DynamicUser has none, and homedir() would throw.
-  const inHome = () => join(env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'lxstow');
-  return config.gateway.stateDir ?? env.STATE_DIRECTORY ?? inHome();
+  return config.gateway.stateDir || env.STATE_DIRECTORY || join(env.XDG_STATE_HOME || stateHome(), 'lxstow');
+}
+
+function stateHome(): string {
+  try {
+    const home = homedir();
+    if (home) return join(home, '.local', 'state');
+  } catch {
+    // Said below.
+  }
+  throw new LxstowError('bad-config', 'this user has no home directory: set gateway.stateDir, or HOME');
 }
 
 function missingRemote(key: string, name: string, config: Config): never {

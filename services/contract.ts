@@ -86,17 +86,7 @@ interface Types {
 
 export type SchemaName = keyof Types;
 
-const ajv = new Ajv2020({
-  // They are ours, and valid: test/unit/schemas.test.ts. To see to that here would take everybody 80 ms.
-  validateSchema: false,
-  allErrors: true,
-  useDefaults: true,
-  allowUnionTypes: true,
-  verbose: true,
-  keywords: ['x-secret'],
-});
-formats.default(ajv);
-for (const schema of [
+const schemas = [
   names,
   requestor,
   jobBackup,
@@ -116,13 +106,31 @@ for (const schema of [
   trustedCertificate,
   trustToken,
   config,
-]) {
-  ajv.addSchema(schema);
+];
+
+function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
+  const ajv = new Ajv2020({
+    // They are ours, and valid: test/unit/schemas.test.ts. To see to that here would take everybody 80 ms.
+    validateSchema: false,
+    allErrors,
+    useDefaults: true,
+    allowUnionTypes: true,
+    verbose: true,
+    keywords: ['x-secret'],
+  });
+  formats.default(ajv);
+  for (const schema of schemas) ajv.addSchema(schema);
+  return ajv;
 }
+
+/** For input: it stops at the first fault. An error object for each of a million faults costs seconds and hundreds of megabytes. */
+const firstFault = validators({ allErrors: false });
+/** For the configuration, which is the operator's own: all faults at once. */
+const allFaults = validators({ allErrors: true });
 
 /**
  * Returns `value` when it matches the schema, its defaults filled in.
- * Throws `code` with each fault named: `what`, where in it, and what is wrong.
+ * Throws `code` with the first fault named: `what`, where in it, and what is wrong. Of the configuration, with each fault.
  */
 export function check<N extends SchemaName>(
   name: N,
@@ -137,7 +145,7 @@ export function check<N extends SchemaName>(
 
 /** The faults of `value` in words; empty when it matches. */
 export function faultsOf(name: SchemaName, value: unknown): string[] {
-  const validate = ajv.getSchema(name) as ValidateFunction | undefined;
+  const validate = (name === 'config.json' ? allFaults : firstFault).getSchema(name) as ValidateFunction | undefined;
   if (!validate) throw new Error(`no schema ${name}`);
   if (validate(value)) return [];
   const errors = validate.errors ?? [];
@@ -161,10 +169,16 @@ function inWords(error: ErrorObject): string {
       return `${at}${shown} is not allowed${described ? ` (${described})` : ''}`;
     }
     case 'enum':
-      return `${at}${JSON.stringify(error.data)} is none of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
+      return `${at}${shown(error.data)} is none of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
     default:
       return `${at}${error.message ?? error.keyword}`;
   }
+}
+
+/** A wrong value for a message: never a whole document. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 80));
+  return typeof value === 'object' && value !== null ? 'this' : String(value);
 }
 
 /** The extension that an archive of this compression has. */

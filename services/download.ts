@@ -1,6 +1,6 @@
 /**
  * GETs (and HEADs) whose bodies are read straight into memory that the reader gives: no chunks, no copies (docs/adr/0021-downloads.md). HTTP/1.1, and
- * bodies whose length is told; all else is refused.
+ * bodies whose length is told; all else is refused, but for the bodies of errors, which say why.
  */
 import net from 'node:net';
 import tls from 'node:tls';
@@ -96,6 +96,8 @@ export class Download {
   readonly #connection: Connection;
   readonly #giveBack: (reusable: boolean) => void;
   readonly #reusable: boolean;
+  /** An error's body without a length: in chunks, or to the end of the connection. */
+  readonly #untold: boolean;
   #left: number;
 
   constructor(
@@ -117,8 +119,9 @@ export class Download {
     this.#connection = connection;
     this.#giveBack = giveBack;
     this.#reusable = (told || !withBody) && !/\bclose\b/i.test(headers.get('connection') ?? '');
+    this.#untold = withBody && !told;
     this.#left = withBody ? this.length : 0;
-    if (this.#left === 0) giveBack(this.#reusable);
+    if (this.#left === 0 && !this.#untold) giveBack(this.#reusable);
   }
 
   /** Fills the buffer; returns how far, less than all of it only at the end of the body. `onBytes` is told whenever some have come. */
@@ -133,15 +136,27 @@ export class Download {
 
   /** The body, or nothing where it is longer than `limit` bytes. */
   async body(limit: number, waiting: Waiting): Promise<Buffer> {
+    if (this.#untold) return this.#untoldBody(limit, waiting);
     const body = Buffer.alloc(this.#left > limit ? 0 : this.#left);
     await this.fill(body, waiting);
     this.destroy();
     return body;
   }
 
+  async #untoldBody(limit: number, waiting: Waiting): Promise<Buffer> {
+    const chunked = /\bchunked$/i.test(this.headers.get('transfer-encoding') ?? '');
+    try {
+      const read = (bytes: Buffer) => (chunked ? dechunked(bytes) : { body: bytes, whole: false });
+      const { body } = await this.#connection.upTo(limit, read, waiting);
+      return body.length > limit ? Buffer.alloc(0) : body;
+    } finally {
+      this.destroy();
+    }
+  }
+
   /** Ends the connection, unless all has been read. */
   destroy(): void {
-    if (this.#left > 0) this.#connection.destroy();
+    if (this.#left > 0 || this.#untold) this.#connection.destroy();
   }
 }
 
@@ -208,6 +223,15 @@ class Connection {
       throw error;
     } finally {
       this.#target = undefined;
+    }
+  }
+
+  /** What `read` makes of the bytes that come, when it says that it is whole, when they are more than `limit`, or when there are no more. */
+  async upTo<T extends { whole: boolean }>(limit: number, read: (bytes: Buffer) => T, waiting: Waiting): Promise<T> {
+    for (;;) {
+      const found = read(this.#unread);
+      if (found.whole || this.#failure || this.#unread.length > limit + longestHeadBytes) return found;
+      await this.#bytes(waiting);
     }
   }
 
@@ -279,6 +303,18 @@ class Connection {
   #fail(error: Error): void {
     this.#failure ??= error;
     this.#wake();
+  }
+}
+
+/** What chunks hold so far (RFC 9112, 7.1); `whole` when the last one is there. */
+function dechunked(bytes: Buffer): { body: Buffer; whole: boolean } {
+  const chunks: Buffer[] = [];
+  for (let at = 0; ; ) {
+    const end = bytes.indexOf('\r\n', at);
+    const size = Number.parseInt(end < 0 ? '' : bytes.toString('latin1', at, end), 16);
+    if (size > 0) chunks.push(bytes.subarray(end + 2, end + 2 + size));
+    at = end + 2 + size + 2;
+    if (!(size > 0) || at > bytes.length) return { body: Buffer.concat(chunks), whole: size === 0 };
   }
 }
 

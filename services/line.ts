@@ -1,4 +1,4 @@
-/** Whoever waits for a thing of which there are a few, first come first. */
+/** FIFO queue of those who wait for a scarce resource. */
 export class Line<T> {
   readonly #waiting: ((thing: T) => void)[] = [];
 
@@ -6,7 +6,9 @@ export class Line<T> {
   async wait(signal: AbortSignal): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const giveUp = () => {
-      this.#waiting.splice(this.#waiting.indexOf(resolve), 1);
+      // Served in the same turn as aborted: it has the thing, and stands in the queue no more.
+      const at = this.#waiting.indexOf(resolve);
+      if (at >= 0) this.#waiting.splice(at, 1);
       reject(signal.reason);
     };
     this.#waiting.push(resolve);

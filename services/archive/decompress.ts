@@ -13,6 +13,11 @@ const enoughToTell = 512;
 /** Of what a program says on standard error. */
 const longestComplaint = 500;
 
+/** gzip makes 1032 bytes of one at most. zstd makes 32 000: an archive that does is mostly nothing. */
+const mostOfOneByte = 1100;
+/** Up to here that does not matter: an empty disk of a virtual machine packs as well. */
+const freelyUnpackedBytes = 16 * 1024 ** 3;
+
 const signatures: [bytes: number[], name: string][] = [
   [[0x1f, 0x8b], 'gzip'],
   [[0x28, 0xb5, 0x2f, 0xfd], 'zstd'],
@@ -25,13 +30,15 @@ const signatures: [bytes: number[], name: string][] = [
 
 /**
  * Calls `take` with the tar in `source`, which is gzip, zstd or as it is; resolves when `take` has. Throws bad-request for anything
- * else, and where it is damaged or cut. `source` is not destroyed. `programs`: what is to be run for which other compression.
+ * else, and where it is damaged or cut; too-large for one of which more than `freely` bytes come, 1100 for each of its own. `source` is not
+ * destroyed. `programs`: what is to be run for which other compression.
  */
 export async function readTar(
   source: Readable,
   take: (tar: AsyncIterable<Buffer>) => Promise<void>,
   signal: AbortSignal,
   programs: Record<string, string> = {},
+  freely = freelyUnpackedBytes,
 ): Promise<void> {
   const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
   const head = await firstBytes(chunks);
@@ -48,15 +55,49 @@ export async function readTar(
         await tar.return(undefined);
       }
     }
+    const ratio = new Ratio(freely);
+    const packed = ratio.packed(all);
     const [bytes, decoder]: [AsyncIterable<Buffer>, Transform] =
-      compression === 'gzip' ? [all, zlib.createGunzip()] : [cutAtFrames(all), zlib.createZstdDecompress()];
-    await pipeline(Readable.from(bytes), decoder, (tar: AsyncIterable<Buffer>) => take(tar), { signal });
+      compression === 'gzip' ? [packed, zlib.createGunzip()] : [cutAtFrames(packed), zlib.createZstdDecompress()];
+    await pipeline(Readable.from(bytes), decoder, (tar: AsyncIterable<Buffer>) => take(ratio.unpacked(tar)), {
+      signal,
+    });
   } catch (error) {
     const code = String((error as { code?: unknown }).code);
     if (!/^(Z|ZSTD_error)_/.test(code)) throw error;
     throw new LxstowError('bad-request', `the archive is damaged or cut: ${(error as Error).message}`, {
       cause: error,
     });
+  }
+}
+
+/** Counts what goes into a decoder and what comes out. */
+class Ratio {
+  readonly #freely: number;
+  #packed = 0;
+  #unpacked = 0;
+
+  constructor(freely: number) {
+    this.#freely = freely;
+  }
+
+  async *packed(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of chunks) {
+      this.#packed += chunk.length;
+      yield chunk;
+    }
+  }
+
+  async *unpacked(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of chunks) {
+      this.#unpacked += chunk.length;
+      if (this.#unpacked > this.#freely && this.#unpacked > mostOfOneByte * this.#packed)
+        throw new LxstowError(
+          'too-large',
+          `the archive has unpacked to ${this.#unpacked} bytes so far, of ${this.#packed}`,
+        );
+      yield chunk;
+    }
   }
 }
 

@@ -1,8 +1,12 @@
 /** What an LXD archive says of its instance, in the index that is its first file. */
+import { once } from 'node:events';
+import { extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { parse } from 'yaml';
 import type { ManifestInstance, Profile } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { rejoined } from './decompress.ts';
+import type { IndexAnswer } from './indexThread.ts';
 import { readEntry } from './tar.ts';
 
 export interface LxdIndex {
@@ -15,49 +19,100 @@ export interface LxdIndex {
 }
 
 const indexName = 'backup/index.yaml';
-/** An index has about 2 kB for each snapshot. */
-const largestHeadBytes = 4 * 1024 * 1024;
+/** LXD's own limit: of a larger one its YAML parser says "input data too large". Some 500 snapshots without a configuration of their own. */
+export const largestIndexBytes = 1024 * 1024;
+/** What separates values in YAML: new lines, commas, brackets. An index of LXD's has one for 20 to 40 bytes. */
+export const mostIndexMarks = 100_000;
+/** LXD's index is the first file, behind a directory at most. */
+export const mostEntriesBefore = 16;
+/** 1 MiB as LXD writes it takes 4 s on a thread that has a core to itself. */
+const usualDeadlineMs = 60_000;
+const resourceLimits = { maxOldGenerationSizeMb: 256 };
 
-/** The index, and the tar again from its first byte. Throws bad-request where there is none. */
-export async function readIndex(tar: AsyncIterable<Buffer>): Promise<{ index: LxdIndex; tar: AsyncIterable<Buffer> }> {
+/**
+ * The index, and the tar again from its first byte. Throws bad-request where there is none, or one that takes longer to read than `deadlineMs`;
+ * too-large for one that LXD would not take.
+ */
+export async function readIndex(
+  tar: AsyncIterable<Buffer>,
+  deadlineMs = usualDeadlineMs,
+): Promise<{ index: LxdIndex; tar: AsyncIterable<Buffer> }> {
   const chunks = tar[Symbol.asyncIterator]();
   const read: Buffer[] = [];
   let size = 0;
   let wanted = 1;
   for (;;) {
     while (size < wanted) {
-      const next = wanted > largestHeadBytes ? { done: true as const } : await chunks.next();
+      const next = await chunks.next();
       if (next.done) throw notLxds(`it does not begin with ${indexName}`);
       read.push(next.value);
       size += next.value.length;
     }
     const head = Buffer.concat(read);
     const found = findFile(head, indexName);
-    if (typeof found === 'object') return { index: parseIndex(found), tar: rejoined(head, chunks) };
+    if (typeof found === 'object')
+      return { index: await parseOnThread(found, deadlineMs), tar: rejoined(head, chunks) };
     wanted = found;
   }
 }
 
+async function parseOnThread(text: Buffer, deadlineMs: number): Promise<LxdIndex> {
+  checkSize(text);
+  const source = new URL(`./indexThread${extname(import.meta.url)}`, import.meta.url);
+  const thread = new Worker(source, { resourceLimits, workerData: new Uint8Array(text) });
+  try {
+    const [answer] = (await once(thread, 'message', { signal: AbortSignal.timeout(deadlineMs) })) as [IndexAnswer];
+    if ('refused' in answer) throw new LxstowError('bad-request', answer.refused);
+    return answer.index;
+  } catch (error) {
+    if (error instanceof LxstowError) throw error;
+    const { name, message } = error as Error;
+    const why = name === 'AbortError' ? `took longer than ${deadlineMs} ms to read` : `cannot be read: ${message}`;
+    throw notLxds(`its ${indexName} ${why}`, error);
+  } finally {
+    await thread.terminate();
+  }
+}
+
+/** Throws for what would cost too much to parse. */
+function checkSize(text: Buffer): void {
+  let marks = 0;
+  for (const byte of text) if (marksOfYaml.has(byte)) marks++;
+  if (marks > mostIndexMarks) throw notLxds(`its ${indexName} has more than ${mostIndexMarks} lines and values`);
+}
+
+const marksOfYaml = new Set(Buffer.from('\n,[{'));
+
 /** The file's bytes; or, where they are not all here, how many bytes from the beginning are needed to go on. */
 function findFile(head: Buffer, name: string): Buffer | number {
-  for (let at = 0; ; ) {
+  for (let at = 0, entries = 0; ; entries++) {
+    if (entries > mostEntriesBefore) throw notLxds(`it does not begin with ${indexName}`);
     if (at + 512 > head.length) return at + 512;
     const entry = readEntry(head.subarray(at, at + 512));
     if (!entry) throw notLxds(`it does not begin with ${indexName}`);
     const start = at + 512;
     at = start + Math.ceil(entry.size / 512) * 512;
+    if (entry.size > largestIndexBytes) {
+      if (entry.name !== name) throw notLxds(`it does not begin with ${indexName}`);
+      throw new LxstowError(
+        'too-large',
+        `its ${indexName} has ${entry.size} bytes, and LXD imports 1 MiB at most: delete snapshots, or export with --instance-only`,
+      );
+    }
     if (entry.name === name) return head.length < at ? at : head.subarray(start, start + entry.size);
   }
 }
 
 type Fields = Record<string, unknown>;
 
+/** Every scalar is a string to us: "true" and "007" stay what they are. To look for keys that are there twice takes quadratic time. */
+const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false } as const;
+
 /** The formats of LXD 4 to 6 differ in where the instance, its pool and its profiles are. */
 export function parseIndex(text: Buffer): LxdIndex {
   let index: Fields;
   try {
-    // As LXD writes it, every scalar is a string to us: "true" and "007" stay what they are.
-    index = fields(parse(text.toString(), { schema: 'failsafe', maxAliasCount: 0 }));
+    index = fields(parse(text.toString(), asLxdWrites));
   } catch (cause) {
     throw notLxds(`its ${indexName} is not YAML: ${(cause as Error).message}`, cause);
   }
@@ -86,8 +141,9 @@ export function parseIndex(text: Buffer): LxdIndex {
 /** A profile as LXD writes it, in an index or for `lxc profile show`. Throws bad-request where it is none. */
 export function parseProfile(name: string, text: Buffer): Profile {
   let profile: unknown;
+  if (text.length > largestIndexBytes) throw new LxstowError('bad-request', 'it is larger than 1 MiB');
   try {
-    profile = parse(text.toString(), { schema: 'failsafe', maxAliasCount: 0 });
+    profile = parse(text.toString(), asLxdWrites);
   } catch (cause) {
     throw new LxstowError('bad-request', `it is not YAML: ${(cause as Error).message}`, { cause });
   }

@@ -5,6 +5,8 @@ const blockBytes = 512;
 /** Types that have a size of their own, but no data behind the header (POSIX ustar): links, devices, directories, FIFOs. */
 const withoutData = new Set(['1', '2', '3', '4', '5', '6'].map((type) => type.charCodeAt(0)));
 const paxHeader = 'x'.charCodeAt(0);
+/** As Go's archive/tar, with which LXD reads it. Linux allows 64 KiB for a file's extended attributes of one kind. */
+export const largestPaxBytes = 1024 * 1024;
 
 /** Where a scanner is in its tar: plain data. */
 export interface TarState {
@@ -21,7 +23,10 @@ export interface TarState {
   pax?: { bytes: string; left: number };
 }
 
-/** Give it every chunk, then `finish`. Both throw archive-truncated, naming the byte, when this is no whole tar. */
+/**
+ * Give it every chunk, then `finish`. Both throw archive-truncated, naming the byte, when this is no whole tar; archive-corrupt for a pax header
+ * over 1 MiB, before it is collected.
+ */
 export class TarScanner {
   /** A scanner that goes on where one with this state was. */
   static from(state: TarState): TarScanner {
@@ -108,6 +113,8 @@ export class TarScanner {
     this.#sizeOfNext = undefined;
     this.#skip = Math.ceil(size / blockBytes) * blockBytes;
     if (type === paxHeader) {
+      if (size > largestPaxBytes)
+        throw new LxstowError('archive-corrupt', `${this.#what} has a pax header of ${size} bytes at byte ${position}`);
       this.#pax = { bytes: [], left: size };
       if (size === 0) this.#pax = undefined;
     } else if (!isExtension(type)) this.entries += 1;
@@ -128,10 +135,11 @@ export class TarScanner {
     const text = Buffer.concat(pax.bytes).toString('latin1');
     this.#pax = undefined;
     for (let at = 0; at < text.length; ) {
-      const space = text.indexOf(' ', at);
-      const length = Number(text.slice(at, space));
-      if (space < 0 || !(length > 0)) return;
-      const [, key, value] = /^([^=]*)=(.*)\n$/s.exec(text.slice(space + 1, at + length)) ?? [];
+      // A length is read again and again where it does not lead beyond itself: it has few digits, and some room for a key.
+      const [head, digits] = /^([1-9][0-9]{0,9}) /.exec(text.slice(at, at + 11)) ?? [];
+      const length = Number(digits);
+      if (!head || length <= head.length) return;
+      const [, key, value] = /^([^=]*)=(.*)\n$/s.exec(text.slice(at + head.length, at + length)) ?? [];
       if (key === 'size') this.#sizeOfNext = Number(value);
       at += length;
     }

@@ -89,6 +89,7 @@ export function addClientCommands(program: Command): void {
           .argument('[instance]', '[remote:]instance whose backup it is; with --all [remote:]')
           .argument('[backup]', 'its name, or latest'),
       )
+        .option('--at <time>', 'the latest one at a date or time (UTC): of 2026-11-24 its last one, or the one before')
         .option('--all', 'the latest backup of every instance of the project')
         .option('--all-projects', 'and of every project, each into its own')
         .option('--as <name>', 'restore it under this name')
@@ -103,6 +104,7 @@ export function addClientCommands(program: Command): void {
     ),
     'lxstow restore c1 latest                             it must be gone',
     'lxstow restore c1 latest --as c1-test --start        beside it, with a UUID and MACs of its own',
+    'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
     'lxstow restore --all --target web --to-target local  all of a host that is no more',
   ).action(
@@ -120,8 +122,11 @@ export function addClientCommands(program: Command): void {
         .argument('[instance]', '[remote:][instance] (default: all)'),
     )
       .option('--all', 'all that are stored: of every LXD server, also one that is no more, and of every project')
+      .addOption(several('--tag <key[=value]>', 'those with this tag; again: and'))
+      .option('--before <time>', 'those made before a date or time (UTC), or longer ago than 14d, 12h')
       .addOption(formatOption()),
     'lxstow list',
+    'lxstow list --tag schedule=daily --before 14d',
     'lxstow list --all',
     'lxstow list c1 --format json | jq -r ".[-1].name"',
     'lxstow list stow2: --project web --format csv',

@@ -167,7 +167,7 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
   const text = printable(error || `status ${status}`);
   const exit = exitOfStatus(status);
   const hints: Record<number, string> = {
-    403: "this client's certificate may not do that: `lxstow trust list`, beside the gateway, shows who may",
+    403: "this client's certificate may not do that, or not in this project (--project); what it may, `lxstow trust list` beside the gateway shows",
     429: `try again in ${response.headers['retry-after'] ?? 'some'} s`,
     500: "the gateway's log has more",
     503: 'try again later; nothing was begun, unless the message names an operation',

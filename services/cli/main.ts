@@ -8,6 +8,13 @@ import { beginWith } from './beginWith.ts';
 import { addClientCommands, formatOption } from './clientCommands.ts';
 import type { Configured } from './configured.ts';
 import { CliError, exitOf, exits } from './exit.ts';
+import { watchOutput } from './outputErrors.ts';
+
+const oldestNode = 24;
+if (Number(process.versions.node.split('.')[0]) < oldestNode) {
+  process.stderr.write(`lxstow: Node.js ${process.versions.node} is too old: lxstow needs ${oldestNode} or newer\n`);
+  process.exit(exits.config);
+}
 
 // What a command needs is loaded when it runs: completions, and clients in scripts, do not wait for the rest.
 
@@ -33,12 +40,10 @@ const program = new Command('lxstow')
   .version(version)
   .option('-c, --config <file>', 'configuration, YAML or JSON (else LXSTOW_CONFIG; the environment goes over it)')
   .showHelpAfterError('(--help tells more)')
+  .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'lxstow: ')) })
   .exitOverride();
-// Who reads has enough: `lxstow list | head -1`.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  process.exit(exits.ok);
-});
+const servers = ['gateway', 'worker', 'standalone'];
+const output = watchOutput(() => servers.includes(program.args[0] ?? ''));
 
 program.commandsGroup('With a gateway:');
 addClientCommands(program);
@@ -156,7 +161,7 @@ program
       stop: stopSignal(),
     });
     // What hung there would keep the process.
-    process.stdout.write('', () => process.exit(status));
+    process.stdout.write('', () => process.exit(output.statusFor(status)));
   });
 
 const deadLetters = program
@@ -282,7 +287,7 @@ function stopSignal(): AbortSignal {
 
 try {
   await program.parseAsync();
-  process.exitCode ??= exits.ok;
+  process.exitCode = output.statusFor(Number(process.exitCode ?? exits.ok));
 } catch (thrown) {
   // Commander has said it.
   if (thrown instanceof CommanderError) process.exitCode = thrown.exitCode === 0 ? exits.ok : exits.usage;

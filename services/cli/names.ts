@@ -25,6 +25,7 @@ export interface ShownBackup {
   size: number;
   optimized: boolean;
   compressed: boolean;
+  tags?: Record<string, string>;
   instance?: string;
   project?: string;
   remote?: string;
@@ -67,8 +68,10 @@ export async function listBackups(
 ): Promise<ShownBackup[]> {
   const query = everywhere ? { ...place, 'all-projects': 'true' } : place;
   const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
+  // The API takes an instance named `all` for all instances.
+  const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
   const owner = ({ remote = '', project = '', instance = '' }: ShownBackup) => `${remote} ${project} ${instance}`;
-  return found.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
+  return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
 /** A backup's name; `latest` is the one made last. Throws when there is none. */
@@ -89,6 +92,8 @@ export async function suggesting<T>(
     return await run();
   } catch (error) {
     if (!(error instanceof CliError) || error.exit !== exits.notFound || error.hint) throw error;
+    // A pool, a project or a remote is no backup that was mistyped.
+    if (!/^(instance|backup) /.test(error.message)) throw error;
     const hint = await suggestion(where, backup).catch(() => undefined);
     throw hint === undefined ? error : new CliError(error.exit, error.message, { hint, cause: error });
   }
@@ -98,12 +103,11 @@ async function suggestion(where: InstancePlace, backup: string | undefined): Pro
   const all = await listBackups({ ...where, instance: '' });
   const own = all.filter(({ instance }) => instance === where.instance);
   if (backup !== undefined && own.length > 0) {
-    const near =
-      nearest(
-        backup,
-        own.map(({ name }) => name),
-      ) ?? own.at(-1)?.name;
-    return near && `did you mean ${near}? See: lxstow list ${where.instance}`;
+    const day = /^(?:backup_)?(\d{4}-\d{2}-\d{2})/.exec(backup)?.[1];
+    const ofDay = own.filter(({ created }) => day !== undefined && created.startsWith(day)).map(({ name }) => name);
+    if (ofDay.length > 0) return `of that day (UTC): ${ofDay.join(', ')}`;
+    const near = nearest(backup, ['latest', ...own.map(({ name }) => name)]);
+    return near && day === undefined ? `did you mean ${near}?` : `those that there are: lxstow list ${where.instance}`;
   }
   const running = backup === undefined ? await instanceNames(where).catch(() => []) : [];
   const near = nearest(where.instance, new Set([...running, ...all.map(({ instance = '' }) => instance)]));

@@ -4,6 +4,7 @@ import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir, hostname, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { parse, stringify } from 'yaml';
+import { faultOfPair } from '../trust/pair.ts';
 import { CliError, exits } from './exit.ts';
 import { nearest } from './nearest.ts';
 
@@ -35,7 +36,28 @@ interface Known {
 const remoteName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 function folder(): string {
-  return join(process.env.XDG_CONFIG_HOME || join(homedir(), '.config'), 'lxstow');
+  return join(process.env.XDG_CONFIG_HOME || join(home(), '.config'), 'lxstow');
+}
+
+/** Not every user has one: a container's may have no entry in /etc/passwd. */
+function home(): string {
+  try {
+    const found = homedir();
+    if (found) return found;
+  } catch {
+    // Said below.
+  }
+  throw new CliError(exits.config, 'this user has no home directory, where gateways and the own certificate are kept', {
+    hint: 'set HOME or XDG_CONFIG_HOME',
+  });
+}
+
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return process.env.USER || `uid-${process.getuid?.()}`;
+  }
 }
 
 const knownFile = () => join(folder(), 'remotes.yml');
@@ -111,17 +133,23 @@ async function readIdentity(dir: string): Promise<Identity | undefined> {
   if (cert === undefined && key === undefined) return undefined;
   if (cert === undefined || key === undefined)
     throw new CliError(exits.config, `${dir} must hold client.crt and client.key, and has one of them only`);
+  const [files, settings] = [[file, join(dir, 'client.key')] as const, ['client.crt', 'client.key'] as const];
+  const fault = faultOfPair(cert, key, { files, settings });
+  if (fault)
+    throw new CliError(exits.config, fault.said, {
+      hint: `mend them, or remove ${dir}: a new certificate is made, which gateways must be told to trust`,
+    });
   return { cert, key, file };
 }
 
 async function makeIdentity(dir: string): Promise<Identity> {
   const { selfSigned } = await import('../selfSigned.ts');
-  const commonName = `${userInfo().username}@${hostname()}`.slice(0, 64);
+  const commonName = `${userName()}@${hostname()}`.slice(0, 64);
   const { cert, key } = await selfSigned({ commonName, usage: 'client' });
   // Both in one step: of two commands that make one at once, one wins, whole.
   const made = `${dir}.${randomBytes(6).toString('hex')}`;
-  await mkdir(made, { recursive: true, mode: 0o700 });
   try {
+    await mkdir(made, { recursive: true, mode: 0o700 });
     await writeFile(join(made, 'client.key'), key, { mode: 0o600 });
     await writeFile(join(made, 'client.crt'), cert);
     await rename(made, dir);

@@ -1,9 +1,10 @@
 /** Certificates: in files, and as servers show them. */
-import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import tls from 'node:tls';
 import { pemCertificates } from '../trust/certificates.ts';
+import { faultOfKey } from '../trust/pair.ts';
 import { answerMs, type Report } from './finding.ts';
 
 /** Renewals happen a month before the end: later than this, one was missed. */
@@ -41,21 +42,16 @@ export async function examinePair(
 ): Promise<X509Certificate | undefined> {
   const [certificate] = (await readCertificates(path, pathName, report)) ?? [];
   if (!certificate) return undefined;
-  try {
-    if (!certificate.checkPrivateKey(createPrivateKey(await readFile(key)))) {
-      report(
-        'problem',
-        `${what}: the key in ${key} is another certificate's`,
-        `Set ${pathName} and ${keyName} to a pair.`,
-      );
-      return undefined;
-    }
-  } catch (error) {
-    report(
-      'problem',
-      `${what}: the key in ${key} cannot be used: ${(error as Error).message}`,
-      `Set ${keyName} to a PEM file, without a passphrase, that this user may read.`,
-    );
+  const text = await readFile(key, 'utf8').catch((error: Error) => error);
+  const fault =
+    text instanceof Error
+      ? {
+          said: `the key in ${key} cannot be used: ${text.message}`,
+          advice: `Set ${keyName} to a PEM file, without a passphrase, that this user may read.`,
+        }
+      : faultOfKey(certificate, text, { files: [path, key], settings: [pathName, keyName] });
+  if (fault) {
+    report('problem', `${what}: ${fault.said}`, fault.advice);
     return undefined;
   }
   judgeDates(what, certificate, renew, report);

@@ -253,9 +253,7 @@ async function tryRights(
       report(
         'problem',
         `S3 does not let us ${what}: ${messageOf(error)}`,
-        isCode(error, 's3-full')
-          ? 'Make room in the store.'
-          : `Give the user of s3.accessKey ${right} on ${bucket.name}/${prefix.slice(0, -probe.length)}*.`,
+        adviceForRight(error, right, bucket.name, prefix.slice(0, -probe.length)),
       );
       return undefined;
     }
@@ -316,6 +314,16 @@ async function tryRights(
   } finally {
     await cleanUp(store, bucket, key, upload, kept, report);
   }
+}
+
+/** Rights to list are the bucket's, all others those of its objects. */
+function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
+  if (isCode(error, 's3-full')) return 'Make room in the store.';
+  const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(messageOf(error));
+  if (missing) return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
+  if (/^s3:ListBucket/.test(right))
+    return `Give the user of s3.accessKey ${right} on ${bucket}${folder ? `, for the prefix ${folder}` : ''}.`;
+  return `Give the user of s3.accessKey ${right} on ${bucket}/${folder}*.`;
 }
 
 /** `If-None-Match` decides which of two writers has won. */

@@ -4,6 +4,7 @@ import express, { type Express, type RequestHandler } from 'express';
 import openapi from '../../docs/openapi.json' with { type: 'json' };
 import type { Config } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { excessOfJson } from '../json.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
 import type { OperationStore } from '../operations/store.ts';
@@ -66,11 +67,12 @@ export function createApp(parts: GatewayParts): Express {
   app.use(identify(parts.trust));
   const trusted = onlyTrusted(parts.trust);
   // LXD's clients send JSON under any type, and `""` where they mean nothing.
-  const json = onBody(express.json({ type: () => true, strict: false, limit: config.gateway.bodyLimitBytes }));
+  const json = jsonUpTo(config.gateway.bodyLimitBytes);
+  const strangersJson = jsonUpTo(Math.min(config.gateway.bodyLimitBytes, strangersBodyBytes));
   // Express would answer these by itself, in plain text and for anybody.
   app.options('/{*path}', trusted, nothingHere);
   app.use(serverRoutes(parts));
-  app.post('/1.0/certificates', onlyStrangers, heard(parts.trust), json, enrolment(parts));
+  app.post('/1.0/certificates', onlyStrangers, heard(parts.trust), strangersJson, enrolment(parts));
   app.use(trusted);
   app.get('/1.0/openapi.json', (_request, response) => void response.json(openapi));
   app.use(authorized(parts.operations));
@@ -139,9 +141,11 @@ const onlyStrangers: RequestHandler = (_request, response, next) => {
   next(response.locals.client?.trusted ? 'route' : undefined);
 };
 
+/** Counted before the body is read: what is wrong in a body is not free either. `identify` has counted those who show a certificate. */
 function heard(trust: Trust): RequestHandler {
   return (request, response, next) => {
     trust.assertHeard({ req: request, res: response });
+    if (!response.locals.client) trust.refused(request.socket.remoteAddress);
     next();
   };
 }
@@ -155,6 +159,16 @@ const nothingHere: RequestHandler = (request, response, next) => {
 };
 
 const bodyTimeoutMs = 60_000;
+/** A certificate and a token have 32 KiB each at most. */
+const strangersBodyBytes = 64 * 1024;
+
+function jsonUpTo(limit: number): RequestHandler {
+  const verify = (_request: unknown, _response: unknown, body: Buffer) => {
+    const excess = excessOfJson(body);
+    if (excess !== undefined) throw Object.assign(new Error(`body: ${excess}`), { status: 400 });
+  };
+  return onBody(express.json({ type: () => true, strict: false, limit, verify }));
+}
 
 /** Bodies mean something on POST, PUT and PATCH only. */
 function onBody(parse: RequestHandler): RequestHandler {

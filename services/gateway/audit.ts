@@ -1,4 +1,7 @@
-/** The audit trail: a log line for each call that changes something and each that is refused, at whatever level the log is. */
+/**
+ * The audit trail: a log line for each call that changes something, each that is refused, each by which a whole archive goes out, and each request
+ * over NATS, at whatever level the log is.
+ */
 import type { RequestHandler, Response } from 'express';
 import type { Config } from '../contract.ts';
 import { createLogger, type Log } from '../logger.ts';
@@ -20,10 +23,11 @@ export function audited(log: Log): RequestHandler {
     const address = request.socket.remoteAddress ?? '';
     let written = false;
     const write = (status: number, result: string) => {
-      if (written || (reading && !refusals.includes(status))) return;
+      const { client, audit, trace } = response.locals as Locals;
+      // A call that reads has a note where it is one that counts.
+      if (written || (reading && !audit && !refusals.includes(status))) return;
       written = true;
       const location = response.get('location');
-      const { client, audit, trace } = response.locals as Locals;
       log.info('audit', {
         requestor: requestorOf(client, address),
         method,
@@ -42,7 +46,23 @@ export function audited(log: Log): RequestHandler {
   };
 }
 
-/** Adds to a request's line. Nothing secret. */
+/** Writes the line of a request over NATS. Who asks is not told by NATS: the inbox for the answer says it, where users have prefixes of their own. */
+export function auditOverNats(
+  log: Log,
+  asked: { subject: string; reply: string | undefined; trace: Trace; status: number; body: object },
+): void {
+  const { subject, reply = '', trace, status, body } = asked;
+  log.info('audit', {
+    requestor: { username: '', name: '', role: '', protocol: 'nats', address: reply },
+    subject,
+    ...body,
+    status,
+    result: resultOf(status),
+    trace: trace.id,
+  });
+}
+
+/** Adds to a request's line, and has one written for a call that only reads. Nothing secret. */
 export function noteForAudit(response: Response, fields: Record<string, unknown>): void {
   response.locals.audit = { ...response.locals.audit, ...fields };
 }

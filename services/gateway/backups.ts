@@ -71,8 +71,8 @@ export async function unlessAway<T>(
 }
 
 export function showStored(manifest: Manifest): object {
-  const { tags, notes } = manifest.backup;
-  return { ...summarise(manifest), tags, ...(notes ? { notes } : {}) };
+  const { notes } = manifest.backup;
+  return { ...summarise(manifest), ...(notes ? { notes } : {}) };
 }
 
 /** The operation that makes this backup now. */

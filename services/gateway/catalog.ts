@@ -1,7 +1,8 @@
 /** The backups that are stored, read from the bucket: their manifests are the truth, and kept in memory only under their ETag. */
+import { isDeepStrictEqual } from 'node:util';
 import { mapInOrder } from '../archive/flow.ts';
 import { formatManifest, parseManifest } from '../archive/manifest.ts';
-import type { BackupAddress, Manifest, ManifestBackup } from '../contract.ts';
+import type { BackupAddress, Manifest, ManifestBackup, Tags } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { instanceLeaseKey } from '../queue/topology.ts';
@@ -12,7 +13,7 @@ import { readIndex, writeIndex } from './backupIndex.ts';
 /** A backup in a list, as the contract has it, and whose it is. */
 export interface Summary {
   address: BackupAddress;
-  backup: { name: string; created: string; size: number; optimized: boolean; compressed: boolean };
+  backup: { name: string; created: string; size: number; optimized: boolean; compressed: boolean; tags: Tags };
 }
 
 /** A backup's manifest, and the ETag by which a change of it is noticed. */
@@ -90,7 +91,9 @@ export class Catalog {
       const options = { tags: next.backup.tags, contentType: 'application/json' };
       try {
         const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
-        await this.#tagArchive(address, { manifest: next, etag }, signal);
+        // A store may take no tags, or no more of them: notes can be changed all the same.
+        if (!isDeepStrictEqual(next.backup.tags, manifest.backup.tags))
+          await this.#tagArchive(address, { manifest: next, etag }, signal);
         return { manifest: next, etag };
       } catch (error) {
         if (!(isCode(error, 'conflict') || isCode(error, 'not-found')) || clashes >= mostClashes) throw error;
@@ -348,5 +351,6 @@ export function summarise({ backup, archive }: Manifest): Summary['backup'] {
     size: archive.size,
     optimized: archive.optimized,
     compressed: archive.compression !== 'none',
+    tags: backup.tags,
   };
 }

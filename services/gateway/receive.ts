@@ -63,7 +63,7 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
     for await (const part of mapInOrder(drafts, inFlight, sendPart)) parts.push(part);
     scanner.finish();
   } catch (error) {
-    if (!isCode(error, 'archive-truncated')) throw error;
+    if (!isCode(error, 'archive-truncated') && !isCode(error, 'archive-corrupt')) throw error;
     throw new LxstowError('bad-request', (error as Error).message, { cause: error });
   }
   return { size, rawSize, blockSize: compression === 'none' ? partSize : blockSizeBytes, parts };

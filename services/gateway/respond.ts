@@ -134,8 +134,11 @@ function refuseAmidst(request: Request, response: Response, text: string): void 
 function fromExpress(thrown: unknown): LxstowError | undefined {
   if (thrown instanceof LxstowError || !(thrown instanceof Error) || !('status' in thrown)) return undefined;
   const { status, message } = thrown;
-  if (status === 413)
-    return new LxstowError('too-large', 'the body is larger than gateway.bodyLimitBytes', { cause: thrown });
+  if (status === 413) {
+    const { limit } = thrown as { limit?: number };
+    const said = `the body is larger than ${limit} bytes; for trusted clients gateway.bodyLimitBytes is the limit`;
+    return new LxstowError('too-large', said, { cause: thrown });
+  }
   if (thrown instanceof URIError)
     return new LxstowError('bad-request', 'the path is not URL-encoded UTF-8', { cause: thrown });
   if (thrown instanceof SyntaxError)

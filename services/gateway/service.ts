@@ -4,11 +4,13 @@ import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHead
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
 import { type Address, check } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import type { Nats } from '../queue/connection.ts';
 import { apiSubject, parseApiSubject } from '../queue/topology.ts';
-import { traceHeader, traceOf } from '../trace.ts';
+import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { version } from '../version.ts';
 import type { GatewayParts } from './app.ts';
+import { auditOverNats } from './audit.ts';
 import { type Endpoint, endpoints } from './endpoints.ts';
 import { knownRemote } from './requests.ts';
 
@@ -83,12 +85,29 @@ function connectionOf({ connection }: Nats): ConstructorParameters<typeof Svcm>[
   return connection as unknown as ConstructorParameters<typeof Svcm>[0];
 }
 
-/** Answers with the result or an error; returns the error. */
+/** Answers, writes the audit trail, and returns the error that was answered. */
 async function answer(
   parts: GatewayParts,
   endpoint: Endpoint,
   message: Msg,
   running: number,
+): Promise<LxstowError | undefined> {
+  const trace = traceOf(message.headers?.get(traceHeader));
+  const about: Record<string, unknown> = { endpoint: endpoint.name };
+  const error = await respond(parts, endpoint, message, running, trace, about);
+  const { subject, reply } = message;
+  auditOverNats(parts.audit, { subject, reply, trace, status: error?.status ?? 200, body: about });
+  return error;
+}
+
+/** `about` is filled with what the audit trail is to say: what was asked about. */
+async function respond(
+  parts: GatewayParts,
+  endpoint: Endpoint,
+  message: Msg,
+  running: number,
+  trace: Trace,
+  about: Record<string, unknown>,
 ): Promise<LxstowError | undefined> {
   const { log, nats } = parts;
   const { subject } = message;
@@ -96,7 +115,6 @@ async function answer(
     log.warn('request over NATS not answered: its reply subject is no inbox', { subject, reply: message.reply });
     return new LxstowError('bad-request', 'the reply subject is no inbox');
   }
-  const trace = traceOf(message.headers?.get(traceHeader));
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {
     if (running > endpoint.atOnce)
@@ -104,11 +122,13 @@ async function answer(
     const signal = AbortSignal.timeout(endpoint.timeoutMs);
     const question = {
       address: addressOf(parts, endpoint, subject),
-      body: check(endpoint.request, parseBody(message.data), 'request'),
+      body: check(endpoint.request, parseJson(message.data, 'the request', 'bad-request'), 'request'),
       room: Math.floor(largest * roomShare),
       signal,
       trace,
     };
+    const { id, backup } = question.body as { id?: string; backup?: string };
+    Object.assign(about, { project: question.address.project, ...(id && { id }), ...(backup && { backup }) });
     const text = JSON.stringify(await endpoint.run(parts, question));
     if (Buffer.byteLength(text) > largest)
       throw new LxstowError('too-large', `the answer is larger than the ${largest} bytes that NATS carries`);
@@ -141,15 +161,6 @@ function addressOf({ config }: GatewayParts, { subject: pattern }: Endpoint, sub
   check('names.json#/$defs/projectName', project, 'project');
   if (instance !== undefined) check('names.json#/$defs/instanceName', instance, 'instance');
   return { remote, project, instance: instance ?? '' };
-}
-
-function parseBody(data: Uint8Array): unknown {
-  if (data.length === 0) return {};
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(data));
-  } catch (cause) {
-    throw new LxstowError('bad-request', `the request is not JSON: ${(cause as Error).message}`, { cause });
-  }
 }
 
 /** An endpoint's statistics, in the words of `$SRV.STATS`. */

@@ -10,6 +10,7 @@ import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { selfSigned } from '../selfSigned.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
+import { checkPair } from '../trust/pair.ts';
 
 export interface ServerCertificate {
   /** PEM. */
@@ -29,7 +30,9 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
   if (certificate || key) {
     if (!certificate || !key)
       throw new LxstowError('bad-config', 'configuration: gateway.certificate and gateway.key go together');
-    return { cert: readText(certificate, 'gateway.certificate'), key: readText(key, 'gateway.key') };
+    const pair = { cert: readText(certificate, 'gateway.certificate'), key: readText(key, 'gateway.key') };
+    checkPair(pair.cert, pair.key, { files: [certificate, key], settings: ['gateway.certificate', 'gateway.key'] });
+    return pair;
   }
   const dir = stateDir(config, env);
   const [certFile, keyFile] = ownFiles(dir);
@@ -37,12 +40,20 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
     const anywhere = ['0.0.0.0', '::'].includes(address);
     const names = ['localhost', hostname(), '127.0.0.1', '::1', ...(anywhere ? [] : [address])];
     const made = await selfSigned({ commonName: hostname(), usage: 'server', names });
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    await writeFile(keyFile, made.key, { mode: 0o600 });
-    await writeFile(certFile, made.cert);
+    try {
+      await mkdir(dir, { recursive: true, mode: 0o700 });
+      await writeFile(keyFile, made.key, { mode: 0o600 });
+      await writeFile(certFile, made.cert);
+    } catch (cause) {
+      const advice = `mkdir -p ${dir} && chown USER ${dir}, or set gateway.stateDir`;
+      const said = `the gateway's certificate cannot be made in ${dir}: ${(cause as Error).message}`;
+      throw new LxstowError('bad-config', `${said}. ${advice}`, { cause });
+    }
     log.info('server certificate made', { file: certFile, fingerprint: fingerprintOf(made.cert) });
   }
-  return { cert: readText(certFile, 'server certificate'), key: readText(keyFile, 'server key') };
+  const pair = { cert: readText(certFile, 'server certificate'), key: readText(keyFile, 'server key') };
+  checkPair(pair.cert, pair.key, { files: [certFile, keyFile], settings: ['gateway.certificate', 'gateway.key'] });
+  return pair;
 }
 
 /** Where clients reach the gateway, each as host:port: as configured, else where it listens. */

@@ -4,6 +4,7 @@ import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
+import { Places } from '../places.ts';
 import { parseNotice, pulled, type QueuedNotice } from '../queue/notices.ts';
 import { version } from '../version.ts';
 import { isListed, refusalOf, shown } from './endpoints.ts';
@@ -24,15 +25,27 @@ export interface DeliverOptions {
 const slots = 16;
 /** Of them to one host: one that hangs must leave some to others. */
 const slotsPerHost = 8;
+/** Notices in hand for one host, those that wait for one of its slots included; others go back to the queue. */
+const heldPerHost = 24;
+/** Notices in hand where there is more than one host. */
+const held = 40;
+/** So long a notice waits for a slot of its host. With the longest `notify.timeoutMs` it is well below the consumer's ack_wait. */
+const longestHeldMs = 5000;
 const firstRetryMs = 2000;
 const longestRetryMs = 2 * 3_600_000;
 const hourMs = 3_600_000;
+
+interface Host {
+  slots: Places;
+  inHand: number;
+}
 
 export class Deliverer {
   readonly #options: DeliverOptions;
   readonly #ca: string | undefined;
   readonly #underWay = new Set<Promise<void>>();
-  readonly #hosts = new Map<string, number>();
+  readonly #slots = new Places(slots);
+  readonly #hosts = new Map<string, Host>();
 
   /** Throws bad-config when `notify.ca` cannot be read. */
   constructor(options: DeliverOptions) {
@@ -55,34 +68,48 @@ export class Deliverer {
     await Promise.all(this.#underWay);
   }
 
-  /** How many more may be under way; waits until it is one at least. */
+  /** How many more may be in hand; waits until it is one at least. All of them may be for the one host that there is. */
   async #room(): Promise<number> {
-    while (this.#underWay.size >= slots) await Promise.race(this.#underWay);
-    return slots - this.#underWay.size;
+    for (;;) {
+      const room = (this.#hosts.size > 1 ? held : heldPerHost) - this.#underWay.size;
+      if (room > 0) return room;
+      await Promise.race(this.#underWay);
+    }
   }
 
   async #handle(message: JsMsg): Promise<void> {
-    const { metrics, handingBack } = this.#options;
     const notice = parseNotice(message);
     if (!notice) {
       this.#options.log.error('not a notice', { subject: message.subject });
       return message.term('not a notice');
     }
-    const host = shown(notice.endpoint);
-    const log = this.#options.log.child({ operation: notice.operation, notice: notice.id, endpoint: host });
-    const busy = this.#hosts.get(host) ?? 0;
-    if (busy >= slotsPerHost) return message.nak(retryMs(message));
-    this.#hosts.set(host, busy + 1);
+    const name = shown(notice.endpoint);
+    const host = this.#hosts.get(name) ?? { slots: new Places(slotsPerHost), inHand: 0 };
+    if (host.inHand >= heldPerHost) return message.nak(retryMs(message));
+    this.#hosts.set(name, host);
+    host.inHand++;
+    try {
+      await this.#deliver(message, notice, name, host);
+    } finally {
+      host.inHand--;
+      if (host.inHand === 0) this.#hosts.delete(name);
+    }
+  }
+
+  /** Waits for a slot, posts, and tells the queue what came of it. */
+  async #deliver(message: JsMsg, notice: QueuedNotice, name: string, host: Host): Promise<void> {
+    const { metrics, handingBack, stop } = this.#options;
+    const log = this.#options.log.child({ operation: notice.operation, notice: notice.id, endpoint: name });
+    const waiting = AbortSignal.any([AbortSignal.timeout(longestHeldMs), stop]);
     let answer: Answer;
     try {
+      using _ofHost = await host.slots.take(waiting);
+      using _slot = await this.#slots.take(waiting);
       answer = await this.#post(notice);
     } catch (error) {
-      if (!handingBack.aborted) throw error;
-      return message.nak();
-    } finally {
-      const left = (this.#hosts.get(host) ?? 1) - 1;
-      if (left === 0) this.#hosts.delete(host);
-      else this.#hosts.set(host, left);
+      if (handingBack.aborted || stop.aborted) return message.nak();
+      if (waiting.aborted) return message.nak(retryMs(message));
+      throw error;
     }
     if (answer.is === 'taken') {
       metrics.notices.inc({ result: 'delivered' });

@@ -36,25 +36,38 @@ export function hostOf({ hostname }: URL): string {
   return hostname.replace(/^\[|\]$/g, '');
 }
 
-/** What is only reached from this host, with its rights: itself, and the cloud's metadata at a link-local address. */
+/** What is only reached from here: this host itself, the cloud's metadata at a link-local address, private networks, and what translates to them. */
 export function isOwn(address: string): boolean {
   return own.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4');
 }
 
 export function ownAddress(host: string): string {
-  return `${host} is this host itself, or link-local: only notify.allowed lets requests name it`;
+  return `${host} is this host itself or in a private network: only notify.allowed lets requests name it`;
 }
 
 const own = new BlockList();
+// IANA's special-purpose registries: what is not globally reachable.
 for (const [net, prefix] of [
   ['0.0.0.0', 8],
+  ['10.0.0.0', 8],
+  ['100.64.0.0', 10],
   ['127.0.0.0', 8],
   ['169.254.0.0', 16],
+  ['172.16.0.0', 12],
+  ['192.0.0.0', 24],
+  ['192.168.0.0', 16],
+  ['198.18.0.0', 15],
+  ['224.0.0.0', 3],
 ] as const)
   own.addSubnet(net, prefix, 'ipv4');
 for (const [net, prefix] of [
   ['::', 127],
-  ['fe80::', 10],
-  ['fd00:ec2::', 32],
+  // NAT64 and 6to4: an IPv4 address is in it.
+  ['64:ff9b::', 96],
+  ['64:ff9b:1::', 48],
+  ['2002::', 16],
+  ['fc00::', 7],
+  ['fe80::', 9],
+  ['ff00::', 8],
 ] as const)
   own.addSubnet(net, prefix, 'ipv6');

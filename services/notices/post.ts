@@ -11,7 +11,7 @@ export interface PostOptions {
   /** PEM: CAs in the place of the system's. */
   ca?: string | undefined;
   timeoutMs: number;
-  /** Whether it may lead to this host's own addresses. */
+  /** Whether it may lead to this host's own addresses and into private networks. */
   mayBeOwn: boolean;
   /** Aborts when nobody waits for it any more: then it throws its reason. */
   signal: AbortSignal;

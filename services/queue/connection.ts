@@ -31,6 +31,7 @@ export interface Nats extends AsyncDisposable {
   readonly connection: NatsConnection;
   readonly js: JetStreamClient;
   readonly jsm: JetStreamManager;
+  readonly log: Log;
   /** See Asking. */
   ask(subject: string, payload: Uint8Array | string, options?: AskOptions): Promise<Msg>;
   tell: Asking['tell'];
@@ -131,6 +132,7 @@ export async function connectNats(
   })();
   return {
     connection,
+    log,
     js: jetstream(connection, { timeout: requestTimeoutMs }),
     jsm: await jetstreamManager(connection, { timeout: requestTimeoutMs, checkAPI: false }),
     ask: asking.ask.bind(asking),
@@ -212,9 +214,18 @@ function contentOf(name: string, path: () => string | undefined): () => Uint8Arr
   };
 }
 
-/** Answers a question, unless the connection has been closed since it came: then there is no way to answer. */
-export function respond(nats: Nats, message: Msg, payload: Uint8Array | string): void {
-  if (!nats.connection.isClosed()) message.respond(payload);
+/**
+ * Answers, where that is possible. `respond` throws for a connection that has closed, when the process stops amidst an answer, and for more than NATS
+ * carries: who asked hears nothing then, and the process goes on. False where it was not sent.
+ */
+export function respond(nats: Nats, message: Msg, data: Uint8Array | string): boolean {
+  try {
+    return message.respond(data);
+  } catch (error) {
+    if (nats.connection.isClosed() || nats.connection.isDraining()) return false;
+    nats.log.warn('a question was not answered', { subject: message.subject, bytes: data.length, error });
+    return false;
+  }
 }
 
 /** The server's own error code (10071, …), where it answered with one. */

@@ -43,6 +43,8 @@ export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Pr
 const queueGroup = 'lxstow';
 /** What a message may be larger than its payload, with its subject and headers. */
 const besidesPayloadBytes = 8 * 1024;
+/** Of the text of a failure, packed or not. */
+const longestFailure = 500;
 /** A page before it is packed, to about a tenth. */
 const largestPageBytes = 16 * 1024 * 1024;
 /** What clients wait for; a worker does not go on for nobody. */
@@ -102,7 +104,7 @@ export function answerInventory(nats: Nats, remote: string, inventory: Inventory
       return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]), largest());
     } catch (error) {
       const { code, message } = asLxstowError(error);
-      return await pack(JSON.stringify({ failure: { code, message } }));
+      return await pack(JSON.stringify({ failure: { code, message: message.slice(0, longestFailure) } }));
     }
   };
   const subscription = nats.connection.subscribe(askSubject(remote, 'inventory'), {

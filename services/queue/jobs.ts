@@ -11,6 +11,7 @@ import {
   type RestoreJob,
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../trace.ts';
 import { type Nats, natsFailure, nobodyHeard } from './connection.ts';
 import { append } from './stream.ts';
@@ -97,17 +98,13 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   check('names.json#/$defs/remoteName', address.remote, 'remote', 'bad-message');
   check('names.json#/$defs/projectName', address.project, 'project', 'bad-message');
   check('names.json#/$defs/instanceName', address.instance, 'instance', 'bad-message');
-  const body = check(schemas[kind as JobKind], parseBody(data), `${kind} job for ${address.instance}`, 'bad-message');
+  const body = check(
+    schemas[kind as JobKind],
+    parseJson(data, 'the message', 'bad-message'),
+    `${kind} job for ${address.instance}`,
+    'bad-message',
+  );
   return { kind, address, body } as Job;
-}
-
-function parseBody(data: Uint8Array): unknown {
-  if (data.length === 0) return {};
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(data));
-  } catch (cause) {
-    throw new LxstowError('bad-message', `the message is not JSON: ${(cause as Error).message}`, { cause });
-  }
 }
 
 /** How many jobs of this kind wait for this instance, or are worked on. */

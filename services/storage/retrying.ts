@@ -44,20 +44,25 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
   ): AsyncGenerator<T> {
     const given = new Set<string>();
     let iterator = open()[Symbol.asyncIterator]();
-    for (;;) {
-      // All but the first of a page are there already: what it takes to try again is made when it is needed.
-      const next = await iterator.next().catch((error) =>
-        again(call, signal, async (attempt) => {
-          if (attempt === 1) throw error;
-          iterator = open()[Symbol.asyncIterator]();
-          let result = await iterator.next();
-          while (!result.done && given.has(nameOf(result.value))) result = await iterator.next();
-          return result;
-        }),
-      );
-      if (next.done) return;
-      given.add(nameOf(next.value));
-      yield next.value;
+    try {
+      for (;;) {
+        // All but the first of a page are there already: what it takes to try again is made when it is needed.
+        const next = await iterator.next().catch((error) =>
+          again(call, signal, async (attempt) => {
+            if (attempt === 1) throw error;
+            iterator = open()[Symbol.asyncIterator]();
+            let result = await iterator.next();
+            while (!result.done && given.has(nameOf(result.value))) result = await iterator.next();
+            return result;
+          }),
+        );
+        if (next.done) return;
+        given.add(nameOf(next.value));
+        yield next.value;
+      }
+    } finally {
+      // For a consumer that has seen enough: what the listing inside holds is given back, and its call measured.
+      await iterator.return?.();
     }
   }
 

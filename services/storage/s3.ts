@@ -44,6 +44,14 @@ const errorBytes = 64 * 1024;
 /** What aws4 signs of a body that there is not. */
 const unsigned = 'UNSIGNED-PAYLOAD';
 const noBucket = 'NoSuchBucket';
+/** What to do about a refusal. The answer to a HEAD has nothing but its status. */
+const advices: Record<string, string> = {
+  [noBucket]: '`lxstow setup` makes it',
+  SignatureDoesNotMatch: 'set s3.secretKey to the secret of s3.accessKey',
+  InvalidAccessKeyId: 'set s3.accessKey to a user that the store knows',
+  AccessDenied: '`lxstow doctor` says which right is missing',
+  'HTTP 403': '`lxstow doctor` says what is wrong',
+};
 /** Of each of the two clients. */
 const mostConnections = 64;
 
@@ -110,15 +118,15 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
   client.enableSHA256 = false;
 
   function refusal(status: number, body: string): LxstowError {
-    const { Code: said, Message: message } = (parseXml(body)?.Error ?? {}) as Xml;
+    const { Code: said, Message: message, Endpoint: elsewhere } = (parseXml(body)?.Error ?? {}) as Xml;
     const code = typeof said === 'string' ? said : `HTTP ${status}`;
-    const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}`;
+    // Of a bucket that is in another region, AWS says where.
+    const where = typeof elsewhere === 'string' ? `; set s3.endpoint to ${elsewhere}` : '';
+    const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}${where}`;
     const meaning = meaningOf(code, status);
-    const advice = code === noBucket && own ? ': `lxstow setup` makes it' : '';
-    return new LxstowError(
-      meaning,
-      meaning === 's3-refused' || meaning === 's3-denied' ? `${text} (bucket ${config.bucket}${advice})` : text,
-    );
+    const advice = own && code in advices ? `: ${advices[code]}` : '';
+    const isRefused = meaning === 's3-refused' || meaning === 's3-denied';
+    return new LxstowError(meaning, isRefused ? `${text} (bucket ${config.bucket}${advice})` : text);
   }
 
   async function send(request: Request): Promise<IncomingMessage> {
@@ -212,8 +220,11 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     return typeof found === 'object' && !Array.isArray(found) ? found : {};
   }
 
+  /** Below its prefix: credentials may be for that alone. */
   async function probe(signal: AbortSignal): Promise<void> {
-    await ask('ListBucketResult', { method: 'GET', query: { 'list-type': '2', 'max-keys': '1' }, signal });
+    const query: Record<string, string> = { 'list-type': '2', 'max-keys': '1' };
+    if (config.prefix) query.prefix = `${config.prefix}/`;
+    await ask('ListBucketResult', { method: 'GET', query, signal });
   }
 
   async function* pages(query: Record<string, string>, signal: AbortSignal): AsyncGenerator<Xml> {
@@ -257,9 +268,10 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
       return { key, uploadId: word(begun, 'UploadId'), copies };
     },
 
-    async putPart({ key, uploadId }, number, body, crc32, signal) {
+    async putPart({ key, uploadId, copies = false }, number, body, crc32, signal) {
       const query = { partNumber: String(number), uploadId };
-      const headers = { 'x-amz-checksum-crc32': crc32 };
+      // In an upload that was begun without an algorithm AWS refuses a sum of one. A bucket with Object Lock wants a sum with each PUT.
+      const headers: Record<string, string> = copies ? { 'content-md5': md5(body) } : { 'x-amz-checksum-crc32': crc32 };
       return (await text({ method: 'PUT', key, query, headers, body, signal })).etag;
     },
 
@@ -311,13 +323,13 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     },
 
     async create(key, body, { tags = {}, contentType }, signal) {
-      const headers: Record<string, string> = { 'if-none-match': '*', 'content-type': contentType };
+      const headers: Record<string, string> = { 'if-none-match': '*', ...described(body, contentType) };
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
       return (await text({ method: 'PUT', key, headers, body, signal })).etag;
     },
 
     async replace(key, etag, body, { tags, contentType }, signal) {
-      const headers: Record<string, string> = { 'if-match': `"${etag}"`, 'content-type': contentType };
+      const headers: Record<string, string> = { 'if-match': `"${etag}"`, ...described(body, contentType) };
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
       return (await text({ method: 'PUT', key, headers, body, signal })).etag;
     },
@@ -376,13 +388,21 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
 
     async *listUploads(prefix, signal) {
       // MinIO takes a prefix for a whole key, and finds the rest only where none is given. All others would find as much with it.
-      const asked = prefix.endsWith('/') ? '' : prefix;
+      let asked = prefix.endsWith('/') ? '' : prefix;
       const given = new Set<string>();
       let markers: Record<string, string> = {};
       for (;;) {
         // Plain keys: SeaweedFS says that it has encoded them, where it is asked to, and has not.
         const query = { uploads: '', ...(asked ? { prefix: asked } : {}), ...markers };
-        const page = await ask('ListMultipartUploadsResult', { method: 'GET', query, signal });
+        const page = await ask('ListMultipartUploadsResult', { method: 'GET', query, signal }).catch((error) => {
+          // Credentials that are for the prefix alone.
+          if (asked === prefix || !isCode(error, 's3-refused')) throw error;
+          return undefined;
+        });
+        if (page === undefined) {
+          asked = prefix;
+          continue;
+        }
         const known = given.size;
         for (const entry of (page.Upload ?? []) as Xml[]) {
           const upload = openUpload(entry);
@@ -411,7 +431,12 @@ export function isNoBucket(error: unknown): boolean {
   return isCode(error, 's3-refused') && (error as Error).message.includes(noBucket);
 }
 
-function md5(body: string): string {
+/** A bucket with Object Lock takes nothing without a sum. */
+function described(body: Buffer, contentType: string): Record<string, string> {
+  return { 'content-type': contentType, 'content-md5': md5(body) };
+}
+
+function md5(body: string | Buffer): string {
   return createHash('md5').update(body).digest('base64');
 }
 

@@ -23,6 +23,8 @@ const meanings = new Map<string, ErrorCode>(
     InvalidObjectState: 's3-refused',
     PreconditionFailed: 'conflict',
     XMinioStorageFull: 's3-full',
+    // The store does not have what was asked for: that does not change.
+    NotImplemented: 's3-refused',
     // Damaged or broken off on its way: the same bytes may arrive whole the next time.
     BadDigest: 's3-unavailable',
     IncompleteBody: 's3-unavailable',
@@ -42,6 +44,8 @@ export function meaningOf(code: string, status: number): ErrorCode {
   if (status === 401 || status === 403) return 's3-denied';
   if (status === 412) return 'conflict';
   if (status === 507) return 's3-full';
+  // Not implemented; not in this version of HTTP.
+  if (status === 501 || status === 505) return 's3-refused';
   return status === 408 || status === 429 || status >= 500 ? 's3-unavailable' : 's3-refused';
 }
 

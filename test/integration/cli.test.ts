@@ -1,8 +1,9 @@
 /** The command line as a user has it: a process of its own, its configuration in a folder, pipes and a terminal. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
+import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -13,6 +14,7 @@ import { createLogger } from '../../services/logger.ts';
 import { amend, begin, cancelled } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/store.ts';
 import { connectNats, type Nats } from '../../services/queue/connection.ts';
+import { makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
 import { openStack, type Stack, until } from './stack.ts';
@@ -22,6 +24,12 @@ const escapeCode = '\u001b';
 
 /** script(1) of util-linux makes a terminal. */
 const onTerminal = { skip: !existsSync('/usr/bin/script') && 'there is no script(1)' };
+
+/** A user without an entry in /etc/passwd, who may read what we may. */
+const inUserNamespace = {
+  skip:
+    (await attempt('unshare', ['--user', '--map-user=54321', 'true'])).status !== 0 && 'there are no user namespaces',
+};
 
 describe('the command line', { timeout: 300_000 }, () => {
   let stack: Stack;
@@ -71,6 +79,20 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.match(stderr, /another certificate/);
   });
 
+  it('is in its project, where it is restricted to one', async () => {
+    const other = await mkdtemp(join(home, 'restricted-'));
+    const config = stack.stow.configFile;
+    const token = await lxstow(['-c', config, 'trust', 'token', 'bob', '--project', stack.project]);
+    const as = (...args: string[]) =>
+      attempt(process.execPath, [cli, ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
+    const added = await as('remote', 'add', 'co', token.trim());
+    assert.match(added.stdout.toString(), new RegExp(`^co is https.*, project ${stack.project}$`, 'm'));
+    assert.equal((await as('list')).status, 0);
+    const { status, stderr } = await as('list', '--project', 'default');
+    assert.equal(status, 77);
+    assert.match(stderr, /not in this project \(--project\)/);
+  });
+
   it('takes no unknown certificate unseen, and no gateway that does not trust it', async () => {
     const other = await mkdtemp(join(home, 'other-'));
     const as = (...args: string[]) =>
@@ -109,7 +131,17 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.deepEqual(await json('info', 'c1', 'latest'), { ...c1, tags: { for: 'a b' } });
     assert.match(await ok('info', 'c1', c1.name), /^size: .*MiB \(\d+ bytes\)$/m);
     const [line = ''] = (await ok('list', '--format', 'csv')).split('\n');
-    assert.match(line, /^c1,backup_[^,]+,[^,]+,[^,]+MiB,no$/);
+    assert.match(line, /^c1,backup_[^,]+,[^,]+,[^,]+MiB,no,for=a b$/);
+    const names = async (...args: string[]) =>
+      (await json('list', 'c1', ...args)).map(({ name }: { name: string }) => name);
+    assert.deepEqual(await names('--tag', 'for', '--tag', 'for=a b', '--before', '0m'), [c1.name]);
+    for (const args of [
+      ['--tag', 'for=b'],
+      ['--tag', 'else'],
+      ['--before', '1d'],
+    ])
+      assert.deepEqual(await names(...args), []);
+    assert.match(await ok('list', 'c1', '--before', '2020-01-01'), /^there are no such backups$/m);
     const listed = parse(await ok('list', 'stow:', '--format', 'yaml'));
     assert.deepEqual(
       listed.map(({ instance }: { instance: string }) => instance),
@@ -118,10 +150,14 @@ describe('the command line', { timeout: 300_000 }, () => {
   });
 
   it('suggests what was meant', async () => {
+    const today = ((await json('list', 'c1'))[0] as { created: string }).created.slice(0, 10);
     for (const [args, hint] of [
       [['backup', 'C11', '-q'], /did you mean c1\?/],
       [['list', 'c22'], /did you mean c[12]\?/],
-      [['info', 'c1', 'latst'], /did you mean backup_/],
+      [['info', 'c1', 'latst'], /did you mean latest\?/],
+      [['restore', 'c1', '2001-01-01', '--as', 'c9'], /those that there are: lxstow list c1/],
+      [['restore', 'c1', today, '--as', 'c9'], /of that day \(UTC\): backup_/],
+      [['restore', 'c1', 'latest', '--as', 'c9', '--pool', 'nopool'], /nopool does not exist[^\n]*\n$/],
       [['list', 'stw:c1'], /did you mean stow:/],
     ] as const) {
       const { status, stderr } = await run(...args);
@@ -130,7 +166,7 @@ describe('the command line', { timeout: 300_000 }, () => {
     }
     const { status, stderr } = await run('bakup');
     assert.equal(status, 64);
-    assert.match(stderr, /Did you mean backup\?/);
+    assert.match(stderr, /^lxstow: .*\n.*Did you mean backup\?/);
   });
 
   it('says once what several have failed by', async () => {
@@ -190,7 +226,11 @@ describe('the command line', { timeout: 300_000 }, () => {
   });
 
   it('restores the latest, under another name', async () => {
-    const taken = await run('restore', 'c2', 'latest');
+    const early = await run('restore', 'c2', '--at', '2020-01-01', '--as', 'c2-then');
+    assert.equal(early.status, 66);
+    assert.match(early.stderr, /c2 has no backup from before 2020-01-02T00:00:00\.000Z\n {2}the oldest one is backup_/);
+    assert.equal((await run('restore', 'c2', 'latest', '--at', '1d')).status, 64);
+    const taken = await run('restore', 'c2', '--at', '0m');
     assert.equal(taken.status, 73);
     assert.match(taken.stderr, /c2 already exists/);
     assert.match(await ok('restore', 'c2', 'latest', '--as', 'c3', '-q'), /^c3 +backup_\S+ +Success/m);
@@ -236,6 +276,71 @@ describe('the command line', { timeout: 300_000 }, () => {
     assert.deepEqual(await complete('restore', 'c1', 'la'), ['latest']);
     assert.deepEqual(await complete('backup', 's'), ['stow:']);
     assert.match(await ok('completion', 'bash'), /complete .*-F _lxstow lxstow/);
+  });
+
+  it('takes an instance named all for what it is', async () => {
+    await stack.launch('all', { dataMiB: 1 });
+    const [{ backup }] = await json('backup', 'all', '-q');
+    await ok('backup', 'c2', '-q');
+    assert.deepEqual(
+      (await json('list', 'all')).map(({ name }: { name: string }) => name),
+      [backup],
+    );
+    await ok('restore', 'all', 'latest', '--as', 'all2', '-q');
+  });
+
+  it('says by its status what became of the backup, whoever reads its output', async () => {
+    const shell = async (redirected: string, ...args: string[]) => {
+      const command = `"$@" ${redirected}; exit \${PIPESTATUS[0]}`;
+      const given = ['-c', command, 'bash', process.execPath, cli, ...args];
+      const { status, stderr } = await attempt('bash', given, { env: env(), cwd: home });
+      return [status, stderr];
+    };
+    const csv = ['-q', '--format', 'csv'];
+    assert.deepEqual(await shell('| true', 'backup', 'c2', ...csv), [0, '']);
+    assert.equal((await shell('| true', 'backup', 'nobody', 'c2', ...csv))[0], 66);
+    assert.deepEqual(await shell('| true', 'list', '--all'), [0, '']);
+    const [status, stderr] = await shell('> /dev/full', 'backup', 'c2', ...csv);
+    assert.equal(status, 74);
+    assert.match(String(stderr), /^lxstow: standard output: ENOSPC: [^\n]*\n$/);
+    assert.equal((await shell('> /dev/full', 'backup', 'nobody', 'c2', ...csv))[0], 66);
+    assert.equal((await shell('2> /dev/full', 'backup', 'c2'))[0], 0);
+  });
+
+  it('needs no entry in /etc/passwd, but a home', inUserNamespace, async () => {
+    const as = async (variables: Record<string, string>, ...args: string[]) => {
+      const uid = ['--user', '--map-user=54321', '--map-group=54321'];
+      const { HOME: _, USER: __, XDG_CONFIG_HOME: ___, ...rest } = env() as NodeJS.ProcessEnv;
+      return attempt('unshare', [...uid, process.execPath, cli, ...args], { env: { ...rest, ...variables } });
+    };
+    const config = await mkdtemp(join(home, 'nobody-'));
+    const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'nobody']);
+    const added = await as({ XDG_CONFIG_HOME: config }, 'remote', 'add', 'stow', token.trim());
+    assert.equal(added.status, 0, added.stderr);
+    const { subject } = new X509Certificate(await readFile(join(config, 'lxstow/client/client.crt')));
+    assert.match(subject, /CN=uid-54321@/);
+    const homeless = await as({}, 'list');
+    assert.deepEqual([homeless.status, homeless.stderr.split('\n').length], [78, 3], homeless.stderr);
+    assert.match(homeless.stderr, /no home directory.*\n {2}set HOME or XDG_CONFIG_HOME/);
+  });
+
+  it('says what is wrong with its own certificate', async () => {
+    const own = await mkdtemp(join(home, 'own-'));
+    await cp(join(home, 'lxstow'), join(own, 'lxstow'), { recursive: true });
+    const key = join(own, 'lxstow/client/client.key');
+    const swapped = await readFile(join(own, 'lxstow/client/client.crt'));
+    for (const [text, said] of [
+      [(await makeCertificate({ commonName: 'other' })).key, /is another certificate's/],
+      [swapped, /client.key cannot be used/],
+      ['', /client.key cannot be used/],
+    ] as const) {
+      await writeFile(key, text);
+      const { status, stderr } = await attempt(process.execPath, [cli, 'list'], {
+        env: { ...env(), XDG_CONFIG_HOME: own },
+      });
+      assert.deepEqual([status, stderr.split('\n').length], [78, 3], stderr);
+      assert.match(stderr, said);
+    }
   });
 
   it('says what is wrong when there is no gateway', async () => {

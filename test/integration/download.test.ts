@@ -173,6 +173,28 @@ describe('a download', { timeout: 300_000 }, () => {
     assert.equal((await answer.body(100, never)).toString(), 'gone');
   });
 
+  const untold: Record<string, string[]> = {
+    'in chunks': ['Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nNoS', '\r\n9\r\nuchBucket\r\n', '0\r\n\r\n'],
+    'to the end of the connection': ['Connection: close\r\n\r\nNoSuch', 'Bucket'],
+  };
+  for (const [how, pieces] of Object.entries(untold))
+    it(`gives an error’s body that comes ${how}, up to a limit, and drops the connection`, async () => {
+      await using server = await serve((socket) => {
+        const [first = '', ...rest] = pieces;
+        socket.write(`HTTP/1.1 404 Not Found\r\n${first}`);
+        setImmediate(() => {
+          for (const piece of rest) socket.write(piece);
+          if (how !== 'in chunks') socket.end();
+        });
+      });
+      using downloader = new Downloader();
+      const bodyUpTo = async (limit: number) =>
+        (await (await downloader.ask('GET', server.url, {}, never)).body(limit, never)).toString();
+      assert.deepEqual([await bodyUpTo(100), await bodyUpTo(3)], ['NoSuchBucket', '']);
+      await closed(server.connections);
+      assert.equal(server.connections.length, 2);
+    });
+
   it('of a head has no body, whatever length it tells, and leaves the connection for the next', async () => {
     await using server = await serve((socket, count) => {
       if (count === 1) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 7\r\nETag: "a"\r\n\r\n');

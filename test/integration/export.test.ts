@@ -76,6 +76,21 @@ describe('an export', { timeout: 120_000 }, () => {
     assert.match(String(headers.etag), /^"[0-9a-f]+-\d+"$/);
   });
 
+  it('is in the audit trail, and so is a presigned URL, but not what it is', async () => {
+    await fetched(path(), { range: 'bytes=3-5' });
+    const { body } = await stack.stow.request('GET', path(name, '/url'));
+    const lines = async () =>
+      (await stack.stow.logOf('gateway'))
+        .split('\n')
+        .filter((line) => line.includes('"audit":true') && line.includes('"exported"'))
+        .map((line) => JSON.parse(line));
+    const found = await until(lines, (all) => all.some(({ exported }) => exported === 'url'));
+    assert.equal(found.find(({ exported }) => exported === 'url').requestor.username, stack.stow.client.fingerprint);
+    assert.ok(found.some(({ exported, status }) => exported.start === 3 && exported.end === 5 && status === 206));
+    const { searchParams } = new URL(body.metadata.url);
+    assert.ok(!(await stack.stow.logOf('gateway')).includes(String(searchParams.get('X-Amz-Signature'))));
+  });
+
   it('says all of that to HEAD, without a body', async () => {
     const { headers, body, status } = await fetched(path(), {}, 'HEAD');
     assert.deepEqual([status, body.length], [200, 0]);

@@ -46,6 +46,12 @@ describe('instances', { timeout: 200_000 }, () => {
     for (const each of [other, stack, far]) await each?.[Symbol.asyncDispose]();
   });
 
+  const settings = () => ({
+    servers: [stack.nats.url],
+    replicas: 1,
+    operationsKeptHours: 1,
+    maxQueuedJobs: 1000,
+  });
   const get = (path: string, certificate?: Certificate) =>
     stack.stow.request('GET', `/1.0/${path}`, certificate ? { certificate } : {});
   const listed = async (query: string, certificate?: Certificate): Promise<[string, string][]> => {
@@ -132,10 +138,42 @@ describe('instances', { timeout: 200_000 }, () => {
     await stack.s3.start();
   });
 
-  it('by the thousand come page by page', async () => {
-    const settings = { servers: [stack.nats.url], replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
+  it('show a viewer no values that are secrets by habit, and filters find none', async () => {
+    const config = {
+      'environment.TOKEN': 'geheim',
+      'cloud-init.user-data': 'geheim',
+      'user.user-data': 'geheim',
+      'user.note': 'seen',
+      'environment.EMPTY': '',
+    };
+    const about = { name: 'c9', project: 'default', location: 'silent', type: 'container', config };
+    const instance = { ...about, expanded_config: config, snapshots: [{ name: 's', config, expanded_config: config }] };
     const log = createLogger({ level: 'error', format: 'json' }, {});
-    await using nats = await connectNats(settings, 'lxstow-test', log);
+    await using nats = await connectNats(settings(), 'lxstow-test', log);
+    const stop = new AbortController();
+    answerInventory(nats, 'silent', async () => [instance], stop.signal);
+    await nats.connection.flush();
+    const viewer = await makeCertificate({ commonName: 'viewer' });
+    const certificate = viewer.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+    const body = { type: 'client', name: 'viewer', certificate, role: 'viewer' };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    try {
+      for (const path of ['instances?recursion=2&target=silent', 'instances/c9?recursion=1&target=silent']) {
+        const { text } = await get(path, viewer);
+        assert.ok(text.includes('********') && text.includes('seen') && !text.includes('geheim'), text);
+        assert.ok((await get(path)).text.includes('geheim'));
+      }
+      const filter = (value: string) => `&target=silent&filter=config.environment.TOKEN+eq+${value}`;
+      assert.deepEqual(await listed(filter('g.*'), viewer), []);
+      assert.deepEqual(await listed(filter('g.*')), [['c9', 'silent']]);
+    } finally {
+      stop.abort();
+    }
+  });
+
+  it('by the thousand come page by page', async () => {
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    await using nats = await connectNats(settings(), 'lxstow-test', log);
     const stop = new AbortController();
     const many: LxdObject[] = Array.from({ length: 3000 }, (_, i) => ({
       name: `c${String(i).padStart(5, '0')}`,

@@ -89,6 +89,15 @@ describe('the API over NATS', { timeout: 300_000 }, () => {
     return all;
   }
 
+  it('counts the values of a request before it parses them, on every subject', async () => {
+    const many = JSON.stringify(Array.from({ length: 10_001 }, () => 1));
+    for (const { subject } of endpoints) {
+      const to = subject.replace('{remote}', 'local').replace('{project}', 'default').replace('{instance}', 'c1');
+      const { error, code } = (await ask(to, many, admin)).json<{ error: string; code: string }>();
+      assert.deepEqual([code, error], ['bad-request', 'the request: it has more than 10000 values'], subject);
+    }
+  });
+
   it('is found by $SRV: each gateway, and every endpoint', async () => {
     const found = await until(
       () => services<ServiceInfo>('info'),
@@ -246,6 +255,17 @@ describe('the API over NATS', { timeout: 300_000 }, () => {
     assert.equal((await told).status, 'Cancelled');
     const again = await ask('operations.cancel.other.default', { id: waits }, admin);
     assert.match(again.headers?.get('Nats-Service-Error') ?? '', /Only running operations/);
+    const audited = async () =>
+      [await stack.stow.logOf('gateway'), await second.logOf('gateway')]
+        .flatMap((log) => log.split('\n'))
+        .filter((line) => line.includes('"audit":true') && line.includes('operations-cancel') && line.includes(waits))
+        .map((line) => JSON.parse(line));
+    const lines = await until(audited, ({ length }) => length === 2);
+    assert.deepEqual(lines.map(({ project, result }) => [project, result]).sort(), [
+      ['default', 'done'],
+      ['default', 'failed'],
+    ]);
+    for (const { requestor } of lines) assert.match(requestor.address, /^_INBOX/);
   });
 
   it('never writes its answer into something else', async () => {
@@ -266,11 +286,11 @@ describe('the API over NATS', { timeout: 300_000 }, () => {
         .reduce((total, one) => total + pick(one), 0);
     assert.equal(
       sum((one) => one.num_requests),
-      4,
+      5,
     );
     assert.equal(
       sum((one) => one.num_errors),
-      3,
+      4,
     );
     assert.ok(sum((one) => one.processing_time) > 0);
   });

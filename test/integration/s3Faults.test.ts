@@ -235,7 +235,16 @@ describe('a server that says no', () => {
     [[403, errorXml('AccessDenied')], 's3-denied', /AccessDenied.*lxstow/],
     [[403, errorXml('InvalidObjectState')], 's3-refused', /InvalidObjectState/],
     [[404, errorXml('NoSuchBucket')], 's3-refused', /NoSuchBucket.*lxstow/],
-    [[301, errorXml('PermanentRedirect')], 's3-refused', /PermanentRedirect/],
+    [
+      [
+        301,
+        errorXml('PermanentRedirect').replace('</Error>', '<Endpoint>s3.eu-north-1.amazonaws.com</Endpoint></Error>'),
+      ],
+      's3-refused',
+      /PermanentRedirect.*set s3.endpoint to s3\.eu-north-1\.amazonaws\.com/,
+    ],
+    [[501, errorXml('NotImplemented')], 's3-refused', /NotImplemented/],
+    [[501, ''], 's3-refused', /HTTP 501/],
     [[400, errorXml('RequestTimeout')], 's3-unavailable', /RequestTimeout/],
     [[400, errorXml('XAmzContentChecksumMismatch')], 's3-unavailable', /XAmzContentChecksumMismatch/],
     [[409, errorXml('ConditionalRequestConflict')], 's3-unavailable', /ConditionalRequestConflict/],
@@ -248,6 +257,16 @@ describe('a server that says no', () => {
         await fails(calls[call](server.store), code, text, server.endpoint);
     });
   }
+
+  it('in chunks, as some do: with the same meaning', at, async () => {
+    for (const [reply, code, text] of answers) {
+      await using server = await answering((_request, response) => {
+        response.writeHead(reply[0]).write('');
+        response.end(reply[1]);
+      });
+      for (const call of ['read', 'readRange'] as const) await fails(calls[call](server.store), code, text);
+    }
+  });
 
   it('a hundred times at once: no socket is lost, and the next call works', at, async () => {
     let busy = true;
@@ -309,6 +328,57 @@ describe('a server that says no', () => {
     await retrying(server.store, { attempts: 3, firstDelayMs: 1, onRetry }).probe(never);
     assert.equal(seen.length, 2);
     assert.match(seen[0] ?? '', /^probe: .*SlowDown/);
+  });
+});
+
+describe('a server that is strict, as AWS is', () => {
+  const md5 = (body: Buffer) => createHash('md5').update(body).digest('base64');
+
+  /** Keeps method, path, headers and body of what it is asked, and answers with an ETag. */
+  async function keeping(answer: (url: string) => Reply = () => [200, '']) {
+    const asked: { url: string; headers: http.IncomingHttpHeaders; body: Buffer }[] = [];
+    const server = await scripted(
+      http.createServer(async (request, response) => {
+        const body = Buffer.concat(await request.toArray());
+        asked.push({ url: request.url ?? '', headers: request.headers, body });
+        const [status, text] = answer(request.url ?? '');
+        response.writeHead(status, { etag: '"e"', 'content-length': Buffer.byteLength(text) }).end(text);
+      }),
+    );
+    return Object.assign(server, { asked });
+  }
+
+  it('gets a sum with each body that is PUT: a bucket with Object Lock takes none without', at, async () => {
+    await using server = await keeping();
+    const { store, asked } = server;
+    const body = Buffer.from('manifest');
+    await store.create('k', body, settings, never);
+    await store.replace('k', 'e', body, settings, never);
+    await store.tag('k', { a: 'b' }, never);
+    await store.putPart(upload, 1, body, crcOf(body), never);
+    assert.deepEqual(
+      asked.map(({ headers, body: sent }) => headers['content-md5'] === md5(sent) || headers['x-amz-checksum-crc32']),
+      [true, true, true, crcOf(body)],
+    );
+  });
+
+  it('gets no CRC-32 in an upload that was begun without an algorithm', at, async () => {
+    await using server = await keeping();
+    const body = Buffer.from('part');
+    await server.store.putPart({ ...upload, copies: true }, 1, body, crcOf(body), never);
+    const [{ headers } = { headers: {} as http.IncomingHttpHeaders }] = server.asked;
+    assert.deepEqual([headers['content-md5'], headers['x-amz-checksum-crc32']], [md5(body), undefined]);
+  });
+
+  it('is asked for no more than the prefix that the credentials are for', at, async () => {
+    const uploads = '<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>';
+    await using server = await keeping((url) => {
+      if (!/prefix=lxd%2F/.test(url)) return [403, errorXml('AccessDenied')];
+      return url.includes('uploads') ? [200, uploads] : emptyList;
+    });
+    using store = createS3Store({ ...access, endpoint: server.endpoint, prefix: 'lxd' });
+    await store.probe(never);
+    assert.equal(await drain(store.listUploads('lxd/local/', never)), 0);
   });
 });
 

@@ -12,11 +12,13 @@ import { blockOverheadBytes } from '../../services/archive/blockFormat.ts';
 import { type Block, readBlocks } from '../../services/archive/blocks.ts';
 import { BufferPool } from '../../services/archive/bufferPool.ts';
 import { blockPool, compressBlocks, type Piece } from '../../services/archive/compression.ts';
+import { readTar } from '../../services/archive/decompress.ts';
 import { mapInOrder } from '../../services/archive/flow.ts';
+import { largestIndexBytes, mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/lxdIndex.ts';
 import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/parts.ts';
 import { writeTar } from '../../services/archive/reader.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { TarScanner } from '../../services/archive/tar.ts';
+import { largestPaxBytes, TarScanner } from '../../services/archive/tar.ts';
 import { Threads } from '../../services/archive/threads.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract.ts';
 
@@ -407,20 +409,126 @@ describe('the tar scanner', () => {
   });
 });
 
+describe('the price of an archive from elsewhere', () => {
+  const file = (name: string, data: Buffer, type = '0') => [
+    header({ name, size: data.length, type }),
+    data,
+    Buffer.alloc((512 - (data.length % 512)) % 512),
+  ];
+  const tarOf = (...parts: Buffer[][]) => chunked(Buffer.concat([...parts.flat(), Buffer.alloc(1024)]), [64 * 1024]);
+  const indexOf = (text: string | Buffer) => tarOf(file('backup/index.yaml', Buffer.from(text)));
+
+  it('an index has 1 MiB at most, and no more is read of a larger one than its header', async () => {
+    const padded = (bytes: number) => 'name: c1\n'.padEnd(bytes, '#');
+    assert.equal((await readIndex(indexOf(padded(largestIndexBytes)))).index.name, 'c1');
+    let read = 0;
+    async function* endless() {
+      yield header({ name: 'backup/index.yaml', size: largestIndexBytes + 1 });
+      for (; ; read++) yield Buffer.alloc(512, '#');
+    }
+    await assert.rejects(readIndex(endless()), { code: 'too-large', message: /1048577 bytes, and LXD imports 1 MiB/ });
+    assert.equal(read, 0);
+  });
+
+  it('an index has so many lines and values at most', async () => {
+    const some = (marks: number) => `name: c1\nx: [${'a,'.repeat(marks - 2)}]`;
+    assert.equal((await readIndex(indexOf(some(mostIndexMarks)))).index.name, 'c1');
+    await assert.rejects(readIndex(indexOf(some(mostIndexMarks + 1))), {
+      code: 'bad-request',
+      message: /more than 100000/,
+    });
+  });
+
+  it('an index is parsed on a thread of its own, for a time that has an end', async () => {
+    const slow = `name: c1\n${Array.from({ length: 50_000 }, (_, i) => `k${i}: v`).join('\n')}`;
+    await assert.rejects(readIndex(indexOf(slow), 1), { code: 'bad-request', message: /longer than 1 ms/ });
+    await assert.rejects(readIndex(indexOf(`x: ${'['.repeat(5000)}`)), { code: 'bad-request' });
+  });
+
+  it('keys that are there twice are not looked for', async () => {
+    assert.equal((await readIndex(indexOf('name: c1\nname: c2'))).index.name, 'c2');
+  });
+
+  it('so many entries may be before the index, and none of them is large', async () => {
+    const folders = (count: number) => Array.from({ length: count }, (_, i) => file(`d${i}/`, Buffer.alloc(0), '5'));
+    const index = file('backup/index.yaml', Buffer.from('name: c1'));
+    assert.equal((await readIndex(tarOf(...folders(mostEntriesBefore), index))).index.name, 'c1');
+    await assert.rejects(readIndex(tarOf(...folders(mostEntriesBefore + 1), index)), { code: 'bad-request' });
+    await assert.rejects(readIndex(tarOf(file('x', Buffer.alloc(largestIndexBytes + 1)), index)), {
+      code: 'bad-request',
+    });
+  });
+
+  it('a pax header has 1 MiB at most, and a larger one is not collected', () => {
+    const size = '25 size=0000000000001024\n';
+    const records = Buffer.from(`${size}`.padEnd(largestPaxBytes, '\0'));
+    const scanner = new TarScanner();
+    for (const part of [...file('pax', records, 'x'), header({ name: 'f', size: 7 })]) scanner.push(part);
+    assert.equal(scanner.state().skip, 1024);
+    const large = header({ name: 'pax', size: largestPaxBytes + 1, type: 'x' });
+    assert.throws(() => new TarScanner().push(large), {
+      code: 'archive-corrupt',
+      message: /pax header of 1048577 bytes/,
+    });
+  });
+
+  it('a pax header of lengths that lead nowhere is read once', () => {
+    for (const text of [`${'0'.repeat(largestPaxBytes - 4)}1 x`, '1 '.repeat(1000), '9'.repeat(largestPaxBytes)]) {
+      const scanner = new TarScanner();
+      for (const part of file('pax', Buffer.from(text), 'x')) scanner.push(part);
+      assert.equal(scanner.state().pax, undefined);
+    }
+  });
+
+  for (const [name, packed] of [
+    ['gzip', zlib.gzipSync],
+    ['zstd', zlib.zstdCompressSync],
+  ] as const)
+    it(`${name}: what unpacks to 1100 times its size is read to a limit`, async () => {
+      const zeros = Buffer.concat([
+        header({ name: 'zeros', size: 16 * mib }),
+        Buffer.alloc(16 * mib),
+        Buffer.alloc(1024),
+      ]);
+      const read = async (limit: number) => {
+        let size = 0;
+        const take = async (tar: AsyncIterable<Buffer>) => {
+          for await (const chunk of tar) size += chunk.length;
+        };
+        await readTar(chunked(packed(zeros), [64 * 1024]), take, never, {}, limit);
+        return size;
+      };
+      assert.equal(await read(17 * mib), zeros.length);
+      // gzip cannot: what it is allowed is beyond what it can.
+      if (name === 'gzip') assert.equal(await read(mib), zeros.length);
+      else await assert.rejects(read(mib), { code: 'too-large' });
+    });
+});
+
 function trailingZeros(bytes: Buffer): number {
   let count = 0;
   while (count < bytes.length && bytes[bytes.length - 1 - count] === 0) count += 1;
   return count;
 }
 
-function header({ name, size, base256 }: { name: string; size: number; base256: boolean }): Buffer {
+function header({
+  name,
+  size,
+  base256 = false,
+  type = '0',
+}: {
+  name: string;
+  size: number;
+  base256?: boolean;
+  type?: string;
+}): Buffer {
   const block = Buffer.alloc(512);
   block.write(name);
   if (base256) {
     block.writeUInt8(0x80, 124);
     block.writeBigUInt64BE(BigInt(size), 128);
   } else block.write(size.toString(8).padStart(11, '0'), 124);
-  block.write('0', 156);
+  block.write(type, 156);
   block.fill(' ', 148, 156);
   block.write(
     `${block

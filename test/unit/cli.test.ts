@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { parseSelector } from '../../services/cli/commands/backup.ts';
+import { parseTime } from '../../services/cli/dates.ts';
 import { exitOf } from '../../services/cli/exit.ts';
 import { distance, nearest } from '../../services/cli/nearest.ts';
 import { size } from '../../services/cli/output.ts';
@@ -60,6 +61,18 @@ describe('the words of the command line', () => {
     assert.equal(exitOf(new LxstowError('not-found', '')), 66);
     assert.equal(exitOf(new LxstowError('nats-unavailable', '')), 69);
     assert.equal(exitOf(new TypeError()), 70);
+  });
+
+  it('takes dates, times in UTC, and ages', () => {
+    const now = Date.parse('2026-11-28T12:00:00Z');
+    const iso = (text: string, end = false) => parseTime(text, '--at', end, now).toISOString().slice(0, 16);
+    assert.equal(iso('2026-11-24'), '2026-11-24T00:00');
+    assert.equal(iso('2026-11-24', true), '2026-11-25T00:00');
+    for (const text of ['2026-11-24 03:00', '2026-11-24T03:00:00Z', '2026-11-24T04:00+01:00'])
+      assert.equal(iso(text, true), '2026-11-24T03:00');
+    assert.deepEqual([iso('14d'), iso('12h')], ['2026-11-14T12:00', '2026-11-28T00:00']);
+    for (const text of ['tuesday', '2026-13-01', '24.11.2026', '2026-11-24T25:00', ''])
+      assert.throws(() => iso(text), /--at .*: give a date/);
   });
 
   it('writes sizes and times for people', () => {

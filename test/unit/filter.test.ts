@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { RE2JS } from 're2js';
 import { isCode } from '../../services/errors.ts';
-import { parseFilter } from '../../services/gateway/filter.ts';
+import { filtered, largestProgram, mostSteps, parseFilter, stepsAtOnce } from '../../services/gateway/filter.ts';
+import { programSizeOf } from '../../services/gateway/patternSize.ts';
 
 const c1 = {
   name: 'c1',
@@ -105,16 +107,87 @@ describe('a filter', () => {
   });
 
   it('that would keep a backtracking engine busy for ever does not', () => {
-    const long = { name: `${'a'.repeat(10_000)}!` };
-    for (const pattern of [
-      '(a+)+$',
-      '^(a|a)*$',
-      '(a*)*b',
-      `^${'a?'.repeat(300)}${'a'.repeat(150)}$`,
-      '((a{1000}){1000})',
-      '(((((a{30}){30}){30}){30}){30})',
-    ]) {
-      parseFilter(`name eq ${pattern}`)(long);
-    }
+    const long = { name: `${'a'.repeat(3_000)}!` };
+    for (const pattern of ['(a+)+$', '^(a|a)*$', '(a*)*b']) parseFilter(`name eq ${pattern}`)(long);
+  });
+
+  for (const pattern of [
+    `${'(?:.?){1000}'.repeat(82)}`,
+    '((a{1000}){1000})',
+    '(((((a{30}){30}){30}){30}){30})',
+    '\\Q[\\E(?:.?){1000}]',
+    '[]](?:.?){1000}[a]',
+    `${'\\pL'.repeat(300)}`,
+    'x{1001}',
+  ])
+    it(`of a large program is refused before it is compiled: ${pattern.slice(0, 40)}`, () =>
+      assert.throws(() => parseFilter(`name eq ${pattern}`), /patterns are too large: more than 1000 instructions/));
+
+  it('of many patterns is refused when they are too large together', () => {
+    const clause = 'name eq (?:.?){50}';
+    assert.equal(parseFilter(clause)(c1), true);
+    assert.throws(() => parseFilter([clause, clause, clause, clause].join(' or ')), /too large/);
+  });
+
+  it('counts no less than is compiled', () => {
+    const atoms = [
+      'a',
+      'k',
+      '.',
+      '[a-z]',
+      '[^\\]k]',
+      '[]a]',
+      '\\d',
+      '\\pL',
+      '\\.',
+      '\\Qa[b\\E',
+      '(',
+      '(?:',
+      ')',
+      '|',
+      '^',
+      '$',
+      '[[:alpha:]x]',
+    ];
+    const repeats = ['*', '+', '?', '*?', '{3}', '{2,5}', '{4,}', '{0,3}'];
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom(...atoms, ...repeats), { maxLength: 30 }), (parts) => {
+        const pattern = parts.join('');
+        const counted = programSizeOf(pattern);
+        if (counted > 5000) return;
+        let compiled: RE2JS;
+        try {
+          compiled = RE2JS.compile(pattern, RE2JS.CASE_INSENSITIVE);
+        } catch {
+          return;
+        }
+        assert.ok(counted >= compiled.programSize(), `${counted} < ${compiled.programSize()}`);
+      }),
+      { numRuns: 3000 },
+    );
+    assert.ok(programSizeOf('^(c1$|^c1.*)$') <= 50);
+  });
+
+  it('is refused where a value is too long for it, and for more objects than it may cost', async () => {
+    const pattern = `(?:.?){${largestProgram / 10}}`;
+    const size = programSizeOf(`^${pattern}$`);
+    const [fits, many] = [Math.floor(stepsAtOnce / size), Math.ceil(mostSteps / stepsAtOnce) + 3];
+    const named = (length: number) => ({ name: 'x'.repeat(length) });
+    assert.throws(() => parseFilter(`name eq ${pattern}`)(named(fits + 1)), /too long for its pattern/);
+    const items = Array.from({ length: many }, () => named(fits));
+    await assert.rejects(filtered(items, `name eq ${pattern}`), /costs too much/);
+    assert.equal(
+      (await filtered(items, `name eq ${'x'.repeat(fits)}`)).length,
+      many,
+      'what is no pattern costs nothing',
+    );
+  });
+
+  it('lets others have their turn', async () => {
+    let turns = 0;
+    const count = setInterval(() => turns++, 0);
+    const items = Array.from({ length: 400 }, () => ({ name: 'x'.repeat(50) }));
+    await filtered(items, 'name eq (?:.?){20}y').finally(() => clearInterval(count));
+    assert.ok(turns > 1, `${turns} turns`);
   });
 });

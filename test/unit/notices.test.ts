@@ -1,8 +1,12 @@
 /** What is told, how it is signed, and where it may go. */
 import assert from 'node:assert/strict';
+import type { ServerResponse } from 'node:http';
 import { describe, it } from 'node:test';
+import type { Consumer } from '@nats-io/jetstream';
 import { type Config, faultsOf, type Operation } from '../../services/contract.ts';
 import { LxstowError } from '../../services/errors.ts';
+import { createLogger } from '../../services/logger.ts';
+import { Deliverer } from '../../services/notices/deliver.ts';
 import { isOwn, refusalOf, shown } from '../../services/notices/endpoints.ts';
 import { noticeId, noticeOf } from '../../services/notices/notice.ts';
 import { post } from '../../services/notices/post.ts';
@@ -136,12 +140,7 @@ describe('an endpoint in a request', () => {
   });
 
   it('may be any that is not of this host, where nothing else is said', () => {
-    for (const url of [
-      'https://hooks.example.net/x',
-      'http://192.0.2.7/',
-      'http://10.0.0.1:8080/',
-      'http://[2001:db8::1]/',
-    ])
+    for (const url of ['https://hooks.example.net/x', 'http://192.0.2.7/', 'http://[2001:db8::1]/'])
       assert.equal(refusalOf(url, notify()), undefined, url);
     for (const url of [
       ...[
@@ -160,6 +159,8 @@ describe('an endpoint in a request', () => {
         'http://[::ffff:127.0.0.1]/',
         'http://[fd00:ec2::254]/',
       ],
+      ...['http://10.0.0.1:8080/', 'http://172.31.0.1/', 'http://192.168.1.1/', 'http://100.100.100.200/'],
+      ...['http://[64:ff9b::7f00:1]/', 'http://[2002:7f00:1::]/', 'http://[fd12:3456::1]/', 'http://[ff02::1]/'],
     ])
       assert.match(refusalOf(url, notify()) ?? '', /this host itself/, url);
   });
@@ -196,6 +197,74 @@ describe('an endpoint in a request', () => {
     assert.equal(shown('https://hooks.example.net:8443/T0/secret?token=x'), 'https://hooks.example.net:8443');
   });
 });
+
+describe('notices to one host', { timeout: 60_000 }, () => {
+  it('are delivered at their first try, however many there are, and as many as may be at a time', async () => {
+    await using receiver = await startReceiver();
+    const answered: (() => void)[] = [];
+    let most = 0;
+    // An answer comes when all that may be under way are: then the longest waiting one.
+    const late = (response: ServerResponse) => {
+      answered.push(() => void response.end());
+      most = Math.max(most, answered.length);
+      setImmediate(() => answered.length >= 8 && answered.shift()?.());
+    };
+    receiver.answers('/x', ...Array.from({ length: 93 }, () => late));
+    const queue = queueOf(100, `${receiver.url}/x`);
+    const stop = new AbortController();
+    const deliverer = new Deliverer({
+      consumer: queue.consumer,
+      config: notify({ allowed: [receiver.url], endpoints: [], timeoutMs: 30_000, giveUpAfterHours: 1 }),
+      metrics: { notices: { inc: () => undefined } } as never,
+      log: createLogger({ level: 'error', format: 'json' }, {}),
+      stop: stop.signal,
+      handingBack: stop.signal,
+    });
+    const running = deliverer.run();
+    void receiver.until('/x', 100).then(() => {
+      for (const answer of answered.splice(0)) answer();
+    });
+    await queue.taken;
+    stop.abort();
+    await running;
+    assert.deepEqual([queue.naks, most], [0, 8]);
+  });
+});
+
+/** A consumer with so many notices for the endpoint; `taken` resolves when all are acknowledged. */
+function queueOf(count: number, endpoint: string) {
+  const all = Promise.withResolvers<void>();
+  const state = { naks: 0, taken: all.promise, consumer: undefined as unknown as Consumer };
+  let [next, acknowledged] = [0, 0];
+  const message = (sequence: number) => {
+    const carried = new Map([
+      ['Lxstow-Notice', `n${sequence}`],
+      ['Lxstow-Endpoint', endpoint],
+      ['Lxstow-Endpoint-Named-By', 'request'],
+    ]);
+    return {
+      subject: `lxstow.notices.local.${id}`,
+      headers: carried,
+      data: Buffer.from('{}'),
+      info: { deliveryCount: 1, timestampNanos: Date.now() * 1e6 },
+      nak: () => void state.naks++,
+      term: () => undefined,
+      ackAck: async () => {
+        if (++acknowledged === count) all.resolve();
+      },
+    };
+  };
+  const fetch = async ({ max_messages: most }: { max_messages: number }) => {
+    const ended = Promise.withResolvers<void>();
+    async function* messages() {
+      for (let given = 0; given < most && next < count; given++) yield message(next++);
+      if (next >= count) await ended.promise;
+    }
+    return Object.assign(messages(), { stop: () => ended.resolve() });
+  };
+  state.consumer = { fetch } as unknown as Consumer;
+  return state;
+}
 
 describe('a post', { timeout: 60_000 }, () => {
   const signal = new AbortController().signal;

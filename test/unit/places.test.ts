@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { Line } from '../../services/line.ts';
 import { Places } from '../../services/places.ts';
 
 const never = new AbortController().signal;
@@ -17,6 +18,17 @@ describe('places', () => {
     };
     await Promise.all(['a', 'b', 'c', 'd', 'e'].map(visit));
     assert.deepEqual(came, ['a', 'b', 'c', 'd', 'e']);
+  });
+
+  it('are kept by who gives up in the turn in which it is served, and nobody else is forgotten', async () => {
+    const line = new Line<string>();
+    const [first, second] = [new AbortController(), new AbortController()];
+    const [a, b] = [line.wait(first.signal), line.wait(second.signal)];
+    line.serve('one');
+    first.abort(new Error('gives up'));
+    assert.equal(await a, 'one');
+    assert.ok(line.serve('two'), 'the second waits no more');
+    assert.equal(await b, 'two');
   });
 
   it('are all free again, whoever gave up while waiting', async () => {

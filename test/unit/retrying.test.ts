@@ -405,6 +405,23 @@ describe('a listing of uploads that breaks off', () => {
   });
 });
 
+describe('a listing that is seen enough of', () => {
+  it('is closed, the one inside too', async () => {
+    let closed = 0;
+    const endless = {
+      async *list() {
+        try {
+          for (let i = 0; ; i++) yield { key: `k${i}`, size: 0, etag: 'e', modified: '' };
+        } finally {
+          closed++;
+        }
+      },
+    } as unknown as ObjectStore;
+    for await (const { key } of retrying(endless, { attempts: 3 }).list('', never)) if (key === 'k3') break;
+    assert.equal(closed, 1);
+  });
+});
+
 describe('a listing that breaks off', () => {
   // Neither by bytes nor by UTF-16: SeaweedFS goes folder by folder, and MinIO by bytes.
   const keys = ['c1/b', 'c1-x/b', 'c1.x/b', '\uFF5E', '\u{1F600}', 'a'];

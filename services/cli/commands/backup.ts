@@ -42,6 +42,11 @@ export async function backupCommand(instances: string[], options: BackupOptions)
     gateway: where.gateway,
     where,
   }));
+  // Of two LXD servers' instances of one name it is said which is which.
+  const times = Map.groupBy(jobs, ({ label }) => label);
+  for (const job of jobs)
+    if ((times.get(job.label)?.length ?? 0) > 1 && job.where.place.target !== undefined)
+      job.label = `${job.label} (${job.where.place.target})`;
   if (options.name !== undefined && jobs.length !== 1)
     throw new CliError(exits.usage, '--name is for the backup of one instance');
   const request = requestOf(options);
@@ -153,6 +158,7 @@ function report(jobs: Job[], { format }: BackupOptions): void {
     const error = failureOf(job);
     return {
       remote: where.gateway.remote.name,
+      location: operation?.location ?? where.place.target ?? null,
       project: where.place.project ?? 'default',
       instance: where.instance,
       backup: backup ?? null,

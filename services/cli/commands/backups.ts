@@ -1,7 +1,8 @@
 /** `lxstow list`, `info` and `delete`: the backups that are stored. */
 import { stringify } from 'yaml';
+import { parseTime } from '../dates.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { backupName, Gateways, listBackups, type Place, suggesting } from '../names.ts';
+import { backupName, Gateways, listBackups, type Place, type ShownBackup, suggesting } from '../names.ts';
 import { type Format, print, size, time } from '../output.ts';
 import { printable } from '../table.ts';
 
@@ -11,6 +12,8 @@ interface Options extends Place {
 
 interface ListOptions extends Options {
   all?: boolean;
+  tag: string[];
+  before?: string;
 }
 
 export async function listCommand(text: string | undefined, options: ListOptions): Promise<Exit> {
@@ -19,20 +22,40 @@ export async function listCommand(text: string | undefined, options: ListOptions
   const named = await gateways.instance(text ?? '', options);
   if (all && named.instance !== '') throw new CliError(exits.usage, 'either an instance or --all');
   const where = all ? { ...named, place: { project: options.project, target: options.target ?? '*' } } : named;
-  const found = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
+  const fits = selected(options);
+  const listed = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
+  const found = listed.filter(fits);
   const rows = found.map(({ remote = '', project = '', instance = where.instance, ...backup }) => {
-    const { name, created, size: bytes, optimized } = backup;
-    const row = [instance, name, time(created), size(bytes), optimized ? 'yes' : 'no'];
+    const { name, created, size: bytes, optimized, tags = {} } = backup;
+    const tagged = Object.entries(tags).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
+    const row = [instance, name, time(created), size(bytes), optimized ? 'yes' : 'no', tagged.join(' ')];
     return all ? [remote, project, ...row] : row;
   });
-  const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED'];
+  const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'TAGS'];
   print(options.format, {
     heading: all ? ['TARGET', 'PROJECT', ...heading] : heading,
     rows,
     raw: found,
-    empty: where.instance === '' ? 'there are no backups' : `${where.instance} has no backups`,
+    empty: emptyOf(where.instance, listed.length > 0),
   });
   return exits.ok;
+}
+
+function emptyOf(instance: string, others: boolean): string {
+  if (others) return 'there are no such backups';
+  return instance === '' ? 'there are no backups' : `${instance} has no backups`;
+}
+
+/** By `--tag key`, `--tag key=value` (all that are given) and `--before`. */
+function selected({ tag, before }: ListOptions): (backup: ShownBackup) => boolean {
+  const wanted = tag.map((text) => {
+    const cut = text.indexOf('=');
+    return cut < 0 ? ([text, undefined] as const) : ([text.slice(0, cut), text.slice(cut + 1)] as const);
+  });
+  const until = before === undefined ? undefined : parseTime(before, '--before').getTime();
+  return ({ tags = {}, created }) =>
+    wanted.every(([key, value]) => Object.hasOwn(tags, key) && (value === undefined || tags[key] === value)) &&
+    (until === undefined || Date.parse(created) < until);
 }
 
 export async function infoCommand(text: string, wanted: string, options: Options): Promise<Exit> {

@@ -30,7 +30,8 @@ export async function watchCommand(remote: string | undefined, options: Operatio
   const stop = new AbortController();
   process.once('SIGINT', () => stop.abort());
   const show = process.stdout.isTTY && process.env.TERM !== 'dumb' ? screen() : changes(options.format);
-  while (!stop.signal.aborted) {
+  // Nobody reads any more: `lxstow operations watch | head -1`.
+  while (!stop.signal.aborted && !process.stdout.errored) {
     try {
       show(await list(gateway, options));
     } catch (error) {
@@ -39,7 +40,7 @@ export async function watchCommand(remote: string | undefined, options: Operatio
     }
     await delay(lookEveryMs, undefined, { signal: stop.signal }).catch(() => undefined);
   }
-  return exits.interrupted;
+  return process.stdout.errored ? exits.ok : exits.interrupted;
 }
 
 function screen(): (found: ShownOperation[]) => void {

@@ -1,10 +1,10 @@
 /** `lxstow remote`: gateways that this client knows, and how it comes to trust them and they it. */
 
-import type { X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { connectionError, openGateway, Unreachable } from '../gateway.ts';
+import { connectionError, type Gateway, openGateway, Unreachable } from '../gateway.ts';
 import { type Format, print } from '../output.ts';
 import { addRemote, checkNewName, identity, listRemotes, type Remote, removeRemote, switchRemote } from '../remotes.ts';
 
@@ -53,9 +53,23 @@ export async function addCommand(name: string, address: string, options: AddOpti
         hint: `beside the gateway: \`lxstow trust token\`, and give the token here; or \`lxstow trust add\` with ${own.file}`,
       });
   }
-  await addRemote(remote);
-  process.stdout.write(`${name} is ${url}\n`);
+  const project = remote.project ?? (await ownProject(gateway, own.cert));
+  await addRemote({ ...remote, ...(project !== undefined && { project }) });
+  process.stdout.write(`${name} is ${url}${project === undefined ? '' : `, project ${project}`}\n`);
   return exits.ok;
+}
+
+/** The first one that this client is restricted to; undefined when it is not, or when the gateway does not say. */
+async function ownProject(gateway: Gateway, cert: string): Promise<string | undefined> {
+  try {
+    const fingerprint = new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase();
+    const { restricted, projects } = await gateway.ask('GET', ['certificates', fingerprint]);
+    return restricted && !projects.includes('default') ? projects[0] : undefined;
+  } catch (error) {
+    // One that a CA vouches for is in no list.
+    if (error instanceof CliError && error.exit !== exits.unavailable) return undefined;
+    throw error;
+  }
 }
 
 export async function listCommand(format: Format): Promise<Exit> {

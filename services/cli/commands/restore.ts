@@ -1,4 +1,5 @@
 /** `lxstow restore`: a backup, or the latest one of every instance. */
+import { parseTime } from '../dates.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
 import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
@@ -11,6 +12,7 @@ export interface RestoreOptions extends Place {
   all?: boolean;
   allProjects?: boolean;
   as?: string;
+  at?: string;
   pool?: string;
   toProject?: string;
   toTarget?: string;
@@ -72,16 +74,30 @@ async function oneBackup(
   gateways: Gateways,
   instance: string | undefined,
   wanted: string | undefined,
-  { as, allProjects, ...options }: RestoreOptions,
+  { as, at, allProjects, ...options }: RestoreOptions,
 ): Promise<Job[]> {
+  if (at !== undefined && wanted !== undefined) throw new CliError(exits.usage, 'either a backup or --at');
   if (allProjects) throw new CliError(exits.usage, '--all-projects is for --all');
-  if (instance === undefined || wanted === undefined)
+  if (instance === undefined || (wanted === undefined && at === undefined))
     throw new CliError(exits.usage, 'which backup?', {
-      hint: 'name an instance and its backup, or `latest`; or give --all',
+      hint: 'name an instance and its backup, or `latest`; or give --at or --all',
     });
   const where = await gateways.oneInstance(instance, options);
-  const backup = await suggesting(where, undefined, () => backupName(where, wanted));
+  const backup = await suggesting(where, undefined, () =>
+    at === undefined ? backupName(where, wanted ?? 'latest') : backupAt(where, at),
+  );
   return [{ label: as ?? where.instance, gateway: where.gateway, where, backup }];
+}
+
+/** The last one that was made before that time, or before the end of that day. */
+async function backupAt(where: InstancePlace, at: string): Promise<string> {
+  const end = parseTime(at, '--at', true).getTime();
+  const all = await listBackups(where);
+  const found = all.filter(({ created }) => Date.parse(created) < end).at(-1);
+  if (found) return found.name;
+  throw new CliError(exits.notFound, `${where.instance} has no backup from before ${new Date(end).toISOString()}`, {
+    hint: all[0] ? `the oldest one is ${all[0].name}` : `lxstow backup ${where.instance}`,
+  });
 }
 
 async function everyInstance(
@@ -90,7 +106,8 @@ async function everyInstance(
   wanted: string | undefined,
   options: RestoreOptions,
 ): Promise<Job[]> {
-  const { as, allProjects = false, project } = options;
+  const { as, at, allProjects = false, project } = options;
+  if (at !== undefined) throw new CliError(exits.usage, '--at is for one instance');
   if (as !== undefined) throw new CliError(exits.usage, '--as is for one instance');
   if (allProjects && project !== undefined) throw new CliError(exits.usage, 'either --project or --all-projects');
   const where = await gateways.instance(remote ?? '', options);
@@ -138,6 +155,7 @@ function report(jobs: Job[], { all = false, format }: RestoreOptions): void {
     const failure = failureOf(job);
     return {
       remote: where.gateway.remote.name,
+      location: operation?.location ?? where.place.target ?? null,
       project: where.place.project ?? 'default',
       instance: where.instance,
       backup,

@@ -57,6 +57,9 @@ export function certificateRoutes(parts: GatewayParts): Router {
 
   router.get('/:fingerprint', async (request, response) => {
     const client = clientOf(request);
+    // Before it is looked for: others do not learn which there are.
+    if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request)))
+      throw new LxstowError('forbidden', 'not authorized');
     const { certificate, revision } = await find(request);
     if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint)
       throw new LxstowError('forbidden', 'not authorized');

@@ -8,6 +8,7 @@ import { LxstowError } from '../../errors.ts';
 import { checkArchive, readArchive } from '../../storage/archives.ts';
 import { archiveKey } from '../../storage/keys.ts';
 import type { GatewayParts } from '../app.ts';
+import { noteForAudit } from '../audit.ts';
 import { addressing, checkIfMatch, ended, namesEtag, query, traceOfRequest } from '../requests.ts';
 import { sync } from '../respond.ts';
 import type { Claim } from '../transfers.ts';
@@ -37,6 +38,7 @@ export function exportRoutes(parts: GatewayParts): Router {
     checkIfMatch(request, headers.etag);
     if (namesEtag(request.get('if-none-match'), headers.etag)) return void response.status(304).set(headers).end();
     const range = rangeOf(request, response, archive.size, headers);
+    if (request.method !== 'HEAD') noteForAudit(response, { exported: range ?? 'all' });
     const { start, end } = range ?? { start: 0, end: archive.size - 1 };
     const begin = () => {
       response.writeHead(range ? 206 : 200, {
@@ -72,6 +74,7 @@ export function exportRoutes(parts: GatewayParts): Router {
     const filename = filenameOf(address);
     const expires_at = new Date(Date.now() + expirySeconds * 1000).toISOString();
     const url = await transfers.tools.presigner.presign(key, { expirySeconds, filename });
+    noteForAudit(response, { exported: 'url', expires: expires_at });
     sync(response, { url, expires_at, size: archive.size });
   });
 

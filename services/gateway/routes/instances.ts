@@ -6,13 +6,30 @@ import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
 import type { InventoryQuestion } from '../../queue/inventory.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { parseFilter } from '../filter.ts';
+import { filtered } from '../filter.ts';
 import { askRemotes, askSome, remotesOf } from '../remotes.ts';
 import { clientOf, ended, listedProject, parameter, query } from '../requests.ts';
 import { sync } from '../respond.ts';
+import type { Client } from '../trust.ts';
 
 /** For times that LXD has not set. */
 const never = '0001-01-01T00:00:00Z';
+
+/** Keys of an instance's configuration whose values are secrets by habit. */
+const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;
+const mask = '********';
+
+/** Without those secrets for who may only look, in its snapshots too. */
+function shownTo<T extends LxdObject>(client: Client, object: T): T {
+  if (client.role !== 'viewer') return object;
+  const masked = Object.entries(object).map(([field, value]) => {
+    if (field === 'snapshots' && Array.isArray(value)) return [field, value.map((each) => shownTo(client, each))];
+    if (!/^(expanded_)?config$/.test(field) || typeof value !== 'object' || value === null) return [field, value];
+    const entries = Object.entries(value).map(([key, text]) => [key, secrets.test(key) && text ? mask : text]);
+    return [field, Object.fromEntries(entries)];
+  });
+  return Object.fromEntries(masked) as T;
+}
 
 export function instanceRoutes(parts: GatewayParts): Router {
   const { config, catalog, log } = parts;
@@ -23,14 +40,15 @@ export function instanceRoutes(parts: GatewayParts): Router {
     const project = listedProject(request);
     const recursion = query(request, 'recursion') ?? '0';
     const type = query(request, 'instance-type');
-    const matches = parseFilter(query(request, 'filter'));
+    const filter = query(request, 'filter');
     const projects = project === undefined ? client.projects : [project];
     const question: InventoryQuestion = { kind: 'instances', full: recursion === '2', ...(projects && { projects }) };
     const found = await askSome(parts, response, remotesOf(request, config), question);
-    const instances = ([...found.values()].flat() as LxdInstance[]).filter(
-      (instance) =>
-        mayTouch(client, instance.project) && (type === undefined || instance.type === type) && matches(instance),
-    );
+    const seen = ([...found.values()].flat() as LxdInstance[])
+      .filter((instance) => mayTouch(client, instance.project) && (type === undefined || instance.type === type))
+      // Before the filter: that would tell a secret letter by letter.
+      .map((instance) => shownTo(client, instance));
+    const instances = await filtered(seen, filter);
     if (recursion === '0') return sync(response, instances.map(pathOf));
     sync(response, recursion === '2' ? instances.map((instance) => ({ ...instance, backups: null })) : instances);
   });
@@ -72,7 +90,7 @@ export function instanceRoutes(parts: GatewayParts): Router {
       const names = holders.map(([remote]) => remote).join(', ');
       throw new LxstowError('bad-request', `instance ${instance} is on ${names}: say which with ?target=`);
     }
-    return [...first];
+    return [first[0], shownTo(clientOf(request), first[1])];
   }
 
   /** Those in the store, with LXD's fields. An instance is shown without them when the store is away. */

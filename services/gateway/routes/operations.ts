@@ -3,7 +3,7 @@ import { type Request, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
 import { isAdmin, mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { parseFilter } from '../filter.ts';
+import { filtered } from '../filter.ts';
 import { cancelOperation, missingOperation } from '../operations.ts';
 import { clientOf, listedProject, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
@@ -18,7 +18,7 @@ export function operationRoutes(parts: GatewayParts): Router {
 
   router.get('/', async (request, response) => {
     const project = listedProject(request);
-    const matches = parseFilter(query(request, 'filter'));
+    const filter = query(request, 'filter');
     const full = (query(request, 'recursion') ?? '0') !== '0';
     const client = clientOf(request);
     const found = (await operations.list())
@@ -26,7 +26,7 @@ export function operationRoutes(parts: GatewayParts): Router {
       .map(toLxd);
     const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
     // In LXD too, a token runs in the default project.
-    const all = [...found, ...tokens.map((token) => tokenOperation(token))].filter(matches);
+    const all = await filtered([...found, ...tokens.map((token) => tokenOperation(token))], filter);
     const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(
       ([status, each = []]) => [status, full ? each : each.map(({ id }) => operationPath(id))],
     );

@@ -4,7 +4,7 @@ import { isCode, LxstowError } from '../../errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { parseFilter } from '../filter.ts';
+import { filtered } from '../filter.ts';
 import { askSome, remotesOf } from '../remotes.ts';
 import { clientOf, parameter, query } from '../requests.ts';
 import { sync } from '../respond.ts';
@@ -61,8 +61,8 @@ export function poolRoutes(parts: GatewayParts): Router {
   return router;
 }
 
-function list(request: Request, response: Response, path: string, items: LxdObject[]): void {
-  const matching = items.filter(parseFilter(query(request, 'filter')));
+async function list(request: Request, response: Response, path: string, items: LxdObject[]): Promise<void> {
+  const matching = await filtered(items, query(request, 'filter'));
   const full = (query(request, 'recursion') ?? '0') !== '0';
   sync(response, full ? matching : matching.map(({ name }) => `${path}/${encodeURIComponent(String(name))}`));
 }

@@ -1,0 +1,109 @@
+/** What input may cost is counted before it is spent. A parser or a schema that is new, and has no limit, fails here. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { glob } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { describe, it } from 'node:test';
+import { faultsOf, type SchemaName } from '../../services/contract.ts';
+import { deepestJson, excessOfJson, mostJsonNodes, parseJson } from '../../services/json.ts';
+import { parseJob } from '../../services/queue/jobs.ts';
+
+const root = join(import.meta.dirname, '../..');
+
+/** What turns bytes into something larger, or into a program. */
+const parsers =
+  /JSON\.parse\(|\bparseYaml\(|(?<![.\w])parse\(|RE2JS\.compile\(|new RegExp\(|new XMLParser\(|createGunzip\(|createZstdDecompress\(|promisify\(gunzip\)|gunzipSync\(|express\.(json|raw|text|urlencoded)\(|new X509Certificate\(|new WebSocketServer\(/g;
+
+/** Why each of them costs little, whoever sends what it reads. */
+const bounds: Record<string, string> = {
+  // From anybody, or from a client.
+  'services/gateway/app.ts':
+    'express.json: gateway.bodyLimitBytes, 64 KiB of strangers, excessOfJson. RegExp: of our own OpenAPI document',
+  'services/json.ts': 'excessOfJson before JSON.parse; NATS bounds the bytes',
+  'services/gateway/filter.ts': 'largestProgram, stepsAtOnce, mostSteps: test/unit/filter.test.ts',
+  'services/gateway/upgrade.ts': 'maxPayload of 4 KiB',
+  'services/gateway/routes/certificates.ts': 'a certificate that TLS has taken',
+  'services/trust/certificates.ts': '32 KiB, by http-certificates-post.json',
+  'services/trust/tokens.ts': '32 KiB, by http-certificates-post.json; strangers 64 KiB of body',
+  'services/archive/lxdIndex.ts':
+    'largestIndexBytes, mostIndexMarks, a thread with a deadline: test/unit/archive.test.ts',
+  'services/archive/decompress.ts': 'streams; the ratio is bounded: test/unit/archive.test.ts',
+  // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.
+  'services/queue/questions.ts': 'a message of a gateway',
+  'services/queue/inventory.ts': 'messages of workers and gateways; maxOutputLength',
+  'services/queue/leases.ts': 'an entry that workers wrote',
+  'services/operations/store.ts': 'entries that workers and gateways wrote',
+  'services/trust/store.ts': 'entries that gateways wrote',
+  'services/worker/checkpoint.ts': 'entries that workers wrote',
+  'services/worker/leftovers.ts': 'entries that workers wrote',
+  'services/worker/owners.ts': 'entries that workers and gateways wrote',
+  // From the store, by who has its keys.
+  'services/archive/manifest.ts': 'read up to a limit by storage/s3.ts',
+  'services/archive/blockFormat.ts': 'maxOutputLength is the block',
+  'services/gateway/backupIndex.ts': 'written by gateways; maxOutputLength',
+  'services/storage/s3Messages.ts': "the store's answers, read up to a limit by storage/s3.ts",
+  'services/storage/s3.ts': "the store's answers, read up to a limit",
+  // From LXD, and from the operator's own machine.
+  'services/lxd/client.ts': "LXD's answers, up to 64 MiB",
+  'services/lxd/inventory.ts': 'RegExp: of a constant',
+  'services/config.ts': "the operator's own file",
+  'services/cli/remotes.ts': "the user's own file",
+  'services/cli/gateway.ts': "the gateway's answers, up to 64 MiB",
+  'services/cli/commands/remote.ts': "the user's own token",
+  'services/cli/commands/standalone.ts': 'one line of a NATS on this machine',
+  'services/doctor/certificates.ts': "the operator's own files",
+  'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
+  'services/gateway/trustDirectory.ts': "the operator's own files",
+};
+
+describe('prices', () => {
+  it('every file that parses has a bound, and each bound a file', async () => {
+    const found: string[] = [];
+    for await (const file of glob('services/**/*.ts', { cwd: root }))
+      if (readFileSync(join(root, file), 'utf8').match(parsers)) found.push(file);
+    assert.deepEqual(found.sort(), Object.keys(bounds).sort());
+  });
+
+  it('JSON has so many values and levels at most', () => {
+    const values = (count: number) => Buffer.from(`[${'1,'.repeat(count - 2)}1]`);
+    const levels = (count: number) => Buffer.from('['.repeat(count) + ']'.repeat(count));
+    assert.equal(excessOfJson(values(mostJsonNodes)), undefined);
+    assert.match(String(excessOfJson(values(mostJsonNodes + 1))), /more than 10000 values/);
+    assert.equal(excessOfJson(levels(deepestJson)), undefined);
+    assert.match(String(excessOfJson(levels(deepestJson + 1))), /deeper than 32/);
+    assert.equal(
+      excessOfJson(Buffer.from(JSON.stringify('[,{"\\'.repeat(20_000)))),
+      undefined,
+      'in a text nothing counts',
+    );
+    assert.deepEqual(parseJson(Buffer.from('{"a":[1]}'), 'it', 'bad-request'), { a: [1] });
+    assert.throws(() => parseJson(values(mostJsonNodes + 1), 'it', 'bad-message'), { code: 'bad-message' });
+  });
+
+  for (const kind of ['backup', 'restore', 'delete'])
+    it(`a ${kind} job has so many values at most`, () => {
+      const data = Buffer.from(`[${'1,'.repeat(mostJsonNodes)}1]`);
+      const subject = `lxstow.jobs.local.${kind}.default.c1`;
+      assert.throws(() => parseJob({ subject, data }), { code: 'bad-message', message: /more than 10000 values/ });
+    });
+
+  it('of input one fault is looked for', async () => {
+    const names: string[] = [];
+    const others = ['config.json', 'http-answers.json', 'names.json', 'nats-api.json', 'requestor.json'];
+    for await (const file of glob('schemas/*.json', { cwd: root }))
+      if (!others.includes(basename(file))) names.push(basename(file));
+    const all = [
+      ...names,
+      ...['listRequest', 'backupRequest', 'operationsRequest', 'operationRequest', 'waitRequest'].map(
+        (request) => `nats-api.json#/$defs/${request}`,
+      ),
+      'names.json#/$defs/tags',
+    ] as SchemaName[];
+    assert.ok(all.length > 15);
+    const many = Array.from({ length: 50 }, (_, i) => [`k${i}!`, [i]]);
+    for (const name of all) assert.ok(faultsOf(name, Object.fromEntries(many)).length <= 1, name);
+    const projects = Array.from({ length: 900 }, () => 7);
+    // One of each alternative, and that none fits.
+    assert.ok(faultsOf('http-certificates-post.json', { projects }).length <= 3);
+  });
+});
