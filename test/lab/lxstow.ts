@@ -123,7 +123,6 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
         if (!health.ok) throw new Error(await health.text());
       }),
     });
-  const gateway = await start('gateway', folder, ports.gateway);
   const workers: Daemon[] = [];
   const folders: LabFolder[] = [];
   const addWorker = async (env: NodeJS.ProcessEnv = {}) => {
@@ -139,7 +138,12 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     return worker;
   };
   let stack: AsyncDisposableStack = opening;
-  for (let i = 0; i < count; i++) await addWorker();
+  const addWorkers = async () => {
+    for (let i = 0; i < count; i++) await addWorker();
+  };
+  const starting = [start('gateway', folder, ports.gateway), addWorkers()] as const;
+  await Promise.allSettled(starting);
+  const [gateway] = await Promise.all(starting);
   const url = `https://127.0.0.1:${port}`;
   const server = await readFile(join(folder.path, 'state', 'server.crt'), 'utf8');
   const agents = new Map<string, https.Agent>();

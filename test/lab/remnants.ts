@@ -25,14 +25,18 @@ export function isAlive(pid: number, start: number): boolean {
 /** Kills every process that carries the folder's mark, and their descendants; resolves when they are gone. */
 export async function endMarked(folder: string): Promise<void> {
   const started = Date.now();
-  for (let pids = markedBy(folder); pids.length > 0; pids = markedBy(folder)) {
-    const elapsedMs = Date.now() - started;
-    if (elapsedMs > 2 * monitorGraceMs) throw new Error(`cannot end process ${pids.join(', ')}`);
-    for (const pid of pids) {
-      const isMonitor = read(`/proc/${pid}/cmdline`).startsWith('[lxc monitor]');
-      if (!isMonitor || elapsedMs > monitorGraceMs) kill(pid);
+  // Who is killed may have started others meanwhile: they are looked for again when it is gone.
+  for (let found = markedBy(folder); found.length > 0; found = markedBy(folder)) {
+    for (let left = found; left.length > 0; left = left.filter(({ pid, start }) => startOf(pid) === start)) {
+      const elapsedMs = Date.now() - started;
+      const pids = left.map(({ pid }) => pid);
+      if (elapsedMs > 2 * monitorGraceMs) throw new Error(`cannot end process ${pids.join(', ')}`);
+      for (const pid of pids) {
+        const isMonitor = read(`/proc/${pid}/cmdline`).startsWith('[lxc monitor]');
+        if (!isMonitor || elapsedMs > monitorGraceMs) kill(pid);
+      }
+      await delay(20); // they need not be our children: there is no event to wait for
     }
-    await delay(20); // they need not be our children: there is no event to wait for
   }
 }
 
@@ -54,19 +58,19 @@ export async function detachLoops(folder: string): Promise<void> {
 }
 
 /** Incus starts a container's monitor with nothing but PATH and INCUS_DIR in its environment. */
-function markedBy(folder: string): number[] {
-  const parents = new Map<number, number>();
+function markedBy(folder: string): { pid: number; start: number }[] {
+  const stats = new Map<number, { parent: number; start: number }>();
   const marked = new Set<number>();
   for (const pid of list('/proc').map(Number)) {
     const stat = statOf(pid);
     if (!stat) continue;
-    parents.set(pid, stat.parent);
+    stats.set(pid, stat);
     const environment = read(`/proc/${pid}/environ`).split('\0');
     if (environment.some((variable) => variable === `${mark}=${folder}` || variable.startsWith(`INCUS_DIR=${folder}/`)))
       marked.add(pid);
   }
-  const isMarked = (pid = 0): boolean => pid > 1 && (marked.has(pid) || isMarked(parents.get(pid)));
-  return [...parents.keys()].filter((pid) => pid !== process.pid && isMarked(pid));
+  const isMarked = (pid = 0): boolean => pid > 1 && (marked.has(pid) || isMarked(stats.get(pid)?.parent));
+  return [...stats].filter(([pid]) => pid !== process.pid && isMarked(pid)).map(([pid, { start }]) => ({ pid, start }));
 }
 
 function kill(pid: number): void {
