@@ -103,7 +103,12 @@ for (const kind of ['backup', 'restore', 'delete']) {
     payload: schema(file),
   };
   const summary = (files[file]?.description as string) ?? '';
-  exchange(`job-${kind}`, `lxstow.jobs.{remote}.${kind}.{project}.{instance}`, summary, job, ['published']);
+  const subject = `lxstow.jobs.{remote}.${kind}.{project}.{instance}`;
+  exchange(`job-${kind}`, subject, summary, job, ['published']);
+  if (kind === 'restore') {
+    const from = `${subject}.from.{sourceRemote}.{sourceProject}.{sourceInstance}`;
+    exchange(`job-${kind}-from`, from, `${summary} From a backup of another instance.`, job, ['published']);
+  }
 }
 
 /** What lxstow writes for others to read. */

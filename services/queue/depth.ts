@@ -1,7 +1,6 @@
 /** How full the queue is, asked of NATS itself. */
-import type { JobKind } from '../contract.ts';
 import { apiCode, type Nats, natsFailure } from './connection.ts';
-import { consumerName, deadLetterStream, jobFilter, jobsStream, type Lane, lanes, noticesStream } from './topology.ts';
+import { consumerName, deadLetterStream, jobFilters, jobsStream, type Lane, lanes, noticesStream } from './topology.ts';
 
 export interface LaneDepth {
   remote: string;
@@ -53,15 +52,19 @@ async function laneDepth(nats: Nats, remote: string, lane: Lane): Promise<LaneDe
   const times =
     num_pending === 0
       ? []
-      : await Promise.all(lanes[lane].map((kind) => firstBehind(nats, remote, kind, delivered.stream_seq)));
+      : await Promise.all(
+          lanes[lane]
+            .flatMap((kind) => jobFilters(remote, kind))
+            .map((filter) => firstBehind(nats, filter, delivered.stream_seq)),
+        );
   const oldest = times.filter((time) => time !== undefined).sort((a, b) => a.getTime() - b.getTime())[0];
   return { remote, lane, waiting: num_pending, taken: num_ack_pending, oldest };
 }
 
-async function firstBehind(nats: Nats, remote: string, kind: JobKind, seq: number): Promise<Date | undefined> {
+async function firstBehind(nats: Nats, filter: string, seq: number): Promise<Date | undefined> {
   try {
     // The server knows `next_by_subj` together with `seq`; the client's type does not.
-    const query = { seq: seq + 1, next_by_subj: jobFilter(remote, kind) } as { seq: number };
+    const query = { seq: seq + 1, next_by_subj: filter } as { seq: number };
     return (await nats.jsm.streams.getMessage(jobsStream, query))?.time;
   } catch (error) {
     // A worker has taken it meanwhile, and ended it.

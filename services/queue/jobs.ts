@@ -37,6 +37,8 @@ const tryAgainMs = 200;
  */
 export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job, trace?: Trace): Promise<void> {
   nats.assertConnected();
+  const source = 'source' in body && body.source ? { ...address, ...body.source } : address;
+  const subject = jobSubject(kind, address, source);
   const carried = {
     'Nats-Msg-Id': id,
     'Nats-Expected-Stream': jobsStream,
@@ -48,7 +50,7 @@ export async function publishJob(nats: Nats, id: string, { kind, address, body }
     try {
       nats.assertConnected();
       // The same id again is no second job: the stream knows it.
-      await append(nats, jobSubject(kind, address), JSON.stringify(body), carried);
+      await append(nats, subject, JSON.stringify(body), carried);
       return;
     } catch (error) {
       const failure = natsFailure(error, 'queueing the job');
@@ -92,19 +94,33 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   const named = parseJobSubject(subject);
   if (!named)
     throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
-  const { kind, ...address } = named;
+  const { kind, source, ...address } = named;
   if (!(kind in schemas))
     throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
-  check('names.json#/$defs/remoteName', address.remote, 'remote', 'bad-message');
-  check('names.json#/$defs/projectName', address.project, 'project', 'bad-message');
-  check('names.json#/$defs/instanceName', address.instance, 'instance', 'bad-message');
+  for (const each of source ? [address, source] : [address]) checkNames(each);
   const body = check(
     schemas[kind as JobKind],
     parseJson(data, 'the message', 'bad-message'),
     `${kind} job for ${address.instance}`,
     'bad-message',
   );
-  return { kind, address, body } as Job;
+  const job = { kind, address, body } as Job;
+  return job.kind === 'restore' ? { ...job, body: { ...job.body, source: sourceOf(job, source ?? address) } } : job;
+}
+
+/** Whose backup a restore reads: as the subject says, for that is what NATS has held against the publisher's rights. */
+function sourceOf({ kind, address, body }: JobOf<'restore'>, named: Address): Address {
+  const meant = { ...address, ...(body.source ?? named) };
+  const isNamed = (['remote', 'project', 'instance'] as const).every((key) => meant[key] === named[key]);
+  if (isNamed) return named;
+  const subject = jobSubject(kind, address, meant);
+  throw new LxstowError('bad-message', `it restores a backup of ${meant.instance}: that is published to ${subject}`);
+}
+
+function checkNames({ remote, project, instance }: Address): void {
+  check('names.json#/$defs/remoteName', remote, 'remote', 'bad-message');
+  check('names.json#/$defs/projectName', project, 'project', 'bad-message');
+  check('names.json#/$defs/instanceName', instance, 'instance', 'bad-message');
 }
 
 /** How many jobs of this kind wait for this instance, or are worked on. */

@@ -73,22 +73,40 @@ export function decodeToken(token: string): string {
   return Buffer.from(bytes, 'latin1').toString();
 }
 
-/** `lxstow.jobs.<remote>.<kind>.<project>.<instance>` */
-export function jobSubject(kind: JobKind, { remote, project, instance }: Address): string {
-  return [jobsPrefix, remote, kind, encodeToken(project), encodeToken(instance)].join('.');
+/** Between what a restore makes and whose backup it reads, where that is another instance's. */
+const fromWord = 'from';
+
+/**
+ * `lxstow.jobs.<remote>.<kind>.<project>.<instance>`: all that a job touches, so that NATS can hold it against the publisher's rights. A restore from
+ * another instance's backup has `.from.<remote>.<project>.<instance>` behind it.
+ */
+export function jobSubject(kind: JobKind, address: Address, source: Address = address): string {
+  const subject = [jobsPrefix, address.remote, kind, ...nameTokens(address)];
+  const isOwn = (['remote', 'project', 'instance'] as const).every((key) => source[key] === address[key]);
+  return [...subject, ...(isOwn ? [] : [fromWord, source.remote, ...nameTokens(source)])].join('.');
+}
+
+function nameTokens({ project, instance }: Address): string[] {
+  return [encodeToken(project), encodeToken(instance)];
 }
 
 /** The subjects of all jobs of a kind on a remote. */
-export function jobFilter(remote: string, kind: JobKind): string {
-  return `${jobsPrefix}.${remote}.${kind}.*.*`;
+export function jobFilters(remote: string, kind: JobKind): string[] {
+  const own = `${jobsPrefix}.${remote}.${kind}.*.*`;
+  return kind === 'restore' ? [own, `${own}.${fromWord}.*.*.*`] : [own];
 }
 
-/** The parts of a job's subject; undefined when it has not six tokens. The names are not checked. */
-export function parseJobSubject(subject: string): (Address & { kind: string }) | undefined {
+/** The parts of a job's subject; undefined when it is none. The names are not checked. */
+export function parseJobSubject(subject: string): (Address & { kind: string; source?: Address }) | undefined {
   const tokens = subject.split('.');
-  const [, , remote, kind, project, instance] = tokens;
-  if (tokens.length !== 6 || !remote || !kind || !project || !instance) return undefined;
-  return { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
+  if (tokens.some((token) => token === '')) return undefined;
+  const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;
+  const job = { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
+  if (tokens.length === 6) return job;
+  const [sourceRemote = '', sourceProject = '', sourceInstance = ''] = from;
+  if (tokens.length !== 10 || kind !== 'restore' || word !== fromWord) return undefined;
+  const source = { remote: sourceRemote, project: decodeToken(sourceProject), instance: decodeToken(sourceInstance) };
+  return { ...job, source };
 }
 
 /** Where a message ends that no worker can do anything with: its own subject, below `lxstow.dead`. */
@@ -251,7 +269,7 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
         subjects: Object.keys(remotes).flatMap((remote) =>
           Object.values(lanes)
             .flat()
-            .map((kind) => jobFilter(remote, kind)),
+            .flatMap((kind) => jobFilters(remote, kind)),
         ),
         retention: RetentionPolicy.Workqueue,
         discard: DiscardPolicy.New,
@@ -296,7 +314,7 @@ function consumers(remote: string): { name: string; settings: Partial<ConsumerCo
   return Object.entries(lanes).map(([lane, kinds]) => ({
     name: consumerName(remote, lane as Lane),
     settings: {
-      filter_subjects: kinds.map((kind) => jobFilter(remote, kind)),
+      filter_subjects: kinds.flatMap((kind) => jobFilters(remote, kind)),
       ack_policy: AckPolicy.Explicit,
       ack_wait: nanos(ackWaitMs),
       // Attempts are counted in the operation: a job that waits for its instance is handed back any number of times.

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { assertSame, failed, idOf, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
+import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
 import type { LxdSimulator } from '../simulator/simulator.ts';
 import {
@@ -286,21 +286,47 @@ describe('an LXD', { timeout: 600_000 }, () => {
     });
   });
 
-  it('that fails to rename the new instance in, amid a replace: the old one is back before the next attempt, and runs', async () => {
-    const answer = await whileNoWorker(() =>
-      stack.stow.request('POST', `/1.0/instances/c1/backups/${good}`, { body: { replace: true } }),
-    );
+  const replace = () => stack.stow.request('POST', `/1.0/instances/c1/backups/${good}`, { body: { replace: true } });
+  const statusOf = async (name: string) =>
+    (await stack.lxd.get<{ status: string }>(`/1.0/instances/${name}`, {}, AbortSignal.timeout(10_000))).status;
+
+  it('that fails to rename the new instance in, amid a replace: the old one is back, and runs', async () => {
     lxd.faults.next('POST /1.0/instances/*', { status: 500, error: 'database is locked' }, { after: 1 });
-    await startWorkers();
-    assert.match(await isRetried(stack, answer), /c1 could not be replaced and is as it was: .*database is locked/);
-    const signal = AbortSignal.timeout(10_000);
-    const { status } = await stack.lxd
-      .get<{ status: string }>('/1.0/instances/c1', {}, signal)
-      .catch(() => ({ status: 'away' }));
-    // A slow machine may be amid the next attempt by now.
-    if ((await operationOf(stack, answer)).status === 'Pending') assert.equal(status, 'Running');
-    await succeeded(stack.stow, answer);
+    const { err, code } = await failed(stack.stow, await replace());
+    assert.equal(code, 'not-replaced');
+    assert.match(err, /c1 could not be replaced, and is as it was: .*database is locked/);
+    assert.equal(await statusOf('c1'), 'Running');
     assertSame(await stack.fingerprint('c1'), files);
+  });
+
+  it('that is told to cancel a replace when the restored one takes its place: it is too late', async () => {
+    const fault = lxd.faults.next('PUT /1.0/instances/c1/state', { hold: true }, { after: 1 });
+    const answer = await replace();
+    await fault.reached;
+    assertError(await stack.stow.request('DELETE', answer.body.operation), 400, /too late to cancel: c1 is taking/);
+    fault.release();
+    await succeeded(stack.stow, answer);
+    assert.equal(await statusOf('c1'), 'Running');
+    assertSame(await stack.fingerprint('c1'), files);
+  });
+
+  it('that cannot delete what was replaced: Success, which says so, and the janitor tries on', async () => {
+    lxd.faults.next('DELETE /1.0/instances/*', { status: 500, error: 'dataset is busy' });
+    const answer = await replace();
+    const { metadata } = await succeeded(stack.stow, answer);
+    const old = `lxstow-old-${idOf(answer)}`;
+    assert.match(metadata.warnings?.join() ?? '', new RegExp(`could not be deleted yet; it is ${old}: .*dataset is busy`));
+    assert.equal(await statusOf(old), 'Stopped');
+    await stack.lxd.call({ method: 'DELETE', path: `/1.0/instances/${old}`, signal: AbortSignal.timeout(10_000) });
+  });
+
+  it('whose operation is cancelled between two attempts: what the first has left is removed before it says so', async () => {
+    lxd.faults.next('export', { cutAt: 20 * mib + 512 });
+    const answer = await begin();
+    await isRetried(stack, answer);
+    await stack.stow.request('DELETE', answer.body.operation);
+    assert.equal((await stack.stow.finished(answer)).status, 'Cancelled');
+    await stack.assertNothingLeft();
   });
 
   it('that dies while it writes a backup, and comes back: another attempt succeeds, and nothing is left', async () => {

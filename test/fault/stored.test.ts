@@ -211,7 +211,7 @@ describe('what is stored', { timeout: 600_000 }, () => {
     async function assertRefused(name: string, text: RegExp): Promise<void> {
       assertError(await restore(name, 'victim'), 500, text);
       assertError(await stack.stow.request('GET', `/1.0/instances/c1/backups/${name}`), 500, text);
-      const id = await publish(stack.nats.url, 'lxstow.jobs.local.restore.default.victim', {
+      const id = await publish(stack.nats.url, 'lxstow.jobs.local.restore.default.victim.from.local.default.c1', {
         backup: name,
         source: { instance: 'c1' },
       });

@@ -133,7 +133,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
 
   async function stoppedInstance(name: string): Promise<void> {
     await stack.launch(name);
-    await setState(stack.lxd, at(name), 'stop', waiting);
+    await setState(stack.lxd, at(name), 'stop', waiting, true);
   }
 
   /** Everything there is, by the names that the findings have. */
@@ -170,8 +170,9 @@ describe('the janitor', { timeout: 600_000 }, () => {
     const replacing = await operation('restore', at('c1'), 'Running', { backup: 'b', replace: true });
     const running = await operation('restore', at('c1'), 'Failure', { backup: 'b', replace: true });
     const targetless = await operation('restore', at('nobody'), 'Failure', { backup: 'b', replace: true });
-    const temporary = (id: string) => `lxstow-${id.slice(0, 8)}`;
-    const aside = `lxstow-old-${replaced.slice(0, 8)}`;
+    const replacedWell = await operation('restore', at('c1'), 'Success', { backup: 'b', replace: true });
+    const temporary = (id: string) => `lxstow-${id}`;
+    const aside = `lxstow-old-${replaced}`;
     const backedUp = await stack.backup('c1', '?backup=whole');
 
     const atOnce = [
@@ -181,6 +182,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       `upload ${(await upload(`${here}/was-good`)).key}`,
       `archive ${await archive(`${here}/half-deleted`)}`,
       `instance ${temporary(replaced)}`,
+      `instance lxstow-old-${replacedWell}`,
       `reservation ${reservationKey(at('c1'), 'ended')}`,
       `claim ${claimKey(at('c1'), 'whole', `${ended}-1`)}`,
       `lease ${instanceLeaseKey(at('c9'))}`,
@@ -220,8 +222,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
     await store.create(`${here}/alone.manifest.json`, Buffer.from('{}'), settings, never);
     for (const id of [replaced, replacing, targetless]) await stoppedInstance(temporary(id));
     await stack.launch(temporary(running));
-    await stoppedInstance(aside);
-    await stoppedInstance('lxstow-0badcafe');
+    for (const name of [aside, `lxstow-old-${replacedWell}`, 'lxstow-0badcafe']) await stoppedInstance(name);
     const holder = (id: string) => JSON.stringify({ worker: 'w', operation: id });
     await leases.create(reservationKey(at('c1'), 'ended'), ended, { ttlMs: 3_600_000 });
     await leases.create(reservationKey(at('c1'), 'living'), living, { ttlMs: 3_600_000 });

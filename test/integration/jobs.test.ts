@@ -4,7 +4,12 @@ import { randomUUID } from 'node:crypto';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
+import { loadConfig } from '../../services/config.ts';
 import type { Operation } from '../../services/contract.ts';
+import { createLogger } from '../../services/logger.ts';
+import { newOperation } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/store.ts';
+import { connectNats } from '../../services/queue/connection.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
@@ -76,15 +81,38 @@ describe('jobs', { timeout: 600_000 }, () => {
 
     it('restores and deletes too', async () => {
       const files = await stack.fingerprint('b');
-      const restore = await publish(stack.nats.url, 'lxstow.jobs.local.restore.default.b2', {
-        backup: 'by-nats',
-        source: { instance: 'b' },
-      });
+      const subject = 'lxstow.jobs.local.restore.default.b2';
+      const restore = await publish(stack.nats.url, `${subject}.from.local.default.b`, { backup: 'by-nats' });
       assert.equal((await ended(restore)).status, 'Success');
       assertSame(await stack.fingerprint('b2'), files);
       const removed = await publish(stack.nats.url, 'lxstow.jobs.local.delete.default.b', { backup: 'by-nats' });
       assert.equal((await ended(removed)).status, 'Success');
       assertError(await stack.stow.request('GET', '/1.0/instances/b/backups/by-nats'), 404, /does not exist/);
+    });
+
+    it('reads no other backup than its subject says, for that is what NATS holds against rights', async () => {
+      const [subject, source] = ['lxstow.jobs.local.restore.default.b3', { project: 'secret', instance: 'b' }];
+      for (const from of ['', '.from.local.default.b']) {
+        const { status, err, error_code } = await ended(
+          await publish(stack.nats.url, `${subject}${from}`, { backup: 'by-nats', source }),
+        );
+        assert.deepEqual([status, error_code], ['Failure', 'bad-message']);
+        assert.match(err, /restore\.default\.b3\.from\.local\.secret\.b$/);
+      }
+    });
+
+    it('ends no operation of another job by naming its id', async () => {
+      for (const worker of stack.stow.workers) await worker.stop();
+      const id = randomUUID();
+      await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.d', '{{{', id);
+      const config = loadConfig({ file: stack.stow.configFile, env: {} });
+      await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+      const operations = new OperationStore(nats, 1);
+      const address = { remote: 'local', project: 'secret', instance: 'b' };
+      await operations.create(newOperation({ id, kind: 'restore', address }, new Date()));
+      for (const worker of stack.stow.workers) await worker.start();
+      assert.equal((await deadLetter('lxstow.dead.local.backup.default.d'))?.code, 'bad-message');
+      assert.equal((await operations.find(id))?.operation.status, 'Pending');
     });
 
     it('what cannot be understood fails, is kept as a dead letter, and holds nobody up', async () => {

@@ -119,6 +119,9 @@ describe('subjects and keys', () => {
       fc.property(project, instance, (project, instance) => {
         const address = { remote: 'local', project, instance };
         assert.deepEqual(parseJobSubject(jobSubject('backup', address)), { ...address, kind: 'backup' });
+        const source = { remote: 'oslo', project: instance, instance: project };
+        const restore = jobSubject('restore', address, source);
+        assert.deepEqual(parseJobSubject(restore), { ...address, kind: 'restore', source });
       }),
     );
   });
