@@ -222,7 +222,10 @@ describe('anything at all', { timeout: 900_000 }, () => {
 
   async function restoreByNats(backup: string): Promise<Operation> {
     const body = JSON.stringify({ backup, source: { instance: 'c1' } });
-    const { seq } = await jetstream(nats).publish('lxstow.jobs.local.restore.default.again.from.local.default.c1', body);
+    const { seq } = await jetstream(nats).publish(
+      'lxstow.jobs.local.restore.default.again.from.local.default.c1',
+      body,
+    );
     const id = operationIdOf({ messageId: undefined, sequence: seq });
     return until(
       async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,

@@ -6,7 +6,16 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
+import {
+  assertError,
+  assertSame,
+  failed,
+  idOf,
+  openStack,
+  type Stack,
+  succeeded,
+  until,
+} from '../integration/stack.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
 import type { LxdSimulator } from '../simulator/simulator.ts';
 import {
@@ -315,7 +324,10 @@ describe('an LXD', { timeout: 600_000 }, () => {
     const answer = await replace();
     const { metadata } = await succeeded(stack.stow, answer);
     const old = `lxstow-old-${idOf(answer)}`;
-    assert.match(metadata.warnings?.join() ?? '', new RegExp(`could not be deleted yet; it is ${old}: .*dataset is busy`));
+    assert.match(
+      metadata.warnings?.join() ?? '',
+      new RegExp(`could not be deleted yet; it is ${old}: .*dataset is busy`),
+    );
     assert.equal(await statusOf(old), 'Stopped');
     await stack.lxd.call({ method: 'DELETE', path: `/1.0/instances/${old}`, signal: AbortSignal.timeout(10_000) });
   });
