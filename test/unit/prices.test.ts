@@ -34,6 +34,8 @@ const bounds: Record<string, string> = {
   'services/queue/leases.ts': 'an entry that workers wrote',
   'services/operations/store.ts': 'entries that workers and gateways wrote',
   'services/trust/store.ts': 'entries that gateways wrote',
+  'services/trust/pair.ts': "the operator's own files",
+  'services/outage.ts': 'an entry that a worker wrote',
   'services/worker/checkpoint.ts': 'entries that workers wrote',
   'services/worker/leftovers.ts': 'entries that workers wrote',
   'services/worker/owners.ts': 'entries that workers and gateways wrote',
