@@ -23,7 +23,7 @@ const escapeCode = '\u001b';
 /** script(1) of util-linux makes a terminal. */
 const onTerminal = { skip: !existsSync('/usr/bin/script') && 'there is no script(1)' };
 
-describe('the command line', { timeout: 300_000 }, () => {
+describe('the command line', { timeout: 600_000 }, () => {
   let stack: Stack;
   let home: string;
   before(async () => {
