@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('a stored backup', { timeout: 120_000 }, () => {
+describe('a stored backup', { timeout: 600_000 }, () => {
   let stack: Stack;
   let name: string;
   before(async () => {

@@ -17,7 +17,7 @@ const log = createLogger({ level: 'error', format: 'json' }, {});
 const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
 const remotes = ['one', 'killed', 'twice', 'late', 'stopped', 'gone', 'acked'];
 
-describe('jobs and answers', { timeout: 200_000 }, () => {
+describe('jobs and answers', { timeout: 600_000 }, () => {
   let lab: Lab;
   let server: LabNats;
   let nats: Nats;

@@ -47,7 +47,7 @@ accounts {
   EMPTY { jetstream: enabled, users: [{ user: empty, password: empty }] }
 }`;
 
-describe('lxstow doctor', { timeout: 300_000 }, () => {
+describe('lxstow doctor', { timeout: 600_000 }, () => {
   const opened = new AsyncDisposableStack();
   let [lab, nats, s3]: [Lab, LabNats, LabS3] = [] as never;
   let lxd: LabLxd | LxdSimulator;

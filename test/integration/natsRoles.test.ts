@@ -12,7 +12,7 @@ import { type LabNatsWithRoles, type NatsUser, type Role, startNatsWithRoles } f
 import { type Receiver, startReceiver } from '../lab/receiver.ts';
 import { assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe("nats.conf's users", { timeout: 300_000 }, () => {
+describe("nats.conf's users", { timeout: 600_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
   let receiver: Receiver;

@@ -11,7 +11,7 @@ import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('an uploaded archive', { timeout: 300_000 }, () => {
+describe('an uploaded archive', { timeout: 600_000 }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   /** As LXD made it. */

@@ -26,7 +26,7 @@ const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 100_000 }
 const holder = { worker: 'w', operation: 'o' };
 const never = 600_000;
 
-describe('what is limited', { timeout: 120_000 }, () => {
+describe('what is limited', { timeout: 600_000 }, () => {
   let lab: Lab;
   let nats: Nats;
   let bucket: Bucket;
