@@ -38,6 +38,7 @@ const blames: Record<ErrorCode, Blame> = {
   'lxd-unavailable': { on: 'attempt', unlessAway: 'lxd' },
   'lxd-stalled': { on: 'attempt', unlessAway: 'lxd' },
   'lxd-refused': { on: 'lxd', unlessItAnswers: true },
+  'lxd-full': { on: 'lxd' },
   'lxd-failed': { on: 'attempt', unlessAway: 'lxd' },
   's3-unavailable': { on: 'attempt', unlessAway: 's3' },
   's3-denied': { on: 's3' },
@@ -59,6 +60,20 @@ const blames: Record<ErrorCode, Blame> = {
 
 export function blameOf(code: ErrorCode): Blame {
   return blames[code];
+}
+
+const words: Partial<Record<ErrorCode, string>> = {
+  's3-denied': 'S3 to let us in',
+  's3-full': 'room in S3',
+  'lxd-full': "room on LXD's disk",
+  'nats-unavailable': 'NATS',
+  'queue-full': 'room in NATS',
+  'nats-unfit': 'NATS to be as it must',
+};
+
+/** What a job waits for that this error put off, where nobody else does. */
+export function waitedForAfter(code: ErrorCode): string | undefined {
+  return words[code];
 }
 
 /** Which dependency is to be asked whether it is away, when a job fails by this. */
