@@ -6,10 +6,13 @@ export type Dependency = 's3' | 'lxd' | 'nats';
 export type Blame =
   /** The job asks for what cannot be done: it ends, once and at once. */
   | { on: 'job' }
-  /** Something failed that may not fail again: another attempt, and the attempts are counted. */
-  | { on: 'attempt' }
   /**
-   * What the job needs is away, full, or does not let us in: the job waits, and no attempt is counted. `unlessItAnswers`: the dependency refused this
+   * Something failed that may not fail again: another attempt, and the attempts are counted. `unlessAway`: when this dependency, asked at once, does not
+   * answer, it is to blame. If it does, it is this job alone that meets the fault: an object that the store cannot read, say.
+   */
+  | { on: 'attempt'; unlessAway?: Dependency }
+  /**
+   * What the job needs is full, or does not let us in, or is NATS: the job waits, and no attempt is counted. `unlessItAnswers`: the dependency refused this
    * one request; if it serves us otherwise, the job is to blame.
    */
   | { on: Dependency; unlessItAnswers?: true };
@@ -34,11 +37,12 @@ const blames: Record<ErrorCode, Blame> = {
   'instance-busy': attempt,
   'not-replaced': job,
   'not-started': job,
-  'lxd-unavailable': { on: 'lxd' },
-  'lxd-stalled': attempt,
+  'lxd-unavailable': { on: 'attempt', unlessAway: 'lxd' },
+  'lxd-stalled': { on: 'attempt', unlessAway: 'lxd' },
   'lxd-refused': { on: 'lxd', unlessItAnswers: true },
-  'lxd-failed': attempt,
-  's3-unavailable': { on: 's3' },
+  'lxd-full': { on: 'lxd' },
+  'lxd-failed': { on: 'attempt', unlessAway: 'lxd' },
+  's3-unavailable': { on: 'attempt', unlessAway: 's3' },
   's3-denied': { on: 's3' },
   's3-refused': { on: 's3', unlessItAnswers: true },
   's3-full': { on: 's3' },
@@ -60,9 +64,28 @@ export function blameOf(code: ErrorCode): Blame {
   return blames[code];
 }
 
+const words: Partial<Record<ErrorCode, string>> = {
+  's3-denied': 'S3 to let us in',
+  's3-full': 'room in S3',
+  'lxd-full': "room on LXD's disk",
+  'nats-unavailable': 'NATS',
+  'queue-full': 'room in NATS',
+  'nats-unfit': 'NATS to be as it must',
+};
+
+/** What a job waits for that this error put off, where nobody else does. */
+export function waitedForAfter(code: ErrorCode): string | undefined {
+  return words[code];
+}
+
+/** Which dependency is to be asked whether it is away, when a job fails by this. */
+export function suspectOf(code: ErrorCode): Dependency | undefined {
+  const blame = blames[code];
+  if (blame.on === 'attempt') return blame.unlessAway;
+  return blame.on === 'job' ? undefined : blame.on;
+}
+
 /** Whether the error says that S3 is away, full, or does not let us in, rather than that it refused this one request. */
 export function isS3Away(thrown: unknown): boolean {
-  if (!(thrown instanceof LxstowError)) return false;
-  const blame = blameOf(thrown.code);
-  return blame.on === 's3' && !blame.unlessItAnswers;
+  return thrown instanceof LxstowError && ['s3-unavailable', 's3-denied', 's3-full'].includes(thrown.code);
 }

@@ -24,6 +24,7 @@ const codes = {
   'lxd-unavailable': { status: 503, permanent: false },
   'lxd-stalled': { status: 503, permanent: false },
   'lxd-refused': { status: 400, permanent: true },
+  'lxd-full': { status: 503, permanent: false },
   'lxd-failed': { status: 500, permanent: false },
   's3-unavailable': { status: 503, permanent: false },
   's3-denied': { status: 503, permanent: false },

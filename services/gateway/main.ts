@@ -62,13 +62,15 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const onRetry = (call: string) => metrics.s3Retries.inc({ call });
   const certificate = await serverCertificate(config, env, log);
 
-  using s3 = createS3Store({ ...config.s3, idleTimeoutMs: Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs) });
+  const s3Options = { reread: reread && (() => reread().s3) };
+  const idleTimeoutMs = Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs);
+  using s3 = createS3Store({ ...config.s3, idleTimeoutMs }, s3Options);
   await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
     if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
     log.warn('the object store does not answer yet', { error });
   });
   // Archives have connections and patience of their own.
-  using archives = createS3Store(config.s3);
+  using archives = createS3Store(config.s3, s3Options);
   await using threads = new Threads({ gzipLibrary: config.gzip.library });
   await using nats = await connectNats(config.nats, 'lxstow gateway', log, { reread: reread && (() => reread().nats) });
   const stop = AbortSignal.any([options.stop, nats.closed]);

@@ -55,6 +55,8 @@ const advices: Record<string, string> = {
 /** Of each of the two clients. */
 const mostConnections = 64;
 
+type Keys = Pick<Config['s3'], 'accessKey' | 'secretKey'>;
+
 /** Of minio-js, for this server. */
 export function clientOptions(
   { accessKey, secretKey, region, pathStyle }: Config['s3'],
@@ -68,8 +70,19 @@ export function clientOptions(
   };
 }
 
-/** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. `own`: its bucket is lxstow's, which setup makes. */
-export function createS3Store(config: Config['s3'], own = true): ObjectStore & Presigner & BucketMaker & Disposable {
+/** How a store is opened. */
+export interface S3Options {
+  /** Its bucket is lxstow's, which setup makes. Default: true. */
+  own?: boolean;
+  /** Reads the configuration again: after a refusal (401, 403) the keys of now count. */
+  reread?: (() => Config['s3']) | undefined;
+}
+
+/** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
+export function createS3Store(
+  config: Config['s3'],
+  { own = true, reread }: S3Options = {},
+): ObjectStore & Presigner & BucketMaker & Disposable {
   const url = new URL(config.endpoint);
   const outside = new URL(config.publicEndpoint ?? config.endpoint);
   const secure = url.protocol === 'https:';
@@ -107,15 +120,29 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     }) as typeof http.request,
   };
 
-  const client = new Client({
-    ...clientOptions(config, url),
-    transport,
-    transportAgent: agent,
-    retryOptions: { disableRetry: true },
-  });
-  const signer = new Client(clientOptions(config, outside));
-  // Over plain HTTP minio-js would hash each body once more: parts carry a CRC-32 on the wire instead.
-  client.enableSHA256 = false;
+  function clientsFor(keys: Keys) {
+    const client = new Client({
+      ...clientOptions({ ...config, ...keys }, url),
+      transport,
+      transportAgent: agent,
+      retryOptions: { disableRetry: true },
+    });
+    // Over plain HTTP minio-js would hash each body once more: parts carry a CRC-32 on the wire instead.
+    client.enableSHA256 = false;
+    return { keys, client, signer: new Client(clientOptions({ ...config, ...keys }, outside)) };
+  }
+  let current = clientsFor(config);
+
+  function renewKeys(): void {
+    try {
+      const { accessKey, secretKey } = reread?.() ?? current.keys;
+      if (accessKey !== current.keys.accessKey || secretKey !== current.keys.secretKey)
+        current = clientsFor({ accessKey, secretKey });
+    } catch (error) {
+      // A file that is being replaced: the next refusal reads it again.
+      if (!isCode(error, 'bad-config')) throw error;
+    }
+  }
 
   function refusal(status: number, body: string): LxstowError {
     const { Code: said, Message: message, Endpoint: elsewhere } = (parseXml(body)?.Error ?? {}) as Xml;
@@ -124,6 +151,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     const where = typeof elsewhere === 'string' ? `; set s3.endpoint to ${elsewhere}` : '';
     const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}${where}`;
     const meaning = meaningOf(code, status);
+    if (meaning === 's3-denied') renewKeys();
     const advice = own && code in advices ? `: ${advices[code]}` : '';
     const isRefused = meaning === 's3-refused' || meaning === 's3-denied';
     return new LxstowError(meaning, isRefused ? `${text} (bucket ${config.bucket}${advice})` : text);
@@ -135,7 +163,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     const withBody = method === 'PUT' || method === 'POST';
     try {
       return await signals.run(signal, () =>
-        client.makeRequestStreamAsync(
+        current.client.makeRequestStreamAsync(
           {
             method,
             bucketName: config.bucket,
@@ -174,7 +202,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
 
   /** Where objects are, by their keys. minio-js knows which servers want the bucket in the host's name. */
   function objects(): Promise<URL> {
-    root ??= client.presignedGetObject(config.bucket, 'key').then((example) => new URL('.', example));
+    root ??= current.client.presignedGetObject(config.bucket, 'key').then((example) => new URL('.', example));
     return root;
   }
 
@@ -196,7 +224,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
           ...{ method, path, service: 's3', region: config.region },
           headers: { ...headers, host, 'x-amz-content-sha256': unsigned },
         },
-        { accessKeyId: config.accessKey, secretAccessKey: config.secretKey },
+        { accessKeyId: current.keys.accessKey, secretAccessKey: current.keys.secretKey },
       );
       const answer = await downloader.ask(method, origin + path, signed.headers as Record<string, string>, waiting);
       try {
@@ -366,7 +394,7 @@ export function createS3Store(config: Config['s3'], own = true): ObjectStore & P
     },
 
     presign(key, { expirySeconds, filename }) {
-      return signer.presignedGetObject(config.bucket, key, expirySeconds, {
+      return current.signer.presignedGetObject(config.bucket, key, expirySeconds, {
         'response-content-disposition': `attachment; filename="${filename}"`,
       });
     },

@@ -20,6 +20,7 @@ import { version } from '../version.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart, removeCheckpoint, type SentPart } from './checkpoint.ts';
 import { sendArchive, storedBytes } from './sendArchive.ts';
+import { assertStagingRoom } from './stagingRoom.ts';
 import type { Tools } from './tools.ts';
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
@@ -139,6 +140,7 @@ async function begin(
     describeInstance(client, address, signal),
     describeServer(client, signal),
   ]);
+  await assertStagingRoom(address, job.body, tools, signal);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
   const writing = await generate(job, lxdBackup, attempt, tools, listening);

@@ -37,11 +37,11 @@ export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Cir
   if (code === 'stopping') return { kind: 'hand-back' };
   const blame = blameOf(code);
   if (blame.on === 'job') return { kind: 'fail', letter: code === 'attempts-exhausted' };
-  if (blame.on === 'attempt') {
+  if (blame.on === 'attempt' && !confirmed) {
     if (attempt >= attempts) return { kind: 'fail', letter: true };
     return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
   }
-  if (blame.unlessItAnswers && !confirmed) return { kind: 'fail', letter: false };
+  if (blame.on !== 'attempt' && blame.unlessItAnswers && !confirmed) return { kind: 'fail', letter: false };
   if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
   // The longer it lasts, the rarer: each pause is a quarter of what it has taken so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };

@@ -71,7 +71,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const log = options.log.child({ worker, remote });
 
   const metrics = createWorkerMetrics();
-  using s3 = createS3Store(config.s3);
+  using s3 = createS3Store(config.s3, { reread: reread && (() => reread().s3) });
   const store = retrying(measured(s3, metrics), {
     attempts: config.s3.attempts,
     onRetry: (call, error) => {

@@ -3,7 +3,7 @@
  * others. One worker at a time asks whether S3 is back; jobs then begin one, two, four … (docs/adr/0032-outages.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { blameOf } from '../blame.ts';
+import { suspectOf } from '../blame.ts';
 import type { JobKind, Outage } from '../contract.ts';
 import { asErrorCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -82,7 +82,7 @@ export class Outages implements AsyncDisposable {
 
   /** Looks whether a dependency is away that the error speaks of. What answers is not away: undefined then. */
   async examine({ code }: LxstowError): Promise<Gate | undefined> {
-    const { on } = blameOf(code);
+    const on = suspectOf(code);
     if (on !== 's3' && on !== 'lxd') return undefined;
     const outage = await (on === 's3' ? this.#s3 : this.#lxd).examine();
     return outage && { outage, permits: on === 's3' ? this.#permits : undefined };
@@ -181,7 +181,11 @@ class Watch {
       const why = await this.#probe();
       const next = why ? failed(known, known, why, new Date()) : answered(known);
       if (next) await this.#write(next);
-      else await this.#remove();
+      else if (!(await this.#remove())) {
+        // A job of another worker has just failed by it: it is away again.
+        await this.look();
+        if (this.#known) continue;
+      }
       if (why) continue;
       if (!next) log.info('a dependency is back', { dependency: this.#dependency, since: known.since });
       this.#onBack(next?.allowed ?? Number.POSITIVE_INFINITY);
@@ -224,14 +228,20 @@ class Watch {
     }
   }
 
-  async #remove(): Promise<void> {
+  /** False when another worker has written it since, and it stays. */
+  async #remove(): Promise<boolean> {
     try {
-      await this.#options.bucket.remove(this.#key, this.#revision);
+      const removed = await this.#options.bucket.remove(this.#key, this.#revision);
+      if (!removed && this.#shared) {
+        this.#readAt = Number.NEGATIVE_INFINITY;
+        return false;
+      }
     } catch (error) {
       this.#options.log.warn('the record of an outage was not removed, it will expire', { error });
     }
     this.#known = undefined;
     this.#last = undefined;
+    return true;
   }
 
   #read(): Promise<void> {

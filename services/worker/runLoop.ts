@@ -1,5 +1,6 @@
 /** The worker's one loop: take a message, run its job, decide how it ended. Nobody else decides about retries. */
 import { setTimeout } from 'node:timers/promises';
+import { waitedForAfter } from '../blame.ts';
 import type { JobKind, Operation } from '../contract.ts';
 import { asErrorCode, asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -296,7 +297,7 @@ async function endBadly(
     return message.term(error.code);
   }
   if (ending.kind === 'wait') {
-    const away = gate && waitingFor(gate.outage);
+    const away = gate ? waitingFor(gate.outage) : waitedForAfter(error.code);
     log.warn('attempt ended by an outage', { error, away });
     await attempt.finish((current) => putOff(current, error.message, new Date(waitingSince), new Date(), away));
     options.tools.metrics.retries.inc({ kind: job.kind });

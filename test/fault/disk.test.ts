@@ -46,8 +46,8 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
 
   const begin = (instance: string) => stow.request('POST', `/1.0/instances/${instance}/backups?compression=none`);
 
-  async function assertNothingStored(): Promise<void> {
-    const keys = await client.listObjectsV2(s3.bucket, 'local/', true).toArray();
+  async function assertNothingStored(instance: string): Promise<void> {
+    const keys = await client.listObjectsV2(s3.bucket, `local/default/${instance}/`, true).toArray();
     const uploads = await client.listIncompleteUploads(s3.bucket, '', true).toArray();
     assert.deepEqual([keys, uploads], [[], []]);
   }
@@ -115,18 +115,36 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
     assert.equal((await stow.request('DELETE', path)).status, 200);
   });
 
-  it('that on which LXD stages its backups: an error soon, not a backup that runs for ever; with room again it succeeds', async () => {
+  it('that on which LXD stages its backups: an error soon, not a backup that runs for ever; the next waits for room, and succeeds', async () => {
+    const known = await begin('c1');
+    await ended(known);
+    await succeeded(stow, known);
     const staging = join(lxd.dir, 'backups');
     await mountSmallDisk(staging, 100);
     await Promise.all(['custom', 'instances'].map((each) => mkdir(join(staging, each))));
-    const { err, code } = await failed(stow, await begin('c1'));
+    // Nothing is known of c2: LXD is asked.
+    await lxd.launch('c2', { dataMiB: 180, kind: 'random', pool: lxd.dirPool });
+    const { err, code } = await failed(stow, await begin('c2'));
     assert.ok(['lxd-stalled', 'lxd-failed', 'archive-truncated'].includes(code), `${code} ${err}`);
     assert.match(err, /is its disk full\?|no space left on device|No space left/);
-    assert.deepEqual(await lxdBackupsOf('c1'), []);
-    await assertNothingStored();
+    assert.deepEqual(await lxdBackupsOf('c2'), []);
+    await assertNothingStored('c2');
 
-    await run('umount', ['-l', staging]);
     const answer = await begin('c1');
+    const { metadata } = await until(
+      () => operationOf(answer),
+      ({ status_code, metadata }) => status_code >= 200 || metadata.retry_reason !== undefined,
+    );
+    assert.equal(metadata.waiting_for, "room on LXD's disk");
+    assert.match(
+      metadata.retry_reason ?? '',
+      /^LXD has \d+ MiB free in \/.*\/backups; the last backup of c1 needed 1[89]\d MiB$/,
+    );
+    assert.deepEqual(await lxdBackupsOf('c1'), []);
+    await run('umount', ['-l', staging]);
+    // The store has room for one of them.
+    const path = `/1.0/instances/c1/backups/${known.body.metadata.name}`;
+    assert.equal((await stow.request('DELETE', path)).status, 200);
     await ended(answer);
     await succeeded(stow, answer);
   });

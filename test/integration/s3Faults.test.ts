@@ -528,6 +528,21 @@ describe('MinIO', { timeout: 600_000 }, () => {
     assert.equal((await store.read('after-restart', never)).body.toString(), 'x');
   });
 
+  it('has another secret than before: it is refused once, then the one that the configuration has by now counts', async () => {
+    const { accessKey, secretKey, endpoint } = s3;
+    let known = 'x'.repeat(32);
+    const config = () => ({ ...access, endpoint, accessKey, secretKey: known });
+    using store = createS3Store(config(), { reread: config });
+    await fails(store.probe(never), 's3-denied', endpoint);
+    known = secretKey;
+    // Which is read after a refusal.
+    await fails(store.probe(never), 's3-denied', endpoint);
+    await store.create('other-secret', Buffer.from('x'), settings, never);
+    assert.equal((await store.read('other-secret', never)).body.toString(), 'x');
+    const url = await store.presign('other-secret', { expirySeconds: 60, filename: 'x' });
+    assert.equal((await fetch(url)).status, 200);
+  });
+
   it('is down: each call says so at once, with the endpoint', async () => {
     using store = open(s3.endpoint, { idleTimeoutMs: 30_000 });
     await s3.kill();

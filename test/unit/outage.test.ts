@@ -19,14 +19,7 @@ const circumstances = fc.record({
 });
 
 describe('a failed attempt', () => {
-  const outages: ErrorCode[] = [
-    's3-unavailable',
-    's3-denied',
-    's3-full',
-    'lxd-unavailable',
-    'nats-unavailable',
-    'queue-full',
-  ];
+  const outages: ErrorCode[] = ['s3-denied', 's3-full', 'nats-unavailable', 'nats-unfit', 'queue-full'];
 
   for (const code of outages)
     it(`that ${code} has ended costs no attempt, however many there were; after the patience, a dead letter`, () => {
@@ -43,6 +36,18 @@ describe('a failed attempt', () => {
     it(`that ${code} has ended is the job's fault, unless nothing else is served either`, () => {
       assert.deepEqual(endingOf({ code }, usual), { kind: 'fail', letter: false });
       assert.equal(endingOf({ code }, { ...usual, confirmed: true }).kind, 'wait');
+    });
+
+  for (const code of ['s3-unavailable', 'lxd-unavailable', 'lxd-failed', 'lxd-stalled'] as const)
+    it(`that ${code} has ended is counted, unless S3 or LXD is away, when it is asked`, () => {
+      fc.assert(
+        fc.property(circumstances, (each) => {
+          const patient = each.waitedMs < each.patienceMs;
+          assert.equal(endingOf({ code }, { ...each, confirmed: true }).kind, patient ? 'wait' : 'fail');
+          const more = each.attempt < each.attempts;
+          assert.equal(endingOf({ code }, { ...each, confirmed: false }).kind, more ? 'retry' : 'fail');
+        }),
+      );
     });
 
   it("that is the job's own fault ends it at once, without a letter", () => {

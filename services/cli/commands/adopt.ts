@@ -71,7 +71,7 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
     onRetry: (call: string, error: Error) => progress.note(`${error.message}; trying again (${call})`),
   };
   using ours = createS3Store(config.s3);
-  using theirs = createS3Store(source, false);
+  using theirs = createS3Store(source, { own: false });
   await using nats = await connectNats(config.nats, 'lxstow adopt', log);
   await verifySetUp(nats);
   using nudges = new Nudges(nats, remote);
