@@ -125,11 +125,12 @@ export async function connectNats(config: Config['nats'], name: string, log: Log
 }
 
 function connectionOptions(config: Config['nats'], name: string): NodeConnectionOptions {
-  const { user, password, token, credentials, nkey, ca, certificate, key, inboxPrefix } = config;
+  const { user, password, token, credentials, nkey, ca, certificate, key, inboxPrefix, tlsFirst } = config;
   const tls = {
     ...(ca ? { ca: readText(ca, 'nats.ca') } : {}),
     ...(certificate ? { cert: readText(certificate, 'nats.certificate') } : {}),
     ...(key ? { key: readText(key, 'nats.key') } : {}),
+    ...(tlsFirst ? { handshakeFirst: true } : {}),
   };
   return {
     servers: config.servers,
