@@ -126,12 +126,16 @@ export function exitOfAll(all: Followed[], interrupts: Interrupts): Exit {
   return another === undefined ? (reason ?? exits.ok) : exits.failed;
 }
 
-/** Each failure on standard error, with what to do. */
+/** Each failure on standard error, with what to do; one that several have in common is said once. */
 export function sayFailures(all: Followed[]): void {
-  for (const one of all) {
+  const failed = all.flatMap((one) => {
     const failure = failureOf(one);
-    if (failure === undefined) continue;
-    process.stderr.write(`lxstow: ${one.label}: ${failure}\n${one.error?.hint ? `  ${one.error.hint}\n` : ''}`);
+    return failure === undefined ? [] : [{ label: one.label, text: failure, hint: one.error?.hint }];
+  });
+  for (const each of Map.groupBy(failed, ({ text, hint }) => `${text}\n${hint ?? ''}`).values()) {
+    const [first] = each;
+    const labels = each.map(({ label }) => label).join(', ');
+    if (first) process.stderr.write(`lxstow: ${labels}: ${first.text}\n${first.hint ? `  ${first.hint}\n` : ''}`);
   }
 }
 
