@@ -127,6 +127,10 @@ certificate?: string
  */
 key?: string
 /**
+ * For servers with `handshake_first: true`: TLS before their greeting. With `auto` it is not needed.
+ */
+tlsFirst?: boolean
+/**
  * Copies of the stream and the buckets that `lxstow setup` asks for.
  */
 replicas: number

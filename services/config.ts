@@ -1,5 +1,5 @@
 /** Configuration: one file, then the environment over it, checked against schemas/config.json. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parse as parseYaml } from 'yaml';
@@ -42,6 +42,16 @@ export interface ConfigSource {
   env: NodeJS.ProcessEnv;
 }
 
+/** Which file the configuration is in: the one that is named, else the user's own, else the host's; undefined: none. */
+export function configFile({ file, env }: ConfigSource): string | undefined {
+  return file ?? env[`${prefix}CONFIG`] ?? usualFiles(env).find((each) => existsSync(each));
+}
+
+function usualFiles({ XDG_CONFIG_HOME: config, HOME: home }: NodeJS.ProcessEnv): string[] {
+  const folder = config || (home && join(home, '.config'));
+  return [...(folder ? [join(folder, 'lxstow', 'lxstow.yaml')] : []), '/etc/lxstow/lxstow.yaml'];
+}
+
 /**
  * The configuration in force. `file` is YAML or JSON; the environment goes over it.
  * Throws bad-config and names each key or variable that is unknown or wrong.
@@ -50,7 +60,7 @@ export function loadConfig(source: ConfigSource): Config {
   const { raw, file } = given(source);
   const where = file
     ? `configuration (${file} and environment)`
-    : 'configuration (the environment; no file: --config or LXSTOW_CONFIG names one)';
+    : `configuration (the environment; no file: --config or LXSTOW_CONFIG names one, else it is ${usualFiles(source.env).join(' or ')})`;
   return checked(raw, where);
 }
 
@@ -120,7 +130,9 @@ export function isGiven(source: ConfigSource, path: string[]): boolean {
   return get(given(source).raw, path) !== undefined;
 }
 
-function given({ env, file = env[`${prefix}CONFIG`] }: ConfigSource) {
+function given(source: ConfigSource) {
+  const { env } = source;
+  const file = configFile(source);
   const raw = file ? readConfigFile(file) : {};
   for (const [name, value] of Object.entries(env)) {
     if (!name.startsWith(prefix) || otherVariables.test(name) || value === undefined) continue;
@@ -171,7 +183,7 @@ function missingRemote(key: string, name: string, config: Config): never {
 function readConfigFile(file: string): Record<string, unknown> {
   let parsed: unknown;
   try {
-    parsed = parseYaml(readText(file, '--config')) ?? {};
+    parsed = parseYaml(readText(file, 'configuration')) ?? {};
   } catch (cause) {
     if (cause instanceof LxstowError) throw cause;
     throw new LxstowError('bad-config', `configuration: ${file} is not YAML or JSON: ${(cause as Error).message}`, {

@@ -168,6 +168,8 @@ function inWords(error: ErrorObject): string {
       const shown = secret ? 'it' : JSON.stringify(String(error.propertyName ?? error.data).slice(0, 80));
       return `${at}${shown} is not allowed${described ? ` (${described})` : ''}`;
     }
+    case 'required':
+      return `${at}${error.params.missingProperty} is missing`;
     case 'enum':
       return `${at}${shown(error.data)} is none of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
     default:

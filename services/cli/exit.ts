@@ -33,6 +33,15 @@ export class CliError extends Error {
   }
 }
 
+/** Of what the gateway says of a field of the body, what it says of the option that it came from. */
+export function inOptions(error: unknown, options: Record<string, string>): unknown {
+  if (!(error instanceof CliError)) return error;
+  const [head = '', field = ''] = /^body: (\w+): /.exec(error.message) ?? [];
+  const option = options[field];
+  if (option === undefined) return error;
+  return new CliError(error.exit, `${option}: ${error.message.slice(head.length)}`, { hint: error.hint, cause: error });
+}
+
 export function exitOf(thrown: unknown): Exit {
   if (thrown instanceof CliError) return thrown.exit;
   if (!(thrown instanceof LxstowError) || thrown.code === 'internal') return exits.internal;

@@ -236,6 +236,14 @@ trust
   .addOption(formatOption())
   .action(({ format }) => trusting((commands, options) => commands.listCommand(options, format)));
 trust
+  .command('edit <fingerprint>')
+  .description("change a client's role, projects or name; the beginning of the fingerprint will do")
+  .option('--name <name>', 'what to call it')
+  .addOption(new Option('--role <role>', 'what it may do').choices(['admin', 'operator', 'viewer']))
+  .addOption(projects())
+  .option('--all-projects', 'restrict it no more')
+  .action((fingerprint, given) => trusting((commands, options) => commands.editCommand(options, fingerprint, given)));
+trust
   .command('remove <fingerprint>')
   .description('trust it no more, and cut its connections; the beginning of the fingerprint will do')
   .action((fingerprint) => trusting((commands, options) => commands.removeCommand(options, fingerprint)));

@@ -75,6 +75,8 @@ function adviceFor(error: unknown): string {
     return 'Install nats-server 2.14 or newer: https://docs.nats.io/running-a-nats-service/introduction/installation';
   if (/authorization|authentication/i.test(message))
     return "Set nats.user and nats.password (or token, credentials, nkey) to what nats-server's configuration has.";
+  // What nats.js says of a server that waits for TLS.
+  if (/undefined error/.test(message)) return 'Set nats.tlsFirst where nats-server has `handshake_first: true`.';
   if (/certificate|tls|ssl/i.test(message))
     return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name that is in it.";
   if (/bad-config|cannot read/.test(message)) return 'Set the key to a file that this user may read.';
@@ -82,7 +84,7 @@ function adviceFor(error: unknown): string {
 }
 
 async function examineTls(config: Config['nats'], signal: AbortSignal, report: Report): Promise<void> {
-  const { certificate, key, ca, servers } = config;
+  const { certificate, key, ca, servers, tlsFirst = false } = config;
   if (certificate !== undefined && key !== undefined)
     await examinePair(
       "this user's certificate for NATS",
@@ -104,7 +106,7 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
         host: hostname,
         port: Number(port || 4222),
         ca: ca === undefined ? undefined : readText(ca, 'nats.ca'),
-        greets: true,
+        greets: !tlsFirst,
         signal: briefly(signal),
       });
       judgeDates(

@@ -162,7 +162,7 @@ export async function connectNats(
 }
 
 function connectionOptions(config: Config['nats'], name: string, current: () => Config['nats']): NodeConnectionOptions {
-  const { ca, certificate, key, inboxPrefix } = config;
+  const { ca, certificate, key, inboxPrefix, tlsFirst } = config;
   const authenticator = authenticatorOf(config, current);
   // The client reads these again for each connection. Whether they can be read is said once, before the first.
   for (const [name, path] of Object.entries({ ca, certificate, key })) if (path) readText(path, `nats.${name}`);
@@ -170,6 +170,7 @@ function connectionOptions(config: Config['nats'], name: string, current: () => 
     ...(ca ? { caFile: ca } : {}),
     ...(certificate ? { certFile: certificate } : {}),
     ...(key ? { keyFile: key } : {}),
+    ...(tlsFirst ? { handshakeFirst: true } : {}),
   };
   return {
     servers: config.servers,

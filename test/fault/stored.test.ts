@@ -189,11 +189,7 @@ describe('what is stored', { timeout: 600_000 }, () => {
       ['that is not JSON', (manifest) => JSON.stringify(manifest).slice(0, -100), /is not JSON/],
       ['that is empty', () => ' ', /is not JSON/],
       ['that is another kind of JSON', () => '[1, 2]', /must be object/],
-      [
-        'without its archive',
-        ({ archive: _, ...rest }) => JSON.stringify(rest),
-        /must have required property 'archive'/,
-      ],
+      ['without its archive', ({ archive: _, ...rest }) => JSON.stringify(rest), /archive is missing/],
       [
         'of another instance',
         (manifest) => JSON.stringify({ ...manifest, backup: { ...manifest.backup, instance: 'c9' } }),

@@ -198,6 +198,12 @@ describe('the command line', { timeout: 600_000 }, () => {
   });
 
   it('goes on with the others when one fails, and says that one did', async () => {
+    const away = await run('backup', 'c1', 'c2', '--notify', 'http://10.0.0.1/');
+    assert.match(away.stderr, /^lxstow: c1, c2: notifyEndpoint: 10\.0\.0\.1 .*notify\.allowed/m);
+    assert.match(
+      (await run('restore', 'c1', 'latest', '--as', 'bad name')).stderr,
+      /^lxstow: --as: "bad name" is not allowed/m,
+    );
     const { status, stdout, stderr } = await run('backup', 'nobody', 'c2', '--format', 'json');
     assert.equal(status, 66, stderr);
     assert.match(stderr, /^lxstow: nobody: instance nobody does not exist/m);

@@ -650,6 +650,30 @@ describe('trust', { timeout: 600_000 }, () => {
       await assert.rejects(trust('remove', client.fingerprint), /Certificate not found/);
     });
 
+    it('changes role, projects and name, each by itself', async () => {
+      const client = await trusted({ name: 'bob' });
+      const beginning = client.fingerprint.slice(0, 12);
+      const shown = async () => {
+        const { metadata } = (await here.request('GET', `${certificates}/${client.fingerprint}`)).body;
+        const { name, role, restricted, projects } = metadata;
+        return [name, role, restricted, projects];
+      };
+      assert.match(
+        await trust('edit', beginning, '--role', 'viewer'),
+        /^bob is viewer of all projects: [0-9a-f]{64}$/m,
+      );
+      assert.deepEqual(await shown(), ['bob', 'viewer', false, []]);
+      await trust('edit', beginning, '--project', 'blue', '--project', 'green');
+      assert.deepEqual(await shown(), ['bob', 'viewer', true, ['blue', 'green']]);
+      await until(
+        () => statuses(client, ['GET /1.0/operations', 'GET /1.0/operations?project=blue']),
+        (found) => found.join() === '403,200',
+      );
+      await trust('edit', beginning, '--all-projects', '--name', 'robert');
+      assert.deepEqual(await shown(), ['robert', 'viewer', false, []]);
+      await assert.rejects(trust('edit', beginning), /nothing to change/);
+    });
+
     it('makes a token that says where a gateway is, lists and revokes it', async () => {
       const address = new URL(there.url).host;
       const printed = await trust('token', 'by hand', '--role', 'operator', '--expires', '2h', '--gateway', address);

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -263,7 +263,7 @@ describe('the configuration', () => {
     const config = loadConfig({ env: keys });
     assert.equal(config.worker.slots, 2);
     assert.deepEqual(Object.keys(config.remotes), ['local']);
-    assert.throws(() => loadConfig({ env: {} }), /accessKey/);
+    assert.throws(() => loadConfig({ env: {} }), /s3: accessKey is missing; s3: secretKey is missing/);
   });
 
   it('takes a file, and the environment over it', () => {
@@ -285,6 +285,19 @@ describe('the configuration', () => {
       [7, 'a', 'from a file', false],
     );
     assert.deepEqual(config.nats.servers, ['nats://a:1', 'nats://b:2']);
+  });
+
+  it("is the user's own file where none is named", () => {
+    const home = mkdtempSync(join(tmpdir(), 'lxstow-home-'));
+    mkdirSync(join(home, '.config', 'lxstow'), { recursive: true });
+    writeFileSync(join(home, '.config', 'lxstow', 'lxstow.yaml'), 'worker:\n  slots: 5\n');
+    const named = join(home, 'named.yaml');
+    writeFileSync(named, 'worker:\n  slots: 6\n');
+    const slots = (env: NodeJS.ProcessEnv, file?: string) =>
+      loadConfig({ file, env: { ...keys, HOME: home, ...env } }).worker.slots;
+    assert.deepEqual([slots({}), slots({ LXSTOW_CONFIG: named }), slots({}, named)], [5, 6, 6]);
+    assert.equal(slots({ HOME: '/none', XDG_CONFIG_HOME: join(home, '.config') }), 5);
+    rmSync(home, { recursive: true });
   });
 
   for (const [why, env, said] of [

@@ -1,5 +1,5 @@
 /** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
-import { CliError, type Exit, exits } from '../exit.ts';
+import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
 import { Gateways, type InstancePlace, listInstances, type Place, type ShownInstance, suggesting } from '../names.ts';
 import { type Format, print, size } from '../output.ts';
@@ -62,7 +62,9 @@ export async function backupCommand(instances: string[], options: BackupOptions)
             gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: place }),
           ),
         { until, note: once((text) => progress.note(text)), signal: interrupts.first },
-      );
+      ).catch((error) => {
+        throw inOptions(error, optionsOf);
+      });
       job.operation = begun;
       job.backup = begun.name;
       progress.show(
@@ -79,6 +81,8 @@ export async function backupCommand(instances: string[], options: BackupOptions)
     return exitOfAll(jobs, interrupts);
   }
 }
+
+const optionsOf = { name: '--name', compression_algorithm: '--compression', notifyEndpoint: '--notify' };
 
 /** Who is meant, each once. */
 async function wanted(gateways: Gateways, texts: string[], options: BackupOptions): Promise<InstancePlace[]> {

@@ -1,5 +1,5 @@
 /** `lxstow doctor`: looks at all that this host's configuration uses, and says what to do. */
-import { type ConfigSource, type Examined, examineConfig } from '../../config.ts';
+import { type ConfigSource, configFile, type Examined, examineConfig } from '../../config.ts';
 import type { Config } from '../../contract.ts';
 import { examineConfiguration, examineFile, examineGzip, examineNode } from '../../doctor/configuration.ts';
 import {
@@ -41,8 +41,10 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   const examined = examineConfig(source);
   const { faults } = examined;
   const config = examined.config && beside(examined.config, examined, source.env, report);
-  const file = source.file ?? source.env.LXSTOW_CONFIG;
-  const advice = file ? 'See docs/configuration.md, or `lxstow config`.' : 'Is it in a file? `lxstow -c FILE doctor`.';
+  const file = configFile(source);
+  const advice = file
+    ? 'See docs/configuration.md, or `lxstow config`.'
+    : 'Is it in a file? `lxstow -c FILE doctor`, or /etc/lxstow/lxstow.yaml.';
   for (const fault of faults) report('problem', fault, advice);
   examineNode(report);
   if (config) {

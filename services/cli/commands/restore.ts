@@ -1,6 +1,6 @@
 /** `lxstow restore`: a backup, or the latest one of every instance. */
 import { parseTime } from '../dates.ts';
-import { CliError, type Exit, exits } from '../exit.ts';
+import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
 import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
 import { type Format, print } from '../output.ts';
@@ -55,7 +55,7 @@ export async function restoreCommand(
         }),
       );
       job.operation = await asked.catch((error) => {
-        throw withOptions(error, options);
+        throw inOptions(withOptions(error, options), optionsOf);
       });
     });
     const [first] = jobs;
@@ -123,6 +123,14 @@ async function everyInstance(
   if (latest.size === 0) throw new CliError(exits.notFound, 'there are no backups', { hint: 'lxstow list --all' });
   return [...latest.values()];
 }
+
+const optionsOf = {
+  name: '--as',
+  pool: '--pool',
+  project: '--to-project',
+  target: '--to-target',
+  notifyEndpoint: '--notify',
+};
 
 /** The API says how it is done in a body; here it is an option. */
 function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unknown {

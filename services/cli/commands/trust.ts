@@ -5,7 +5,7 @@ import { type Config, check, type Role } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import type { Log } from '../../logger.ts';
 import { connectNats } from '../../queue/connection.ts';
-import { commonName, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
+import { changedGrant, commonName, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
 import { TrustStore } from '../../trust/store.ts';
 import { encodeToken, type GatewayPlace, newToken } from '../../trust/tokens.ts';
 import { type Format, print as printResult } from '../output.ts';
@@ -71,6 +71,33 @@ export async function listCommand({ config, log }: Common, format: Format): Prom
     raw: found,
     empty: 'nobody is trusted, but by gateway.trustDir and gateway.trustCa',
   });
+}
+
+/** Changes what is given, and leaves the rest. Open connections of the client end: it comes back with its new rights. */
+export async function editCommand(
+  { config, log }: Common,
+  fingerprint: string,
+  options: GrantOptions & { name?: string; allProjects?: boolean },
+): Promise<void> {
+  const { name, role, project, allProjects = false } = options;
+  if (project.length > 0 && allProjects) throw new LxstowError('bad-request', 'either --project or --all-projects');
+  if (name === undefined && role === undefined && project.length === 0 && !allProjects)
+    throw new LxstowError('bad-request', 'nothing to change: --name, --role, --project or --all-projects');
+  if (name !== undefined) check('names.json#/$defs/clientName', name, 'name');
+  for (const each of project) check('names.json#/$defs/projectName', each, '--project');
+  const places = allProjects
+    ? { restricted: false, projects: [] }
+    : project.length > 0
+      ? { restricted: true, projects: project }
+      : {};
+  await using trust = await open(config, log);
+  for (;;) {
+    const { certificate, revision } = await trust.store.find(fingerprint.toLowerCase());
+    const after = { ...certificate, ...(name && { name }), ...changedGrant(certificate, { role, ...places }) };
+    if (!(await trust.store.update(after, revision))) continue;
+    const where = after.restricted ? `projects ${after.projects.join(', ') || '-'}` : 'all projects';
+    return void print(`${after.name} is ${after.role} of ${where}: ${after.fingerprint}\n`);
+  }
 }
 
 export async function removeCommand({ config, log }: Common, fingerprint: string): Promise<void> {
