@@ -1,14 +1,13 @@
-/** LXD's REST API over its unix socket or over HTTPS: requests, envelopes, operations. */
-import { existsSync } from 'node:fs';
+/** The REST API of LXD, and of Incus, over its unix socket or over HTTPS: requests, envelopes, operations. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
-import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
 import { type Download, Downloader } from '../download.ts';
 import { asLxstowError, isCode, isFault, LxstowError } from '../errors.ts';
+import { type LxdOperation, type WaitOptions, waitFor } from './operations.ts';
 import { isRefusal } from './refusals.ts';
+import { defaultSocket } from './sockets.ts';
 
 export interface LxdRequest {
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -28,14 +27,6 @@ export interface LxdAnswer<T = unknown> {
   error_code?: number;
 }
 
-export interface LxdOperation {
-  id: string;
-  status: string;
-  status_code: number;
-  err: string;
-  metadata: Record<string, unknown> | null;
-}
-
 /** A request that LXD has answered, or has not. */
 export interface LxdCall {
   method: string;
@@ -49,23 +40,14 @@ export interface LxdCall {
 
 /** A call that LXD does not answer for so long is given up; the long things are operations. */
 const answerTimeoutMs = 60_000;
-const pollSeconds = 1;
-/** How long an operation is waited for whose LXD does not answer, at the most: longer than an LXD takes to be upgraded. */
-const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
-
-/** Where LXD's socket is when nobody says. */
-export function defaultSocket(env: NodeJS.ProcessEnv): string {
-  if (env.LXD_DIR) return join(env.LXD_DIR, 'unix.socket');
-  const snap = '/var/snap/lxd/common/lxd/unix.socket';
-  return existsSync(snap) ? snap : '/var/lib/lxd/unix.socket';
-}
 
 /** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
 export class LxdClient implements Disposable {
   /** The remote's name in the configuration. */
   readonly remote: string;
   readonly #where: string;
+  #isIncus: boolean;
   readonly #options: RequestOptions;
   readonly #agent: http.Agent;
   readonly #transport: typeof http | typeof https;
@@ -90,7 +72,7 @@ export class LxdClient implements Disposable {
       this.#origin = `https://${url.hostname}:${url.port || 8443}`;
       this.#downloader = new Downloader({ tls });
     } else {
-      const socketPath = config.socket ?? defaultSocket(env);
+      const socketPath = config.socket ?? defaultSocket(remote, env);
       this.#where = socketPath;
       this.#transport = http;
       this.#agent = new http.Agent({ keepAlive: true });
@@ -98,6 +80,22 @@ export class LxdClient implements Disposable {
       this.#origin = 'http://lxd';
       this.#downloader = new Downloader({ socketPath });
     }
+    this.#isIncus = /\bincus\b/.test(this.#where);
+  }
+
+  /** Incus where the server has said that it is one, or its socket does. */
+  get product(): 'LXD' | 'Incus' {
+    return this.#isIncus ? 'Incus' : 'LXD';
+  }
+
+  /** The command line of the server's own client. */
+  get command(): 'lxc' | 'incus' {
+    return this.#isIncus ? 'incus' : 'lxc';
+  }
+
+  /** `LXD (local)`, or `Incus (local)`: for messages. */
+  get title(): string {
+    return `${this.product} (${this.remote})`;
   }
 
   /** The metadata of a sync answer. */
@@ -121,7 +119,9 @@ export class LxdClient implements Disposable {
       outgoing.destroy(this.#unavailable(`no answer in ${answerTimeoutMs} ms`)),
     );
     outgoing.end(body);
-    return this.envelope<T>(await answer, request.signal);
+    const envelope = await this.envelope<T>(await answer, request.signal);
+    if (request.path === '/1.0') this.#isIncus = isIncus(envelope.metadata);
+    return envelope;
   }
 
   /** Begins a request whose body the caller writes and whose answer the caller reads. */
@@ -177,7 +177,7 @@ export class LxdClient implements Disposable {
     } catch {
       // Not LXD's words: a proxy's page, or Go's own.
     }
-    return new LxstowError('lxd-failed', `LXD (${this.remote}) answered ${status}`);
+    return new LxstowError('lxd-failed', `${this.title} answered ${status}`);
   }
 
   #timed({ method = 'GET', path }: LxdRequest): (result: string) => void {
@@ -206,77 +206,9 @@ export class LxdClient implements Disposable {
     return parsed;
   }
 
-  /**
-   * Waits for an operation to end well. `onProgress` sees its metadata about once a second. Throws lxd-failed or lxd-refused with LXD's reason,
-   * and lxd-stalled when its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. While LXD does not
-   * answer, its operation goes on: only after `idleTimeoutMs` (at most `longestOutageMs`) without an answer is it lxd-unavailable. An operation
-   * that LXD does not know, because it was restarted or because the end is more than 5 s ago, is lxd-failed: it may be tried again.
-   */
-  async wait(
-    path: string,
-    options: { signal: AbortSignal; idleTimeoutMs: number; onProgress?: (metadata: Record<string, unknown>) => void },
-  ): Promise<LxdOperation> {
-    const { signal, idleTimeoutMs, onProgress } = options;
-    let [seen, seenAt] = ['', performance.now()];
-    let answeredAt = performance.now();
-    for (;;) {
-      const askedAt = performance.now();
-      const operation = await this.#poll(path, signal).catch((error) => {
-        const isLost = performance.now() - answeredAt > Math.min(idleTimeoutMs, longestOutageMs);
-        if (isLost || !isCode(error, 'lxd-unavailable')) throw error;
-        return undefined;
-      });
-      if (!operation) {
-        await this.#untilNextPoll(askedAt, signal);
-        continue;
-      }
-      answeredAt = performance.now();
-      if (operation.status_code === 200) return operation;
-      if (operation.status_code > 200) throw this.#failed(operation);
-      const metadata = JSON.stringify(operation.metadata);
-      if (metadata !== seen) [seen, seenAt] = [metadata, performance.now()];
-      if (performance.now() - seenAt > idleTimeoutMs) {
-        throw new LxstowError(
-          'lxd-stalled',
-          `LXD (${this.remote}): its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
-        );
-      }
-      if (operation.metadata) onProgress?.(operation.metadata);
-      await this.#untilNextPoll(askedAt, signal);
-    }
-  }
-
-  /**
-   * The operation, when it has ended or a second is over. Of an operation that still runs then, and of one that failed, LXD's `wait` answers
-   * an error since December 2023, with a code that is the operation's own or 500: what became of it says the operation itself.
-   */
-  async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
-    try {
-      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(pollSeconds) }, signal);
-    } catch (error) {
-      if (signal.aborted || !(error instanceof LxstowError)) throw error;
-    }
-    try {
-      return await this.get<LxdOperation>(path, {}, signal);
-    } catch (error) {
-      if (!isCode(error, 'not-found')) throw error;
-      const message = `LXD (${this.remote}) does not know its operation ${path}; was it restarted?`;
-      throw new LxstowError('lxd-failed', message, { cause: error });
-    }
-  }
-
-  /** A poll that was answered early is not followed by the next one at once. */
-  async #untilNextPoll(askedAt: number, signal: AbortSignal): Promise<void> {
-    const restMs = pollSeconds * 1000 - (performance.now() - askedAt);
-    if (restMs <= 0) return;
-    await delay(restMs, undefined, { signal }).catch((error) => {
-      throw this.failure(error, signal);
-    });
-  }
-
-  #failed({ err, status }: LxdOperation): LxstowError {
-    const text = err || status;
-    return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `LXD (${this.remote}): ${text}`);
+  /** See waitFor(). */
+  wait(path: string, options: WaitOptions): Promise<LxdOperation> {
+    return waitFor(this, path, options);
   }
 
   /** What went wrong on the way to LXD or back, in our words. */
@@ -287,11 +219,11 @@ export class LxdClient implements Disposable {
   }
 
   #unavailable(why: string, cause?: unknown): LxstowError {
-    return new LxstowError('lxd-unavailable', `LXD (${this.remote}) at ${this.#where}: ${why}`, { cause });
+    return new LxstowError('lxd-unavailable', `${this.title} at ${this.#where}: ${why}`, { cause });
   }
 
   #refusal(code: number, text: string): LxstowError {
-    const message = `LXD (${this.remote}): ${text}`;
+    const message = `${this.title}: ${text}`;
     if (code === 404) return new LxstowError('not-found', message);
     if (code === 503) return new LxstowError('lxd-unavailable', message);
     return new LxstowError(code >= 500 && !isRefusal(text) ? 'lxd-failed' : 'lxd-refused', message);
@@ -311,6 +243,11 @@ export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undef
     if (isCode(error, 'not-found')) return undefined;
     throw error;
   }
+}
+
+/** Whether `GET /1.0` has answered for an Incus. */
+function isIncus(server: unknown): boolean {
+  return (server as { environment?: { server?: string } } | null)?.environment?.server === 'incus';
 }
 
 function target({ path, query = {} }: LxdRequest): string {
