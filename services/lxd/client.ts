@@ -1,11 +1,11 @@
 /** The REST API of LXD, and of Incus, over its unix socket or over HTTPS: requests, envelopes, operations. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
+import { setTimeout as delay } from 'node:timers/promises';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
 import { type Download, Downloader } from '../download.ts';
 import { asLxstowError, isCode, isFault, LxstowError } from '../errors.ts';
-import { type LxdOperation, type WaitOptions, waitFor } from './operations.ts';
 import { isRefusal } from './refusals.ts';
 import { defaultSocket } from './sockets.ts';
 
@@ -27,6 +27,14 @@ export interface LxdAnswer<T = unknown> {
   error_code?: number;
 }
 
+export interface LxdOperation {
+  id: string;
+  status: string;
+  status_code: number;
+  err: string;
+  metadata: Record<string, unknown> | null;
+}
+
 /** A request that LXD has answered, or has not. */
 export interface LxdCall {
   method: string;
@@ -40,6 +48,9 @@ export interface LxdCall {
 
 /** A call that LXD does not answer for so long is given up; the long things are operations. */
 const answerTimeoutMs = 60_000;
+const pollSeconds = 1;
+/** How long an operation is waited for whose LXD does not answer, at the most: longer than an LXD takes to be upgraded. */
+const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
 /** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
@@ -206,9 +217,77 @@ export class LxdClient implements Disposable {
     return parsed;
   }
 
-  /** See waitFor(). */
-  wait(path: string, options: WaitOptions): Promise<LxdOperation> {
-    return waitFor(this, path, options);
+  /**
+   * Waits for an operation to end well. `onProgress` sees its metadata about once a second. Throws lxd-failed or lxd-refused with LXD's reason,
+   * and lxd-stalled when its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. While LXD does not
+   * answer, its operation goes on: only after `idleTimeoutMs` (at most `longestOutageMs`) without an answer is it lxd-unavailable. An operation
+   * that LXD does not know, because it was restarted or because the end is more than 5 s ago, is lxd-failed: it may be tried again.
+   */
+  async wait(
+    path: string,
+    options: { signal: AbortSignal; idleTimeoutMs: number; onProgress?: (metadata: Record<string, unknown>) => void },
+  ): Promise<LxdOperation> {
+    const { signal, idleTimeoutMs, onProgress } = options;
+    let [seen, seenAt] = ['', performance.now()];
+    let answeredAt = performance.now();
+    for (;;) {
+      const askedAt = performance.now();
+      const operation = await this.#poll(path, signal).catch((error) => {
+        const isLost = performance.now() - answeredAt > Math.min(idleTimeoutMs, longestOutageMs);
+        if (isLost || !isCode(error, 'lxd-unavailable')) throw error;
+        return undefined;
+      });
+      if (!operation) {
+        await this.#untilNextPoll(askedAt, signal);
+        continue;
+      }
+      answeredAt = performance.now();
+      if (operation.status_code === 200) return operation;
+      if (operation.status_code > 200) throw this.#failed(operation);
+      const metadata = JSON.stringify(operation.metadata);
+      if (metadata !== seen) [seen, seenAt] = [metadata, performance.now()];
+      if (performance.now() - seenAt > idleTimeoutMs) {
+        throw new LxstowError(
+          'lxd-stalled',
+          `${this.title}: its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
+        );
+      }
+      if (operation.metadata) onProgress?.(operation.metadata);
+      await this.#untilNextPoll(askedAt, signal);
+    }
+  }
+
+  /**
+   * The operation, when it has ended or a second is over. Of an operation that still runs then, and of one that failed, LXD's `wait` answers
+   * an error since December 2023, with a code that is the operation's own or 500: what became of it says the operation itself.
+   */
+  async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
+    try {
+      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(pollSeconds) }, signal);
+    } catch (error) {
+      if (signal.aborted || !(error instanceof LxstowError)) throw error;
+    }
+    try {
+      return await this.get<LxdOperation>(path, {}, signal);
+    } catch (error) {
+      if (!isCode(error, 'not-found')) throw error;
+      const message = `${this.title} does not know its operation ${path}; was it restarted?`;
+      throw new LxstowError('lxd-failed', message, { cause: error });
+    }
+  }
+
+  /** A poll that was answered early is not followed by the next one at once. */
+  async #untilNextPoll(askedAt: number, signal: AbortSignal): Promise<void> {
+    const restMs = pollSeconds * 1000 - (performance.now() - askedAt);
+    if (restMs <= 0) return;
+    await delay(restMs, undefined, { signal }).catch((error) => {
+      throw this.failure(error, signal);
+    });
+  }
+
+  #failed({ err, status }: LxdOperation): LxstowError {
+    const text = err || status;
+    return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `${this.title}: ${text}`);
   }
 
   /** What went wrong on the way to LXD or back, in our words. */
