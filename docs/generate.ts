@@ -38,7 +38,7 @@ function tables(): string[] {
     const each = Object.entries(schema.$defs.remote.properties as Record<string, Node>);
     return [
       `### ${group}`,
-      `${node.description} In the environment: \`${variableOf([group])}\`, as JSON. Default: \`${JSON.stringify(node.default)}\`, the unix socket of the LXD here. ${schema.$defs.remote.description}`,
+      `${node.description} In the environment: \`${variableOf([group])}\`, as JSON. Default: \`${JSON.stringify(node.default)}\`, the unix socket of the LXD or Incus here. ${schema.$defs.remote.description}`,
       table(each.map(([key, leaf]) => [`\`${group}.<name>.${key}\``, '', '', what(leaf)])),
     ];
   });

@@ -173,18 +173,18 @@ route('/1.0/instances', {
       compression,
       tagging,
       told,
-      {
-        name: 'X-LXD-name',
+      ...['X-LXD-name', 'X-Incus-name'].map((name) => ({
+        name,
         in: 'header',
         description: 'The instance whose backup it becomes.',
         schema: names('instanceName'),
-      },
-      {
-        name: 'X-LXD-pool',
+      })),
+      ...['X-LXD-pool', 'X-Incus-pool'].map((name) => ({
+        name,
         in: 'header',
         description: 'The pool that it is restored into.',
         schema: names('poolName'),
-      },
+      })),
     ],
     body: {
       required: true,

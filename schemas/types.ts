@@ -194,11 +194,11 @@ uploadMaxAgeMs: number
 attempts: number
 }
 /**
- * With url: LXD over HTTPS. Else: the unix socket.
+ * With url: LXD or Incus over HTTPS. Else: the unix socket.
  */
 export interface RemoteConfig {
 /**
- * Path of LXD's unix socket. Default: $LXD_DIR/unix.socket, else the snap's, else /var/lib/lxd/unix.socket.
+ * Path of LXD's or Incus's unix socket. Default: $LXD_DIR/unix.socket, $INCUS_SOCKET or $INCUS_DIR/unix.socket, else that of the one that is installed: LXD's snap, /var/lib/lxd or /var/lib/incus. Where both are, it must be set.
  */
 socket?: string
 /**

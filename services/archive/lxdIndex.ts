@@ -19,7 +19,7 @@ export interface LxdIndex {
 }
 
 const indexName = 'backup/index.yaml';
-/** LXD's own limit: of a larger one its YAML parser says "input data too large". Some 500 snapshots without a configuration of their own. */
+/** LXD and Incus read no larger one at an import ("input data too large"; measured on each engine, docs/lxd.md): some 500 snapshots without configuration of their own. */
 export const largestIndexBytes = 1024 * 1024;
 /** What separates values in YAML: new lines, commas, brackets. An index of LXD's has one for 20 to 40 bytes. */
 export const mostIndexMarks = 100_000;

@@ -62,6 +62,8 @@ export class TarScanner {
   readonly #what: string;
   /** Entries seen, extension headers not counted. */
   entries = 0;
+  /** Bytes of the first file; undefined before it was seen, and in a scanner that goes on behind it. */
+  firstFileBytes: number | undefined;
   #header = Buffer.alloc(blockBytes);
   #filled = 0;
   /** Bytes of data and padding still to pass over. */
@@ -117,7 +119,10 @@ export class TarScanner {
         throw new LxstowError('archive-corrupt', `${this.#what} has a pax header of ${size} bytes at byte ${position}`);
       this.#pax = { bytes: [], left: size };
       if (size === 0) this.#pax = undefined;
-    } else if (!isExtension(type)) this.entries += 1;
+    } else if (!isExtension(type)) {
+      if (this.entries === 0) this.firstFileBytes = size;
+      this.entries += 1;
+    }
   }
 
   #broken(position: number, what: string): LxstowError {

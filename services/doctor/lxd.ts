@@ -1,7 +1,8 @@
 /** LXD: reachable, able, and with room to write the backup of the largest instance. Nothing is changed. */
 import type { RemoteConfig } from '../contract.ts';
 import { systemCode } from '../errors.ts';
-import { defaultSocket, LxdClient } from '../lxd/client.ts';
+import { LxdClient } from '../lxd/client.ts';
+import { defaultSocket } from '../lxd/sockets.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report } from './finding.ts';
 import { examineStaging, type Pool } from './staging.ts';
@@ -31,53 +32,62 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   try {
     server = await lxd.get<Server>('/1.0', {}, briefly(signal));
   } catch (error) {
-    report('problem', messageOf(error), adviceFor(error, remote, settings, env));
+    report('problem', messageOf(error), adviceFor(error, lxd, settings, env));
     return;
   }
   if (server.auth !== 'trusted' || !server.environment) {
     report(
       'problem',
-      `LXD (${remote}) does not trust us`,
-      `On that host: \`lxc config trust add ${settings.certificate ?? 'CERTIFICATE'}\`.`,
+      `${lxd.title} does not trust us`,
+      `On that host: \`${trustCommand(lxd)} ${settings.certificate ?? 'CERTIFICATE'}\`.`,
     );
     return;
   }
+  const { command: cli } = lxd;
   const { server: kind, server_version: version } = server.environment;
   report('ok', `${kind} ${version} answers for remote ${remote}`);
   for (const [extension, level, without] of wanted) {
     if (!server.api_extensions.includes(extension))
-      report(level, `${kind} ${version} lacks ${extension}: ${without}`, 'Use LXD 5.0 or newer.');
+      report(level, `${kind} ${version} lacks ${extension}: ${without}`, 'Use LXD 5.0, Incus 6.0, or newer.');
   }
   const pools = await lxd.get<Pool[]>('/1.0/storage-pools', { recursion: '1' }, briefly(signal));
   for (const { name, status } of pools.filter(({ status = 'Created' }) => status !== 'Created'))
-    report('problem', `storage pool ${name} is ${status}`, `\`lxc storage info ${name}\``);
+    report('problem', `storage pool ${name} is ${status}`, `\`${cli} storage info ${name}\``);
   if (pools.length === 0)
     report(
       'warning',
-      'LXD has no storage pool: nothing can be restored there',
-      '`lxd init`, or `lxc storage create NAME DRIVER`.',
+      `${lxd.product} has no storage pool: nothing can be restored there`,
+      `\`${lxd.product === 'Incus' ? 'incus admin init' : 'lxd init'}\`, or \`${cli} storage create NAME DRIVER\`.`,
     );
   else report('ok', `storage pools: ${pools.map(({ name, driver }) => `${name} (${driver})`).join(', ')}`);
   await examineStaging(lxd, pools, server.config?.['storage.backups_volume'], patient, report);
 }
 
+function trustCommand(lxd: LxdClient): string {
+  return lxd.product === 'Incus' ? 'incus config trust add-certificate' : 'lxc config trust add';
+}
+
 function adviceFor(
   error: unknown,
-  remote: string,
+  lxd: LxdClient,
   { url, socket, certificate }: RemoteConfig,
   env: NodeJS.ProcessEnv,
 ): string {
+  const { remote, product, command: cli } = lxd;
   if (url !== undefined) {
     if (/certificate/i.test(messageOf(error)))
-      return `Set remotes.${remote}.serverCertificate to ${url}'s own: \`lxc info | sed -n '/BEGIN CERT/,/END CERT/p'\` there; and look at ${certificate ?? `remotes.${remote}.certificate`}.`;
-    return `Does LXD listen at ${url}? There: \`lxc config get core.https_address\`.`;
+      return `Set remotes.${remote}.serverCertificate to ${url}'s own: \`${cli} info | sed -n '/BEGIN CERT/,/END CERT/p'\` there; and look at ${certificate ?? `remotes.${remote}.certificate`}.`;
+    return `Does ${product} listen at ${url}? There: \`${cli} config get core.https_address\`.`;
   }
   const why = systemCode((error as Error).cause);
-  const path = socket ?? defaultSocket(env);
-  if (why === 'EACCES') return `Let this user use ${path}: \`usermod -aG lxd USER\`, and log in again.`;
+  const path = socket ?? defaultSocket(remote, env);
+  const group = product === 'Incus' ? 'incus-admin' : 'lxd';
+  if (why === 'EACCES') return `Let this user use ${path}: \`usermod -aG ${group} USER\`, and log in again.`;
   if (why === 'ENOENT')
-    return `Is LXD installed here? Set remotes.${remote}.socket to where its socket is, or remotes.${remote}.url.`;
-  return 'Is LXD running? `systemctl status lxd` or `snap services lxd`.';
+    return `Is LXD or Incus installed here? Set remotes.${remote}.socket to where its socket is, or remotes.${remote}.url.`;
+  return product === 'Incus'
+    ? 'Is Incus running? `systemctl status incus`.'
+    : 'Is LXD running? `systemctl status lxd` or `snap services lxd`.';
 }
 
 async function examineTls(

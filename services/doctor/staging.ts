@@ -2,8 +2,9 @@
 import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { defaultSocket, type LxdClient } from '../lxd/client.ts';
+import type { LxdClient } from '../lxd/client.ts';
 import { rootPool } from '../lxd/instances.ts';
+import { defaultSocket } from '../lxd/sockets.ts';
 import { briefly, type Patient, type Report } from './finding.ts';
 
 export interface Pool {
@@ -43,10 +44,10 @@ export async function examineStaging(
       ? await roomInVolume(lxd, volume, signal)
       : await roomOnDisk(lxd, patient);
   if (free === undefined)
-    return report('ok', `how much room LXD has to write backups (${where}) cannot be seen from here`);
+    return report('ok', `how much room ${lxd.product} has to write backups (${where}) cannot be seen from here`);
   const instances = await listInstances(lxd, signal);
-  const room = `${size(free)} are free in ${where}, where LXD writes backups`;
-  const never = "on a full disk LXD's backup never ends";
+  const room = `${size(free)} are free in ${where}, where ${lxd.product} writes backups`;
+  const never = `on a full disk ${lxd.product}'s backup never ends`;
   const usual = (await usualSize(lxd, pools, instances, signal)) ?? 0;
   const largest = largestOf(instances);
   if (!largest || largest.bytes < usual) {
@@ -81,17 +82,17 @@ async function roomInVolume(lxd: LxdClient, name: string, signal: AbortSignal): 
     free: quota === undefined ? inPool : Math.min(inPool, quota - (state?.usage?.used ?? 0)),
     more:
       quota === undefined
-        ? `Make room in pool ${pool}: \`lxc storage info ${pool}\`.`
-        : `\`lxc storage volume set ${pool} ${volume} size=SIZE\`, of what \`lxc storage info ${pool}\` says is free.`,
+        ? `Make room in pool ${pool}: \`${lxd.command} storage info ${pool}\`.`
+        : `\`${lxd.command} storage volume set ${pool} ${volume} size=SIZE\`, of what \`${lxd.command} storage info ${pool}\` says is free.`,
   };
 }
 
 async function roomOnDisk(lxd: LxdClient, { config, env }: Patient): Promise<Room> {
   const { socket, url } = config.remotes[lxd.remote] ?? {};
-  const more =
-    'Make room, or `lxc storage volume create POOL backups` and `lxc config set storage.backups_volume POOL/backups`.';
+  const { command } = lxd;
+  const more = `Make room, or \`${command} storage volume create POOL backups\` and \`${command} config set storage.backups_volume POOL/backups\`.`;
   if (url !== undefined) return { where: `on the host of ${url}`, free: undefined, more };
-  const dir = join(dirname(socket ?? defaultSocket(env)), 'backups');
+  const dir = join(dirname(socket ?? defaultSocket(lxd.remote, env)), 'backups');
   // Only root may look into some; the disk is the same.
   const disk = await statfs(existsSync(dir) ? dir : dirname(dir)).catch(() => undefined);
   return { where: dir, free: disk && disk.bavail * disk.bsize, more };

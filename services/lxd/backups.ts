@@ -103,10 +103,7 @@ export async function openExport(
   const size = sizeOf(download);
   if (download.length === 0 || download.length !== size - from) {
     download.destroy();
-    throw new LxstowError(
-      'lxd-failed',
-      `LXD (${lxd.remote}): ${exportOf(address, name)} lacks the bytes from ${from} on`,
-    );
+    throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} lacks the bytes from ${from} on`);
   }
   return { size, source: readable(lxd, download) };
 }
@@ -175,7 +172,7 @@ async function exportSize(lxd: LxdClient, address: Address, name: string, signal
   const download = await exportRange(lxd, address, name, signal, '0-0', [200, 416]);
   if (download.status !== 206) {
     download.destroy();
-    throw new LxstowError('lxd-failed', `LXD (${lxd.remote}): ${exportOf(address, name)} has no bytes`);
+    throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} has no bytes`);
   }
   await download.body(1, { signal });
   return sizeOf(download);
@@ -201,10 +198,7 @@ async function exportRange(
   const { status, length } = download;
   if (status === 416 || (status === 200 ? length === 0 : first === range.split('-')[0])) return download;
   download.destroy();
-  throw new LxstowError(
-    'lxd-failed',
-    `LXD (${lxd.remote}): ${exportOf(address, name)} is not from where it was asked for`,
-  );
+  throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} is not from where it was asked for`);
 }
 
 const contentRange = /^bytes (\d+)-\d+\/(\d+)$/;
@@ -296,7 +290,7 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
       if (await unlessMissing(() => lxd.get(instancePath(address), { project }, waiting.signal))) return;
       throw new LxstowError(
         'lxd-refused',
-        `LXD (${lxd.remote}) has taken the archive in, but not as ${instance}: look for an instance with the name that it had when it was backed up`,
+        `${lxd.title} has taken the archive in, but not as ${instance}: look for an instance with the name that it had when it was backed up`,
       );
     },
   };

@@ -1,14 +1,13 @@
-/** LXD's REST API over its unix socket or over HTTPS: requests, envelopes, operations. */
-import { existsSync } from 'node:fs';
+/** The REST API of LXD, and of Incus, over its unix socket or over HTTPS: requests, envelopes, operations. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readText } from '../config.ts';
 import type { RemoteConfig } from '../contract.ts';
 import { type Download, Downloader } from '../download.ts';
 import { asLxstowError, isCode, isFault, LxstowError } from '../errors.ts';
 import { isRefusal } from './refusals.ts';
+import { defaultSocket } from './sockets.ts';
 
 export interface LxdRequest {
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -55,18 +54,12 @@ const answerTimeoutMs = 60_000;
 const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
-/** Where LXD's socket is when nobody says. */
-export function defaultSocket(env: NodeJS.ProcessEnv): string {
-  if (env.LXD_DIR) return join(env.LXD_DIR, 'unix.socket');
-  const snap = '/var/snap/lxd/common/lxd/unix.socket';
-  return existsSync(snap) ? snap : '/var/lib/lxd/unix.socket';
-}
-
 /** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
 export class LxdClient implements Disposable {
   /** The remote's name in the configuration. */
   readonly remote: string;
   readonly #where: string;
+  #isIncus: boolean;
   readonly #options: RequestOptions;
   readonly #agent: http.Agent;
   readonly #transport: typeof http | typeof https;
@@ -100,7 +93,7 @@ export class LxdClient implements Disposable {
       this.#origin = `https://${url.hostname}:${url.port || 8443}`;
       this.#downloader = new Downloader({ tls });
     } else {
-      const socketPath = config.socket ?? defaultSocket(env);
+      const socketPath = config.socket ?? defaultSocket(remote, env);
       this.#where = socketPath;
       this.#transport = http;
       this.#agent = new http.Agent({ keepAlive: true });
@@ -108,6 +101,22 @@ export class LxdClient implements Disposable {
       this.#origin = 'http://lxd';
       this.#downloader = new Downloader({ socketPath });
     }
+    this.#isIncus = /\bincus\b/.test(this.#where);
+  }
+
+  /** Incus where the server has said that it is one, or its socket does. */
+  get product(): 'LXD' | 'Incus' {
+    return this.#isIncus ? 'Incus' : 'LXD';
+  }
+
+  /** The command line of the server's own client. */
+  get command(): 'lxc' | 'incus' {
+    return this.#isIncus ? 'incus' : 'lxc';
+  }
+
+  /** `LXD (local)`, or `Incus (local)`: for messages. */
+  get title(): string {
+    return `${this.product} (${this.remote})`;
   }
 
   /** The metadata of a sync answer. */
@@ -131,7 +140,9 @@ export class LxdClient implements Disposable {
       outgoing.destroy(this.#unavailable(`no answer in ${answerTimeoutMs} ms`)),
     );
     outgoing.end(body);
-    return this.envelope<T>(await answer, request.signal);
+    const envelope = await this.envelope<T>(await answer, request.signal);
+    if (request.path === '/1.0') this.#isIncus = isIncus(envelope.metadata);
+    return envelope;
   }
 
   /** Begins a request whose body the caller writes and whose answer the caller reads. */
@@ -187,7 +198,7 @@ export class LxdClient implements Disposable {
     } catch {
       // Not LXD's words: a proxy's page, or Go's own.
     }
-    return new LxstowError('lxd-failed', `LXD (${this.remote}) answered ${status}`);
+    return new LxstowError('lxd-failed', `${this.title} answered ${status}`);
   }
 
   #timed({ method = 'GET', path }: LxdRequest): (result: string) => void {
@@ -249,7 +260,7 @@ export class LxdClient implements Disposable {
       if (performance.now() - seenAt > idleTimeoutMs) {
         throw new LxstowError(
           'lxd-stalled',
-          `LXD (${this.remote}): its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
+          `${this.title}: its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
         );
       }
       if (operation.metadata) onProgress?.(operation.metadata);
@@ -271,7 +282,7 @@ export class LxdClient implements Disposable {
       return await this.get<LxdOperation>(path, {}, signal);
     } catch (error) {
       if (!isCode(error, 'not-found')) throw error;
-      const message = `LXD (${this.remote}) does not know its operation ${path}; was it restarted?`;
+      const message = `${this.title} does not know its operation ${path}; was it restarted?`;
       throw new LxstowError('lxd-failed', message, { cause: error });
     }
   }
@@ -287,7 +298,7 @@ export class LxdClient implements Disposable {
 
   #failed({ err, status }: LxdOperation): LxstowError {
     const text = err || status;
-    return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `LXD (${this.remote}): ${text}`);
+    return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `${this.title}: ${text}`);
   }
 
   /** What went wrong on the way to LXD or back, in our words. */
@@ -298,11 +309,11 @@ export class LxdClient implements Disposable {
   }
 
   #unavailable(why: string, cause?: unknown): LxstowError {
-    return new LxstowError('lxd-unavailable', `LXD (${this.remote}) at ${this.#where}: ${why}`, { cause });
+    return new LxstowError('lxd-unavailable', `${this.title} at ${this.#where}: ${why}`, { cause });
   }
 
   #refusal(code: number, text: string): LxstowError {
-    const message = `LXD (${this.remote}): ${text}`;
+    const message = `${this.title}: ${text}`;
     if (code === 404) return new LxstowError('not-found', message);
     if (code === 503) return new LxstowError('lxd-unavailable', message);
     return new LxstowError(code >= 500 && !isRefusal(text) ? 'lxd-failed' : 'lxd-refused', message);
@@ -322,6 +333,11 @@ export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undef
     if (isCode(error, 'not-found')) return undefined;
     throw error;
   }
+}
+
+/** Whether `GET /1.0` has answered for an Incus. */
+function isIncus(server: unknown): boolean {
+  return (server as { environment?: { server?: string } } | null)?.environment?.server === 'incus';
 }
 
 function target({ path, query = {} }: LxdRequest): string {

@@ -121,7 +121,7 @@ async function poolOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionToo
   } catch (error) {
     if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
     if (!signal.aborted) throw error;
-    const where = job.kind === 'backup' ? `LXD (${lxd.remote})` : `LXD (${lxd.remote}) or the object store`;
+    const where = job.kind === 'backup' ? lxd.title : `${lxd.title} or the object store`;
     throw new LxstowError('lxd-unavailable', `${where} did not tell the storage pool in ${lookMs} ms`, {
       cause: error,
     });

@@ -3,6 +3,7 @@ import type { ByteSource } from '../archive/blocks.ts';
 import { draftParts } from '../archive/draftParts.ts';
 import { mapInOrder } from '../archive/flow.ts';
 import { IdleWatch } from '../archive/idleWatch.ts';
+import { largestIndexBytes } from '../archive/lxdIndex.ts';
 import { paced } from '../archive/pace.ts';
 import { type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import { TarScanner, type TarState } from '../archive/tar.ts';
@@ -132,6 +133,7 @@ async function transfer(
   const states = new Map<number, TarState>();
   const onBlock = (bytes: Buffer) => {
     tar.push(bytes);
+    if ((tar.firstFileBytes ?? 0) > largestIndexBytes) throw indexTooLarge(address, tar.firstFileBytes);
     read += bytes.length;
     states.set(read, tar.state());
   };
@@ -167,6 +169,14 @@ async function transfer(
   for await (const _ of mapInOrder(drafts, inFlight, sendPart));
   if (read < limit) tar.finish();
   return read;
+}
+
+/** LXD writes an archive that it does not take back: the index has each snapshot's configuration twice. */
+function indexTooLarge(address: BackupAddress, bytes = 0): LxstowError {
+  return new LxstowError(
+    'too-large',
+    `LXD would not take the backup of ${nameOf(address)} back: its index.yaml is ${bytes} bytes, and LXD reads ${largestIndexBytes}. Delete snapshots, or large values of its configuration, or use --instance-only`,
+  );
 }
 
 export function storedBytes(parts: SentPart[]): number {

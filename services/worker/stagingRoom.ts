@@ -7,8 +7,8 @@ import { dirname, join } from 'node:path';
 import { parseManifest } from '../archive/manifest.ts';
 import type { Address, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import { defaultSocket } from '../lxd/client.ts';
 import { nameOf } from '../lxd/instances.ts';
+import { defaultSocket } from '../lxd/sockets.ts';
 import { listPrefix, parseManifestKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
 
@@ -33,7 +33,7 @@ export async function assertStagingRoom(
   if (url !== undefined) return;
   const server = await tools.lxd.get<{ config?: Record<string, unknown> }>('/1.0', {}, signal);
   if (server.config?.['storage.backups_volume']) return;
-  const dir = join(dirname(socket ?? defaultSocket(process.env)), 'backups');
+  const dir = join(dirname(socket ?? defaultSocket(address.remote, process.env)), 'backups');
   const free = await freeBytes(dir);
   if (free === undefined) return;
   const last = await lastManifest(address, tools, signal);

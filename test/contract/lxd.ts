@@ -79,7 +79,7 @@ export function lxdContract(
   open: () => Promise<ContractLxd>,
   { skip = false }: { skip?: string | false } = {},
 ): void {
-  describe(name, { skip, timeout: suiteTimeoutMs }, () => {
+  describe(name, { skip, timeout: suiteTimeoutMs, concurrency: 1 }, () => {
     let subject: ContractLxd;
     let lxd: LxdClient;
     let archive: Buffer;

@@ -1,4 +1,4 @@
-/** LXD's own clients, as they are: what they are used to works, and an archive that they fetch is one that LXD takes. */
+/** LXD's own clients, and Incus's, as they are: what they are used to works, and an archive that they fetch is one that LXD takes. */
 import assert from 'node:assert/strict';
 import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openImport } from '../../services/lxd/backups.ts';
-import { type Found, findGoProgram, findPylxd } from '../lab/clients.ts';
+import { type Found, findGoProgram, findIncus, findPylxd } from '../lab/clients.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { openUserLxc, type UserLxc } from '../lab/lxc.ts';
 import { onPath } from '../lab/parts.ts';
@@ -20,6 +20,7 @@ const [pylxd, go, lxc6] = await Promise.all([
   findGoProgram('drive', '.'),
   findGoProgram('lxc', 'github.com/canonical/lxd/lxc'),
 ]);
+const incus = await findIncus();
 const machines = onPath('lxc');
 const lxc5: Found = machines ? { path: machines } : { missing: 'there is no lxc on this machine' };
 
@@ -69,10 +70,11 @@ describe('clients of LXD', { timeout: 600_000 }, () => {
   }
 
   for (const [which, found] of [
-    ["this machine's", lxc5],
-    ['6.2', lxc6],
+    ["lxc, this machine's", lxc5],
+    ['lxc 6.2', lxc6],
+    ['incus 6.0', incus],
   ] as const) {
-    describe(`lxc, ${which}`, { skip: skip(found) }, () => {
+    describe(which, { skip: skip(found) }, () => {
       let lxc: UserLxc;
       before(async () => {
         lxc = await openUserLxc(stack.stow, 'clients', found.path);
@@ -99,10 +101,18 @@ describe('clients of LXD', { timeout: 600_000 }, () => {
 
       it('exports an instance to a file that LXD takes, and leaves no backup', async () => {
         const before = await stack.keys();
-        const archive = join(folder.path, `lxc-${which.replace(/\W/g, '')}.tar.gz`);
+        const archive = join(folder.path, `${which.replace(/\W/g, '')}.tar.gz`);
         await lxc(['export', 'stow:c1', archive]);
         await assertImports(archive);
         assert.deepEqual(await stack.keys(), before);
+      });
+
+      it('imports an archive under another name, as a backup', async () => {
+        const archive = join(folder.path, `${which.replace(/\W/g, '')}.tar.gz`);
+        await lxc(['import', 'stow:', archive, 'renamed']);
+        const { metadata } = (await stack.stow.request('GET', '/1.0/instances/renamed/backups')).body;
+        assert.equal(metadata.length, 1);
+        await stack.stow.request('DELETE', `/1.0/instances/renamed/backups/${metadata[0].name}`);
       });
     });
   }

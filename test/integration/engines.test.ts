@@ -128,6 +128,16 @@ describe('each engine', { timeout: 600_000, concurrency: true }, () => {
         await remote.assertOneAttempt(answer);
       });
 
+      test('is found by lxstow doctor, and called by its name', async () => {
+        const env = { LXSTOW_WORKER_REMOTE: engine };
+        const said = await lxstow(['--config', all.stow.configFile, 'doctor', 'worker', '--only', 'lxd'], env);
+        const { version } = remote.lxd;
+        assert.match(
+          said,
+          new RegExp(`${engine === 'incus6' ? 'incus' : 'lxd'} ${version} answers for remote ${engine}`),
+        );
+      });
+
       test('is tidied up by the janitor', async () => {
         const left = 'lxstow-00000000-0000-4000-8000-000000000000-1';
         const body = JSON.stringify({ name: left, compression_algorithm: 'none' });

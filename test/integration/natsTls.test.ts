@@ -27,7 +27,7 @@ it('NATS with handshake_first is reached with nats.tlsFirst', { timeout: 60_000 
     operationsKeptHours: 1,
     maxQueuedJobs: 1,
   };
-  await assert.rejects(connectNats(settings, 'lxstow-test', log, 3000), { code: 'nats-unavailable' });
+  await assert.rejects(connectNats(settings, 'lxstow-test', log, { timeoutMs: 3000 }), { code: 'nats-unavailable' });
   await using nats = await connectNats({ ...settings, tlsFirst: true }, 'lxstow-test', log);
   nats.assertConnected();
 });

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
 import { parseManifest } from '../../services/archive/manifest.ts';
 import { publish } from './publisher.ts';
-import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, assertSame, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('an instance', { timeout: 600_000 }, () => {
   let stack: Stack;
@@ -154,6 +154,19 @@ describe('an instance', { timeout: 600_000 }, () => {
     );
     assert.ok(states.has('generating') && states.has('uploading'), [...states].join(' '));
     assert.ok(last.size > 250_000_000 / 4);
+  });
+
+  it('whose archive LXD would not take back has no backup, and is told why at once', async () => {
+    const { stow, lxd } = stack;
+    const signal = AbortSignal.timeout(30_000);
+    const note = (length: number) => ({ config: { 'user.note': 'x'.repeat(length) } });
+    const change = { method: 'PATCH', path: '/1.0/instances/c1', signal } as const;
+    await lxd.call({ ...change, body: note(600_000) });
+    const { code, err } = await failed(stow, await stow.request('POST', '/1.0/instances/c1/backups'));
+    assert.equal(code, 'too-large');
+    assert.match(err, /its index\.yaml is 12\d{5} bytes, and LXD reads 1048576.*--instance-only/);
+    await stack.assertNothingLeft();
+    await lxd.call({ ...change, body: note(0) });
   });
 
   it('that exists is never restored over', async () => {

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { findTree } from './engines.ts';
 import { withLock } from './lock.ts';
 import { onPath, partsFolder } from './parts.ts';
 import { errorText, run } from './run.ts';
@@ -21,6 +22,17 @@ export function findPylxd(): Promise<Found> {
     await run('python3', ['-m', 'venv', folder]);
     await run(join(folder, 'bin/python'), ['-m', 'pip', 'install', '--quiet', `pylxd==${pylxdVersion}`]);
   });
+}
+
+/** Incus's client, which runs on any Debian: it needs nothing of its root filesystem but the C library, which is everywhere. */
+export async function findIncus(): Promise<Found> {
+  try {
+    const path = join(await findTree('incus6', console.log), 'usr/bin/incus');
+    await run(path, ['--version']);
+    return { path };
+  } catch (error) {
+    return { missing: `incus does not run here: ${errorText(error)}` };
+  }
 }
 
 /** A program of test/clients/go, or one that its go.mod names. */

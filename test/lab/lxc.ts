@@ -1,11 +1,11 @@
 import { spawn } from 'node:child_process';
 import { access, constants, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
 import { openFolder } from './folder.ts';
 import type { Lxstow } from './lxstow.ts';
 import { type RunOptions, run } from './run.ts';
 
-/** LXD's own command, of somebody who has the gateway as the remote `stow` and is trusted there. */
+/** LXD's own command, or Incus's, of somebody who has the gateway as the remote `stow` and is trusted there. */
 export interface UserLxc extends AsyncDisposable {
   (args: string[], options?: RunOptions): Promise<string>;
   /** Starts it, and calls `see` with what it prints; ended when the lab is. */
@@ -33,9 +33,10 @@ export async function openUserLxc(stow: Lxstow, name: string, command = 'lxc'): 
   await writeFile(join(conf, 'client.key'), stow.client.key);
   const { gateway } = JSON.parse(await readFile(stow.configFile, 'utf8')) as { gateway: { stateDir: string } };
   await writeFile(join(conf, 'servercerts', 'stow.crt'), await readFile(join(gateway.stateDir, 'server.crt')));
-  const remote = { addr: stow.url, auth_type: 'tls', protocol: 'lxd', public: false };
+  const protocol = basename(command) === 'incus' ? 'incus' : 'lxd';
+  const remote = { addr: stow.url, auth_type: 'tls', protocol, public: false };
   await writeFile(join(conf, 'config.yml'), JSON.stringify({ 'default-remote': 'stow', remotes: { stow: remote } }));
-  const env = { ...folder.env, LXD_CONF: conf };
+  const env = { ...folder.env, LXD_CONF: conf, INCUS_CONF: conf };
   const owned = opening.move();
   return Object.assign((args: string[], options: RunOptions = {}) => run(command, args, { env, ...options }), {
     start(args: string[], see: (text: string) => void) {

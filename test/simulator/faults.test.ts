@@ -137,7 +137,7 @@ it('LXD is killed during an import: what it unpacked stays, and nothing can be i
   await simulator.start();
   await finished;
   assert.equal(await instanceExists(lxd, at('half'), signal), false);
-  await assert.rejects(beginImport('half', archive), code('lxd-failed', /already exists on target/));
+  await assert.rejects(beginImport('half', archive), code('lxd-refused', /already exists on target/));
 });
 
 it('LXD is killed during a backup: it is listed, and looks finished', async () => {

@@ -57,7 +57,6 @@ const bounds: Record<string, string> = {
   'services/doctor/certificates.ts': "the operator's own files",
   'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
   'services/gateway/trustDirectory.ts': "the operator's own files",
-  'services/trust/pair.ts': "the operator's or the user's own files",
 };
 
 describe('prices', () => {

@@ -67,14 +67,15 @@ export function uploadRoutes(parts: GatewayParts): Router {
   });
 
   function wantedOf(request: Request): Wanted {
-    const header = (name: string, schema: 'instanceName' | 'poolName') => {
-      const value = request.get(name);
-      return value ? (check(`names.json#/$defs/${schema}`, value, name) as string) : undefined;
+    // Incus's clients have headers of their own.
+    const header = (what: 'name' | 'pool', schema: 'instanceName' | 'poolName') => {
+      const name = [`X-LXD-${what}`, `X-Incus-${what}`].find((each) => request.get(each));
+      return name ? (check(`names.json#/$defs/${schema}`, request.get(name), name) as string) : undefined;
     };
     return {
       ...placeOf(request, Object.keys(config.remotes), config.gateway.defaultRemote),
-      name: header('X-LXD-name', 'instanceName'),
-      pool: header('X-LXD-pool', 'poolName'),
+      name: header('name', 'instanceName'),
+      pool: header('pool', 'poolName'),
       compression: compressionQuery(request) ?? config.worker.compression,
       tags: tagsOf(request),
       told: endpointOf(request, config.notify),

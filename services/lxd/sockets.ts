@@ -1,0 +1,26 @@
+/** Where LXD and Incus have their sockets. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { LxstowError } from '../errors.ts';
+
+const snapSocket = '/var/snap/lxd/common/lxd/unix.socket';
+const lxdSocket = '/var/lib/lxd/unix.socket';
+const incusSocket = '/var/lib/incus/unix.socket';
+
+/**
+ * The socket of a remote that has neither `socket` nor `url`: what INCUS_SOCKET, INCUS_DIR or LXD_DIR say, else that of the one server that is
+ * installed here; LXD's usual one where there is none. Throws bad-config where there are both an LXD and an Incus, or the variables say so.
+ */
+export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (path: string) => boolean = existsSync) {
+  const told = [
+    env.LXD_DIR ? join(env.LXD_DIR, 'unix.socket') : '',
+    env.INCUS_SOCKET || (env.INCUS_DIR ? join(env.INCUS_DIR, 'unix.socket') : ''),
+  ].filter((path) => path !== '');
+  const lxd = exists(snapSocket) ? snapSocket : lxdSocket;
+  const [first = lxd, second] = told.length > 0 ? told : [lxd, incusSocket].filter(exists);
+  if (second === undefined) return first;
+  throw new LxstowError(
+    'bad-config',
+    `both an LXD (${first}) and an Incus (${second}) are here: set remotes.${remote}.socket to the one that is meant`,
+  );
+}
