@@ -12,6 +12,7 @@ import {
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { parseJson } from '../json.ts';
+import { parseOwnName } from '../lxd/ownNames.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../trace.ts';
 import { type Nats, natsFailure, nobodyHeard } from './connection.ts';
 import { append } from './stream.ts';
@@ -98,6 +99,8 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   if (!(kind in schemas))
     throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
   for (const each of source ? [address, source] : [address]) checkNames(each);
+  if (parseOwnName(address.instance) && kind !== 'delete')
+    throw new LxstowError('bad-message', `the name ${address.instance} is for lxstow's own work`);
   const body = check(
     schemas[kind as JobKind],
     parseJson(data, 'the message', 'bad-message'),

@@ -41,13 +41,7 @@ export async function takeName(restoring: Restoring, here: Here): Promise<void> 
   const { job, attempt } = restoring;
   await attempt.commit();
   if (!here.isIn) await rename(restoring);
-  try {
-    await begin(restoring, job.body.start ?? false);
-  } catch (error) {
-    if (!isFinalRefusal(error, restoring)) throw error;
-    const why = `instance ${nameOf(restoring.target)} is restored, but does not start: ${asLxstowError(error).message}`;
-    throw new LxstowError('not-started', why, { cause: error });
-  }
+  await begin(restoring, job.body.start ?? false);
 }
 
 /** Puts what is restored in the place of the instance that has its name, or goes on with that where a worker died amid it. */
@@ -64,7 +58,8 @@ export async function swap(restoring: Restoring, here: Here): Promise<void> {
   } catch (error) {
     // LXD away, or the worker stopped: the next attempt goes on from here. A cancel is undone by undoRestore().
     if (!isFinalRefusal(error, restoring)) throw error;
-    await giveUp(restoring, asLxstowError(error).message);
+    const why = isCode(error, 'not-started') ? (error as Error).cause : error;
+    await giveUp(restoring, asLxstowError(why).message);
   }
 }
 
@@ -140,21 +135,44 @@ async function rename(restoring: Restoring): Promise<void> {
   }
 }
 
-/** Undoes what the rename has changed, and starts it where that is wanted. After it nothing walks back. */
+/** Undoes what the rename has changed, and starts it where that is wanted. After it nothing walks back. Throws not-started. */
 async function begin(restoring: Restoring, start: boolean): Promise<void> {
+  const { attempt, tools, target } = restoring;
+  const { signal } = waitingOf(restoring);
+  const found = await findInstance(tools.lxd, target, signal);
+  if (!found) throw takenAway(restoring);
+  if (found.status !== 'Running') {
+    await changeWhatMay(restoring, target, beforeStart(attempt.operation.checkpoint?.kept ?? {}));
+    if (start) await startIt(restoring);
+  }
+  await attempt.checkpoint({ swapped: true });
+}
+
+async function startIt(restoring: Restoring): Promise<void> {
   const { attempt, tools, target } = restoring;
   const { lxd } = tools;
   const waiting = waitingOf(restoring);
-  const isRunning = async () => (await findInstance(lxd, target, waiting.signal))?.status === 'Running';
-  if (!(await isRunning())) {
-    await changeWhatMay(restoring, target, beforeStart(attempt.operation.checkpoint?.kept ?? {}));
-    if (start) {
-      attempt.report({ stage: 'starting' });
-      attempt.assertHeld();
-      await unlessDone(() => setState(lxd, target, 'start', waiting), isRunning);
-    }
+  attempt.report({ stage: 'starting' });
+  attempt.assertHeld();
+  try {
+    await unlessDone(
+      () => setState(lxd, target, 'start', waiting),
+      async () => (await findInstance(lxd, target, waiting.signal))?.status === 'Running',
+    );
+  } catch (error) {
+    if (!isFinalRefusal(error, restoring)) throw error;
+    const why = asLxstowError(error).message;
+    throw new LxstowError('not-started', `instance ${nameOf(target)} is restored, but does not start: ${why}`, {
+      cause: error,
+    });
   }
-  await attempt.checkpoint({ swapped: true });
+}
+
+/** What was restored had its name, and is not there any more. `isAside`: what it replaced still is. */
+export function takenAway({ target, replaced }: Restoring, isAside = false): LxstowError {
+  const before = isAside ? `; the one before it is ${nameOf(replaced)}` : '';
+  const text = `instance ${nameOf(target)} was restored, and renamed or deleted by somebody right after${before}`;
+  return new LxstowError('conflict', text);
 }
 
 /** Deletes what gave way. Where that fails it stays, the janitor tries on, and the operation says so. */

@@ -22,7 +22,16 @@ import { manifestKey } from '../storage/keys.ts';
 import { asItsOwners, isMarked, keptConfig } from './identity.ts';
 import { importArchive, settleImport } from './importArchive.ts';
 import { changeWhatMay, prepare } from './prepare.ts';
-import { assertReplaceable, finishReplace, giveUp, handBackElsewhere, swap, takeName, walkBack } from './replace.ts';
+import {
+  assertReplaceable,
+  finishReplace,
+  giveUp,
+  handBackElsewhere,
+  swap,
+  takeName,
+  takenAway,
+  walkBack,
+} from './replace.ts';
 import type { Tools } from './tools.ts';
 
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
@@ -148,14 +157,9 @@ async function assertFree({ job, target, tools }: Restoring, here: Here): Promis
 
 /** Makes the instance its owner's, and removes what has given way to it. */
 async function finish(restoring: Restoring): Promise<void> {
-  const { attempt, target } = restoring;
+  const { attempt } = restoring;
   const here = await look(restoring, attempt.signal);
-  if (!here.target) {
-    throw new LxstowError(
-      'conflict',
-      `instance ${nameOf(target)} was restored, and renamed or deleted by somebody right after${here.replaced ? `; the one before it is ${nameOf(restoring.replaced)}` : ''}`,
-    );
-  }
+  if (!here.target) throw takenAway(restoring, here.replaced !== undefined);
   if (here.isIn) await handOver(restoring, here.target);
   if (here.replaced) await finishReplace(restoring);
   else if (attempt.operation.checkpoint?.replaced) await handBackElsewhere(restoring, attempt.signal);

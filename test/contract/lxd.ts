@@ -18,6 +18,7 @@ import {
 import { LxdClient } from '../../services/lxd/client.ts';
 import {
   deleteInstance,
+  deleteStoppedInstance,
   describeInstance,
   describeServer,
   ensureProfiles,
@@ -613,8 +614,10 @@ export function lxdContract(
           if (!real) return t.skip('the simulator forbids nothing');
           await importAs(archive, 'protected');
           await real.lxc(['config', 'set', 'protected', 'security.protection.delete', 'true']);
-          await rejectsWith('lxd-refused', deleteInstance(lxd, at('protected'), waiting), /is protected/);
-          await real.lxc(['config', 'unset', 'protected', 'security.protection.delete']);
+          await rejectsWith('lxd-refused', deleteStoppedInstance(lxd, at('protected'), waiting), /is protected/);
+          // What is our own goes all the same.
+          await deleteInstance(lxd, at('protected'), waiting);
+          assert.equal(await findInstance(lxd, at('protected'), signal), undefined);
 
           const project = { name: 'lxstow-strict', config: { restricted: 'true' } };
           await lxd.call({ method: 'POST', path: '/1.0/projects', body: project, signal });

@@ -102,6 +102,7 @@ export function backupRoutes(parts: GatewayParts): Router {
   router.post('/', async (request, response) => {
     const address = instanceOf(request);
     const wanted = createOptions(request, config);
+    assertNotOwn(address.instance);
     nats.assertConnected();
     const found = await look(
       parts,
@@ -152,8 +153,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       replace,
       ...options
     } = restoreOptions(request, config);
-    if (parseOwnName(name))
-      throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work: choose another one`);
+    assertNotOwn(name);
     if (target === source.remote && !remotes.includes(target))
       throw new LxstowError(
         'bad-request',
@@ -237,6 +237,10 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   return router;
+}
+
+function assertNotOwn(name: string): void {
+  if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work`);
 }
 
 /** Side by side; where one fails, the other has ended too: what it has done can be undone. */
