@@ -1188,6 +1188,14 @@ status: string
 kept: KeptConfig1
 }
 /**
+ * Which instance had the name when its replacement began.
+ */
+givingWay?: string
+/**
+ * The restored instance gets its own configuration back now.
+ */
+handedOver?: boolean
+/**
  * The restored instance has its name, and has run where that was wanted: nothing walks back.
  */
 swapped?: boolean

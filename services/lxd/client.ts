@@ -54,6 +54,9 @@ const answerTimeoutMs = 60_000;
 const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
+/** LXD does not know the operation: it was restarted, or the end is too long ago. What became of it is to be looked for. */
+export class LostOperation extends LxstowError {}
+
 /** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
 export class LxdClient implements Disposable {
   /** The remote's name in the configuration. */
@@ -65,10 +68,10 @@ export class LxdClient implements Disposable {
   readonly #transport: typeof http | typeof https;
   readonly #downloader: Downloader;
   readonly #origin: string;
-  readonly #pollMs: number;
+  /** How often an operation is looked at. */
+  readonly pollMs: number;
   readonly #onAnswer: ((call: LxdCall) => void) | undefined;
 
-  /** `pollMs`: how often an operation is looked at. */
   constructor(
     remote: string,
     config: RemoteConfig,
@@ -77,7 +80,7 @@ export class LxdClient implements Disposable {
     pollMs = 1000,
   ) {
     this.remote = remote;
-    this.#pollMs = pollMs;
+    this.pollMs = pollMs;
     this.#onAnswer = onAnswer;
     if (config.url) {
       const url = new URL(config.url);
@@ -274,7 +277,7 @@ export class LxdClient implements Disposable {
    */
   async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
     try {
-      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(Math.ceil(this.#pollMs / 1000)) }, signal);
+      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(Math.ceil(this.pollMs / 1000)) }, signal);
     } catch (error) {
       if (signal.aborted || !(error instanceof LxstowError)) throw error;
     }
@@ -283,13 +286,13 @@ export class LxdClient implements Disposable {
     } catch (error) {
       if (!isCode(error, 'not-found')) throw error;
       const message = `${this.title} does not know its operation ${path}; was it restarted?`;
-      throw new LxstowError('lxd-failed', message, { cause: error });
+      throw new LostOperation('lxd-failed', message, { cause: error });
     }
   }
 
   /** A poll that was answered early is not followed by the next one at once. */
   async #untilNextPoll(askedAt: number, signal: AbortSignal): Promise<void> {
-    const restMs = this.#pollMs - (performance.now() - askedAt);
+    const restMs = this.pollMs - (performance.now() - askedAt);
     if (restMs <= 0) return;
     await delay(restMs, undefined, { signal }).catch((error) => {
       throw this.failure(error, signal);

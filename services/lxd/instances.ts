@@ -11,6 +11,8 @@ export type Devices = Record<string, Record<string, string>>;
 export interface LxdInstance {
   name: string;
   architecture: string;
+  /** ISO 8601. */
+  created_at: string;
   config: Config;
   devices: Devices;
   /** With what its profiles say. */

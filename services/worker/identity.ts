@@ -19,7 +19,7 @@ export function keptConfig({ config }: Pick<LxdInstance, 'config'>): KeptConfig 
 }
 
 /** For an instance of ours under a name of ours: LXD does not start it by itself, and `marks` tell it again under any name. */
-export function asOurs(kind: keyof typeof marks, operation: string): Config {
+export function markedConfig(kind: keyof typeof marks, operation: string): Config {
   return { [marks[kind]]: operation, [autostart]: 'false' };
 }
 
@@ -39,8 +39,13 @@ export function beforeStart(was: KeptConfig): Config {
  * The last change, its mark the last of it: the instance is its owner's again. One that nobody has started does not start with LXD's next start either, although its
  * archive says that it ran when the backup was made, unless its own boot.autostart says so.
  */
-export function asItsOwners(kind: keyof typeof marks, was: KeptConfig, runs: boolean): Config {
+export function handedBackConfig(kind: keyof typeof marks, was: KeptConfig, runs: boolean): Config {
   return { [autostart]: was[autostart] ?? '', ...(runs ? {} : { [power]: 'STOPPED' }), [marks[kind]]: '' };
+}
+
+/** Tells an instance from others that have its name later: the same through changes and renames. */
+export function identifierOf({ config, created_at }: Pick<LxdInstance, 'config' | 'created_at'>): string {
+  return `${config['volatile.uuid'] ?? ''} ${created_at}`;
 }
 
 /** What two instances on one server must not share. */

@@ -78,10 +78,13 @@ export async function settleImport(
   { lxd }: Pick<Tools, 'lxd'>,
   signal: AbortSignal,
 ): Promise<void> {
-  const running = await runningImport(lxd, to, signal);
-  if (!running) return;
-  attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
-  await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
-    if (!isCode(error, 'lxd-failed') && !isCode(error, 'lxd-refused')) throw error;
-  });
+  for (;;) {
+    // Of some servers it cannot be told whose an import is: then each is waited for.
+    const running = await runningImport(lxd, to, signal);
+    if (!running) return;
+    attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
+    await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
+      if (!isCode(error, 'lxd-failed') && !isCode(error, 'lxd-refused')) throw error;
+    });
+  }
 }

@@ -41,6 +41,7 @@ const readEveryMs = 1000;
 const recordTtlMs = 10_000;
 /** An outage that begins so soon after the last is the same one: the worker that kept its record has died. */
 const sameOutageMs = 60_000;
+const lookAtQueueMs = 300_000;
 const needsLxd: readonly JobKind[] = ['backup', 'restore'];
 
 export class Outages implements AsyncDisposable {
@@ -64,12 +65,17 @@ export class Outages implements AsyncDisposable {
     stopping.addEventListener('abort', () => this.#resume(Number.POSITIVE_INFINITY), { once: true });
   }
 
-  /** Resolves when this worker's LXD serves it, as far as it knows: then transfers may be taken from the queue. */
+  /**
+   * Resolves when this worker's LXD serves it, as far as it knows: then transfers may be taken from the queue. Also every 5 min, for a job whose patience
+   * may be over.
+   */
   async ready(): Promise<void> {
     if (!this.#lxd.known || this.#stopping.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#paused.push(resolve);
-    return promise;
+    const timer = setTimeout(resolve, lookAtQueueMs);
+    await promise;
+    clearTimeout(timer);
   }
 
   /** What keeps a job of this kind from beginning here; undefined when nothing does. */

@@ -5,11 +5,11 @@ import { type Config, changeInstance, type LxdInstance, nameOf } from '../lxd/in
 import { everyInstance } from '../lxd/inventory.ts';
 import {
   areTwins,
-  asOurs,
   type Identity,
   identityOf,
   isMarked,
   keptConfig,
+  markedConfig,
   ownIdentity,
   withoutNetwork,
 } from './identity.ts';
@@ -23,16 +23,16 @@ export async function prepare(restoring: Restoring, found: LxdInstance): Promise
   const { network = true, keepIdentity = false } = job.body;
   const devices = network ? {} : { devices: withoutNetwork(found) };
   // Under its own name nobody else has it.
-  await changeInstance(tools.lxd, imported, () => true, { config: asOurs('restored', id), ...devices }, signal);
+  await changeInstance(tools.lxd, imported, () => true, { config: markedConfig('restored', id), ...devices }, signal);
   const twins = await twinsOf(restoring, identityOf(found));
   if (twins.length > 0) {
     const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
     const names = twins.map(({ address }) => nameOf(address)).join(', ');
     if (isCopy(restoring) && !keepIdentity) {
-      await changeWhatMay(restoring, imported, ownIdentity(found));
       // A rename gives it a new one; the archive's is its twin's.
       const { 'volatile.cloud-init.instance-id': _, ...rest } = kept;
       await attempt.checkpoint({ kept: rest });
+      await changeWhatMay(restoring, imported, ownIdentity(found));
     } else
       attempt.warn(`${names} has the same identity (UUID, MAC or static address): do not let both run on one network`);
     if (network) warnOfAddresses(restoring, found, twins);
@@ -89,18 +89,14 @@ export async function changeWhatMay(
   try {
     return await change(config);
   } catch (error) {
-    if (!isRefusal(error)) throw error;
+    if (!isCode(error, 'lxd-refused')) throw error;
   }
   for (const [key, value] of Object.entries(config)) {
     try {
       await change({ [key]: value });
     } catch (error) {
-      if (!isRefusal(error)) throw error;
+      if (!isCode(error, 'lxd-refused')) throw error;
       attempt.warn(`${key} of ${nameOf(target)} is not ${value || 'removed'}: ${asLxstowError(error).message}`);
     }
   }
-}
-
-function isRefusal(error: unknown): boolean {
-  return isCode(error, 'lxd-refused') || isCode(error, 'lxd-failed');
 }

@@ -2,7 +2,11 @@
  * How what is restored gets its name. With `replace` the instance that has it is stopped and renamed aside first, and deleted last. Until
  * the restored one has run, or has its name where nobody wants it to run, a failure walks back; after that nothing does.
  */
+import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
+import { blameOf } from '../blame.ts';
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import { LostOperation } from '../lxd/client.ts';
 import {
   changeInstance,
   deleteStoppedInstance,
@@ -15,11 +19,13 @@ import {
   shutDown,
 } from '../lxd/instances.ts';
 import { everyInstance } from '../lxd/inventory.ts';
-import { asItsOwners, asOurs, beforeStart, isMarked, keptConfig } from './identity.ts';
+import { beforeStart, handedBackConfig, identifierOf, isMarked, keptConfig, markedConfig } from './identity.ts';
 import { changeWhatMay } from './prepare.ts';
 import { type Here, look, type Restoring } from './restore.ts';
 
 const walkBackMs = 300_000;
+/** How long an attempt goes on with a swap whose LXD is away: between two attempts, other jobs of the instance would begin. */
+const swapPatienceMs = 60_000;
 
 /** Throws conflict where it cannot give way: what LXD would delete at its stop, or not at all, and what cannot be stopped. */
 export function assertReplaceable(instance: LxdInstance, name: string): void {
@@ -38,28 +44,31 @@ export function whyNotReplaceable(instance: LxdInstance): string | undefined {
 
 /** Gives what is restored its name, which nobody has. From here on a cancel comes too late. */
 export async function takeName(restoring: Restoring, here: Here): Promise<void> {
-  const { job, attempt } = restoring;
-  await attempt.commit();
+  await restoring.attempt.commit();
   if (!here.isIn) await rename(restoring);
-  await begin(restoring, job.body.start ?? false);
+  await putIntoService(restoring);
 }
 
 /** Puts what is restored in the place of the instance that has its name, or goes on with that where a worker died amid it. */
-export async function swap(restoring: Restoring, here: Here): Promise<void> {
-  const { job, attempt } = restoring;
+export async function swap(restoring: Restoring, first: Here): Promise<void> {
+  const { attempt, tools } = restoring;
   attempt.assertOwned();
   attempt.report({ stage: 'swapping' });
-  try {
-    if (!here.replaced && here.target) await setAside(restoring, here.target);
-    await attempt.commit();
-    if (!here.isIn) await rename(restoring);
-    const { status = 'Stopped' } = attempt.operation.checkpoint?.replaced ?? {};
-    await begin(restoring, (job.body.start ?? false) || status !== 'Stopped');
-  } catch (error) {
-    // LXD away, or the worker stopped: the next attempt goes on from here. A cancel is undone by undoRestore().
-    if (!isFinalRefusal(error, restoring)) throw error;
-    const why = isCode(error, 'not-started') ? (error as Error).cause : error;
-    await giveUp(restoring, asLxstowError(why).message);
+  const until = performance.now() + swapPatienceMs;
+  for (let here: Here | undefined = first; ; here = undefined) {
+    try {
+      here ??= await look(restoring, attempt.held);
+      if (!here.replaced && here.target && !here.isIn) await setAside(restoring);
+      return await takeName(restoring, here);
+    } catch (error) {
+      if (isFinal(error) && !attempt.held.aborted) {
+        const why = isCode(error, 'not-started') ? (error as Error).cause : error;
+        await giveUp(restoring, asLxstowError(why).message);
+      }
+      // Also of the next attempt, which goes on from what it finds. A cancel is undone by undoRestore().
+      if (!isPassing(error) || attempt.signal.aborted || performance.now() > until) throw error;
+      await delay(tools.lxd.pollMs, undefined, { signal: attempt.held });
+    }
   }
 }
 
@@ -75,38 +84,54 @@ export async function giveUp(restoring: Restoring, why: string): Promise<never> 
   throw new LxstowError('not-replaced', `instance ${nameOf(target)} could not be replaced, and is as it was: ${why}`);
 }
 
-/** Another attempt would find it the same. */
-function isFinalRefusal(error: unknown, { attempt }: Restoring): boolean {
-  return (
-    !attempt.held.aborted &&
-    !isCode(error, 'cancelled') &&
-    !isCode(error, 'lxd-unavailable') &&
-    !isCode(error, 'nats-unavailable')
-  );
+/** LXD is away, or was restarted and has forgotten its operation. */
+function isPassing(error: unknown): boolean {
+  return isCode(error, 'lxd-unavailable') || error instanceof LostOperation;
+}
+
+/** Retrying cannot help: LXD's own failure or refusal, or a conflict. */
+function isFinal(error: unknown): boolean {
+  if (error instanceof LostOperation || isCode(error, 'cancelled')) return false;
+  const { code } = asLxstowError(error);
+  return ['lxd-failed', 'lxd-refused', 'internal'].includes(code) || blameOf(code).on === 'job';
 }
 
 /** Stops the instance that has the name, and gives it one of ours. */
-async function setAside(restoring: Restoring, found: LxdInstance): Promise<void> {
+async function setAside(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, replaced } = restoring;
   const { lxd } = tools;
-  const { id } = attempt.operation;
+  const { id, checkpoint } = attempt.operation;
   const waiting = waitingOf(restoring);
   const isOld = isMarked('replaced', id);
+  const found = await findInstance(lxd, target, waiting.signal);
+  if (!found) return;
   assertReplaceable(found, nameOf(target));
   if (!isOld(found)) {
-    await attempt.checkpoint({ replaced: { status: found.status, kept: keptConfig(found) } });
-    const isNobodys = (instance: LxdInstance) => !isMarked('restored', id)(instance);
-    await changeInstance(lxd, target, isNobodys, { config: asOurs('replaced', id) }, waiting.signal);
+    if (identifierOf(found) !== checkpoint?.givingWay)
+      throw new LxstowError('conflict', `instance ${nameOf(target)} is another one than when its replacement began`);
+    const kept = keptConfig(found);
+    await attempt.checkpoint({ replaced: { status: found.status, kept } });
+    const isTheSame = (instance: LxdInstance) =>
+      identifierOf(instance) === identifierOf(found) &&
+      instance.status === found.status &&
+      isDeepStrictEqual(keptConfig(instance), kept) &&
+      whyNotReplaceable(instance) === undefined;
+    await changeInstance(lxd, target, isTheSame, { config: markedConfig('replaced', id) }, waiting.signal);
   }
+  attempt.assertHeld();
   if (found.status !== 'Stopped') await shutDown(lxd, target, waiting);
+  attempt.assertHeld();
   await unlessDone(
     () => renameInstance(lxd, target, replaced.instance, waiting),
     async () => (await findInstance(lxd, replaced, waiting.signal)) !== undefined,
   );
   const aside = await findInstance(lxd, replaced, waiting.signal);
   if (aside && isOld(aside)) return;
-  // Somebody has exchanged it between our look and our rename: what we have is not what was stopped.
-  if (aside) await renameInstance(lxd, replaced, target.instance, waiting);
+  // Somebody has exchanged it between our change and the stop or the rename, which LXD does by name alone.
+  if (aside) {
+    await renameInstance(lxd, replaced, target.instance, waiting);
+    if (found.status !== 'Stopped') await startInstance(restoring);
+  }
   throw new LxstowError('conflict', `instance ${nameOf(target)} was exchanged by somebody while it was being replaced`);
 }
 
@@ -123,53 +148,54 @@ async function rename(restoring: Restoring): Promise<void> {
     if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
     const here = await look(restoring, waiting.signal);
     if (here.isIn) return;
-    if (here.target)
-      throw new LxstowError(
-        'conflict',
-        `instance ${nameOf(target)} has been made by somebody else meanwhile; it was not touched`,
-        {
-          cause: error,
-        },
-      );
+    if (here.target) {
+      const text = `instance ${nameOf(target)} has been made by somebody else meanwhile; it was not touched`;
+      throw new LxstowError('conflict', text, { cause: error });
+    }
     throw error;
   }
 }
 
 /** Undoes what the rename has changed, and starts it where that is wanted. After it nothing walks back. Throws not-started. */
-async function begin(restoring: Restoring, start: boolean): Promise<void> {
-  const { attempt, tools, target } = restoring;
-  const { signal } = waitingOf(restoring);
-  const found = await findInstance(tools.lxd, target, signal);
-  if (!found) throw takenAway(restoring);
+async function putIntoService(restoring: Restoring): Promise<void> {
+  const { job, attempt, tools, target } = restoring;
+  const { id, checkpoint } = attempt.operation;
+  const found = await findInstance(tools.lxd, target, attempt.held);
+  if (!found || !isMarked('restored', id)(found)) throw takenAwayError(restoring);
   if (found.status !== 'Running') {
-    await changeWhatMay(restoring, target, beforeStart(attempt.operation.checkpoint?.kept ?? {}));
-    if (start) await startIt(restoring);
+    await changeWhatMay(restoring, target, beforeStart(checkpoint?.kept ?? {}));
+    const { status = 'Stopped' } = checkpoint?.replaced ?? {};
+    if (job.body.start || status !== 'Stopped') await start(restoring);
   }
   await attempt.checkpoint({ swapped: true });
 }
 
-async function startIt(restoring: Restoring): Promise<void> {
-  const { attempt, tools, target } = restoring;
-  const { lxd } = tools;
-  const waiting = waitingOf(restoring);
+async function start(restoring: Restoring): Promise<void> {
+  const { attempt, target } = restoring;
   attempt.report({ stage: 'starting' });
   attempt.assertHeld();
   try {
-    await unlessDone(
-      () => setState(lxd, target, 'start', waiting),
-      async () => (await findInstance(lxd, target, waiting.signal))?.status === 'Running',
-    );
+    await startInstance(restoring);
   } catch (error) {
-    if (!isFinalRefusal(error, restoring)) throw error;
+    if (!isFinal(error) || attempt.held.aborted) throw error;
     const why = asLxstowError(error).message;
-    throw new LxstowError('not-started', `instance ${nameOf(target)} is restored, but does not start: ${why}`, {
-      cause: error,
-    });
+    const text = `instance ${nameOf(target)} is restored, but does not start: ${why}`;
+    throw new LxstowError('not-started', text, { cause: error });
   }
 }
 
+/** LXD says of a start that it failed also where a hook did, and the instance runs. */
+function startInstance(restoring: Restoring): Promise<void> {
+  const { tools, target } = restoring;
+  const waiting = waitingOf(restoring);
+  return unlessDone(
+    () => setState(tools.lxd, target, 'start', waiting),
+    async () => (await findInstance(tools.lxd, target, waiting.signal))?.status === 'Running',
+  );
+}
+
 /** What was restored had its name, and is not there any more. `isAside`: what it replaced still is. */
-export function takenAway({ target, replaced }: Restoring, isAside = false): LxstowError {
+export function takenAwayError({ target, replaced }: Restoring, isAside = false): LxstowError {
   const before = isAside ? `; the one before it is ${nameOf(replaced)}` : '';
   const text = `instance ${nameOf(target)} was restored, and renamed or deleted by somebody right after${before}`;
   return new LxstowError('conflict', text);
@@ -183,7 +209,7 @@ export async function finishReplace({ attempt, tools, replaced }: Restoring): Pr
     await deleteStoppedInstance(tools.lxd, replaced, waiting);
   } catch (error) {
     attempt.signal.throwIfAborted();
-    if (isCode(error, 'lxd-unavailable')) throw error;
+    if (isPassing(error)) throw error;
     attempt.warn(
       `the instance that was replaced could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
     );
@@ -199,46 +225,66 @@ export async function walkBack(restoring: Restoring): Promise<void> {
     idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
   };
   const here = await look(restoring, waiting.signal);
+  attempt.assertHeld();
   if (here.replaced && here.target) {
     if (!here.isIn || here.target.status === 'Running') {
       const whose = here.isIn ? 'runs already' : 'is somebody else’s';
-      throw new LxstowError(
-        'conflict',
-        `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`,
-      );
+      const text = `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`;
+      throw new LxstowError('conflict', text);
     }
     if (here.target.status !== 'Stopped') await setState(lxd, target, 'stop', waiting, true);
     await renameInstance(lxd, target, imported.instance, waiting);
   }
-  const was = attempt.operation.checkpoint?.replaced;
-  if (!was) return;
-  let runs = was.status !== 'Stopped';
+  const { status } = attempt.operation.checkpoint?.replaced ?? {};
+  if (status === undefined) return;
+  let runs = status !== 'Stopped';
   if (here.replaced) {
     if (here.replaced.status !== 'Stopped') {
       runs = true;
       await shutDown(lxd, replaced, waiting);
     }
+    attempt.assertHeld();
     await renameInstance(lxd, replaced, target.instance, waiting);
   }
-  const isOld = isMarked('replaced', attempt.operation.id);
   const old = await findInstance(lxd, target, waiting.signal);
-  if (!old || !isOld(old)) return handBackElsewhere(restoring, waiting.signal);
-  await changeWhatMay(restoring, target, beforeStart(was.kept), 'replaced');
-  if (runs && old.status === 'Stopped') await setState(lxd, target, 'start', waiting);
-  if (was.status === 'Frozen' && old.status !== 'Frozen') await setState(lxd, target, 'freeze', waiting);
-  await changeWhatMay(restoring, target, asItsOwners('replaced', was.kept, runs), 'replaced');
+  if (!old || !isMarked('replaced', attempt.operation.id)(old)) await handBackElsewhere(restoring, waiting.signal);
+  else await putBack(restoring, old, runs);
 }
 
-/** Somebody has renamed what was to give way: it keeps that name, and gets its configuration back. */
-export async function handBackElsewhere(restoring: Restoring, signal: AbortSignal): Promise<void> {
-  const { attempt, tools } = restoring;
-  const { id, checkpoint } = attempt.operation;
-  for await (const { address, instance } of everyInstance(tools.lxd, signal)) {
-    if (!isMarked('replaced', id)(instance)) continue;
-    const config = asItsOwners('replaced', checkpoint?.replaced?.kept ?? {}, true);
-    await changeWhatMay(restoring, address, config, 'replaced');
-    attempt.warn(`${nameOf(address)} was to be replaced, and has been renamed by somebody; it is ${instance.status}`);
+/** The instance that was to be replaced has its name: its configuration is as it was, and it runs if it did. */
+async function putBack(restoring: Restoring, { status }: LxdInstance, runs: boolean): Promise<void> {
+  const { attempt, tools, target } = restoring;
+  const { replaced } = attempt.operation.checkpoint ?? {};
+  const kept = replaced?.kept ?? {};
+  await changeWhatMay(restoring, target, beforeStart(kept), 'replaced');
+  try {
+    if (runs && status === 'Stopped') await startInstance(restoring);
+    if (replaced?.status === 'Frozen' && status !== 'Frozen')
+      await setState(tools.lxd, target, 'freeze', waitingOf(restoring));
+  } catch (error) {
+    if (isPassing(error) || attempt.held.aborted) throw error;
+    attempt.warn(`instance ${nameOf(target)} is back, but does not run as it did: ${asLxstowError(error).message}`);
   }
+  await changeWhatMay(restoring, target, handedBackConfig('replaced', kept, runs), 'replaced');
+}
+
+/** Instances with our marks that somebody has renamed keep their new names, and get their configuration back. True when there were any. */
+export async function handBackElsewhere(restoring: Restoring, signal: AbortSignal): Promise<boolean> {
+  const { attempt, tools, imported, replaced } = restoring;
+  const { id, checkpoint } = attempt.operation;
+  const own = [imported.instance, replaced.instance];
+  let found = false;
+  for await (const { address, instance } of everyInstance(tools.lxd, signal)) {
+    if (own.includes(address.instance)) continue;
+    for (const kind of ['replaced', 'restored'] as const) {
+      if (!isMarked(kind, id)(instance)) continue;
+      found = true;
+      const kept = kind === 'replaced' ? checkpoint?.replaced?.kept : checkpoint?.kept;
+      await changeWhatMay(restoring, address, handedBackConfig(kind, kept ?? {}, true), kind);
+      attempt.warn(`${nameOf(address)} was ${kind}, and has been renamed by somebody; it is ${instance.status}`);
+    }
+  }
+  return found;
 }
 
 /** Only the loss of the lease ends these steps: neither a cancel nor the end of the worker may leave them half done. */
@@ -246,7 +292,7 @@ function waitingOf({ attempt, tools }: Restoring) {
   return { signal: attempt.held, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }
 
-/** LXD may have done what it says it could not, or what it forgot when it was restarted. */
+/** LXD may report the failure of a step that took effect, or forget it when it is restarted. */
 async function unlessDone(step: () => Promise<void>, isDone: () => Promise<boolean>): Promise<void> {
   try {
     await step();

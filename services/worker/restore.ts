@@ -19,7 +19,7 @@ import type { Attempt } from '../operations/attempt.ts';
 import type { JobOf } from '../queue/jobs.ts';
 import { claimKey, removal } from '../queue/topology.ts';
 import { manifestKey } from '../storage/keys.ts';
-import { asItsOwners, isMarked, keptConfig } from './identity.ts';
+import { handedBackConfig, identifierOf, isMarked, keptConfig } from './identity.ts';
 import { importArchive, settleImport } from './importArchive.ts';
 import { changeWhatMay, prepare } from './prepare.ts';
 import {
@@ -29,7 +29,7 @@ import {
   handBackElsewhere,
   swap,
   takeName,
-  takenAway,
+  takenAwayError,
   walkBack,
 } from './replace.ts';
 import type { Tools } from './tools.ts';
@@ -103,7 +103,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
   const { signal } = attempt;
   if (attempt.operation.checkpoint?.importing) await settleImport(imported, attempt, tools, signal);
   let here = await look(restoring, signal);
-  if (!here.isIn && !here.replaced) await assertFree(restoring, here);
+  if (!here.isIn && !here.replaced) await assertTargetFree(restoring, here);
   if (
     here.imported &&
     here.imported.status !== 'Stopped' &&
@@ -114,7 +114,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     here = { ...here, imported: undefined };
   }
   if (!here.isIn && !here.imported) {
-    if (here.replaced) throw isGone(restoring);
+    if (here.replaced) throw goneError(restoring);
     await claimForReading(source, attempt, tools);
     const manifest = await readManifest(source, tools, signal);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
@@ -131,24 +131,30 @@ async function bringIn(restoring: Restoring): Promise<Here> {
       await attempt.checkpoint({ imported: true, kept: keptConfig(here.imported) });
     await prepare(restoring, here.imported);
   }
-  if (!here.isIn && !here.imported) throw isGone(restoring);
+  if (!here.isIn && !here.imported) throw goneError(restoring);
   return here;
 }
 
-function isGone({ imported }: Restoring): LxstowError {
+function goneError({ imported }: Restoring): LxstowError {
   return new LxstowError(
     'conflict',
     `${nameOf(imported)}, which was restored, is gone: somebody renamed or deleted it`,
   );
 }
 
-/** Throws conflict where somebody has the name who is not to give way. */
-async function assertFree({ job, target, tools }: Restoring, here: Here): Promise<void> {
+/** Throws conflict where an instance has the name that is not to give way, or cannot. */
+async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: Here): Promise<void> {
   const own = parseOwnName(target.instance);
   if (own)
     throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);
   if (!here.target) return;
-  if (job.body.replace) return assertReplaceable(here.target, nameOf(target));
+  if (job.body.replace) {
+    assertReplaceable(here.target, nameOf(target));
+    const { checkpoint } = attempt.operation;
+    if (checkpoint?.givingWay === undefined && !checkpoint?.importing)
+      await attempt.checkpoint({ givingWay: identifierOf(here.target) });
+    return;
+  }
   throw new LxstowError(
     'conflict',
     `instance ${nameOf(target)} already exists on ${tools.config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,
@@ -159,26 +165,37 @@ async function assertFree({ job, target, tools }: Restoring, here: Here): Promis
 async function finish(restoring: Restoring): Promise<void> {
   const { attempt } = restoring;
   const here = await look(restoring, attempt.signal);
-  if (!here.target) throw takenAway(restoring, here.replaced !== undefined);
-  if (here.isIn) await handOver(restoring, here.target);
+  const { checkpoint } = attempt.operation;
+  const isElsewhere = !here.isIn && (await handBackElsewhere(restoring, attempt.held));
+  if (!here.target || isElsewhere || (!here.isIn && !checkpoint?.handedOver))
+    throw takenAwayError(restoring, here.replaced !== undefined);
+  if (here.isIn) {
+    await handOver(restoring, here.target).catch((error) => {
+      const isTaken = isCode(error, 'not-found') || isCode(error, 'conflict');
+      throw isTaken ? takenAwayError(restoring, here.replaced !== undefined) : error;
+    });
+  }
   if (here.replaced) await finishReplace(restoring);
-  else if (attempt.operation.checkpoint?.replaced) await handBackElsewhere(restoring, attempt.signal);
+  else if (checkpoint?.replaced && here.isIn) await handBackElsewhere(restoring, attempt.held);
 }
 
 /** Gives the restored instance its own configuration back, as the last change. */
 async function handOver(restoring: Restoring, { status }: LxdInstance): Promise<void> {
   const { kept = {} } = restoring.attempt.operation.checkpoint ?? {};
-  await changeWhatMay(restoring, restoring.target, asItsOwners('restored', kept, status !== 'Stopped'));
+  await restoring.attempt.checkpoint({ handedOver: true });
+  await changeWhatMay(restoring, restoring.target, handedBackConfig('restored', kept, status !== 'Stopped'));
 }
 
 /** Removes what this operation's attempts have half made, and puts back what was to give way. An instance that was there before is not touched. */
 export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
-  if (!operation.checkpoint?.importing || isCode(attempt.signal.reason, 'lease-lost')) return;
+  const { checkpoint } = operation;
+  // Once the restored one is in service nothing walks back.
+  if (!checkpoint?.importing || checkpoint.swapped || isCode(attempt.signal.reason, 'lease-lost')) return;
   const restoring = restoringOf(job, attempt, tools);
   const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.held]);
   try {
-    if (operation.checkpoint.replaced) await walkBack(restoring);
+    if (checkpoint.replaced) await walkBack(restoring);
   } finally {
     await removeImported(restoring, signal);
   }

@@ -4,6 +4,7 @@ import { waitedForAfter } from '../blame.ts';
 import type { JobKind, Operation } from '../contract.ts';
 import { asErrorCode, asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import { LostOperation } from '../lxd/client.ts';
 import { countJob } from '../metrics.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';
@@ -19,7 +20,7 @@ import { parseJobSubject, returningPermits, waitedFor } from '../queue/topology.
 import type { WaitingRoom } from '../queue/waitingRoom.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { admit, type Wait } from './admission.ts';
-import { endingOf, longestDelayMs } from './ending.ts';
+import { endingOf, firstDelayMs, longestDelayMs } from './ending.ts';
 import type { Gate, Outages } from './outages.ts';
 import type { Tools } from './tools.ts';
 
@@ -111,7 +112,8 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
     instance: address.instance,
     kind: job.kind,
   });
-  const limited = stored.operation.status !== 'Cancelling';
+  // What has come so far needs LXD alone: with an instance aside, it does not wait for others.
+  const limited = stored.operation.status !== 'Cancelling' && !stored.operation.checkpoint?.prepared;
   const gate = limited ? await options.outages.gate(job.kind) : undefined;
   const overdue = gate && overdueFor(gate, stored.operation, tools);
   if (gate?.outage.allowed === 0 && !overdue) return waitUntilBack(message, gate, stored, options);
@@ -140,7 +142,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   }
   if (overdue ?? fault) attempt.abort((overdue ?? fault) as LxstowError);
   if (stored.operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
-  if (attempt.operation.attempt > tools.config.worker.attempts) {
+  if (attempt.operation.attempt > tools.config.worker.attempts && !attempt.operation.checkpoint?.swapped) {
     // Each attempt so far ended with its worker: the job itself may be what kills them.
     attempt.abort(
       new LxstowError(
@@ -253,13 +255,27 @@ function runnerOf(job: Job, runners: Runners): Runner<JobKind> {
   return runners[job.kind] as Runner<JobKind>;
 }
 
-/** As far as it can be: what stays is logged, and the janitor's. */
-async function undo(job: Job, attempt: Attempt, { runners, tools }: LoopOptions): Promise<void> {
+/** As far as it can be: what stays is logged, and the janitor's. False where a restore must be undone when LXD is back: an instance may be aside. */
+async function undo(job: Job, attempt: Attempt, { runners, tools, outages }: LoopOptions): Promise<boolean> {
   try {
     await runnerOf(job, runners).undo?.(job, attempt, tools);
-  } catch (error) {
+  } catch (thrown) {
+    const error = asLxstowError(thrown);
+    const isPassing = error.code === 'lxd-unavailable' || error instanceof LostOperation;
+    if (job.kind === 'restore' && (isPassing || (await outages.examine(error)))) return false;
     attempt.log.error('left behind', { checkpoint: attempt.operation.checkpoint, error });
   }
+  return true;
+}
+
+/** The job comes again, to be undone. */
+async function undoLater(reason: LxstowError, attempt: Attempt, message: Delivery): Promise<void> {
+  attempt.log.warn('not undone yet', { error: reason });
+  await attempt.finish((current) =>
+    current.status === 'Cancelling' ? current : handBack(current, reason.message, new Date(), false),
+  );
+  await attempt.release();
+  message.nak(jittered(firstDelayMs));
 }
 
 async function endBadly(
@@ -277,7 +293,8 @@ async function endBadly(
     operation.waiting_since && ranMs < longestDelayMs ? Date.parse(operation.waiting_since) : Date.now();
   const ending = endingOf(error, {
     attempt: operation.attempt,
-    attempts,
+    // What is in service already is not given up.
+    attempts: operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts,
     confirmed: gate !== undefined,
     waitedMs: Date.now() - waitingSince,
     patienceMs: patienceHours * hourMs,
@@ -289,7 +306,7 @@ async function endBadly(
   }
   if (ending.kind === 'cancel') {
     log.info('job cancelled');
-    await undo(job, attempt, options);
+    if (!(await undo(job, attempt, options))) return undoLater(error, attempt, message);
     await attempt.finish((current) => cancelled(current, new Date()));
     countJob(options.tools.metrics, attempt.operation, 'cancelled');
     await attempt.release();
@@ -315,7 +332,7 @@ async function endBadly(
     return message.nak(delayMs);
   }
   log.error('job failed', { error });
-  await undo(job, attempt, options);
+  if (!(await undo(job, attempt, options))) return undoLater(error, attempt, message);
   if (ending.letter) await bury(options.nats, message, error);
   await attempt.finish((current) => fail(current, error, new Date()));
   countJob(options.tools.metrics, attempt.operation, 'failure');

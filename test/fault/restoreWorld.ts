@@ -23,6 +23,7 @@ import type { JobOf } from '../../services/queue/jobs.ts';
 import type { Lease, Leases } from '../../services/queue/leases.ts';
 import { manifestKey } from '../../services/storage/keys.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import { endingOf } from '../../services/worker/ending.ts';
 import { runRestore, undoRestore } from '../../services/worker/restore.ts';
 import type { Tools } from '../../services/worker/tools.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
@@ -126,8 +127,14 @@ export class World {
       profiles: ['default'],
     });
     Object.assign(made.config, archived);
+    // Of another archive of the same instance.
+    made.createdAt = new Date(made.createdAt.length + this.others.size * 1000).toISOString();
     state.addInstance(made);
     return made;
+  }
+
+  get operation(): Operation {
+    return this.#stored.operation;
   }
 
   find(name: string): Instance | undefined {
@@ -246,7 +253,10 @@ export class World {
     await this.#restarting;
     const now = new Date();
     if (!error) return attempt.finish((operation) => succeed(operation, now)).catch(ignoreLoss);
-    const isOver = error.code === 'cancelled' || error.permanent || attempt.operation.attempt >= attempts;
+    const limits = { attempts: attempt.operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts };
+    const facts = { ...limits, confirmed: false, waitedMs: 0, patienceMs: 1 };
+    const { kind } = endingOf(error, { ...facts, attempt: attempt.operation.attempt });
+    const isOver = kind === 'cancel' || kind === 'fail';
     const { code, message } = error;
     if (isOver)
       await undoRestore(job, attempt, tools).catch((reason) => {
