@@ -3,16 +3,17 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { type Engine, engines, titleOf } from '../lab/engines.ts';
 import { lxstow } from '../lab/lxstow.ts';
-import { type Engines, openEngines, type Remote } from './engines.ts';
+import { type Engines, missingEngines, openEngines, type Remote } from './engines.ts';
 import { assertSame, failed, succeeded, until } from './stack.ts';
 
 /** Those that have a place of their own in the suite; the machine's LXD has all the others. */
 const newer = engines.filter((engine) => engine !== 'lxd');
+const missing = await missingEngines();
 
 describe('each engine', { timeout: 600_000, concurrency: true }, () => {
   let all: Engines;
   before(async () => {
-    all = await openEngines('engines');
+    all = await openEngines('engines', missing);
   });
   after(() => all?.[Symbol.asyncDispose]());
 
@@ -28,7 +29,7 @@ describe('each engine', { timeout: 600_000, concurrency: true }, () => {
       });
 
       const test = (name: string, run: () => Promise<void>) =>
-        it(name, (context) => (remote ? run() : skip(context, all.missing.get(engine))));
+        it(name, (context) => (remote ? run() : skip(context, missing.get(engine))));
 
       for (const [compression, optimize] of [
         ['gzip', 'false'],
@@ -181,9 +182,9 @@ describe('each engine', { timeout: 600_000, concurrency: true }, () => {
 
     for (const [from, format, to, refusal] of ways) {
       it(`${titleOf(from)}, ${format} → ${titleOf(to)}: ${refusal ? 'is refused' : 'the same files'}`, async (context) => {
-        const missing = all.missing.get(from) ?? all.missing.get(to);
+        const reason = missing.get(from) ?? missing.get(to);
         const [source, target, what] = [all.remotes.get(from), all.remotes.get(to), made.get(`${from} ${format}`)];
-        if (!source || !target || !what) return skip(context, missing);
+        if (!source || !target || !what) return skip(context, reason);
         const answer = await source.restore(`of-${from}`, what.backup, { target: to });
         if (refusal) {
           const { code, err } = await failed(all.stow, answer);

@@ -38,21 +38,27 @@ export interface Engines extends AsyncDisposable {
   readonly lab: Lab;
   readonly stow: Lxstow;
   readonly remotes: Map<Engine, Remote>;
-  /** Why others are missing, by name. */
-  readonly missing: Map<Engine, string>;
 }
 
-/** Starts every engine that can be had here. */
-export async function openEngines(name: string): Promise<Engines> {
+/** Why engines cannot be had here, after the installation of those that can: minutes, the first time. */
+export async function missingEngines(): Promise<Map<Engine, string>> {
+  const found = await Promise.all(engines.map((engine) => findLxd(console.log, undefined, engine)));
+  return new Map(
+    engines.flatMap((engine, at) => {
+      const answer = found[at];
+      return answer && !answer.available ? [[engine, answer.reason]] : [];
+    }),
+  );
+}
+
+/** Starts every engine that is not missing. */
+export async function openEngines(name: string, missing: Map<Engine, string>): Promise<Engines> {
   await using opening = new AsyncDisposableStack();
-  const missing = new Map<Engine, string>();
-  const starting = engines.map(async (engine) => {
-    const found = await findLxd(console.log, undefined, engine);
-    if (!found.available) return void missing.set(engine, found.reason);
-    return opening.use(await startLxd({ engine, log: quiet, name: engine }));
-  });
+  const starting = engines
+    .filter((engine) => !missing.has(engine))
+    .map(async (engine) => opening.use(await startLxd({ engine, log: quiet, name: engine })));
   const lab = opening.use(await openLab({ name, log: quiet, lxd: false }));
-  const started = (await Promise.all(starting)).filter((lxd) => lxd !== undefined);
+  const started = await Promise.all(starting);
   const { nats, s3 } = lab;
   assert.ok(nats && s3);
   const stow = opening.use(
@@ -76,7 +82,7 @@ export async function openEngines(name: string): Promise<Engines> {
     );
   }
   const owned = opening.move();
-  return { lab, stow, remotes, missing, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return { lab, stow, remotes, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 function remoteOf(

@@ -87,10 +87,12 @@ export interface DebianSystem {
 export async function makeSystem(
   { codename, suite = codename, packages }: DebianSystem,
   folder: string,
+  log: Log,
   signal?: AbortSignal,
 ): Promise<string> {
-  const { mirror } = await debianArchive(signal);
-  const root = await bootstrap(codename, mirror, folder, signal);
+  const { mirror, codename: ours } = await debianArchive(signal);
+  const root =
+    codename === ours ? await unpackDebian(folder, log, signal) : await bootstrap(codename, mirror, folder, signal);
   const suites = [...new Set([codename, suite])];
   const sources = suites.map((name) => `deb ${mirror} ${name} main\n`).join('');
   await writeFile(join(root, 'etc/apt/sources.list'), sources);
@@ -99,6 +101,14 @@ export async function makeSystem(
     env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', PATH: systemPath },
     signal,
   });
+  return root;
+}
+
+/** This machine's own release, which other tests have made already, or will use. */
+async function unpackDebian(folder: string, log: Log, signal?: AbortSignal): Promise<string> {
+  const root = join(folder, 'root');
+  await mkdir(root);
+  await run('tar', ['-xf', await findDebian(log, signal), '--numeric-owner', '-C', root], { signal });
   return root;
 }
 
@@ -112,11 +122,14 @@ mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 chroot "$root" apt-get update -q
-chroot "$root" apt-get install -y -q --no-install-recommends -t "$suite" "$@"
+chroot "$root" apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-unsafe-io -t "$suite" "$@"
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
 `;
 
-/** Debian's least system of a release, in a folder below `folder`, by way of debootstrap, which need not be installed. */
+/**
+ * Debian's least system of a release, in a folder below `folder`, by way of debootstrap, which need not be installed. What it mounts ends with
+ * it, even when it is killed.
+ */
 async function bootstrap(codename: string, mirror: string, folder: string, signal?: AbortSignal): Promise<string> {
   const tools = join(folder, 'tools');
   await unpackWithDependencies(['debootstrap'], tools, folder, signal);
@@ -124,7 +137,8 @@ async function bootstrap(codename: string, mirror: string, folder: string, signa
   const env = installed ? process.env : { ...process.env, DEBOOTSTRAP_DIR: join(tools, 'usr', 'share', 'debootstrap') };
   const root = join(folder, 'root');
   const command = installed ?? join(tools, 'usr', 'sbin', 'debootstrap');
-  await run(command, ['--variant=minbase', codename, root, mirror], { env, signal });
+  const mounts = ['--mount', '--propagation', 'private'];
+  await run('unshare', [...mounts, command, '--variant=minbase', codename, root, mirror], { env, signal });
   return root;
 }
 

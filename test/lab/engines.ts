@@ -22,7 +22,16 @@ const caged = {
     title: "Debian 13's LXD",
     system: {
       codename: 'trixie',
-      packages: ['lxd', 'lxd-client', 'btrfs-progs', 'squashfs-tools', 'iproute2', 'e2fsprogs', 'busybox-static'],
+      packages: [
+        'lxd',
+        'lxd-client',
+        'btrfs-progs',
+        'squashfs-tools',
+        'iproute2',
+        'e2fsprogs',
+        'zstd',
+        'busybox-static',
+      ],
     },
     seconds: 60,
     daemon: '/usr/bin/lxd',
@@ -34,7 +43,7 @@ const caged = {
     system: {
       codename: 'bookworm',
       suite: 'bookworm-backports',
-      packages: ['systemd-standalone-sysusers', 'incus-base', 'incus-client', 'btrfs-progs', 'busybox-static'],
+      packages: ['systemd-standalone-sysusers', 'incus-base', 'incus-client', 'btrfs-progs', 'zstd', 'busybox-static'],
     },
     seconds: 60,
     daemon: '/usr/libexec/incus/incusd',
@@ -71,12 +80,12 @@ export function findTree(engine: CagedEngine, log: Log, signal?: AbortSignal): P
   return findPart(
     {
       name: `engine-${engine}`,
-      version: '1',
+      version: '2',
       accepts: async (tree) => (await run('unshare', [...withProc, tree, daemon, '--version'])) !== '',
       installers: [
         async (folder, log, signal) => {
           log(`installing ${title} from Debian ${system.codename} into the lab's cache (about ${seconds} s)`);
-          return heard(`still installing ${title}`, log, () => makeSystem(system, folder, signal));
+          return heard(`still installing ${title}`, log, () => makeSystem(system, folder, log, signal));
         },
       ],
     },
