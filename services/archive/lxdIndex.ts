@@ -32,7 +32,7 @@ const resourceLimits = { maxOldGenerationSizeMb: 256 };
 export interface ReadOptions {
   deadlineMs?: number;
   /** Runs it when it may: a thread takes up to 100 MiB. Default: at once. */
-  inTurn?: (parse: () => Promise<LxdIndex>) => Promise<LxdIndex>;
+  inTurn?: (run: () => Promise<LxdIndex>) => Promise<LxdIndex>;
 }
 
 /**
@@ -41,7 +41,7 @@ export interface ReadOptions {
  */
 export async function readIndex(
   tar: AsyncIterable<Buffer>,
-  { deadlineMs = usualDeadlineMs, inTurn = (parse) => parse() }: ReadOptions = {},
+  { deadlineMs = usualDeadlineMs, inTurn = (run) => run() }: ReadOptions = {},
 ): Promise<{ index: LxdIndex; tar: AsyncIterable<Buffer> }> {
   const chunks = tar[Symbol.asyncIterator]();
   const read: Buffer[] = [];

@@ -55,11 +55,11 @@ export function uploadRoutes(parts: GatewayParts): Router {
       await readTar(
         request,
         async (bytes) => {
-          const inTurn = async (parse: () => Promise<LxdIndex>) => {
+          const inTurn = async (run: () => Promise<LxdIndex>) => {
             // We are at work, not the client.
             idle.watch(false);
             using _turn = await parsing.take(gone);
-            return await parse();
+            return await run();
           };
           const { index, tar } = await readIndex(bytes, { inTurn });
           idle.watch(true);
