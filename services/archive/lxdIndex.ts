@@ -29,13 +29,19 @@ export const mostEntriesBefore = 16;
 const usualDeadlineMs = 60_000;
 const resourceLimits = { maxOldGenerationSizeMb: 256 };
 
+export interface ReadOptions {
+  deadlineMs?: number;
+  /** Runs it when it may: a thread takes up to 100 MiB. Default: at once. */
+  inTurn?: (run: () => Promise<LxdIndex>) => Promise<LxdIndex>;
+}
+
 /**
  * The index, and the tar again from its first byte. Throws bad-request where there is none, or one that takes longer to read than `deadlineMs`;
  * too-large for one that LXD would not take.
  */
 export async function readIndex(
   tar: AsyncIterable<Buffer>,
-  deadlineMs = usualDeadlineMs,
+  { deadlineMs = usualDeadlineMs, inTurn = (run) => run() }: ReadOptions = {},
 ): Promise<{ index: LxdIndex; tar: AsyncIterable<Buffer> }> {
   const chunks = tar[Symbol.asyncIterator]();
   const read: Buffer[] = [];
@@ -50,8 +56,10 @@ export async function readIndex(
     }
     const head = Buffer.concat(read);
     const found = findFile(head, indexName);
-    if (typeof found === 'object')
-      return { index: await parseOnThread(found, deadlineMs), tar: rejoined(head, chunks) };
+    if (typeof found === 'object') {
+      const index = await inTurn(() => parseOnThread(found, deadlineMs));
+      return { index, tar: rejoined(head, chunks) };
+    }
     wanted = found;
   }
 }

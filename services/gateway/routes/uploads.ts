@@ -8,6 +8,7 @@ import type { SlotMemory } from '../../archive/slotMemory.ts';
 import { type Compression, check, type Operation, type Tags } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import { countJob } from '../../metrics.ts';
+import { Places } from '../../places.ts';
 import type { GatewayParts } from '../app.ts';
 import { Intake } from '../intake.ts';
 import { compressionQuery, ended, endpointOf, placeOf, requestorOf, tagsOf, traceOfRequest } from '../requests.ts';
@@ -34,6 +35,8 @@ export function uploadRoutes(parts: GatewayParts): Router {
     onEnd: (operation, result) => countJob(metrics, operation, result),
   });
   const router = Router();
+  /** One index at a time is parsed, whoever sends how many. */
+  const parsing = new Places(1);
 
   router.post('/', async (request, response) => {
     if (!request.is('application/octet-stream'))
@@ -52,7 +55,14 @@ export function uploadRoutes(parts: GatewayParts): Router {
       await readTar(
         request,
         async (bytes) => {
-          const { index, tar } = await readIndex(bytes);
+          const inTurn = async (run: () => Promise<LxdIndex>) => {
+            // We are at work, not the client.
+            idle.watch(false);
+            using _turn = await parsing.take(gone);
+            return await run();
+          };
+          const { index, tar } = await readIndex(bytes, { inTurn });
+          idle.watch(true);
           operation = await receive(index, tar, wanted, place.memory, request, idle, gone);
         },
         gone,
