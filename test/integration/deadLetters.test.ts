@@ -29,7 +29,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('dead-letters', {
-      config: { worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000 } },
+      config: { s3: { attempts: 1 }, worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000 } },
     });
     await stack.launch('c1');
   });
@@ -158,6 +158,25 @@ describe('dead letters', { timeout: 600_000 }, () => {
     const { status, err } = await ended(operation);
     assert.equal(status, 'Success', err);
     assert.equal((await stack.stow.request('GET', '/1.0/instances/c1/backups/in-the-end')).status, 200);
+  });
+
+  it('jobs that S3 was away for, at work or queued, for longer than they may wait, are; and all succeed when they are sent again', async () => {
+    await stack.s3.kill();
+    const ids = [randomUUID(), randomUUID()];
+    for (const [index, id] of ids.entries())
+      await publish(stack.nats.url, c1, JSON.stringify({ backup: `after-s3-${index}`, compression: 'none' }), id);
+    for (const id of ids) assert.equal((await ended(id)).status, 'Failure');
+    const ofThese = (all: Letter[]) => all.filter(({ operation }) => ids.some((id) => id === operation));
+    const letters = await until(list, (all) => ofThese(all).length === ids.length);
+    const codes = ofThese(letters).map(({ code }) => code);
+    assert.deepEqual(codes, ['s3-unavailable', 's3-unavailable']);
+    await stack.s3.start();
+    const printed = await ok(['retry', '--all', '--code', 's3-unavailable']);
+    for (const [, operation = ''] of printed.matchAll(/as operation (\S+)$/gm)) {
+      const { status, err } = await ended(operation);
+      assert.equal(status, 'Success', err);
+    }
+    assert.match(printed, /^2 dead letters queued again$/m);
   });
 
   it('all that ended with one code are sent again, and no others', async () => {
