@@ -5,6 +5,7 @@ import { isCode } from '../errors.ts';
 import { deleteLxdBackup } from '../lxd/backups.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import {
+  changeInstance,
   deleteInstance,
   deleteStoppedInstance,
   findInstance,
@@ -19,12 +20,14 @@ import type { Bucket, Entry } from '../queue/bucket.ts';
 import { claimKey, parseLeaseKey } from '../queue/topology.ts';
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../storage/keys.ts';
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
+import { handedBackConfig, isMarked, marks as markKeys } from './identity.ts';
 import { orphans } from './orphans.ts';
 import { type Owner, type Owners, parseHolder } from './owners.ts';
 
 export type LeftoverKind =
   | 'lxd-backup'
   | 'instance'
+  | 'mark'
   | 'upload'
   | 'archive'
   | 'reservation'
@@ -110,6 +113,39 @@ async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
     }
     const found = await leftByRestore(instance, tools);
     if (found) yield found;
+    yield* marks(instance, tools);
+  }
+}
+
+/** What a restore has set for a time, on an instance that has its own name: its restore has ended without taking it off. */
+async function* marks(
+  { address, instance }: InventoryInstance,
+  { lxd, owners, signal }: SearchTools,
+): AsyncGenerator<Leftover> {
+  if (parseOwnName(address.instance)) return;
+  for (const kind of ['restored', 'replaced'] as const) {
+    const id = instance.config[markKeys[kind]];
+    const restore = owners.known.find((operation) => operation.id === id && operation.kind === 'restore');
+    if (id === undefined || !restore) continue;
+    const look = () => owners.ofOperation(id);
+    const owner = await look();
+    if (owner.state === 'living') continue;
+    const { checkpoint } = restore;
+    const kept = (kind === 'restored' ? checkpoint?.kept : checkpoint?.replaced?.kept) ?? {};
+    yield {
+      kind: 'mark',
+      what: address.instance,
+      where: address.project === 'default' ? lxd.remote : `${lxd.remote} (project ${address.project})`,
+      since: new Date(restore.updated_at),
+      owner,
+      address,
+      look,
+      async remove() {
+        const config = handedBackConfig(kind, kept, instance.status !== 'Stopped');
+        await changeInstance(lxd, address, isMarked(kind, id), { config }, signal);
+        return true;
+      },
+    };
   }
 }
 

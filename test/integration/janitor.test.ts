@@ -10,7 +10,7 @@ import { loadConfig } from '../../services/config.ts';
 import type { Config, JobKind } from '../../services/contract.ts';
 import { LxstowError } from '../../services/errors.ts';
 import { createLogger } from '../../services/logger.ts';
-import { setState } from '../../services/lxd/instances.ts';
+import { changeInstance, setState } from '../../services/lxd/instances.ts';
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
 import { begin, fail, newOperation, succeed } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/store.ts';
@@ -139,8 +139,9 @@ describe('the janitor', { timeout: 600_000 }, () => {
   /** Everything there is, by the names that the findings have. */
   async function everything(): Promise<string[]> {
     const found: string[] = [];
-    for await (const { address } of everyInstance(stack.lxd, never)) {
+    for await (const { address, instance } of everyInstance(stack.lxd, never)) {
       found.push(`instance ${address.instance}`);
+      if (instance.config['user.lxstow.replaced']) found.push(`mark ${address.instance}`);
       for (const { name } of await lxdBackupsOf(stack.lxd, address, never)) found.push(`lxd-backup ${name}`);
     }
     for await (const { key } of store.listUploads('', never)) found.push(`upload ${key}`);
@@ -183,6 +184,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       `archive ${await archive(`${here}/half-deleted`)}`,
       `instance ${temporary(replaced)}`,
       `instance lxstow-old-${replacedWell}`,
+      'mark marked',
       `reservation ${reservationKey(at('c1'), 'ended')}`,
       `claim ${claimKey(at('c1'), 'whole', `${ended}-1`)}`,
       `lease ${instanceLeaseKey(at('c9'))}`,
@@ -222,7 +224,9 @@ describe('the janitor', { timeout: 600_000 }, () => {
     await store.create(`${here}/alone.manifest.json`, Buffer.from('{}'), settings, never);
     for (const id of [replaced, replacing, targetless]) await stoppedInstance(temporary(id));
     await stack.launch(temporary(running));
-    for (const name of [aside, `lxstow-old-${replacedWell}`, 'lxstow-0badcafe']) await stoppedInstance(name);
+    for (const name of [aside, `lxstow-old-${replacedWell}`, 'lxstow-0badcafe', 'marked']) await stoppedInstance(name);
+    const marked = { 'user.lxstow.replaced': replaced, 'boot.autostart': 'false' };
+    await changeInstance(stack.lxd, at('marked'), () => true, { config: marked }, never);
     const holder = (id: string) => JSON.stringify({ worker: 'w', operation: id });
     await leases.create(reservationKey(at('c1'), 'ended'), ended, { ttlMs: 3_600_000 });
     await leases.create(reservationKey(at('c1'), 'living'), living, { ttlMs: 3_600_000 });
