@@ -552,6 +552,7 @@ created?: unknown
 size?: unknown
 optimized?: unknown
 compressed?: unknown
+excluded_volumes?: unknown
 }
 /**
  * Back up the instance that the subject names: lxstow.jobs.<remote>.backup.<project>.<instance>. An empty message means {}.
@@ -899,6 +900,10 @@ tags: Tags
  * What people want to remember of a backup.
  */
 notes?: string
+/**
+ * `pool/volume` of each custom volume that was attached: LXD's exports do not have them.
+ */
+excluded_volumes?: string[]
 status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
  * What is being done.

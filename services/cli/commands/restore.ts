@@ -1,11 +1,19 @@
 /** `lxstow restore`: a backup, or the latest one of every instance. */
 import { parseTime } from '../dates.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
+import {
+  exitOfAll,
+  type Followed,
+  failureOf,
+  follow,
+  forAll,
+  heedInterrupts,
+  sayFailures,
+  sayWarnings,
+} from '../follow.ts';
 import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
 import { type Format, print } from '../output.ts';
 import { openProgress } from '../progress.ts';
-import { printable } from '../table.ts';
 import { sayLeft } from './backup.ts';
 
 export interface RestoreOptions extends Place {
@@ -63,9 +71,7 @@ export async function restoreCommand(
     if (interrupts.first.aborted || wait) await follow(jobs, progress, interrupts);
   }
   sayFailures(jobs);
-  for (const { label, operation } of jobs)
-    for (const warning of operation?.metadata.warnings ?? [])
-      process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
+  sayWarnings(jobs);
   report(jobs, options);
   return exitOfAll(jobs, interrupts) || exits.ok;
 }
