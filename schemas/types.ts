@@ -532,6 +532,10 @@ keepIdentity?: boolean
  */
 network?: boolean
 /**
+ * Send the archive although the server is known not to take it.
+ */
+anyway?: boolean
+/**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
@@ -651,6 +655,10 @@ keepIdentity?: boolean
  * False: without its network devices, for a look inside.
  */
 network?: boolean
+/**
+ * Send the archive although the server is known not to take it.
+ */
+anyway?: boolean
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */

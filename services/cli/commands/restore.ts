@@ -29,6 +29,7 @@ export interface RestoreOptions extends Place {
   keepIdentity?: boolean;
   /** False: `--no-network`. */
   network: boolean;
+  anyway?: boolean;
   notify?: string;
   wait: boolean;
   quiet?: boolean;
@@ -149,7 +150,7 @@ function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unkn
 }
 
 function bodyOf(options: RestoreOptions): object {
-  const { as, pool, toProject, toTarget, start, replace, keepIdentity, network, notify } = options;
+  const { as, pool, toProject, toTarget, start, replace, keepIdentity, network, anyway, notify } = options;
   return {
     ...(as !== undefined && { name: as }),
     ...(pool !== undefined && { pool }),
@@ -159,6 +160,7 @@ function bodyOf(options: RestoreOptions): object {
     ...(replace && { replace }),
     ...(keepIdentity && { keepIdentity }),
     ...(network ? {} : { network }),
+    ...(anyway && { anyway }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
   };
 }
