@@ -532,6 +532,10 @@ keepIdentity?: boolean
  */
 network?: boolean
 /**
+ * Send the archive although the server is known not to take it.
+ */
+anyway?: boolean
+/**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
@@ -552,6 +556,7 @@ created?: unknown
 size?: unknown
 optimized?: unknown
 compressed?: unknown
+excluded_volumes?: unknown
 }
 /**
  * Back up the instance that the subject names: lxstow.jobs.<remote>.backup.<project>.<instance>. An empty message means {}.
@@ -650,6 +655,10 @@ keepIdentity?: boolean
  * False: without its network devices, for a look inside.
  */
 network?: boolean
+/**
+ * Send the archive although the server is known not to take it.
+ */
+anyway?: boolean
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -899,6 +908,10 @@ tags: Tags
  * What people want to remember of a backup.
  */
 notes?: string
+/**
+ * `pool/volume` of each custom volume that was attached: LXD's exports do not have them.
+ */
+excluded_volumes?: string[]
 status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
  * What is being done.

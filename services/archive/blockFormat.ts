@@ -1,7 +1,7 @@
 /** One block of a tar as a gzip member or a zstd frame, and back: what the threads do. */
 import zlib from 'node:zlib';
 import type { Compression } from '../contract.ts';
-import { chunkSizeFor, type Deflate, move } from './deflate.ts';
+import { chunkSizeFor, type Deflate, denseDeflate, move } from './deflate.ts';
 import { gzipHeaderBytes, gzipTrailerBytes, writeGzipHeader } from './frames.ts';
 
 export type Compressed = Exclude<Compression, 'none'>;
@@ -19,6 +19,17 @@ const storedHeaderBytes = 5;
 /** Compresses the first `length` bytes of `room`, where they are; returns the size that they then have. The room has `blockOverheadBytes` more. */
 export function pack(compression: Compressed, room: Buffer, length: number, deflate: Deflate): number {
   return compression === 'gzip' ? gzip(room, length, deflate) : zstd(room, length);
+}
+
+/** Whether all bytes are 0: whether the first one is, and each equals the one before it. 16 µs for 1 MiB. */
+export function isZero(bytes: Buffer): boolean {
+  return bytes[0] === 0 && bytes.subarray(1).equals(bytes.subarray(0, -1));
+}
+
+/** A block of `length` zeros, compressed as tightly as the format can: 1 MiB is 1062 bytes of gzip, 55 of zstd. Takes some 5 ms: keep it. */
+export function packZeros(compression: Compressed, length: number): Buffer {
+  const room = Buffer.alloc(length + blockOverheadBytes);
+  return Buffer.from(room.subarray(0, pack(compression, room, length, denseDeflate)));
 }
 
 /** Decompresses into `into`; returns how far. Throws when `frame` is no whole member or frame, or holds more. */

@@ -1,6 +1,6 @@
 /** Blocks in, compressed pieces out: each block is a gzip member or a zstd frame of its own, so they can be made side by side. */
 import { LxstowError } from '../errors.ts';
-import { blockOverheadBytes, type Compressed } from './blockFormat.ts';
+import { blockOverheadBytes, type Compressed, isZero, packZeros } from './blockFormat.ts';
 import type { Block } from './blocks.ts';
 import type { BufferPool } from './bufferPool.ts';
 import { mapInOrder } from './flow.ts';
@@ -14,7 +14,7 @@ export const blockSizeBytes = 1024 * 1024;
 /** What zlib says of bytes, not of itself. */
 const unreadable = /^(Z_(DATA|BUF)_ERROR|Z_NEED_DICT|ZSTD_error_.*|ERR_BUFFER_TOO_LARGE|ERR_TRAILING_JUNK.*)$/;
 
-/** A compressed block. `copyInto` writes its `size` bytes and gives the block's memory back; call it once. */
+/** A compressed block. `copyInto` writes its `size` bytes and gives the block's memory back, where that is not free already; call it once. */
 export interface Piece {
   size: number;
   rawSize: number;
@@ -26,13 +26,28 @@ export function blockPool(memory: SlotMemory, threads: Threads, size: number): B
   return memory.pool('blocks', threads.blocksAtOnce + 2, size + blockOverheadBytes);
 }
 
-/** Compresses blocks side by side, in order, each where it is. Not for `none`: there a part is its own block. */
+/**
+ * Compresses blocks side by side, in order, each where it is. A block of zeros, as empty disks of virtual machines have thousands of, is compressed once for each
+ * length (that of all blocks, and that of the last one), and copied from then on. Not for `none`: there a part is its own block.
+ */
 export function compressBlocks(
   blocks: AsyncIterable<Block>,
   compression: Compressed,
   threads: Threads,
 ): AsyncGenerator<Piece> {
+  const zeros = new Map<number, Buffer>();
   return mapInOrder(blocks, threads.blocksAtOnce, async ({ bytes, room, release }) => {
+    if (isZero(bytes)) {
+      const rawSize = bytes.length;
+      release();
+      const packed = zeros.get(rawSize) ?? packZeros(compression, rawSize);
+      zeros.set(rawSize, packed);
+      return {
+        size: packed.length,
+        rawSize,
+        copyInto: (target: Buffer, at: number) => void packed.copy(target, at),
+      };
+    }
     const size = await threads.pack(compression, room, bytes.length);
     return {
       size,

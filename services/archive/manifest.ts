@@ -1,5 +1,5 @@
 /** The manifest: what makes an archive a backup. Its parts must add up before anything is restored from it. */
-import { type BackupAddress, check, type Manifest } from '../contract.ts';
+import { type BackupAddress, check, type Manifest, type ManifestInstance } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 
 export const manifestVersion = 1;
@@ -8,6 +8,25 @@ const largestBlockBytes = 16 * 1024 * 1024;
 
 export function formatManifest(manifest: Manifest): Buffer {
   return Buffer.from(`${JSON.stringify(manifest)}\n`);
+}
+
+export interface AttachedVolume {
+  /** The device that attaches it. */
+  device: string;
+  pool: string;
+  volume: string;
+}
+
+/** The custom volumes that an instance or its profiles attach: LXD's exports do not have them. */
+export function attachedVolumes({
+  devices,
+  profiles,
+}: Pick<ManifestInstance, 'devices' | 'profiles'>): AttachedVolume[] {
+  // A later profile replaces the devices of an earlier one, and the instance replaces those of all.
+  const expanded = Object.assign({}, ...profiles.map((profile) => profile.devices), devices) as typeof devices;
+  return Object.entries(expanded).flatMap(([device, { type, path, pool, source }]) =>
+    type === 'disk' && path !== '/' && pool && source ? { device, pool, volume: source } : [],
+  );
 }
 
 /**

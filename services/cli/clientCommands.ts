@@ -100,6 +100,7 @@ export function addClientCommands(program: Command): void {
         .option('--replace', 'in the place of the instance of this name, which is kept until the restored one runs')
         .option('--keep-identity', 'keep UUID, MACs and cloud-init identity, although another instance has them')
         .option('--no-network', 'without its network devices, for a look inside')
+        .option('--anyway', 'send it although the server is known not to take it')
         .option('--notify <url>', 'who is told how it ended, besides those that the gateway always tells'),
     ),
     'lxstow restore c1 latest                             it must be gone',

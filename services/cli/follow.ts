@@ -138,6 +138,13 @@ export function sayFailures(all: Followed[]): void {
   for (const [text, labels] of alike) process.stderr.write(`lxstow: ${namesOf(labels)}: ${text}`);
 }
 
+/** Each warning on standard error. */
+export function sayWarnings(all: Followed[]): void {
+  for (const { label, operation } of all)
+    for (const warning of operation?.metadata.warnings ?? [])
+      process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
+}
+
 const mostNames = 5;
 
 function namesOf(labels: string[]): string {

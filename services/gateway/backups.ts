@@ -1,4 +1,5 @@
 /** A backup as clients see it, by whichever API they ask: stored, or in the making. */
+import { attachedVolumes } from '../archive/manifest.ts';
 import { isS3Away } from '../blame.ts';
 import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -72,7 +73,12 @@ export async function unlessAway<T>(
 
 export function showStored(manifest: Manifest): object {
   const { notes } = manifest.backup;
-  return { ...summarise(manifest), ...(notes ? { notes } : {}) };
+  const excluded = attachedVolumes(manifest.instance).map(({ pool, volume }) => `${pool}/${volume}`);
+  return {
+    ...summarise(manifest),
+    ...(notes ? { notes } : {}),
+    ...(excluded.length > 0 ? { excluded_volumes: excluded } : {}),
+  };
 }
 
 /** The operation that makes this backup now. */

@@ -33,6 +33,11 @@ export class Bucket {
     this.#patienceMs = patienceMs;
   }
 
+  /** Bytes that a value may have: half of what a message may, which also has a subject and headers. */
+  get largestValue(): number {
+    return Math.floor((this.#nats.connection.info?.max_payload ?? 1024 * 1024) / 2);
+  }
+
   /** The last entry whose key matches (`*` and `>` are wildcards). `revision` is there even where the value is gone, for `put` over it. */
   async get(key: string): Promise<{ entry: Entry | undefined; revision: number }> {
     const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));

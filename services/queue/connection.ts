@@ -265,6 +265,11 @@ export function natsFailure(error: unknown, what: string): LxstowError {
     const why = 'JetStream is off or choosing a leader, or `lxstow setup` was not run';
     return new LxstowError('nats-unavailable', `${what}: nobody at NATS takes it: ${why}`, { cause: error });
   }
+  // The client's own error, before anything is sent.
+  if (/max_payload/.test((error as Error).message))
+    return new LxstowError('too-large', `${what}: larger than a message may be on this NATS: max_payload`, {
+      cause: error,
+    });
   if (violationOf(error))
     return new LxstowError('nats-unfit', `${what}: ${(error as Error).message}`, { cause: error });
   return new LxstowError('nats-unavailable', `${what}: NATS: ${(error as Error).message || (error as Error).name}`, {

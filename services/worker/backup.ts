@@ -1,6 +1,6 @@
 /** Backs an instance up: LXD's own copy, its bytes into the object store, the manifest last. */
 import { blockSizeBytes } from '../archive/compression.ts';
-import { formatManifest, manifestVersion, parseManifest } from '../archive/manifest.ts';
+import { attachedVolumes, formatManifest, manifestVersion, parseManifest } from '../archive/manifest.ts';
 import {
   type BackupAddress,
   type Compression,
@@ -41,6 +41,8 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     ? { checkpoint: found }
     : await begin(job, address, compression, attempt, tools, AbortSignal.any([attempt.signal, given.signal]));
   const { start } = checkpoint;
+  for (const { volume, pool, device } of attachedVolumes(start.instance))
+    attempt.warn(`not in this backup: custom volume ${volume} of pool ${pool}, attached as ${device}`);
   try {
     const upload = new ArchiveUpload(
       checkpoint,

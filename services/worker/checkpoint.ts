@@ -3,6 +3,7 @@
  * in it: ten thousand parts are too much for one record that changes every second.
  */
 
+import { gunzipSync, gzipSync } from 'node:zlib';
 import type { TarState } from '../archive/tar.ts';
 import type { Compression, ManifestInstance, ManifestLxd, Part } from '../contract.ts';
 import type { Log } from '../logger.ts';
@@ -32,6 +33,9 @@ export interface BackupStart {
 /** A part that is stored, and where the tar scanner was behind it. */
 export type SentPart = Part & { tar: TarState };
 
+/** As it is written. The instance's description has records of its own, `pieces` of them: with its profiles it may be larger than a message of NATS. */
+type StoredStart = Omit<BackupStart, 'instance'> & { pieces: number };
+
 const partsInChunk = 64;
 const keptMs = 30 * 24 * 3_600_000;
 
@@ -42,6 +46,7 @@ interface Chunk {
 
 export class BackupCheckpoint {
   #start: BackupStart;
+  readonly #pieces: number;
   readonly #bucket: Bucket;
   readonly #key: string;
   readonly #log: Log;
@@ -50,8 +55,9 @@ export class BackupCheckpoint {
   #writing: Promise<void> | undefined;
   #amending: Promise<void> = Promise.resolve();
 
-  private constructor(start: BackupStart, bucket: Bucket, key: string, log: Log) {
+  private constructor(start: BackupStart, pieces: number, bucket: Bucket, key: string, log: Log) {
     this.#start = start;
+    this.#pieces = pieces;
     this.#bucket = bucket;
     this.#key = key;
     this.#log = log;
@@ -66,8 +72,9 @@ export class BackupCheckpoint {
   ): Promise<BackupCheckpoint> {
     const key = operationKey(operation.remote, operation.id);
     await removeCheckpoint(bucket, operation);
-    await bucket.create(`${key}.start`, JSON.stringify(start), { ttlMs: keptMs });
-    return new BackupCheckpoint(start, bucket, key, log);
+    const pieces = await writeInstance(bucket, key, start.instance);
+    await bucket.create(`${key}.start`, formatStart(start, pieces), { ttlMs: keptMs });
+    return new BackupCheckpoint(start, pieces, bucket, key, log);
   }
 
   /** What an earlier attempt recorded; undefined when it had not come so far. */
@@ -79,7 +86,10 @@ export class BackupCheckpoint {
     const key = operationKey(operation.remote, operation.id);
     const { entry } = await bucket.get(`${key}.start`);
     if (!entry) return undefined;
-    const checkpoint = new BackupCheckpoint(JSON.parse(entry.value.toString()) as BackupStart, bucket, key, log);
+    const { pieces, ...start } = JSON.parse(entry.value.toString()) as StoredStart;
+    const instance = await readInstance(bucket, key, pieces);
+    if (!instance) return undefined;
+    const checkpoint = new BackupCheckpoint({ ...start, instance }, pieces, bucket, key, log);
     for (let index = 0; ; index++) {
       const { entry: found, revision } = await bucket.get(`${key}.${index}`);
       if (!found) return checkpoint;
@@ -109,7 +119,8 @@ export class BackupCheckpoint {
     const write = async () => {
       this.#start = { ...this.#start, ...facts };
       const { revision } = await this.#bucket.get(`${this.#key}.start`);
-      await this.#bucket.put(`${this.#key}.start`, JSON.stringify(this.#start), revision, { ttlMs: keptMs });
+      const value = formatStart(this.#start, this.#pieces);
+      await this.#bucket.put(`${this.#key}.start`, value, revision, { ttlMs: keptMs });
     };
     const amended = this.#amending.then(write);
     this.#amending = amended.catch(() => undefined);
@@ -175,15 +186,48 @@ export class BackupCheckpoint {
   }
 }
 
+function formatStart({ instance: _, ...start }: BackupStart, pieces: number): string {
+  return JSON.stringify({ ...start, pieces } satisfies StoredStart);
+}
+
+/** Writes the description of an instance; returns in how many pieces. */
+async function writeInstance(bucket: Bucket, key: string, instance: ManifestInstance): Promise<number> {
+  const packed = gzipSync(JSON.stringify(instance));
+  const size = bucket.largestValue;
+  const pieces = Math.ceil(packed.length / size);
+  for (let piece = 0; piece < pieces; piece++) {
+    const name = `${key}.instance.${piece}`;
+    const { revision } = await bucket.get(name);
+    await bucket.put(name, packed.subarray(piece * size, (piece + 1) * size), revision, { ttlMs: keptMs });
+  }
+  return pieces;
+}
+
+/** Undefined when a piece is missing. */
+async function readInstance(bucket: Bucket, key: string, pieces: number): Promise<ManifestInstance | undefined> {
+  const found: Buffer[] = [];
+  for (let piece = 0; piece < pieces; piece++) {
+    const { entry } = await bucket.get(`${key}.instance.${piece}`);
+    if (!entry) return undefined;
+    found.push(entry.value);
+  }
+  return JSON.parse(gunzipSync(Buffer.concat(found)).toString()) as ManifestInstance;
+}
+
 /** Removes what is recorded of an operation. */
 export async function removeCheckpoint(bucket: Bucket, { remote, id }: { remote: string; id: string }): Promise<void> {
   const key = operationKey(remote, id);
   const { entry, revision } = await bucket.get(`${key}.start`);
   if (entry) await bucket.remove(`${key}.start`, revision);
+  for (const series of [`${key}.instance`, key]) await removeSeries(bucket, series);
+}
+
+/** Removes `key.0`, `key.1`, … up to the first one that is not there. */
+async function removeSeries(bucket: Bucket, key: string): Promise<void> {
   for (let index = 0; ; index++) {
-    const found = await bucket.get(`${key}.${index}`);
-    if (!found.entry) return;
-    await bucket.remove(`${key}.${index}`, found.revision);
+    const { entry, revision } = await bucket.get(`${key}.${index}`);
+    if (!entry) return;
+    await bucket.remove(`${key}.${index}`, revision);
   }
 }
 

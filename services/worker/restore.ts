@@ -5,6 +5,7 @@
 import { parseManifest } from '../archive/manifest.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
+import { assertTakes } from '../lxd/forward.ts';
 import {
   deleteInstance,
   ensureProfiles,
@@ -118,6 +119,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     await claimForReading(source, attempt, tools);
     const manifest = await readManifest(source, tools, signal);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
+    if (!job.body.anyway) await assertTakes(tools.lxd, manifest.instance, signal);
     const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);
     if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
     for (const name of profiles.different)

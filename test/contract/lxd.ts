@@ -1,5 +1,6 @@
 /** What lxstow relies on an LXD for. Every LXD that we test with must pass it: a real one, and the simulator in its place. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -16,6 +17,7 @@ import {
   openImport,
 } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
+import { type Abilities, keysOfExtensions } from '../../services/lxd/forward.ts';
 import {
   deleteInstance,
   deleteStoppedInstance,
@@ -591,6 +593,31 @@ export function lxdContract(
           const query = { project: subject.project };
           const change = { method: 'PATCH', path: '/1.0/instances/d1', query, body, signal } as const;
           await rejectsWith('not-found', lxd.call(change), /Network not found/);
+        });
+
+        it('the keys of an extension exactly where it does not have it', async (t) => {
+          if (!subject.real) return t.skip('the simulator knows all keys');
+          const { api_extensions } = await lxd.get<Abilities>('/1.0', {}, signal);
+          const query = { project: subject.project };
+          const said = async (key: string) => {
+            // Keys of virtual machines a container does not know; a profile may be for either, but has nothing volatile.
+            const config = { [key]: key.startsWith('volatile.') ? randomUUID() : 'x' };
+            const request = key.startsWith('volatile.')
+              ? ({ method: 'PATCH', path: '/1.0/instances/d1', query, body: { config }, signal } as const)
+              : ({ method: 'POST', path: '/1.0/profiles', query, body: { name: 'keys', config }, signal } as const);
+            return lxd.call(request).then(
+              () => 'taken',
+              (error: Error) => error.message,
+            );
+          };
+          for (const [extension, keys] of Object.entries(keysOfExtensions))
+            for (const key of keys) {
+              const answer = await said(key);
+              assert.equal(/Unknown config/.test(answer), !api_extensions.includes(extension), `${key}: ${answer}`);
+              await lxd
+                .call({ method: 'DELETE', path: '/1.0/profiles/keys', query, signal })
+                .catch((error) => assert.match(String(error), /not found/i));
+            }
         });
 
         it('a key that it does not know, a name that cannot be, an index of more than 1 MiB', async (t) => {

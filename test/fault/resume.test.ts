@@ -1,5 +1,6 @@
 /** A worker dies in the middle of an upload, and another goes on: what is on the wires says how much was sent twice. */
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { loadConfig } from '../../services/config.ts';
@@ -10,6 +11,7 @@ import { connectNats } from '../../services/queue/connection.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { idOf, openStack, type Stack, succeeded } from '../integration/stack.ts';
+import { startNats } from '../lab/nats.ts';
 import { addressOf, assertClean, assertOneBackup, assertRestores, readManifest, startWiredWorker } from './workers.ts';
 
 const never = new AbortController().signal;
@@ -17,6 +19,8 @@ const mib = 1024 * 1024;
 const other = Buffer.alloc(5 * mib, 'x');
 /** Headers, requests, and what LXD's socket and the proxy hold. */
 const slackBytes = 4 * mib;
+/** Larger than a message on this NATS, packed or not. */
+const note = randomBytes(150_000).toString('base64');
 
 describe('a worker that is killed in the middle of its upload', { timeout: 600_000 }, () => {
   const open = new AsyncDisposableStack();
@@ -25,12 +29,15 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
   let operations: OperationStore;
   const slots = { worker: { slots: 1, partsInFlight: 3 } };
   before(async () => {
-    stack = open.use(await openStack('resume', { workers: 0 }));
+    const smallNats = open.use(await startNats({ log: () => undefined, name: 'resume', config: 'max_payload: 128KB' }));
+    stack = open.use(await openStack('resume', { workers: 0, nats: smallNats }));
     const config = loadConfig({ file: stack.stow.configFile, env: {} });
     store = open.use(createS3Store(config.s3));
     const nats = open.use(await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'text' }, {})));
     operations = new OperationStore(nats, 1);
     await stack.launch('c1', { dataMiB: 150 });
+    const body = { config: { 'user.note': note } };
+    await stack.lxd.call({ method: 'PATCH', path: '/1.0/instances/c1', body, signal: never });
   });
   after(() => open.disposeAsync());
 
@@ -44,7 +51,8 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
     const { id } = await succeeded(stack.stow, answer);
 
     const { name } = answer.body.metadata;
-    const { archive } = await readManifest(stack, 'c1', name);
+    const { archive, instance } = await readManifest(stack, 'c1', name);
+    assert.equal(instance.config['user.note'], note);
     const partBytes = Math.max(...archive.parts.map(({ size }) => size));
     const inFlight = slots.worker.partsInFlight * partBytes;
     const sent = first.wires.s3.bytes.up + other.wires.s3.bytes.up;

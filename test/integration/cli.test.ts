@@ -149,6 +149,28 @@ describe('the command line', { timeout: 600_000 }, () => {
     );
   });
 
+  it('names attached volumes, which are in no backup', async () => {
+    const { lxd, pools, lab } = stack;
+    const signal = AbortSignal.timeout(30_000);
+    const volume = { type: 'disk', pool: pools.dir, source: 'photos', path: '/mnt' };
+    await lab.lxd?.lxc(['storage', 'volume', 'create', pools.dir, 'photos']);
+    const attach = (device: object) =>
+      lxd.call({ method: 'PATCH', path: '/1.0/instances/c2', body: { devices: { album: device } }, signal });
+    await attach(volume);
+    const { status, stderr } = await run('backup', 'c2', '-q');
+    assert.equal(status, 0, stderr);
+    assert.equal(
+      stderr,
+      `lxstow: c2: not in this backup: custom volume photos of pool ${pools.dir}, attached as album\n`,
+    );
+    const shown = await json('info', 'c2', 'latest');
+    assert.deepEqual(shown.excluded_volumes, [`${pools.dir}/photos`]);
+    const changed = await stack.stow.request('PUT', `/1.0/instances/c2/backups/${shown.name}`, { body: shown });
+    assert.equal(changed.status, 200, 'it may be sent back as it is shown');
+    await attach({ type: 'none' });
+    await lab.lxd?.lxc(['storage', 'volume', 'delete', pools.dir, 'photos']);
+  });
+
   it('suggests what was meant', async () => {
     const today = ((await json('list', 'c1'))[0] as { created: string }).created.slice(0, 10);
     for (const [args, hint] of [

@@ -138,12 +138,21 @@ it('may be closed before a question is answered', at, async () => {
   await answer;
 });
 
-it("says that there is no room when the account's JetStream is full, and not that NATS is away", at, async () => {
-  await using nats = await connectNats(settings, 'test', log);
-  await setUp(nats, { nats: settings, remotes: { local: {} } } as unknown as Config);
-  const bucket = new Bucket(nats, checkpointsBucket);
-  const fill = async () => {
-    for (let n = 0; n < 20; n++) await bucket.put(`local.${n}`, Buffer.alloc(100_000), 0);
-  };
-  await assert.rejects(fill, { code: 'queue-full', message: /NATS has no room/ });
-});
+it(
+  "says that there is no room when the account's JetStream is full, or that a message is too large, and not that NATS is away",
+  at,
+  async () => {
+    await using nats = await connectNats(settings, 'test', log);
+    await setUp(nats, { nats: settings, remotes: { local: {} } } as unknown as Config);
+    const bucket = new Bucket(nats, checkpointsBucket);
+    const fill = async () => {
+      for (let n = 0; n < 20; n++) await bucket.put(`local.${n}`, Buffer.alloc(100_000), 0);
+    };
+    const large = bucket.put('local.large', Buffer.alloc(200_000), 0);
+    await assert.rejects(large, {
+      code: 'too-large',
+      message: /writing lxstow_checkpoints: larger than .* max_payload/,
+    });
+    await assert.rejects(fill, { code: 'queue-full', message: /NATS has no room/ });
+  },
+);

@@ -1,7 +1,10 @@
 /** What a restore touches, and what it leaves as it was, on a real LXD: other people rename, start and protect meanwhile. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { json } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import type { Operation } from '../../services/contract.ts';
+import type { Manifest, Operation } from '../../services/contract.ts';
+import type { Abilities } from '../../services/lxd/forward.ts';
 import type { LxdInstance } from '../../services/lxd/instances.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
@@ -69,7 +72,10 @@ describe('a restore', { timeout: 600_000 }, () => {
       } else {
         const { err, code } = await failed(stack.stow, answer);
         assert.equal(code, 'conflict');
-        assert.match(err, /large has been made by somebody else meanwhile; it was not touched/);
+        assert.match(
+          err,
+          /large (has been made by somebody else meanwhile|already exists on local); it was not touched/,
+        );
       }
       assert.deepEqual(await instances('large'), ['large Running']);
       assertSame(await stack.fingerprint('large'), files);
@@ -217,6 +223,28 @@ describe('a restore', { timeout: 600_000 }, () => {
     await stack.remove('web', 'narrow');
     await lxc('profile', 'delete', 'default', '--project', 'narrow').catch(() => undefined);
     await lxc('project', 'delete', 'narrow');
+  });
+
+  it('that the server would refuse is refused before a byte is sent, and anyway sent', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const { api_extensions, environment } = await stack.lxd.get<Abilities>('/1.0', {}, AbortSignal.timeout(5000));
+    if (environment.driver?.includes('qemu') || api_extensions.includes('instance_generation_id'))
+      return t.skip('this server takes more than that');
+    const backup = await stack.backup('web');
+    const key = `local/default/web/${backup}.manifest.json`;
+    const { bucket } = stack.s3;
+    const manifest = (await json(await stack.bucket().getObject(bucket, key))) as Manifest;
+    Object.assign(manifest.instance, { type: 'virtual-machine' });
+    manifest.instance.config['volatile.uuid.generation'] = randomUUID();
+    await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
+
+    const refused = await stack.stow.finished(await restore('web', backup, { name: 'web-new' }));
+    assert.deepEqual([refused.status, refused.metadata.error_code], ['Failure', 'lxd-refused']);
+    assert.match(refused.err, /no driver for virtual machines \(only lxc\).* key volatile\.uuid\.generation.*--anyway/);
+    assert.equal(refused.metadata.bytes_done ?? 0, 0);
+    // Its archive is that of a container still, and goes in.
+    await succeeded(stack.stow, await restore('web', backup, { name: 'web-new', anyway: true }));
+    await stack.remove('web-new');
   });
 
   it('is not made to names of lxstow’s own, and these are in no list', async (t) => {

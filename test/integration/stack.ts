@@ -42,7 +42,7 @@ export interface Stack extends AsyncDisposable {
 
 export interface StackOptions extends Partial<LxstowOptions> {
   /** In the place of a nats-server where everybody may do everything. */
-  nats?: LabNatsWithRoles;
+  nats?: LabNats & Partial<Pick<LabNatsWithRoles, 'environment'>>;
 }
 
 const quiet = () => undefined;
@@ -65,7 +65,7 @@ export async function openStack(name: string, options: StackOptions = {}): Promi
       name,
       log: quiet,
       natsUrl: nats.url,
-      ...(given && { environment: given.environment }),
+      ...(given?.environment && { environment: given.environment }),
       s3,
       socket: host.socket,
       ...more,

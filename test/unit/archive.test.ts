@@ -195,6 +195,34 @@ describe('compression', () => {
       });
       await fc.assert(cases, { numRuns: 25 });
     });
+
+    it(`${compression}: zeros cost next to nothing, and are compressed once`, async (t) => {
+      await using threads = new Threads();
+      const pack = t.mock.method(threads, 'pack');
+      const compressor = t.mock.method(zlib, compression === 'gzip' ? 'deflateRawSync' : 'zstdCompressSync');
+      const compress = async (bytes: Buffer) => {
+        const pieces: Buffer[] = [];
+        for await (const piece of compressBlocks(blocksOf(bytes, mib, threads), compression, threads))
+          pieces.push(copied(piece));
+        return pieces;
+      };
+      const zeros = Buffer.alloc(8 * mib);
+      await compress(zeros.subarray(0, mib));
+      const callsForOne = compressor.mock.callCount();
+      const size = Buffer.concat(await compress(zeros)).length;
+      assert.equal(compressor.mock.callCount(), 2 * callsForOne, 'eight blocks need as many calls as one');
+      assert.equal(pack.mock.callCount(), 0, 'no thread is asked');
+      const atMost = zeros.length / { gzip: 900, zstd: 10_000 }[compression];
+      assert.ok(size <= atMost, `${size} bytes, at most ${atMost}`);
+
+      const almost = Buffer.concat([zeros.subarray(0, 2 * mib + 5000), Buffer.from('x'), zeros.subarray(0, mib)]);
+      const pieces = await compress(almost);
+      assert.equal(pack.mock.callCount(), 1, 'one block has a byte that is not 0');
+      const ordinary = spawnSync(compression, ['-dc'], { input: Buffer.concat(pieces), maxBuffer: 1e8 });
+      if (!ordinary.error) assert.ok(ordinary.stdout.equals(almost), ordinary.stderr.toString());
+      const unpack = compression === 'gzip' ? zlib.gunzipSync : zlib.zstdDecompressSync;
+      assert.ok(Buffer.concat(pieces.map((piece) => unpack(piece))).equals(almost));
+    });
   }
 
   it('gzip: a block that does not shrink grows by a few bytes only', async () => {

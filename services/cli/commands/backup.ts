@@ -1,6 +1,15 @@
 /** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
+import {
+  exitOfAll,
+  type Followed,
+  failureOf,
+  follow,
+  forAll,
+  heedInterrupts,
+  sayFailures,
+  sayWarnings,
+} from '../follow.ts';
 import { Gateways, type InstancePlace, listInstances, type Place, type ShownInstance, suggesting } from '../names.ts';
 import { type Format, print, size } from '../output.ts';
 import { patiently } from '../patience.ts';
@@ -77,6 +86,7 @@ export async function backupCommand(instances: string[], options: BackupOptions)
     if (options.wait || interrupts.first.aborted) await follow(jobs, progress, interrupts);
     progress[Symbol.dispose]();
     sayFailures(jobs);
+    sayWarnings(jobs);
     report(jobs, options);
     return exitOfAll(jobs, interrupts);
   }

@@ -1,11 +1,19 @@
 /** `lxstow restore`: a backup, or the latest one of every instance. */
 import { parseTime } from '../dates.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { exitOfAll, type Followed, failureOf, follow, forAll, heedInterrupts, sayFailures } from '../follow.ts';
+import {
+  exitOfAll,
+  type Followed,
+  failureOf,
+  follow,
+  forAll,
+  heedInterrupts,
+  sayFailures,
+  sayWarnings,
+} from '../follow.ts';
 import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
 import { type Format, print } from '../output.ts';
 import { openProgress } from '../progress.ts';
-import { printable } from '../table.ts';
 import { sayLeft } from './backup.ts';
 
 export interface RestoreOptions extends Place {
@@ -21,6 +29,7 @@ export interface RestoreOptions extends Place {
   keepIdentity?: boolean;
   /** False: `--no-network`. */
   network: boolean;
+  anyway?: boolean;
   notify?: string;
   wait: boolean;
   quiet?: boolean;
@@ -63,9 +72,7 @@ export async function restoreCommand(
     if (interrupts.first.aborted || wait) await follow(jobs, progress, interrupts);
   }
   sayFailures(jobs);
-  for (const { label, operation } of jobs)
-    for (const warning of operation?.metadata.warnings ?? [])
-      process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
+  sayWarnings(jobs);
   report(jobs, options);
   return exitOfAll(jobs, interrupts) || exits.ok;
 }
@@ -143,7 +150,7 @@ function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unkn
 }
 
 function bodyOf(options: RestoreOptions): object {
-  const { as, pool, toProject, toTarget, start, replace, keepIdentity, network, notify } = options;
+  const { as, pool, toProject, toTarget, start, replace, keepIdentity, network, anyway, notify } = options;
   return {
     ...(as !== undefined && { name: as }),
     ...(pool !== undefined && { pool }),
@@ -153,6 +160,7 @@ function bodyOf(options: RestoreOptions): object {
     ...(replace && { replace }),
     ...(keepIdentity && { keepIdentity }),
     ...(network ? {} : { network }),
+    ...(anyway && { anyway }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
   };
 }
