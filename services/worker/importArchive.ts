@@ -5,7 +5,7 @@ import { writeTar } from '../archive/reader.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { openImport } from '../lxd/backups.ts';
-import { instanceExists, runningImport } from '../lxd/instances.ts';
+import { instanceExists, nameOf, runningImport } from '../lxd/instances.ts';
 import { type Attempt, bytesPerSecond } from '../operations/attempt.ts';
 import { checkArchive, readArchive } from '../storage/archives.ts';
 import { archiveKey } from '../storage/keys.ts';
@@ -21,7 +21,7 @@ export async function importArchive(
   { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
 ): Promise<void> {
   const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
-  using idle = new IdleWatch(idleTimeoutMs, `the import of ${from.instance}/${from.backup}`);
+  using idle = new IdleWatch(idleTimeoutMs, `the import of ${nameOf(attempt.operation)}`);
   const moving = AbortSignal.any([attempt.signal, idle.signal]);
   const begun = performance.now();
   let sent = 0;
