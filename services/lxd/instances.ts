@@ -192,13 +192,20 @@ export function setState(
   return change(lxd, address, { method: 'PUT', below: '/state', body }, waiting);
 }
 
-/** Stops an instance in whatever state: asks its guest to shut down, and forces it after 30 s. */
-export async function shutDown(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
+/** Stops an instance in whatever state: asks its guest to shut down, and forces it after 30 s. Throws conflict where `isRight` holds no more. */
+export async function shutDown(
+  lxd: LxdClient,
+  address: Address,
+  isRight: (instance: LxdInstance) => boolean,
+  waiting: Waiting,
+): Promise<void> {
   try {
     await setState(lxd, address, 'stop', waiting);
   } catch (error) {
     if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
-    if ((await findInstance(lxd, address, waiting.signal))?.status === 'Stopped') return;
+    const found = await findInstance(lxd, address, waiting.signal);
+    if (found && !isRight(found)) throw new LxstowError('conflict', `instance ${nameOf(address)} is another one now`);
+    if (found?.status === 'Stopped') return;
     await setState(lxd, address, 'stop', waiting, true);
   }
 }

@@ -424,7 +424,7 @@ export function createS3Store(
         const query = { uploads: '', ...(asked ? { prefix: asked } : {}), ...markers };
         const page = await ask('ListMultipartUploadsResult', { method: 'GET', query, signal }).catch((error) => {
           // Credentials that are for the prefix alone.
-          if (asked === prefix || !isCode(error, 's3-refused')) throw error;
+          if (asked === prefix || !isCode(error, 's3-denied')) throw error;
           return undefined;
         });
         if (page === undefined) {

@@ -119,7 +119,9 @@ async function setAside(restoring: Restoring): Promise<void> {
     await changeInstance(lxd, target, isTheSame, { config: markedConfig('replaced', id) }, waiting.signal);
   }
   attempt.assertHeld();
-  if (found.status !== 'Stopped') await shutDown(lxd, target, waiting);
+  if (found.status !== 'Stopped') await shutDown(lxd, target, isOld, waiting);
+  const stopped = await findInstance(lxd, target, waiting.signal);
+  if (stopped && !isOld(stopped)) throw exchangedError(restoring);
   attempt.assertHeld();
   await unlessDone(
     () => renameInstance(lxd, target, replaced.instance, waiting),
@@ -132,7 +134,14 @@ async function setAside(restoring: Restoring): Promise<void> {
     await renameInstance(lxd, replaced, target.instance, waiting);
     if (found.status !== 'Stopped') await startInstance(restoring);
   }
-  throw new LxstowError('conflict', `instance ${nameOf(target)} was exchanged by somebody while it was being replaced`);
+  throw exchangedError(restoring);
+}
+
+function exchangedError({ target }: Restoring): LxstowError {
+  return new LxstowError(
+    'conflict',
+    `instance ${nameOf(target)} was exchanged by somebody while it was being replaced`,
+  );
 }
 
 /** Gives what was imported the name that was asked for. Throws conflict where somebody has taken it. */
@@ -241,7 +250,7 @@ export async function walkBack(restoring: Restoring): Promise<void> {
   if (here.replaced) {
     if (here.replaced.status !== 'Stopped') {
       runs = true;
-      await shutDown(lxd, replaced, waiting);
+      await shutDown(lxd, replaced, () => true, waiting);
     }
     attempt.assertHeld();
     await renameInstance(lxd, replaced, target.instance, waiting);

@@ -34,6 +34,13 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
   let worker: WiredWorker;
   const begin = (query = '?compression=none') => stack.stow.request('POST', `/1.0/instances/c1/backups${query}`);
 
+  /** Waits until the outages of the tests before are over: until then jobs begin slowly, or wait. */
+  const isOver = () =>
+    until(
+      () => worker.log(),
+      (log) => log.lastIndexOf('a dependency is away') <= log.lastIndexOf('a dependency is back'),
+    );
+
   /** The operation must end in Success, and the backup restore to the same files, with nothing left over. */
   async function endsWell(answer: Answer): Promise<void> {
     const { id } = await succeeded(stack.stow, answer);
@@ -104,6 +111,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
 
     it('refuses all connections for a while: the backup waits, and succeeds', async () => {
       const { s3 } = worker.wires;
+      await isOver();
       await s3.refuse();
       const answer = await begin();
       assert.match(await isRetried(stack, answer), /S3 at http:\/\/127\.0\.0\.1:\d+: .*ECONNREFUSED/);
@@ -220,6 +228,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
 
     it('is not there for a while: the job waits, and succeeds when it is', async () => {
       const { lxd } = worker.wires;
+      await isOver();
       await lxd.refuse();
       const answer = await begin();
       assert.match(await isRetried(stack, answer), /LXD \(local\) at .*lxd\.socket: .*(ENOENT|ECONNREFUSED)/);

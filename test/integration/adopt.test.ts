@@ -337,7 +337,7 @@ describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
     ['a bucket that is not there', () => ['--bucket', 'nothing'], 1, /NoSuchBucket.*\(bucket nothing\)/],
     ['a bucket that cannot be', () => ['--bucket', 'NOTHING'], 64, /lxmin's bucket: s3\.bucket/],
     ['a remote that is not configured', () => ['--target', 'oslo'], 66, /remote oslo does not exist/],
-    ['the wrong key', () => ['--access-key', 'wrong', '--secret-key-file', secretFile], 1, /InvalidAccessKeyId/],
+    ['the wrong key', () => ['--access-key', 'wrong', '--secret-key-file', secretFile], 69, /InvalidAccessKeyId/],
     ['nobody there', () => ['--endpoint', 'http://127.0.0.1:1'], 69, /S3 at http:\/\/127\.0\.0\.1:1: .*ECONNREFUSED/],
   ];
   for (const [what, args, status, text] of mistakes) {

@@ -93,10 +93,11 @@ describe('jobs', { timeout: 600_000 }, () => {
     it('reads no other backup than its subject says, for that is what NATS holds against rights', async () => {
       const [subject, source] = ['lxstow.jobs.local.restore.default.b3', { project: 'secret', instance: 'b' }];
       for (const from of ['', '.from.local.default.b']) {
-        const { status, err, error_code } = await ended(
+        const { status, err, metadata } = await ended(
           await publish(stack.nats.url, `${subject}${from}`, { backup: 'by-nats', source }),
         );
-        assert.deepEqual([status, error_code], ['Failure', 'bad-message']);
+        const { error_code: code } = metadata as { error_code?: string };
+        assert.deepEqual([status, code], ['Failure', 'bad-message']);
         assert.match(err, /restore\.default\.b3\.from\.local\.secret\.b$/);
       }
     });
