@@ -294,27 +294,37 @@ export function lxdContract(
         { title: 'from a pool of another driver', instance: 'd1', optimized: false },
       ]) {
         it(`can be read while it is written, and no byte changes afterwards: ${title}`, async () => {
-          const backup = { name: 'followed', optimized, instanceOnly: false };
-          const writing = await beginLxdBackup(lxd, at(instance), backup, { ...waiting, onProgress: () => undefined });
-          let [ahead, whole] = [0, false];
-          writing.made.finally(() => {
-            whole = true;
-          });
-          const source = followExport(lxd, at(instance), writing, Number.POSITIVE_INFINITY);
-          const chunks: Buffer[] = [];
-          for (let got = 1; got > 0; ) {
-            const chunk = Buffer.alloc(1024 * 1024);
-            got = await source.fill(chunk, { signal });
-            chunks.push(chunk.subarray(0, got));
-            if (!whole) ahead += got;
+          // LXD may be done before the first byte is asked for: then once more.
+          for (let round = 1; ; round++) {
+            const ahead = await followWhole(instance, optimized);
+            if (ahead > 1024 * 1024 || instance !== 'large') return;
+            assert.ok(round < 10, `${ahead} bytes were read ahead`);
           }
-          const { size } = await writing.made;
-          const sent = await bytesOf(await openExport(lxd, at(instance), 'followed', signal));
-          assert.equal(size, sent.length);
-          assert.ok(Buffer.concat(chunks).equals(sent), 'the same bytes');
-          if (instance === 'large') assert.ok(ahead > 1024 * 1024, `${ahead} bytes of ${size} were read ahead`);
-          await deleteLxdBackup(lxd, at(instance), 'followed', waiting);
         });
+      }
+
+      /** Reads a backup while LXD writes it, and compares it with what LXD has then; returns how many bytes were read before LXD was done. */
+      async function followWhole(instance: string, optimized: boolean): Promise<number> {
+        const backup = { name: 'followed', optimized, instanceOnly: false };
+        const writing = await beginLxdBackup(lxd, at(instance), backup, { ...waiting, onProgress: () => undefined });
+        let [ahead, whole] = [0, false];
+        writing.made.finally(() => {
+          whole = true;
+        });
+        const source = followExport(lxd, at(instance), writing, Number.POSITIVE_INFINITY);
+        const chunks: Buffer[] = [];
+        for (let got = 1; got > 0; ) {
+          const chunk = Buffer.alloc(1024 * 1024);
+          got = await source.fill(chunk, { signal });
+          chunks.push(chunk.subarray(0, got));
+          if (!whole) ahead += got;
+        }
+        const { size } = await writing.made;
+        const sent = await bytesOf(await openExport(lxd, at(instance), 'followed', signal));
+        assert.equal(size, sent.length);
+        assert.ok(Buffer.concat(chunks).equals(sent), 'the same bytes');
+        await deleteLxdBackup(lxd, at(instance), 'followed', waiting);
+        return ahead;
       }
 
       it('can be followed up to a byte, and no further', async () => {
