@@ -121,7 +121,11 @@ async function setAside(restoring: Restoring): Promise<void> {
   attempt.assertHeld();
   if (found.status !== 'Stopped') await shutDown(lxd, target, isOld, waiting);
   const stopped = await findInstance(lxd, target, waiting.signal);
-  if (stopped && !isOld(stopped)) throw exchangedError(restoring);
+  if (stopped && !isOld(stopped)) {
+    // LXD stops by name alone: what others have put in its place meanwhile ran.
+    if (found.status !== 'Stopped' && stopped.status === 'Stopped') await startInstance(restoring);
+    throw exchangedError(restoring);
+  }
   attempt.assertHeld();
   await unlessDone(
     () => renameInstance(lxd, target, replaced.instance, waiting),

@@ -19,7 +19,8 @@ describe('an outage', { timeout: 600_000 }, () => {
     stack = await openStack('outage', {
       nats,
       config: {
-        worker: { slots: 2, leaseTtlMs: 3000, heartbeatMs: 1000 },
+        // Slow enough for a lease to be lost amid an upload.
+        worker: { slots: 2, leaseTtlMs: 3000, heartbeatMs: 1000, bandwidth: '8MiB' },
         s3: { attempts: 2, idleTimeoutMs: 2000 },
       },
     });

@@ -831,7 +831,7 @@ describe('a backup’s checkpoint', at, () => {
     const bucket = new Bucket(nats, checkpointsBucket);
     const operation = pending();
     const upload = { key: 'k', uploadId: 'u' };
-    const start = { lxdBackup: 'b', compression: 'none', upload, begun: 0, session: 'u' } as BackupStart;
+    const start = { lxdBackup: 'b', compression: 'none', upload, begun: 0, session: 'u', instance: {} } as BackupStart;
     const checkpoint = await BackupCheckpoint.create(bucket, operation, start, log);
     const part = (number: number, rawStart: number, rawEnd: number) => {
       const size = rawEnd - rawStart;
