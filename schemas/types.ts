@@ -1184,10 +1184,6 @@ uploadId?: string
  * An import has begun, under the operation's own name.
  */
 importing?: boolean
-/**
- * LXD has taken the whole instance in.
- */
-imported?: boolean
 kept?: KeptConfig
 /**
  * It is marked, does not start by itself, and is no twin.

@@ -5,7 +5,8 @@ import type { ByteSource } from '../archive/blocks.ts';
 import type { Address } from '../contract.ts';
 import type { Download } from '../download.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import { type LxdClient, unlessMissing } from './client.ts';
+import type { LxdClient } from './client.ts';
+import { instanceExists } from './instances.ts';
 
 /** All our backups in LXD begin so; what does not is not ours. */
 export const mark = 'lxstow-';
@@ -17,12 +18,8 @@ interface Waiting {
   idleTimeoutMs: number;
 }
 
-function instancePath({ instance }: Address): string {
-  return `/1.0/instances/${encodeURIComponent(instance)}`;
-}
-
-function backupsPath(address: Address): string {
-  return `${instancePath(address)}/backups`;
+function backupsPath({ instance }: Address): string {
+  return `/1.0/instances/${encodeURIComponent(instance)}/backups`;
 }
 
 /** What LXD has made. */
@@ -286,11 +283,10 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
       const { operation = '' } = await lxd.envelope(await answer, waiting.signal);
       onTaken?.();
       await lxd.wait(operation, { ...waiting, idleTimeoutMs: Number.POSITIVE_INFINITY });
-      const { project, instance } = address;
-      if (await unlessMissing(() => lxd.get(instancePath(address), { project }, waiting.signal))) return;
+      if (await instanceExists(lxd, address, waiting.signal)) return;
       throw new LxstowError(
         'lxd-refused',
-        `${lxd.title} has taken the archive in, but not as ${instance}: look for an instance with the name that it had when it was backed up`,
+        `${lxd.title} has taken the archive in, but not as ${address.instance}: look for an instance with the name that it had when it was backed up`,
       );
     },
   };

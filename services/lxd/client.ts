@@ -57,6 +57,11 @@ const longestAnswerBytes = 64 * 1024 * 1024;
 /** LXD does not know the operation: it was restarted, or the end is too long ago. What became of it is to be looked for. */
 export class LostOperation extends LxstowError {}
 
+/** LXD is away, or was restarted and has forgotten its operation: what was asked for may go well when it is back. */
+export function isLxdAway(error: unknown): boolean {
+  return isCode(error, 'lxd-unavailable') || error instanceof LostOperation;
+}
+
 /** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
 export class LxdClient implements Disposable {
   /** The remote's name in the configuration. */

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { blameOf } from '../blame.ts';
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
-import { LostOperation } from '../lxd/client.ts';
+import { isLxdAway, LostOperation } from '../lxd/client.ts';
 import {
   changeInstance,
   deleteStoppedInstance,
@@ -66,7 +66,7 @@ export async function swap(restoring: Restoring, first: Here): Promise<void> {
         await giveUp(restoring, asLxstowError(why).message);
       }
       // Also of the next attempt, which goes on from what it finds. A cancel is undone by undoRestore().
-      if (!isPassing(error) || attempt.signal.aborted || performance.now() > until) throw error;
+      if (!isLxdAway(error) || attempt.signal.aborted || performance.now() > until) throw error;
       await delay(tools.lxd.pollMs, undefined, { signal: attempt.held });
     }
   }
@@ -82,11 +82,6 @@ export async function giveUp(restoring: Restoring, why: string): Promise<never> 
     throw new LxstowError(code, text, { cause: error });
   });
   throw new LxstowError('not-replaced', `instance ${nameOf(target)} could not be replaced, and is as it was: ${why}`);
-}
-
-/** LXD is away, or was restarted and has forgotten its operation. */
-function isPassing(error: unknown): boolean {
-  return isCode(error, 'lxd-unavailable') || error instanceof LostOperation;
 }
 
 /** Retrying cannot help: LXD's own failure or refusal, or a conflict. */
@@ -222,7 +217,7 @@ export async function finishReplace({ attempt, tools, replaced }: Restoring): Pr
     await deleteStoppedInstance(tools.lxd, replaced, waiting);
   } catch (error) {
     attempt.signal.throwIfAborted();
-    if (isPassing(error)) throw error;
+    if (isLxdAway(error)) throw error;
     attempt.warn(
       `the instance that was replaced could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
     );
@@ -275,7 +270,7 @@ async function putBack(restoring: Restoring, { status }: LxdInstance, runs: bool
     if (replaced?.status === 'Frozen' && status !== 'Frozen')
       await setState(tools.lxd, target, 'freeze', waitingOf(restoring));
   } catch (error) {
-    if (isPassing(error) || attempt.held.aborted) throw error;
+    if (isLxdAway(error) || attempt.held.aborted) throw error;
     attempt.warn(`instance ${nameOf(target)} is back, but does not run as it did: ${asLxstowError(error).message}`);
   }
   await changeWhatMay(restoring, target, handedBackConfig('replaced', kept, runs), 'replaced');

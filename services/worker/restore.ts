@@ -130,7 +130,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
   if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
     // Unless an attempt before has changed them, they are still the archive's.
     if (!isMarked('restored', attempt.operation.id)(here.imported))
-      await attempt.checkpoint({ imported: true, kept: keptConfig(here.imported) });
+      await attempt.checkpoint({ kept: keptConfig(here.imported) });
     await prepare(restoring, here.imported);
   }
   if (!here.isIn && !here.imported) throw goneError(restoring);

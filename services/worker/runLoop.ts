@@ -4,7 +4,7 @@ import { waitedForAfter } from '../blame.ts';
 import type { JobKind, Operation } from '../contract.ts';
 import { asErrorCode, asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
-import { LostOperation } from '../lxd/client.ts';
+import { isLxdAway } from '../lxd/client.ts';
 import { countJob } from '../metrics.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';
@@ -261,8 +261,7 @@ async function undo(job: Job, attempt: Attempt, { runners, tools, outages }: Loo
     await runnerOf(job, runners).undo?.(job, attempt, tools);
   } catch (thrown) {
     const error = asLxstowError(thrown);
-    const isPassing = error.code === 'lxd-unavailable' || error instanceof LostOperation;
-    if (job.kind === 'restore' && (isPassing || (await outages.examine(error)))) return false;
+    if (job.kind === 'restore' && (isLxdAway(error) || (await outages.examine(error)))) return false;
     attempt.log.error('left behind', { checkpoint: attempt.operation.checkpoint, error });
   }
   return true;

@@ -5,6 +5,7 @@ import { openLab } from '../lab/lab.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { memoryMiB } from '../lab/processes.ts';
 import type { Log } from '../lab/run.ts';
+import { tarOf } from '../lab/tar.ts';
 import { median } from './measure.ts';
 import type { Line, Table } from './report.ts';
 
@@ -151,23 +152,4 @@ async function reported(pid: number, logOf: Lxstow['logOf']): Promise<number> {
     if (now.length > before) return Number(now.at(-1)?.[1]);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-}
-
-/** A tar of one file. */
-function tarOf(name: string, text: string): Buffer {
-  const data = Buffer.from(text);
-  const header = Buffer.alloc(512);
-  header.write(name);
-  header.write(`${data.length.toString(8).padStart(11, '0')}\0`, 124);
-  header.write('0', 156);
-  header.write('ustar\u000000', 257);
-  header.fill(' ', 148, 156);
-  header.write(
-    `${header
-      .reduce((sum, byte) => sum + byte, 0)
-      .toString(8)
-      .padStart(6, '0')}\0 `,
-    148,
-  );
-  return Buffer.concat([header, data, Buffer.alloc(512 - (data.length % 512) + 1024)]);
 }

@@ -26,6 +26,7 @@ import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { endingOf } from '../../services/worker/ending.ts';
 import { runRestore, undoRestore } from '../../services/worker/restore.ts';
 import type { Tools } from '../../services/worker/tools.ts';
+import { tarOf } from '../lab/tar.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 import type { Instance, State } from '../simulator/state.ts';
 
@@ -332,7 +333,7 @@ const index = JSON.stringify({
     },
   },
 });
-const archive = tarOf('backup/index.yaml', Buffer.from(index));
+const archive = tarOf('backup/index.yaml', index);
 const sha256 = createHash('sha256').update(archive).digest('hex');
 const manifest = JSON.stringify({
   version: 1,
@@ -375,18 +376,3 @@ const objects: Partial<ObjectStore> = {
     archive.copy(into, 0, start, start + into.length);
   },
 };
-
-/** One file, as tar has it, and the end. */
-function tarOf(name: string, content: Buffer): Buffer {
-  const header = Buffer.alloc(512);
-  header.write(name, 0);
-  header.write('0000644\0', 100);
-  header.write(`${content.length.toString(8).padStart(11, '0')}\0`, 124);
-  header.write('        ', 148);
-  header.write('0', 156);
-  header.write('ustar\x0000', 257);
-  const sum = header.reduce((total, byte) => total + byte, 0);
-  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
-  const padding = Buffer.alloc((512 - (content.length % 512)) % 512);
-  return Buffer.concat([header, content, padding, Buffer.alloc(1024)]);
-}

@@ -9,6 +9,7 @@ import type { Operation } from '../../services/contract.ts';
 import { openFolder } from '../lab/folder.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
+import { tarOf } from '../lab/tar.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('an uploaded archive', { timeout: 600_000 }, () => {
@@ -236,18 +237,3 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     await assertNothingOf('orphan');
   });
 });
-
-/** A tar of one small file. */
-function tarOf(name: string, text: string): Buffer {
-  const header = Buffer.alloc(512);
-  header.write(name, 0);
-  header.write('0000644\0', 100);
-  header.write(`${text.length.toString(8).padStart(11, '0')}\0`, 124);
-  header.write('        0', 148);
-  header.write('ustar\0', 257);
-  const sum = header.reduce((all, byte) => all + byte, 0);
-  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
-  const body = Buffer.alloc(512);
-  body.write(text);
-  return Buffer.concat([header, body, Buffer.alloc(1024)]);
-}
