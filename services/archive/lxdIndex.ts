@@ -7,7 +7,7 @@ import type { ManifestInstance, Profile } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { rejoined } from './decompress.ts';
 import type { IndexAnswer } from './indexThread.ts';
-import { readEntry } from './tar.ts';
+import { readEntry, roundedUp, tarBlockBytes } from './tar.ts';
 
 export interface LxdIndex {
   /** The instance's name when it was backed up. */
@@ -18,7 +18,7 @@ export interface LxdIndex {
   instance: ManifestInstance;
 }
 
-const indexName = 'backup/index.yaml';
+export const indexName = 'backup/index.yaml';
 /** LXD and Incus read no larger one at an import ("input data too large"; measured on each engine, docs/lxd.md): some 500 snapshots without configuration of their own. */
 export const largestIndexBytes = 1024 * 1024;
 /** What separates values in YAML: new lines, commas, brackets. An index of LXD's has one for 20 to 40 bytes. */
@@ -95,11 +95,11 @@ const marksOfYaml = new Set(Buffer.from('\n,[{'));
 function findFile(head: Buffer, name: string): Buffer | number {
   for (let at = 0, entries = 0; ; entries++) {
     if (entries > mostEntriesBefore) throw notLxds(`it does not begin with ${indexName}`);
-    if (at + 512 > head.length) return at + 512;
-    const entry = readEntry(head.subarray(at, at + 512));
+    if (at + tarBlockBytes > head.length) return at + tarBlockBytes;
+    const entry = readEntry(head.subarray(at, at + tarBlockBytes));
     if (!entry) throw notLxds(`it does not begin with ${indexName}`);
-    const start = at + 512;
-    at = start + Math.ceil(entry.size / 512) * 512;
+    const start = at + tarBlockBytes;
+    at = start + roundedUp(entry.size);
     if (entry.size > largestIndexBytes) {
       if (entry.name !== name) throw notLxds(`it does not begin with ${indexName}`);
       throw new LxstowError(

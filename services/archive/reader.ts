@@ -6,6 +6,7 @@ import type { BufferPool } from './bufferPool.ts';
 import { blockPool, decompressBlocks } from './compression.ts';
 import { mapInOrder } from './flow.ts';
 import type { SlotMemory } from './slotMemory.ts';
+import type { TarHead } from './tarHead.ts';
 import type { Threads } from './threads.ts';
 
 const partsAhead = 3;
@@ -23,6 +24,8 @@ export interface PartsOptions {
 
 export interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
   memory: SlotMemory;
+  /** Sees the tar's beginning before the sink does, and may change it. */
+  head?: TarHead;
   /** Told after each block: bytes of the tar that are through. */
   onProgress: (rawBytes: number) => void;
   /** Told when the sink is waited for, and when no longer. */
@@ -40,13 +43,13 @@ export function largestPart(archive: ManifestArchive): number {
  */
 export async function writeTar(archive: ManifestArchive, sink: Writable, options: ReadOptions): Promise<void> {
   const { compression, blockSize, rawSize } = archive;
-  const { memory, threads, signal } = options;
+  const { memory, threads, head, signal } = options;
   const pool = memory.pool('parts', partsAhead, largestPart(archive));
   let raw = 0;
   const through = async (bytes: Buffer) => {
     raw += bytes.length;
     options.onWaiting?.(true);
-    await write(sink, bytes, signal);
+    for (const piece of head ? head.push(bytes) : [bytes]) await write(sink, piece, signal);
     options.onWaiting?.(false);
     options.onProgress(raw);
   };
@@ -63,6 +66,7 @@ export async function writeTar(archive: ManifestArchive, sink: Writable, options
   }
   if (raw !== rawSize)
     throw new LxstowError('archive-corrupt', `the archive unpacks to ${raw} bytes, but its manifest says ${rawSize}`);
+  for (const piece of head?.rest() ?? []) await write(sink, piece, signal);
 }
 
 export interface VerifiedPart {

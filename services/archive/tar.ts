@@ -1,7 +1,7 @@
 /** Follows the structure of a tar that streams by: LXD can say Success over one that is cut (docs/lxd.md). */
 import { LxstowError } from '../errors.ts';
 
-const blockBytes = 512;
+export const tarBlockBytes = 512;
 /** Types that have a size of their own, but no data behind the header (POSIX ustar): links, devices, directories, FIFOs. */
 const withoutData = new Set(['1', '2', '3', '4', '5', '6'].map((type) => type.charCodeAt(0)));
 const paxHeader = 'x'.charCodeAt(0);
@@ -64,7 +64,7 @@ export class TarScanner {
   entries = 0;
   /** Bytes of the first file; undefined before it was seen, and in a scanner that goes on behind it. */
   firstFileBytes: number | undefined;
-  #header = Buffer.alloc(blockBytes);
+  #header = Buffer.alloc(tarBlockBytes);
   #filled = 0;
   /** Bytes of data and padding still to pass over. */
   #skip = 0;
@@ -84,14 +84,17 @@ export class TarScanner {
         if (this.#skip === 0 && this.#pax) this.#readPax(this.#pax);
         continue;
       }
-      const step = Math.min(blockBytes - this.#filled, chunk.length - at);
-      const whole = step === blockBytes;
+      const step = Math.min(tarBlockBytes - this.#filled, chunk.length - at);
+      const whole = step === tarBlockBytes;
       if (!whole) chunk.copy(this.#header, this.#filled, at, at + step);
       this.#filled += step;
       at += step;
-      if (this.#filled < blockBytes) break;
+      if (this.#filled < tarBlockBytes) break;
       this.#filled = 0;
-      this.#readHeader(whole ? chunk.subarray(at - blockBytes, at) : this.#header, this.#position + at - blockBytes);
+      this.#readHeader(
+        whole ? chunk.subarray(at - tarBlockBytes, at) : this.#header,
+        this.#position + at - tarBlockBytes,
+      );
     }
     this.#position += chunk.length;
   }
@@ -113,7 +116,7 @@ export class TarScanner {
     const ownSize = number(header, 124, 12);
     const size = withoutData.has(type) ? 0 : (this.#sizeOfNext ?? ownSize);
     this.#sizeOfNext = undefined;
-    this.#skip = Math.ceil(size / blockBytes) * blockBytes;
+    this.#skip = roundedUp(size);
     if (type === paxHeader) {
       if (size > largestPaxBytes)
         throw new LxstowError('archive-corrupt', `${this.#what} has a pax header of ${size} bytes at byte ${position}`);
@@ -161,22 +164,47 @@ export function readEntry(header: Buffer): { name: string; size: number } | unde
   return { name: prefix ? `${prefix}/${name}` : name, size };
 }
 
+/** The bytes that a file of this size takes in a tar, without its header. */
+export function roundedUp(size: number): number {
+  return Math.ceil(size / tarBlockBytes) * tarBlockBytes;
+}
+
+/** A file of root's that only root can read, as an entry of a tar (POSIX ustar). `name` has at most 100 bytes. */
+export function fileEntry(name: string, bytes: Buffer): Buffer {
+  const entry = Buffer.alloc(tarBlockBytes + roundedUp(bytes.length));
+  const octal = (value: number, digits: number) => value.toString(8).padStart(digits, '0');
+  entry.write(name, 0);
+  entry.write(octal(0o400, 7), 100);
+  for (const owner of [108, 116]) entry.write(octal(0, 7), owner);
+  entry.write(octal(bytes.length, 11), 124);
+  entry.write(octal(0, 11), 136);
+  entry.write('0', 156);
+  entry.write('ustar\u000000', 257);
+  entry.write(`${octal(sumOf(entry), 6)}\u0000 `, 148);
+  bytes.copy(entry, tarBlockBytes);
+  return entry;
+}
+
 /** GNU long names (L, K) and pax headers (x, g) belong to the entry behind them. */
 function isExtension(type: number): boolean {
   return 'LKxg'.includes(String.fromCharCode(type));
 }
 
-const zeros = Buffer.alloc(blockBytes);
+const zeros = Buffer.alloc(tarBlockBytes);
 
 function isZero(block: Buffer): boolean {
   return block.equals(zeros);
 }
 
-/** The sum of all bytes, the checksum field taken as blanks. */
 function checksumFits(header: Buffer): boolean {
+  return sumOf(header) === number(header, 148, 8);
+}
+
+/** The sum of a header's bytes, the checksum field taken as blanks. */
+function sumOf(header: Buffer): number {
   let sum = 8 * 0x20;
-  for (let i = 0; i < blockBytes; i++) if (i < 148 || i >= 156) sum += header[i] ?? 0;
-  return sum === number(header, 148, 8);
+  for (let i = 0; i < tarBlockBytes; i++) if (i < 148 || i >= 156) sum += header[i] ?? 0;
+  return sum;
 }
 
 /** Octal digits, or GNU's base 256 with the top bit set. */

@@ -44,7 +44,7 @@ export interface Writing {
 export async function beginLxdBackup(
   lxd: LxdClient,
   address: Address,
-  backup: { name: string; optimized: boolean; instanceOnly: boolean },
+  backup: { name: string; optimized: boolean; instanceOnly: boolean; metadataVersion?: number | undefined },
   options: Waiting & { onProgress: (bytes: number, text: string) => void },
 ): Promise<Writing> {
   const { project } = address;
@@ -60,6 +60,7 @@ export async function beginLxdBackup(
       instance_only: backup.instanceOnly,
       optimized_storage: backup.optimized,
       compression_algorithm: 'none',
+      version: backup.metadataVersion,
     },
     signal,
   });

@@ -7,6 +7,7 @@ import {
   checkBackupName,
   contentTypes,
   type Manifest,
+  type ManifestLxd,
   type Tags,
 } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -145,7 +146,7 @@ async function begin(
   await assertStagingRoom(address, job.body, tools, signal);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
-  const writing = await generate(job, lxdBackup, attempt, tools, listening);
+  const writing = await generate(job, lxdBackup, lxd, attempt, tools, listening);
   const key = archiveKey(config.s3.prefix, address);
   const begun = Date.now();
   const upload = await store.beginUpload(
@@ -255,17 +256,20 @@ async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, c
 async function generate(
   job: JobOf<'backup'>,
   name: string,
+  server: ManifestLxd,
   attempt: Attempt,
   { lxd, config }: Tools,
   signal: AbortSignal,
 ): Promise<Writing> {
   const { optimized = false, instanceOnly = false } = job.body;
+  // LXD 6's own format can be restored by nothing older.
+  const metadataVersion = server.extensions?.includes('backup_metadata_version') ? 1 : undefined;
   const begun = performance.now();
   attempt.report({ stage: 'generating' });
   return beginLxdBackup(
     lxd,
     job.address,
-    { name, optimized, instanceOnly },
+    { name, optimized, instanceOnly, metadataVersion },
     {
       signal,
       idleTimeoutMs: config.worker.lxdIdleTimeoutMs,

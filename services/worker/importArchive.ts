@@ -2,6 +2,7 @@
 import { IdleWatch } from '../archive/idleWatch.ts';
 import { inPieces } from '../archive/pace.ts';
 import { writeTar } from '../archive/reader.ts';
+import type { TarHead } from '../archive/tarHead.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import { openImport } from '../lxd/backups.ts';
@@ -11,12 +12,19 @@ import { checkArchive, readArchive } from '../storage/archives.ts';
 import { archiveKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
 
-/** Imports the archive of `from` as `to`, a name of ours that is free; on `pool`, or where LXD puts it. Resolves when LXD has unpacked it. */
+export interface Importing {
+  from: BackupAddress;
+  /** A name of ours that is free. */
+  to: Address;
+  /** Default: where LXD puts it. */
+  pool: string | undefined;
+  manifest: Manifest;
+  head: TarHead;
+}
+
+/** Imports an archive. Resolves when LXD has unpacked it. */
 export async function importArchive(
-  to: Address,
-  from: BackupAddress,
-  pool: string | undefined,
-  { archive }: Manifest,
+  { from, to, pool, manifest: { archive }, head }: Importing,
   attempt: Attempt,
   { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
 ): Promise<void> {
@@ -39,6 +47,7 @@ export async function importArchive(
         })),
       threads,
       memory,
+      head,
       onWaiting: (waiting) => idle.watch(waiting),
       onProgress: (bytes) => {
         metrics.sent.inc({ peer: 'lxd' }, bytes - sent);

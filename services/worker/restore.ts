@@ -3,9 +3,10 @@
  * else is stopped, renamed, changed or deleted, but the instance that `replace` was asked for (docs/adr/0030-own-names.md).
  */
 import { parseManifest } from '../archive/manifest.ts';
+import { TarHead } from '../archive/tarHead.ts';
 import type { Address, BackupAddress, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
-import { assertTakes } from '../lxd/forward.ts';
+import { Forward } from '../lxd/forward.ts';
 import {
   deleteInstance,
   ensureProfiles,
@@ -119,12 +120,14 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     await claimForReading(source, attempt, tools);
     const manifest = await readManifest(source, tools, signal);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
-    if (!job.body.anyway) await assertTakes(tools.lxd, manifest.instance, signal);
+    const server = job.body.anyway ? undefined : await Forward.of(tools.lxd, signal);
+    server?.assertTakes(manifest.instance);
     const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);
     if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
     for (const name of profiles.different)
       attempt.warn(`profile ${name} is not what it was when the backup was made; it was left as it is`);
-    await importArchive(imported, source, job.body.pool, manifest, attempt, tools);
+    const head = new TarHead((format) => server?.assertReads(format));
+    await importArchive({ to: imported, from: source, pool: job.body.pool, manifest, head }, attempt, tools);
     here = await look(restoring, signal);
   }
   if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {

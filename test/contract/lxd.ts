@@ -17,7 +17,7 @@ import {
   openImport,
 } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
-import { type Abilities, keysOfExtensions } from '../../services/lxd/forward.ts';
+import { type Abilities, keysOfExtensions, optionsOfExtensions } from '../../services/lxd/forward.ts';
 import {
   deleteInstance,
   deleteStoppedInstance,
@@ -76,6 +76,14 @@ interface RealLxd {
 /** Far more than all of it takes. */
 const suiteTimeoutMs = 600_000;
 const idleTimeoutMs = 30_000;
+
+/** A device of each type, but for the option. */
+const devicesToTry: Record<string, Record<string, string>> = {
+  disk: { source: '/srv', path: '/srv' },
+  nic: { nictype: 'p2p' },
+  'unix-hotplug': {},
+  usb: {},
+};
 
 export function lxdContract(
   name: string,
@@ -609,25 +617,36 @@ export function lxdContract(
           if (!subject.real) return t.skip('the simulator knows all keys');
           const { api_extensions } = await lxd.get<Abilities>('/1.0', {}, signal);
           const query = { project: subject.project };
-          const said = async (key: string) => {
-            // Keys of virtual machines a container does not know; a profile may be for either, but has nothing volatile.
-            const config = { [key]: key.startsWith('volatile.') ? randomUUID() : 'x' };
-            const request = key.startsWith('volatile.')
-              ? ({ method: 'PATCH', path: '/1.0/instances/d1', query, body: { config }, signal } as const)
-              : ({ method: 'POST', path: '/1.0/profiles', query, body: { name: 'keys', config }, signal } as const);
-            return lxd.call(request).then(
+          const profile = '/1.0/profiles/keys';
+          const said = async (method: 'PATCH' | 'POST', path: string, body: object) => {
+            const answer = await lxd.call({ method, path, query, body, signal }).then(
               () => 'taken',
               (error: Error) => error.message,
             );
+            await lxd.call({ method: 'DELETE', path: profile, query, signal }).catch((error) => {
+              assert.match(String(error), /not found/i);
+            });
+            return answer;
           };
-          for (const [extension, keys] of Object.entries(keysOfExtensions))
-            for (const key of keys) {
-              const answer = await said(key);
-              assert.equal(/Unknown config/.test(answer), !api_extensions.includes(extension), `${key}: ${answer}`);
-              await lxd
-                .call({ method: 'DELETE', path: '/1.0/profiles/keys', query, signal })
-                .catch((error) => assert.match(String(error), /not found/i));
+          // Keys of virtual machines a container does not know; a profile may be for either, but has nothing volatile.
+          const saidOfKey = (key: string) =>
+            key.startsWith('volatile.')
+              ? said('PATCH', '/1.0/instances/d1', { config: { [key]: randomUUID() } })
+              : said('POST', '/1.0/profiles', { name: 'keys', config: { [key]: 'x' } });
+          const isUnknown = (answer: string) => /Unknown config|Invalid device option/.test(answer);
+          for (const [extension, patterns] of Object.entries(keysOfExtensions))
+            for (const pattern of patterns) {
+              const key = pattern.replace('*', 'x');
+              const answer = await saidOfKey(key);
+              assert.equal(isUnknown(answer), !api_extensions.includes(extension), `${key}: ${answer}`);
             }
+          for (const [type, device] of Object.entries(devicesToTry))
+            for (const [extension, patterns] of Object.entries(optionsOfExtensions[type] ?? {}))
+              for (const pattern of patterns) {
+                const devices = { tried: { type, ...device, [pattern.replace('*', 'zfs.x')]: 'x' } };
+                const answer = await said('POST', '/1.0/profiles', { name: 'keys', config: {}, devices });
+                assert.equal(isUnknown(answer), !api_extensions.includes(extension), `${type} ${pattern}: ${answer}`);
+              }
         });
 
         it('a key that it does not know, a name that cannot be, an index of more than 1 MiB', async (t) => {

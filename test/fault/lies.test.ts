@@ -17,6 +17,7 @@ import {
   until,
 } from '../integration/stack.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
+import { usualDialect } from '../simulator/operations.ts';
 import type { LxdSimulator } from '../simulator/simulator.ts';
 import {
   assertClean,
@@ -84,6 +85,14 @@ describe('an LXD', { timeout: 600_000 }, () => {
       await nats.close();
     }
   }
+
+  it('that writes a format of its own, without backup.yaml, is asked for what older ones take', async () => {
+    Object.assign(lxd.dialect, { metadataVersion: 2, backupYaml: false });
+    const answer = await begin('zstd');
+    await succeeded(stack.stow, answer);
+    Object.assign(lxd.dialect, usualDialect);
+    await assertRestores(stack, 'c1', answer.body.metadata.name, files);
+  });
 
   describe('that says Success over a cut archive', () => {
     // In a file, at a file's end, at the end marker, in it.

@@ -12,6 +12,8 @@ export interface PackOptions {
   instanceOnly: boolean;
   /** A program, or `none`. */
   compression: string;
+  /** False: without the volumes' backup.yaml. */
+  backupYaml: boolean;
   signal: AbortSignal;
 }
 
@@ -21,7 +23,7 @@ export async function pack(
   instance: Instance,
   index: (snapshots: string[]) => object,
   file: string,
-  { optimized, instanceOnly, compression, signal }: PackOptions,
+  { optimized, instanceOnly, compression, backupYaml, signal }: PackOptions,
 ): Promise<void> {
   const snapshots = instanceOnly ? [] : instance.snapshots;
   const staging = await mkdtemp(join(state.dir, 'backups/lxd_staging_'));
@@ -35,7 +37,7 @@ export async function pack(
     ];
     const contents = optimized
       ? await streams(volumes, folder, signal)
-      : plain(volumes, join(state.dir, 'storage-pools', instance.pool));
+      : plain(volumes, join(state.dir, 'storage-pools', instance.pool), backupYaml);
     const compress = compression === 'none' ? [] : ['--use-compress-program', compression];
     await tar([...compress, '-cf', file, '-C', staging, 'backup/index.yaml', ...contents], signal);
   } finally {
@@ -44,7 +46,7 @@ export async function pack(
 }
 
 /** Arguments for tar that pack the volumes as they are, under the names that they have in a backup. */
-function plain(volumes: (readonly [string, string])[], pool: string): string[] {
+function plain(volumes: (readonly [string, string])[], pool: string, backupYaml: boolean): string[] {
   const paths = volumes.map(([name, volume]) => [name, relative(pool, volume)] as const);
   return [
     '--sort=name',
@@ -52,6 +54,7 @@ function plain(volumes: (readonly [string, string])[], pool: string): string[] {
     '--pax-option=delete=atime,delete=ctime,delete=mtime',
     // Names (r) and the targets of hard links (h), but not those of symbolic links (S).
     ...paths.map(([name, path]) => `--transform=flags=rhS;s,^${path}\\(/\\|$\\),backup/${name}\\1,`),
+    ...(backupYaml ? [] : ['--anchored', ...paths.map(([, path]) => `--exclude=${path}/backup.yaml`)]),
     ...['-C', pool],
     ...paths.map(([, path]) => path),
   ];

@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { pack } from './archive.ts';
 import { about, instanceView, poolView } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
-import type { Operation, Operations } from './operations.ts';
+import type { Dialect, Operation, Operations } from './operations.ts';
 import { accepted, type Call, Refusal, type Routes, sync } from './server.ts';
 import type { Backup, Instance, State } from './state.ts';
 
@@ -15,7 +15,13 @@ const compressors = ['none', 'bzip2', 'gzip', 'lzma', 'pigz', 'pzstd', 'squashfs
 const progressEveryMs = 1_000;
 const zeroTime = '0001-01-01T00:00:00Z';
 
-export function backupRoutes(state: State, operations: Operations, faults: Faults, stopped: AbortSignal): Routes {
+export function backupRoutes(
+  state: State,
+  operations: Operations,
+  faults: Faults,
+  dialect: Dialect,
+  stopped: AbortSignal,
+): Routes {
   const instanceOf = ({ param, project }: Call) => state.instance(param('name'), project);
   const backupOf = (call: Call) => {
     const instance = instanceOf(call);
@@ -32,10 +38,13 @@ export function backupRoutes(state: State, operations: Operations, faults: Fault
       },
       async POST(call) {
         const instance = instanceOf(call);
-        const { backup, compression } = parseBody(await call.body(500), state, instance);
+        const body = await call.body(500);
+        const { backup, compression } = parseBody(body, state, instance);
+        const version = body.version ?? dialect.metadataVersion;
+        const format = { compression, version, backupYaml: dialect.backupYaml };
         const { resources, ...rest } = about('Backing up instance', instance, 'containers', 'instances');
         const task = (operation: Operation) =>
-          write(state, instance, backup, compression, operation, faults.takeJob('backup'), stopped);
+          write(state, instance, backup, format, operation, faults.takeJob('backup'), stopped);
         return accepted(
           operations.start({ ...rest, resources: { backups: [`/1.0/backups/${backup.name}`], ...resources } }, task),
         );
@@ -94,12 +103,19 @@ function toSecond(date: Date): string {
   return `${date.toISOString().slice(0, 19)}Z`;
 }
 
+interface Format {
+  compression: string;
+  /** Of the index. */
+  version: unknown;
+  backupYaml: boolean;
+}
+
 /** It is listed, and can be exported, while it is being written. */
 async function write(
   state: State,
   instance: Instance,
   backup: Backup,
-  compression: string,
+  { compression, version, backupYaml }: Format,
   operation: Operation,
   fault: Fault<JobFaults['backup']> | undefined,
   signal: AbortSignal,
@@ -115,11 +131,12 @@ async function write(
   }, progressEveryMs);
   try {
     await mkdir(dirname(file), { recursive: true });
-    const index = (snapshots: string[]) => indexOf(state, instance, backup.optimized_storage, snapshots);
+    const index = (snapshots: string[]) => indexOf(state, instance, backup.optimized_storage, version, snapshots);
     await pack(state, instance, index, file, {
       optimized: backup.optimized_storage,
       instanceOnly: backup.instance_only,
       compression,
+      backupYaml,
       signal,
     });
     clearInterval(progress);
@@ -149,7 +166,7 @@ async function apply(
 }
 
 /** What `backup/index.yaml` says. */
-function indexOf(state: State, instance: Instance, optimized: boolean, snapshots: string[]): object {
+function indexOf(state: State, instance: Instance, optimized: boolean, version: unknown, snapshots: string[]): object {
   const view = instanceView(state, instance);
   const { architecture, config, devices, profiles, expanded_config, expanded_devices, created_at } = view;
   const snapshot = { architecture, config, created_at, devices, expanded_config, expanded_devices, profiles };
@@ -162,9 +179,9 @@ function indexOf(state: State, instance: Instance, optimized: boolean, snapshots
     optimized_header: optimized,
     type: 'container',
     config: {
-      container: view,
+      ...(version === 1 ? { container: view } : { version, instance: view }),
       ...(snapshots.length > 0 ? { snapshots: snapshots.map((name) => ({ ...snapshot, name, size: -1 })) } : {}),
-      pool: poolView(state, instance.pool),
+      ...(version === 1 ? { pool: poolView(state, instance.pool) } : { pools: [poolView(state, instance.pool)] }),
       profiles: [...state.profiles(instance.project).values()].map((profile) => ({ ...profile, used_by: [] })),
     },
   };

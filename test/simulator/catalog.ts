@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { errorText, type Log } from '../lab/run.ts';
-import type { Operations } from './operations.ts';
+import type { Dialect, Operations } from './operations.ts';
 import { accepted, type Call, created, Refusal, type Routes, sync, tagged } from './server.ts';
 import type { Instance, Profile, State } from './state.ts';
 
@@ -20,13 +20,13 @@ const extensions = [
 /** What the keys of a profile's configuration may begin with. */
 const knownKey = /^(boot|cloud-init|cluster|environment|limits|linux|migration|nvidia|raw|security|snapshots|user)\./;
 
-export function catalogRoutes(state: State, operations: Operations): Routes {
+export function catalogRoutes(state: State, operations: Operations, dialect: Dialect): Routes {
   const instanceOf = ({ param, project }: Call) => state.instance(param('name'), project);
   return {
     '/1.0': {
       GET: () =>
         sync({
-          api_extensions: extensions,
+          api_extensions: dialect.metadataVersion > 1 ? [...extensions, 'backup_metadata_version'] : extensions,
           api_status: 'stable',
           api_version: '1.0',
           auth: 'trusted',

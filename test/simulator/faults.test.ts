@@ -8,7 +8,7 @@ import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../
 import { LxdClient } from '../../services/lxd/client.ts';
 import { describeServer, instanceExists, runningImport, setState } from '../../services/lxd/instances.ts';
 import { bytesOf } from '../lab/exports.ts';
-import type { Dialect } from './operations.ts';
+import { type Dialect, usualDialect } from './operations.ts';
 import { type LxdSimulator, startSimulator } from './simulator.ts';
 
 const signal = AbortSignal.timeout(60_000);
@@ -173,7 +173,7 @@ it('so many calls go well first, and so many then do not', async () => {
   await assert.rejects(setState(lxd, at('c1'), 'start', waiting), code('lxd-failed', /already running/));
 });
 
-const dialects: [string, Dialect][] = [
+const dialects: [string, Partial<Dialect>][] = [
   ['the running operation', { timedOutWait: 'operation', resources: true }],
   ['an error with HTTP 200', { timedOutWait: { httpStatus: 200 }, resources: false }],
   ['an error with HTTP 500', { timedOutWait: { httpStatus: 500 }, resources: true }],
@@ -181,9 +181,8 @@ const dialects: [string, Dialect][] = [
 
 for (const [what, dialect] of dialects) {
   describe(`an LXD whose wait answers ${what} when its time is up`, () => {
-    const usual = { timedOutWait: 'operation', resources: true } as const;
     before(() => void Object.assign(simulator.dialect, dialect));
-    after(() => void Object.assign(simulator.dialect, usual));
+    after(() => void Object.assign(simulator.dialect, usualDialect));
 
     it('is waited for, however long its operation takes', async () => {
       const fault = simulator.faults.next('backup', { progress: '71.60MB (35.65MB/s)', hold: true });

@@ -11,12 +11,14 @@ import { readIndex, unpack } from './archive.ts';
 import { interrupted } from './backups.ts';
 import { about, fullView, instanceView, withProject } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
-import type { Operations } from './operations.ts';
+import type { Dialect, Operations } from './operations.ts';
 import { accepted, type Call, Refusal, type Routes, sync } from './server.ts';
 import { type Instance, rootDisk, type State } from './state.ts';
 
 /** The first bytes of gzip, bzip2, xz and zstd. */
 const compressed = ['1f8b', '425a68', 'fd377a58', '28b52ffd'].map((hex) => Buffer.from(hex, 'hex'));
+
+type View = ReturnType<typeof instanceView>;
 
 /** What the simulator reads of `backup/index.yaml`. */
 interface Index {
@@ -25,10 +27,16 @@ interface Index {
   pool: string;
   snapshots?: string[];
   optimized: boolean;
-  config: { container: ReturnType<typeof instanceView> };
+  config: { version?: number; container?: View; instance?: View };
 }
 
-export function importRoutes(state: State, operations: Operations, faults: Faults, stopped: AbortSignal): Routes {
+export function importRoutes(
+  state: State,
+  operations: Operations,
+  faults: Faults,
+  dialect: Dialect,
+  stopped: AbortSignal,
+): Routes {
   return {
     '/1.0/instances': {
       GET({ project, query }) {
@@ -49,6 +57,8 @@ export function importRoutes(state: State, operations: Operations, faults: Fault
           await receive(call, archive, fault);
           if (fault?.script.hold === 'answer') await fault.hold(call.signal);
           const index = state.hasFiles ? await readArchive(archive, call.signal) : await readFirst(archive);
+          if ((index.config.version ?? 1) > dialect.metadataVersion)
+            throw new Refusal(500, 'Failed checking override name: Backup has no instance');
           const { name, pool } = targetOf(
             fault?.script.ignoreHeaders ? {} : call.request.headers,
             call.project,
@@ -189,7 +199,8 @@ export async function writeBackupYaml(state: State, instance: Instance): Promise
 }
 
 function instanceFrom(index: Index, target: { name: string; project: string; pool: string }): Instance {
-  const { architecture, description, config, devices, profiles, created_at, last_used_at } = index.config.container;
+  const { architecture, description, config, devices, profiles, created_at, last_used_at, ephemeral } =
+    index.config.instance ?? (index.config.container as View);
   return {
     ...target,
     serial: randomUUID(),
@@ -200,7 +211,7 @@ function instanceFrom(index: Index, target: { name: string; project: string; poo
     profiles,
     createdAt: created_at,
     lastUsedAt: last_used_at,
-    ephemeral: index.config.container.ephemeral,
+    ephemeral,
     isRunning: false,
     isFrozen: false,
     snapshots: index.snapshots ?? [],

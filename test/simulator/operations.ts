@@ -13,7 +13,19 @@ export interface Dialect {
   timedOutWait: 'operation' | { httpStatus: 200 | 500 };
   /** Whether operations tell what they work on; LXD 6.9's have `resources: {}`. */
   resources: boolean;
+  /** The newest version of an index.yaml that it writes, if not asked for another, and reads. LXD 6.9: 2. */
+  metadataVersion: 1 | 2;
+  /** Whether archives in tar format have the volume's backup.yaml, and must have it: not so with LXD since 2026. */
+  backupYaml: boolean;
 }
+
+/** Debian 12's LXD. */
+export const usualDialect: Dialect = {
+  timedOutWait: 'operation',
+  resources: true,
+  metadataVersion: 1,
+  backupYaml: true,
+};
 
 const codes = { Running: 103, Success: 200, Failure: 400 } as const;
 

@@ -11,7 +11,7 @@ import { backupRoutes } from './backups.ts';
 import { catalogRoutes, simulatedVersion, startThoseThatRan } from './catalog.ts';
 import { Faults } from './faults.ts';
 import { importRoutes, writeBackupYaml } from './imports.ts';
-import { type Dialect, Operations, operationRoutes } from './operations.ts';
+import { type Dialect, Operations, operationRoutes, usualDialect } from './operations.ts';
 import { writeVolume } from './rootfs.ts';
 import { lxdServer } from './server.ts';
 import { type Config, type Profile, State } from './state.ts';
@@ -78,7 +78,7 @@ export async function startSimulator({
   const state = new State(lxdDir, files);
   await state.makeFolders();
   const faults = new Faults();
-  const dialect: Dialect = { timedOutWait: 'operation', resources: true };
+  const dialect: Dialect = { ...usualDialect };
   const socket = join(lxdDir, 'unix.socket');
   let daemon = await listen(state, faults, dialect, socket, log);
   opening.defer(() => daemon.stop());
@@ -142,9 +142,9 @@ async function listen(
   const stopping = new AbortController();
   const { signal } = stopping;
   const routes = {
-    ...catalogRoutes(state, operations),
-    ...backupRoutes(state, operations, faults, signal),
-    ...importRoutes(state, operations, faults, signal),
+    ...catalogRoutes(state, operations, dialect),
+    ...backupRoutes(state, operations, faults, dialect, signal),
+    ...importRoutes(state, operations, faults, dialect, signal),
     ...operationRoutes(operations, dialect),
   };
   await rm(socket, { force: true });

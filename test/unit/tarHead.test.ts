@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { fileEntry } from '../../services/archive/tar.ts';
+import { TarHead } from '../../services/archive/tarHead.ts';
+
+/** As Go writes them: a mapping in a mapping two spaces deeper, a list as deep as its key. */
+const config = `container:
+  config:
+    user.user-data: |2-
+        indented
+      text: "1e3"
+
+    volatile.uuid: 0005
+  profiles:
+  - default
+pool:
+  name: bt
+`;
+const index = (more = '', body = config) =>
+  `name: c1\nbackend: btrfs\npool: bt\nsnapshots:\n- first\n${more}type: container\nconfig:\n${body.replace(/^(?=.)/gm, '  ')}`;
+const end = Buffer.alloc(1024);
+
+const tarOf = (text: string, ...names: string[]) =>
+  Buffer.concat([
+    fileEntry('backup/index.yaml', Buffer.from(text)),
+    ...names.map((name) => fileEntry(name, Buffer.from(name.endsWith('/') ? '' : `of ${name}`))),
+    end,
+  ]);
+
+/** What comes out of it, in chunks of the given sizes whose memory is used again. */
+function through(tar: Buffer, sizes: number[], judge: (format: { version: number }) => void = () => undefined): Buffer {
+  const head = new TarHead(judge);
+  const out: Buffer[] = [];
+  for (let at = 0, i = 0; at < tar.length; i++) {
+    const chunk = Buffer.from(tar.subarray(at, at + (sizes[i % sizes.length] ?? 1)));
+    at += chunk.length;
+    out.push(...head.push(chunk).map((piece) => Buffer.from(piece)));
+    chunk.fill(0xff);
+  }
+  return Buffer.concat([...out, ...head.rest()]);
+}
+
+const sizes = fc.array(fc.integer({ min: 1, max: 3000 }), { minLength: 1, maxLength: 5 });
+
+describe('the head of a tar', () => {
+  const root = ['backup/container/', 'backup/container/metadata.yaml', 'backup/container/rootfs/'];
+  const old = ['backup/container/', 'backup/container/backup.yaml', 'backup/container/metadata.yaml'];
+  const machine = ['backup/virtual-machine/', 'backup/virtual-machine/agent.crt', 'backup/virtual-machine/templates/'];
+
+  for (const [what, names, file] of [
+    ['a container', root, 'backup/container/backup.yaml'],
+    [
+      'one with a snapshot',
+      ['backup/snapshots/first/', 'backup/snapshots/first/metadata.yaml', ...root],
+      'backup/container/backup.yaml',
+    ],
+    ['a virtual machine', machine, 'backup/virtual-machine/backup.yaml'],
+  ] as const) {
+    it(`gets the backup.yaml that it lacks behind its index: ${what}`, () => {
+      const tar = tarOf(index(), ...names);
+      const [first] = [fileEntry('backup/index.yaml', Buffer.from(index()))];
+      const whole = Buffer.concat([first, fileEntry(file, Buffer.from(config)), tar.subarray(first.length)]);
+      fc.assert(fc.property(sizes, (cut) => assert.deepEqual(through(tar, cut), whole)));
+    });
+  }
+
+  for (const [what, tar] of [
+    ['has its backup.yaml', tarOf(index(), ...old)],
+    [
+      'has one in its snapshot',
+      tarOf(index(), 'backup/snapshots/first/', 'backup/snapshots/first/backup.yaml', ...old),
+    ],
+    ['is optimized', tarOf(index('optimized: true\n'), 'backup/container.bin')],
+    ['has an index that another program wrote', tarOf(`name: c1\nconfig: {container: {}}\n`, ...root)],
+    ['has no index', tarOf('').subarray(512)],
+    ['ends early', tarOf(index(), ...root).subarray(0, 700)],
+    ['is nothing of LXD’s', Buffer.alloc(5000, 'x')],
+  ] as const) {
+    it(`is left as it is where the archive ${what}`, () => {
+      fc.assert(fc.property(sizes, (cut) => assert.deepEqual(through(tar, cut), tar)));
+    });
+  }
+
+  it('is judged by its index before anything is sent', () => {
+    const seen: number[] = [];
+    const judge = ({ version }: { version: number }) => void seen.push(version);
+    through(tarOf(index(), ...old), [1000], judge);
+    through(tarOf(index('', config.replace('container:', 'version: 2\ninstance:')), ...old), [1000], judge);
+    assert.deepEqual(seen, [1, 2]);
+    const head = new TarHead(() => {
+      throw new Error('refused');
+    });
+    assert.throws(() => head.push(tarOf(index(), ...old)), /refused/);
+  });
+});
