@@ -19,6 +19,8 @@ export interface LxdInstance {
   expanded_config: Config;
   expanded_devices: Devices;
   ephemeral: boolean;
+  /** The member of a cluster that it is on; `none` without a cluster. */
+  location: string;
   profiles: string[];
   /** `Running`, `Stopped`, `Frozen`, `Error`, … */
   status: string;
@@ -163,14 +165,14 @@ async function whenFree<T>(signal: AbortSignal, step: () => Promise<T>): Promise
 function change(
   lxd: LxdClient,
   address: Address,
-  request: Pick<LxdRequest, 'method' | 'body'> & { below?: string },
+  request: Pick<LxdRequest, 'method' | 'body' | 'query'> & { below?: string },
   waiting: Waiting,
 ): Promise<void> {
-  const { below = '', ...rest } = request;
+  const { below = '', query, ...rest } = request;
   const { signal } = waiting;
   return whenFree(signal, async () => {
     const path = instancePath(address) + below;
-    const { operation = '' } = await lxd.call({ ...rest, path, query: { project: address.project }, signal });
+    const { operation = '' } = await lxd.call({ ...rest, path, query: { ...query, project: address.project }, signal });
     await lxd.wait(operation, waiting);
   });
 }
@@ -213,6 +215,12 @@ export async function shutDown(
 /** Renames a stopped instance. */
 export function renameInstance(lxd: LxdClient, address: Address, name: string, waiting: Waiting): Promise<void> {
   return change(lxd, address, { method: 'POST', body: { name } }, waiting);
+}
+
+/** Moves a stopped instance to another member of its cluster. */
+export function moveInstance(lxd: LxdClient, address: Address, member: string, waiting: Waiting): Promise<void> {
+  const body = { name: address.instance, migration: true };
+  return change(lxd, address, { method: 'POST', query: { target: member }, body }, waiting);
 }
 
 /** An empty value removes its key. A device replaces the one of its name. */

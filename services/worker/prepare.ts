@@ -1,7 +1,8 @@
 /** What has been imported is made ours, and no twin of another instance, before it gets the name that was asked for. */
 import type { Address } from '../contract.ts';
 import { asLxstowError, isCode } from '../errors.ts';
-import { type Config, changeInstance, type LxdInstance, nameOf } from '../lxd/instances.ts';
+import { isLxdAway } from '../lxd/client.ts';
+import { type Config, changeInstance, findInstance, type LxdInstance, moveInstance, nameOf } from '../lxd/instances.ts';
 import { everyInstance } from '../lxd/inventory.ts';
 import {
   areTwins,
@@ -37,7 +38,28 @@ export async function prepare(restoring: Restoring, found: LxdInstance): Promise
       attempt.warn(`${names} has the same identity (UUID, MAC or static address): do not let both run on one network`);
     if (network) warnOfAddresses(restoring, found, twins);
   }
+  await moveToReplaced(restoring, found);
   await attempt.checkpoint({ prepared: true });
+}
+
+/** In a cluster LXD imports on the member that it is asked through. What replaces an instance belongs where that one is. */
+async function moveToReplaced({ job, attempt, tools, target, imported }: Restoring, found: LxdInstance): Promise<void> {
+  if (!job.body.replace) return;
+  const { signal } = attempt;
+  const old = await findInstance(tools.lxd, target, signal);
+  if (!old || old.location === found.location) return;
+  try {
+    attempt.assertOwned();
+    await moveInstance(tools.lxd, imported, old.location, {
+      signal,
+      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
+    });
+  } catch (error) {
+    if (isLxdAway(error) || signal.aborted) throw error;
+    attempt.warn(
+      `${nameOf(target)} was on ${old.location}, and is on ${found.location} now: ${asLxstowError(error).message}`,
+    );
+  }
 }
 
 /** Whether it is restored beside what the backup was made of: under another name, or in another project. */
