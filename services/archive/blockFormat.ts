@@ -1,4 +1,4 @@
-/** One block of a tar as a gzip member or a zstd frame, and back: what the threads do. */
+/** Converts one block of a tar to a gzip member or a zstd frame, and back. Runs on the threads. */
 import zlib from 'node:zlib';
 import type { Compression } from '../contract.ts';
 import { chunkSizeFor, type Deflate, denseDeflate, move } from './deflate.ts';
@@ -6,7 +6,7 @@ import { gzipHeaderBytes, gzipTrailerBytes, writeGzipHeader } from './frames.ts'
 
 export type Compressed = Exclude<Compression, 'none'>;
 
-/** What a block can grow by: 28 bytes of gzip frame, 5 per stored 64 KiB; zstd's bound is smaller. */
+/** The most that a block can grow by: gzip takes 28 bytes of header and trailer, and 5 per stored 64 KiB; zstd's bound is smaller. */
 export const blockOverheadBytes = 4096;
 
 const level = 1;
@@ -16,30 +16,30 @@ const worthwhile = 0.95;
 const storedLimit = 65535;
 const storedHeaderBytes = 5;
 
-/** Compresses the first `length` bytes of `room`, where they are; returns the size that they then have. The room has `blockOverheadBytes` more. */
+/** Compresses the first `length` bytes of `room` in place; returns the compressed size. `room` must have `blockOverheadBytes` more. */
 export function pack(compression: Compressed, room: Buffer, length: number, deflate: Deflate): number {
   return compression === 'gzip' ? gzip(room, length, deflate) : zstd(room, length);
 }
 
-/** Whether all bytes are 0: whether the first one is, and each equals the one before it. 16 µs for 1 MiB. */
+/** True when all bytes are 0: the first one is, and each equals the one before it. Takes 16 µs for 1 MiB. */
 export function isZero(bytes: Buffer): boolean {
   return bytes[0] === 0 && bytes.subarray(1).equals(bytes.subarray(0, -1));
 }
 
-/** A block of `length` zeros, compressed as tightly as the format can: 1 MiB is 1062 bytes of gzip, 55 of zstd. Takes some 5 ms: keep it. */
+/** Compresses a block of `length` zeros as tightly as the format can: 1 MiB becomes 1062 bytes of gzip, 55 of zstd. Takes some 5 ms: cache it. */
 export function packZeros(compression: Compressed, length: number): Buffer {
   const room = Buffer.alloc(length + blockOverheadBytes);
   return Buffer.from(room.subarray(0, pack(compression, room, length, denseDeflate)));
 }
 
-/** Decompresses into `into`; returns how far. Throws when `frame` is no whole member or frame, or holds more. */
+/** Decompresses into `into`; returns the number of bytes. Throws when `frame` is not a whole member or frame, or does not fit. */
 export function unpack(compression: Compressed, frame: Buffer, into: Buffer): number {
   const options = { maxOutputLength: into.length, chunkSize: chunkSizeFor(into.length) };
   const bytes = compression === 'gzip' ? zlib.gunzipSync(frame, options) : zlib.zstdDecompressSync(frame, options);
   return move(bytes, into, 0);
 }
 
-/** A gzip member (RFC 1952). What does not shrink is stored. */
+/** Makes a gzip member (RFC 1952). Stores bytes that do not shrink. */
 function gzip(room: Buffer, length: number, { deflate, crc32 }: Deflate): number {
   const bytes = room.subarray(0, length);
   const crc = crc32(bytes);
@@ -49,7 +49,7 @@ function gzip(room: Buffer, length: number, { deflate, crc32 }: Deflate): number
   return room.writeUInt32LE(length, room.writeUInt32LE(crc, end));
 }
 
-/** zstd stores by itself what does not shrink, and finds that out fast. */
+/** Makes a zstd frame. zstd itself stores bytes that do not shrink, and detects them fast. */
 function zstd(room: Buffer, length: number): number {
   const { ZSTD_c_compressionLevel, ZSTD_c_checksumFlag } = zlib.constants;
   const packed = zlib.zstdCompressSync(room.subarray(0, length), {
@@ -60,7 +60,7 @@ function zstd(room: Buffer, length: number): number {
   return move(packed, room, 0);
 }
 
-/** Deflates a few short samples: 16 KiB tell for a 1 MiB block, at a fiftieth of the cost. */
+/** Deflates a few short samples: 16 KiB are enough to judge a block of 1 MiB, at a fiftieth of the cost. */
 function looksCompressible(bytes: Buffer, deflate: Deflate['deflate']): boolean {
   if (bytes.length <= samples * sampleBytes) return true;
   const stride = Math.floor((bytes.length - sampleBytes) / (samples - 1));
@@ -71,7 +71,7 @@ function looksCompressible(bytes: Buffer, deflate: Deflate['deflate']): boolean 
   return size !== undefined && size < sample.length * worthwhile;
 }
 
-/** Moves the bytes into stored deflate blocks (RFC 1951, 3.2.4) that begin at `start`, the last ones first. Returns where they end. */
+/** Turns the bytes into stored deflate blocks (RFC 1951, 3.2.4) at offset `start`, moving the last ones first. Returns the offset after them. */
 function store(room: Buffer, length: number, start: number): number {
   const count = Math.max(1, Math.ceil(length / storedLimit));
   for (let i = count - 1; i >= 0; i--) {

@@ -1,25 +1,25 @@
-/** Bytes in, blocks out. */
+/** Reads a byte source into blocks. */
 import { Readable } from 'node:stream';
 import type { BufferPool } from './bufferPool.ts';
 
-/** A stretch of the tar: `bytes` lies at the beginning of a pooled buffer, `room`, until `release` is called. */
+/** A stretch of the tar. `bytes` lies at the start of `room`, a pooled buffer, until `release` is called. */
 export interface Block {
   bytes: Buffer;
   room: Buffer;
   release(): void;
 }
 
-/** Bytes that are read into memory which the reader gives. */
+/** A source that reads into the caller's memory. */
 export interface ByteSource {
-  /** Fills the buffer; returns how far, less than all of it only at the end. `onBytes` is told whenever some have come. */
+  /** Fills the buffer; returns the number of bytes, fewer than its size only at the end. Calls `onBytes` whenever bytes arrive. */
   fill(buffer: Buffer, options: { signal: AbortSignal; onBytes?: () => void }): Promise<number>;
   destroy(): void;
 }
 
 /**
- * Cuts a source into blocks of `size` bytes (the pool's own, unless it is given), the last one shorter. `onBytes` is told whenever bytes have come,
- * `onWaiting` when the source is waited for. While no buffer is free, the source stands still. Rejects with the source's error, or
- * the signal's reason; the source is destroyed in the end.
+ * Cuts a source into blocks of `size` bytes (default: the pool's buffer size); the last one may be shorter. Calls `onBytes` whenever bytes
+ * arrive, `onWaiting` with true and false around each wait for the source. Reads nothing while no buffer is free (back-pressure). Rejects with the
+ * source's error or the signal's reason. Always destroys the source.
  */
 export async function* readBlocks(
   source: Readable | ByteSource,
@@ -53,7 +53,7 @@ export async function* readBlocks(
   }
 }
 
-/** 'data' and pause: the fastest way to read a stream, and the only one that copies its bytes once. */
+/** Reads a stream by 'data' events and pause(): the fastest way, and the only one that copies each byte once. */
 class StreamSource implements ByteSource {
   readonly #source: Readable;
   #rest: Buffer = Buffer.alloc(0);

@@ -1,32 +1,32 @@
 import { Line } from '../line.ts';
 
-/** A fixed set of buffers: what bounds a slot's memory, whatever the size of the instance. */
+/** A fixed set of buffers. It bounds a slot's memory, whatever the size of the instance. */
 export class BufferPool {
-  /** Bytes of each buffer. */
+  /** Bytes per buffer. */
   readonly size: number;
   readonly #all: readonly Buffer[];
   #free: Buffer[];
   readonly #line = new Line<Buffer>();
 
-  /** `count` buffers of `size` bytes, in memory that the threads can work on without a copy. */
+  /** `count` buffers of `size` bytes, in shared memory: the threads work on it without a copy. */
   constructor(count: number, size: number) {
     this.size = size;
     this.#all = Array.from({ length: count }, () => Buffer.from(new SharedArrayBuffer(size)));
     this.#free = [...this.#all];
   }
 
-  /** The next free buffer; waits for one to be given back. Rejects with the signal's reason. */
+  /** Takes a free buffer; waits for one, first come, first served. Rejects with the signal's reason. */
   async take(signal: AbortSignal): Promise<Buffer> {
     signal.throwIfAborted();
     return this.#free.pop() ?? this.#line.wait(signal);
   }
 
-  /** Gives a buffer back, whole: nobody may look at it any more. */
+  /** Returns a whole buffer to the pool. The caller must not use it afterwards. */
   give(buffer: Buffer): void {
     if (!this.#line.serve(buffer)) this.#free.push(buffer);
   }
 
-  /** All buffers are free again, given back or not: when everything that had one has ended. */
+  /** Marks all buffers as free, returned or not. Call it only when no task uses one any more. */
   reclaim(): void {
     this.#free = [...this.#all];
   }

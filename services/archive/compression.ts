@@ -1,4 +1,4 @@
-/** Blocks in, compressed pieces out: each block is a gzip member or a zstd frame of its own, so they can be made side by side. */
+/** Compresses and decompresses blocks. Each block is a gzip member or a zstd frame of its own, so blocks can be processed in parallel. */
 import { LxstowError } from '../errors.ts';
 import { blockOverheadBytes, type Compressed, isZero, packZeros } from './blockFormat.ts';
 import type { Block } from './blocks.ts';
@@ -8,27 +8,27 @@ import { framesOf } from './frames.ts';
 import type { SlotMemory } from './slotMemory.ts';
 import { TaskError, type Threads } from './threads.ts';
 
-/** Bytes of the tar in one compressed block. */
+/** Bytes of the tar per compressed block. */
 export const blockSizeBytes = 1024 * 1024;
 
-/** What zlib says of bytes, not of itself. */
+/** zlib's error codes that blame its input, not zlib. */
 const unreadable = /^(Z_(DATA|BUF)_ERROR|Z_NEED_DICT|ZSTD_error_.*|ERR_BUFFER_TOO_LARGE|ERR_TRAILING_JUNK.*)$/;
 
-/** A compressed block. `copyInto` writes its `size` bytes and gives the block's memory back, where that is not free already; call it once. */
+/** A compressed block. `copyInto` writes its `size` bytes and releases the block's buffer, unless that is free already. Call it once. */
 export interface Piece {
   size: number;
   rawSize: number;
   copyInto(target: Buffer, at: number): void;
 }
 
-/** Blocks of `size` bytes on their way: those that the threads have, one being filled, one being taken from. */
+/** Buffers for blocks of `size` bytes: those that the threads work on, one being filled, one being copied from. */
 export function blockPool(memory: SlotMemory, threads: Threads, size: number): BufferPool {
   return memory.pool('blocks', threads.blocksAtOnce + 2, size + blockOverheadBytes);
 }
 
 /**
- * Compresses blocks side by side, in order, each where it is. A block of zeros, as empty disks of virtual machines have thousands of, is compressed once for each
- * length (that of all blocks, and that of the last one), and copied from then on. Not for `none`: there a part is its own block.
+ * Compresses blocks in parallel and in place; yields them in order. An empty disk of a virtual machine has thousands of blocks of zeros: those are
+ * compressed once for each length (full block, last block) and then copied. Not for `none`, where each block is a part.
  */
 export function compressBlocks(
   blocks: AsyncIterable<Block>,
@@ -60,7 +60,10 @@ export function compressBlocks(
   });
 }
 
-/** Decompresses the blocks of a part side by side, in order, each into a buffer of the pool. A block holds `blockSize` bytes of the tar at most. */
+/**
+ * Decompresses the blocks of a part in parallel, each into a buffer of the pool; yields them in order. A block holds at most `blockSize` bytes of
+ * the tar. Throws archive-corrupt for a damaged block.
+ */
 export function decompressBlocks(
   part: Buffer,
   compression: Compressed,

@@ -1,4 +1,4 @@
-/** Somebody else's archive, whichever way it is compressed, as the tar that it holds. */
+/** Reads archives that lxstow did not make: detects the compression and passes on the tar. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Readable, type Transform } from 'node:stream';
@@ -6,16 +6,16 @@ import { pipeline } from 'node:stream/promises';
 import zlib from 'node:zlib';
 import { LxstowError } from '../errors.ts';
 
-/** Where tar says what it is (POSIX ustar, GNU). */
+/** Offset of the magic string in a tar header (POSIX ustar, GNU). */
 const tarMagicAt = 257;
 const enoughToTell = 512;
 
-/** Of what a program says on standard error. */
+/** Characters kept of a program's standard error. */
 const longestComplaint = 500;
 
-/** gzip makes 1032 bytes of one at most. zstd makes 32 000: an archive that does is mostly nothing. */
+/** Limit on output bytes per input byte. gzip reaches 1032 at most; zstd can reach 32 000, but only for an archive that holds almost nothing. */
 const mostOfOneByte = 1100;
-/** Up to here that does not matter: an empty disk of a virtual machine packs as well. */
+/** Output up to this size may have any ratio, because an empty disk of a virtual machine compresses as well. */
 const freelyUnpackedBytes = 16 * 1024 ** 3;
 
 const signatures: [bytes: number[], name: string][] = [
@@ -29,9 +29,9 @@ const signatures: [bytes: number[], name: string][] = [
 ];
 
 /**
- * Calls `take` with the tar in `source`, which is gzip, zstd or as it is; resolves when `take` has. Throws bad-request for anything
- * else, and where it is damaged or cut; too-large for one of which more than `freely` bytes come, 1100 for each of its own. `source` is not
- * destroyed. `programs`: what is to be run for which other compression.
+ * Calls `take` with the tar in `source`, which is plain, gzip or zstd; resolves when `take` does. `programs` maps further compressions to the
+ * programs that decompress them. Throws bad-request for any other format and for a damaged or truncated archive; too-large when gzip or zstd
+ * yields more than `freely` bytes and more than 1100 bytes per input byte. Does not destroy `source`.
  */
 export async function readTar(
   source: Readable,
@@ -71,7 +71,7 @@ export async function readTar(
   }
 }
 
-/** Counts what goes into a decoder and what comes out. */
+/** Detects decompression bombs: counts the bytes into and out of a decoder. */
 class Ratio {
   readonly #freely: number;
   #packed = 0;
@@ -101,7 +101,7 @@ class Ratio {
   }
 }
 
-/** What `program -dc` makes of the bytes, as LXD itself has it done. */
+/** Decompresses the bytes with `program -dc`, as LXD does. */
 async function* throughProgram(
   program: string,
   compression: string,
@@ -143,7 +143,7 @@ function compressionOf(head: Buffer, more: string[]): string {
   const name = signatures.find(([bytes]) => bytes.every((byte, at) => head[at] === byte))?.[1];
   if (name === 'gzip' || name === 'zstd' || (name !== undefined && more.includes(name))) return name;
   if (name === undefined && head.toString('latin1', tarMagicAt, tarMagicAt + 5) === 'ustar') return 'none';
-  // zstd's skippable frames have sixteen signatures.
+  // zstd has sixteen signatures for skippable frames.
   if (head.length >= 4 && (head.readUInt32LE(0) & 0xfffffff0) >>> 0 === 0x184d2a50) return 'zstd';
   throw new LxstowError(
     'bad-request',
@@ -162,7 +162,7 @@ async function firstBytes(chunks: AsyncIterator<Buffer>): Promise<Buffer> {
   return Buffer.concat(found);
 }
 
-/** What was read ahead, and the rest. */
+/** Yields the bytes that were read ahead, then the rest. */
 export async function* rejoined(head: Buffer, chunks: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
   yield head;
   for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield next.value;
@@ -170,7 +170,7 @@ export async function* rejoined(head: Buffer, chunks: AsyncIterator<Buffer>): As
 
 const zstdMagic = 0xfd2fb528;
 
-/** The same bytes, in chunks that end where a zstd frame does: Node's decoder takes another frame only with a further chunk. */
+/** Cuts the chunks so that none crosses the end of a zstd frame: Node's decoder starts another frame only with a new chunk. */
 export async function* cutAtFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   let header: number[] = [];
   let needed = 5;

@@ -1,4 +1,4 @@
-/** The way from a tar to its parts: blocks, compressed or not, in pooled buffers. */
+/** Turns a tar into parts: cuts it into blocks, compresses them if wanted, and collects them in pooled buffers. */
 import type { Readable } from 'node:stream';
 import type { Compression } from '../contract.ts';
 import { type Block, type ByteSource, readBlocks } from './blocks.ts';
@@ -11,22 +11,22 @@ import type { Threads } from './threads.ts';
 export interface DraftOptions {
   compression: Compression;
   partSize: number;
-  /** So many parts are sent at a time; one more is being filled. */
+  /** Parts uploaded in parallel; one more is being filled. */
   inFlight: number;
   memory: SlotMemory;
   threads: Threads;
-  /** Sees each block of the tar once, in order. */
+  /** Called once with each block of the tar, in order. */
   onBlock: (bytes: Buffer) => void;
-  /** Watches the source. */
+  /** Times the waits for the source. */
   idle: IdleWatch;
   signal: AbortSignal;
-  /** Behind the parts that are stored already. */
+  /** Where to resume: after the parts that are already stored. */
   start?: PartStart;
 }
 
 export function draftParts(source: Readable | ByteSource, options: DraftOptions): AsyncGenerator<PartDraft> {
   const { compression, partSize, inFlight, memory, threads, onBlock, idle, signal, start } = options;
-  // One size for every compression: the next job finds them as it needs them.
+  // One size for every compression, so that the next job can reuse the buffers.
   const slabs = memory.pool('parts', inFlight + 1, partBufferSize(partSize));
   const watched = {
     signal,

@@ -1,6 +1,6 @@
 /**
- * Runs `fn` on each item, up to `limit` at a time, and yields the results in the items' order. The source is read only as results
- * are taken. When something fails, or the reader stops, what is under way is waited for, the source is closed, and nothing begins anew.
+ * Runs `fn` on each item, up to `limit` in parallel, and yields the results in the items' order. Reads the source only as results are
+ * consumed. On a failure, or when the consumer stops, starts nothing more, waits for the running calls, and closes the source.
  */
 export async function* mapInOrder<A, B>(
   source: AsyncIterable<A>,
@@ -26,7 +26,7 @@ export async function* mapInOrder<A, B>(
   }
 }
 
-/** The same promise; a failure that is looked at later does not count as unhandled meanwhile. */
+/** Returns the same promise, marked as handled: its failure may be awaited later. */
 function observed<T>(promise: Promise<T>): Promise<T> {
   promise.then(undefined, () => undefined);
   return promise;

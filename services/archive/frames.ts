@@ -1,11 +1,11 @@
 /**
- * Where compressed blocks end inside a part, so that they can be decompressed side by side too. (Node's own zstd stream stops at the
- * end of the first frame: it cannot read an archive of many.)
+ * Finds where compressed blocks end in a part, so that they can be decompressed in parallel. (Node's own zstd stream stops at the end of the
+ * first frame, so it cannot read an archive of many.)
  */
 import type { Compression } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 
-/** Cuts a part into its gzip members or zstd frames, each one block of the tar. Throws archive-corrupt where there is no block. */
+/** Cuts a part into its gzip members or zstd frames; each is one block of the tar. Throws archive-corrupt where no whole block begins. */
 export function* framesOf(part: Buffer, compression: Exclude<Compression, 'none'>): Generator<Buffer> {
   const sizeAt = compression === 'gzip' ? gzipMemberSize : zstdFrameSize;
   for (let at = 0; at < part.length; ) {
@@ -17,14 +17,14 @@ export function* framesOf(part: Buffer, compression: Exclude<Compression, 'none'
   }
 }
 
-/** RFC 1952: a header with an extra field, in it one subfield "LX" of four bytes: the member's whole size. */
+/** A gzip header (RFC 1952) with an extra field. Its one subfield, "LX", has four bytes: the size of the whole member. */
 const gzipHeader = Buffer.from([0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 8, 0, 0x4c, 0x58, 4, 0, 0, 0, 0, 0]);
 const sizeOffset = 16;
 export const gzipHeaderBytes = gzipHeader.length;
-/** CRC-32 and size of what is in the member. */
+/** CRC-32 and size of the uncompressed data. */
 export const gzipTrailerBytes = 8;
 
-/** Writes the header of a member of `size` bytes in all; returns where it ends. */
+/** Writes the header of a member of `size` bytes, header included. Returns the offset after the header. */
 export function writeGzipHeader(target: Buffer, at: number, size: number): number {
   gzipHeader.copy(target, at);
   target.writeUInt32LE(size, at + sizeOffset);
@@ -36,7 +36,7 @@ function gzipMemberSize(bytes: Buffer): number {
   return ours ? bytes.readUInt32LE(sizeOffset) : 0;
 }
 
-/** RFC 8878, 3.1.1: magic, header, blocks up to the last one, checksum. */
+/** Size of the frame (RFC 8878, 3.1.1): magic number, header, blocks up to the last one, checksum. 0 if there is none. */
 function zstdFrameSize(bytes: Buffer): number {
   if (bytes.length < 6 || bytes.readUInt32LE(0) !== 0xfd2fb528) return 0;
   const descriptor = bytes.readUInt8(4);

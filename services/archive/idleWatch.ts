@@ -1,6 +1,6 @@
 import { type ErrorCode, LxstowError } from '../errors.ts';
 
-/** Ends a transfer when the other side, LXD or a client, keeps us waiting too long. While we keep it waiting, for a slow store say, no time runs. */
+/** Aborts a transfer when the other side (LXD or a client) keeps us waiting too long. Time in which it waits for us, say for S3, does not count. */
 export class IdleWatch implements Disposable {
   readonly #controller = new AbortController();
   readonly #ms: number;
@@ -19,7 +19,7 @@ export class IdleWatch implements Disposable {
     return this.#controller.signal;
   }
 
-  /** We wait for the other side from now on, or no longer. */
+  /** Starts the timer when we begin to wait for the other side, and stops it when we no longer wait. */
   watch(waiting: boolean): void {
     clearTimeout(this.#timer);
     if (!waiting) return;
@@ -30,7 +30,7 @@ export class IdleWatch implements Disposable {
     }, this.#ms);
   }
 
-  /** A byte has moved. */
+  /** Restarts the timer, because a byte has moved. */
   touch(): void {
     this.#timer?.refresh();
   }

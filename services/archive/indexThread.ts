@@ -1,4 +1,4 @@
-/** Parses one index on a thread of its own and ends: 1 MiB of YAML takes seconds, and what is made to be slow takes longer. */
+/** Parses one index on a thread of its own, then ends: 1 MiB of YAML takes seconds, and a malicious index takes longer. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { asLxstowError } from '../errors.ts';
 import { type LxdIndex, parseIndex } from './lxdIndex.ts';

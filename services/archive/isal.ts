@@ -1,11 +1,11 @@
-/** Intel's ISA-L, called where it is installed: deflate and CRC-32 at a third of zlib's cost (docs/adr/0029-isa-l.md). */
+/** Binding of Intel's ISA-L, used where it is installed: deflate and CRC-32 at a third of zlib's cost (docs/adr/0029-isa-l.md). */
 import { createRequire } from 'node:module';
 import zlib from 'node:zlib';
 import type * as Koffi from 'koffi';
 import { LxstowError } from '../errors.ts';
 import type { Deflate } from './deflate.ts';
 
-/** igzip_lib.h: `struct isal_zstream` begins so. */
+/** The first fields of `struct isal_zstream` (igzip_lib.h). */
 const streamFields = {
   next_in: 'void *',
   avail_in: 'uint32_t',
@@ -19,13 +19,13 @@ const streamFields = {
   level_buf: 'void *',
   end_of_stream: 'uint16_t',
 } as const;
-/** All of it has 82 384 bytes in ISA-L 2.30. */
+/** Room for the whole struct, which has 82 384 bytes in ISA-L 2.30. */
 const streamBytes = 128 * 1024;
 const level = 1;
 /** ISAL_DEF_LVL1_DEFAULT. */
 const levelBytes = 282_624;
 
-/** `library` is a name that the system's loader knows, or a path. Throws bad-config when it cannot be used, or makes anything but what zlib can read. */
+/** Loads `library`: a name that the system's loader knows, or a path. Throws bad-config when it does not load, or its results disagree with zlib's. */
 export function openIsal(library: string): Deflate {
   try {
     const isal = bind(library);
@@ -61,14 +61,14 @@ function bind(library: string): Deflate {
       begin(stream);
       set({ level, level_buf: memory, level_buf_size: levelBytes, end_of_stream: 1 });
       set({ next_in: room, avail_in: length, next_out: made, avail_out: Math.max(0, length - 1) });
-      // It says which way it failed; short of a defect there is one, too little room.
+      // Without a defect, the only failure is an output buffer that is too small: the bytes do not shrink.
       if (deflate(stream) !== 0) return undefined;
       return at + made.copy(room, at, 0, stream.readUInt32LE(sizeAt));
     },
   };
 }
 
-/** Native code that is not as we know it would write what nobody can read. */
+/** Tests the library against zlib: one that differs from this binding would write unreadable archives. */
 function prove({ deflate, crc32 }: Deflate): void {
   const text = Buffer.from('One line, and another one.\n'.repeat(10_000));
   const packed = Buffer.from(text);

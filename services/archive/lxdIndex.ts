@@ -1,4 +1,4 @@
-/** What an LXD archive says of its instance, in the index that is its first file. */
+/** Reads the description of the instance from index.yaml, the first file of an LXD archive. */
 import { once } from 'node:events';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -10,34 +10,37 @@ import type { IndexAnswer } from './indexThread.ts';
 import { readEntry, roundedUp, tarBlockBytes } from './tar.ts';
 
 export interface LxdIndex {
-  /** The instance's name when it was backed up. */
+  /** The instance's name at the time of the backup. */
   name: string;
   optimized: boolean;
-  /** The names of the instance's profiles; LXD may tell less of them than that. */
+  /** The names of the instance's profiles, including those that the index does not describe. */
   applied: string[];
   instance: ManifestInstance;
 }
 
 export const indexName = 'backup/index.yaml';
-/** LXD and Incus read no larger one at an import ("input data too large"; measured on each engine, docs/lxd.md): some 500 snapshots without configuration of their own. */
+/**
+ * LXD and Incus refuse a larger index at an import ("input data too large"; measured on each engine, docs/lxd.md). It is enough for some 500 snapshots
+ * without configuration of their own.
+ */
 export const largestIndexBytes = 1024 * 1024;
-/** What separates values in YAML: new lines, commas, brackets. An index of LXD's has one for 20 to 40 bytes. */
+/** Limit on separators of YAML (new lines, commas, brackets). LXD's index has one per 20 to 40 bytes. */
 export const mostIndexMarks = 100_000;
-/** LXD's index is the first file, behind a directory at most. */
+/** Limit on entries before the index. LXD writes at most a directory before it. */
 export const mostEntriesBefore = 16;
-/** 1 MiB as LXD writes it takes 4 s on a thread that has a core to itself. */
+/** 1 MiB of LXD's YAML takes 4 s on a thread that has a core to itself. */
 const usualDeadlineMs = 60_000;
 const resourceLimits = { maxOldGenerationSizeMb: 256 };
 
 export interface ReadOptions {
   deadlineMs?: number;
-  /** Runs it when it may: a thread takes up to 100 MiB. Default: at once. */
+  /** Schedules the parsing, whose thread takes up to 100 MiB. Default: runs it at once. */
   inTurn?: (run: () => Promise<LxdIndex>) => Promise<LxdIndex>;
 }
 
 /**
- * The index, and the tar again from its first byte. Throws bad-request where there is none, or one that takes longer to read than `deadlineMs`;
- * too-large for one that LXD would not take.
+ * Returns the index, and the whole tar again from its first byte. Throws bad-request when there is no index, or parsing it takes longer than
+ * `deadlineMs`; too-large when LXD would refuse it for its size.
  */
 export async function readIndex(
   tar: AsyncIterable<Buffer>,
@@ -82,7 +85,7 @@ async function parseOnThread(text: Buffer, deadlineMs: number): Promise<LxdIndex
   }
 }
 
-/** Throws for what would cost too much to parse. */
+/** Throws for an index that would take too long to parse. */
 function checkSize(text: Buffer): void {
   let marks = 0;
   for (const byte of text) if (marksOfYaml.has(byte)) marks++;
@@ -91,7 +94,7 @@ function checkSize(text: Buffer): void {
 
 const marksOfYaml = new Set(Buffer.from('\n,[{'));
 
-/** The file's bytes; or, where they are not all here, how many bytes from the beginning are needed to go on. */
+/** Returns the file's bytes; or, while `head` is too short, the number of bytes of the tar that the next step needs. */
 function findFile(head: Buffer, name: string): Buffer | number {
   for (let at = 0, entries = 0; ; entries++) {
     if (entries > mostEntriesBefore) throw notLxds(`it does not begin with ${indexName}`);
@@ -113,10 +116,10 @@ function findFile(head: Buffer, name: string): Buffer | number {
 
 type Fields = Record<string, unknown>;
 
-/** Every scalar is a string to us: "true" and "007" stay what they are. To look for keys that are there twice takes quadratic time. */
+/** Reads every scalar as a string, so "true" and "007" stay as they are. Does not check for duplicate keys, which would take quadratic time. */
 const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false } as const;
 
-/** The formats of LXD 4 to 6 differ in where the instance, its pool and its profiles are. */
+/** Parses an index of LXD 4 to 6. These versions differ in where the instance, its pool and its profiles are. */
 export function parseIndex(text: Buffer): LxdIndex {
   let index: Fields;
   try {
@@ -146,7 +149,7 @@ export function parseIndex(text: Buffer): LxdIndex {
   };
 }
 
-/** A profile as LXD writes it, in an index or for `lxc profile show`. Throws bad-request where it is none. */
+/** Parses a profile in LXD's format, as in an index or from `lxc profile show`. Throws bad-request for anything else. */
 export function parseProfile(name: string, text: Buffer): Profile {
   let profile: unknown;
   if (text.length > largestIndexBytes) throw new LxstowError('bad-request', 'it is larger than 1 MiB');

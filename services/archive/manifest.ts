@@ -1,9 +1,9 @@
-/** The manifest: what makes an archive a backup. Its parts must add up before anything is restored from it. */
+/** Reads and writes manifests. An archive without a manifest is not a backup; a manifest whose parts do not add up is refused. */
 import { type BackupAddress, check, type Manifest, type ManifestInstance } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 
 export const manifestVersion = 1;
-/** lxstow makes them of 1 MiB, and a slot's memory holds several. */
+/** A slot's memory holds several blocks. lxstow itself makes them of 1 MiB. */
 const largestBlockBytes = 16 * 1024 * 1024;
 
 export function formatManifest(manifest: Manifest): Buffer {
@@ -17,12 +17,12 @@ export interface AttachedVolume {
   volume: string;
 }
 
-/** The custom volumes that an instance or its profiles attach: LXD's exports do not have them. */
+/** The custom volumes that an instance or its profiles attach. LXD's exports do not contain them. */
 export function attachedVolumes({
   devices,
   profiles,
 }: Pick<ManifestInstance, 'devices' | 'profiles'>): AttachedVolume[] {
-  // A later profile replaces the devices of an earlier one, and the instance replaces those of all.
+  // A later profile's devices override those of an earlier one, and the instance's override all.
   const expanded = Object.assign({}, ...profiles.map((profile) => profile.devices), devices) as typeof devices;
   return Object.entries(expanded).flatMap(([device, { type, path, pool, source }]) =>
     type === 'disk' && path !== '/' && pool && source ? { device, pool, volume: source } : [],
@@ -30,8 +30,8 @@ export function attachedVolumes({
 }
 
 /**
- * Reads a manifest that was stored for the backup `address`. Throws bad-manifest when it is not JSON, is of a newer version, does not
- * match its schema, is another backup's, has blocks that are too large, or its parts leave gaps.
+ * Parses the manifest of the backup `address`. Throws bad-manifest when it is not JSON, is of a newer version, does not match its schema,
+ * belongs to another backup, has blocks that are too large, or has gaps between its parts.
  */
 export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
   const what = `manifest of ${address.instance}/${address.backup}`;

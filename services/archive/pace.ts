@@ -1,10 +1,10 @@
-/** Reading no faster than a bandwidth allows. */
+/** Limits how fast a source is read. */
 import type { Bandwidth, TakeOptions } from '../bandwidth.ts';
 import type { ByteSource } from './blocks.ts';
 
 /**
- * Fills a buffer in pieces, each when it may be read; returns how far. `read` fills a piece that begins `at` so far into the buffer, and
- * returns how much of it it has: less than all of it ends the reading.
+ * Fills a buffer piece by piece, waiting for the bandwidth limit before each piece. Returns the number of bytes read. `read` fills the piece
+ * at offset `at` of the buffer and returns its number of bytes; fewer than the piece holds means the end of the source.
  */
 export async function inPieces(
   bandwidth: Bandwidth,
@@ -22,7 +22,7 @@ export async function inPieces(
   return into.length;
 }
 
-/** The same bytes, as fast as they may be read. Time in which they may not is not the source's: `onBytes` is told then, too. */
+/** Wraps a source in the bandwidth limit. `onBytes` also fires while the limit makes us wait, because the source is not to blame for that time. */
 export function paced(source: ByteSource, bandwidth: Bandwidth): ByteSource {
   return {
     fill: (buffer, { signal, onBytes }) =>

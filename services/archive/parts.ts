@@ -1,10 +1,10 @@
-/** Pieces in, parts out: what one request to the object store carries. */
+/** Collects compressed blocks in parts. A part is the body of one request to the object store. */
 import { blockOverheadBytes } from './blockFormat.ts';
 import type { Block } from './blocks.ts';
 import type { BufferPool } from './bufferPool.ts';
 import { blockSizeBytes, type Piece } from './compression.ts';
 
-/** A part on its way: `body` lies in a pooled buffer until `release` is called. */
+/** A part to upload. `body` lies in a pooled buffer until `release` is called. */
 export interface PartDraft {
   number: number;
   rawStart: number;
@@ -14,33 +14,33 @@ export interface PartDraft {
 }
 
 const smallestPartBytes = 16 * 1024 * 1024;
-/** S3 takes 10 000; a tenth is kept for archives that turn out larger than announced. */
+/** S3 allows 10 000; a tenth is reserved for archives that turn out larger than announced. */
 const partsAimedAt = 9000;
 
-/** The size at which a part is sent, in bytes: whole blocks, so that with the `sent` ones before at most 9 000 parts hold `rawSize` bytes more. */
+/** Part size in bytes, in whole blocks: `rawSize` further bytes fit into 9 000 parts less the `sent` ones. */
 export function partSizeFor(rawSize: number, sent = 0): number {
   const blocks = Math.ceil(rawSize / Math.max(1, partsAimedAt - sent) / blockSizeBytes);
   return Math.max(smallestPartBytes, blocks * blockSizeBytes);
 }
 
-/** S3's limit. */
+/** S3's limit on parts of one upload. */
 export const mostParts = 10_000;
 
-/** Room for a part and the block that fills it up. */
+/** Room for a part and the block that completes it. */
 export function partBufferSize(partSize: number): number {
   return partSize + blockSizeBytes + blockOverheadBytes;
 }
 
 /**
- * How many parts of this size may be in flight so that a slot stays within the memory that `wanted` parts of the usual size take;
- * one at least.
+ * Number of parts of this size, at least one, that may be in flight while a slot stays within the memory of `wanted` parts of the smallest
+ * size.
  */
 export function partsInFlight(partSize: number, wanted: number): number {
   const budget = (wanted + 1) * smallestPartBytes;
   return Math.max(1, Math.min(wanted, Math.floor(budget / partSize) - 1));
 }
 
-/** Where the parts go on: behind those that are stored already. */
+/** Where to resume: after the parts that are already stored. */
 export interface PartStart {
   number: number;
   rawStart: number;
@@ -48,7 +48,7 @@ export interface PartStart {
 
 const beginning: PartStart = { number: 1, rawStart: 0 };
 
-/** Uncompressed blocks are parts as they are. */
+/** Turns each uncompressed block into one part. */
 export async function* partsOfBlocks(blocks: AsyncIterable<Block>, start = beginning): AsyncGenerator<PartDraft> {
   let { number, rawStart } = start;
   for await (const { bytes, release } of blocks) {
@@ -59,7 +59,7 @@ export async function* partsOfBlocks(blocks: AsyncIterable<Block>, start = begin
   }
 }
 
-/** Collects whole pieces until a part has at least `partSize` bytes; the last part may be smaller. */
+/** Collects whole pieces in parts of at least `partSize` bytes; the last part may be smaller. */
 export async function* partsOfPieces(
   pieces: AsyncIterable<Piece>,
   partSize: number,

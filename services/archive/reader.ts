@@ -1,4 +1,4 @@
-/** The way back: parts in, each proved good before a byte of it goes on. */
+/** Reads archives. Verifies each part before passing on a byte of it. */
 import type { Writable } from 'node:stream';
 import type { ManifestArchive, Part } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
@@ -12,34 +12,34 @@ import type { Threads } from './threads.ts';
 const partsAhead = 3;
 
 export interface PartsOptions {
-  /** Fills the buffer with the stored bytes from `start` on. */
+  /** Fills the buffer with stored bytes, from offset `start` on. */
   fetch: (start: number, into: Buffer) => Promise<void>;
   threads: Threads;
   /** Buffers of at least the largest part's size. */
   pool: BufferPool;
-  /** How many parts are read at a time; the pool must hold as many. Default: 3. */
+  /** Parts read in parallel; the pool must have as many buffers. Default: 3. */
   ahead?: number;
   signal: AbortSignal;
 }
 
 export interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
   memory: SlotMemory;
-  /** Sees the tar's beginning before the sink does, and may change it. */
+  /** Gets the start of the tar before the sink does, and may change it. */
   head?: TarHead;
-  /** Told after each block: bytes of the tar that are through. */
+  /** Called after each block with the total bytes of the tar that the sink has taken. */
   onProgress: (rawBytes: number) => void;
-  /** Told when the sink is waited for, and when no longer. */
+  /** Called with true before each wait for the sink, and with false after it. */
   onWaiting?: (waiting: boolean) => void;
 }
 
-/** Bytes of the buffers that reading this archive needs. */
+/** Bytes of the archive's largest part: the size of the buffers that reading it needs. */
 export function largestPart(archive: ManifestArchive): number {
   return archive.parts.reduce((largest, { size }) => Math.max(largest, size), 0);
 }
 
 /**
- * Writes the archive's tar into `sink`, decompressed, and does not end it: the caller ends it when this resolves, and destroys it when
- * this rejects. Throws archive-corrupt, naming the part, before any byte of a damaged part is written.
+ * Writes the archive's decompressed tar into `sink`. Does not end `sink`: the caller ends it when this resolves, and destroys it when this
+ * rejects. Throws archive-corrupt, naming the part, before any byte of a damaged part is written.
  */
 export async function writeTar(archive: ManifestArchive, sink: Writable, options: ReadOptions): Promise<void> {
   const { compression, blockSize, rawSize } = archive;
@@ -71,20 +71,20 @@ export async function writeTar(archive: ManifestArchive, sink: Writable, options
 
 export interface VerifiedPart {
   part: Part;
-  /** The stored byte that it begins with. */
+  /** Offset of the part in the stored archive. */
   start: number;
   bytes: Buffer;
-  /** To be called when nobody looks at `bytes` any more. */
+  /** Returns the buffer of `bytes` to the pool. Call it once, when `bytes` is no longer needed. */
   release(): void;
 }
 
-/** Stored bytes, the last one included. */
+/** A range of stored bytes; `end` is inclusive. */
 export interface ByteRange {
   start: number;
   end: number;
 }
 
-/** The parts that hold `range`, each whole. Throws archive-corrupt, naming the part, in the place of one that is damaged. */
+/** Yields the parts that overlap `range`, each whole, in order. Throws archive-corrupt, naming the part, instead of yielding a damaged one. */
 export function verifiedParts(
   parts: Part[],
   { fetch, threads, pool, ahead = partsAhead, signal }: PartsOptions,
@@ -119,7 +119,7 @@ async function* placed(parts: Part[], range: ByteRange): AsyncGenerator<{ part: 
   }
 }
 
-/** Resolves when the stream has taken the chunk and its memory may be used again; rejects when the stream breaks. */
+/** Resolves when the stream has taken the chunk and its memory may be reused. Rejects when the stream fails or the signal aborts. */
 export function write(stream: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const done = (error?: unknown) => {

@@ -1,15 +1,15 @@
 import { BufferPool } from './bufferPool.ts';
 
-/** Larger ones are for one enormous archive, and not kept for what needs less than half of them. */
+/** Buffers above this size serve one enormous archive. A job that needs less than half of their size replaces them. */
 const keptBytes = 64 * 1024 * 1024;
 
-/** The large buffers of one slot, kept from job to job: fresh memory costs more than the copying into it (docs/s3.md). */
+/** The large buffers of one slot, reused from job to job: fresh memory costs more than copying into it (docs/s3.md). */
 export class SlotMemory {
   readonly #pools = new Map<string, { pool: BufferPool; count: number }>();
 
   /**
-   * `count` buffers of at least `size` bytes, or more of them, for one job at a time: all are free, also those that an earlier one, which failed, has not given
-   * back. To make new ones after a failure would not do: nothing tells V8's collector how much memory the old ones hold, and it comes late.
+   * Returns at least `count` buffers of at least `size` bytes, for one job at a time. All are free, even those that an earlier, failed job did not
+   * return. New buffers after a failure would cost memory: V8's collector does not see how much the old ones hold, and frees them late.
    */
   pool(name: string, count: number, size: number): BufferPool {
     const kept = this.#pools.get(name);

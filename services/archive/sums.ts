@@ -1,4 +1,4 @@
-/** A CRC-32 as S3 writes it: base64 of its four bytes, the highest first. */
+/** Formats a CRC-32 as S3 does: base64 of its four bytes, big-endian. */
 export function crcInS3(crc: number): string {
   const sum = Buffer.alloc(4);
   sum.writeUInt32BE(crc);

@@ -1,34 +1,34 @@
-/** Follows the structure of a tar that streams by: LXD can say Success over one that is cut (docs/lxd.md). */
+/** Checks the structure of a tar while it streams: LXD can report Success for a truncated one (docs/lxd.md). Also reads and writes single entries. */
 import { LxstowError } from '../errors.ts';
 
 export const tarBlockBytes = 512;
-/** Types that have a size of their own, but no data behind the header (POSIX ustar): links, devices, directories, FIFOs. */
+/** Entry types that may state a size, but have no data after the header (POSIX ustar): links, devices, directories, FIFOs. */
 const withoutData = new Set(['1', '2', '3', '4', '5', '6'].map((type) => type.charCodeAt(0)));
 const paxHeader = 'x'.charCodeAt(0);
-/** As Go's archive/tar, with which LXD reads it. Linux allows 64 KiB for a file's extended attributes of one kind. */
+/** The limit of Go's archive/tar, with which LXD reads tars. Linux allows 64 KiB for a file's extended attributes of one kind. */
 export const largestPaxBytes = 1024 * 1024;
 
-/** Where a scanner is in its tar: plain data. */
+/** A scanner's position in its tar, as plain data. */
 export interface TarState {
   entries: number;
   /** Bytes seen. */
   position: number;
-  /** Bytes of data and padding still to pass over. */
+  /** Bytes of data and padding still to skip. */
   skip: number;
   zeroBlocks: number;
   sizeOfNext?: number;
-  /** base64 of the beginning of a header. */
+  /** base64 of a partly read header. */
   header?: string;
-  /** A pax header that is being collected; `bytes` is base64. */
+  /** A partly read pax header; `bytes` is base64, `left` the number of missing bytes. */
   pax?: { bytes: string; left: number };
 }
 
 /**
- * Give it every chunk, then `finish`. Both throw archive-truncated, naming the byte, when this is no whole tar; archive-corrupt for a pax header
- * over 1 MiB, before it is collected.
+ * Call `push` with every chunk, then `finish`. Both throw archive-truncated, naming the byte, when this is not a whole tar. `push` throws
+ * archive-corrupt for a pax header over 1 MiB, before it is read.
  */
 export class TarScanner {
-  /** A scanner that goes on where one with this state was. */
+  /** Makes a scanner that resumes from this state. */
   static from(state: TarState): TarScanner {
     const scanner = new TarScanner();
     scanner.entries = state.entries;
@@ -41,7 +41,7 @@ export class TarScanner {
     return scanner;
   }
 
-  /** Where it is, for `from`. */
+  /** The current state, for `from`. */
   state(): TarState {
     return {
       entries: this.entries,
@@ -54,19 +54,19 @@ export class TarScanner {
     };
   }
 
-  /** `what` it follows, for its errors. */
+  /** `what` names the tar in errors. */
   constructor(what = 'the archive that LXD sent') {
     this.#what = what;
   }
 
   readonly #what: string;
-  /** Entries seen, extension headers not counted. */
+  /** Entries seen, without extension headers. */
   entries = 0;
-  /** Bytes of the first file; undefined before it was seen, and in a scanner that goes on behind it. */
+  /** Bytes of the first file; undefined until it is seen, and in a scanner that resumes after it. */
   firstFileBytes: number | undefined;
   #header = Buffer.alloc(tarBlockBytes);
   #filled = 0;
-  /** Bytes of data and padding still to pass over. */
+  /** Bytes of data and padding still to skip. */
   #skip = 0;
   #zeroBlocks = 0;
   #position = 0;
@@ -138,12 +138,12 @@ export class TarScanner {
     pax.bytes.push(useful);
   }
 
-  /** Records are "<length> <key>=<value>\n" (POSIX pax); only the next file's size matters here. */
+  /** Parses records "<length> <key>=<value>\n" (POSIX pax). Only the next file's size matters here. */
   #readPax(pax: { bytes: Buffer[] }): void {
     const text = Buffer.concat(pax.bytes).toString('latin1');
     this.#pax = undefined;
     for (let at = 0; at < text.length; ) {
-      // A length is read again and again where it does not lead beyond itself: it has few digits, and some room for a key.
+      // A length has at most ten digits. It must reach beyond its own digits, or this loop would read it for ever.
       const [head, digits] = /^([1-9][0-9]{0,9}) /.exec(text.slice(at, at + 11)) ?? [];
       const length = Number(digits);
       if (!head || length <= head.length) return;
@@ -154,7 +154,7 @@ export class TarScanner {
   }
 }
 
-/** Name and size of an entry, by its header; undefined when it is none. */
+/** Reads an entry's name and size from its header; undefined when this is not a header. */
 export function readEntry(header: Buffer): { name: string; size: number } | undefined {
   if (isZero(header) || !checksumFits(header)) return undefined;
   const size = withoutData.has(header[156] ?? 0) ? 0 : number(header, 124, 12);
@@ -164,12 +164,12 @@ export function readEntry(header: Buffer): { name: string; size: number } | unde
   return { name: prefix ? `${prefix}/${name}` : name, size };
 }
 
-/** The bytes that a file of this size takes in a tar, without its header. */
+/** Bytes that a file of this size takes in a tar: padded to whole blocks, without its header. */
 export function roundedUp(size: number): number {
   return Math.ceil(size / tarBlockBytes) * tarBlockBytes;
 }
 
-/** A file of root's that only root can read, as an entry of a tar (POSIX ustar). `name` has at most 100 bytes. */
+/** Makes a tar entry (POSIX ustar) for a file that root owns and only root can read. `name` has at most 100 bytes. */
 export function fileEntry(name: string, bytes: Buffer): Buffer {
   const entry = Buffer.alloc(tarBlockBytes + roundedUp(bytes.length));
   const octal = (value: number, digits: number) => value.toString(8).padStart(digits, '0');
@@ -185,7 +185,7 @@ export function fileEntry(name: string, bytes: Buffer): Buffer {
   return entry;
 }
 
-/** GNU long names (L, K) and pax headers (x, g) belong to the entry behind them. */
+/** GNU long names (L, K) and pax headers (x, g) describe the entry after them. */
 function isExtension(type: number): boolean {
   return 'LKxg'.includes(String.fromCharCode(type));
 }
@@ -200,14 +200,14 @@ function checksumFits(header: Buffer): boolean {
   return sumOf(header) === number(header, 148, 8);
 }
 
-/** The sum of a header's bytes, the checksum field taken as blanks. */
+/** The sum of a header's bytes, with the checksum field read as blanks. */
 function sumOf(header: Buffer): number {
   let sum = 8 * 0x20;
   for (let i = 0; i < tarBlockBytes; i++) if (i < 148 || i >= 156) sum += header[i] ?? 0;
   return sum;
 }
 
-/** Octal digits, or GNU's base 256 with the top bit set. */
+/** Parses octal digits, or GNU's base 256, which has the top bit set. */
 function number(header: Buffer, at: number, length: number): number {
   const field = header.subarray(at, at + length);
   if (((field[0] ?? 0) & 0x80) === 0)

@@ -1,22 +1,22 @@
-/** The beginning of a restore: LXD's index is looked at before anything is sent, and a backup.yaml that is missing is put back. */
+/** Handles the start of a restore's tar: checks LXD's index before anything is sent, and adds backup.yaml if it is missing. */
 import { indexName, largestIndexBytes } from './lxdIndex.ts';
 import { fileEntry, readEntry, roundedUp, tarBlockBytes } from './tar.ts';
 
-/** What an index.yaml says of itself. */
+/** The format of an index.yaml. */
 export interface IndexFormat {
-  /** LXD 6 has written version 2 since 2025; only servers with the extension `backup_metadata_version` read it. */
+  /** LXD 6 writes version 2 since 2025. Only servers with the extension `backup_metadata_version` read it. */
   version: number;
 }
 
-/** The index, some directories, and the first file of the volume. */
+/** Room for the index, some directories, and the first file of the volume. */
 const mostBytes = 2 * largestIndexBytes;
 
 /**
- * Give it every chunk of a tar that LXD made, and send what it returns. Holds back the first chunks until the index and the first file of the
- * volume are there. `judge` may throw: nothing has been sent then.
+ * Call `push` with every chunk of LXD's tar, and send what it returns; then send `rest`. Holds back the first chunks until it has the index
+ * and the first file of the volume. When `judge` throws, nothing has been sent.
  *
- * LXD since 2026 leaves `backup.yaml` out of archives in tar format, and Incus 6.0 and Debian 12's LXD refuse those. The file is the part
- * `config` of the index, so it can be given back; an archive that has it is left as it is.
+ * LXD since 2026 leaves `backup.yaml` out of archives in tar format, and Incus 6.0 and Debian 12's LXD refuse such archives. The file is the
+ * `config` part of the index, so it can be rebuilt. An archive that has the file is not changed.
  */
 export class TarHead {
   constructor(judge: (format: IndexFormat) => void) {
@@ -26,13 +26,13 @@ export class TarHead {
   readonly #judge: (format: IndexFormat) => void;
   #held: Buffer | undefined = Buffer.alloc(0);
 
-  /** The bytes to send in the place of `chunk`; they may share its memory. */
+  /** Returns the bytes to send instead of `chunk`; they may share its memory. */
   push(chunk: Buffer): Buffer[] {
     if (!this.#held) return [chunk];
     const head = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
     const found = look(head);
     if (found === undefined && head.length < mostBytes) {
-      // The caller uses the chunk's memory again.
+      // The caller reuses the chunk's memory.
       this.#held = head === chunk ? Buffer.from(chunk) : head;
       return [];
     }
@@ -44,22 +44,22 @@ export class TarHead {
     return [head.subarray(0, end), fileEntry(lacks, Buffer.from(config)), head.subarray(end)];
   }
 
-  /** What is held back of a tar that ended before its beginning was understood. */
+  /** Returns the bytes that are still held back, when the tar was too short to judge. */
   rest(): Buffer[] {
     return this.#held && this.#held.length > 0 ? [this.#held] : [];
   }
 }
 
 interface Found {
-  /** The index's `config`, as a file of its own. */
+  /** The index's `config`, as the content of backup.yaml. Empty if it cannot be extracted. */
   config: string;
-  /** The byte behind the index. */
+  /** Offset of the first byte after the index. */
   end: number;
-  /** The name of the file that is missing. */
+  /** The name of the missing file; undefined when none is missing. */
   lacks: string | undefined;
 }
 
-/** Undefined while too little of the tar is there to tell. */
+/** Returns undefined while `head` is too short to tell. */
 function look(head: Buffer): Found | undefined {
   let found: Found | undefined;
   for (let at = 0; at + tarBlockBytes <= head.length; ) {
@@ -71,13 +71,13 @@ function look(head: Buffer): Found | undefined {
       if (head.length < at) return undefined;
       const index = head.toString('utf8', start, start + entry.size);
       found = { config: configOf(index), end: at, lacks: undefined };
-      // Optimized: the volume is in the file system's own format, and has the file.
+      // An optimized archive has the volume in the file system's own format, with the file in it.
       if (found.config === '' || /^optimized: true$/m.test(index)) return found;
       continue;
     }
     const [, kind, file = ''] = volumeFile.exec(entry.name) ?? [];
     if (!found || file < backupFile) continue;
-    // LXD writes the files of a volume in the order of their names.
+    // LXD writes a volume's files in order of their names.
     if (file !== backupFile)
       found.lacks = `backup/${kind?.startsWith('v') ? 'virtual-machine' : 'container'}/${backupFile}`;
     return found;
@@ -86,10 +86,10 @@ function look(head: Buffer): Found | undefined {
 }
 
 const backupFile = 'backup.yaml';
-/** A file in the volume of the instance or of a snapshot. */
+/** Path of a file in the volume of the instance or of a snapshot. */
 const volumeFile = /^backup\/(container|snapshots\/[^/]+|virtual-machine|virtual-machine-snapshots\/[^/]+)\/(.+)$/;
 
-/** The lines of `config`, as Go's YAML writes a mapping in a mapping: two spaces deeper. Empty where the index is written otherwise. */
+/** Extracts the lines of `config`, without the two spaces by which Go's YAML indents them. Empty when the index is formatted differently. */
 function configOf(index: string): string {
   const [, lines = ''] = /^config:\n((?: {2}.*\n|\n)+)/m.exec(index) ?? [];
   return lines.replace(/^ {2}/gm, '');

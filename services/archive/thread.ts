@@ -1,4 +1,4 @@
-/** The other end of threads.ts. */
+/** Entry point of a worker thread of threads.ts. */
 import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 import { pack, unpack } from './blockFormat.ts';
@@ -7,7 +7,7 @@ import { openIsal } from './isal.ts';
 import { crcInS3 } from './sums.ts';
 import type { Answer, Digests, Request, Stretch, Task, ThreadData } from './threads.ts';
 
-/** Both sums take a stretch in turn: the second one finds it in the cache. */
+/** Both checksums process one such stretch before the next, so that the second one finds it in the CPU cache. */
 const stretchBytes = 256 * 1024;
 
 const deflate = openDeflate(workerData);
@@ -27,7 +27,7 @@ function openDeflate({ gzipLibrary }: ThreadData) {
   try {
     if (gzipLibrary) return openIsal(gzipLibrary);
   } catch {
-    // `lxstow doctor` says why; zlib makes the same, at its own price.
+    // Fall back to zlib, which is slower; `lxstow doctor` says why.
   }
   return zlibDeflate;
 }

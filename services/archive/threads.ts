@@ -1,6 +1,6 @@
 /**
- * What costs CPU runs on threads of its own: sums of parts, compression of blocks. They work on the memory of the pools: nothing is copied to
- * them or back, and nothing is left for the main thread's collector (docs/adr/0026-threads.md).
+ * Worker threads for CPU-bound work: checksums of parts, compression of blocks. They work on the pools' shared memory: nothing is copied to
+ * them or back, and the main thread's garbage collector gets no work from them (docs/adr/0026-threads.md).
  */
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
@@ -14,34 +14,34 @@ export interface Digests {
   crc32: string;
 }
 
-/** A buffer of a pool, or some of it. */
+/** A range of a pool's buffer. */
 export interface Stretch {
   memory: SharedArrayBuffer;
   offset: number;
   length: number;
 }
 
-/** `pack` works on the first `length` bytes of `on`, and writes over them. */
+/** `pack` compresses the first `length` bytes of `on` in place. */
 export type Task =
   | { do: 'digest' | 'sha256'; on: Stretch }
   | { do: 'pack'; compression: Compressed; on: Stretch; length: number }
   | { do: 'unpack'; compression: Compressed; on: Stretch; into: Stretch };
 
-/** What a thread is begun with. */
+/** A thread's `workerData`. */
 export interface ThreadData {
   gzipLibrary: string;
 }
 
-/** What a thread is sent. */
+/** Message to a thread. */
 export type Request = Task & { id: number };
 
-/** What it answers: the sums, or how many bytes there are now. */
+/** Answer of a thread. The result is the checksums, or the new size in bytes. */
 export type Answer = { id: number } & (
   | { result: Digests | string | number }
   | { error: string; code: string | undefined }
 );
 
-/** A thread could not do what it was asked, and lives on. `code` is zlib's, where it is zlib that could not. */
+/** A task failed, but its thread lives on. `code` is zlib's error code if zlib failed. */
 export class TaskError extends Error {
   override readonly name = 'TaskError';
   readonly code: string | undefined;
@@ -62,17 +62,17 @@ interface Thread {
 }
 
 const mostThreads = 4;
-/** One that a thread is at, and one that it finds when it is done. */
+/** One that runs and one that waits, so that the thread is never idle between two jobs. */
 const jobsOfThread = 2;
-/** Of a thread's own heap; all that is large lies outside it. */
+/** MiB of a thread's own heap. Large buffers lie outside it. */
 const resourceLimits = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 64 };
 
 /**
- * As many threads as there are cores, four at most, each begun when those that there are have enough to do. What a thread that dies was at fails; another one takes its
- * place. The memory that a call is given must not change, or be given to others, until it settles.
+ * Thread pool: one thread per core, four at most, each started only when the existing ones are busy. When a thread dies, its jobs reject and
+ * another thread replaces it. The caller must not change or reuse the memory of a job until the job settles.
  */
 export class Threads implements AsyncDisposable {
-  /** So many blocks keep all threads busy. */
+  /** This many blocks in parallel keep all threads busy. */
   readonly blocksAtOnce: number;
   readonly #most: number;
   readonly #source: URL;
@@ -82,7 +82,7 @@ export class Threads implements AsyncDisposable {
   #lastId = 0;
   #disposed = false;
 
-  /** `gzipLibrary` is ISA-L's, or empty; `source` is what they run. */
+  /** `gzipLibrary`: ISA-L's library, or empty for zlib. `source`: the module that the threads run. */
   constructor({
     gzipLibrary = '',
     most = Math.min(mostThreads, availableParallelism()),
@@ -98,22 +98,22 @@ export class Threads implements AsyncDisposable {
     this.blocksAtOnce = most * jobsOfThread;
   }
 
-  /** Both sums of a part. */
+  /** SHA-256 and CRC-32 of a part. */
   async digest(body: Buffer): Promise<Digests> {
     return this.#run({ do: 'digest', on: stretchOf(body) });
   }
 
-  /** SHA-256 alone, in hex. */
+  /** SHA-256 only, in hex. */
   async sha256(body: Buffer): Promise<string> {
     return this.#run({ do: 'sha256', on: stretchOf(body) });
   }
 
-  /** Compresses the first `length` bytes of `room`, where they are; resolves with the size that they then have. */
+  /** Compresses the first `length` bytes of `room` in place. Resolves with the compressed size. */
   async pack(compression: Compressed, room: Buffer, length: number): Promise<number> {
     return this.#run({ do: 'pack', compression, on: stretchOf(room), length });
   }
 
-  /** Decompresses a gzip member or zstd frame; resolves with how far it fills `into`. Rejects when it is none, or does not fit. */
+  /** Decompresses a gzip member or zstd frame into `into`. Resolves with the number of bytes. Rejects when `frame` is neither, or does not fit. */
   async unpack(compression: Compressed, frame: Buffer, into: Buffer): Promise<number> {
     return this.#run({ do: 'unpack', compression, on: stretchOf(frame), into: stretchOf(into) });
   }
@@ -132,14 +132,14 @@ export class Threads implements AsyncDisposable {
       const job = thread && this.#queue.shift();
       if (!job) return;
       const id = ++this.#lastId;
-      // One that has nothing to do does not hold the process.
+      // An idle thread must not keep the process alive.
       if (thread.jobs.size === 0) thread.worker.ref();
       thread.jobs.set(id, job);
       thread.worker.postMessage({ ...job.task, id } satisfies Request);
     }
   }
 
-  /** The thread that is to have the next job, a new one only where all have enough; undefined when there may be no more. */
+  /** The thread for the next job. Starts one only when all others are full; undefined when no more may be started. */
   #idlest(): Thread | undefined {
     let found: Thread | undefined;
     for (const thread of this.#threads) if (!found || thread.jobs.size < found.jobs.size) found = thread;

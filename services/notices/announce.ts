@@ -1,6 +1,6 @@
 /**
- * From an operation's end to notices on the queue. The end that is written in the operations' bucket is the announcement itself: a consumer
- * reads what is written there, whoever wrote it, and nobody who ends an operation has anything else to do (adr/0022).
+ * Queues notices when operations end. The operations' bucket is the outbox: a consumer reads every change in it, so the code that ends an
+ * operation does nothing for its notices (adr/0022).
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Config, Operation } from '../contract.ts';
@@ -11,18 +11,18 @@ import { endpointIn, noticeId, noticeOf } from './notice.ts';
 
 export interface AnnounceOptions {
   nats: Nats;
-  /** Of the changes of operations. */
+  /** Delivers the changes of operations. */
   consumer: Consumer;
   config: Config['notify'];
   log: Log;
-  /** Aborts when no more are to be announced. */
+  /** Aborts when no more ends are to be announced. */
   stop: AbortSignal;
 }
 
 const atOnce = 256;
 const againMs = 5000;
 
-/** Runs until `stop`. */
+/** Runs until `stop` aborts. */
 export async function announceEnds({ nats, consumer, config, log, stop }: AnnounceOptions): Promise<void> {
   for await (const message of pulled(consumer, async () => atOnce, stop, log)) {
     let notices: QueuedNotice[];
@@ -43,7 +43,7 @@ export async function announceEnds({ nats, consumer, config, log, stop }: Announ
   }
 }
 
-/** Each endpoint once: one that the configuration has as well is the configuration's. None for what has not ended, or was removed. */
+/** One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended or was removed. */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   if (message.headers?.has('KV-Operation') || message.headers?.has('Nats-Marker-Reason')) return [];
   const operation = message.json<Operation>();

@@ -1,4 +1,4 @@
-/** Takes notices from the queue and posts each to its endpoint, until that has taken it or it is given up. */
+/** Takes notices from the queue and posts each to its endpoint, until the endpoint accepts it or lxstow gives up. */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
@@ -16,20 +16,20 @@ export interface DeliverOptions {
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
   log: Log;
-  /** Aborts when no more are to be taken. */
+  /** Aborts when no more notices are to be taken. */
   stop: AbortSignal;
-  /** Aborts when those under way must go back to the queue. */
+  /** Aborts when notices under way must go back to the queue. */
   handingBack: AbortSignal;
 }
 
 const slots = 16;
-/** Of them to one host: one that hangs must leave some to others. */
+/** A host that hangs must leave slots to others. */
 const slotsPerHost = 8;
-/** Notices in hand for one host, those that wait for one of its slots included; others go back to the queue. */
+/** Notices in hand for one host, including those that wait for one of its slots; further ones go back to the queue. */
 const heldPerHost = 24;
-/** Notices in hand where there is more than one host. */
+/** Notices in hand in total, when there is more than one host. */
 const held = 40;
-/** So long a notice waits for a slot of its host. With the longest `notify.timeoutMs` it is well below the consumer's ack_wait. */
+/** How long a notice waits for its slots. Together with the longest `notify.timeoutMs` this is well below the consumer's ack_wait. */
 const longestHeldMs = 5000;
 const firstRetryMs = 2000;
 const longestRetryMs = 2 * 3_600_000;
@@ -54,12 +54,12 @@ export class Deliverer {
     this.#ca = ca === undefined ? undefined : readText(ca, 'notify.ca');
   }
 
-  /** Until `stop`; resolves when those under way have ended. */
+  /** Runs until `stop` aborts; resolves when the notices under way have ended. */
   async run(): Promise<void> {
     const { consumer, stop, log } = this.#options;
     for await (const message of pulled(consumer, () => this.#room(), stop, log)) {
       const handling = this.#handle(message).catch((error) => {
-        // It comes again by itself.
+        // NATS redelivers it.
         log.warn('a notice was dropped for now', { subject: message.subject, error });
       });
       this.#underWay.add(handling);
@@ -68,7 +68,7 @@ export class Deliverer {
     await Promise.all(this.#underWay);
   }
 
-  /** How many more may be in hand; waits until it is one at least. All of them may be for the one host that there is. */
+  /** Waits until another notice may be in hand; returns how many more may be. With one host, they may all be for it. */
   async #room(): Promise<number> {
     for (;;) {
       const room = (this.#hosts.size > 1 ? held : heldPerHost) - this.#underWay.size;
@@ -96,7 +96,7 @@ export class Deliverer {
     }
   }
 
-  /** Waits for a slot, posts, and tells the queue what came of it. */
+  /** Waits for slots, posts, and acks, naks or terminates the message. */
   async #deliver(message: JsMsg, notice: QueuedNotice, name: string, host: Host): Promise<void> {
     const { metrics, handingBack, stop } = this.#options;
     const log = this.#options.log.child({ operation: notice.operation, notice: notice.id, endpoint: name });
@@ -130,7 +130,7 @@ export class Deliverer {
     message.term(answer.why);
   }
 
-  /** What the configuration says now counts, not what it said when the notice was queued. */
+  /** Checks the endpoint against the configuration of now, not that of the time when the notice was queued. */
   async #post({ id, endpoint, namedBy, body }: QueuedNotice): Promise<Answer> {
     const { config, handingBack } = this.#options;
     const listed = config.endpoints.includes(endpoint);
@@ -153,13 +153,13 @@ export class Deliverer {
   }
 }
 
-/** 2 s doubling to 2 h, by how often it was taken from the queue; jittered, so that those that failed together do not come together. */
+/** 2 s doubling to 2 h, by the number of deliveries; jittered, so that notices that failed together are not retried together. */
 function retryMs({ info }: JsMsg): number {
   const delayMs = Math.min(firstRetryMs * 2 ** (info.deliveryCount - 1), longestRetryMs);
   return Math.round(delayMs * (0.75 + Math.random() / 2));
 }
 
-/** Since it was queued. */
+/** Time since the message was queued. */
 function ageMs({ info }: JsMsg): number {
   return Date.now() - info.timestampNanos / 1e6;
 }

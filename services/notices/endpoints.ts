@@ -1,15 +1,15 @@
-/** Where notices may go: which endpoints a request may name, and which addresses none of these may lead to. */
+/** Where notices may go: which endpoints a request may name, and which addresses these must not resolve to. */
 import { BlockList, isIP } from 'node:net';
 import type { Config } from '../contract.ts';
 
-/** For logs and people: path and query of an endpoint often are its secret. */
+/** An endpoint for logs and people: its origin only, because path and query are often secret. */
 export function shown(endpoint: string): string {
   return URL.canParse(endpoint) ? new URL(endpoint).origin : '(no URL)';
 }
 
 /**
- * Why a request may not name this endpoint; undefined when it may. Where its name leads is not known before it is called: then `isOwn` has the
- * last word, unless an admin has listed it.
+ * Why a request may not name this endpoint; undefined when it may. A host name is resolved only when the endpoint is called: `isOwn` then
+ * checks its addresses, unless an admin has listed the endpoint.
  */
 export function refusalOf(endpoint: string, config: Config['notify']): string | undefined {
   if (!config.requests) return 'requests may not name an endpoint (notify.requests)';
@@ -23,7 +23,7 @@ export function refusalOf(endpoint: string, config: Config['notify']): string | 
   return undefined;
 }
 
-/** Whether `notify.allowed` has it: the same scheme, host and port, and a path that is that one or below it. */
+/** True when `notify.allowed` has a URL with the same scheme, host and port, and the same path or one above. */
 export function isListed(url: URL, { allowed }: Pick<Config['notify'], 'allowed'>): boolean {
   return allowed.some((text) => {
     const { origin, pathname } = new URL(text);
@@ -31,12 +31,12 @@ export function isListed(url: URL, { allowed }: Pick<Config['notify'], 'allowed'
   });
 }
 
-/** The host as sockets take it: an IPv6 address without brackets. */
+/** The host in the form that sockets take: an IPv6 address has no brackets. */
 export function hostOf({ hostname }: URL): string {
   return hostname.replace(/^\[|\]$/g, '');
 }
 
-/** What is only reached from here: this host itself, the cloud's metadata at a link-local address, private networks, and what translates to them. */
+/** True for addresses that are not public: this host, link-local ones (cloud metadata), private networks, and addresses that translate to these. */
 export function isOwn(address: string): boolean {
   return own.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4');
 }
@@ -46,7 +46,7 @@ export function ownAddress(host: string): string {
 }
 
 const own = new BlockList();
-// IANA's special-purpose registries: what is not globally reachable.
+// From IANA's special-purpose registries: addresses that are not globally reachable.
 for (const [net, prefix] of [
   ['0.0.0.0', 8],
   ['10.0.0.0', 8],
@@ -62,7 +62,7 @@ for (const [net, prefix] of [
   own.addSubnet(net, prefix, 'ipv4');
 for (const [net, prefix] of [
   ['::', 127],
-  // NAT64 and 6to4: an IPv4 address is in it.
+  // NAT64 and 6to4: these embed an IPv4 address.
   ['64:ff9b::', 96],
   ['64:ff9b:1::', 48],
   ['2002::', 16],

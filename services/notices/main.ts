@@ -1,4 +1,4 @@
-/** Notices: from operations that end to the endpoints that are told. A gateway runs this beside its API; of several each does a part. */
+/** Notifies endpoints when operations end. Every gateway runs this beside its API; several gateways share the work. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract.ts';
 import type { Log } from '../logger.ts';
@@ -15,16 +15,16 @@ export interface NoticesOptions {
   config: Config['notify'];
   metrics: GatewayMetrics;
   log: Log;
-  /** Aborts when nothing more is to be begun. */
+  /** Aborts when no further work may begin. */
   stop: AbortSignal;
 }
 
 export interface Notices {
-  /** Resolves when nothing is under way any more; what still is after so long goes back to the queue. */
+  /** Resolves when nothing is under way; what still is after `withinMs` goes back to the queue. */
   drain(withinMs: number): Promise<void>;
 }
 
-/** Begins. Throws nats-unfit when what `lxstow setup` makes is not there, and bad-config for a `notify.ca` that cannot be read. */
+/** Starts. Throws nats-unfit when `lxstow setup` has not made the consumers, and bad-config when `notify.ca` cannot be read. */
 export async function openNotices({ nats, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
   const handingBack = new AbortController();
   const [changes, queued] = await Promise.all([
@@ -40,13 +40,13 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
     handingBack: handingBack.signal,
   });
   const running = Promise.all([announceEnds({ nats, consumer: changes, config, log, stop }), deliverer.run()]).catch(
-    // Neither fails but by a fault of ours, and backups need none of it.
+    // Only a bug of ours makes them fail, and backups do not need them.
     (error) => log.error('nobody is told of ends any more', { error }),
   );
   return {
     async drain(withinMs) {
       const timer = setTimeout(() => handingBack.abort(), withinMs);
-      // A NATS that is away does not hear what goes back: it comes again by itself.
+      // While NATS is away, nothing can be handed back: stop waiting, NATS redelivers it.
       await Promise.race([running, delay(withinMs + goingBackMs, undefined, { ref: false })]);
       clearTimeout(timer);
     },

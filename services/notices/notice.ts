@@ -1,7 +1,7 @@
-/** What endpoints are told of an operation that has ended. Pure. */
+/** Builds the notice of an operation that has ended. Pure. */
 import type { Address, BackupJob, DeleteJob, Notice, Operation, RestoreJob } from '../contract.ts';
 
-/** What was asked for, as far as it matters here: any kind of job's message. */
+/** The fields that matter here, of any kind of job's message. */
 type Asked = Partial<Pick<BackupJob, 'tags'> & Pick<RestoreJob, 'source'> & Pick<DeleteJob, 'notifyEndpoint'>>;
 
 const states = { Success: 'success', Failure: 'failed', Cancelled: 'cancelled' } as const;
@@ -49,7 +49,7 @@ export function endpointIn(operation: Operation): string | undefined {
   return asked(operation).notifyEndpoint;
 }
 
-/** Of one end always the same: receivers know by it what they were told before. */
+/** Always the same for one end of an operation: receivers recognise a repeated notice by it. */
 export function noticeId({ operation, state }: Pick<Notice, 'operation' | 'state'>): string {
   return `${operation}_${state}`;
 }

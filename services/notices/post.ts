@@ -1,4 +1,4 @@
-/** One request to an endpoint, bounded in all: no redirect is followed, and of the answer no more counts than its status. */
+/** Posts one request to an endpoint. Time, answer and addresses are limited, redirects are not followed, and only the answer's head counts. */
 import { lookup as resolve } from 'node:dns';
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
@@ -8,22 +8,22 @@ import { hostOf, isOwn, ownAddress } from './endpoints.ts';
 export interface PostOptions {
   headers: Record<string, string>;
   body: string;
-  /** PEM: CAs in the place of the system's. */
+  /** CAs in PEM, instead of the system's. */
   ca?: string | undefined;
   timeoutMs: number;
-  /** Whether it may lead to this host's own addresses and into private networks. */
+  /** Whether the endpoint may be at this host or in a private network. */
   mayBeOwn: boolean;
-  /** Aborts when nobody waits for it any more: then it throws its reason. */
+  /** Aborts the request; `post` then throws the signal's reason. */
   signal: AbortSignal;
 }
 
-/** `later`: another try may help. `afterMs`: the endpoint asks for so much patience. */
+/** `later`: another try may help. `afterMs`: the delay that the endpoint asks for. */
 export type Answer =
   | { is: 'taken'; status: number }
   | { is: 'later'; why: string; afterMs?: number }
   | { is: 'refused'; why: string };
 
-/** Endpoints have nothing to say: what is longer is cut off. */
+/** A longer answer is cut off: its body is not used. */
 const answerBytes = 64 * 1024;
 
 export async function post(url: URL, options: PostOptions): Promise<Answer> {
@@ -33,7 +33,7 @@ export async function post(url: URL, options: PostOptions): Promise<Answer> {
   const late = AbortSignal.timeout(timeoutMs);
   try {
     const response = await send(url, options, AbortSignal.any([signal, late]));
-    // What answers as soon as it is asked may still be at its work: its answer is heard to the end, within the same time.
+    // An endpoint may send its status while it still works: read the answer to its end, within the same time limit.
     await heard(response);
     return judge(response);
   } catch (error) {
@@ -50,7 +50,7 @@ function send(url: URL, { headers, body, ca, mayBeOwn }: PostOptions, signal: Ab
     const request = (secure ? https : http).request(url, {
       method: 'POST',
       headers: { ...headers, 'content-length': Buffer.byteLength(body) },
-      // A connection of its own: none that was opened to what the name led to before.
+      // A new connection: an old one may lead to an address that the name no longer has.
       agent: false,
       signal,
       ...(mayBeOwn ? {} : { lookup: elsewhere }),
@@ -62,7 +62,7 @@ function send(url: URL, { headers, body, ca, mayBeOwn }: PostOptions, signal: Ab
   });
 }
 
-/** Resolves when the answer has ended, was cut, or is longer than anybody reads: its status has said all. */
+/** Resolves when the answer has ended, broke off, or is too long: only its status counts. */
 function heard(response: IncomingMessage): Promise<void> {
   return new Promise((resolve) => {
     let bytes = 0;
@@ -86,7 +86,7 @@ function judge({ statusCode: status = 0, headers }: IncomingMessage): Answer {
 
 class OwnAddress extends Error {}
 
-/** The name's addresses, none of which may be this host's own: what is connected to is what was looked at. */
+/** Resolves a name, and fails if one of its addresses is not public. Done in the lookup, so that the checked address is the one connected to. */
 const elsewhere: LookupFunction = (hostname, options, callback) => {
   resolve(hostname, { ...options, all: true }, (error, addresses) => {
     const found = addresses?.find(({ address }) => isOwn(address));

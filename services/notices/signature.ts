@@ -1,14 +1,14 @@
-/** Signatures as https://www.standardwebhooks.com has them, version 1: HMAC-SHA256 of id, time and body. Pure. */
+/** Signatures by https://www.standardwebhooks.com, version 1: HMAC-SHA256 of id, time and body. Pure. */
 import { createHmac } from 'node:crypto';
 
 export interface Signed {
   id: string;
-  /** When it is sent. */
+  /** Time of sending. */
   time: Date;
   body: string;
 }
 
-/** The headers of a request. `secrets`: as in `notify.secret`; without one there is no signature. */
+/** The headers of a request. `secrets`: as in `notify.secret`, separated by spaces; without them there is no signature. */
 export function webhookHeaders({ id, time, body }: Signed, secrets: string | undefined): Record<string, string> {
   const timestamp = String(Math.floor(time.getTime() / 1000));
   const headers = { 'webhook-id': id, 'webhook-timestamp': timestamp };

@@ -1,4 +1,4 @@
-/** One attempt at a job: its operation, its leases, and the signal that ends it. */
+/** One attempt at a job: its operation, its leases, and the signal that aborts it. */
 import type { Checkpoint, Operation, OperationMetadata } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -10,12 +10,12 @@ const reportEveryMs = 1000;
 const cleanupMs = 30_000;
 const lingerMs = 5000;
 
-/** For tidying up after an attempt whose own signal has ended. */
+/** Aborts after 30 s. For cleaning up after an attempt whose own signal has aborted. */
 export function cleanupSignal(): AbortSignal {
   return AbortSignal.timeout(cleanupMs);
 }
 
-/** Aborts 5 s after `signal` does: for what would be left behind, unknown to us, if it were given up amid its beginning. */
+/** Aborts 5 s after `signal`: for a request that creates something. Cut off at once, it could leave behind what we do not know of. */
 export function lingering(signal: AbortSignal): AbortSignal {
   signal.throwIfAborted();
   const late = new AbortController();
@@ -23,7 +23,7 @@ export function lingering(signal: AbortSignal): AbortSignal {
   return late.signal;
 }
 
-/** The rate since `begun`, a time of performance.now(). */
+/** The average rate since `begun`, a time of performance.now(). */
 export function bytesPerSecond(bytes: number, begun: number): number {
   return Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
 }
@@ -31,12 +31,12 @@ export function bytesPerSecond(bytes: number, begun: number): number {
 export interface AttemptOptions {
   store: OperationStore;
   leases: Leases;
-  /** The lease on the instance; undefined for jobs that touch none. */
+  /** The lease on the instance; undefined for jobs that touch no instance. */
   lease: Lease | undefined;
-  /** What else it must hold while it runs. */
+  /** Further leases that it must hold while it runs: permits of the limits. */
   permits?: Lease[];
   worker: string;
-  /** False when the attempt that it takes over was cut by an outage. */
+  /** False when an outage cut off the attempt that it takes over: the attempt's number then stays. */
   counts?: boolean;
   log: Log;
 }
@@ -50,7 +50,7 @@ export class Attempt {
   readonly #lost = new AbortController();
   readonly #held: Lease[] = [];
   #stored: Stored;
-  /** Updates go one after another: each is made from the revision that the one before wrote. */
+  /** Updates run one after another: each is made from the revision that the one before wrote. */
   #tail: Promise<void> = Promise.resolve();
   #metadata: OperationMetadata;
   #reportedAt = 0;
@@ -65,7 +65,7 @@ export class Attempt {
     this.#heed(stored.operation);
   }
 
-  /** Moves the operation to Running as ours. Undefined when somebody else changed it meanwhile. */
+  /** Moves the operation to Running, with this worker as its owner. Undefined when another process has changed it first. */
   static async begin(stored: Stored, options: AttemptOptions): Promise<Attempt | undefined> {
     const running = await options.store.update(
       begin(stored.operation, options.worker, new Date(), options.counts),
@@ -74,12 +74,12 @@ export class Attempt {
     return running && new Attempt(running, options);
   }
 
-  /** Aborts when the attempt must end: a lease is lost, the worker stops. Its reason says why. */
+  /** Aborts when the attempt must end: a lease is lost, the operation is cancelled, the worker stops. Its reason says why. */
   get signal(): AbortSignal {
     return this.#ended.signal;
   }
 
-  /** Aborts when a lease is lost, and for nothing else: for steps that neither a cancel nor the worker's end may leave half done. */
+  /** Aborts only when a lease is lost: for steps that neither a cancel nor the worker's stop may leave half done. */
   get held(): AbortSignal {
     return this.#lost.signal;
   }
@@ -88,24 +88,24 @@ export class Attempt {
     return this.#stored.operation;
   }
 
-  /** Ends the attempt from outside. */
+  /** Aborts the attempt. */
   abort(reason: LxstowError): void {
     this.#ended.abort(reason);
   }
 
-  /** Throws when the attempt has ended, or a lease may be another's: to be called before every step that cannot be taken back. */
+  /** Throws when the attempt was aborted, or a lease may be lost. Call it before every irreversible step. */
   assertOwned(): void {
     this.assertHeld();
     this.signal.throwIfAborted();
   }
 
-  /** The same for steps that a cancel does not end. */
+  /** Throws when a lease may be lost. Call it before irreversible steps that a cancel must not end. */
   assertHeld(): void {
     for (const lease of this.#held) lease.assertHeld();
     this.held.throwIfAborted();
   }
 
-  /** Takes one more lease for the rest of the attempt. Throws instance-busy with `refusal` when somebody has it. */
+  /** Takes one more lease for the rest of the attempt. Throws instance-busy, with the message `refusal`, when it is held already. */
   async claim(key: string, refusal: string): Promise<void> {
     const lease = await this.#options.leases.acquire(key, {
       worker: this.#options.worker,
@@ -115,12 +115,12 @@ export class Attempt {
     this.#hold(lease);
   }
 
-  /** Renews every lease: to be called several times in their TTL. */
+  /** Renews every lease. Call it several times per TTL. */
   async renew(): Promise<void> {
     await Promise.all(this.#held.map((lease) => lease.renew()));
   }
 
-  /** Shows progress, once a second at most. A failure to write it is no reason to stop. */
+  /** Writes progress to the operation, at most once a second. A failed write does not end the attempt. */
   report(metadata: OperationMetadata): void {
     this.#metadata = { ...this.#metadata, ...metadata };
     if (this.#timer || this.signal.aborted) return;
@@ -132,26 +132,26 @@ export class Attempt {
     }, due);
   }
 
-  /** Writes facts that must be there before the next step. Throws lease-lost when the operation is not ours any more. */
+  /** Writes facts that must be stored before the next step. Throws lease-lost when the operation is no longer ours. */
   record(facts: Facts): Promise<void> {
     this.#metadata = { ...this.#metadata, ...facts.metadata };
     return this.#update((operation) => amend(operation, { ...facts, metadata: this.#metadata }, new Date()));
   }
 
-  /** Adds to the checkpoint. */
+  /** Writes further fields of the checkpoint. */
   checkpoint(facts: Checkpoint): Promise<void> {
     return this.#update((operation) =>
       amend(operation, { checkpoint: { ...operation.checkpoint, ...facts }, metadata: this.#metadata }, new Date()),
     );
   }
 
-  /** From here on a cancel comes too late, and is refused. Throws `cancelled` where one came before. */
+  /** From here on, cancels are refused. Throws `cancelled` when one came before. */
   async commit(): Promise<void> {
     await this.#update((operation) => refuseCancels(operation, new Date()));
     if (this.operation.status === 'Cancelling') throw new LxstowError('cancelled', 'cancelled');
   }
 
-  /** Says something to whoever looks at the operation, once. It stays there through further attempts. */
+  /** Adds a warning to the operation, unless it has it already. Warnings stay through further attempts. */
   warn(text: string): void {
     const { warnings = [] } = this.#metadata;
     if (warnings.includes(text)) return;
@@ -159,13 +159,13 @@ export class Attempt {
     this.report({ warnings: [...warnings, text] });
   }
 
-  /** Writes the last state, with the last progress in it. */
+  /** Writes the attempt's last state, with its last progress. */
   async finish(change: (operation: Operation) => Operation): Promise<void> {
     this.#stopReporting();
     await this.#update((operation) => change({ ...operation, metadata: { ...operation.metadata, ...this.#metadata } }));
   }
 
-  /** Gives every lease back. */
+  /** Releases every lease. */
   async release(): Promise<void> {
     this.#stopReporting();
     for (const lease of this.#held) {
@@ -177,7 +177,7 @@ export class Attempt {
     }
   }
 
-  /** Looks whether somebody asked to cancel: to be called every few seconds. */
+  /** Checks whether a cancel was requested. Call it every few seconds. */
   async lookForCancel(): Promise<void> {
     const found = await this.#options.store.find(this.operation.id, this.operation.remote);
     if (found) this.#heed(found.operation);
@@ -218,7 +218,7 @@ export class Attempt {
         this.#lose(lost);
         throw lost;
       }
-      // A write of ours whose answer was lost, or somebody asked to cancel: ours goes on top.
+      // An earlier write of ours whose answer was lost, or a request to cancel: write over it.
       this.#stored = found;
       this.#heed(found.operation);
       await run();

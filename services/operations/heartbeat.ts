@@ -1,12 +1,15 @@
-/** What keeps an attempt going while its work is done. */
+/** Keeps an attempt's leases alive while its work runs. */
 import type { Attempt } from './attempt.ts';
 
-/** Where it is heard that somebody asked to cancel an operation: `look` is called then, until what it returns is disposed. */
+/** Calls `look` whenever a cancel of the operation is requested, until the returned object is disposed. */
 export interface CancelSource {
   on(operation: string, look: () => void): Disposable;
 }
 
-/** Until disposed: renews the attempt's leases and looks for a cancel every `everyMs`, and whenever `cancels` says so. `also` comes first each time. */
+/**
+ * Until disposed: calls `also`, renews the attempt's leases and checks for a cancel every `everyMs`. Also checks for a cancel whenever `cancels`
+ * reports one.
+ */
 export function keepAlive(
   attempt: Attempt,
   cancels: CancelSource,

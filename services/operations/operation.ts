@@ -1,4 +1,4 @@
-/** The operation's state machine, in LXD's words and codes. Pure: time comes in, nothing goes out. */
+/** The operation's state machine, in LXD's words and codes. Pure: time is an argument, no I/O. */
 import type { Address, Operation, OperationKind, OperationMetadata, Requestor } from '../contract.ts';
 import type { LxstowError } from '../errors.ts';
 
@@ -20,7 +20,7 @@ const descriptions: Record<OperationKind, string> = {
   upload: 'Uploading instance backup',
 };
 
-/** From where each state may be reached. Running → Running is a takeover; Running → Pending is a retry or a hand-over. */
+/** The states from which each state can be reached. Running → Running is a takeover; Running → Pending is a retry or a hand-over. */
 const reachableFrom: Record<Status, Status[]> = {
   Pending: ['Running'],
   Running: ['Pending', 'Running'],
@@ -40,11 +40,11 @@ export interface NewOperation {
   address: Address;
   /** The job's message. */
   body?: { backup?: string; requestor?: Requestor };
-  /** The id of the trace that it belongs to. */
+  /** Id of the trace that it belongs to. */
   trace?: string;
 }
 
-/** A job that waits for a worker. */
+/** Makes the operation of a job that waits for a worker. */
 export function newOperation({ id, kind, address, body = {}, trace }: NewOperation, now: Date): Operation {
   const { requestor, ...request } = body;
   return {
@@ -70,7 +70,7 @@ export function newOperation({ id, kind, address, body = {}, trace }: NewOperati
   };
 }
 
-/** A new state. Throws where the machine has no such step: a final state never changes again. */
+/** Moves to another state. Throws when the machine has no such transition: a final state never changes again. */
 function move(operation: Operation, to: Status, now: Date): Operation {
   if (!reachableFrom[to].includes(operation.status))
     throw new Error(`operation ${operation.id} cannot go from ${operation.status} to ${to}`);
@@ -78,8 +78,8 @@ function move(operation: Operation, to: Status, now: Date): Operation {
 }
 
 /**
- * A worker begins, or takes over; one that is being cancelled stays so: it is taken over to be cleaned up. `counts`: false when the attempt that is
- * taken over was cut through no fault of its own or of its worker's.
+ * A worker begins an attempt, or takes one over. A Cancelling operation stays so: the worker only cleans it up. `counts`: false when the attempt
+ * that is taken over was cut off through no fault of its own or of its worker.
  */
 export function begin(operation: Operation, owner: string, now: Date, counts = true): Operation {
   const attempt = operation.attempt + (counts ? 1 : 0);
@@ -87,17 +87,17 @@ export function begin(operation: Operation, owner: string, now: Date, counts = t
   return { ...move(operation, 'Running', now), attempt, owner, metadata: warningsOf(operation.metadata) };
 }
 
-/** What is kept of an operation's metadata from one attempt to the next. */
+/** The part of an operation's metadata that is kept from one attempt to the next. */
 export function warningsOf({ warnings }: OperationMetadata): OperationMetadata {
   return warnings === undefined ? {} : { warnings };
 }
 
-/** Its last steps have begun, which a cancel does not undo. One that is being cancelled stays so. */
+/** Marks that the last steps have begun, which a cancel does not undo. A Cancelling operation stays so. */
 export function refuseCancels(operation: Operation, now: Date): Operation {
   return { ...amend(operation, {}, now), may_cancel: false };
 }
 
-/** New facts about a running operation: what it works on, how far it is. */
+/** Adds facts to an operation: what it works on, its progress. Throws for a final one. */
 export function amend(
   operation: Operation,
   facts: Partial<Pick<Operation, 'backup' | 'checkpoint' | 'waiting_since'>> & { metadata?: OperationMetadata },
@@ -117,18 +117,18 @@ export function fail(operation: Operation, error: LxstowError, now: Date): Opera
   return { ...withoutOwner(move(operation, 'Failure', now)), err: error.message, error_code: error.code };
 }
 
-/** Asked to end: at once where nothing was begun, else as soon as a worker has cleaned up what was. */
+/** Cancels: at once when no work was begun, else as soon as a worker has cleaned up. */
 export function cancel(operation: Operation, now: Date): Operation {
   if (operation.status === 'Pending' && operation.checkpoint === undefined) return cancelled(operation, now);
   return { ...move(operation, 'Cancelling', now), may_cancel: false };
 }
 
-/** Ended as asked, and cleaned up. */
+/** Ends a cancelled operation after its cleanup. */
 export function cancelled(operation: Operation, now: Date): Operation {
   return { ...withoutOwner(move(operation, 'Cancelled', now)), err: 'cancelled', error_code: 'cancelled' };
 }
 
-/** Back to the queue: another attempt is due. One that was only interrupted does not count. */
+/** Returns the operation to the queue for another attempt. `counts`: false when this attempt was only interrupted. */
 export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
   const { owner: _, waiting_since: __, ...rest } = move(operation, 'Pending', now);
   const metadata = { ...warningsOf(operation.metadata), retry_reason: reason };
@@ -136,8 +136,8 @@ export function handBack(operation: Operation, reason: string, now: Date, counts
 }
 
 /**
- * Back to the queue until what it needs serves us again; the attempt does not count. `since`: the beginning of this waiting. `waitingFor`: what is
- * away, where that is known.
+ * Returns the operation to the queue until the dependency that it needs serves us again; the attempt does not count. `since`: when this wait
+ * began. `waitingFor`: the dependency that is away, if known.
  */
 export function putOff(operation: Operation, reason: string, since: Date, now: Date, waitingFor?: string): Operation {
   const back = handBack(operation, reason, now, false);
@@ -145,12 +145,12 @@ export function putOff(operation: Operation, reason: string, since: Date, now: D
   return { ...back, metadata, waiting_since: since.toISOString() };
 }
 
-/** What ended badly keeps its checkpoint: the janitor finds by it what could not be removed. */
+/** Keeps the checkpoint: after a failure or a cancel, the janitor finds with it what could not be removed. */
 function withoutOwner({ owner: _, ...operation }: Operation): Operation {
   return { ...operation, may_cancel: false };
 }
 
-/** The instance that is touched, and the backup under the path that LXD gives it, which `lxc export` takes its name from. */
+/** The instance that the operation touches, and the backup under LXD's path, from which `lxc export` takes the backup's name. */
 function resources({ project, instance }: Address, backup: string | undefined): Operation['resources'] {
   const query = project === 'default' ? '' : `?project=${encodeURIComponent(project)}`;
   const instances = [`/1.0/instances/${instance}${query}`];

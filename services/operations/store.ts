@@ -1,4 +1,4 @@
-/** Operations in their bucket: every change is a compare-and-set. */
+/** The operations' bucket. Every change is a compare-and-set. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
@@ -8,7 +8,7 @@ import { type Nats, natsFailure } from '../queue/connection.ts';
 import { operationKey, operationsBucket } from '../queue/topology.ts';
 import { isFinal } from './operation.ts';
 
-/** Entries of a listing come within milliseconds of each other. */
+/** A listing is broken after such a gap: its entries normally come within milliseconds of each other. */
 const stalledMs = 5000;
 const batchSize = 1000;
 const watchAgainMs = 1000;
@@ -23,14 +23,14 @@ export class OperationStore {
   readonly #bucket: Bucket;
   readonly #keptMs: number;
 
-  /** `keptHours`: how long a finished operation stays. `patienceMs`: see Bucket. */
+  /** `keptHours`: how long a finished operation is kept. `patienceMs`: see Bucket. */
   constructor(nats: Nats, keptHours: number, patienceMs?: number) {
     this.#nats = nats;
     this.#bucket = new Bucket(nats, operationsBucket, patienceMs);
     this.#keptMs = keptHours * 3_600_000;
   }
 
-  /** Writes a new operation; undefined when there is one of this id already. */
+  /** Writes a new operation; undefined when its id already exists. */
   async create(operation: Operation): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
     const revision = await this.#bucket.put(
@@ -42,7 +42,7 @@ export class OperationStore {
     return revision === undefined ? undefined : { operation, revision };
   }
 
-  /** Writes `operation` over the revision that it was made from; undefined when that has changed meanwhile. */
+  /** Writes `operation` over the revision that it was made from; undefined when that is no longer the last. */
   async update(operation: Operation, revision: number): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
     const next = await this.#bucket.put(
@@ -54,17 +54,17 @@ export class OperationStore {
     return next === undefined ? undefined : { operation, revision: next };
   }
 
-  /** The operation of this id, on whichever remote. */
+  /** Finds the operation with this id, by default on any remote. */
   async find(id: string, remote = '*'): Promise<Stored | undefined> {
     const { entry } = await this.#bucket.get(operationKey(remote, id));
     return entry && { operation: JSON.parse(entry.value.toString()) as Operation, revision: entry.revision };
   }
 
-  /** All that are kept, unfinished and finished. */
+  /** All operations in the bucket, unfinished and finished. */
   async list(): Promise<Operation[]> {
     this.#nats.assertConnected();
     try {
-      // By subject: one that changes meanwhile comes once more, behind. A KV watch would miss it now and then.
+      // By subject, because an operation that changes during the listing comes again, later. A KV watch would sometimes miss it.
       const operations = new Map<string, Operation>();
       let next = 1;
       let batch: StoredMsg[];
@@ -76,7 +76,7 @@ export class OperationStore {
           if (gone) operations.delete(subject);
           else operations.set(subject, JSON.parse(Buffer.from(data).toString()) as Operation);
         }
-        // One that is not full came to the end: at that moment nothing was missing.
+        // A batch that is not full has reached the end: the list was complete at that moment.
       } while (batch.length === batchSize);
       return [...operations.values()];
     } catch (error) {
@@ -84,11 +84,11 @@ export class OperationStore {
     }
   }
 
-  /** The entries from this revision on, in their order, `batchSize` at most. */
+  /** Reads the entries from this revision on, in order, `batchSize` at most. */
   async #readFrom(seq: number): Promise<StoredMsg[]> {
     const { promise, resolve, reject } = Promise.withResolvers<StoredMsg[]>();
     const entries: StoredMsg[] = [];
-    // Its iterator would keep the subscription; with a callback it ends it.
+    // With a callback, getBatch ends its subscription; its iterator would leave it open.
     const batch = await this.#nats.jsm.direct.getBatch(`KV_${operationsBucket}`, {
       seq,
       batch: batchSize,
@@ -108,9 +108,9 @@ export class OperationStore {
   }
 
   /**
-   * Calls `see` with each change from now on, in the order in which they were written and once each, until the signal aborts. NATS
-   * keeps the last of each operation: one that is written over before it was sent does not come. Resolves once it watches; a watch
-   * that breaks is begun again where it broke off, and `onTrouble` told why.
+   * Calls `see` with each change from now on, once each and in the order of writing, until the signal aborts. NATS keeps only the last state
+   * of an operation, so a state that is overwritten before NATS sends it is skipped. Resolves once the watch is open. A watch that breaks
+   * resumes where it broke off; `onTrouble` gets the error.
    */
   async watch(
     see: (operation: Operation) => void,
@@ -127,7 +127,7 @@ export class OperationStore {
         for await (const entry of watch) {
           if (entry.revision <= seen) continue;
           seen = entry.revision;
-          // `ignoreDeletes` lets removals and expiries through.
+          // Despite `ignoreDeletes`, removals and expiries come through.
           if (entry.operation === 'PUT') see(entry.json<Operation>());
         }
       };

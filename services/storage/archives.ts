@@ -1,9 +1,9 @@
-/** A backup's archive in the object store, as its manifest describes it. */
+/** Checks and reads a backup's archive in the object store by its manifest. */
 import type { BackupAddress, ManifestArchive } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { ObjectStore } from './objectStore.ts';
 
-/** What is seen without reading it: better before anybody is asked for anything, or told. Throws archive-corrupt. */
+/** Compares size and ETag with the manifest, without reading the archive: finds damage before a transfer begins. Throws archive-corrupt. */
 export async function checkArchive(
   archive: ManifestArchive,
   from: BackupAddress,
@@ -22,7 +22,7 @@ export async function checkArchive(
     );
 }
 
-/** Fills `into` from `start` on. Throws archive-corrupt when the archive is gone or another. */
+/** Fills `into` with the archive's bytes from `start` on. Throws archive-corrupt when the archive is gone or was replaced. */
 export async function readArchive(
   { etag }: ManifestArchive,
   from: BackupAddress,

@@ -1,4 +1,4 @@
-/** Where things are in the bucket: `<prefix>/<remote>/<project>/<instance>/<backup>` and the same with `.manifest.json`. */
+/** Keys in the bucket: `<prefix>/<remote>/<project>/<instance>/<backup>`, and the same with `.manifest.json`. */
 import { type BackupAddress, faultsOf } from '../contract.ts';
 
 const manifestEnding = '.manifest.json';
@@ -8,30 +8,30 @@ export function archiveKey(prefix: string, address: BackupAddress): string {
   return `${listPrefix(prefix, address)}${address.backup}`;
 }
 
-/** The manifest's key: the backup exists when this object does. */
+/** The manifest's key. The backup exists if this object exists. */
 export function manifestKey(prefix: string, address: BackupAddress): string {
   return archiveKey(prefix, address) + manifestEnding;
 }
 
-/** Some of the backups in the bucket: what is not named may be any. */
+/** Selects backups in the bucket. A missing field matches every value. */
 export interface Part {
   remote?: string | undefined;
   project?: string | undefined;
   instance?: string | undefined;
 }
 
-/** Under what all backups of a remote, of one of its projects, or of one instance are; those of all remotes where none is named. */
+/** Key prefix of all backups of an instance, a project or a remote; without a remote, of all backups. */
 export function listPrefix(prefix: string, { remote, project, instance }: Part): string {
   const words = [prefix, remote, remote && project, remote && project && instance];
   return words.map((word) => (word ? `${word}/` : '')).join('');
 }
 
 /**
- * Prefixes of which every key in one of `folders` has exactly one, about `most` of them where they can be told apart: listed side by
- * side they are the whole. In order. Undefined where they cannot be cut safely.
+ * Groups `folders` by common prefix, in up to about `most` groups, and returns the prefixes, sorted. Every key in one of the folders has exactly
+ * one of the prefixes, so listing them in parallel gives the whole. Undefined when the names cannot be cut safely.
  */
 export function prefixesOf(folders: string[], most: number): string[] | undefined {
-  // A letter that UTF-16 has in two halves could be cut.
+  // ASCII only: a cut could split a UTF-16 surrogate pair.
   if (folders.length === 0 || !folders.every((folder) => /^[ -~]+$/.test(folder))) return undefined;
   let groups = [folders];
   while (groups.length < most) {
@@ -50,17 +50,17 @@ function commonStart([first = '', ...others]: string[]): string {
   return first.slice(0, length);
 }
 
-/** The key of a project's index: below no remote, for no remote's name begins with a dot. */
+/** The key of a project's index. It is below no remote, because no remote's name begins with a dot. */
 export function indexKey(prefix: string, of: { remote: string; project: string }): string {
   return [prefix, '.index', of.remote, `${of.project}.json.gz`].filter((word) => word).join('/');
 }
 
-/** The backup whose manifest `key` is; undefined for any other key. */
+/** The backup whose manifest has this key; undefined for any other key. */
 export function parseManifestKey(prefix: string, key: string): BackupAddress | undefined {
   return key.endsWith(manifestEnding) ? parseKey(prefix, key.slice(0, -manifestEnding.length)) : undefined;
 }
 
-/** The backup whose archive `key` is; undefined for a manifest's, and for keys that no archive of ours can have. */
+/** The backup whose archive has this key; undefined for a manifest's key, and for keys that none of our archives can have. */
 export function parseArchiveKey(prefix: string, key: string): BackupAddress | undefined {
   const address = parseKey(prefix, key);
   if (!address) return undefined;

@@ -1,9 +1,9 @@
-/** Measures as a wrapper of the store: how long each call takes, how it ends, and the bytes that it moved. */
+/** Metrics as a wrapper of the store: each call's duration, result and bytes. */
 import { asLxstowError } from '../errors.ts';
 import type { StoreMetrics } from '../metrics.ts';
 import type { ObjectStore } from './objectStore.ts';
 
-/** The same store, with every call measured. Goes inside `retrying`: each try counts. */
+/** Wraps the store to measure every call. Put it inside `retrying`, so that each try counts. */
 export function measured(store: ObjectStore, { s3Requests, received, sent }: StoreMetrics): ObjectStore {
   async function timed<T>(call: string, run: () => Promise<T>, count?: (result: T) => void): Promise<T> {
     const end = s3Requests.startTimer({ call });
@@ -20,7 +20,7 @@ export function measured(store: ObjectStore, { s3Requests, received, sent }: Sto
   const into = (bytes: number) => () => sent.inc({ peer: 's3' }, bytes);
   const outOf = (bytes: number) => received.inc({ peer: 's3' }, bytes);
 
-  /** A listing counts once: the time that its pages took, not what was done with the items between. */
+  /** Counts a listing as one call: the time that its pages took, without the consumer's time between items. */
   async function* listed<T>(call: string, items: AsyncIterable<T>): AsyncGenerator<T> {
     let seconds = 0;
     let result = 'ok';

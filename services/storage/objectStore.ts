@@ -1,4 +1,4 @@
-/** What lxstow needs of an object store. Every implementation passes test/contract/objectStore.ts. */
+/** The object store's interface. Every implementation passes test/contract/objectStore.ts. */
 import type { Tags } from '../contract.ts';
 
 export interface StoredObject {
@@ -10,17 +10,17 @@ export interface StoredObject {
   modified: string;
 }
 
-/** An open multipart upload. Only the key and the id together find it again (docs/s3.md: listings forget). */
+/** An open multipart upload. Keep key and id to find it again: listings may omit it (docs/s3.md). */
 export interface Upload {
   key: string;
   uploadId: string;
-  /** Parts of it may be copies: it carries no checksums. */
+  /** Parts of it may be copies, so it carries no checksums. */
   copies?: boolean;
 }
 
 /** An open upload in a listing. */
 export interface OpenUpload extends Upload {
-  /** When it was begun, ISO 8601. */
+  /** Time of its start, ISO 8601. */
   initiated: string;
 }
 
@@ -28,52 +28,54 @@ export interface UploadedPart {
   /** From 1, without gaps. */
   number: number;
   etag: string;
-  /** base64 of the big-endian CRC-32, as S3 writes it; of a copied part there is none. */
+  /** base64 of the big-endian CRC-32, as S3 writes it; undefined for a copied part. */
   crc32?: string;
 }
 
 export interface UploadOptions {
   tags: Tags;
   contentType: string;
-  /** Parts of it will be made by `copyPart`. */
+  /** `copyPart` will make parts of it. */
   copies?: boolean;
 }
 
 /**
- * All calls throw LxstowError: `not-found`, `conflict` (a condition did not hold), `s3-denied` (credentials, rights), `s3-refused` (a request
- * that will never do, a bucket that is not there), `s3-full`, and `s3-unavailable` for all that another try may cure. All end soon after `signal` aborts.
+ * All calls throw LxstowError: `not-found`, `conflict` (a condition did not hold), `s3-denied` (credentials, rights), `s3-refused` (an invalid
+ * request, a missing bucket), `s3-full`, and `s3-unavailable` for everything that a retry may cure. All calls end soon after `signal` aborts.
  */
 export interface ObjectStore {
-  /** Resolves when the bucket is there and the credentials may list it. */
+  /** Resolves when the bucket exists and the credentials may list it. */
   probe(signal: AbortSignal): Promise<void>;
 
-  /** Opens an upload; the tags will be the object's. */
+  /** Opens an upload. The object will have its tags. */
   beginUpload(key: string, options: UploadOptions, signal: AbortSignal): Promise<Upload>;
-  /** Sends one part. The store refuses it when its CRC-32 is not `crc32`. Returns the part's ETag. `body` may be used again once this settles. */
+  /** Uploads one part; returns its ETag. The store refuses the part when its CRC-32 is not `crc32`. `body` may be reused once this settles. */
   putPart(upload: Upload, number: number, body: Buffer, crc32: string, signal: AbortSignal): Promise<string>;
-  /** Makes the object out of its parts and returns its ETag. Throws `conflict` when the key exists, or with `over`
-   * when it does not hold the object of that ETag, where the server can tell (MinIO, AWS). */
+  /**
+   * Makes the object from its parts; returns its ETag. Throws `conflict` when the key exists, on servers that check it (MinIO, AWS); with `over`,
+   * when the key's object does not have that ETag.
+   */
   completeUpload(upload: Upload, parts: UploadedPart[], signal: AbortSignal, over?: string): Promise<string>;
-  /** Has the store copy `size` bytes from `start` on of the upload's own key, as it is with this ETag, into a part. */
+  /** Has the store make a part from `size` bytes, from `start` on, of the object at the upload's own key. That object must have this ETag. */
   copyPart(
     upload: Upload,
     number: number,
     from: { etag: string; start: number; size: number },
     signal: AbortSignal,
   ): Promise<UploadedPart>;
-  /** The parts that the store has, by number. Throws not-found when the upload is no more. */
+  /** Lists the stored parts, in order of their numbers. Throws not-found when the upload is gone. */
   listParts(upload: Upload, signal: AbortSignal): Promise<{ number: number; size: number; etag: string }[]>;
-  /** Drops the upload and its parts. An upload that is gone is fine. */
+  /** Drops the upload and its parts. Succeeds if the upload is already gone. */
   abortUpload(upload: Upload, signal: AbortSignal): Promise<void>;
 
-  /** Writes a small object only if the key is free, in one atomic step on every server; `conflict` otherwise. Returns its ETag. */
+  /** Writes a small object if the key is free, atomically on every server; throws `conflict` otherwise. Returns its ETag. */
   create(
     key: string,
     body: Buffer,
     options: { tags?: Tags; contentType: string },
     signal: AbortSignal,
   ): Promise<string>;
-  /** Writes a small object over the one with this ETag, in one atomic step; `conflict` or `not-found` when that is not there any more. Returns the new ETag. */
+  /** Atomically replaces the small object that has this ETag; throws `conflict` or `not-found` when it is no longer there. Returns the new ETag. */
   replace(
     key: string,
     etag: string,
@@ -81,37 +83,37 @@ export interface ObjectStore {
     options: { tags: Tags; contentType: string },
     signal: AbortSignal,
   ): Promise<string>;
-  /** Gives an object these tags, in place of those that it had. */
+  /** Replaces all tags of an object. */
   tag(key: string, tags: Tags, signal: AbortSignal): Promise<void>;
-  /** The tags that an object has. */
+  /** Reads an object's tags. */
   tagsOf(key: string, signal: AbortSignal): Promise<Record<string, string>>;
-  /** Reads a small object whole. */
+  /** Reads the whole of a small object. */
   read(key: string, signal: AbortSignal): Promise<{ body: Buffer; etag: string }>;
-  /** Size and ETag of an object. */
+  /** Reads an object's size and ETag. */
   stat(key: string, signal: AbortSignal): Promise<{ size: number; etag: string }>;
-  /** Fills `into` with the object's bytes from `start` on; `conflict` when the object's ETag is no longer `etag`. */
+  /** Fills `into` with the object's bytes from `start` on; throws `conflict` when the object's ETag is no longer `etag`. */
   readRange(key: string, etag: string, start: number, into: Buffer, signal: AbortSignal): Promise<void>;
-  /** Deletes an object. One that is gone is fine. */
+  /** Deletes an object. Succeeds if it is already gone. */
   remove(key: string, signal: AbortSignal): Promise<void>;
-  /** Every object whose key begins with `prefix`, once. In order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. */
+  /** Yields every object whose key begins with `prefix`, once: in order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. */
   list(prefix: string, signal: AbortSignal): AsyncIterable<StoredObject>;
-  /** What the keys that begin with `prefix` have next, up to the next `/` and with it, each once: the folders in it. */
+  /** Yields the folders under `prefix`, each once: the keys' beginnings up to and including the first `/` after `prefix`. */
   folders(prefix: string, signal: AbortSignal): AsyncIterable<string>;
   /**
-   * The open uploads whose key begins with `prefix`, each once. Not all of them: MinIO forgets, when it restarts, those that are
-   * not asked for by their exact key; and of more than 1 000 of one key, the rest may be missing until some of them are gone.
+   * Yields open uploads whose key begins with `prefix`, each once. Some may be missing: after a restart MinIO lists an upload only by its exact
+   * key, and of more than 1 000 uploads of one key, the rest may be missing until some are gone.
    */
   listUploads(prefix: string, signal: AbortSignal): AsyncIterable<OpenUpload>;
 }
 
-/** Makes the bucket itself. */
+/** Creates the bucket. */
 export interface BucketMaker {
-  /** Resolves when the bucket is there, to whether it had to be made. Throws `s3-denied` where this user may not make it. */
+  /** Creates the bucket if it does not exist; resolves with whether it did. Throws `s3-denied` when the credentials do not allow it. */
   ensureBucket(signal: AbortSignal): Promise<boolean>;
 }
 
 /** Makes URLs that need no credentials. */
 export interface Presigner {
-  /** A URL under which anybody can GET the object for so long, as a file of that name. Nothing is asked of the server. */
+  /** Makes a URL that lets anyone GET the object for `expirySeconds`, as a file named `filename`. Sends no request. */
   presign(key: string, options: { expirySeconds: number; filename: string }): Promise<string>;
 }

@@ -1,15 +1,15 @@
-/** Retries as a wrapper of the store: callers see either the answer or an error that further tries did not cure. */
+/** Retries as a wrapper of the store: callers get the answer, or an error that retries did not cure. */
 import { createHash } from 'node:crypto';
 import pRetry from 'p-retry';
 import { isCode, LxstowError } from '../errors.ts';
 import type { ObjectStore, UploadedPart } from './objectStore.ts';
 
 export interface RetryPolicy {
-  /** Tries, the first included. */
+  /** Tries per call, including the first. */
   attempts: number;
-  /** Before the second try; it then doubles, up to 3.2 s. Default: 200. */
+  /** Delay before the second try. It doubles with each try, up to 3.2 s. Default: 200. */
   firstDelayMs?: number;
-  /** Told of each failed try that another follows. */
+  /** Called after each failed try that another try follows. */
   onRetry?: (call: string, error: Error) => void;
 }
 
@@ -17,8 +17,8 @@ const firstDelayMs = 200;
 const longestDelayMs = 3200;
 
 /**
- * The same store, with every call tried up to `attempts` times with jittered delays of 0.2 to 3.2 s, while its errors are not
- * permanent. A write whose first answer was lost is recognised by what the store then holds.
+ * Wraps the store: tries every call up to `attempts` times, with jittered delays of 0.2 to 3.2 s, unless its error is permanent. When the
+ * answer to a write was lost, the retry recognises the write by what the store then holds.
  */
 export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
   function again<T>(call: string, signal: AbortSignal, run: (attempt: number) => Promise<T>): Promise<T> {
@@ -35,7 +35,7 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
     });
   }
 
-  /** A listing that breaks off begins anew, without what was given out. The order of keys would not tell: SeaweedFS's is another. */
+  /** Restarts a listing that breaks off, and skips items already yielded. Keys alone cannot tell where to resume: SeaweedFS orders them differently. */
   async function* listing<T>(
     call: string,
     signal: AbortSignal,
@@ -46,7 +46,7 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
     let iterator = open()[Symbol.asyncIterator]();
     try {
       for (;;) {
-        // All but the first of a page are there already: what it takes to try again is made when it is needed.
+        // Most items are already in memory, in a page: set up the retry only after a failure.
         const next = await iterator.next().catch((error) =>
           again(call, signal, async (attempt) => {
             if (attempt === 1) throw error;
@@ -61,7 +61,7 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
         yield next.value;
       }
     } finally {
-      // For a consumer that has seen enough: what the listing inside holds is given back, and its call measured.
+      // When the consumer stops early, the inner listing frees what it holds and measures its call.
       await iterator.return?.();
     }
   }
@@ -146,14 +146,14 @@ export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
   };
 }
 
-/** The ETag that S3 gives an object of these parts: MD5 over the parts' MD5s, then their number. */
+/** The ETag that S3 gives an object made from these parts: the MD5 of the parts' MD5s, and their number. */
 export function multipartEtag(parts: Pick<UploadedPart, 'etag'>[]): string {
   const hash = createHash('md5');
   for (const { etag } of parts) hash.update(Buffer.from(etag, 'hex'));
   return `${hash.digest('hex')}-${parts.length}`;
 }
 
-/** Wrong keys stay wrong for longer than a request is tried again: the job waits (docs/adr/0032-outages.md). */
+/** True when a retry may help. Not for s3-denied: wrong keys outlast a request's retries, so the job waits instead (docs/adr/0032-outages.md). */
 function isPassing(error: unknown): boolean {
   return error instanceof LxstowError && !error.permanent && error.code !== 's3-denied';
 }

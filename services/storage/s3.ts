@@ -1,4 +1,4 @@
-/** The object store over S3, by minio-js: it signs and sends, we say each request ourselves (why: docs/adr/0002-s3-requests.md). */
+/** The object store over S3. minio-js signs and sends requests that are built here (why: docs/adr/0002-s3-requests.md). */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { createHash } from 'node:crypto';
 import http, { type IncomingMessage, type RequestOptions } from 'node:http';
@@ -38,13 +38,13 @@ interface Request {
   signal: AbortSignal;
 }
 
-/** Manifests of 10 000 parts are about 3 MB; nothing else that is read whole comes near. */
+/** Limit for objects that are read whole. The largest are manifests of 10 000 parts, about 3 MB. */
 const smallObjectBytes = 64 * 1024 * 1024;
 const errorBytes = 64 * 1024;
-/** What aws4 signs of a body that there is not. */
+/** For aws4: stands for the hash of the body, which GET and HEAD do not have. */
 const unsigned = 'UNSIGNED-PAYLOAD';
 const noBucket = 'NoSuchBucket';
-/** What to do about a refusal. The answer to a HEAD has nothing but its status. */
+/** What to do about a refusal, by S3's error code. The answer to a HEAD has only its status. */
 const advices: Record<string, string> = {
   [noBucket]: '`lxstow setup` makes it',
   SignatureDoesNotMatch: 'set s3.secretKey to the secret of s3.accessKey',
@@ -52,12 +52,12 @@ const advices: Record<string, string> = {
   AccessDenied: '`lxstow doctor` says which right is missing',
   'HTTP 403': '`lxstow doctor` says what is wrong',
 };
-/** Of each of the two clients. */
+/** Per client: minio-js and the downloader. */
 const mostConnections = 64;
 
 type Keys = Pick<Config['s3'], 'accessKey' | 'secretKey'>;
 
-/** Of minio-js, for this server. */
+/** Options of minio-js for this server. */
 export function clientOptions(
   { accessKey, secretKey, region, pathStyle }: Config['s3'],
   { hostname, port, protocol }: URL,
@@ -70,15 +70,14 @@ export function clientOptions(
   };
 }
 
-/** How a store is opened. */
 export interface S3Options {
-  /** Its bucket is lxstow's, which setup makes. Default: true. */
+  /** True when the bucket is lxstow's own, which `lxstow setup` creates. Default: true. */
   own?: boolean;
-  /** Reads the configuration again: after a refusal (401, 403) the keys of now count. */
+  /** Reads the configuration again. Called after a refusal (401, 403), to use changed keys from then on. */
   reread?: (() => Config['s3']) | undefined;
 }
 
-/** An S3 object store without retries; `retrying` adds them. Nothing is connected yet. */
+/** Makes an S3 object store without retries; `retrying` adds them. Opens no connection. */
 export function createS3Store(
   config: Config['s3'],
   { own = true, reread }: S3Options = {},
@@ -87,7 +86,7 @@ export function createS3Store(
   const outside = new URL(config.publicEndpoint ?? config.endpoint);
   const secure = url.protocol === 'https:';
   const signals = new AsyncLocalStorage<AbortSignal>();
-  // A request's own timeout begins when it is connected; the agent's, before.
+  // The agent's timeout covers connecting, too; a request's own begins only after that.
   const agentOptions = { keepAlive: true, maxSockets: mostConnections, timeout: config.idleTimeoutMs };
   const tls = config.ca ? { ca: readText(config.ca, 's3.ca') } : {};
   const agent = secure ? new https.Agent({ ...agentOptions, ...tls }) : new http.Agent(agentOptions);
@@ -104,10 +103,10 @@ export function createS3Store(
         answer = response;
         const status = response.statusCode ?? 0;
         if (status < 300) return onResponse(response);
-        // minio-js would retry some statuses and lose their codes: hand them on as errors, the body drained. One that cannot be
-        // read to its end changes nothing.
+        // minio-js would retry some statuses and lose their codes, so drain the body and report an error. If the body cannot be read,
+        // the status is enough.
         const refuse = (body?: Buffer) => {
-          // One that was refused early is not sent on: its body's memory may be used again.
+          // Abort a request that the server refused early: the buffer of its body is about to be reused.
           if (!request.writableFinished) request.destroy();
           request.emit('error', refusal(status, body?.toString() ?? ''));
         };
@@ -127,7 +126,7 @@ export function createS3Store(
       transportAgent: agent,
       retryOptions: { disableRetry: true },
     });
-    // Over plain HTTP minio-js would hash each body once more: parts carry a CRC-32 on the wire instead.
+    // Over plain HTTP minio-js would also hash each body. Parts carry a CRC-32 on the wire instead.
     client.enableSHA256 = false;
     return { keys, client, signer: new Client(clientOptions({ ...config, ...keys }, outside)) };
   }
@@ -139,7 +138,7 @@ export function createS3Store(
       if (accessKey !== current.keys.accessKey || secretKey !== current.keys.secretKey)
         current = clientsFor({ accessKey, secretKey });
     } catch (error) {
-      // A file that is being replaced: the next refusal reads it again.
+      // The file may be half written. The next refusal reads it again.
       if (!isCode(error, 'bad-config')) throw error;
     }
   }
@@ -147,7 +146,7 @@ export function createS3Store(
   function refusal(status: number, body: string): LxstowError {
     const { Code: said, Message: message, Endpoint: elsewhere } = (parseXml(body)?.Error ?? {}) as Xml;
     const code = typeof said === 'string' ? said : `HTTP ${status}`;
-    // Of a bucket that is in another region, AWS says where.
+    // For a bucket in another region, AWS names its endpoint.
     const where = typeof elsewhere === 'string' ? `; set s3.endpoint to ${elsewhere}` : '';
     const text = `S3 at ${config.endpoint} said ${code}${typeof message === 'string' ? `: ${message}` : ''}${where}`;
     const meaning = meaningOf(code, status);
@@ -200,15 +199,15 @@ export function createS3Store(
 
   let root: Promise<URL> | undefined;
 
-  /** Where objects are, by their keys. minio-js knows which servers want the bucket in the host's name. */
+  /** Base URL of the objects' keys. minio-js knows which servers want the bucket in the host name. */
   function objects(): Promise<URL> {
     root ??= current.client.presignedGetObject(config.bucket, 'key').then((example) => new URL('.', example));
     return root;
   }
 
   /**
-   * Asks for an object, whose bytes are not copied on their way (docs/adr/0021-downloads.md). Signed by aws4: it keeps the day's key, which
-   * minio-js derives for each request.
+   * Requests an object; its bytes are not copied on their way (docs/adr/0021-downloads.md). aws4 signs, because it caches the day's signing key;
+   * minio-js derives it for each request.
    */
   async function object<T>(
     { method, key = '', headers = {}, signal }: Request & { method: 'GET' | 'HEAD' },
@@ -238,7 +237,7 @@ export function createS3Store(
     }
   }
 
-  /** For answers that are XML: what is in their element `root`. An error in spite of a 200 is thrown. */
+  /** Sends a request whose answer is XML; returns the content of its element `root`. Throws an error that came with status 200, too. */
   async function ask(root: string, request: Request, parse = parseXml): Promise<Xml> {
     const { body } = await text(request);
     const parsed = parse(body.toString());
@@ -248,7 +247,7 @@ export function createS3Store(
     return typeof found === 'object' && !Array.isArray(found) ? found : {};
   }
 
-  /** Below its prefix: credentials may be for that alone. */
+  /** Lists below the prefix only, because the credentials may be limited to it. */
   async function probe(signal: AbortSignal): Promise<void> {
     const query: Record<string, string> = { 'list-type': '2', 'max-keys': '1' };
     if (config.prefix) query.prefix = `${config.prefix}/`;
@@ -280,7 +279,7 @@ export function createS3Store(
         await text({ method: 'PUT', body: location(config.region), signal });
         return true;
       } catch (error) {
-        // Somebody else made it meanwhile.
+        // Another process created it first.
         if (isCode(error, 's3-refused') && /BucketAlreadyOwnedByYou/.test((error as Error).message)) return false;
         throw error;
       }
@@ -288,7 +287,7 @@ export function createS3Store(
 
     async beginUpload(key, { tags, contentType, copies = false }, signal) {
       const headers: Record<string, string> = { 'content-type': contentType };
-      // MinIO makes no sum of a part that it copies, and would miss it at the end.
+      // MinIO makes no checksum of a copied part, and refuses such a part in an upload with checksums.
       if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
       const query = { uploads: '' };
@@ -364,7 +363,7 @@ export function createS3Store(
 
     async tag(key, tags, signal) {
       const body = tagging(tags);
-      // AWS wants a sum of this one.
+      // AWS requires a checksum here.
       const headers = { 'content-type': 'application/xml', 'content-md5': md5(body) };
       await text({ method: 'PUT', key, query: { tagging: '' }, headers, body, signal });
     },
@@ -415,15 +414,15 @@ export function createS3Store(
     },
 
     async *listUploads(prefix, signal) {
-      // MinIO takes a prefix for a whole key, and finds the rest only where none is given. All others would find as much with it.
+      // MinIO takes a prefix for a whole key: list a folder without a prefix, and filter here. Other servers do not need this.
       let asked = prefix.endsWith('/') ? '' : prefix;
       const given = new Set<string>();
       let markers: Record<string, string> = {};
       for (;;) {
-        // Plain keys: SeaweedFS says that it has encoded them, where it is asked to, and has not.
+        // Ask for plain keys: if asked to encode them, SeaweedFS says that it did, but does not.
         const query = { uploads: '', ...(asked ? { prefix: asked } : {}), ...markers };
         const page = await ask('ListMultipartUploadsResult', { method: 'GET', query, signal }).catch((error) => {
-          // Credentials that are for the prefix alone.
+          // The credentials may be limited to the prefix: ask with it.
           if (asked === prefix || !isCode(error, 's3-denied')) throw error;
           return undefined;
         });
@@ -438,7 +437,7 @@ export function createS3Store(
           given.add(upload.uploadId);
           if (isNew && upload.key.startsWith(prefix)) yield upload;
         }
-        // MinIO says that more than 1 000 uploads of one key are cut off, and then sends the same ones for ever.
+        // For more than 1 000 uploads of one key, MinIO reports a truncated page and then sends the same page for ever.
         if (page.IsTruncated !== 'true' || given.size === known) return;
         markers = {
           'key-marker': word(page, 'NextKeyMarker'),
@@ -454,12 +453,12 @@ export function createS3Store(
   };
 }
 
-/** That the bucket is not there. */
+/** True when the error says that the bucket does not exist. */
 export function isNoBucket(error: unknown): boolean {
   return isCode(error, 's3-refused') && (error as Error).message.includes(noBucket);
 }
 
-/** A bucket with Object Lock takes nothing without a sum. */
+/** Headers that describe a body. A bucket with Object Lock requires a checksum. */
 function described(body: Buffer, contentType: string): Record<string, string> {
   return { 'content-type': contentType, 'content-md5': md5(body) };
 }

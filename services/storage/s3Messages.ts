@@ -1,4 +1,4 @@
-/** S3's messages: queries, XML, and what its errors mean to us. No network. */
+/** S3's messages: queries, XML, and which of our error codes its errors become. No network. */
 import { XMLParser } from 'fast-xml-parser';
 import type { Tags } from '../contract.ts';
 import { type ErrorCode, LxstowError } from '../errors.ts';
@@ -14,29 +14,29 @@ const xml = new XMLParser({
   isArray: (name) => ['Part', 'Upload', 'CommonPrefixes'].includes(name),
 });
 
-/** S3's words whose meaning their HTTP status does not tell. */
+/** S3's error codes whose HTTP status alone is misleading. */
 const meanings = new Map<string, ErrorCode>(
   Object.entries({
     NoSuchBucket: 's3-refused',
     NoSuchUpload: 'not-found',
-    // 403, but of this one object: its archive is in cold storage.
+    // 403, but only for this object: it is in cold storage.
     InvalidObjectState: 's3-refused',
     PreconditionFailed: 'conflict',
     XMinioStorageFull: 's3-full',
-    // The store does not have what was asked for: that does not change.
+    // The store does not support the request; a retry cannot help.
     NotImplemented: 's3-refused',
-    // Damaged or broken off on its way: the same bytes may arrive whole the next time.
+    // The body was damaged or cut in transit; a retry may succeed.
     BadDigest: 's3-unavailable',
     IncompleteBody: 's3-unavailable',
     RequestTimeout: 's3-unavailable',
     XAmzContentChecksumMismatch: 's3-unavailable',
-    // AWS, of two conditional writes at once: the next try learns who won.
+    // AWS, for two concurrent conditional writes: a retry learns which one won.
     ConditionalRequestConflict: 's3-unavailable',
     OperationAborted: 's3-unavailable',
   }),
 );
 
-/** Our code for an error that S3 calls `code`, or that is nothing but its HTTP status. */
+/** Our code for S3's error `code`; for an unknown one, by its HTTP status. */
 export function meaningOf(code: string, status: number): ErrorCode {
   const meaning = meanings.get(code);
   if (meaning) return meaning;
@@ -44,14 +44,14 @@ export function meaningOf(code: string, status: number): ErrorCode {
   if (status === 401 || status === 403) return 's3-denied';
   if (status === 412) return 'conflict';
   if (status === 507) return 's3-full';
-  // Not implemented; not in this version of HTTP.
+  // Not implemented; HTTP version not supported.
   if (status === 501 || status === 505) return 's3-refused';
   return status === 408 || status === 429 || status >= 500 ? 's3-unavailable' : 's3-refused';
 }
 
-/** Undefined for what is no XML: a proxy's page, an answer that broke off. */
+/** Parses XML; undefined for anything else, such as a proxy's page or a truncated answer. */
 export function parseXml(text: string): Xml | undefined {
-  // As the answer to each HEAD is that does not succeed.
+  // A failed HEAD has no body.
   if (text === '') return undefined;
   try {
     return xml.parse(text) as Xml;
@@ -62,7 +62,7 @@ export function parseXml(text: string): Xml | undefined {
 
 const fields = ['Key', 'Size', 'ETag', 'LastModified'];
 
-/** The same for a page of a listing. Its thousand entries, all alike, would keep the parser busy for 25 ms, and everybody waiting. */
+/** Like `parseXml`, for a page of a listing. On its thousand entries the parser would block the event loop for 25 ms. */
 export function parseListing(text: string): Xml | undefined {
   const entries: Xml[] = [];
   const rest = text.replaceAll(/<Contents>(.*?)<\/Contents>/gs, (_, entry: string) => {
@@ -74,7 +74,7 @@ export function parseListing(text: string): Xml | undefined {
   return page === undefined ? parsed : { ListBucketResult: { ...(page as Xml), Contents: entries } };
 }
 
-/** The same for tags, by their keys. The parser would trim them. */
+/** Like `parseXml`, for tags; returns their values by key. The parser would trim them. */
 export function parseTags(text: string): Xml | undefined {
   const parsed = parseXml(text);
   if (parsed?.Tagging === undefined) return parsed;
@@ -106,17 +106,17 @@ export function formatQuery(query: Record<string, string>): string {
     .join('&');
 }
 
-/** A key, as URLs have it. */
+/** Escapes a key for a URL. */
 export function escapedKey(key: string): string {
   return key.split('/').map(escapedInUrl).join('/');
 }
 
-/** As S3 signs it: all but RFC 3986's unreserved characters is escaped, and only that. */
+/** Escapes as S3's signatures require: everything except RFC 3986's unreserved characters. */
 function escapedInUrl(text: string): string {
   return encodeURIComponent(text).replaceAll(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
 }
 
-/** An entry of a listing. `escaped`: its key is URL-encoded, as we ask for; a server that does not know how says nothing of it. */
+/** Reads an entry of a listing. `escaped`: the server says that it URL-encoded the key, as we ask it to. */
 export function storedObject(entry: Xml, escaped: boolean): StoredObject {
   return {
     key: decoded(word(entry, 'Key'), escaped),
@@ -126,12 +126,12 @@ export function storedObject(entry: Xml, escaped: boolean): StoredObject {
   };
 }
 
-/** A key or a beginning of one, as listings have them. */
+/** Decodes a key or key prefix of a listing. */
 export function decoded(key: string, escaped: boolean): string {
   return escaped ? decodeURIComponent(key.replaceAll('+', ' ')) : key;
 }
 
-/** An entry of a listing of uploads. */
+/** Reads an entry of a listing of uploads. */
 export function openUpload(entry: Xml): OpenUpload {
   return {
     key: word(entry, 'Key'),
@@ -140,7 +140,7 @@ export function openUpload(entry: Xml): OpenUpload {
   };
 }
 
-/** `summed`: the upload was begun with checksums, and each part's must be named again. */
+/** Body of CompleteMultipartUpload. `summed`: the upload was begun with checksums, so each part's must be repeated. */
 export function completion(parts: UploadedPart[], summed: boolean): string {
   const each = parts.map(
     ({ number, etag, crc32 }) =>
@@ -149,7 +149,7 @@ export function completion(parts: UploadedPart[], summed: boolean): string {
   return `<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${each.join('')}</CompleteMultipartUpload>`;
 }
 
-/** Where a bucket is to be; nothing for what S3 takes where nothing is said. */
+/** Body of CreateBucket. Empty for S3's default region. */
 export function location(region: string): string {
   if (region === 'us-east-1') return '';
   return `<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><LocationConstraint>${escaped(region)}</LocationConstraint></CreateBucketConfiguration>`;
@@ -172,7 +172,7 @@ export function word(entry: Xml, name: string): string {
   return value;
 }
 
-/** An ETag without its quotes. */
+/** Removes an ETag's quotes. */
 export function bare(etag: string): string {
   return etag.replaceAll(/^"|"$/g, '');
 }

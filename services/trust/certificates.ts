@@ -1,9 +1,9 @@
-/** Certificates as LXD knows them, and what a client is granted. */
+/** Clients' certificates, by LXD's rules, and the rights that come with them. */
 import { X509Certificate } from 'node:crypto';
 import type { Role, TrustedCertificate } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 
-/** What a certificate or a token gives its client. */
+/** The rights that a certificate or a token gives its client. */
 export type Grant = Pick<TrustedCertificate, 'role' | 'restricted' | 'projects'>;
 
 export interface WantedGrant {
@@ -12,19 +12,19 @@ export interface WantedGrant {
   projects?: string[] | null | undefined;
 }
 
-/** As wanted; without a role it is an admin's, or an operator's where it is restricted, which is what LXD's restricted clients may do. */
+/** Makes a grant. The role defaults to admin, or to operator if restricted: operators may do what LXD's restricted clients may do. */
 export function newGrant({ role, restricted = false, projects }: WantedGrant): Grant {
   return { role: role ?? (restricted ? 'operator' : 'admin'), restricted, projects: projectsOf(restricted, projects) };
 }
 
-/** `grant` with what is wanted changed. A role stays unless another is named: LXD's clients know of none. */
+/** Returns `grant` with the wanted changes. The role stays unless another is named, because LXD's clients do not know roles. */
 export function changedGrant(grant: Grant, wanted: WantedGrant): Grant {
   const restricted = wanted.restricted ?? grant.restricted;
   const projects = wanted.projects === undefined ? grant.projects : wanted.projects;
   return { role: wanted.role ?? grant.role, restricted, projects: projectsOf(restricted, projects) };
 }
 
-/** True when the two let a client do the same. */
+/** True when both give a client the same rights. */
 export function sameGrant(one: Grant, other: Grant): boolean {
   const facts = ({ role, restricted, projects }: Grant) =>
     JSON.stringify([role, restricted, restricted ? projects.toSorted() : []]);
@@ -37,7 +37,7 @@ function projectsOf(restricted: boolean, projects: string[] | null | undefined):
   return [...new Set(projects ?? [])];
 }
 
-/** Reads PEM, or DER in base64. Throws bad-request. */
+/** Parses PEM, or DER in base64. Throws bad-request. */
 export function parseCertificate(text: string): X509Certificate {
   try {
     return new X509Certificate(text.includes('-----BEGIN') ? text : Buffer.from(text, 'base64'));
@@ -46,18 +46,18 @@ export function parseCertificate(text: string): X509Certificate {
   }
 }
 
-/** LXD's fingerprint of a certificate, PEM or DER: the SHA-256 of the DER in lower-case hex. */
+/** LXD's fingerprint of a certificate (PEM or DER): the SHA-256 of the DER, in lower-case hex. */
 export function fingerprintOf(certificate: string | Buffer | X509Certificate): string {
   const parsed = certificate instanceof X509Certificate ? certificate : new X509Certificate(certificate);
   return parsed.fingerprint256.replaceAll(':', '').toLowerCase();
 }
 
-/** True from the certificate's first to its last second. */
+/** True while the certificate is valid, its first and last second included. */
 export function isInTime(certificate: X509Certificate, now = Date.now()): boolean {
   return Date.parse(certificate.validFrom) <= now && now <= Date.parse(certificate.validTo);
 }
 
-/** The certificate's common name, without what cannot be in a client's name; undefined when nothing is left. */
+/** The certificate's common name without control characters, at most 255 characters; undefined when nothing is left. */
 export function commonName(certificate: X509Certificate): string | undefined {
   const line = certificate.subject?.split('\n').find((each) => each.startsWith('CN='));
   return (
@@ -68,7 +68,7 @@ export function commonName(certificate: X509Certificate): string | undefined {
   );
 }
 
-/** An entry for the trust store. Throws bad-request for a certificate that is not valid now, as LXD does. */
+/** Makes an entry for the trust store. Like LXD, throws bad-request for a certificate that is not valid now. */
 export function trustedCertificate(certificate: X509Certificate, name: string, grant: Grant): TrustedCertificate {
   if (!isInTime(certificate)) {
     const early = Date.parse(certificate.validFrom) > Date.now();
@@ -84,7 +84,7 @@ export function trustedCertificate(certificate: X509Certificate, name: string, g
   };
 }
 
-/** The certificates in a text, each as PEM. */
+/** Finds the PEM certificates in a text. */
 export function pemCertificates(text: string): string[] {
   return text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
 }

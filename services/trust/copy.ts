@@ -1,6 +1,6 @@
 /**
- * The trusted certificates in memory, as they are in the bucket: a watch says what has changed, and a look at the bucket's last
- * revision finds what a watch missed.
+ * Cache of the bucket's trusted certificates. A watch reports changes; comparing with the bucket's last revision finds changes that the
+ * watch missed.
  */
 import { setTimeout } from 'node:timers/promises';
 import type { TrustedCertificate } from '../contract.ts';
@@ -11,14 +11,14 @@ import { sameGrant } from './certificates.ts';
 import type { TrustStore } from './store.ts';
 
 const lookEveryMs = 2000;
-/** After that it would not know who was revoked. */
+/** An older copy may miss that a client was revoked. */
 const usuallyStaleAfterMs = 30_000;
 const watchAgainMs = 500;
 
 export interface CopyOptions {
-  /** Told when a client is added, revoked, or granted something else. */
+  /** Called when a client is added (`isNew`), revoked, or given other rights. */
   onChange: (fingerprint: string, isNew: boolean) => void;
-  /** How long a copy is good for that cannot be compared with the bucket. */
+  /** How long the copy stays valid while it cannot be compared with the bucket. Default: 30 000. */
   staleAfterMs?: number;
 }
 
@@ -30,7 +30,7 @@ export class TrustCopy {
   #entries = new Map<string, TrustedCertificate>();
   #upTo = -1;
   #comparedAt = Number.NEGATIVE_INFINITY;
-  /** Reads follow each other, so that the last to arrive is the newest. */
+  /** Reads run one after another, so that the last result is the newest. */
   #reads: Promise<unknown> = Promise.resolve();
 
   private constructor(store: TrustStore, log: Log, { onChange, staleAfterMs = usuallyStaleAfterMs }: CopyOptions) {
@@ -40,7 +40,7 @@ export class TrustCopy {
     this.#staleAfterMs = staleAfterMs;
   }
 
-  /** Resolves once all is read. Throws nats-unavailable, or nats-unfit when `lxstow setup` has not made the bucket. */
+  /** Resolves once the bucket is read. Throws nats-unavailable, or nats-unfit when `lxstow setup` has not made the bucket. */
   static async open(store: TrustStore, log: Log, options: CopyOptions, signal: AbortSignal): Promise<TrustCopy> {
     const copy = new TrustCopy(store, log, options);
     await copy.#compare();
@@ -49,7 +49,7 @@ export class TrustCopy {
     return copy;
   }
 
-  /** Throws nats-unavailable for one that was trusted when NATS was last heard of, too long ago. */
+  /** Undefined for a client that is not trusted. Throws nats-unavailable for a trusted one when the copy is too old. */
   get(fingerprint: string): TrustedCertificate | undefined {
     const found = this.#entries.get(fingerprint);
     if (found && performance.now() - this.#comparedAt > this.#staleAfterMs)
@@ -61,7 +61,7 @@ export class TrustCopy {
     return this.#entries.size === 0;
   }
 
-  /** Reads one anew: after a change of one's own, and where it is not known. */
+  /** Reads one certificate from the bucket: after a change made by this gateway, and for an unknown client. */
   async refresh(fingerprint: string): Promise<void> {
     await this.#read(async () => {
       this.#apply(fingerprint, (await this.#store.certificate(fingerprint))?.certificate);
@@ -96,7 +96,7 @@ export class TrustCopy {
   async #follow(signal: AbortSignal): Promise<void> {
     do {
       try {
-        // What came between the last comparison and the watch is found by the next one.
+        // The next comparison finds what changed between the last one and the start of the watch.
         await this.#store.watch((key, revision) => this.#see(key, revision), signal);
       } catch (error) {
         this.#log.warn('changes of trust cannot be watched', { error });
@@ -133,7 +133,7 @@ export class TrustCopy {
   }
 }
 
-/** False when the signal has aborted. */
+/** Resolves with false when the signal has aborted. */
 async function pause(ms: number, signal: AbortSignal): Promise<boolean> {
   try {
     await setTimeout(ms, undefined, { signal, ref: false });

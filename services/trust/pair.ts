@@ -1,4 +1,4 @@
-/** A certificate and its private key: what is wrong with them, in the words of `doctor` and of what will not start with them. */
+/** Finds faults of a certificate and its private key, for `doctor` and for servers that refuse to start with them. */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { LxstowError } from '../errors.ts';
 import { pemCertificates } from './certificates.ts';
@@ -9,13 +9,13 @@ export interface Fault {
   advice: string;
 }
 
-/** Where the pair is: files, and the settings that name them. */
+/** The pair's files, and the settings that name them. */
 export interface PairPlace {
   files: readonly [certificate: string, key: string];
   settings: readonly [certificate: string, key: string];
 }
 
-/** Why this is not the certificate's key, or none that can be used; undefined when all is well. */
+/** The fault of a key that cannot be used, or belongs to another certificate; undefined when there is none. */
 export function faultOfKey(
   certificate: X509Certificate,
   key: string,
@@ -35,14 +35,14 @@ export function faultOfKey(
   };
 }
 
-/** The first certificate in PEM text. Throws when there is none. */
+/** Parses the first certificate in PEM text. Throws when there is none. */
 export function firstCertificate(text: string): X509Certificate {
   const [first] = pemCertificates(text);
   if (first === undefined) throw new Error('there is no certificate (PEM) in it');
   return new X509Certificate(first);
 }
 
-/** Throws bad-config for a certificate and a key (PEM) that TLS would not take. */
+/** Throws bad-config for a certificate and a key (PEM) that TLS would refuse. */
 export function checkPair(certificate: string, key: string, place: PairPlace): void {
   const fault = faultOfPair(certificate, key, place);
   if (fault) throw new LxstowError('bad-config', `${fault.said}. ${fault.advice}`);

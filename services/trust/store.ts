@@ -1,4 +1,4 @@
-/** The bucket lxstow_trust: trusted certificates, tokens, and where gateways are. Every change is a compare-and-set. */
+/** The bucket lxstow_trust: trusted certificates, tokens, and addresses of gateways. Every change is a compare-and-set. */
 import { Kvm, KvWatchInclude } from '@nats-io/kv';
 import { check, type TrustedCertificate, type TrustToken } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
@@ -13,7 +13,7 @@ export interface StoredCertificate {
   revision: number;
 }
 
-/** A gateway that has not said where it is for so long is forgotten. */
+/** A gateway that has not announced itself for this long is forgotten. */
 const gatewayKeptMs = 7 * 86_400_000;
 
 export class TrustStore {
@@ -38,7 +38,7 @@ export class TrustStore {
     return entry && this.#readCertificate(entry);
   }
 
-  /** The one whose fingerprint begins so, as LXD finds it. Throws not-found, and bad-request when there are several. */
+  /** Finds the certificate whose fingerprint begins with `prefix`, as LXD does. Throws not-found, or bad-request when several match. */
   async find(prefix: string): Promise<StoredCertificate> {
     const found = /^[0-9a-f]{64}$/.test(prefix)
       ? [await this.certificate(prefix)].flatMap((one) => one ?? [])
@@ -51,20 +51,20 @@ export class TrustStore {
     return one;
   }
 
-  /** Throws conflict, in LXD's words, when it is there. */
+  /** Adds a certificate. Throws conflict, in LXD's words, when it is already there. */
   async add(certificate: TrustedCertificate): Promise<StoredCertificate> {
     const revision = await this.#bucket.create(certificateKey(certificate.fingerprint), JSON.stringify(certificate));
     if (revision === undefined) throw new LxstowError('conflict', 'Certificate already in trust store');
     return { certificate, revision };
   }
 
-  /** Writes over this revision; undefined when it has changed meanwhile. */
+  /** Replaces this revision; undefined when it is no longer the last. */
   async update(certificate: TrustedCertificate, revision: number): Promise<StoredCertificate | undefined> {
     const next = await this.#bucket.put(certificateKey(certificate.fingerprint), JSON.stringify(certificate), revision);
     return next === undefined ? undefined : { certificate, revision: next };
   }
 
-  /** Removes it, whatever its revision. */
+  /** Removes a certificate, whatever its revision. */
   async remove(fingerprint: string): Promise<void> {
     await this.#removeKey(certificateKey(fingerprint));
   }
@@ -76,7 +76,7 @@ export class TrustStore {
     });
   }
 
-  /** Those that can be used. */
+  /** The tokens that have not expired. */
   async tokens(): Promise<TrustToken[]> {
     return (await this.#bucket.entries(tokenKey('*', '*'))).flatMap((entry) => this.#readToken(entry) ?? []);
   }
@@ -86,7 +86,7 @@ export class TrustStore {
     return entry && this.#readToken(entry);
   }
 
-  /** Takes the token of this secret: it is gone then, and nobody else gets it. Undefined when there is none. */
+  /** Removes and returns the token with this secret; only one caller gets it. Undefined when there is none. */
   async redeem(secret: string): Promise<TrustToken | undefined> {
     const { entry } = await this.#bucket.get(tokenKey('*', secretHash(secret)));
     const token = entry && this.#readToken(entry);
@@ -94,21 +94,21 @@ export class TrustStore {
     return token;
   }
 
-  /** Says whether there was one. */
+  /** Removes a token; returns whether there was one. */
   async removeToken(id: string): Promise<boolean> {
     const { entry } = await this.#bucket.get(tokenKey(id, '*'));
     return entry !== undefined && (await this.#bucket.remove(entry.key, entry.revision));
   }
 
-  /** Notes where a gateway is, for the tokens that the command line makes. */
+  /** Records where a gateway is, for the tokens that the command line makes. */
   async announce(place: GatewayPlace): Promise<void> {
     const key = gatewayKey(place.fingerprint, place.addresses[0] ?? '');
     const { revision } = await this.#bucket.get(key);
-    // Another that says the same at this moment has said it for both.
+    // A write that fails lost a race against one that says the same.
     await this.#bucket.put(key, JSON.stringify(place), revision, { ttlMs: gatewayKeptMs });
   }
 
-  /** One for each server certificate, the last seen first. An address belongs to the gateway that was last seen there. */
+  /** The gateways, one per server certificate, last seen first. An address belongs to the gateway that was last seen there. */
   async gateways(): Promise<GatewayPlace[]> {
     const entries = (await this.#bucket.entries(gatewayKeys)).sort((a, b) => b.written.getTime() - a.written.getTime());
     const taken = new Set<string>();
@@ -123,7 +123,7 @@ export class TrustStore {
     return [...places.values()];
   }
 
-  /** The revision of the bucket's last change, whatever it was. */
+  /** The revision of the bucket's last change of any kind. */
   async lastRevision(): Promise<number> {
     try {
       this.#nats.assertConnected();
@@ -133,7 +133,7 @@ export class TrustStore {
     }
   }
 
-  /** Calls `see` with each key and revision that changes from now on, until the signal aborts or the watch ends. */
+  /** Calls `see` with the key and revision of each change from now on, until the signal aborts or the watch ends. */
   async watch(see: (key: string, revision: number) => void, signal: AbortSignal): Promise<void> {
     const kv = await new Kvm(this.#nats.js).open(trustBucket, { allow_direct: true });
     const watch = await kv.watch({ include: KvWatchInclude.UpdatesOnly, headers_only: true });
@@ -147,7 +147,7 @@ export class TrustStore {
     }
   }
 
-  /** Undefined, and an error in the log, for what does not match its schema: nobody is trusted by it. */
+  /** Logs an error and returns undefined for an entry that does not match its schema: such an entry grants no trust. */
   #readCertificate({ key, value, revision }: Entry): StoredCertificate | undefined {
     try {
       const certificate = check('trusted-certificate.json', JSON.parse(value.toString()), key, 'bad-message');

@@ -1,10 +1,10 @@
-/** Tokens as LXD's clients take them: base64 of JSON, with a secret that only the client keeps. */
+/** Tokens in the format of LXD's clients: base64 of JSON, with a secret that only the client keeps. */
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import type { TrustToken } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Grant } from './certificates.ts';
 
-/** Where a client finds a gateway, and by what it knows it. */
+/** Where a client finds a gateway, and the fingerprint by which it recognises it. */
 export interface GatewayPlace {
   fingerprint: string;
   /** host:port */
@@ -13,7 +13,7 @@ export interface GatewayPlace {
 
 const longestDays = 366;
 
-/** A new token, to be stored, and its secret, to be told once. */
+/** Makes a token, to be stored, and its secret, to be shown once. Throws bad-request for an expiry in the past or over 366 days ahead. */
 export function newToken(
   name: string,
   grant: Grant,
@@ -36,13 +36,13 @@ export function newToken(
   return { token, secret: randomBytes(32).toString('hex') };
 }
 
-/** What the client is given. */
+/** Encodes a token for the client. */
 export function encodeToken({ name, fingerprint, addresses, expires_at }: TrustToken, secret: string): string {
   const content = { client_name: name, fingerprint, addresses, secret, expires_at };
   return Buffer.from(JSON.stringify(content)).toString('base64');
 }
 
-/** The secret, and the expiry as the token itself has it; undefined for what is no token. */
+/** Reads the secret, and the expiry that the token itself states; undefined for text that is not a token. */
 export function decodeToken(text: string): { secret: string; expires: Date | undefined } | undefined {
   try {
     const { secret, expires_at } = JSON.parse(Buffer.from(text, 'base64').toString()) as Record<string, unknown>;
@@ -54,7 +54,7 @@ export function decodeToken(text: string): { secret: string; expires: Date | und
   }
 }
 
-/** What is kept of a secret. It is random and long: no salt, no stretching. */
+/** The hash that is stored instead of a secret. Secrets are random and long, so it needs no salt and no stretching. */
 export function secretHash(secret: string): string {
   return createHash('sha256').update(secret).digest('hex');
 }
