@@ -1,4 +1,4 @@
-import { mkdir, stat } from 'node:fs/promises';
+import { mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type DataKind, writeData } from './data.ts';
 import { defaultEngine, type Engine, findTree, titleOf } from './engines.ts';
@@ -128,7 +128,7 @@ export async function startLxd({
     },
     noMachines: environment.driver.includes('qemu')
       ? undefined
-      : `${titleOf(engine)} has no driver for virtual machines here (only ${environment.driver})`,
+      : `${titleOf(engine)} makes no virtual machines here: ${await whyNoMachines(folder)}`,
     async createMachine(
       instance: string,
       { project: into = project, pool: on = pool, diskMiB, dataMiB }: MachineOptions,
@@ -172,6 +172,12 @@ async function volumeOf(
     isMachine,
     snapshots: join(pool, `${kind}-snapshots`, folder),
   };
+}
+
+/** In the daemon's own words, where it logs to us. */
+async function whyNoMachines({ path }: LabFolder): Promise<string> {
+  const log = await readFile(join(path, 'daemon.log'), 'utf8').catch(() => '');
+  return /driver=qemu err="([^"]*)"/.exec(log)?.[1] ?? 'it has no driver for them';
 }
 
 /** LXD itself must delete them where it can: it alone tidies up in the kernel (AppArmor profiles, cgroups). */
