@@ -23,6 +23,7 @@ import { BackupCheckpoint, type BackupStart, removeCheckpoint, type SentPart } f
 import { sendArchive, storedBytes } from './sendArchive.ts';
 import { assertStagingRoom } from './stagingRoom.ts';
 import type { Tools } from './tools.ts';
+import { adviseOnZeros } from './zeros.ts';
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { store, config } = tools;
@@ -52,6 +53,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
       tools,
     );
     const { parts, etag, made } = await sendArchive(address, checkpoint, upload, attempt, tools, writing);
+    adviseOnZeros(parts, start, attempt);
     const manifest: Manifest = {
       version: manifestVersion,
       writer: `lxstow ${version}`,
@@ -66,7 +68,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
         optimized: made.optimized,
         instanceOnly: job.body.instanceOnly ?? false,
         blockSize: start.compression === 'none' ? longestStretch(parts) : blockSizeBytes,
-        parts: parts.map(({ tar: _, ...part }) => part),
+        parts: parts.map(({ tar: _, zeros: __, ...part }) => part),
       },
       instance: start.instance,
       lxd: start.lxd,

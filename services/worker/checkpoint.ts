@@ -30,8 +30,8 @@ export interface BackupStart {
   lxd: ManifestLxd;
 }
 
-/** A part that is stored, and where the tar scanner was behind it. */
-export type SentPart = Part & { tar: TarState };
+/** A part that is stored, where the tar scanner was behind it, and how many bytes of it are zeros, as zerosIn() counts them, where that was counted. */
+export type SentPart = Part & { tar: TarState; zeros?: number };
 
 /** As it is written. The instance's description has records of its own, `pieces` of them: with its profiles it may be larger than a message of NATS. */
 type StoredStart = Omit<BackupStart, 'instance'> & { pieces: number };

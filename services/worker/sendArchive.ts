@@ -15,6 +15,7 @@ import { type Attempt, bytesPerSecond } from '../operations/attempt.ts';
 import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import type { Tools } from './tools.ts';
+import { zerosIn } from './zeros.ts';
 
 /**
  * Sends what is not stored yet, and makes the object of it, unless an attempt before this one has. What LXD is still writing is sent meanwhile
@@ -155,8 +156,9 @@ async function transfer(
     if (rawEnd === limit && body.length < partSize) return release();
     const { sha256, crc32 } = await threads.digest(body);
     const state = states.get(rawEnd) ?? tar.state();
+    const zeros = checkpoint.start.compression === 'none' ? { zeros: zerosIn(body) } : {};
     const part = await upload.put(
-      { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar: state },
+      { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar: state, ...zeros },
       body,
       signal,
     );

@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,slots,many,control,load,drain,scale,hostile --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,hostile --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
@@ -10,13 +10,13 @@ import { measureDrain } from './drain.ts';
 import { measureHostile } from './hostile.ts';
 import { measureLoad } from './load.ts';
 import { type Cost, medianCost } from './measure.ts';
-import { measureMany, measureSizes, measureSlots } from './memory.ts';
+import { measureDisk, measureMany, measureSizes, measureSlots } from './memory.ts';
 import { openPlace, type Place } from './place.ts';
 import { type Line, machine, markdown, type Report, readReport, type Table } from './report.ts';
 import { restoreWays } from './restores.ts';
 import { measureScale } from './scale.ts';
 
-const everything = 'backup,restore,sizes,slots,many,control,load,drain,scale,hostile';
+const everything = 'backup,restore,sizes,disk,slots,many,control,load,drain,scale,hostile';
 
 const { values } = parseArgs({
   options: {
@@ -25,6 +25,7 @@ const { values } = parseArgs({
     only: { type: 'string', default: everything },
     kinds: { type: 'string', default: 'incompressible,log-like,mixed' },
     sizes: { type: 'string', default: '100,1000,8000' },
+    disk: { type: 'string', default: '10' },
     many: { type: 'string', default: '200' },
     backups: { type: 'string', default: '10,1000,10000' },
     jobs: { type: 'string', default: '10000' },
@@ -61,6 +62,8 @@ try {
     await place.lxd.lxc(['delete', '--force', instance]);
   }
   if (wanted.includes('sizes')) add(await measureSizes(place, values.sizes.split(',').map(Number), rounds, log));
+  const disk = wanted.includes('disk') ? await measureDisk(Number(values.disk), log) : undefined;
+  if (disk) add(disk);
   if (wanted.includes('slots')) add(await measureSlots(place, sizeMiB, rounds, log));
   if (wanted.includes('many')) add(await measureMany(place, Number(values.many), log));
   if (wanted.includes('control')) {

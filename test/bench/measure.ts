@@ -1,6 +1,6 @@
 /** What a step costs: time on the wall, CPU of the processes that do it, and the most memory that a process had. */
-import { readFile, writeFile } from 'node:fs/promises';
-import { memoryMiB } from '../lab/processes.ts';
+import { readFile } from 'node:fs/promises';
+import { forgetPeak, memoryMiB } from '../lab/processes.ts';
 import { attempt } from '../lab/run.ts';
 
 export interface Cost {
@@ -44,10 +44,6 @@ async function cpuSeconds(pid: number): Promise<number> {
 /** The most resident memory since the last forgetPeak(), in MiB. */
 export function peakMiB(pid: number): Promise<number> {
   return memoryMiB(pid, 'VmHWM');
-}
-
-async function forgetPeak(pid: number): Promise<void> {
-  await writeFile(`/proc/${pid}/clear_refs`, '5');
 }
 
 export function median(values: number[]): number {

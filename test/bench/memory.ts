@@ -1,10 +1,15 @@
 /** The worker's memory, and its time, against the instance's size; with more slots; and over many backups. */
+import { titleOf } from '../lab/engines.ts';
 import { residentMiB } from '../lab/processes.ts';
 import type { Log } from '../lab/run.ts';
 import { type Cost, measure, medianCost } from './measure.ts';
-import type { Place } from './place.ts';
+import { openPlace, type Place } from './place.ts';
 import type { Line, Table } from './report.ts';
 
+/** An engine of the lab that makes virtual machines, and leaves holes where it restores zeros. */
+const machinesOn = 'incus6';
+/** Of empty space to what is stored of it: 1 MiB is 1062 bytes of gzip. */
+const leastRatio = 900;
 /** A worker with one slot, whatever the size. */
 const mostMiB = 220;
 /** What a further slot may add: four buffers for parts (services/archive/draftParts.ts), six for blocks on two cores (compression.ts). */
@@ -68,6 +73,37 @@ export async function measureSizes(place: Place, sizesMiB: number[], rounds: num
     lines,
     bars,
   };
+}
+
+/**
+ * A backup and a restore of a virtual machine's disk that is nearly empty, each by a worker that has done nothing before. Undefined where there are
+ * no virtual machines.
+ */
+export async function measureDisk(diskGiB: number, log: Log): Promise<Table | undefined> {
+  await using place = await openPlace(log, { engine: machinesOn });
+  const { lxd, stow } = place;
+  if (lxd.noMachines) return void log(lxd.noMachines);
+  const instance = 'memory-disk';
+  await lxd.createMachine(instance, { diskMiB: diskGiB * 1024, dataMiB: 1 });
+  const bytes = diskGiB * 2 ** 30;
+  const lines: Line[] = [];
+  const bars: Table['bars'] = [];
+  for (const compression of ['gzip', 'zstd']) {
+    await restartWorker(place);
+    const { cost, path, size } = await backUp(place, instance, compression);
+    lines.push({ name: `backup, ${compression}`, ...cost, storedBytes: size });
+    log(`${compression}: ${cost.wallS.toFixed(2)} s, ${cost.peakMiB?.toFixed(0)} MiB`);
+    await restartWorker(place);
+    lines.push({ name: `restore, ${compression}`, ...(await restore(place, path)) });
+    await stow.request('DELETE', path);
+    const value = bytes / (size - 2 ** 20);
+    const text = `${compression}: of empty space, ${leastRatio} bytes or more for each one that is stored`;
+    bars.push({ text, value, holds: value >= leastRatio });
+  }
+  const most = peakOf(lines);
+  bars.push({ text: `peak ≤ ${mostMiB} MiB`, value: most, holds: most <= mostMiB });
+  const title = `A disk of ${diskGiB} GiB with 1 MiB in it, of a virtual machine of ${titleOf(machinesOn)}`;
+  return { title, bytes, rounds: 1, lines, bars };
 }
 
 /** Four instances at once, by a worker with four slots. */

@@ -9,6 +9,7 @@ import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts'
 import { LxdClient } from '../../services/lxd/client.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
+import type { Engine } from '../lab/engines.ts';
 import { openFolder } from '../lab/folder.ts';
 import { openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
@@ -49,9 +50,14 @@ const waiting = { signal: never, idleTimeoutMs: 300_000 };
 export const built = fileURLToPath(new URL('../../dist/services/cli/main.js', import.meta.url));
 
 /** `profile`: a folder where gateway and worker leave their CPU profiles when they end. */
-export async function openPlace(log: Log, { profile }: { profile?: string | undefined } = {}): Promise<Place> {
+export async function openPlace(
+  log: Log,
+  { profile, engine }: { profile?: string | undefined; engine?: Engine } = {},
+): Promise<Place> {
   await using opening = new AsyncDisposableStack();
-  const { lxd, nats, s3, lxdUnavailable } = opening.use(await openLab({ name: 'bench', log, poolSizeGiB: 40 }));
+  const { lxd, nats, s3, lxdUnavailable } = opening.use(
+    await openLab({ name: 'bench', log, poolSizeGiB: 40, ...(engine ? { engine } : {}) }),
+  );
   if (!lxd || !nats || !s3) throw new Error(`nothing can be measured without a real LXD: ${lxdUnavailable}`);
   const api = opening.use(new LxdClient('local', { socket: lxd.socket }, {}));
   const library =

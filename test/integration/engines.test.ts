@@ -78,6 +78,18 @@ describe('each engine', { timeout: 600_000, concurrency: true }, () => {
         await remote.remove('web');
       });
 
+      test('backs up and restores 700 MB, for which each side takes longer than a poll', async () => {
+        await remote.lxd.launch('big', { dataMiB: 668, kind: 'random' });
+        const files = await remote.fingerprint('big');
+        const name = await remote.backup('big', { compression: 'none' });
+        await remote.remove('big');
+        const answer = await remote.restore('big', name);
+        await succeeded(all.stow, answer);
+        await remote.assertOneAttempt(answer);
+        assertSame(await remote.fingerprint('big'), files);
+        await remote.remove('big');
+      });
+
       test('is waited for when it writes for longer than a poll takes', async () => {
         await using tool = await remote.lxd.hold('btrfs');
         const answer = await remote.begin('c1', { optimize: 'true' });

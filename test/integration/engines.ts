@@ -51,8 +51,12 @@ export async function missingEngines(): Promise<Map<Engine, string>> {
   );
 }
 
-/** Starts every engine that is not missing. */
-export async function openEngines(name: string, missing: Map<Engine, string>): Promise<Engines> {
+/** Starts every engine that is not missing. `workerEnv`: what each worker has in its environment. */
+export async function openEngines(
+  name: string,
+  missing: Map<Engine, string>,
+  workerEnv: NodeJS.ProcessEnv = {},
+): Promise<Engines> {
   await using opening = new AsyncDisposableStack();
   const starting = engines
     .filter((engine) => !missing.has(engine))
@@ -74,7 +78,7 @@ export async function openEngines(name: string, missing: Map<Engine, string>): P
   );
   const remotes = new Map<Engine, Remote>();
   for (const [index, lxd] of started.entries()) {
-    const worker = await stow.addWorker({ LXSTOW_WORKER_REMOTE: lxd.engine });
+    const worker = await stow.addWorker({ LXSTOW_WORKER_REMOTE: lxd.engine, ...workerEnv });
     const client = opening.use(new LxdClient(lxd.engine, { socket: lxd.socket }, {}));
     remotes.set(
       lxd.engine,

@@ -52,7 +52,7 @@ export async function writeData(folder: string, { sizeMiB, kind, seed, uid, gid 
 }
 
 /** Endless chunks of 1 MiB: the keystream of AES, which is as fast as the disk. */
-function* randomBytes(seed: string): Generator<Buffer, undefined> {
+export function* randomBytes(seed: string): Generator<Buffer, undefined> {
   const key = createHash('sha256').update(seed).digest();
   const cipher = createCipheriv('aes-256-ctr', key, Buffer.alloc(16));
   const zeros = Buffer.alloc(mib);

@@ -3,6 +3,10 @@ import { type DebianSystem, makeSystem } from './debian.ts';
 import { findPart, heard } from './parts.ts';
 import { type Log, run } from './run.ts';
 
+/** What both engines want of a system before they make virtual machines; it need not run any. Debian has them under these names for x86 only. */
+const forVirtualMachines =
+  process.arch === 'x64' ? ['qemu-system-x86', 'qemu-utils', 'ovmf', 'genisoimage', 'gdisk'] : [];
+
 /** An engine that runs in a root filesystem of its own. */
 interface Caged {
   /** What a person calls it. */
@@ -31,6 +35,7 @@ const caged = {
         'e2fsprogs',
         'zstd',
         'busybox-static',
+        ...forVirtualMachines,
       ],
     },
     seconds: 60,
@@ -43,7 +48,15 @@ const caged = {
     system: {
       codename: 'bookworm',
       suite: 'bookworm-backports',
-      packages: ['systemd-standalone-sysusers', 'incus-base', 'incus-client', 'btrfs-progs', 'zstd', 'busybox-static'],
+      packages: [
+        'systemd-standalone-sysusers',
+        'incus-base',
+        'incus-client',
+        'btrfs-progs',
+        'zstd',
+        'busybox-static',
+        ...forVirtualMachines,
+      ],
     },
     seconds: 60,
     daemon: '/usr/libexec/incus/incusd',
@@ -80,7 +93,7 @@ export function findTree(engine: CagedEngine, log: Log, signal?: AbortSignal): P
   return findPart(
     {
       name: `engine-${engine}`,
-      version: '2',
+      version: '3',
       accepts: async (tree) => (await run('unshare', [...withProc, tree, daemon, '--version'])) !== '',
       installers: [
         async (folder, log, signal) => {

@@ -1,4 +1,4 @@
-import { mkdir, stat } from 'node:fs/promises';
+import { mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type DataKind, writeData } from './data.ts';
 import { defaultEngine, type Engine, findTree, titleOf } from './engines.ts';
@@ -6,6 +6,7 @@ import { fingerprintOf } from './fingerprint.ts';
 import { type LabFolder, openFolder } from './folder.ts';
 import { buildImage } from './image.ts';
 import { cagedLxd, type Lxc, type LxdPlace, ownLxd, projectInLxd } from './lxdPlace.ts';
+import { describeDisks, writeDisk } from './machines.ts';
 import type { Daemon } from './processes.ts';
 import { errorText, type Log } from './run.ts';
 import type { Held, Tool } from './tools.ts';
@@ -33,6 +34,14 @@ export interface LaunchOptions {
   kind?: DataKind;
 }
 
+export interface MachineOptions {
+  project?: string;
+  pool?: string;
+  diskMiB: number;
+  /** Random bytes at the beginning of its disk; the rest is zeros. */
+  dataMiB: number;
+}
+
 /** A real LXD or Incus with the image `bb` (busybox, see buildImage()) and nothing else. */
 export interface LabLxd extends Daemon, AsyncDisposable {
   readonly engine: Engine;
@@ -53,7 +62,11 @@ export interface LabLxd extends Daemon, AsyncDisposable {
   hold(tool: Tool): Promise<Held>;
   /** Creates a container, fills its /data with files that depend on name, size and kind only, and starts it. */
   launch(name: string, options?: LaunchOptions): Promise<void>;
-  /** See fingerprintOf(). The instance may run or be stopped, but should not be writing. */
+  /** Why it makes no virtual machines, in a sentence; undefined where it does. */
+  readonly noMachines: string | undefined;
+  /** Creates a virtual machine, which is not started: it has nothing to boot. Its disk depends on name and sizes only. */
+  createMachine(name: string, options: MachineOptions): Promise<void>;
+  /** See fingerprintOf(); of a virtual machine its disk and those of its snapshots. The instance may run or be stopped, but should not be writing. */
   fingerprint(name: string, project?: string): Promise<Map<string, string>>;
 }
 
@@ -88,7 +101,7 @@ export async function startLxd({
   );
   const { environment } = JSON.parse(await lxc(['query', '/1.0']));
   log(`${titleOf(engine)}, ${environment.server_version}, is ready`);
-  const rootfsOf = (instance: string, of = project) => rootfs(place, instance, of);
+  const volume = (instance: string, of = project) => volumeOf(place, instance, of);
   const owned = opening.move();
   return Object.assign(daemon, {
     engine,
@@ -108,12 +121,26 @@ export async function startLxd({
       const { project: into = project, pool: on = pool, privileged = true, dataMiB = 0, kind = 'mixed' } = options;
       const config = ['--storage', on, '--config', `security.privileged=${privileged}`];
       await lxc(['init', 'bb', instance, ...config], { project: into });
-      const root = await rootfsOf(instance, into);
+      const { path: root } = await volume(instance, into);
       const { uid, gid } = await stat(root); // the container's root, as the disk has it
       if (dataMiB > 0) await writeData(join(root, 'data'), { sizeMiB: dataMiB, kind, seed: instance, uid, gid });
       await lxc(['start', instance], { project: into });
     },
-    fingerprint: async (instance: string, of?: string) => fingerprintOf(await rootfsOf(instance, of)),
+    noMachines: environment.driver.includes('qemu')
+      ? undefined
+      : `${titleOf(engine)} makes no virtual machines here: ${await whyNoMachines(folder)}`,
+    async createMachine(
+      instance: string,
+      { project: into = project, pool: on = pool, diskMiB, dataMiB }: MachineOptions,
+    ) {
+      const disk = ['--storage', on, '--device', `root,size=${diskMiB}MiB`];
+      await lxc(['init', '--empty', '--vm', instance, ...disk], { project: into });
+      await writeDisk((await volume(instance, into)).path, dataMiB, instance);
+    },
+    async fingerprint(instance: string, of?: string) {
+      const { path, isMachine, snapshots } = await volume(instance, of);
+      return isMachine ? describeDisks(path, snapshots) : fingerprintOf(path);
+    },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   });
 }
@@ -129,11 +156,28 @@ function openPlace(
   return socket ? projectInLxd(socket, folder) : ownLxd(folder, signal);
 }
 
-/** Where this process finds the instance's root filesystem. */
-async function rootfs({ lxc, visibleDir }: LxdPlace, instance: string, project: string): Promise<string> {
-  const { expanded_devices } = JSON.parse(await lxc(['query', `/1.0/instances/${instance}?project=${project}`]));
+/** Where this process finds the instance's root filesystem, or its disk, and the folder of its snapshots. */
+async function volumeOf(
+  { lxc, visibleDir }: LxdPlace,
+  instance: string,
+  project: string,
+): Promise<{ path: string; isMachine: boolean; snapshots: string }> {
+  const { type, expanded_devices } = JSON.parse(await lxc(['query', `/1.0/instances/${instance}?project=${project}`]));
+  const isMachine = type === 'virtual-machine';
   const folder = project === 'default' ? instance : `${project}_${instance}`;
-  return join(visibleDir, 'storage-pools', expanded_devices.root.pool, 'containers', folder, 'rootfs');
+  const kind = isMachine ? 'virtual-machines' : 'containers';
+  const pool = join(visibleDir, 'storage-pools', expanded_devices.root.pool);
+  return {
+    path: join(pool, kind, folder, isMachine ? 'root.img' : 'rootfs'),
+    isMachine,
+    snapshots: join(pool, `${kind}-snapshots`, folder),
+  };
+}
+
+/** In the daemon's own words, where it logs to us. */
+async function whyNoMachines({ path }: LabFolder): Promise<string> {
+  const log = await readFile(join(path, 'daemon.log'), 'utf8').catch(() => '');
+  return /driver=qemu err="([^"]*)"/.exec(log)?.[1] ?? 'it has no driver for them';
 }
 
 /** LXD itself must delete them where it can: it alone tidies up in the kernel (AppArmor profiles, cgroups). */

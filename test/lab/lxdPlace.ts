@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
+import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { openCage } from './cage.ts';
 import { type CagedEngine, cageOf } from './engines.ts';
@@ -51,13 +51,14 @@ export async function cagedLxd(
   const dir = join(folder.path, 'lxd');
   await mkdir(dir);
   const tools = await makeTools(folder, (tool) => join('/usr/bin', tool));
+  const launcher = await forVirtualMachines(folder);
   const env = {
     PATH: `${tools.folder}:${cage.path}`,
     [`${prefix}_DIR`]: dir,
     [`${prefix}_CONF`]: join(folder.path, 'conf'),
   };
   const daemon = await startDaemon({
-    ...cage.enter(binary, ['--group', 'root']),
+    ...cage.enter('perl', [...launcher, binary, '--group', 'root']),
     folder,
     env,
     async ready(signal) {
@@ -75,6 +76,17 @@ export async function cagedLxd(
   const visibleDir = cage.visible(dir);
   const socket = join(dir, 'unix.socket');
   return { daemon, lxc, socket, dir, visibleDir, project: 'default', pool: 'bt', dirPool: 'dirpool', tools };
+}
+
+/** What perl starts the daemon with, so that it makes virtual machines, without any help of the kernel's: those that are not started need none. */
+async function forVirtualMachines(folder: LabFolder): Promise<string[]> {
+  const programs = join(folder.path, 'programs-for-machines');
+  await mkdir(programs);
+  // It asks for vhost_vsock so.
+  await writeFile(join(programs, 'modprobe'), '#!/bin/sh\n', { mode: 0o755 });
+  const script = join(programs, 'withoutVsock.pl');
+  await copyFile(new URL('withoutVsock.pl', import.meta.url), script);
+  return [script, programs];
 }
 
 /** A daemon of our own below the folder. */

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { createServer, type ListenOptions } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -157,6 +157,11 @@ function isFree(place: ListenOptions, kept?: 'and stays ours'): Promise<boolean>
 /** What a process has resident now, in MiB. */
 export function residentMiB(pid: number): Promise<number> {
   return memoryMiB(pid, 'VmRSS');
+}
+
+/** Has VmHWM begin anew: the most that is resident from now on. */
+export async function forgetPeak(pid: number): Promise<void> {
+  await writeFile(`/proc/${pid}/clear_refs`, '5');
 }
 
 /** A field of /proc's status, in MiB. */
