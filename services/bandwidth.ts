@@ -1,8 +1,8 @@
-/** How many bytes a second may be read: a rate or a timetable of rates as people write it, and the token bucket that heeds it. */
+/** Bandwidth limit: parses a rate or a timetable of rates, and enforces it with a token bucket. */
 import { setTimeout } from 'node:timers/promises';
 import { LxstowError } from './errors.ts';
 
-/** From this minute of the week on (Sunday 00:00 is 0), so many bytes a second; Infinity: as many as there are. */
+/** From this minute of the week on (Sunday 00:00 is 0): bytes a second; Infinity is no limit. */
 interface Entry {
   from: number;
   rate: number;
@@ -13,7 +13,7 @@ export type Timetable = Entry[];
 
 const days = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'];
 const minutesADay = 24 * 60;
-/** As rclone and LXD have them: K and KiB are 1024, kB is 1000. */
+/** As in rclone and LXD: K and KiB are 1024, kB is 1000. */
 const units: Record<string, number> = {
   B: 1,
   K: 2 ** 10,
@@ -28,8 +28,8 @@ const units: Record<string, number> = {
 };
 
 /**
- * Reads `20MiB`, `off`, or a timetable like rclone's: `08:00,512KiB 19:00,10MiB 23:00,off`, where a time may have a day: `Sat-08:00,off`.
- * Throws bad-config, which says what is wrong.
+ * Parses `20MiB`, `off`, or a timetable like rclone's: `08:00,512KiB 19:00,10MiB 23:00,off`, where a time may have a day: `Sat-08:00,off`. Throws
+ * bad-config, naming the fault.
  */
 export function parseBandwidth(text: string): Timetable {
   const words = text.trim().split(/\s+/);
@@ -62,25 +62,25 @@ function parseRate(text: string): number {
   return rate;
 }
 
-/** With less, a backup would not end before what it is made for. */
+/** With less, no backup would end in useful time. */
 const leastRate = 1024;
 
 function wrong(why: string): LxstowError {
   return new LxstowError('bad-config', `configuration: worker.bandwidth: ${why}`);
 }
 
-/** Bytes a second at this time, as the clock on the wall here has it: the change to summer time moves it like anything else of the day. */
+/** Bytes a second at this local time; daylight saving time shifts the timetable with the clock. */
 export function rateAt(timetable: Timetable, time: Date): number {
   const minute = time.getDay() * minutesADay + time.getHours() * 60 + time.getMinutes();
   const entry = timetable.findLast(({ from }) => from <= minute) ?? timetable.at(-1);
   return entry?.rate ?? Number.POSITIVE_INFINITY;
 }
 
-/** Time, as the bucket sees it. */
+/** Time source of the bucket. */
 export interface Clock {
   /** Monotonic, in ms. */
   now(): number;
-  /** What people call it here. */
+  /** Local wall-clock time. */
   date(): Date;
   sleep(ms: number): Promise<unknown>;
 }
@@ -95,17 +95,17 @@ interface Waiting {
 
 export interface TakeOptions {
   signal: AbortSignal;
-  /** Told several times a second while it takes long. */
+  /** Called several times a second while the caller waits. */
   onWait?: () => void;
 }
 
-/** A second's share that may be had at once, within bounds. */
+/** The burst: this share of a second's bytes, within the bounds below. */
 const burstSeconds = 0.25;
 const [leastBurst, mostBurst] = [64 * 2 ** 10, 4 * 2 ** 20];
-/** So often those who wait are told, and the timetable is looked at. */
+/** How often waiters are called back, and the timetable is read again. */
 const stepMs = 250;
 
-/** What all slots of a worker share. In any stretch of time no more goes through than the rate allows in it, and one burst. */
+/** Token bucket that all slots of a worker share. Over any period it grants at most the rate times the period, plus one burst. */
 export class Bandwidth {
   readonly #timetable: Timetable;
   readonly #clock: Clock;
@@ -121,12 +121,12 @@ export class Bandwidth {
     this.#filledAt = clock.now();
   }
 
-  /** The most bytes that should be taken at once now: Infinity where there is no limit. */
+  /** The most bytes to take at once now: Infinity without a limit. */
   get piece(): number {
     return burstOf(this.#rate());
   }
 
-  /** Resolves when so many bytes may be read, first come, first served. Rejects at once with the signal's reason. */
+  /** Resolves when this many bytes may be read, first come, first served. Rejects with the signal's reason at once. */
   async take(bytes: number, { signal, onWait = () => undefined }: TakeOptions): Promise<void> {
     signal.throwIfAborted();
     if (this.#waiting.length === 0 && this.#spend(bytes)) return;
@@ -147,7 +147,7 @@ export class Bandwidth {
     }
   }
 
-  /** Serves who waits, until nobody does. */
+  /** Serves the waiters until none is left. */
   async #grant(): Promise<void> {
     if (this.#granting) return;
     this.#granting = true;
@@ -164,13 +164,13 @@ export class Bandwidth {
     this.#granting = false;
   }
 
-  /** Takes the bytes' tokens, if they are there. A piece that is larger than a burst is paid for afterwards. */
+  /** Takes the tokens if there are enough. A piece larger than a burst leaves a debt. */
   #spend(bytes: number): boolean {
     const now = this.#clock.now();
     const rate = this.#rate();
     const burst = burstOf(rate);
     const elapsed = now - this.#filledAt;
-    // No time at an infinite rate would be no number.
+    // Infinity * 0 is NaN.
     const earned = elapsed > 0 ? (rate * elapsed) / 1000 : 0;
     this.#tokens = Math.min(burst, this.#tokens + earned);
     this.#filledAt = now;

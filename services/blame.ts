@@ -1,19 +1,19 @@
-/** Whose fault an error is: the one table that decides whether a job ends, is tried again, or waits (docs/adr/0032-outages.md). */
+/** What an error is blamed on: the one table that decides whether a job ends, is retried, or waits (docs/adr/0032-outages.md). */
 import { type ErrorCode, LxstowError } from './errors.ts';
 
 export type Dependency = 's3' | 'lxd' | 'nats';
 
 export type Blame =
-  /** The job asks for what cannot be done: it ends, once and at once. */
+  /** The job asks for something impossible: it fails at once. */
   | { on: 'job' }
   /**
-   * Something failed that may not fail again: another attempt, and the attempts are counted. `unlessAway`: when this dependency, asked at once, does not
-   * answer, it is to blame. If it does, it is this job alone that meets the fault: an object that the store cannot read, say.
+   * A failure that may not recur: the job is retried, and attempts are counted. `unlessAway`: ask this dependency at once; if it does not answer,
+   * blame it. If it does, only this job meets the fault: an object that the store cannot read, say.
    */
   | { on: 'attempt'; unlessAway?: Dependency }
   /**
-   * What the job needs is full, or does not let us in, or is NATS: the job waits, and no attempt is counted. `unlessItAnswers`: the dependency refused this
-   * one request; if it serves us otherwise, the job is to blame.
+   * The dependency is full, denies us access, or is NATS: the job waits, and no attempt is counted. `unlessItAnswers`: it refused this one request;
+   * if it serves others, blame the job.
    */
   | { on: Dependency; unlessItAnswers?: true };
 
@@ -73,19 +73,19 @@ const words: Partial<Record<ErrorCode, string>> = {
   'nats-unfit': 'NATS to be as it must',
 };
 
-/** What a job waits for that this error put off, where nobody else does. */
+/** What a job waits for after this error, if no outage is recorded. */
 export function waitedForAfter(code: ErrorCode): string | undefined {
   return words[code];
 }
 
-/** Which dependency is to be asked whether it is away, when a job fails by this. */
+/** The dependency to ask whether it is away, when a job fails by this. */
 export function suspectOf(code: ErrorCode): Dependency | undefined {
   const blame = blames[code];
   if (blame.on === 'attempt') return blame.unlessAway;
   return blame.on === 'job' ? undefined : blame.on;
 }
 
-/** Whether the error says that S3 is away, full, or does not let us in, rather than that it refused this one request. */
+/** Whether the error says that S3 is away, full, or denies us access, rather than that it refused this one request. */
 export function isS3Away(thrown: unknown): boolean {
   return thrown instanceof LxstowError && ['s3-unavailable', 's3-denied', 's3-full'].includes(thrown.code);
 }

@@ -1,4 +1,4 @@
-/** Configuration: one file, then the environment over it, checked against schemas/config.json. */
+/** Configuration: one file, overridden by the environment, checked against schemas/config.json. */
 import { existsSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ interface Node {
 }
 
 const prefix = 'LXSTOW_';
-/** Read elsewhere: the configuration's own path, and what the tests' lab understands. */
+/** Variables read elsewhere: the configuration's path, and those of the test lab. */
 const otherVariables = /^LXSTOW_(CONFIG|LAB_.*)$/;
 
 /** `s3.accessKey` → `LXSTOW_S3_ACCESS_KEY` */
@@ -42,7 +42,7 @@ export interface ConfigSource {
   env: NodeJS.ProcessEnv;
 }
 
-/** Which file the configuration is in: the one that is named, else the user's own, else the host's; undefined: none. */
+/** Path of the configuration file: the named one, else the user's, else the host's; undefined if there is none. */
 export function configFile({ file, env }: ConfigSource): string | undefined {
   return file ?? env[`${prefix}CONFIG`] ?? usualFiles(env).find((each) => existsSync(each));
 }
@@ -53,8 +53,8 @@ function usualFiles({ XDG_CONFIG_HOME: config, HOME: home }: NodeJS.ProcessEnv):
 }
 
 /**
- * The configuration in force. `file` is YAML or JSON; the environment goes over it.
- * Throws bad-config and names each key or variable that is unknown or wrong.
+ * Returns the effective configuration. `file` is YAML or JSON; the environment overrides it.
+ * Throws bad-config, naming each key or variable that is unknown or wrong.
  */
 export function loadConfig(source: ConfigSource): Config {
   const { raw, file } = given(source);
@@ -77,14 +77,14 @@ function checked(raw: unknown, where: string): Config {
 }
 
 export interface Examined {
-  /** As far as it can be read, what is unknown left out; undefined when it cannot be used at all. */
+  /** Without its unknown keys; undefined if it cannot be used. */
   config: Config | undefined;
   faults: string[];
-  /** Whether the file or the environment says what this path is. */
+  /** Whether the file or the environment sets this path. */
   isGiven(path: string[]): boolean;
 }
 
-/** For who is to say all that is wrong: throws nothing of it. */
+/** Collects every fault instead of throwing the first one; for `doctor`. */
 export function examineConfig(source: ConfigSource): Examined {
   const faults: string[] = [];
   const env = { ...source.env };
@@ -125,7 +125,7 @@ function* unknownKeys(node: Node, value: unknown, path: string[] = []): Generato
   }
 }
 
-/** Whether the file or the environment says what `path` is: it is not the default. */
+/** Whether the file or the environment sets `path`; otherwise it has its default. */
 export function isGiven(source: ConfigSource, path: string[]): boolean {
   return get(given(source).raw, path) !== undefined;
 }
@@ -156,9 +156,9 @@ export function withoutSecrets(config: Config): Config {
   return copy;
 }
 
-/** Where a process keeps the little it must: systemd's StateDirectory, else the XDG state home. */
+/** Directory for a process's own files: gateway.stateDir, systemd's StateDirectory, else the XDG state home. */
 export function stateDir(config: Config, env: NodeJS.ProcessEnv): string {
-  // Not every user has a home: systemd's DynamicUser has none, and homedir() would throw.
+  // A user may have no home, as with systemd's DynamicUser: then homedir() throws.
   return config.gateway.stateDir || env.STATE_DIRECTORY || join(env.XDG_STATE_HOME || stateHome(), 'lxstow');
 }
 
@@ -167,7 +167,7 @@ function stateHome(): string {
     const home = homedir();
     if (home) return join(home, '.local', 'state');
   } catch {
-    // Said below.
+    // The error below says so.
   }
   throw new LxstowError('bad-config', 'this user has no home directory: set gateway.stateDir, or HOME');
 }
@@ -196,7 +196,7 @@ function readConfigFile(file: string): Record<string, unknown> {
   return parsed as Record<string, unknown>;
 }
 
-/** Reads a file that `name` points at. */
+/** Reads the file that the setting `name` points at. Throws bad-config. */
 export function readText(path: string, name: string): string {
   try {
     return readFileSync(path, 'utf8');

@@ -1,4 +1,4 @@
-/** The words that everybody shares: the schemas' types and their validators. No I/O. */
+/** The shared contract: types and validators of the schemas. No I/O. */
 import { Ajv2020, type ErrorObject, type ValidateFunction } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
 import backupIndex from '../schemas/backup-index.json' with { type: 'json' };
@@ -26,20 +26,20 @@ import { type ErrorCode, LxstowError } from './errors.ts';
 export type * from '../schemas/types.ts';
 
 export type Compression = NonNullable<types.BackupJob['compression']>;
-/** `operator` makes, restores and deletes backups; `viewer` looks at them. */
+/** `operator` makes, restores and deletes backups; `viewer` only reads. */
 export type Role = types.TrustedCertificate['role'];
 export type OperationKind = types.Operation['kind'];
-/** What a message can ask for. */
+/** The kinds that a message can ask for. */
 export type JobKind = Exclude<OperationKind, 'upload'>;
 
-/** What a job is about: the four tokens of its subject. */
+/** The instance that a job is about: three tokens of its subject. */
 export interface Address {
   remote: string;
   project: string;
   instance: string;
 }
 
-/** A backup's identity: also its object key. */
+/** Identifies a backup; also its object key. */
 export interface BackupAddress extends Address {
   backup: string;
 }
@@ -110,7 +110,7 @@ const schemas = [
 
 function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
   const ajv = new Ajv2020({
-    // They are ours, and valid: test/unit/schemas.test.ts. To see to that here would take everybody 80 ms.
+    // Our schemas are validated in test/unit/schemas.test.ts; here it would cost every start 80 ms.
     validateSchema: false,
     allErrors,
     useDefaults: true,
@@ -123,14 +123,14 @@ function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
   return ajv;
 }
 
-/** For input: it stops at the first fault. An error object for each of a million faults costs seconds and hundreds of megabytes. */
+/** For input: stops at the first fault. Error objects for a million faults cost seconds and hundreds of megabytes. */
 const firstFault = validators({ allErrors: false });
 /** For the configuration, which is the operator's own: all faults at once. */
 const allFaults = validators({ allErrors: true });
 
 /**
- * Returns `value` when it matches the schema, its defaults filled in.
- * Throws `code` with the first fault named: `what`, where in it, and what is wrong. Of the configuration, with each fault.
+ * Returns `value` with its defaults filled in if it matches the schema.
+ * Throws `code`, naming `what`, the first fault, and where it is; of the configuration, up to five faults.
  */
 export function check<N extends SchemaName>(
   name: N,
@@ -143,13 +143,13 @@ export function check<N extends SchemaName>(
   return value as Types[N];
 }
 
-/** The faults of `value` in words; empty when it matches. */
+/** Describes the faults of `value`; empty if it matches. */
 export function faultsOf(name: SchemaName, value: unknown): string[] {
   const validate = (name === 'config.json' ? allFaults : firstFault).getSchema(name) as ValidateFunction | undefined;
   if (!validate) throw new Error(`no schema ${name}`);
   if (validate(value)) return [];
   const errors = validate.errors ?? [];
-  // What merely says that an alternative failed is left out where something says why.
+  // Drop errors that only say that an alternative failed, if others say why.
   const telling = errors.filter(({ keyword }) => !['propertyNames', 'anyOf', 'if', 'const'].includes(keyword));
   return [...new Set((telling.length > 0 ? telling : errors).map(inWords))].slice(0, 5);
 }
@@ -177,16 +177,16 @@ function inWords(error: ErrorObject): string {
   }
 }
 
-/** A wrong value for a message: never a whole document. */
+/** Formats a wrong value for a message; never a whole document. */
 function shown(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 80));
   return typeof value === 'object' && value !== null ? 'this' : String(value);
 }
 
-/** The extension that an archive of this compression has. */
+/** File extension of an archive by its compression. */
 export const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
 
-/** What an archive of this compression is called in a Content-Type. */
+/** Content-Type of an archive by its compression. */
 export const contentTypes: Record<Compression, string> = {
   gzip: 'application/gzip',
   zstd: 'application/zstd',
@@ -195,7 +195,7 @@ export const contentTypes: Record<Compression, string> = {
 
 /**
  * The name of a backup begun at `time`: `backup_2026-02-26-07-5218.tar.gz`, in UTC.
- * `clash` above 1 is put before the extension, for further ones of the same second.
+ * `clash` above 1 goes before the extension, for further backups of the same second.
  */
 export function backupName(time: Date, compression: Compression, clash = 1): string {
   const [date, clock = ''] = time.toISOString().split('T');
@@ -203,7 +203,7 @@ export function backupName(time: Date, compression: Compression, clash = 1): str
   return `backup_${date}-${hour}-${minute}${second}${clash > 1 ? `-${clash}` : ''}${extensionOf[compression]}`;
 }
 
-/** Refuses a chosen name whose ending says another compression than the archive will have. */
+/** Throws bad-request if the ending of a chosen name does not fit the archive's compression. */
 export function checkBackupName(name: string, compression: Compression): void {
   const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
   if (ending !== undefined && ending !== extensionOf[compression]) {
@@ -215,8 +215,8 @@ export function checkBackupName(name: string, compression: Compression): void {
 }
 
 /**
- * Reads `x-amz-tagging` as S3 does: URL-encoded `key=value&k2=v2`.
- * Throws bad-request on a key given twice, and on what the tags' schema refuses.
+ * Parses `x-amz-tagging` as S3 does: URL-encoded `key=value&k2=v2`.
+ * Throws bad-request for a duplicate key, and for tags that do not match their schema.
  */
 export function parseTagging(header: string): types.Tags {
   const tags: types.Tags = Object.create(null);
@@ -239,7 +239,7 @@ function decodeTag(text: string): string {
   }
 }
 
-/** Writes tags as the `x-amz-tagging` header. */
+/** Formats tags as the `x-amz-tagging` header. */
 export function formatTagging(tags: types.Tags): string {
   return Object.entries(tags)
     .map(([key, value]) => `${encodeURIComponent(key)}=${encodeURIComponent(value)}`)

@@ -1,11 +1,11 @@
 /**
- * GETs (and HEADs) whose bodies are read straight into memory that the reader gives: no chunks, no copies (docs/adr/0021-downloads.md). HTTP/1.1, and
- * bodies whose length is told; all else is refused, but for the bodies of errors, which say why.
+ * GET and HEAD requests whose bodies are read straight into the caller's memory, without chunks or copies (docs/adr/0021-downloads.md). Accepts only
+ * HTTP/1.1 with Content-Length; the body of an error, which says why, may lack it.
  */
 import net from 'node:net';
 import tls from 'node:tls';
 
-/** Where requests go: a unix socket, or whichever host a URL names. */
+/** Where requests go: a unix socket, or the host of the URL. */
 export interface DownloadOptions {
   socketPath?: string;
   /** For https. */
@@ -14,17 +14,17 @@ export interface DownloadOptions {
 
 export interface Waiting {
   signal: AbortSignal;
-  /** When the server is silent for so long while we wait for it, the connection is given up with this error. Default: never. */
+  /** If the server is silent for this long while we wait, the connection fails with this error. Default: never. */
   silence?: { ms: number; error: () => Error };
 }
 
 const longestHeadBytes = 64 * 1024;
-/** What comes while nobody has given memory: the head, and the first bytes after each pause. */
+/** For bytes that arrive while no caller waits: the head, and the first bytes after each pause. */
 const spillBytes = 64 * 1024;
-/** Connections that wait for a further request. */
+/** Connections kept for further requests. */
 const mostIdle = 32;
 
-/** Keeps connections for further downloads. Failures are plain errors: what they mean is the caller's to say. */
+/** Keeps connections for further downloads. Failures are plain errors; the caller classifies them. */
 export class Downloader implements Disposable {
   readonly #options: DownloadOptions;
   readonly #idle: Connection[] = [];
@@ -34,7 +34,7 @@ export class Downloader implements Disposable {
     this.#options = options;
   }
 
-  /** Resolves when the head of the answer is there, whatever its status. `url` is sent as it is. */
+  /** Resolves when the head of the response has arrived, whatever its status. `url` is sent unchanged. */
   async ask(method: 'GET' | 'HEAD', url: string, headers: Record<string, string>, waiting: Waiting): Promise<Download> {
     waiting.signal.throwIfAborted();
     const { origin, hostname, port, protocol, host } = new URL(url);
@@ -64,7 +64,7 @@ export class Downloader implements Disposable {
         return new Download(status, answered, method === 'GET', connection, giveBack);
       } catch (error) {
         connection.destroy();
-        // A server may close a connection that it has kept for long just as we use it again.
+        // A server may close an idle connection just as we reuse it: try another one.
         if (!kept || connection.heard || waiting.signal.aborted) throw error;
       }
     }
@@ -86,17 +86,17 @@ export class Downloader implements Disposable {
   }
 }
 
-/** An answer whose body is still to be read. Read it to its end, or destroy it. */
+/** A response whose body is still unread. Read it to its end, or destroy it. */
 export class Download {
   readonly status: number;
-  /** By lower-case name; of several, joined by ", ". */
+  /** By lower-case name; repeated ones are joined by ", ". */
   readonly headers: ReadonlyMap<string, string>;
-  /** Bytes of the body, or of what a GET would have; none where an error does not tell. */
+  /** Bytes of the body, or of the body that a GET would have; 0 if an error does not say. */
   readonly length: number;
   readonly #connection: Connection;
   readonly #giveBack: (reusable: boolean) => void;
   readonly #reusable: boolean;
-  /** An error's body without a length: in chunks, or to the end of the connection. */
+  /** An error's body without Content-Length: chunked, or up to the end of the connection. */
   readonly #untold: boolean;
   #left: number;
 
@@ -124,7 +124,7 @@ export class Download {
     if (this.#left === 0 && !this.#untold) giveBack(this.#reusable);
   }
 
-  /** Fills the buffer; returns how far, less than all of it only at the end of the body. `onBytes` is told whenever some have come. */
+  /** Fills the buffer; returns the bytes read, which are fewer than its length only at the end of the body. Calls `onBytes` whenever some arrive. */
   async fill(buffer: Buffer, options: Waiting & { onBytes?: () => void }): Promise<number> {
     const wanted = Math.min(buffer.length, this.#left);
     if (wanted === 0) return 0;
@@ -134,7 +134,7 @@ export class Download {
     return wanted;
   }
 
-  /** The body, or nothing where it is longer than `limit` bytes. */
+  /** Returns the body; empty if it is longer than `limit` bytes. */
   async body(limit: number, waiting: Waiting): Promise<Buffer> {
     if (this.#untold) return this.#untoldBody(limit, waiting);
     const body = Buffer.alloc(this.#left > limit ? 0 : this.#left);
@@ -154,7 +154,7 @@ export class Download {
     }
   }
 
-  /** Ends the connection, unless all has been read. */
+  /** Closes the connection, unless the body was read to its end. */
   destroy(): void {
     if (this.#left > 0 || this.#untold) this.#connection.destroy();
   }
@@ -166,14 +166,14 @@ interface Target {
   onBytes?: (() => void) | undefined;
 }
 
-/** A socket that reads into the memory of whoever waits for bytes, and stands still while nobody does. */
+/** A socket that reads into the memory of the waiting caller, and pauses while there is none. */
 class Connection {
   readonly origin: string;
-  /** Whether anything has come since the last request. */
+  /** Whether any bytes have arrived since the last request. */
   heard = false;
   readonly #socket: net.Socket;
   readonly #spill = Buffer.allocUnsafeSlow(spillBytes);
-  /** What came while nobody waited: not more than is decrypted at once. */
+  /** Bytes that arrived while no caller waited: at most what is decrypted at once. */
   #unread: Buffer = Buffer.alloc(0);
   #target: Target | undefined;
   #resting = false;
@@ -218,7 +218,7 @@ class Connection {
       this.#pour(target);
       while (target.filled < buffer.length) await this.#bytes(waiting);
     } catch (error) {
-      // At once: the memory is another's now.
+      // Stop at once: the memory is about to be reused.
       this.destroy();
       throw error;
     } finally {
@@ -226,7 +226,10 @@ class Connection {
     }
   }
 
-  /** What `read` makes of the bytes that come, when it says that it is whole, when they are more than `limit`, or when there are no more. */
+  /**
+   * Applies `read` to the bytes that have arrived. Returns its result once it is whole, once they exceed `limit` and room for chunk headers, or once
+   * the connection has ended.
+   */
   async upTo<T extends { whole: boolean }>(limit: number, read: (bytes: Buffer) => T, waiting: Waiting): Promise<T> {
     for (;;) {
       const found = read(this.#unread);
@@ -235,12 +238,12 @@ class Connection {
     }
   }
 
-  /** Nothing is asked any more for now; false when the server has more to say nevertheless, or has gone. */
+  /** Makes the connection idle; false if the server has sent surplus bytes, or has closed it. */
   rest(): boolean {
     if (this.#unread.length > 0 || this.#failure) return false;
     this.#resting = true;
     this.#socket.unref();
-    // Else nobody would see it being closed.
+    // Without reading, its close would go unnoticed.
     this.#socket.resume();
     return true;
   }
@@ -250,7 +253,7 @@ class Connection {
     if (error) this.#fail(error);
   }
 
-  /** Waits until a target is full, or bytes have come that have none. */
+  /** Waits until the target is full, or until bytes without a target have arrived. */
   async #bytes({ signal, silence }: Waiting): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     const wake = () => resolve();
@@ -270,13 +273,13 @@ class Connection {
     signal.throwIfAborted();
   }
 
-  /** Where the next bytes are read to. */
+  /** The memory for the next read. */
   #memory(): Buffer {
     const target = this.#target;
     return target && target.filled < target.buffer.length ? target.buffer.subarray(target.filled) : this.#spill;
   }
 
-  /** Bytes were read into `memory`. Returns whether to go on reading. */
+  /** Handles bytes that were read into `memory`. Returns whether to read on. */
   #take(size: number, memory: Uint8Array): boolean {
     this.heard = true;
     const target = this.#target;
@@ -306,7 +309,7 @@ class Connection {
   }
 }
 
-/** What chunks hold so far (RFC 9112, 7.1); `whole` when the last one is there. */
+/** Decodes the chunks so far (RFC 9112, 7.1); `whole` once the last one is there. */
 function dechunked(bytes: Buffer): { body: Buffer; whole: boolean } {
   const chunks: Buffer[] = [];
   for (let at = 0; ; ) {

@@ -1,5 +1,5 @@
 /**
- * Every way in which lxstow can fail. `status` is the HTTP status; `permanent` says that trying again cannot help.
+ * Every error code of lxstow. `status` is the HTTP status; `permanent`: a retry cannot help.
  * The list is closed: clients and runbooks match on these words.
  */
 const codes = {
@@ -17,9 +17,9 @@ const codes = {
   'archive-truncated': { status: 500, permanent: false },
   'archive-corrupt': { status: 500, permanent: true },
   'instance-busy': { status: 503, permanent: false },
-  /** A replace that failed, and walked back. */
+  /** A replace failed and was rolled back. */
   'not-replaced': { status: 500, permanent: true },
-  /** Restored, but LXD does not start it. */
+  /** The instance is restored, but LXD does not start it. */
   'not-started': { status: 500, permanent: true },
   'lxd-unavailable': { status: 503, permanent: false },
   'lxd-stalled': { status: 503, permanent: false },
@@ -46,15 +46,15 @@ const codes = {
 
 export type ErrorCode = keyof typeof codes;
 
-/** docs/troubleshooting.md has them all. */
+/** docs/troubleshooting.md explains each. */
 export const errorCodes = Object.keys(codes) as ErrorCode[];
 
-/** A code that was stored; `internal` for one that this version does not know. */
+/** Reads a stored code; `internal` if this version does not know it. */
 export function asErrorCode(word: string): ErrorCode {
   return word in codes ? (word as ErrorCode) : 'internal';
 }
 
-/** The one error class. `message` tells what happened, to what, and where it helps, what to do. Never anything secret. */
+/** The one error class. `message` says what happened, to what, and, where it helps, what to do. Never contains secrets. */
 export class LxstowError extends Error {
   override readonly name = 'LxstowError';
   readonly code: ErrorCode;
@@ -73,7 +73,7 @@ export class LxstowError extends Error {
   }
 }
 
-/** LXD passes on all that tar says, a line a file: more than a message or a header can carry, and than anybody reads. */
+/** LXD passes on tar's whole output, one line per file: more than a message or header can carry. */
 const longestMessage = 2000;
 
 function shortened(message: string): string {
@@ -82,18 +82,18 @@ function shortened(message: string): string {
   return `${message.slice(0, longestMessage * 0.75)} … (${left} characters left out) … ${message.slice(-longestMessage * 0.25)}`;
 }
 
-/** Anything thrown, as a LxstowError: what is not one yet becomes `internal`, with itself as the cause. */
+/** Converts anything thrown to a LxstowError: any other error becomes `internal`, with itself as the cause. */
 export function asLxstowError(thrown: unknown): LxstowError {
   if (thrown instanceof LxstowError) return thrown;
   return new LxstowError('internal', thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown });
 }
 
-/** True for an error that says `code`. */
+/** Whether this is a LxstowError with this code. */
 export function isCode(thrown: unknown, code: ErrorCode): boolean {
   return thrown instanceof LxstowError && thrown.code === code;
 }
 
-/** A fault of ours, or too little memory: no network's, and no server's. */
+/** Whether this is our bug or a lack of memory, not a failure of network or server. */
 export function isFault(thrown: unknown): boolean {
   return thrown instanceof TypeError || thrown instanceof RangeError;
 }

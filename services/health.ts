@@ -1,24 +1,26 @@
-/** /healthz: the process lives. /readyz: what it needs answers. /metrics. Plain HTTP, no authentication, meant for a local port. */
+/**
+ * /healthz: the process is alive. /readyz: its dependencies answer. /metrics: for Prometheus. Plain HTTP, no authentication, meant for a local port.
+ */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
 
-/** Resolves when the part is well, throws what is wrong otherwise. */
+/** Resolves if the dependency works; throws what is wrong otherwise. */
 export type Probe = (signal: AbortSignal) => Promise<void>;
 
 export interface HealthServer extends AsyncDisposable {
   readonly port: number;
 }
 
-/** What /metrics shows. */
+/** What /metrics serves. */
 export interface Exposition {
   registry: Registry;
-  /** Called before each answer; it must end soon after `signal` aborts. */
+  /** Called before each response; it must end soon after `signal` aborts. */
   refresh?: (signal: AbortSignal) => Promise<void>;
 }
 
 const probeTimeoutMs = 3000;
-/** Prometheus waits for 10 s unless told otherwise. */
+/** Prometheus waits for 10 s by default. */
 const refreshTimeoutMs = 5000;
 
 /** Serves until disposed. `/readyz` asks all probes side by side, each for 3 s at most, and answers 503 with what failed. */

@@ -1,7 +1,7 @@
-/** JSON from outside: its parts are counted before it is parsed. No I/O. */
+/** JSON from outside: size and depth are checked before it is parsed. No I/O. */
 import { type ErrorCode, LxstowError } from './errors.ts';
 
-/** Values, keys not counted. The largest request that means something names 1000 projects. */
+/** Values, keys not counted. The largest sensible request names 1000 projects. */
 export const mostJsonNodes = 10_000;
 /** No request nests deeper than 4. */
 export const deepestJson = 32;
@@ -11,8 +11,8 @@ const opening = ['[', '{'].map((sign) => sign.charCodeAt(0));
 const closing = [']', '}'].map((sign) => sign.charCodeAt(0));
 
 /**
- * What is wrong with the text's size, or undefined. One pass over the bytes: JSON.parse takes 0.5 s for 1 MiB of brackets, and a validator as long for
- * 1 MiB of numbers. What is no JSON at all is left to JSON.parse.
+ * Says which limit the text exceeds; undefined if none. One pass over the bytes: JSON.parse takes 0.5 s for 1 MiB of brackets, and a validator as
+ * long for 1 MiB of numbers. Does not check the syntax; JSON.parse does.
  */
 export function excessOfJson(bytes: Uint8Array): string | undefined {
   let [nodes, depth] = [1, 0];
@@ -30,7 +30,7 @@ export function excessOfJson(bytes: Uint8Array): string | undefined {
   return undefined;
 }
 
-/** The value of a message's UTF-8 bytes, `{}` of none. Throws `code`, naming `what`, for what is no JSON, no UTF-8, or too much. */
+/** Parses a message's UTF-8 bytes; `{}` if there are none. Throws `code`, naming `what`, if they are not JSON, not UTF-8, or exceed a limit. */
 export function parseJson(bytes: Uint8Array, what: string, code: ErrorCode): unknown {
   if (bytes.length === 0) return {};
   const excess = excessOfJson(bytes);

@@ -1,12 +1,12 @@
-/** FIFO queue of those who wait for a scarce resource. */
+/** FIFO queue of waiters for a scarce resource. */
 export class Line<T> {
   readonly #waiting: ((thing: T) => void)[] = [];
 
-  /** The next thing that is served. Rejects with the signal's reason. */
+  /** Resolves with the next thing served. Rejects with the signal's reason. */
   async wait(signal: AbortSignal): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const giveUp = () => {
-      // Served in the same turn as aborted: it has the thing, and stands in the queue no more.
+      // Served and aborted in the same turn: it keeps the thing, and has left the queue.
       const at = this.#waiting.indexOf(resolve);
       if (at >= 0) this.#waiting.splice(at, 1);
       reject(signal.reason);
@@ -20,7 +20,7 @@ export class Line<T> {
     }
   }
 
-  /** Gives the thing to the first; false when nobody waits. */
+  /** Gives the thing to the first waiter; false if there is none. */
   serve(thing: T): boolean {
     const next = this.#waiting.shift();
     next?.(thing);

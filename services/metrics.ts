@@ -1,12 +1,12 @@
-/** The metrics: their names, and what they mean. Made in main and handed in; docs/observability.md tells people what to do with them. */
+/** The metrics: their names and meaning. Created in main and passed in; docs/observability.md says how to use them. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Operation } from './contract.ts';
 
-/** Seconds; a request's. */
+/** Seconds of a request. */
 const requestBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
-/** Seconds; a job's: from a moment to a day. */
+/** Seconds of a job: from one second to a day. */
 const jobBuckets = [1, 5, 15, 60, 300, 900, 3600, 10_800, 21_600, 43_200, 86_400];
-/** Gauges that are named like counters: Prometheus's own lint refuses them. The same numbers are there by type, without `_total`. */
+/** Gauges named like counters, which Prometheus's own lint refuses. The same numbers exist by type, without `_total`. */
 const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
 
 const results = ['success', 'failure', 'cancelled'] as const;
@@ -20,7 +20,7 @@ export type StoreMetrics = Pick<
   's3Requests' | 's3Retries' | 'received' | 'sent'
 >;
 
-/** What both have: the process, jobs, bytes, S3. */
+/** Metrics of gateway and worker alike: the process, jobs, bytes, S3. */
 function createCommonMetrics() {
   const registry = new Registry();
   const registers = [registry];
@@ -107,7 +107,7 @@ export function createWorkerMetrics() {
       registers,
     }),
   };
-  // What begins at 1 has not risen: the first failure would be none.
+  // Start each series at 0: Prometheus sees no increase in one that starts at 1.
   for (const kind of ['backup', 'restore', 'delete']) {
     for (const result of results) metrics.jobs.inc({ kind, result }, 0);
     metrics.retries.inc({ kind }, 0);
@@ -158,7 +158,7 @@ export function createGatewayMetrics() {
     deadLetters: new Gauge({
       name: 'lxstow_dead_letters',
       help: 'Dead letters that nobody has retried or discarded.',
-      // Without a label it would be 0 where nobody knows.
+      // Without a label prom-client would export 0 while the number is unknown.
       labelNames: ['stream'],
       registers,
     }),
@@ -177,7 +177,7 @@ export function createGatewayMetrics() {
   };
 }
 
-/** Counts a job that has ended; returns the seconds since it was asked for. */
+/** Counts a job that has ended; returns the seconds since its request. */
 export function countJob(
   { jobs, jobDuration }: Pick<CommonMetrics, 'jobs' | 'jobDuration'>,
   { kind, created_at, updated_at }: Pick<Operation, 'kind' | 'created_at' | 'updated_at'>,

@@ -1,17 +1,17 @@
 /**
- * The record of a dependency that is away, and how it comes back: pure. While it is away `allowed` is 0; each time that it answers, twice as many
- * jobs may be at work on it, 1, 2, 4 …, so that a store that has just come back is not run over; then the record is removed.
+ * The record of a dependency's outage: a circuit breaker with a slow start. Pure. During the outage `allowed` is 0. Each successful probe doubles the
+ * number of jobs that may use the dependency (1, 2, 4 …), so that a returning store is not overloaded; at the end the record is removed.
  */
 import { faultsOf, type Outage } from './contract.ts';
 import type { LxstowError } from './errors.ts';
 
-/** A remote with more jobs at a time than this is not slowed down any more. */
+/** A remote with more concurrent jobs than this is not limited any more. */
 const mostAllowed = 32;
 const firstLookMs = 1000;
 const longestLookMs = 30_000;
 const stepMs = 2000;
 
-/** It does not serve us: newly, still, or again. */
+/** The record after a failure, in a new or a known outage. */
 export function failed(
   known: Outage | undefined,
   { dependency, worker }: Pick<Outage, 'dependency' | 'worker'>,
@@ -21,13 +21,13 @@ export function failed(
   return { dependency, since: known?.since ?? now.toISOString(), code, reason: message, allowed: 0, worker };
 }
 
-/** It has answered; undefined when that ends the outage. */
+/** The record after an answer; undefined if that ends the outage. */
 export function answered(outage: Outage): Outage | undefined {
   const allowed = outage.allowed === 0 ? 1 : outage.allowed * 2;
   return allowed > mostAllowed ? undefined : { ...outage, allowed };
 }
 
-/** When to ask it next, in ms: soon at first, and then the rarer the longer it is away. */
+/** Milliseconds until the next probe: few at first, and more the longer the outage lasts. */
 export function nextLookMs({ since, allowed }: Outage, now: Date): number {
   if (allowed > 0) return stepMs;
   return Math.min(Math.max((now.getTime() - Date.parse(since)) / 4, firstLookMs), longestLookMs);
@@ -41,7 +41,7 @@ export function waitingFor({ dependency, since, allowed }: Outage): string {
   return allowed > 0 ? `${name}, which has just come back` : `${name}, away since ${since.slice(0, 19)}Z`;
 }
 
-/** A record as it is stored; undefined for what is none. */
+/** Parses a stored record; undefined if it is invalid. */
 export function parseOutage(text: string): Outage | undefined {
   try {
     const value = JSON.parse(text) as Outage;

@@ -1,6 +1,6 @@
 import { Line } from './line.ts';
 
-/** A few may do it at a time, the others wait, first come first. */
+/** Counting semaphore, first come first served. */
 export class Places {
   #free: number;
   readonly #line = new Line<void>();
@@ -9,7 +9,7 @@ export class Places {
     this.#free = most;
   }
 
-  /** Dispose of it to give the place back. Rejects with the signal's reason. */
+  /** Acquires a place; dispose of the result to release it. Rejects with the signal's reason. */
   async take(signal: AbortSignal): Promise<Disposable> {
     signal.throwIfAborted();
     if (this.#free > 0) this.#free--;

@@ -1,17 +1,17 @@
-/** Certificates of our own: a gateway's, and that of somebody at the command line. */
+/** Self-signed certificates: a gateway's, and a command-line user's. */
 import { isIP } from 'node:net';
 import { generate } from 'selfsigned';
 
 export interface SelfSigned {
   commonName: string;
   usage: 'server' | 'client';
-  /** Names and addresses that it is good for; none unless told. */
+  /** DNS names and IP addresses that it is valid for; default: none. */
   names?: string[];
 }
 
 const validYears = 10;
 
-/** A P-384 key and its certificate, both PEM, as LXD makes them. */
+/** Creates a P-384 key and its certificate, both PEM, as LXD does. */
 export async function selfSigned({ commonName, usage, names }: SelfSigned): Promise<{ cert: string; key: string }> {
   const notAfterDate = new Date();
   notAfterDate.setFullYear(notAfterDate.getFullYear() + validYears);

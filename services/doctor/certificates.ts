@@ -1,4 +1,4 @@
-/** Certificates: in files, and as servers show them. */
+/** Checks certificates: in files, and as servers present them. */
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
@@ -7,11 +7,11 @@ import { pemCertificates } from '../trust/certificates.ts';
 import { faultOfKey } from '../trust/pair.ts';
 import { answerMs, type Report } from './finding.ts';
 
-/** Renewals happen a month before the end: later than this, one was missed. */
+/** Renewals happen a month before the end: with fewer days left, one was missed. */
 const soonDays = 21;
 const dayMs = 86_400_000;
 
-/** The certificates in a PEM file; undefined, and a problem, when there are none that can be read. */
+/** Reads the certificates in a PEM file. If none can be read, reports a problem and returns undefined. */
 export async function readCertificates(
   path: string,
   key: string,
@@ -32,7 +32,7 @@ export async function readCertificates(
   }
 }
 
-/** A certificate and its key, in files. Returns the certificate when both are well, but for its dates. */
+/** Checks a certificate and its key, in files. Returns the certificate if both are valid, its dates aside. */
 export async function examinePair(
   what: string,
   [path, key]: [string, string],
@@ -58,7 +58,7 @@ export async function examinePair(
   return certificate;
 }
 
-/** Says until when it is valid. */
+/** Reports until when it is valid. */
 export function judgeDates(what: string, certificate: X509Certificate, renew: string, report: Report): void {
   const [from, to] = [Date.parse(certificate.validFrom), Date.parse(certificate.validTo)];
   const date = (time: number) => new Date(time).toISOString().slice(0, 10);
@@ -75,16 +75,16 @@ export function judgeDates(what: string, certificate: X509Certificate, renew: st
 }
 
 export interface Server {
-  /** As a URL has it: an IPv6 address in brackets. */
+  /** As in a URL: an IPv6 address in brackets. */
   host: string;
   port: number;
   ca: string | undefined;
-  /** NATS says hello in plain text first. */
+  /** Whether the server first sends plain text, as NATS does. */
   greets?: boolean;
   signal: AbortSignal;
 }
 
-/** The certificate that a server shows, and why it would not be trusted, if so. Throws what connecting throws. */
+/** Returns the certificate that a server presents, and why it is not trusted, if so. Throws the connection's error. */
 export async function shownBy({
   host: bracketed,
   port,

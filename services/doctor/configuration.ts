@@ -1,4 +1,4 @@
-/** Node.js, and what in the configuration contradicts itself. That keys are unknown was found when it was read. */
+/** Checks Node.js, and the configuration for contradictions. Unknown keys were found when it was read. */
 import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { openIsal } from '../archive/isal.ts';
@@ -18,7 +18,7 @@ export function examineNode(report: Report, version = process.versions.node): vo
     );
 }
 
-/** Either way the archives are the same. */
+/** Always ok: readers see the same archive either way. */
 export function examineGzip({ gzip: { library } }: Config, report: Report): void {
   try {
     if (library !== '') openIsal(library);
@@ -101,7 +101,7 @@ export async function examineConfiguration({ config, roles }: Patient, report: R
         'Set one of them to another port.',
       );
   }
-  // Three chances to renew, and one to be late.
+  // The lease must outlast one missed heartbeat.
   if (worker.heartbeatMs * 2 > worker.leaseTtlMs)
     say(
       'problem',
@@ -137,7 +137,7 @@ function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report)
     );
 }
 
-/** A file with secrets that others may read. */
+/** Warns if other users may read a file with secrets. */
 export async function examineFile(file: string, hasSecrets: boolean, report: Report): Promise<void> {
   const { mode } = await stat(file);
   if (hasSecrets && (mode & 0o004) !== 0)

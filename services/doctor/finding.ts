@@ -1,4 +1,4 @@
-/** What `lxstow doctor` finds: each thing that was looked at, how it is, and what to do. */
+/** The findings of `lxstow doctor`: what was checked, the result, and what to do. */
 import type { Config } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
@@ -12,31 +12,31 @@ export type Role = (typeof roles)[number];
 export interface Finding {
   level: Level;
   area: Area;
-  /** What is so. */
+  /** The result, in words. */
   finding: string;
-  /** The command or the key that mends it; null where nothing is to be done. */
+  /** The command or setting that fixes it; null if there is nothing to do. */
   advice: string | null;
 }
 
-/** Notes a finding. Advice is for what is not ok. */
+/** Records a finding. Advice is for what is not ok. */
 export type Report = (level: Level, finding: string, advice?: string) => void;
 
 export interface Patient {
   config: Config;
   env: NodeJS.ProcessEnv;
-  /** What runs on this host. */
+  /** The roles that run on this host. */
   roles: Role[];
-  /** Nothing is said there that is not a finding. */
+  /** Silent: `doctor` prints only findings. */
   log: Log;
-  /** Aborts when it takes too long, or nobody wants to know any more: what was made is still removed. */
+  /** Aborts on a timeout, or when the user stops the check. Whatever was created is still removed. */
   signal: AbortSignal;
 }
 
 export type Check = (patient: Patient, report: Report) => Promise<void>;
 
-/** A question of the doctor's that is not answered for so long is not answered. */
+/** Timeout of a single request. */
 export const answerMs = 5000;
-/** All of an area. */
+/** Timeout of a whole area. */
 const areaMs = 20_000;
 
 export function briefly(signal: AbortSignal): AbortSignal {
@@ -47,7 +47,7 @@ export function reportTo(findings: Finding[], area: Area): Report {
   return (level, finding, advice) => void findings.push({ level, area, finding, advice: advice ?? null });
 }
 
-/** Runs one area's check. It ends in time, and what it throws is a finding. */
+/** Runs one area's check within a time limit; what it throws becomes a finding. */
 export async function examine(area: Area, check: Check, patient: Omit<Patient, 'signal'>, stop: AbortSignal) {
   const findings: Finding[] = [];
   const late = AbortSignal.timeout(areaMs);
@@ -68,7 +68,7 @@ export async function examine(area: Area, check: Check, patient: Omit<Patient, '
   return findings;
 }
 
-/** What `promise` says, unless the signal aborts first: not everything listens to signals. */
+/** Returns the result of `promise`, unless the signal aborts first: not every call takes a signal. */
 export async function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
   const { promise: aborted, reject } = Promise.withResolvers<never>();
   const abort = () => reject(signal.reason);

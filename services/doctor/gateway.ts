@@ -1,4 +1,4 @@
-/** The gateway's own certificate, and who its clients are. Nothing is made: `lxstow gateway` makes what it needs. */
+/** Checks the gateway's certificate, its clients' certificates, and where notices go. Creates nothing: `lxstow gateway` creates what it needs. */
 
 import type { X509Certificate } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
@@ -61,7 +61,7 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
   await examineEndpoints(config.notify, signal, report);
 }
 
-/** No endpoint is called: it would take that for the end of an operation. */
+/** Calls no endpoint: it would take the call for a notice. */
 async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSignal, report: Report): Promise<void> {
   for (const url of endpoints.map((endpoint) => new URL(endpoint))) {
     try {
@@ -77,7 +77,7 @@ async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSi
   }
 }
 
-/** Addresses that tokens send clients to, for which the certificate is not good: only those with the pinned certificate get on. */
+/** Warns about advertised addresses, which are in tokens, that the certificate does not name: only clients that pin it can connect there. */
 function judgeNames(certificate: X509Certificate, advertised: string[], report: Report): void {
   const wrong = advertised
     .map((address) => address.replace(/:\d+$/, '').replace(/^\[|\]$/g, ''))

@@ -1,4 +1,4 @@
-/** LXD: reachable, able, and with room to write the backup of the largest instance. Nothing is changed. */
+/** Checks that LXD is reachable, has what lxstow needs, and has room for the largest instance's backup. Changes nothing. */
 import type { RemoteConfig } from '../contract.ts';
 import { systemCode } from '../errors.ts';
 import { LxdClient } from '../lxd/client.ts';
@@ -14,7 +14,7 @@ interface Server {
   environment?: { server: string; server_version: string };
 }
 
-/** What each is for, of those that not every LXD has. */
+/** Extensions that not every LXD has, and what is impossible without each. */
 const wanted: [string, 'problem' | 'warning', string][] = [
   ['container_backup', 'problem', 'there are no backups at all'],
   ['projects', 'problem', 'instances cannot be asked for by project'],
@@ -121,6 +121,6 @@ async function examineTls(
       report,
     );
   } catch {
-    // The next question says it better.
+    // The next request reports it better.
   }
 }

@@ -1,4 +1,4 @@
-/** NATS: version, what `lxstow setup` makes, this user's rights, room, and what waits there. Nothing is written but a lease, which is given back. */
+/** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
 import { randomBytes } from 'node:crypto';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { readText } from '../config.ts';
@@ -30,10 +30,10 @@ import {
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
 
-/** The name of an instance that does not exist. */
+/** The name of an instance, project or stream that does not exist. */
 const nobody = 'lxstow-doctor';
 const rightsMs = 3000;
-/** A backup a day, and two hours to make it. */
+/** One backup a day, and two hours to make it. */
 const oldJobHours = 26;
 const fullShare = 0.8;
 
@@ -75,7 +75,7 @@ function adviceFor(error: unknown): string {
     return 'Install nats-server 2.14 or newer: https://docs.nats.io/running-a-nats-service/introduction/installation';
   if (/authorization|authentication/i.test(message))
     return "Set nats.user and nats.password (or token, credentials, nkey) to what nats-server's configuration has.";
-  // What nats.js says of a server that waits for TLS.
+  // The error of nats.js for a server that waits for TLS.
   if (/undefined error/.test(message)) return 'Set nats.tlsFirst where nats-server has `handshake_first: true`.';
   if (/certificate|tls|ssl/i.test(message))
     return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name that is in it.";
@@ -165,14 +165,14 @@ interface Probe {
   data?: string;
 }
 
-/** No stream has this name: what is published with it is refused, if it is let through at all. */
+/** No stream has this name: NATS refuses the message even if the user may publish it. */
 function stored(subject: string): Probe {
   const expecting = headers();
   expecting.set('Nats-Expected-Stream', nobody);
   return { subject, headers: expecting };
 }
 
-/** Requests of JetStream's that it can only call malformed. */
+/** A request that JetStream can only reject as malformed. */
 const malformed = (subject: string): Probe => ({ subject, data: '{' });
 
 function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: string[] } {
@@ -181,7 +181,7 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
   const api = (subject: string) => malformed(`$JS.API.${subject}`);
   const taking = (stream: string, consumer: string) => [
     api(`CONSUMER.MSG.NEXT.${stream}.${consumer}`),
-    // "Still at it", of a message that nobody has.
+    // In-progress acknowledgement of a message that was never delivered.
     { subject: `$JS.ACK.${stream}.${consumer}.1.0.0.0.0`, data: '+WPI' },
   ];
   if (role === 'gateway') {
@@ -229,7 +229,7 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
   };
 }
 
-/** Asks for each thing that the role does, in a way that nothing can come of. Says whether the rest can be looked at. */
+/** Tries each permission that the role needs, without any effect. Returns whether the rest can be checked. */
 async function examineRights(nats: Nats, config: Config, role: Role, report: Report): Promise<boolean> {
   const { publish, subscribe } = probesOf(role, config);
   const refused = new Set<string>();
@@ -260,11 +260,11 @@ async function examineRights(nats: Nats, config: Config, role: Role, report: Rep
     `${user} of NATS may not do what a ${role} does: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
     `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} in the place of local)` : ''}, and \`nats-server --signal reload\`; and set nats.inboxPrefix as there.`,
   );
-  // Who cannot hear answers would wait for each.
+  // Without replies, every further request would time out.
   return ![...refused].some((each) => each.startsWith(`subscribe ${config.nats.inboxPrefix ?? '_INBOX'}`));
 }
 
-/** A lease is taken and given back: what cannot be written is no use. */
+/** Tests a write by taking and releasing a lease. */
 async function examineRoom(nats: Nats, config: Config, report: Report): Promise<void> {
   const room = 'Make room where jetstream.store_dir is, or raise jetstream.max_file_store in nats-server.conf.';
   try {

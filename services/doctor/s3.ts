@@ -1,4 +1,4 @@
-/** S3: reachable, in time, and each right tried on an object of our own, which is removed again with all its versions. */
+/** Checks S3: reachable, its clock, and each permission, tried on an object of our own, which is removed with all its versions. */
 import { createHmac, randomUUID } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
@@ -14,7 +14,7 @@ import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, until } from './finding.ts';
 
 const probe = 'lxstow-doctor-';
-/** S3 refuses requests that are signed by a clock further off. */
+/** S3 refuses requests signed by a clock that is further off. */
 const worstSkewS = 15 * 60;
 const badSkewS = 60;
 const oldProbeMs = 3_600_000;
@@ -80,11 +80,11 @@ async function examineTls(
         'Set s3.ca to its CA, and s3.endpoint to a name that is in it.',
       );
   } catch {
-    // The next question says it better.
+    // The next request reports it better.
   }
 }
 
-/** By the Date of an answer, whoever asked. Says whether there was one. */
+/** Compares clocks by the Date of an unsigned request's response. Returns whether one came. */
 async function examineClock(
   { endpoint }: Config['s3'],
   ca: string | undefined,
@@ -115,7 +115,7 @@ async function examineClock(
     );
     return true;
   }
-  // Its clock has whole seconds.
+  // The Date has whole seconds.
   const after = Date.now();
   const skew = date > after ? (date - after) / 1000 : date + 1000 < before ? (date + 1000 - before) / 1000 : 0;
   const off = `this host's clock is ${Math.round(Math.abs(skew))} s ${skew > 0 ? 'behind' : 'ahead of'} the S3 server's`;
@@ -160,7 +160,7 @@ interface BucketItself extends Disposable {
   readonly name: string;
 }
 
-/** For what the store's interface has no words: versions, locks. */
+/** For what ObjectStore does not offer: versions, locks. */
 function openBucket(config: Config['s3'], ca: string | undefined): BucketItself {
   const url = new URL(config.endpoint);
   const settings = { keepAlive: true, timeout: answerMs };
@@ -176,15 +176,15 @@ function openBucket(config: Config['s3'], ca: string | undefined): BucketItself 
   return { client, name: config.bucket, [Symbol.dispose]: () => transportAgent.destroy() };
 }
 
-/** A call of minio-js's takes no signal: it is left to its socket's timeout. */
+/** Limits a call's time: minio-js takes no signal. The socket's timeout ends the call itself. */
 function inTime<T>(call: Promise<T>): Promise<T> {
   return until(AbortSignal.timeout(answerMs), call);
 }
 
-/** What the bucket does with what is deleted. */
+/** What the bucket does with deleted objects. */
 interface Kept {
   versions: boolean;
-  /** What is written cannot be removed for some time. */
+  /** Written objects cannot be removed for some time. */
   locked: boolean;
 }
 
@@ -223,7 +223,7 @@ async function examineVersions(
   return { versions: true, locked: Boolean(lock?.mode) };
 }
 
-/** Everything that gateway and worker do, once. Of what is locked nothing is made that stays: only an upload, which is dropped. */
+/** Tries every call of gateway and worker once. In a locked bucket it starts only an upload, which it aborts: an object would stay. */
 async function tryRights(
   store: ObjectStore,
   bucket: BucketItself,
@@ -316,7 +316,7 @@ async function tryRights(
   }
 }
 
-/** Rights to list are the bucket's, all others those of its objects. */
+/** Permissions to list are the bucket's, all others its objects'. */
 function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
   if (isCode(error, 's3-full')) return 'Make room in the store.';
   const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(messageOf(error));
@@ -326,7 +326,7 @@ function adviceForRight(error: unknown, right: string, bucket: string, folder: s
   return `Give the user of s3.accessKey ${right} on ${bucket}/${folder}*.`;
 }
 
-/** `If-None-Match` decides which of two writers has won. */
+/** Tests `If-None-Match`, which decides which of two writers wins. */
 async function tryCondition(store: ObjectStore, key: string, signal: AbortSignal, report: Report): Promise<void> {
   try {
     await store.create(key, Buffer.from('second'), { contentType: 'text/plain' }, briefly(signal));
@@ -346,7 +346,7 @@ async function tryCondition(store: ObjectStore, key: string, signal: AbortSignal
   );
 }
 
-/** Whatever happened before, and whoever has lost patience. */
+/** Removes what was put, whatever failed, and even after an abort. */
 async function cleanUp(
   store: ObjectStore,
   { client, name }: BucketItself,
@@ -378,7 +378,7 @@ async function cleanUp(
   }
 }
 
-/** MinIO says how full it is to those who may see its metrics. */
+/** MinIO reports its free space to users who may see its metrics. */
 async function examineSpace(
   { endpoint, accessKey, secretKey }: Config['s3'],
   ca: string | undefined,

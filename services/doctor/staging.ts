@@ -1,4 +1,7 @@
-/** LXD writes a backup to its own disk before it can be fetched. On a full one its operation runs for ever (docs/lxd.md). */
+/**
+ * Checks the room for backups on LXD's disk: LXD writes each there before it can be fetched. On a full disk its operation runs for ever
+ * (docs/lxd.md).
+ */
 import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -23,7 +26,7 @@ interface Instance {
 
 interface Room {
   where: string;
-  /** Bytes; undefined where nobody says. */
+  /** Bytes; undefined if unknown. */
   free: number | undefined;
   /** How to get more. */
   more: string;
@@ -93,7 +96,7 @@ async function roomOnDisk(lxd: LxdClient, { config, env }: Patient): Promise<Roo
   const more = `Make room, or \`${command} storage volume create POOL backups\` and \`${command} config set storage.backups_volume POOL/backups\`.`;
   if (url !== undefined) return { where: `on the host of ${url}`, free: undefined, more };
   const dir = join(dirname(socket ?? defaultSocket(lxd.remote, env)), 'backups');
-  // Only root may look into some; the disk is the same.
+  // Some of these only root may read; the parent is on the same disk.
   const disk = await statfs(existsSync(dir) ? dir : dirname(dir)).catch(() => undefined);
   return { where: dir, free: disk && disk.bavail * disk.bsize, more };
 }
@@ -108,8 +111,8 @@ async function listInstances(lxd: LxdClient, signal: AbortSignal): Promise<Insta
 }
 
 /**
- * A backup carries each snapshot whole, unless it is optimized or `instance_only`. Btrfs without quotas, and directories, say nothing,
- * or next to nothing.
+ * A backup contains each snapshot in full, unless it is optimized or `instance_only`. Btrfs without quotas, and directories, report no usage, or
+ * almost none.
  */
 function largestOf(instances: Instance[]): { name: string; bytes: number } | undefined {
   const sizes = instances.map(({ name, project, state, snapshots }) => ({
@@ -120,7 +123,10 @@ function largestOf(instances: Instance[]): { name: string; bytes: number } | und
   return largest;
 }
 
-/** The largest average of a pool: its largest instance has no less, but for what instances share. A directory's disk holds other things too. */
+/**
+ * The largest average size of a pool's instances: the pool's largest instance is no smaller, shared data aside. Skips directories, whose disk holds
+ * other data too.
+ */
 async function usualSize(
   lxd: LxdClient,
   pools: Pool[],
@@ -138,7 +144,7 @@ async function usualSize(
   return averages.length > 0 ? Math.max(...averages) : undefined;
 }
 
-/** LXD's `10GiB`, `500MB`. */
+/** Parses LXD's `10GiB`, `500MB` to bytes. */
 function bytesOf(text: string): number | undefined {
   const [, number, unit = ''] = /^(\d+) ?([kKMGTPE]i?)?B?$/.exec(text) ?? [];
   if (number === undefined) return undefined;

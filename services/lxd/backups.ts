@@ -1,4 +1,4 @@
-/** LXD's own backups: made, exported, imported, removed. What is known of their traps is in docs/lxd.md. */
+/** LXD's own backups: creates, exports, imports and removes them. Known pitfalls are in docs/lxd.md. */
 import type { ClientRequest } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ByteSource } from '../archive/blocks.ts';
@@ -8,7 +8,7 @@ import { isCode, LxstowError } from '../errors.ts';
 import type { LxdClient } from './client.ts';
 import { instanceExists } from './instances.ts';
 
-/** All our backups in LXD begin so; what does not is not ours. */
+/** Prefix of all our backups in LXD; others are not ours. */
 export const mark = 'lxstow-';
 /** LXD prunes what we could not remove; long enough for 2 TB over 5 MB/s, and for a worker that goes on days later. */
 const expiryMs = 30 * 24 * 3_600_000;
@@ -22,18 +22,18 @@ function backupsPath({ instance }: Address): string {
   return `/1.0/instances/${encodeURIComponent(instance)}/backups`;
 }
 
-/** What LXD has made. */
+/** A complete backup in LXD. */
 export interface LxdBackup {
   /** Bytes of the archive. */
   size: number;
-  /** Whether it is in the driver's own format: on some pools LXD quietly makes a plain one. */
+  /** Whether it is in the driver's own format: on some pools LXD silently writes a plain one. */
   optimized: boolean;
 }
 
 /** A backup that LXD is writing, or has written. */
 export interface Writing {
   name: string;
-  /** Resolves when LXD says that it is whole. */
+  /** Resolves when LXD says that the backup is complete. */
   made: Promise<LxdBackup>;
 }
 
@@ -79,17 +79,17 @@ export async function beginLxdBackup(
     ]);
     return { size, optimized };
   })();
-  // Whoever waits for it hears of a failure; nobody may, when the other half of the work fails first.
+  // Avoid an unhandled rejection: when the caller's other work fails first, it does not await `made`.
   made.catch(() => undefined);
   return { name, made };
 }
 
-/** Has LXD write a backup, and waits until it has. */
+/** Has LXD write a backup, and waits until it is complete. */
 export async function createLxdBackup(...request: Parameters<typeof beginLxdBackup>): Promise<LxdBackup> {
   return (await beginLxdBackup(...request)).made;
 }
 
-/** The archive from byte `from` on, and the size of the whole in bytes. Read the source to its end, or destroy it. */
+/** Opens the archive from byte `from` on; `size` is that of the whole in bytes. Read the source to its end, or destroy it. */
 export async function openExport(
   lxd: LxdClient,
   address: Address,
@@ -106,12 +106,12 @@ export async function openExport(
   return { size, source: readable(lxd, download) };
 }
 
-/** How long LXD is left alone after all that it had written was read. */
+/** Pause before asking LXD for more, once all that it had written was read. */
 const lookAgainMs = 100;
 
 /**
- * The archive while LXD writes it: what is there is read, what is not is waited for, up to byte `limit` and no further. It is at its end when LXD
- * has said that the backup is whole; it fails when LXD does. LXD only ever appends (docs/lxd.md).
+ * Reads the archive while LXD writes it, up to byte `limit`, and waits for bytes that are not there yet. Ends when LXD has said that the backup is
+ * complete; fails when LXD does. LXD only ever appends (docs/lxd.md).
  */
 export function followExport(lxd: LxdClient, address: Address, { name, made }: Writing, limit: number): ByteSource {
   let at = 0;
@@ -126,7 +126,7 @@ export function followExport(lxd: LxdClient, address: Address, { name, made }: W
       const { signal } = options;
       let filled = 0;
       for (const wanted = Math.min(buffer.length, limit - at); filled < wanted; ) {
-        // In this order: what is there once it is whole is all.
+        // In this order: an export opened after the backup was complete has all bytes.
         stretch ??= { last: whole, source: await openWritten(lxd, address, name, signal, at) };
         const got = (await stretch.source?.fill(buffer.subarray(filled, wanted), options)) ?? 0;
         filled += got;
@@ -134,7 +134,7 @@ export function followExport(lxd: LxdClient, address: Address, { name, made }: W
         if (filled === wanted || (stretch.last && got === 0)) break;
         if (stretch.last) continue;
         stretch = undefined;
-        // LXD's operation has a watch of its own.
+        // Reset the caller's idle timer: LXD's operation has its own.
         options.onBytes?.();
         await Promise.race([settled, delay(lookAgainMs, undefined, { signal })]).catch((error) => {
           throw lxd.failure(error, signal);
@@ -146,7 +146,7 @@ export function followExport(lxd: LxdClient, address: Address, { name, made }: W
   };
 }
 
-/** What LXD has written from byte `from` on; undefined when that is nothing yet. */
+/** Opens what LXD has written from byte `from` on; undefined if that is nothing yet. */
 async function openWritten(
   lxd: LxdClient,
   address: Address,
@@ -157,10 +157,10 @@ async function openWritten(
   try {
     const download = await exportRange(lxd, address, name, signal, `${from}-`, [200, 416]);
     if (download.status === 206) return readable(lxd, download);
-    // Not to be read: LXD gives 416 a wrong length.
+    // Do not read the body: LXD gives 416 a wrong length.
     download.destroy();
   } catch (error) {
-    // LXD has a backup's record before its file.
+    // LXD creates a backup's record before its file.
     if (!isCode(error, 'not-found')) throw error;
   }
   return undefined;
@@ -176,7 +176,9 @@ async function exportSize(lxd: LxdClient, address: Address, name: string, signal
   return sizeOf(download);
 }
 
-/** Bytes of an export, as a Range header has them. Of `empty`, the answers about a file that has none of them, LXD's choice depends on its version. */
+/**
+ * Requests bytes of an export, written as in a Range header. `empty`: the statuses that mean "no such bytes"; LXD's choice depends on its version.
+ */
 async function exportRange(
   lxd: LxdClient,
   address: Address,
@@ -201,7 +203,7 @@ async function exportRange(
 
 const contentRange = /^bytes (\d+)-\d+\/(\d+)$/;
 
-/** Bytes of the whole that a range is of. */
+/** Size in bytes of the whole export, from the headers of a range. */
 function sizeOf({ headers }: Download): number {
   const [, , size] = contentRange.exec(headers.get('content-range') ?? '') ?? [];
   return Number(size);
@@ -239,7 +241,7 @@ export async function lxdBackupExists(
   }
 }
 
-/** Removes a backup from LXD. One that is gone, or whose instance is, is fine. */
+/** Removes a backup from LXD; does nothing if it or its instance is gone. */
 export async function deleteLxdBackup(lxd: LxdClient, address: Address, name: string, waiting: Waiting): Promise<void> {
   try {
     const { project } = address;
@@ -255,16 +257,16 @@ export async function deleteLxdBackup(lxd: LxdClient, address: Address, name: st
   }
 }
 
-/** An import under way: write the tar into `request`, and end it only when all of it is proved good. */
+/** An import in progress: write the tar into `request`, and end it only when all of it is verified. */
 export interface Import {
   request: ClientRequest;
-  /** Waits until LXD has taken everything, `onTaken` then, and until it has unpacked. Throws with LXD's reason; LXD then keeps nothing. */
+  /** Waits until LXD has received everything, calls `onTaken`, and waits until LXD has unpacked. Throws with LXD's reason; LXD then keeps nothing. */
   finish(waiting: Waiting, onTaken?: () => void): Promise<void>;
 }
 
 /**
- * Opens an import under a name that must be free. LXD discards everything when the request is destroyed before its end. Name and pool go in LXD's
- * headers and in Incus's: each reads its own, and an Incus that reads none takes name and pool from the archive.
+ * Starts an import under a name that must be free. LXD discards everything if the request is destroyed before its end. Name and pool are sent in
+ * LXD's headers and in Incus's: each reads its own, and an Incus that reads none takes them from the archive.
  */
 export function openImport(lxd: LxdClient, address: Address, pool: string | undefined, signal: AbortSignal): Import {
   const { outgoing, answer } = lxd.open({
@@ -299,7 +301,7 @@ function forEachServer(what: 'name' | 'pool', value: string): Record<string, str
 
 const units: Record<string, number> = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
 
-/** LXD says "71.60MB (35.65MB/s)". */
+/** Parses LXD's "71.60MB (35.65MB/s)" to bytes. */
 function parseProgress(text: string): number {
   const [, amount = '0', unit = 'B'] = /^([\d.]+)\s*([kMGT]?B)/.exec(text) ?? [];
   return Math.round(Number(amount) * (units[unit] ?? 1));

@@ -1,4 +1,4 @@
-/** The REST API of LXD, and of Incus, over its unix socket or over HTTPS: requests, envelopes, operations. */
+/** Client for the REST API of LXD and Incus, over a unix socket or HTTPS: requests, envelopes, operations. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -18,14 +18,14 @@ export interface LxdRequest {
   signal: AbortSignal;
 }
 
-/** LXD's envelope of a sync or async answer. */
+/** LXD's envelope of a sync or async response. */
 export interface LxdAnswer<T = unknown> {
   type: 'sync' | 'async' | 'error';
   operation?: string;
   metadata: T;
   error?: string;
   error_code?: number;
-  /** Of what a GET has shown, where LXD gives one: for `If-Match`. */
+  /** The ETag of a GET, if LXD sends one: for `If-Match`. */
   etag?: string;
 }
 
@@ -37,32 +37,32 @@ export interface LxdOperation {
   metadata: Record<string, unknown> | null;
 }
 
-/** A request that LXD has answered, or has not. */
+/** A request to LXD that was answered or has failed. */
 export interface LxdCall {
   method: string;
-  /** The path, `*` in the place of each name. */
+  /** The path, with `*` for each name. */
   endpoint: string;
-  /** The HTTP status, or the code of what went wrong. */
+  /** The HTTP status, or the error's code. */
   result: string;
-  /** Until the answer began. */
+  /** Until the response began. */
   seconds: number;
 }
 
-/** A call that LXD does not answer for so long is given up; the long things are operations. */
+/** Timeout of a call; long tasks are operations. */
 const answerTimeoutMs = 60_000;
-/** How long an operation is waited for whose LXD does not answer, at the most: longer than an LXD takes to be upgraded. */
+/** The longest wait for an operation while LXD does not answer: longer than an upgrade of LXD takes. */
 const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
-/** LXD does not know the operation: it was restarted, or the end is too long ago. What became of it is to be looked for. */
+/** LXD does not know the operation: it was restarted, or the operation ended too long ago. The caller must find out the result. */
 export class LostOperation extends LxstowError {}
 
-/** LXD is away, or was restarted and has forgotten its operation: what was asked for may go well when it is back. */
+/** Whether LXD is away, or was restarted and has lost its operation: a retry may succeed when it is back. */
 export function isLxdAway(error: unknown): boolean {
   return isCode(error, 'lxd-unavailable') || error instanceof LostOperation;
 }
 
-/** Throws `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
+/** Methods throw `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
 export class LxdClient implements Disposable {
   /** The remote's name in the configuration. */
   readonly remote: string;
@@ -73,7 +73,7 @@ export class LxdClient implements Disposable {
   readonly #transport: typeof http | typeof https;
   readonly #downloader: Downloader;
   readonly #origin: string;
-  /** How often an operation is looked at. */
+  /** Interval between polls of an operation. */
   readonly pollMs: number;
   readonly #onAnswer: ((call: LxdCall) => void) | undefined;
 
@@ -112,12 +112,12 @@ export class LxdClient implements Disposable {
     this.#isIncus = /\bincus\b/.test(this.#where);
   }
 
-  /** Incus where the server has said that it is one, or its socket does. */
+  /** Incus if the server or its socket's path says so. */
   get product(): 'LXD' | 'Incus' {
     return this.#isIncus ? 'Incus' : 'LXD';
   }
 
-  /** The command line of the server's own client. */
+  /** Name of the server's own command-line client. */
   get command(): 'lxc' | 'incus' {
     return this.#isIncus ? 'incus' : 'lxc';
   }
@@ -127,12 +127,12 @@ export class LxdClient implements Disposable {
     return `${this.product} (${this.remote})`;
   }
 
-  /** The metadata of a sync answer. */
+  /** GETs a path; returns the metadata of its sync response. */
   async get<T>(path: string, query: Record<string, string>, signal: AbortSignal): Promise<T> {
     return (await this.call<T>({ path, query, signal })).metadata;
   }
 
-  /** Any call whose answer is an envelope. */
+  /** Makes a call whose response is an envelope. */
   async call<T = unknown>(request: LxdRequest): Promise<LxdAnswer<T>> {
     const body = request.body === undefined ? undefined : JSON.stringify(request.body);
     const { outgoing, answer } = this.open({
@@ -153,7 +153,7 @@ export class LxdClient implements Disposable {
     return envelope;
   }
 
-  /** Begins a request whose body the caller writes and whose answer the caller reads. */
+  /** Starts a request: the caller writes its body and reads its response. */
   open(request: LxdRequest): { outgoing: ClientRequest; answer: Promise<IncomingMessage> } {
     const { method = 'GET', headers = {}, signal } = request;
     signal.throwIfAborted();
@@ -170,7 +170,7 @@ export class LxdClient implements Disposable {
       outgoing.on('error', (error) => reject(this.failure(error, signal)));
     });
     const tell = this.#timed(request);
-    // Whoever writes the body learns of a failure there; the answer is looked at later.
+    // Handles the rejection, too: the caller may see the failure while it writes the body, before it awaits `answer`.
     answer.then(
       ({ statusCode }) => tell(String(statusCode)),
       (error) => tell(asLxstowError(error).code),
@@ -178,7 +178,7 @@ export class LxdClient implements Disposable {
     return { outgoing, answer };
   }
 
-  /** A GET whose answer is read into memory of the caller's. An answer of a status that is none of `statuses` is thrown. */
+  /** Makes a GET whose body is read into the caller's memory. Throws if the status is not in `statuses`. */
   async download(request: LxdRequest & { statuses: number[] }): Promise<Download> {
     const { headers = {}, signal, statuses } = request;
     const silence = { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
@@ -198,13 +198,13 @@ export class LxdClient implements Disposable {
     }
   }
 
-  /** What an answer of another status than was asked for means: LXD's own reason, where it gives one. */
+  /** The error for an unexpected status, with LXD's own reason if there is one. */
   #notWanted(status: number, body: Buffer): LxstowError {
     try {
       const { type, error, error_code: code } = JSON.parse(body.toString()) as LxdAnswer;
       if (type === 'error') return this.#refusal(code ?? status, error ?? 'no reason given');
     } catch {
-      // Not LXD's words: a proxy's page, or Go's own.
+      // Not LXD's envelope: a proxy's page, or Go's own.
     }
     return new LxstowError('lxd-failed', `${this.title} answered ${status}`);
   }
@@ -215,7 +215,7 @@ export class LxdClient implements Disposable {
       this.#onAnswer?.({ method, endpoint: endpointOf(path), result, seconds: (performance.now() - begun) / 1000 });
   }
 
-  /** Reads an answer as an envelope; an error in it is thrown. */
+  /** Reads a response as an envelope; throws the error in it. */
   async envelope<T>(response: IncomingMessage, signal: AbortSignal): Promise<LxdAnswer<T>> {
     const chunks: Buffer[] = [];
     let size = 0;
@@ -237,10 +237,10 @@ export class LxdClient implements Disposable {
   }
 
   /**
-   * Waits for an operation to end well. `onProgress` sees its metadata about once a second. Throws lxd-failed or lxd-refused with LXD's reason,
-   * and lxd-stalled when its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. While LXD does not
-   * answer, its operation goes on: only after `idleTimeoutMs` (at most `longestOutageMs`) without an answer is it lxd-unavailable. An operation
-   * that LXD does not know, because it was restarted or because the end is more than 5 s ago, is lxd-failed: it may be tried again.
+   * Waits for an operation to succeed. `onProgress` gets its metadata about once a second. Throws lxd-failed or lxd-refused with LXD's reason, and
+   * lxd-stalled if its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. While LXD does not answer, its
+   * operation may go on: lxd-unavailable is thrown only after `idleTimeoutMs` (at most `longestOutageMs`) without an answer. Throws LostOperation, a
+   * retryable lxd-failed, if LXD does not know the operation, because it was restarted or the operation ended more than 5 s ago.
    */
   async wait(
     path: string,
@@ -277,8 +277,8 @@ export class LxdClient implements Disposable {
   }
 
   /**
-   * The operation, when it has ended or a second is over. Of an operation that still runs then, and of one that failed, LXD's `wait` answers
-   * an error since December 2023, with a code that is the operation's own or 500: what became of it says the operation itself.
+   * Returns the operation when it has ended, or after `pollMs`. If it still runs then, or has failed, LXD's `wait` answers an error since December
+   * 2023, with the operation's own code or 500: only the operation itself says its state.
    */
   async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
     try {
@@ -295,7 +295,7 @@ export class LxdClient implements Disposable {
     }
   }
 
-  /** A poll that was answered early is not followed by the next one at once. */
+  /** Waits for the rest of `pollMs` after a poll that was answered early. */
   async #untilNextPoll(askedAt: number, signal: AbortSignal): Promise<void> {
     const restMs = this.pollMs - (performance.now() - askedAt);
     if (restMs <= 0) return;
@@ -309,7 +309,7 @@ export class LxdClient implements Disposable {
     return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `${this.title}: ${text}`);
   }
 
-  /** What went wrong on the way to LXD or back, in our words. */
+  /** Translates a failed connection to LxstowError; returns the signal's reason after an abort. */
   failure(error: unknown, signal: AbortSignal): unknown {
     if (signal.aborted) return signal.reason;
     if (error instanceof LxstowError || isFault(error)) return error;
@@ -333,7 +333,7 @@ export class LxdClient implements Disposable {
   }
 }
 
-/** What LXD answers, or undefined where it has no such thing. */
+/** Returns what `get` does; undefined if LXD answers not-found. */
 export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
   try {
     return await get();
@@ -343,7 +343,7 @@ export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undef
   }
 }
 
-/** Whether `GET /1.0` has answered for an Incus. */
+/** Whether this answer to `GET /1.0` is from an Incus. */
 function isIncus(server: unknown): boolean {
   return (server as { environment?: { server?: string } } | null)?.environment?.server === 'incus';
 }
@@ -353,13 +353,13 @@ function target({ path, query = {} }: LxdRequest): string {
   return search ? `${path}?${search}` : path;
 }
 
-/** The path without names: LXD's paths have a word and a name in turn. */
+/** Replaces the names in a path by `*`: words and names alternate in LXD's paths. */
 function endpointOf(path: string): string {
   const [version = '', ...rest] = path.split('/').slice(1);
   return ['', version, ...rest.map((word, index) => (index % 2 === 0 ? word : '*'))].join('/');
 }
 
-/** LXD's own certificates are self-signed and pinned: that one certificate is the CA, whatever name it bears. */
+/** LXD's own certificates are self-signed and pinned: the configured one is the only CA, and its name is not checked. */
 function pinned(remote: string, config: RemoteConfig): https.AgentOptions {
   if (!config.serverCertificate) return {};
   return {

@@ -1,20 +1,23 @@
 /**
- * What a server would refuse of a backup after the whole upload, known before a byte of it is sent. Judged by what the server says that it can
- * do (`api_extensions`, its drivers), never by its version: Debian 12's and 13's LXD both say 5.0.2.
+ * Finds out, before a byte is sent, what a server would refuse of a backup after the whole upload. Judges by what the server says that it can do
+ * (`api_extensions`, its drivers), never by its version: Debian 12's and 13's LXD both say 5.0.2.
  */
 import type { IndexFormat } from '../archive/tarHead.ts';
 import type { ManifestInstance } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { LxdClient } from './client.ts';
 
-/** What a server says of itself in `GET /1.0`. */
+/** What a server reports in `GET /1.0`. */
 export interface Abilities {
   api_extensions: string[];
   /** `driver`: `lxc`, `qemu`, `lxc | qemu`; absent for clients that may not see it. */
   environment: { driver?: string };
 }
 
-/** Keys of instances by the extension that brought them, in LXD's and Incus's doc/api-extensions.md: a server without the extension does not know them. `x.*` stands for all that begin with `x.`. */
+/**
+ * Instances' keys by the extension that added them, from LXD's and Incus's doc/api-extensions.md: a server without the extension does not know them.
+ * `x.*` matches all that begin with `x.`.
+ */
 export const keysOfExtensions: Readonly<Record<string, readonly string[]>> = {
   amd_sev: ['security.sev', 'security.sev.policy.es', 'security.sev.session.dh', 'security.sev.session.data'],
   boot_host_shutdown_action: ['boot.host_shutdown_action'],
@@ -41,7 +44,7 @@ export const keysOfExtensions: Readonly<Record<string, readonly string[]>> = {
   vm_limits_max_bus_ports: ['limits.max_bus_ports'],
 };
 
-/** Options of devices by their type and the extension that brought them. `x.*` stands for all that begin with `x.`. */
+/** Devices' options by device type and the extension that added them. `x.*` matches all that begin with `x.`. */
 export const optionsOfExtensions: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
   disk: {
     disk_attached: ['attached'],
@@ -63,13 +66,13 @@ export const optionsOfExtensions: Readonly<Record<string, Readonly<Record<string
   usb: { device_usb_serial: ['busnum', 'devnum', 'serial'] },
 };
 
-/** Judges a backup by what its server can do. */
+/** Judges whether a server can take a backup. */
 export class Forward {
   static async of(lxd: LxdClient, signal: AbortSignal): Promise<Forward> {
     return new Forward(lxd.title, await lxd.get<Abilities>('/1.0', {}, signal));
   }
 
-  /** `title`: what the server is called in refusals. */
+  /** `title`: the server's name in errors. */
   constructor(title: string, abilities: Abilities) {
     this.#title = title;
     this.#abilities = abilities;
@@ -78,12 +81,12 @@ export class Forward {
   readonly #title: string;
   readonly #abilities: Abilities;
 
-  /** Throws lxd-refused where the server is known to refuse the instance, with every reason. */
+  /** Throws lxd-refused, with every reason, if the server is known to refuse the instance. */
   assertTakes(instance: Judged): void {
     this.#refuse(reasonsToRefuse(instance, this.#abilities));
   }
 
-  /** Throws lxd-refused where the server is known not to read an archive's index. */
+  /** Throws lxd-refused if the server is known not to read an archive's index. */
   assertReads({ version }: IndexFormat): void {
     if (version > 1 && !this.#abilities.api_extensions.includes('backup_metadata_version'))
       this.#refuse([`it does not read an index.yaml of version ${version}`]);
@@ -100,7 +103,7 @@ export class Forward {
 
 type Judged = Pick<ManifestInstance, 'type' | 'config' | 'devices'>;
 
-/** Why a server would refuse an instance, one reason each; none where nothing speaks against it. Keys of which nothing is known pass. */
+/** Lists the reasons why a server would refuse an instance; empty if none is known. Keys that are not in the tables pass. */
 export function reasonsToRefuse(
   { type, config, devices }: Judged,
   { api_extensions, environment: { driver = '' } }: Abilities,

@@ -1,4 +1,4 @@
-/** What lxstow asks LXD about instances, and the little it changes about them. */
+/** Reads instances from LXD, and makes the few changes to them that lxstow needs. */
 import { setTimeout } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract.ts';
@@ -15,11 +15,11 @@ export interface LxdInstance {
   created_at: string;
   config: Config;
   devices: Devices;
-  /** With what its profiles say. */
+  /** With its profiles' values. */
   expanded_config: Config;
   expanded_devices: Devices;
   ephemeral: boolean;
-  /** The member of a cluster that it is on; `none` without a cluster. */
+  /** The cluster member that it is on; `none` without a cluster. */
   location: string;
   profiles: string[];
   /** `Running`, `Stopped`, `Frozen`, `Error`, … */
@@ -58,7 +58,7 @@ export function instanceExists(lxd: LxdClient, address: Address, signal: AbortSi
   return exists(lxd, instancePath(address), { project: address.project }, signal);
 }
 
-/** The instance as LXD has it now; undefined when there is none of that name. */
+/** Returns the instance as LXD has it now; undefined if there is none of that name. */
 export function findInstance(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<LxdInstance | undefined> {
   return unlessMissing(() => lxd.get<LxdInstance>(instancePath(address), { project: address.project }, signal));
 }
@@ -79,7 +79,7 @@ export async function instancePool(lxd: LxdClient, address: Address, signal: Abo
   return found && rootPool(found.expanded_devices);
 }
 
-/** Where instances of a project go for which nobody says: the pool of its default profile. */
+/** The pool for a project's instances if the request names none: that of its default profile. */
 export async function defaultPool(lxd: LxdClient, project: string, signal: AbortSignal): Promise<string | undefined> {
   const profile = await unlessMissing(() =>
     lxd.get<{ devices: Devices }>('/1.0/profiles/default', { project }, signal),
@@ -92,7 +92,7 @@ export function rootPool(devices: Devices): string | undefined {
   return Object.values(devices).find(({ type, path }) => type === 'disk' && path === '/')?.pool;
 }
 
-/** The instance as the manifest keeps it. Throws not-found. */
+/** Describes the instance for the manifest. Throws not-found. */
 export async function describeInstance(
   lxd: LxdClient,
   address: Address,
@@ -119,7 +119,7 @@ export async function describeInstance(
     pool,
     driver,
     profiles: profiles.map(({ name, description = '', config, devices }) => ({ name, description, config, devices })),
-    // Some versions say `c1/snapshot`.
+    // Some versions of LXD say `c1/snapshot`.
     snapshots: snapshots.map(({ name }) => name.split('/').at(-1) ?? ''),
   };
 }
@@ -143,11 +143,11 @@ interface Waiting {
   idleTimeoutMs: number;
 }
 
-/** After a start that failed LXD 5.0.2 tidies up for some seconds, and refuses all else: `Instance is busy running a "stop" operation`. */
+/** After a failed start, LXD 5.0.2 cleans up for some seconds and refuses all else: `Instance is busy running a "stop" operation`. */
 const busyMs = 60_000;
 const askAgainMs = 500;
 
-/** Runs a step again for as long as LXD is busy with the instance. */
+/** Retries a step while LXD is busy with the instance. */
 async function whenFree<T>(signal: AbortSignal, step: () => Promise<T>): Promise<T> {
   const until = performance.now() + busyMs;
   for (;;) {
@@ -161,7 +161,7 @@ async function whenFree<T>(signal: AbortSignal, step: () => Promise<T>): Promise
   }
 }
 
-/** A change of an instance that LXD makes an operation of: asked for, and waited for. */
+/** Requests a change of an instance, and waits for LXD's operation. */
 function change(
   lxd: LxdClient,
   address: Address,
@@ -182,7 +182,7 @@ const shutdownSeconds = 30;
 
 export type StateAction = 'start' | 'stop' | 'freeze';
 
-/** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws what LXD says when it cannot. */
+/** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws LXD's reason if it cannot. */
 export function setState(
   lxd: LxdClient,
   address: Address,
@@ -194,7 +194,7 @@ export function setState(
   return change(lxd, address, { method: 'PUT', below: '/state', body }, waiting);
 }
 
-/** Stops an instance in whatever state: asks its guest to shut down, and forces it after 30 s. Throws conflict where `isRight` holds no more. */
+/** Stops an instance in any state: asks its guest to shut down, and forces it after 30 s. Throws conflict if `isRight` is false by then. */
 export async function shutDown(
   lxd: LxdClient,
   address: Address,
@@ -230,8 +230,8 @@ export interface InstanceChange {
 }
 
 /**
- * Changes keys of an instance that `isRight` holds of. LXD checks by ETag that nobody has changed or exchanged the instance since it
- * was looked at. Throws not-found, and conflict when it is another instance.
+ * Changes keys of an instance if `isRight` is true for it. LXD checks by ETag that the instance is still the same; if it has changed, it is read
+ * again. Throws not-found, and conflict if `isRight` is false.
  */
 export async function changeInstance(
   lxd: LxdClient,
@@ -262,7 +262,7 @@ export function isProtected({ expanded_config }: Pick<LxdInstance, 'expanded_con
   return ['true', '1', 'yes', 'on'].includes(expanded_config[protection]?.toLowerCase() ?? '');
 }
 
-/** Deletes an instance that lxstow has made itself: running or not, protected or not. One that is gone is fine. */
+/** Deletes an instance that lxstow has created, running or not, protected or not; does nothing if it is gone. */
 export async function deleteInstance(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
   const { signal } = waiting;
   const found = await findInstance(lxd, address, signal);
@@ -272,7 +272,7 @@ export async function deleteInstance(lxd: LxdClient, address: Address, waiting: 
   await deleteStoppedInstance(lxd, address, waiting);
 }
 
-/** One that is gone is fine. */
+/** Does nothing if the instance is gone. */
 export async function deleteStoppedInstance(lxd: LxdClient, address: Address, waiting: Waiting): Promise<void> {
   try {
     await change(lxd, address, { method: 'DELETE' }, waiting);
@@ -283,11 +283,11 @@ export async function deleteStoppedInstance(lxd: LxdClient, address: Address, wa
 
 export interface EnsuredProfiles {
   made: string[];
-  /** Of the same name as the backup's, but not the same. They are left as they are. */
+  /** Present, but with other contents than the backup's. They are left unchanged. */
   different: string[];
 }
 
-/** Makes those of the profiles that the project lacks. One of the same name is left as it is. */
+/** Creates the profiles that the project lacks. Existing ones are left unchanged. */
 export async function ensureProfiles(
   lxd: LxdClient,
   project: string,
@@ -325,8 +325,8 @@ export function nameOf({ instance, project }: Pick<Address, 'instance' | 'projec
 }
 
 /**
- * The path of an import that LXD is still at, begun by anyone, and that is or may be of this instance; undefined when there is none. LXD 6
- * does not say in `resources` what an import works on. One that cannot be told from another's is returned too: to wait for it harms nobody.
+ * Path of a running import, begun by any client, that is or may be of this instance; undefined if there is none. LXD 6 does not say in `resources`
+ * what an import works on. An import of an unknown instance is returned too: waiting for it does no harm.
  */
 export async function runningImport(
   lxd: LxdClient,
@@ -345,7 +345,7 @@ export async function runningImport(
   return found && `/1.0/operations/${found.id}`;
 }
 
-/** The instances that an operation says that it works on: in `resources`, or in LXD 6 in `metadata.entity_url`. */
+/** Names of the instances that an operation works on, from `resources`, or in LXD 6 from `metadata.entity_url`. */
 function namesOf({ resources, metadata }: RunningOperation): string[] {
   const paths = [...Object.values(resources ?? {}).flat(), metadata?.entity_url];
   const segments = paths.map((path) => (typeof path === 'string' ? path : '').split('?')[0]?.split('/') ?? []);

@@ -1,4 +1,4 @@
-/** What is there in an LXD, in all of its projects: for clients, and for those who look for what was left. */
+/** Lists what is in an LXD, in all its projects: for clients, and for the janitor. */
 import type { Address } from '../contract.ts';
 import { mark } from './backups.ts';
 import { type LxdClient, unlessMissing } from './client.ts';
@@ -13,7 +13,7 @@ export interface InventoryInstance {
 const segment = encodeURIComponent;
 const ours = new RegExp(`^${mark}([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-[1-9][0-9]*$`);
 
-/** The operation that made this backup in LXD; undefined when it is not one of ours. */
+/** The operation that made this backup in LXD; undefined if it is not one of ours. */
 export function operationOfLxdBackup(name: string): string | undefined {
   return ours.exec(name)?.[1];
 }
@@ -33,15 +33,15 @@ export async function* everyInstance(lxd: LxdClient, signal: AbortSignal): Async
   }
 }
 
-/** An object as LXD shows it: which fields it has is LXD's business. */
+/** An object as LXD returns it, with whatever fields LXD gives it. */
 export type LxdObject = Record<string, unknown>;
 
-/** An instance as LXD shows it, and whose it is. */
+/** An instance as LXD returns it, with its project and its remote (`location`). */
 export type LxdInstance = LxdObject & { name: string; project: string; location: string };
 
 /**
- * The instances of some projects, or of all: in the order of project and name. `full` adds state and snapshots. LXD's own backups of
- * them are left out: clients mean those in the store. So is what a restore is making: it is nobody's yet.
+ * Lists the instances of some projects, or of all, by project and name. `full` adds state and snapshots. Omits LXD's own backups, because clients
+ * mean those in the store, and instances that a restore has not finished.
  */
 export async function listInstances(
   lxd: LxdClient,
@@ -59,7 +59,7 @@ export async function listInstances(
   return found;
 }
 
-/** One of them; undefined when it is not there. */
+/** Reads one instance; undefined if it does not exist. */
 export async function readInstance(
   lxd: LxdClient,
   { project, instance, full }: { project: string; instance: string; full: boolean },
@@ -69,7 +69,7 @@ export async function readInstance(
   return unlessMissing(async () => {
     const query = { project, ...(full ? { recursion: '1' } : {}) };
     const found = shown(await lxd.get<LxdInstance>(path, query, signal), lxd.remote, project);
-    // LXD before 4.22 knows no recursion here, and lxc cannot do without a state.
+    // LXD before 4.22 has no recursion here, and lxc needs a state.
     if (full) found.state ??= await lxd.get(`${path}/state`, { project }, signal);
     return found;
   });
@@ -95,7 +95,7 @@ function shown({ backups: _, ...instance }: LxdInstance, location: string, proje
   return { ...instance, name: String(instance.name), project, location };
 }
 
-/** LXD's own backups of an instance, ours and others; none of an instance that is gone. */
+/** Lists LXD's own backups of an instance, ours and others; empty if the instance is gone. */
 export async function lxdBackupsOf(
   lxd: LxdClient,
   { project, instance }: Address,
@@ -108,7 +108,7 @@ export async function lxdBackupsOf(
       signal,
     ),
   );
-  // Some versions say `c1/backup`.
+  // Some versions of LXD say `c1/backup`.
   return (found ?? []).map(({ name, created_at }) => ({
     name: name.split('/').at(-1) ?? '',
     created: new Date(created_at),

@@ -1,4 +1,4 @@
-/** Where LXD and Incus have their sockets. */
+/** The sockets of LXD and Incus. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { LxstowError } from '../errors.ts';
@@ -8,8 +8,8 @@ const lxdSocket = '/var/lib/lxd/unix.socket';
 const incusSocket = '/var/lib/incus/unix.socket';
 
 /**
- * The socket of a remote that has neither `socket` nor `url`: what INCUS_SOCKET, INCUS_DIR or LXD_DIR say, else that of the one server that is
- * installed here; LXD's usual one where there is none. Throws bad-config where there are both an LXD and an Incus, or the variables say so.
+ * The socket of a remote that has neither `socket` nor `url`: from INCUS_SOCKET, INCUS_DIR or LXD_DIR, else that of the installed server, else LXD's
+ * usual one. Throws bad-config if both an LXD and an Incus are named by the variables, or installed.
  */
 export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (path: string) => boolean = existsSync) {
   const told = [

@@ -1,4 +1,4 @@
-/** Backups of lxmin's become backups of lxstow's: found, looked into, verified, copied. lxmin's bucket stays as it is. */
+/** Adopts lxmin's backups: finds, inspects, verifies and copies them. Never changes lxmin's bucket. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { mapInOrder } from '../archive/flow.ts';
 import { IdleWatch } from '../archive/idleWatch.ts';
@@ -29,43 +29,43 @@ import { isOf, type LxminBackup, readLayout, timeInName } from './layout.ts';
 export interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   from: LxminBucket;
   intake: Intake;
-  /** Where instances go of which lxmin's bucket does not say it. */
+  /** Project of the adopted backups, and their remote unless lxmin's bucket names a configured one. */
   to: Omit<Address, 'instance'>;
-  /** Those that are configured. */
+  /** The configured remotes. */
   remotes: string[];
-  /** How long somebody is waited for who may have died amid the same backup. */
+  /** How long to wait for the claim of another run, which may have died amid the same backup. */
   patienceMs: number;
   /** How long S3 may take for a range, retries included. */
   idleTimeoutMs: number;
 }
 
-/** A backup of lxmin's that can be restored, as far as that can be seen from its beginning. */
+/** A backup of lxmin's that can be restored, judging by its beginning. */
 export interface Sound extends LxminBackup {
   archive: StoredObject;
   place: Address;
   optimized: boolean;
-  /** What nobody needs to do anything about. */
+  /** Remarks that need no action. */
   notes: string[];
 }
 
 export type Found =
   | (Sound & { state: 'new' })
   | (Sound & { state: 'adopted'; as: string })
-  /** Something is missing. */
+  /** A part is missing. */
   | (LxminBackup & { state: 'incomplete'; why: string; place?: Address | undefined })
-  /** Something is wrong. */
+  /** It cannot be read, or is damaged. */
   | (LxminBackup & { state: 'unreadable'; error: LxstowError; place?: Address | undefined });
 
 export interface Survey {
   backups: Found[];
-  /** Objects that are none of lxmin's. */
+  /** Objects that are not lxmin's. */
   foreign: StoredObject[];
 }
 
 export interface Adopted {
   /** Its name in lxstow. */
   name: string;
-  /** False: it was there already. */
+  /** False if it had been adopted before. */
   fresh: boolean;
   notes: string[];
 }
@@ -76,14 +76,14 @@ const holder = 'adopt';
 
 export class Adoption {
   readonly #tools: AdoptionTools;
-  /** Backups are adopted one after the other. */
+  /** One is enough: backups are adopted one after the other. */
   readonly #memory = new SlotMemory();
 
   constructor(tools: AdoptionTools) {
     this.#tools = tools;
   }
 
-  /** All that there is, or what there is of these instances. Reads the beginning of each archive. */
+  /** Lists all backups, or those of these instances. Reads the beginning of each archive. */
   async survey(instances: string[], signal: AbortSignal): Promise<Survey> {
     const objects: StoredObject[] = [];
     for await (const object of this.#tools.from.store.list('', signal)) objects.push(object);
@@ -114,20 +114,20 @@ export class Adoption {
       return { ...sound, state: 'new' };
     } catch (error) {
       signal.throwIfAborted();
-      // Who cannot reach the bucket at all learns it once.
+      // If S3 or NATS is away, fail once, not for each backup.
       if (isCode(error, 's3-unavailable') || isCode(error, 'nats-unavailable')) throw error;
       return { ...backup, place, state: 'unreadable', error: asLxstowError(error) };
     }
   }
 
-  /** Reads all of a backup: archive and profiles. Throws archive-corrupt, and names the object. */
+  /** Reads a backup's archive and profiles to the end. Throws archive-corrupt, naming the object. */
   async verify(backup: Sound, signal: AbortSignal, onBytes: (count: number) => void): Promise<void> {
     const { from } = this.#tools;
     await this.#profilesOf(backup, signal);
     await verifyArchiveOf(from, backup.archive, { signal, onBytes });
   }
 
-  /** Copies a backup. Twice is once: one that is there is found, and left alone. */
+  /** Copies a backup. Idempotent: an adopted one is found and left unchanged. */
   async adopt(
     backup: Sound,
     compression: Compression,
@@ -147,7 +147,7 @@ export class Adoption {
       this.#checkName(place, archive, index);
       const { missing } = compareProfiles(backup, index);
       if (missing.length > 0) throw new LxstowError('bad-request', lacks(backup, missing));
-      // One at a time adopts a backup.
+      // Only one run at a time adopts a backup.
       const lease = await this.#claim(claimKey(place, backup.name, holder), this.#idOf(backup, 1), gone);
       await using _turn = new Claim(lease, heartbeatMs, log);
       const name = await this.#adoptedAs(place, backup, archive, gone);
@@ -159,7 +159,7 @@ export class Adoption {
         ...(await this.#operation(backup, gone)),
         ...{ place, tar, compression, tags, lease, idle, gone, memory: this.#memory },
         index: { ...index, instance: { ...index.instance, profiles: merged(profiles, index) } },
-        // What is not compressed may be several times as large.
+        // Uncompressed, it may be several times as large.
         length: compression === 'none' ? archive.size * 4 : archive.size,
         named: timeInName(backup.name) ?? new Date(archive.modified),
         created: new Date(archive.modified),
@@ -178,7 +178,7 @@ export class Adoption {
     return done;
   }
 
-  /** The tags that lxstow can keep, and the keys of those that it cannot. */
+  /** Returns the tags that lxstow can keep, and the keys of the others. */
   async #tagsOf(archive: StoredObject, signal: AbortSignal): Promise<{ tags: Tags; lost: string[] }> {
     const { from } = this.#tools;
     const all = await about(from, archive, () => from.store.tagsOf(archive.key, signal));
@@ -197,7 +197,7 @@ export class Adoption {
     return found;
   }
 
-  /** Where its instance belongs; undefined where that cannot be an instance. `remote:c1` is on the remote of that name, if there is one. */
+  /** Address of the backup's instance; undefined if its name is invalid. `remote:c1` is on the remote of that name, if one is configured. */
   #placeOf({ instance }: LxminBackup): Address | undefined {
     const { to, remotes } = this.#tools;
     const [, remote = '', name = ''] = /^(?:([^:]*):)?(.*)$/.exec(instance) ?? [];
@@ -219,7 +219,7 @@ export class Adoption {
     return { endpoint, bucket, key, etag, size };
   }
 
-  /** The name of the backup that is a copy of this one. */
+  /** Returns the name of the backup that is a copy of this one. */
   async #adoptedAs(
     place: Address,
     { name }: LxminBackup,
@@ -241,7 +241,7 @@ export class Adoption {
     return undefined;
   }
 
-  /** Takes a claim. Who was killed has his for some seconds more; who lives is left alone. */
+  /** Acquires a claim. Waits for that of a killed run, which lasts some seconds. Throws conflict if another run keeps it. */
   async #claim(key: string, operation: string, signal: AbortSignal): Promise<Lease> {
     const { leases, name, patienceMs } = this.#tools;
     const until = performance.now() + patienceMs;
@@ -256,13 +256,13 @@ export class Adoption {
     }
   }
 
-  /** The operation's id, the same for everybody who begins; another one when it has ended and must be done again. */
+  /** The operation's id, the same in every run. `time` goes up if the operation of that id has ended and must be repeated. */
   #idOf({ place, archive }: { place: Address; archive: StoredObject }, time: number): string {
     const { bucket, key, etag } = this.#sourceOf(archive);
     return uuid5([holder, place.remote, place.project, place.instance, bucket, key, etag, time].join('\n'));
   }
 
-  /** To be called by who has the turn: whatever is found then belongs to nobody who lives. */
+  /** Call it only while holding the claim: then any operation found belongs to a dead run. */
   async #operation(
     backup: { place: Address; archive: StoredObject },
     signal: AbortSignal,
@@ -281,7 +281,7 @@ export class Adoption {
     }
   }
 
-  /** Removes what a run that was killed has left in the store. */
+  /** Removes what a killed run left in the store. */
   async #clearUp(operation: Operation, signal: AbortSignal): Promise<void> {
     const { store, reservations, prefix, heartbeatMs, log } = this.#tools;
     const { id, backup, checkpoint } = operation;
@@ -290,7 +290,7 @@ export class Adoption {
     if (!checkpoint?.key || !checkpoint.uploadId) return;
     const { key, uploadId } = checkpoint;
     await store.abortUpload({ key, uploadId }, signal);
-    // While the name is ours, the object under it, if there is one, is what that upload became.
+    // While the name is ours, an object under it is the result of that upload.
     if (!(await reservations.take(operation, backup, id))) return;
     const described = await store.stat(manifestKey(prefix, { ...operation, backup }), signal).catch((error) => {
       if (!isCode(error, 'not-found')) throw error;
@@ -300,7 +300,7 @@ export class Adoption {
   }
 }
 
-/** The contents of the instance's profiles: lxmin's files, and for want of one, what the archive says, which may have others, too. */
+/** The instance's profiles: lxmin's files, else the archive's copy. Ignores other profiles in the archive. */
 function merged(profiles: Profile[], { applied, instance }: LxdIndex): Profile[] {
   const wanted = applied.filter((name) => !profiles.some((profile) => profile.name === name));
   return [...profiles, ...instance.profiles.filter(({ name }) => wanted.includes(name))];

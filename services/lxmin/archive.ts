@@ -1,4 +1,4 @@
-/** An archive of lxmin's, read where it is: in ranges, each of the object that was listed. */
+/** Reads an archive in lxmin's bucket: by ranges, each of the object that was listed. */
 import { Readable } from 'node:stream';
 import { readTar } from '../archive/decompress.ts';
 import { mapInOrder } from '../archive/flow.ts';
@@ -7,33 +7,33 @@ import { TarScanner } from '../archive/tar.ts';
 import { LxstowError } from '../errors.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 
-/** lxmin's bucket. It is only read. */
+/** lxmin's bucket, read-only. */
 export interface LxminBucket {
   store: Pick<ObjectStore, 'list' | 'read' | 'readRange' | 'tagsOf'>;
   endpoint: string;
   bucket: string;
 }
 
-/** The first one holds the index as a rule. */
+/** The first range usually holds the index. */
 const firstRangeBytes = 256 * 1024;
 const rangeBytes = 4 * 1024 * 1024;
 const rangesAhead = 2;
 
-/** What LXD can be told to compress with, besides what lxstow reads itself, and the programs that it runs for it. */
+/** Compressions that LXD offers and lxstow does not read itself, and the programs that it runs for them. */
 const programs = { xz: 'xz', lzma: 'xz', bzip2: 'bzip2', lz4: 'lz4' };
 
-/** Where an object is, for people. */
+/** An object's location, for messages. */
 export function urlOf({ bucket }: Pick<LxminBucket, 'bucket'>, { key }: Pick<StoredObject, 'key'>): string {
   return `s3://${bucket}/${key}`;
 }
 
 interface Reading {
   signal: AbortSignal;
-  /** Told of the object's bytes that have come. */
+  /** Called with the number of the object's bytes that have arrived. */
   onBytes?: (count: number) => void;
 }
 
-/** Calls `take` with the tar. Errors name the object; archive-corrupt where it is damaged, cut, or no archive of LXD's. */
+/** Calls `take` with the decompressed tar. Run it in `about` so that errors name the object. */
 export async function readArchiveOf(
   from: LxminBucket,
   object: StoredObject,
@@ -49,13 +49,13 @@ export async function readArchiveOf(
   } catch (error) {
     throw signal.aborted ? signal.reason : error;
   } finally {
-    // What was asked for ahead is wanted no more.
+    // Abort the ranges that were requested ahead.
     done.abort();
     source.destroy();
   }
 }
 
-/** Its index alone, from as few bytes as that takes. */
+/** Reads only the index, from as few bytes as possible. */
 export async function readIndexOf(from: LxminBucket, object: StoredObject, signal: AbortSignal): Promise<LxdIndex> {
   let index: LxdIndex | undefined;
   const enough = new Error('enough');
@@ -72,7 +72,7 @@ export async function readIndexOf(from: LxminBucket, object: StoredObject, signa
   return index;
 }
 
-/** Reads all of it, to the tar's end marker. Returns how many bytes the tar has. */
+/** Reads the whole archive, to the tar's end marker. Returns the tar's bytes. */
 export async function verifyArchiveOf(from: LxminBucket, object: StoredObject, reading: Reading): Promise<number> {
   const scanner = new TarScanner('the archive');
   let size = 0;
@@ -88,7 +88,7 @@ export async function verifyArchiveOf(from: LxminBucket, object: StoredObject, r
   return size;
 }
 
-/** What `run` throws of ours, with the object's name before it. What the archive is to blame for is archive-corrupt. */
+/** Adds the object's URL to any LxstowError that `run` throws. Faults of the archive become archive-corrupt. */
 export async function about<T>(
   from: LxminBucket,
   object: Pick<StoredObject, 'key'>,

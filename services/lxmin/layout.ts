@@ -1,16 +1,16 @@
-/** Where lxmin puts things: `<instance>/<backup>_instance.tar.gz`, and `<backup>_profile_<nnn>_<name>.yaml` for each profile. Pure. */
+/** lxmin's object keys: `<instance>/<backup>_instance.tar.gz`, and `<backup>_profile_<nnn>_<name>.yaml` for each profile. Pure. */
 import type { StoredObject } from '../storage/objectStore.ts';
 
 export interface LxminProfile {
-  /** Its place among the instance's profiles, from 0. */
+  /** Its position among the instance's profiles, from 0. */
   number: number;
   name: string;
   object: StoredObject;
 }
 
-/** What lxmin calls a backup, whole or not. */
+/** A backup of lxmin's, complete or not. */
 export interface LxminBackup {
-  /** As lxmin was told it: `c1`, or `remote:c1`. */
+  /** As given to lxmin: `c1`, or `remote:c1`. */
   instance: string;
   /** `backup_2022-02-17-09-3329` */
   name: string;
@@ -22,7 +22,7 @@ export interface LxminBackup {
 const inFolder =
   /^([^/]+)\/(backup_\d{4}-\d\d-\d\d-\d\d-\d{4})(?:(?:_instance)?\.tar\.gz|_profile_(\d{3,4})_([^/]+)\.yaml)$/;
 
-/** The backups among these objects, in the order of their keys, and all that is none of lxmin's. */
+/** Returns the backups among these objects, in the order of their keys, and the objects that are not lxmin's. */
 export function readLayout(objects: StoredObject[]): { backups: LxminBackup[]; foreign: StoredObject[] } {
   const backups = new Map<string, LxminBackup>();
   const foreign: StoredObject[] = [];
@@ -46,12 +46,12 @@ function idOf({ instance, name }: LxminBackup): string {
   return `${instance}/${name}`;
 }
 
-/** Whether it is a backup of the instance of this name, with its remote or without. */
+/** Whether it is a backup of the instance of this name, with or without its remote. */
 export function isOf({ instance }: LxminBackup, name: string): boolean {
   return instance === name || instance.endsWith(`:${name}`);
 }
 
-/** The time in a backup's name, which lxmin took from the clock of its own time zone: lxstow reads it as UTC, and so keeps the name. */
+/** The time in a backup's name. lxmin took it from its local clock; lxstow reads it as UTC, and so keeps the name. */
 export function timeInName(name: string): Date | undefined {
   const [, date, hour, minute, second] = /^backup_(\d{4}-\d\d-\d\d)-(\d\d)-(\d\d)(\d\d)$/.exec(name) ?? [];
   const time = new Date(`${date}T${hour}:${minute}:${second}Z`);

@@ -1,6 +1,6 @@
 /**
- * Requests over one NATS connection: one inbox for all answers, and all that is said in one turn of the event loop goes out in one
- * write. The client's own `request` makes an Error for each answer that comes, and a write of nearly each request (adr/0025).
+ * Request-reply over one NATS connection, with one inbox for all replies. All messages of one turn of the event loop go out in one write. The
+ * client's own `request` creates an Error for each reply, and makes a write for nearly each request (adr/0025).
  */
 import {
   ConnectionError,
@@ -47,8 +47,8 @@ export class Asking {
   }
 
   /**
-   * The answer. Rejects with the client's NoRespondersError, TimeoutError or PermissionViolationError, and with its ConnectionError
-   * as soon as the connection is lost: then nobody knows whether it was heard.
+   * Resolves with the reply. Rejects with the client's NoRespondersError, TimeoutError or PermissionViolationError, and with its ConnectionError as
+   * soon as the connection is lost: the request may or may not have arrived.
    */
   ask(
     subject: string,
@@ -64,12 +64,12 @@ export class Asking {
     return promise;
   }
 
-  /** Says it, and wants no answer here. */
+  /** Publishes in this turn's write; does not wait for a reply. */
   tell(subject: string, payload: Uint8Array | string, options: Word['options'] = {}): void {
     if (this.#unsent.push({ subject, payload, options }) === 1) setImmediate(() => this.flush());
   }
 
-  /** Sends at once what is still to be sent: before the connection is closed. */
+  /** Sends the buffered messages now, before the connection is closed. */
   flush(): void {
     const words = this.#unsent;
     this.#unsent = [];
@@ -77,7 +77,7 @@ export class Asking {
       try {
         this.#connection.publish(subject, typeof payload === 'string' ? Buffer.from(payload) : payload, options);
       } catch (error) {
-        // What NATS does not take for its size, say: whoever asked is told.
+        // The client refuses a message that is too large, say: reject its request.
         const question = this.#take(options.reply?.slice(this.#inbox.length + 1) ?? '');
         if (!question) throw error;
         question.reject(error as Error);
@@ -85,13 +85,13 @@ export class Asking {
     }
   }
 
-  /** The connection is lost: no answer comes any more. */
+  /** Drops unsent messages and rejects all open requests: the connection is lost. */
   lost(): void {
     this.#unsent = [];
     this.#refuse(new ConnectionError('the connection was lost before it answered'), () => true);
   }
 
-  /** NATS does not let us say or hear something. */
+  /** Rejects the open requests whose subject this user may not publish to. */
   refused(error: Error): void {
     if (!(error instanceof PermissionViolationError) || error.operation !== 'publish') return;
     this.#refuse(error, ({ subject }) => subject === error.subject);
@@ -102,7 +102,7 @@ export class Asking {
     this.#connection.subscribe(`${this.#inbox}.*`, {
       callback: (error, message) => {
         if (error) {
-          // It is closed then; the next question tries anew.
+          // The subscription is closed; the next request subscribes again.
           this.#listening = false;
           return this.#refuse(error, () => true);
         }

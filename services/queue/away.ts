@@ -1,4 +1,4 @@
-/** What the workers of all remotes have recorded to be away. */
+/** The outages that the workers of all remotes have recorded. */
 import type { Outage } from '../contract.ts';
 import { parseOutage } from '../outage.ts';
 import type { Bucket } from './bucket.ts';
@@ -8,7 +8,7 @@ export interface RemoteOutage extends Outage {
   remote: string;
 }
 
-/** `leases`: the bucket that the records are in. A record of a version that we do not know is left out. */
+/** `leases`: the bucket with the records. Skips a record that this version cannot read. */
 export async function listOutages(leases: Bucket): Promise<RemoteOutage[]> {
   const found = await Promise.all([leases.entries(outageKey('*', 's3')), leases.entries(outageKey('*', 'lxd', '*'))]);
   return found.flat().flatMap(({ key, value }) => {

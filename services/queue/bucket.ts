@@ -1,6 +1,6 @@
 /**
- * A key-value bucket with compare-and-set and a time to live for each key, read from the stream's leader. The KV client's own
- * `create` and `update` cannot do this: they drop the TTL (docs/nats.md).
+ * A key-value bucket with CAS and a TTL per key, read from the stream's leader. The KV client's own `create` and `update` cannot do this: they drop
+ * the TTL (docs/nats.md).
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
@@ -17,7 +17,7 @@ export interface Entry {
 
 const wrongLastSequence = [10071, 10164];
 const readsInFlight = 64;
-/** An election takes some seconds; a person who waits for an answer waits no longer than this. */
+/** A leader election takes some seconds; a person who waits for an answer waits no longer than this. */
 const usualPatienceMs = 5000;
 const askAgainMs = 200;
 
@@ -26,19 +26,21 @@ export class Bucket {
   readonly #nats: Nats;
   readonly #patienceMs: number;
 
-  /** `patienceMs`: how long a NATS that is away or chooses a leader is asked again. */
+  /** `patienceMs`: how long to retry while NATS is away or elects a leader. */
   constructor(nats: Nats, name: string, patienceMs = usualPatienceMs) {
     this.#nats = nats;
     this.name = name;
     this.#patienceMs = patienceMs;
   }
 
-  /** Bytes that a value may have: half of what a message may, which also has a subject and headers. */
+  /** Most bytes of a value: half of a message, which also has a subject and headers. */
   get largestValue(): number {
     return Math.floor((this.#nats.connection.info?.max_payload ?? 1024 * 1024) / 2);
   }
 
-  /** The last entry whose key matches (`*` and `>` are wildcards). `revision` is there even where the value is gone, for `put` over it. */
+  /**
+   * Returns the last entry whose key matches (`*` and `>` are wildcards). `revision` is set even if the value is gone, so that `put` can replace it.
+   */
   async get(key: string): Promise<{ entry: Entry | undefined; revision: number }> {
     const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));
     if (!message) return { entry: undefined, revision: 0 };
@@ -48,7 +50,7 @@ export class Bucket {
     return { entry: gone ? undefined : found, revision: seq };
   }
 
-  /** Writes when the key's last revision is `expected` (0: there never was one). Returns the new revision; undefined when it was not. */
+  /** Writes if the key's last revision is `expected` (0: never written). Returns the new revision; undefined if the revision differs. */
   async put(
     key: string,
     value: Buffer | string,
@@ -58,7 +60,7 @@ export class Bucket {
     return this.#publish(key, value, expected, options.ttlMs);
   }
 
-  /** Writes when the key is free: never written, removed, or expired. Returns the revision; undefined when it is taken. */
+  /** Writes if the key is free: never written, removed, or expired. Returns the revision; undefined if the key is taken. */
   async create(key: string, value: Buffer | string, options: { ttlMs?: number } = {}): Promise<number | undefined> {
     const fresh = await this.put(key, value, 0, options);
     if (fresh !== undefined) return fresh;
@@ -66,18 +68,18 @@ export class Bucket {
     return entry ? undefined : this.put(key, value, revision, options);
   }
 
-  /** Removes the key when its revision is `expected`; says whether it was. */
+  /** Removes the key if its revision is `expected`; returns whether it did. */
   async remove(key: string, expected: number): Promise<boolean> {
     const headers = { 'KV-Operation': 'PURGE', 'Nats-Rollup': 'sub' };
     return (await this.#publish(key, '', expected, markerTtlMs, headers)) !== undefined;
   }
 
-  /** The keys that match and hold a value. */
+  /** Returns the matching keys that hold a value. */
   async keys(filter: string): Promise<string[]> {
     return (await this.entries(filter)).map(({ key }) => key);
   }
 
-  /** What matches and holds a value. */
+  /** Returns the matching entries that hold a value. */
   async entries(filter: string): Promise<Entry[]> {
     const info = await this.#patiently(`reading ${this.name}`, () =>
       this.#nats.jsm.streams.info(`KV_${this.name}`, { subjects_filter: this.#subject(filter) }),
@@ -98,7 +100,7 @@ export class Bucket {
     ttlMs?: number,
     headers: Record<string, string> = {},
   ): Promise<number | undefined> {
-    // By its id a write whose answer was lost is known again, and not done twice.
+    // The message id makes the write idempotent: a repeat after a lost ack is not stored twice.
     const msgID = randomUUID();
     return this.#patiently(`writing ${this.name}`, async (again) => {
       try {
@@ -110,7 +112,7 @@ export class Bucket {
         });
       } catch (error) {
         if (!wrongLastSequence.includes(apiCode(error) ?? 0)) throw error;
-        // A single server compares the sequence before it looks at the id.
+        // A single server compares the sequence before the id: our own first try may have stored it.
         const last = again ? await this.#last(key) : undefined;
         return last?.headers.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
       }

@@ -1,4 +1,4 @@
-/** The connection to NATS, and its errors in our words. */
+/** The connection to NATS, and its errors translated to LxstowError. */
 import {
   JetStreamApiError,
   type JetStreamClient,
@@ -26,7 +26,7 @@ import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { Asking, type AskOptions } from './asking.ts';
 
-/** NATS as the rest of lxstow holds it. */
+/** The NATS connection as the rest of lxstow uses it. */
 export interface Nats extends AsyncDisposable {
   readonly connection: NatsConnection;
   readonly js: JetStreamClient;
@@ -35,37 +35,37 @@ export interface Nats extends AsyncDisposable {
   /** See Asking. */
   ask(subject: string, payload: Uint8Array | string, options?: AskOptions): Promise<Msg>;
   tell: Asking['tell'];
-  /** A subject for answers that this user may subscribe to. */
+  /** Returns a reply subject that this user may subscribe to. */
   newInbox(): string;
-  /** Calls `run` whenever the connection is back, until disposed. */
+  /** Calls `run` after each reconnect, until disposed. */
   onReconnect(run: () => void): Disposable;
-  /** False from the moment the connection is lost until it is back. What is published meanwhile would go out later, unseen. */
+  /** False from the loss of the connection until the reconnect. A message published in between is buffered and sent later, unnoticed. */
   readonly connected: boolean;
-  /** When the connection came back last, by performance.now(); -Infinity when it was never lost. */
+  /** Time of the last reconnect, by performance.now(); -Infinity if the connection was never lost. */
   readonly backSince: number;
-  /** Aborts, with nats-unavailable, when the connection has ended and does not come back, and we did not close it. */
+  /** Aborts with nats-unavailable when the connection has ended for good and we did not close it. */
   readonly closed: AbortSignal;
   /** Throws nats-unavailable while there is no connection. */
   assertConnected(): void;
 }
 
-/** The servers' addresses, for people: without credentials. */
+/** The servers' addresses without credentials, for messages. */
 export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string {
   return servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
 }
 
-/** The first version with all that the later features stand on; tests pin 2.15.1. */
+/** The oldest NATS that has every feature lxstow uses; tests pin 2.15.1. */
 export const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
 export interface ConnectOptions {
   /** How long the first connection may take; the client's 20 s by default. */
   timeoutMs?: number;
-  /** Reads the configuration again. Called before each login, so that passwords and keys that were changed in their files count. */
+  /** Reads the configuration again. Called before each login, so that changed passwords and keys take effect. */
   reread?: (() => Config['nats']) | undefined;
 }
 
-/** Connects, and gates on the server's version. Throws nats-unavailable or nats-unfit, naming the servers, never the credentials. */
+/** Connects, and checks the server's version. Throws nats-unavailable or nats-unfit, naming the servers, never the credentials. */
 export async function connectNats(
   config: Config['nats'],
   name: string,
@@ -164,7 +164,7 @@ export async function connectNats(
 function connectionOptions(config: Config['nats'], name: string, current: () => Config['nats']): NodeConnectionOptions {
   const { ca, certificate, key, inboxPrefix, tlsFirst } = config;
   const authenticator = authenticatorOf(config, current);
-  // The client reads these again for each connection. Whether they can be read is said once, before the first.
+  // The client reads these files for each connection. Reading them once here reports an unreadable one early.
   for (const [name, path] of Object.entries({ ca, certificate, key })) if (path) readText(path, `nats.${name}`);
   const tls = {
     ...(ca ? { caFile: ca } : {}),
@@ -176,10 +176,10 @@ function connectionOptions(config: Config['nats'], name: string, current: () => 
     servers: config.servers,
     name,
     ...(inboxPrefix ? { inboxPrefix } : {}),
-    // Each request would have two stacks taken beforehand, in case that it fails.
+    // Otherwise the client captures two stacks for each request, in case it fails.
     noAsyncTraces: true,
     maxReconnectAttempts: -1,
-    // A login that is refused twice would end the connection: a server that reloads its users, or answers late, refuses too.
+    // Otherwise two refused logins end the connection, but a server that reloads its users or answers late refuses too.
     ignoreAuthErrorAbort: true,
     reconnectTimeWait: 500,
     pingInterval: 10_000,
@@ -189,7 +189,7 @@ function connectionOptions(config: Config['nats'], name: string, current: () => 
   };
 }
 
-/** What proves who we are, as the configuration and its files say at each login; undefined where the first configuration names no proof. */
+/** Returns the authenticator, which reads the configuration and its files at each login; undefined if the first configuration has no credentials. */
 function authenticatorOf(first: Config['nats'], current: () => Config['nats']): Authenticator | undefined {
   if (first.credentials) return credsAuthenticator(contentOf('nats.credentials', () => current().credentials));
   if (first.nkey) return nkeyAuthenticator(contentOf('nats.nkey', () => current().nkey));
@@ -201,7 +201,9 @@ function authenticatorOf(first: Config['nats'], current: () => Config['nats']): 
   );
 }
 
-/** Reads the file each time; while it cannot be read (it is being replaced, say), what was read last counts. Throws bad-config the first time. */
+/**
+ * Returns a reader of the file. While the file cannot be read (it is being replaced, say), the last content counts. Throws bad-config the first time.
+ */
 function contentOf(name: string, path: () => string | undefined): () => Uint8Array {
   const read = () => new TextEncoder().encode(readText(path() ?? '', name).trim());
   let last = read();
@@ -216,8 +218,8 @@ function contentOf(name: string, path: () => string | undefined): () => Uint8Arr
 }
 
 /**
- * Answers, where that is possible. `respond` throws for a connection that has closed, when the process stops amidst an answer, and for more than NATS
- * carries: who asked hears nothing then, and the process goes on. False where it was not sent.
+ * Sends a reply if possible; returns whether it was sent. `message.respond` throws if the connection has closed because the process stops, or if the
+ * reply is larger than NATS allows: then the requester gets no reply, and the process continues.
  */
 export function respond(nats: Nats, message: Msg, data: Uint8Array | string): boolean {
   try {
@@ -229,27 +231,27 @@ export function respond(nats: Nats, message: Msg, data: Uint8Array | string): bo
   }
 }
 
-/** The server's own error code (10071, …), where it answered with one. */
+/** Returns the server's own error code (10071, …) if it answered with one. */
 export function apiCode(error: unknown): number | undefined {
   return error instanceof JetStreamApiError ? error.code : undefined;
 }
 
-/** Which right this user lacks, where that is the error. */
+/** Returns the missing permission if that is the error or a cause of it. */
 export function violationOf(error: unknown): PermissionViolationError | undefined {
   for (let each = error; each instanceof Error; each = each.cause)
     if (each instanceof PermissionViolationError) return each;
   return undefined;
 }
 
-/** True where no JetStream was there to hear it: nothing came of it. */
+/** Whether no JetStream received the request: then it had no effect. */
 export function nobodyHeard(error: unknown): boolean {
   return error instanceof NoRespondersError || (error as Error).name === 'JetStreamNotEnabled';
 }
 
-/** A stream is full, the server is (its disk, its memory), or what the account may have of them is used up: 10002 and 10028. */
+/** The stream is full, the server is (disk or memory), or the account has reached its limit for them: 10002 and 10028. */
 const noRoom = [10077, 10023, 10047, 10002, 10028];
 
-/** A failed call to NATS in our words: the server refused, or it could not be reached or did not answer in time. */
+/** Translates a failed call to NATS: the server refused it, could not be reached, or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
   const code = apiCode(error);
@@ -265,7 +267,7 @@ export function natsFailure(error: unknown, what: string): LxstowError {
     const why = 'JetStream is off or choosing a leader, or `lxstow setup` was not run';
     return new LxstowError('nats-unavailable', `${what}: nobody at NATS takes it: ${why}`, { cause: error });
   }
-  // The client's own error, before anything is sent.
+  // The client throws this itself, before it sends anything.
   if (/max_payload/.test((error as Error).message))
     return new LxstowError('too-large', `${what}: larger than a message may be on this NATS: max_payload`, {
       cause: error,

@@ -1,4 +1,4 @@
-/** Dead letters: messages that no worker can do anything with, kept as they were, with the reason, until a person looks. */
+/** Dead letters: job messages that no worker could complete, kept unchanged with the reason until a person handles them. */
 import type { MsgRequest, StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { LxstowError } from '../errors.ts';
@@ -8,18 +8,18 @@ import { operationIdOf, uuid5 } from './jobs.ts';
 import { buriedSubject, deadLetterStream, deadSubject, jobsStream } from './topology.ts';
 
 export interface DeadLetter {
-  /** Its sequence in the stream: never used again. */
+  /** Its sequence in the stream; never reused. */
   id: number;
   time: Date;
-  /** The job's, as it was published. */
+  /** The job's own subject. */
   subject: string;
   data: Buffer;
-  /** The publisher's own, and NATS's, by their original names. */
+  /** The publisher's headers and NATS's, by their original names. */
   headers: [name: string, value: string][];
   /** One of the codes in services/errors.ts. */
   code: string;
   reason: string;
-  /** The operation that failed. */
+  /** Id of the operation that failed. */
   operation: string;
 }
 
@@ -28,11 +28,11 @@ const reasonHeader = 'Lxstow-Error';
 const operationHeader = 'Lxstow-Operation';
 const sequenceHeader = 'Lxstow-Sequence';
 const ownHeaders = [codeHeader, reasonHeader, operationHeader, sequenceHeader];
-/** NATS's own headers would act again on the dead letter: they are kept under another name. */
+/** NATS would act on its own headers again: they are stored under another name. */
 const [natsPrefix, keptPrefix] = ['Nats-', 'Lxstow-Nats-'];
 const tries = 3;
 
-/** Keeps the message as it was, with the reason. Done twice it is kept once. */
+/** Stores the message unchanged, with the reason. A repeat is dropped as a duplicate. */
 export async function bury(nats: Nats, message: Delivery, error: LxstowError): Promise<void> {
   const kept = headers();
   for (const [name, values] of message.headers ?? []) {
@@ -49,7 +49,7 @@ export async function bury(nats: Nats, message: Delivery, error: LxstowError): P
   });
 }
 
-/** All of them, the oldest first. */
+/** Yields all dead letters, oldest first. */
 export async function* listDeadLetters(nats: Nats, signal: AbortSignal): AsyncGenerator<DeadLetter> {
   for (let from = 1; ; ) {
     signal.throwIfAborted();
@@ -68,8 +68,8 @@ export async function getDeadLetter(nats: Nats, id: number): Promise<DeadLetter>
 }
 
 /**
- * Puts the job on the queue again, as a new operation, and returns its id; the letter is removed only when the queue has it. Interrupted
- * and done again it is no second job: the new id follows from the letter.
+ * Queues the job again as a new operation, and then removes the letter. Returns the operation's id, which is derived from the letter: a repeat after
+ * an interruption queues no second job.
  */
 export async function retryDeadLetter(nats: Nats, letter: DeadLetter): Promise<string> {
   const operation = retryId(letter);
@@ -95,12 +95,12 @@ export async function retryDeadLetter(nats: Nats, letter: DeadLetter): Promise<s
   return operation;
 }
 
-/** The id of the operation that a retry of this letter is. */
+/** Id of the operation that a retry of this letter starts. */
 export function retryId({ id, time }: Pick<DeadLetter, 'id' | 'time'>): string {
   return uuid5(`${deadLetterStream}:${id}:${time.toISOString()}`);
 }
 
-/** Removes a letter for good. One that is gone is fine. */
+/** Removes a letter for good; does nothing if it is gone. */
 export async function discardDeadLetter(nats: Nats, id: number): Promise<void> {
   nats.assertConnected();
   try {
@@ -111,7 +111,7 @@ export async function discardDeadLetter(nats: Nats, id: number): Promise<void> {
   }
 }
 
-/** Removes all that are there now; one that comes meanwhile stays. Returns how many. */
+/** Removes all letters present now, not those that arrive during the call. Returns how many. */
 export async function discardAllDeadLetters(nats: Nats): Promise<number> {
   nats.assertConnected();
   try {
@@ -129,7 +129,7 @@ async function read(
 ): Promise<StoredMsg | undefined> {
   nats.assertConnected();
   try {
-    // The server knows `next_by_subj` here too; the client's type does not.
+    // The server accepts `next_by_subj` here too; the client's type does not.
     return (await nats.jsm.streams.getMessage(deadLetterStream, query as MsgRequest)) ?? undefined;
   } catch (error) {
     if (isMissing(error)) return undefined;
@@ -137,7 +137,7 @@ async function read(
   }
 }
 
-/** A read says 10037; a deletion 10043, or that it failed for this reason. */
+/** A read fails with 10037; a deletion with 10043, or with 10057 and this reason. */
 function isMissing(error: unknown): boolean {
   const code = apiCode(error);
   return code === 10037 || code === 10043 || (code === 10057 && /no message found/i.test((error as Error).message));
@@ -166,7 +166,7 @@ function original(header: MsgHdrs): DeadLetter['headers'] {
   return found;
 }
 
-/** Nobody answers a publish to a subject that no stream takes: it looks like a NATS that is away, and would be tried in vain. */
+/** Throws bad-message if the stream does not take the subject. Such a publish gets no reply, as if NATS were away, and would be retried in vain. */
 async function assertTaken(nats: Nats, { id, subject }: DeadLetter): Promise<void> {
   const tokens = subject.split('.');
   const takes = (filter: string) => {

@@ -1,6 +1,6 @@
 /**
- * Jobs as NATS delivers them to one loop: one pull is open at a time, for one message, so that nothing is booked that the loop does not
- * run. One subscription serves all pulls: the client's own `next` makes one for each (adr/0025).
+ * Delivers jobs from NATS to one loop. Only one pull is open at a time, for one message, so that NATS assigns no job that the loop does not run. One
+ * subscription serves all pulls; the client's own `next` creates one for each (adr/0025).
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { JsMsg } from '@nats-io/jetstream';
@@ -9,15 +9,15 @@ import { LxstowError } from '../errors.ts';
 import { type Nats, natsFailure } from './connection.ts';
 import { jobsStream } from './topology.ts';
 
-/** A message of the queue, and what may be answered to it. */
+/** A job message, and the ways to acknowledge it. */
 export type Delivery = Pick<
   JsMsg,
   'subject' | 'data' | 'headers' | 'seq' | 'time' | 'redelivered' | 'working' | 'nak' | 'term' | 'ackAck'
 >;
 
-/** NATS ends a pull after so long, and we begin another. */
+/** NATS ends a pull after this time, and we start another. */
 const pullExpiresMs = 5000;
-/** One that NATS does not end: its server has died. */
+/** NATS has lost a pull that it does not end: its server died. */
 const pullLostMs = pullExpiresMs + 1000;
 const drainMs = 2000;
 
@@ -32,7 +32,7 @@ export class Deliveries implements AsyncDisposable {
   #timer: NodeJS.Timeout | undefined;
   #waiting: PromiseWithResolvers<Delivery | undefined> | undefined;
 
-  /** `stopping` ends the waiting. */
+  /** `stopping` ends the wait in `next`. */
   constructor(nats: Nats, consumer: string, stopping: AbortSignal) {
     this.#nats = nats;
     this.#subject = `$JS.API.CONSUMER.MSG.NEXT.${jobsStream}.${consumer}`;
@@ -45,7 +45,7 @@ export class Deliveries implements AsyncDisposable {
     this.#closing.defer(() => stopping.removeEventListener('abort', stop));
   }
 
-  /** The next message, however long that takes; undefined when the worker stops. Throws when the consumer is gone, or has no leader. */
+  /** Waits for the next message without a time limit; undefined when the worker stops. Throws if the consumer is gone or has no leader. */
   async next(): Promise<Delivery | undefined> {
     if (this.#stopping.aborted) return undefined;
     this.#waiting = Promise.withResolvers();
@@ -53,7 +53,7 @@ export class Deliveries implements AsyncDisposable {
     return this.#waiting.promise;
   }
 
-  /** Hands back what comes until NATS has heard that no more is wanted. */
+  /** NAKs whatever arrives until NATS has processed the unsubscribe. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.dispose();
     this.#settle()?.resolve(undefined);
@@ -70,7 +70,7 @@ export class Deliveries implements AsyncDisposable {
     });
   }
 
-  /** Begins a pull for whoever waits; what another one that is lost would still bring goes back. */
+  /** Starts a pull if `next` waits. If a pull given up as lost still delivers, the surplus message is NAKed. */
   #pull(): void {
     clearTimeout(this.#timer);
     if (!this.#waiting || !this.#nats.connected) return;
@@ -93,7 +93,7 @@ export class Deliveries implements AsyncDisposable {
     else delivery.nak();
   }
 
-  /** What NATS says of a pull: only of the last one is it news. */
+  /** Handles the status of a pull; only the latest pull counts. */
   #heed({ subject, headers }: Msg): void {
     if (subject !== `${this.#inbox}.${this.#pulls}`) return;
     const { code = 0, description } = headers ?? {};
@@ -115,7 +115,7 @@ export class Deliveries implements AsyncDisposable {
 
 const noneInTime = 408;
 
-/** Where a message is in the stream, and how often it was delivered. */
+/** A message's position in the stream, and whether it was delivered before. */
 type Place = Pick<Delivery, 'seq' | 'time' | 'redelivered'>;
 
 /** `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.<sequence of deliveries>.<time>.<pending>[.<random>]` */
@@ -126,7 +126,7 @@ function placeOf(reply: string): Place | undefined {
   return { seq, time: new Date(time / 1e6), redelivered: delivered > 1 };
 }
 
-/** The client's own JsMsg, but that a confirmed acknowledgement is asked for as everything else is. */
+/** Like the client's own JsMsg, but `ackAck` requests its confirmation through `Nats.ask`. */
 class Pulled implements Delivery {
   readonly seq: number;
   readonly time: Date;

@@ -1,4 +1,4 @@
-/** How full the queue is, asked of NATS itself. */
+/** Queue depth, read from NATS itself. */
 import { apiCode, type Nats, natsFailure } from './connection.ts';
 import { consumerName, deadLetterStream, jobFilters, jobsStream, type Lane, lanes, noticesStream } from './topology.ts';
 
@@ -7,13 +7,13 @@ export interface LaneDepth {
   lane: Lane;
   /** Jobs that no worker has taken yet. */
   waiting: number;
-  /** Jobs that were taken and have not ended: they are worked on, or wait for their instance or another attempt. */
+  /** Jobs that were taken and have not ended: running, or waiting for their instance or another attempt. */
   taken: number;
-  /** When the oldest of those that wait was published. */
+  /** When the oldest waiting job was published. */
   oldest: Date | undefined;
 }
 
-/** Each lane of these remotes. Throws nats-unavailable, nats-unfit. */
+/** Returns the depth of each lane of these remotes. Throws nats-unavailable, nats-unfit. */
 export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
   nats.assertConnected();
   try {
@@ -63,11 +63,11 @@ async function laneDepth(nats: Nats, remote: string, lane: Lane): Promise<LaneDe
 
 async function firstBehind(nats: Nats, filter: string, seq: number): Promise<Date | undefined> {
   try {
-    // The server knows `next_by_subj` together with `seq`; the client's type does not.
+    // The server accepts `next_by_subj` together with `seq`; the client's type does not.
     const query = { seq: seq + 1, next_by_subj: filter } as { seq: number };
     return (await nats.jsm.streams.getMessage(jobsStream, query))?.time;
   } catch (error) {
-    // A worker has taken it meanwhile, and ended it.
+    // A worker took and ended it in between.
     if (apiCode(error) === 10037) return undefined;
     throw error;
   }

@@ -1,6 +1,6 @@
 /**
- * Questions to the workers of a remote about what is in its LXD. An answer is one message, packed; a list that is too long for it comes
- * a page at a time, and whichever worker is free answers each.
+ * Questions to a remote's workers about what is in its LXD. A reply is one gzipped message. A list that is too long for one comes page by page; any
+ * worker of the remote answers each page.
  */
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
@@ -11,7 +11,7 @@ import { Places } from '../places.ts';
 import { type Nats, natsFailure, respond } from './connection.ts';
 import { askSubject } from './topology.ts';
 
-/** `projects` absent: all. `after`: the page that follows this instance. */
+/** Without `projects`: all. `after`: the last instance of the previous page. */
 export interface InstancesQuestion {
   kind: 'instances';
   projects?: string[];
@@ -28,7 +28,7 @@ export type InventoryQuestion =
 
 interface Page {
   items: LxdObject[];
-  /** There are more behind the last. */
+  /** More items follow. */
   more: boolean;
 }
 
@@ -37,23 +37,23 @@ interface Failure {
   message: string;
 }
 
-/** How a worker finds the answer: all that there is; nothing where the one that is asked for is missing. */
+/** How a worker finds the answer: all objects, or none if the requested one does not exist. */
 export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
-/** What a message may be larger than its payload, with its subject and headers. */
+/** Room in a message for its subject and headers. */
 const besidesPayloadBytes = 8 * 1024;
-/** Of the text of a failure, packed or not. */
+/** Characters of a failure's text. */
 const longestFailure = 500;
-/** A page before it is packed, to about a tenth. */
+/** Bytes of a page before gzip, which packs it to about a tenth. */
 const largestPageBytes = 16 * 1024 * 1024;
-/** What clients wait for; a worker does not go on for nobody. */
+/** No client waits longer, so the worker stops too. */
 const longestAnswerMs = 20_000;
 /** Lists that a worker makes at a time: they may be large. */
 const listsAtOnce = 2;
 const [pack, unpack] = [promisify(gzip), promisify(gunzip)];
 
-/** Asks for all there is, page by page. Throws no-worker when no worker is up or none answers in time, and what LXD's answer was. */
+/** Asks page by page; returns all objects. Throws no-worker if no worker is up or none answers in time, and the error that the worker sent. */
 export async function askInventory(
   nats: Nats,
   remote: string,
@@ -150,7 +150,7 @@ async function packOne(items: LxdObject[], largest: number): Promise<Buffer> {
   return packed;
 }
 
-/** As many as one message takes. */
+/** Packs as many items as one message takes. */
 async function packPage(items: LxdInstance[], largest: number): Promise<Buffer> {
   let [count, bytes] = [0, 0];
   for (const item of items) {

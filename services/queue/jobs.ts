@@ -1,4 +1,4 @@
-/** Jobs as messages: publishing them, and reading them back with every doubt named. */
+/** Jobs as messages: publishes them, and parses and validates them. */
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import {
@@ -28,13 +28,13 @@ interface Bodies {
 export type Job = { [K in JobKind]: { kind: K; address: Address; body: Bodies[K] } }[JobKind];
 export type JobOf<K extends JobKind> = Extract<Job, { kind: K }>;
 
-/** A cluster that loses a leader takes nothing for up to 8 s (measured on three nodes). */
+/** A cluster that loses its leader accepts nothing for up to 8 s (measured on three nodes). */
 const patienceMs = 8000;
 const tryAgainMs = 200;
 
 /**
- * Puts a job on the queue under the operation's id; when this resolves it is durable. Throws queue-full, or nats-unavailable: as
- * UncertainPublish where the job may be on the queue in spite of the error, because NATS was there but did not answer.
+ * Queues a job under the operation's id; it is durable when this resolves. Throws queue-full, or nats-unavailable. The latter is an UncertainPublish
+ * if the job may be queued in spite of the error, because NATS was there but did not answer.
  */
 export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job, trace?: Trace): Promise<void> {
   nats.assertConnected();
@@ -50,13 +50,13 @@ export async function publishJob(nats: Nats, id: string, { kind, address, body }
   for (;;) {
     try {
       nats.assertConnected();
-      // The same id again is no second job: the stream knows it.
+      // The stream drops a repeat with the same id as a duplicate.
       await append(nats, subject, JSON.stringify(body), carried);
       return;
     } catch (error) {
       const failure = natsFailure(error, 'queueing the job');
       if (failure.code !== 'nats-unavailable') throw failure;
-      // Where nobody listened, or we were not connected, nobody has it.
+      // Without a connection or a responder, NATS cannot have stored the job.
       uncertain ||= !(error instanceof LxstowError) && !nobodyHeard(error);
       if (performance.now() >= until) throw uncertain ? new UncertainPublish(id, failure) : failure;
     }
@@ -64,7 +64,7 @@ export async function publishJob(nats: Nats, id: string, { kind, address, body }
   }
 }
 
-/** NATS took the job or not: it went away before it could say. */
+/** NATS may have stored the job: it went away before its ack. */
 export class UncertainPublish extends LxstowError {
   readonly operation: string;
 
@@ -74,7 +74,7 @@ export class UncertainPublish extends LxstowError {
   }
 }
 
-/** A message as it came from the stream. */
+/** A message as the stream delivered it. */
 export interface RawJob {
   subject: string;
   data: Uint8Array;
@@ -82,7 +82,7 @@ export interface RawJob {
   sequence: number;
 }
 
-/** The operation's id: the message's own id when that is a UUID, else one derived from its place in the stream, the same at each delivery. */
+/** The operation's id: the message's own id if that is a UUID, else one derived from its sequence in the stream, the same at each delivery. */
 export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' | 'sequence'>): string {
   if (messageId && faultsOf('names.json#/$defs/uuid', messageId).length === 0) return messageId;
   return uuid5(`${jobsStream}:${sequence}`);
@@ -90,7 +90,7 @@ export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' 
 
 const schemas = { backup: 'job-backup.json', restore: 'job-restore.json', delete: 'job-delete.json' } as const;
 
-/** The job in a message. Throws bad-message, naming the fault. */
+/** Parses the job in a message. Throws bad-message, naming the fault. */
 export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): Job {
   const named = parseJobSubject(subject);
   if (!named)
@@ -126,7 +126,7 @@ function checkNames({ remote, project, instance }: Address): void {
   check('names.json#/$defs/instanceName', instance, 'instance', 'bad-message');
 }
 
-/** How many jobs of this kind wait for this instance, or are worked on. */
+/** Counts this instance's jobs of this kind, queued or running. */
 export async function queuedJobs(nats: Nats, kind: JobKind, address: Address): Promise<number> {
   const subject = jobSubject(kind, address);
   try {

@@ -1,8 +1,11 @@
-/** Leases: who works on an instance now. A lease that is not renewed ends by itself, and its holder knows before anybody else can take it. */
+/**
+ * Leases with a TTL: exclusive locks on instances, and permits. A lease that is not renewed expires, and its holder knows before another one can
+ * acquire it.
+ */
 import { LxstowError } from '../errors.ts';
 import type { Bucket } from './bucket.ts';
 
-/** What a lease says to those who find it taken. */
+/** The value of a lease: who holds it. */
 export interface LeaseHolder {
   worker: string;
   operation: string;
@@ -13,14 +16,14 @@ export class Leases {
   readonly #ttlMs: number;
   readonly #onFree: (key: string) => void;
 
-  /** `onFree` is told of each lease that was given back. */
+  /** `onFree` gets the key of each released lease. */
   constructor(bucket: Bucket, ttlMs: number, onFree: (key: string) => void = () => undefined) {
     this.#bucket = bucket;
     this.#ttlMs = ttlMs;
     this.#onFree = onFree;
   }
 
-  /** Takes the lease; undefined when somebody has it. */
+  /** Acquires the lease; undefined if it is held. */
   async acquire(key: string, holder: LeaseHolder): Promise<Lease | undefined> {
     const begun = performance.now();
     const value = JSON.stringify(holder);
@@ -29,11 +32,11 @@ export class Leases {
     return new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun, this.#onFree);
   }
 
-  /** Takes one of the leases `<keys>.1` to `<keys>.<count>`, which are alike; undefined when others have them all. */
+  /** Acquires any of the leases `<keys>.1` to `<keys>.<count>`, a counting semaphore; undefined if all are held. */
   async acquireOneOf(keys: string, count: number, holder: LeaseHolder): Promise<Lease | undefined> {
     const taken = new Set(await this.#bucket.keys(`${keys}.*`));
     const free = Array.from({ length: count }, (_, index) => `${keys}.${index + 1}`).filter((key) => !taken.has(key));
-    // Who begins elsewhere meets fewer others.
+    // A random start collides with fewer other workers.
     const first = Math.floor(Math.random() * free.length);
     for (const key of [...free.slice(first), ...free.slice(0, first)]) {
       const lease = await this.acquire(key, holder);
@@ -42,7 +45,7 @@ export class Leases {
     return undefined;
   }
 
-  /** Who has it; undefined when it is free. */
+  /** Returns the holder; undefined if the lease is free. */
   async holder(key: string): Promise<LeaseHolder | undefined> {
     const { entry } = await this.#bucket.get(key);
     return entry && (JSON.parse(entry.value.toString()) as LeaseHolder);
@@ -57,7 +60,7 @@ export class Lease {
   readonly #onFree: (key: string) => void;
   readonly #lost = new AbortController();
   #revision: number;
-  /** Monotonic ms: when the last renewal that went through was sent. The server's clock for the TTL started after that. */
+  /** When the last successful renewal was sent, in monotonic ms. The server's TTL started after that. */
   #renewed: number;
   #renewing: Promise<void> | undefined;
   #released = false;
@@ -80,12 +83,12 @@ export class Lease {
     this.#renewed = begun;
   }
 
-  /** Aborts, with lease-lost, when the lease is somebody else's or may be. */
+  /** Aborts with lease-lost when another holder has the lease, or may have it. */
   get lost(): AbortSignal {
     return this.#lost.signal;
   }
 
-  /** Throws lease-lost unless the lease is surely still ours: by the clock, before every step that another holder might do too. */
+  /** Throws lease-lost unless the lease is certainly still ours by our clock. Call it before every step that another holder might take too. */
   assertHeld(): void {
     if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
       this.#lose('it was not renewed in time');
@@ -93,7 +96,10 @@ export class Lease {
     if (this.#released) throw this.#loss('it was given back');
   }
 
-  /** To be called several times in a TTL; one at a time goes out. One that fails for want of NATS is no loss until the TTL is over. */
+  /**
+   * Renews the lease. Call it several times per TTL; concurrent calls share one renewal. A renewal that fails because NATS is away loses the lease
+   * only when the TTL is over.
+   */
   renew(): Promise<void> {
     if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
       this.#lose('it was not renewed in time');
@@ -120,14 +126,14 @@ export class Lease {
     return this.#bucket.put(this.key, this.#value, over, { ttlMs: this.#ttlMs });
   }
 
-  /** Renews over a renewal whose answer was lost. What names us before the TTL is over is ours; later, it may be another attempt's. */
+  /** Renews after a renewal whose ack was lost. An entry with our value is ours until the TTL is over; later, it may be another attempt's. */
   async #writeOverOurs(): Promise<number | undefined> {
     const { entry } = await this.#bucket.get(this.key);
     const ours = entry?.value.toString() === this.#value && performance.now() - this.#renewed < this.#ttlMs;
     return ours ? this.#write(entry.revision) : undefined;
   }
 
-  /** Gives the lease back at once. One that is lost already, or cannot be given back, ends by its TTL. */
+  /** Releases the lease at once. A lease that is lost already, or cannot be released, expires by its TTL. */
   async release(): Promise<void> {
     if (this.#lost.signal.aborted || this.#released) return;
     this.#released = true;

@@ -1,4 +1,4 @@
-/** Notices as messages, one for each endpoint: what is told is the body, and to whom stands in the headers. */
+/** Notices as messages, one per endpoint: the body is what the endpoint gets, the headers name the endpoint. */
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
@@ -8,12 +8,12 @@ import { type Nats, natsFailure } from './connection.ts';
 import { noticeSubject, noticesStream } from './topology.ts';
 
 export interface QueuedNotice {
-  /** Receivers know it again by this. */
+  /** Receivers recognize a repeat by it. */
   id: string;
   remote: string;
   operation: string;
   endpoint: string;
-  /** Who has named the endpoint. */
+  /** Where the endpoint was named. */
   namedBy: 'configuration' | 'request';
   /** JSON, as it is sent and signed. */
   body: string;
@@ -26,7 +26,7 @@ const namedByHeader = 'Lxstow-Endpoint-Named-By';
 const pullMs = 5000;
 const pauseMs = 1000;
 
-/** Puts it on the queue; when this resolves it is durable. The same again within two minutes is no second one. */
+/** Queues the notice; it is durable when this resolves. A repeat within two minutes is dropped as a duplicate. */
 export async function queueNotice(nats: Nats, notice: QueuedNotice): Promise<void> {
   const { id, remote, operation, endpoint, namedBy, body } = notice;
   const carried = headers();
@@ -45,7 +45,7 @@ export async function queueNotice(nats: Nats, notice: QueuedNotice): Promise<voi
   }
 }
 
-/** The notice in a message; undefined for one that is none of ours. */
+/** Parses the notice in a message; undefined if it is not one of ours. */
 export function parseNotice({ subject, headers: carried, data }: JsMsg): QueuedNotice | undefined {
   const [, , remote, operation] = subject.split('.');
   const [id, endpoint, namedBy] = [idHeader, endpointHeader, namedByHeader].map((name) => carried?.get(name));
@@ -54,10 +54,7 @@ export function parseNotice({ subject, headers: carried, data }: JsMsg): QueuedN
   return { id, remote, operation, endpoint, namedBy, body: Buffer.from(data).toString() };
 }
 
-/**
- * The consumer's messages as they come, until `stop`, `room()` of them at a time. What NATS being away keeps from us comes when it is
- * back.
- */
+/** Yields the consumer's messages until `stop`, `room()` of them at a time. While NATS is away, it logs that and retries. */
 export async function* pulled(
   consumer: Consumer,
   room: () => Promise<number>,

@@ -1,4 +1,4 @@
-/** "Look at your operation": sent when somebody asked to cancel it. A nudge may be lost; the worker looks at each heartbeat anyway. */
+/** A nudge tells a worker to read its operation again, after a cancel request. It may be lost: the worker reads at each heartbeat anyway. */
 import type { Subscription } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 import { nudgeSubject } from './topology.ts';
@@ -7,7 +7,7 @@ export function nudge(nats: Nats, remote: string, operation: string): void {
   nats.connection.publish(nudgeSubject(remote, operation));
 }
 
-/** The nudges of a remote's operations, heard by one subscription. */
+/** Receives the nudges of a remote's operations by one subscription. */
 export class Nudges implements Disposable {
   readonly #looks = new Map<string, () => void>();
   readonly #subscription: Subscription;

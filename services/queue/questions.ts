@@ -1,4 +1,4 @@
-/** Questions to the workers of a remote: request and reply, answered by whichever is free. */
+/** The question `look` to a remote's workers: request and reply, answered by any one of them. */
 
 import { headers, NoRespondersError, TimeoutError } from '@nats-io/transport-node';
 import { check } from '../contract.ts';
@@ -7,27 +7,27 @@ import { formatTraceparent, type Trace, traceHeader, traceOf } from '../trace.ts
 import { type Nats, natsFailure, respond } from './connection.ts';
 import { askSubject } from './topology.ts';
 
-/** Are these there, on the worker's LXD? What is not asked is not answered. */
+/** Do these exist in the worker's LXD? The answer has only what was asked for. */
 export interface LookQuestion {
   project: string;
   instance: string;
   pool?: string;
-  /** Whether the instance could give way to a restored one. */
+  /** Also ask whether a restored instance could replace this one. */
   replace?: boolean;
 }
 
 export interface LookAnswer {
   project: boolean;
   instance: boolean;
-  /** Where a pool was asked for. */
+  /** If a pool was asked for. */
   pool?: boolean;
-  /** Why the instance cannot give way, where that was asked for. */
+  /** Why the instance cannot be replaced, if that was asked for. */
   refusal?: string;
 }
 
 const queueGroup = 'lxstow';
 
-/** Asks. Undefined when a worker is up but its LXD does not answer in time; throws no-worker when none is up. */
+/** Asks a worker. Undefined if a worker is up but its LXD fails or does not answer in time; throws no-worker if none is up. */
 export async function askLook(
   nats: Nats,
   remote: string,

@@ -1,9 +1,9 @@
-/** A backup's name belongs to one operation, from the request on: two requests in one second, or of one name, never meet. */
+/** Reserves a backup's name for one operation, from its request on: two requests never get the same name, even in the same second. */
 import { type Address, backupName, type Compression } from '../contract.ts';
 import type { Bucket } from './bucket.ts';
 import { reservationKey, reservationKeys } from './topology.ts';
 
-/** Longer than jobs queue; what is not released ends then. */
+/** Longer than jobs queue. A reservation that is not released expires then. */
 const reservedMs = 7 * 24 * 3_600_000;
 const mostClashes = 1000;
 
@@ -14,13 +14,13 @@ export class Reservations {
     this.#bucket = bucket;
   }
 
-  /** Reserves this name; false when it is another operation's. */
+  /** Reserves this name; false if another operation has it. */
   async take(address: Address, name: string, operation: string): Promise<boolean> {
     const revision = await this.#bucket.create(reservationKey(address, name), operation, { ttlMs: reservedMs });
     return revision !== undefined || (await this.holder(address, name)) === operation;
   }
 
-  /** Reserves the first free name for a backup begun at `time`; `inUse` tells of names that stored backups have. */
+  /** Reserves the first free name for a backup begun at `time`; `inUse` says whether a stored backup has a name. */
   async takeNext(
     address: Address,
     time: Date,
@@ -43,13 +43,13 @@ export class Reservations {
     return entry?.value.toString();
   }
 
-  /** Frees every name of this instance that is this operation's. */
+  /** Releases every name of this instance that the operation has reserved. */
   async releaseAll(address: Address, operation: string): Promise<void> {
     for (const { key, value, revision } of await this.#bucket.entries(reservationKeys(address)))
       if (value.toString() === operation) await this.#bucket.remove(key, revision);
   }
 
-  /** Frees a name that is this operation's. */
+  /** Releases a name if the operation has reserved it. */
   async release(address: Address, name: string, operation: string): Promise<void> {
     const { entry, revision } = await this.#bucket.get(reservationKey(address, name));
     if (entry?.value.toString() === operation) await this.#bucket.remove(reservationKey(address, name), revision);

@@ -1,9 +1,9 @@
-/** Streams, as all that is done often uses them: a message appended, the last one of a subject read from the stream's leader. */
+/** The two most frequent calls to a stream: append a message, and read a subject's last message from the stream's leader. */
 import { type ApiError, JetStreamApiError } from '@nats-io/jetstream';
 import type { Msg, MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 
-/** A message as it is kept. */
+/** A stored message. */
 export interface Stored {
   subject: string;
   seq: number;
@@ -26,7 +26,7 @@ export async function append(
   return answerOf<{ seq: number }>(answer).seq;
 }
 
-/** The last message whose subject matches; undefined where there is none. */
+/** Returns the last message whose subject matches; undefined if there is none. */
 export async function lastOf(nats: Nats, stream: string, subject: string): Promise<Stored | undefined> {
   const answer = await nats.ask(`$JS.API.STREAM.MSG.GET.${stream}`, JSON.stringify({ last_by_subj: subject }));
   try {
@@ -46,7 +46,7 @@ export async function lastOf(nats: Nats, stream: string, subject: string): Promi
   }
 }
 
-/** As the client would write them: all that it asks of headers that it sends. Its own are looked at letter by letter. */
+/** Headers as the client would encode them: `encode` is all that it calls. Its own MsgHdrs checks every character. */
 function headersOf(headers: Record<string, string>): MsgHdrs {
   let text = 'NATS/1.0\r\n';
   for (const name in headers) text += `${name}: ${headers[name]}\r\n`;

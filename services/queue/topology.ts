@@ -1,4 +1,4 @@
-/** The names of everything on NATS, and `lxstow setup`, which makes them. */
+/** The names of everything in NATS, and `lxstow setup`, which creates it. */
 import { isDeepStrictEqual } from 'node:util';
 import {
   AckPolicy,
@@ -16,18 +16,18 @@ import { apiCode, type Nats, natsFailure } from './connection.ts';
 
 export const jobsStream = 'LXSTOW_JOBS';
 export const deadLetterStream = 'LXSTOW_DEAD';
-/** What is to be told to endpoints: a message for each of them. */
+/** Notices to be delivered: one message per endpoint. */
 export const noticesStream = 'LXSTOW_NOTICES';
 export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
-/** What running backups have sent so far. */
+/** What running backups have stored. */
 export const checkpointsBucket = 'lxstow_checkpoints';
-/** Who is trusted, tokens, and where gateways are. */
+/** Trusted certificates, tokens, and gateways' addresses. */
 export const trustBucket = 'lxstow_trust';
 
 /**
- * A remote's jobs come in two lanes, each with a consumer: a deletion takes a moment and its client waits for it, so it does not
- * queue behind transfers that take hours.
+ * A remote's jobs are in two lanes, each with a consumer. A deletion takes a moment and its client waits for it, so it must not queue behind
+ * transfers that take hours.
  */
 export const lanes = { transfer: ['backup', 'restore'], quick: ['delete'] } as const satisfies Record<
   string,
@@ -39,18 +39,18 @@ export function consumerName(remote: string, lane: Lane): string {
   return `${remote}_${lane}`;
 }
 
-/** Gateways share them: who takes the next change of an operation, and who the next notice. */
+/** Gateways share these consumers: one gateway gets each change of an operation, and one gets each notice. */
 export const changesConsumer = 'notices';
 export const noticesConsumer = 'deliver';
 
-/** A message that nobody works on for so long goes to another worker; so a worker says `working()` more often than this. */
+/** NATS redelivers a message after this time without `working()`, so a worker calls it more often. */
 export const ackWaitMs = 10_000;
-/** How long a removed or expired key leaves its marker behind. */
+/** How long the marker of a removed or expired key stays. */
 const markerTtlMs = 60_000;
 const duplicateWindowMs = 120_000;
 /** Longer than an endpoint may take to answer. */
 const noticeAckWaitMs = 45_000;
-/** Whoever delivers gives up before. */
+/** A delivery is given up before that. */
 const noticesKeptMs = 7 * 24 * 3_600_000;
 
 const jobsPrefix = 'lxstow.jobs';
@@ -58,8 +58,8 @@ const deadPrefix = 'lxstow.dead';
 const noticesPrefix = 'lxstow.notices';
 
 /**
- * A name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits a byte. Empty names
- * do not occur.
+ * Encodes a name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits per byte. Names are never
+ * empty.
  */
 export function encodeToken(name: string): string {
   return name.replaceAll(/[^A-Za-z0-9_-]/gu, (character) =>
@@ -67,13 +67,13 @@ export function encodeToken(name: string): string {
   );
 }
 
-/** The name again. */
+/** Decodes what `encodeToken` made. */
 export function decodeToken(token: string): string {
   const bytes = token.replaceAll(/=([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
   return Buffer.from(bytes, 'latin1').toString();
 }
 
-/** Between what a restore makes and whose backup it reads, where that is another instance's. */
+/** Separates the instance that a restore creates from the one whose backup it reads, if they differ. */
 const fromWord = 'from';
 
 /**
@@ -109,12 +109,12 @@ export function parseJobSubject(subject: string): (Address & { kind: string; sou
   return { ...job, source };
 }
 
-/** Where a message ends that no worker can do anything with: its own subject, below `lxstow.dead`. */
+/** The subject of a job's dead letter: the job's own, below `lxstow.dead`. */
 export function deadSubject(subject: string): string {
   return deadPrefix + subject.slice(jobsPrefix.length);
 }
 
-/** The subject that a dead letter's message had. */
+/** The job's subject, from that of its dead letter. */
 export function buriedSubject(subject: string): string {
   return jobsPrefix + subject.slice(deadPrefix.length);
 }
@@ -123,7 +123,7 @@ export function noticeSubject(remote: string, operation: string): string {
   return `${noticesPrefix}.${remote}.${operation}`;
 }
 
-/** Questions to whichever worker of a remote is free to answer, by request and reply. */
+/** Questions to a remote's workers: request and reply, answered by any one of them. */
 export function askSubject(remote: string, question: 'look' | 'inventory'): string {
   return `lxstow.ask.${remote}.${question}`;
 }
@@ -132,14 +132,14 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
-/** Where a remote's workers tell each other what somebody may be waiting for: the body is what `waitedFor` makes of a lease that was given back. */
+/** Where a remote's workers announce released leases to each other. The body is `waitedFor` of the lease's key. */
 export function freedSubject(remote: string): string {
   return `lxstow.freed.${remote}`;
 }
 
 const apiPrefix = 'lxstow.api';
 
-/** The subject of a request with the names of `pattern` (`backups.list.{remote}.{project}`) put in; those not given are wildcards. */
+/** Fills names into a request's `pattern` (`backups.list.{remote}.{project}`); a missing name becomes a wildcard. */
 export function apiSubject(pattern: string, names: Record<string, string> = {}): string {
   const filled = pattern.replaceAll(/{(\w+)}/g, (_, name: string) =>
     names[name] === undefined ? '*' : encodeToken(names[name]),
@@ -147,7 +147,7 @@ export function apiSubject(pattern: string, names: Record<string, string> = {}):
   return `${apiPrefix}.${filled}`;
 }
 
-/** The names in a request's subject. */
+/** Returns the names that a request's subject has for `pattern`. */
 export function parseApiSubject(pattern: string, subject: string): Record<string, string> {
   const tokens = subject.slice(apiPrefix.length + 1).split('.');
   const named = pattern.split('.').flatMap((word, index) => {
@@ -167,57 +167,62 @@ export function reservationKey(address: Address, backup: string): string {
   return `${instanceLeaseKey(address)}.${encodeToken(backup)}`;
 }
 
-/** Filter for the keys of all names that are reserved of an instance. */
+/** Filter for the keys of all reserved names of an instance. */
 export function reservationKeys(address: Address): string {
   return `${instanceLeaseKey(address)}.*`;
 }
 
-/** Who claims a backup under this name is about to delete it; all others read it. */
+/** A claim with this holder precedes a deletion of the backup; all other holders read it. */
 export const removal = 'delete';
 
-/** Key of a reader's or remover's claim on a backup. Filter for all of them: `holder` = `*`. */
+/** Key of a reader's or remover's claim on a backup. With `holder` = `*`: a filter for all of them. */
 export function claimKey(address: Address, backup: string, holder: string): string {
   return `${reservationKey(address, backup)}.${holder}`;
 }
 
-/** Behind a remote's name in the keys of permits. No project is called so: `=` is followed by two hex digits in a name. */
+/** Second token in the keys of permits. No encoded project equals one: in a name, two hex digits follow `=`. */
 const permitWords = { remote: '=transfers', pool: '=pool', returning: '=returning' };
 const awayWord = '=away';
 
-/** The permits to transfer from or to a remote, or one of its storage pools: leases `<this>.<number>`, of which each transfer holds one. */
+/** Key prefix of the permits to transfer from or to a remote, or one of its storage pools: each transfer holds one lease `<prefix>.<number>`. */
 export function transferPermits(remote: string, pool?: string): string {
   return pool === undefined ? `${remote}.${permitWords.remote}` : `${remote}.${permitWords.pool}.${encodeToken(pool)}`;
 }
 
-/** Key of the record that S3 is away for a remote, or its own LXD for one of its workers (schemas/outage.json). Filter for all: `*`, `s3` or `lxd.*`. */
+/**
+ * Key of an outage's record (schemas/outage.json): of S3 for a remote, or of LXD for one worker. With `*` as remote, and as worker of `lxd`: a filter
+ * for all.
+ */
 export function outageKey(remote: string, dependency: 's3' | 'lxd', worker?: string): string {
   const key = `${remote}.${awayWord}.${dependency}`;
   return worker === undefined ? key : `${key}.${worker === '*' ? worker : encodeToken(worker)}`;
 }
 
-/** The permits to work with a dependency that has just come back: leases `<this>.<number>`. What waits for it while it is away waits under this name. */
+/**
+ * Key prefix of the permits to use a dependency that has just come back: leases `<prefix>.<number>`. During the outage, jobs wait for this prefix.
+ */
 export function returningPermits(remote: string, dependency: 's3'): string {
   return `${remote}.${permitWords.returning}.${dependency}`;
 }
 
-/** What a job waits for that does not get this lease: any of the permits that are alike, or the lease itself. */
+/** What a job waits for if it cannot get this lease: any permit with the same prefix, or the instance's lease itself. */
 export function waitedFor(leaseKey: string): string {
   return leaseKind(leaseKey) === 'instance' ? leaseKey : leaseKey.slice(0, leaseKey.lastIndexOf('.'));
 }
 
-/** Whether a lease is on an instance, or a permit of a pool, of a remote, or of a dependency that comes back (or its record). */
+/** What a lease is for: an instance, or a permit of a pool, of a remote, or of a dependency that comes back (or its outage record). */
 export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' | 'dependency' {
   const word = leaseKey.split('.')[1];
   if (word === permitWords.returning || word === awayWord) return 'dependency';
   return word === permitWords.pool ? 'pool' : word === permitWords.remote ? 'remote' : 'instance';
 }
 
-/** Key of the lease on tidying a remote up. It has two tokens; all others have at least three. */
+/** Key of the janitor's lease on a remote. It has two tokens; all others have at least three. */
 export function janitorLeaseKey(remote: string): string {
   return `janitor.${remote}`;
 }
 
-/** What a key of the leases' bucket is about; undefined for permits, the janitor's own, and for what we never write. */
+/** Parses a key of the leases' bucket; undefined for permits, outages, the janitor's lease, and keys that we never write. */
 export function parseLeaseKey(
   key: string,
 ): (Address & { kind: 'lease' | 'reservation' | 'claim'; backup?: string; holder?: string }) | undefined {
@@ -243,21 +248,21 @@ export function tokenKey(id: string, secretHash: string): string {
   return `token.${id}.${secretHash}`;
 }
 
-/** Key under which a gateway says where it is. */
+/** Key under which a gateway announces its address. */
 export function gatewayKey(fingerprint: string, address: string): string {
   return `gateway.${fingerprint}.${encodeToken(address)}`;
 }
 
 export const gatewayKeys = 'gateway.*.*';
 
-/** The fingerprint of a certificate's key; undefined for other keys. */
+/** The fingerprint in a certificate's key; undefined for other keys. */
 export function parseCertificateKey(key: string): string | undefined {
   return /^certificate\.([0-9a-f]{64})$/.exec(key)?.[1];
 }
 
 const nanos = (ms: number) => ms * 1_000_000;
 
-/** The streams as `setUp` makes them, but those behind buckets. */
+/** The streams that `setUp` creates, except those behind buckets. */
 function streams({ nats, remotes }: Config): { name: string; settings: Partial<StreamConfig> }[] {
   const common = { storage: StorageType.File, num_replicas: nats.replicas, allow_direct: true };
   return [
@@ -265,7 +270,7 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
       name: jobsStream,
       settings: {
         ...common,
-        // Only what somebody takes: a job for a remote or of a kind that does not exist is refused when it is published.
+        // Only subjects that a worker consumes: a job for an unknown remote or of an unknown kind is refused at publish.
         subjects: Object.keys(remotes).flatMap((remote) =>
           Object.values(lanes)
             .flat()
@@ -288,7 +293,7 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
         ...common,
         subjects: [`${noticesPrefix}.*.*`],
         retention: RetentionPolicy.Workqueue,
-        // Over this the ends stay where they are, and are told later.
+        // When it is full, operations' changes wait in their own stream and become notices later.
         discard: DiscardPolicy.New,
         max_msgs: nats.maxQueuedJobs,
         max_age: nanos(noticesKeptMs),
@@ -300,7 +305,7 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
 
 const buckets = [operationsBucket, leasesBucket, checkpointsBucket, trustBucket];
 
-/** What is set on the stream behind a bucket when it is there already. */
+/** Settings of the stream behind a bucket that already exists. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {
   return {
     num_replicas: nats.replicas,
@@ -317,7 +322,7 @@ function consumers(remote: string): { name: string; settings: Partial<ConsumerCo
       filter_subjects: kinds.flatMap((kind) => jobFilters(remote, kind)),
       ack_policy: AckPolicy.Explicit,
       ack_wait: nanos(ackWaitMs),
-      // Attempts are counted in the operation: a job that waits for its instance is handed back any number of times.
+      // The operation counts attempts: a job that waits for its instance is NAKed any number of times.
       max_deliver: -1,
       max_ack_pending: -1,
     },
@@ -328,7 +333,7 @@ const noticeConsumers: { stream: string; name: string; settings: Partial<Consume
   {
     stream: `KV_${operationsBucket}`,
     name: changesConsumer,
-    // What ended before there was anybody to tell it is not told.
+    // Operations that ended before this consumer existed get no notice.
     settings: {
       deliver_policy: DeliverPolicy.New,
       ack_policy: AckPolicy.Explicit,
@@ -343,13 +348,13 @@ const noticeConsumers: { stream: string; name: string; settings: Partial<Consume
       ack_policy: AckPolicy.Explicit,
       ack_wait: nanos(noticeAckWaitMs),
       max_deliver: -1,
-      // Any number may wait for an endpoint that is away.
+      // Any number of notices may wait for an endpoint that is away.
       max_ack_pending: -1,
     },
   },
 ];
 
-/** Makes streams, buckets and consumers, or brings what is there up to date. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
+/** Creates or updates streams, buckets and consumers. Safe to repeat. Throws nats-unfit, naming what NATS refuses. */
 export async function setUp(nats: Nats, config: Config): Promise<void> {
   const make = async (what: string, run: () => Promise<unknown>) => {
     try {
@@ -381,7 +386,7 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
         markerTTL: markerTtlMs,
         allow_direct: true,
       });
-      // create() leaves a bucket that is there as it is.
+      // create() does not change an existing bucket.
       await nats.jsm.streams.update(`KV_${bucket}`, bucketSettings(config));
     });
   }
@@ -399,7 +404,7 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
 
 const streamNameInUse = 10058;
 
-/** What is missing, or is not as `setUp` would make it, of what a gateway needs, or the worker of a remote. Throws nats-unavailable, nats-unfit. */
+/** Finds what a gateway, or a remote's worker, needs and is missing or differs from what `setUp` creates. Throws nats-unavailable, nats-unfit. */
 export async function compareSetUp(
   nats: Nats,
   config: Config,
@@ -411,7 +416,7 @@ export async function compareSetUp(
       const found = (await ask()).config;
       for (const key of Object.keys(wanted) as (keyof C & string)[]) {
         const [is, should] = [found[key], wanted[key]];
-        // Others may have more remotes.
+        // Other configurations may have more remotes.
         const fits =
           key === 'subjects'
             ? (should as string[]).every((subject) => (is as string[]).includes(subject))
@@ -425,7 +430,7 @@ export async function compareSetUp(
     }
   };
   const remotes = role === 'gateway' ? Object.keys(config.remotes) : [role.remote];
-  // Notices are the gateways', and who is trusted is not for workers to see.
+  // Only gateways use notices, and workers may not see who is trusted.
   for (const { name, settings } of streams(config).filter((each) => role === 'gateway' || each.name !== noticesStream))
     await compare(`stream ${name}`, settings, () => nats.jsm.streams.info(name));
   for (const bucket of buckets.filter((name) => role === 'gateway' || name !== trustBucket))
@@ -442,7 +447,7 @@ export async function compareSetUp(
 const noSuchStream = 10059;
 const noSuchConsumer = 10014;
 
-/** Throws nats-unfit, and says what to do, when what `setUp` makes is not there. */
+/** Throws nats-unfit, with what to do, if something that `setUp` creates is missing. */
 export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {
   try {
     for (const stream of [

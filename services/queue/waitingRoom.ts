@@ -1,7 +1,7 @@
 /**
- * Jobs that wait for a lease: that on their instance, or a permit. They lie on the queue, handed back, and are kept there while this worker lives;
- * the first of each lease is called when one is given back, and every few seconds, for a holder that died gives nothing back. So any number
- * may wait, and those that need not wait do not notice (adr/0020).
+ * Jobs that wait for a lease: on their instance, or a permit. Each stays on the queue under a delayed NAK, which this worker renews while it lives.
+ * The first job of each lease is called when a lease is released, and every few seconds, because a dead holder releases nothing. Any number may wait
+ * without slowing down jobs that need not wait (adr/0020).
  */
 import type { Nats } from './connection.ts';
 import type { Delivery } from './deliveries.ts';
@@ -9,12 +9,12 @@ import { freedSubject, nudgeSubject, waitedFor } from './topology.ts';
 
 interface Waiting {
   sequence: number;
-  /** What `waitedFor` makes of the lease. */
+  /** `waitedFor` of the lease's key. */
   lease: string;
   operation: string;
-  /** Where the message is answered. */
+  /** Reply subject of the message. */
   reply: string;
-  /** When it comes again, by performance.now(). */
+  /** When NATS redelivers it, by performance.now(). */
   due: number;
   called: boolean;
 }
@@ -22,18 +22,18 @@ interface Waiting {
 export interface WaitingRoomOptions {
   nats: Nats;
   remote: string;
-  /** The first of each lease is called at least so often. */
+  /** The first job of each lease is called at least this often. */
   callEveryMs?: number;
-  /** So long a job is handed back for at a time, and 10 ms longer for each that waits already. If its worker dies it comes again then. */
+  /** Delay of a NAK; 10 ms more for each job that already waits. If the worker dies, the job is redelivered then. */
   handedBackMs?: number;
-  /** Told when one more, or one less, waits for a lease. */
+  /** Called when one more, or one less, job waits for a lease. */
   onChange?: (lease: string, by: 1 | -1) => void;
 }
 
 const longerEachMs = 10;
-/** One that is about to come again is let come: it may be with somebody else by then. */
+/** Do not NAK within a second of redelivery: another worker may have the message by then. */
 const marginMs = 1000;
-/** One that was called is on its way for so long, and whoever is behind it stays so. */
+/** A called job is on its way for this long, and later jobs stay behind it. */
 const onItsWayMs = 2000;
 
 export class WaitingRoom implements Disposable {
@@ -55,25 +55,25 @@ export class WaitingRoom implements Disposable {
       this.#closing.defer(() => subscription.unsubscribe());
     };
     listen(freedSubject(remote), (_, lease) => this.callFirst(lease));
-    // A job that was cancelled while it waits need not be waited for.
+    // A job that is cancelled while it waits need not wait any longer.
     listen(nudgeSubject(remote, '*'), (subject) => this.#callOperation(subject.split('.').at(-1) ?? ''));
     const timer = setInterval(() => this.#look(), this.#options.callEveryMs);
     this.#closing.defer(() => clearInterval(timer));
   }
 
-  /** Whether a job that came before this one waits here for the lease: a new one may not overtake it. */
+  /** Whether an earlier job waits here for the lease: a new one must not overtake it. */
   isBehind(lease: string, { seq, redelivered }: Pick<Delivery, 'seq' | 'redelivered'>): boolean {
     if (redelivered) return false;
     for (const each of this.#byLease.get(lease) ?? []) if (each.sequence < seq) return true;
     return false;
   }
 
-  /** Hands the message back until the lease may be had. */
+  /** NAKs the message until the lease may be free. */
   wait(message: Pick<Delivery, 'seq' | 'nak'>, lease: string, operation: string): void {
     if (this.#closed) return void message.nak();
     const those = this.#byLease.get(lease) ?? new Set();
     const delayMs = this.#delayMs();
-    // The client knows where a message is answered; its type does not.
+    // The delivery has a `reply`; its type does not.
     const { seq: sequence, reply } = message as typeof message & { reply: string };
     const due = performance.now() + delayMs;
     message.nak(delayMs);
@@ -83,18 +83,18 @@ export class WaitingRoom implements Disposable {
     this.#options.onChange(lease, 1);
   }
 
-  /** A message has come: it does not wait any more. */
+  /** Forgets a message that was redelivered. */
   arrived(sequence: number): void {
     this.#forget(this.#waiting.get(sequence));
   }
 
-  /** Tells all workers of the remote that a lease was given back. */
+  /** Announces a released lease to all workers of the remote. */
   freed(key: string): void {
     const { nats, remote } = this.#options;
     if (nats.connected) nats.tell(freedSubject(remote), waitedFor(key));
   }
 
-  /** Has the first job that waits for this come again now. */
+  /** Has NATS redeliver the first job that waits for this lease now. */
   callFirst(lease: string): void {
     let first: Waiting | undefined;
     for (const each of this.#byLease.get(lease) ?? [])
@@ -102,7 +102,7 @@ export class WaitingRoom implements Disposable {
     if (first) this.#call(first);
   }
 
-  /** Gives all back to whoever takes them. */
+  /** Has NATS redeliver all waiting jobs now, to any worker. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -117,7 +117,7 @@ export class WaitingRoom implements Disposable {
     for (const each of this.#waiting.values()) if (each.operation === operation) this.#call(each);
   }
 
-  /** A second NAK, without a delay, ends that of the first. Never twice for one delivery: the job may be with somebody by then. */
+  /** A second NAK, without a delay, overrides the first. Never twice for one delivery: another worker may have the job by then. */
   #call(waiting: Waiting): void {
     if (this.#nak(waiting, '-NAK', onItsWayMs)) waiting.called = true;
   }
@@ -133,13 +133,13 @@ export class WaitingRoom implements Disposable {
     for (const each of this.#waiting.values()) if (each.due - now < this.#options.handedBackMs / 2) this.#keep(each);
   }
 
-  /** Hands it back once more before it comes by itself. */
+  /** Renews the delayed NAK before NATS redelivers the job. */
   #keep(waiting: Waiting): void {
     const delayMs = this.#delayMs();
     this.#nak(waiting, `-NAK {"delay": ${delayMs * 1_000_000}}`, delayMs);
   }
 
-  /** Says it of one that is surely here still, which then comes in `dueMs`; returns whether it was said. */
+  /** Sends a NAK for a job that certainly still waits here, and expects it in `dueMs`; returns whether it was sent. */
   #nak(waiting: Waiting, word: string, dueMs: number): boolean {
     const { nats } = this.#options;
     const now = performance.now();
