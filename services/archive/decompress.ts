@@ -15,7 +15,7 @@ const longestComplaint = 500;
 
 /** Limit on output bytes per input byte. gzip reaches 1032 at most; zstd can reach 32 000, but only for an archive that holds almost nothing. */
 const mostOfOneByte = 1100;
-/** Output up to this size may have any ratio, because an empty disk of a virtual machine compresses as well. */
+/** Output up to this size may have any ratio, because an empty disk of a virtual machine also has a very high one. */
 const freelyUnpackedBytes = 16 * 1024 ** 3;
 
 const signatures: [bytes: number[], name: string][] = [

@@ -29,7 +29,7 @@ function zlibAt(level: number): Deflate {
   };
 }
 
-/** More than bytes that do not shrink can grow by. */
+/** Upper bound for the growth of incompressible bytes. */
 const growthBytes = 4096;
 const unpooledBytes = 256 * 1024;
 

@@ -1,6 +1,6 @@
 import { type ErrorCode, LxstowError } from '../errors.ts';
 
-/** Aborts a transfer when the other side (LXD or a client) keeps us waiting too long. Time in which it waits for us, say for S3, does not count. */
+/** Aborts a transfer when the other side (LXD, a client) keeps us waiting too long. Time in which we keep it waiting, say for S3, does not count. */
 export class IdleWatch implements Disposable {
   readonly #controller = new AbortController();
   readonly #ms: number;
@@ -19,7 +19,7 @@ export class IdleWatch implements Disposable {
     return this.#controller.signal;
   }
 
-  /** Starts the timer when we begin to wait for the other side, and stops it when we no longer wait. */
+  /** Starts the timer when we wait for the other side, stops it when we do not. */
   watch(waiting: boolean): void {
     clearTimeout(this.#timer);
     if (!waiting) return;

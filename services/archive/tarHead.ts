@@ -75,8 +75,8 @@ function look(head: Buffer): Found | undefined {
       if (found.config === '' || /^optimized: true$/m.test(index)) return found;
       continue;
     }
-    const [, kind, file = ''] = volumeFile.exec(entry.name) ?? [];
-    if (!found || file < backupFile) continue;
+    const [inVolume, kind, file] = volumeFile.exec(entry.name) ?? [];
+    if (!found || !inVolume || (file !== undefined && file < backupFile)) continue;
     // LXD writes a volume's files in order of their names.
     if (file !== backupFile)
       found.lacks = `backup/${kind?.startsWith('v') ? 'virtual-machine' : 'container'}/${backupFile}`;
@@ -86,8 +86,9 @@ function look(head: Buffer): Found | undefined {
 }
 
 const backupFile = 'backup.yaml';
-/** Path of a file in the volume of the instance or of a snapshot. */
-const volumeFile = /^backup\/(container|snapshots\/[^/]+|virtual-machine|virtual-machine-snapshots\/[^/]+)\/(.+)$/;
+/** Path of a file in the volume of the instance or of a snapshot, or of a virtual machine's disk, which follows its volume. */
+const volumeFile =
+  /^backup\/(container|snapshots\/[^/]+|virtual-machine|virtual-machine-snapshots\/[^/]+?)(?:\/(.+)|\.img)$/;
 
 /** Extracts the lines of `config`, without the two spaces by which Go's YAML indents them. Empty when the index is formatted differently. */
 function configOf(index: string): string {

@@ -15,7 +15,7 @@ export function cleanupSignal(): AbortSignal {
   return AbortSignal.timeout(cleanupMs);
 }
 
-/** Aborts 5 s after `signal`: for a request that creates something. Cut off at once, it could leave behind what we do not know of. */
+/** Aborts 5 s after `signal`. For requests that create something: cut off at once, they could leave something behind that we do not know of. */
 export function lingering(signal: AbortSignal): AbortSignal {
   signal.throwIfAborted();
   const late = new AbortController();

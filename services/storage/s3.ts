@@ -297,7 +297,7 @@ export function createS3Store(
 
     async putPart({ key, uploadId, copies = false }, number, body, crc32, signal) {
       const query = { partNumber: String(number), uploadId };
-      // In an upload that was begun without an algorithm AWS refuses a sum of one. A bucket with Object Lock wants a sum with each PUT.
+      // AWS refuses a CRC-32 in an upload that was begun without an algorithm. A bucket with Object Lock requires a checksum in each PUT.
       const headers: Record<string, string> = copies ? { 'content-md5': md5(body) } : { 'x-amz-checksum-crc32': crc32 };
       return (await text({ method: 'PUT', key, query, headers, body, signal })).etag;
     },

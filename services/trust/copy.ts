@@ -11,7 +11,7 @@ import { sameGrant } from './certificates.ts';
 import type { TrustStore } from './store.ts';
 
 const lookEveryMs = 2000;
-/** An older copy may miss that a client was revoked. */
+/** After this time a copy may miss that a client was revoked. */
 const usuallyStaleAfterMs = 30_000;
 const watchAgainMs = 500;
 

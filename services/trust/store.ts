@@ -104,7 +104,7 @@ export class TrustStore {
   async announce(place: GatewayPlace): Promise<void> {
     const key = gatewayKey(place.fingerprint, place.addresses[0] ?? '');
     const { revision } = await this.#bucket.get(key);
-    // A write that fails lost a race against one that says the same.
+    // If this write loses a race, the winner has written the same.
     await this.#bucket.put(key, JSON.stringify(place), revision, { ttlMs: gatewayKeptMs });
   }
 

@@ -54,7 +54,7 @@ export function decodeToken(text: string): { secret: string; expires: Date | und
   }
 }
 
-/** The hash that is stored instead of a secret. Secrets are random and long, so it needs no salt and no stretching. */
+/** The stored hash of a secret. Secrets are random and long, so it needs no salt and no stretching. */
 export function secretHash(secret: string): string {
   return createHash('sha256').update(secret).digest('hex');
 }

@@ -56,6 +56,16 @@ describe('the head of a tar', () => {
       'backup/container/backup.yaml',
     ],
     ['a virtual machine', machine, 'backup/virtual-machine/backup.yaml'],
+    [
+      'one that never ran',
+      ['backup/virtual-machine/', 'backup/virtual-machine.img'],
+      'backup/virtual-machine/backup.yaml',
+    ],
+    [
+      'one with a snapshot of its disk',
+      ['backup/virtual-machine-snapshots/first/', 'backup/virtual-machine-snapshots/first.img', ...machine],
+      'backup/virtual-machine/backup.yaml',
+    ],
   ] as const) {
     it(`gets the backup.yaml that it lacks behind its index: ${what}`, () => {
       const tar = tarOf(index(), ...names);
