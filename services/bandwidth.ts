@@ -126,7 +126,7 @@ export class Bandwidth {
     return burstOf(this.#rate());
   }
 
-  /** Resolves when this many bytes may be read, first come, first served. Rejects with the signal's reason at once. */
+  /** Resolves when this many bytes may be read, first come, first served. Rejects with the signal's reason as soon as it aborts. */
   async take(bytes: number, { signal, onWait = () => undefined }: TakeOptions): Promise<void> {
     signal.throwIfAborted();
     if (this.#waiting.length === 0 && this.#spend(bytes)) return;

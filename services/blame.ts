@@ -85,7 +85,7 @@ export function suspectOf(code: ErrorCode): Dependency | undefined {
   return blame.on === 'job' ? undefined : blame.on;
 }
 
-/** Whether the error says that S3 is away, full, or denies us access, rather than that it refused this one request. */
+/** Whether the error says that S3 is away, full, or does not let us in, rather than that it refused this one request. */
 export function isS3Away(thrown: unknown): boolean {
   return thrown instanceof LxstowError && ['s3-unavailable', 's3-denied', 's3-full'].includes(thrown.code);
 }

@@ -27,7 +27,7 @@ export function answered(outage: Outage): Outage | undefined {
   return allowed > mostAllowed ? undefined : { ...outage, allowed };
 }
 
-/** Milliseconds until the next probe: few at first, and more the longer the outage lasts. */
+/** Milliseconds until the next probe: a quarter of the outage so far, within bounds; fixed while it comes back. */
 export function nextLookMs({ since, allowed }: Outage, now: Date): number {
   if (allowed > 0) return stepMs;
   return Math.min(Math.max((now.getTime() - Date.parse(since)) / 4, firstLookMs), longestLookMs);

@@ -72,7 +72,7 @@ export async function readIndexOf(from: LxminBucket, object: StoredObject, signa
   return index;
 }
 
-/** Reads the whole archive, to the tar's end marker. Returns the tar's bytes. */
+/** Reads the whole archive, to the tar's end marker. Returns the tar's size in bytes. */
 export async function verifyArchiveOf(from: LxminBucket, object: StoredObject, reading: Reading): Promise<number> {
   const scanner = new TarScanner('the archive');
   let size = 0;

@@ -17,7 +17,7 @@ export type Delivery = Pick<
 
 /** NATS ends a pull after this time, and we start another. */
 const pullExpiresMs = 5000;
-/** NATS has lost a pull that it does not end: its server died. */
+/** A pull that NATS does not end in this time is lost: its server died. */
 const pullLostMs = pullExpiresMs + 1000;
 const drainMs = 2000;
 

@@ -20,7 +20,7 @@ export class Reservations {
     return revision !== undefined || (await this.holder(address, name)) === operation;
   }
 
-  /** Reserves the first free name for a backup begun at `time`; `inUse` says whether a stored backup has a name. */
+  /** Reserves the first free name for a backup begun at `time`; `inUse` says whether a stored backup has that name. */
   async takeNext(
     address: Address,
     time: Date,

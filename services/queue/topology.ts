@@ -1,4 +1,4 @@
-/** The names of everything in NATS, and `lxstow setup`, which creates it. */
+/** All names that lxstow uses in NATS, and `lxstow setup`, which creates what they name. */
 import { isDeepStrictEqual } from 'node:util';
 import {
   AckPolicy,
@@ -50,7 +50,7 @@ const markerTtlMs = 60_000;
 const duplicateWindowMs = 120_000;
 /** Longer than an endpoint may take to answer. */
 const noticeAckWaitMs = 45_000;
-/** A delivery is given up before that. */
+/** The gateway gives up a delivery before that. */
 const noticesKeptMs = 7 * 24 * 3_600_000;
 
 const jobsPrefix = 'lxstow.jobs';
@@ -404,7 +404,7 @@ export async function setUp(nats: Nats, config: Config): Promise<void> {
 
 const streamNameInUse = 10058;
 
-/** Finds what a gateway, or a remote's worker, needs and is missing or differs from what `setUp` creates. Throws nats-unavailable, nats-unfit. */
+/** Compares what a gateway, or a remote's worker, needs with what `setUp` creates. Throws nats-unavailable, nats-unfit. */
 export async function compareSetUp(
   nats: Nats,
   config: Config,
