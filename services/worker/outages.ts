@@ -3,16 +3,14 @@
  * others. One worker at a time asks whether S3 is back; jobs then begin one, two, four … (docs/adr/0032-outages.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { suspectOf } from '../blame.ts';
+import { mayBeOfWrites, suspectOf } from '../blame.ts';
 import type { JobKind, Outage } from '../contract.ts';
 import { asErrorCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
-import { answered, failed, nextLookMs, parseOutage, waitingFor } from '../outage.ts';
+import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../outage.ts';
 import type { Bucket } from '../queue/bucket.ts';
 import { outageKey, returningPermits } from '../queue/topology.ts';
-
-/** Throws, in our words, why it does not serve us. */
-export type Probe = (signal: AbortSignal) => Promise<void>;
+import { type Probe, WritesRefused } from './probes.ts';
 
 export interface OutagesOptions {
   remote: string;
@@ -34,6 +32,14 @@ export interface Gate {
   permits: string | undefined;
 }
 
+/** What `examine` has found. */
+export interface Examined {
+  /** What keeps the job from going on; undefined when nothing does. */
+  gate: Gate | undefined;
+  /** It serves us now, but was started again since it did so last: that has cut what was at work on it. */
+  restarted: boolean;
+}
+
 const probeTimeoutMs = 5000;
 /** What other workers have written is seen after so long. */
 const readEveryMs = 1000;
@@ -42,7 +48,6 @@ const recordTtlMs = 10_000;
 /** An outage that begins so soon after the last is the same one: the worker that kept its record has died. */
 const sameOutageMs = 60_000;
 const lookAtQueueMs = 300_000;
-const needsLxd: readonly JobKind[] = ['backup', 'restore'];
 
 export class Outages implements AsyncDisposable {
   readonly #s3: Watch;
@@ -80,18 +85,22 @@ export class Outages implements AsyncDisposable {
 
   /** What keeps a job of this kind from beginning here; undefined when nothing does. */
   async gate(kind: JobKind): Promise<Gate | undefined> {
-    const lxd = needsLxd.includes(kind) ? this.#lxd.known : undefined;
-    if (lxd?.allowed === 0) return { outage: lxd, permits: undefined };
+    const lxd = this.#lxd.known;
+    if (lxd?.allowed === 0 && concerns(lxd, kind)) return { outage: lxd, permits: undefined };
     const outage = await this.#s3.look();
-    return outage && { outage, permits: this.#permits };
+    return outage && concerns(outage, kind) ? { outage, permits: this.#permits } : undefined;
   }
 
-  /** Looks whether a dependency is away that the error speaks of. What answers is not away: undefined then. */
-  async examine({ code }: LxstowError): Promise<Gate | undefined> {
+  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. */
+  async examine({ code }: LxstowError, kind: JobKind): Promise<Examined> {
     const on = suspectOf(code);
-    if (on !== 's3' && on !== 'lxd') return undefined;
-    const outage = await (on === 's3' ? this.#s3 : this.#lxd).examine();
-    return outage && { outage, permits: on === 's3' ? this.#permits : undefined };
+    if (on !== 's3' && on !== 'lxd') return { gate: undefined, restarted: false };
+    const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
+    const { outage, restarted } = await suspect.examine(mayBeOfWrites(code));
+    // One outage may hide the other: no job gets so far as to meet it.
+    if (outage?.allowed === 0) await other.examine(false);
+    if (!outage || !concerns(outage, kind)) return { gate: undefined, restarted };
+    return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, restarted };
   }
 
   /** Throws why a dependency does not serve us. One that is known to be away is not asked: that is done already. */
@@ -99,7 +108,7 @@ export class Outages implements AsyncDisposable {
     const outage = await (dependency === 's3' ? this.#s3 : this.#lxd).look();
     if (outage?.allowed === 0)
       throw new LxstowError(asErrorCode(outage.code), `${waitingFor(outage)}: ${outage.reason}`);
-    await this.#probes[dependency](signal);
+    await this.#probes[dependency](signal, { writes: false });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -110,6 +119,10 @@ export class Outages implements AsyncDisposable {
   #resume(count: number): void {
     for (const resume of this.#paused.splice(0, count)) resume();
   }
+}
+
+function inRecord(why: LxstowError): Pick<LxstowError, 'code' | 'message'> & Pick<Outage, 'only'> {
+  return { code: why.code, message: why.message, ...(why instanceof WritesRefused && { only: 'writes' }) };
 }
 
 /** One dependency: its record, and while this worker keeps that, the loop that asks whether it is back. */
@@ -124,7 +137,9 @@ class Watch {
   #readAt = Number.NEGATIVE_INFINITY;
   #last: { outage: Outage; at: number } | undefined;
   #reading: Promise<void> | undefined;
-  #probing: Promise<LxstowError | undefined> | undefined;
+  #probing: { writes: boolean; why: Promise<LxstowError | undefined> } | undefined;
+  /** What it said at its last answer: another one after each start of it. */
+  #start: string | undefined;
   #keeping: Promise<void> | undefined;
 
   /** `shared`: others write the record too. `onBack` is told when more jobs may begin, and how many. */
@@ -140,6 +155,8 @@ class Watch {
     this.#shared = shared;
     this.#options = options;
     this.#onBack = onBack;
+    // To notice that it was started again, it must have been asked before.
+    if (!shared) void this.#probe(false);
   }
 
   get known(): Outage | undefined {
@@ -157,17 +174,24 @@ class Watch {
     return this.#known;
   }
 
-  /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. */
-  async examine(): Promise<Outage | undefined> {
+  /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. `writes`: whether a write may have been refused. */
+  async examine(writes: boolean): Promise<{ outage: Outage | undefined; restarted: boolean }> {
     const known = await this.look();
-    if (known?.allowed === 0) return known;
-    const why = await this.#probe();
-    if (!why) return undefined;
+    if (known?.allowed === 0 && !known.only) return { outage: known, restarted: false };
+    const before = this.#start;
+    const why = await this.#probe(writes || known?.only !== undefined);
+    if (!why) return { outage: undefined, restarted: before !== undefined && before !== this.#start };
+    return { outage: await this.#record(known, why), restarted: false };
+  }
+
+  async #record(known: Outage | undefined, why: LxstowError): Promise<Outage> {
     const { worker } = this.#options;
     const recent = this.#last && performance.now() - this.#last.at < sameOutageMs ? this.#last.outage : undefined;
     const before = known ?? recent;
-    const outage = failed(before, { dependency: this.#dependency, worker: known?.worker ?? worker }, why, new Date());
-    this.#options.log.error('a dependency is away', { dependency: this.#dependency, since: outage.since, error: why });
+    const by = { dependency: this.#dependency, worker: known?.worker ?? worker };
+    const outage = failed(before, by, inRecord(why), new Date());
+    const { since, only } = outage;
+    this.#options.log.error('a dependency is away', { dependency: this.#dependency, since, only, error: why });
     await this.#write(outage);
     if (this.#known?.worker === worker) this.#keeping ??= this.#keep();
     return this.#known ?? outage;
@@ -184,8 +208,8 @@ class Watch {
       await delay(nextLookMs(this.#known, new Date()), undefined, { signal: stopping }).catch(() => undefined);
       if (stopping.aborted) break;
       const known = this.#known;
-      const why = await this.#probe();
-      const next = why ? failed(known, known, why, new Date()) : answered(known);
+      const why = await this.#probe(known.only !== undefined);
+      const next = why ? failed(known, known, inRecord(why), new Date()) : answered(known);
       if (next) await this.#write(next);
       else if (!(await this.#remove())) {
         // A job of another worker has just failed by it: it is away again.
@@ -201,16 +225,20 @@ class Watch {
   }
 
   /** Undefined when it serves us. One probe at a time. */
-  async #probe(): Promise<LxstowError | undefined> {
-    this.#probing ??= this.#ask().finally(() => {
-      this.#probing = undefined;
-    });
-    return this.#probing;
+  async #probe(writes: boolean): Promise<LxstowError | undefined> {
+    while (this.#probing && writes && !this.#probing.writes) await this.#probing.why;
+    if (!this.#probing) {
+      const why = this.#ask(writes).finally(() => {
+        this.#probing = undefined;
+      });
+      this.#probing = { writes, why };
+    }
+    return this.#probing.why;
   }
 
-  async #ask(): Promise<LxstowError | undefined> {
+  async #ask(writes: boolean): Promise<LxstowError | undefined> {
     try {
-      await this.#options.probes[this.#dependency](AbortSignal.timeout(probeTimeoutMs));
+      this.#start = await this.#options.probes[this.#dependency](AbortSignal.timeout(probeTimeoutMs), { writes });
       return undefined;
     } catch (error) {
       if (error instanceof LxstowError) return error;
