@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { openStack, type Stack, type StackOptions, succeeded } from '../integration/stack.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
+import type { Daemon } from '../lab/processes.ts';
 import { assertClean, linesOf, reaches, readManifest } from './workers.ts';
 
 const mib = 1024 * 1024;
@@ -30,6 +31,12 @@ export interface FullQueue extends AsyncDisposable {
   away(): Promise<string[] | undefined>;
   /** Fails unless all end in Success in their first attempt, little was sent twice, and the janitor finds nothing. Returns what was sent twice, in bytes. */
   assertWell(jobs: Jobs): Promise<number>;
+  /** Waits until all have ended, whoever is away meanwhile; fails unless in Success. */
+  assertSucceeded(answers: Answer[]): Promise<void>;
+  /** Fails unless LXD, the store and NATS have nothing that the janitor would remove. */
+  assertNothingLeft(): Promise<void>;
+  /** `lxstow dead-letters retry --all`, and waits until all that came of it are a Success; returns what it printed. */
+  sendAgain(): Promise<string>;
   kill(part: Away): Promise<void>;
   start(part: Away): Promise<void>;
 }
@@ -59,6 +66,16 @@ export async function openFullQueue(
     assert.equal(answer.status, 202, answer.text);
     return answer;
   };
+  const assertSucceeded = async (answers: Answer[]) => {
+    for (const answer of answers) await ended(stack, answer);
+    for (const answer of answers) await succeeded(stack.stow, answer);
+  };
+  const assertNothingLeft = async () => {
+    await assertClean(stack);
+    const env = { LXSTOW_WORKER_JANITOR_GRACE_HOURS: '0', ...options.nats?.environment?.('worker') };
+    const left = await lxstow(['--config', stack.stow.configFile, 'janitor', '--dry-run', '--format', 'json'], env);
+    assert.deepEqual(JSON.parse(left), []);
+  };
   let sentBefore = 0;
   return {
     stack,
@@ -80,8 +97,7 @@ export async function openFullQueue(
     },
     async assertWell({ running, queued: behind }) {
       const all = [...running, ...behind];
-      for (const answer of all) await ended(stack, answer);
-      for (const answer of all) await succeeded(stack.stow, answer);
+      await assertSucceeded(all);
       const log = (await Promise.all(stack.stow.workers.map((_, index) => stack.stow.logOf(index)))).join('\n');
       for (const answer of all) {
         const begun = [...linesOf(log, answer).matchAll(/"attempt":(\d+)/g)].map(([, attempt]) => attempt);
@@ -93,12 +109,20 @@ export async function openFullQueue(
         stored += (await readManifest(stack, instance, answer.body.metadata.name)).archive.size;
       }
       const twice = (await sentToS3(stack)) - sentBefore - stored;
-      await assertClean(stack);
-      const env = { LXSTOW_WORKER_JANITOR_GRACE_HOURS: '0', ...options.nats?.environment?.('worker') };
-      const left = await lxstow(['--config', stack.stow.configFile, 'janitor', '--dry-run', '--format', 'json'], env);
-      assert.deepEqual(JSON.parse(left), []);
+      await assertNothingLeft();
       assert.ok(twice <= slots * partsInFlight * partBytes + slackBytes, `${twice} bytes were sent twice`);
       return twice;
+    },
+    assertSucceeded,
+    assertNothingLeft,
+    async sendAgain() {
+      const env = options.nats?.environment?.('admin') ?? {};
+      const printed = await lxstow(['--config', stack.stow.configFile, 'dead-letters', 'retry', '--all'], env);
+      for (const [, id] of printed.matchAll(/as operation (\S+)$/gm)) {
+        const shown = await stack.stow.request('GET', `/1.0/operations/${id}/wait`);
+        assert.equal(shown.body.metadata.status, 'Success', shown.text);
+      }
+      return printed;
     },
     kill: (part) => partOf(stack, part).kill(),
     start: (part) => partOf(stack, part).start(),
@@ -106,9 +130,10 @@ export async function openFullQueue(
   };
 }
 
-function partOf({ lab, nats, s3 }: Stack, part: Away) {
-  assert.ok(lab.lxd);
-  return { lxd: lab.lxd, nats, s3 }[part];
+function partOf({ lab, nats, s3 }: Stack, part: Away): Daemon {
+  const daemon = { lxd: lab.lxd, nats, s3 }[part];
+  assert.ok(daemon);
+  return daemon;
 }
 
 /** Not started: 25 of them would take a while. */

@@ -81,6 +81,23 @@ describe('a failed attempt', () => {
     );
   });
 
+  it('goes on after twelve hours without S3: each job is tried less than 180 times, and S3 is asked every 30 s', () => {
+    const halfMs = dayMs / 2;
+    let tries = 0;
+    for (let waitedMs = 0; waitedMs < halfMs; tries++) {
+      const ending = endingOf({ code: 's3-full' }, { ...usual, waitedMs });
+      assert.ok(ending.kind === 'wait');
+      waitedMs += ending.delayMs;
+    }
+    assert.ok(tries < 180, String(tries));
+    const begun = new Date('2026-11-28T00:00:00Z');
+    const why = { code: 's3-unavailable', message: 'ECONNREFUSED' } as const;
+    const outage = failed(undefined, { dependency: 's3', worker: 'w' }, why, begun);
+    let looks = 0;
+    for (let ms = 0; ms < halfMs; looks++) ms += nextLookMs(outage, new Date(begun.getTime() + ms));
+    assert.ok(looks < halfMs / 30_000 + 30, String(looks));
+  });
+
   it("is somebody's fault, whatever its code", () => {
     for (const code of errorCodes) assert.ok(blameOf(code).on, code);
   });
