@@ -87,12 +87,13 @@ describe('chaos', { timeout: 7_200_000, skip }, () => {
 /** Has it go wrong; returns what ends that. */
 async function begin({ stack, kill, start }: FullQueue, event: Event): Promise<() => Promise<void>> {
   const [worker] = stack.stow.workers;
-  const { s3, lab } = stack;
+  const { s3, lab, nats } = stack;
+  const parts = { s3, nats, lxd: lab.lxd };
   const nothing = async () => undefined;
   switch (event) {
     case 'worker':
       await worker?.kill();
-      return async () => worker?.start();
+      return async () => (worker?.isRunning ? undefined : worker?.start());
     case 'keys':
       if (!s3.isRunning) return nothing;
       await s3.kill();
@@ -110,7 +111,8 @@ async function begin({ stack, kill, start }: FullQueue, event: Event): Promise<(
       return nothing;
     default:
       await kill(event);
-      return () => start(event);
+      // The other event may have had it started already.
+      return async () => (parts[event]?.isRunning ? undefined : start(event));
   }
 }
 
