@@ -1160,7 +1160,7 @@ bytes_stored?: number
  */
 bytes_per_second?: number
 /**
- * Room on the disk on which LXD writes its copy, while it writes; absent where a worker cannot see that disk.
+ * Room on the disk on which LXD writes its copy, at the last look while it wrote; absent where a worker cannot see that disk.
  */
 lxd_free_bytes?: number
 /**

@@ -48,11 +48,16 @@ describe('NATS, with 4 jobs at work and others queued,', { timeout: 3_600_000, s
     await using nats = await startNats({ name: 'full', log, diskMiB: 64 });
     await using queue = await openFullQueue('nats-full', { nats, queued: 10 });
     const jobs = await queue.begin();
-    const filler = join(nats.dir, 'store/filler');
-    await run('dd', ['if=/dev/zero', `of=${filler}`, 'bs=1M']).catch(() => undefined);
+    const fillers = ['1M', '1k'].map((size) => ({ size, file: join(nats.dir, `store/filler-${size}`) }));
+    for (const { size, file } of fillers)
+      await run('dd', ['if=/dev/zero', `of=${file}`, `bs=${size}`, 'conv=fsync']).catch(() => undefined);
+    await until(
+      () => readFile(join(nats.dir, 'daemon.log'), 'utf8'),
+      (text) => text.includes('no space left on device'),
+    );
     await delay(minutes * 60_000);
-    await rm(filler);
-    // It switches JetStream off at its first failed write, until it is started again.
+    for (const { file } of fillers) await rm(file);
+    // A stream that could not be written takes nothing more until its server is started again.
     await nats.stop();
     await nats.start();
     test.diagnostic(`14 Success, ${await queue.assertWell(jobs)} bytes sent twice`);
