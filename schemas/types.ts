@@ -1160,6 +1160,10 @@ bytes_stored?: number
  */
 bytes_per_second?: number
 /**
+ * Room on the disk on which LXD writes its copy, at the last look while it wrote; absent where a worker cannot see that disk.
+ */
+lxd_free_bytes?: number
+/**
  * The same as LXD words it.
  */
 create_backup_progress?: string
@@ -1178,6 +1182,10 @@ warnings?: string[]
  */
 export interface Checkpoint {
 lxdBackup?: string
+/**
+ * So much room on LXD's disk was not enough for its copy.
+ */
+tooLittleBytes?: number
 key?: string
 uploadId?: string
 /**
@@ -1243,6 +1251,10 @@ reason: string
  * How many jobs may be at work on it: 0 while it is away, then more and more.
  */
 allowed: number
+/**
+ * It lets us read: only backups wait. Absent where nothing is served.
+ */
+only?: "writes"
 /**
  * The worker that looks whether it is back.
  */

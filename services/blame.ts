@@ -85,6 +85,11 @@ export function suspectOf(code: ErrorCode): Dependency | undefined {
   return blame.on === 'job' ? undefined : blame.on;
 }
 
+/** Whether S3 has refused a request that may have been a write: then it is asked whether it takes any. */
+export function mayBeOfWrites(code: ErrorCode): boolean {
+  return code === 's3-denied' || code === 's3-full';
+}
+
 /** Whether the error says that S3 is away, full, or does not let us in, rather than that it refused this one request. */
 export function isS3Away(thrown: unknown): boolean {
   return thrown instanceof LxstowError && ['s3-unavailable', 's3-denied', 's3-full'].includes(thrown.code);

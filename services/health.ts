@@ -23,12 +23,16 @@ const probeTimeoutMs = 3000;
 /** Prometheus waits for 10 s by default. */
 const refreshTimeoutMs = 5000;
 
-/** Serves until disposed. `/readyz` asks all probes side by side, each for 3 s at most, and answers 503 with what failed. */
+/**
+ * Serves until disposed. `/readyz` asks all probes side by side, each for 3 s at most, and answers 503 with what failed. What fails of `shown` is in the
+ * answer too, and leaves it at 200: the process does without.
+ */
 export async function serveHealth(
   address: string,
   port: number,
   probes: Record<string, Probe>,
   { registry, refresh }: Exposition,
+  shown: Record<string, Probe> = {},
 ): Promise<HealthServer> {
   const server = createServer(async (request, response) => {
     const answer = (status: number, body: object) => {
@@ -44,9 +48,9 @@ export async function serveHealth(
     }
     if (request.url !== '/readyz') return answer(404, { error: 'not found' });
     const checks = await Promise.all(
-      Object.entries(probes).map(async ([name, probe]) => [name, await verdict(probe)] as const),
+      Object.entries({ ...probes, ...shown }).map(async ([name, probe]) => [name, await verdict(probe)] as const),
     );
-    const ready = checks.every(([, word]) => word === 'ok');
+    const ready = checks.every(([name, word]) => word === 'ok' || name in shown);
     answer(ready ? 200 : 503, { status: ready ? 'ok' : 'unready', checks: Object.fromEntries(checks) });
   });
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));

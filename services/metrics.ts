@@ -99,6 +99,16 @@ export function createWorkerMetrics() {
       labelNames: ['kind'],
       registers,
     }),
+    stagingFree: new Gauge({
+      name: 'lxstow_lxd_staging_free_bytes',
+      help: 'Room on the disk on which LXD writes its copies, when a backup last looked; nothing where this worker cannot see it.',
+      registers,
+    }),
+    diskFull: new Counter({
+      name: 'lxstow_lxd_disk_full_total',
+      help: "Attempts that ended because LXD's disk had no room for its copy.",
+      registers,
+    }),
     lxdRequests: new Histogram({
       name: 'lxstow_lxd_request_duration_seconds',
       help: "Requests to LXD until the answer begins; result is its HTTP status, or the error's code.",
@@ -113,6 +123,7 @@ export function createWorkerMetrics() {
     metrics.retries.inc({ kind }, 0);
     metrics.takeovers.inc({ kind }, 0);
   }
+  metrics.stagingFree.remove();
   metrics.jobs.inc({ kind: 'unknown', result: 'refused' }, 0);
   for (const what of ['instance', 'pool', 'remote', 'dependency']) metrics.waiting.set({ for: what }, 0);
   return metrics;

@@ -2,7 +2,7 @@
  * The record of a dependency's outage: a circuit breaker with a slow start. Pure. During the outage `allowed` is 0. Each successful probe doubles the
  * number of jobs that may use the dependency (1, 2, 4 …), so that a returning store is not overloaded; at the end the record is removed.
  */
-import { faultsOf, type Outage } from './contract.ts';
+import { faultsOf, type JobKind, type Outage } from './contract.ts';
 import type { LxstowError } from './errors.ts';
 
 /** A remote with more concurrent jobs than this is not limited any more. */
@@ -15,10 +15,11 @@ const stepMs = 2000;
 export function failed(
   known: Outage | undefined,
   { dependency, worker }: Pick<Outage, 'dependency' | 'worker'>,
-  { code, message }: Pick<LxstowError, 'code' | 'message'>,
+  { code, message, only }: Pick<LxstowError, 'code' | 'message'> & Pick<Outage, 'only'>,
   now: Date,
 ): Outage {
-  return { dependency, since: known?.since ?? now.toISOString(), code, reason: message, allowed: 0, worker };
+  const since = known?.since ?? now.toISOString();
+  return { dependency, since, code, reason: message, allowed: 0, ...(only && { only }), worker };
 }
 
 /** The record after an answer; undefined if that ends the outage. */
@@ -36,9 +37,15 @@ export function nextLookMs({ since, allowed }: Outage, now: Date): number {
 const names = { s3: 'S3', lxd: 'LXD' };
 
 /** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Why may change; this is the same all the time, and written once. */
-export function waitingFor({ dependency, since, allowed }: Outage): string {
+export function waitingFor({ dependency, since, allowed, only }: Outage): string {
   const name = names[dependency];
-  return allowed > 0 ? `${name}, which has just come back` : `${name}, away since ${since.slice(0, 19)}Z`;
+  if (allowed > 0) return `${name}, which has just come back`;
+  return `${name}, ${only ? 'which takes no writes' : 'away'} since ${since.slice(0, 19)}Z`;
+}
+
+/** Whether jobs of this kind wait for it. */
+export function concerns({ dependency, only }: Outage, kind: JobKind): boolean {
+  return dependency === 'lxd' ? kind !== 'delete' : only === undefined || kind === 'backup';
 }
 
 /** Parses a stored record; undefined if it is invalid. */

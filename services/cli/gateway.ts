@@ -30,6 +30,8 @@ export interface RequestOptions {
   signal?: AbortSignal | undefined;
   /** How long it may take to the answer's headers. */
   timeoutMs?: number;
+  /** Told what the gateway has to say beside its answer. */
+  onWarning?: (text: string) => void;
 }
 
 export interface Gateway extends Disposable {
@@ -108,7 +110,10 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
     remote,
     open,
     async ask(method, path, options) {
-      const { type, metadata } = await envelopeOf(await open(method, path, options), remote);
+      const response = await open(method, path, options);
+      const { warning } = response.headers;
+      if (warning !== undefined) options?.onWarning?.(warningText(warning));
+      const { type, metadata } = await envelopeOf(response, remote);
       if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
       return metadata;
     },
@@ -127,6 +132,11 @@ function pinned(certificate: string): https.AgentOptions {
         ? undefined
         : Object.assign(new Error('another certificate'), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' }),
   };
+}
+
+/** `199 lxstow "2 dead letters; …"` without code and quotes. */
+function warningText(header: string): string {
+  return printable(header.replaceAll(/\b199 lxstow "([^"]*)"/g, '$1'));
 }
 
 interface Envelope {

@@ -11,8 +11,10 @@ import type { OperationStore } from '../operations/store.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Reservations } from '../queue/reservations.ts';
 import { traceHeader, traceOf } from '../trace.ts';
+import type { Absences } from './absences.ts';
 import { authorized, bodyAuthorized } from './access.ts';
 import { audited } from './audit.ts';
+import type { AwayWorkers } from './awayWorkers.ts';
 import type { Catalog } from './catalog.ts';
 import type { EventSockets } from './eventSockets.ts';
 import type { OperationFeed } from './feed.ts';
@@ -45,6 +47,8 @@ export interface GatewayParts extends TrustParts {
   catalog: Catalog;
   submitter: Submitter;
   transfers: Transfers;
+  absences: Absences;
+  awayWorkers: AwayWorkers;
   certificate: ServerCertificate;
   /** Aborts when the gateway stops: nobody is kept waiting. */
   stop: AbortSignal;
@@ -86,7 +90,7 @@ export function createApp(parts: GatewayParts): Express {
   app.use('/1.0/projects', projectRoutes(parts));
   app.use('/1.0/storage-pools', poolRoutes(parts));
   app.use(nothingHere);
-  app.use(respondToErrors(log));
+  app.use(respondToErrors(log, parts.absences));
   return app;
 }
 

@@ -103,7 +103,11 @@ export const endpoints: Endpoint[] = [
     description: 'An operation.',
     request: 'nats-api.json#/$defs/operationRequest',
     answer: 'nats-api.json#/$defs/operation',
-    run: async (parts, { address, body }) => toLxd(await operationOf(parts, address, (body as OperationRequest).id)),
+    run: async (parts, { address, body }) => {
+      const found = await operationOf(parts, address, (body as OperationRequest).id);
+      const [shown = found] = await parts.awayWorkers.explain([found]);
+      return toLxd(shown);
+    },
   },
   {
     ...usual,
@@ -157,7 +161,10 @@ async function backupPage(
   return { backups: fitting, ...(cursor === undefined ? {} : { next: cursor }) };
 }
 
-async function operationPage({ operations }: GatewayParts, { address, body, room }: Question): Promise<OperationPage> {
+async function operationPage(
+  { operations, awayWorkers }: GatewayParts,
+  { address, body, room }: Question,
+): Promise<OperationPage> {
   const { status, limit = usualLimit, after } = body as OperationsRequest;
   const cursor = ({ created_at, id }: Operation) => `${created_at}/${id}`;
   const behind = (await operations.list())
@@ -165,7 +172,7 @@ async function operationPage({ operations }: GatewayParts, { address, body, room
     .filter((one) => (status === undefined || one.status === status) && (after === undefined || cursor(one) < after))
     .sort((a, b) => (cursor(a) < cursor(b) ? 1 : -1));
   const fitting = firstFitting(
-    behind.slice(0, limit),
+    await awayWorkers.explain(behind.slice(0, limit)),
     (one) => toLxd(one) as OperationPage['operations'][number],
     room,
   );

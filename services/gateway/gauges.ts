@@ -5,7 +5,7 @@ import type { GatewayMetrics } from '../metrics.ts';
 import { listOutages } from '../queue/away.ts';
 import type { Bucket } from '../queue/bucket.ts';
 import type { Nats } from '../queue/connection.ts';
-import { countDeadLetters, countNotices, queueDepth } from '../queue/depth.ts';
+import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../queue/depth.ts';
 import { deadLetterStream, instanceLeaseKey, noticesStream } from '../queue/topology.ts';
 import type { Catalog } from './catalog.ts';
 import type { OperationFeed } from './feed.ts';
@@ -35,6 +35,8 @@ export class Gauges {
   #meanwhile = new Map<string, Success>();
   #lookedAt = Number.NEGATIVE_INFINITY;
   #looking: Promise<void> | undefined;
+  /** Dead letters at the last scrape: more of them are logged. */
+  #dead = 0;
 
   constructor(options: GaugesOptions) {
     this.#options = options;
@@ -59,6 +61,8 @@ export class Gauges {
       const [depths, dead, notices, outages] = await until(signal, Promise.all(asked));
       natsUp.set(1);
       deadLetters.set({ stream: deadLetterStream }, dead);
+      if (dead > this.#dead) log.warn(wordsFor(dead), { deadLetters: dead });
+      this.#dead = dead;
       noticesQueued.set({ stream: noticesStream }, notices);
       outage.reset();
       // Of several workers' LXDs, the one that has been away longest.

@@ -1,4 +1,5 @@
 /** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps nothing that another would not know. */
+
 import { constants } from 'node:crypto';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
@@ -21,7 +22,9 @@ import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
+import { Absences } from './absences.ts';
 import { createApp, type GatewayParts } from './app.ts';
+import { AwayWorkers } from './awayWorkers.ts';
 import { Catalog } from './catalog.ts';
 import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
@@ -110,6 +113,8 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
     transfers,
+    absences: new Absences(leases, log),
+    awayWorkers: new AwayWorkers({ nats, leases, operations, log }),
     ...trust,
     certificate,
     stop,
@@ -141,11 +146,10 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   await using health = await serveHealth(
     gateway.healthAddress,
     gateway.healthPort,
-    {
-      nats: async () => nats.assertConnected(),
-      s3: (signal) => s3.probe(signal),
-    },
+    { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
+    // It takes jobs without it.
+    { s3: (signal) => s3.probe(signal) },
   );
   const service = await serveOverNats(parts);
   log.info('gateway ready', {

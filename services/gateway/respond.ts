@@ -5,6 +5,7 @@ import type { ErrorRequestHandler, Request, Response } from 'express';
 import type { Operation } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
+import type { Absences } from './absences.ts';
 
 /** Shorter ones are one packet anyway. */
 const worthPackingBytes = 1400;
@@ -94,9 +95,10 @@ export function errorOf(operation: Operation): LxstowError {
 }
 
 /** Answers with LXD's error envelope. What nobody foresaw is logged with its stack, and told apart by the request's id only. */
-export function respondToErrors(log: Log): ErrorRequestHandler {
-  return (thrown, request, response, next) => {
-    const error = fromExpress(thrown) ?? asLxstowError(thrown);
+export function respondToErrors(log: Log, absences: Absences): ErrorRequestHandler {
+  return async (thrown, request, response, next) => {
+    if (response.headersSent) return next(thrown);
+    const error = await absences.explain(fromExpress(thrown) ?? asLxstowError(thrown), request.method !== 'GET');
     if (response.headersSent) return next(thrown);
     const line = {
       method: request.method,

@@ -135,7 +135,7 @@ async function respond(
     message.respond(text);
     return undefined;
   } catch (thrown) {
-    const error = asLxstowError(thrown);
+    const error = await parts.absences.explain(asLxstowError(thrown), false);
     const line = { subject, trace: trace.id, status: error.status, error: error.code === 'internal' ? thrown : error };
     if (error.status >= 500) log.error('request over NATS failed', line);
     else log.info('request over NATS refused', line);

@@ -10,8 +10,8 @@ import { instanceExists } from './instances.ts';
 
 /** Prefix of all our backups in LXD; others are not ours. */
 export const mark = 'lxstow-';
-/** LXD prunes what we could not remove; long enough for 2 TB over 5 MB/s, and for a worker that goes on days later. */
-const expiryMs = 30 * 24 * 3_600_000;
+/** Beside the hours that a job may wait with its copy: long enough for 2 TB over 5 MB/s, and for LXD's pruning, once an hour. */
+const transferHours = 7 * 24;
 
 interface Waiting {
   signal: AbortSignal;
@@ -37,26 +37,37 @@ export interface Writing {
   made: Promise<LxdBackup>;
 }
 
+/** A backup that LXD is to write. */
+export interface LxdBackupRequest {
+  name: string;
+  optimized: boolean;
+  instanceOnly: boolean;
+  /** Format of the index, where LXD can write more than one; undefined: LXD's default. */
+  metadataVersion?: number | undefined;
+  /** For how long a job may wait before this copy is sent. Default: 24. */
+  waitHours?: number;
+}
+
 /**
  * Has LXD write an uncompressed backup (compressed, it may say Success over a cut one). Resolves when LXD has begun. `onProgress` gets the bytes
- * written so far.
+ * written so far. LXD prunes what nobody removes: `waitHours`, for how long a job may wait before its copy is sent, and a week later.
  */
 export async function beginLxdBackup(
   lxd: LxdClient,
   address: Address,
-  backup: { name: string; optimized: boolean; instanceOnly: boolean; metadataVersion?: number | undefined },
+  backup: LxdBackupRequest,
   options: Waiting & { onProgress: (bytes: number, text: string) => void },
 ): Promise<Writing> {
   const { project } = address;
   const { signal } = options;
-  const { name } = backup;
+  const { name, waitHours = 24 } = backup;
   const { operation = '' } = await lxd.call({
     method: 'POST',
     path: backupsPath(address),
     query: { project },
     body: {
       name,
-      expires_at: new Date(Date.now() + expiryMs).toISOString(),
+      expires_at: new Date(Date.now() + (waitHours + transferHours) * 3_600_000).toISOString(),
       instance_only: backup.instanceOnly,
       optimized_storage: backup.optimized,
       compression_algorithm: 'none',

@@ -25,9 +25,24 @@ export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDep
   }
 }
 
+/** Whether a worker asks for jobs of this lane now. */
+export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
+  nats.assertConnected();
+  try {
+    return (await nats.jsm.consumers.info(jobsStream, consumerName(remote, lane))).num_waiting > 0;
+  } catch (error) {
+    throw natsFailure(error, 'looking who asks for jobs');
+  }
+}
+
 /** How many dead letters there are. */
 export function countDeadLetters(nats: Nats): Promise<number> {
   return messagesIn(nats, deadLetterStream, 'counting dead letters');
+}
+
+/** For people: how many there are, and what to do. */
+export function wordsFor(deadLetters: number): string {
+  return `${deadLetters} dead letter${deadLetters === 1 ? '' : 's'}; lxstow dead-letters list`;
 }
 
 /** How many notices wait for their endpoint. */

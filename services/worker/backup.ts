@@ -21,7 +21,7 @@ import { version } from '../version.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart, removeCheckpoint, type SentPart } from './checkpoint.ts';
 import { sendArchive, storedBytes } from './sendArchive.ts';
-import { assertStagingRoom } from './stagingRoom.ts';
+import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
 import type { Tools } from './tools.ts';
 import { adviseOnZeros } from './zeros.ts';
 
@@ -39,7 +39,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   const given = new AbortController();
   using ending = new DisposableStack();
   ending.defer(() => given.abort());
-  const { checkpoint, writing } = found
+  const { checkpoint, writing, room } = found
     ? { checkpoint: found }
     : await begin(job, address, compression, attempt, tools, AbortSignal.any([attempt.signal, given.signal]));
   const { start } = checkpoint;
@@ -78,8 +78,10 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
     await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
   } catch (error) {
-    // Nothing to go on from: the copy itself is bad.
-    if (isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
+    const isFull = isCode(error, 'lxd-full');
+    // Nothing to go on from: the copy itself is bad. On a full disk it takes the room that others need.
+    if (isFull || isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
+    if (isFull && room) await attempt.checkpoint({ tooLittleBytes: room.free });
     throw error;
   }
   await tidy(start.lxdBackup, undefined, attempt, tools);
@@ -90,8 +92,13 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
 export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { backup, checkpoint } = attempt.operation;
   if (isCode(attempt.signal.reason, 'lease-lost')) return;
-  if (checkpoint?.uploadId && backup !== undefined) await removeOwnManifest({ ...job.address, backup }, attempt, tools);
-  await removeTraces(job, attempt, tools);
+  try {
+    if (checkpoint?.uploadId && backup !== undefined)
+      await removeOwnManifest({ ...job.address, backup }, attempt, tools);
+  } finally {
+    // LXD's copy takes its room also where the store does not answer.
+    await removeTraces(job, attempt, tools);
+  }
 }
 
 /** A manifest whose answer was lost, or that was written while somebody cancelled. */
@@ -138,17 +145,17 @@ async function begin(
   attempt: Attempt,
   tools: Tools,
   listening: AbortSignal,
-): Promise<{ checkpoint: BackupCheckpoint; writing: Writing }> {
+): Promise<{ checkpoint: BackupCheckpoint; writing: Writing; room: StagingRoom | undefined }> {
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
   const [instance, lxd] = await Promise.all([
     describeInstance(client, address, signal),
     describeServer(client, signal),
   ]);
-  await assertStagingRoom(address, job.body, tools, signal);
+  const room = await assertStagingRoom(address, job.body, attempt, tools);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
-  const writing = await generate(job, lxdBackup, lxd, attempt, tools, listening);
+  const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);
   const key = archiveKey(config.s3.prefix, address);
   const begun = Date.now();
   const upload = await store.beginUpload(
@@ -158,7 +165,7 @@ async function begin(
   );
   await attempt.checkpoint({ key, uploadId: upload.uploadId });
   const start: BackupStart = { lxdBackup, compression, upload, begun, session: upload.uploadId, instance, lxd };
-  return { writing, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
+  return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
 }
 
 /** What an attempt before this one got done, where LXD and the store still have it as it was recorded. */
@@ -243,6 +250,14 @@ async function settleName(
   return backup;
 }
 
+interface Generating {
+  job: JobOf<'backup'>;
+  lxdBackup: string;
+  server: ManifestLxd;
+  /** Undefined where this worker cannot see LXD's disk. */
+  room: StagingRoom | undefined;
+}
+
 /** True when an earlier attempt got as far as the manifest. Throws conflict when the backup is another operation's. */
 async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<boolean> {
   try {
@@ -256,33 +271,37 @@ async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, c
 }
 
 async function generate(
-  job: JobOf<'backup'>,
-  name: string,
-  server: ManifestLxd,
+  { job, lxdBackup: name, server, room }: Generating,
   attempt: Attempt,
-  { lxd, config }: Tools,
+  tools: Tools,
   signal: AbortSignal,
 ): Promise<Writing> {
+  const { lxd, config } = tools;
   const { optimized = false, instanceOnly = false } = job.body;
   // LXD 6's own format can be restored by nothing older.
   const metadataVersion = server.extensions?.includes('backup_metadata_version') ? 1 : undefined;
   const begun = performance.now();
+  let movedAt = begun;
+  let written = 0;
   attempt.report({ stage: 'generating' });
-  return beginLxdBackup(
+  const writing = await beginLxdBackup(
     lxd,
     job.address,
-    { name, optimized, instanceOnly, metadataVersion },
+    { name, optimized, instanceOnly, metadataVersion, waitHours: config.worker.patienceHours },
     {
       signal,
       idleTimeoutMs: config.worker.lxdIdleTimeoutMs,
-      onProgress: (bytes, text) =>
+      onProgress: (bytes, text) => {
+        if (bytes !== written) [written, movedAt] = [bytes, performance.now()];
         attempt.report({
           bytes_done: bytes,
           bytes_per_second: bytesPerSecond(bytes, begun),
           create_backup_progress: text,
-        }),
+        });
+      },
     },
   );
+  return watchStagingRoom(writing, room, { attempt, tools, movedAt: () => movedAt });
 }
 
 /** Leaves nothing behind. After a lost lease nothing is touched: the next owner has the checkpoint, and does this itself. */
@@ -293,11 +312,11 @@ async function tidy(
   { lxd, store, config }: Tools,
 ): Promise<void> {
   if (isCode(attempt.signal.reason, 'lease-lost')) return;
-  const signal = cleanupSignal();
-  const waiting = { signal, idleTimeoutMs: config.worker.lxdIdleTimeoutMs };
+  const { lxdIdleTimeoutMs: idleTimeoutMs } = config.worker;
+  const waiting = () => ({ signal: cleanupSignal(), idleTimeoutMs });
   const steps = [
-    ['upload', async () => upload && (await store.abortUpload(upload, signal))],
-    ['backup in LXD', async () => lxdBackup && (await deleteLxdBackup(lxd, attempt.operation, lxdBackup, waiting))],
+    ['backup in LXD', async () => lxdBackup && (await deleteLxdBackup(lxd, attempt.operation, lxdBackup, waiting()))],
+    ['upload', async () => upload && (await store.abortUpload(upload, cleanupSignal()))],
   ] as const;
   for (const [what, run] of steps) {
     try {

@@ -5,7 +5,7 @@ import { SlotMemory } from '../archive/slotMemory.ts';
 import { Threads } from '../archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
+import { isCode } from '../errors.ts';
 import { serveHealth } from '../health.ts';
 import type { Log } from '../logger.ts';
 import { LxdClient } from '../lxd/client.ts';
@@ -30,6 +30,7 @@ import { answerLook, type LookAnswer, type LookQuestion } from '../queue/questio
 import { Reservations } from '../queue/reservations.ts';
 import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../queue/topology.ts';
 import { WaitingRoom } from '../queue/waitingRoom.ts';
+import { listPrefix } from '../storage/keys.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -37,6 +38,7 @@ import type { Trace } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
 import { Outages } from './outages.ts';
+import { probeOfLxd, probeOfS3 } from './probes.ts';
 import { runRemove } from './remove.ts';
 import { whyNotReplaceable } from './replace.ts';
 import { runRestore, undoRestore } from './restore.ts';
@@ -123,7 +125,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   await using outages = new Outages({
     ...{ remote, worker, bucket, log, stopping: stop },
     onFree: (permit) => waitingRoom.freed(permit),
-    probes: { s3: (signal) => s3.probe(signal), lxd: (signal) => assertTrusted(lxd, signal) },
+    probes: { s3: probeOfS3(s3, `${listPrefix(config.s3.prefix, { remote })}.probe-${worker}`), lxd: probeOfLxd(lxd) },
   });
   await using health = await serveHealth(
     config.worker.healthAddress,
@@ -175,13 +177,6 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   log.info('worker stopped');
   // systemd begins anew what has failed (packaging/systemd).
   nats.closed.throwIfAborted();
-}
-
-/** Throws lxd-unavailable, or lxd-refused: to a certificate that it does not know LXD answers too, but does nothing for it. */
-async function assertTrusted(lxd: LxdClient, signal: AbortSignal): Promise<void> {
-  const { auth } = await lxd.get<{ auth?: string }>('/1.0', {}, signal);
-  if (auth !== undefined && auth !== 'trusted')
-    throw new LxstowError('lxd-refused', `LXD (${lxd.remote}) does not trust our certificate`);
 }
 
 async function look(lxd: LxdClient, { project, instance, pool, replace = false }: LookQuestion): Promise<LookAnswer> {

@@ -2,7 +2,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { waitedForAfter } from '../blame.ts';
 import type { JobKind, Operation } from '../contract.ts';
-import { asErrorCode, asLxstowError, LxstowError } from '../errors.ts';
+import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { isLxdAway } from '../lxd/client.ts';
 import { countJob } from '../metrics.ts';
@@ -21,7 +21,8 @@ import type { WaitingRoom } from '../queue/waitingRoom.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { admit, type Wait } from './admission.ts';
 import { endingOf, firstDelayMs, longestDelayMs } from './ending.ts';
-import type { Gate, Outages } from './outages.ts';
+import type { Outages } from './outages.ts';
+import { overdueFor, pause as pauseJob } from './pause.ts';
 import type { Tools } from './tools.ts';
 
 /** What is done for a kind of job. */
@@ -116,7 +117,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   const limited = stored.operation.status !== 'Cancelling' && !stored.operation.checkpoint?.prepared;
   const gate = limited ? await options.outages.gate(job.kind) : undefined;
   const overdue = gate && overdueFor(gate, stored.operation, tools);
-  if (gate?.outage.allowed === 0 && !overdue) return waitUntilBack(message, gate, stored, options);
+  if (gate?.outage.allowed === 0 && !overdue) return pauseJob(message, gate, stored, options);
   const admission = await admit(job, { worker, operation: id }, tools, {
     isBehind: (lease) => waitingRoom.isBehind(lease, message),
     limited,
@@ -163,34 +164,6 @@ async function wait(message: Delivery, { lease, reason }: Wait, stored: Stored, 
     await options.operations.update(amend(operation, { metadata }, new Date()), revision);
   }
   options.waitingRoom.wait(message, lease, operation.id);
-}
-
-/** Hands the job back until what it needs is there, and says in its operation what that is, and since when. */
-async function waitUntilBack(
-  message: Delivery,
-  { outage, permits }: Gate,
-  { operation, revision }: Stored,
-  { operations, waitingRoom }: LoopOptions,
-): Promise<void> {
-  const reason = waitingFor(outage);
-  if (operation.status === 'Pending' && operation.metadata.waiting_for !== reason) {
-    const now = new Date();
-    const metadata = { ...operation.metadata, waiting_for: reason };
-    const waiting_since = operation.waiting_since ?? now.toISOString();
-    await operations.update(amend(operation, { metadata, waiting_since }, now), revision);
-  }
-  if (permits) waitingRoom.wait(message, permits, operation.id);
-  // Another worker's LXD may be there; this worker takes no more of these.
-  else message.nak();
-}
-
-/** Why the job waits no longer for what is away, where it has waited for as long as it may. */
-function overdueFor({ outage }: Gate, { waiting_since }: Operation, { config }: Tools): LxstowError | undefined {
-  const { patienceHours } = config.worker;
-  if (outage.allowed > 0 || !waiting_since || Date.now() - Date.parse(waiting_since) < patienceHours * hourMs)
-    return undefined;
-  const why = `waited ${patienceHours} h for ${waitingFor(outage)}: ${outage.reason}`;
-  return new LxstowError(asErrorCode(outage.code), why);
 }
 
 /** Finds the operation, or makes it: for a message that came without the gateway, or faster than it. */
@@ -261,7 +234,7 @@ async function undo(job: Job, attempt: Attempt, { runners, tools, outages }: Loo
     await runnerOf(job, runners).undo?.(job, attempt, tools);
   } catch (thrown) {
     const error = asLxstowError(thrown);
-    if (job.kind === 'restore' && (isLxdAway(error) || (await outages.examine(error)))) return false;
+    if (job.kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, job.kind)).gate)) return false;
     attempt.log.error('left behind', { checkpoint: attempt.operation.checkpoint, error });
   }
   return true;
@@ -287,14 +260,14 @@ async function endBadly(
 ): Promise<void> {
   const { log, operation } = attempt;
   const { attempts, patienceHours } = options.tools.config.worker;
-  const gate = await options.outages.examine(error);
+  const { gate, restarted } = await options.outages.examine(error, job.kind);
   const waitingSince =
     operation.waiting_since && ranMs < longestDelayMs ? Date.parse(operation.waiting_since) : Date.now();
   const ending = endingOf(error, {
     attempt: operation.attempt,
     // What is in service already is not given up.
     attempts: operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts,
-    confirmed: gate !== undefined,
+    confirmed: gate !== undefined || restarted,
     waitedMs: Date.now() - waitingSince,
     patienceMs: patienceHours * hourMs,
   });

@@ -1,14 +1,18 @@
 /**
  * LXD writes a backup to its own disk before it can be fetched, and on a full one its operation runs for ever (docs/lxd.md). So the room there is held
- * against what the last backup of the instance took, before LXD is asked.
+ * against what the last backup of the instance took, before LXD is asked, and looked at while LXD writes.
  */
+import type { StatsFs } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { parseManifest } from '../archive/manifest.ts';
 import type { Address, Manifest } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
+import type { LxdBackup, Writing } from '../lxd/backups.ts';
 import { nameOf } from '../lxd/instances.ts';
 import { defaultSocket } from '../lxd/sockets.ts';
+import type { Attempt } from '../operations/attempt.ts';
 import { listPrefix, parseManifestKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
 
@@ -17,45 +21,122 @@ interface Kind {
   instanceOnly?: boolean;
 }
 
-type RoomTools = Pick<Tools, 'config' | 'lxd' | 'store'>;
+type RoomTools = Pick<Tools, 'config' | 'lxd' | 'store' | 'metrics'>;
+
+/** Where LXD writes its copies, and the bytes that were free there before it began. */
+export interface StagingRoom {
+  dir: string;
+  free: number;
+}
+
+const lookEveryMs = 1000;
+/** A disk with less is full, beside what ext4 gives to nobody: a fiftieth of it, 16 MiB at most. */
+const fullBytes = 1024 * 1024;
+const withheldShare = 1 / 50;
+const mostWithheldBytes = 16 * 1024 * 1024;
+/** LXD does not go on once a write has failed; one that has moved so recently may be through in spite of a full disk. */
+const stuckMs = 5000;
+/** What was too little once is asked for with so much more, so that a job does not fill the disk again and again. */
+const moreShare = 1.1;
 
 /**
- * Throws lxd-full when LXD's disk has less room than the last backup of this kind took. Where the disk cannot be seen from here (an LXD over HTTPS, a
- * volume of its own for backups), or nothing is known of the instance, it is let be.
+ * Throws lxd-full when LXD's disk has less room than the last backup of this kind took, or no more than an attempt before this one had in vain.
+ * Undefined where the disk cannot be seen from here: an LXD over HTTPS, a volume of its own for backups.
  */
 export async function assertStagingRoom(
   address: Address,
   kind: Kind,
+  attempt: Attempt,
   tools: RoomTools,
-  signal: AbortSignal,
-): Promise<void> {
+): Promise<StagingRoom | undefined> {
+  const { signal, operation } = attempt;
   const { socket, url } = tools.config.remotes[address.remote] ?? {};
-  if (url !== undefined) return;
+  if (url !== undefined) return undefined;
   const server = await tools.lxd.get<{ config?: Record<string, unknown> }>('/1.0', {}, signal);
-  if (server.config?.['storage.backups_volume']) return;
+  if (server.config?.['storage.backups_volume']) return undefined;
   const dir = join(dirname(socket ?? defaultSocket(address.remote, process.env)), 'backups');
-  const free = await freeBytes(dir);
-  if (free === undefined) return;
+  const disk = await diskOf(dir);
+  if (!disk) return undefined;
+  const free = disk.bavail * disk.bsize;
+  tools.metrics.stagingFree.set(free);
+  const has = `LXD has ${mib(free)} MiB free in ${dir}`;
+  const { tooLittleBytes = 0 } = operation.checkpoint ?? {};
+  if (free < tooLittleBytes * moreShare)
+    throw full(
+      `${has}; with ${mib(tooLittleBytes)} MiB the backup of ${nameOf(address)} has filled it`,
+      attempt,
+      tools,
+    );
   const last = await lastManifest(address, tools, signal);
-  if (!last || last.archive.optimized !== (kind.optimized ?? false)) return;
-  if (last.archive.instanceOnly !== (kind.instanceOnly ?? false) || last.archive.rawSize <= free) return;
-  throw new LxstowError(
-    'lxd-full',
-    `LXD has ${mib(free)} MiB free in ${dir}; the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`,
-  );
+  const isSameKind =
+    last?.archive.optimized === (kind.optimized ?? false) && last.archive.instanceOnly === (kind.instanceOnly ?? false);
+  if (last && isSameKind && last.archive.rawSize > free)
+    throw full(`${has}; the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`, attempt, tools);
+  return { dir, free };
+}
+
+/**
+ * The same backup, which fails with lxd-full as soon as LXD's disk is full and LXD stands still, or when LXD says that there is no room. How much
+ * is free is shown in the operation meanwhile. `movedAt`: when LXD last said that it has written something, by performance.now().
+ */
+export function watchStagingRoom(
+  writing: Writing,
+  room: StagingRoom | undefined,
+  { attempt, tools, movedAt }: { attempt: Attempt; tools: RoomTools; movedAt: () => number },
+): Writing {
+  const over = new AbortController();
+  const address = attempt.operation;
+  const written = writing.made
+    .catch((error) => {
+      if (!/no space left on device/i.test((error as Error).message)) throw error;
+      throw full(`LXD's disk is full: ${(error as Error).message}`, attempt, tools);
+    })
+    .finally(() => over.abort());
+  const lookUntilFull = async ({ dir }: StagingRoom): Promise<LxdBackup> => {
+    const patienceMs = Math.min(stuckMs, tools.config.worker.lxdIdleTimeoutMs / 2);
+    for (;;) {
+      await delay(lookEveryMs, undefined, { signal: over.signal });
+      const disk = await diskOf(dir);
+      if (!disk) continue;
+      // LXD is root, and may take what is kept for root.
+      const free = Math.max(0, disk.bfree * disk.bsize - withheldBytes(disk));
+      tools.metrics.stagingFree.set(free);
+      attempt.report({ lxd_free_bytes: Math.floor(free) });
+      if (free >= fullBytes || performance.now() - movedAt() < patienceMs) continue;
+      throw full(`LXD's disk is full: ${dir} has no room for the backup of ${nameOf(address)}`, attempt, tools);
+    }
+  };
+  const made = room
+    ? Promise.race([
+        written,
+        lookUntilFull(room).catch((error) => (over.signal.aborted ? written : Promise.reject(error))),
+      ])
+    : written;
+  made.catch(() => undefined).finally(() => over.abort());
+  return { ...writing, made };
+}
+
+/** Logged and counted: somebody has to make room. */
+function full(message: string, { log }: Attempt, { metrics }: RoomTools): LxstowError {
+  metrics.diskFull.inc();
+  log.error("LXD's disk is full", { reason: message });
+  return new LxstowError('lxd-full', message);
 }
 
 /** Undefined where it cannot be seen. Only root may look into some folders; the disk of the one above is nearly always the same. */
-async function freeBytes(dir: string): Promise<number | undefined> {
+async function diskOf(dir: string): Promise<StatsFs | undefined> {
   for (const path of [dir, dirname(dir)]) {
     try {
-      const { bavail, bsize } = await statfs(path);
-      return bavail * bsize;
+      return await statfs(path);
     } catch {
       // The next one, or nobody can say.
     }
   }
   return undefined;
+}
+
+function withheldBytes({ blocks, bsize }: StatsFs): number {
+  return Math.min(blocks * bsize * withheldShare, mostWithheldBytes);
 }
 
 async function lastManifest(

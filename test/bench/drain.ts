@@ -99,6 +99,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
   const nothing = async () => {
     if (++done === jobs) stopping.abort();
   };
+  const serves = async () => undefined;
   const runners: Runners = { backup: { run: nothing }, restore: { run: nothing }, delete: { run: nothing } };
   const shared = {
     ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
@@ -107,7 +108,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
   };
   await using outages = new Outages({
     ...{ remote: 'local', worker: 'drain', bucket, log, stopping: stopping.signal },
-    ...{ onFree: (permit: string) => waitingRoom.freed(permit), probes: { s3: nothing, lxd: nothing } },
+    ...{ onFree: (permit: string) => waitingRoom.freed(permit), probes: { s3: serves, lxd: serves } },
   });
   const loop = async () => {
     await using deliveries = new Deliveries(nats, consumerName('local', 'transfer'), stopping.signal);

@@ -32,7 +32,7 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
   let client: Client;
   before(async () => {
     lxd = owned.use(await startLxd({ log, name, poolSizeGiB: 1 }));
-    s3 = owned.use(await startS3({ log, name, kind: 'minio', diskMiB: 400 }));
+    s3 = owned.use(await startS3({ log, name, kind: 'minio', diskMiB: 800 }));
     const nats = owned.use(await startNats({ log, name }));
     const config = { worker: { attempts: 2, lxdIdleTimeoutMs: 3000 } };
     stow = owned.use(await startLxstow({ name, log, natsUrl: nats.url, s3, socket: lxd.socket, config }));
@@ -59,6 +59,16 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
   const operationOf = async (answer: Answer): Promise<Operation> =>
     (await stow.request('GET', answer.body.operation)).body.metadata;
 
+  /** Waits until the operation waits for room on LXD's disk; returns why. */
+  async function waitsForRoom(answer: Answer): Promise<string> {
+    const { metadata, err } = await until(
+      () => operationOf(answer),
+      ({ status_code, metadata }) => status_code >= 200 || metadata.retry_reason !== undefined,
+    );
+    assert.equal(metadata.waiting_for, "room on LXD's disk", err || metadata.retry_reason);
+    return metadata.retry_reason ?? '';
+  }
+
   /** MinIO empties its trash when it likes, and looks at its disk when it likes, some minutes later perhaps. */
   async function ended(answer: Answer): Promise<void> {
     while ((await operationOf(answer)).status_code < 200) {
@@ -69,7 +79,7 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
 
   it("the store's: the backup waits, and succeeds when there is room", async () => {
     const filler = join(s3.dir, 'data/.filler');
-    await run('fallocate', ['-l', '250M', filler]);
+    await run('fallocate', ['-l', '650M', filler]);
     const answer = await begin('c1');
     const { metadata } = await until(
       () => operationOf(answer),
@@ -115,37 +125,52 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
     assert.equal((await stow.request('DELETE', path)).status, 200);
   });
 
-  it('that on which LXD stages its backups: an error soon, not a backup that runs for ever; the next waits for room, and succeeds', async () => {
+  it('that on which LXD stages its backups: what fills it and what has no room there wait, and succeed when there is some', async () => {
     const known = await begin('c1');
     await ended(known);
     await succeeded(stow, known);
     const staging = join(lxd.dir, 'backups');
     await mountSmallDisk(staging, 100);
     await Promise.all(['custom', 'instances'].map((each) => mkdir(join(staging, each))));
-    // Nothing is known of c2: LXD is asked.
+    // Nothing is known of c2: LXD is asked, once.
     await lxd.launch('c2', { dataMiB: 180, kind: 'random', pool: lxd.dirPool });
-    const { err, code } = await failed(stow, await begin('c2'));
-    assert.ok(['lxd-stalled', 'lxd-failed', 'archive-truncated'].includes(code), `${code} ${err}`);
-    assert.match(err, /is its disk full\?|no space left on device|No space left/);
+    const unknown = await begin('c2');
+    const free = await until(
+      () => operationOf(unknown),
+      ({ metadata }) => metadata.lxd_free_bytes !== undefined,
+    );
+    assert.equal(free.metadata.stage, 'generating');
+    assert.match(await waitsForRoom(unknown), /^LXD's disk is full: /);
     assert.deepEqual(await lxdBackupsOf('c2'), []);
     await assertNothingStored('c2');
+    await until(
+      () => operationOf(unknown),
+      ({ metadata }) =>
+        /^LXD has \d+ MiB free in .*; with \d+ MiB the backup of c2 has filled it$/.test(metadata.retry_reason ?? ''),
+    );
 
     const answer = await begin('c1');
-    const { metadata } = await until(
-      () => operationOf(answer),
-      ({ status_code, metadata }) => status_code >= 200 || metadata.retry_reason !== undefined,
-    );
-    assert.equal(metadata.waiting_for, "room on LXD's disk");
     assert.match(
-      metadata.retry_reason ?? '',
+      await waitsForRoom(answer),
       /^LXD has \d+ MiB free in \/.*\/backups; the last backup of c1 needed 1[89]\d MiB$/,
     );
     assert.deepEqual(await lxdBackupsOf('c1'), []);
+    const page = await (await fetch(`${stow.healthUrl.worker}/metrics`)).text();
+    assert.match(page, /^lxstow_lxd_disk_full_total [1-9]/m);
+    assert.match(page, /^lxstow_lxd_staging_free_bytes \d+$/m);
+    assert.match(await stow.logOf(0), /"message":"LXD's disk is full"/);
     await run('umount', ['-l', staging]);
     // The store has room for one of them.
     const path = `/1.0/instances/c1/backups/${known.body.metadata.name}`;
     assert.equal((await stow.request('DELETE', path)).status, 200);
     await ended(answer);
     await succeeded(stow, answer);
+    // The store has room for one of them.
+    const made = `/1.0/instances/c1/backups/${answer.body.metadata.name}`;
+    assert.equal((await stow.request('DELETE', made)).status, 200);
+    await ended(unknown);
+    await succeeded(stow, unknown);
+    assert.deepEqual(await lxdBackupsOf('c2'), []);
+    assert.doesNotMatch(await stow.logOf(0), /"instance":"c2".*another follows/);
   });
 });

@@ -6,6 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { type LabNatsWithRoles, startNatsWithRoles } from '../lab/nats.ts';
+import { startS3 } from '../lab/s3.ts';
 import { assertClean, linesOf, operationOf, reaches } from './workers.ts';
 
 const mib = 1024 * 1024;
@@ -126,8 +127,47 @@ describe('an outage', { timeout: 600_000 }, () => {
     );
     assert.deepEqual(await away(), ['remote="local",dependency="lxd"']);
     answers.push(...(await Promise.all(['c3', 'c4'].map(begin))));
+    // Nobody takes them, and they say why.
+    for (const answer of answers) await waitsFor(answer, /^LXD, away since 20.*Z$/);
     await whole?.kill('SIGCONT');
     await endWell(answers);
     await lame.stop();
+  });
+});
+
+describe('S3 that lets us read and list, but not write', { timeout: 600_000 }, () => {
+  it('has backups wait, without trying again and again, and they succeed when it does', async () => {
+    await using s3 = await startS3({ name: 'denied', log: () => undefined, kind: 'seaweedfs' });
+    const config = { worker: { slots: 2 }, s3: { attempts: 2 } };
+    await using stack = await openStack('denied', { s3, config });
+    for (const name of small) await stack.launch(name);
+    const good = await stack.backup('c2');
+    const allow = async (actions?: readonly string[]) => {
+      await s3.kill();
+      await s3.useActions(actions);
+      await s3.start();
+    };
+    await allow(['Read', 'List']);
+    const begin = (name: string) => stack.stow.request('POST', `/1.0/instances/${name}/backups?compression=none`);
+    const answers = await Promise.all(small.map(begin));
+    for (const answer of answers)
+      await until(
+        () => operationOf(stack, answer),
+        ({ status_code, metadata, err }) => {
+          assert.ok(status_code < 200, err);
+          return /^S3, which takes no writes since 20.*Z$/.test(metadata.waiting_for ?? '');
+        },
+      );
+    const log = await until(
+      () => stack.stow.logOf(0),
+      (text) => text.includes('a dependency is away'),
+    );
+    for (const answer of answers) assert.ok(linesOf(log, answer).split('job begun').length <= 2, linesOf(log, answer));
+    const copy = { body: { name: 'copy' } };
+    await succeeded(stack.stow, await stack.stow.request('POST', `/1.0/instances/c2/backups/${good}`, copy));
+    await allow();
+    for (const answer of answers) await succeeded(stack.stow, answer);
+    assert.doesNotMatch(await stack.stow.logOf(0), /"attempt":2/);
+    await assertClean(stack);
   });
 });

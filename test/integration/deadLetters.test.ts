@@ -9,7 +9,7 @@ import type { Operation } from '../../services/contract.ts';
 import { operationIdOf } from '../../services/queue/jobs.ts';
 import { attempt } from '../lab/run.ts';
 import { publish } from './publisher.ts';
-import { openStack, type Stack, until } from './stack.ts';
+import { idOf, openStack, type Stack, until } from './stack.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const c1 = 'lxstow.jobs.local.backup.default.c1';
@@ -29,9 +29,13 @@ describe('dead letters', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('dead-letters', {
-      config: { s3: { attempts: 1 }, worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000 } },
+      config: {
+        s3: { attempts: 1 },
+        worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000, bandwidth: '16MiB' },
+      },
     });
     await stack.launch('c1');
+    await stack.launch('c2', { dataMiB: 48 });
   });
   after(() => stack?.[Symbol.asyncDispose]());
   afterEach(async () => {
@@ -161,7 +165,15 @@ describe('dead letters', { timeout: 600_000 }, () => {
   });
 
   it('jobs that S3 was away for, at work or queued, for longer than they may wait, are; and all succeed when they are sent again', async () => {
+    const uploading = await stack.stow.request('POST', '/1.0/instances/c2/backups?compression=none');
+    await until(
+      async () => (await stack.stow.request('GET', uploading.body.operation)).body.metadata as Operation,
+      ({ metadata }) => metadata.stage === 'uploading',
+    );
     await stack.s3.kill();
+    assert.equal((await ended(idOf(uploading))).status, 'Failure');
+    // Its copy in LXD has gone with it, though S3 is away.
+    assert.deepEqual(await stack.lxd.get('/1.0/instances/c2/backups', {}, AbortSignal.timeout(10_000)), []);
     const ids = [randomUUID(), randomUUID()];
     for (const [index, id] of ids.entries())
       await publish(stack.nats.url, c1, JSON.stringify({ backup: `after-s3-${index}`, compression: 'none' }), id);
@@ -169,6 +181,8 @@ describe('dead letters', { timeout: 600_000 }, () => {
     const ofThese = (all: Letter[]) => all.filter(({ operation }) => ids.some((id) => id === operation));
     const letters = await until(list, (all) => ofThese(all).length === ids.length);
     const codes = ofThese(letters).map(({ code }) => code);
+    const told = await stack.stow.request('GET', '/1.0/operations');
+    assert.equal(told.headers.warning, `199 lxstow "${letters.length} dead letters; lxstow dead-letters list"`);
     assert.deepEqual(codes, ['s3-unavailable', 's3-unavailable']);
     await stack.s3.start();
     const printed = await ok(['retry', '--all', '--code', 's3-unavailable']);
@@ -176,7 +190,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
       const { status, err } = await ended(operation);
       assert.equal(status, 'Success', err);
     }
-    assert.match(printed, /^2 dead letters queued again$/m);
+    assert.match(printed, /^3 dead letters queued again$/m);
   });
 
   it('all that ended with one code are sent again, and no others', async () => {

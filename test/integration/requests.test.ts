@@ -291,15 +291,19 @@ describe('requests', { timeout: 600_000 }, () => {
   });
 
   describe('parts that are down', () => {
-    it('S3: lists and deletions are 503, backups and restores wait for it; unready; then all is well again', async () => {
+    it('S3: lists and deletions are 503, backups and restores wait for it, and the gateway is ready to take them; then all is well again', async () => {
+      const killed = new Date().toISOString().slice(0, 15);
       await stack.s3.kill();
       const before = await operations();
       for (const [method, path] of [
         ['GET', backups],
         ['GET', `${backups}/${backup}`],
         ['DELETE', `${backups}/${backup}`],
-      ] as const)
-        assertError(await stack.stow.request(method, path), 503, /S3 at/);
+      ] as const) {
+        const end = method === 'GET' ? '$' : '; nothing was accepted$';
+        const text = new RegExp(`^S3 at .*; S3 has been away since ${killed}.*Z${end}`);
+        assertError(await stack.stow.request(method, path), 503, text);
+      }
       assert.deepEqual(await operations(), before);
       const taken = [
         await stack.stow.request('POST', backups),
@@ -307,7 +311,9 @@ describe('requests', { timeout: 600_000 }, () => {
         await stack.stow.request('POST', `${backups}/nobody-made-this`, { body: { name: 'c8' } }),
       ];
       const ready = await fetch(`${stack.stow.healthUrl.gateway}/readyz`);
-      assert.deepEqual([ready.status, ((await ready.json()) as { checks: { nats: string } }).checks.nats], [503, 'ok']);
+      const { status, checks } = (await ready.json()) as { status: string; checks: { nats: string; s3: string } };
+      assert.deepEqual([ready.status, status, checks.nats], [200, 'ok', 'ok']);
+      assert.match(checks.s3, /^S3 at .*ECONNREFUSED/);
       await stack.s3.start();
       const [made, restored, missing] = taken as [Answer, Answer, Answer];
       await succeeded(stack.stow, made);

@@ -40,7 +40,9 @@ export interface Stack extends AsyncDisposable {
   assertNothingLeft(): Promise<void>;
 }
 
-export interface StackOptions extends Partial<LxstowOptions> {
+export interface StackOptions extends Omit<Partial<LxstowOptions>, 's3'> {
+  /** In the place of a MinIO. */
+  s3?: LabS3;
   /** In the place of a nats-server where everybody may do everything. */
   nats?: LabNats & Partial<Pick<LabNatsWithRoles, 'environment'>>;
 }
@@ -50,9 +52,9 @@ const otherProject = 'lxstow-lab';
 
 export async function openStack(name: string, options: StackOptions = {}): Promise<Stack> {
   await using opening = new AsyncDisposableStack();
-  const { nats: given, ...more } = options;
-  const lab = opening.use(await openLab({ name, log: quiet, nats: !given }));
-  const { nats = given, s3 } = lab;
+  const { nats: given, s3: givenS3, ...more } = options;
+  const lab = opening.use(await openLab({ name, log: quiet, nats: !given, s3: !givenS3 }));
+  const { nats = given, s3 = givenS3 } = lab;
   assert.ok(nats && s3);
   const simulator = lab.lxd ? undefined : opening.use(await startSimulator());
   const real = lab.lxd;

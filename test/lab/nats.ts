@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { makeCertificate } from './certificates.ts';
+import { mountSmallDisk } from './disk.ts';
 import { openFolder } from './folder.ts';
 import { findNatsServer } from './parts.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
@@ -15,6 +16,8 @@ export interface NatsOptions {
   /** More of nats-server's configuration, in its own syntax: authorization, tls, cluster… */
   config?: string;
   port?: number;
+  /** Its store is on a disk of its own of this size, which can be full. Needs root. */
+  diskMiB?: number;
   /** False: JetStream's own interval, as in a cluster, where others have what one may lose. */
   sync?: boolean;
   signal?: AbortSignal;
@@ -32,14 +35,23 @@ export interface LabNats extends Daemon, AsyncDisposable {
  * A private nats-server with JetStream, on loopback. It keeps port and store over kill() and start(). JetStream
  * syncs every write to disk unless told otherwise, as lxstow asks of a server that alone must not lose anything.
  */
-export async function startNats({ log, name, config = '', port, sync = true, signal }: NatsOptions): Promise<LabNats> {
+export async function startNats({
+  log,
+  name,
+  config = '',
+  port,
+  sync = true,
+  diskMiB,
+  signal,
+}: NatsOptions): Promise<LabNats> {
   const command = await findNatsServer(log, signal);
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-nats`, log));
   const listen = port ?? (await freePort());
   const monitorPort = await freePort();
   const file = join(folder.path, 'nats.conf');
-  await mkdir(join(folder.path, 'store'));
+  if (diskMiB === undefined) await mkdir(join(folder.path, 'store'));
+  else await mountSmallDisk(join(folder.path, 'store'), diskMiB);
   await writeFile(
     file,
     `server_name: ${name}

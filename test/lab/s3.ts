@@ -29,6 +29,8 @@ export interface LabS3 extends Daemon, AsyncDisposable {
   readonly secretKey: string;
   /** Of MinIO: from its next start on, its user has another secret; `secretKey` is what it has at first. */
   useSecret(secretKey: string): void;
+  /** Of SeaweedFS: from its next start on, its user may do so much: all unless told. */
+  useActions(actions?: readonly string[]): Promise<void>;
   /** Exists and is empty at first. */
   readonly bucket: string;
   readonly dir: string;
@@ -40,18 +42,22 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-s3`, log));
   if (diskMiB !== undefined) await mountSmallDisk(join(folder.path, 'data'), diskMiB);
-  const access = { accessKey: randomBytes(8).toString('hex'), secretKey: randomBytes(16).toString('hex') };
+  const keeper = newAccess();
+  const access = newAccess();
   const port = await freePort();
   const current = { ...access };
+  // SeaweedFS has another user, who always may.
+  const known = () => (found.kind === 'minio' ? current : keeper);
   const client = () =>
-    new Client({ endPoint: '127.0.0.1', port, useSSL: false, ...current, retryOptions: { disableRetry: true } });
+    new Client({ endPoint: '127.0.0.1', port, useSSL: false, ...known(), retryOptions: { disableRetry: true } });
   // Health pages say yes, and buckets can be had, some seconds before SeaweedFS has a place for the first object.
   const ready = answers(async () => {
     if (!(await client().bucketExists(bucket))) await client().makeBucket(bucket);
     await client().putObject(bucket, 'lab-is-ready', 'yes');
     await client().removeObject(bucket, 'lab-is-ready');
   });
-  const server = found.kind === 'minio' ? minio(folder, port, access) : await seaweedfs(folder, port, access);
+  const server =
+    found.kind === 'minio' ? minio(folder, port, access) : await seaweedfs(folder, port, { user: access, keeper });
   const daemon = await startDaemon({ command: found.command, folder, ready, signal, ...server });
   log(`${found.kind === 'minio' ? 'MinIO' : 'SeaweedFS'} is ready on port ${port}`);
   const owned = opening.move();
@@ -63,6 +69,7 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
       current.secretKey = secretKey;
       if (server.env) server.env.MINIO_ROOT_PASSWORD = secretKey;
     },
+    useActions: (actions?: readonly string[]) => writeIdentities(folder, { user: access, keeper }, actions),
     bucket,
     dir: folder.path,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
@@ -83,6 +90,33 @@ async function findServer(
     log(`${errorText(error)}: taking SeaweedFS instead`);
     return { kind: 'seaweedfs', command: await findWeed(log, signal) };
   }
+}
+
+function newAccess(): Access {
+  return { accessKey: randomBytes(8).toString('hex'), secretKey: randomBytes(16).toString('hex') };
+}
+
+interface Identities {
+  user: Access;
+  keeper: Access;
+}
+
+const allActions = ['Admin', 'Read', 'Write', 'List', 'Tagging'] as const;
+
+function identitiesFile(folder: LabFolder): string {
+  return join(folder.path, 's3.json');
+}
+
+async function writeIdentities(
+  folder: LabFolder,
+  { user, keeper }: Identities,
+  actions: readonly string[] = allActions,
+): Promise<void> {
+  const identities = [
+    { name: 'lab', credentials: [user], actions },
+    { name: 'keeper', credentials: [keeper], actions: allActions },
+  ];
+  await writeFile(identitiesFile(folder), JSON.stringify({ identities }));
 }
 
 interface Access {
@@ -106,16 +140,11 @@ function minio(folder: LabFolder, port: number, { accessKey, secretKey }: Access
 }
 
 /** Four servers in one process (master, volume, filer, S3), each with a port for HTTP and one for gRPC. */
-async function seaweedfs(folder: LabFolder, port: number, { accessKey, secretKey }: Access): Promise<Server> {
-  const identity = {
-    name: 'lab',
-    credentials: [{ accessKey, secretKey }],
-    actions: ['Admin', 'Read', 'Write', 'List', 'Tagging'],
-  };
-  const config = join(folder.path, 's3.json');
+async function seaweedfs(folder: LabFolder, port: number, identities: Identities): Promise<Server> {
+  const config = identitiesFile(folder);
   const data = join(folder.path, 'data');
   await mkdir(data, { recursive: true });
-  await writeFile(config, JSON.stringify({ identities: [identity] }));
+  await writeIdentities(folder, identities);
   const ports = await Promise.all(
     [
       'master.port',

@@ -3,10 +3,13 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { blameOf } from '../../services/blame.ts';
-import { faultsOf, type Outage } from '../../services/contract.ts';
+import { faultsOf, type Operation, type Outage } from '../../services/contract.ts';
 import { type ErrorCode, errorCodes } from '../../services/errors.ts';
-import { answered, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outage.ts';
+import { begin, newOperation } from '../../services/operations/operation.ts';
+import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outage.ts';
+import type { Delivery } from '../../services/queue/deliveries.ts';
 import { type Circumstances, endingOf } from '../../services/worker/ending.ts';
+import { type PauseTools, pause } from '../../services/worker/pause.ts';
 
 const dayMs = 24 * 3_600_000;
 const usual: Circumstances = { attempt: 1, attempts: 5, confirmed: false, waitedMs: 0, patienceMs: dayMs };
@@ -78,8 +81,82 @@ describe('a failed attempt', () => {
     );
   });
 
+  it('goes on after twelve hours without S3: each job is tried less than 180 times, and S3 is asked every 30 s', () => {
+    const halfMs = dayMs / 2;
+    let tries = 0;
+    for (let waitedMs = 0; waitedMs < halfMs; tries++) {
+      const ending = endingOf({ code: 's3-full' }, { ...usual, waitedMs });
+      assert.ok(ending.kind === 'wait');
+      waitedMs += ending.delayMs;
+    }
+    assert.ok(tries < 180, String(tries));
+    const begun = new Date('2026-11-28T00:00:00Z');
+    const why = { code: 's3-unavailable', message: 'ECONNREFUSED' } as const;
+    const outage = failed(undefined, { dependency: 's3', worker: 'w' }, why, begun);
+    let looks = 0;
+    for (let ms = 0; ms < halfMs; looks++) ms += nextLookMs(outage, new Date(begun.getTime() + ms));
+    assert.ok(looks < halfMs / 30_000 + 30, String(looks));
+  });
+
   it("is somebody's fault, whatever its code", () => {
     for (const code of errorCodes) assert.ok(blameOf(code).on, code);
+  });
+});
+
+describe('a job that comes from the queue while S3 is away', () => {
+  const now = new Date('2026-11-28T03:00:00Z');
+  const address = { remote: 'local', project: 'default', instance: 'c1' };
+  const by = { dependency: 's3', worker: 'w' } as const;
+  const outage = failed(undefined, by, { code: 's3-unavailable', message: 'S3 at x: ECONNREFUSED' }, now);
+
+  /** What is written of a job that another worker had begun. */
+  async function paused(begun: Operation, lease: 'free' | 'held'): Promise<Operation | undefined> {
+    let written: Operation | undefined;
+    const tools = {
+      worker: 'w',
+      operations: {
+        async update(operation: Operation) {
+          written = operation;
+        },
+      },
+      waitingRoom: { wait: () => undefined },
+      tools: { leases: { acquire: async () => (lease === 'free' ? { release: async () => undefined } : undefined) } },
+    };
+    const gate = { outage, permits: 'local.=returning.s3' };
+    await pause({} as Delivery, gate, { operation: begun, revision: 1 }, tools as unknown as PauseTools);
+    return written;
+  }
+  const begun = begin(newOperation({ id: 'x', kind: 'backup', address }, now), 'dead', now);
+
+  it('waits from then on where the worker that had begun it has died; that attempt counts', async () => {
+    const written = await paused(begun, 'free');
+    assert.ok(written?.waiting_since);
+    const { status, owner, attempt, metadata } = written;
+    assert.deepEqual([status, owner, attempt], ['Pending', undefined, 1]);
+    assert.equal(metadata.waiting_for, 'S3, away since 2026-11-28T03:00:00Z');
+  });
+
+  it('is left alone while another worker is at it', async () => {
+    assert.equal(await paused(begun, 'held'), undefined);
+  });
+
+  it('keeps the time from which it waits', async () => {
+    const since = '2026-11-27T20:00:00.000Z';
+    const { owner: _, ...waiting } = { ...begun, status: 'Pending', status_code: 105, waiting_since: since } as const;
+    assert.equal((await paused(waiting, 'free'))?.waiting_since, since);
+  });
+});
+
+describe('S3 that takes no writes', () => {
+  const by = { dependency: 's3', worker: 'w' } as const;
+  const why = { code: 's3-denied', message: 'AccessDenied', only: 'writes' } as const;
+  const outage = failed(undefined, by, why, new Date('2026-11-28T03:00:00Z'));
+
+  it('has backups wait, and nothing else', () => {
+    assert.deepEqual(faultsOf('outage.json', outage), []);
+    const kinds = (['backup', 'restore', 'delete'] as const).filter((kind) => concerns(outage, kind));
+    assert.deepEqual(kinds, ['backup']);
+    assert.equal(waitingFor(outage), 'S3, which takes no writes since 2026-11-28T03:00:00Z');
   });
 });
 

@@ -18,7 +18,8 @@ const lookEveryMs = 1000;
 
 export async function operationsCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
-  const found = await list(await gateways.get(remoteName(remote)), options);
+  const warn = (text: string) => process.stderr.write(`lxstow: ${text}\n`);
+  const found = await list(await gateways.get(remoteName(remote)), options, warn);
   print(options.format, { heading, rows: found.map(row), raw: found, empty: 'there are no operations' });
   return exits.ok;
 }
@@ -98,9 +99,13 @@ export async function cancelCommand(ids: string[]): Promise<Exit> {
 async function list(
   gateway: Gateway,
   { project = gateway.remote.project, allProjects }: OperationsOptions,
+  onWarning: (text: string) => void = () => undefined,
 ): Promise<ShownOperation[]> {
   const query = { recursion: '1', ...(allProjects ? { 'all-projects': 'true' } : { project }) };
-  const byStatus: Record<string, ShownOperation[]> = await gateway.ask('GET', ['operations'], { query });
+  const byStatus: Record<string, ShownOperation[]> = await gateway.ask('GET', ['operations'], {
+    query,
+    onWarning,
+  });
   return Object.values(byStatus)
     .flat()
     .sort((a, b) => (a.created_at < b.created_at ? -1 : 1));

@@ -226,9 +226,11 @@ export function backupRoutes(parts: GatewayParts): Router {
     const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
     const operation = await feed.untilFinal(id, timeout);
     if (!operation || !isFinal(operation)) {
+      const waiting = operation?.metadata.waiting_for;
+      const why = waiting === undefined ? 'is queued, but not done yet' : `was accepted, and waits for ${waiting}`;
       throw new LxstowError(
         'no-worker',
-        `the deletion of ${address.instance}/${backup} is queued, but not done yet: see ${operationPath(id)}`,
+        `the deletion of ${address.instance}/${backup} ${why}: see ${operationPath(id)}`,
       );
     }
     if (operation.status !== 'Success') throw errorOf(operation);

@@ -1,6 +1,7 @@
 /** Operations: listed, shown, waited for. */
-import { type Request, Router } from 'express';
+import { type Request, type Response, Router } from 'express';
 import { LxstowError } from '../../errors.ts';
+import { countDeadLetters, wordsFor } from '../../queue/depth.ts';
 import { isAdmin, mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
 import { filtered } from '../filter.ts';
@@ -12,18 +13,30 @@ import { tokenOperation } from '../tokenOperation.ts';
 const longestWaitMs = 2 ** 31 - 1;
 
 export function operationRoutes(parts: GatewayParts): Router {
-  const { operations, feed, trustStore, stop } = parts;
+  const { nats, operations, awayWorkers, feed, trustStore, stop, log } = parts;
   const router = Router();
   const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
+
+  /** In a header: LXD's clients know what is in the body. */
+  const tellDeadLetters = async (response: Response) => {
+    try {
+      const count = await countDeadLetters(nats);
+      if (count > 0) response.append('warning', `199 lxstow "${wordsFor(count)}"`);
+    } catch (error) {
+      log.debug('dead letters were not counted', { error });
+    }
+  };
 
   router.get('/', async (request, response) => {
     const project = listedProject(request);
     const filter = query(request, 'filter');
     const full = (query(request, 'recursion') ?? '0') !== '0';
     const client = clientOf(request);
-    const found = (await operations.list())
-      .filter((each) => (project === undefined || each.project === project) && mayTouch(client, each.project))
-      .map(toLxd);
+    const theirs = (await operations.list()).filter(
+      (each) => (project === undefined || each.project === project) && mayTouch(client, each.project),
+    );
+    const found = (await awayWorkers.explain(theirs)).map(toLxd);
+    if (isAdmin(client)) await tellDeadLetters(response);
     const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
     // In LXD too, a token runs in the default project.
     const all = await filtered([...found, ...tokens.map((token) => tokenOperation(token))], filter);
@@ -36,7 +49,8 @@ export function operationRoutes(parts: GatewayParts): Router {
   router.get('/:id', async (request, response) => {
     const id = idOf(request);
     const found = await operations.find(id);
-    if (found) return sync(response, toLxd(found.operation));
+    const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
+    if (operation) return sync(response, toLxd(operation));
     const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
     if (!token) throw missingOperation(id);
     sync(response, tokenOperation(token));
