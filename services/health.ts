@@ -24,8 +24,8 @@ const probeTimeoutMs = 3000;
 const refreshTimeoutMs = 5000;
 
 /**
- * Serves until disposed. `/readyz` asks all probes side by side, each for 3 s at most, and answers 503 with what failed. What fails of `shown` is in the
- * answer too, and leaves it at 200: the process does without.
+ * Serves until disposed. `/readyz` runs all probes in parallel, each for at most 3 s, and answers 503 with what failed. Failures of `shown` are in the
+ * answer too, but do not make it 503: the process works without them.
  */
 export async function serveHealth(
   address: string,

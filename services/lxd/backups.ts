@@ -10,7 +10,7 @@ import { instanceExists } from './instances.ts';
 
 /** Prefix of all our backups in LXD; others are not ours. */
 export const mark = 'lxstow-';
-/** Beside the hours that a job may wait with its copy: long enough for 2 TB over 5 MB/s, and for LXD's pruning, once an hour. */
+/** Added to the hours that a job may wait with its copy. Long enough to send 2 TB at 5 MB/s, and for LXD's hourly pruning. */
 const transferHours = 7 * 24;
 
 interface Waiting {
@@ -49,8 +49,8 @@ export interface LxdBackupRequest {
 }
 
 /**
- * Has LXD write an uncompressed backup (compressed, it may say Success over a cut one). Resolves when LXD has begun. `onProgress` gets the bytes
- * written so far. LXD prunes what nobody removes: `waitHours`, for how long a job may wait before its copy is sent, and a week later.
+ * Has LXD write an uncompressed backup: of a compressed one, LXD may report Success although it is truncated. Resolves when LXD has begun.
+ * `onProgress` gets the bytes written so far. LXD deletes a backup that lxstow could not remove a week after `waitHours`.
  */
 export async function beginLxdBackup(
   lxd: LxdClient,

@@ -35,7 +35,6 @@ export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<b
   }
 }
 
-/** How many dead letters there are. */
 export function countDeadLetters(nats: Nats): Promise<number> {
   return messagesIn(nats, deadLetterStream, 'counting dead letters');
 }

@@ -250,14 +250,6 @@ async function settleName(
   return backup;
 }
 
-interface Generating {
-  job: JobOf<'backup'>;
-  lxdBackup: string;
-  server: ManifestLxd;
-  /** Undefined where this worker cannot see LXD's disk. */
-  room: StagingRoom | undefined;
-}
-
 /** True when an earlier attempt got as far as the manifest. Throws conflict when the backup is another operation's. */
 async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<boolean> {
   try {
@@ -268,6 +260,14 @@ async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, c
     if (isCode(error, 'not-found')) return false;
     throw error;
   }
+}
+
+interface Generating {
+  job: JobOf<'backup'>;
+  lxdBackup: string;
+  server: ManifestLxd;
+  /** Undefined where this worker cannot see LXD's disk. */
+  room: StagingRoom | undefined;
 }
 
 async function generate(
