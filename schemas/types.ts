@@ -302,6 +302,10 @@ inventoryTimeoutMs: number
  */
 transfers: number
 /**
+ * What LXD refuses in restricted projects (privileged containers, `raw.*`, devices and paths of the host, …), in uploads and restores of clients that are restricted to projects. Into a project that is restricted on LXD, LXD decides ([security.md](security.md#what-restricted-clients-may-restore)).
+ */
+restrictedRestores: ("refuse" | "allow")
+/**
  * A client that takes or sends nothing for so long in an export or upload is cut off.
  */
 clientIdleTimeoutMs: number

@@ -65,6 +65,26 @@ export function projectExists(lxd: LxdClient, project: string, signal: AbortSign
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
 }
 
+/** Whether LXD itself holds what comes into a project against the project's limits. */
+export async function isRestricted(lxd: LxdClient, project: string, signal: AbortSignal): Promise<boolean> {
+  const path = `/1.0/projects/${segment(project)}`;
+  const found = await unlessMissing(() => lxd.get<{ config?: Config }>(path, {}, signal));
+  return found?.config?.restricted === 'true';
+}
+
+/** Those of the profiles that a project has. */
+export async function knownProfiles(
+  lxd: LxdClient,
+  project: string,
+  names: string[],
+  signal: AbortSignal,
+): Promise<string[]> {
+  const found = await Promise.all(
+    names.map((name) => exists(lxd, `/1.0/profiles/${segment(name)}`, { project }, signal)),
+  );
+  return names.filter((_, index) => found[index]);
+}
+
 /** The driver of a storage pool; undefined when there is no such pool. */
 export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
   const path = `/1.0/storage-pools/${segment(pool)}`;

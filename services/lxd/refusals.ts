@@ -18,7 +18,7 @@ const refusals: readonly RegExp[] = [
   /\bseems to exist on multiple storage pools\b/,
   // What somebody has forbidden or limited.
   /\bdoesn't allow for backup creation\b/,
-  /\bis forbidden\b/,
+  /\b(is|are) forbidden\b/,
   /\bReached maximum number of instances\b/,
   /\b(Instance|Container) is protected\b/,
   // What this server cannot read or do.

@@ -223,7 +223,7 @@ describe('anything at all', { timeout: 900_000 }, () => {
   async function restoreByNats(backup: string): Promise<Operation> {
     const body = JSON.stringify({ backup, source: { instance: 'c1' } });
     const { seq } = await jetstream(nats).publish(
-      'lxstow.jobs.local.restore.default.again.from.local.default.c1',
+      'lxstow.jobs.local.restore.default.again.from.local.default.c1.unrestricted',
       body,
     );
     const id = operationIdOf({ messageId: undefined, sequence: seq });

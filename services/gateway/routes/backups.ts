@@ -26,6 +26,7 @@ import {
   traceOfRequest,
 } from '../requests.ts';
 import { accepted, errorOf, operationPath, sync, toLxd } from '../respond.ts';
+import { assertMayRestore, isLimited, limitsIn } from '../restricted.ts';
 
 const instanceName = 'names.json#/$defs/instanceName';
 
@@ -161,13 +162,22 @@ export function backupRoutes(parts: GatewayParts): Router {
       );
     const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
     nats.assertConnected();
-    await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
+    const manifest = await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
+    const limited = isLimited(clientOf(request), config.gateway);
+    const profiles = limited && manifest ? { profiles: manifest.instance.profiles.map((each) => each.name) } : {};
     const found = await look(
       parts,
       address.remote,
-      { project, instance: name, ...(pool === undefined ? {} : { pool }), ...(replace ? { replace } : {}) },
+      {
+        project,
+        instance: name,
+        ...(pool === undefined ? {} : { pool }),
+        ...(replace ? { replace } : {}),
+        ...profiles,
+      },
       traceOfRequest(request),
     );
+    if (limited && manifest) assertMayRestore(manifest, limitsIn(found));
     if (found && !found.project)
       throw new LxstowError('not-found', `project ${project} does not exist on ${address.remote}`);
     if (found?.instance && !replace)
@@ -191,7 +201,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       response,
       await submitter.submit(
         submitter.newId(),
-        { kind: 'restore', address, body },
+        { kind: 'restore', address, body, ...(!limited && { unrestricted: true as const }) },
         requestorOf(request),
         traceOfRequest(request),
       ),
