@@ -209,6 +209,7 @@ const projects = () =>
   new Option('--project <name>', 'restrict it to this project; can be given again')
     .argParser((name: string, before: string[]) => [...before, name])
     .default([], 'all projects');
+const unchecked = () => new Option('--unchecked', 'take projects that no worker knows, too');
 const role = () =>
   new Option('--role <role>', 'what it may do (default: admin, or operator where it is restricted)').choices([
     'admin',
@@ -220,6 +221,7 @@ trust
   .description('print a token with which one client makes itself trusted, once: `lxc remote add <remote> <token>`')
   .addOption(role())
   .addOption(projects())
+  .addOption(unchecked())
   .option('--expires <time>', 'when it can no longer be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)')
   .option('--gateway <host:port>', 'which gateway the client is sent to (default: the one seen last)')
   .action((name, given) => trusting((commands, options) => commands.tokenCommand(options, name, given)));
@@ -229,6 +231,7 @@ trust
   .option('--name <name>', "what to call it (default: the certificate's common name)")
   .addOption(role())
   .addOption(projects())
+  .addOption(unchecked())
   .action((file, given) => trusting((commands, options) => commands.addCommand(options, file, given)));
 trust
   .command('list')
@@ -241,6 +244,7 @@ trust
   .option('--name <name>', 'what to call it')
   .addOption(new Option('--role <role>', 'what it may do').choices(['admin', 'operator', 'viewer']))
   .addOption(projects())
+  .addOption(unchecked())
   .option('--all-projects', 'restrict it no more')
   .action((fingerprint, given) => trusting((commands, options) => commands.editCommand(options, fingerprint, given)));
 trust

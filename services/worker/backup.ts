@@ -63,7 +63,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
         rawSize: made.size,
         compression: start.compression,
         optimized: made.optimized,
-        instanceOnly: job.body.instanceOnly ?? false,
+        instanceOnly: job.body.instance_only ?? false,
         blockSize: start.compression === 'none' ? longestStretch(parts) : blockSizeBytes,
         parts: parts.map(({ tar: _, ...part }) => part),
       },
@@ -259,7 +259,7 @@ async function generate(
   { lxd, config }: Tools,
   signal: AbortSignal,
 ): Promise<Writing> {
-  const { optimized = false, instanceOnly = false } = job.body;
+  const { optimized = false, instance_only: instanceOnly = false } = job.body;
   const begun = performance.now();
   attempt.report({ stage: 'generating' });
   return beginLxdBackup(

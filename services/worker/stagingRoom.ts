@@ -14,7 +14,7 @@ import type { Tools } from './tools.ts';
 
 interface Kind {
   optimized?: boolean;
-  instanceOnly?: boolean;
+  instance_only?: boolean;
 }
 
 type RoomTools = Pick<Tools, 'config' | 'lxd' | 'store'>;
@@ -38,7 +38,7 @@ export async function assertStagingRoom(
   if (free === undefined) return;
   const last = await lastManifest(address, tools, signal);
   if (!last || last.archive.optimized !== (kind.optimized ?? false)) return;
-  if (last.archive.instanceOnly !== (kind.instanceOnly ?? false) || last.archive.rawSize <= free) return;
+  if (last.archive.instanceOnly !== (kind.instance_only ?? false) || last.archive.rawSize <= free) return;
   throw new LxstowError(
     'lxd-full',
     `LXD has ${mib(free)} MiB free in ${dir}; the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`,

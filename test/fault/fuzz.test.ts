@@ -265,7 +265,7 @@ function assertEnvelope({ status, headers, body }: RawAnswer): void {
 
 /** In the API it is in the metadata. */
 function codeOf(operation: Operation | undefined): string | undefined {
-  return (operation?.metadata as { error_code?: string } | undefined)?.error_code;
+  return (operation?.metadata as { code?: string } | undefined)?.code;
 }
 
 function residentBytes(pid: number): number {

@@ -81,7 +81,7 @@ describe('jobs', { timeout: 600_000 }, () => {
 
     it('restores and deletes too', async () => {
       const files = await stack.fingerprint('b');
-      const subject = 'lxstow.jobs.local.restore.default.b2';
+      const subject = 'lxstow.jobs.local.restore.default.b2.unrestricted';
       const restore = await publish(stack.nats.url, `${subject}.from.local.default.b`, { backup: 'by-nats' });
       assert.equal((await ended(restore)).status, 'Success');
       assertSame(await stack.fingerprint('b2'), files);
@@ -96,7 +96,7 @@ describe('jobs', { timeout: 600_000 }, () => {
         const { status, err, metadata } = await ended(
           await publish(stack.nats.url, `${subject}${from}`, { backup: 'by-nats', source }),
         );
-        const { error_code: code } = metadata as { error_code?: string };
+        const { code } = metadata as { code?: string };
         assert.deepEqual([status, code], ['Failure', 'bad-message']);
         assert.match(err, /restore\.default\.b3\.from\.local\.secret\.b$/);
       }

@@ -200,7 +200,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     for (const key of keys) assert.notEqual(own[key], original[key], key);
     assert.match(own[macKey] ?? '', /^00:16:3e(:[0-9a-f]{2}){3}$/);
 
-    const kept = await succeeded(stack.stow, await restore('db', backup, { name: 'db-kept', keepIdentity: true }));
+    const kept = await succeeded(stack.stow, await restore('db', backup, { name: 'db-kept', keep_identity: true }));
     const { config } = await show('db-kept');
     for (const key of keys) assert.equal(config[key], original[key], key);
     assert.match(kept.metadata.warnings?.[0] ?? '', /^db has the same identity/);
@@ -235,7 +235,9 @@ describe('a restore', { timeout: 600_000 }, () => {
     before(async () => {
       certificate = await makeCertificate({ commonName: 'restricted' });
       const pem = certificate.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
-      const body = { type: 'client', certificate: pem, restricted: true, projects: ['default', 'narrow'] };
+      const narrow = ['-c', 'features.images=false', '-c', 'restricted=true'];
+      await lxc('project', 'create', 'tight', ...narrow);
+      const body = { type: 'client', certificate: pem, restricted: true, projects: ['default', 'tight'] };
       assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
     });
     const restored = (instance: string, backup: string, body: object) =>
@@ -269,16 +271,12 @@ describe('a restore', { timeout: 600_000 }, () => {
         async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
         (found) => found?.status_code >= 200,
       );
-      assert.deepEqual(
-        [ended.status, (ended.metadata as { error_code?: string }).error_code],
-        ['Failure', 'forbidden'],
-      );
+      assert.deepEqual([ended.status, (ended.metadata as { code?: string }).code], ['Failure', 'forbidden']);
       assert.ok(ended.err.includes(`${subject}.unrestricted`), ended.err);
 
-      await lxc('project', 'create', 'narrow', '-c', 'features.images=false', '-c', 'restricted=true');
-      const { err, code } = await failed(stack.stow, await restored('web', backup, { name: 'bad', project: 'narrow' }));
+      const { err, code } = await failed(stack.stow, await restored('web', backup, { name: 'bad', project: 'tight' }));
       assert.deepEqual([code, /privileged containers are forbidden/i.test(err)], ['lxd-refused', true], err);
-      await lxc('project', 'delete', 'narrow');
+      await lxc('project', 'delete', 'tight');
       assert.deepEqual(await instances('bad'), []);
       await stack.assertNothingLeft();
     });
@@ -307,7 +305,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
 
     const refused = await stack.stow.finished(await restore('web', backup, { name: 'web-new' }));
-    assert.deepEqual([refused.status, refused.metadata.error_code], ['Failure', 'lxd-refused']);
+    assert.deepEqual([refused.status, refused.metadata.code], ['Failure', 'lxd-refused']);
     assert.match(refused.err, /no driver for virtual machines \(only lxc\).* key volatile\.uuid\.generation.*--anyway/);
     assert.equal(refused.metadata.bytes_done ?? 0, 0);
     // Its archive is that of a container still, and goes in.

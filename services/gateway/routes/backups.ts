@@ -7,7 +7,7 @@ import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { assertInstance, findBackup, look, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
+import { assertInstance, findBackup, look, showListed, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
 import {
   addressing,
   bodyOf,
@@ -46,12 +46,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       const summaries = await catalog.list({ remote, project: listedProject(request) }, signal);
       if (remote !== undefined && summaries.length === 0) knownRemote(remote, remotes);
       const client = clientOf(request);
-      return sync(
-        response,
-        summaries
-          .filter(({ address }) => mayTouch(client, address.project))
-          .map(({ address: { remote, project, instance }, backup }) => ({ ...backup, instance, project, remote })),
-      );
+      return sync(response, summaries.filter(({ address }) => mayTouch(client, address.project)).map(showListed));
     }
     const address = storedInstanceOf(request);
     const summaries = await catalog.list(address, signal);
@@ -59,10 +54,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       knownRemote(address.remote, remotes);
       await assertInstance(parts, address, traceOfRequest(request));
     }
-    sync(
-      response,
-      summaries.map(({ backup }) => backup),
-    );
+    sync(response, summaries.map(showListed));
   });
 
   router.get('/:backup', async (request, response) => {
@@ -269,7 +261,7 @@ function createOptions(request: Request, { worker, notify }: Config) {
     name,
     compression,
     optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
-    instanceOnly: body.instance_only ?? body.container_only ?? false,
+    instance_only: body.instance_only ?? body.container_only ?? false,
     tags: tagsOf(request),
     ...endpointOf(request, notify, body.notifyEndpoint),
   };

@@ -36,6 +36,9 @@ interface Wanted {
   told: { notifyEndpoint?: string };
 }
 
+/** A second. Who sends less holds a place that others want. */
+const slowestBytes = 1024;
+
 export function uploadRoutes(parts: GatewayParts): Router {
   const { config, log, metrics, nats, operations, feed, reservations, catalog, transfers } = parts;
   const { clientIdleTimeoutMs, ...tools } = transfers.tools;
@@ -54,12 +57,13 @@ export function uploadRoutes(parts: GatewayParts): Router {
       throw new LxstowError('bad-request', 'lxstow makes no instances: send an archive, as application/octet-stream');
     const wanted = wantedOf(request);
     nats.assertConnected();
-    using place = transfers.begin();
-    using idle = new IdleWatch(clientIdleTimeoutMs, 'the client of an upload', 'client-stalled');
-    const gone = AbortSignal.any([ended(response), idle.signal]);
-    idle.signal.addEventListener('abort', () => request.destroy(), { once: true });
+    using place = transfers.begin(clientOf(request).fingerprint);
     const { socket } = request;
     const before = socket.bytesRead;
+    const pace = { moved: () => socket.bytesRead - before, leastBytes: (clientIdleTimeoutMs / 1000) * slowestBytes };
+    using idle = new IdleWatch(clientIdleTimeoutMs, 'the client of an upload', 'client-stalled', pace);
+    const gone = AbortSignal.any([ended(response), idle.signal]);
+    idle.signal.addEventListener('abort', () => request.destroy(), { once: true });
     let operation: Operation | undefined;
     try {
       idle.watch(true);
