@@ -68,11 +68,14 @@ program
   .option('--nats-port <port>', 'where its own nats-server listens, on 127.0.0.1', portOf, 4222)
   .action(({ natsPort }: { natsPort: number }) => {
     beginLean();
-    return long(async (options) => {
-      const { runStandalone } = await import('./commands/standalone.ts');
-      const own = !options.isGiven(['nats', 'servers']);
-      await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
-    })();
+    return long(
+      async (options) => {
+        const { runStandalone } = await import('./commands/standalone.ts');
+        const own = !options.isGiven(['nats', 'servers']);
+        await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
+      },
+      { besideOwnNats: false },
+    )();
   });
 program
   .command('setup')
@@ -278,10 +281,13 @@ function configurationSource() {
 }
 
 /** Runs until it ends or SIGINT or SIGTERM comes; a second signal ends the process at once. */
-function long(run: Run): () => Promise<void> {
+function long(run: Run, { besideOwnNats = true } = {}): () => Promise<void> {
   return async () => {
     const { configured } = await import('./configured.ts');
-    await run({ ...configured(configurationSource()), env: process.env, stop: stopSignal() });
+    const { assertOwnNats } = await import('./ownNats.ts');
+    const found = configured(configurationSource());
+    if (besideOwnNats) await assertOwnNats(found.config, process.env);
+    await run({ ...found, env: process.env, stop: stopSignal() });
   };
 }
 

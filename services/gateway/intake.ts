@@ -106,6 +106,7 @@ export class Intake {
     const has = (backup: string) => catalog.has({ ...place, backup }, gone);
     const backup = await reservations.takeNext(place, incoming.named ?? new Date(), compression, id, has);
     const address: BackupAddress = { ...place, backup };
+    using _kept = reservations.keep(place, backup, id, (error) => log.warn('name not renewed', { ...address, error }));
     const ownLog = log.child({ operation: id, trace, ...address, kind: 'upload' });
     let attempt: Attempt | undefined;
     let filled = false;

@@ -27,7 +27,8 @@ export interface LxdInstance {
 
 interface LxdServer {
   api_extensions: string[];
-  environment: { server_version: string };
+  /** Not for clients that it does not trust. */
+  environment?: { server_version: string };
 }
 
 const segment = encodeURIComponent;
@@ -144,6 +145,8 @@ export async function describeInstance(
 
 export async function describeServer(lxd: LxdClient, signal: AbortSignal): Promise<ManifestLxd> {
   const server = await lxd.get<LxdServer>('/1.0', {}, signal);
+  if (!server.environment)
+    throw new LxstowError('lxd-refused', `${lxd.title} does not trust us: \`lxstow doctor worker\` says what to do`);
   const telling = [
     'backup_metadata_version',
     'backup_override_name',

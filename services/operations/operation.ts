@@ -128,8 +128,9 @@ export function cancelled(operation: Operation, now: Date): Operation {
   return { ...withoutOwner(move(operation, 'Cancelled', now)), err: 'cancelled', error_code: 'cancelled' };
 }
 
-/** Back to the queue: another attempt is due. One that was only interrupted does not count. */
+/** Back to the queue: another attempt is due. One that was only interrupted does not count. One that is being cancelled stays so, for a worker to clean up. */
 export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
+  if (operation.status === 'Cancelling') return { ...withoutOwner(operation), updated_at: now.toISOString() };
   const { owner: _, waiting_since: __, ...rest } = move(operation, 'Pending', now);
   const metadata = { ...warningsOf(operation.metadata), retry_reason: reason };
   return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata };
@@ -141,6 +142,7 @@ export function handBack(operation: Operation, reason: string, now: Date, counts
  */
 export function putOff(operation: Operation, reason: string, since: Date, now: Date, waitingFor?: string): Operation {
   const back = handBack(operation, reason, now, false);
+  if (back.status !== 'Pending') return back;
   const metadata = { ...back.metadata, ...(waitingFor !== undefined && { waiting_for: waitingFor }) };
   return { ...back, metadata, waiting_since: since.toISOString() };
 }

@@ -5,6 +5,7 @@ import {
   type BackupAddress,
   type Compression,
   checkBackupName,
+  compressionNamed,
   contentTypes,
   type Manifest,
   type Tags,
@@ -26,8 +27,13 @@ import type { Tools } from './tools.ts';
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { store, config } = tools;
   const { prefix } = config.s3;
-  const compression = job.body.compression ?? config.worker.compression;
+  // As an earlier attempt has named it: another worker's usual compression may be another.
+  const begun = attempt.operation.backup === undefined ? undefined : compressionNamed(attempt.operation.backup);
+  const compression = job.body.compression ?? begun ?? config.worker.compression;
   const address: BackupAddress = { ...job.address, backup: await settleName(job, compression, attempt, tools) };
+  using _kept = tools.reservations.keep(address, address.backup, attempt.operation.id, (error) =>
+    attempt.log.warn('the name is not held for longer yet', { error }),
+  );
   if (await alreadyThere(address, attempt, tools)) return removeTraces(job, attempt, tools);
 
   const tags = job.body.tags ?? {};
@@ -247,9 +253,16 @@ async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, c
     if (parseManifest(body, address).operation === attempt.operation.id) return true;
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} already exists`);
   } catch (error) {
-    if (isCode(error, 'not-found')) return false;
-    throw error;
+    if (!isCode(error, 'not-found')) throw error;
   }
+  // Found only when all of it is sent, otherwise. One of an earlier attempt of ours is gone on with.
+  if (attempt.operation.checkpoint?.uploadId) return false;
+  if ((await etagAt(store, archiveKey(config.s3.prefix, address), attempt.signal)) === undefined) return false;
+  const what = `${address.instance}/${address.backup}`;
+  throw new LxstowError(
+    'conflict',
+    `an archive without its manifest is where backup ${what} would be, left by an operation that ended: \`lxstow janitor\` removes it, or take another name`,
+  );
 }
 
 async function generate(
