@@ -108,6 +108,15 @@ for (const kind of ['backup', 'restore', 'delete']) {
   if (kind === 'restore') {
     const from = `${subject}.from.{sourceRemote}.{sourceProject}.{sourceInstance}`;
     exchange(`job-${kind}-from`, from, `${summary} From a backup of another instance.`, job, ['published']);
+    const free = 'It may bring what LXD refuses in restricted projects.';
+    exchange(`job-${kind}-unrestricted`, `${subject}.unrestricted`, `${summary} ${free}`, job, ['published']);
+    exchange(
+      `job-${kind}-from-unrestricted`,
+      `${from}.unrestricted`,
+      `${summary} From a backup of another instance. ${free}`,
+      job,
+      ['published'],
+    );
   }
 }
 

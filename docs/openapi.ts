@@ -82,6 +82,7 @@ const ifMatch: Json = { name: 'If-Match', in: 'header', description: 'Only what 
 const pathParameters: Record<string, Json> = {
   instance: names('instanceName'),
   backup: names('backupName'),
+  snapshot: text,
   id: names('uuid'),
   project: names('projectName'),
   pool: names('poolName'),
@@ -201,6 +202,20 @@ route('/1.0/instances/{instance}', {
     answers: sync('As LXD shows it.', ofLxd('name', 'type', 'project', 'location'), { ...etag, ...warned }),
   },
 });
+route('/1.0/instances/{instance}/snapshots', {
+  get: {
+    summary: "List an instance's snapshots on LXD",
+    parameters: [recursion, project, remotes],
+    answers: sync('Their paths, or as LXD shows them.', listOf(text, ofLxd('name')), warned),
+  },
+});
+route('/1.0/instances/{instance}/snapshots/{snapshot}', {
+  get: {
+    summary: "Show one of an instance's snapshots on LXD",
+    parameters: [project, remotes],
+    answers: sync('As LXD shows it.', ofLxd('name'), warned),
+  },
+});
 route('/1.0/instances/{instance}/state', {
   get: {
     summary: "Show an instance's state",
@@ -242,7 +257,7 @@ route('/1.0/instances/{instance}/backups', {
   get: {
     summary: 'List backups',
     parameters: [project, allProjects, anyStored],
-    answers: sync('By name.', listOf(answers('listedBackup'))),
+    answers: sync('By name.', listOf(closed(schema('nats-api.json#/$defs/listedBackup')))),
   },
   post: {
     summary: 'Back the instance up',

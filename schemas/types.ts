@@ -6,6 +6,63 @@
  * Items: An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
  */
 export type Projects = string[]
+/**
+ * A backup; while it is being made, with its status and progress.
+ */
+export type ShownBackup = (ListedBackup & {
+/**
+ * What people want to remember of a backup.
+ */
+notes?: string
+/**
+ * `pool/volume` of each custom volume that was attached: LXD's exports do not have them.
+ */
+excluded_volumes?: string[]
+/**
+ * Bytes of the archive, unpacked.
+ */
+raw_size?: number
+/**
+ * How the archive is stored.
+ */
+compression_algorithm?: ("gzip" | "zstd" | "none")
+/**
+ * `container` or `virtual-machine`.
+ */
+type?: string
+architecture?: string
+/**
+ * The storage pool that it was in.
+ */
+pool?: string
+/**
+ * The pool's.
+ */
+driver?: string
+profiles?: string[]
+snapshots?: string[]
+/**
+ * Of the LXD or Incus that made it; `unknown` of an upload.
+ */
+server_version?: string
+/**
+ * The version of lxstow.
+ */
+writer?: string
+status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+/**
+ * What is being done.
+ */
+stage?: string
+bytes_done?: number
+bytes_total?: number
+bytes_per_second?: number
+progress?: number
+/**
+ * Path of the operation that makes it.
+ */
+operation?: string
+})
 
 export interface Everything {
 "backup-index.json"?: BackupIndex
@@ -33,7 +90,7 @@ export interface Everything {
  * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
  */
 export interface BackupIndex {
-version: 2
+version: 3
 backups: IndexedBackup[]
 }
 export interface IndexedBackup {
@@ -54,6 +111,7 @@ created: string
 size: number
 optimized: boolean
 compressed: boolean
+instance_only: boolean
 tags: Tags
 }
 /**
@@ -302,7 +360,15 @@ inventoryTimeoutMs: number
  */
 transfers: number
 /**
- * A client that takes or sends nothing for so long in an export or upload is cut off.
+ * The same of one client, so that it leaves room for others. Default: half of `transfers`, rounded up.
+ */
+transfersPerClient?: number
+/**
+ * What LXD refuses in restricted projects (privileged containers, `raw.*`, devices and paths of the host, …), in uploads and restores of clients that are restricted to projects. Into a project that is restricted on LXD, LXD decides ([security.md](security.md#what-restricted-clients-may-restore)).
+ */
+restrictedRestores: ("refuse" | "allow")
+/**
+ * A client that takes or sends nothing for so long in an export or upload is cut off, and so is one that takes or sends less than 1 KiB for each second of it.
  */
 clientIdleTimeoutMs: number
 }
@@ -526,7 +592,7 @@ start?: boolean
 /**
  * Keep UUID, MACs and cloud-init identity of the archive, although an instance of that server has them, too: a restore under another name gets its own.
  */
-keepIdentity?: boolean
+keep_identity?: boolean
 /**
  * False: without its network devices, for a look inside.
  */
@@ -557,6 +623,24 @@ size?: unknown
 optimized?: unknown
 compressed?: unknown
 excluded_volumes?: unknown
+created_at?: unknown
+expires_at?: unknown
+optimized_storage?: unknown
+instance_only?: unknown
+container_only?: unknown
+instance?: unknown
+project?: unknown
+location?: unknown
+raw_size?: unknown
+compression_algorithm?: unknown
+type?: unknown
+architecture?: unknown
+pool?: unknown
+driver?: unknown
+profiles?: unknown
+snapshots?: unknown
+server_version?: unknown
+writer?: unknown
 }
 /**
  * Back up the instance that the subject names: lxstow.jobs.<remote>.backup.<project>.<instance>. An empty message means {}.
@@ -577,7 +661,7 @@ optimized?: boolean
 /**
  * Leave the instance's snapshots out.
  */
-instanceOnly?: boolean
+instance_only?: boolean
 tags?: Tags
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
@@ -650,7 +734,7 @@ start?: boolean
 /**
  * Keep UUID, MACs and cloud-init identity of the archive, although an instance of that server has them, too.
  */
-keepIdentity?: boolean
+keep_identity?: boolean
 /**
  * False: without its network devices, for a look inside.
  */
@@ -866,7 +950,45 @@ backups: ListedBackup[]
  */
 next?: string
 }
+/**
+ * A backup in a list.
+ */
 export interface ListedBackup {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+name: string
+/**
+ * When it was made.
+ */
+created: string
+/**
+ * The same, by LXD's name.
+ */
+created_at: string
+/**
+ * LXD's; never: nothing expires by itself.
+ */
+expires_at: "0001-01-01T00:00:00Z"
+/**
+ * Bytes of the archive, as far as it is stored.
+ */
+size: number
+optimized: boolean
+/**
+ * The same, by LXD's name.
+ */
+optimized_storage: boolean
+compressed: boolean
+/**
+ * Without the instance's snapshots.
+ */
+instance_only: boolean
+/**
+ * The same, by the name that LXD had for it.
+ */
+container_only: boolean
+tags: Tags
 /**
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
@@ -876,55 +998,9 @@ instance: string
  */
 project: string
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * A name in `remotes` of the configuration: an LXD server or cluster.
  */
-name: string
-created: string
-/**
- * Bytes of the archive.
- */
-size: number
-optimized: boolean
-compressed: boolean
-tags: Tags
-}
-/**
- * A backup; while it is being made, with its status and progress.
- */
-export interface ShownBackup {
-/**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
- */
-name: string
-created: string
-/**
- * Bytes of the archive, as far as it is stored.
- */
-size: number
-optimized: boolean
-compressed: boolean
-tags: Tags
-/**
- * What people want to remember of a backup.
- */
-notes?: string
-/**
- * `pool/volume` of each custom volume that was attached: LXD's exports do not have them.
- */
-excluded_volumes?: string[]
-status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
-/**
- * What is being done.
- */
-state?: string
-bytes_done?: number
-bytes_total?: number
-bytes_per_second?: number
-progress?: number
-/**
- * Path of the operation that makes it.
- */
-operation?: string
+location: string
 }
 export interface OperationPage {
 /**
@@ -947,12 +1023,12 @@ created_at: string
 updated_at: string
 status: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * 200 and above: it has ended.
+ * 200 and above: it has ended, at `updated_at`.
  */
 status_code: (105 | 103 | 104 | 200 | 400 | 401)
 resources?: Resources
 /**
- * Stage and progress, as in operation.json; `error_code` where it failed.
+ * Progress as in operation.json, the stage while it runs; `code` (docs/troubleshooting.md) where it failed; of a restore `source`: whose backup it is, `location`, `project`, `instance`, `name`.
  */
 metadata?: {
 
@@ -1022,11 +1098,11 @@ status_code: (200 | 400 | 401)
 /**
  * One of the codes in docs/troubleshooting.md, where there is an error.
  */
-error_code?: string
+code?: string
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
-remote: string
+location: string
 project: string
 /**
  * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
@@ -1039,7 +1115,7 @@ source?: {
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
-remote?: string
+location?: string
 /**
  * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
  */

@@ -203,6 +203,12 @@ export function backupName(time: Date, compression: Compression, clash = 1): str
   return `backup_${date}-${hour}-${minute}${second}${clash > 1 ? `-${clash}` : ''}${extensionOf[compression]}`;
 }
 
+/** The compression that a backup's name says; undefined where it says none. */
+export function compressionNamed(name: string): Compression | undefined {
+  const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
+  return (Object.keys(extensionOf) as Compression[]).find((each) => extensionOf[each] === ending);
+}
+
 /** Throws bad-request if the ending of a chosen name does not fit the archive's compression. */
 export function checkBackupName(name: string, compression: Compression): void {
   const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];

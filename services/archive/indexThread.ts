@@ -1,16 +1,17 @@
-/** Parses one index on a thread of its own, then ends: 1 MiB of YAML takes seconds, and a malicious index takes longer. */
+/** Parses one YAML file on a thread of its own, then ends: 1 MiB takes seconds, and a malicious file takes longer. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { asLxstowError } from '../errors.ts';
-import { type LxdIndex, parseIndex } from './lxdIndex.ts';
+import { type Parsed, parseConfigFile, parseIndex, type YamlTask } from './lxdIndex.ts';
 
-export type IndexAnswer = { index: LxdIndex } | { refused: string };
+export type IndexAnswer = Parsed | { refused: string };
 
-function answer(): IndexAnswer {
+function answer({ text, strict, part }: YamlTask): IndexAnswer {
   try {
-    return { index: parseIndex(Buffer.from(workerData as Uint8Array)) };
+    const bytes = Buffer.from(text);
+    return part === 'config' ? { described: parseConfigFile(bytes) } : { index: parseIndex(bytes, strict) };
   } catch (error) {
     return { refused: asLxstowError(error).message };
   }
 }
 
-parentPort?.postMessage(answer());
+parentPort?.postMessage(answer(workerData as YamlTask));

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { parse } from 'yaml';
+import { isScalar, parse, parseDocument, visit } from 'yaml';
 import type { ManifestInstance, Profile } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import { rejoined } from './decompress.ts';
@@ -16,7 +16,11 @@ export interface LxdIndex {
   /** The names of the instance's profiles, including those that the index does not describe. */
   applied: string[];
   instance: ManifestInstance;
+  /** The instance and its snapshots, under each of the names that some LXD reads them by. */
+  described: Described[];
 }
+
+export type Described = Pick<ManifestInstance, 'config' | 'devices'>;
 
 export const indexName = 'backup/index.yaml';
 /**
@@ -35,7 +39,9 @@ const resourceLimits = { maxOldGenerationSizeMb: 256 };
 export interface ReadOptions {
   deadlineMs?: number;
   /** Schedules the parsing, whose thread takes up to 100 MiB. Default: runs it at once. */
-  inTurn?: (run: () => Promise<LxdIndex>) => Promise<LxdIndex>;
+  inTurn?: <T>(run: () => Promise<T>) => Promise<T>;
+  /** Refuses YAML that another parser may read differently: lxstow judges the file, and LXD parses it by itself. */
+  strict?: boolean;
 }
 
 /**
@@ -44,7 +50,7 @@ export interface ReadOptions {
  */
 export async function readIndex(
   tar: AsyncIterable<Buffer>,
-  { deadlineMs = usualDeadlineMs, inTurn = (run) => run() }: ReadOptions = {},
+  { deadlineMs = usualDeadlineMs, inTurn = (run) => run(), strict = false }: ReadOptions = {},
 ): Promise<{ index: LxdIndex; tar: AsyncIterable<Buffer> }> {
   const chunks = tar[Symbol.asyncIterator]();
   const read: Buffer[] = [];
@@ -60,21 +66,45 @@ export async function readIndex(
     const head = Buffer.concat(read);
     const found = findFile(head, indexName);
     if (typeof found === 'object') {
-      const index = await inTurn(() => parseOnThread(found, deadlineMs));
+      const { index } = await inTurn(() => parseOnThread({ text: found, strict }, deadlineMs));
+      if (!index) throw notLxds(`its ${indexName} is empty`);
       return { index, tar: rejoined(head, chunks) };
     }
     wanted = found;
   }
 }
 
-async function parseOnThread(text: Buffer, deadlineMs: number): Promise<LxdIndex> {
-  checkSize(text);
+/** What a `backup.yaml` says of the instance and its snapshots; the same limits and errors as for an index, and always strict. */
+export async function readConfigFile(
+  text: Buffer,
+  { deadlineMs = usualDeadlineMs, inTurn = (run) => run() }: Omit<ReadOptions, 'strict'> = {},
+): Promise<Described[]> {
+  const { described = [] } = await inTurn(() => parseOnThread({ text, strict: true, part: 'config' }, deadlineMs));
+  return described;
+}
+
+/** What a thread has parsed: the one or the other. */
+export interface Parsed {
+  index?: LxdIndex;
+  described?: Described[];
+}
+
+/** What a thread is to parse. */
+export interface YamlTask {
+  text: Uint8Array;
+  strict: boolean;
+  /** Default: the index. */
+  part?: 'config';
+}
+
+async function parseOnThread(task: YamlTask, deadlineMs: number): Promise<Parsed> {
+  checkSize(task.text);
   const source = new URL(`./indexThread${extname(import.meta.url)}`, import.meta.url);
-  const thread = new Worker(source, { resourceLimits, workerData: new Uint8Array(text) });
+  const thread = new Worker(source, { resourceLimits, workerData: { ...task, text: new Uint8Array(task.text) } });
   try {
     const [answer] = (await once(thread, 'message', { signal: AbortSignal.timeout(deadlineMs) })) as [IndexAnswer];
     if ('refused' in answer) throw new LxstowError('bad-request', answer.refused);
-    return answer.index;
+    return answer;
   } catch (error) {
     if (error instanceof LxstowError) throw error;
     const { name, message } = error as Error;
@@ -86,7 +116,7 @@ async function parseOnThread(text: Buffer, deadlineMs: number): Promise<LxdIndex
 }
 
 /** Throws for an index that would take too long to parse. */
-function checkSize(text: Buffer): void {
+function checkSize(text: Uint8Array): void {
   let marks = 0;
   for (const byte of text) if (marksOfYaml.has(byte)) marks++;
   if (marks > mostIndexMarks) throw notLxds(`its ${indexName} has more than ${mostIndexMarks} lines and values`);
@@ -120,13 +150,8 @@ type Fields = Record<string, unknown>;
 const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false } as const;
 
 /** Parses an index of LXD 4 to 6. These versions differ in where the instance, its pool and its profiles are. */
-export function parseIndex(text: Buffer): LxdIndex {
-  let index: Fields;
-  try {
-    index = fields(parse(text.toString(), asLxdWrites));
-  } catch (cause) {
-    throw notLxds(`its ${indexName} is not YAML: ${(cause as Error).message}`, cause);
-  }
+export function parseIndex(text: Buffer, strict = false): LxdIndex {
+  const index = parseFile(text, indexName, strict);
   const config = fields(index.config);
   const instance = fields(config.instance ?? config.container);
   const pool = fields(list(config.pools)[0] ?? config.pool);
@@ -146,7 +171,51 @@ export function parseIndex(text: Buffer): LxdIndex {
       type: word(index.type) || word(instance.type) || 'container',
       snapshots: list(index.snapshots).map(word),
     },
+    described: describedIn(config),
   };
+}
+
+/** What a `backup.yaml` describes. Throws bad-request. */
+export function parseConfigFile(text: Buffer): Described[] {
+  return describedIn(parseFile(text, 'backup.yaml', true));
+}
+
+function describedIn({ instance, container, snapshots }: Fields): Described[] {
+  return [instance, container, ...list(snapshots)].map((each) => {
+    const { config, devices: of } = fields(each);
+    return { config: words(config), devices: devices(of) };
+  });
+}
+
+function parseFile(text: Buffer, name: string, strict: boolean): Fields {
+  try {
+    if (strict) assertPlain(text.toString());
+    return fields(parse(text.toString(), asLxdWrites));
+  } catch (cause) {
+    if (cause instanceof LxstowError) throw cause;
+    throw notLxds(`its ${name} is not YAML: ${(cause as Error).message}`, cause);
+  }
+}
+
+/** Throws for keys that merge or are there twice, tags and aliases: parsers differ in what they make of them, and LXD writes none. */
+function assertPlain(text: string): void {
+  const unlike = (what: string) => notLxds(`its YAML has ${what}`);
+  // Ends of lines to YAML 1.1 alone.
+  if (/[\u0085\u2028\u2029]|\r(?!\n)/.test(text)) throw unlike('an unusual end of a line');
+  visit(parseDocument(text, asLxdWrites), {
+    Alias: () => {
+      throw unlike('an alias');
+    },
+    Node: (_, { tag }) => {
+      if (tag) throw unlike(`the tag ${tag}`);
+    },
+    Map: (_, { items }) => {
+      const keys = items.map(({ key }) => (isScalar(key) ? String(key.value) : undefined));
+      if (keys.includes('<<')) throw unlike('a merge key');
+      if (keys.includes(undefined)) throw unlike('a key that is no text');
+      if (new Set(keys).size < keys.length) throw unlike('a key twice');
+    },
+  });
 }
 
 /** Parses a profile in LXD's format, as in an index or from `lxc profile show`. Throws bad-request for anything else. */

@@ -5,6 +5,7 @@ export const tarBlockBytes = 512;
 /** Entry types that may state a size, but have no data after the header (POSIX ustar): links, devices, directories, FIFOs. */
 const withoutData = new Set(['1', '2', '3', '4', '5', '6'].map((type) => type.charCodeAt(0)));
 const paxHeader = 'x'.charCodeAt(0);
+const longName = 'L'.charCodeAt(0);
 /** The limit of Go's archive/tar, with which LXD reads tars. Linux allows 64 KiB for a file's extended attributes of one kind. */
 export const largestPaxBytes = 1024 * 1024;
 
@@ -22,6 +23,20 @@ export interface TarState {
   /** A partly read pax header; `bytes` is base64, `left` the number of missing bytes. */
   pax?: { bytes: string; left: number };
 }
+
+/** A file, link or directory of a tar. */
+export interface TarEntry {
+  /** Every name that some reader could take for its own: of its header, of pax records, GNU's long one. */
+  names: string[];
+  /** The type flag of POSIX's ustar: `0` or NUL is a file. */
+  type: string;
+  size: number;
+  /** Its data is no plain file's: GNU's sparse forms. */
+  sparse: boolean;
+}
+
+/** Told of every entry; takes its data where it returns something that does. */
+export type OnEntry = (entry: TarEntry) => ((bytes: Buffer) => void) | undefined;
 
 /**
  * Call `push` with every chunk, then `finish`. Both throw archive-truncated, naming the byte, when this is not a whole tar. `push` throws
@@ -55,11 +70,16 @@ export class TarScanner {
   }
 
   /** `what` names the tar in errors. */
-  constructor(what = 'the archive that LXD sent') {
+  constructor(what = 'the archive that LXD sent', onEntry?: OnEntry) {
     this.#what = what;
+    this.#onEntry = onEntry;
   }
 
   readonly #what: string;
+  readonly #onEntry: OnEntry | undefined;
+  /** What extension headers say of the next entry; kept for `onEntry` only. */
+  #names: string[] = [];
+  #sparse = false;
   /** Entries seen, without extension headers. */
   entries = 0;
   /** Bytes of the first file; undefined until it is seen, and in a scanner that resumes after it. */
@@ -70,7 +90,7 @@ export class TarScanner {
   #skip = 0;
   #zeroBlocks = 0;
   #position = 0;
-  #pax: { bytes: Buffer[]; left: number } | undefined;
+  #pax: { bytes: Buffer[]; left: number; take?: (bytes: Buffer) => void } | undefined;
   #sizeOfNext: number | undefined;
 
   push(chunk: Buffer): void {
@@ -81,7 +101,7 @@ export class TarScanner {
         if (this.#pax) this.#collect(this.#pax, chunk.subarray(at, at + step));
         this.#skip -= step;
         at += step;
-        if (this.#skip === 0 && this.#pax) this.#readPax(this.#pax);
+        if (this.#skip === 0 && this.#pax) this.#collected(this.#pax);
         continue;
       }
       const step = Math.min(tarBlockBytes - this.#filled, chunk.length - at);
@@ -125,6 +145,30 @@ export class TarScanner {
     } else if (!isExtension(type)) {
       if (this.entries === 0) this.firstFileBytes = size;
       this.entries += 1;
+      this.#tell(header, type, size);
+    } else if (type === longName && this.#onEntry) {
+      const take = (bytes: Buffer) => this.#names.push(bytes.toString('latin1').replace(/\0.*$/s, ''));
+      if (size > 0 && size <= largestPaxBytes) this.#pax = { bytes: [], left: size, take };
+    }
+  }
+
+  #tell(header: Buffer, type: number, size: number): void {
+    if (!this.#onEntry) return;
+    const names = [nameIn(header), ...this.#names];
+    const sparse = this.#sparse || type === 'S'.charCodeAt(0);
+    this.#names = [];
+    this.#sparse = false;
+    const take = this.#onEntry({ names, type: String.fromCharCode(type), size, sparse });
+    if (!take) return;
+    if (size === 0) take(Buffer.alloc(0));
+    else this.#pax = { bytes: [], left: size, take };
+  }
+
+  #collected(pax: { bytes: Buffer[]; take?: (bytes: Buffer) => void }): void {
+    if (!pax.take) this.#readPax(pax);
+    else {
+      this.#pax = undefined;
+      pax.take(Buffer.concat(pax.bytes));
     }
   }
 
@@ -149,6 +193,8 @@ export class TarScanner {
       if (!head || length <= head.length) return;
       const [, key, value] = /^([^=]*)=(.*)\n$/s.exec(text.slice(at + head.length, at + length)) ?? [];
       if (key === 'size') this.#sizeOfNext = Number(value);
+      if (this.#onEntry && (key === 'path' || key === 'GNU.sparse.name')) this.#names.push(value ?? '');
+      if (key?.startsWith('GNU.sparse.')) this.#sparse = true;
       at += length;
     }
   }
@@ -158,10 +204,14 @@ export class TarScanner {
 export function readEntry(header: Buffer): { name: string; size: number } | undefined {
   if (isZero(header) || !checksumFits(header)) return undefined;
   const size = withoutData.has(header[156] ?? 0) ? 0 : number(header, 124, 12);
+  return { name: nameIn(header), size };
+}
+
+function nameIn(header: Buffer): string {
   const [name = '', prefix = ''] = [header.subarray(0, 100), header.subarray(345, 500)].map((field) =>
     field.toString('latin1').replace(/\0.*$/s, ''),
   );
-  return { name: prefix ? `${prefix}/${name}` : name, size };
+  return prefix ? `${prefix}/${name}` : name;
 }
 
 /** Bytes that a file of this size takes in a tar: padded to whole blocks, without its header. */

@@ -141,7 +141,9 @@ export function addClientCommands(program: Command): void {
     placed(
       program
         .command('info')
-        .description('show one backup, with its tags; one in the making, with how far it is')
+        .description(
+          'show one backup: sizes, compression, tags, pool, snapshots, versions; one in the making, with how far it is',
+        )
         .argument(instance, '[remote:]instance')
         .argument('<backup>', 'its name, or latest'),
     ).addOption(formatOption()),
@@ -200,6 +202,14 @@ export function addClientCommands(program: Command): void {
       (await import('./commands/operations.ts')).operationsCommand(remote, options),
     ),
   );
+  operations
+    .command('show')
+    .description('show one')
+    .argument('<operation>', '[remote:]id')
+    .addOption(formatOption())
+    .action(
+      exiting(async (id: string, options) => (await import('./commands/operations.ts')).showCommand(id, options)),
+    );
   listed(
     operations.command('watch').description('follow them until Ctrl-C; when piped, a line for each change'),
   ).action(
@@ -212,6 +222,7 @@ export function addClientCommands(program: Command): void {
     'lxstow operations',
     'lxstow operations watch --all-projects',
     'lxstow operations list --format json',
+    'lxstow operations show 4414c3d3-52ea-43a6-aa47-23439a72fc3f',
   );
 
   examples(

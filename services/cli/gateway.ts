@@ -20,7 +20,15 @@ export type ShownOperation = Pick<
   | 'may_cancel'
   | 'err'
   | 'location'
-> & { class: string; metadata: Operation['metadata'] & { error_code?: string } };
+> & { class: string; metadata: Operation['metadata'] & { code?: string; source?: Source } };
+
+/** Whose backup a restore reads. */
+export interface Source {
+  location: string;
+  project: string;
+  instance: string;
+  name: string;
+}
 
 export interface RequestOptions {
   query?: Record<string, string | undefined>;

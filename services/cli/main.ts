@@ -68,11 +68,14 @@ program
   .option('--nats-port <port>', 'where its own nats-server listens, on 127.0.0.1', portOf, 4222)
   .action(({ natsPort }: { natsPort: number }) => {
     beginLean();
-    return long(async (options) => {
-      const { runStandalone } = await import('./commands/standalone.ts');
-      const own = !options.isGiven(['nats', 'servers']);
-      await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
-    })();
+    return long(
+      async (options) => {
+        const { runStandalone } = await import('./commands/standalone.ts');
+        const own = !options.isGiven(['nats', 'servers']);
+        await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
+      },
+      { besideOwnNats: false },
+    )();
   });
 program
   .command('setup')
@@ -209,6 +212,7 @@ const projects = () =>
   new Option('--project <name>', 'restrict it to this project; can be given again')
     .argParser((name: string, before: string[]) => [...before, name])
     .default([], 'all projects');
+const unchecked = () => new Option('--unchecked', 'take projects that no worker knows, too');
 const role = () =>
   new Option('--role <role>', 'what it may do (default: admin, or operator where it is restricted)').choices([
     'admin',
@@ -220,6 +224,7 @@ trust
   .description('print a token with which one client makes itself trusted, once: `lxc remote add <remote> <token>`')
   .addOption(role())
   .addOption(projects())
+  .addOption(unchecked())
   .option('--expires <time>', 'when it can no longer be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)')
   .option('--gateway <host:port>', 'which gateway the client is sent to (default: the one seen last)')
   .action((name, given) => trusting((commands, options) => commands.tokenCommand(options, name, given)));
@@ -229,6 +234,7 @@ trust
   .option('--name <name>', "what to call it (default: the certificate's common name)")
   .addOption(role())
   .addOption(projects())
+  .addOption(unchecked())
   .action((file, given) => trusting((commands, options) => commands.addCommand(options, file, given)));
 trust
   .command('list')
@@ -241,6 +247,7 @@ trust
   .option('--name <name>', 'what to call it')
   .addOption(new Option('--role <role>', 'what it may do').choices(['admin', 'operator', 'viewer']))
   .addOption(projects())
+  .addOption(unchecked())
   .option('--all-projects', 'restrict it no more')
   .action((fingerprint, given) => trusting((commands, options) => commands.editCommand(options, fingerprint, given)));
 trust
@@ -274,10 +281,13 @@ function configurationSource() {
 }
 
 /** Runs until it ends or SIGINT or SIGTERM comes; a second signal ends the process at once. */
-function long(run: Run): () => Promise<void> {
+function long(run: Run, { besideOwnNats = true } = {}): () => Promise<void> {
   return async () => {
     const { configured } = await import('./configured.ts');
-    await run({ ...configured(configurationSource()), env: process.env, stop: stopSignal() });
+    const { assertOwnNats } = await import('./ownNats.ts');
+    const found = configured(configurationSource());
+    if (besideOwnNats) await assertOwnNats(found.config, process.env);
+    await run({ ...found, env: process.env, stop: stopSignal() });
   };
 }
 

@@ -28,7 +28,7 @@ export interface ShownBackup {
   tags?: Record<string, string>;
   instance?: string;
   project?: string;
-  remote?: string;
+  location?: string;
 }
 
 /** Gateways of one command, each opened once. */
@@ -70,7 +70,7 @@ export async function listBackups(
   const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
   // The API takes an instance named `all` for all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
-  const owner = ({ remote = '', project = '', instance = '' }: ShownBackup) => `${remote} ${project} ${instance}`;
+  const owner = ({ location = '', project = '', instance = '' }: ShownBackup) => `${location} ${project} ${instance}`;
   return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 

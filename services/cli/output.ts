@@ -1,7 +1,7 @@
 /** Results on standard output, in the formats that `lxc` has. */
 import { styleText } from 'node:util';
 import { stringify } from 'yaml';
-import { table } from './table.ts';
+import { printable, table } from './table.ts';
 
 export const formats = ['table', 'json', 'yaml', 'csv'] as const;
 export type Format = (typeof formats)[number];
@@ -27,9 +27,26 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
       case 'csv':
         return rows.map((row) => `${row.map(csv).join(',')}\n`).join('');
       case 'table':
-        return rows.length === 0 ? `${empty}\n` : table(heading, rows, coloured);
+        return rows.length === 0 ? `${empty}\n` : table(...withLocalTimes(heading, rows), coloured);
     }
   }
+}
+
+const utc = ' (UTC)';
+
+/** People's own clock beside each time in UTC, where they are not the same. */
+function withLocalTimes(heading: string[], rows: string[][]): [heading: string[], rows: string[][]] {
+  const column = heading.findIndex((each) => each.endsWith(utc));
+  const here = rows.map((row) => localTime(row[column] ?? ''));
+  if (column < 0 || here.every((text) => text === '')) return [heading, rows];
+  return [heading.toSpliced(column + 1, 0, 'LOCAL'), rows.map((row, i) => row.toSpliced(column + 1, 0, here[i] ?? ''))];
+}
+
+/** `2026-11-23 14:45:47`, by the clock here, of a time in UTC; empty where that is the same. */
+export function localTime(text: string): string {
+  const moment = new Date(`${text.slice(0, 19).replace(' ', 'T')}Z`);
+  if (Number.isNaN(moment.getTime()) || moment.getTimezoneOffset() === 0) return '';
+  return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());
 }
 
 /** As RFC 4180 has it; no heading, as `lxc`. */
@@ -65,4 +82,21 @@ export function size(bytes: number): string {
 /** `2026-11-23 13:45:47`, in UTC. */
 export function time(text: string): string {
   return text.slice(0, 19).replace('T', ' ');
+}
+
+const isoTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}/;
+
+/** One thing with all its fields, as YAML: with sizes that people read, and times by the clock here beside those in UTC. */
+export function people(found: object): string {
+  return stringify(found, (key, value) => readable(String(key), value))
+    .split('\n')
+    .map(printable)
+    .join('\n');
+}
+
+function readable(key: string, value: unknown): unknown {
+  if (typeof value === 'number' && /(^|_)(size|bytes)(_|$)/.test(key)) return `${size(value)} (${value} bytes)`;
+  if (typeof value !== 'string' || !isoTime.test(value)) return value;
+  const here = localTime(value.replace('T', ' '));
+  return here === '' ? value : `${value} (${here} here)`;
 }

@@ -1,9 +1,11 @@
 /** The nats-server that `standalone` runs for itself, and how the commands beside it find it: by its state directory. */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readText, stateDir } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { LxstowError, systemCode } from '../errors.ts';
+import { introduced, strange } from './natsAt.ts';
 
 export interface OwnNatsFiles {
   dir: string;
@@ -43,4 +45,19 @@ export function besideStandalone(config: Config, env: NodeJS.ProcessEnv, isGiven
       cause: error,
     });
   }
+}
+
+/**
+ * Throws bad-config where the configuration means the NATS of a `standalone` that was killed, and another one has its port by now: that is no
+ * place for its password.
+ */
+export async function assertOwnNats(config: Config, env: NodeJS.ProcessEnv): Promise<void> {
+  const { url, password } = ownNatsFiles(config, env);
+  if (!existsSync(url)) return;
+  const own = readText(url, 'the NATS of `lxstow standalone`');
+  if (config.nats.servers.length !== 1 || config.nats.servers[0] !== own || config.nats.user !== 'lxstow') return;
+  const port = Number(new URL(own).port);
+  const there = await introduced(port);
+  const name = ownNatsName(readText(password, 'the NATS of `lxstow standalone`'));
+  if (there && there.name !== name) throw strange(port, there);
 }

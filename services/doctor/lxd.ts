@@ -38,8 +38,10 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   if (server.auth !== 'trusted' || !server.environment) {
     report(
       'problem',
-      `${lxd.title} does not trust us`,
-      `On that host: \`${trustCommand(lxd)} ${settings.certificate ?? 'CERTIFICATE'}\`.`,
+      settings.url === undefined
+        ? `${lxd.title} does not trust us`
+        : `what listens at ${settings.url} does not trust us`,
+      adviceToTrust(lxd, settings),
     );
     return;
   }
@@ -63,8 +65,14 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   await examineStaging(lxd, pools, server.config?.['storage.backups_volume'], patient, report);
 }
 
-function trustCommand(lxd: LxdClient): string {
-  return lxd.product === 'Incus' ? 'incus config trust add-certificate' : 'lxc config trust add';
+/** Over HTTPS an Incus does not say what it is to those that it does not trust. */
+function adviceToTrust({ product }: LxdClient, { url, certificate = 'CERTIFICATE' }: RemoteConfig): string {
+  const [lxd, incus] = [
+    `\`lxc config trust add ${certificate}\``,
+    `\`incus config trust add-certificate ${certificate}\``,
+  ];
+  if (url === undefined) return `On that host: ${product === 'Incus' ? incus : lxd}.`;
+  return `On that host, where it is an LXD: ${lxd}; where it is an Incus: ${incus}.`;
 }
 
 function adviceFor(

@@ -66,6 +66,7 @@ export function createApp(parts: GatewayParts): Express {
     response.locals.trace = traceOf(request.get(traceHeader));
     next();
   });
+  app.use(containersAreInstances);
   app.use(audited(parts.audit));
   app.use(guarded);
   app.use(identify(parts.trust));
@@ -93,6 +94,16 @@ export function createApp(parts: GatewayParts): Express {
   app.use(respondToErrors(log, parts.absences));
   return app;
 }
+
+/** LXD's old paths, which name containers alone; old clients use them. */
+const containersAreInstances: RequestHandler = (request, _response, next) => {
+  const [, rest] = /^\/1\.0\/containers(?=[/?]|$)(.*)$/s.exec(request.url) ?? [];
+  if (rest !== undefined) {
+    request.url = `/1.0/instances${rest}`;
+    if (/^\/?(\?|$)/.test(rest)) request.url += `${rest.includes('?') ? '&' : '?'}instance-type=container`;
+  }
+  next();
+};
 
 /** Known paths and their methods, for the answer to all others. */
 const methods = Object.entries(openapi.paths).map(([path, calls]) => {
@@ -126,7 +137,8 @@ function identify(trust: Trust): RequestHandler {
   return async (request, response, next) => {
     const client = await trust.client(request.socket as TLSSocket);
     response.locals.client = client;
-    if (client && !client.trusted) trust.refused(request.socket.remoteAddress);
+    const enrols = request.method === 'POST' && /^\/1\.0\/certificates\/?$/.test(request.path);
+    if (client && !client.trusted && !enrols) trust.refused(request.socket.remoteAddress);
     next();
   };
 }
@@ -145,11 +157,11 @@ const onlyStrangers: RequestHandler = (_request, response, next) => {
   next(response.locals.client?.trusted ? 'route' : undefined);
 };
 
-/** Counted before the body is read: what is wrong in a body is not free either. `identify` has counted those who show a certificate. */
+/** Counted before the body is read: what is wrong in a body is not free either. */
 function heard(trust: Trust): RequestHandler {
   return (request, response, next) => {
-    trust.assertHeard({ req: request, res: response });
-    if (!response.locals.client) trust.refused(request.socket.remoteAddress);
+    trust.assertHeard({ req: request, res: response }, 'enrolments');
+    trust.enrolling(request.socket.remoteAddress);
     next();
   };
 }

@@ -7,7 +7,7 @@ import { isFinal } from '../operations/operation.ts';
 import { askLook, type LookAnswer, type LookQuestion } from '../queue/questions.ts';
 import type { Trace } from '../trace.ts';
 import type { GatewayParts } from './app.ts';
-import { summarise } from './catalog.ts';
+import { type Summary, summarise } from './catalog.ts';
 import { operationPath } from './respond.ts';
 
 /** The backup with its tags; one that is being made, with how far it is. Throws not-found. */
@@ -71,13 +71,43 @@ export async function unlessAway<T>(
   }
 }
 
-export function showStored(manifest: Manifest): object {
-  const { notes } = manifest.backup;
-  const excluded = attachedVolumes(manifest.instance).map(({ pool, volume }) => `${pool}/${volume}`);
+/** For times that LXD has not set. */
+const never = '0001-01-01T00:00:00Z' as const;
+
+/** A backup in lists: the contract's fields, LXD's beside them, and whose it is. */
+export function showListed({ address, backup }: Summary) {
+  const { remote: location, project, instance } = address;
+  const { instance_only, ...rest } = backup;
   return {
-    ...summarise(manifest),
+    ...rest,
+    created_at: backup.created,
+    expires_at: never,
+    instance_only,
+    container_only: instance_only,
+    optimized_storage: backup.optimized,
+    ...{ instance, project, location },
+  };
+}
+
+/** One backup, with all that its manifest tells to people. */
+export function showStored(manifest: Manifest): object {
+  const { backup, archive, instance, lxd, writer } = manifest;
+  const { name, notes, ...address } = backup;
+  const excluded = attachedVolumes(instance).map(({ pool, volume }) => `${pool}/${volume}`);
+  return {
+    ...showListed({ address: { ...address, backup: name }, backup: summarise(manifest) }),
     ...(notes ? { notes } : {}),
     ...(excluded.length > 0 ? { excluded_volumes: excluded } : {}),
+    raw_size: archive.rawSize,
+    compression_algorithm: archive.compression,
+    type: instance.type,
+    architecture: instance.architecture,
+    pool: instance.pool,
+    driver: instance.driver,
+    profiles: instance.profiles.map((profile) => profile.name),
+    snapshots: instance.snapshots,
+    server_version: lxd.version,
+    writer,
   };
 }
 
@@ -92,19 +122,22 @@ export async function unfinishedBackup(
 }
 
 /** A backup in the making: the contract's fields as far as they are known, and how far it is. */
-function showUnfinished(operation: Operation, { backup }: BackupAddress, usual: Compression): object {
+function showUnfinished(operation: Operation, { backup, ...address }: BackupAddress, usual: Compression): object {
   const { metadata, status, created_at, id } = operation;
-  const { optimized = false, compression = usual, tags = {} } = (operation.request ?? {}) as BackupJob;
+  const request = (operation.request ?? {}) as BackupJob;
+  const { optimized = false, compression = usual, instance_only = false, tags = {} } = request;
   const { stage, bytes_done = 0, bytes_total, bytes_stored = 0, bytes_per_second } = metadata;
   return {
-    name: backup,
-    created: created_at,
-    size: bytes_stored,
-    optimized,
-    compressed: compression !== 'none',
-    tags,
+    ...showListed({
+      address: { ...address, backup },
+      backup: {
+        ...{ name: backup, created: created_at, size: bytes_stored, optimized, instance_only, tags },
+        compressed: compression !== 'none',
+      },
+    }),
+    compression_algorithm: compression,
     status,
-    state: stage ?? status.toLowerCase(),
+    stage: stage ?? status.toLowerCase(),
     bytes_done,
     bytes_total,
     bytes_per_second,

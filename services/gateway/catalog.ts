@@ -13,7 +13,15 @@ import { readIndex, writeIndex } from './backupIndex.ts';
 /** A backup in a list, as the contract has it, and whose it is. */
 export interface Summary {
   address: BackupAddress;
-  backup: { name: string; created: string; size: number; optimized: boolean; compressed: boolean; tags: Tags };
+  backup: {
+    name: string;
+    created: string;
+    size: number;
+    optimized: boolean;
+    compressed: boolean;
+    instance_only: boolean;
+    tags: Tags;
+  };
 }
 
 /** A backup's manifest, and the ETag by which a change of it is noticed. */
@@ -351,6 +359,7 @@ export function summarise({ backup, archive }: Manifest): Summary['backup'] {
     size: archive.size,
     optimized: archive.optimized,
     compressed: archive.compression !== 'none',
+    instance_only: archive.instanceOnly,
     tags: backup.tags,
   };
 }

@@ -13,8 +13,8 @@ import type {
 } from '../contract.ts';
 import type { Trace } from '../trace.ts';
 import type { GatewayParts } from './app.ts';
-import { assertInstance, showBackup } from './backups.ts';
-import { cursorOf, type Summary } from './catalog.ts';
+import { assertInstance, showBackup, showListed } from './backups.ts';
+import { cursorOf } from './catalog.ts';
 import { cancelOperation, missingOperation } from './operations.ts';
 import { toLxd } from './respond.ts';
 
@@ -151,11 +151,7 @@ async function backupPage(
 ): Promise<BackupPage> {
   const { limit = usualLimit, after } = body as ListRequest;
   const { summaries, next } = await catalog.page(of, { limit, ...(after === undefined ? {} : { after }) }, signal);
-  const shown = (summary: Summary) => {
-    const { instance, project } = summary.address;
-    return { instance, project, ...summary.backup };
-  };
-  const fitting = firstFitting(summaries, shown, room);
+  const fitting = firstFitting(summaries, showListed, room);
   const last = fitting.length < summaries.length ? summaries[fitting.length - 1] : undefined;
   const cursor = last ? cursorOf(last.address) : next;
   return { backups: fitting, ...(cursor === undefined ? {} : { next: cursor }) };

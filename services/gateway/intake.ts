@@ -4,6 +4,7 @@ import type { IdleWatch } from '../archive/idleWatch.ts';
 import type { LxdIndex } from '../archive/lxdIndex.ts';
 import { formatManifest, manifestVersion } from '../archive/manifest.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
+import type { OnEntry } from '../archive/tar.ts';
 import type { Threads } from '../archive/threads.ts';
 import {
   type Address,
@@ -75,11 +76,19 @@ export interface Incoming {
   left?: Stored | undefined;
   /** What is to be held besides the claim on the name. */
   lease?: Lease;
+  /** Judges what is in it before it counts as a backup. */
+  judge?: Judge;
   /** Nobody else's, until it is taken in. */
   memory: SlotMemory;
   idle: IdleWatch;
   /** Aborts when nobody wants it any more. */
   gone: AbortSignal;
+}
+
+export interface Judge {
+  onEntry: OnEntry;
+  /** Throws when the archive may not be taken. */
+  finish(): Promise<void>;
 }
 
 export class Intake {
@@ -97,6 +106,7 @@ export class Intake {
     const has = (backup: string) => catalog.has({ ...place, backup }, gone);
     const backup = await reservations.takeNext(place, incoming.named ?? new Date(), compression, id, has);
     const address: BackupAddress = { ...place, backup };
+    using _kept = reservations.keep(place, backup, id, (error) => log.warn('name not renewed', { ...address, error }));
     const ownLog = log.child({ operation: id, trace, ...address, kind: 'upload' });
     let attempt: Attempt | undefined;
     let filled = false;
@@ -149,7 +159,7 @@ export class Intake {
   /** Stores archive and manifest. When it rejects, nothing is left of either. */
   async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
     const { prefix, store, threads } = this.#tools;
-    const { index, tar, compression, tags, length, created, notes, source, memory, idle, gone } = incoming;
+    const { index, tar, compression, tags, length, created, notes, source, judge, memory, idle, gone } = incoming;
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
     const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, lingering(signal));
@@ -170,9 +180,11 @@ export class Intake {
         memory,
         idle,
         signal,
+        ...(judge && { onEntry: judge.onEntry }),
         onProgress,
       });
       idle.watch(false);
+      await judge?.finish();
       attempt.assertOwned();
       completing = true;
       const etag = await store.completeUpload(upload, received.parts, signal);

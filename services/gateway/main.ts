@@ -88,6 +88,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const transfers = new Transfers({
     most: gateway.transfers,
+    mostPerClient: gateway.transfersPerClient ?? Math.ceil(gateway.transfers / 2),
     name: `gateway-${hostname()}-${process.pid}`,
     store: retrying(measured(archives, metrics), { attempts: config.s3.attempts, onRetry }),
     presigner: archives,

@@ -56,6 +56,7 @@ export async function openTrust(
   void directory?.follow(signal);
   const audit = auditLog(config.log);
   const refusals = new RefusalLimit(gateway.refusalsPerMinute);
+  const enrolments = new RefusalLimit(gateway.refusalsPerMinute);
   let own: GatewayPlace = { fingerprint, addresses: advertisedAddresses(gateway, gateway.port) };
 
   async function announceForEver(): Promise<void> {
@@ -70,7 +71,7 @@ export async function openTrust(
   }
 
   return {
-    trust: new Trust({ config: gateway, log, copy, store: atOnce, directory, refusals, connections }),
+    trust: new Trust({ config: gateway, log, copy, store: atOnce, directory, refusals, enrolments, connections }),
     trustStore: store,
     trustCopy: copy,
     connections,

@@ -6,7 +6,7 @@ import { mapInOrder } from '../archive/flow.ts';
 import type { IdleWatch } from '../archive/idleWatch.ts';
 import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
-import { TarScanner } from '../archive/tar.ts';
+import { type OnEntry, TarScanner } from '../archive/tar.ts';
 import type { Threads } from '../archive/threads.ts';
 import type { Compression, ManifestArchive, Part } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
@@ -27,6 +27,8 @@ export interface ReceiveOptions {
   /** Of this transfer alone. */
   memory: SlotMemory;
   idle: IdleWatch;
+  /** Told of all that is in it; may throw. */
+  onEntry?: OnEntry;
   onProgress: (read: number, stored: number) => void;
   signal: AbortSignal;
 }
@@ -35,10 +37,10 @@ type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'
 
 /** Stores the tar's parts in the open upload. Throws bad-request when it is not whole, too-large when it does not fit. */
 export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
-  const { compression, length, store, threads, memory, idle, onProgress, signal } = options;
+  const { compression, length, store, threads, memory, idle, onEntry, onProgress, signal } = options;
   const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
   const inFlight = partsInFlight(partSize, wantedInFlight);
-  const scanner = new TarScanner('the archive');
+  const scanner = new TarScanner('the archive', onEntry);
   let [rawSize, size] = [0, 0];
 
   const onBlock = (bytes: Buffer) => {

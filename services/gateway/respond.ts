@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { gzip } from 'node:zlib';
 import type { ErrorRequestHandler, Request, Response } from 'express';
-import type { Operation } from '../contract.ts';
+import type { Operation, OperationMetadata, RestoreJob } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { Absences } from './absences.ts';
@@ -67,9 +67,8 @@ export function operationPath(id: string): string {
 export function toLxd(operation: Operation) {
   const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
     operation;
-  const metadata = operation.error_code
-    ? { ...operation.metadata, error_code: operation.error_code }
-    : operation.metadata;
+  const code = operation.error_code;
+  const metadata = { ...shownMetadata(operation), ...(code !== undefined && { code }), ...sourceOf(operation) };
   return {
     id,
     class: operation.class,
@@ -84,6 +83,20 @@ export function toLxd(operation: Operation) {
     err,
     location,
   };
+}
+
+/** Of one that has ended, not what was being done when it did. */
+function shownMetadata({ metadata, status_code }: Operation): Omit<OperationMetadata, 'stage'> & { stage?: string } {
+  if (status_code < 200) return metadata;
+  const { stage, bytes_per_second, create_backup_progress, waiting_for, ...rest } = metadata;
+  return rest;
+}
+
+/** Whose backup a restore reads. */
+function sourceOf({ kind, remote, project, instance, backup, request }: Operation): object {
+  if (kind !== 'restore' || backup === undefined) return {};
+  const { remote: location = remote, ...rest } = ((request ?? {}) as RestoreJob).source ?? {};
+  return { source: { project, instance, ...rest, location, name: backup } };
 }
 
 /** What a failed operation failed with. */

@@ -13,6 +13,8 @@ import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
 export interface TransferTools {
   /** Transfers at a time. */
   most: number;
+  /** The same of one client. */
+  mostPerClient: number;
   /** This gateway's name: who holds claims. */
   name: string;
   store: ObjectStore;
@@ -30,16 +32,27 @@ export class Transfers {
   /** Of transfers that have ended: the next ones'. Never more than were under way at a time. */
   readonly #memories: SlotMemory[] = [];
   #running = 0;
+  /** Transfers under way, by client. */
+  readonly #clients = new Map<string, number>();
 
   constructor(tools: TransferTools) {
     this.tools = tools;
   }
 
-  /** A place for one transfer, until it is disposed: by then nobody may look at its memory any more. Throws gateway-busy when all are taken. */
-  begin(): { memory: SlotMemory } & Disposable {
-    const { most } = this.tools;
+  /**
+   * A place for one transfer of a client, until it is disposed: by then nobody may look at its memory any more. Throws gateway-busy when all are
+   * taken, or the client's share.
+   */
+  begin(client: string): { memory: SlotMemory } & Disposable {
+    const { most, mostPerClient } = this.tools;
     if (this.#running >= most)
       throw new LxstowError('gateway-busy', `${most} exports and uploads are under way (gateway.transfers): try later`);
+    const own = this.#clients.get(client) ?? 0;
+    if (own >= mostPerClient) {
+      const said = `${own} exports and uploads of this client are under way (gateway.transfersPerClient)`;
+      throw new LxstowError('gateway-busy', `${said}: try when one has ended`);
+    }
+    this.#clients.set(client, own + 1);
     this.#running += 1;
     const memory = this.#memories.pop() ?? new SlotMemory();
     return {
@@ -47,6 +60,9 @@ export class Transfers {
       [Symbol.dispose]: () => {
         this.#memories.push(memory);
         this.#running -= 1;
+        const left = (this.#clients.get(client) ?? 1) - 1;
+        if (left > 0) this.#clients.set(client, left);
+        else this.#clients.delete(client);
         this.#ended.emit('ended');
       },
     };

@@ -30,6 +30,8 @@ export interface Sources {
   store: TrustStore;
   directory: TrustDirectory | undefined;
   refusals: RefusalLimit;
+  /** Of those who come to be trusted, so that others behind their address, who only ask, do not keep them out. */
+  enrolments: RefusalLimit;
   connections: Connections;
 }
 
@@ -92,13 +94,21 @@ export class Trust {
   }
 
   /** Counts a refused call against its address. */
-  refused(address: string | undefined, weight?: number): void {
-    this.#parts.refusals.count(address ?? '', weight);
+  refused(address: string | undefined): void {
+    this.#parts.refusals.count(address ?? '');
+  }
+
+  /** Counts an enrolment, or with its weight a wrong token. */
+  enrolling(address: string | undefined, weight?: number): void {
+    this.#parts.enrolments.count(address ?? '', weight);
   }
 
   /** Throws too-many-requests for an address that was refused too often of late. */
-  assertHeard({ req, res }: { req: IncomingMessage; res: ServerResponse }): void {
-    const seconds = this.#parts.refusals.over(req.socket.remoteAddress ?? '');
+  assertHeard(
+    { req, res }: { req: IncomingMessage; res: ServerResponse },
+    limit: 'refusals' | 'enrolments' = 'refusals',
+  ): void {
+    const seconds = this.#parts[limit].over(req.socket.remoteAddress ?? '');
     if (seconds === undefined) return;
     res.setHeader('retry-after', seconds);
     throw new LxstowError('too-many-requests', `too many refused requests; try again in ${seconds} s`);

@@ -183,7 +183,7 @@ async function exportSize(lxd: LxdClient, address: Address, name: string, signal
     download.destroy();
     throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} has no bytes`);
   }
-  await download.body(1, { signal });
+  await download.body(1, { signal, silence: lxd.silence });
   return sizeOf(download);
 }
 

@@ -127,6 +127,11 @@ export class LxdClient implements Disposable {
     return `${this.product} (${this.remote})`;
   }
 
+  /** How long the server may say nothing amid an answer. */
+  get silence(): { ms: number; error: () => LxstowError } {
+    return { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
+  }
+
   /** GETs a path; returns the metadata of its sync response. */
   async get<T>(path: string, query: Record<string, string>, signal: AbortSignal): Promise<T> {
     return (await this.call<T>({ path, query, signal })).metadata;
@@ -181,8 +186,7 @@ export class LxdClient implements Disposable {
   /** Makes a GET whose body is read into the caller's memory. Throws if the status is not in `statuses`. */
   async download(request: LxdRequest & { statuses: number[] }): Promise<Download> {
     const { headers = {}, signal, statuses } = request;
-    const silence = { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
-    const waiting = { signal, silence };
+    const waiting = { signal, silence: this.silence };
     const tell = this.#timed(request);
     const asked = this.#downloader.ask('GET', this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
     asked.then(

@@ -29,7 +29,8 @@ export interface LxdInstance {
 
 interface LxdServer {
   api_extensions: string[];
-  environment: { server_version: string };
+  /** Not for clients that it does not trust. */
+  environment?: { server_version: string };
 }
 
 const segment = encodeURIComponent;
@@ -65,6 +66,26 @@ export function findInstance(lxd: LxdClient, address: Address, signal: AbortSign
 
 export function projectExists(lxd: LxdClient, project: string, signal: AbortSignal): Promise<boolean> {
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
+}
+
+/** Whether LXD itself holds what comes into a project against the project's limits. */
+export async function isRestricted(lxd: LxdClient, project: string, signal: AbortSignal): Promise<boolean> {
+  const path = `/1.0/projects/${segment(project)}`;
+  const found = await unlessMissing(() => lxd.get<{ config?: Config }>(path, {}, signal));
+  return found?.config?.restricted === 'true';
+}
+
+/** Those of the profiles that a project has. */
+export async function knownProfiles(
+  lxd: LxdClient,
+  project: string,
+  names: string[],
+  signal: AbortSignal,
+): Promise<string[]> {
+  const found = await Promise.all(
+    names.map((name) => exists(lxd, `/1.0/profiles/${segment(name)}`, { project }, signal)),
+  );
+  return names.filter((_, index) => found[index]);
 }
 
 /** The driver of a storage pool; undefined when there is no such pool. */
@@ -126,6 +147,8 @@ export async function describeInstance(
 
 export async function describeServer(lxd: LxdClient, signal: AbortSignal): Promise<ManifestLxd> {
   const server = await lxd.get<LxdServer>('/1.0', {}, signal);
+  if (!server.environment)
+    throw new LxstowError('lxd-refused', `${lxd.title} does not trust us: \`lxstow doctor worker\` says what to do`);
   const telling = [
     'backup_metadata_version',
     'backup_override_name',

@@ -18,7 +18,7 @@ const refusals: readonly RegExp[] = [
   /\bseems to exist on multiple storage pools\b/,
   // Something is forbidden or limited.
   /\bdoesn't allow for backup creation\b/,
-  /\bis forbidden\b/,
+  /\b(is|are) forbidden\b/,
   /\bReached maximum number of instances\b/,
   /\b(Instance|Container) is protected\b/,
   // This server cannot read or do it.

@@ -28,11 +28,11 @@ export function noticeOf(operation: Operation): Notice | undefined {
     kind,
     status: status as Ended,
     status_code: operation.status_code as Notice['status_code'],
-    ...(error_code !== undefined && { error_code }),
-    remote: operation.remote,
+    ...(error_code !== undefined && { code: error_code }),
+    location: operation.remote,
     project: operation.project,
     ...(backup !== undefined && { backup }),
-    ...(source && { source }),
+    ...(source && { source: shownSource(source) }),
     ...(tags && { tags }),
     ...(bytes_stored !== undefined && { size: bytes_stored }),
     ...(bytes_total !== undefined && { raw_size: bytes_total }),
@@ -42,6 +42,11 @@ export function noticeOf(operation: Operation): Notice | undefined {
     ...(operation.trace !== undefined && { trace: operation.trace }),
     ...(warnings && { warnings }),
   };
+}
+
+/** In the words of the API. */
+function shownSource({ remote, ...rest }: NonNullable<RestoreJob['source']>): Notice['source'] {
+  return { ...rest, ...(remote !== undefined && { location: remote }) };
 }
 
 /** The endpoint that the request named. */

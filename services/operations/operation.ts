@@ -128,8 +128,12 @@ export function cancelled(operation: Operation, now: Date): Operation {
   return { ...withoutOwner(move(operation, 'Cancelled', now)), err: 'cancelled', error_code: 'cancelled' };
 }
 
-/** Returns the operation to the queue for another attempt. `counts`: false when this attempt was only interrupted. */
+/**
+ * Returns the operation to the queue for another attempt. `counts`: false when this attempt was only interrupted. An operation that is being cancelled
+ * stays so, and a worker cleans up.
+ */
 export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
+  if (operation.status === 'Cancelling') return { ...withoutOwner(operation), updated_at: now.toISOString() };
   const { owner: _, waiting_since: __, ...rest } = move(operation, 'Pending', now);
   const metadata = { ...warningsOf(operation.metadata), retry_reason: reason };
   return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata };
@@ -141,6 +145,7 @@ export function handBack(operation: Operation, reason: string, now: Date, counts
  */
 export function putOff(operation: Operation, reason: string, since: Date, now: Date, waitingFor?: string): Operation {
   const back = handBack(operation, reason, now, false);
+  if (back.status !== 'Pending') return back;
   const metadata = { ...back.metadata, ...(waitingFor !== undefined && { waiting_for: waitingFor }) };
   return { ...back, metadata, waiting_since: since.toISOString() };
 }

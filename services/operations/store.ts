@@ -74,13 +74,26 @@ export class OperationStore {
           next = seq + 1;
           const gone = header.has('KV-Operation') || header.has('Nats-Marker-Reason');
           if (gone) operations.delete(subject);
-          else operations.set(subject, JSON.parse(Buffer.from(data).toString()) as Operation);
+          else {
+            const operation = this.#parse(subject, data);
+            if (operation) operations.set(subject, operation);
+          }
         }
         // A batch that is not full has reached the end: the list was complete at that moment.
       } while (batch.length === batchSize);
       return [...operations.values()];
     } catch (error) {
       throw natsFailure(error, 'listing operations');
+    }
+  }
+
+  /** Undefined for a record that is none: it must not hide the others. */
+  #parse(subject: string, data: Uint8Array): Operation | undefined {
+    try {
+      return JSON.parse(Buffer.from(data).toString()) as Operation;
+    } catch (error) {
+      this.#nats.log.error('a record of an operation cannot be read', { subject, error });
+      return undefined;
     }
   }
 

@@ -24,8 +24,8 @@ interface Bodies {
   delete: DeleteJob;
 }
 
-/** A job: what is to be done, and to which instance. */
-export type Job = { [K in JobKind]: { kind: K; address: Address; body: Bodies[K] } }[JobKind];
+/** A job: what is to be done, and to which instance. `unrestricted`: a restore that may bring what LXD's restricted projects refuse. */
+export type Job = { [K in JobKind]: { kind: K; address: Address; body: Bodies[K]; unrestricted?: boolean } }[JobKind];
 export type JobOf<K extends JobKind> = Extract<Job, { kind: K }>;
 
 /** A cluster that loses its leader accepts nothing for up to 8 s (measured on three nodes). */
@@ -36,10 +36,15 @@ const tryAgainMs = 200;
  * Queues a job under the operation's id; it is durable when this resolves. Throws queue-full, or nats-unavailable. The latter is an UncertainPublish
  * if the job may be queued in spite of the error, because NATS was there but did not answer.
  */
-export async function publishJob(nats: Nats, id: string, { kind, address, body }: Job, trace?: Trace): Promise<void> {
+export async function publishJob(
+  nats: Nats,
+  id: string,
+  { kind, address, body, unrestricted = false }: Job & { unrestricted?: boolean },
+  trace?: Trace,
+): Promise<void> {
   nats.assertConnected();
   const source = 'source' in body && body.source ? { ...address, ...body.source } : address;
-  const subject = jobSubject(kind, address, source);
+  const subject = jobSubject(kind, address, source, { unrestricted });
   const carried = {
     'Nats-Msg-Id': id,
     'Nats-Expected-Stream': jobsStream,
@@ -95,7 +100,7 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   const named = parseJobSubject(subject);
   if (!named)
     throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
-  const { kind, source, ...address } = named;
+  const { kind, source, unrestricted, ...address } = named;
   if (!(kind in schemas))
     throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
   for (const each of source ? [address, source] : [address]) checkNames(each);
@@ -107,16 +112,16 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
     `${kind} job for ${address.instance}`,
     'bad-message',
   );
-  const job = { kind, address, body } as Job;
+  const job = { kind, address, body, ...(unrestricted && { unrestricted }) } as Job;
   return job.kind === 'restore' ? { ...job, body: { ...job.body, source: sourceOf(job, source ?? address) } } : job;
 }
 
 /** Whose backup a restore reads: as the subject says, for that is what NATS has held against the publisher's rights. */
-function sourceOf({ kind, address, body }: JobOf<'restore'>, named: Address): Address {
+function sourceOf({ kind, address, body, unrestricted = false }: JobOf<'restore'>, named: Address): Address {
   const meant = { ...address, ...(body.source ?? named) };
   const isNamed = (['remote', 'project', 'instance'] as const).every((key) => meant[key] === named[key]);
   if (isNamed) return named;
-  const subject = jobSubject(kind, address, meant);
+  const subject = jobSubject(kind, address, meant, { unrestricted });
   throw new LxstowError('bad-message', `it restores a backup of ${meant.instance}: that is published to ${subject}`);
 }
 

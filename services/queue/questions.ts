@@ -14,6 +14,8 @@ export interface LookQuestion {
   pool?: string;
   /** Also ask whether a restored instance could replace this one. */
   replace?: boolean;
+  /** Names of profiles. */
+  profiles?: string[];
 }
 
 export interface LookAnswer {
@@ -23,9 +25,15 @@ export interface LookAnswer {
   pool?: boolean;
   /** Why the instance cannot be replaced, if that was asked for. */
   refusal?: string;
+  /** The project is restricted: LXD itself refuses what is not to be in it. */
+  restricted?: boolean;
+  /** Which of the profiles that were asked for the project has. */
+  profiles?: string[];
 }
 
 const queueGroup = 'lxstow';
+/** Each is a question to LXD. */
+const mostProfiles = 100;
 
 /** Asks a worker. Undefined if a worker is up but its LXD fails or does not answer in time; throws no-worker if none is up. */
 export async function askLook(
@@ -77,5 +85,7 @@ async function answer(data: Uint8Array, look: (question: LookQuestion) => Promis
   check('names.json#/$defs/projectName', question.project, 'project');
   check('names.json#/$defs/instanceName', question.instance, 'instance');
   if (question.pool !== undefined) check('names.json#/$defs/poolName', question.pool, 'pool');
+  if ((question.profiles?.length ?? 0) > mostProfiles)
+    throw new LxstowError('bad-message', `more than ${mostProfiles} profiles`);
   return look(question);
 }

@@ -75,15 +75,23 @@ export function decodeToken(token: string): string {
 
 /** Separates the instance that a restore creates from the one whose backup it reads, if they differ. */
 const fromWord = 'from';
+/** Behind all of it: the restore may bring what LXD's restricted projects refuse. */
+const unrestrictedWord = 'unrestricted';
 
 /**
  * `lxstow.jobs.<remote>.<kind>.<project>.<instance>`: all that a job touches, so that NATS can hold it against the publisher's rights. A restore from
- * another instance's backup has `.from.<remote>.<project>.<instance>` behind it.
+ * another instance's backup has `.from.<remote>.<project>.<instance>` behind it, one that may bring anything `.unrestricted`.
  */
-export function jobSubject(kind: JobKind, address: Address, source: Address = address): string {
+export function jobSubject(
+  kind: JobKind,
+  address: Address,
+  source: Address = address,
+  { unrestricted = false } = {},
+): string {
   const subject = [jobsPrefix, address.remote, kind, ...nameTokens(address)];
   const isOwn = (['remote', 'project', 'instance'] as const).every((key) => source[key] === address[key]);
-  return [...subject, ...(isOwn ? [] : [fromWord, source.remote, ...nameTokens(source)])].join('.');
+  const from = isOwn ? [] : [fromWord, source.remote, ...nameTokens(source)];
+  return [...subject, ...from, ...(unrestricted ? [unrestrictedWord] : [])].join('.');
 }
 
 function nameTokens({ project, instance }: Address): string[] {
@@ -93,13 +101,25 @@ function nameTokens({ project, instance }: Address): string[] {
 /** The subjects of all jobs of a kind on a remote. */
 export function jobFilters(remote: string, kind: JobKind): string[] {
   const own = `${jobsPrefix}.${remote}.${kind}.*.*`;
-  return kind === 'restore' ? [own, `${own}.${fromWord}.*.*.*`] : [own];
+  if (kind !== 'restore') return [own];
+  const restores = [own, `${own}.${fromWord}.*.*.*`];
+  return [...restores, ...restores.map((each) => `${each}.${unrestrictedWord}`)];
 }
 
 /** The parts of a job's subject; undefined when it is none. The names are not checked. */
-export function parseJobSubject(subject: string): (Address & { kind: string; source?: Address }) | undefined {
-  const tokens = subject.split('.');
-  if (tokens.some((token) => token === '')) return undefined;
+export function parseJobSubject(subject: string): JobName | undefined {
+  const all = subject.split('.');
+  if (all.some((token) => token === '')) return undefined;
+  const isUnrestricted = (all.length === 7 || all.length === 11) && all.at(-1) === unrestrictedWord;
+  const named = parseJobTokens(isUnrestricted ? all.slice(0, -1) : all);
+  if (isUnrestricted && named?.kind !== 'restore') return undefined;
+  return named && { ...named, ...(isUnrestricted && { unrestricted: true as const }) };
+}
+
+/** What a job's subject names. */
+export type JobName = Address & { kind: string; source?: Address; unrestricted?: true };
+
+function parseJobTokens(tokens: string[]): JobName | undefined {
   const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;
   const job = { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
   if (tokens.length === 6) return job;

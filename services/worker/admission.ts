@@ -71,11 +71,20 @@ export async function admit(
     })),
   ];
   const held: Lease[] = [];
+  const giveBack = async () => {
+    for (const each of held.toReversed()) await each.release();
+  };
   for (const { lease, reason, take } of wanted) {
-    const taken = isBehind(lease) ? undefined : await take();
+    const taken = isBehind(lease)
+      ? undefined
+      : await take().catch(async (error) => {
+          // What stays held keeps others out until its time is over.
+          await giveBack().catch(() => undefined);
+          throw error;
+        });
     if (taken) held.push(taken);
     else {
-      for (const each of held.toReversed()) await each.release();
+      await giveBack();
       return { lease, reason };
     }
   }

@@ -5,6 +5,7 @@ import {
   type BackupAddress,
   type Compression,
   checkBackupName,
+  compressionNamed,
   contentTypes,
   type Manifest,
   type ManifestLxd,
@@ -28,8 +29,13 @@ import { adviseOnZeros } from './zeros.ts';
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { store, config } = tools;
   const { prefix } = config.s3;
-  const compression = job.body.compression ?? config.worker.compression;
+  // As an earlier attempt has named it: another worker's usual compression may be another.
+  const begun = attempt.operation.backup === undefined ? undefined : compressionNamed(attempt.operation.backup);
+  const compression = job.body.compression ?? begun ?? config.worker.compression;
   const address: BackupAddress = { ...job.address, backup: await settleName(job, compression, attempt, tools) };
+  using _kept = tools.reservations.keep(address, address.backup, attempt.operation.id, (error) =>
+    attempt.log.warn('the name is not held for longer yet', { error }),
+  );
   if (await alreadyThere(address, attempt, tools)) return removeTraces(job, attempt, tools);
 
   const tags = job.body.tags ?? {};
@@ -66,7 +72,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
         rawSize: made.size,
         compression: start.compression,
         optimized: made.optimized,
-        instanceOnly: job.body.instanceOnly ?? false,
+        instanceOnly: job.body.instance_only ?? false,
         blockSize: start.compression === 'none' ? longestStretch(parts) : blockSizeBytes,
         parts: parts.map(({ tar: _, zeros: __, ...part }) => part),
       },
@@ -257,9 +263,16 @@ async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, c
     if (parseManifest(body, address).operation === attempt.operation.id) return true;
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} already exists`);
   } catch (error) {
-    if (isCode(error, 'not-found')) return false;
-    throw error;
+    if (!isCode(error, 'not-found')) throw error;
   }
+  // Found only when all of it is sent, otherwise. One of an earlier attempt of ours is gone on with.
+  if (attempt.operation.checkpoint?.uploadId) return false;
+  if ((await etagAt(store, archiveKey(config.s3.prefix, address), attempt.signal)) === undefined) return false;
+  const what = `${address.instance}/${address.backup}`;
+  throw new LxstowError(
+    'conflict',
+    `an archive without its manifest is where backup ${what} would be, left by an operation that ended: \`lxstow janitor\` removes it, or take another name`,
+  );
 }
 
 interface Generating {
@@ -277,7 +290,7 @@ async function generate(
   signal: AbortSignal,
 ): Promise<Writing> {
   const { lxd, config } = tools;
-  const { optimized = false, instanceOnly = false } = job.body;
+  const { optimized = false, instance_only: instanceOnly = false } = job.body;
   // LXD 6's own format can be restored by nothing older.
   const metadataVersion = server.extensions?.includes('backup_metadata_version') ? 1 : undefined;
   const begun = performance.now();

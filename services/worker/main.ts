@@ -37,6 +37,7 @@ import { createS3Store } from '../storage/s3.ts';
 import type { Trace } from '../trace.ts';
 import { runBackup, undoBackup } from './backup.ts';
 import { Janitor, tidyRegularly } from './janitor.ts';
+import { limitsOf } from './limits.ts';
 import { Outages } from './outages.ts';
 import { probeOfLxd, probeOfS3 } from './probes.ts';
 import { runRemove } from './remove.ts';
@@ -179,12 +180,16 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   nats.closed.throwIfAborted();
 }
 
-async function look(lxd: LxdClient, { project, instance, pool, replace = false }: LookQuestion): Promise<LookAnswer> {
+async function look(
+  lxd: LxdClient,
+  { project, instance, pool, replace = false, profiles }: LookQuestion,
+): Promise<LookAnswer> {
   const signal = AbortSignal.timeout(lookTimeoutMs);
-  const [projectThere, found, driver] = await Promise.all([
+  const [projectThere, found, driver, limits] = await Promise.all([
     projectExists(lxd, project, signal),
     findInstance(lxd, { remote: lxd.remote, project, instance }, signal),
     pool === undefined ? undefined : poolDriver(lxd, pool, signal),
+    profiles && limitsOf(lxd, project, profiles, signal),
   ]);
   const refusal = replace && found ? whyNotReplaceable(found) : undefined;
   return {
@@ -192,6 +197,7 @@ async function look(lxd: LxdClient, { project, instance, pool, replace = false }
     instance: found !== undefined,
     ...(pool === undefined ? {} : { pool: driver !== undefined }),
     ...(refusal === undefined ? {} : { refusal }),
+    ...limits,
   };
 }
 

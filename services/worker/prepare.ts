@@ -21,7 +21,7 @@ export async function prepare(restoring: Restoring, found: LxdInstance): Promise
   const { job, attempt, tools, imported } = restoring;
   const { signal } = attempt;
   const { id } = attempt.operation;
-  const { network = true, keepIdentity = false } = job.body;
+  const { network = true, keep_identity: keepIdentity = false } = job.body;
   const devices = network ? {} : { devices: withoutNetwork(found) };
   // Under its own name nobody else has it.
   await changeInstance(tools.lxd, imported, () => true, { config: markedConfig('restored', id), ...devices }, signal);

@@ -23,6 +23,7 @@ import { claimKey, removal } from '../queue/topology.ts';
 import { manifestKey } from '../storage/keys.ts';
 import { handedBackConfig, identifierOf, isMarked, keptConfig } from './identity.ts';
 import { importArchive, settleImport } from './importArchive.ts';
+import { assertMayBring } from './limits.ts';
 import { changeWhatMay, prepare } from './prepare.ts';
 import {
   assertReplaceable,
@@ -120,6 +121,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     await claimForReading(source, attempt, tools);
     const manifest = await readManifest(source, tools, signal);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
+    await assertMayBring(restoring, manifest);
     const server = job.body.anyway ? undefined : await Forward.of(tools.lxd, signal);
     server?.assertTakes(manifest.instance);
     const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);

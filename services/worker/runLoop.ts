@@ -15,6 +15,7 @@ import type { Nats } from '../queue/connection.ts';
 import { bury } from '../queue/deadLetters.ts';
 import type { Deliveries, Delivery } from '../queue/deliveries.ts';
 import { type Job, type JobOf, operationIdOf, parseJob } from '../queue/jobs.ts';
+import type { Lease } from '../queue/leases.ts';
 import type { Nudges } from '../queue/nudges.ts';
 import { parseJobSubject, returningPermits, waitedFor } from '../queue/topology.ts';
 import type { WaitingRoom } from '../queue/waitingRoom.ts';
@@ -136,9 +137,12 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
     worker,
     counts: stored.operation.owner === undefined || performance.now() - options.nats.backSince > afterNatsMs,
     log: attemptLog,
+  }).catch(async (error) => {
+    await releaseAll([lease, ...permits]).catch((left) => attemptLog.warn('leases not given back', { error: left }));
+    throw error;
   });
   if (!attempt) {
-    for (const each of [lease, ...permits]) await each?.release();
+    await releaseAll([lease, ...permits]);
     return message.nak(jittered(busyDelayMs));
   }
   if (overdue ?? fault) attempt.abort((overdue ?? fault) as LxstowError);
@@ -153,6 +157,10 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
     );
   }
   await runAttempt(job, attempt, message, options);
+}
+
+async function releaseAll(leases: (Lease | undefined)[]): Promise<void> {
+  for (const each of leases) await each?.release();
 }
 
 /** Hands the job back until it can have what another has, and says in its operation what that is. */

@@ -18,7 +18,7 @@ import type { Tools } from './tools.ts';
 
 interface Kind {
   optimized?: boolean;
-  instanceOnly?: boolean;
+  instance_only?: boolean;
 }
 
 type RoomTools = Pick<Tools, 'config' | 'lxd' | 'store' | 'metrics'>;
@@ -69,7 +69,8 @@ export async function assertStagingRoom(
     );
   const last = await lastManifest(address, tools, signal);
   const isSameKind =
-    last?.archive.optimized === (kind.optimized ?? false) && last.archive.instanceOnly === (kind.instanceOnly ?? false);
+    last?.archive.optimized === (kind.optimized ?? false) &&
+    last.archive.instanceOnly === (kind.instance_only ?? false);
   if (last && isSameKind && last.archive.rawSize > free)
     throw full(`${has}; the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`, attempt, tools);
   return { dir, free };

@@ -223,7 +223,7 @@ describe('anything at all', { timeout: 900_000 }, () => {
   async function restoreByNats(backup: string): Promise<Operation> {
     const body = JSON.stringify({ backup, source: { instance: 'c1' } });
     const { seq } = await jetstream(nats).publish(
-      'lxstow.jobs.local.restore.default.again.from.local.default.c1',
+      'lxstow.jobs.local.restore.default.again.from.local.default.c1.unrestricted',
       body,
     );
     const id = operationIdOf({ messageId: undefined, sequence: seq });
@@ -265,7 +265,7 @@ function assertEnvelope({ status, headers, body }: RawAnswer): void {
 
 /** In the API it is in the metadata. */
 function codeOf(operation: Operation | undefined): string | undefined {
-  return (operation?.metadata as { error_code?: string } | undefined)?.error_code;
+  return (operation?.metadata as { code?: string } | undefined)?.code;
 }
 
 function residentBytes(pid: number): number {

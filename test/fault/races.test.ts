@@ -122,7 +122,7 @@ describe('at the same time', { timeout: 900_000 }, () => {
       const [one, two, three] = await Promise.all([
         restore(backup, name),
         restore(backup, name, other),
-        publish(stack.nats.url, `lxstow.jobs.local.restore.default.${name}.from.local.default.c1`, body),
+        publish(stack.nats.url, `lxstow.jobs.local.restore.default.${name}.from.local.default.c1.unrestricted`, body),
       ]);
       const operations = [await ended(one), await ended(two), await operationOf(three)];
       assert.deepEqual(operations.map(({ status }) => status).sort(), ['Failure', 'Failure', 'Success']);

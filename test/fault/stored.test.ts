@@ -216,7 +216,7 @@ describe('what is stored', { timeout: 600_000 }, () => {
         (found) => found?.status_code >= 200,
       );
       assert.match(operation.err, text);
-      assert.deepEqual([operation.status, operation.metadata.error_code], ['Failure', 'bad-manifest']);
+      assert.deepEqual([operation.status, operation.metadata.code], ['Failure', 'bad-manifest']);
       await assertNothingOf('victim');
     }
 

@@ -37,7 +37,7 @@ interface Line {
   backup?: string;
   notes?: string[];
   error?: string;
-  error_code?: string;
+  code?: string;
 }
 
 /** Names of lxmin's. */
@@ -192,8 +192,8 @@ describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
     assert.equal(status, 1);
     for (const name of [plain, optimized, old, bare, ...(onPath('xz') ? [packed] : [])])
       assert.equal(of.get(name)?.state, 'sound', JSON.stringify(of.get(name)));
-    const { state, error, error_code } = of.get(cut) ?? {};
-    assert.deepEqual([state, error_code], ['failed', 'archive-corrupt']);
+    const { state, error, code } = of.get(cut) ?? {};
+    assert.deepEqual([state, code], ['failed', 'archive-corrupt']);
     assert.match(error ?? '', new RegExp(`^s3://lxstow/c1/${cut}_instance.tar.gz: the archive is damaged or cut`));
     assert.deepEqual(await stack.keys(), before);
   });
@@ -309,7 +309,7 @@ describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
     assert.equal(states.filter((line) => line?.state === 'adopted').length, 1, JSON.stringify(states));
     for (const line of states)
       if (line?.state !== 'adopted')
-        assert.ok(line?.state === 'already adopted' || line?.error_code === 'conflict', JSON.stringify(line));
+        assert.ok(line?.state === 'already adopted' || line?.code === 'conflict', JSON.stringify(line));
     const { metadata } = (await stack.stow.request('GET', '/1.0/instances/c3/backups')).body;
     assert.equal(metadata.length, 1);
   });

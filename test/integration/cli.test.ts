@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { cp, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { loadConfig } from '../../services/config.ts';
+import type { Operation } from '../../services/contract.ts';
 import { createLogger } from '../../services/logger.ts';
 import { amend, begin, cancelled } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/store.ts';
@@ -20,6 +21,7 @@ import { attempt } from '../lab/run.ts';
 import { openStack, type Stack, until } from './stack.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+const documentation = readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8');
 const escapeCode = '\u001b';
 
 /** script(1) of util-linux makes a terminal. */
@@ -60,6 +62,7 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
     return stdout;
   }
+  const named = (text: string) => [...text.matchAll(/`(\w+)`/g)].map(([, name = '']) => name);
   const json = async (...args: string[]) => JSON.parse(await ok(...args, '--format', 'json'));
 
   it('adds a gateway by its token, and keeps to its certificate', async () => {
@@ -82,6 +85,8 @@ describe('the command line', { timeout: 600_000 }, () => {
   it('is in its project, where it is restricted to one', async () => {
     const other = await mkdtemp(join(home, 'restricted-'));
     const config = stack.stow.configFile;
+    const nope = ['-c', config, 'trust', 'token', 'bob', '--project', 'nope'];
+    await assert.rejects(lxstow(nope), /project nope does not exist on local/);
     const token = await lxstow(['-c', config, 'trust', 'token', 'bob', '--project', stack.project]);
     const as = (...args: string[]) =>
       attempt(process.execPath, [cli, ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
@@ -128,7 +133,8 @@ describe('the command line', { timeout: 600_000 }, () => {
     for (const label of ['c1', 'stow:c2']) assert.match(stderr, new RegExp(`^${label}: Success$`, 'm'));
 
     const [c1] = await json('list', 'c1');
-    assert.deepEqual(await json('info', 'c1', 'latest'), { ...c1, tags: { for: 'a b' } });
+    const info = await json('info', 'c1', 'latest');
+    assert.deepEqual({ ...info, ...c1, tags: { for: 'a b' } }, info);
     assert.match(await ok('info', 'c1', c1.name), /^size: .*MiB \(\d+ bytes\)$/m);
     const [line = ''] = (await ok('list', '--format', 'csv')).split('\n');
     assert.match(line, /^c1,backup_[^,]+,[^,]+,[^,]+MiB,no,for=a b$/);
@@ -253,6 +259,62 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.equal((await run('backup', 'c1', '--all')).status, 64);
   });
 
+  it('has the fields in JSON that docs/cli.md says, waited for or not, and for people their own clock', async () => {
+    const rows = [...documentation.matchAll(/^\| `([a-z ]+)` \| an? (array|object)[^|]* \| (.*) \|$/gm)];
+    const fields = new Map(rows.map(([, command = '', , text = '']) => [command, named(text.split(';')[0] ?? '')]));
+    fields.set('info', [
+      ...(fields.get('list') ?? []),
+      ...(fields.get('info') ?? []).filter((each) => each !== 'list'),
+    ]);
+    fields.set('operations show', fields.get('operations list') ?? []);
+    const beside = ['-c', stack.stow.configFile];
+    const [{ operation }] = await json('backup', 'c2', '--no-wait', '-q');
+    await ok('backup', 'c2', '-q');
+    const calls: [command: string, args: string[], status?: number][] = [
+      ['backup', ['backup', 'c2', '-q']],
+      ['backup', ['backup', 'c2', '--no-wait']],
+      ['backup', ['backup', 'nobody'], 66],
+      ['restore', ['restore', 'c2', 'latest', '--as', 'shaped', '-q']],
+      ['restore', ['restore', 'c1', 'latest', '--as', 'shaped', '--replace', '--no-wait']],
+      ['restore', ['restore', '--all', '-q'], 73],
+      ['list', ['list', 'c2']],
+      ['list', ['list', '--all']],
+      ['info', ['info', 'c2', 'latest']],
+      ['operations list', ['operations']],
+      ['operations show', ['operations', 'show', operation]],
+      ['remote list', ['remote', 'list']],
+      ['trust list', [...beside, 'trust', 'list']],
+      ['doctor', [...beside, 'doctor', '--only', 'nats']],
+    ];
+    for (const [command, args, wanted = 0] of calls) {
+      const { status, stdout, stderr } = await run(...args, '--format', 'json');
+      assert.equal(status, wanted, `${args.join(' ')}\n${stderr}`);
+      const shown = JSON.parse(stdout);
+      const [, , shape] = rows.find(([, name]) => name === command) ?? [];
+      assert.equal(Array.isArray(shown) ? 'array' : 'object', shape, args.join(' '));
+      assert.deepEqual(Object.keys([shown].flat()[0]).sort(), fields.get(command)?.toSorted(), args.join(' '));
+    }
+    assert.deepEqual(
+      [...new Set(calls.map(([command]) => command))].sort(),
+      rows.map(([, command]) => command).sort(),
+      'each that is documented',
+    );
+    await until(
+      async () => (await json('operations')) as Operation[],
+      (all) => all.every(({ status_code }) => status_code >= 200),
+    );
+    await stack.remove('shaped');
+
+    const there = { env: { ...env(), TZ: 'Asia/Kolkata' }, cwd: home };
+    const table = (await attempt(process.execPath, [cli, 'list', 'c2'], there)).stdout.toString();
+    assert.match(table, /CREATED \(UTC\) +LOCAL +SIZE/);
+    const [, at, here] = /(\d{4}-\S+ \S+) +(\d{4}-\S+ \S+)/.exec(table) ?? [];
+    assert.equal(Date.parse(`${here}Z`) - Date.parse(`${at}Z`), 5.5 * 3_600_000);
+    const info = (await attempt(process.execPath, [cli, 'info', 'c2', 'latest'], there)).stdout.toString();
+    assert.match(info, /^created: \S+Z \(\S+ \S+ here\)$/m);
+    assert.match(info, /^raw_size: \S+[KM]iB \(\d+ bytes\)$/m);
+  });
+
   it('restores the latest, under another name', async () => {
     const early = await run('restore', 'c2', '--at', '2020-01-01', '--as', 'c2-then');
     assert.equal(early.status, 66);
@@ -308,7 +370,7 @@ describe('the command line', { timeout: 600_000 }, () => {
 
   it('takes an instance named all for what it is', async () => {
     await stack.launch('all', { dataMiB: 1 });
-    const [{ backup }] = await json('backup', 'all', '-q');
+    const [{ name: backup }] = await json('backup', 'all', '-q');
     await ok('backup', 'c2', '-q');
     assert.deepEqual(
       (await json('list', 'all')).map(({ name }: { name: string }) => name),

@@ -83,7 +83,12 @@ describe('clients of LXD', { timeout: 600_000 }, () => {
 
       it('lists instances, and shows one', async () => {
         assert.match(await lxc(['list', 'stow:', '--format', 'csv', '-c', 'ns']), /^c1,RUNNING$/m);
-        assert.match(await lxc(['info', 'stow:c1']), /^Name: c1$/m);
+        const backup = await stack.backup('c1');
+        const shown = await lxc(['info', 'stow:c1']);
+        assert.match(shown, /^Name: c1$/m);
+        const row = new RegExp(`^\\| ${backup} +\\| 20\\d\\d/.*\\| +\\| NO +\\| NO +\\|$`, 'm');
+        assert.match(shown, row, 'name, taken at, expires at, instance only, optimized storage');
+        await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${backup}`);
       });
 
       it('makes a backup, waits for it, and lists its operation', async () => {

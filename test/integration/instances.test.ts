@@ -125,6 +125,21 @@ describe('instances', { timeout: 600_000 }, () => {
     assertError(await stack.stow.request('PUT', '/1.0/instances/c1'), 405, /allowed: GET/);
   });
 
+  it('have snapshots, and the old paths of containers', async () => {
+    await far.snapshot('d1', 'first');
+    assert.deepEqual((await get('instances/c1/snapshots')).body.metadata, []);
+    const path = '/1.0/instances/d1/snapshots/first';
+    assert.deepEqual((await get('instances/d1/snapshots')).body.metadata, [`${path}?target=far`]);
+    const [shown] = (await get('instances/d1/snapshots?recursion=1')).body.metadata;
+    assert.equal(shown.name, 'first');
+    assert.deepEqual((await get('containers/d1/snapshots/first')).body.metadata, shown);
+    assertError(await get('instances/d1/snapshots/second'), 404, /snapshot second of instance d1 does not exist/);
+    assert.deepEqual((await get('containers')).body.metadata, (await get('instances')).body.metadata);
+    assert.equal((await get('containers/c1')).body.metadata.name, 'c1');
+    assert.equal((await get('containers/c1/backups')).body.metadata[0].name, backup);
+    assertError(await get('containersx'), 404, /not found/);
+  });
+
   it('come with the backups that are stored, and without them when the store is away', async () => {
     const { backups } = (await get('instances/c1?recursion=1')).body.metadata;
     assert.deepEqual(

@@ -79,10 +79,24 @@ describe('jobs', { timeout: 600_000 }, () => {
       assert.deepEqual([shown.compressed, shown.tags], [false, { who: 'a program' }]);
     });
 
+    it('is told at once where an archive without its manifest has the name', async () => {
+      const { bucket } = stack.s3;
+      const key = 'local/default/b/orphan.tar.gz';
+      await stack.bucket().putObject(bucket, key, 'left');
+      const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.b', { backup: 'orphan.tar.gz' });
+      const { status, err, metadata } = await ended(id);
+      assert.deepEqual([status, (metadata as { code?: string }).code], ['Failure', 'conflict']);
+      assert.match(err, /archive without its manifest is where backup b\/orphan\.tar\.gz would be.*lxstow janitor/);
+      assert.equal((metadata as { bytes_done?: number }).bytes_done, undefined, 'LXD was not asked');
+      await stack.bucket().removeObject(bucket, key);
+    });
+
     it('restores and deletes too', async () => {
       const files = await stack.fingerprint('b');
       const subject = 'lxstow.jobs.local.restore.default.b2';
-      const restore = await publish(stack.nats.url, `${subject}.from.local.default.b`, { backup: 'by-nats' });
+      const restore = await publish(stack.nats.url, `${subject}.from.local.default.b.unrestricted`, {
+        backup: 'by-nats',
+      });
       assert.equal((await ended(restore)).status, 'Success');
       assertSame(await stack.fingerprint('b2'), files);
       const removed = await publish(stack.nats.url, 'lxstow.jobs.local.delete.default.b', { backup: 'by-nats' });
@@ -96,7 +110,7 @@ describe('jobs', { timeout: 600_000 }, () => {
         const { status, err, metadata } = await ended(
           await publish(stack.nats.url, `${subject}${from}`, { backup: 'by-nats', source }),
         );
-        const { error_code: code } = metadata as { error_code?: string };
+        const { code } = metadata as { code?: string };
         assert.deepEqual([status, code], ['Failure', 'bad-message']);
         assert.match(err, /restore\.default\.b3\.from\.local\.secret\.b$/);
       }

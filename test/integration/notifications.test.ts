@@ -194,14 +194,14 @@ describe('notifications', { timeout: 600_000 }, () => {
     for (const [received] of [await receiver.until(path), await ofAll(id)]) {
       assert.ok(received);
       assertSigned(received);
-      const { state, status, error, error_code, name, instance, failedAt, ended_at } = received.notice;
+      const { state, status, error, code, name, instance, failedAt, ended_at } = received.notice;
       assert.deepEqual(
-        { state, status, error, error_code, instance },
+        { state, status, error, code, instance },
         {
           state: 'failed',
           status: 'Failure',
           error: 'instance nobody does not exist',
-          error_code: 'not-found',
+          code: 'not-found',
           instance: 'nobody',
         },
       );
@@ -213,7 +213,7 @@ describe('notifications', { timeout: 600_000 }, () => {
   it('tell of a message that is no job', async () => {
     const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c1', 'no JSON');
     const [received] = await ofAll(id);
-    assert.deepEqual([received?.notice.state, received?.notice.error_code], ['failed', 'bad-message']);
+    assert.deepEqual([received?.notice.state, received?.notice.code], ['failed', 'bad-message']);
   });
 
   it('tell of what was cancelled, while it runs and before anybody has begun it', async () => {

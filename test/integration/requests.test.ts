@@ -357,7 +357,7 @@ describe('requests', { timeout: 600_000 }, () => {
       assertError(await stack.stow.request('DELETE', `${backups}/${backup}`), 503, /no worker of remote local is up/);
       for (const worker of stack.stow.workers) await worker.start();
       const operation = await stack.stow.finished(waiting);
-      assert.deepEqual([operation.status, operation.metadata.error_code], ['Failure', 'not-found']);
+      assert.deepEqual([operation.status, operation.metadata.code], ['Failure', 'not-found']);
       assert.match(operation.err, /instance perhaps does not exist/);
     });
   });

@@ -1,12 +1,17 @@
 /** What a restore touches, and what it leaves as it was, on a real LXD: other people rename, start and protect meanwhile. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { json } from 'node:stream/consumers';
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import https from 'node:https';
+import { json, text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import type { Manifest, Operation } from '../../services/contract.ts';
 import type { Abilities } from '../../services/lxd/forward.ts';
 import type { LxdInstance } from '../../services/lxd/instances.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import type { Answer } from '../lab/lxstow.ts';
+import { publish } from './publisher.ts';
 import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
 const macKey = 'volatile.eth0.hwaddr';
@@ -195,7 +200,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     for (const key of keys) assert.notEqual(own[key], original[key], key);
     assert.match(own[macKey] ?? '', /^00:16:3e(:[0-9a-f]{2}){3}$/);
 
-    const kept = await succeeded(stack.stow, await restore('db', backup, { name: 'db-kept', keepIdentity: true }));
+    const kept = await succeeded(stack.stow, await restore('db', backup, { name: 'db-kept', keep_identity: true }));
     const { config } = await show('db-kept');
     for (const key of keys) assert.equal(config[key], original[key], key);
     assert.match(kept.metadata.warnings?.[0] ?? '', /^db has the same identity/);
@@ -225,6 +230,67 @@ describe('a restore', { timeout: 600_000 }, () => {
     await lxc('project', 'delete', 'narrow');
   });
 
+  describe('for a client that is restricted to projects', () => {
+    let certificate: Certificate;
+    before(async () => {
+      certificate = await makeCertificate({ commonName: 'restricted' });
+      const pem = certificate.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+      const narrow = ['-c', 'features.images=false', '-c', 'restricted=true'];
+      await lxc('project', 'create', 'tight', ...narrow);
+      const body = { type: 'client', certificate: pem, restricted: true, projects: ['default', 'tight'] };
+      assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    });
+    const restored = (instance: string, backup: string, body: object) =>
+      stack.stow.request('POST', path(instance, backup), { body, certificate });
+
+    /** Sends the archive that LXD has exported, as this client. */
+    async function sent(instance: string, backup: string): Promise<Answer> {
+      const archive = await stack.bucket().getObject(stack.s3.bucket, `local/default/${instance}/${backup}`);
+      const headers = { 'content-type': 'application/octet-stream', 'x-lxd-name': `${instance}-sent` };
+      const request = https.request(`${stack.stow.url}/1.0/instances`, {
+        ...{ method: 'POST', headers, cert: certificate.cert, key: certificate.key },
+        ...{ rejectUnauthorized: false, agent: false },
+      });
+      request.on('error', () => undefined);
+      archive.pipe(request);
+      const [response] = (await once(request, 'response')) as [IncomingMessage];
+      const answer = await text(response);
+      return { status: response.statusCode ?? 0, headers: response.headers, text: answer, body: JSON.parse(answer) };
+    }
+
+    it('brings no privileged container, by HTTP or NATS, but where LXD itself is asked', async (t) => {
+      if (!isReal) return t.skip('no LXD here');
+      const backup = await stack.backup('web');
+      const refusal = /web(-sent)? has security\.privileged: .*gateway\.restrictedRestores/;
+      assertError(await restored('web', backup, { name: 'bad' }), 403, refusal);
+      assertError(await sent('web', backup), 403, refusal);
+
+      const subject = 'lxstow.jobs.local.restore.default.bad.from.local.default.web';
+      const id = await publish(stack.nats.url, subject, { backup });
+      const ended = await until(
+        async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+        (found) => found?.status_code >= 200,
+      );
+      assert.deepEqual([ended.status, (ended.metadata as { code?: string }).code], ['Failure', 'forbidden']);
+      assert.ok(ended.err.includes(`${subject}.unrestricted`), ended.err);
+
+      const { err, code } = await failed(stack.stow, await restored('web', backup, { name: 'bad', project: 'tight' }));
+      assert.deepEqual([code, /privileged containers are forbidden/i.test(err)], ['lxd-refused', true], err);
+      await lxc('project', 'delete', 'tight');
+      assert.deepEqual(await instances('bad'), []);
+      await stack.assertNothingLeft();
+    });
+
+    it('brings in and back what is ordinary', async (t) => {
+      if (!isReal) return t.skip('no LXD here');
+      await lxc('init', 'bb', 'plain');
+      const backup = await stack.backup('plain');
+      await succeeded(stack.stow, await restored('plain', backup, { name: 'plain-2' }));
+      await succeeded(stack.stow, await sent('plain', backup));
+      for (const name of ['plain', 'plain-2']) await stack.remove(name);
+    });
+  });
+
   it('that the server would refuse is refused before a byte is sent, and anyway sent', async (t) => {
     if (!isReal) return t.skip('no LXD here');
     const { api_extensions, environment } = await stack.lxd.get<Abilities>('/1.0', {}, AbortSignal.timeout(5000));
@@ -239,7 +305,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
 
     const refused = await stack.stow.finished(await restore('web', backup, { name: 'web-new' }));
-    assert.deepEqual([refused.status, refused.metadata.error_code], ['Failure', 'lxd-refused']);
+    assert.deepEqual([refused.status, refused.metadata.code], ['Failure', 'lxd-refused']);
     assert.match(refused.err, /no driver for virtual machines \(only lxc\).* key volatile\.uuid\.generation.*--anyway/);
     assert.equal(refused.metadata.bytes_done ?? 0, 0);
     // Its archive is that of a container still, and goes in.

@@ -141,15 +141,15 @@ describe('an instance', { timeout: 600_000 }, () => {
     const last = await until(
       async () => (await stow.request('GET', path)).body.metadata,
       (shown) => {
-        states.add(shown.state);
-        if (shown.state) {
+        states.add(shown.stage);
+        if (shown.stage) {
           assert.deepEqual(
             [shown.optimized, shown.compressed, shown.tags, shown.operation],
             [false, true, { a: 'b' }, created.body.operation],
           );
           assert.ok(shown.progress >= 0 && shown.progress <= 100);
         }
-        return shown.state === undefined;
+        return shown.stage === undefined;
       },
     );
     assert.ok(states.has('generating') && states.has('uploading'), [...states].join(' '));
@@ -249,7 +249,7 @@ describe('an instance', { timeout: 600_000 }, () => {
     );
     assert.match(operation.err, /c1 already exists/);
     assertSame(await stack.fingerprint('c1'), files);
-    assert.equal(operation.metadata.error_code, 'conflict');
+    assert.equal(operation.metadata.code, 'conflict');
   });
 });
 

@@ -156,7 +156,7 @@ export async function failed(stow: Lxstow, answer: Answer): Promise<{ err: strin
   assert.equal(answer.status, 202, answer.text);
   const { status, err, metadata } = await stow.finished(answer);
   assert.equal(status, 'Failure');
-  return { err, code: metadata.error_code };
+  return { err, code: metadata.code };
 }
 
 /** LXD's error envelope, whole, with this status and text. */

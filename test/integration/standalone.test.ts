@@ -1,7 +1,7 @@
 /** `lxstow standalone`: one command, with a nats-server of its own that it takes down again. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -102,6 +102,19 @@ describe('standalone', { timeout: 600_000 }, () => {
     await using nats = await startNats({ name: 'strange', log });
     await using silent = await listening((socket) => socket.unref());
     await using loud = await listening((socket) => socket.end('220 mail.example.net ESMTP\r\n'));
+    // Its address is still there, and somebody else's NATS: that is not to get the password.
+    const url = join(folder.path, 'state', 'nats', 'url');
+    await writeFile(url, `nats://127.0.0.1:${nats.port}`);
+    const beside = await attempt(
+      process.execPath,
+      [...args().slice(0, args().indexOf('standalone')), 'trust', 'list'],
+      {
+        env: process.env,
+      },
+    );
+    assert.equal(beside.status, 78, beside.stderr);
+    assert.match(beside.stderr, /that is not standalone's own listens on port/);
+    await rm(url);
     for (const [port, said] of [
       [nats.port, /a NATS server \(2\.\d+\.\d+\) that is not standalone's own .*nats\.servers: \[nats:/],
       [silent.port, /no NATS server listens on port/],

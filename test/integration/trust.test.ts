@@ -565,12 +565,22 @@ describe('trust', { timeout: 600_000 }, () => {
     for (let i = 0; i < 20; i++) last = await enrol(stranger, 'guess', strict);
     assertError(last, 429, /^too many refused requests; try again in \d+ s$/);
     assert.match(String(last.headers['retry-after']), /^\d+$/);
-    assertError(await strict.request('GET', '/1.0/operations', { certificate: null }), 429, /too many/);
+    assertError(await strict.request('GET', '/1.0/operations', { certificate: null }), 403, /not authorized/);
     const { token } = await newToken();
     assertError(await enrol(stranger, token, strict), 429, /too many/);
     assert.equal((await strict.request('GET', '/1.0/operations', { certificate: client })).status, 200);
     assert.equal((await strict.request('GET', '/1.0', { certificate: null })).status, 200);
     assert.equal((await enrol(stranger, token, here)).status, 201);
+  });
+
+  it('whoever asks too often keeps nobody behind the same address from becoming trusted', async () => {
+    await using strict = await gateway('shared', { gateway: { refusalsPerMinute: 10 } });
+    const [noisy, newcomer] = [await newClient(), await newClient()];
+    const asked = () => strict.request('GET', '/1.0/operations', { certificate: noisy });
+    for (let i = 0; i < 20; i++) await asked();
+    assertError(await asked(), 429, /too many/);
+    const { token } = await newToken();
+    assert.equal((await enrol(newcomer, token, strict)).status, 201);
   });
 
   describe('a body', () => {
@@ -637,7 +647,9 @@ describe('trust', { timeout: 600_000 }, () => {
       const client = await newClient();
       const file = join(here.trustDir, '..', 'new.pem');
       await writeFile(file, client.cert);
-      await trust('add', file, '--name', 'by hand', '--role', 'viewer', '--project', 'blue', '--project', 'green');
+      const grant = ['--name', 'by hand', '--role', 'viewer', '--project', 'blue', '--project', 'green'];
+      await assert.rejects(trust('add', file, ...grant), /no worker is up; start it.*--unchecked/);
+      await trust('add', file, ...grant, '--unchecked');
       assert.equal(await authOf(client), 'trusted');
       assert.match(
         await trust('list'),
@@ -664,7 +676,7 @@ describe('trust', { timeout: 600_000 }, () => {
         /^bob is viewer of all projects: [0-9a-f]{64}$/m,
       );
       assert.deepEqual(await shown(), ['bob', 'viewer', false, []]);
-      await trust('edit', beginning, '--project', 'blue', '--project', 'green');
+      await trust('edit', beginning, '--project', 'blue', '--project', 'green', '--unchecked');
       assert.deepEqual(await shown(), ['bob', 'viewer', true, ['blue', 'green']]);
       await until(
         () => statuses(client, ['GET /1.0/operations', 'GET /1.0/operations?project=blue']),

@@ -1,15 +1,48 @@
+/** An entry of a tar. `longName` and `pax` go before it, as GNU's tar and POSIX have them. */
+export interface Entry {
+  name: string;
+  text?: string | Buffer;
+  /** The type flag; a file by default. */
+  type?: string;
+  longName?: string;
+  pax?: Record<string, string>;
+}
+
 /** A tar of one small file. */
 export function tarOf(name: string, text: string | Buffer): Buffer {
+  return entriesOf([{ name, text }]);
+}
+
+/** A tar of small files. */
+export function entriesOf(entries: Entry[]): Buffer {
+  return Buffer.concat([...entries.flatMap(bytesOf), Buffer.alloc(1024)]);
+}
+
+function bytesOf({ name, text = '', type = '0', longName, pax }: Entry): Buffer[] {
+  const before = [
+    ...(longName === undefined ? [] : [entry('././@LongLink', `${longName}\0`, 'L')]),
+    ...(pax === undefined ? [] : [entry('PaxHeaders/x', Object.entries(pax).map(record).join(''), 'x')]),
+  ];
+  return [...before, entry(name, text, type)];
+}
+
+/** `<length> <key>=<value>\n`; the length counts itself. */
+function record([key, value]: [string, string]): string {
+  const rest = ` ${key}=${value}\n`;
+  const length = rest.length + String(rest.length + 2).length;
+  return `${length}${rest}`;
+}
+
+function entry(name: string, text: string | Buffer, type: string): Buffer {
   const content = Buffer.from(text);
   const header = Buffer.alloc(512);
   header.write(name, 0);
   header.write('0000644\0', 100);
   header.write(`${content.length.toString(8).padStart(11, '0')}\0`, 124);
   header.write('        ', 148);
-  header.write('0', 156);
+  header.write(type, 156);
   header.write('ustar\x0000', 257);
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
-  const padding = Buffer.alloc((512 - (content.length % 512)) % 512);
-  return Buffer.concat([header, content, padding, Buffer.alloc(1024)]);
+  return Buffer.concat([header, content, Buffer.alloc((512 - (content.length % 512)) % 512)]);
 }

@@ -41,7 +41,7 @@ describe('a notice', () => {
       kind: 'backup',
       status: 'Success',
       status_code: 200,
-      remote: 'local',
+      location: 'local',
       project: 'default',
       backup: 'b.tar.gz',
       size: 4,
@@ -59,7 +59,7 @@ describe('a notice', () => {
       fail(made({ body: {} }), new LxstowError('not-found', 'instance c1 does not exist'), ended),
     );
     assert.deepEqual(
-      [failed?.state, failed?.name, failed?.error, failed?.error_code, failed?.failedAt, failed?.completedAt],
+      [failed?.state, failed?.name, failed?.error, failed?.code, failed?.failedAt, failed?.completedAt],
       ['failed', '', 'instance c1 does not exist', 'not-found', ended.toISOString(), undefined],
     );
     const cancelled = noticeOf(cancel(made(), ended));
@@ -75,7 +75,7 @@ describe('a notice', () => {
     const notice = noticeOf(succeed(running(made({ kind: 'restore', body })), ended));
     assert.equal(notice?.instance, 'c1');
     assert.equal(notice?.rawURL, '/1.0/instances/web/backups/b.tar.gz?project=default&target=gone');
-    assert.deepEqual(notice?.source, { remote: 'gone', instance: 'web' });
+    assert.deepEqual(notice?.source, { location: 'gone', instance: 'web' });
   });
 
   it('is none before the end', () => {

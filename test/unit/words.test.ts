@@ -17,10 +17,12 @@ import {
 import { LxstowError } from '../../services/errors.ts';
 import {
   begin,
+  cancel,
   fail,
   handBack,
   isFinal,
   newOperation,
+  putOff,
   type Status,
   succeed,
 } from '../../services/operations/operation.ts';
@@ -253,6 +255,19 @@ describe('an operation', () => {
         },
       ),
     );
+  });
+});
+
+describe('an operation that is cancelled while its attempt ends', () => {
+  it('stays so, and belongs to nobody: a worker cleans up', () => {
+    const address = { remote: 'local', project: 'p', instance: 'c1' };
+    const operation = newOperation({ id: '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11', kind: 'backup', address }, now);
+    const cancelling = cancel(begin(operation, 'w', now), now);
+    for (const ended of [handBack(cancelling, 'why', now, true), putOff(cancelling, 'why', now, now, 'S3')]) {
+      assert.deepEqual([ended.status, ended.owner], ['Cancelling', undefined]);
+      assert.deepEqual(faultsOf('operation.json', ended), []);
+      assert.equal(begin(ended, 'next', now).owner, 'next');
+    }
   });
 });
 

@@ -232,7 +232,7 @@ function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
     state,
     ...(as !== undefined && { backup: as }),
     ...(notes.length > 0 && { notes }),
-    ...(error && { error: error.message, error_code: error.code }),
+    ...(error && { error: error.message, code: error.code }),
   }));
   print(format, {
     heading: ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'PROFILES', 'STATE'],

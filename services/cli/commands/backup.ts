@@ -1,16 +1,8 @@
 /** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import {
-  exitOfAll,
-  type Followed,
-  failureOf,
-  follow,
-  forAll,
-  heedInterrupts,
-  sayFailures,
-  sayWarnings,
-} from '../follow.ts';
+import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayFailures, sayWarnings } from '../follow.ts';
 import { Gateways, type InstancePlace, listInstances, type Place, type ShownInstance, suggesting } from '../names.ts';
+import { type Outcome, outcomeOf } from '../outcome.ts';
 import { type Format, print, size } from '../output.ts';
 import { patiently } from '../patience.ts';
 import { openProgress } from '../progress.ts';
@@ -167,24 +159,10 @@ function requestOf({ tag, name, compression, optimized, instanceOnly, notify }: 
 function report(jobs: Job[], { format }: BackupOptions): void {
   // What failed is said already.
   if (format === 'table' && jobs.every(({ operation }) => !operation)) return;
-  const raw = jobs.map((job) => {
-    const { where, backup, operation } = job;
-    const error = failureOf(job);
-    return {
-      remote: where.gateway.remote.name,
-      location: operation?.location ?? where.place.target ?? null,
-      project: where.place.project ?? 'default',
-      instance: where.instance,
-      backup: backup ?? null,
-      status: job.error ? 'Failure' : (operation?.status ?? 'Failure'),
-      size: operation?.status === 'Success' ? (operation.metadata.bytes_stored ?? null) : null,
-      operation: operation?.id ?? null,
-      ...(error !== undefined && { error }),
-    };
-  });
+  const raw = jobs.map((job) => outcomeOf(job));
   const rows = jobs.map(({ label }, index) => {
-    const { backup, status, size: bytes, operation } = raw[index] as (typeof raw)[number];
-    return [label, backup ?? '-', status, bytes === null ? '-' : size(bytes), operation ?? '-'];
+    const { name, status, size: bytes, operation } = raw[index] as Outcome;
+    return [label, name ?? '-', status, bytes === null ? '-' : size(bytes), operation ?? '-'];
   });
   print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'SIZE', 'OPERATION'], rows, raw, empty: '' });
 }

@@ -1,10 +1,8 @@
 /** `lxstow list`, `info` and `delete`: the backups that are stored. */
-import { stringify } from 'yaml';
 import { parseTime } from '../dates.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { backupName, Gateways, listBackups, type Place, type ShownBackup, suggesting } from '../names.ts';
-import { type Format, print, size, time } from '../output.ts';
-import { printable } from '../table.ts';
+import { type Format, people, print, size, time } from '../output.ts';
 
 interface Options extends Place {
   format: Format;
@@ -25,11 +23,11 @@ export async function listCommand(text: string | undefined, options: ListOptions
   const fits = selected(options);
   const listed = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
   const found = listed.filter(fits);
-  const rows = found.map(({ remote = '', project = '', instance = where.instance, ...backup }) => {
+  const rows = found.map(({ location = '', project = '', instance = where.instance, ...backup }) => {
     const { name, created, size: bytes, optimized, tags = {} } = backup;
     const tagged = Object.entries(tags).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
     const row = [instance, name, time(created), size(bytes), optimized ? 'yes' : 'no', tagged.join(' ')];
-    return all ? [remote, project, ...row] : row;
+    return all ? [location, project, ...row] : row;
   });
   const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'TAGS'];
   print(options.format, {
@@ -71,17 +69,8 @@ export async function infoCommand(text: string, wanted: string, options: Options
     typeof value === 'object' ? JSON.stringify(value) : String(value),
   ]);
   if (options.format !== 'table') print(options.format, { heading: ['FIELD', 'VALUE'], rows, raw: found, empty: '' });
-  else process.stdout.write(people({ instance, ...found }));
+  else process.stdout.write(people(found));
   return exits.ok;
-}
-
-/** As YAML, with sizes that people read. */
-function people(found: Record<string, unknown>): string {
-  const shown = Object.entries(found).map(([key, value]) => [
-    key,
-    typeof value === 'number' && /^(size|bytes_)/.test(key) ? `${size(value)} (${value} bytes)` : value,
-  ]);
-  return stringify(Object.fromEntries(shown)).split('\n').map(printable).join('\n');
 }
 
 export async function deleteCommand(text: string, names: string[], options: Place): Promise<Exit> {

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Gateway, type ShownOperation, Unreachable } from '../gateway.ts';
 import { Gateways } from '../names.ts';
-import { type Format, print, size, time } from '../output.ts';
+import { type Format, people, print, size, time } from '../output.ts';
 import { clock } from '../progress.ts';
 import { printable } from '../table.ts';
 
@@ -21,6 +21,17 @@ export async function operationsCommand(remote: string | undefined, options: Ope
   const warn = (text: string) => process.stderr.write(`lxstow: ${text}\n`);
   const found = await list(await gateways.get(remoteName(remote)), options, warn);
   print(options.format, { heading, rows: found.map(row), raw: found, empty: 'there are no operations' });
+  return exits.ok;
+}
+
+/** One operation, with all that is known of it. */
+export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {
+  using gateways = new Gateways();
+  const cut = text.indexOf(':');
+  const gateway = await gateways.get(cut < 0 ? undefined : text.slice(0, cut));
+  const found: ShownOperation = await gateway.ask('GET', ['operations', text.slice(cut + 1)]);
+  if (format === 'table') process.stdout.write(people(found));
+  else print(format, { heading, rows: [row(found)], raw: found, empty: '' });
   return exits.ok;
 }
 

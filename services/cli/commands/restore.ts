@@ -1,17 +1,9 @@
 /** `lxstow restore`: a backup, or the latest one of every instance. */
 import { parseTime } from '../dates.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import {
-  exitOfAll,
-  type Followed,
-  failureOf,
-  follow,
-  forAll,
-  heedInterrupts,
-  sayFailures,
-  sayWarnings,
-} from '../follow.ts';
+import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayFailures, sayWarnings } from '../follow.ts';
 import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
+import { type Outcome, outcomeOf } from '../outcome.ts';
 import { type Format, print } from '../output.ts';
 import { openProgress } from '../progress.ts';
 import { sayLeft } from './backup.ts';
@@ -158,35 +150,23 @@ function bodyOf(options: RestoreOptions): object {
     ...(toTarget !== undefined && { target: toTarget }),
     ...(start && { start }),
     ...(replace && { replace }),
-    ...(keepIdentity && { keepIdentity }),
+    ...(keepIdentity && { keep_identity: true }),
     ...(network ? {} : { network }),
     ...(anyway && { anyway }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
   };
 }
 
-function report(jobs: Job[], { all = false, format }: RestoreOptions): void {
-  const found = jobs.map((job) => {
-    const { where, backup, operation, error } = job;
-    const failure = failureOf(job);
-    return {
-      remote: where.gateway.remote.name,
-      location: operation?.location ?? where.place.target ?? null,
-      project: where.place.project ?? 'default',
-      instance: where.instance,
-      backup,
-      status: error ? 'Failure' : (operation?.status ?? 'Failure'),
-      operation: operation?.id ?? null,
-      ...(failure !== undefined && { error: failure }),
-    };
+function report(jobs: Job[], { as, toProject, toTarget, format }: RestoreOptions): void {
+  const raw = jobs.map((job) => {
+    const { where, operation } = job;
+    const { project = 'default', target: location = null } = where.place;
+    const source = operation?.metadata.source ?? { location, project, instance: where.instance, name: job.backup };
+    return { ...outcomeOf(job, { instance: as, project: toProject, target: toTarget }), source };
   });
-  print(format, {
-    heading: ['INSTANCE', 'BACKUP', 'STATUS', 'OPERATION'],
-    rows: jobs.map(({ label }, index) => {
-      const { backup, status, operation } = found[index] as (typeof found)[number];
-      return [label, backup, status, operation ?? '-'];
-    }),
-    raw: all ? found : jobs[0]?.operation,
-    empty: '',
+  const rows = jobs.map(({ label }, index) => {
+    const { name, status, operation } = raw[index] as Outcome;
+    return [label, name ?? '-', status, operation ?? '-'];
   });
+  print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'OPERATION'], rows, raw, empty: '' });
 }

@@ -3,7 +3,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../../contract.ts';
@@ -12,6 +11,7 @@ import { runGateway } from '../../gateway/main.ts';
 import type { Log } from '../../logger.ts';
 import { oldestServer } from '../../queue/connection.ts';
 import { runWorker } from '../../worker/main.ts';
+import { introduced, strange } from '../natsAt.ts';
 import { type OwnNatsFiles, ownNatsFiles, ownNatsName, withOwnNats } from '../ownNats.ts';
 import { setUpAll } from './setup.ts';
 
@@ -28,8 +28,6 @@ export interface StandaloneOptions {
 const natsStartMs = 30_000;
 const natsStopMs = 10_000;
 const lookEveryMs = 50;
-/** A NATS server speaks at once. */
-const introductionMs = 2000;
 
 /** Runs until `stop`, or until one of them fails: then the others are stopped, and it throws why. */
 export async function runStandalone({
@@ -131,50 +129,4 @@ async function secret({ dir, password: file }: OwnNatsFiles): Promise<string> {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
   }
   return readFile(file, 'utf8');
-}
-
-interface Introduction {
-  /** Undefined: no NATS server. */
-  name?: string | undefined;
-  version?: string | undefined;
-}
-
-/** Who listens there; undefined: nobody. A NATS server tells its name before it wants to know anything. */
-function introduced(port: number): Promise<Introduction | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect({ host: '127.0.0.1', port, timeout: introductionMs });
-    let said = '';
-    let there = false;
-    const end = (introduction: Introduction | undefined) => {
-      socket.destroy();
-      resolve(introduction);
-    };
-    socket.on('connect', () => {
-      there = true;
-    });
-    socket.setEncoding('utf8').on('data', (text: string) => {
-      said += text;
-      if (said.includes('\n')) end(introductionIn(said));
-    });
-    socket.on('timeout', () => end({}));
-    for (const event of ['error', 'close']) socket.on(event, () => end(there ? {} : undefined));
-  });
-}
-
-function introductionIn(said: string): Introduction {
-  try {
-    const { server_name: name, version } = JSON.parse(/^INFO (\{.*\})\s*$/m.exec(said)?.[1] ?? '{}');
-    return { name, version };
-  } catch {
-    return {};
-  }
-}
-
-/** Jobs and secrets are not for whatever NATS happens to be there. */
-function strange(port: number, { name, version }: Introduction): LxstowError {
-  const what =
-    name === undefined
-      ? `something that is no NATS server listens on port ${port}: give standalone's own another one (--nats-port)`
-      : `a NATS server (${version}) that is not standalone's own listens on port ${port}. To use it, configure nats.servers: [nats://127.0.0.1:${port}]; to have one of its own beside it, say --nats-port`;
-  return new LxstowError('bad-config', what);
 }

@@ -4,11 +4,12 @@ import { basename, extname } from 'node:path';
 import { type Config, check, type Role } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import type { Log } from '../../logger.ts';
-import { connectNats } from '../../queue/connection.ts';
+import { connectNats, type Nats } from '../../queue/connection.ts';
+import { projectsText, unknownProjects } from '../../queue/projects.ts';
 import { changedGrant, commonName, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
 import { TrustStore } from '../../trust/store.ts';
 import { encodeToken, type GatewayPlace, newToken } from '../../trust/tokens.ts';
-import { type Format, print as printResult } from '../output.ts';
+import { type Format, print as printResult, time } from '../output.ts';
 
 interface Common {
   config: Config;
@@ -19,6 +20,8 @@ export interface GrantOptions {
   role?: Role;
   /** None: the client is not restricted. */
   project: string[];
+  /** Projects that nobody knows, too. */
+  unchecked?: boolean;
 }
 
 const print = (text: string) => process.stdout.write(text);
@@ -33,6 +36,7 @@ export async function tokenCommand(
   const lifetimeMs =
     options.expires === undefined ? config.gateway.tokenExpiryHours * 3_600_000 : inMs(options.expires);
   await using trust = await open(config, log);
+  await assertProjects(trust.nats, config, options);
   const place = gatewayOf(await trust.store.gateways(), options.gateway);
   const { token, secret } = newToken(name, grantOf(options), place, new Date(Date.now() + lifetimeMs));
   await trust.store.addToken(token, secret);
@@ -49,6 +53,7 @@ export async function addCommand(
   const name = options.name ?? commonName(certificate) ?? basename(file, extname(file));
   check('names.json#/$defs/clientName', name, 'name');
   await using trust = await open(config, log);
+  await assertProjects(trust.nats, config, options);
   const entry = trustedCertificate(certificate, name, grantOf(options));
   await trust.store.add(entry);
   print(`${entry.name} is trusted: ${entry.fingerprint}\n`);
@@ -63,7 +68,7 @@ export async function listCommand({ config, log }: Common, format: Format): Prom
     role,
     restricted ? projects.join(',') || '-' : 'all',
     fingerprint.slice(0, 12),
-    added_at.slice(0, 19),
+    time(added_at),
   ]);
   printResult(format, {
     heading: ['NAME', 'ROLE', 'PROJECTS', 'FINGERPRINT', 'ADDED (UTC)'],
@@ -91,6 +96,7 @@ export async function editCommand(
       ? { restricted: true, projects: project }
       : {};
   await using trust = await open(config, log);
+  await assertProjects(trust.nats, config, options);
   for (;;) {
     const { certificate, revision } = await trust.store.find(fingerprint.toLowerCase());
     const after = { ...certificate, ...(name && { name }), ...changedGrant(certificate, { role, ...places }) };
@@ -114,7 +120,7 @@ export async function listTokensCommand({ config, log }: Common, format: Format)
     name,
     role,
     restricted ? projects.join(',') || '-' : 'all',
-    expires_at.slice(0, 19),
+    time(expires_at),
   ]);
   const heading = ['NAME', 'ROLE', 'PROJECTS', 'EXPIRES (UTC)'];
   printResult(format, { heading, rows, raw: found, empty: 'there are no tokens' });
@@ -129,9 +135,22 @@ export async function revokeTokenCommand({ config, log }: Common, name: string):
   print(`the token for ${name} is revoked\n`);
 }
 
-async function open(config: Config, log: Log): Promise<{ store: TrustStore } & AsyncDisposable> {
+/** Throws not-found for a project that no LXD has which a worker answers for, no-worker where none does. */
+async function assertProjects(nats: Nats, config: Config, { project, unchecked = false }: GrantOptions): Promise<void> {
+  if (unchecked) return;
+  const remotes = Object.keys(config.remotes);
+  const found = await unknownProjects(nats, remotes, project, config.gateway.askTimeoutMs);
+  if (found.missing.length === 0) return;
+  const anyway = 'start it, or take the name as it is: --unchecked';
+  if (found.silent.length === remotes.length)
+    throw new LxstowError('no-worker', `nobody says which projects there are: no worker is up; ${anyway}`);
+  const unheard = found.silent.length > 0 ? `, and no worker of ${found.silent.join(', ')} is up: ${anyway}` : '';
+  throw new LxstowError('not-found', `${projectsText(found, remotes)}${unheard}`);
+}
+
+async function open(config: Config, log: Log): Promise<{ store: TrustStore; nats: Nats } & AsyncDisposable> {
   const nats = await connectNats(config.nats, 'lxstow trust', log);
-  return { store: new TrustStore(nats, log), [Symbol.asyncDispose]: () => nats[Symbol.asyncDispose]() };
+  return { store: new TrustStore(nats, log), nats, [Symbol.asyncDispose]: () => nats[Symbol.asyncDispose]() };
 }
 
 function grantOf({ role, project }: GrantOptions) {

@@ -7,7 +7,7 @@ import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
-import { assertInstance, findBackup, look, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
+import { assertInstance, findBackup, look, showListed, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
 import {
   addressing,
   bodyOf,
@@ -26,6 +26,7 @@ import {
   traceOfRequest,
 } from '../requests.ts';
 import { accepted, errorOf, operationPath, sync, toLxd } from '../respond.ts';
+import { assertMayRestore, isLimited, limitsIn } from '../restricted.ts';
 
 const instanceName = 'names.json#/$defs/instanceName';
 
@@ -45,12 +46,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       const summaries = await catalog.list({ remote, project: listedProject(request) }, signal);
       if (remote !== undefined && summaries.length === 0) knownRemote(remote, remotes);
       const client = clientOf(request);
-      return sync(
-        response,
-        summaries
-          .filter(({ address }) => mayTouch(client, address.project))
-          .map(({ address: { remote, project, instance }, backup }) => ({ ...backup, instance, project, remote })),
-      );
+      return sync(response, summaries.filter(({ address }) => mayTouch(client, address.project)).map(showListed));
     }
     const address = storedInstanceOf(request);
     const summaries = await catalog.list(address, signal);
@@ -58,10 +54,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       knownRemote(address.remote, remotes);
       await assertInstance(parts, address, traceOfRequest(request));
     }
-    sync(
-      response,
-      summaries.map(({ backup }) => backup),
-    );
+    sync(response, summaries.map(showListed));
   });
 
   router.get('/:backup', async (request, response) => {
@@ -161,13 +154,22 @@ export function backupRoutes(parts: GatewayParts): Router {
       );
     const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
     nats.assertConnected();
-    await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
+    const manifest = await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
+    const limited = isLimited(clientOf(request), config.gateway);
+    const profiles = limited && manifest ? { profiles: manifest.instance.profiles.map((each) => each.name) } : {};
     const found = await look(
       parts,
       address.remote,
-      { project, instance: name, ...(pool === undefined ? {} : { pool }), ...(replace ? { replace } : {}) },
+      {
+        project,
+        instance: name,
+        ...(pool === undefined ? {} : { pool }),
+        ...(replace ? { replace } : {}),
+        ...profiles,
+      },
       traceOfRequest(request),
     );
+    if (limited && manifest) assertMayRestore(manifest, limitsIn(found));
     if (found && !found.project)
       throw new LxstowError('not-found', `project ${project} does not exist on ${address.remote}`);
     if (found?.instance && !replace)
@@ -191,7 +193,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       response,
       await submitter.submit(
         submitter.newId(),
-        { kind: 'restore', address, body },
+        { kind: 'restore', address, body, ...(!limited && { unrestricted: true as const }) },
         requestorOf(request),
         traceOfRequest(request),
       ),
@@ -261,7 +263,7 @@ function createOptions(request: Request, { worker, notify }: Config) {
     name,
     compression,
     optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
-    instanceOnly: body.instance_only ?? body.container_only ?? false,
+    instance_only: body.instance_only ?? body.container_only ?? false,
     tags: tagsOf(request),
     ...endpointOf(request, notify, body.notifyEndpoint),
   };

@@ -4,6 +4,7 @@ import type { TLSSocket } from 'node:tls';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import { type CertificatePutBody, type CertificatesPostBody, check, type TrustedCertificate } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
+import { projectsText, unknownProjects } from '../../queue/projects.ts';
 import {
   changedGrant,
   commonName,
@@ -43,6 +44,7 @@ export function certificateRoutes(parts: GatewayParts): Router {
   router.post('/', async (request, response) => {
     const body = check('http-certificates-post.json', bodyOf(request), 'body');
     const grant = newGrant(body);
+    await assertProjects(parts, grant.projects);
     if (!body.token) return add(parts, request, response, body, grant);
     if (body.certificate) throw new LxstowError('bad-request', "Can't use certificate if token is requested");
     if (!body.name) throw new LxstowError('bad-request', 'body: a token needs the name of its client');
@@ -82,6 +84,7 @@ export function certificateRoutes(parts: GatewayParts): Router {
             'a certificate cannot be exchanged: add the new one, remove the old one',
           );
         const after = { ...before, name: body.name || before.name, ...grantOf(body, before) };
+        if (body.projects) await assertProjects(parts, after.projects);
         leaveIfOwn(request, response, before.fingerprint);
         noteForAudit(response, { fingerprint: after.fingerprint, name: after.name, grant: newGrant(after) });
         if (!(await trustStore.update(after, revision))) continue;
@@ -141,13 +144,21 @@ export function certificateRoutes(parts: GatewayParts): Router {
   return router;
 }
 
+/** Throws bad-request for a project that no remote has. While one of them is not heard it may have it, and nothing is said. */
+async function assertProjects({ nats, config }: GatewayParts, projects: string[]): Promise<void> {
+  const remotes = Object.keys(config.remotes);
+  const found = await unknownProjects(nats, remotes, projects, config.gateway.askTimeoutMs);
+  if (found.missing.length > 0 && found.silent.length === 0)
+    throw new LxstowError('bad-request', projectsText(found, remotes));
+}
+
 /** For who is not trusted yet: adds the certificate that the connection shows, for a token. All else is up to the token. */
 export function enrolment(parts: GatewayParts): RequestHandler {
   return async (request, response) => {
     const { trustStore, trust } = parts;
     const body = check('http-certificates-post.json', bodyOf(request), 'body');
     const refuse = (reason: string, told = reason) => {
-      trust.refused(request.socket.remoteAddress, wrongTokenWeight);
+      trust.enrolling(request.socket.remoteAddress, wrongTokenWeight);
       noteForAudit(response, { reason });
       return new LxstowError('forbidden', told);
     };

@@ -9,7 +9,7 @@ import { checkArchive, readArchive } from '../../storage/archives.ts';
 import { archiveKey } from '../../storage/keys.ts';
 import type { GatewayParts } from '../app.ts';
 import { noteForAudit } from '../audit.ts';
-import { addressing, checkIfMatch, ended, namesEtag, query, traceOfRequest } from '../requests.ts';
+import { addressing, checkIfMatch, clientOf, ended, namesEtag, query, traceOfRequest } from '../requests.ts';
 import { sync } from '../respond.ts';
 import type { Claim } from '../transfers.ts';
 
@@ -51,7 +51,7 @@ export function exportRoutes(parts: GatewayParts): Router {
       begin();
       return void response.end();
     }
-    using place = transfers.begin();
+    using place = transfers.begin(clientOf(request).fingerprint);
     try {
       await send(address, manifest, { start, end }, claim, place.memory, response, begin, signal);
     } catch (error) {

@@ -6,14 +6,12 @@ import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
 import type { InventoryQuestion } from '../../queue/inventory.ts';
 import { mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
+import { showListed } from '../backups.ts';
 import { filtered } from '../filter.ts';
 import { askRemotes, askSome, remotesOf } from '../remotes.ts';
 import { clientOf, ended, listedProject, parameter, query } from '../requests.ts';
 import { sync } from '../respond.ts';
 import type { Client } from '../trust.ts';
-
-/** For times that LXD has not set. */
-const never = '0001-01-01T00:00:00Z';
 
 /** Keys of an instance's configuration whose values are secrets by habit. */
 const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;
@@ -29,6 +27,12 @@ function shownTo<T extends LxdObject>(client: Client, object: T): T {
     return [field, Object.fromEntries(entries)];
   });
   return Object.fromEntries(masked) as T;
+}
+
+/** An instance's snapshots; some versions of LXD name them `c1/snapshot`. */
+function snapshotsOf({ snapshots }: LxdObject): (LxdObject & { name: string })[] {
+  const all = (Array.isArray(snapshots) ? snapshots : []) as (LxdObject & { name: string })[];
+  return all.map((each) => ({ ...each, name: each.name.split('/').at(-1) ?? '' }));
 }
 
 export function instanceRoutes(parts: GatewayParts): Router {
@@ -59,6 +63,25 @@ export function instanceRoutes(parts: GatewayParts): Router {
     const { architecture, config, devices, ephemeral, profiles } = found;
     const backups = full ? await backupsOf(remote, found as LxdInstance, response) : undefined;
     sync(response, full ? { ...found, backups } : found, [architecture, config, devices, ephemeral, profiles]);
+  });
+
+  router.get('/:instance/snapshots', async (request, response) => {
+    const [remote, found] = await one(request, response, (address) => ({ kind: 'instance', full: true, ...address }));
+    const snapshots = snapshotsOf(found);
+    if (['1', '2'].includes(query(request, 'recursion') ?? '')) return sync(response, snapshots);
+    const at = pathOf({ ...(found as LxdInstance), location: remote });
+    sync(
+      response,
+      snapshots.map(({ name }) => at.replace(/(\?|$)/, `/snapshots/${encodeURIComponent(name)}$1`)),
+    );
+  });
+
+  router.get('/:instance/snapshots/:snapshot', async (request, response) => {
+    const [, found] = await one(request, response, (address) => ({ kind: 'instance', full: true, ...address }));
+    const { instance, snapshot } = request.params;
+    const wanted = snapshotsOf(found).find(({ name }) => name === snapshot);
+    if (!wanted) throw new LxstowError('not-found', `snapshot ${snapshot} of instance ${instance} does not exist`);
+    sync(response, wanted);
   });
 
   router.get('/:instance/state', async (request, response) => {
@@ -98,14 +121,7 @@ export function instanceRoutes(parts: GatewayParts): Router {
     const instance = check('names.json#/$defs/instanceName', name, 'name');
     try {
       const summaries = await catalog.list({ remote, project, instance }, ended(response));
-      return summaries.map(({ backup }) => ({
-        name: backup.name,
-        created_at: backup.created,
-        expires_at: never,
-        instance_only: false,
-        container_only: false,
-        optimized_storage: backup.optimized,
-      }));
+      return summaries.map(showListed);
     } catch (error) {
       if (!isCode(error, 's3-unavailable')) throw error;
       log.warn('instance shown without its backups', { remote, project, instance, error });

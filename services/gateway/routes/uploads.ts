@@ -10,9 +10,20 @@ import { LxstowError } from '../../errors.ts';
 import { countJob } from '../../metrics.ts';
 import { Places } from '../../places.ts';
 import type { GatewayParts } from '../app.ts';
-import { Intake } from '../intake.ts';
-import { compressionQuery, ended, endpointOf, placeOf, requestorOf, tagsOf, traceOfRequest } from '../requests.ts';
+import { look } from '../backups.ts';
+import { Intake, type Judge } from '../intake.ts';
+import {
+  clientOf,
+  compressionQuery,
+  ended,
+  endpointOf,
+  placeOf,
+  requestorOf,
+  tagsOf,
+  traceOfRequest,
+} from '../requests.ts';
 import { accepted } from '../respond.ts';
+import { isLimited, judgeOf, limitsIn } from '../restricted.ts';
 
 interface Wanted {
   remote: string;
@@ -24,6 +35,9 @@ interface Wanted {
   tags: Tags;
   told: { notifyEndpoint?: string };
 }
+
+/** A second. Who sends less holds a place that others want. */
+const slowestBytes = 1024;
 
 export function uploadRoutes(parts: GatewayParts): Router {
   const { config, log, metrics, nats, operations, feed, reservations, catalog, transfers } = parts;
@@ -43,27 +57,30 @@ export function uploadRoutes(parts: GatewayParts): Router {
       throw new LxstowError('bad-request', 'lxstow makes no instances: send an archive, as application/octet-stream');
     const wanted = wantedOf(request);
     nats.assertConnected();
-    using place = transfers.begin();
-    using idle = new IdleWatch(clientIdleTimeoutMs, 'the client of an upload', 'client-stalled');
-    const gone = AbortSignal.any([ended(response), idle.signal]);
-    idle.signal.addEventListener('abort', () => request.destroy(), { once: true });
+    using place = transfers.begin(clientOf(request).fingerprint);
     const { socket } = request;
     const before = socket.bytesRead;
+    const pace = { moved: () => socket.bytesRead - before, leastBytes: (clientIdleTimeoutMs / 1000) * slowestBytes };
+    using idle = new IdleWatch(clientIdleTimeoutMs, 'the client of an upload', 'client-stalled', pace);
+    const gone = AbortSignal.any([ended(response), idle.signal]);
+    idle.signal.addEventListener('abort', () => request.destroy(), { once: true });
     let operation: Operation | undefined;
     try {
       idle.watch(true);
       await readTar(
         request,
         async (bytes) => {
-          const inTurn = async (run: () => Promise<LxdIndex>) => {
+          const inTurn = async <T>(run: () => Promise<T>) => {
             // We are at work, not the client.
             idle.watch(false);
             using _turn = await parsing.take(gone);
             return await run();
           };
-          const { index, tar } = await readIndex(bytes, { inTurn });
+          const strict = isLimited(clientOf(request), config.gateway);
+          const { index, tar } = await readIndex(bytes, { inTurn, strict });
+          const judge = strict ? await judgeFor(index, wanted, request, inTurn) : undefined;
           idle.watch(true);
-          operation = await receive(index, tar, wanted, place.memory, request, idle, gone);
+          operation = await receive(index, tar, wanted, place.memory, request, idle, gone, judge);
         },
         gone,
       );
@@ -92,6 +109,19 @@ export function uploadRoutes(parts: GatewayParts): Router {
     };
   }
 
+  /** Judges what a client sends that may not bring everything: by what LXD says of its project, where a worker is up. */
+  async function judgeFor(
+    index: LxdIndex,
+    { remote, project, name }: Wanted,
+    request: Request,
+    inTurn: <T>(run: () => Promise<T>) => Promise<T>,
+  ): Promise<Judge> {
+    const instance = name ?? check('names.json#/$defs/instanceName', index.name, "the archive's instance");
+    const profiles = index.instance.profiles.map((each) => each.name);
+    const found = await look(parts, remote, { project, instance, profiles }, traceOfRequest(request));
+    return judgeOf(index, { instance }, limitsIn(found), { inTurn });
+  }
+
   /** An operation from the first byte on, so that it can be watched, cancelled, and found when this gateway dies. */
   async function receive(
     index: LxdIndex,
@@ -101,6 +131,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
     request: Request,
     idle: IdleWatch,
     gone: AbortSignal,
+    judge: Judge | undefined,
   ): Promise<Operation> {
     const instance = name ?? check('names.json#/$defs/instanceName', index.name, "the archive's instance");
     const length = request.get('content-length');
@@ -115,6 +146,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
       length: length === undefined ? undefined : Number(length),
       requestor: requestorOf(request),
       trace: traceOfRequest(request).id,
+      ...(judge && { judge }),
       memory,
       idle,
       gone,

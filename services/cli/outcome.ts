@@ -1,0 +1,45 @@
+/** What came of each thing that was asked for, as JSON and YAML show it: the same fields whether it was waited for or not. */
+import { type Followed, failureOf } from './follow.ts';
+import type { InstancePlace } from './names.ts';
+
+export interface Outcome {
+  /** This client's name for it. */
+  gateway: string;
+  /** The remote; null where nobody has said yet which one. */
+  location: string | null;
+  project: string;
+  instance: string;
+  /** The backup's. */
+  name: string | null;
+  /** As the operation has it; `Failure` where there is none. */
+  status: string;
+  /** Bytes in the store; null before it is known. */
+  size: number | null;
+  /** Its id; null where nothing was begun. */
+  operation: string | null;
+  /** Why it failed. */
+  error: string | null;
+  /** One of the codes in docs/troubleshooting.md, where the operation failed. */
+  code: string | null;
+}
+
+/** Of a backup, or with `to` of a restore that goes somewhere else than where its backup is. */
+export function outcomeOf(
+  job: Followed & { where: InstancePlace; backup?: string | undefined },
+  to: { instance?: string | undefined; project?: string | undefined; target?: string | undefined } = {},
+): Outcome {
+  const { where, backup, operation, error } = job;
+  const { project, target } = where.place;
+  return {
+    gateway: where.gateway.remote.name,
+    location: operation?.location ?? to.target ?? target ?? null,
+    project: to.project ?? project ?? 'default',
+    instance: to.instance ?? where.instance,
+    name: backup ?? null,
+    status: error ? 'Failure' : (operation?.status ?? 'Failure'),
+    size: operation?.status === 'Success' ? (operation.metadata.bytes_stored ?? null) : null,
+    operation: operation?.id ?? null,
+    error: failureOf(job) ?? null,
+    code: operation?.metadata.code ?? null,
+  };
+}

@@ -1,0 +1,88 @@
+/**
+ * What LXD refuses in a project with `restricted=true` and nothing else set (its doc/reference/projects.md): what makes root in an instance root
+ * on the host. Where LXD's own list is shorter than its intent (GHSA-fm2x-c5qw-4h6f: `raw.qemu.conf`), this one is not.
+ */
+import type { ManifestInstance } from '../contract.ts';
+import type { Config, Devices } from './instances.ts';
+
+/** What an instance, a snapshot or a profile is made of. */
+export interface Described {
+  config: Config;
+  devices: Devices;
+}
+
+const lowLevelKeys = new Set([
+  'boot.host_shutdown_timeout',
+  'limits.memory.hugepages',
+  'linux.kernel_modules',
+  'linux.kernel_modules.load',
+  'security.devlxd.images',
+  'security.guestapi.images',
+  'security.idmap.base',
+  'security.idmap.size',
+]);
+const lowLevelPrefixes = ['raw.', 'security.delegate_bpf', 'security.syscalls.'];
+/** Harmless while they are off. */
+const switches = ['security.privileged', 'security.nesting'];
+const interception = 'security.syscalls.intercept.';
+const harmlessTypes = new Set(['none', 'tpm']);
+/** Made by LXD itself, of the instance's own configuration. */
+const ownSources = new Set(['agent:config', 'cloud-init:config']);
+
+/** Each key and device that a restricted project would not take, in words; none where there is nothing of the kind. */
+export function forbiddenIn({ config, devices }: Described): string[] {
+  const keys = Object.entries(config)
+    .filter(([key, value]) => isForbiddenKey(key, value))
+    .map(([key]) => key);
+  const named = Object.entries(devices).flatMap(([name, device]) => {
+    const why = whyForbidden(device);
+    return why === undefined ? [] : [`device ${name} (${why})`];
+  });
+  return [...keys, ...named];
+}
+
+/** What is known of the project that it would come into. */
+export interface Limits {
+  /** LXD itself holds what comes against the project's own limits. */
+  restricted: boolean;
+  /** The profiles that are there, by name; others would be made. */
+  profiles: string[];
+}
+
+/** The same of an instance and the profiles that would be made for it; none where LXD itself decides. */
+export function forbiddenFor(
+  instance: Pick<ManifestInstance, 'config' | 'devices' | 'profiles'>,
+  limits: Limits,
+): string[] {
+  if (limits.restricted) return [];
+  const made = instance.profiles.filter(({ name }) => !limits.profiles.includes(name));
+  const ofProfiles = made.flatMap((profile) =>
+    forbiddenIn(profile).map((each) => `${each} in profile ${profile.name}, which is not there`),
+  );
+  return [...forbiddenIn(instance), ...ofProfiles];
+}
+
+/** Why a client that is restricted to projects does not get it. */
+export function refusalOf(what: string, forbidden: string[]): string {
+  const some = forbidden.slice(0, 5).join(', ') + (forbidden.length > 5 ? ', …' : '');
+  return `${what} has ${some}: not for clients that are restricted to projects (gateway.restrictedRestores)`;
+}
+
+function isForbiddenKey(key: string, value: string): boolean {
+  if (value === '') return false;
+  if (switches.includes(key) || key.startsWith(interception)) return !isFalse(value);
+  return lowLevelKeys.has(key) || lowLevelPrefixes.some((prefix) => key.startsWith(prefix));
+}
+
+function whyForbidden(device: Record<string, string>): string | undefined {
+  const { type = '', pool, source = '', network, nictype } = device;
+  if (harmlessTypes.has(type)) return undefined;
+  if (type === 'nic') return network ? undefined : `nic of type ${nictype || 'unknown'}, of no network of LXD's`;
+  if (type !== 'disk') return type || 'of no type';
+  if (device['raw.mount.options']) return 'disk with raw.mount.options';
+  return pool || ownSources.has(source) ? undefined : `disk of the host's ${source || 'own'}`;
+}
+
+function isFalse(value: string): boolean {
+  return ['false', '0', 'no', 'off'].includes(value.toLowerCase());
+}

@@ -1,0 +1,187 @@
+/** What clients that are restricted to projects may not bring into LXD, however it is hidden. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { parseConfigFile, parseIndex } from '../../services/archive/lxdIndex.ts';
+import { TarScanner } from '../../services/archive/tar.ts';
+import { LxstowError } from '../../services/errors.ts';
+import { judgeOf } from '../../services/gateway/restricted.ts';
+import { forbiddenFor, forbiddenIn } from '../../services/lxd/restrictions.ts';
+import { parseJob } from '../../services/queue/jobs.ts';
+import { jobSubject, parseJobSubject } from '../../services/queue/topology.ts';
+import { entriesOf, tarOf } from '../lab/tar.ts';
+
+const harmless = {
+  config: {
+    'image.os': 'alpine',
+    'limits.memory': '1GiB',
+    'security.privileged': 'false',
+    'security.syscalls.intercept.mknod': 'false',
+    'user.note': 'raw.lxc',
+  },
+  devices: {
+    root: { type: 'disk', path: '/', pool: 'ssd' },
+    data: { type: 'disk', path: '/data', pool: 'ssd', source: 'data' },
+    seed: { type: 'disk', source: 'cloud-init:config' },
+    eth0: { type: 'nic', network: 'lxdbr0', name: 'eth0' },
+    eth1: { type: 'none' },
+  },
+};
+
+describe('what a restricted project would not take', () => {
+  it('is nothing of an ordinary instance', () => assert.deepEqual(forbiddenIn(harmless), []));
+
+  const config: [key: string, value: string][] = [
+    ['security.privileged', 'true'],
+    ['security.privileged', '1'],
+    ['security.privileged', 'YES'],
+    ['security.nesting', 'on'],
+    ['raw.lxc', 'lxc.hook.pre-start = /bin/sh'],
+    ['raw.qemu', '-device x'],
+    ['raw.qemu.conf', '[chardev]'],
+    ['raw.apparmor', 'mount,'],
+    ['raw.idmap', 'both 0 0'],
+    ['security.syscalls.deny_default', 'false'],
+    ['security.syscalls.intercept.mount', 'true'],
+    ['linux.kernel_modules', 'evil'],
+    ['security.idmap.base', '0'],
+    ['limits.memory.hugepages', 'true'],
+  ];
+  for (const [key, value] of config)
+    it(`is ${key}=${value}`, () => assert.deepEqual(forbiddenIn({ config: { [key]: value }, devices: {} }), [key]));
+
+  const devices: Record<string, string>[] = [
+    ...['unix-char', 'unix-block', 'unix-hotplug', 'gpu', 'usb', 'pci', 'infiniband', 'proxy'].map((type) => ({
+      type,
+    })),
+    { type: 'disk', source: '/', path: '/mnt' },
+    { type: 'disk', source: 'ceph:pool/vol', path: '/mnt' },
+    { type: 'disk', path: '/', pool: 'ssd', 'raw.mount.options': 'dev' },
+    { type: 'nic', nictype: 'physical', parent: 'eth0' },
+    { type: 'of-tomorrow' },
+    {},
+  ];
+  for (const device of devices)
+    it(`is a device ${JSON.stringify(device)}`, () =>
+      assert.match(forbiddenIn({ config: {}, devices: { d: device } }).join(), /^device d \(/));
+
+  it('is counted in profiles that would be made, and not where LXD decides by itself', () => {
+    const profile = { name: 'p', description: '', config: { 'raw.lxc': 'x' }, devices: {} };
+    const instance = { ...harmless, profiles: [profile] };
+    assert.deepEqual(forbiddenFor(instance, { restricted: false, profiles: ['p'] }), []);
+    assert.match(forbiddenFor(instance, { restricted: false, profiles: [] }).join(), /raw\.lxc in profile p/);
+    assert.deepEqual(forbiddenFor(instance, { restricted: true, profiles: [] }), []);
+  });
+});
+
+const index = (config = 'config: {user.x: y}') =>
+  `name: c1\nbackend: dir\npool: default\noptimized: false\ntype: container\nconfig:\n  container:\n    name: c1\n    ${config}\n    devices: {root: {type: disk, path: /, pool: default}}\n`;
+const evil = 'config: {security.privileged: "true"}';
+const configFile = (config = 'config: {user.x: y}') => `container:\n  name: c1\n  ${config}\n  devices: {}\n`;
+
+/** What becomes of an archive with these entries behind its index: the refusal, or undefined. */
+async function judged(entries: Parameters<typeof entriesOf>[0], limits?: { restricted: boolean; profiles: string[] }) {
+  const text = index();
+  const judge = judgeOf(parseIndex(Buffer.from(text), true), { instance: 'c1' }, limits);
+  const scanner = new TarScanner('the archive', judge.onEntry);
+  try {
+    scanner.push(entriesOf([{ name: 'backup/index.yaml', text }, ...entries]));
+    await judge.finish();
+  } catch (error) {
+    assert.ok(error instanceof LxstowError, String(error));
+    return `${error.code}: ${error.message}`;
+  }
+  return undefined;
+}
+
+describe('an archive of a client that is restricted to projects', () => {
+  it('is taken where LXD made it of an ordinary container', async () => {
+    assert.equal(await judged([{ name: 'backup/container/backup.yaml', text: configFile() }]), undefined);
+  });
+
+  it('is refused for what its index says, but where LXD decides', () => {
+    const said = parseIndex(Buffer.from(index(evil)), true);
+    assert.throws(() => judgeOf(said, { instance: 'c1' }), {
+      code: 'forbidden',
+      message: /security\.privileged.*gateway\.restrictedRestores/,
+    });
+    judgeOf(said, { instance: 'c1' }, { restricted: true, profiles: [] });
+    const snapshot = `${index()}  snapshots:\n  - config: {raw.lxc: x}\n`;
+    assert.throws(() => judgeOf(parseIndex(Buffer.from(snapshot)), { instance: 'c1' }), { message: /raw\.lxc/ });
+    const optimized = parseIndex(Buffer.from(index().replace('optimized: false', 'optimized: true')));
+    assert.throws(() => judgeOf(optimized, { instance: 'c1' }), { code: 'forbidden', message: /optimized/ });
+  });
+
+  const hidden: [how: string, entries: Parameters<typeof entriesOf>[0]][] = [
+    ['in backup.yaml', [{ name: 'backup/container/backup.yaml', text: configFile(evil) }]],
+    ['under a name with ./', [{ name: './backup//container/./backup.yaml', text: configFile(evil) }]],
+    ['under a long name of GNU', [{ name: 'x', longName: 'backup/container/backup.yaml', text: configFile(evil) }]],
+    [
+      'under a name in a pax record',
+      [{ name: 'x', pax: { path: 'backup/container/backup.yaml' }, text: configFile(evil) }],
+    ],
+    [
+      'in a second backup.yaml',
+      [
+        { name: 'backup/container/backup.yaml', text: configFile() },
+        { name: 'backup/container/backup.yaml', text: configFile(evil) },
+      ],
+    ],
+    ['behind a link', [{ name: 'backup/container/backup.yaml', type: '2' }]],
+    ['through a linked directory', [{ name: 'backup/container/rootfs', type: '2' }]],
+    ['through ..', [{ name: 'backup/container/rootfs/../backup.yaml', text: configFile(evil) }]],
+    ['in a second index', [{ name: 'backup/index.yaml', text: index(evil) }]],
+    ['nowhere', []],
+  ];
+  for (const [how, entries] of hidden)
+    it(`is refused where the rest is hidden ${how}`, async () => {
+      assert.match(String(await judged(entries)), /^forbidden: .*gateway\.restrictedRestores/);
+      assert.match(
+        String(await judged(entries, { restricted: true, profiles: [] })),
+        /^forbidden: /,
+        'LXD looks into the index',
+      );
+    });
+
+  const ambiguous: [what: string, text: string][] = [
+    ['a tag', 'a: !!binary cmF3'],
+    ['a key with a tag', '!!binary cmF3Lmx4Yw==: x'],
+    ['a merge key', 'container: {<<: {config: {raw.lxc: x}}}'],
+    ['a key twice', 'container: {}\ncontainer: {}'],
+    ['an alias', 'a: &x {}\nb: *x'],
+    ['an end of a line of YAML 1.1', '# \u2028container: {config: {raw.lxc: x}}'],
+    ['a lone carriage return', '# \rcontainer: {config: {raw.lxc: x}}'],
+    ['a second document', 'a: b\n---\ncontainer: {}'],
+  ];
+  for (const [what, text] of ambiguous)
+    it(`is refused for YAML with ${what}, which LXD may read otherwise`, () =>
+      assert.throws(() => parseConfigFile(Buffer.from(text)), { code: 'bad-request' }));
+
+  it('of other clients is as it was', () => {
+    new TarScanner('it').push(tarOf('backup/../x', 'y'));
+    assert.equal(parseIndex(Buffer.from('name: c1\nname: c2')).name, 'c2');
+  });
+});
+
+describe('a restore over NATS', () => {
+  const address = { remote: 'local', project: 'default', instance: 'c1' };
+  const source = { ...address, instance: 'c2' };
+
+  it('may bring everything where its subject says so, and only a restore', () => {
+    for (const from of [address, source]) {
+      const subject = jobSubject('restore', address, from, { unrestricted: true });
+      assert.equal(subject, `${jobSubject('restore', address, from)}.unrestricted`);
+      assert.equal(parseJobSubject(subject)?.unrestricted, true);
+      const data = Buffer.from('{"backup":"b.tar"}');
+      assert.equal(parseJob({ subject, data }).unrestricted, true);
+      assert.equal(parseJob({ subject: jobSubject('restore', address, from), data }).unrestricted, undefined);
+    }
+    assert.equal(parseJobSubject('lxstow.jobs.local.backup.default.c1.unrestricted'), undefined);
+    const own = jobSubject('restore', { ...address, instance: 'unrestricted' });
+    assert.deepEqual(parseJobSubject(own), { ...address, instance: 'unrestricted', kind: 'restore' });
+  });
+
+  it('cannot say so in its body', () => {
+    const data = Buffer.from('{"backup":"b.tar","unrestricted":true}');
+    assert.throws(() => parseJob({ subject: jobSubject('restore', address), data }), { code: 'bad-message' });
+  });
+});
