@@ -1,6 +1,7 @@
 /** Leases: who works on an instance now. A lease that is not renewed ends by itself, and its holder knows before anybody else can take it. */
 import { LxstowError } from '../errors.ts';
 import type { Bucket } from './bucket.ts';
+import { Stale } from './stale.ts';
 
 /** What a lease says to those who find it taken. */
 export interface LeaseHolder {
@@ -12,26 +13,35 @@ export class Leases {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
   readonly #onFree: (key: string) => void;
+  readonly #stale: Stale;
 
   /** `onFree` is told of each lease that was given back. */
-  constructor(bucket: Bucket, ttlMs: number, onFree: (key: string) => void = () => undefined) {
+  constructor(
+    bucket: Bucket,
+    ttlMs: number,
+    onFree: (key: string) => void = () => undefined,
+    stale: Stale = new Stale(),
+  ) {
+    this.#stale = stale;
     this.#bucket = bucket;
     this.#ttlMs = ttlMs;
     this.#onFree = onFree;
   }
 
-  /** Takes the lease; undefined when somebody has it. */
+  /** Takes the lease; undefined when somebody has it. One that has outlived its holder is taken by who asks for it again and again. */
   async acquire(key: string, holder: LeaseHolder): Promise<Lease | undefined> {
     const begun = performance.now();
     const value = JSON.stringify(holder);
-    const revision = await this.#bucket.create(key, value, { ttlMs: this.#ttlMs });
+    const options = { ttlMs: this.#ttlMs };
+    const revision = (await this.#bucket.create(key, value, options)) ?? (await this.#takeStale(key, value));
     if (revision === undefined) return undefined;
     return new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun, this.#onFree);
   }
 
   /** Takes one of the leases `<keys>.1` to `<keys>.<count>`, which are alike; undefined when others have them all. */
   async acquireOneOf(keys: string, count: number, holder: LeaseHolder): Promise<Lease | undefined> {
-    const taken = new Set(await this.#bucket.keys(`${keys}.*`));
+    const living = (await this.#bucket.entries(`${keys}.*`)).filter((entry) => !this.#stale.is(entry));
+    const taken = new Set(living.map(({ key }) => key));
     const free = Array.from({ length: count }, (_, index) => `${keys}.${index + 1}`).filter((key) => !taken.has(key));
     // Who begins elsewhere meets fewer others.
     const first = Math.floor(Math.random() * free.length);
@@ -40,6 +50,13 @@ export class Leases {
       if (lease) return lease;
     }
     return undefined;
+  }
+
+  async #takeStale(key: string, value: string): Promise<number | undefined> {
+    const { entry } = await this.#bucket.get(key);
+    return entry && this.#stale.is(entry)
+      ? this.#bucket.put(key, value, entry.revision, { ttlMs: this.#ttlMs })
+      : undefined;
   }
 
   /** Who has it; undefined when it is free. */
