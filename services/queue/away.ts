@@ -1,7 +1,7 @@
 /** The outages that the workers of all remotes have recorded. */
 import type { Outage } from '../contract.ts';
 import { parseOutage } from '../outage.ts';
-import type { Bucket } from './bucket.ts';
+import type { Bucket, Entry } from './bucket.ts';
 import { outageKey } from './topology.ts';
 
 export interface RemoteOutage extends Outage {
@@ -11,8 +11,16 @@ export interface RemoteOutage extends Outage {
 /** `leases`: the bucket with the records. Skips a record that this version cannot read. */
 export async function listOutages(leases: Bucket): Promise<RemoteOutage[]> {
   const found = await Promise.all([leases.entries(outageKey('*', 's3')), leases.entries(outageKey('*', 'lxd', '*'))]);
-  return found.flat().flatMap(({ key, value }) => {
-    const outage = parseOutage(value.toString());
+  return found.flat().flatMap((entry) => {
+    const { key, value } = entry;
+    const outage = isForgotten(entry) ? undefined : parseOutage(value.toString());
     return outage ? [{ ...outage, remote: key.slice(0, key.indexOf('.')) }] : [];
   });
 }
+
+/** Far longer ago than its worker writes it, whatever the clocks say: that has died, and NATS has not ended the record (queue/stale.ts). */
+function isForgotten({ ttlMs, written }: Entry): boolean {
+  return ttlMs !== undefined && Date.now() - written.getTime() > 3 * ttlMs + clocksDifferMs;
+}
+
+const clocksDifferMs = 300_000;

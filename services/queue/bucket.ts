@@ -13,6 +13,8 @@ export interface Entry {
   revision: number;
   /** By the server's clock. */
   written: Date;
+  /** After which it was to end; undefined where it stays. */
+  ttlMs?: number;
 }
 
 const wrongLastSequence = [10071, 10164];
@@ -46,7 +48,11 @@ export class Bucket {
     if (!message) return { entry: undefined, revision: 0 };
     const { subject, headers, data, seq, time } = message;
     const gone = headers.has('KV-Operation') || headers.has('Nats-Marker-Reason');
-    const found = { key: subject.slice(this.#subject('').length), value: data, revision: seq, written: time };
+    const seconds = Number.parseInt(headers.get('Nats-TTL') ?? '', 10);
+    const found = {
+      ...{ key: subject.slice(this.#subject('').length), value: data, revision: seq, written: time },
+      ...(seconds > 0 && { ttlMs: seconds * 1000 }),
+    };
     return { entry: gone ? undefined : found, revision: seq };
   }
 

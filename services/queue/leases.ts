@@ -4,6 +4,7 @@
  */
 import { LxstowError } from '../errors.ts';
 import type { Bucket } from './bucket.ts';
+import { Stale } from './stale.ts';
 
 /** The value of a lease: who holds it. */
 export interface LeaseHolder {
@@ -15,26 +16,35 @@ export class Leases {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
   readonly #onFree: (key: string) => void;
+  readonly #stale: Stale;
 
   /** `onFree` gets the key of each released lease. */
-  constructor(bucket: Bucket, ttlMs: number, onFree: (key: string) => void = () => undefined) {
+  constructor(
+    bucket: Bucket,
+    ttlMs: number,
+    onFree: (key: string) => void = () => undefined,
+    stale: Stale = new Stale(),
+  ) {
+    this.#stale = stale;
     this.#bucket = bucket;
     this.#ttlMs = ttlMs;
     this.#onFree = onFree;
   }
 
-  /** Acquires the lease; undefined if it is held. */
+  /** Acquires the lease; undefined if it is held. A lease that outlived its holder is taken over. */
   async acquire(key: string, holder: LeaseHolder): Promise<Lease | undefined> {
     const begun = performance.now();
     const value = JSON.stringify(holder);
-    const revision = await this.#bucket.create(key, value, { ttlMs: this.#ttlMs });
+    const options = { ttlMs: this.#ttlMs };
+    const revision = (await this.#bucket.create(key, value, options)) ?? (await this.#takeStale(key, value));
     if (revision === undefined) return undefined;
     return new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun, this.#onFree);
   }
 
   /** Acquires any of the leases `<keys>.1` to `<keys>.<count>`, a counting semaphore; undefined if all are held. */
   async acquireOneOf(keys: string, count: number, holder: LeaseHolder): Promise<Lease | undefined> {
-    const taken = new Set(await this.#bucket.keys(`${keys}.*`));
+    const living = (await this.#bucket.entries(`${keys}.*`)).filter((entry) => !this.#stale.is(entry));
+    const taken = new Set(living.map(({ key }) => key));
     const free = Array.from({ length: count }, (_, index) => `${keys}.${index + 1}`).filter((key) => !taken.has(key));
     // A random start collides with fewer other workers.
     const first = Math.floor(Math.random() * free.length);
@@ -43,6 +53,13 @@ export class Leases {
       if (lease) return lease;
     }
     return undefined;
+  }
+
+  async #takeStale(key: string, value: string): Promise<number | undefined> {
+    const { entry } = await this.#bucket.get(key);
+    return entry && this.#stale.is(entry)
+      ? this.#bucket.put(key, value, entry.revision, { ttlMs: this.#ttlMs })
+      : undefined;
   }
 
   /** Returns the holder; undefined if the lease is free. */

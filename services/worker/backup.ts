@@ -22,7 +22,7 @@ import { version } from '../version.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart, removeCheckpoint, type SentPart } from './checkpoint.ts';
 import { sendArchive, storedBytes } from './sendArchive.ts';
-import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
+import { assertStagingRoom, Filled, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
 import type { Tools } from './tools.ts';
 import { adviseOnZeros } from './zeros.ts';
 
@@ -84,10 +84,9 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
     await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
   } catch (error) {
-    const isFull = isCode(error, 'lxd-full');
     // Nothing to go on from: the copy itself is bad. On a full disk it takes the room that others need.
-    if (isFull || isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
-    if (isFull && room) await attempt.checkpoint({ tooLittleBytes: room.free });
+    if (isCode(error, 'lxd-full') || isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
+    if (error instanceof Filled && room) await attempt.checkpoint({ tooLittleBytes: room.free });
     throw error;
   }
   await tidy(start.lxdBackup, undefined, attempt, tools);

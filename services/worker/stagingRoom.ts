@@ -29,6 +29,9 @@ export interface StagingRoom {
   free: number;
 }
 
+/** The disk was seen to be full. LXD also says that there is no room where a pool has none, or where a quota ends. */
+export class Filled extends LxstowError {}
+
 const lookEveryMs = 1000;
 /** A disk with less is full, beside what ext4 gives to nobody: a fiftieth of it, 16 MiB at most. */
 const fullBytes = 1024 * 1024;
@@ -61,18 +64,15 @@ export async function assertStagingRoom(
   tools.metrics.stagingFree.set(free);
   const has = `LXD has ${mib(free)} MiB free in ${dir}`;
   const { tooLittleBytes = 0 } = operation.checkpoint ?? {};
+  const tooLittle = (why: string) => new LxstowError('lxd-full', full(`${has}; ${why}`, attempt, tools));
   if (free < tooLittleBytes * moreShare)
-    throw full(
-      `${has}; with ${mib(tooLittleBytes)} MiB the backup of ${nameOf(address)} has filled it`,
-      attempt,
-      tools,
-    );
+    throw tooLittle(`with ${mib(tooLittleBytes)} MiB the backup of ${nameOf(address)} has filled it`);
   const last = await lastManifest(address, tools, signal);
   const isSameKind =
     last?.archive.optimized === (kind.optimized ?? false) &&
     last.archive.instanceOnly === (kind.instance_only ?? false);
   if (last && isSameKind && last.archive.rawSize > free)
-    throw full(`${has}; the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`, attempt, tools);
+    throw tooLittle(`the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`);
   return { dir, free };
 }
 
@@ -90,7 +90,7 @@ export function watchStagingRoom(
   const written = writing.made
     .catch((error) => {
       if (!/no space left on device/i.test((error as Error).message)) throw error;
-      throw full(`LXD's disk is full: ${(error as Error).message}`, attempt, tools);
+      throw new LxstowError('lxd-full', full(`LXD's disk is full: ${(error as Error).message}`, attempt, tools));
     })
     .finally(() => over.abort());
   const lookUntilFull = async ({ dir }: StagingRoom): Promise<LxdBackup> => {
@@ -104,7 +104,8 @@ export function watchStagingRoom(
       tools.metrics.stagingFree.set(free);
       attempt.report({ lxd_free_bytes: Math.floor(free) });
       if (free >= fullBytes || performance.now() - movedAt() < patienceMs) continue;
-      throw full(`LXD's disk is full: ${dir} has no room for the backup of ${nameOf(address)}`, attempt, tools);
+      const said = `LXD's disk is full: ${dir} has no room for the backup of ${nameOf(address)}`;
+      throw new Filled('lxd-full', full(said, attempt, tools));
     }
   };
   const made = room
@@ -117,11 +118,11 @@ export function watchStagingRoom(
   return { ...writing, made };
 }
 
-/** Logged and counted: somebody has to make room. */
-function full(message: string, { log }: Attempt, { metrics }: RoomTools): LxstowError {
+/** Logs and counts it, for somebody has to make room; returns the message. */
+function full(message: string, { log }: Attempt, { metrics }: RoomTools): string {
   metrics.diskFull.inc();
   log.error("LXD's disk is full", { reason: message });
-  return new LxstowError('lxd-full', message);
+  return message;
 }
 
 /** Undefined where it cannot be seen. Only root may look into some folders; the disk of the one above is nearly always the same. */

@@ -5,6 +5,7 @@ import { LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import { answered, failed, nextLookMs, parseOutage } from '../outage.ts';
 import type { Bucket } from '../queue/bucket.ts';
+import { Stale } from '../queue/stale.ts';
 import { type Probe, WritesRefused } from './probes.ts';
 
 export interface OutagesOptions {
@@ -40,6 +41,7 @@ export class Watch {
   readonly #options: OutagesOptions;
   readonly #onBack: (allowed: number) => void;
   #known: Outage | undefined;
+  readonly #stale = new Stale();
   #revision = 0;
   #readAt = Number.NEGATIVE_INFINITY;
   #last: { outage: Outage; at: number } | undefined;
@@ -197,7 +199,8 @@ export class Watch {
     this.#readAt = performance.now();
     this.#revision = revision;
     const outage = entry && parseOutage(entry.value.toString());
-    if (outage) this.#remember(outage);
+    if (entry && this.#stale.is(entry)) await this.#remove();
+    else if (outage) this.#remember(outage);
     else this.#known = undefined;
   }
 

@@ -1,7 +1,7 @@
 /** The command line as a user has it: a process of its own, its configuration in a folder, pipes and a terminal. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { X509Certificate } from 'node:crypto';
+import { randomUUID, X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { cp, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -18,6 +18,7 @@ import { connectNats, type Nats } from '../../services/queue/connection.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
+import { publish } from './publisher.ts';
 import { openStack, type Stack, until } from './stack.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
@@ -395,6 +396,15 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.match(String(stderr), /^lxstow: standard output: ENOSPC: [^\n]*\n$/);
     assert.equal((await shell('> /dev/full', 'backup', 'nobody', 'c2', ...csv))[0], 66);
     assert.equal((await shell('2> /dev/full', 'backup', 'c2'))[0], 0);
+  });
+
+  it('says beside the operations how many dead letters there are', async () => {
+    await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c1', '{', randomUUID());
+    const { stderr } = await until(
+      () => run('operations'),
+      (each) => each.stderr !== '',
+    );
+    assert.equal(stderr, 'lxstow: 1 dead letter; lxstow dead-letters list\n');
   });
 
   it('needs no entry in /etc/passwd, but a home', inUserNamespace, async () => {
