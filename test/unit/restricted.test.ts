@@ -111,6 +111,8 @@ describe('an archive of a client that is restricted to projects', () => {
     assert.throws(() => judgeOf(optimized, { instance: 'c1' }), { code: 'forbidden', message: /optimized/ });
   });
 
+  const good = [{ name: 'backup/container/backup.yaml', text: configFile() }];
+  const other = { name: 'other', text: configFile(evil) };
   const hidden: [how: string, entries: Parameters<typeof entriesOf>[0]][] = [
     ['in backup.yaml', [{ name: 'backup/container/backup.yaml', text: configFile(evil) }]],
     ['under a name with ./', [{ name: './backup//container/./backup.yaml', text: configFile(evil) }]],
@@ -131,6 +133,32 @@ describe('an archive of a client that is restricted to projects', () => {
     ['through ..', [{ name: 'backup/container/rootfs/../backup.yaml', text: configFile(evil) }]],
     ['in a second index', [{ name: 'backup/index.yaml', text: index(evil) }]],
     ['nowhere', []],
+    [
+      "under a name of GNU's, which has no prefix",
+      [
+        { name: 'backup/container/backup.yaml', text: configFile() },
+        { name: 'backup/container/backup.yaml', text: configFile(evil), change: (header) => header.write('x', 345) },
+      ],
+    ],
+    [
+      'in a global pax header',
+      [...good, { name: 'g', type: 'g', text: '37 path=backup/container/backup.yaml\n' }, other],
+    ],
+    [
+      'in a pax header of Solaris',
+      [...good, { name: 'X', type: 'X', text: '37 path=backup/container/backup.yaml\n' }, other],
+    ],
+    ['in a pax header that some read', [...good, { ...other, rawPax: ' 38 path=backup/container/backup.yaml\n' }]],
+    ['behind zeros that some read', [...good, { ...other, rawPax: '038 path=backup/container/backup.yaml\n' }]],
+    ['behind a blank that some read', [...good, { ...other, rawPax: '38  path=backup/container/backup.yaml\n' }]],
+    ['under a size in hexadecimal', [...good, { ...other, pax: { size: '0x10' } }]],
+    ['under two sizes', [...good, { ...other, pax: { size: '0' } }]],
+    ['under a size that is no octal', [...good, { ...other, change: (header) => header.write('1x', 124) }]],
+    [
+      'behind a directory with data',
+      [...good, { name: 'backup/container/d', type: '5', change: (header) => header.write('00000001000\0', 124) }],
+    ],
+    ['in the rest of a file of another volume', [...good, { ...other, type: 'M' }]],
   ];
   for (const [how, entries] of hidden)
     it(`is refused where the rest is hidden ${how}`, async () => {
