@@ -46,6 +46,7 @@ describe('an instance', { timeout: 600_000 }, () => {
         for (const field of contract) assert.ok(field in found, field);
         assert.deepEqual([found.created_at, found.optimized_storage], [found.created, found.optimized]);
         assert.deepEqual([found.instance, found.project, found.location], ['c1', 'default', 'local']);
+        assert.deepEqual([found.optimized, found.compressed], [optimize, compression !== 'none']);
         const shown = await stow.request('GET', `/1.0/instances/c1/backups/${name}`);
         assert.deepEqual({ ...shown.body.metadata, ...found }, shown.body.metadata);
         assert.deepEqual(found.tags, { os: 'Ubuntu', version: '20.04' });
