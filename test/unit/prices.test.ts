@@ -53,7 +53,7 @@ const bounds: Record<string, string> = {
   'services/cli/remotes.ts': "the user's own file",
   'services/cli/gateway.ts': "the gateway's answers, up to 64 MiB",
   'services/cli/commands/remote.ts': "the user's own token",
-  'services/cli/commands/standalone.ts': 'one line of a NATS on this machine',
+  'services/cli/natsAt.ts': 'one line of a NATS on this machine',
   'services/doctor/certificates.ts': "the operator's own files",
   'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
   'services/gateway/trustDirectory.ts': "the operator's own files",
