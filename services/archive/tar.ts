@@ -6,6 +6,7 @@ export const tarBlockBytes = 512;
 const withoutData = new Set(['1', '2', '3', '4', '5', '6'].map((type) => type.charCodeAt(0)));
 const paxHeader = 'x'.charCodeAt(0);
 const longName = 'L'.charCodeAt(0);
+const longLink = 'K'.charCodeAt(0);
 /** The limit of Go's archive/tar, with which LXD reads tars. Linux allows 64 KiB for a file's extended attributes of one kind. */
 export const largestPaxBytes = 1024 * 1024;
 
@@ -24,18 +25,17 @@ export interface TarState {
   pax?: { bytes: string; left: number };
 }
 
-/** A file, link or directory of a tar. */
+/** A file, link or directory of a tar, or what stands for several: as it is there, for who does not trust it. */
 export interface TarEntry {
-  /** Every name that some reader could take for its own: of its header, of pax records, GNU's long one. */
-  names: string[];
-  /** The type flag of POSIX's ustar: `0` or NUL is a file. */
-  type: string;
+  /** 512 bytes, good until the call returns. */
+  header: Buffer;
+  /** Of its data, as this scanner understands it. */
   size: number;
-  /** Its data is no plain file's: GNU's sparse forms. */
-  sparse: boolean;
+  /** What was said of it before it: pax headers (`x`) and GNU's long names (`L`). */
+  extensions: { type: 'x' | 'L'; data: Buffer }[];
 }
 
-/** Told of every entry; takes its data where it returns something that does. */
+/** Told of every entry but `x`, `L` and `K`; takes its data where it returns something that does. */
 export type OnEntry = (entry: TarEntry) => ((bytes: Buffer) => void) | undefined;
 
 /**
@@ -77,9 +77,8 @@ export class TarScanner {
 
   readonly #what: string;
   readonly #onEntry: OnEntry | undefined;
-  /** What extension headers say of the next entry; kept for `onEntry` only. */
-  #names: string[] = [];
-  #sparse = false;
+  /** Kept for `onEntry` only. */
+  #extensions: TarEntry['extensions'] = [];
   /** Entries seen, without extension headers. */
   entries = 0;
   /** Bytes of the first file; undefined until it is seen, and in a scanner that resumes after it. */
@@ -145,21 +144,20 @@ export class TarScanner {
     } else if (!isExtension(type)) {
       if (this.entries === 0) this.firstFileBytes = size;
       this.entries += 1;
-      this.#tell(header, type, size);
+      this.#tell(header, size);
     } else if (type === longName && this.#onEntry) {
-      const take = (bytes: Buffer) => this.#names.push(bytes.toString('latin1').replace(/\0.*$/s, ''));
-      if (size > 0 && size <= largestPaxBytes) this.#pax = { bytes: [], left: size, take };
-    }
+      if (size > largestPaxBytes) throw this.#broken(position, `there is a name of ${size} bytes`);
+      this.#collectFor(size, (data) => this.#extensions.push({ type: 'L', data }));
+    } else if (type !== longLink) this.#tell(header, size);
   }
 
-  #tell(header: Buffer, type: number, size: number): void {
-    if (!this.#onEntry) return;
-    const names = [nameIn(header), ...this.#names];
-    const sparse = this.#sparse || type === 'S'.charCodeAt(0);
-    this.#names = [];
-    this.#sparse = false;
-    const take = this.#onEntry({ names, type: String.fromCharCode(type), size, sparse });
-    if (!take) return;
+  #tell(header: Buffer, size: number): void {
+    const take = this.#onEntry?.({ header, size, extensions: this.#extensions });
+    this.#extensions = [];
+    if (take) this.#collectFor(size, take);
+  }
+
+  #collectFor(size: number, take: (bytes: Buffer) => void): void {
     if (size === 0) take(Buffer.alloc(0));
     else this.#pax = { bytes: [], left: size, take };
   }
@@ -184,8 +182,10 @@ export class TarScanner {
 
   /** Parses records "<length> <key>=<value>\n" (POSIX pax). Only the next file's size matters here. */
   #readPax(pax: { bytes: Buffer[] }): void {
-    const text = Buffer.concat(pax.bytes).toString('latin1');
+    const data = Buffer.concat(pax.bytes);
+    const text = data.toString('latin1');
     this.#pax = undefined;
+    if (this.#onEntry) this.#extensions.push({ type: 'x', data });
     for (let at = 0; at < text.length; ) {
       // A length has at most ten digits. It must reach beyond its own digits, or this loop would read it for ever.
       const [head, digits] = /^([1-9][0-9]{0,9}) /.exec(text.slice(at, at + 11)) ?? [];
@@ -193,8 +193,6 @@ export class TarScanner {
       if (!head || length <= head.length) return;
       const [, key, value] = /^([^=]*)=(.*)\n$/s.exec(text.slice(at + head.length, at + length)) ?? [];
       if (key === 'size') this.#sizeOfNext = Number(value);
-      if (this.#onEntry && (key === 'path' || key === 'GNU.sparse.name')) this.#names.push(value ?? '');
-      if (key?.startsWith('GNU.sparse.')) this.#sparse = true;
       at += length;
     }
   }

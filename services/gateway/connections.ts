@@ -4,6 +4,17 @@ import type { Response } from 'express';
 import { fingerprintOf } from '../trust/certificates.ts';
 import type { Client } from './trust.ts';
 
+/** How long a connection may take, in ms, whoever is at its other end. */
+export const connectionLimits = {
+  handshakeTimeout: 20_000,
+  // Node.js has none of its own where `requestTimeout` is 0: a stranger could hold connections for ever.
+  headersTimeout: 30_000,
+  // An archive takes as long as it takes; app.ts bounds the other bodies.
+  requestTimeout: 0,
+  // A client that polls now and then shall not need a handshake each time, and load balancers close their side after a minute.
+  keepAliveTimeout: 75_000,
+} as const;
+
 export class Connections {
   readonly #sockets = new Map<string, Set<TLSSocket>>();
   /** A request has come whose client is not known yet. It will be, by what counts then. */

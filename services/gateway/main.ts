@@ -26,6 +26,7 @@ import { Absences } from './absences.ts';
 import { createApp, type GatewayParts } from './app.ts';
 import { AwayWorkers } from './awayWorkers.ts';
 import { Catalog } from './catalog.ts';
+import { connectionLimits } from './connections.ts';
 import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
 import { Gauges } from './gauges.ts';
@@ -53,8 +54,6 @@ const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
-/** Longer than the minute after which load balancers close their side. */
-const idleConnectionMs = 75_000;
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
@@ -129,10 +128,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
       minVersion: 'TLSv1.2',
       // Whoever is not trusted is told so in an envelope, not in the handshake.
       requestCert: true,
-      // An archive takes as long as it takes; app.ts bounds the other bodies.
-      requestTimeout: 0,
-      // A client that polls now and then shall not need a handshake each time.
-      keepAliveTimeout: idleConnectionMs,
+      ...connectionLimits,
       rejectUnauthorized: false,
       ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
       // A resumed session would not show the client's certificate again, and would outlive its trust.

@@ -12,6 +12,7 @@ import {
   type Tags,
 } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
+import { parseOwnName } from '../lxd/ownNames.ts';
 import { refusalOf } from '../notices/endpoints.ts';
 import type { Trace } from '../trace.ts';
 import type { Client } from './trust.ts';
@@ -127,6 +128,11 @@ export function addressing({ remotes, gateway }: Config) {
     storedInstanceOf: (request: Request) => instanceIn(request, undefined),
     storedBackupOf: (request: Request) => backupIn(request, undefined),
   };
+}
+
+/** Throws bad-request for names that a restore gives to what it works on. */
+export function assertNotOwn(name: string): void {
+  if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work`);
 }
 
 /** Aborts when the client has gone. */

@@ -43,7 +43,8 @@ export function judgeOf(
   if (index.optimized) throw refuse('it is optimized, a file system in itself');
   const said = [
     ...index.described.flatMap(forbiddenIn),
-    ...forbiddenFor(index.instance, { ...limits, restricted: false }),
+    // Profiles that the project has, too: whoever restores it elsewhere would have them made.
+    ...forbiddenFor(index.instance, unknown),
   ];
   const what = `the archive of ${instance}`;
   if (!limits.restricted && said.length > 0) throw new LxstowError('forbidden', refusalOf(what, [...new Set(said)]));

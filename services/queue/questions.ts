@@ -85,7 +85,8 @@ async function answer(data: Uint8Array, look: (question: LookQuestion) => Promis
   check('names.json#/$defs/projectName', question.project, 'project');
   check('names.json#/$defs/instanceName', question.instance, 'instance');
   if (question.pool !== undefined) check('names.json#/$defs/poolName', question.pool, 'pool');
-  if ((question.profiles?.length ?? 0) > mostProfiles)
-    throw new LxstowError('bad-message', `more than ${mostProfiles} profiles`);
+  const { profiles = [] } = question;
+  if (!Array.isArray(profiles) || profiles.length > mostProfiles || profiles.some((name) => typeof name !== 'string'))
+    throw new LxstowError('bad-message', `profiles are ${mostProfiles} names at most`);
   return look(question);
 }

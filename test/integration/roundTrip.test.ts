@@ -44,10 +44,13 @@ describe('an instance', { timeout: 600_000 }, () => {
 
         const listed = await stow.request('GET', '/1.0/instances/c1/backups');
         const found = listed.body.metadata.find((each: { name: string }) => each.name === name);
-        assert.deepEqual(Object.keys(found).sort(), ['compressed', 'created', 'name', 'optimized', 'size', 'tags']);
+        const contract = ['compressed', 'created', 'name', 'optimized', 'size', 'tags'];
+        for (const field of contract) assert.ok(field in found, field);
+        assert.deepEqual([found.created_at, found.optimized_storage], [found.created, found.optimized]);
+        assert.deepEqual([found.instance, found.project, found.location], ['c1', 'default', 'local']);
         assert.deepEqual([found.optimized, found.compressed], [optimize, compression !== 'none']);
         const shown = await stow.request('GET', `/1.0/instances/c1/backups/${name}`);
-        assert.deepEqual(shown.body.metadata, found);
+        assert.deepEqual({ ...shown.body.metadata, ...found }, shown.body.metadata);
         assert.deepEqual(found.tags, { os: 'Ubuntu', version: '20.04' });
         assert.deepEqual(await tagsOf(stack, `local/default/c1/${name}`), { os: 'Ubuntu', version: '20.04' });
 

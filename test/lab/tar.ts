@@ -6,6 +6,10 @@ export interface Entry {
   type?: string;
   longName?: string;
   pax?: Record<string, string>;
+  /** What the pax header is instead. */
+  rawPax?: string;
+  /** Changes the header before its sum is made. */
+  change?: (header: Buffer) => void;
 }
 
 /** A tar of one small file. */
@@ -18,12 +22,13 @@ export function entriesOf(entries: Entry[]): Buffer {
   return Buffer.concat([...entries.flatMap(bytesOf), Buffer.alloc(1024)]);
 }
 
-function bytesOf({ name, text = '', type = '0', longName, pax }: Entry): Buffer[] {
+function bytesOf({ name, text = '', type = '0', longName, pax, rawPax, change }: Entry): Buffer[] {
+  const extended = rawPax ?? (pax && Object.entries(pax).map(record).join(''));
   const before = [
     ...(longName === undefined ? [] : [entry('././@LongLink', `${longName}\0`, 'L')]),
-    ...(pax === undefined ? [] : [entry('PaxHeaders/x', Object.entries(pax).map(record).join(''), 'x')]),
+    ...(extended === undefined ? [] : [entry('PaxHeaders/x', extended, 'x')]),
   ];
-  return [...before, entry(name, text, type)];
+  return [...before, entry(name, text, type, change)];
 }
 
 /** `<length> <key>=<value>\n`; the length counts itself. */
@@ -33,7 +38,7 @@ function record([key, value]: [string, string]): string {
   return `${length}${rest}`;
 }
 
-function entry(name: string, text: string | Buffer, type: string): Buffer {
+function entry(name: string, text: string | Buffer, type: string, change?: (header: Buffer) => void): Buffer {
   const content = Buffer.from(text);
   const header = Buffer.alloc(512);
   header.write(name, 0);
@@ -42,6 +47,7 @@ function entry(name: string, text: string | Buffer, type: string): Buffer {
   header.write('        ', 148);
   header.write(type, 156);
   header.write('ustar\x0000', 257);
+  change?.(header);
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
   return Buffer.concat([header, content, Buffer.alloc((512 - (content.length % 512)) % 512)]);

@@ -1,6 +1,13 @@
 /** What clients that are restricted to projects may not bring into LXD, however it is hidden. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { ConfigFiles } from '../../services/archive/configFiles.ts';
 import { parseConfigFile, parseIndex } from '../../services/archive/lxdIndex.ts';
 import { TarScanner } from '../../services/archive/tar.ts';
 import { LxstowError } from '../../services/errors.ts';
@@ -93,6 +100,76 @@ async function judged(entries: Parameters<typeof entriesOf>[0], limits?: { restr
   return undefined;
 }
 
+const own = 'backup/container/backup.yaml';
+const anyName = fc.constantFrom(
+  ...[own, `./${own}`, 'backup//container/backup.yaml', `/${own}`, 'backup/container/rootfs/x', 'backup/container/x'],
+  ...[
+    'backup/container/',
+    'backup/container',
+    'backup.yaml',
+    'x',
+    'backup/container/rootfs/../backup.yaml',
+    'backup/virtual-machine/backup.yaml',
+  ],
+);
+const anyPax = fc.oneof(
+  fc
+    .tuple(fc.constantFrom('path', ' path', 'GNU.sparse.name', 'size', 'linkpath', 'comment'), anyName)
+    .map(([key, value]) => ({ pax: { [key]: key === 'size' ? '6' : value } })),
+  fc
+    .tuple(
+      fc.constantFrom('', ' ', '0', '\t', '\n'),
+      fc.constantFrom(' ', '  ', '\t'),
+      fc.integer({ min: 34, max: 42 }),
+    )
+    .map(([before, blank, length]) => ({ rawPax: `${before}${length}${blank}path=${own}\n` })),
+);
+const anyHeader = fc
+  .tuple(
+    fc.constantFrom('ustar\x0000', 'ustar  \0', '\0\0\0\0\0\0\0\0'),
+    fc.constantFrom('', '', 'x', 'backup', 'backup/container'),
+    fc.constantFrom('', '', '', '00000001000\0', '0000000000x\0', '6 \0', ' 6\0'),
+  )
+  .map(([magic, prefix, size]) => ({
+    change: (header: Buffer) => {
+      header.write(magic, 257, 'latin1');
+      header.write(prefix, 345, 'latin1');
+      if (size) header.write(size, 124, 'latin1');
+    },
+  }));
+const file = { name: 'backup/container/rootfs/x', type: '0' };
+const anyType = fc.constantFrom('0', '\0', '1', '2', '5', '7', 'g', 'x', 'X', 'K', 'S', 'M');
+/** Odd in one way each. */
+const anyEntry = fc.oneof(
+  anyName.map((name) => ({ ...file, name })),
+  anyType.map((type) => ({ ...file, type })),
+  anyPax.map((pax) => ({ ...file, ...pax })),
+  anyName.map((longName) => ({ ...file, longName })),
+  fc.tuple(anyName, anyHeader).map(([name, header]) => ({ ...file, name, ...header })),
+);
+/** With a harmless one, before or behind. */
+const anyEntries = fc
+  .tuple(fc.array(anyEntry, { maxLength: 2 }), fc.array(anyEntry, { maxLength: 2 }))
+  .map(([before, behind]): Parameters<typeof entriesOf>[0] => [...before, { name: own, type: '0' }, ...behind]);
+
+/** What LXD's tar makes of it. */
+async function unpacked(tar: Buffer): Promise<string | undefined> {
+  const folder = await mkdtemp(join(tmpdir(), 'lxstow-tar-'));
+  try {
+    const args = ['-xf', '-', '--restrict', '--force-local', '--numeric-owner', '-C', folder, 'backup'];
+    const child = spawn('tar', args, { stdio: ['pipe', 'ignore', 'ignore'] });
+    child.stdin.on('error', () => undefined).end(tar);
+    await once(child, 'exit');
+    for (const kind of ['container', 'virtual-machine']) {
+      const found = await readFile(join(folder, 'backup', kind, 'backup.yaml'), 'utf8').catch(() => undefined);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
 describe('an archive of a client that is restricted to projects', () => {
   it('is taken where LXD made it of an ordinary container', async () => {
     assert.equal(await judged([{ name: 'backup/container/backup.yaml', text: configFile() }]), undefined);
@@ -111,6 +188,8 @@ describe('an archive of a client that is restricted to projects', () => {
     assert.throws(() => judgeOf(optimized, { instance: 'c1' }), { code: 'forbidden', message: /optimized/ });
   });
 
+  const good = [{ name: 'backup/container/backup.yaml', text: configFile() }];
+  const other = { name: 'other', text: configFile(evil) };
   const hidden: [how: string, entries: Parameters<typeof entriesOf>[0]][] = [
     ['in backup.yaml', [{ name: 'backup/container/backup.yaml', text: configFile(evil) }]],
     ['under a name with ./', [{ name: './backup//container/./backup.yaml', text: configFile(evil) }]],
@@ -131,6 +210,32 @@ describe('an archive of a client that is restricted to projects', () => {
     ['through ..', [{ name: 'backup/container/rootfs/../backup.yaml', text: configFile(evil) }]],
     ['in a second index', [{ name: 'backup/index.yaml', text: index(evil) }]],
     ['nowhere', []],
+    [
+      "under a name of GNU's, which has no prefix",
+      [
+        { name: 'backup/container/backup.yaml', text: configFile() },
+        { name: 'backup/container/backup.yaml', text: configFile(evil), change: (header) => header.write('x', 345) },
+      ],
+    ],
+    [
+      'in a global pax header',
+      [...good, { name: 'g', type: 'g', text: '37 path=backup/container/backup.yaml\n' }, other],
+    ],
+    [
+      'in a pax header of Solaris',
+      [...good, { name: 'X', type: 'X', text: '37 path=backup/container/backup.yaml\n' }, other],
+    ],
+    ['in a pax header that some read', [...good, { ...other, rawPax: ' 38 path=backup/container/backup.yaml\n' }]],
+    ['behind zeros that some read', [...good, { ...other, rawPax: '038 path=backup/container/backup.yaml\n' }]],
+    ['behind a blank that some read', [...good, { ...other, rawPax: '38  path=backup/container/backup.yaml\n' }]],
+    ['under a size in hexadecimal', [...good, { ...other, pax: { size: '0x10' } }]],
+    ['under two sizes', [...good, { ...other, pax: { size: '0' } }]],
+    ['under a size that is no octal', [...good, { ...other, change: (header) => header.write('1x', 124) }]],
+    [
+      'behind a directory with data',
+      [...good, { name: 'backup/container/d', type: '5', change: (header) => header.write('00000001000\0', 124) }],
+    ],
+    ['in the rest of a file of another volume', [...good, { ...other, type: 'M' }]],
   ];
   for (const [how, entries] of hidden)
     it(`is refused where the rest is hidden ${how}`, async () => {
@@ -141,6 +246,33 @@ describe('an archive of a client that is restricted to projects', () => {
         'LXD looks into the index',
       );
     });
+
+  it('is never taken with another backup.yaml than the one that GNU tar unpacks, however it is made', async () => {
+    const runs = Number(process.env.LXSTOW_LAB_FUZZ_RUNS ?? 60);
+    let taken = 0;
+    await fc.assert(
+      fc.asyncProperty(anyEntries, async (entries) => {
+        const files = new ConfigFiles((why) => new LxstowError('forbidden', why));
+        const scanner = new TarScanner('the archive', files.onEntry);
+        const tar = entriesOf(entries.map((each, index) => ({ ...each, text: `file ${index}` })));
+        try {
+          scanner.push(tar);
+          scanner.finish();
+        } catch (error) {
+          assert.ok(error instanceof LxstowError, String(error));
+          return;
+        }
+        if (!files.found) return;
+        const made = await unpacked(tar);
+        // LXD makes nothing of what it does not find.
+        if (made === undefined) return;
+        taken += 1;
+        assert.equal(made, files.found.toString());
+      }),
+      { numRuns: runs, examples: [[[{ ...file, name: own }]]] },
+    );
+    assert.ok(taken > 0);
+  });
 
   const ambiguous: [what: string, text: string][] = [
     ['a tag', 'a: !!binary cmF3'],

@@ -1,8 +1,12 @@
-/** What one client's transfers leave to others. */
+/** What one client's transfers and connections leave to others. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import http from 'node:http';
+import { type AddressInfo, connect } from 'node:net';
 import { describe, it } from 'node:test';
 import { IdleWatch } from '../../services/archive/idleWatch.ts';
 import { LxstowError } from '../../services/errors.ts';
+import { connectionLimits } from '../../services/gateway/connections.ts';
 import { Transfers, type TransferTools } from '../../services/gateway/transfers.ts';
 
 describe('places for transfers', () => {
@@ -54,5 +58,22 @@ describe('a slow client', () => {
     assert.equal(given(1024, 1000), undefined);
     assert.equal(given(64 * 1024, 59_000), undefined);
     assert.equal(given(1024, 1000, { ourTurn: 50_000 }), undefined);
+  });
+});
+
+describe('a connection that says nothing, or not all', () => {
+  it('is closed: the limits of our server are none that Node.js switches off', async () => {
+    const limits = { ...connectionLimits, headersTimeout: connectionLimits.headersTimeout / 1000 };
+    const server = http.createServer({ ...limits, connectionsCheckingInterval: 10 }, (_, response) => response.end());
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    try {
+      for (const said of ['', 'GET /1.0 HTTP/1.1\r\nhost: x\r\n']) {
+        const socket = connect((server.address() as AddressInfo).port, '127.0.0.1', () => socket.write(said));
+        socket.on('error', () => undefined).resume();
+        await once(socket, 'close');
+      }
+    } finally {
+      server.close();
+    }
   });
 });

@@ -14,7 +14,7 @@ import {
   retryDeadLetter,
 } from '../../queue/deadLetters.ts';
 import { parseJob } from '../../queue/jobs.ts';
-import { type Format, print as printResult } from '../output.ts';
+import { type Format, print as printResult, time as shortTime } from '../output.ts';
 import { printable } from '../table.ts';
 
 interface Common {
@@ -31,7 +31,7 @@ export async function listCommand({ config, log, stop }: Common, format: Format)
   for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
   const rows = letters.map(({ id, time, subject, code, reason }) => [
     String(id),
-    time.toISOString().slice(0, 19),
+    shortTime(time.toISOString()),
     subject,
     code,
     reason,

@@ -2,7 +2,6 @@
 import { type Request, type Response, Router } from 'express';
 import { type Address, type BackupJob, type Config, check, checkBackupName, type RestoreJob } from '../../contract.ts';
 import { isCode, LxstowError } from '../../errors.ts';
-import { parseOwnName } from '../../lxd/ownNames.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { askLook } from '../../queue/questions.ts';
 import { mayTouch } from '../access.ts';
@@ -10,6 +9,7 @@ import type { GatewayParts } from '../app.ts';
 import { assertInstance, findBackup, look, showListed, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
 import {
   addressing,
+  assertNotOwn,
   bodyOf,
   checkIfMatch,
   clientOf,
@@ -241,10 +241,6 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   return router;
-}
-
-function assertNotOwn(name: string): void {
-  if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work`);
 }
 
 /** Side by side; where one fails, the other has ended too: what it has done can be undone. */

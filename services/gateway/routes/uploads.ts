@@ -13,6 +13,7 @@ import type { GatewayParts } from '../app.ts';
 import { look } from '../backups.ts';
 import { Intake, type Judge } from '../intake.ts';
 import {
+  assertNotOwn,
   clientOf,
   compressionQuery,
   ended,
@@ -117,8 +118,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
     inTurn: <T>(run: () => Promise<T>) => Promise<T>,
   ): Promise<Judge> {
     const instance = name ?? check('names.json#/$defs/instanceName', index.name, "the archive's instance");
-    const profiles = index.instance.profiles.map((each) => each.name);
-    const found = await look(parts, remote, { project, instance, profiles }, traceOfRequest(request));
+    const found = await look(parts, remote, { project, instance, profiles: [] }, traceOfRequest(request));
     return judgeOf(index, { instance }, limitsIn(found), { inTurn });
   }
 
@@ -134,6 +134,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
     judge: Judge | undefined,
   ): Promise<Operation> {
     const instance = name ?? check('names.json#/$defs/instanceName', index.name, "the archive's instance");
+    assertNotOwn(instance);
     const length = request.get('content-length');
     return intake.take({
       id: randomUUID(),
