@@ -84,6 +84,8 @@ export function time(text: string): string {
   return text.slice(0, 19).replace('T', ' ');
 }
 
+/** A time that LXD has not set. */
+const never = '0001-01-01T';
 const isoTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}/;
 
 /** One thing with all its fields, as YAML: with sizes that people read, and times by the clock here beside those in UTC. */
@@ -97,6 +99,7 @@ export function people(found: object): string {
 function readable(key: string, value: unknown): unknown {
   if (typeof value === 'number' && /(^|_)(size|bytes)(_|$)/.test(key)) return `${size(value)} (${value} bytes)`;
   if (typeof value !== 'string' || !isoTime.test(value)) return value;
+  if (value.startsWith(never)) return 'never';
   const here = localTime(value.replace('T', ' '));
   return here === '' ? value : `${value} (${here} here)`;
 }

@@ -313,6 +313,7 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.equal(Date.parse(`${here}Z`) - Date.parse(`${at}Z`), 5.5 * 3_600_000);
     const info = (await attempt(process.execPath, [cli, 'info', 'c2', 'latest'], there)).stdout.toString();
     assert.match(info, /^created: \S+Z \(\S+ \S+ here\)$/m);
+    assert.match(info, /^expires_at: never$/m);
     assert.match(info, /^raw_size: \S+[KM]iB \(\d+ bytes\)$/m);
   });
 
