@@ -1,16 +1,13 @@
 /** Operations in their bucket: every change is a compare-and-set. */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { StoredMsg } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import type { Operation } from '../contract.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
+import { batchOf, isGone } from '../queue/stream.ts';
 import { operationKey, operationsBucket } from '../queue/topology.ts';
 import { isFinal } from './operation.ts';
 
-/** Entries of a listing come within milliseconds of each other. */
-const stalledMs = 5000;
-const batchSize = 1000;
 const watchAgainMs = 1000;
 
 export interface Stored {
@@ -64,46 +61,22 @@ export class OperationStore {
   async list(): Promise<Operation[]> {
     this.#nats.assertConnected();
     try {
-      // By subject: one that changes meanwhile comes once more, behind. A KV watch would miss it now and then.
+      // A KV watch would miss one that changes meanwhile, now and then.
       const operations = new Map<string, Operation>();
       let next = 1;
-      let batch: StoredMsg[];
+      let full: boolean;
       do {
-        batch = await this.#readFrom(next);
-        for (const { subject, seq, header, data } of batch) {
+        const batch = await batchOf(this.#nats, `KV_${operationsBucket}`, next);
+        ({ full } = batch);
+        for (const { subject, seq, header, data } of batch.messages) {
           next = seq + 1;
-          const gone = header.has('KV-Operation') || header.has('Nats-Marker-Reason');
-          if (gone) operations.delete(subject);
+          if (isGone(header)) operations.delete(subject);
           else operations.set(subject, JSON.parse(Buffer.from(data).toString()) as Operation);
         }
-        // One that is not full came to the end: at that moment nothing was missing.
-      } while (batch.length === batchSize);
+      } while (full);
       return [...operations.values()];
     } catch (error) {
       throw natsFailure(error, 'listing operations');
-    }
-  }
-
-  /** The entries from this revision on, in their order, `batchSize` at most. */
-  async #readFrom(seq: number): Promise<StoredMsg[]> {
-    const { promise, resolve, reject } = Promise.withResolvers<StoredMsg[]>();
-    const entries: StoredMsg[] = [];
-    // Its iterator would keep the subscription; with a callback it ends it.
-    const batch = await this.#nats.jsm.direct.getBatch(`KV_${operationsBucket}`, {
-      seq,
-      batch: batchSize,
-      callback: (done, entry) => {
-        stalled.refresh();
-        if (!done) entries.push(entry);
-        else if (done.err && !isNothingThere(done.err)) reject(done.err);
-        else resolve(entries);
-      },
-    });
-    const stalled = setTimeout(() => batch.stop(new Error(`no answer in ${stalledMs} ms`)), stalledMs);
-    try {
-      return await promise;
-    } finally {
-      clearTimeout(stalled);
     }
   }
 
@@ -153,8 +126,4 @@ export class OperationStore {
       throw natsFailure(error, 'watching operations');
     }
   }
-}
-
-function isNothingThere(error: Error): boolean {
-  return error.name === 'JetStreamStatusError' && 'code' in error && error.code === 404;
 }

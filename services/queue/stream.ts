@@ -1,5 +1,5 @@
 /** Streams, as all that is done often uses them: a message appended, the last one of a subject read from the stream's leader. */
-import { type ApiError, JetStreamApiError } from '@nats-io/jetstream';
+import { type ApiError, JetStreamApiError, type StoredMsg } from '@nats-io/jetstream';
 import type { Msg, MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 
@@ -14,6 +14,9 @@ export interface Stored {
 }
 
 const noMessage = 10037;
+/** Messages of a batch come within milliseconds of each other. */
+const stalledMs = 5000;
+const batchSize = 1000;
 
 /** Appends a message to the stream of its subject; returns its sequence once it is durable. Throws the client's errors, JetStreamApiError among them. */
 export async function append(
@@ -44,6 +47,48 @@ export async function lastOf(nats: Nats, stream: string, subject: string): Promi
     if (error instanceof JetStreamApiError && error.code === noMessage) return undefined;
     throw error;
   }
+}
+
+/**
+ * The messages from this sequence on, in their order, as one request brings them; of the subjects that match, where given. By subject: one
+ * that changes meanwhile comes once more, behind. One that is not `full` came to the end: at that moment nothing was missing. To be read by
+ * anybody who has a copy of the stream. Throws the client's errors.
+ */
+export async function batchOf(
+  { jsm }: Nats,
+  stream: string,
+  seq: number,
+  subject?: string,
+): Promise<{ messages: StoredMsg[]; full: boolean }> {
+  const { promise, resolve, reject } = Promise.withResolvers<StoredMsg[]>();
+  const messages: StoredMsg[] = [];
+  // Its iterator would keep the subscription; with a callback it ends it.
+  const batch = await jsm.direct.getBatch(stream, {
+    seq,
+    batch: batchSize,
+    ...(subject !== undefined && { next_by_subj: subject }),
+    callback: (done, message) => {
+      stalled.refresh();
+      if (!done) messages.push(message);
+      else if (done.err && !isNothingThere(done.err)) reject(done.err);
+      else resolve(messages);
+    },
+  });
+  const stalled = setTimeout(() => batch.stop(new Error(`no answer in ${stalledMs} ms`)), stalledMs);
+  try {
+    return { messages: await promise, full: messages.length === batchSize };
+  } finally {
+    clearTimeout(stalled);
+  }
+}
+
+function isNothingThere(error: Error): boolean {
+  return error.name === 'JetStreamStatusError' && 'code' in error && error.code === 404;
+}
+
+/** Whether a message of a bucket's stream says that its key holds nothing any more. */
+export function isGone(headers: { has(name: string): boolean }): boolean {
+  return headers.has('KV-Operation') || headers.has('Nats-Marker-Reason');
 }
 
 /** As the client would write them: all that it asks of headers that it sends. Its own are looked at letter by letter. */
