@@ -19,6 +19,7 @@ import {
   type Tags,
 } from '../contract.ts';
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import type { Keeper } from '../fleet/keeper.ts';
 import type { Log } from '../logger.ts';
 import type { JobResult } from '../metrics.ts';
 import { Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
@@ -45,6 +46,7 @@ export interface IntakeTools {
   leases: Leases;
   reservations: Reservations;
   catalog: Catalog;
+  keeper: Keeper;
   heartbeatMs: number;
   log: Log;
   /** Told how each has ended. */
@@ -148,7 +150,7 @@ export class Intake {
 
   /** Stores archive and manifest. When it rejects, nothing is left of either. */
   async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
-    const { prefix, store, threads } = this.#tools;
+    const { prefix, store, threads, keeper } = this.#tools;
     const { index, tar, compression, tags, length, created, notes, source, memory, idle, gone } = incoming;
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
@@ -197,6 +199,7 @@ export class Intake {
       // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
       const options = { tags, contentType: 'application/json' };
       await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
+      await keeper.made(address, manifest);
     } catch (error) {
       await this.#undo(address, upload, completing && !isCode(error, 'conflict'), attempt);
       throw error;
@@ -205,7 +208,7 @@ export class Intake {
 
   /** Removes what this upload has made. `completed`: archive and manifest may be there. */
   async #undo(address: BackupAddress, upload: Upload, completed: boolean, attempt: Attempt): Promise<void> {
-    const { store, catalog, prefix } = this.#tools;
+    const { store, catalog, keeper, prefix } = this.#tools;
     const signal = cleanupSignal();
     try {
       await store.abortUpload(upload, signal);
@@ -214,7 +217,10 @@ export class Intake {
         if (!isCode(error, 'not-found')) throw error;
       });
       if (found && found.operation !== attempt.operation.id) return;
-      if (found) await store.remove(manifestKey(prefix, address), signal);
+      if (found) {
+        await store.remove(manifestKey(prefix, address), signal);
+        await keeper.removed(address);
+      }
       await store.remove(upload.key, signal);
     } catch (error) {
       attempt.log.error('left behind', { upload, error });

@@ -22,6 +22,8 @@ export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have sent so far. */
 export const checkpointsBucket = 'lxstow_checkpoints';
+/** What is known of each instance: seen, last good backup, last outcome (schemas/instance-record.json). */
+export const instancesBucket = 'lxstow_instances';
 /** Who is trusted, tokens, and where gateways are. */
 export const trustBucket = 'lxstow_trust';
 
@@ -229,6 +231,21 @@ export function parseLeaseKey(
   return { kind: 'claim', ...address, backup: decodeToken(backup), holder };
 }
 
+/** Key of what is known of an instance. */
+export const instanceKey = instanceLeaseKey;
+
+/** Key under which a remote's workers say when they looked which instances there are. No project is called so. */
+export function inventoryKey(remote: string): string {
+  return `${remote}.=inventory`;
+}
+
+/** The instance whose record this key holds; undefined for other keys of the bucket. */
+export function parseInstanceKey(key: string): Address | undefined {
+  const [remote, project, instance, ...rest] = key.split('.');
+  if (!remote || !project || !instance || rest.length > 0) return undefined;
+  return { remote, project: decodeToken(project), instance: decodeToken(instance) };
+}
+
 export function operationKey(remote: string, id: string): string {
   return `${remote}.${id}`;
 }
@@ -298,7 +315,7 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
   ];
 }
 
-const buckets = [operationsBucket, leasesBucket, checkpointsBucket, trustBucket];
+const buckets = [operationsBucket, leasesBucket, checkpointsBucket, instancesBucket, trustBucket];
 
 /** What is set on the stream behind a bucket when it is there already. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {
@@ -451,6 +468,7 @@ export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {
       `KV_${operationsBucket}`,
       `KV_${leasesBucket}`,
       `KV_${checkpointsBucket}`,
+      `KV_${instancesBucket}`,
     ])
       await nats.jsm.streams.info(stream);
     for (const lane of remote ? Object.keys(lanes) : [])
