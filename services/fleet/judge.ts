@@ -10,6 +10,8 @@ export const instanceStates = [...redStates, 'ok', 'excluded', 'gone'] as const 
 export interface Yardstick {
   now: Date;
   maxAgeMs: number;
+  /** Whether who asks may learn that there is such a project. */
+  mayName: (project: string) => boolean;
 }
 
 export function isRed(state: InstanceState): boolean {
@@ -28,15 +30,19 @@ export function statusOf(
 
 function judge(
   { seen, good, last }: InstanceRecord,
-  { now, maxAgeMs }: Yardstick,
+  { now, maxAgeMs, mayName }: Yardstick,
   project: string,
 ): Pick<InstanceStatus, 'state' | 'reason'> {
+  const named = (other: NamedInstance) => {
+    if (other.project === project) return other.instance;
+    return mayName(other.project) ? `${other.instance} of project ${other.project}` : 'in another project';
+  };
   if (seen?.gone) {
-    const where = seen.renamed ? `it is ${named(seen.renamed, project)} now` : 'LXD does not have it';
+    const where = seen.renamed ? `it is ${named(seen.renamed)} now` : 'LXD does not have it';
     return { state: 'gone', reason: `${where}, since ${minute(seen.gone)} or a little before` };
   }
   if (seen?.excluded) return { state: 'excluded', reason: 'user.lxstow.exclude is true' };
-  const before = seen?.was ? `; it was ${named(seen.was, project)}, whose backups are kept under that name` : '';
+  const before = seen?.was ? `; it was ${named(seen.was)}, where its earlier backups are` : '';
   if (last?.outcome === 'failure' && !(good && good.at > last.at)) {
     const otherwise = good ? '' : '; it has no backup';
     return { state: 'failing', reason: `the last backup failed, ${minute(last.at)}: ${last.reason ?? ''}${otherwise}` };
@@ -45,10 +51,6 @@ function judge(
   const ageMs = now.getTime() - Date.parse(good.at);
   if (ageMs > maxAgeMs) return { state: 'overdue', reason: `its last backup is ${age(ageMs)} old` };
   return { state: 'ok', reason: '' };
-}
-
-function named({ project, instance }: NamedInstance, own: string): string {
-  return project === own ? instance : `${instance} of project ${project}`;
 }
 
 function minute(time: string): string {

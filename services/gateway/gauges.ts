@@ -72,7 +72,8 @@ export class Gauges {
     const { lastSuccess, instances, inventory } = metrics;
     try {
       const { records, inventories } = await until(signal, fleet.current());
-      const yardstick = { now: new Date(), maxAgeMs: config.gateway.backupMaxAgeHours * hourMs };
+      const maxAgeMs = config.gateway.backupMaxAgeHours * hourMs;
+      const yardstick = { now: new Date(), maxAgeMs, mayName: () => true };
       const counts = new Map(this.#remotes.map((remote) => [remote, new Map(allStates.map((state) => [state, 0]))]));
       lastSuccess.reset();
       for (const { address, record } of records) {

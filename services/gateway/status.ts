@@ -7,6 +7,8 @@ import type { GatewayParts } from './app.ts';
 export interface StatusQuestion {
   /** Whether records of this place are wanted. */
   wants: (place: { remote: string; project: string }) => boolean;
+  /** Whether who asks may learn that there is such a project. */
+  mayName: (project: string) => boolean;
   /** `26h`; by default gateway.backupMaxAgeHours. */
   olderThan?: string | undefined;
   state?: string | undefined;
@@ -24,10 +26,10 @@ export interface Statuses {
 /** Records of remotes that are not configured any more are left out. */
 export async function instanceStates(
   { fleet, config }: Pick<GatewayParts, 'fleet' | 'config'>,
-  { wants, olderThan, state, after }: StatusQuestion,
+  { wants, mayName, olderThan, state, after }: StatusQuestion,
 ): Promise<Statuses> {
   const maxAgeMs = parseAge(olderThan ?? `${config.gateway.backupMaxAgeHours}h`);
-  const yardstick = { now: new Date(), maxAgeMs };
+  const yardstick = { now: new Date(), maxAgeMs, mayName };
   const { records, inventories } = await fleet.current();
   const statuses = records
     .filter(({ address }) => Object.hasOwn(config.remotes, address.remote) && wants(address))

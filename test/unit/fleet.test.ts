@@ -108,8 +108,9 @@ describe('the record of an instance', () => {
 
 describe('the state of an instance', () => {
   const now = new Date(Date.UTC(2026, 10, 2, 12));
-  const judged = (record: InstanceRecord, hours = 26) => {
-    const { state, reason } = statusOf(c1, record, { now, maxAgeMs: hours * 3_600_000 });
+  const judged = (record: InstanceRecord, hours = 26, mayName = true) => {
+    const yardstick = { now, maxAgeMs: hours * 3_600_000, mayName: () => mayName };
+    const { state, reason } = statusOf(c1, record, yardstick);
     return `${state}: ${reason}`;
   };
   const seen = { at: at(0), excluded: false };
@@ -141,6 +142,14 @@ describe('the state of an instance', () => {
     ['not seen by an inventory yet', { good: young }, /^ok/],
   ];
   for (const [what, record, said] of cases) it(what, () => assert.match(judged(record), said));
+  it('names no project to who may not know of it', () => {
+    const moved = { project: 'secret', instance: 'c1' };
+    assert.equal(
+      judged({ seen: { ...seen, gone: at(7), renamed: moved } }, 26, false),
+      'gone: it is in another project now, since 2026-11-01 00:07 UTC or a little before',
+    );
+    assert.doesNotMatch(judged({ seen: { ...seen, was: moved } }, 26, false), /secret/);
+  });
   it('depends on how old a backup may be', () => assert.match(judged({ seen, good: young }, 9), /^overdue/));
 });
 

@@ -29,6 +29,7 @@ export function statusRoutes(parts: GatewayParts): Router {
         remotes.includes(place.remote) &&
         (project === undefined || place.project === project) &&
         mayTouch(client, place.project),
+      mayName: (other) => mayTouch(client, other),
       olderThan: query(request, 'older-than', 'nats-api.json#/$defs/olderThan'),
       state: query(request, 'state', 'nats-api.json#/$defs/instanceState'),
       after: query(request, 'after'),
