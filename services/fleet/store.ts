@@ -83,14 +83,25 @@ export class FleetStore {
   }
 }
 
-/** Longer than this ago, a removal's marker may have expired unseen: everything is read again. Markers live a minute. */
-const staleMs = 30_000;
+/** An instance as a gateway keeps it in memory. */
+export interface KnownInstance {
+  address: Address;
+  /** Where it is in lists: `remote/project/instance`. */
+  cursor: string;
+  record: InstanceRecord;
+}
 
-/** All records in a gateway's memory: some 1 kB each. They are brought up to date when somebody asks. */
+const followEveryMs = 20_000;
+/** Longer than this ago, a removal's marker may have expired unseen: everything is read again. Markers live a minute. */
+const staleMs = 50_000;
+
+/** All records in a gateway's memory, some 1 kB each: what has changed is read when somebody asks, and now and then when nobody does. */
 export class FleetView {
   readonly #nats: Nats;
-  readonly #records = new Map<string, { address: Address; record: InstanceRecord }>();
+  readonly #known = new Map<string, KnownInstance>();
   readonly #inventories = new Map<string, Inventory>();
+  /** In the order of their cursors; undefined when one was added or removed since. */
+  #sorted: KnownInstance[] | undefined;
   #next = 1;
   #created = '';
   #readAt = Number.NEGATIVE_INFINITY;
@@ -100,18 +111,24 @@ export class FleetView {
     this.#nats = nats;
   }
 
-  /** Every record, and each remote's last inventory, as they were at some moment after the call. Throws nats-unavailable. */
-  async current(): Promise<{
-    records: { address: Address; record: InstanceRecord }[];
-    inventories: ReadonlyMap<string, Inventory>;
-  }> {
+  /** Keeps it up to date until the signal aborts, so that whoever asks need not wait for all records. */
+  follow(signal: AbortSignal, onTrouble: (error: unknown) => void): void {
+    const read = () => void this.current().catch(onTrouble);
+    const timer = setInterval(read, followEveryMs);
+    signal.addEventListener('abort', () => clearInterval(timer), { once: true });
+    read();
+  }
+
+  /** All, in the order of their cursors, and each remote's last inventory, as they were at some moment after the call. Throws nats-unavailable. */
+  async current(): Promise<{ instances: readonly KnownInstance[]; inventories: ReadonlyMap<string, Inventory> }> {
     // One that is under way may have begun before the change that its asker wants to see.
     await this.#reading?.catch(() => undefined);
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;
     });
     await this.#reading;
-    return { records: [...this.#records.values()], inventories: this.#inventories };
+    this.#sorted ??= [...this.#known.values()].sort((a, b) => (a.cursor < b.cursor ? -1 : 1));
+    return { instances: this.#sorted, inventories: this.#inventories };
   }
 
   async #read(): Promise<void> {
@@ -125,7 +142,6 @@ export class FleetView {
       this.#created = created;
       this.#readAt = now;
     } catch (error) {
-      this.#clear();
       throw natsFailure(error, 'reading the records of instances');
     }
   }
@@ -133,14 +149,23 @@ export class FleetView {
   #take(key: string, revision: number, value: string | undefined): void {
     this.#next = revision + 1;
     const address = parseInstanceKey(key);
-    if (address && value !== undefined) this.#records.set(key, { address, record: JSON.parse(value) });
-    else if (address) this.#records.delete(key);
-    else if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', JSON.parse(value));
+    if (!address) {
+      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', JSON.parse(value) as Inventory);
+      return;
+    }
+    const known = this.#known.get(key);
+    if (value !== undefined && known) known.record = JSON.parse(value) as InstanceRecord;
+    else if (value !== undefined) {
+      const cursor = `${address.remote}/${address.project}/${address.instance}`;
+      this.#known.set(key, { address, cursor, record: JSON.parse(value) as InstanceRecord });
+      this.#sorted = undefined;
+    } else if (this.#known.delete(key)) this.#sorted = undefined;
   }
 
   #clear(): void {
-    this.#records.clear();
+    this.#known.clear();
     this.#inventories.clear();
+    this.#sorted = undefined;
     this.#next = 1;
     this.#readAt = Number.NEGATIVE_INFINITY;
   }

@@ -156,7 +156,14 @@ async function statusPage(parts: GatewayParts, { address, body, room }: Question
   const { state, older_than: olderThan, limit = usualLimit, after } = body as StatusRequest;
   const wants = ({ remote, project }: Omit<Address, 'instance'>) =>
     remote === address.remote && project === address.project;
-  const { statuses: found } = await instanceStates(parts, { wants, mayName: () => false, state, olderThan, after });
+  const { statuses: found } = await instanceStates(parts, {
+    wants,
+    mayName: () => false,
+    state,
+    olderThan,
+    after,
+    most: limit + 1,
+  });
   const fitting = firstFitting(found.slice(0, limit), (status) => status, room);
   const last = fitting.length < found.length ? fitting.at(-1) : undefined;
   return { instances: fitting, ...(last && { next: statusCursor(last) }) };

@@ -71,12 +71,12 @@ export class Gauges {
     const { fleet, config, metrics, log } = this.#options;
     const { lastSuccess, instances, inventory } = metrics;
     try {
-      const { records, inventories } = await until(signal, fleet.current());
+      const { instances: known, inventories } = await until(signal, fleet.current());
       const maxAgeMs = config.gateway.backupMaxAgeHours * hourMs;
       const yardstick = { now: new Date(), maxAgeMs, mayName: () => true };
       const counts = new Map(this.#remotes.map((remote) => [remote, new Map(allStates.map((state) => [state, 0]))]));
       lastSuccess.reset();
-      for (const { address, record } of records) {
+      for (const { address, record } of known) {
         const count = counts.get(address.remote);
         if (!count) continue;
         const { state } = statusOf(address, record, yardstick);

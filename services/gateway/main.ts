@@ -99,6 +99,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
   const catalog = new Catalog(catalogStore, config.s3.prefix, log);
   const fleet = new FleetView(nats);
+  fleet.follow(ended.signal, (error) => log.warn('the records of instances are not read', { error }));
   const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix: config.s3.prefix, log });
   const gauges = new Gauges({ nats, leases, config, fleet, metrics, log });
   const parts: GatewayParts = {

@@ -14,6 +14,8 @@ export interface StatusQuestion {
   state?: string | undefined;
   /** Those behind this cursor. */
   after?: string | undefined;
+  /** No more than so many. */
+  most?: number | undefined;
 }
 
 export interface Statuses {
@@ -26,16 +28,18 @@ export interface Statuses {
 /** Records of remotes that are not configured any more are left out. */
 export async function instanceStates(
   { fleet, config }: Pick<GatewayParts, 'fleet' | 'config'>,
-  { wants, mayName, olderThan, state, after }: StatusQuestion,
+  { wants, mayName, olderThan, state, after = '', most = Number.POSITIVE_INFINITY }: StatusQuestion,
 ): Promise<Statuses> {
   const maxAgeMs = parseAge(olderThan ?? `${config.gateway.backupMaxAgeHours}h`);
   const yardstick = { now: new Date(), maxAgeMs, mayName };
-  const { records, inventories } = await fleet.current();
-  const statuses = records
-    .filter(({ address }) => Object.hasOwn(config.remotes, address.remote) && wants(address))
-    .map(({ address, record }) => statusOf(address, record, yardstick))
-    .filter((status) => (state === undefined || status.state === state) && (!after || statusCursor(status) > after))
-    .sort((a, b) => (statusCursor(a) < statusCursor(b) ? -1 : 1));
+  const { instances, inventories } = await fleet.current();
+  const statuses: InstanceStatus[] = [];
+  for (const { address, cursor, record } of instances) {
+    if (statuses.length >= most) break;
+    if (cursor <= after || !Object.hasOwn(config.remotes, address.remote) || !wants(address)) continue;
+    const status = statusOf(address, record, yardstick);
+    if (state === undefined || status.state === state) statuses.push(status);
+  }
   return { statuses, inventories };
 }
 

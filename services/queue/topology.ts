@@ -71,6 +71,7 @@ export function encodeToken(name: string): string {
 
 /** The name again. */
 export function decodeToken(token: string): string {
+  if (!token.includes('=')) return token;
   const bytes = token.replaceAll(/=([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
   return Buffer.from(bytes, 'latin1').toString();
 }

@@ -33,6 +33,8 @@ export function statusRoutes(parts: GatewayParts): Router {
       olderThan: query(request, 'older-than', 'nats-api.json#/$defs/olderThan'),
       state: query(request, 'state', 'nats-api.json#/$defs/instanceState'),
       after: query(request, 'after'),
+      // One more tells whether there is another page; of those that a filter takes nobody knows how many to look at.
+      ...(filter === undefined && { most: limit + 1 }),
     });
     for (const remote of remotes) {
       const at = inventories.get(remote)?.at;
