@@ -2,11 +2,19 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Address, InstanceRecord } from '../../services/contract.ts';
+import { formatManifest } from '../../services/archive/manifest.ts';
+import { type Address, backupName, type InstanceRecord } from '../../services/contract.ts';
+import { LxstowError } from '../../services/errors.ts';
 import { statusOf } from '../../services/fleet/judge.ts';
+import { Keeper } from '../../services/fleet/keeper.ts';
 import { mayBeDeleted, withGood, withLast, withRemoved, withSeen, withYoungest } from '../../services/fleet/record.ts';
 import { sightings } from '../../services/fleet/rounds.ts';
+import type { FleetStore } from '../../services/fleet/store.ts';
+import { youngestBackups } from '../../services/fleet/youngest.ts';
+import { createLogger } from '../../services/logger.ts';
 import { instanceKey } from '../../services/queue/topology.ts';
+import { manifestKey } from '../../services/storage/keys.ts';
+import type { ObjectStore } from '../../services/storage/objectStore.ts';
 
 const at = (minute: number) => new Date(Date.UTC(2026, 10, 1, 0, minute)).toISOString();
 const c1: Address = { remote: 'local', project: 'default', instance: 'c1' };
@@ -151,6 +159,88 @@ describe('the state of an instance', () => {
     assert.doesNotMatch(judged({ seen: { ...seen, was: moved } }, 26, false), /secret/);
   });
   it('depends on how old a backup may be', () => assert.match(judged({ seen, good: young }, 9), /^overdue/));
+});
+
+describe('the youngest backup in the store', () => {
+  interface Stored {
+    /** Minutes: when it was asked for, made, and when its tags were changed. */
+    asked: number;
+    made: number;
+    changed: number;
+    /** A name that somebody chose. */
+    named: boolean;
+  }
+  const part = { number: 1, rawStart: 0, rawEnd: 1, size: 1, etag: 'e', sha256: 'a'.repeat(64), crc32: 'AA==' };
+  const manifestOf = (name: string, created: string) =>
+    formatManifest({
+      ...{ version: 1, writer: 'test', operation: uuid },
+      backup: { ...c1, name, created, tags: {} },
+      archive: {
+        ...{ key: 'k', etag: 'e', size: 1, rawSize: 1, blockSize: 1, parts: [part] },
+        ...{ compression: 'none', optimized: false, instanceOnly: false },
+      },
+      instance: {
+        ...{ config: {}, devices: {}, profiles: [], snapshots: [] },
+        ...{ pool: 'p', driver: 'dir', architecture: 'x86_64', type: 'container' },
+      },
+      lxd: { version: '5.0.2' },
+    });
+  const storeOf = (backups: Stored[]) => {
+    const objects = new Map(
+      backups.map(({ asked, made, changed, named }, index) => {
+        const name = named ? `mine-${index}.tar` : backupName(new Date(at(asked)), 'none', index + 1);
+        const body = manifestOf(name, at(made));
+        return [manifestKey('', { ...c1, backup: name }), { body, modified: at(changed) }] as const;
+      }),
+    );
+    let reads = 0;
+    const store = {
+      async *list() {
+        for (const [key, { body, modified }] of objects) yield { key, modified, etag: 'e', size: body.length };
+      },
+      async read(key: string) {
+        reads++;
+        return { body: objects.get(key)?.body, etag: 'e' };
+      },
+    } as unknown as ObjectStore;
+    return { store, reads: () => reads };
+  };
+  const never = new AbortController().signal;
+  const youngest = async (store: ObjectStore) =>
+    [...(await youngestBackups(store, '', c1, never)).values()][0]?.good.at;
+
+  it('is found, whatever backups are called and whenever their tags were changed', async () => {
+    const minute = fc.nat({ max: 300 });
+    const backup = fc
+      .record({ asked: minute, took: minute, later: fc.constantFrom(0, 0, 100, 1000), named: fc.boolean() })
+      .map(({ asked, took, later, named }) => ({ asked, made: asked + took, changed: asked + took + later, named }));
+    await fc.assert(
+      fc.asyncProperty(fc.array(backup, { minLength: 1, maxLength: 12 }), async (backups) => {
+        const { store } = storeOf(backups);
+        assert.equal(await youngest(store), at(Math.max(...backups.map(({ made }) => made))));
+      }),
+    );
+  });
+
+  it('of a thousand is found by reading one manifest', async () => {
+    const backups = Array.from({ length: 1000 }, (_, day) => ({ asked: day * 1440, made: day * 1440 + 5 }));
+    const { store, reads } = storeOf(backups.map((each) => ({ ...each, changed: each.made, named: false })));
+    assert.equal(await youngest(store), at(999 * 1440 + 5));
+    assert.equal(reads(), 1);
+  });
+});
+
+describe('a record that cannot be written', () => {
+  it('fails nothing, and is remembered to be corrected', async () => {
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    const fleet = {
+      change: () => Promise.reject(new LxstowError('nats-unavailable', 'away')),
+    } as unknown as FleetStore;
+    const keeper = new Keeper({ fleet, store: {} as ObjectStore, prefix: '', log });
+    await keeper.ended(c1, last(1, 'failure'));
+    await keeper.removed({ ...c1, backup: 'b1' });
+    assert.equal(keeper.behind, true);
+  });
 });
 
 describe('an inventory', () => {
