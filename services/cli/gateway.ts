@@ -28,6 +28,8 @@ export interface RequestOptions {
   body?: object;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
+  /** Told what the gateway says is missing in its answer. */
+  onWarning?: (text: string) => void;
   /** How long it may take to the answer's headers. */
   timeoutMs?: number;
 }
@@ -108,7 +110,10 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
     remote,
     open,
     async ask(method, path, options) {
-      const { type, metadata } = await envelopeOf(await open(method, path, options), remote);
+      const response = await open(method, path, options);
+      for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
+        options?.onWarning?.(text);
+      const { type, metadata } = await envelopeOf(response, remote);
       if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
       return metadata;
     },

@@ -25,7 +25,10 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
   let home: string;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-fleet-'));
-    stack = await openStack('fleet', { config: { worker: { inventoryEverySeconds: 1 } } });
+    stack = await openStack('fleet', {
+      // Nobody works for `away`.
+      config: { worker: { inventoryEverySeconds: 1 }, remotes: { away: {} } },
+    });
     await stack.launch('c1', { dataMiB: 1 });
   });
   after(async () => {
@@ -140,18 +143,28 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
     });
     await (await jetstreamManager(connection)).streams.delete('KV_lxstow_instances');
     await lxstow(['-c', stack.stow.configFile, 'setup']);
-    const rebuilt = JSON.parse(await lxstow(['-c', stack.stow.configFile, 'rebuild', '--format', 'json']));
+    const rebuild = async () => {
+      const args = [cli, '-c', stack.stow.configFile, 'rebuild', '--format', 'json'];
+      const { status, stdout } = await attempt(process.execPath, args);
+      assert.equal(status, 1, 'a host is away');
+      return JSON.parse(stdout.toString());
+    };
+    const rebuilt = await rebuild();
     assert.deepEqual(
       rebuilt.map(({ host, error }: Record<string, unknown>) => [host, error]),
-      [['local', null]],
+      [
+        ['local', null],
+        ['away', 'no worker of remote away is up'],
+      ],
     );
     const states = (all: InstanceStatus[]) => all.map(({ reason: _, ...each }) => each);
     assert.deepEqual(states(await list()), states(before));
     assert.deepEqual(
-      JSON.parse(await lxstow(['-c', stack.stow.configFile, 'rebuild', '--format', 'json'])).map(
-        ({ backups, instances }: Record<string, number>) => [backups, instances],
-      ),
-      [[0, 0]],
+      (await rebuild()).map(({ backups, instances }: Record<string, number | null>) => [backups, instances]),
+      [
+        [0, 0],
+        [0, null],
+      ],
       'nothing was left to correct',
     );
   });
@@ -201,6 +214,7 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
     );
     const { status, stdout, stderr } = await run('status', '--format', 'json');
     assert.equal(status, 1, stderr);
+    assert.equal(stderr, 'lxstow: no worker of remote away has looked which instances there are yet\n');
     const [first, ...others] = JSON.parse(stdout);
     assert.deepEqual(first, {
       ...{ host: 'local', project: stack.project, instance: 'new', state: 'never' },

@@ -25,7 +25,8 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
   const gateway = await gateways.get(text?.replace(/:$/, ''));
   const where = project === undefined ? { 'all-projects': 'true' } : { project };
   const query = { ...where, recursion: '1', target, 'older-than': olderThan };
-  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query });
+  const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${printable(warning)}\n`);
+  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning });
   const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
   // Within a state they stay as they came: by host, project and name.
   const sorted = found.toSorted((a, b) => rank(a) - rank(b));
