@@ -24,8 +24,8 @@ export function statusOf(
   record: InstanceRecord,
   yardstick: Yardstick,
 ): InstanceStatus {
-  const last_success = record.good?.at ?? null;
-  return { host: remote, project, instance, ...judge(record, yardstick, project), last_success };
+  const { state, reason } = judge(record, yardstick, project);
+  return { host: remote, project, instance, state, last_success: record.good?.at ?? null, reason };
 }
 
 function judge(
@@ -42,7 +42,7 @@ function judge(
     return { state: 'gone', reason: `${where}, since ${minute(seen.gone)} or a little before` };
   }
   if (seen?.excluded) return { state: 'excluded', reason: 'user.lxstow.exclude is true' };
-  const before = seen?.was ? `; it was ${named(seen.was)}, where its earlier backups are` : '';
+  const before = seen?.was ? ` under this name; it was ${named(seen.was)}` : '';
   if (last?.outcome === 'failure' && !(good && good.at > last.at)) {
     const otherwise = good ? '' : '; it has no backup';
     return { state: 'failing', reason: `the last backup failed, ${minute(last.at)}: ${last.reason ?? ''}${otherwise}` };

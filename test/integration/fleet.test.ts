@@ -124,7 +124,7 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
 
     await setState(stack.lxd, c1, 'stop', waiting(), true);
     await renameInstance(stack.lxd, c1, 'c9', waiting());
-    assert.match((await becomes('c9', 'never')).reason, /^it has no backup; it was c1, where its earlier backups are$/);
+    assert.match((await becomes('c9', 'never')).reason, /^it has no backup under this name; it was c1$/);
     assert.match((await becomes('c1', 'gone')).reason, /^it is c9 now, since/);
     // What is to be backed up, and is not: 0.
     assert.deepEqual(await metric('lxstow_last_success_timestamp_seconds'), [`${series.c1.replace('"c1"', '"c9"')} 0`]);
