@@ -31,7 +31,11 @@ export class Keeper {
   }
 
   /** To be called behind the manifest. `job`: the backup job that made it; none for an archive from elsewhere. */
-  async made({ remote, project, instance }: Address, manifest: Manifest, job?: { operation: string }): Promise<void> {
+  async made(
+    { remote, project, instance }: Address,
+    manifest: Manifest,
+    job?: Pick<LastBackupJob, 'operation' | 'run'>,
+  ): Promise<void> {
     const address = { remote, project, instance };
     const good = goodOf(manifest);
     await this.#change(address, async (record) => {
