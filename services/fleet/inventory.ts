@@ -1,8 +1,11 @@
 /** A remote's inventory, taken by its workers every so often: which instances there are, and now and then whether the records agree with the store. */
 import { setTimeout } from 'node:timers/promises';
+import type { Address } from '../contract.ts';
 import { asLxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
+import type { Leases } from '../queue/leases.ts';
+import { instanceLeaseKey } from '../queue/topology.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Keeper } from './keeper.ts';
 import { compareBackups, compareInstances } from './rounds.ts';
@@ -20,6 +23,7 @@ export interface InventoryTools {
   prefix: string;
   /** All instances that LXD has. */
   list: (signal: AbortSignal) => Promise<LxdInstance[]>;
+  leases: Leases;
   log: Log;
 }
 
@@ -45,13 +49,18 @@ export async function takeInventoryRegularly(
   }
 }
 
+/** Whether a job has the lease on an instance. */
+export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
+  return async (address) => (await leases.holder(instanceLeaseKey(address))) !== undefined;
+}
+
 /** Takes it now. Returns the revision of its note. */
 export async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
-  const { remote, fleet, keeper, store, prefix, list, log } = tools;
+  const { remote, fleet, keeper, store, prefix, list, leases, log } = tools;
   const { inventory, revision } = await fleet.inventory(remote);
   const at = new Date().toISOString();
   const signal = AbortSignal.any([stop, AbortSignal.timeout(listTimeoutMs)]);
-  const changed = await compareInstances(fleet, remote, () => list(signal));
+  const changed = await compareInstances(fleet, remote, () => list(signal), atWork(leases));
   if (changed > 0) log.info('instances have changed', { remote, changed });
   let { compared } = inventory ?? {};
   if (compared === undefined || keeper.behind || Date.now() - Date.parse(compared) > compareEveryMs) {

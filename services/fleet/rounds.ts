@@ -14,11 +14,15 @@ const writesInFlight = 64;
 /** A gone instance without a backup has nothing more to say then. */
 const forgottenAfterMs = 7 * 24 * 3_600_000;
 
-/** Says which instances there are, which are gone, and which have another name now. Returns how many records have changed. */
+/**
+ * Says which instances there are, which are gone, and which have another name now. Returns how many records have changed. One that is missing
+ * while a job `isAtWork` on it may be amid its replacement: that is left to the next inventory.
+ */
 export async function compareInstances(
   fleet: FleetStore,
   remote: string,
   list: () => Promise<LxdInstance[]>,
+  isAtWork: (address: Address) => Promise<boolean>,
 ): Promise<number> {
   // Read first: an instance whose record comes later than the list is not gone.
   const records = await fleet.recordsOf(remote);
@@ -29,13 +33,16 @@ export async function compareInstances(
     present.set(instanceKey(address), { address, seen: seenOf(instance, at) });
   }
   const changes = sightings(records, present, at);
+  let written = 0;
   const write = async ({ address, seen }: Sighting) => {
+    if (seen.gone === at && (await isAtWork(address))) return;
     await fleet.change(address, (record) => withSeen(record, seen));
+    written++;
   };
   for await (const _ of mapInOrder(each(changes), writesInFlight, write));
   const forgotten = [...records].filter(([key, { record }]) => !present.has(key) && isForgotten(record));
   for (const [, stored] of forgotten) await fleet.forget(stored);
-  return changes.length + forgotten.length;
+  return written + forgotten.length;
 }
 
 interface Sighting {

@@ -174,7 +174,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const everyMinutes = config.worker.janitorEveryMinutes;
   const tidying = tidyRegularly(new Janitor({ ...shared, nats, worker, log }), { everyMinutes, log, stop });
   const counting = takeInventoryRegularly(
-    { remote, fleet, keeper, store, prefix, list: (signal) => everyOne(lxd, signal), log },
+    { remote, fleet, keeper, store, prefix, leases: shared.leases, list: (signal) => everyOne(lxd, signal), log },
     { everySeconds: config.worker.inventoryEverySeconds, stop },
   );
   log.info('worker ready', { slots, health: health.port });

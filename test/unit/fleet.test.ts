@@ -8,7 +8,7 @@ import { LxstowError } from '../../services/errors.ts';
 import { statusOf } from '../../services/fleet/judge.ts';
 import { Keeper } from '../../services/fleet/keeper.ts';
 import { mayBeDeleted, withGood, withLast, withRemoved, withSeen, withYoungest } from '../../services/fleet/record.ts';
-import { sightings } from '../../services/fleet/rounds.ts';
+import { compareInstances, sightings } from '../../services/fleet/rounds.ts';
 import type { FleetStore } from '../../services/fleet/store.ts';
 import { youngestBackups } from '../../services/fleet/youngest.ts';
 import { createLogger } from '../../services/logger.ts';
@@ -283,6 +283,20 @@ describe('an inventory', () => {
     assert.deepEqual(of('old')?.renamed, { project: 'default', instance: 'new' });
     assert.equal(of('old')?.gone, at(2));
     assert.deepEqual(of('new')?.was, { project: 'default', instance: 'old' });
+  });
+
+  it('takes none for gone that a job is at work on', async () => {
+    const known = { address: c1, revision: 1, record: { seen: { at: at(0), excluded: false } } };
+    const changed: Address[] = [];
+    const fleet = {
+      recordsOf: async () => new Map([[instanceKey(c1), known]]),
+      change: async (address: Address) => void changed.push(address),
+    } as unknown as FleetStore;
+    const none = async () => [];
+    assert.equal(await compareInstances(fleet, 'local', none, async () => true), 0);
+    assert.deepEqual(changed, []);
+    assert.equal(await compareInstances(fleet, 'local', none, async () => false), 1);
+    assert.deepEqual(changed, [c1]);
   });
 
   it('takes an instance that comes back for what it is', () => {

@@ -1,13 +1,16 @@
 /** `lxstow rebuild`: makes the records of all instances again, from the bucket in S3 and the hosts. */
 import type { Config } from '../../contract.ts';
 import { asLxstowError } from '../../errors.ts';
+import { atWork } from '../../fleet/inventory.ts';
 import { compareBackups, compareInstances } from '../../fleet/rounds.ts';
 import { FleetStore } from '../../fleet/store.ts';
 import type { Log } from '../../logger.ts';
 import type { LxdInstance } from '../../lxd/inventory.ts';
+import { Bucket } from '../../queue/bucket.ts';
 import { connectNats } from '../../queue/connection.ts';
 import { askInventory } from '../../queue/inventory.ts';
-import { verifySetUp } from '../../queue/topology.ts';
+import { Leases } from '../../queue/leases.ts';
+import { leasesBucket, verifySetUp } from '../../queue/topology.ts';
 import { retrying } from '../../storage/retrying.ts';
 import { createS3Store } from '../../storage/s3.ts';
 import { type Exit, exits } from '../exit.ts';
@@ -41,6 +44,7 @@ export async function rebuildCommand({ config, log, stop, format }: RebuildOptio
   await using nats = await connectNats(config.nats, 'lxstow rebuild', log);
   await verifySetUp(nats);
   const fleet = new FleetStore(nats);
+  const isAtWork = atWork(new Leases(new Bucket(nats, leasesBucket), config.worker.leaseTtlMs));
   const results: Rebuilt[] = [];
   for (const host of Object.keys(config.remotes)) {
     const result: Rebuilt = { host, backups: null, instances: null, error: null };
@@ -48,7 +52,7 @@ export async function rebuildCommand({ config, log, stop, format }: RebuildOptio
       (await askInventory(nats, host, { kind: 'instances', full: false }, inventoryTimeoutMs)) as LxdInstance[];
     try {
       result.backups = await compareBackups(fleet, host, { store, prefix: config.s3.prefix }, stop);
-      result.instances = await compareInstances(fleet, host, list);
+      result.instances = await compareInstances(fleet, host, list, isAtWork);
     } catch (error) {
       stop.throwIfAborted();
       result.error = asLxstowError(error).message;
