@@ -195,6 +195,26 @@ route('/1.0/instances', {
     answers: accepted('It is stored; the operation has ended.', answers('newBackup')),
   },
 });
+route('/1.0/status', {
+  get: {
+    summary: 'The state of each instance, with its reason',
+    parameters: [
+      project,
+      allProjects,
+      remotes,
+      filter,
+      recursion,
+      query('state', schema('nats-api.json#/$defs/instanceState'), 'Only those.'),
+      query('older-than', schema('nats-api.json#/$defs/olderThan'), 'In the place of gateway.backupMaxAgeHours.'),
+      query('limit', text, 'A page of so many; the header `Link` leads to the next one. All without it.'),
+      query('after', text, 'Those behind `host/project/instance`.'),
+    ],
+    answers: sync('By host, project and name.', listOf(text, closed(schema('nats-api.json#/$defs/instanceStatus'))), {
+      ...warned,
+      Link: header('The next page, `rel="next"`.'),
+    }),
+  },
+});
 route('/1.0/instances/{instance}', {
   get: {
     summary: 'Show an instance',

@@ -73,6 +73,7 @@ export interface Everything {
 "http-create-backup.json"?: CreateBackupBody
 "http-restore-backup.json"?: RestoreBackupBody
 "http-update-backup.json"?: UpdateBackupBody
+"instance-record.json"?: InstanceRecord
 "job-backup.json"?: BackupJob
 "job-delete.json"?: DeleteJob
 "job-restore.json"?: RestoreJob
@@ -356,6 +357,10 @@ askTimeoutMs: number
  */
 inventoryTimeoutMs: number
 /**
+ * An instance whose last backup is older than this is overdue (docs/status.md). A day and two hours is what a daily backup may take.
+ */
+backupMaxAgeHours: number
+/**
  * Exports and uploads at a time, each with two to six parts in memory; more are refused with 503.
  */
 transfers: number
@@ -431,6 +436,10 @@ janitorEveryMinutes: number
  * A leftover that no operation is known to have made is removed when it is older than this.
  */
 janitorGraceHours: number
+/**
+ * How often the workers of a remote look which instances LXD has, for `lxstow status`.
+ */
+inventoryEverySeconds: number
 }
 export interface NotifyConfig {
 /**
@@ -641,6 +650,87 @@ profiles?: unknown
 snapshots?: unknown
 server_version?: unknown
 writer?: unknown
+}
+/**
+ * What is known of one instance, kept in the bucket lxstow_instances under <remote>.<project>.<instance>. Each field has one writer; all of it can be made again from the bucket in S3 and from LXD (`lxstow rebuild`).
+ */
+export interface InstanceRecord {
+seen?: SeenInstance
+good?: GoodBackup
+/**
+ * When a backup of it was deleted last. A report of a backup that was made before is looked into: it may be the deleted one.
+ */
+removed?: string
+last?: LastBackupJob
+}
+/**
+ * What the inventory found in LXD. Written only when it changes. Absent: no inventory has met the instance yet.
+ */
+export interface SeenInstance {
+/**
+ * When it was found to be so.
+ */
+at: string
+/**
+ * user.lxstow.exclude is true, on it or by a profile.
+ */
+excluded: boolean
+/**
+ * volatile.uuid, by which a renamed instance is known again.
+ */
+uuid?: string
+was?: NamedInstance
+/**
+ * Since when LXD does not have it under this name.
+ */
+gone?: string
+renamed?: NamedInstance
+}
+/**
+ * What a renamed or moved instance `was` called before, or was `renamed` to.
+ */
+export interface NamedInstance {
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+}
+/**
+ * The youngest backup that is in the store, written by who writes or deletes its manifest.
+ */
+export interface GoodBackup {
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup: string
+/**
+ * When it was made, by its manifest.
+ */
+at: string
+/**
+ * Bytes of the archive.
+ */
+size: number
+}
+/**
+ * How the last backup job of it ended, written by who ended it.
+ */
+export interface LastBackupJob {
+operation: string
+/**
+ * The run that it belonged to.
+ */
+run?: string
+at: string
+outcome: ("success" | "failure" | "cancelled")
+/**
+ * Why, where it did not end well.
+ */
+reason?: string
 }
 /**
  * Back up the instance that the subject names: lxstow.jobs.<remote>.backup.<project>.<instance>. An empty message means {}.
@@ -894,6 +984,8 @@ backupRequest?: BackupRequest
 operationsRequest?: OperationsRequest
 operationRequest?: OperationRequest
 waitRequest?: WaitRequest
+statusRequest?: StatusRequest
+statusPage?: StatusPage
 backupPage?: BackupPage
 backup?: ShownBackup
 operationPage?: OperationPage
@@ -939,6 +1031,60 @@ id: string
  * Seconds. When they are over, the operation is answered as it is then.
  */
 timeout?: number
+}
+export interface StatusRequest {
+/**
+ * Only those.
+ */
+state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
+/**
+ * A last backup that is older than this is too old: 90m, 26h, 8d. Default: gateway.backupMaxAgeHours.
+ */
+older_than?: string
+/**
+ * At most so many; fewer where more would not fit a message.
+ */
+limit?: number
+/**
+ * `next` of the page before.
+ */
+after?: string
+}
+export interface StatusPage {
+/**
+ * By name.
+ */
+instances: InstanceStatus[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+export interface InstanceStatus {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+host: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+/**
+ * docs/status.md says what each is, and what to do.
+ */
+state: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
+/**
+ * When its youngest backup in the store was made; null where there is none.
+ */
+last_success: (string | null)
+/**
+ * Why it is in this state, in words; empty where it is ok.
+ */
+reason: string
 }
 export interface BackupPage {
 /**

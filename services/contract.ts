@@ -8,6 +8,7 @@ import httpCertificatesPost from '../schemas/http-certificates-post.json' with {
 import httpCreateBackup from '../schemas/http-create-backup.json' with { type: 'json' };
 import httpRestoreBackup from '../schemas/http-restore-backup.json' with { type: 'json' };
 import httpUpdateBackup from '../schemas/http-update-backup.json' with { type: 'json' };
+import instanceRecord from '../schemas/instance-record.json' with { type: 'json' };
 import jobBackup from '../schemas/job-backup.json' with { type: 'json' };
 import jobDelete from '../schemas/job-delete.json' with { type: 'json' };
 import jobRestore from '../schemas/job-restore.json' with { type: 'json' };
@@ -52,6 +53,7 @@ interface Types {
   'http-certificates-post.json': types.CertificatesPostBody;
   'http-restore-backup.json': types.RestoreBackupBody;
   'http-update-backup.json': types.UpdateBackupBody;
+  'instance-record.json': types.InstanceRecord;
   'job-backup.json': types.BackupJob;
   'job-delete.json': types.DeleteJob;
   'job-restore.json': types.RestoreJob;
@@ -61,6 +63,10 @@ interface Types {
   'nats-api.json#/$defs/operationsRequest': types.OperationsRequest;
   'nats-api.json#/$defs/operationRequest': types.OperationRequest;
   'nats-api.json#/$defs/waitRequest': types.WaitRequest;
+  'nats-api.json#/$defs/statusRequest': types.StatusRequest;
+  'nats-api.json#/$defs/statusPage': types.StatusPage;
+  'nats-api.json#/$defs/olderThan': string;
+  'nats-api.json#/$defs/instanceState': types.InstanceStatus['state'];
   'nats-api.json#/$defs/backupPage': types.BackupPage;
   'nats-api.json#/$defs/backup': types.ShownBackup;
   'nats-api.json#/$defs/operationPage': types.OperationPage;
@@ -95,6 +101,7 @@ const schemas = [
   operation,
   outage,
   notice,
+  instanceRecord,
   natsApi,
   manifest,
   backupIndex,

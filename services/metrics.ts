@@ -181,8 +181,25 @@ export function createGatewayMetrics() {
     }),
     lastSuccess: new Gauge({
       name: 'lxstow_last_success_timestamp_seconds',
-      help: 'When the youngest backup of the instance that is in the store was made, by its manifest.',
+      help: 'When the youngest backup in the store of an instance that LXD has, and that is not excluded, was made; 0 when it has none.',
       labelNames: ['remote', 'project', 'instance'],
+      registers,
+    }),
+    backupMaxAge: new Gauge({
+      name: 'lxstow_backup_max_age_seconds',
+      help: 'How old the youngest backup of an instance may be: gateway.backupMaxAgeHours.',
+      registers,
+    }),
+    instances: new Gauge({
+      name: 'lxstow_instances',
+      help: 'Instances in each state, as `lxstow status` shows them.',
+      labelNames: ['remote', 'state'],
+      registers,
+    }),
+    inventory: new Gauge({
+      name: 'lxstow_inventory_timestamp_seconds',
+      help: "When a remote's workers last looked which instances LXD has; 0: never.",
+      labelNames: ['remote'],
       registers,
     }),
   };

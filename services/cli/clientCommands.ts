@@ -190,6 +190,26 @@ export function addClientCommands(program: Command): void {
     ),
   );
 
+  examples(
+    program
+      .command('status')
+      .description('the state of each instance, those that want something done first; exit status 1 if there is one')
+      .argument('[remote]', 'remote:')
+      .option('--project <name>', 'of this project (default: all that this client may see)')
+      .option('--target <remote>', "of this LXD server, as the gateway's configuration names it (default: all)")
+      .option('--summary', 'one line for all of them, for cron')
+      .option('--older-than <time>', 'a last backup this old is too old: 26h, 8d (default: gateway.backupMaxAgeHours)')
+      .addOption(formatOption()),
+    'lxstow status',
+    'lxstow status --summary                              one line: what wants something done, and how many are ok',
+    'lxstow status --older-than 8d --format csv',
+    'lxstow status --format json | jq -r ".[] | select(.state == \\"never\\").instance"',
+  ).action(
+    exiting(async (remote: string | undefined, options) =>
+      (await import('./commands/status.ts')).statusCommand(remote, options),
+    ),
+  );
+
   const operations = program.command('operations').description('what is under way, and what has ended of late');
   const listed = (command: Command) =>
     command

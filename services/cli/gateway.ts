@@ -119,8 +119,8 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
     open,
     async ask(method, path, options) {
       const response = await open(method, path, options);
-      const { warning } = response.headers;
-      if (warning !== undefined) options?.onWarning?.(warningText(warning));
+      for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
+        options?.onWarning?.(printable(text));
       const { type, metadata } = await envelopeOf(response, remote);
       if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
       return metadata;
@@ -140,11 +140,6 @@ function pinned(certificate: string): https.AgentOptions {
         ? undefined
         : Object.assign(new Error('another certificate'), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' }),
   };
-}
-
-/** `199 lxstow "2 dead letters; …"` without code and quotes. */
-function warningText(header: string): string {
-  return printable(header.replaceAll(/\b199 lxstow "([^"]*)"/g, '$1'));
 }
 
 interface Envelope {

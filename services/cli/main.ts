@@ -102,6 +102,19 @@ program
   );
 
 program
+  .command('rebuild')
+  .description(
+    "make what is known of each instance again, from the bucket in S3 and the hosts' workers; safe to repeat",
+  )
+  .addOption(formatOption())
+  .action(({ format }) =>
+    long(async (options) => {
+      const { rebuildCommand } = await import('./commands/rebuild.ts');
+      process.exitCode = await rebuildCommand({ ...options, format });
+    })(),
+  );
+
+program
   .command('adopt')
   .description("make backups of lxmin's into backups of lxstow's, by copying; lxmin's bucket stays as it is")
   .argument('[instance...]', "those of these instances (default: all that are in lxmin's bucket)")

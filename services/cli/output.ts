@@ -62,6 +62,9 @@ const colours: Record<string, 'green' | 'red' | 'yellow'> = {
   ok: 'green',
   warning: 'yellow',
   problem: 'red',
+  never: 'red',
+  failing: 'red',
+  overdue: 'red',
 };
 
 /** The cell's colour, where standard output is a terminal that wants colours; NO_COLOR turns them off. */

@@ -38,6 +38,7 @@ const rules: Rule[] = [
   { method: 'GET', path: /^\/1\.0\/operations\/?$/i, projects: 'filtered' },
   { path: /^\/1\.0\/operations\/([^/]+)/i, projects: 'operation' },
   { method: 'GET', path: /^\/1\.0\/instances\/?$/i, projects: 'filtered' },
+  { method: 'GET', path: /^\/1\.0\/status\/?$/i, projects: 'filtered' },
   { method: 'GET', path: /^\/1\.0\/instances\/(\*|%2a|all)\/backups\/?$/i, projects: 'filtered' },
   // Whole instances, with all that is in them.
   { method: 'GET', path: /^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/i, least: 'operator' },

@@ -5,7 +5,6 @@ import { formatManifest, parseManifest } from '../archive/manifest.ts';
 import type { BackupAddress, Manifest, ManifestBackup, Tags } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
 import type { Log } from '../logger.ts';
-import { instanceLeaseKey } from '../queue/topology.ts';
 import { archiveKey, listPrefix, manifestKey, type Part, parseManifestKey, prefixesOf } from '../storage/keys.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import { readIndex, writeIndex } from './backupIndex.ts';
@@ -139,33 +138,6 @@ export class Catalog {
     const entries: ManifestEntry[] = [];
     for await (const entry of this.#manifests(of, signal)) entries.push(entry);
     return this.#summaries(entries, of.instance === undefined, signal);
-  }
-
-  /**
-   * The youngest backup of each instance of a remote. Reads about one manifest of each: none is younger than the object that holds it,
-   * which a change of tags or notes writes anew.
-   */
-  async newest(remote: string, signal: AbortSignal): Promise<Summary[]> {
-    const entries = new Map<string, ManifestEntry[]>();
-    for await (const entry of this.#manifests({ remote }, signal)) {
-      const key = instanceLeaseKey(entry.address);
-      const known = entries.get(key);
-      if (known) known.push(entry);
-      else entries.set(key, [entry]);
-    }
-    const youngest = async (of: ManifestEntry[]) => {
-      let found: Summary | undefined;
-      for (const entry of of.sort((a, b) => Date.parse(b.object.modified) - Date.parse(a.object.modified))) {
-        if (found && Date.parse(found.backup.created) >= Date.parse(entry.object.modified)) break;
-        const backup = this.#recall(entry) ?? (await this.#read(entry, signal));
-        if (backup && (!found || backup.created > found.backup.created)) found = { address: entry.address, backup };
-      }
-      return found;
-    };
-    const found: Summary[] = [];
-    for await (const summary of mapInOrder(each([...entries.values()]), readsInFlight, youngest))
-      if (summary) found.push(summary);
-    return found;
   }
 
   /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */

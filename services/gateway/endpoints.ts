@@ -9,6 +9,8 @@ import type {
   OperationRequest,
   OperationsRequest,
   SchemaName,
+  StatusPage,
+  StatusRequest,
   WaitRequest,
 } from '../contract.ts';
 import type { Trace } from '../trace.ts';
@@ -17,6 +19,7 @@ import { assertInstance, showBackup, showListed } from './backups.ts';
 import { cursorOf } from './catalog.ts';
 import { cancelOperation, missingOperation } from './operations.ts';
 import { toLxd } from './respond.ts';
+import { instanceStates, statusCursor } from './status.ts';
 
 export interface Question {
   /** From the subject; `instance` is empty where the subject has none. */
@@ -142,7 +145,33 @@ export const endpoints: Endpoint[] = [
       return toLxd(await cancelOperation(parts, id));
     },
   },
+  {
+    ...usual,
+    name: 'status-list',
+    subject: 'status.list.{remote}.{project}',
+    description: 'The state of each instance of a project, with its reason, by name, a page of them.',
+    request: 'nats-api.json#/$defs/statusRequest',
+    answer: 'nats-api.json#/$defs/statusPage',
+    run: statusPage,
+  },
 ];
+
+async function statusPage(parts: GatewayParts, { address, body, room }: Question): Promise<StatusPage> {
+  const { state, older_than: olderThan, limit = usualLimit, after } = body as StatusRequest;
+  const wants = ({ remote, project }: Omit<Address, 'instance'>) =>
+    remote === address.remote && project === address.project;
+  const { statuses: found } = await instanceStates(parts, {
+    wants,
+    mayName: () => false,
+    state,
+    olderThan,
+    after,
+    most: limit + 1,
+  });
+  const fitting = firstFitting(found.slice(0, limit), (status) => status, room);
+  const last = fitting.length < found.length ? fitting.at(-1) : undefined;
+  return { instances: fitting, ...(last && { next: statusCursor(last) }) };
+}
 
 async function backupPage(
   { catalog }: GatewayParts,

@@ -1,59 +1,50 @@
-/** What a gateway says of the whole, at each scrape: the queue as NATS tells it, and the youngest backup of each instance in the store. */
-import type { Address, Operation } from '../contract.ts';
+/** What a gateway says of the whole, at each scrape, as NATS tells it: the queue, outages, and the state of each instance. */
+import type { Config } from '../contract.ts';
+import { instanceStates as allStates, statusOf } from '../fleet/judge.ts';
+import type { FleetView } from '../fleet/store.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
 import { listOutages } from '../queue/away.ts';
 import type { Bucket } from '../queue/bucket.ts';
 import type { Nats } from '../queue/connection.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../queue/depth.ts';
-import { deadLetterStream, instanceLeaseKey, noticesStream } from '../queue/topology.ts';
-import type { Catalog } from './catalog.ts';
-import type { OperationFeed } from './feed.ts';
-
-/** Deletions are seen by looking into the store, at most so often; successes at once. */
-const lookEveryMs = 300_000;
-/** A store of very many backups takes its time. */
-const lookTimeoutMs = 120_000;
+import { deadLetterStream, noticesStream } from '../queue/topology.ts';
+import { isCovered } from './status.ts';
 
 export interface GaugesOptions {
   nats: Nats;
   leases: Bucket;
-  remotes: string[];
-  catalog: Catalog;
-  feed: OperationFeed;
+  config: Config;
+  fleet: FleetView;
   metrics: GatewayMetrics;
   log: Log;
-  /** Aborts when the gateway has ended. */
-  ended: AbortSignal;
 }
 
-type Success = { address: Address; at: number };
+const hourMs = 3_600_000;
 
 export class Gauges {
   readonly #options: GaugesOptions;
-  /** Those that came since the store was last looked through. */
-  #meanwhile = new Map<string, Success>();
-  #lookedAt = Number.NEGATIVE_INFINITY;
-  #looking: Promise<void> | undefined;
+  readonly #remotes: string[];
   /** Dead letters at the last scrape: more of them are logged. */
   #dead = 0;
 
   constructor(options: GaugesOptions) {
     this.#options = options;
-    options.feed.onChange((operation) => this.#see(operation));
+    this.#remotes = Object.keys(options.config.remotes);
+    options.metrics.backupMaxAge.set(options.config.gateway.backupMaxAgeHours * 3600);
   }
 
   /** Brings all of them up to date, as far as that is possible before `signal` aborts. Never throws. */
   async refresh(signal: AbortSignal): Promise<void> {
-    await Promise.all([this.#askNats(signal), this.#lookIntoStore(signal)]);
+    await Promise.all([this.#queue(signal), this.#instances(signal)]);
   }
 
-  async #askNats(signal: AbortSignal): Promise<void> {
-    const { nats, leases, remotes, metrics, log } = this.#options;
+  async #queue(signal: AbortSignal): Promise<void> {
+    const { nats, leases, metrics, log } = this.#options;
     const { natsUp, queued, oldest, deadLetters, noticesQueued, outage } = metrics;
     try {
       const asked = [
-        queueDepth(nats, remotes),
+        queueDepth(nats, this.#remotes),
         countDeadLetters(nats),
         countNotices(nats),
         listOutages(leases),
@@ -80,44 +71,30 @@ export class Gauges {
     }
   }
 
-  async #lookIntoStore(signal: AbortSignal): Promise<void> {
-    if (performance.now() - this.#lookedAt > lookEveryMs)
-      this.#looking ??= this.#look().finally(() => {
-        this.#looking = undefined;
-      });
-    if (this.#looking) await until(signal, this.#looking).catch(() => undefined);
-  }
-
-  async #look(): Promise<void> {
-    const { catalog, remotes, log, ended } = this.#options;
-    const signal = AbortSignal.any([ended, AbortSignal.timeout(lookTimeoutMs)]);
-    this.#meanwhile = new Map();
+  async #instances(signal: AbortSignal): Promise<void> {
+    const { fleet, config, metrics, log } = this.#options;
+    const { lastSuccess, instances, inventory } = metrics;
     try {
-      const found = new Map<string, Success>();
-      for (const remote of remotes) {
-        for (const { address, backup } of await catalog.newest(remote, signal))
-          found.set(instanceLeaseKey(address), { address, at: Date.parse(backup.created) });
+      const { instances: known, inventories } = await until(signal, fleet.current());
+      const maxAgeMs = config.gateway.backupMaxAgeHours * hourMs;
+      const yardstick = { now: new Date(), maxAgeMs, mayName: () => true };
+      const counts = new Map(this.#remotes.map((remote) => [remote, new Map(allStates.map((state) => [state, 0]))]));
+      lastSuccess.reset();
+      for (const { address, record } of known) {
+        const count = counts.get(address.remote);
+        if (!count) continue;
+        const { state } = statusOf(address, record, yardstick);
+        count.set(state, (count.get(state) ?? 0) + 1);
+        if (!isCovered(record)) continue;
+        const { remote, project, instance } = address;
+        lastSuccess.set({ remote, project, instance }, record.good ? Date.parse(record.good.at) / 1000 : 0);
       }
-      for (const [key, success] of this.#meanwhile) found.set(key, success);
-      this.#lookedAt = performance.now();
-      this.#options.metrics.lastSuccess.reset();
-      for (const success of found.values()) this.#show(success);
+      for (const [remote, count] of counts) for (const [state, of] of count) instances.set({ remote, state }, of);
+      for (const remote of this.#remotes)
+        inventory.set({ remote }, Date.parse(inventories.get(remote)?.at ?? '1970-01-01T00:00:00Z') / 1000);
     } catch (error) {
-      if (!ended.aborted)
-        log.warn('the youngest backups could not be looked for; what was known is still said', { error });
+      log.warn('the state of instances is not known; what was known is still said', { error });
     }
-  }
-
-  #see({ kind, status, remote, project, instance, updated_at }: Operation): void {
-    if (status !== 'Success' || (kind !== 'backup' && kind !== 'upload')) return;
-    const address = { remote, project, instance };
-    const success = { address, at: Date.parse(updated_at) };
-    this.#meanwhile.set(instanceLeaseKey(address), success);
-    this.#show(success);
-  }
-
-  #show({ address: { remote, project, instance }, at }: Success): void {
-    this.#options.metrics.lastSuccess.set({ remote, project, instance }, at / 1000);
   }
 }
 

@@ -20,6 +20,7 @@ import {
   type Tags,
 } from '../contract.ts';
 import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import type { Keeper } from '../fleet/keeper.ts';
 import type { Log } from '../logger.ts';
 import type { JobResult } from '../metrics.ts';
 import { Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
@@ -46,6 +47,7 @@ export interface IntakeTools {
   leases: Leases;
   reservations: Reservations;
   catalog: Catalog;
+  keeper: Keeper;
   heartbeatMs: number;
   log: Log;
   /** Told how each has ended. */
@@ -158,7 +160,7 @@ export class Intake {
 
   /** Stores archive and manifest. When it rejects, nothing is left of either. */
   async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
-    const { prefix, store, threads } = this.#tools;
+    const { prefix, store, threads, keeper } = this.#tools;
     const { index, tar, compression, tags, length, created, notes, source, judge, memory, idle, gone } = incoming;
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
@@ -209,6 +211,7 @@ export class Intake {
       // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
       const options = { tags, contentType: 'application/json' };
       await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
+      await keeper.made(address, manifest);
     } catch (error) {
       await this.#undo(address, upload, completing && !isCode(error, 'conflict'), attempt);
       throw error;
@@ -217,7 +220,7 @@ export class Intake {
 
   /** Removes what this upload has made. `completed`: archive and manifest may be there. */
   async #undo(address: BackupAddress, upload: Upload, completed: boolean, attempt: Attempt): Promise<void> {
-    const { store, catalog, prefix } = this.#tools;
+    const { store, catalog, keeper, prefix } = this.#tools;
     const signal = cleanupSignal();
     try {
       await store.abortUpload(upload, signal);
@@ -226,7 +229,10 @@ export class Intake {
         if (!isCode(error, 'not-found')) throw error;
       });
       if (found && found.operation !== attempt.operation.id) return;
-      if (found) await store.remove(manifestKey(prefix, address), signal);
+      if (found) {
+        await store.remove(manifestKey(prefix, address), signal);
+        await keeper.removed(address);
+      }
       await store.remove(upload.key, signal);
     } catch (error) {
       attempt.log.error('left behind', { upload, error });

@@ -8,6 +8,8 @@ import { Threads } from '../archive/threads.ts';
 import { readText } from '../config.ts';
 import type { Config } from '../contract.ts';
 import { isCode, LxstowError } from '../errors.ts';
+import { Keeper } from '../fleet/keeper.ts';
+import { FleetStore, FleetView } from '../fleet/store.ts';
 import { serveHealth } from '../health.ts';
 import { type Log, onLine } from '../logger.ts';
 import { createGatewayMetrics } from '../metrics.ts';
@@ -99,8 +101,10 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   });
   const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
   const catalog = new Catalog(catalogStore, config.s3.prefix, log);
-  const remotes = Object.keys(config.remotes);
-  const gauges = new Gauges({ nats, leases, remotes, catalog, feed, metrics, log, ended: ended.signal });
+  const fleet = new FleetView(nats);
+  fleet.follow(ended.signal, (error) => log.warn('the records of instances are not read', { error }));
+  const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix: config.s3.prefix, log });
+  const gauges = new Gauges({ nats, leases, config, fleet, metrics, log });
   const parts: GatewayParts = {
     config,
     log,
@@ -110,6 +114,8 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     eventSockets,
     reservations: new Reservations(leases),
     catalog,
+    fleet,
+    keeper,
     metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
     transfers,

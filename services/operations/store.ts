@@ -1,16 +1,13 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { StoredMsg } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import type { Operation } from '../contract.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
+import { batchOf, isGone } from '../queue/stream.ts';
 import { operationKey, operationsBucket } from '../queue/topology.ts';
 import { isFinal } from './operation.ts';
 
-/** A listing is broken after such a gap: its entries normally come within milliseconds of each other. */
-const stalledMs = 5000;
-const batchSize = 1000;
 const watchAgainMs = 1000;
 
 export interface Stored {
@@ -67,20 +64,19 @@ export class OperationStore {
       // By subject, because an operation that changes during the listing comes again, later. A KV watch would sometimes miss it.
       const operations = new Map<string, Operation>();
       let next = 1;
-      let batch: StoredMsg[];
+      let full: boolean;
       do {
-        batch = await this.#readFrom(next);
-        for (const { subject, seq, header, data } of batch) {
+        const batch = await batchOf(this.#nats, `KV_${operationsBucket}`, next);
+        ({ full } = batch);
+        for (const { subject, seq, header, data } of batch.messages) {
           next = seq + 1;
-          const gone = header.has('KV-Operation') || header.has('Nats-Marker-Reason');
-          if (gone) operations.delete(subject);
+          if (isGone(header)) operations.delete(subject);
           else {
             const operation = this.#parse(subject, data);
             if (operation) operations.set(subject, operation);
           }
         }
-        // A batch that is not full has reached the end: the list was complete at that moment.
-      } while (batch.length === batchSize);
+      } while (full);
       return [...operations.values()];
     } catch (error) {
       throw natsFailure(error, 'listing operations');
@@ -94,29 +90,6 @@ export class OperationStore {
     } catch (error) {
       this.#nats.log.error('a record of an operation cannot be read', { subject, error });
       return undefined;
-    }
-  }
-
-  /** Reads the entries from this revision on, in order, `batchSize` at most. */
-  async #readFrom(seq: number): Promise<StoredMsg[]> {
-    const { promise, resolve, reject } = Promise.withResolvers<StoredMsg[]>();
-    const entries: StoredMsg[] = [];
-    // With a callback, getBatch ends its subscription; its iterator would leave it open.
-    const batch = await this.#nats.jsm.direct.getBatch(`KV_${operationsBucket}`, {
-      seq,
-      batch: batchSize,
-      callback: (done, entry) => {
-        stalled.refresh();
-        if (!done) entries.push(entry);
-        else if (done.err && !isNothingThere(done.err)) reject(done.err);
-        else resolve(entries);
-      },
-    });
-    const stalled = setTimeout(() => batch.stop(new Error(`no answer in ${stalledMs} ms`)), stalledMs);
-    try {
-      return await promise;
-    } finally {
-      clearTimeout(stalled);
     }
   }
 
@@ -166,8 +139,4 @@ export class OperationStore {
       throw natsFailure(error, 'watching operations');
     }
   }
-}
-
-function isNothingThere(error: Error): boolean {
-  return error.name === 'JetStreamStatusError' && 'code' in error && error.code === 404;
 }

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { apiCode, type Nats, natsFailure } from './connection.ts';
-import { append, lastOf, type Stored } from './stream.ts';
+import { append, isGone, lastOf, type Stored } from './stream.ts';
 
 export interface Entry {
   key: string;
@@ -47,7 +47,7 @@ export class Bucket {
     const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));
     if (!message) return { entry: undefined, revision: 0 };
     const { subject, headers, data, seq, time } = message;
-    const gone = headers.has('KV-Operation') || headers.has('Nats-Marker-Reason');
+    const gone = isGone(headers);
     const seconds = Number.parseInt(headers.get('Nats-TTL') ?? '', 10);
     const found = {
       ...{ key: subject.slice(this.#subject('').length), value: data, revision: seq, written: time },

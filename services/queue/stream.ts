@@ -1,5 +1,5 @@
-/** The two most frequent calls to a stream: append a message, and read a subject's last message from the stream's leader. */
-import { type ApiError, JetStreamApiError } from '@nats-io/jetstream';
+/** The most frequent calls to a stream: append a message, read a subject's last message from the stream's leader, read many in batches. */
+import { type ApiError, JetStreamApiError, type StoredMsg } from '@nats-io/jetstream';
 import type { Msg, MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 
@@ -14,6 +14,9 @@ export interface Stored {
 }
 
 const noMessage = 10037;
+/** Messages of a batch come within milliseconds of each other. */
+const stalledMs = 5000;
+const batchSize = 1000;
 
 /** Appends a message to the stream of its subject; returns its sequence once it is durable. Throws the client's errors, JetStreamApiError among them. */
 export async function append(
@@ -44,6 +47,48 @@ export async function lastOf(nats: Nats, stream: string, subject: string): Promi
     if (error instanceof JetStreamApiError && error.code === noMessage) return undefined;
     throw error;
   }
+}
+
+/**
+ * Reads a batch of messages from this sequence on, in order, with one request; only those of matching subjects, where `subject` is given. A message that
+ * is overwritten during the listing comes again, later. A batch that is not `full` reached the end: the list was complete at that moment. Any replica of
+ * the stream may answer. Throws the client's errors.
+ */
+export async function batchOf(
+  { jsm }: Nats,
+  stream: string,
+  seq: number,
+  subject?: string,
+): Promise<{ messages: StoredMsg[]; full: boolean }> {
+  const { promise, resolve, reject } = Promise.withResolvers<StoredMsg[]>();
+  const messages: StoredMsg[] = [];
+  // With a callback, getBatch ends its subscription; its iterator would leave it open.
+  const batch = await jsm.direct.getBatch(stream, {
+    seq,
+    batch: batchSize,
+    ...(subject !== undefined && { next_by_subj: subject }),
+    callback: (done, message) => {
+      stalled.refresh();
+      if (!done) messages.push(message);
+      else if (done.err && !isNothingThere(done.err)) reject(done.err);
+      else resolve(messages);
+    },
+  });
+  const stalled = setTimeout(() => batch.stop(new Error(`no answer in ${stalledMs} ms`)), stalledMs);
+  try {
+    return { messages: await promise, full: messages.length === batchSize };
+  } finally {
+    clearTimeout(stalled);
+  }
+}
+
+function isNothingThere(error: Error): boolean {
+  return error.name === 'JetStreamStatusError' && 'code' in error && error.code === 404;
+}
+
+/** True when a message of a bucket's stream is a deletion: its key has no value. */
+export function isGone(headers: { has(name: string): boolean }): boolean {
+  return headers.has('KV-Operation') || headers.has('Nats-Marker-Reason');
 }
 
 /** Headers as the client would encode them: `encode` is all that it calls. Its own MsgHdrs checks every character. */

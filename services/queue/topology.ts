@@ -22,6 +22,8 @@ export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have stored. */
 export const checkpointsBucket = 'lxstow_checkpoints';
+/** What is known of each instance: seen, last good backup, last outcome (schemas/instance-record.json). */
+export const instancesBucket = 'lxstow_instances';
 /** Trusted certificates, tokens, and gateways' addresses. */
 export const trustBucket = 'lxstow_trust';
 
@@ -69,6 +71,7 @@ export function encodeToken(name: string): string {
 
 /** Decodes what `encodeToken` made. */
 export function decodeToken(token: string): string {
+  if (!token.includes('=')) return token;
   const bytes = token.replaceAll(/=([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
   return Buffer.from(bytes, 'latin1').toString();
 }
@@ -254,6 +257,21 @@ export function parseLeaseKey(
   return { kind: 'claim', ...address, backup: decodeToken(backup), holder };
 }
 
+/** Key of what is known of an instance. */
+export const instanceKey = instanceLeaseKey;
+
+/** Key under which a remote's workers say when they looked which instances there are. No project is called so. */
+export function inventoryKey(remote: string): string {
+  return `${remote}.=inventory`;
+}
+
+/** The instance whose record this key holds; undefined for other keys of the bucket. */
+export function parseInstanceKey(key: string): Address | undefined {
+  const [remote, project, instance, ...rest] = key.split('.');
+  if (!remote || !project || !instance || rest.length > 0) return undefined;
+  return { remote, project: decodeToken(project), instance: decodeToken(instance) };
+}
+
 export function operationKey(remote: string, id: string): string {
   return `${remote}.${id}`;
 }
@@ -323,7 +341,7 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
   ];
 }
 
-const buckets = [operationsBucket, leasesBucket, checkpointsBucket, trustBucket];
+const buckets = [operationsBucket, leasesBucket, checkpointsBucket, instancesBucket, trustBucket];
 
 /** Settings of the stream behind a bucket that already exists. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {
@@ -476,6 +494,7 @@ export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {
       `KV_${operationsBucket}`,
       `KV_${leasesBucket}`,
       `KV_${checkpointsBucket}`,
+      `KV_${instancesBucket}`,
     ])
       await nats.jsm.streams.info(stream);
     for (const lane of remote ? Object.keys(lanes) : [])

@@ -83,6 +83,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     const options = { tags, contentType: 'application/json' };
     // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
     await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
+    await tools.keeper.made(address, manifest, { operation: attempt.operation.id });
   } catch (error) {
     // Nothing to go on from: the copy itself is bad. On a full disk it takes the room that others need.
     if (isCode(error, 'lxd-full') || isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
@@ -107,12 +108,18 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
 }
 
 /** A manifest whose answer was lost, or that was written while somebody cancelled. */
-async function removeOwnManifest(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<void> {
+async function removeOwnManifest(
+  address: BackupAddress,
+  attempt: Attempt,
+  { store, config, keeper }: Tools,
+): Promise<void> {
   const key = manifestKey(config.s3.prefix, address);
   const signal = cleanupSignal();
   try {
     const { body } = await store.read(key, signal);
-    if (parseManifest(body, address).operation === attempt.operation.id) await store.remove(key, signal);
+    if (parseManifest(body, address).operation !== attempt.operation.id) return;
+    await store.remove(key, signal);
+    await keeper.removed(address);
   } catch (error) {
     if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
   }
@@ -256,10 +263,19 @@ async function settleName(
 }
 
 /** True when an earlier attempt got as far as the manifest. Throws conflict when the backup is another operation's. */
-async function alreadyThere(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<boolean> {
+async function alreadyThere(
+  address: BackupAddress,
+  attempt: Attempt,
+  { store, config, keeper }: Tools,
+): Promise<boolean> {
+  const operation = attempt.operation.id;
   try {
     const { body } = await store.read(manifestKey(config.s3.prefix, address), attempt.signal);
-    if (parseManifest(body, address).operation === attempt.operation.id) return true;
+    const manifest = parseManifest(body, address);
+    if (manifest.operation === operation) {
+      await keeper.made(address, manifest, { operation });
+      return true;
+    }
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} already exists`);
   } catch (error) {
     if (!isCode(error, 'not-found')) throw error;

@@ -6,11 +6,15 @@ import { Threads } from '../archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
 import { isCode } from '../errors.ts';
+import { takeInventoryRegularly } from '../fleet/inventory.ts';
+import { Keeper } from '../fleet/keeper.ts';
+import { FleetStore } from '../fleet/store.ts';
 import { serveHealth } from '../health.ts';
 import type { Log } from '../logger.ts';
 import { LxdClient } from '../lxd/client.ts';
 import { describeServer, findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
 import {
+  type LxdInstance,
   type LxdObject,
   listInstances,
   listPools,
@@ -111,6 +115,9 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     remote,
     onChange: (lease, by) => metrics.waiting.inc({ for: leaseKind(lease) }, by),
   });
+  const { prefix } = config.s3;
+  const fleet = new FleetStore(nats);
+  const keeper = new Keeper({ fleet, store, prefix, log });
   const shared: Omit<Tools, 'memory'> = {
     config,
     metrics,
@@ -122,6 +129,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     leasesBucket: bucket,
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
+    keeper,
   };
   await using outages = new Outages({
     ...{ remote, worker, bucket, log, stopping: stop },
@@ -168,9 +176,13 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const lanes: Lane[] = [...Array<Lane>(slots).fill('transfer'), ...Array<Lane>(quickSlots).fill('quick')];
   const everyMinutes = config.worker.janitorEveryMinutes;
   const tidying = tidyRegularly(new Janitor({ ...shared, nats, worker, log }), { everyMinutes, log, stop });
+  const counting = takeInventoryRegularly(
+    { remote, fleet, keeper, store, prefix, leases: shared.leases, list: (signal) => everyOne(lxd, signal), log },
+    { everySeconds: config.worker.inventoryEverySeconds, stop },
+  );
   log.info('worker ready', { slots, health: health.port });
   try {
-    await Promise.all([...lanes.map(loop), tidying]);
+    await Promise.all([...lanes.map(loop), tidying, counting]);
   } finally {
     clearTimeout(graceTimer);
     ended.abort();
@@ -214,6 +226,10 @@ async function inventory(lxd: LxdClient, question: InventoryQuestion, signal: Ab
     case 'pools':
       return listPools(lxd, signal);
   }
+}
+
+function everyOne(lxd: LxdClient, signal: AbortSignal): Promise<LxdInstance[]> {
+  return listInstances(lxd, { projects: undefined, full: false }, signal);
 }
 
 function one(found: LxdObject | undefined): LxdObject[] {

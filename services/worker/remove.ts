@@ -15,7 +15,7 @@ const lookAgainMs = 100;
 export async function runRemove(
   job: JobOf<'delete'>,
   attempt: Attempt,
-  { store, leasesBucket, config }: Tools,
+  { store, leasesBucket, config, keeper }: Tools,
 ): Promise<void> {
   const { signal } = attempt;
   const { prefix } = config.s3;
@@ -47,4 +47,5 @@ export async function runRemove(
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
   await store.remove(key, signal);
+  await keeper.removed(address);
 }

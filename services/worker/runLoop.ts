@@ -287,6 +287,7 @@ async function endBadly(
   if (ending.kind === 'cancel') {
     log.info('job cancelled');
     if (!(await undo(job, attempt, options))) return undoLater(error, attempt, message);
+    await noteEnd(job, attempt, options.tools, 'cancelled', error);
     await attempt.finish((current) => cancelled(current, new Date()));
     countJob(options.tools.metrics, attempt.operation, 'cancelled');
     await attempt.release();
@@ -314,11 +315,25 @@ async function endBadly(
   log.error('job failed', { error });
   if (!(await undo(job, attempt, options))) return undoLater(error, attempt, message);
   if (ending.letter) await bury(options.nats, message, error);
+  await noteEnd(job, attempt, options.tools, 'failure', error);
   await attempt.finish((current) => fail(current, error, new Date()));
   countJob(options.tools.metrics, attempt.operation, 'failure');
   await attempt.release();
   await freeName(job, attempt.operation, options.tools);
   message.term(error.code);
+}
+
+/** In the record of the instance, before anybody learns of the end from the operation. */
+async function noteEnd(
+  { kind, address }: Job,
+  { operation }: Attempt,
+  { keeper }: Tools,
+  outcome: 'failure' | 'cancelled',
+  error: LxstowError,
+): Promise<void> {
+  if (kind !== 'backup') return;
+  const last = { operation: operation.id, at: new Date().toISOString(), outcome, reason: error.message };
+  await keeper.ended(address, last, error);
 }
 
 /** A message that no worker can do anything with: a failed operation, a dead letter, and the queue goes on. */

@@ -4,6 +4,7 @@ import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Threads } from '../archive/threads.ts';
 import type { Bandwidth } from '../bandwidth.ts';
 import type { Config } from '../contract.ts';
+import type { Keeper } from '../fleet/keeper.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { WorkerMetrics } from '../metrics.ts';
 import type { Bucket } from '../queue/bucket.ts';
@@ -23,6 +24,7 @@ export interface Tools {
   leasesBucket: Bucket;
   checkpoints: Bucket;
   reservations: Reservations;
+  keeper: Keeper;
   /** This slot's memory. */
   memory: SlotMemory;
 }

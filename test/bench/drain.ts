@@ -4,6 +4,8 @@ import { SlotMemory } from '../../services/archive/slotMemory.ts';
 import { Threads } from '../../services/archive/threads.ts';
 import { Bandwidth, parseBandwidth } from '../../services/bandwidth.ts';
 import { loadConfig } from '../../services/config.ts';
+import { Keeper } from '../../services/fleet/keeper.ts';
+import { FleetStore } from '../../services/fleet/store.ts';
 import { Submitter } from '../../services/gateway/submit.ts';
 import { createLogger } from '../../services/logger.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
@@ -105,6 +107,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
+    keeper: new Keeper({ fleet: new FleetStore(nats), store, prefix: config.s3.prefix, log }),
   };
   await using outages = new Outages({
     ...{ remote: 'local', worker: 'drain', bucket, log, stopping: stopping.signal },

@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,hostile --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
@@ -7,6 +7,7 @@ import { errorText, type Log } from '../lab/run.ts';
 import { backupWays, lxdExport, type Way } from './backups.ts';
 import { measureListing, measureRequests } from './control.ts';
 import { measureDrain } from './drain.ts';
+import { measureFleet } from './fleet.ts';
 import { measureHostile } from './hostile.ts';
 import { measureLoad } from './load.ts';
 import { type Cost, medianCost } from './measure.ts';
@@ -16,7 +17,7 @@ import { type Line, machine, markdown, type Report, readReport, type Table } fro
 import { restoreWays } from './restores.ts';
 import { measureScale } from './scale.ts';
 
-const everything = 'backup,restore,sizes,disk,slots,many,control,load,drain,scale,hostile';
+const everything = 'backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile';
 
 const { values } = parseArgs({
   options: {
@@ -73,6 +74,7 @@ try {
   if (wanted.includes('load')) for (const table of await measureLoad(rounds, log)) add(table);
   for (const sync of wanted.includes('drain') ? [true, false] : [])
     add(await measureDrain({ jobs: Number(values.jobs), slots: Number(values.slots), rounds, sync }, log));
+  if (wanted.includes('fleet')) add(await measureFleet(rounds, log));
   if (wanted.includes('hostile')) add(await measureHostile(rounds, log));
   if (wanted.includes('scale')) add(await measureScale(place, rounds, log));
   console.log(markdown(report, before));

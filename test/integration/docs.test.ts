@@ -31,6 +31,7 @@ const atWork = [
   'docs/upkeep.md',
   'docs/upgrade.md',
   'docs/observability.md',
+  'docs/status.md',
 ];
 
 /** All that is not as the pages say, and why. */

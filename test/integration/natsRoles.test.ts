@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, PermissionViolationError } from '@nats-io/transport-node';
-import type { BackupPage } from '../../services/contract.ts';
+import type { BackupPage, StatusPage } from '../../services/contract.ts';
 import { operationIdOf } from '../../services/queue/jobs.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { type LabNatsWithRoles, type NatsUser, type Role, startNatsWithRoles } from '../lab/nats.ts';
@@ -100,6 +100,8 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     assert.equal((await ask('operations.wait.local.default', { id })).status, 'Success');
     const { backups } = (await ask('backups.list.local.default.c1', {})) as unknown as BackupPage;
     assert.equal(backups.length, 1);
+    const { instances } = (await ask('status.list.local.default', { limit: 1 })) as unknown as StatusPage;
+    assert.equal(instances[0]?.instance, 'c1');
     assert.doesNotMatch(await nats.log(), /Violation/);
   });
 
@@ -111,6 +113,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     'KV_lxstow_operations',
     'KV_lxstow_leases',
     'KV_lxstow_checkpoints',
+    'KV_lxstow_instances',
     'KV_lxstow_trust',
   ];
   const administration = everything.flatMap((stream) => [
@@ -126,6 +129,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         ...administration,
         `$KV.lxstow_operations.other.${operation}`,
         `$KV.lxstow_checkpoints.other.${operation}.start`,
+        '$KV.lxstow_instances.other.default.c1',
         '$KV.lxstow_leases.other.default.c1',
         '$KV.lxstow_leases.other.default.c1.backup_1',
         '$KV.lxstow_leases.janitor.other',
@@ -193,6 +197,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         `$JS.API.DIRECT.GET.KV_lxstow_operations.$KV.lxstow_operations.local.${operation}`,
         `$KV.lxstow_operations.local.${operation}`,
         '$KV.lxstow_leases.local.default.c1',
+        '$KV.lxstow_instances.local.default.c1',
         '$KV.lxstow_trust.certificate.00',
         'lxstow.jobs.local.restore.default.c1',
         'lxstow.jobs.local.delete.default.c1',
@@ -207,6 +212,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         'lxstow.api.backups.list.local.lxstow-lab',
         'lxstow.api.backups.show.local.lxstow-lab.c1',
         'lxstow.api.operations.list.local.lxstow-lab',
+        'lxstow.api.status.list.local.lxstow-lab',
         'lxstow.api.operations.cancel.local.default',
         '_INBOX_gateway.forged',
       ],

@@ -55,6 +55,8 @@ describe('authorization', () => {
     [`GET ${b}/x/export/url?project=blue`, false, true, true],
     ['GET /1.0/operations?all-projects=true', true, true, true],
     ['GET /1.0/operations', true, true, false],
+    ['GET /1.0/status?all-projects=true', true, true, true],
+    ['GET /1.0/status?project=red', true, true, false],
     ['GET /1.0/events?all-projects=true', true, true, true],
     ['GET /1.0/events?project=red', true, true, false],
     ['GET /1.0/projects', true, true, true],

@@ -33,6 +33,7 @@ const bounds: Record<string, string> = {
   'services/queue/inventory.ts': 'messages of workers and gateways; maxOutputLength',
   'services/queue/leases.ts': 'an entry that workers wrote',
   'services/operations/store.ts': 'entries that workers and gateways wrote',
+  'services/fleet/store.ts': 'entries that workers and gateways wrote',
   'services/trust/store.ts': 'entries that gateways wrote',
   'services/trust/pair.ts': "the operator's own files",
   'services/outage.ts': 'an entry that a worker wrote',
@@ -97,7 +98,7 @@ describe('prices', () => {
       if (!others.includes(basename(file))) names.push(basename(file));
     const all = [
       ...names,
-      ...['listRequest', 'backupRequest', 'operationsRequest', 'operationRequest', 'waitRequest'].map(
+      ...['listRequest', 'backupRequest', 'operationsRequest', 'operationRequest', 'waitRequest', 'statusRequest'].map(
         (request) => `nats-api.json#/$defs/${request}`,
       ),
       'names.json#/$defs/tags',

@@ -5,6 +5,8 @@ import { Threads } from '../../archive/threads.ts';
 import { readText } from '../../config.ts';
 import { type Compression, type Config, check } from '../../contract.ts';
 import { asLxstowError, type LxstowError } from '../../errors.ts';
+import { Keeper } from '../../fleet/keeper.ts';
+import { FleetStore } from '../../fleet/store.ts';
 import { Catalog } from '../../gateway/catalog.ts';
 import { Intake, type IntakeTools } from '../../gateway/intake.ts';
 import { knownRemote } from '../../gateway/requests.ts';
@@ -86,6 +88,7 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
     leases: new Leases(leases, config.worker.leaseTtlMs),
     reservations: new Reservations(leases),
     catalog: new Catalog(store, config.s3.prefix, log),
+    keeper: new Keeper({ fleet: new FleetStore(nats), store, prefix: config.s3.prefix, log }),
     heartbeatMs: config.worker.heartbeatMs,
   };
   const adoption = new Adoption({

@@ -41,12 +41,12 @@ interface Wanted {
 const slowestBytes = 1024;
 
 export function uploadRoutes(parts: GatewayParts): Router {
-  const { config, log, metrics, nats, operations, feed, reservations, catalog, transfers } = parts;
+  const { config, log, metrics, nats, operations, feed, reservations, catalog, keeper, transfers } = parts;
   const { clientIdleTimeoutMs, ...tools } = transfers.tools;
   const intake = new Intake({
     ...tools,
     prefix: config.s3.prefix,
-    ...{ cancels: feed, operations, reservations, catalog, log },
+    ...{ cancels: feed, operations, reservations, catalog, keeper, log },
     onEnd: (operation, result) => countJob(metrics, operation, result),
   });
   const router = Router();

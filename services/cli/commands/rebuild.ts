@@ -1,0 +1,73 @@
+/** `lxstow rebuild`: makes the records of all instances again, from the bucket in S3 and the hosts. */
+import type { Config } from '../../contract.ts';
+import { asLxstowError } from '../../errors.ts';
+import { atWork } from '../../fleet/inventory.ts';
+import { compareBackups, compareInstances } from '../../fleet/rounds.ts';
+import { FleetStore } from '../../fleet/store.ts';
+import type { Log } from '../../logger.ts';
+import type { LxdInstance } from '../../lxd/inventory.ts';
+import { Bucket } from '../../queue/bucket.ts';
+import { connectNats } from '../../queue/connection.ts';
+import { askInventory } from '../../queue/inventory.ts';
+import { Leases } from '../../queue/leases.ts';
+import { leasesBucket, verifySetUp } from '../../queue/topology.ts';
+import { retrying } from '../../storage/retrying.ts';
+import { createS3Store } from '../../storage/s3.ts';
+import { type Exit, exits } from '../exit.ts';
+import { type Format, print } from '../output.ts';
+
+export interface RebuildOptions {
+  config: Config;
+  log: Log;
+  stop: AbortSignal;
+  format: Format;
+}
+
+interface Rebuilt {
+  host: string;
+  /** Records that were not as they should be; null where it could not be told. */
+  backups: number | null;
+  instances: number | null;
+  error: string | null;
+}
+
+/** A host with thousands of instances takes its time. */
+const inventoryTimeoutMs = 120_000;
+
+/** Prints what was corrected. Returns 1 when a host or the store could not be asked: what depends on it stays as it was. */
+export async function rebuildCommand({ config, log, stop, format }: RebuildOptions): Promise<Exit> {
+  using s3 = createS3Store(config.s3);
+  const store = retrying(s3, {
+    attempts: config.s3.attempts,
+    onRetry: (call, error) => log.warn('the object store is tried again', { call, error }),
+  });
+  await using nats = await connectNats(config.nats, 'lxstow rebuild', log);
+  await verifySetUp(nats);
+  const fleet = new FleetStore(nats);
+  const isAtWork = atWork(new Leases(new Bucket(nats, leasesBucket), config.worker.leaseTtlMs));
+  const results: Rebuilt[] = [];
+  for (const host of Object.keys(config.remotes)) {
+    const result: Rebuilt = { host, backups: null, instances: null, error: null };
+    const list = async () =>
+      (await askInventory(nats, host, { kind: 'instances', full: false }, inventoryTimeoutMs)) as LxdInstance[];
+    try {
+      result.backups = await compareBackups(fleet, host, { store, prefix: config.s3.prefix }, stop);
+      result.instances = await compareInstances(fleet, host, list, isAtWork);
+    } catch (error) {
+      stop.throwIfAborted();
+      result.error = asLxstowError(error).message;
+    }
+    results.push(result);
+  }
+  const rows = results.map(({ host, backups, instances, error }) => [
+    ...[host, said(backups), said(instances)],
+    error ?? '-',
+  ]);
+  const heading = ['HOST', 'LAST BACKUPS CORRECTED', 'INSTANCES CORRECTED', 'ERROR'];
+  print(format, { heading, rows, raw: results, empty: 'no remote is configured' });
+  return results.some(({ error }) => error !== null) ? exits.failed : exits.ok;
+}
+
+function said(count: number | null): string {
+  return count === null ? '-' : String(count);
+}

@@ -1,0 +1,57 @@
+/** `lxstow status`: a line for each instance, those that want something done first. */
+import type { InstanceStatus } from '../../contract.ts';
+import { instanceStates, isRed, parseAge } from '../../fleet/judge.ts';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { Gateways } from '../names.ts';
+import { type Format, print, time } from '../output.ts';
+import { printable } from '../table.ts';
+
+export interface StatusOptions {
+  project?: string;
+  target?: string;
+  olderThan?: string;
+  summary?: boolean;
+  format: Format;
+}
+
+const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'REASON'];
+
+/** Returns 1 when an instance is red. */
+export async function statusCommand(text: string | undefined, options: StatusOptions): Promise<Exit> {
+  const { project, target, olderThan, summary = false, format } = options;
+  if (olderThan !== undefined && !(parseAge(olderThan) > 0))
+    throw new CliError(exits.usage, `--older-than: ${JSON.stringify(olderThan)} is no time`, { hint: '26h, 90m, 8d' });
+  using gateways = new Gateways();
+  const gateway = await gateways.get(text?.replace(/:$/, ''));
+  const where = project === undefined ? { 'all-projects': 'true' } : { project };
+  const query = { ...where, recursion: '1', target, 'older-than': olderThan };
+  const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${printable(warning)}\n`);
+  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning });
+  const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
+  // Within a state they stay as they came: by host, project and name.
+  const sorted = found.toSorted((a, b) => rank(a) - rank(b));
+  const rows = sorted.map(({ state, host, project, instance, last_success, reason }) => [
+    ...[state, host, project, instance],
+    ...[last_success === null ? '-' : time(last_success), reason],
+  ]);
+  if (summary) process.stdout.write(`${printable(summaryOf(sorted))}\n`);
+  else print(format, { heading, rows, raw: sorted, empty: 'no instance is known yet' });
+  return found.some(({ state }) => isRed(state)) ? exits.failed : exits.ok;
+}
+
+const mostNamed = 5;
+
+/** `2 of 43 instances want something done: never web1, failing db1; 39 ok, 2 gone`: one line, for the morning's mail. */
+function summaryOf(sorted: InstanceStatus[]): string {
+  const states = [...Map.groupBy(sorted, ({ state }) => state)];
+  const red = states.filter(([state]) => isRed(state));
+  const others = states.filter(([state]) => !isRed(state)).map(([state, each]) => `${each.length} ${state}`);
+  const named = red.map(([state, each]) => {
+    const names = each.slice(0, mostNamed).map(({ instance }) => instance);
+    const more = each.length > mostNamed ? ` and ${each.length - mostNamed} more` : '';
+    return `${state} ${names.join(' ')}${more}`;
+  });
+  const count = red.reduce((sum, [, each]) => sum + each.length, 0);
+  const of = `${count === 0 ? 'none' : count} of ${sorted.length} instances ${count > 1 ? 'want' : 'wants'} something done`;
+  return [named.length > 0 ? `${of}: ${named.join(', ')}` : of, others.join(', ')].filter(Boolean).join('; ');
+}

@@ -1,0 +1,136 @@
+/** The records of a remote, held against what there is: its instances in LXD, its backups in the store. Each writes only what differs. */
+import { isDeepStrictEqual } from 'node:util';
+import { mapInOrder } from '../archive/flow.ts';
+import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract.ts';
+import type { LxdInstance } from '../lxd/inventory.ts';
+import { instanceKey } from '../queue/topology.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import { withSeen, withYoungest } from './record.ts';
+import type { FleetStore, StoredRecord } from './store.ts';
+import { youngestBackups } from './youngest.ts';
+
+const excludeKey = 'user.lxstow.exclude';
+const writesInFlight = 64;
+/** A gone instance without a backup has nothing more to say then. */
+const forgottenAfterMs = 7 * 24 * 3_600_000;
+
+/**
+ * Says which instances there are, which are gone, and which have another name now. Returns how many records have changed. One that is missing
+ * while a job `isAtWork` on it may be amid its replacement: that is left to the next inventory.
+ */
+export async function compareInstances(
+  fleet: FleetStore,
+  remote: string,
+  list: () => Promise<LxdInstance[]>,
+  isAtWork: (address: Address) => Promise<boolean>,
+): Promise<number> {
+  // Read first: an instance whose record comes later than the list is not gone.
+  const records = await fleet.recordsOf(remote);
+  const at = new Date().toISOString();
+  const present = new Map<string, { address: Address; seen: SeenInstance }>();
+  for (const instance of await list()) {
+    const address = { remote, project: instance.project, instance: instance.name };
+    present.set(instanceKey(address), { address, seen: seenOf(instance, at) });
+  }
+  const changes = sightings(records, present, at);
+  let written = 0;
+  const write = async ({ address, seen }: Sighting) => {
+    if (seen.gone === at && (await isAtWork(address))) return;
+    await fleet.change(address, (record) => withSeen(record, seen));
+    written++;
+  };
+  for await (const _ of mapInOrder(each(changes), writesInFlight, write));
+  const forgotten = [...records].filter(([key, { record }]) => !present.has(key) && isForgotten(record));
+  for (const [, stored] of forgotten) await fleet.forget(stored);
+  return written + forgotten.length;
+}
+
+interface Sighting {
+  address: Address;
+  seen: SeenInstance;
+}
+
+/** What is new. Pure. */
+export function sightings(
+  records: ReadonlyMap<string, { address: Address; record: InstanceRecord }>,
+  present: ReadonlyMap<string, Sighting>,
+  at: string,
+): Sighting[] {
+  const absent = [...records].filter(([key]) => !present.has(key)).map(([, stored]) => stored);
+  const formerly = new Map(absent.flatMap(({ address, record }) => byUuid(record.seen, address)));
+  const nowadays = new Map([...present.values()].flatMap(({ address, seen }) => byUuid(seen, address)));
+  const here = [...present].flatMap(([key, { address, seen }]) => {
+    const before = records.get(key)?.record.seen;
+    const same = before && !before.gone && before.uuid === seen.uuid;
+    const was = same ? before.was : formerly.get(seen.uuid ?? '');
+    return news(address, before, { ...seen, ...(was && { was }) });
+  });
+  const gone = absent.flatMap(({ address, record: { seen } }) => {
+    const renamed = nowadays.get(seen?.uuid ?? '') ?? seen?.renamed;
+    const { at: _, ...before } = seen ?? { at, excluded: false };
+    return news(address, seen, { ...before, at, gone: seen?.gone ?? at, ...(renamed && { renamed }) });
+  });
+  return [...here, ...gone];
+}
+
+function news(address: Address, before: SeenInstance | undefined, seen: SeenInstance): Sighting[] {
+  return isDeepStrictEqual({ ...before, at: '' }, { ...seen, at: '' }) ? [] : [{ address, seen }];
+}
+
+function byUuid(seen: SeenInstance | undefined, { project, instance }: Address): [string, NamedInstance][] {
+  return seen?.uuid ? [[seen.uuid, { project, instance }]] : [];
+}
+
+function seenOf({ config, expanded_config }: LxdInstance, at: string): SeenInstance {
+  const all = { ...(config as Record<string, string>), ...(expanded_config as Record<string, string>) };
+  const uuid = all['volatile.uuid'];
+  return { at, excluded: all[excludeKey] === 'true', ...(uuid && { uuid }) };
+}
+
+function isForgotten({ seen, good }: InstanceRecord): boolean {
+  return !good && seen?.gone !== undefined && Date.now() - Date.parse(seen.gone) > forgottenAfterMs;
+}
+
+/** Says of each instance what its youngest backup in the store is. Returns how many records have changed. */
+export async function compareBackups(
+  fleet: FleetStore,
+  remote: string,
+  { store, prefix }: { store: ObjectStore; prefix: string },
+  signal: AbortSignal,
+): Promise<number> {
+  const records = await fleet.recordsOf(remote);
+  const found = await youngestBackups(store, prefix, { remote }, signal);
+  const known = [...records.values()];
+  const unknown = [...found].filter(([key]) => !records.has(key)).map(([, { address }]) => address);
+  const stored: StoredRecord[] = [
+    ...known,
+    ...unknown.map((address) => ({ address, record: {} as InstanceRecord, revision: 0 })),
+  ];
+  let count = 0;
+  const write = async ({ address, record, revision }: StoredRecord) => {
+    const next = withYoungest(record, found.get(instanceKey(address))?.good);
+    if (isDeepStrictEqual(next.good, record.good)) return;
+    // One that has changed since it was read may know of something newer than the listing.
+    if (await fleet.replace({ address, revision }, next)) count++;
+    else await correct(fleet, address, { store, prefix }, signal);
+  };
+  for await (const _ of mapInOrder(each(stored), writesInFlight, write));
+  return count;
+}
+
+/** The same for one instance, by a listing of its own, until nobody changes its record meanwhile. */
+async function correct(
+  fleet: FleetStore,
+  address: Address,
+  { store, prefix }: { store: ObjectStore; prefix: string },
+  signal: AbortSignal,
+): Promise<void> {
+  await fleet.change(address, async (record) => {
+    const found = await youngestBackups(store, prefix, address, signal);
+    return withYoungest(record, found.get(instanceKey(address))?.good);
+  });
+}
+
+async function* each<T>(items: T[]): AsyncGenerator<T> {
+  yield* items;
+}

@@ -1,0 +1,74 @@
+/** The state of each instance, with its reason. */
+import { Router } from 'express';
+import { LxstowError } from '../../errors.ts';
+import { mayTouch } from '../access.ts';
+import type { GatewayParts } from '../app.ts';
+import { filtered } from '../filter.ts';
+import { remotesOf } from '../remotes.ts';
+import { clientOf, listedProject, query } from '../requests.ts';
+import { sync } from '../respond.ts';
+import { instanceStates, statusCursor } from '../status.ts';
+
+/** An inventory that is older is not trusted to know of new instances. */
+const staleMs = 900_000;
+const mostOfPage = 10_000;
+
+export function statusRoutes(parts: GatewayParts): Router {
+  const { config } = parts;
+  const router = Router();
+
+  router.get('/', async (request, response) => {
+    const client = clientOf(request);
+    const project = listedProject(request);
+    const remotes = remotesOf(request, config);
+    const full = (query(request, 'recursion') ?? '0') !== '0';
+    const filter = query(request, 'filter');
+    const limit = pageLength(query(request, 'limit'));
+    const { statuses, inventories } = await instanceStates(parts, {
+      wants: (place) =>
+        remotes.includes(place.remote) &&
+        (project === undefined || place.project === project) &&
+        mayTouch(client, place.project),
+      mayName: (other) => mayTouch(client, other),
+      olderThan: query(request, 'older-than', 'nats-api.json#/$defs/olderThan'),
+      state: query(request, 'state', 'nats-api.json#/$defs/instanceState'),
+      after: query(request, 'after'),
+      // One more tells whether there is another page; of those that a filter takes nobody knows how many to look at.
+      ...(filter === undefined && { most: limit + 1 }),
+    });
+    for (const remote of remotes) {
+      const at = inventories.get(remote)?.at;
+      if (at !== undefined && Date.now() - Date.parse(at) < staleMs) continue;
+      const since = at === undefined ? 'yet' : `since ${at}`;
+      response.append(
+        'warning',
+        `199 lxstow "no worker of remote ${remote} has looked which instances there are ${since}"`,
+      );
+    }
+    const matching = await filtered(statuses, filter);
+    const page = matching.slice(0, limit);
+    const last = page.length < matching.length ? page.at(-1) : undefined;
+    if (last) {
+      const next = new URLSearchParams({ ...(request.query as Record<string, string>), after: statusCursor(last) });
+      response.set('link', `</1.0/status?${next}>; rel="next"`);
+    }
+    sync(response, full ? page : page.map(pathOf));
+  });
+
+  const pathOf = ({ host, project, instance }: { host: string; project: string; instance: string }) => {
+    const search = new URLSearchParams({
+      ...(project === 'default' ? {} : { project }),
+      ...(host === config.gateway.defaultRemote ? {} : { target: host }),
+    });
+    return `/1.0/instances/${instance}${search.size > 0 ? `?${search}` : ''}`;
+  };
+
+  return router;
+}
+
+function pageLength(text: string | undefined): number {
+  if (text === undefined) return Number.POSITIVE_INFINITY;
+  const limit = Number(text);
+  if (Number.isInteger(limit) && limit >= 1 && limit <= mostOfPage) return limit;
+  throw new LxstowError('bad-request', `?limit=${text} is not a number from 1 to ${mostOfPage}`);
+}

@@ -1,0 +1,310 @@
+/** The record of an instance: whoever writes it in which order, it ends the same, and says what is so. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { formatManifest } from '../../services/archive/manifest.ts';
+import { type Address, backupName, type InstanceRecord } from '../../services/contract.ts';
+import { LxstowError } from '../../services/errors.ts';
+import { statusOf } from '../../services/fleet/judge.ts';
+import { Keeper } from '../../services/fleet/keeper.ts';
+import { mayBeDeleted, withGood, withLast, withRemoved, withSeen, withYoungest } from '../../services/fleet/record.ts';
+import { compareInstances, sightings } from '../../services/fleet/rounds.ts';
+import type { FleetStore } from '../../services/fleet/store.ts';
+import { youngestBackups } from '../../services/fleet/youngest.ts';
+import { createLogger } from '../../services/logger.ts';
+import { instanceKey } from '../../services/queue/topology.ts';
+import { manifestKey } from '../../services/storage/keys.ts';
+import type { ObjectStore } from '../../services/storage/objectStore.ts';
+
+const at = (minute: number) => new Date(Date.UTC(2026, 10, 1, 0, minute)).toISOString();
+const c1: Address = { remote: 'local', project: 'default', instance: 'c1' };
+const good = (minute: number) => ({ backup: `b${minute}`, at: at(minute), size: minute });
+const uuid = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+const last = (minute: number, outcome: 'success' | 'failure' | 'cancelled', reason = 'why') => ({
+  ...{ operation: uuid, at: at(minute), outcome },
+  ...(outcome !== 'success' && { reason }),
+});
+
+type Change = (record: InstanceRecord) => InstanceRecord;
+
+describe('the record of an instance', () => {
+  it('is the same in whatever order it was written, and however often', () => {
+    const minute = fc.integer({ min: 0, max: 5 });
+    const outcome = fc.constantFrom('success' as const, 'failure' as const, 'cancelled' as const);
+    const change: fc.Arbitrary<Change> = fc.oneof(
+      minute.map((m) => (record: InstanceRecord) => withGood(record, good(m))),
+      fc.tuple(minute, outcome, fc.constantFrom('a', 'b')).map(
+        ([m, how, why]) =>
+          (record: InstanceRecord) =>
+            withLast(record, last(m, how, why)),
+      ),
+      fc.tuple(minute, fc.boolean()).map(
+        ([m, excluded]) =>
+          (record: InstanceRecord) =>
+            withSeen(record, { at: at(m), excluded }),
+      ),
+    );
+    fc.assert(
+      fc.property(fc.array(change, { maxLength: 12 }), fc.infiniteStream(fc.nat()), (changes, random) => {
+        const fold = (all: Change[]) => all.reduce((record, each) => each(record), {} as InstanceRecord);
+        const shuffled = [...changes, ...changes]
+          .map((each) => [random.next().value, each] as const)
+          .sort(([a], [b]) => a - b)
+          .map(([, each]) => each);
+        assert.deepEqual(fold(shuffled), fold(changes));
+      }),
+    );
+  });
+
+  it('names the youngest backup of the store when all who make and delete some are through', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.scheduler(),
+        fc.array(fc.boolean(), { minLength: 1, maxLength: 4 }),
+        async (scheduler, doomed) => {
+          const bucket = new Map<string, ReturnType<typeof good>>();
+          const kept = { record: {} as InstanceRecord, revision: 0 };
+          let clock = 10;
+          const turn = () => scheduler.schedule(Promise.resolve());
+          const youngest = () => [...bucket.values()].sort((a, b) => (a.at < b.at ? 1 : -1))[0];
+          /** As FleetStore.change. */
+          const change = async (make: (record: InstanceRecord) => Promise<InstanceRecord>) => {
+            for (;;) {
+              await turn();
+              const { record, revision } = kept;
+              const next = await make(record);
+              await turn();
+              if (kept.revision !== revision) continue;
+              Object.assign(kept, { record: next, revision: revision + 1 });
+              return;
+            }
+          };
+          const lookUp = async (record: InstanceRecord) => {
+            await turn();
+            return withYoungest(record, youngest());
+          };
+          const made = async (backup: number) => {
+            await turn();
+            const own = { ...good(backup), at: at(clock++) };
+            bucket.set(own.backup, own);
+            await change(async (record) => (mayBeDeleted(record, own) ? lookUp(record) : withGood(record, own)));
+          };
+          const deleted = async (name: string) => {
+            while (!bucket.has(name)) await turn();
+            bucket.delete(name);
+            const removed = at(clock++);
+            await change(async (record) => {
+              const next = withRemoved(record, removed);
+              return record.good && record.good.backup !== name ? next : lookUp(next);
+            });
+          };
+          // Each is made once, and some are deleted, as soon as they are there.
+          await scheduler.waitFor(
+            Promise.all(doomed.flatMap((dies, backup) => [made(backup), ...(dies ? [deleted(`b${backup}`)] : [])])),
+          );
+          assert.deepEqual(kept.record.good, youngest());
+        },
+      ),
+    );
+  });
+
+  it('is right again when it is held against the store, whatever it said', () => {
+    assert.deepEqual(withYoungest({ good: good(9), last: last(1, 'success') }, good(3)).good, good(3));
+    assert.equal(withYoungest({ good: good(9) }, undefined).good, undefined);
+  });
+});
+
+describe('the state of an instance', () => {
+  const now = new Date(Date.UTC(2026, 10, 2, 12));
+  const judged = (record: InstanceRecord, hours = 26, mayName = true) => {
+    const yardstick = { now, maxAgeMs: hours * 3_600_000, mayName: () => mayName };
+    const { state, reason } = statusOf(c1, record, yardstick);
+    return `${state}: ${reason}`;
+  };
+  const seen = { at: at(0), excluded: false };
+  const young = { backup: 'y', at: '2026-11-02T02:00:00.000Z', size: 1 };
+  const cases: [what: string, record: InstanceRecord, said: RegExp][] = [
+    ['new', { seen }, /^never: it has no backup$/],
+    ['backed up', { seen, good: young, last: last(5, 'success') }, /^ok: $/],
+    ['backed up long ago', { seen, good: good(0) }, /^overdue: its last backup is 36 h old$/],
+    [
+      'failing, with a young backup',
+      { seen, good: young, last: { ...last(0, 'failure'), at: '2026-11-02T03:00:00.000Z' } },
+      /^failing: the last backup failed, 2026-11-02 03:00 UTC: why$/,
+    ],
+    ['failing, without a backup', { seen, last: last(0, 'failure') }, /^failing: .*: why; it has no backup$/],
+    ['failed, then uploaded', { seen, good: young, last: last(0, 'failure') }, /^ok/],
+    ['cancelled', { seen, good: young, last: last(5, 'cancelled') }, /^ok/],
+    ['excluded', { seen: { ...seen, excluded: true }, last: last(0, 'failure') }, /^excluded: user\.lxstow\.exclude/],
+    ['gone', { seen: { ...seen, gone: at(7) }, good: good(0) }, /^gone: LXD does not have it, since 2026-11-01 00:07/],
+    [
+      'renamed',
+      { seen: { ...seen, gone: at(7), renamed: { project: 'default', instance: 'c2' } } },
+      /^gone: it is c2 now/,
+    ],
+    [
+      'renamed, as it is now',
+      { seen: { ...seen, was: { project: 'web', instance: 'c0' } } },
+      /it was c0 of project web/,
+    ],
+    ['not seen by an inventory yet', { good: young }, /^ok/],
+  ];
+  for (const [what, record, said] of cases) it(what, () => assert.match(judged(record), said));
+  it('names no project to who may not know of it', () => {
+    const moved = { project: 'secret', instance: 'c1' };
+    assert.equal(
+      judged({ seen: { ...seen, gone: at(7), renamed: moved } }, 26, false),
+      'gone: it is in another project now, since 2026-11-01 00:07 UTC or a little before',
+    );
+    assert.doesNotMatch(judged({ seen: { ...seen, was: moved } }, 26, false), /secret/);
+  });
+  it('depends on how old a backup may be', () => assert.match(judged({ seen, good: young }, 9), /^overdue/));
+});
+
+describe('the youngest backup in the store', () => {
+  interface Stored {
+    /** Minutes: when it was asked for, made, and when its tags were changed. */
+    asked: number;
+    made: number;
+    changed: number;
+    /** A name that somebody chose. */
+    named: boolean;
+  }
+  const part = { number: 1, rawStart: 0, rawEnd: 1, size: 1, etag: 'e', sha256: 'a'.repeat(64), crc32: 'AA==' };
+  const manifestOf = (name: string, created: string) =>
+    formatManifest({
+      ...{ version: 1, writer: 'test', operation: uuid },
+      backup: { ...c1, name, created, tags: {} },
+      archive: {
+        ...{ key: 'k', etag: 'e', size: 1, rawSize: 1, blockSize: 1, parts: [part] },
+        ...{ compression: 'none', optimized: false, instanceOnly: false },
+      },
+      instance: {
+        ...{ config: {}, devices: {}, profiles: [], snapshots: [] },
+        ...{ pool: 'p', driver: 'dir', architecture: 'x86_64', type: 'container' },
+      },
+      lxd: { version: '5.0.2' },
+    });
+  const storeOf = (backups: Stored[]) => {
+    const objects = new Map(
+      backups.map(({ asked, made, changed, named }, index) => {
+        const name = named ? `mine-${index}.tar` : backupName(new Date(at(asked)), 'none', index + 1);
+        const body = manifestOf(name, at(made));
+        return [manifestKey('', { ...c1, backup: name }), { body, modified: at(changed) }] as const;
+      }),
+    );
+    let reads = 0;
+    const store = {
+      async *list() {
+        for (const [key, { body, modified }] of objects) yield { key, modified, etag: 'e', size: body.length };
+      },
+      async read(key: string) {
+        reads++;
+        return { body: objects.get(key)?.body, etag: 'e' };
+      },
+    } as unknown as ObjectStore;
+    return { store, reads: () => reads };
+  };
+  const never = new AbortController().signal;
+  const youngest = async (store: ObjectStore) =>
+    [...(await youngestBackups(store, '', c1, never)).values()][0]?.good.at;
+
+  it('is found, whatever backups are called and whenever their tags were changed', async () => {
+    const minute = fc.nat({ max: 300 });
+    const backup = fc
+      .record({ asked: minute, took: minute, later: fc.constantFrom(0, 0, 100, 1000), named: fc.boolean() })
+      .map(({ asked, took, later, named }) => ({ asked, made: asked + took, changed: asked + took + later, named }));
+    await fc.assert(
+      fc.asyncProperty(fc.array(backup, { minLength: 1, maxLength: 12 }), async (backups) => {
+        const { store } = storeOf(backups);
+        assert.equal(await youngest(store), at(Math.max(...backups.map(({ made }) => made))));
+      }),
+    );
+  });
+
+  it('of a thousand is found by reading one manifest', async () => {
+    const backups = Array.from({ length: 1000 }, (_, day) => ({ asked: day * 1440, made: day * 1440 + 5 }));
+    const { store, reads } = storeOf(backups.map((each) => ({ ...each, changed: each.made, named: false })));
+    assert.equal(await youngest(store), at(999 * 1440 + 5));
+    assert.equal(reads(), 1);
+  });
+});
+
+describe('a record that cannot be written', () => {
+  it('fails nothing, and is remembered to be corrected', async () => {
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    const fleet = {
+      change: () => Promise.reject(new LxstowError('nats-unavailable', 'away')),
+    } as unknown as FleetStore;
+    const keeper = new Keeper({ fleet, store: {} as ObjectStore, prefix: '', log });
+    await keeper.ended(c1, last(1, 'failure'));
+    await keeper.removed({ ...c1, backup: 'b1' });
+    assert.equal(keeper.behind, true);
+  });
+});
+
+describe('an inventory', () => {
+  const address = (instance: string) => ({ ...c1, instance });
+  const present = (...all: [name: string, uuid: string][]) =>
+    new Map(
+      all.map(([name, uuid]) => [
+        instanceKey(address(name)),
+        { address: address(name), seen: { at: at(1), excluded: false, uuid } },
+      ]),
+    );
+  /** Records after inventories at minutes 1, 2, … */
+  const after = (
+    ...rounds: Map<string, { address: Address; seen: { at: string; excluded: boolean; uuid: string } }>[]
+  ) => {
+    const records = new Map<string, { address: Address; record: InstanceRecord }>();
+    const written: number[] = [];
+    for (const [index, round] of rounds.entries()) {
+      const time = at(index + 1);
+      const found = new Map([...round].map(([key, each]) => [key, { ...each, seen: { ...each.seen, at: time } }]));
+      const changes = sightings(records, found, time);
+      written.push(changes.length);
+      for (const { address, seen } of changes) {
+        const key = instanceKey(address);
+        records.set(key, { address, record: withSeen(records.get(key)?.record ?? {}, seen) });
+      }
+    }
+    return { written, of: (name: string) => records.get(instanceKey(address(name)))?.record.seen };
+  };
+
+  it('writes only what is new', () => {
+    const same = present(['c1', 'u1'], ['c2', 'u2']);
+    assert.deepEqual(after(same, same, present(['c1', 'u1'])).written, [2, 0, 1]);
+  });
+
+  it('knows a renamed instance again, and goes on to', () => {
+    const now = present(['new', 'u1']);
+    const { of, written } = after(present(['old', 'u1']), now, now);
+    assert.deepEqual(written, [1, 2, 0]);
+    assert.deepEqual(of('old')?.renamed, { project: 'default', instance: 'new' });
+    assert.equal(of('old')?.gone, at(2));
+    assert.deepEqual(of('new')?.was, { project: 'default', instance: 'old' });
+  });
+
+  it('takes none for gone that a job is at work on', async () => {
+    const known = { address: c1, revision: 1, record: { seen: { at: at(0), excluded: false } } };
+    const changed: Address[] = [];
+    const fleet = {
+      recordsOf: async () => new Map([[instanceKey(c1), known]]),
+      change: async (address: Address) => void changed.push(address),
+    } as unknown as FleetStore;
+    const none = async () => [];
+    assert.equal(await compareInstances(fleet, 'local', none, async () => true), 0);
+    assert.deepEqual(changed, []);
+    assert.equal(await compareInstances(fleet, 'local', none, async () => false), 1);
+    assert.deepEqual(changed, [c1]);
+  });
+
+  it('takes an instance that comes back for what it is', () => {
+    const { of } = after(present(['c1', 'u1']), present(), present(['c1', 'u1']));
+    assert.equal(of('c1')?.gone, undefined);
+    const { of: other } = after(present(['c1', 'u1']), present(['c2', 'u1']), present(['c1', 'u3'], ['c2', 'u1']));
+    assert.equal(other('c1')?.gone, undefined);
+    assert.equal(other('c1')?.was, undefined);
+    assert.deepEqual(other('c2')?.was, { project: 'default', instance: 'c1' });
+  });
+});
