@@ -347,6 +347,42 @@ route('/1.0/operations/{id}/wait', {
     answers: sync('As it is when it has ended, or the time is over.', operation),
   },
 });
+const runs = (name: string) => closed(schema(`run-answers.json#/$defs/${name}`));
+const paged = [
+  query('limit', { type: 'integer', minimum: 1, maximum: 1000 }, 'At most so many; 100 without it.'),
+  query('after', text, '`next` of the page before.'),
+];
+route('/1.0/runs', {
+  get: {
+    summary: 'List runs',
+    parameters: paged,
+    answers: sync('The newest first; of each what the client may see of it.', runs('runPage')),
+  },
+  post: {
+    summary: 'Back many instances up, as one thing',
+    parameters: [tagging, told],
+    body: requiredBody('http-create-run.json'),
+    answers: accepted('The run is planned. Its operation.'),
+  },
+});
+route('/1.0/runs/{id}', {
+  get: { summary: 'Show a run', answers: sync('As it is now.', runs('run')) },
+  delete: { summary: 'Cancel a run, and all its children', answers: sync('It is asked to end.', empty) },
+});
+route('/1.0/runs/{id}/children', {
+  get: {
+    summary: "List a run's children",
+    parameters: [query('state', schema('run.json#/$defs/state'), 'Only those.'), ...paged],
+    answers: sync('In the order in which they are begun.', runs('childPage')),
+  },
+});
+route('/1.0/runs/{id}/retry', {
+  post: {
+    summary: 'Repeat what failed in a run, as a new one',
+    body: optionalBody('http-retry-run.json'),
+    answers: accepted('The new run is planned. Its operation.'),
+  },
+});
 route('/1.0/events', {
   get: {
     summary: "LXD's events, over a websocket",

@@ -17,9 +17,10 @@ import { assertInstance, showBackup } from './backups.ts';
 import { cursorOf, type Summary } from './catalog.ts';
 import { cancelOperation, missingOperation } from './operations.ts';
 import { toLxd } from './respond.ts';
+import { runEndpoints } from './runEndpoints.ts';
 
 export interface Question {
-  /** From the subject; `instance` is empty where the subject has none. */
+  /** From the subject; `instance` is empty where the subject has none, remote and project may be `all` where the endpoint allows that. */
   address: Address;
   /** The request, which matches its schema. */
   body: unknown;
@@ -38,6 +39,8 @@ export interface Endpoint {
   description: string;
   request: SchemaName;
   answer: SchemaName;
+  /** Whether `=all` may stand in the subject for a remote or project. */
+  allowsAll?: boolean;
   /** More requests than this at a time are refused by a gateway. */
   atOnce: number;
   /** How long an answer may take. */
@@ -138,6 +141,7 @@ export const endpoints: Endpoint[] = [
       return toLxd(await cancelOperation(parts, id));
     },
   },
+  ...runEndpoints,
 ];
 
 async function backupPage(

@@ -17,6 +17,9 @@ import { connectNats } from '../queue/connection.ts';
 import { Leases } from '../queue/leases.ts';
 import { Reservations } from '../queue/reservations.ts';
 import { leasesBucket, verifySetUp } from '../queue/topology.ts';
+import { RunFeed } from '../runs/feed.ts';
+import { Feeder } from '../runs/feeder.ts';
+import { RunStore } from '../runs/store.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -27,6 +30,7 @@ import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
 import { Gauges } from './gauges.ts';
 import { openTrust } from './openTrust.ts';
+import { cancelOperation } from './operations.ts';
 import { serveOverNats } from './service.ts';
 import { Submitter } from './submit.ts';
 import { serverCertificate } from './tls.ts';
@@ -52,6 +56,7 @@ const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
 /** Longer than the minute after which load balancers close their side. */
 const idleConnectionMs = 75_000;
+const hourMs = 3_600_000;
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
@@ -80,7 +85,9 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const ended = new AbortController();
   const leases = new Bucket(nats, leasesBucket);
   const feed = await OperationFeed.open(operations, log, ended.signal);
-  await using eventSockets = new EventSockets(feed, log);
+  const runs = new RunStore(nats, config.nats.runsKeptHours);
+  const runFeed = await RunFeed.open(runs, log, ended.signal);
+  await using eventSockets = new EventSockets(feed, runFeed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const transfers = new Transfers({
@@ -104,6 +111,8 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     nats,
     operations,
     feed,
+    runs,
+    runFeed,
     eventSockets,
     reservations: new Reservations(leases),
     catalog,
@@ -115,6 +124,22 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     stop,
   };
   const app = createApp(parts);
+  const feeder = new Feeder({
+    nats,
+    runs,
+    runFeed,
+    operations,
+    changes: feed,
+    leases: new Leases(leases, config.worker.leaseTtlMs),
+    leasesBucket: leases,
+    cancel: (id) => cancelOperation(parts, id),
+    name: `gateway-${hostname()}-${process.pid}`,
+    heartbeatMs: config.worker.heartbeatMs,
+    inventoryTimeoutMs: gateway.inventoryTimeoutMs,
+    patienceMs: config.worker.patienceHours * hourMs,
+    log,
+    stop,
+  });
   const notices = await openNotices({ nats, config: config.notify, metrics, log, stop });
 
   const server = https.createServer(
@@ -154,6 +179,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     health: health.port,
     fingerprint: fingerprintOf(certificate.cert),
   });
+  const feeding = feeder.run();
   trust.announce(port);
   onListening?.(port);
 
@@ -166,7 +192,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   server.closeIdleConnections();
   await eventSockets[Symbol.asyncDispose]();
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
-  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs)]);
+  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding]);
   clearTimeout(timer);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();

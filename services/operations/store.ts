@@ -1,17 +1,16 @@
 /** Operations in their bucket: every change is a compare-and-set. */
-import { setTimeout as delay } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
-import { Kvm } from '@nats-io/kv';
+import type { KvEntry } from '@nats-io/kv';
 import type { Operation } from '../contract.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
 import { operationKey, operationsBucket } from '../queue/topology.ts';
+import { watchBucket } from '../queue/watch.ts';
 import { isFinal } from './operation.ts';
 
 /** Entries of a listing come within milliseconds of each other. */
 const stalledMs = 5000;
 const batchSize = 1000;
-const watchAgainMs = 1000;
 
 export interface Stored {
   operation: Operation;
@@ -107,51 +106,14 @@ export class OperationStore {
     }
   }
 
-  /**
-   * Calls `see` with each change from now on, in the order in which they were written and once each, until the signal aborts. NATS
-   * keeps the last of each operation: one that is written over before it was sent does not come. Resolves once it watches; a watch
-   * that breaks is begun again where it broke off, and `onTrouble` told why.
-   */
+  /** Calls `see` with each change from now on: see watchBucket. */
   async watch(
     see: (operation: Operation) => void,
     signal: AbortSignal,
     onTrouble: (error: unknown) => void,
   ): Promise<void> {
-    try {
-      const kv = await new Kvm(this.#nats.js).open(operationsBucket, { allow_direct: true });
-      let seen = (await this.#nats.jsm.streams.info(`KV_${operationsBucket}`)).state.last_seq;
-      const begin = () => kv.watch({ resumeFromRevision: seen + 1, ignoreDeletes: true });
-      let watch = await begin();
-      signal.addEventListener('abort', () => watch.stop(), { once: true });
-      const follow = async () => {
-        for await (const entry of watch) {
-          if (entry.revision <= seen) continue;
-          seen = entry.revision;
-          // `ignoreDeletes` lets removals and expiries through.
-          if (entry.operation === 'PUT') see(entry.json<Operation>());
-        }
-      };
-      void (async () => {
-        while (!signal.aborted) {
-          try {
-            await follow();
-            if (signal.aborted) return;
-            throw new Error('the watch ended');
-          } catch (error) {
-            onTrouble(error);
-            watch.stop();
-            await delay(watchAgainMs, undefined, { ref: false });
-          }
-          await begin().then((begun) => {
-            watch = begun;
-          }, onTrouble);
-        }
-        watch.stop();
-      })();
-      if (signal.aborted) watch.stop();
-    } catch (error) {
-      throw natsFailure(error, 'watching operations');
-    }
+    const each = (entry: KvEntry) => see(entry.json<Operation>());
+    return watchBucket(this.#nats, operationsBucket, '>', each, signal, onTrouble);
   }
 }
 

@@ -77,12 +77,17 @@ export class Bucket {
     return (await this.entries(filter)).map(({ key }) => key);
   }
 
-  /** What matches and holds a value. */
-  async entries(filter: string): Promise<Entry[]> {
+  /** The keys that match, without a look at their values: also those that have gone within the last minute. */
+  async names(filter: string): Promise<string[]> {
     const info = await this.#patiently(`reading ${this.name}`, () =>
       this.#nats.jsm.streams.info(`KV_${this.name}`, { subjects_filter: this.#subject(filter) }),
     );
-    const keys = Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
+    return Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
+  }
+
+  /** What matches and holds a value. */
+  async entries(filter: string): Promise<Entry[]> {
+    const keys = await this.names(filter);
     const found: Entry[] = [];
     for (let from = 0; from < keys.length; from += readsInFlight) {
       const read = await Promise.all(keys.slice(from, from + readsInFlight).map((key) => this.get(key)));

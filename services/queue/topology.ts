@@ -22,6 +22,8 @@ export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have sent so far. */
 export const checkpointsBucket = 'lxstow_checkpoints';
+/** Runs: what each is, and its children. */
+export const runsBucket = 'lxstow_runs';
 /** Who is trusted, tokens, and where gateways are. */
 export const trustBucket = 'lxstow_trust';
 
@@ -39,7 +41,7 @@ export function consumerName(remote: string, lane: Lane): string {
   return `${remote}_${lane}`;
 }
 
-/** Gateways share them: who takes the next change of an operation, and who the next notice. */
+/** Gateways share them: who takes the next change of an operation or of a run, and who the next notice. */
 export const changesConsumer = 'notices';
 export const noticesConsumer = 'deliver';
 
@@ -138,6 +140,10 @@ export function freedSubject(remote: string): string {
 }
 
 const apiPrefix = 'lxstow.api';
+/** In a request's subject in the place of a name: all of them. No name is encoded so. */
+const allToken = '=all';
+/** What `=all` stands for once it is read: no name of a remote or project. */
+export const all = '*';
 
 /** The subject of a request with the names of `pattern` (`backups.list.{remote}.{project}`) put in; those not given are wildcards. */
 export function apiSubject(pattern: string, names: Record<string, string> = {}): string {
@@ -147,12 +153,13 @@ export function apiSubject(pattern: string, names: Record<string, string> = {}):
   return `${apiPrefix}.${filled}`;
 }
 
-/** The names in a request's subject. */
+/** The names in a request's subject; `all` where it says `=all`. */
 export function parseApiSubject(pattern: string, subject: string): Record<string, string> {
   const tokens = subject.slice(apiPrefix.length + 1).split('.');
   const named = pattern.split('.').flatMap((word, index) => {
     const name = /^{(\w+)}$/.exec(word)?.[1];
-    return name ? [[name, decodeToken(tokens[index] ?? '')]] : [];
+    const token = tokens[index] ?? '';
+    return name ? [[name, token === allToken ? all : decodeToken(token)]] : [];
   });
   return Object.fromEntries(named);
 }
@@ -212,7 +219,10 @@ export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' | 'd
   return word === permitWords.pool ? 'pool' : word === permitWords.remote ? 'remote' : 'instance';
 }
 
-/** Key of the lease on tidying a remote up. It has two tokens; all others have at least three. */
+/** Key of the lease on feeding runs to the queue: one gateway does it for all of them. */
+export const feederLeaseKey = 'feeder.runs';
+
+/** Key of the lease on tidying a remote up. It has two tokens, like the feeder's; all others have at least three. */
 export function janitorLeaseKey(remote: string): string {
   return `janitor.${remote}`;
 }
@@ -231,6 +241,16 @@ export function parseLeaseKey(
 
 export function operationKey(remote: string, id: string): string {
   return `${remote}.${id}`;
+}
+
+/** Key of a run's head; filter for all: `*`. */
+export function runHeadKey(run: string): string {
+  return `${run}.head`;
+}
+
+/** Key of a chunk of a run's children; filter for all of a plan's: `*`. */
+export function runPlanKey(run: string, plan: string, chunk: number | '*'): string {
+  return `${run}.plan.${plan}.${chunk === '*' ? chunk : String(chunk).padStart(3, '0')}`;
 }
 
 /** Key of a trusted client's certificate. */
@@ -298,7 +318,9 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
   ];
 }
 
-const buckets = [operationsBucket, leasesBucket, checkpointsBucket, trustBucket];
+const buckets = [operationsBucket, leasesBucket, checkpointsBucket, runsBucket, trustBucket];
+/** Of no use to workers, who may not look at them. */
+const gatewaysBuckets = [runsBucket, trustBucket];
 
 /** What is set on the stream behind a bucket when it is there already. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {
@@ -330,6 +352,17 @@ const noticeConsumers: { stream: string; name: string; settings: Partial<Consume
     name: changesConsumer,
     // What ended before there was anybody to tell it is not told.
     settings: {
+      deliver_policy: DeliverPolicy.New,
+      ack_policy: AckPolicy.Explicit,
+      ack_wait: nanos(ackWaitMs),
+      max_deliver: -1,
+    },
+  },
+  {
+    stream: `KV_${runsBucket}`,
+    name: changesConsumer,
+    settings: {
+      filter_subject: `$KV.${runsBucket}.${runHeadKey('*')}`,
       deliver_policy: DeliverPolicy.New,
       ack_policy: AckPolicy.Explicit,
       ack_wait: nanos(ackWaitMs),
@@ -428,7 +461,7 @@ export async function compareSetUp(
   // Notices are the gateways', and who is trusted is not for workers to see.
   for (const { name, settings } of streams(config).filter((each) => role === 'gateway' || each.name !== noticesStream))
     await compare(`stream ${name}`, settings, () => nats.jsm.streams.info(name));
-  for (const bucket of buckets.filter((name) => role === 'gateway' || name !== trustBucket))
+  for (const bucket of buckets.filter((name) => role === 'gateway' || !gatewaysBuckets.includes(name)))
     await compare(`bucket ${bucket}`, bucketSettings(config), () => nats.jsm.streams.info(`KV_${bucket}`));
   for (const remote of remotes) {
     for (const { name, settings } of consumers(remote))

@@ -1,0 +1,215 @@
+/** Runs: many backups as one thing, on real parts. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import type { Operation, RunChild, ShownRun, ShownRunChild } from '../../services/contract.ts';
+import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
+import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { type Receiver, startReceiver } from '../lab/receiver.ts';
+import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
+
+describe('runs', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let s3: ScriptedS3;
+  let other: Lxstow;
+  let receiver: Receiver;
+  before(async () => {
+    receiver = await startReceiver();
+    const config = {
+      // A gateway that is killed is replaced sooner.
+      worker: { slots: 2, graceMs: 0, compression: 'none', leaseTtlMs: 4000, heartbeatMs: 1000 },
+      notify: { endpoints: [`${receiver.url}/all`] },
+    };
+    stack = await openStack('runs', { workers: 0, config });
+    s3 = await scriptedS3(stack.s3.endpoint);
+    const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
+    [other] = await Promise.all([
+      startLxstow({
+        ...{ name: 'runs-other', log: () => undefined, natsUrl: stack.nats.url, s3: stack.s3, socket },
+        ...{ workers: 0, config },
+      }),
+      stack.stow.addWorker({
+        LXSTOW_S3_ENDPOINT: s3.endpoint,
+        LXSTOW_S3_IDLE_TIMEOUT_MS: '600000',
+        LXSTOW_REMOTES: JSON.stringify({ local: { socket, transfers: 1 } }),
+      }),
+    ]);
+    for (const name of ['a1', 'a2', 'a3', 'busy']) await stack.launch(name);
+    await stack.launch('b1', { project: stack.project });
+    await stack.launch('x1', { project: stack.project });
+    await configure('x1', { 'user.lxstow.exclude': 'true' }, stack.project);
+    await configure('a2', { 'user.backup': 'daily' });
+  });
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await other?.[Symbol.asyncDispose]();
+    await s3?.[Symbol.asyncDispose]();
+    await receiver?.[Symbol.asyncDispose]();
+  });
+
+  async function configure(name: string, config: Record<string, string>, project = 'default'): Promise<void> {
+    await stack.lxd.call({
+      method: 'PATCH',
+      path: `/1.0/instances/${name}`,
+      query: { project },
+      body: { config },
+      signal: AbortSignal.timeout(10_000),
+    });
+  }
+  const create = (body: object, stow: Lxstow = stack.stow) => stow.request('POST', '/1.0/runs', { body });
+  const show = async (id: string, stow: Lxstow = stack.stow) =>
+    (await stow.request('GET', `/1.0/runs/${id}`)).body.metadata as ShownRun;
+  const children = async (id: string, query = '') =>
+    (await stack.stow.request('GET', `/1.0/runs/${id}/children${query}`)).body.metadata.children as ShownRunChild[];
+  const ended = async (id: string, stow: Lxstow = stack.stow) => {
+    const { body } = await stow.request('GET', `/1.0/operations/${id}/wait`);
+    assert.ok(body.metadata.status_code >= 200);
+    return show(id, stow);
+  };
+  const states = (of: Pick<RunChild, 'instance' | 'state'>[]) =>
+    Object.fromEntries(of.map(({ instance, state }) => [instance, state]));
+  /** A backup by hand that does not end, and that nothing else gets past: until it is released. */
+  async function occupy() {
+    const { reached, release } = s3.hold(/\/busy\//);
+    const answer = await stack.stow.request('POST', '/1.0/instances/busy/backups');
+    await reached;
+    return { answer, release };
+  }
+
+  it('back up what the selector means; what fails says why, what is at work already is skipped, and who excludes itself is left out', async () => {
+    const { answer, release } = await occupy();
+    const made = await create({ selector: { all: true }, tags: { by: 'run' } });
+    assert.equal(made.status, 202, made.text);
+    const id = idOf(made);
+    await until(
+      () => children(id),
+      (found) => found.find(({ instance }) => instance === 'busy')?.state === 'skipped',
+    );
+    await stack.remove('a3');
+    release();
+    const run = await ended(id);
+    assert.deepEqual(
+      { status: run.status, counts: run.counts, excluded: run.excluded },
+      {
+        status: 'Failure',
+        counts: { total: 5, success: 3, failure: 1, skipped: 1, cancelled: 0, running: 0, pending: 0 },
+        excluded: 1,
+      },
+    );
+    assert.deepEqual(run.failures, [
+      { remote: 'local', project: 'default', instance: 'a3', reason: 'instance a3 does not exist', error_code: 'not-found' },
+    ]);
+    const all = await children(id);
+    assert.deepEqual(states(all), { a1: 'success', a2: 'success', a3: 'failure', b1: 'success', busy: 'skipped' });
+    const skipped = all.find(({ instance }) => instance === 'busy');
+    assert.equal(skipped?.by, idOf(answer));
+    assert.match(String(skipped?.reason), /is at work on it/);
+    assert.ok(run.bytes > 0);
+    const backup = all.find(({ instance }) => instance === 'a1')?.backup;
+    const stored = (await stack.stow.request('GET', `/1.0/instances/a1/backups/${backup}`)).body.metadata;
+    assert.deepEqual(stored.tags, { by: 'run' });
+    assert.equal((await stack.stow.finished(answer)).status, 'Success');
+
+    const operation = (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation;
+    assert.deepEqual([operation.status, operation.err], ['Failure', '1 of 5 failed']);
+    const [told] = await until(
+      async () => receiver.received.filter(({ notice }) => notice.operation === id),
+      ({ length }) => length > 0,
+    );
+    assert.equal(told?.notice.state, 'failed');
+  });
+
+  it('are repeated for what failed only', async () => {
+    const [failed] = (await stack.stow.request('GET', '/1.0/runs?limit=1')).body.metadata.runs as ShownRun[];
+    assert.equal(failed?.status, 'Failure');
+    await stack.launch('a3');
+    const answer = await stack.stow.request('POST', `/1.0/runs/${failed?.id}/retry`);
+    assert.equal(answer.status, 202, answer.text);
+    const run = await ended(idOf(answer));
+    assert.deepEqual([run.status, run.retry_of, run.counts.total, run.counts.success], ['Success', failed?.id, 1, 1]);
+    assert.deepEqual(states(await children(run.id)), { a3: 'success' });
+    assertError(await stack.stow.request('POST', `/1.0/runs/${run.id}/retry`), 409, /nothing has failed in run/);
+  });
+
+  it('are chosen by name, pattern, project, status and configuration', async () => {
+    const chosen = async (selector: object) => {
+      const answer = await create({ selector, instance_only: true });
+      assert.equal(answer.status, 202, answer.text);
+      const id = idOf(answer);
+      const found = (await children(id)).map(({ project, instance }) => `${project}/${instance}`).sort();
+      assert.equal((await ended(id)).status, 'Success');
+      return found;
+    };
+    assert.deepEqual(await chosen({ instances: ['a?'], exclude: ['a3'] }), ['default/a1', 'default/a2']);
+    assert.deepEqual(await chosen({ all: true, projects: [stack.project] }), [`${stack.project}/b1`]);
+    assert.deepEqual(await chosen({ match: ['user.backup=daily', 'status=running'] }), ['default/a2']);
+    for (const [selector, error] of [
+      [{}, /of which instances\?/],
+      [{ all: true, instances: ['a1'] }, /all or instances, not both/],
+      [{ match: ['=x'] }, /give it as key=value/],
+      [{ instances: ['a/1'] }, /is not allowed/],
+      [{ everything: true }, /unknown field "everything"/],
+    ] as const)
+      assertError(await create({ selector }), 400, error);
+    assertError(await create({ selector: { instances: ['nobody'] } }), 404, /no instance fits/);
+    assertError(await create({ selector: { all: true, remotes: ['mars'] } }), 404, /remote mars does not exist/);
+  });
+
+  it('are one, however often they are asked for under one id', async () => {
+    const body = { id: randomUUID(), selector: { instances: ['a1'] } };
+    const [one, two] = await Promise.all([create(body), create(body, other)]);
+    assert.deepEqual([one.status, two.status, idOf(one), idOf(two)], [202, 202, body.id, body.id]);
+    assert.deepEqual((await ended(body.id)).counts.total, 1);
+    assert.equal((await create(body)).status, 202);
+    assertError(await create({ ...body, selector: { instances: ['a2'] } }), 409, /there is another run with the id/);
+  });
+
+  it('end when they are cancelled, with all their children; what another has planned is skipped', async () => {
+    const { answer, release } = await occupy();
+    const [first, second] = [await create({ selector: { all: true } }), await create({ selector: { instances: ['a*'] } })];
+    await until(
+      () => show(idOf(second)),
+      ({ counts }) => counts.skipped === 3,
+    );
+    const [skipped] = await children(idOf(second));
+    assert.equal(skipped?.by, idOf(first));
+    assert.equal((await ended(idOf(second))).status, 'Success');
+    assert.equal((await stack.stow.request('DELETE', first.body.operation)).status, 200);
+    const run = await ended(idOf(first));
+    assert.deepEqual(
+      [run.status, run.counts.cancelled, run.counts.skipped, run.counts.success],
+      ['Cancelled', 4, 1, 0],
+    );
+    assertError(await stack.stow.request('DELETE', first.body.operation), 400, /Only running operations/);
+    release();
+    assert.equal((await stack.stow.finished(answer)).status, 'Success');
+  });
+
+  it('go on by another gateway when the one that feeds them is killed', async () => {
+    const { release } = await occupy();
+    const answer = await create({ selector: { all: true } });
+    await until(
+      () => children(idOf(answer)),
+      (found) => states(found).busy === 'skipped',
+    );
+    await stack.stow.gateway.kill('SIGKILL');
+    release();
+    const run = await ended(idOf(answer), other);
+    assert.deepEqual([run.status, run.counts.success, run.counts.skipped], ['Success', 4, 1]);
+    await stack.stow.gateway.start();
+    for (const name of ['a1', 'a2', 'a3']) {
+      const of = (await children(run.id)).find(({ instance }) => instance === name);
+      assert.equal(of?.state, 'success');
+    }
+  });
+
+  it('wait for a remote that is away', async () => {
+    const [worker] = stack.stow.workers;
+    const answer = await create({ selector: { instances: ['a1'] } });
+    assert.equal(answer.status, 202);
+    await ended(idOf(answer));
+    await worker?.stop();
+    assertError(await create({ selector: { all: true } }), 503, /no worker of remote local is up/);
+    await worker?.start();
+  });
+});
