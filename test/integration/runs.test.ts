@@ -1,10 +1,15 @@
 /** Runs: many backups as one thing, on real parts. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { after, before, describe, it } from 'node:test';
+import { once } from 'node:events';
+import { after, afterEach, before, describe, it } from 'node:test';
+import { connect } from '@nats-io/transport-node';
+import { WebSocket } from 'ws';
 import type { Operation, RunChild, ShownRun, ShownRunChild } from '../../services/contract.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
-import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
+import { type LabFolder, openFolder } from '../lab/folder.ts';
+import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
 import { type Receiver, startReceiver } from '../lab/receiver.ts';
 import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
 
@@ -47,6 +52,9 @@ describe('runs', { timeout: 600_000 }, () => {
     await receiver?.[Symbol.asyncDispose]();
   });
 
+  let releaseLast = () => undefined as void;
+  afterEach(() => releaseLast());
+
   async function configure(name: string, config: Record<string, string>, project = 'default'): Promise<void> {
     await stack.lxd.call({
       method: 'PATCH',
@@ -56,14 +64,24 @@ describe('runs', { timeout: 600_000 }, () => {
       signal: AbortSignal.timeout(10_000),
     });
   }
+  async function client({ role, projects }: { role: string; projects?: string[] }): Promise<Certificate> {
+    const certificate = await makeCertificate({ commonName: role });
+    const body = {
+      ...{ type: 'client', name: role, role, certificate: certificate.cert.replaceAll(/-----.*-----|\s/g, '') },
+      ...(projects && { restricted: true, projects }),
+    };
+    const answer = await stack.stow.request('POST', '/1.0/certificates', { body });
+    assert.equal(answer.status, 201, answer.text);
+    return certificate;
+  }
   const create = (body: object, stow: Lxstow = stack.stow) => stow.request('POST', '/1.0/runs', { body });
   const show = async (id: string, stow: Lxstow = stack.stow) =>
     (await stow.request('GET', `/1.0/runs/${id}`)).body.metadata as ShownRun;
   const children = async (id: string, query = '') =>
     (await stack.stow.request('GET', `/1.0/runs/${id}/children${query}`)).body.metadata.children as ShownRunChild[];
   const ended = async (id: string, stow: Lxstow = stack.stow) => {
-    const { body } = await stow.request('GET', `/1.0/operations/${id}/wait`);
-    assert.ok(body.metadata.status_code >= 200);
+    const { body } = await stow.request('GET', `/1.0/operations/${id}/wait?timeout=120`);
+    assert.ok(body.metadata.status_code >= 200, JSON.stringify(body));
     return show(id, stow);
   };
   const states = (of: Pick<RunChild, 'instance' | 'state'>[]) =>
@@ -71,6 +89,7 @@ describe('runs', { timeout: 600_000 }, () => {
   /** A backup by hand that does not end, and that nothing else gets past: until it is released. */
   async function occupy() {
     const { reached, release } = s3.hold(/\/busy\//);
+    releaseLast = release;
     const answer = await stack.stow.request('POST', '/1.0/instances/busy/backups');
     await reached;
     return { answer, release };
@@ -97,7 +116,13 @@ describe('runs', { timeout: 600_000 }, () => {
       },
     );
     assert.deepEqual(run.failures, [
-      { remote: 'local', project: 'default', instance: 'a3', reason: 'instance a3 does not exist', error_code: 'not-found' },
+      {
+        remote: 'local',
+        project: 'default',
+        instance: 'a3',
+        reason: 'instance a3 does not exist',
+        error_code: 'not-found',
+      },
     ]);
     const all = await children(id);
     assert.deepEqual(states(all), { a1: 'success', a2: 'success', a3: 'failure', b1: 'success', busy: 'skipped' });
@@ -166,7 +191,10 @@ describe('runs', { timeout: 600_000 }, () => {
 
   it('end when they are cancelled, with all their children; what another has planned is skipped', async () => {
     const { answer, release } = await occupy();
-    const [first, second] = [await create({ selector: { all: true } }), await create({ selector: { instances: ['a*'] } })];
+    const [first, second] = [
+      await create({ selector: { all: true } }),
+      await create({ selector: { instances: ['a*'] } }),
+    ];
     await until(
       () => show(idOf(second)),
       ({ counts }) => counts.skipped === 3,
@@ -203,13 +231,163 @@ describe('runs', { timeout: 600_000 }, () => {
     }
   });
 
-  it('wait for a remote that is away', async () => {
+  describe('on the command line', () => {
+    let folder: LabFolder;
+    let env: NodeJS.ProcessEnv;
+    before(async () => {
+      folder = await openFolder('runs-cli', () => undefined);
+      env = { XDG_CONFIG_HOME: folder.path };
+      const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'runs']);
+      await lxstow(['remote', 'add', 'stow', token.trim()], env);
+    });
+    after(() => folder?.[Symbol.asyncDispose]());
+    const json = async (...args: string[]) => JSON.parse(await lxstow([...args, '--format', 'json'], env));
+
+    it('begin, are waited for, and say how they ended', async () => {
+      const run = await json('run', '--all', '--exclude', 'busy', '--tag', 'by=cli', '--wait', '--quiet');
+      const { total, success, failure, skipped, cancelled } = run.counts;
+      assert.deepEqual(
+        [run.status, { total, success, failure, skipped, cancelled }],
+        ['Success', { total: 4, success: 4, failure: 0, skipped: 0, cancelled: 0 }],
+      );
+      assert.deepEqual(run.options, { tags: { by: 'cli' } });
+      const [newest] = await json('run', 'list', 'stow:');
+      assert.equal(newest.id, run.id);
+      assert.deepEqual((await json('run', 'show', run.id)).counts, run.counts);
+      const shown = await lxstow(['run', 'show', `stow:${run.id}`, '--state', 'success', '-f', 'csv'], env);
+      assert.equal(shown.trim().split('\n').length, 4);
+      assert.match(await lxstow(['run', 'report', run.id], env), /^# Backups: Success, 4 of 4\n/);
+      assert.deepEqual((await json('run', 'report', run.id)).children, []);
+      await assert.rejects(lxstow(['run', 'retry', run.id], env), /nothing has failed in run/);
+      await assert.rejects(lxstow(['run'], env), /of which instances\?/);
+      await assert.rejects(lxstow(['run', 'cancel', run.id], env), /Only running operations can be cancelled/);
+    });
+
+    it('are watched, cancelled and repeated', async () => {
+      const { release } = await occupy();
+      const { id, status } = await json('run', 'a?', '--project', 'default');
+      assert.equal(status, 'Running');
+      const watching = lxstow(['run', 'watch', id, '-f', 'json', '-q'], env).then(
+        () => assert.fail('a cancelled run is no success'),
+        (error: Error) => error.message,
+      );
+      await lxstow(['run', 'cancel', id], env);
+      await watching;
+      assert.equal((await json('run', 'show', id)).status, 'Cancelled');
+      release();
+    });
+  });
+
+  it('are of a restricted client for its projects only, and a viewer looks', async () => {
+    const [operator, viewer] = await Promise.all([
+      client({ role: 'operator', projects: [stack.project] }),
+      client({ role: 'viewer' }),
+    ]);
+    const as = (certificate: Certificate, method: string, path: string, body?: object) =>
+      stack.stow.request(method, path, { certificate, ...(body && { body }) });
+    const mixed = idOf(await create({ selector: { instances: ['a1', 'b1'] } }));
+    await ended(mixed);
+    const own = await as(operator, 'POST', '/1.0/runs', { selector: { all: true } });
+    assert.equal(own.status, 202, own.text);
+    await ended(idOf(own));
+    assert.deepEqual(states(await children(idOf(own))), { b1: 'success' });
+    const seen = await as(operator, 'GET', `/1.0/runs/${mixed}`);
+    assert.equal(seen.body.metadata.counts.total, 1);
+    const listed = (await as(operator, 'GET', '/1.0/runs')).body.metadata.runs as ShownRun[];
+    assert.ok(listed.every(({ failures }) => failures.every(({ project }) => project === stack.project)));
+    const part = await as(operator, 'GET', `/1.0/runs/${mixed}/children`);
+    assert.deepEqual(
+      part.body.metadata.children.map(({ instance }: ShownRunChild) => instance),
+      ['b1'],
+    );
+    assert.equal((await as(operator, 'GET', `/1.0/operations/${mixed}`)).body.metadata.metadata.counts.total, 1);
+    const beyond = { selector: { all: true, projects: ['default'] } };
+    assertError(await as(operator, 'POST', '/1.0/runs', beyond), 403, /not authorized/);
+    for (const path of [`/1.0/runs/${mixed}`, `/1.0/operations/${mixed}`])
+      assertError(await as(operator, 'DELETE', path), 403, /has instances of other projects, too/);
+    assertError(await as(operator, 'POST', `/1.0/runs/${mixed}/retry`), 403, /has instances of other projects, too/);
+    const others = idOf(await create({ selector: { instances: ['a1'] } }));
+    for (const [method, path] of [
+      ['GET', `/1.0/runs/${others}`],
+      ['GET', `/1.0/runs/${others}/children`],
+      ['DELETE', `/1.0/runs/${others}`],
+      ['POST', `/1.0/runs/${others}/retry`],
+      ['GET', `/1.0/operations/${others}`],
+      ['GET', `/1.0/operations/${others}/wait`],
+    ] as const)
+      assertError(await as(operator, method, path), 404, /does not exist/);
+    assert.equal((await as(viewer, 'GET', `/1.0/runs/${mixed}`)).body.metadata.counts.total, 2);
+    assertError(await as(viewer, 'POST', '/1.0/runs', { selector: { all: true } }), 403, /not authorized/);
+    assertError(await as(viewer, 'DELETE', `/1.0/runs/${mixed}`), 403, /not authorized/);
+    assertError(await as(viewer, 'POST', `/1.0/runs/${mixed}/retry`), 403, /not authorized/);
+    await ended(others);
+  });
+
+  it('are told to who listens to events', async () => {
+    const events: { type: string; metadata: { id: string; status: string } }[] = [];
+    const { cert, key } = stack.stow.client;
+    const socket = new WebSocket(`${stack.stow.url}/1.0/events?type=operation&all-projects=true`, {
+      ...{ cert, key, rejectUnauthorized: false },
+    });
+    socket.on('message', (data) => events.push(JSON.parse(String(data))));
+    await once(socket, 'open');
+    const id = idOf(await create({ selector: { instances: ['b1'] } }));
+    await until(
+      async () => events.filter(({ metadata }) => metadata.id === id).at(-1)?.metadata.status,
+      (status) => status === 'Success',
+    );
+    socket.terminate();
+  });
+
+  it('go by NATS too, within the place that the subject names', async () => {
+    const nats = await connect({ servers: stack.nats.url });
+    const ask = async (subject: string, body: object) => {
+      const answer = await nats.request(`lxstow.api.runs.${subject}`, JSON.stringify(body), { timeout: 20_000 });
+      // biome-ignore lint/suspicious/noExplicitAny: each question has an answer of its own
+      return answer.json<any>();
+    };
+    try {
+      const all = await ask('create.=all.=all', { selector: { instances: ['a1', 'b1'] } });
+      assert.equal(all.counts.total, 2);
+      await ended(all.id);
+      const [place, elsewhere] = [`local.${stack.project}`, 'local.default'];
+      assert.equal((await ask(`show.${place}`, { id: all.id })).counts.total, 1);
+      const page = await ask(`children.${place}`, { id: all.id });
+      assert.deepEqual(states(page.children), { b1: 'success' });
+      const own = await ask(`create.${place}`, { selector: { all: true } });
+      assert.equal(own.counts.total, 1);
+      assert.equal((await ask(`show.${elsewhere}`, { id: own.id })).code, 'not-found');
+      assert.equal((await ask(`cancel.${place}`, { id: all.id })).code, 'forbidden');
+      const beyond = await ask(`create.${place}`, { selector: { all: true, projects: ['default'] } });
+      assert.equal(beyond.code, 'forbidden');
+      assert.ok((await ask(`list.${elsewhere}`, {})).runs.every(({ id }: ShownRun) => id !== own.id));
+      assert.equal((await ask('list.=all.=all', { limit: 1 })).runs[0].id, own.id);
+      assert.equal((await ended(own.id)).status, 'Success');
+      assert.equal((await ask(`retry.${place}`, { id: own.id })).code, 'conflict');
+      const backups = await nats.request('lxstow.api.backups.list.=all.default', '{}');
+      assert.equal(backups.json<{ code: string }>().code, 'bad-request');
+    } finally {
+      await nats.close();
+    }
+  });
+
+  it('say that a remote is away, and go on when it is back', async () => {
     const [worker] = stack.stow.workers;
-    const answer = await create({ selector: { instances: ['a1'] } });
-    assert.equal(answer.status, 202);
-    await ended(idOf(answer));
+    const { release } = await occupy();
+    const id = idOf(await create({ selector: { instances: ['a1'] } }));
     await worker?.stop();
+    release();
+    const { away } = await until(
+      () => show(id),
+      (run) => run.away.length > 0,
+    );
+    assert.deepEqual(
+      away.map(({ remote, reason }) => [remote, reason]),
+      [['local', 'no worker of remote local is up']],
+    );
     assertError(await create({ selector: { all: true } }), 503, /no worker of remote local is up/);
     await worker?.start();
+    const run = await ended(id);
+    assert.deepEqual([run.status, run.counts.success, run.away], ['Success', 1, []]);
   });
 });
