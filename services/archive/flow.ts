@@ -26,6 +26,14 @@ export async function* mapInOrder<A, B>(
   }
 }
 
+/** Runs `fn` on each item, up to `limit` at a time. The first failure is thrown, once what is under way has ended; then nothing begins anew. */
+export async function forEach<A>(items: Iterable<A>, limit: number, fn: (item: A) => unknown): Promise<void> {
+  const source = (async function* () {
+    yield* items;
+  })();
+  for await (const _ of mapInOrder(source, limit, async (item) => fn(item)));
+}
+
 /** The same promise; a failure that is looked at later does not count as unhandled meanwhile. */
 function observed<T>(promise: Promise<T>): Promise<T> {
   promise.then(undefined, () => undefined);

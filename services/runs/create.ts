@@ -1,7 +1,7 @@
 /** From a checked request to a run that is planned for good. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type { Address, CreateRunBody, Requestor, Run } from '../contract.ts';
+import type { Address, CreateRunBody, Requestor, Run, RunSelector } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Trace } from '../trace.ts';
@@ -43,7 +43,9 @@ export async function createRun(
   if (addresses.length === 0 && silent.size === 0)
     throw new LxstowError('not-found', `no instance fits the selector${excluded > 0 ? ' that is not excluded' : ''}`);
   const now = new Date().toISOString();
-  const away = [...silent].map(([remote, { message }]) => ({ remote, since: now, reason: message, planned: false }));
+  // Who names instances that are all there does not mean those of a remote that is silent.
+  const waited = areAllFound(selector, addresses) ? [] : [...silent];
+  const away = waited.map(([remote, { message }]) => ({ remote, since: now, reason: message, planned: false }));
   const head = headOf({ id, request, class: 'hand', addresses, now, away, excluded, requestor, trace });
   const made = await runs.create(head, plan(addresses));
   return made ?? sameRun((await runs.find(id))?.run, request);
@@ -71,6 +73,11 @@ export async function retryRun(
   const before = (await runs.find(request.id))?.run;
   if (before?.retry_of !== of.id) throw new LxstowError('conflict', `there is another run with the id ${request.id}`);
   return before;
+}
+
+function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boolean {
+  const found = new Set(addresses.map(({ instance }) => instance));
+  return instances.length > 0 && instances.every((name) => found.has(name));
 }
 
 function sameRun(before: Run | undefined, request: CreateRunBody): Run {

@@ -3,9 +3,9 @@
  * when it dies another reads the children's operations and goes on (docs/adr/0034-runs.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { mapInOrder } from '../archive/flow.ts';
+import { forEach } from '../archive/flow.ts';
 import type { Operation } from '../contract.ts';
-import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import { asLxstowError, isCode } from '../errors.ts';
 import type { Log } from '../logger.ts';
 import type { OperationStore } from '../operations/store.ts';
 import type { Bucket } from '../queue/bucket.ts';
@@ -16,9 +16,10 @@ import { remotesAway } from './away.ts';
 import type { RunFeed } from './feed.ts';
 import { feedChild } from './feeding.ts';
 import { Fleet, type OpenRun } from './fleet.ts';
-import { count, countsOf, endOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
+import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
 import { chosenOn } from './inventory.ts';
 import { chunksOf, plan } from './plan.ts';
+import { Records } from './records.ts';
 import type { RunStore, StoredRun } from './store.ts';
 
 export interface FeederOptions {
@@ -48,7 +49,7 @@ export interface FeederOptions {
 const askAgainMs = 2000;
 /** A head, and each chunk of its children, is written no more often. */
 const foldEveryMs = 1000;
-const lookEveryMs = 10_000;
+const lookEveryMs = 5000;
 const feedsAtOnce = 64;
 const cancelsAtOnce = 32;
 const orphanMs = 600_000;
@@ -95,7 +96,7 @@ class Term {
   readonly #options: FeederOptions;
   readonly #lease: Lease;
   readonly #fleet = new Fleet();
-  readonly #revisions = new Map<string, { head: number; chunks: number[] }>();
+  readonly #records: Records;
   /** Runs that were seen and are not taken on yet. */
   readonly #fresh = new Map<string, StoredRun>();
   /** By remote, when it moved last. */
@@ -109,6 +110,7 @@ class Term {
   constructor(options: FeederOptions, lease: Lease) {
     this.#options = options;
     this.#lease = lease;
+    this.#records = new Records(options.runs, options.log);
   }
 
   see(operation: Operation): void {
@@ -170,10 +172,14 @@ class Term {
     const children = chunks.map((chunk) => chunk.children);
     // They may have been written after the head.
     run.places = tally(children.flat());
-    this.#revisions.set(id, { head: revision, chunks: chunks.map((chunk) => chunk.revision) });
     const open = this.#fleet.add(run, children);
+    this.#records.read(
+      open,
+      revision,
+      chunks.map((chunk) => chunk.revision),
+    );
     // None that is queued already may be counted as one that is not.
-    await this.#each(this.#fleet.open(open), feedsAtOnce, async (each) => {
+    await forEach(this.#fleet.open(open), feedsAtOnce, async (each) => {
       const found = await operations.find(each.id, each.child.remote);
       if (found) this.#fleet.see(found.operation);
     });
@@ -182,7 +188,7 @@ class Term {
   async #topUp(): Promise<void> {
     const children = this.#fleet.next();
     let failure: unknown;
-    await this.#each(children, feedsAtOnce, async (each) => {
+    await forEach(children, feedsAtOnce, async (each) => {
       try {
         this.#lease.assertHeld();
         this.#fleet.settle(each, await feedChild(this.#options, each));
@@ -201,7 +207,7 @@ class Term {
       // What nobody has planned is not waited for.
       of.run.away = of.run.away.filter(({ planned }) => planned);
       const open = this.#fleet.open(of).filter(({ id }) => !this.#cancelled.has(id));
-      await this.#each(open, cancelsAtOnce, async (each) => {
+      await forEach(open, cancelsAtOnce, async (each) => {
         if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
         // What has ended meanwhile is no matter, nor what ends too late to be cancelled.
         await cancel(each.id).catch((error) => {
@@ -218,7 +224,7 @@ class Term {
     const before = performance.now() - lookEveryMs;
     this.#lookedAt = performance.now();
     const still = this.#fleet.fed().filter(({ child }) => (this.#moved.get(child.remote) ?? 0) < before);
-    await this.#each(still, feedsAtOnce, async (each) => {
+    await forEach(still, feedsAtOnce, async (each) => {
       const found = await operations.find(each.id, each.child.remote);
       if (found) this.#fleet.see(found.operation);
       else this.#fleet.unmarkFed(each);
@@ -247,22 +253,19 @@ class Term {
 
   /** Plans the children of a remote that was away when the run was made; gives it up after a day. */
   async #planLate(of: OpenRun, remote: string): Promise<void> {
-    const { nats, runs, inventoryTimeoutMs, patienceMs } = this.#options;
+    const { nats, inventoryTimeoutMs, patienceMs } = this.#options;
     const { run } = of;
     const others = run.away.filter((each) => each.remote !== remote);
     try {
       const heard = await chosenOn(nats, remote, run.request.selector, inventoryTimeoutMs);
       for (const children of chunksOf(plan(heard.addresses))) {
-        const chunk = await runs.addChunk(run, run.chunks, children);
-        if (!chunk) throw new LxstowError('lease-lost', `run ${run.id} is another gateway's`);
+        await this.#records.addChunk(of, children);
         for (const child of children) count(run.places, child, 1);
-        run.chunks++;
-        this.#revisions.get(run.id)?.chunks.push(chunk.revision);
-        this.#fleet.addChunk(of, chunk.children);
+        this.#fleet.addChunk(of, children);
       }
       Object.assign(run, { away: others, excluded: run.excluded + heard.excluded });
       // Before one of them is queued: whoever comes after us must know of it.
-      await this.#writeHead(of, false);
+      await this.#records.write(of, false);
       return;
     } catch (error) {
       if (isCode(error, 'lease-lost')) throw error;
@@ -286,53 +289,8 @@ class Term {
       const over = running + pending === 0 && of.run.away.every(({ planned }) => planned);
       if (!over && !of.changed && of.dirty.size === 0) continue;
       this.#lease.assertHeld();
-      await this.#writeChunks(of, over);
-      await this.#writeHead(of, over);
+      await this.#records.write(of, over);
       if (over) this.#fleet.remove(of);
     }
-  }
-
-  /** Those that have changed; at the end all, to be kept for as long as the head. */
-  async #writeChunks(of: OpenRun, over: boolean): Promise<void> {
-    const revisions = this.#revisions.get(of.run.id)?.chunks ?? [];
-    const indexes = over ? of.chunks.map((_, index) => index) : [...of.dirty];
-    of.dirty.clear();
-    await this.#each(indexes, feedsAtOnce, async (index) => {
-      const children = (of.chunks[index] ?? []).map(({ child }) => child);
-      const revision = await this.#options.runs.writeChunk(of.run, index, children, revisions[index] ?? 0, over);
-      if (revision === undefined) throw new LxstowError('lease-lost', `run ${of.run.id} is another gateway's`);
-      revisions[index] = revision;
-    });
-  }
-
-  async #writeHead(of: OpenRun, over: boolean): Promise<void> {
-    const { runs, log } = this.#options;
-    const { run } = of;
-    const revisions = this.#revisions.get(run.id);
-    of.changed = false;
-    for (;;) {
-      const now = new Date().toISOString();
-      const ended = over ? { status: endOf(run), ended_at: now, away: [] } : {};
-      const head = { ...run, updated_at: now, ...ended };
-      const revision = await runs.update(head, revisions?.head ?? 0);
-      if (revision !== undefined) {
-        if (revisions) revisions.head = revision;
-        if (over) log.info('run ended', { run: run.id, status: head.status, ...countsOf(Object.values(run.places)) });
-        return;
-      }
-      // Others write there only that it is to be cancelled.
-      const stored = await runs.find(run.id);
-      if (stored?.run.status !== 'Cancelling')
-        throw new LxstowError('lease-lost', `run ${run.id} is another gateway's`);
-      run.status = 'Cancelling';
-      if (revisions) revisions.head = stored.revision;
-    }
-  }
-
-  async #each<T>(items: T[], limit: number, run: (item: T) => Promise<unknown> | unknown): Promise<void> {
-    const source = (async function* () {
-      yield* items;
-    })();
-    for await (const _ of mapInOrder(source, limit, async (item) => run(item)));
   }
 }

@@ -11,10 +11,12 @@ import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { writeBackupYaml } from '../simulator/imports.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 
-const count = Number(process.env.LXSTOW_LAB_RUN_CHILDREN ?? 150);
+const rounds = process.env.LXSTOW_LAB_FAULT_ROUNDS;
+const count = rounds ? 1000 : 60;
+const kills = Number(rounds ?? 8);
 const log = () => undefined;
 
-describe(`a run over ${count} instances`, { timeout: 600_000 }, () => {
+describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
   const stack = new AsyncDisposableStack();
   let lab: Lab;
   let simulator: LxdSimulator;
@@ -67,7 +69,7 @@ describe(`a run over ${count} instances`, { timeout: 600_000 }, () => {
     const victims = [...one.workers, one.gateway, two.gateway];
     const stop = new AbortController();
     const killing = (async () => {
-      for (let turn = 0; !stop.signal.aborted; turn++) {
+      for (let turn = 0; turn < kills && !stop.signal.aborted; turn++) {
         await delay(700, undefined, { signal: stop.signal }).catch(() => undefined);
         const victim = turn % 6 === 5 ? lab.nats : victims[Math.floor(Math.random() * victims.length)];
         if (stop.signal.aborted || !victim) break;

@@ -31,7 +31,7 @@ describe('runs', { timeout: 600_000 }, () => {
     [other] = await Promise.all([
       startLxstow({
         ...{ name: 'runs-other', log: () => undefined, natsUrl: stack.nats.url, s3: stack.s3, socket },
-        ...{ workers: 0, config },
+        ...{ workers: 0, config: { ...config, remotes: { later: {} } } },
       }),
       stack.stow.addWorker({
         LXSTOW_S3_ENDPOINT: s3.endpoint,
@@ -52,7 +52,7 @@ describe('runs', { timeout: 600_000 }, () => {
     await receiver?.[Symbol.asyncDispose]();
   });
 
-  let releaseLast = () => undefined as void;
+  let releaseLast: () => void = () => undefined;
   afterEach(() => releaseLast());
 
   async function configure(name: string, config: Record<string, string>, project = 'default'): Promise<void> {
@@ -181,7 +181,7 @@ describe('runs', { timeout: 600_000 }, () => {
   });
 
   it('are one, however often they are asked for under one id', async () => {
-    const body = { id: randomUUID(), selector: { instances: ['a1'] } };
+    const body = { id: randomUUID(), selector: { instances: ['a1'], remotes: ['local'] } };
     const [one, two] = await Promise.all([create(body), create(body, other)]);
     assert.deepEqual([one.status, two.status, idOf(one), idOf(two)], [202, 202, body.id, body.id]);
     assert.deepEqual((await ended(body.id)).counts.total, 1);
@@ -369,6 +369,26 @@ describe('runs', { timeout: 600_000 }, () => {
     } finally {
       await nats.close();
     }
+  });
+
+  it('of a remote that is away when they are made take in what it has when it is back', async () => {
+    const id = idOf(await create({ selector: { instances: ['a1*'] } }, other));
+    const { away, counts } = await until(
+      () => show(id, other),
+      (run) => run.counts.success === 1,
+    );
+    assert.deepEqual(
+      [away.map(({ remote, reason, planned }) => [remote, reason, planned]), counts.total],
+      [[['later', 'no worker of remote later is up', false]], 1],
+    );
+    const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
+    const worker = await other.addWorker({
+      LXSTOW_WORKER_REMOTE: 'later',
+      LXSTOW_REMOTES: JSON.stringify({ local: {}, later: { socket } }),
+    });
+    const run = await ended(id, other);
+    assert.deepEqual([run.status, run.counts.total, run.counts.success, run.away], ['Success', 2, 2, []]);
+    await worker.stop();
   });
 
   it('say that a remote is away, and go on when it is back', async () => {
