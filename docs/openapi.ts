@@ -435,14 +435,17 @@ const document = {
   webhooks: {
     notice: {
       post: {
-        summary: 'An operation has ended: what endpoints are told',
+        summary: 'An operation or a run has ended: what endpoints are told',
         parameters: ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => ({
           name,
           in: 'header',
           description: 'As https://www.standardwebhooks.com has it.',
           schema: text,
         })),
-        requestBody: { required: true, content: json(schema('notice.json')) },
+        requestBody: {
+          required: true,
+          content: json({ anyOf: [schema('notice.json'), schema('run-answers.json#/$defs/notice')] }),
+        },
         responses: {
           '2XX': { description: 'It is taken.' },
           '4XX': { description: 'It is not tried again, but for 408 and 429.' },

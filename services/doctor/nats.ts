@@ -15,6 +15,7 @@ import {
   compareSetUp,
   consumerName,
   deadSubject,
+  feederLeaseKey,
   instanceLeaseKey,
   jobSubject,
   jobsStream,
@@ -26,6 +27,9 @@ import {
   noticesStream,
   operationKey,
   operationsBucket,
+  runHeadKey,
+  runsBucket,
+  runsToken,
 } from '../queue/topology.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
@@ -199,12 +203,16 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
           { subject: `lxstow.nudge.${remote}.${nobody}` },
         ]),
         ...taking(`KV_${operationsBucket}`, changesConsumer),
+        ...taking(`KV_${runsBucket}`, changesConsumer),
         ...taking(noticesStream, noticesConsumer),
+        kv('runs', runHeadKey(nobody)),
+        stored(noticeSubject(runsToken, nobody)),
+        kv('leases', feederLeaseKey),
         kv('trust', certificateKey(nobody)),
-        ...['operations', 'leases', 'trust'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
+        ...['operations', 'leases', 'runs', 'trust'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
         api(`STREAM.MSG.GET.${jobsStream}`),
         api('DIRECT.GET.KV_lxstow_operations'),
-        ...['operations', 'trust'].flatMap((bucket) => [
+        ...['operations', 'runs', 'trust'].flatMap((bucket) => [
           api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
           api(`CONSUMER.DELETE.KV_lxstow_${bucket}.${nobody}`),
           { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },

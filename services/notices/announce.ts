@@ -7,6 +7,7 @@ import type { Config, Notice, Operation, Run } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { Nats } from '../queue/connection.ts';
 import { pulled, type QueuedNotice, queueNotice } from '../queue/notices.ts';
+import { runsToken } from '../queue/topology.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
 import { runNoticeOf } from './runNotice.ts';
 
@@ -24,8 +25,6 @@ export interface AnnounceOptions {
 
 const atOnce = 256;
 const againMs = 5000;
-/** In a notice's subject, in the place of a remote: no remote is called so. */
-const runsToken = '=runs';
 
 /** Runs until `stop`. */
 export async function announceEnds({ nats, consumer, of, config, log, stop }: AnnounceOptions): Promise<void> {

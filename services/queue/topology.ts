@@ -121,6 +121,9 @@ export function buriedSubject(subject: string): string {
   return jobsPrefix + subject.slice(deadPrefix.length);
 }
 
+/** In the subject of a run's notice, in the place of a remote: none is called so. */
+export const runsToken = '=runs';
+
 export function noticeSubject(remote: string, operation: string): string {
   return `${noticesPrefix}.${remote}.${operation}`;
 }

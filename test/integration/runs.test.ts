@@ -2,10 +2,15 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { connect } from '@nats-io/transport-node';
 import { WebSocket } from 'ws';
-import type { Operation, RunChild, ShownRun, ShownRunChild } from '../../services/contract.ts';
+import { check, type Operation, type RunChild, type ShownRun, type ShownRunChild } from '../../services/contract.ts';
+import { createLogger } from '../../services/logger.ts';
+import { connectNats } from '../../services/queue/connection.ts';
+import { type Job, publishOnly, queuedJobs } from '../../services/queue/jobs.ts';
+import { RunStore } from '../../services/runs/store.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
@@ -389,6 +394,28 @@ describe('runs', { timeout: 600_000 }, () => {
     const run = await ended(id, other);
     assert.deepEqual([run.status, run.counts.total, run.counts.success, run.away], ['Success', 2, 2, []]);
     await worker.stop();
+  });
+
+  it('have no job on the queue twice, and leave no plan without a run', async () => {
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', log);
+    const [id, other] = [randomUUID(), randomUUID()];
+    // There is no worker of this remote.
+    const job: Job = { kind: 'backup', address: { remote: 'later', project: 'default', instance: 'c1' }, body: {} };
+    assert.equal(await publishOnly(nats, id, job), undefined);
+    assert.equal(await publishOnly(nats, id, job), undefined, 'our own is no other');
+    assert.equal((await publishOnly(nats, other, job))?.operation, id);
+    assert.equal(await queuedJobs(nats, 'backup', job.address), 1);
+
+    const runs = new RunStore(nats, 1);
+    const [newest] = await runs.list();
+    assert.ok(newest);
+    const orphan = { id: randomUUID(), plan: 'deadbeef' };
+    await runs.writeChunk(orphan, 0, [], 0);
+    assert.equal(await runs.removeOrphans(60_000), 0, 'one that may be about to get its head');
+    assert.equal(await runs.removeOrphans(0), 1);
+    assert.ok((await runs.chunk(newest.run, 0)).children.length > 0);
   });
 
   it('say that a remote is away, and go on when it is back', async () => {
