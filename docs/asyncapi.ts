@@ -15,7 +15,7 @@ const parameters: Record<string, Json> = {
     description: 'An LXD project. All but letters, digits, `_` and `-` is written as `=` and two hex digits a byte.',
   },
   instance: { description: 'An LXD instance.' },
-  id: { description: "An operation's id." },
+  id: { description: "An operation's id, or a run's." },
 };
 
 function channel(address: string | null, messages: Json): Json {
@@ -151,6 +151,12 @@ written(
     payload: schema('notice.json'),
   },
 );
+written('run-record', '$KV.lxstow_runs.{id}.head', 'Every state of every run, in the bucket lxstow_runs.', {
+  payload: schema('run.json'),
+});
+written('run-notice', 'lxstow.notices.=runs.{id}', 'The same of a run, with the same headers.', {
+  payload: schema('run-answers.json#/$defs/notice'),
+});
 written(
   'dead-letter',
   'lxstow.dead.{remote}.{kind}.{project}.{instance}',

@@ -382,6 +382,42 @@ route('/1.0/operations/{id}/wait', {
     answers: sync('As it is when it has ended, or the time is over.', operation),
   },
 });
+const runs = (name: string) => closed(schema(`run-answers.json#/$defs/${name}`));
+const paged = [
+  query('limit', { type: 'integer', minimum: 1, maximum: 1000 }, 'At most so many; 100 without it.'),
+  query('after', text, '`next` of the page before.'),
+];
+route('/1.0/runs', {
+  get: {
+    summary: 'List runs',
+    parameters: paged,
+    answers: sync('The newest first; of each what the client may see of it.', runs('runPage')),
+  },
+  post: {
+    summary: 'Back many instances up, as one thing',
+    parameters: [tagging, told],
+    body: requiredBody('http-create-run.json'),
+    answers: accepted('The run is planned. Its operation.'),
+  },
+});
+route('/1.0/runs/{id}', {
+  get: { summary: 'Show a run', answers: sync('As it is now.', runs('run')) },
+  delete: { summary: 'Cancel a run, and all its children', answers: sync('It is asked to end.', empty) },
+});
+route('/1.0/runs/{id}/children', {
+  get: {
+    summary: "List a run's children",
+    parameters: [query('state', schema('run.json#/$defs/state'), 'Only those.'), ...paged],
+    answers: sync('In the order in which they are begun.', runs('childPage')),
+  },
+});
+route('/1.0/runs/{id}/retry', {
+  post: {
+    summary: 'Repeat what failed in a run, as a new one',
+    body: optionalBody('http-retry-run.json'),
+    answers: accepted('The new run is planned. Its operation.'),
+  },
+});
 route('/1.0/events', {
   get: {
     summary: "LXD's events, over a websocket",
@@ -434,14 +470,17 @@ const document = {
   webhooks: {
     notice: {
       post: {
-        summary: 'An operation has ended: what endpoints are told',
+        summary: 'An operation or a run has ended: what endpoints are told',
         parameters: ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => ({
           name,
           in: 'header',
           description: 'As https://www.standardwebhooks.com has it.',
           schema: text,
         })),
-        requestBody: { required: true, content: json(schema('notice.json')) },
+        requestBody: {
+          required: true,
+          content: json({ anyOf: [schema('notice.json'), schema('run-answers.json#/$defs/notice')] }),
+        },
         responses: {
           '2XX': { description: 'It is taken.' },
           '4XX': { description: 'It is not tried again, but for 408 and 429.' },

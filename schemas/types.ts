@@ -7,6 +7,30 @@
  */
 export type Projects = string[]
 /**
+ * Names, or patterns with * and ?.
+ * 
+ * @maxItems 1000
+ * 
+ * Items: an instance's name, or a pattern of letters, digits, hyphens, * and ?
+ */
+export type Patterns = string[]
+/**
+ * Names or patterns of those that are left out.
+ * 
+ * @maxItems 1000
+ * 
+ * Items: an instance's name, or a pattern of letters, digits, hyphens, * and ?
+ */
+export type Patterns1 = string[]
+/**
+ * All that the client may use without it.
+ * 
+ * @maxItems 1000
+ * 
+ * Items: An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+export type Projects1 = string[]
+/**
  * A backup; while it is being made, with its status and progress.
  */
 export type ShownBackup = (ListedBackup & {
@@ -63,6 +87,12 @@ progress?: number
  */
 operation?: string
 })
+/**
+ * A chunk of a run's children, in the bucket lxstow_runs under <id>.plan.<plan>.<nnn>.
+ * 
+ * @maxItems 500
+ */
+export type RunPlan = RunChild[]
 
 export interface Everything {
 "backup-index.json"?: BackupIndex
@@ -71,7 +101,9 @@ export interface Everything {
 "http-certificate-put.json"?: CertificatePutBody
 "http-certificates-post.json"?: CertificatesPostBody
 "http-create-backup.json"?: CreateBackupBody
+"http-create-run.json"?: CreateRunBody
 "http-restore-backup.json"?: RestoreBackupBody
+"http-retry-run.json"?: RetryRunBody
 "http-update-backup.json"?: UpdateBackupBody
 "instance-record.json"?: InstanceRecord
 "job-backup.json"?: BackupJob
@@ -84,6 +116,9 @@ export interface Everything {
 "operation.json"?: Operation
 "outage.json"?: Outage
 "requestor.json"?: Requestor
+"run-answers.json"?: RunAnswers
+"run-plan.json"?: RunPlan
+"run.json"?: Run
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
 }
@@ -197,6 +232,10 @@ replicas: number
  * How long a finished operation can be asked for.
  */
 operationsKeptHours: number
+/**
+ * How long a finished run can be asked for, and retried.
+ */
+runsKeptHours: number
 /**
  * A job over this is refused with 503.
  */
@@ -574,6 +613,50 @@ notifyEndpoint?: string
 expires_at?: (string | null)
 }
 /**
+ * A batch of backups as one thing: which instances, and how. Unknown fields are refused.
+ */
+export interface CreateRunBody {
+/**
+ * The run's id. The same request with the same id again is the same run.
+ */
+id?: string
+selector: RunSelector
+compression_algorithm?: ("" | "gzip" | "zstd" | "none")
+optimized_storage?: boolean
+instance_only?: boolean
+tags?: Tags
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+}
+/**
+ * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
+ */
+export interface RunSelector {
+/**
+ * All of them, of the projects and remotes that are given.
+ */
+all?: boolean
+instances?: Patterns
+exclude?: Patterns1
+projects?: Projects1
+/**
+ * LXD servers of the configuration; all without it.
+ * 
+ * @maxItems 1000
+ * 
+ * Items: A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remotes?: string[]
+/**
+ * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
+ * 
+ * @maxItems 20
+ */
+match?: string[]
+}
+/**
  * Where and how to restore. What is left out is as it was when the backup was made.
  */
 export interface RestoreBackupBody {
@@ -614,6 +697,15 @@ anyway?: boolean
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+}
+/**
+ * A new run of what failed in another. Unknown fields are refused.
+ */
+export interface RetryRunBody {
+/**
+ * The new run's id; the same again is the same run.
+ */
+id?: string
 }
 /**
  * What can be changed of a backup. PUT: what is left out becomes empty. PATCH: it stays, and a tag of null is removed. The other fields are taken as GET shows them, and change nothing.
@@ -757,6 +849,10 @@ tags?: Tags
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+/**
+ * The run that it is part of.
+ */
+run?: string
 requestor?: Requestor
 }
 /**
@@ -1481,6 +1577,314 @@ only?: "writes"
  * The worker that looks whether it is back.
  */
 worker: string
+}
+/**
+ * Runs as the API shows them, over HTTPS and NATS, and what is asked about them over NATS.
+ */
+export interface RunAnswers {
+run?: ShownRun
+runPage?: RunPage
+childPage?: RunChildPage
+runRequest?: RunRequest
+runsRequest?: RunsRequest
+childrenRequest?: RunChildrenRequest
+retryRequest?: RunRetryRequest
+notice?: RunNotice
+}
+/**
+ * A run, as far as who asks may see its projects.
+ */
+export interface ShownRun {
+id: string
+status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+/**
+ * 200 and above: it has ended.
+ */
+status_code: (103 | 104 | 200 | 400 | 401)
+/**
+ * Its place in the order, the first first.
+ */
+class: ("hand" | "retry")
+/**
+ * The run whose failed children it repeats.
+ */
+retry_of?: string
+created_at: string
+updated_at: string
+ended_at?: string
+selector: RunSelector
+/**
+ * compression_algorithm, optimized_storage, instance_only, tags, as they were asked for.
+ */
+options: {
+
+}
+counts: RunCounts
+/**
+ * In the object store, of those that succeeded.
+ */
+bytes: number
+/**
+ * From the run's begin on.
+ */
+bytes_per_second?: number
+/**
+ * As the children so far make one expect; absent before the first has ended.
+ */
+seconds_left?: number
+away: RunAway[]
+/**
+ * The first of them; `children` has all.
+ */
+failures: RunFailure[]
+/**
+ * Instances that fitted, but have user.lxstow.exclude=true.
+ */
+excluded: number
+/**
+ * The path of its operation.
+ */
+operation: string
+}
+/**
+ * `total` is the sum of the others.
+ */
+export interface RunCounts {
+total: number
+success: number
+failure: number
+/**
+ * Queued or at work already, by something else.
+ */
+skipped: number
+cancelled: number
+running: number
+pending: number
+}
+export interface RunAway {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+since: string
+reason: string
+/**
+ * False: it could not be asked what it has; its children are planned when it answers.
+ */
+planned: boolean
+}
+export interface RunFailure {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+/**
+ * Empty where a whole remote is meant.
+ */
+project: string
+/**
+ * Empty where a whole remote is meant.
+ */
+instance: string
+reason: string
+error_code?: string
+}
+export interface RunPage {
+/**
+ * The newest first.
+ */
+runs: ShownRun[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+export interface RunChildPage {
+/**
+ * In the order in which they are begun.
+ */
+children: ShownRunChild[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+export interface ShownRunChild {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+state: ("success" | "failure" | "skipped" | "cancelled" | "running" | "pending")
+/**
+ * The path of its operation, which is there once it is on the queue.
+ */
+operation: string
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup?: string
+bytes?: number
+reason?: string
+error_code?: string
+by?: string
+since?: string
+}
+export interface RunRequest {
+id: string
+}
+export interface RunsRequest {
+/**
+ * At most so many; fewer where more would not fit a message.
+ */
+limit?: number
+/**
+ * `next` of the page before.
+ */
+after?: string
+}
+export interface RunChildrenRequest {
+id: string
+/**
+ * Only those.
+ */
+state?: ("success" | "failure" | "skipped" | "cancelled" | "running" | "pending")
+/**
+ * At most so many; fewer where more would not fit a message.
+ */
+limit?: number
+/**
+ * `next` of the page before.
+ */
+after?: string
+}
+export interface RunRetryRequest {
+id: string
+/**
+ * The new run's id.
+ */
+new_id?: string
+}
+/**
+ * How a run ended, as endpoints are told; the run as the API shows it is in `run`.
+ */
+export interface RunNotice {
+opType: "run"
+state: ("success" | "failed" | "cancelled")
+startedAt: string
+completedAt?: string
+failedAt?: string
+rawURL: string
+error?: string
+operation: string
+kind: "run"
+status: ("Success" | "Failure" | "Cancelled")
+status_code: (200 | 400 | 401)
+ended_at: string
+duration_seconds: number
+run: ShownRun
+}
+export interface RunChild {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remote: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+state: ("success" | "failure" | "skipped" | "cancelled" | "running" | "pending")
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup?: string
+/**
+ * In the object store.
+ */
+bytes?: number
+/**
+ * Why it failed, was skipped or cancelled.
+ */
+reason?: string
+error_code?: string
+/**
+ * Of a skipped one: the operation, or the run, that has the instance already.
+ */
+by?: string
+/**
+ * Of a skipped one: since when.
+ */
+since?: string
+}
+/**
+ * A run's head, in the bucket lxstow_runs under <id>.head. Its children are in <id>.plan.<plan>.<nnn>.
+ */
+export interface Run {
+id: string
+/**
+ * Which of the plans under this id counts.
+ */
+plan: string
+/**
+ * How many chunks the plan has.
+ */
+chunks: number
+status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
+/**
+ * Its place in the order, the first first.
+ */
+class: ("hand" | "retry")
+/**
+ * The run whose failed children it repeats.
+ */
+retry_of?: string
+created_at: string
+updated_at: string
+ended_at?: string
+request: CreateRunBody
+requestor?: Requestor
+trace?: string
+/**
+ * By `<remote>/<project>`.
+ */
+places: {
+[k: string]: RunTally
+}
+/**
+ * Remotes that its children wait for.
+ */
+away: RunAway[]
+/**
+ * The first of them.
+ */
+failures: RunFailure[]
+/**
+ * Instances that fitted, but have user.lxstow.exclude=true.
+ */
+excluded: number
+}
+/**
+ * Children by state, those of none left out; and bytes in the store of those that succeeded.
+ */
+export interface RunTally {
+success?: number
+failure?: number
+skipped?: number
+cancelled?: number
+running?: number
+pending?: number
+bytes?: number
 }
 /**
  * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.

@@ -6,7 +6,9 @@ import config from '../schemas/config.json' with { type: 'json' };
 import httpCertificatePut from '../schemas/http-certificate-put.json' with { type: 'json' };
 import httpCertificatesPost from '../schemas/http-certificates-post.json' with { type: 'json' };
 import httpCreateBackup from '../schemas/http-create-backup.json' with { type: 'json' };
+import httpCreateRun from '../schemas/http-create-run.json' with { type: 'json' };
 import httpRestoreBackup from '../schemas/http-restore-backup.json' with { type: 'json' };
+import httpRetryRun from '../schemas/http-retry-run.json' with { type: 'json' };
 import httpUpdateBackup from '../schemas/http-update-backup.json' with { type: 'json' };
 import instanceRecord from '../schemas/instance-record.json' with { type: 'json' };
 import jobBackup from '../schemas/job-backup.json' with { type: 'json' };
@@ -19,6 +21,9 @@ import notice from '../schemas/notice.json' with { type: 'json' };
 import operation from '../schemas/operation.json' with { type: 'json' };
 import outage from '../schemas/outage.json' with { type: 'json' };
 import requestor from '../schemas/requestor.json' with { type: 'json' };
+import run from '../schemas/run.json' with { type: 'json' };
+import runAnswers from '../schemas/run-answers.json' with { type: 'json' };
+import runPlan from '../schemas/run-plan.json' with { type: 'json' };
 import trustToken from '../schemas/trust-token.json' with { type: 'json' };
 import trustedCertificate from '../schemas/trusted-certificate.json' with { type: 'json' };
 import type * as types from '../schemas/types.ts';
@@ -49,6 +54,8 @@ interface Types {
   'backup-index.json': types.BackupIndex;
   'config.json': types.Config;
   'http-create-backup.json': types.CreateBackupBody;
+  'http-create-run.json': types.CreateRunBody;
+  'http-retry-run.json': types.RetryRunBody;
   'http-certificate-put.json': types.CertificatePutBody;
   'http-certificates-post.json': types.CertificatesPostBody;
   'http-restore-backup.json': types.RestoreBackupBody;
@@ -75,6 +82,17 @@ interface Types {
   'notice.json': types.Notice;
   'operation.json': types.Operation;
   'outage.json': types.Outage;
+  'run.json': types.Run;
+  'run.json#/$defs/state': types.RunChild['state'];
+  'run-plan.json': types.RunPlan;
+  'run-answers.json#/$defs/run': types.ShownRun;
+  'run-answers.json#/$defs/runPage': types.RunPage;
+  'run-answers.json#/$defs/childPage': types.RunChildPage;
+  'run-answers.json#/$defs/runRequest': types.RunRequest;
+  'run-answers.json#/$defs/runsRequest': types.RunsRequest;
+  'run-answers.json#/$defs/childrenRequest': types.RunChildrenRequest;
+  'run-answers.json#/$defs/retryRequest': types.RunRetryRequest;
+  'run-answers.json#/$defs/notice': types.RunNotice;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -108,6 +126,11 @@ const schemas = [
   httpCreateBackup,
   httpRestoreBackup,
   httpUpdateBackup,
+  httpCreateRun,
+  httpRetryRun,
+  run,
+  runPlan,
+  runAnswers,
   httpCertificatesPost,
   httpCertificatePut,
   trustedCertificate,

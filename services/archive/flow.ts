@@ -26,6 +26,14 @@ export async function* mapInOrder<A, B>(
   }
 }
 
+/** Runs `fn` on each item, up to `limit` in parallel. Throws the first failure once the running calls have ended, and starts no more. */
+export async function forEach<A>(items: Iterable<A>, limit: number, fn: (item: A) => unknown): Promise<void> {
+  const source = (async function* () {
+    yield* items;
+  })();
+  for await (const _ of mapInOrder(source, limit, async (item) => fn(item)));
+}
+
 /** Returns the same promise, marked as handled: its failure may be awaited later. */
 function observed<T>(promise: Promise<T>): Promise<T> {
   promise.then(undefined, () => undefined);

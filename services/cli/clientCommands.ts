@@ -1,32 +1,12 @@
 /** What clients of a gateway can do, declared; each is in a file of its own, loaded when it is used. */
-import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
-import type { Exit } from './exit.ts';
-import { type Format, formats } from './output.ts';
+import { Argument, type Command, Option } from 'commander';
+import { examples, exiting, formatOption, retryTime, several } from './options.ts';
+import type { Format } from './output.ts';
+import { addRunCommands } from './runCommands.ts';
 
-export const formatOption = () => new Option('-f, --format <format>', 'how to print').choices(formats).default('table');
 const instance = '<instance>';
-const several = (flags: string, what: string) =>
-  new Option(flags, what).argParser((text: string, before: string[]) => [...before, text]).default([], 'none');
-
-const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
-
-/** `90s`, `10m` or `1h` in ms. */
-function retryTime(text: string): number {
-  const [, count, unit = ''] = /^([1-9]\d{0,4})([smh])$/.exec(text) ?? [];
-  if (count === undefined) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
-  return Number(count) * (units[unit] as number);
-}
-
-/** Sets the exit status to what the command says. */
-function exiting<A extends unknown[]>(run: (...args: A) => Promise<Exit>): (...args: A) => Promise<void> {
-  return async (...args) => {
-    process.exitCode = await run(...args);
-  };
-}
 
 export function addClientCommands(program: Command): void {
-  const examples = (command: Command, ...lines: string[]) =>
-    command.addHelpText('after', `\nExamples:\n${lines.map((line) => `  ${line}\n`).join('')}`);
   const placed = (command: Command) =>
     command
       .option('--project <name>', "the instance's project (default: the remote's, else default)")
@@ -79,6 +59,8 @@ export function addClientCommands(program: Command): void {
       (await import('./commands/backup.ts')).backupCommand(instances, options),
     ),
   );
+
+  addRunCommands(program);
 
   examples(
     waiting(

@@ -5,9 +5,10 @@ import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 
 import { asLxstowError, LxstowError } from '../errors.ts';
 import { version } from '../version.ts';
 import { beginWith } from './beginWith.ts';
-import { addClientCommands, formatOption } from './clientCommands.ts';
+import { addClientCommands } from './clientCommands.ts';
 import type { Configured } from './configured.ts';
 import { CliError, exitOf, exits } from './exit.ts';
+import { formatOption } from './options.ts';
 import { watchOutput } from './outputErrors.ts';
 
 const oldestNode = 24;

@@ -15,6 +15,7 @@ import {
   compareSetUp,
   consumerName,
   deadSubject,
+  feederLeaseKey,
   instanceKey,
   instanceLeaseKey,
   inventoryKey,
@@ -28,6 +29,9 @@ import {
   noticesStream,
   operationKey,
   operationsBucket,
+  runHeadKey,
+  runsBucket,
+  runsToken,
 } from '../queue/topology.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
@@ -202,12 +206,18 @@ function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: st
           { subject: `lxstow.nudge.${remote}.${nobody}` },
         ]),
         ...taking(`KV_${operationsBucket}`, changesConsumer),
+        ...taking(`KV_${runsBucket}`, changesConsumer),
         ...taking(noticesStream, noticesConsumer),
+        kv('runs', runHeadKey(nobody)),
+        stored(noticeSubject(runsToken, nobody)),
+        kv('leases', feederLeaseKey),
         kv('trust', certificateKey(nobody)),
-        ...['operations', 'leases', 'instances', 'trust'].map((bucket) => api(`STREAM.MSG.GET.KV_lxstow_${bucket}`)),
+        ...['operations', 'leases', 'instances', 'runs', 'trust'].map((bucket) =>
+          api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
+        ),
         api(`STREAM.MSG.GET.${jobsStream}`),
         ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
-        ...['operations', 'trust'].flatMap((bucket) => [
+        ...['operations', 'runs', 'trust'].flatMap((bucket) => [
           api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
           api(`CONSUMER.DELETE.KV_lxstow_${bucket}.${nobody}`),
           { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },

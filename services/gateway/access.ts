@@ -7,6 +7,8 @@ import type { RequestHandler } from 'express';
 import type { Role } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { OperationStore } from '../operations/store.ts';
+import { shownRun } from '../runs/fold.ts';
+import type { RunStore } from '../runs/store.ts';
 import { clientOf } from './requests.ts';
 import type { Client } from './trust.ts';
 
@@ -23,7 +25,7 @@ interface Rule {
    * `filtered`: the same, but with `?all-projects` the route shows only what `mayTouch` allows;
    * `any`: no project; what the route shows of projects it asks `mayTouch`;
    * `path`: the project in the path, the pattern's first group;
-   * `operation`: the project of the operation in the path, the pattern's first group;
+   * `operation`: the project of the operation in the path, or one of the run's, the pattern's first group;
    * `none`: it is about the server, and not for restricted clients.
    */
   projects?: 'named' | 'filtered' | 'any' | 'path' | 'operation' | 'none';
@@ -37,6 +39,7 @@ const rules: Rule[] = [
   { method: 'GET', path: /^\/1\.0\/events\/?$/i, projects: 'filtered' },
   { method: 'GET', path: /^\/1\.0\/operations\/?$/i, projects: 'filtered' },
   { path: /^\/1\.0\/operations\/([^/]+)/i, projects: 'operation' },
+  { path: /^\/1\.0\/runs(\/|$)/i, projects: 'any' },
   { method: 'GET', path: /^\/1\.0\/instances\/?$/i, projects: 'filtered' },
   { method: 'GET', path: /^\/1\.0\/status\/?$/i, projects: 'filtered' },
   { method: 'GET', path: /^\/1\.0\/instances\/(\*|%2a|all)\/backups\/?$/i, projects: 'filtered' },
@@ -68,7 +71,12 @@ export function isAdmin(client: Client): boolean {
 }
 
 /** Throws forbidden, in LXD's words, when the client may not; not-found for another project's operation. */
-export async function authorize(client: Client, call: Call, operations: OperationStore): Promise<void> {
+export async function authorize(
+  client: Client,
+  call: Call,
+  operations: Pick<OperationStore, 'find'>,
+  runs?: Pick<RunStore, 'find'>,
+): Promise<void> {
   const method = call.method === 'HEAD' ? 'GET' : call.method;
   const rule = rules.find((each) => (each.method ?? method) === method && each.path.test(call.path));
   const { least = method === 'GET' ? 'viewer' : 'operator', projects = 'named' } = rule ?? {};
@@ -84,7 +92,7 @@ export async function authorize(client: Client, call: Call, operations: Operatio
     case 'operation': {
       const id = decoded(inPath);
       const found = /^[0-9a-f-]+$/.test(id) ? await operations.find(id) : undefined;
-      if (!found || !mayTouch(client, found.operation.project))
+      if (found ? !mayTouch(client, found.operation.project) : !(await seesRun(client, id, runs)))
         throw new LxstowError('not-found', `operation ${inPath} does not exist`);
       return;
     }
@@ -98,11 +106,19 @@ export async function authorize(client: Client, call: Call, operations: Operatio
   }
 }
 
+/** Whether there is such a run, and something of it is for this client. */
+async function seesRun(client: Client, id: string, runs: Pick<RunStore, 'find'> | undefined): Promise<boolean> {
+  const found = /^[0-9a-f-]+$/.test(id) ? await runs?.find(id) : undefined;
+  return (
+    found !== undefined && shownRun(found.run, (_, project) => mayTouch(client, project), new Date()) !== undefined
+  );
+}
+
 /** Lets a request go on to its route only if `authorize` does. What its body names is looked at by `bodyAuthorized`. */
-export function authorized(operations: OperationStore): RequestHandler {
+export function authorized(operations: OperationStore, runs: RunStore): RequestHandler {
   return async (request, _response, next) => {
     const { method, path, query } = request;
-    await authorize(clientOf(request), { method, path, query }, operations);
+    await authorize(clientOf(request), { method, path, query }, operations, runs);
     next();
   };
 }

@@ -19,10 +19,11 @@ import { assertInstance, showBackup, showListed } from './backups.ts';
 import { cursorOf } from './catalog.ts';
 import { cancelOperation, missingOperation } from './operations.ts';
 import { toLxd } from './respond.ts';
+import { runEndpoints } from './runEndpoints.ts';
 import { instanceStates, statusCursor } from './status.ts';
 
 export interface Question {
-  /** From the subject; `instance` is empty where the subject has none. */
+  /** From the subject; `instance` is empty where the subject has none, remote and project may be `all` where the endpoint allows that. */
   address: Address;
   /** The request, which matches its schema. */
   body: unknown;
@@ -41,6 +42,8 @@ export interface Endpoint {
   description: string;
   request: SchemaName;
   answer: SchemaName;
+  /** Whether `=all` may stand in the subject for a remote or project. */
+  allowsAll?: boolean;
   /** More requests than this at a time are refused by a gateway. */
   atOnce: number;
   /** How long an answer may take. */
@@ -154,6 +157,7 @@ export const endpoints: Endpoint[] = [
     answer: 'nats-api.json#/$defs/statusPage',
     run: statusPage,
   },
+  ...runEndpoints,
 ];
 
 async function statusPage(parts: GatewayParts, { address, body, room }: Question): Promise<StatusPage> {

@@ -2,7 +2,8 @@
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Log } from '../logger.ts';
-import { type Event, type EventType, eventsOf, loggingEvent } from './events.ts';
+import type { RunFeed } from '../runs/feed.ts';
+import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './events.ts';
 import type { OperationFeed } from './feed.ts';
 
 /** What a socket is told of. */
@@ -56,12 +57,13 @@ export class EventSockets implements AsyncDisposable {
   #second = 0;
   #lines = 0;
 
-  constructor(feed: OperationFeed, log: Log) {
+  constructor(feed: OperationFeed, runFeed: Pick<RunFeed, 'onChange'>, log: Log) {
     this.#log = log;
     feed.onChange((operation) => {
       if (this.#subscribers.size === 0) return;
       for (const event of eventsOf(operation)) this.#tell(event);
     });
+    runFeed.onChange(({ run }) => this.#tell(runEvent(run)));
     this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
   }
 
@@ -109,9 +111,10 @@ export class EventSockets implements AsyncDisposable {
 
   #send(subscriber: Subscriber, message: Message): void {
     const { socket, types, wants } = subscriber;
-    const { type, project } = message.event;
-    if (!types.has(type) || (project !== undefined && !wants(project))) return;
-    message.data ??= Buffer.from(JSON.stringify(message.event));
+    const { projects, ...event } = message.event;
+    const about = projects ?? (event.project === undefined ? [] : [event.project]);
+    if (!types.has(event.type) || !about.every((project) => wants(project))) return;
+    message.data ??= Buffer.from(JSON.stringify(event));
     const { data } = message;
     const unread = socket.bufferedAmount + data.length;
     if (unread > mostUnreadBytes) this.#cut(subscriber, unreading);

@@ -1,5 +1,6 @@
 /** What happens, in the shapes of LXD's events. Pure. */
-import type { Address, BackupAddress, Operation, RestoreJob } from '../contract.ts';
+import type { Address, BackupAddress, Operation, RestoreJob, Run } from '../contract.ts';
+import { everything, runOperation, shownRun } from '../runs/fold.ts';
 import { toLxd } from './respond.ts';
 
 export const eventTypes = ['operation', 'lifecycle', 'logging'] as const;
@@ -13,6 +14,8 @@ export interface Event {
   location?: string;
   /** Absent where it is about none. */
   project?: string;
+  /** Of what is about several: only who may see all of them is told. */
+  projects?: string[];
 }
 
 /** LXD's words, and one of ours: LXD restores from an upload and says instance-created only. */
@@ -29,6 +32,19 @@ export function eventsOf(operation: Operation): Event[] {
     ...lifecycleOf(operation).map((metadata) => ({ type: 'lifecycle' as const, ...about, metadata })),
     { type: 'operation', ...about, metadata: toLxd(operation) },
   ];
+}
+
+/** A run's change, which is not of one remote or project. */
+export function runEvent(run: Run): Event {
+  const shown = shownRun(run, everything, new Date());
+  const projects = [...new Set(Object.keys(run.places).map((place) => place.slice(place.indexOf('/') + 1)))];
+  return {
+    type: 'operation',
+    timestamp: run.updated_at,
+    location: 'none',
+    projects,
+    metadata: shown ? runOperation(shown) : {},
+  };
 }
 
 function lifecycleOf(operation: Operation): object[] {

@@ -20,6 +20,9 @@ import { connectNats } from '../queue/connection.ts';
 import { Leases } from '../queue/leases.ts';
 import { Reservations } from '../queue/reservations.ts';
 import { leasesBucket, verifySetUp } from '../queue/topology.ts';
+import { RunFeed } from '../runs/feed.ts';
+import { Feeder } from '../runs/feeder.ts';
+import { RunStore } from '../runs/store.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -33,6 +36,7 @@ import { EventSockets } from './eventSockets.ts';
 import { OperationFeed } from './feed.ts';
 import { Gauges } from './gauges.ts';
 import { openTrust } from './openTrust.ts';
+import { cancelOperation } from './operations.ts';
 import { serveOverNats } from './service.ts';
 import { Submitter } from './submit.ts';
 import { serverCertificate } from './tls.ts';
@@ -56,6 +60,7 @@ const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
+const hourMs = 3_600_000;
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
@@ -84,7 +89,9 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const ended = new AbortController();
   const leases = new Bucket(nats, leasesBucket);
   const feed = await OperationFeed.open(operations, log, ended.signal);
-  await using eventSockets = new EventSockets(feed, log);
+  const runs = new RunStore(nats, config.nats.runsKeptHours);
+  const runFeed = await RunFeed.open(runs, log, ended.signal);
+  await using eventSockets = new EventSockets(feed, runFeed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const transfers = new Transfers({
@@ -111,6 +118,8 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     nats,
     operations,
     feed,
+    runs,
+    runFeed,
     eventSockets,
     reservations: new Reservations(leases),
     catalog,
@@ -126,6 +135,22 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     stop,
   };
   const app = createApp(parts);
+  const feeder = new Feeder({
+    nats,
+    runs,
+    runFeed,
+    operations,
+    changes: feed,
+    leases: new Leases(leases, config.worker.leaseTtlMs),
+    leasesBucket: leases,
+    cancel: (id) => cancelOperation(parts, id),
+    name: `gateway-${hostname()}-${process.pid}`,
+    heartbeatMs: config.worker.heartbeatMs,
+    inventoryTimeoutMs: gateway.inventoryTimeoutMs,
+    patienceMs: config.worker.patienceHours * hourMs,
+    log,
+    stop,
+  });
   const notices = await openNotices({ nats, config: config.notify, metrics, log, stop });
 
   const server = https.createServer(
@@ -161,6 +186,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     health: health.port,
     fingerprint: fingerprintOf(certificate.cert),
   });
+  const feeding = feeder.run();
   trust.announce(port);
   onListening?.(port);
 
@@ -173,7 +199,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   server.closeIdleConnections();
   await eventSockets[Symbol.asyncDispose]();
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
-  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs)]);
+  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding]);
   clearTimeout(timer);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();

@@ -6,7 +6,7 @@ import { type Address, check } from '../contract.ts';
 import { asLxstowError, LxstowError } from '../errors.ts';
 import { parseJson } from '../json.ts';
 import type { Nats } from '../queue/connection.ts';
-import { apiSubject, parseApiSubject } from '../queue/topology.ts';
+import { all, apiSubject, parseApiSubject } from '../queue/topology.ts';
 import { type Trace, traceHeader, traceOf } from '../trace.ts';
 import { version } from '../version.ts';
 import type { GatewayParts } from './app.ts';
@@ -154,11 +154,13 @@ function respondError(message: Msg, { code, status, message: said }: LxstowError
   message.respond(JSON.stringify({ error: text, code, status }), { headers });
 }
 
-function addressOf({ config }: GatewayParts, { subject: pattern }: Endpoint, subject: string): Address {
+function addressOf({ config }: GatewayParts, { subject: pattern, allowsAll }: Endpoint, subject: string): Address {
   const { remote = '', project = '', instance } = parseApiSubject(pattern, subject);
-  check('names.json#/$defs/remoteName', remote, 'remote');
-  knownRemote(remote, Object.keys(config.remotes));
-  check('names.json#/$defs/projectName', project, 'project');
+  if (!allowsAll || remote !== all) {
+    check('names.json#/$defs/remoteName', remote, 'remote');
+    knownRemote(remote, Object.keys(config.remotes));
+  }
+  if (!allowsAll || project !== all) check('names.json#/$defs/projectName', project, 'project');
   if (instance !== undefined) check('names.json#/$defs/instanceName', instance, 'instance');
   return { remote, project, instance: instance ?? '' };
 }

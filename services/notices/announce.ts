@@ -3,16 +3,20 @@
  * operation does nothing for its notices (adr/0022).
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import type { Config, Operation } from '../contract.ts';
+import type { Config, Notice, Operation, Run } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { Nats } from '../queue/connection.ts';
 import { pulled, type QueuedNotice, queueNotice } from '../queue/notices.ts';
+import { runsToken } from '../queue/topology.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
+import { runNoticeOf } from './runNotice.ts';
 
 export interface AnnounceOptions {
   nats: Nats;
-  /** Delivers the changes of operations. */
+  /** Delivers the changes of operations, or of runs. */
   consumer: Consumer;
+  /** Which of the two. */
+  of: 'operations' | 'runs';
   config: Config['notify'];
   log: Log;
   /** Aborts when no more ends are to be announced. */
@@ -23,11 +27,11 @@ const atOnce = 256;
 const againMs = 5000;
 
 /** Runs until `stop` aborts. */
-export async function announceEnds({ nats, consumer, config, log, stop }: AnnounceOptions): Promise<void> {
+export async function announceEnds({ nats, consumer, of, config, log, stop }: AnnounceOptions): Promise<void> {
   for await (const message of pulled(consumer, async () => atOnce, stop, log)) {
     let notices: QueuedNotice[];
     try {
-      notices = noticesIn(message, config);
+      notices = of === 'runs' ? runNoticesIn(message, config) : noticesIn(message, config);
     } catch (error) {
       log.error('not an operation', { subject: message.subject, error });
       message.term('not an operation');
@@ -51,8 +55,25 @@ function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   if (!notice) return [];
   const { remote, id } = operation;
   const common = { id: noticeId(notice), remote, operation: id, body: JSON.stringify(notice) };
-  const usual = config.events.includes(notice.state) ? config.endpoints : [];
-  const named = endpointIn(operation);
+  return toEach(common, notice.state, endpointIn(operation), config);
+}
+
+function runNoticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
+  if (message.headers?.has('KV-Operation') || message.headers?.has('Nats-Marker-Reason')) return [];
+  const run = message.json<Run>();
+  const notice = runNoticeOf(run);
+  if (!notice) return [];
+  const common = { id: noticeId(notice), remote: runsToken, operation: run.id, body: JSON.stringify(notice) };
+  return toEach(common, notice.state, run.request.notifyEndpoint, config);
+}
+
+function toEach(
+  common: Omit<QueuedNotice, 'endpoint' | 'namedBy'>,
+  state: Notice['state'],
+  named: string | undefined,
+  config: Config['notify'],
+): QueuedNotice[] {
+  const usual = config.events.includes(state) ? config.endpoints : [];
   return [
     ...usual.map((endpoint) => ({ ...common, endpoint, namedBy: 'configuration' as const })),
     ...(named === undefined || usual.includes(named)

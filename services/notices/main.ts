@@ -4,7 +4,7 @@ import type { Config } from '../contract.ts';
 import type { Log } from '../logger.ts';
 import type { GatewayMetrics } from '../metrics.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
-import { changesConsumer, noticesConsumer, noticesStream, operationsBucket } from '../queue/topology.ts';
+import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../queue/topology.ts';
 import { announceEnds } from './announce.ts';
 import { Deliverer } from './deliver.ts';
 
@@ -27,8 +27,9 @@ export interface Notices {
 /** Starts. Throws nats-unfit when `lxstow setup` has not made the consumers, and bad-config when `notify.ca` cannot be read. */
 export async function openNotices({ nats, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
   const handingBack = new AbortController();
-  const [changes, queued] = await Promise.all([
+  const [changes, runChanges, queued] = await Promise.all([
     nats.js.consumers.get(`KV_${operationsBucket}`, changesConsumer),
+    nats.js.consumers.get(`KV_${runsBucket}`, changesConsumer),
     nats.js.consumers.get(noticesStream, noticesConsumer),
   ]).catch((error) => {
     throw natsFailure(error, 'looking for the queue of notices');
@@ -39,7 +40,11 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
     ...{ consumer: queued, config, metrics, log, stop },
     handingBack: handingBack.signal,
   });
-  const running = Promise.all([announceEnds({ nats, consumer: changes, config, log, stop }), deliverer.run()]).catch(
+  const running = Promise.all([
+    announceEnds({ nats, consumer: changes, of: 'operations', config, log, stop }),
+    announceEnds({ nats, consumer: runChanges, of: 'runs', config, log, stop }),
+    deliverer.run(),
+  ]).catch(
     // Only a bug of ours makes them fail, and backups do not need them.
     (error) => log.error('nobody is told of ends any more', { error }),
   );

@@ -1,14 +1,12 @@
 /** The operations' bucket. Every change is a compare-and-set. */
-import { setTimeout as delay } from 'node:timers/promises';
-import { Kvm } from '@nats-io/kv';
+import type { KvEntry } from '@nats-io/kv';
 import type { Operation } from '../contract.ts';
 import { Bucket } from '../queue/bucket.ts';
 import { type Nats, natsFailure } from '../queue/connection.ts';
 import { batchOf, isGone } from '../queue/stream.ts';
 import { operationKey, operationsBucket } from '../queue/topology.ts';
+import { watchBucket } from '../queue/watch.ts';
 import { isFinal } from './operation.ts';
-
-const watchAgainMs = 1000;
 
 export interface Stored {
   operation: Operation;
@@ -103,40 +101,7 @@ export class OperationStore {
     signal: AbortSignal,
     onTrouble: (error: unknown) => void,
   ): Promise<void> {
-    try {
-      const kv = await new Kvm(this.#nats.js).open(operationsBucket, { allow_direct: true });
-      let seen = (await this.#nats.jsm.streams.info(`KV_${operationsBucket}`)).state.last_seq;
-      const begin = () => kv.watch({ resumeFromRevision: seen + 1, ignoreDeletes: true });
-      let watch = await begin();
-      signal.addEventListener('abort', () => watch.stop(), { once: true });
-      const follow = async () => {
-        for await (const entry of watch) {
-          if (entry.revision <= seen) continue;
-          seen = entry.revision;
-          // Despite `ignoreDeletes`, removals and expiries come through.
-          if (entry.operation === 'PUT') see(entry.json<Operation>());
-        }
-      };
-      void (async () => {
-        while (!signal.aborted) {
-          try {
-            await follow();
-            if (signal.aborted) return;
-            throw new Error('the watch ended');
-          } catch (error) {
-            onTrouble(error);
-            watch.stop();
-            await delay(watchAgainMs, undefined, { ref: false });
-          }
-          await begin().then((begun) => {
-            watch = begun;
-          }, onTrouble);
-        }
-        watch.stop();
-      })();
-      if (signal.aborted) watch.stop();
-    } catch (error) {
-      throw natsFailure(error, 'watching operations');
-    }
+    const each = (entry: KvEntry) => see(entry.json<Operation>());
+    return watchBucket(this.#nats, operationsBucket, '>', each, signal, onTrouble);
   }
 }

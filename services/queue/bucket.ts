@@ -85,12 +85,17 @@ export class Bucket {
     return (await this.entries(filter)).map(({ key }) => key);
   }
 
-  /** Returns the matching entries that hold a value. */
-  async entries(filter: string): Promise<Entry[]> {
+  /** Returns the matching keys without reading their values: keys that were deleted within the last minute are among them. */
+  async names(filter: string): Promise<string[]> {
     const info = await this.#patiently(`reading ${this.name}`, () =>
       this.#nats.jsm.streams.info(`KV_${this.name}`, { subjects_filter: this.#subject(filter) }),
     );
-    const keys = Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
+    return Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
+  }
+
+  /** Returns the matching entries that hold a value. */
+  async entries(filter: string): Promise<Entry[]> {
+    const keys = await this.names(filter);
     const found: Entry[] = [];
     for (let from = 0; from < keys.length; from += readsInFlight) {
       const read = await Promise.all(keys.slice(from, from + readsInFlight).map((key) => this.get(key)));

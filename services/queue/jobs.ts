@@ -14,8 +14,8 @@ import { LxstowError } from '../errors.ts';
 import { parseJson } from '../json.ts';
 import { parseOwnName } from '../lxd/ownNames.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../trace.ts';
-import { type Nats, natsFailure, nobodyHeard } from './connection.ts';
-import { append } from './stream.ts';
+import { apiCode, type Nats, natsFailure, nobodyHeard } from './connection.ts';
+import { append, lastOf } from './stream.ts';
 import { jobSubject, jobsStream, parseJobSubject } from './topology.ts';
 
 interface Bodies {
@@ -36,18 +36,62 @@ const tryAgainMs = 200;
  * Queues a job under the operation's id; it is durable when this resolves. Throws queue-full, or nats-unavailable. The latter is an UncertainPublish
  * if the job may be queued in spite of the error, because NATS was there but did not answer.
  */
-export async function publishJob(
+export async function publishJob(nats: Nats, id: string, job: Job, trace?: Trace): Promise<void> {
+  await publishWith(nats, id, job, trace, {});
+}
+
+/** What is on the queue, or at work, for an instance. */
+export interface Queued {
+  operation: string;
+  since: Date;
+}
+
+/**
+ * The same unless a job of this kind and instance is on the queue or at work already: then nothing is queued, and it returns that one. Our own job,
+ * sent twice, is queued once.
+ */
+export async function publishOnly(nats: Nats, id: string, job: Job, trace?: Trace): Promise<Queued | undefined> {
+  for (;;) {
+    try {
+      return await publishWith(nats, id, job, trace, { 'Nats-Expected-Last-Subject-Sequence': '0' });
+    } catch (error) {
+      if (!(error instanceof SubjectTaken)) throw error;
+    }
+    // NATS says the same of a job that is ours: only the message tells whose it is.
+    const found = await queuedJob(nats, job.kind, job.address);
+    if (found) return found.operation === id ? undefined : found;
+  }
+}
+
+/** The job of this kind that is on the queue for this instance or at work, the last one of several. */
+export async function queuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
+  try {
+    const last = await lastOf(nats, jobsStream, jobSubject(kind, address));
+    if (!last) return undefined;
+    const messageId = last.headers.get('Nats-Msg-Id');
+    return { operation: operationIdOf({ messageId, sequence: last.seq }), since: last.time };
+  } catch (error) {
+    throw natsFailure(error, 'looking at the queue');
+  }
+}
+
+class SubjectTaken extends Error {}
+const wrongLastSequence = [10071, 10164];
+
+async function publishWith(
   nats: Nats,
   id: string,
-  { kind, address, body, unrestricted = false }: Job & { unrestricted?: boolean },
-  trace?: Trace,
-): Promise<void> {
+  { kind, address, body, unrestricted = false }: Job,
+  trace: Trace | undefined,
+  expected: Record<string, string>,
+): Promise<undefined> {
   nats.assertConnected();
   const source = 'source' in body && body.source ? { ...address, ...body.source } : address;
   const subject = jobSubject(kind, address, source, { unrestricted });
   const carried = {
     'Nats-Msg-Id': id,
     'Nats-Expected-Stream': jobsStream,
+    ...expected,
     ...(trace && { [traceHeader]: formatTraceparent(trace) }),
   };
   const until = performance.now() + patienceMs;
@@ -57,8 +101,9 @@ export async function publishJob(
       nats.assertConnected();
       // The stream drops a repeat with the same id as a duplicate.
       await append(nats, subject, JSON.stringify(body), carried);
-      return;
+      return undefined;
     } catch (error) {
+      if (wrongLastSequence.includes(apiCode(error) ?? 0)) throw new SubjectTaken();
       const failure = natsFailure(error, 'queueing the job');
       if (failure.code !== 'nats-unavailable') throw failure;
       // Without a connection or a responder, NATS cannot have stored the job.

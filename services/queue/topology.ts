@@ -24,6 +24,8 @@ export const leasesBucket = 'lxstow_leases';
 export const checkpointsBucket = 'lxstow_checkpoints';
 /** What is known of each instance: seen, last good backup, last outcome (schemas/instance-record.json). */
 export const instancesBucket = 'lxstow_instances';
+/** Runs: what each is, and its children. */
+export const runsBucket = 'lxstow_runs';
 /** Trusted certificates, tokens, and gateways' addresses. */
 export const trustBucket = 'lxstow_trust';
 
@@ -41,7 +43,7 @@ export function consumerName(remote: string, lane: Lane): string {
   return `${remote}_${lane}`;
 }
 
-/** Gateways share these consumers: one gateway gets each change of an operation, and one gets each notice. */
+/** Gateways share these consumers: one gateway gets each change of an operation or a run, and one gets each notice. */
 export const changesConsumer = 'notices';
 export const noticesConsumer = 'deliver';
 
@@ -142,6 +144,9 @@ export function buriedSubject(subject: string): string {
   return jobsPrefix + subject.slice(deadPrefix.length);
 }
 
+/** In the subject of a run's notice, in the place of a remote: none is called so. */
+export const runsToken = '=runs';
+
 export function noticeSubject(remote: string, operation: string): string {
   return `${noticesPrefix}.${remote}.${operation}`;
 }
@@ -161,6 +166,10 @@ export function freedSubject(remote: string): string {
 }
 
 const apiPrefix = 'lxstow.api';
+/** In a request's subject in the place of a name: all of them. No name is encoded so. */
+const allToken = '=all';
+/** What `=all` stands for once it is read: no name of a remote or project. */
+export const all = '*';
 
 /** Fills names into a request's `pattern` (`backups.list.{remote}.{project}`); a missing name becomes a wildcard. */
 export function apiSubject(pattern: string, names: Record<string, string> = {}): string {
@@ -170,12 +179,13 @@ export function apiSubject(pattern: string, names: Record<string, string> = {}):
   return `${apiPrefix}.${filled}`;
 }
 
-/** Returns the names that a request's subject has for `pattern`. */
+/** Returns the names that a request's subject has for `pattern`; `all` where it says `=all`. */
 export function parseApiSubject(pattern: string, subject: string): Record<string, string> {
   const tokens = subject.slice(apiPrefix.length + 1).split('.');
   const named = pattern.split('.').flatMap((word, index) => {
     const name = /^{(\w+)}$/.exec(word)?.[1];
-    return name ? [[name, decodeToken(tokens[index] ?? '')]] : [];
+    const token = tokens[index] ?? '';
+    return name ? [[name, token === allToken ? all : decodeToken(token)]] : [];
   });
   return Object.fromEntries(named);
 }
@@ -240,7 +250,10 @@ export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' | 'd
   return word === permitWords.pool ? 'pool' : word === permitWords.remote ? 'remote' : 'instance';
 }
 
-/** Key of the janitor's lease on a remote. It has two tokens; all others have at least three. */
+/** Key of the lease on feeding runs to the queue: one gateway feeds all runs. */
+export const feederLeaseKey = 'feeder.runs';
+
+/** Key of the janitor's lease on a remote. It has two tokens, like the feeder's; all others have at least three. */
 export function janitorLeaseKey(remote: string): string {
   return `janitor.${remote}`;
 }
@@ -274,6 +287,16 @@ export function parseInstanceKey(key: string): Address | undefined {
 
 export function operationKey(remote: string, id: string): string {
   return `${remote}.${id}`;
+}
+
+/** Key of a run's head; filter for all: `*`. */
+export function runHeadKey(run: string): string {
+  return `${run}.head`;
+}
+
+/** Key of a chunk of a run's children; filter for all of a plan's: `*`. */
+export function runPlanKey(run: string, plan: string, chunk: number | '*'): string {
+  return `${run}.plan.${plan}.${chunk === '*' ? chunk : String(chunk).padStart(3, '0')}`;
 }
 
 /** Key of a trusted client's certificate. */
@@ -341,7 +364,9 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
   ];
 }
 
-const buckets = [operationsBucket, leasesBucket, checkpointsBucket, instancesBucket, trustBucket];
+const buckets = [operationsBucket, leasesBucket, checkpointsBucket, instancesBucket, runsBucket, trustBucket];
+/** Workers have no use for them, and may not read them. */
+const gatewaysBuckets = [runsBucket, trustBucket];
 
 /** Settings of the stream behind a bucket that already exists. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {
@@ -373,6 +398,17 @@ const noticeConsumers: { stream: string; name: string; settings: Partial<Consume
     name: changesConsumer,
     // Operations that ended before this consumer existed get no notice.
     settings: {
+      deliver_policy: DeliverPolicy.New,
+      ack_policy: AckPolicy.Explicit,
+      ack_wait: nanos(ackWaitMs),
+      max_deliver: -1,
+    },
+  },
+  {
+    stream: `KV_${runsBucket}`,
+    name: changesConsumer,
+    settings: {
+      filter_subject: `$KV.${runsBucket}.${runHeadKey('*')}`,
       deliver_policy: DeliverPolicy.New,
       ack_policy: AckPolicy.Explicit,
       ack_wait: nanos(ackWaitMs),
@@ -471,7 +507,7 @@ export async function compareSetUp(
   // Only gateways use notices, and workers may not see who is trusted.
   for (const { name, settings } of streams(config).filter((each) => role === 'gateway' || each.name !== noticesStream))
     await compare(`stream ${name}`, settings, () => nats.jsm.streams.info(name));
-  for (const bucket of buckets.filter((name) => role === 'gateway' || name !== trustBucket))
+  for (const bucket of buckets.filter((name) => role === 'gateway' || !gatewaysBuckets.includes(name)))
     await compare(`bucket ${bucket}`, bucketSettings(config), () => nats.jsm.streams.info(`KV_${bucket}`));
   for (const remote of remotes) {
     for (const { name, settings } of consumers(remote))

@@ -17,7 +17,7 @@ const hosts = 100;
 const instances = 10_000;
 const ofLargestHost = 2000;
 const writesInFlight = 128;
-const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 100_000 };
+const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
 
 const hostOf = (index: number) => `host${index < ofLargestHost ? 0 : 1 + (index % (hosts - 1))}`;
 

@@ -25,7 +25,7 @@ const changesPerSecond = 50;
 const seconds = 20;
 const changes = seconds * changesPerSecond;
 const instanceCounts = [10, 100, 1000];
-const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 100_000 };
+const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
 
 /** The lab without LXD: what is measured does not come near it. Operations are changed, and instances told, by the bench in a worker's place. */
 export async function measureLoad(rounds: number, log: Log): Promise<Table[]> {

@@ -31,7 +31,7 @@ before(async () => {
   });
   settings = {
     ...{ servers: [server.url], user: 'lx', password: 'first' },
-    ...{ replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 },
+    ...{ replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 1000 },
   };
 });
 after(() => server?.[Symbol.asyncDispose]());

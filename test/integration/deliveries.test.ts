@@ -14,7 +14,7 @@ import type { LabNats } from '../lab/nats.ts';
 import { until } from './stack.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
-const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
+const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 1000 };
 const remotes = ['one', 'killed', 'twice', 'late', 'stopped', 'gone', 'acked'];
 
 describe('jobs and answers', { timeout: 600_000 }, () => {

@@ -26,6 +26,7 @@ const hosts = ['nats-1', 'nats-2', 'nats-3', 's3', 'gw-1 backup', 'gw-2', 'berli
 /** In this order, where lxstow is at work. */
 const atWork = [
   'docs/cli.md',
+  'docs/runs.md',
   'docs/api.md',
   'docs/security.md',
   'docs/upkeep.md',

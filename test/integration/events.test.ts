@@ -24,7 +24,7 @@ interface Seen {
 }
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
-const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 1000 };
+const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 1000 };
 const withLxc = { skip: !(await hasLxc()) && 'there is no lxc' };
 
 describe('events', { timeout: 600_000 }, () => {

@@ -50,6 +50,7 @@ describe('instances', { timeout: 600_000 }, () => {
     servers: [stack.nats.url],
     replicas: 1,
     operationsKeptHours: 1,
+    runsKeptHours: 1,
     maxQueuedJobs: 1000,
   });
   const get = (path: string, certificate?: Certificate) =>

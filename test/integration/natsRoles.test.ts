@@ -46,6 +46,8 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     const token = { name: 'laptop', type: 'client', token: true };
     assert.equal((await stow.request('POST', '/1.0/certificates', { body: token })).status, 202);
     assert.ok((await stow.request('GET', '/1.0/operations?all-projects=true')).body.metadata.success.length >= 3);
+    const run = await stow.request('POST', '/1.0/runs', { body: { selector: { instances: ['c1'] } } });
+    assert.equal((await stow.finished(run)).status, 'Success');
     await stack.launch('large', { dataMiB: 200 });
     const cancelled = await stow.request('POST', '/1.0/instances/large/backups');
     await stow.request('DELETE', cancelled.body.operation);
@@ -65,8 +67,15 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
       (listed) => listed.includes(dead),
     );
     assert.match(await lxstowAs('admin', 'trust', 'list-tokens'), /laptop/);
-    const told = (await receiver.until('/', 5)).map(({ notice }) => `${notice.opType} ${notice.state}`);
-    for (const each of ['backup success', 'restore success', 'delete success', 'backup cancelled', 'backup failed'])
+    const told = (await receiver.until('/', 7)).map(({ notice }) => `${notice.opType} ${notice.state}`);
+    for (const each of [
+      'backup success',
+      'run success',
+      'restore success',
+      'delete success',
+      'backup cancelled',
+      'backup failed',
+    ])
       assert.ok(told.includes(each), `nobody was told: ${each}`);
     // The gateway asks NATS about the queue.
     assert.match(await (await fetch(`${stow.healthUrl.gateway}/metrics`)).text(), /^lxstow_nats_up 1$/m);
@@ -102,6 +111,14 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     assert.equal(backups.length, 1);
     const { instances } = (await ask('status.list.local.default', { limit: 1 })) as unknown as StatusPage;
     assert.equal(instances[0]?.instance, 'c1');
+    const before = backups.length;
+    const run = await ask('runs.create.local.default', { selector: { instances: ['c1'] } });
+    await until(
+      () => ask('runs.show.local.default', { id: run.id }),
+      ({ status }) => status === 'Success',
+    );
+    const after = (await ask('backups.list.local.default.c1', {})) as unknown as BackupPage;
+    assert.equal(after.backups.length, before + 1);
     assert.doesNotMatch(await nats.log(), /Violation/);
   });
 
@@ -114,6 +131,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     'KV_lxstow_leases',
     'KV_lxstow_checkpoints',
     'KV_lxstow_instances',
+    'KV_lxstow_runs',
     'KV_lxstow_trust',
   ];
   const administration = everything.flatMap((stream) => [
@@ -142,6 +160,10 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         'lxstow.ask.other.look',
         '$KV.lxstow_trust.certificate.00',
         '$JS.API.STREAM.MSG.GET.KV_lxstow_trust',
+        `$KV.lxstow_runs.${operation}.head`,
+        '$KV.lxstow_leases.feeder.runs',
+        '$JS.API.STREAM.MSG.GET.KV_lxstow_runs',
+        '$JS.API.CONSUMER.MSG.NEXT.KV_lxstow_runs.notices',
         'lxstow.api.backups.list.local.default',
         '$JS.API.STREAM.MSG.GET.LXSTOW_JOBS',
         '$JS.API.STREAM.MSG.GET.LXSTOW_DEAD',
@@ -214,6 +236,16 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         'lxstow.api.operations.list.local.lxstow-lab',
         'lxstow.api.status.list.local.lxstow-lab',
         'lxstow.api.operations.cancel.local.default',
+        `$KV.lxstow_runs.${operation}.head`,
+        'lxstow.api.runs.create.=all.=all',
+        'lxstow.api.runs.create.local.=all',
+        'lxstow.api.runs.create.local.lxstow-lab',
+        'lxstow.api.runs.create.other.default',
+        'lxstow.api.runs.show.=all.=all',
+        'lxstow.api.runs.list.local.lxstow-lab',
+        'lxstow.api.runs.children.local.lxstow-lab',
+        'lxstow.api.runs.cancel.local.default',
+        'lxstow.api.runs.retry.local.default',
         '_INBOX_gateway.forged',
       ],
       subscribe: ['>', '_INBOX.>', '_INBOX_gateway.>', '_INBOX_worker.>', 'lxstow.>', '$KV.>', '$JS.>'],

@@ -25,6 +25,7 @@ it('NATS with handshake_first is reached with nats.tlsFirst', { timeout: 60_000 
     ca,
     replicas: 1,
     operationsKeptHours: 1,
+    runsKeptHours: 1,
     maxQueuedJobs: 1,
   };
   await assert.rejects(connectNats(settings, 'lxstow-test', log, { timeoutMs: 3000 }), { code: 'nats-unavailable' });

@@ -34,7 +34,7 @@ import { until } from './stack.ts';
 
 const at = { timeout: 300_000 };
 const log = createLogger({ level: 'error', format: 'json' }, {});
-const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 100_000 };
+const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
 const config = (nats: Partial<Config['nats']> = {}, remotes: string[] = ['local']) =>
   ({
     nats: { servers: [server.url], ...settings, ...nats },

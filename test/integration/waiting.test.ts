@@ -22,7 +22,7 @@ import { WaitingRoom, type WaitingRoomOptions } from '../../services/queue/waiti
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
-const settings = { replicas: 1, operationsKeptHours: 1, maxQueuedJobs: 100_000 };
+const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
 const holder = { worker: 'w', operation: 'o' };
 const never = 600_000;
 

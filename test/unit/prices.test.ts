@@ -36,6 +36,8 @@ const bounds: Record<string, string> = {
   'services/fleet/store.ts': 'entries that workers and gateways wrote',
   'services/trust/store.ts': 'entries that gateways wrote',
   'services/trust/pair.ts': "the operator's own files",
+  'services/runs/store.ts': 'entries that gateways wrote',
+  'services/runs/create.ts': 'what was checked already, as JSON has it',
   'services/outage.ts': 'an entry that a worker wrote',
   'services/worker/checkpoint.ts': 'entries that workers wrote',
   'services/worker/leftovers.ts': 'entries that workers wrote',
@@ -93,13 +95,23 @@ describe('prices', () => {
 
   it('of input one fault is looked for', async () => {
     const names: string[] = [];
-    const others = ['config.json', 'http-answers.json', 'names.json', 'nats-api.json', 'requestor.json'];
+    const others = [
+      'config.json',
+      'http-answers.json',
+      'names.json',
+      'nats-api.json',
+      'requestor.json',
+      'run-answers.json',
+    ];
     for await (const file of glob('schemas/*.json', { cwd: root }))
       if (!others.includes(basename(file))) names.push(basename(file));
     const all = [
       ...names,
       ...['listRequest', 'backupRequest', 'operationsRequest', 'operationRequest', 'waitRequest', 'statusRequest'].map(
         (request) => `nats-api.json#/$defs/${request}`,
+      ),
+      ...['runRequest', 'runsRequest', 'childrenRequest', 'retryRequest'].map(
+        (request) => `run-answers.json#/$defs/${request}`,
       ),
       'names.json#/$defs/tags',
     ] as SchemaName[];

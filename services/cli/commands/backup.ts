@@ -1,11 +1,14 @@
 /** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
+import { isCode } from '../../errors.ts';
+import { type Match, parseMatch } from '../../runs/selector.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayFailures, sayWarnings } from '../follow.ts';
-import { Gateways, type InstancePlace, listInstances, type Place, type ShownInstance, suggesting } from '../names.ts';
+import { Gateways, type InstancePlace, listInstances, type Place, suggesting } from '../names.ts';
 import { type Outcome, outcomeOf } from '../outcome.ts';
 import { type Format, print, size } from '../output.ts';
 import { patiently } from '../patience.ts';
 import { openProgress } from '../progress.ts';
+import { tagsIn } from '../tags.ts';
 
 export interface BackupOptions extends Place {
   all?: boolean;
@@ -121,27 +124,18 @@ async function remoteOnly(gateways: Gateways, text: string | undefined, options:
   return where;
 }
 
-type Match = (instance: ShownInstance) => boolean;
-const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
-
-/** `status=running`, `type=container`, and any key of the instance's configuration: `user.backup=daily`; `!=` for the others, a key alone for those that have it. */
+/** See parseMatch. Throws usage for what is none. */
 export function parseSelector(text: string): Match {
-  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
-  if (key === '') throw new CliError(exits.usage, `--selector ${text}: give it as key=value, key!=value or key`);
-  const field = fields.find((each) => each === key);
-  const found = (instance: ShownInstance) =>
-    field ? String(instance[field] ?? '').toLowerCase() : { ...instance.expanded_config, ...instance.config }[key];
-  const meant = field ? value.toLowerCase() : value;
-  if (operator === undefined) return (instance) => found(instance) !== undefined;
-  return (instance) => (found(instance) === meant) === (operator === '=');
+  try {
+    return parseMatch(text);
+  } catch (error) {
+    if (!isCode(error, 'bad-request')) throw error;
+    throw new CliError(exits.usage, `--selector ${(error as Error).message}`);
+  }
 }
 
 function requestOf({ tag, name, compression, optimized, instanceOnly, notify }: BackupOptions) {
-  const tags = tag.map((text) => {
-    const cut = text.indexOf('=');
-    if (cut < 1) throw new CliError(exits.usage, `--tag ${text}: give it as key=value`);
-    return [text.slice(0, cut), text.slice(cut + 1)] as [string, string];
-  });
+  const tags = tagsIn(tag);
   const headers: Record<string, string> = {};
   if (tags.length > 0) headers['x-amz-tagging'] = new URLSearchParams(tags).toString();
   return {

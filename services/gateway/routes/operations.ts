@@ -1,19 +1,23 @@
 /** Operations: listed, shown, waited for. */
 import { type Request, type Response, Router } from 'express';
+import type { Run } from '../../contract.ts';
 import { LxstowError } from '../../errors.ts';
 import { countDeadLetters, wordsFor } from '../../queue/depth.ts';
+import { runOperation, shownRun } from '../../runs/fold.ts';
 import { isAdmin, mayTouch } from '../access.ts';
 import type { GatewayParts } from '../app.ts';
 import { filtered } from '../filter.ts';
 import { cancelOperation, missingOperation } from '../operations.ts';
 import { clientOf, listedProject, parameter, query } from '../requests.ts';
 import { operationPath, sync, toLxd } from '../respond.ts';
+import { assertAllOfIt, cancelRun } from '../runs.ts';
 import { tokenOperation } from '../tokenOperation.ts';
+import { seenBy } from './runs.ts';
 
 const longestWaitMs = 2 ** 31 - 1;
 
 export function operationRoutes(parts: GatewayParts): Router {
-  const { nats, operations, awayWorkers, feed, trustStore, stop, log } = parts;
+  const { nats, operations, awayWorkers, feed, runs, runFeed, trustStore, stop, log } = parts;
   const router = Router();
   const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
 
@@ -25,6 +29,12 @@ export function operationRoutes(parts: GatewayParts): Router {
     } catch (error) {
       log.debug('dead letters were not counted', { error });
     }
+  };
+
+  /** A run as an operation, as far as the client may see it. */
+  const shownToClient = (request: Request, run: Run | undefined) => {
+    const shown = run && shownRun(run, seenBy(clientOf(request)), new Date());
+    return shown && runOperation(shown);
   };
 
   router.get('/', async (request, response) => {
@@ -39,7 +49,13 @@ export function operationRoutes(parts: GatewayParts): Router {
     if (isAdmin(client)) await tellDeadLetters(response);
     const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
     // In LXD too, a token runs in the default project.
-    const all = await filtered([...found, ...tokens.map((token) => tokenOperation(token))], filter);
+    const ofProject = (_: string, each: string) =>
+      (project === undefined || each === project) && mayTouch(client, each);
+    const batches = (await runs.list()).flatMap(({ run }) => {
+      const shown = shownRun(run, ofProject, new Date());
+      return shown ? [runOperation(shown)] : [];
+    });
+    const all = await filtered([...found, ...batches, ...tokens.map((token) => tokenOperation(token))], filter);
     const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(
       ([status, each = []]) => [status, full ? each : each.map(({ id }) => operationPath(id))],
     );
@@ -51,6 +67,8 @@ export function operationRoutes(parts: GatewayParts): Router {
     const found = await operations.find(id);
     const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
     if (operation) return sync(response, toLxd(operation));
+    const run = shownToClient(request, (await runs.find(id))?.run);
+    if (run) return sync(response, run);
     const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
     if (!token) throw missingOperation(id);
     sync(response, tokenOperation(token));
@@ -58,6 +76,12 @@ export function operationRoutes(parts: GatewayParts): Router {
 
   router.delete('/:id', async (request, response) => {
     const id = idOf(request);
+    const run = (await runs.find(id))?.run;
+    if (run && shownToClient(request, run)) {
+      assertAllOfIt(run, seenBy(clientOf(request)));
+      await cancelRun(runs, id);
+      return sync(response);
+    }
     const isToken = isAdmin(clientOf(request)) && (await trustStore.removeToken(id));
     if (!isToken) await cancelOperation(parts, id);
     sync(response);
@@ -70,7 +94,10 @@ export function operationRoutes(parts: GatewayParts): Router {
     const gone = new AbortController();
     response.once('close', () => gone.abort());
     const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
-    const found = await feed.untilFinal(id, AbortSignal.any([over, gone.signal, stop]));
+    const until = AbortSignal.any([over, gone.signal, stop]);
+    if (shownToClient(request, (await runs.find(id))?.run))
+      return sync(response, shownToClient(request, await runFeed.untilEnded(id, until)));
+    const found = await feed.untilFinal(id, until);
     if (!found) throw missingOperation(id);
     sync(response, toLxd(found));
   });

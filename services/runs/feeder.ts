@@ -1,0 +1,296 @@
+/**
+ * Feeds the runs of all to the queue, a little at a time, and writes down what became of their children. One gateway does it, the holder of a lease;
+ * when it dies another reads the children's operations and goes on (docs/adr/0034-runs.md).
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { forEach } from '../archive/flow.ts';
+import type { Operation } from '../contract.ts';
+import { asLxstowError, isCode } from '../errors.ts';
+import type { Log } from '../logger.ts';
+import type { OperationStore } from '../operations/store.ts';
+import type { Bucket } from '../queue/bucket.ts';
+import type { Nats } from '../queue/connection.ts';
+import type { Lease, Leases } from '../queue/leases.ts';
+import { feederLeaseKey } from '../queue/topology.ts';
+import { remotesAway } from './away.ts';
+import type { RunFeed } from './feed.ts';
+import { feedChild } from './feeding.ts';
+import { Fleet, type OpenRun } from './fleet.ts';
+import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
+import { chosenOn } from './inventory.ts';
+import { chunksOf, plan } from './plan.ts';
+import { Records } from './records.ts';
+import type { RunStore, StoredRun } from './store.ts';
+
+export interface FeederOptions {
+  nats: Nats;
+  runs: RunStore;
+  runFeed: Pick<RunFeed, 'onChange'>;
+  operations: OperationStore;
+  /** Of every operation. */
+  changes: { onChange(see: (operation: Operation) => void): void };
+  leases: Leases;
+  /** Where the leases are, and the records of outages. */
+  leasesBucket: Bucket;
+  /** Asks an operation to end. */
+  cancel: (operation: string) => Promise<unknown>;
+  /** This gateway, as holder of the lease. */
+  name: string;
+  heartbeatMs: number;
+  inventoryTimeoutMs: number;
+  /** How long a run waits for a remote to say what it has. */
+  patienceMs: number;
+  log: Log;
+  /** Aborts when the gateway stops. */
+  stop: AbortSignal;
+}
+
+/** When the lease is another's, it is asked for again after so long. */
+const askAgainMs = 2000;
+/** A head, and each chunk of its children, is written no more often. */
+const foldEveryMs = 1000;
+const lookEveryMs = 5000;
+const feedsAtOnce = 64;
+const cancelsAtOnce = 32;
+const orphanMs = 600_000;
+
+export class Feeder {
+  readonly #options: FeederOptions;
+  #term: Term | undefined;
+
+  constructor(options: FeederOptions) {
+    this.#options = options;
+    options.changes.onChange((operation) => this.#term?.see(operation));
+    options.runFeed.onChange((stored) => this.#term?.seeRun(stored));
+  }
+
+  /** Until `stop`. */
+  async run(): Promise<void> {
+    const { leases, name, heartbeatMs, log, stop } = this.#options;
+    while (!stop.aborted) {
+      let lease: Lease | undefined;
+      try {
+        lease = await leases.acquire(feederLeaseKey, { worker: name, operation: '' });
+        if (lease) {
+          const held = lease;
+          const timer = setInterval(() => void held.renew(), heartbeatMs);
+          try {
+            this.#term = new Term(this.#options, held);
+            await this.#term.serve();
+          } finally {
+            clearInterval(timer);
+            this.#term = undefined;
+          }
+        }
+      } catch (error) {
+        if (!stop.aborted) log.warn('runs wait for a moment', { error: asLxstowError(error) });
+      }
+      await lease?.release().catch((error) => log.debug('the lease on runs ends by itself', { error }));
+      await delay(askAgainMs, undefined, { signal: stop, ref: false }).catch(() => undefined);
+    }
+  }
+}
+
+/** The time for which this gateway is the one. */
+class Term {
+  readonly #options: FeederOptions;
+  readonly #lease: Lease;
+  readonly #fleet = new Fleet();
+  readonly #records: Records;
+  /** Runs that were seen and are not taken on yet. */
+  readonly #fresh = new Map<string, StoredRun>();
+  /** By remote, when it moved last. */
+  readonly #moved = new Map<string, number>();
+  /** Children that were asked to end. */
+  readonly #cancelled = new Set<string>();
+  #woken = Promise.withResolvers<void>();
+  #foldedAt = 0;
+  #lookedAt = performance.now();
+
+  constructor(options: FeederOptions, lease: Lease) {
+    this.#options = options;
+    this.#lease = lease;
+    this.#records = new Records(options.runs, options.log);
+  }
+
+  see(operation: Operation): void {
+    if (!this.#fleet.see(operation)) return;
+    this.#moved.set(operation.remote, performance.now());
+    this.#woken.resolve();
+  }
+
+  seeRun(stored: StoredRun): void {
+    const { run } = stored;
+    const known = this.#fleet.get(run.id);
+    if (known && run.status === 'Cancelling') known.run.status = 'Cancelling';
+    if (!known && !hasEnded(run)) this.#fresh.set(run.id, stored);
+    if (!known || run.status === 'Cancelling') this.#woken.resolve();
+  }
+
+  async serve(): Promise<void> {
+    const { runs, log, stop } = this.#options;
+    for (const stored of (await runs.list()).reverse()) this.seeRun(stored);
+    const removed = await runs.removeOrphans(orphanMs);
+    log.info('feeding runs to the queue', { open: this.#fresh.size, ...(removed > 0 && { orphans: removed }) });
+    while (!stop.aborted) {
+      this.#lease.assertHeld();
+      this.#woken = Promise.withResolvers();
+      await this.#takeOn();
+      await this.#cancelChildren();
+      await this.#topUp();
+      if (performance.now() - this.#lookedAt >= lookEveryMs) await this.#look();
+      if (performance.now() - this.#foldedAt >= foldEveryMs) await this.#fold();
+      const over = AbortSignal.any([stop, this.#lease.lost, AbortSignal.timeout(foldEveryMs)]);
+      await Promise.race([this.#woken.promise, delay(foldEveryMs, undefined, { signal: over, ref: false })]).catch(
+        () => undefined,
+      );
+    }
+    await this.#fold();
+  }
+
+  /** Reads the plans of runs that are new here, and what has become of their children so far. */
+  async #takeOn(): Promise<void> {
+    for (const [id] of this.#fresh) {
+      try {
+        await this.#takeOnOne(id);
+      } catch (error) {
+        // What is not as we write it must not keep the others.
+        if (!isCode(asLxstowError(error), 'internal')) throw error;
+        this.#options.log.error('a run cannot be read', { run: id, error });
+      }
+      this.#fresh.delete(id);
+    }
+  }
+
+  async #takeOnOne(id: string): Promise<void> {
+    const { runs, operations } = this.#options;
+    const stored = await runs.find(id);
+    if (!stored || hasEnded(stored.run) || this.#fleet.get(id)) return;
+    const { run, revision } = stored;
+    const indexes = Array.from({ length: run.chunks }, (_, index) => index);
+    const chunks = await Promise.all(indexes.map((index) => runs.chunk(run, index)));
+    const children = chunks.map((chunk) => chunk.children);
+    // They may have been written after the head.
+    run.places = tally(children.flat());
+    const open = this.#fleet.add(run, children);
+    this.#records.read(
+      open,
+      revision,
+      chunks.map((chunk) => chunk.revision),
+    );
+    // None that is queued already may be counted as one that is not.
+    await forEach(this.#fleet.open(open), feedsAtOnce, async (each) => {
+      const found = await operations.find(each.id, each.child.remote);
+      if (found) this.#fleet.see(found.operation);
+    });
+  }
+
+  async #topUp(): Promise<void> {
+    const children = this.#fleet.next();
+    let failure: unknown;
+    await forEach(children, feedsAtOnce, async (each) => {
+      try {
+        this.#lease.assertHeld();
+        this.#fleet.settle(each, await feedChild(this.#options, each));
+      } catch (error) {
+        failure ??= error;
+        this.#fleet.unmarkFed(each);
+      }
+    });
+    if (failure) this.#options.log.warn('children of runs are not queued yet', { error: asLxstowError(failure) });
+    else if (children.some(({ child }) => !isOpen(child))) this.#woken.resolve();
+  }
+
+  async #cancelChildren(): Promise<void> {
+    const { cancel } = this.#options;
+    for (const of of this.#fleet.runs.filter(({ run }) => run.status === 'Cancelling')) {
+      // What nobody has planned is not waited for.
+      of.run.away = of.run.away.filter(({ planned }) => planned);
+      const open = this.#fleet.open(of).filter(({ id }) => !this.#cancelled.has(id));
+      await forEach(open, cancelsAtOnce, async (each) => {
+        if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
+        // What has ended meanwhile is no matter, nor what ends too late to be cancelled.
+        await cancel(each.id).catch((error) => {
+          if (!isCode(error, 'bad-request') && !isCode(error, 'not-found')) throw error;
+        });
+        this.#cancelled.add(each.id);
+      });
+    }
+  }
+
+  /** Which remotes do not move, and whether those that were away say now what they have. Also finds a change that the watch has missed. */
+  async #look(): Promise<void> {
+    const { nats, leasesBucket, operations } = this.#options;
+    const before = performance.now() - lookEveryMs;
+    this.#lookedAt = performance.now();
+    const still = this.#fleet.fed().filter(({ child }) => (this.#moved.get(child.remote) ?? 0) < before);
+    await forEach(still, feedsAtOnce, async (each) => {
+      const found = await operations.find(each.id, each.child.remote);
+      if (found) this.#fleet.see(found.operation);
+      else this.#fleet.unmarkFed(each);
+    });
+    const oneEach = new Map(still.map(({ child }) => [child.remote, child]));
+    const reasons = await remotesAway(nats, leasesBucket, [...oneEach.values()]);
+    for (const of of this.#fleet.runs) {
+      this.#note(of, reasons);
+      for (const { remote, planned } of of.run.away) if (!planned) await this.#planLate(of, remote);
+    }
+  }
+
+  /** Writes down which of a run's remotes are away. */
+  #note(of: OpenRun, reasons: Map<string, string>): void {
+    const known = new Map(of.run.away.map((each) => [each.remote, each]));
+    const now = new Date().toISOString();
+    const away = of.run.away.filter(({ planned }) => !planned);
+    for (const remote of this.#fleet.remotes(of)) {
+      const reason = reasons.get(remote);
+      if (reason === undefined) continue;
+      away.push({ remote, since: known.get(remote)?.since ?? now, reason, planned: true });
+    }
+    if (JSON.stringify(away) !== JSON.stringify(of.run.away)) of.changed = true;
+    of.run.away = away;
+  }
+
+  /** Plans the children of a remote that was away when the run was made; gives it up after a day. */
+  async #planLate(of: OpenRun, remote: string): Promise<void> {
+    const { nats, inventoryTimeoutMs, patienceMs } = this.#options;
+    const { run } = of;
+    const others = run.away.filter((each) => each.remote !== remote);
+    try {
+      const heard = await chosenOn(nats, remote, run.request.selector, inventoryTimeoutMs);
+      for (const children of chunksOf(plan(heard.addresses))) {
+        await this.#records.addChunk(of, children);
+        for (const child of children) count(run.places, child, 1);
+        this.#fleet.addChunk(of, children);
+      }
+      Object.assign(run, { away: others, excluded: run.excluded + heard.excluded });
+      // Before one of them is queued: whoever comes after us must know of it.
+      await this.#records.write(of, false);
+      return;
+    } catch (error) {
+      if (isCode(error, 'lease-lost')) throw error;
+      const { message: reason, code } = asLxstowError(error);
+      const since = run.away.find((each) => each.remote === remote)?.since ?? run.created_at;
+      if (Date.now() - Date.parse(since) < patienceMs) {
+        run.away = [...others, { remote, since, reason, planned: false }];
+        return;
+      }
+      const given = `remote ${remote} has not said since ${since} what it has: ${reason}`;
+      run.failures = withFailure(run.failures, { remote, project: '', instance: '', reason: given, error_code: code });
+      run.away = others;
+    }
+    of.changed = true;
+  }
+
+  async #fold(): Promise<void> {
+    this.#foldedAt = performance.now();
+    for (const of of this.#fleet.runs) {
+      const { running, pending } = countsOf(Object.values(of.run.places));
+      const over = running + pending === 0 && of.run.away.every(({ planned }) => planned);
+      if (!over && !of.changed && of.dirty.size === 0) continue;
+      this.#lease.assertHeld();
+      await this.#records.write(of, over);
+      if (over) this.#fleet.remove(of);
+    }
+  }
+}

@@ -1,0 +1,68 @@
+/** A child's way onto the queue: its operation first, then its job, so that whoever does it again finds what was done. */
+import type { Address, BackupJob, Run } from '../contract.ts';
+import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
+import type { OperationStore } from '../operations/store.ts';
+import type { Nats } from '../queue/connection.ts';
+import { type Job, publishOnly, type Queued, queuedJob } from '../queue/jobs.ts';
+import { type Trace, traceOf } from '../trace.ts';
+import type { OpenChild } from './fleet.ts';
+import { type Outcome, outcomeOf, skippedCode } from './fold.ts';
+import { longestReason } from './plan.ts';
+
+export interface FeedingTools {
+  nats: Nats;
+  operations: OperationStore;
+}
+
+/**
+ * Queues a child's backup, or finds that it is queued; returns what has become of it. When it throws, it may be queued or not: it may be called again for
+ * the same child, by any gateway, and there is one backup.
+ */
+export async function feedChild({ nats, operations }: FeedingTools, { id, child, of }: OpenChild): Promise<Outcome> {
+  const { remote, project, instance } = child;
+  const address: Address = { remote, project, instance };
+  const known = await operations.find(id, remote);
+  if (known && isFinal(known.operation)) return outcomeOf(known.operation);
+  if (!known) {
+    const before = await queuedJob(nats, 'backup', address);
+    if (before && before.operation !== id) return await skipped(operations, remote, before);
+  }
+  const trace = traceOfRun(of.run);
+  const body = bodyOf(of.run);
+  const operation = newOperation({ id, kind: 'backup', address, body, trace: trace.id }, new Date());
+  if (!known) await operations.create(operation);
+  const job: Job = { kind: 'backup', address, body };
+  const other = await publishOnly(nats, id, job, trace);
+  const now = await operations.find(id, remote);
+  if (!other) return now ? outcomeOf(now.operation) : { state: 'pending' };
+  // Something else was faster: the operation that was made for it ends without having begun.
+  if (now && now.operation.status !== 'Pending') return outcomeOf(now.operation);
+  const outcome = await skipped(operations, remote, other);
+  const ended = { ...cancelled(now?.operation ?? operation, new Date()), err: outcome.reason ?? '' };
+  if (now) await operations.update({ ...ended, error_code: skippedCode }, now.revision);
+  return outcome;
+}
+
+async function skipped(operations: OperationStore, remote: string, { operation, since }: Queued): Promise<Outcome> {
+  const found = (await operations.find(operation, remote))?.operation;
+  const what = found?.status === 'Running' ? 'is at work on it' : 'is on the queue for it';
+  const reason = `operation ${operation} ${what}, queued at ${since.toISOString()}`.slice(0, longestReason);
+  return { state: 'skipped', reason, by: operation, since: since.toISOString() };
+}
+
+function bodyOf({ id, request, requestor }: Run): BackupJob {
+  const { compression_algorithm, optimized_storage, instance_only, tags } = request;
+  return {
+    ...(compression_algorithm && { compression: compression_algorithm }),
+    ...(optimized_storage !== undefined && { optimized: optimized_storage }),
+    ...(instance_only !== undefined && { instanceOnly: instance_only }),
+    ...(tags && { tags }),
+    run: id,
+    ...(requestor && { requestor }),
+  };
+}
+
+/** The request's trace goes on in the children's log lines. */
+function traceOfRun({ trace }: Run): Trace {
+  return { ...traceOf(undefined), ...(trace !== undefined && { id: trace }) };
+}

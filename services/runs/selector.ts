@@ -1,0 +1,78 @@
+/** Which instances a run is about. Pure. */
+import type { RunSelector } from '../contract.ts';
+import { LxstowError } from '../errors.ts';
+
+/** An instance, as far as a selector looks at it. */
+export interface Selectable {
+  name: string;
+  status?: unknown;
+  type?: unknown;
+  architecture?: unknown;
+  location?: unknown;
+  config?: unknown;
+  expanded_config?: unknown;
+}
+
+/** An instance with this key set to true is in no run. */
+export const excludeKey = 'user.lxstow.exclude';
+
+const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
+
+export type Match = (instance: Selectable) => boolean;
+
+/**
+ * `status=running`, `type=container`, and any key of the instance's configuration: `user.backup=daily`; `!=` for the others, a key alone for those that
+ * have it. Throws bad-request for what is none of these.
+ */
+export function parseMatch(text: string): Match {
+  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
+  if (key === '') throw new LxstowError('bad-request', `${text}: give it as key=value, key!=value or key`);
+  const field = fields.find((each) => each === key);
+  const found = (instance: Selectable) =>
+    field ? String(instance[field] ?? '').toLowerCase() : configOf(instance)[key];
+  const meant = field ? value.toLowerCase() : value;
+  if (operator === undefined) return (instance) => found(instance) !== undefined;
+  return (instance) => (found(instance) === meant) === (operator === '=');
+}
+
+/** Whether a name fits a pattern: `*` is any number of characters, `?` one. */
+export function fitsPattern(name: string, pattern: string): boolean {
+  let [at, in_, star, from] = [0, 0, -1, 0];
+  while (at < name.length) {
+    if (pattern[in_] === '*') [star, from, in_] = [in_, at, in_ + 1];
+    else if (pattern[in_] === '?' || pattern[in_] === name[at]) [at, in_] = [at + 1, in_ + 1];
+    else if (star >= 0) [from, at, in_] = [from + 1, from + 1, star + 1];
+    else return false;
+  }
+  while (pattern[in_] === '*') in_++;
+  return in_ === pattern.length;
+}
+
+/** Throws bad-request where a selector says of no instance that it is meant, or is not to be understood. */
+export function checkSelector({ all, instances = [], match = [] }: RunSelector): void {
+  if (!all && instances.length === 0 && match.length === 0)
+    throw new LxstowError('bad-request', 'selector: of which instances? Give all, instances or match');
+  if (all && instances.length > 0) throw new LxstowError('bad-request', 'selector: give all or instances, not both');
+  for (const text of match) parseMatch(text);
+}
+
+/** Sorts a remote's instances into those that are meant, and those that would be, were they not excluded by their own configuration. */
+export function select<I extends Selectable & { project: string }>(
+  instances: I[],
+  { all, instances: names = [], exclude = [], match = [], projects }: RunSelector,
+): { chosen: I[]; excluded: number } {
+  const matches = match.map(parseMatch);
+  const meant = instances.filter(
+    (each) =>
+      (projects === undefined || projects.includes(each.project)) &&
+      (all || names.length === 0 || names.some((pattern) => fitsPattern(each.name, pattern))) &&
+      !exclude.some((pattern) => fitsPattern(each.name, pattern)) &&
+      matches.every((fits) => fits(each)),
+  );
+  const chosen = meant.filter((each) => configOf(each)[excludeKey]?.toLowerCase() !== 'true');
+  return { chosen, excluded: meant.length - chosen.length };
+}
+
+function configOf({ config, expanded_config }: Selectable): Record<string, string | undefined> {
+  return { ...(expanded_config as Record<string, string>), ...(config as Record<string, string>) };
+}

@@ -1,0 +1,262 @@
+/** Runs: who is chosen, in which order, how it is counted; for any fleet, and whatever comes of its children. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import type { Address, Operation, Run, RunChild } from '../../services/contract.ts';
+import { faultsOf } from '../../services/contract.ts';
+import { runNoticeOf } from '../../services/notices/runNotice.ts';
+import { newOperation } from '../../services/operations/operation.ts';
+import { Fleet, type OpenRun, spareChildren } from '../../services/runs/fleet.ts';
+import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
+import { childId, chunkSize, chunksOf, plan } from '../../services/runs/plan.ts';
+import { markdownOf } from '../../services/runs/report.ts';
+import { fitsPattern, select } from '../../services/runs/selector.ts';
+
+const names = fc.stringMatching(/^[ab-]{1,6}$/);
+const addresses = fc.array(
+  fc.record({
+    remote: fc.constantFrom('r1', 'r2', 'r3'),
+    project: fc.constantFrom('default', 'web'),
+    instance: fc.stringMatching(/^[ab]{1,3}$/),
+  }),
+  { maxLength: 60 },
+);
+let runs = 0;
+function uuid(): string {
+  return `00000000-0000-4000-8000-${String(++runs).padStart(12, '0')}`;
+}
+
+function runOf(children: RunChild[], more: Partial<Run> = {}): Run {
+  const at = new Date(Date.UTC(2026, 10, 28) + runs * 1000).toISOString();
+  const id = uuid();
+  return {
+    ...{ id, plan: '00000000', chunks: chunksOf(children).length, status: 'Running', class: 'hand' },
+    ...{ created_at: at, updated_at: at, request: { selector: { all: true } }, places: tally(children) },
+    ...{ away: [], failures: [], excluded: 0, ...more },
+  };
+}
+
+/** Each has what only it has, so that what is counted is what is there. */
+function assertCounted({ run, chunks }: OpenRun): void {
+  const children = chunks.flat().map(({ child }) => child);
+  const [kept, counted] = [countsOf(Object.values(run.places)), countsOf(Object.values(tally(children)))];
+  assert.deepEqual(kept, counted);
+  const { total, ...each } = kept;
+  assert.equal(total, children.length);
+  assert.equal(
+    Object.values(each).reduce((sum, count) => sum + count, 0),
+    total,
+  );
+}
+
+function operation(run: string, child: RunChild, status: Operation['status']): Operation {
+  const id = childId(run, child);
+  const fresh = newOperation({ id, kind: 'backup', address: child }, new Date(0));
+  const codes = { Pending: 105, Running: 103, Cancelling: 104, Success: 200, Failure: 400, Cancelled: 401 } as const;
+  return {
+    ...fresh,
+    ...{ status, status_code: codes[status] },
+    ...(status === 'Success' && { metadata: { bytes_stored: 7 } }),
+    ...(status === 'Failure' && { err: 'no room', error_code: 's3-full' }),
+  };
+}
+
+describe('a selector', () => {
+  it("takes patterns as a shell's", () => {
+    fc.assert(
+      fc.property(names, fc.stringMatching(/^[ab*?-]{0,8}$/), (name, pattern) => {
+        const same = new RegExp(`^${pattern.replaceAll('*', '.*').replaceAll('?', '.')}$`);
+        assert.equal(fitsPattern(name, pattern), same.test(name), `${name} ${pattern}`);
+      }),
+    );
+    // Where a regular expression that steps back would take for ever.
+    assert.equal(fitsPattern('a'.repeat(63), `${'*a'.repeat(31)}b`), false);
+  });
+
+  it('chooses what fits all that it says, and never what excludes itself', () => {
+    const instances = ['web-1', 'web-2', 'db'].flatMap((name) =>
+      ['default', 'shop'].map((project) => ({
+        name,
+        project,
+        status: name === 'db' ? 'Stopped' : 'Running',
+        config: {},
+      })),
+    );
+    const own = { name: 'web-9', project: 'shop', status: 'Running', config: { 'user.lxstow.exclude': 'true' } };
+    const chosen = (selector: object) => {
+      const { chosen, excluded } = select([...instances, own], selector);
+      return [chosen.map(({ project, name }) => `${project}/${name}`).join(' '), excluded];
+    };
+    assert.deepEqual(chosen({ all: true, projects: ['shop'] }), ['shop/web-1 shop/web-2 shop/db', 1]);
+    assert.deepEqual(chosen({ instances: ['web-*'], exclude: ['*-2'], projects: ['default'] }), ['default/web-1', 0]);
+    assert.deepEqual(chosen({ match: ['status=stopped'] }), ['default/db shop/db', 0]);
+    assert.deepEqual(chosen({ instances: ['web-9'] }), ['', 1]);
+  });
+});
+
+describe('a plan', () => {
+  it('has each instance once, in chunks, with an operation of its own', () => {
+    fc.assert(
+      fc.property(addresses, (given) => {
+        const children = plan(given);
+        const key = ({ remote, project, instance }: Address) => `${remote}/${project}/${instance}`;
+        assert.deepEqual(new Set(children.map(key)), new Set(given.map(key)));
+        assert.equal(new Set(children.map(key)).size, children.length);
+        assert.equal(new Set(children.map((child) => childId('run', child))).size, children.length);
+        assert.deepEqual(chunksOf(children).flat(), children);
+      }),
+    );
+    const many = plan(Array.from({ length: 1200 }, (_, i) => ({ remote: 'r', project: 'default', instance: `c${i}` })));
+    assert.deepEqual(
+      chunksOf(many).map(({ length }) => length),
+      [chunkSize, chunkSize, 200],
+    );
+  });
+
+  it('with the longest names and reasons is a value that NATS takes', () => {
+    const child: RunChild = {
+      ...{ remote: 'r'.repeat(63), project: 'p'.repeat(63), instance: 'i'.repeat(63), state: 'skipped' },
+      ...{ backup: 'b'.repeat(128), reason: '🦆'.repeat(100), by: uuid(), since: new Date(0).toISOString() },
+      error_code: 'attempts-exhausted',
+    };
+    const chunk = Array.from({ length: chunkSize }, () => child);
+    assert.ok(Buffer.byteLength(JSON.stringify(chunk)) < 1024 * 1024 * 0.95);
+    assert.deepEqual(faultsOf('run-plan.json', chunk), []);
+  });
+});
+
+describe('the fleet', () => {
+  const statuses = ['Pending', 'Running', 'Pending', 'Success', 'Failure', 'Cancelled', 'Cancelling'] as const;
+  const steps = fc.array(fc.tuple(fc.nat(), fc.constantFrom(...statuses, ...(['feed', 'refuse'] as const))), {
+    maxLength: 200,
+  });
+
+  it('counts each child in one state, whatever is heard of it and however often; what has ended stays', () => {
+    fc.assert(
+      fc.property(fc.array(addresses, { minLength: 1, maxLength: 3 }), steps, (given, heard) => {
+        const fleet = new Fleet();
+        const opened = given.map((each) => fleet.add(runOf(plan(each)), chunksOf(plan(each))));
+        const ended = new Map<string, string>();
+        for (const [at, what] of heard) {
+          const all = opened.flatMap((open) => open.chunks.flat());
+          const one = all[at % Math.max(1, all.length)];
+          if (what === 'feed') fleet.next();
+          else if (!one) continue;
+          else if (what === 'refuse') fleet.unmarkFed(one);
+          else fleet.see(operation(one.of.run.id, one.child, what));
+          for (const { id, child } of all) {
+            if (ended.has(id)) assert.equal(child.state, ended.get(id));
+            if (!isOpen(child)) ended.set(id, child.state);
+          }
+        }
+        for (const open of opened) {
+          assertCounted(open);
+          assert.deepEqual(faultsOf('run.json', open.run), []);
+        }
+      }),
+    );
+  });
+
+  it('never has more on the queue than two for each at work and some, and ends with every child fed once', () => {
+    fc.assert(
+      fc.property(
+        fc.array(addresses, { minLength: 1, maxLength: 3 }),
+        fc.integer({ min: 1, max: 5 }),
+        (given, slots) => {
+          const fleet = new Fleet();
+          const opened = given.map((each) => fleet.add(runOf(plan(each)), chunksOf(plan(each))));
+          const [queued, fed] = [new Map<string, string[]>(), new Set<string>()];
+          const byId = new Map(opened.flatMap((open) => open.chunks.flat()).map((each) => [each.id, each]));
+          const hear = (id: string, status: Operation['status']) => {
+            const each = byId.get(id);
+            if (each) fleet.see(operation(each.of.run.id, each.child, status));
+          };
+          for (;;) {
+            const next = fleet.next();
+            for (const { id, child } of next) {
+              assert.ok(!fed.has(id));
+              fed.add(id);
+              queued.set(child.remote, [...(queued.get(child.remote) ?? []), id]);
+            }
+            for (const ids of queued.values()) assert.ok(ids.length <= 2 * slots + spareChildren);
+            if ([...queued.values()].every(({ length }) => length === 0)) break;
+            for (const ids of queued.values()) {
+              for (const id of ids.slice(0, slots)) hear(id, 'Running');
+              const done = ids.shift();
+              if (done) hear(done, 'Success');
+            }
+          }
+          for (const open of opened) {
+            assertCounted(open);
+            const { running, pending } = countsOf(Object.values(open.run.places));
+            assert.equal(running + pending, 0);
+          }
+        },
+      ),
+    );
+  });
+
+  it('gives each of several runs its turn, and what is done by hand before what is repeated', () => {
+    const fleet = new Fleet();
+    const of = (prefix: string) =>
+      plan(Array.from({ length: 40 }, (_, i) => ({ remote: 'r', project: 'default', instance: `${prefix}${i}` })));
+    const retry = fleet.add(runOf(of('r'), { class: 'retry' }), chunksOf(of('r')));
+    const [one, two] = ['a', 'b'].map((prefix) => fleet.add(runOf(of(prefix)), chunksOf(of(prefix))));
+    const first = fleet.next();
+    assert.equal(first.length, spareChildren);
+    assert.equal(first.filter((each) => each.of === one).length, spareChildren / 2);
+    assert.equal(first.filter((each) => each.of === two).length, spareChildren / 2);
+    assert.equal(first.filter((each) => each.of === retry).length, 0);
+  });
+
+  it('skips what another run has planned already, and says which', () => {
+    const fleet = new Fleet();
+    const children = plan([{ remote: 'r', project: 'default', instance: 'c1' }]);
+    const first = fleet.add(runOf(children), chunksOf(children));
+    const second = fleet.add(runOf(children), chunksOf(children));
+    assert.deepEqual(
+      second.chunks.flat().map(({ child }) => [child.state, child.by]),
+      [['skipped', first.run.id]],
+    );
+    assert.equal(first.chunks[0]?.[0]?.child.state, 'pending');
+  });
+});
+
+describe('a run', () => {
+  const children: RunChild[] = [
+    { remote: 'r1', project: 'default', instance: 'c1', state: 'success', bytes: 10 },
+    { remote: 'r1', project: 'web', instance: 'c2', state: 'failure', reason: 'no *room*' },
+    { remote: 'r2', project: 'web', instance: 'c3', state: 'skipped', reason: 'operation x is at work on it' },
+    { remote: 'r2', project: 'web', instance: 'c4', state: 'pending' },
+  ];
+  const failures = [{ remote: 'r1', project: 'web', instance: 'c2', reason: 'no *room*' }];
+  const run = runOf(children, { failures, status: 'Failure' });
+
+  it('is shown as far as who asks may see it', () => {
+    const at = new Date(Date.parse(run.created_at) + 10_000);
+    const all = shownRun(run, everything, at);
+    assert.deepEqual([all?.counts.total, all?.failures.length, all?.bytes], [4, 1, 10]);
+    const own = shownRun(run, (_, project) => project === 'default', at);
+    assert.deepEqual([own?.counts.total, own?.failures.length, own?.bytes], [1, 0, 10]);
+    assert.equal(
+      shownRun(run, (_, project) => project === 'other', at),
+      undefined,
+    );
+    assert.deepEqual(faultsOf('run-answers.json#/$defs/run', all), []);
+    assert.deepEqual(faultsOf('nats-api.json#/$defs/operation', all && runOperation(all)), []);
+  });
+
+  it('that has ended is told of once, by the schema', () => {
+    assert.deepEqual(faultsOf('run-answers.json#/$defs/notice', runNoticeOf(run)), []);
+    assert.equal(runNoticeOf(runOf(children)), undefined);
+  });
+
+  it('is reported in Markdown that nothing in it can break', () => {
+    const shown = shownRun(run, everything, new Date(Date.parse(run.created_at) + 10_000));
+    assert.ok(shown);
+    const text = markdownOf({ ...shown, children: children.map((child) => ({ ...child, operation: '' })) }, String);
+    assert.match(text, /^# Backups: Failure, 1 of 4\n/);
+    assert.match(text, /\n## Failed\n\n- c2 \(r1, web\): no \\\*room\\\*\n/);
+    assert.match(text, /\n## Skipped\n\n- c3 /);
+  });
+});
