@@ -144,7 +144,7 @@ describe('when all else burned', { timeout: 600_000, skip }, () => {
     const info = await page.type(
       'lxstow info db latest --target attic && lxstow export db latest - --target attic | tar -tz | head -1',
     );
-    assert.match(info.stdout, /^instance: db\n[\s\S]*\nbackup\/index\.yaml\n$/);
+    assert.match(info.stdout, /^name: backup_[\s\S]*\ninstance: db\n[\s\S]*\nbackup\/index\.yaml\n$/);
     const kept = await page.type('lxstow delete db latest2 --target attic');
     assert.equal(kept.status, 66);
   });

@@ -69,7 +69,7 @@ describe('the examples in docs/nats.md', { timeout: 900_000 }, () => {
     for (const expected of [
       /lxstow\.api\.backups\.list\.\*\.\*\.\*/,
       /"stream":\s?"LXSTOW_JOBS"/,
-      /"backups":\[{"instance":"c1","project":"default","name":"backup_/,
+      /"backups":\[{"name":"backup_[^}]*}[^}]*"instance":"c1","project":"default"/,
       /"next":"c1\/backup_/,
       /Nats-Service-Error: backup c1\/nothing\.tar does not exist/,
       /Nats-Service-Error-Code: 404/,
