@@ -1,11 +1,11 @@
 /** From a checked request to a run that is planned for good. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type { Address, CreateRunBody, Requestor, Run, RunSelector } from '../contract.ts';
+import type { Address, CreateRunBody, Requestor, Run, RunFailure, RunSelector } from '../contract.ts';
 import { LxstowError } from '../errors.ts';
 import type { Nats } from '../queue/connection.ts';
 import type { Trace } from '../trace.ts';
-import { hasEnded, tally } from './fold.ts';
+import { hasEnded, tally, withFailure } from './fold.ts';
 import { chosenOnAll } from './inventory.ts';
 import { plan } from './plan.ts';
 import { checkSelector } from './selector.ts';
@@ -37,7 +37,7 @@ export async function createRun(
   const before = request.id === undefined ? undefined : await runs.find(id);
   if (before) return sameRun(before.run, request);
   nats.assertConnected();
-  const { addresses, excluded, silent } = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
+  const { addresses, excluded, known, silent } = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
   const [error] = silent.values();
   if (error && silent.size === remotes.length) throw error;
   if (addresses.length === 0 && silent.size === 0)
@@ -46,7 +46,14 @@ export async function createRun(
   // Who names instances that are all there does not mean those of a remote that is silent.
   const waited = areAllFound(selector, addresses) ? [] : [...silent];
   const away = waited.map(([remote, { message }]) => ({ remote, since: now, reason: message, planned: false }));
-  const head = headOf({ id, request, class: 'hand', addresses, now, away, excluded, requestor, trace });
+  const missing = silent.size > 0 ? [] : missingNames(selector, known);
+  const head = {
+    ...headOf({ id, request, class: 'hand', addresses, now, away, excluded, requestor, trace }),
+    failures: missing.reduce(
+      (failures, name) => withFailure(failures, missingFailure(name, remotes)),
+      [] as RunFailure[],
+    ),
+  };
   const made = await runs.create(head, plan(addresses));
   return made ?? sameRun((await runs.find(id))?.run, request);
 }
@@ -78,6 +85,15 @@ export async function retryRun(
 function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boolean {
   const found = new Set(addresses.map(({ instance }) => instance));
   return instances.length > 0 && instances.every((name) => found.has(name));
+}
+
+/** Names, not patterns, that no instance has. A typo in a script must not go unnoticed. */
+function missingNames({ instances = [] }: RunSelector, known: Set<string>): string[] {
+  return instances.filter((name) => !/[*?]/.test(name) && !known.has(name));
+}
+
+function missingFailure(name: string, [remote = '']: string[]): RunFailure {
+  return { remote, project: '', instance: '', reason: `there is no instance ${name}`, error_code: 'not-found' };
 }
 
 function sameRun(before: Run | undefined, request: CreateRunBody): Run {

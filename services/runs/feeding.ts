@@ -55,7 +55,7 @@ function bodyOf({ id, request, requestor }: Run): BackupJob {
   return {
     ...(compression_algorithm && { compression: compression_algorithm }),
     ...(optimized_storage !== undefined && { optimized: optimized_storage }),
-    ...(instance_only !== undefined && { instanceOnly: instance_only }),
+    ...(instance_only !== undefined && { instance_only }),
     ...(tags && { tags }),
     run: id,
     ...(requestor && { requestor }),

@@ -9,6 +9,8 @@ import { select } from './selector.ts';
 export interface Heard {
   addresses: Address[];
   excluded: number;
+  /** Names of all instances in the selector's projects. */
+  known: Set<string>;
 }
 
 /** The instances of a remote that a selector means. Throws as askInventory does. */
@@ -23,7 +25,13 @@ export async function chosenOn(nats: Nats, remote: string, selector: RunSelector
     throw error;
   });
   const { chosen, excluded } = select(found, selector);
-  return { addresses: chosen.map(({ project, name }) => ({ remote, project, instance: name })), excluded };
+  const { projects } = selector;
+  const theirs = found.filter(({ project }) => projects === undefined || projects.includes(project));
+  return {
+    addresses: chosen.map(({ project, name }) => ({ remote, project, instance: name })),
+    excluded,
+    known: new Set(theirs.map(({ name }) => name)),
+  };
 }
 
 /** The same of several, side by side: what those that answer have, and why the others have said nothing. */
@@ -35,12 +43,13 @@ export async function chosenOnAll(
 ): Promise<Heard & { silent: Map<string, LxstowError> }> {
   const answers = await Promise.allSettled(remotes.map((remote) => chosenOn(nats, remote, selector, timeoutMs)));
   const silent = new Map<string, LxstowError>();
-  const heard: Heard = { addresses: [], excluded: 0 };
+  const heard: Heard = { addresses: [], excluded: 0, known: new Set() };
   for (const [index, answer] of answers.entries()) {
     if (answer.status === 'rejected') silent.set(remotes[index] as string, asLxstowError(answer.reason));
     else {
       heard.addresses.push(...answer.value.addresses);
       heard.excluded += answer.value.excluded;
+      for (const name of answer.value.known) heard.known.add(name);
     }
   }
   return { ...heard, silent };

@@ -149,8 +149,19 @@ describe('runs', { timeout: 600_000 }, () => {
     assert.equal(told?.notice.state, 'failed');
   });
 
+  it('go on without an instance that was named and is not there, and end as Failure', async () => {
+    const run = await ended(idOf(await create({ selector: { instances: ['a1', 'mial', 'x1', 'z*'] } })));
+    assert.deepEqual(
+      [run.status, run.counts.success, run.failures.map(({ reason }) => reason)],
+      ['Failure', 1, ['there is no instance mial']],
+    );
+    const operation = (await stack.stow.request('GET', `/1.0/operations/${run.id}`)).body.metadata as Operation;
+    assert.equal(operation.err, 'there is no instance mial');
+  });
+
   it('are repeated for what failed only', async () => {
-    const [failed] = (await stack.stow.request('GET', '/1.0/runs?limit=1')).body.metadata.runs as ShownRun[];
+    const { runs } = (await stack.stow.request('GET', '/1.0/runs?limit=2')).body.metadata as { runs: ShownRun[] };
+    const failed = runs.find(({ counts }) => counts.failure > 0);
     assert.equal(failed?.status, 'Failure');
     await stack.launch('a3');
     const answer = await stack.stow.request('POST', `/1.0/runs/${failed?.id}/retry`);
