@@ -1,4 +1,4 @@
-/** Every change of every run, from one watch of the bucket, for all who follow runs in this gateway. */
+/** Every change of every run, from one watch of the bucket, for this gateway's requests, event sockets and feeder. */
 import { EventEmitter, once } from 'node:events';
 import type { Run } from '../contract.ts';
 import type { Log } from '../logger.ts';

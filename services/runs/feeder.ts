@@ -1,6 +1,6 @@
 /**
- * Feeds the runs of all to the queue, a little at a time, and writes down what became of their children. One gateway does it, the holder of a lease;
- * when it dies another reads the children's operations and goes on (docs/adr/0034-runs.md).
+ * Feeds all runs to the queue, a little at a time, and records what became of their children. One gateway does it, the holder of a lease;
+ * when it dies, another reads the children's operations and goes on (docs/adr/0034-runs.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../archive/flow.ts';
@@ -91,7 +91,7 @@ export class Feeder {
   }
 }
 
-/** The time for which this gateway is the one. */
+/** What a gateway knows and does while it holds the lease. */
 class Term {
   readonly #options: FeederOptions;
   readonly #lease: Lease;
@@ -99,7 +99,7 @@ class Term {
   readonly #records: Records;
   /** Runs that were seen and are not taken on yet. */
   readonly #fresh = new Map<string, StoredRun>();
-  /** By remote, when it moved last. */
+  /** When an operation of each remote changed last, by performance.now(). */
   readonly #moved = new Map<string, number>();
   /** Children that were asked to end. */
   readonly #cancelled = new Set<string>();
@@ -154,7 +154,7 @@ class Term {
       try {
         await this.#takeOnOne(id);
       } catch (error) {
-        // What is not as we write it must not keep the others.
+        // One damaged run must not stop the others.
         if (!isCode(asLxstowError(error), 'internal')) throw error;
         this.#options.log.error('a run cannot be read', { run: id, error });
       }
@@ -178,7 +178,7 @@ class Term {
       revision,
       chunks.map((chunk) => chunk.revision),
     );
-    // None that is queued already may be counted as one that is not.
+    // Children that are queued already count against their host's bound.
     await forEach(this.#fleet.open(open), feedsAtOnce, async (each) => {
       const found = await operations.find(each.id, each.child.remote);
       if (found) this.#fleet.see(found.operation);
@@ -204,12 +204,12 @@ class Term {
   async #cancelChildren(): Promise<void> {
     const { cancel } = this.#options;
     for (const of of this.#fleet.runs.filter(({ run }) => run.status === 'Cancelling')) {
-      // What nobody has planned is not waited for.
+      // Remotes that are not planned yet are not planned any more.
       of.run.away = of.run.away.filter(({ planned }) => planned);
       const open = this.#fleet.open(of).filter(({ id }) => !this.#cancelled.has(id));
       await forEach(open, cancelsAtOnce, async (each) => {
         if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
-        // What has ended meanwhile is no matter, nor what ends too late to be cancelled.
+        // Refused: it has ended, or its last steps cannot be cancelled.
         await cancel(each.id).catch((error) => {
           if (!isCode(error, 'bad-request') && !isCode(error, 'not-found')) throw error;
         });
@@ -218,7 +218,10 @@ class Term {
     }
   }
 
-  /** Which remotes do not move, and whether those that were away say now what they have. Also finds a change that the watch has missed. */
+  /**
+   * Looks at remotes where nothing changes: at their operations, for the watch may have missed a change, and at whether they are away. Plans the
+   * children of those that were away when the run was made.
+   */
   async #look(): Promise<void> {
     const { nats, leasesBucket, operations } = this.#options;
     const before = performance.now() - lookEveryMs;
@@ -264,7 +267,7 @@ class Term {
         this.#fleet.addChunk(of, children);
       }
       Object.assign(run, { away: others, excluded: run.excluded + heard.excluded });
-      // Before one of them is queued: whoever comes after us must know of it.
+      // Written before one of them is queued: the next holder of the lease must know of it.
       await this.#records.write(of, false);
       return;
     } catch (error) {

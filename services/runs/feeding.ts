@@ -1,4 +1,4 @@
-/** A child's way onto the queue: its operation first, then its job, so that whoever does it again finds what was done. */
+/** Puts a child on the queue: its operation first, then its job, so that a gateway that repeats it finds what was done. */
 import type { Address, BackupJob, Run } from '../contract.ts';
 import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/store.ts';
@@ -35,7 +35,7 @@ export async function feedChild({ nats, operations }: FeedingTools, { id, child,
   const other = await publishOnly(nats, id, job, trace);
   const now = await operations.find(id, remote);
   if (!other) return now ? outcomeOf(now.operation) : { state: 'pending' };
-  // Something else was faster: the operation that was made for it ends without having begun.
+  // Another job was faster: the operation that was made for this child ends unbegun.
   if (now && now.operation.status !== 'Pending') return outcomeOf(now.operation);
   const outcome = await skipped(operations, remote, other);
   const ended = { ...cancelled(now?.operation ?? operation, new Date()), err: outcome.reason ?? '' };

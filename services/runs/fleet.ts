@@ -1,4 +1,4 @@
-/** The open runs of all, as the feeder holds them: what became of each child, and which is to be begun next. Pure. */
+/** All open runs, as the feeder holds them: the state of each child, and which children are queued next. Pure. */
 import type { Address, Operation, Run, RunChild } from '../contract.ts';
 import { count, failureOf, hasEnded, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
 import { childId } from './plan.ts';
@@ -172,7 +172,7 @@ export class Fleet {
     const instance = addressKey(open.child);
     const holder = this.#holders.get(instance);
     if (!holder || !isOpen(holder.child)) return void this.#holders.set(instance, open);
-    // Its operation is there already, then it began before the other run was planned.
+    // It is at work already: it began before the other run was planned.
     if (holder.of === open.of || open.child.state === 'running') return;
     const by = holder.of.run;
     const reason = `run ${by.id} has it to back up since ${by.created_at}`;

@@ -19,7 +19,7 @@ export async function chosenOn(nats: Nats, remote: string, selector: RunSelector
     const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
     return (await askInventory(nats, remote, question, timeoutMs)) as LxdInstance[];
   };
-  // Not every server needs to have every project.
+  // LXD refuses the whole list when one of the projects does not exist on it.
   const found = await ask(selector.projects).catch((error) => {
     if (selector.projects && (isCode(error, 'not-found') || isCode(error, 'lxd-refused'))) return ask(undefined);
     throw error;

@@ -37,15 +37,15 @@ export function parseMatch(text: string): Match {
 
 /** Whether a name fits a pattern: `*` is any number of characters, `?` one. */
 export function fitsPattern(name: string, pattern: string): boolean {
-  let [at, in_, star, from] = [0, 0, -1, 0];
+  let [at, mark, star, from] = [0, 0, -1, 0];
   while (at < name.length) {
-    if (pattern[in_] === '*') [star, from, in_] = [in_, at, in_ + 1];
-    else if (pattern[in_] === '?' || pattern[in_] === name[at]) [at, in_] = [at + 1, in_ + 1];
-    else if (star >= 0) [from, at, in_] = [from + 1, from + 1, star + 1];
+    if (pattern[mark] === '*') [star, from, mark] = [mark, at, mark + 1];
+    else if (pattern[mark] === '?' || pattern[mark] === name[at]) [at, mark] = [at + 1, mark + 1];
+    else if (star >= 0) [from, at, mark] = [from + 1, from + 1, star + 1];
     else return false;
   }
-  while (pattern[in_] === '*') in_++;
-  return in_ === pattern.length;
+  while (pattern[mark] === '*') mark++;
+  return mark === pattern.length;
 }
 
 /** Throws bad-request where a selector says of no instance that it is meant, or is not to be understood. */

@@ -12,8 +12,8 @@ import { writeBackupYaml } from '../simulator/imports.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 
 const rounds = process.env.LXSTOW_LAB_FAULT_ROUNDS;
-const count = rounds ? 1000 : 60;
-const kills = Number(rounds ?? 8);
+const count = rounds ? 1000 : 40;
+const kills = Number(rounds ?? 6);
 const log = () => undefined;
 
 describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
