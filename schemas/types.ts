@@ -1510,6 +1510,10 @@ uploadId?: string
  * An import has begun, under the operation's own name.
  */
 importing?: boolean
+/**
+ * Number of the name under which it is imported, where the names before are blocked by volumes that LXD has left.
+ */
+importName?: number
 kept?: KeptConfig
 /**
  * It is marked, does not start by itself, and is no twin.

@@ -2,14 +2,14 @@
 import type { Address } from '../contract.ts';
 
 const uuid = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
-const ownName = new RegExp(`^lxstow-(old-)?(${uuid})$`);
+const ownName = new RegExp(`^lxstow-(?:(old-)(${uuid})|(${uuid})(?:-[2-9])?)$`);
 
 /** `restored`: the instance that a restore imports. `replaced`: the one that it replaces, from its renaming to its deletion. */
 export type OwnKind = 'restored' | 'replaced';
 
-/** The name under which an operation imports an instance. */
-export function importedName(operation: string): string {
-  return `lxstow-${operation}`;
+/** The name under which an operation imports an instance; `count` is 2 to 9 where the names before are blocked. */
+export function importedName(operation: string, count = 1): string {
+  return count === 1 ? `lxstow-${operation}` : `lxstow-${operation}-${count}`;
 }
 
 /** The name of the replaced instance, once it is renamed. */
@@ -19,7 +19,8 @@ export function replacedName(operation: string): string {
 
 /** Parses a reserved name; undefined for any other. */
 export function parseOwnName(name: string): { kind: OwnKind; operation: string } | undefined {
-  const [, old, operation] = ownName.exec(name) ?? [];
+  const [, old, replaced, restored] = ownName.exec(name) ?? [];
+  const operation = replaced ?? restored;
   return operation === undefined ? undefined : { kind: old ? 'replaced' : 'restored', operation };
 }
 

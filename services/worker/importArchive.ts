@@ -12,6 +12,9 @@ import { checkArchive, readArchive } from '../storage/archives.ts';
 import { archiveKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
 
+/** An LXD that was killed amid an import has left a volume without its instance: no further import under this name succeeds. */
+export class BlockedName extends LxstowError {}
+
 export interface Importing {
   from: BackupAddress;
   /** A name of ours that is free. */
@@ -69,12 +72,11 @@ export async function importArchive(
     idle.watch(true);
     await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
   } catch (error) {
-    // LXD killed while it imported leaves a volume without an instance: no further try gets past it.
     const blocked = error instanceof LxstowError && error.message.includes('already exists on target');
     if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw error;
-    throw new LxstowError(
+    throw new BlockedName(
       'conflict',
-      `${error.message}: a volume named ${to.instance} is on the storage pool without its instance, left by an LXD that was killed while it imported. Remove the volume, or restore again: that takes another name`,
+      `a volume named ${to.instance} is on the storage pool without its instance, left by an LXD that was killed while it imported: remove it from the pool`,
       { cause: error },
     );
   }

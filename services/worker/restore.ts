@@ -22,7 +22,7 @@ import type { JobOf } from '../queue/jobs.ts';
 import { claimKey, removal } from '../queue/topology.ts';
 import { manifestKey } from '../storage/keys.ts';
 import { handedBackConfig, identifierOf, isMarked, keptConfig } from './identity.ts';
-import { importArchive, settleImport } from './importArchive.ts';
+import { BlockedName, importArchive, settleImport } from './importArchive.ts';
 import { assertMayBring } from './limits.ts';
 import { changeWhatMay, prepare } from './prepare.ts';
 import {
@@ -37,6 +37,8 @@ import {
 } from './replace.ts';
 import type { Tools } from './tools.ts';
 
+/** LXD has not been seen to leave more than one volume. */
+const mostNames = 4;
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
 const undoMs = 3_600_000;
 
@@ -66,14 +68,14 @@ export interface Here {
 
 function restoringOf(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Restoring {
   const { address, body } = job;
-  const { id } = attempt.operation;
+  const { id, checkpoint } = attempt.operation;
   return {
     job,
     attempt,
     tools,
     source: { ...address, ...body.source, backup: body.backup },
     target: address,
-    imported: renamed(address, importedName(id)),
+    imported: renamed(address, importedName(id, checkpoint?.importName)),
     replaced: renamed(address, replacedName(id)),
   };
 }
@@ -102,9 +104,9 @@ export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools:
 
 /** Imports the backup, unless an attempt before this one, whose worker died, has. */
 async function bringIn(restoring: Restoring): Promise<Here> {
-  const { job, attempt, tools, source, target, imported } = restoring;
+  const { job, attempt, tools, source, target } = restoring;
   const { signal } = attempt;
-  if (attempt.operation.checkpoint?.importing) await settleImport(imported, attempt, tools, signal);
+  if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
   let here = await look(restoring, signal);
   if (!here.isIn && !here.replaced) await assertTargetFree(restoring, here);
   if (
@@ -113,7 +115,10 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     !isMarked('restored', attempt.operation.id)(here.imported)
   ) {
     // LXD was started again before it could be kept from starting what it had just imported: that is not what was stored any more.
-    await deleteInstance(tools.lxd, imported, { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs });
+    await deleteInstance(tools.lxd, restoring.imported, {
+      signal,
+      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
+    });
     here = { ...here, imported: undefined };
   }
   if (!here.isIn && !here.imported) {
@@ -128,8 +133,7 @@ async function bringIn(restoring: Restoring): Promise<Here> {
     if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
     for (const name of profiles.different)
       attempt.warn(`profile ${name} is not what it was when the backup was made; it was left as it is`);
-    const head = new TarHead((format) => server?.assertReads(format));
-    await importArchive({ to: imported, from: source, pool: job.body.pool, manifest, head }, attempt, tools);
+    await importUnderFreeName(restoring, manifest, server);
     here = await look(restoring, signal);
   }
   if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
@@ -140,6 +144,24 @@ async function bringIn(restoring: Restoring): Promise<Here> {
   }
   if (!here.isIn && !here.imported) throw goneError(restoring);
   return here;
+}
+
+/** Imports under the next name of ours where LXD has left a volume under the one before. */
+async function importUnderFreeName(restoring: Restoring, manifest: Manifest, server?: Forward): Promise<void> {
+  const { job, attempt, tools, source } = restoring;
+  for (;;) {
+    const head = new TarHead((format) => server?.assertReads(format));
+    try {
+      const to = restoring.imported;
+      return await importArchive({ to, from: source, pool: job.body.pool, manifest, head }, attempt, tools);
+    } catch (error) {
+      const importName = (attempt.operation.checkpoint?.importName ?? 1) + 1;
+      if (!(error instanceof BlockedName) || importName > mostNames) throw error;
+      attempt.warn(error.message);
+      await attempt.checkpoint({ importName });
+      restoring.imported = renamed(restoring.imported, importedName(attempt.operation.id, importName));
+    }
+  }
 }
 
 function goneError({ imported }: Restoring): LxstowError {
