@@ -119,7 +119,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
     assert.match(shown, /^body: +\{"compression":"xz\\u\{1b\}\[31m"\}$/m);
     const table = await ok(['list']);
     assert.match(table, /^ID +TIME \(UTC\) +SUBJECT +CODE +REASON$/m);
-    assert.match(table, new RegExp(`^${letter.id} +\\S+ +${c1.replaceAll('.', '\\.')} +bad-message +.*not JSON`, 'm'));
+    assert.match(table, new RegExp(`^${letter.id} +\\S+ \\S+ +${c1.replaceAll('.', '\\.')} +bad-message +.*not JSON`, 'm'));
     // biome-ignore lint/suspicious/noControlCharactersInRegex: that none reaches the terminal is the point
     assert.doesNotMatch(shown + table, /\u001b/);
   });
