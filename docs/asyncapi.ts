@@ -1,8 +1,8 @@
 /** Writes docs/asyncapi.yaml from schemas/ and the gateway's endpoints: `node docs/asyncapi.ts`. With --check it only says whether it is stale. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { stringify } from 'yaml';
-import { endpoints } from '../services/gateway/endpoints.ts';
-import { version } from '../services/version.ts';
+import { version } from '../services/contract/version.ts';
+import { endpoints } from '../services/gateway/natsApi/endpoints.ts';
 import { type Json, openBundle } from './bundle.ts';
 
 const target = new URL('asyncapi.yaml', import.meta.url);
@@ -37,7 +37,7 @@ const messages: Json = {
     headers: headers({
       'Nats-Service-Error': { ...text, description: 'What happened, and what to do.' },
       'Nats-Service-Error-Code': { ...text, description: 'The HTTP status that the REST API would answer with.' },
-      'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/errors.ts.' },
+      'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/contract/errors.ts.' },
     }),
     payload: schema('nats-api.json#/$defs/error'),
   },
@@ -164,7 +164,7 @@ written(
   {
     headers: headers({
       'Lxstow-Error': { ...text, description: 'Why.' },
-      'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/errors.ts.' },
+      'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/contract/errors.ts.' },
       'Lxstow-Operation': { ...text, description: 'The operation that failed.' },
       'Lxstow-Sequence': { ...text, description: 'Its sequence in LXSTOW_JOBS.' },
     }),
@@ -188,7 +188,7 @@ const document = {
   operations,
   components: { parameters, messages: byName(messages), schemas: byName(schemas) },
 };
-const fresh = `# Made by docs/asyncapi.ts from schemas/*.json and services/gateway/endpoints.ts. Change those, not this.\n${stringify(
+const fresh = `# Made by docs/asyncapi.ts from schemas/*.json and services/gateway/natsApi/endpoints.ts. Change those, not this.\n${stringify(
   document,
   { lineWidth: 120, aliasDuplicateObjects: false },
 )}`;

@@ -2,7 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import schema from '../schemas/config.json' with { type: 'json' };
 import names from '../schemas/names.json' with { type: 'json' };
-import { variableOf } from '../services/config.ts';
+import { variableOf } from '../services/contract/config.ts';
 
 interface Node {
   $ref?: string;

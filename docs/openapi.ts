@@ -1,6 +1,6 @@
 /** Writes docs/openapi.json from schemas/: `node docs/openapi.ts`. With --check it only says whether it is stale. The gateway serves it, and knows its paths and methods by it. */
 import { readFile, writeFile } from 'node:fs/promises';
-import { version } from '../services/version.ts';
+import { version } from '../services/contract/version.ts';
 import { type Json, openBundle } from './bundle.ts';
 
 const target = new URL('openapi.json', import.meta.url);

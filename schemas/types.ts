@@ -1072,7 +1072,7 @@ export interface Names {
 [k: string]: unknown
 }
 /**
- * Bodies of requests and answers over NATS. An empty request means {}. services/gateway/endpoints.ts has their subjects.
+ * Bodies of requests and answers over NATS. An empty request means {}. services/gateway/natsApi/endpoints.ts has their subjects.
  */
 export interface NatsApi {
 listRequest?: ListRequest
@@ -1291,7 +1291,7 @@ export interface NatsApiError {
  */
 error: string
 /**
- * One of the codes in services/errors.ts.
+ * One of the codes in services/contract/errors.ts.
  */
 code: string
 /**
@@ -1439,7 +1439,7 @@ request?: {
 
 }
 /**
- * One of the codes in services/errors.ts, where err is not empty.
+ * One of the codes in services/contract/errors.ts, where err is not empty.
  */
 error_code?: string
 /**
@@ -1562,7 +1562,7 @@ export interface Outage {
 dependency: ("s3" | "lxd")
 since: string
 /**
- * One of the codes in services/errors.ts: what it said last.
+ * One of the codes in services/contract/errors.ts: what it said last.
  */
 code: string
 /**

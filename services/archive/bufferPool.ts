@@ -1,4 +1,4 @@
-import { Line } from '../line.ts';
+import { Line } from '../concurrency/waiterQueue.ts';
 
 /** A fixed set of buffers. It bounds a slot's memory, whatever the size of the instance. */
 export class BufferPool {

@@ -1,12 +1,12 @@
 /** Turns a tar into parts: cuts it into blocks, compresses them if wanted, and collects them in pooled buffers. */
 import type { Readable } from 'node:stream';
-import type { Compression } from '../contract.ts';
+import type { IdleWatch } from '../concurrency/idleWatch.ts';
+import type { Compression } from '../contract/schemas.ts';
 import { type Block, type ByteSource, readBlocks } from './blocks.ts';
-import { blockPool, blockSizeBytes, compressBlocks } from './compression.ts';
-import type { IdleWatch } from './idleWatch.ts';
+import { blockPool, blockSizeBytes, compressBlocks } from './compression/compression.ts';
+import type { Threads } from './compression/threads.ts';
 import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './parts.ts';
 import type { SlotMemory } from './slotMemory.ts';
-import type { Threads } from './threads.ts';
 
 export interface DraftOptions {
   compression: Compression;

@@ -1,5 +1,5 @@
 /** Limits how fast a source is read. */
-import type { Bandwidth, TakeOptions } from '../bandwidth.ts';
+import type { Bandwidth, TakeOptions } from '../concurrency/rateLimit.ts';
 import type { ByteSource } from './blocks.ts';
 
 /**

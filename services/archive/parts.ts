@@ -1,8 +1,8 @@
 /** Collects compressed blocks in parts. A part is the body of one request to the object store. */
-import { blockOverheadBytes } from './blockFormat.ts';
 import type { Block } from './blocks.ts';
 import type { BufferPool } from './bufferPool.ts';
-import { blockSizeBytes, type Piece } from './compression.ts';
+import { blockOverheadBytes } from './compression/blockFormat.ts';
+import { blockSizeBytes, type Piece } from './compression/compression.ts';
 
 /** A part to upload. `body` lies in a pooled buffer until `release` is called. */
 export interface PartDraft {

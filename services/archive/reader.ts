@@ -1,13 +1,13 @@
 /** Reads archives. Verifies each part before passing on a byte of it. */
 import type { Writable } from 'node:stream';
-import type { ManifestArchive, Part } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { ManifestArchive, Part } from '../contract/schemas.ts';
 import type { BufferPool } from './bufferPool.ts';
-import { blockPool, decompressBlocks } from './compression.ts';
-import { mapInOrder } from './flow.ts';
+import { blockPool, decompressBlocks } from './compression/compression.ts';
+import type { Threads } from './compression/threads.ts';
 import type { SlotMemory } from './slotMemory.ts';
-import type { TarHead } from './tarHead.ts';
-import type { Threads } from './threads.ts';
+import type { TarHead } from './tar/tarHead.ts';
 
 const partsAhead = 3;
 

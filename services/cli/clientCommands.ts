@@ -1,8 +1,8 @@
 /** What clients of a gateway can do, declared; each is in a file of its own, loaded when it is used. */
 import { Argument, type Command, Option } from 'commander';
 import { examples, exiting, formatOption, retryTime, several } from './options.ts';
-import type { Format } from './output.ts';
 import { addRunCommands } from './runCommands.ts';
+import type { Format } from './terminal/output.ts';
 
 const instance = '<instance>';
 

@@ -1,8 +1,8 @@
 /** What servers and operators' commands begin with: the configuration in force, and a log. */
 import { stringify } from 'yaml';
-import { isGiven, loadConfig, withoutSecrets } from '../config.ts';
-import type { Config } from '../contract.ts';
-import { createLogger, type Log } from '../logger.ts';
+import { isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
+import type { Config } from '../contract/schemas.ts';
+import { createLogger, type Log } from '../telemetry/logger.ts';
 import { besideStandalone } from './ownNats.ts';
 
 export interface Configured {

@@ -1,5 +1,5 @@
 /** Exit statuses, from sysexits.h where it has one, and the error that carries one. In docs/cli.md for users. */
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
 
 export const exits = {
   ok: 0,

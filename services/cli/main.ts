@@ -2,14 +2,14 @@
 /** The command line: servers and what is done beside them here, clients of a gateway in clientCommands.ts. */
 import { setFlagsFromString } from 'node:v8';
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { asLxstowError, LxstowError } from '../errors.ts';
-import { version } from '../version.ts';
+import { asLxstowError, LxstowError } from '../contract/errors.ts';
+import { version } from '../contract/version.ts';
 import { beginWith } from './beginWith.ts';
 import { addClientCommands } from './clientCommands.ts';
 import type { Configured } from './configured.ts';
 import { CliError, exitOf, exits } from './exit.ts';
 import { formatOption } from './options.ts';
-import { watchOutput } from './outputErrors.ts';
+import { watchOutput } from './terminal/outputErrors.ts';
 
 const oldestNode = 24;
 if (Number(process.versions.node.split('.')[0]) < oldestNode) {

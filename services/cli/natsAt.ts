@@ -1,6 +1,6 @@
 /** Who listens on a port of this machine where standalone's own nats-server is expected. */
 import { connect } from 'node:net';
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
 
 /** A NATS server speaks at once. */
 const introductionMs = 2000;

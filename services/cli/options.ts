@@ -1,7 +1,7 @@
 /** What the declarations of commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Exit } from './exit.ts';
-import { formats } from './output.ts';
+import { formats } from './terminal/output.ts';
 
 export const formatOption = () => new Option('-f, --format <format>', 'how to print').choices(formats).default('table');
 /** An option that may be given again. */

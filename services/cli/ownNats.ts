@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { readText, stateDir } from '../config.ts';
-import type { Config } from '../contract.ts';
-import { LxstowError, systemCode } from '../errors.ts';
+import { readText, stateDir } from '../contract/config.ts';
+import { LxstowError, systemCode } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
 import { introduced, strange } from './natsAt.ts';
 
 export interface OwnNatsFiles {

@@ -1,9 +1,9 @@
 /** Checks Node.js, and the configuration for contradictions. Unknown keys were found when it was read. */
 import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
-import { openIsal } from '../archive/isal.ts';
-import type { Config } from '../contract.ts';
-import { ackWaitMs } from '../queue/topology.ts';
+import { openIsal } from '../archive/compression/isal.ts';
+import type { Config } from '../contract/schemas.ts';
+import { ackWaitMs } from '../nats/topology.ts';
 import { messageOf, type Patient, type Report } from './finding.ts';
 
 const oldestNode = 24;

@@ -1,7 +1,7 @@
 /** The findings of `lxstow doctor`: what was checked, the result, and what to do. */
-import type { Config } from '../contract.ts';
-import { asLxstowError, LxstowError } from '../errors.ts';
-import type { Log } from '../logger.ts';
+import { asLxstowError, LxstowError } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import type { Log } from '../telemetry/logger.ts';
 
 export const areas = ['configuration', 'gateway', 'nats', 's3', 'lxd'] as const;
 export type Area = (typeof areas)[number];

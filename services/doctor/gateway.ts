@@ -1,5 +1,4 @@
 /** Checks the gateway's certificate, its clients' certificates, and where notices go. Creates nothing: `lxstow gateway` creates what it needs. */
-
 import type { X509Certificate } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { existsSync } from 'node:fs';
@@ -7,12 +6,12 @@ import { access, constants } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
-import { stateDir } from '../config.ts';
-import type { Config } from '../contract.ts';
-import { ownFiles } from '../gateway/tls.ts';
-import { certificateFiles } from '../gateway/trustDirectory.ts';
-import { hostOf } from '../notices/endpoints.ts';
+import { stateDir } from '../contract/config.ts';
+import type { Config } from '../contract/schemas.ts';
+import { hostOf } from '../notices/allowedEndpoints.ts';
 import { isInTime } from '../trust/certificates.ts';
+import { ownFiles } from '../trust/serverCertificate.ts';
+import { certificateFiles } from '../trust/trustDirectory.ts';
 import { examinePair, judgeDates, readCertificates } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report, until } from './finding.ts';
 

@@ -1,6 +1,6 @@
 /** Checks that LXD is reachable, has what lxstow needs, and has room for the largest instance's backup. Changes nothing. */
-import type { RemoteConfig } from '../contract.ts';
-import { systemCode } from '../errors.ts';
+import { systemCode } from '../contract/errors.ts';
+import type { RemoteConfig } from '../contract/schemas.ts';
 import { LxdClient } from '../lxd/client.ts';
 import { defaultSocket } from '../lxd/sockets.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';

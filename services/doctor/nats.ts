@@ -1,13 +1,13 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
 import { randomBytes } from 'node:crypto';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
-import { readText } from '../config.ts';
-import type { Config } from '../contract.ts';
-import { isCode } from '../errors.ts';
-import { Bucket } from '../queue/bucket.ts';
-import { connectNats, type Nats, natsFailure, serversOf, violationOf } from '../queue/connection.ts';
-import { countDeadLetters } from '../queue/depth.ts';
-import { Leases } from '../queue/leases.ts';
+import { readText } from '../contract/config.ts';
+import { isCode } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import { Leases } from '../coordination/leases.ts';
+import { countDeadLetters } from '../jobs/queueDepth.ts';
+import { Bucket } from '../nats/bucket.ts';
+import { connectNats, type Nats, natsFailure, serversOf, violationOf } from '../nats/connection.ts';
 import {
   certificateKey,
   changesConsumer,
@@ -32,7 +32,7 @@ import {
   runHeadKey,
   runsBucket,
   runsToken,
-} from '../queue/topology.ts';
+} from '../nats/topology.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
 

@@ -1,5 +1,5 @@
 /** What state an instance is in, and why: from its record, the time, and how old its last backup may be. Pure. */
-import type { Address, InstanceRecord, InstanceStatus, NamedInstance } from '../contract.ts';
+import type { Address, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
 
 export type InstanceState = InstanceStatus['state'];
 

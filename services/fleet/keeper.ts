@@ -2,13 +2,13 @@
  * Keeps the records of instances true, for who makes, deletes or fails to make a backup. No job fails for a record that cannot be written: that
  * is logged, and the next inventory holds all records of the remote against the store.
  */
-import type { Address, BackupAddress, InstanceRecord, LastBackupJob, Manifest } from '../contract.ts';
-import { isCode, type LxstowError } from '../errors.ts';
-import type { Log } from '../logger.ts';
-import { instanceKey } from '../queue/topology.ts';
+import { isCode, type LxstowError } from '../contract/errors.ts';
+import type { Address, BackupAddress, InstanceRecord, LastBackupJob, Manifest } from '../contract/schemas.ts';
+import { instanceKey } from '../nats/topology.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
-import { mayBeDeleted, withGood, withLast, withRemoved, withYoungest } from './record.ts';
-import type { FleetStore } from './store.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { FleetStore } from './fleetStore.ts';
+import { mayBeDeleted, withGood, withLast, withRemoved, withYoungest } from './instanceRecord.ts';
 import { goodOf, youngestBackups } from './youngest.ts';
 
 const lookTimeoutMs = 30_000;

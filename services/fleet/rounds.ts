@@ -1,12 +1,12 @@
 /** The records of a remote, held against what there is: its instances in LXD, its backups in the store. Each writes only what differs. */
 import { isDeepStrictEqual } from 'node:util';
-import { mapInOrder } from '../archive/flow.ts';
-import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract/schemas.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
-import { instanceKey } from '../queue/topology.ts';
+import { instanceKey } from '../nats/topology.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
-import { withSeen, withYoungest } from './record.ts';
-import type { FleetStore, StoredRecord } from './store.ts';
+import type { FleetStore, StoredRecord } from './fleetStore.ts';
+import { withSeen, withYoungest } from './instanceRecord.ts';
 import { youngestBackups } from './youngest.ts';
 
 const excludeKey = 'user.lxstow.exclude';

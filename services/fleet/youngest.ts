@@ -1,10 +1,10 @@
 /** The youngest backup of each instance that the store has, by one listing and about one manifest each. */
-import { mapInOrder } from '../archive/flow.ts';
-import { parseManifest } from '../archive/manifest.ts';
-import type { Address, BackupAddress, GoodBackup, Manifest } from '../contract.ts';
-import { isCode } from '../errors.ts';
-import { instanceKey } from '../queue/topology.ts';
-import { listPrefix, type Part, parseManifestKey } from '../storage/keys.ts';
+import { listPrefix, type Part, parseManifestKey } from '../backups/keys.ts';
+import { parseManifest } from '../backups/manifest.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { isCode } from '../contract/errors.ts';
+import type { Address, BackupAddress, GoodBackup, Manifest } from '../contract/schemas.ts';
+import { instanceKey } from '../nats/topology.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 
 const readsInFlight = 16;

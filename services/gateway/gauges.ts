@@ -1,15 +1,15 @@
 /** What a gateway says of the whole, at each scrape, as NATS tells it: the queue, outages, and the state of each instance. */
-import type { Config } from '../contract.ts';
+import type { Config } from '../contract/schemas.ts';
+import type { FleetView } from '../fleet/fleetStore.ts';
 import { instanceStates as allStates, statusOf } from '../fleet/judge.ts';
-import type { FleetView } from '../fleet/store.ts';
-import type { Log } from '../logger.ts';
-import type { GatewayMetrics } from '../metrics.ts';
-import { listOutages } from '../queue/away.ts';
-import type { Bucket } from '../queue/bucket.ts';
-import type { Nats } from '../queue/connection.ts';
-import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../queue/depth.ts';
-import { deadLetterStream, noticesStream } from '../queue/topology.ts';
-import { isCovered } from './status.ts';
+import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { deadLetterStream, noticesStream } from '../nats/topology.ts';
+import { listOutages } from '../outages/recordedOutages.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { GatewayMetrics } from '../telemetry/metrics.ts';
+import { isCovered } from './views/statusView.ts';
 
 export interface GaugesOptions {
   nats: Nats;

@@ -1,14 +1,14 @@
 /** Archives that pass through the gateway: how many at a time, and what each works with. */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
+import type { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
-import type { Threads } from '../archive/threads.ts';
-import type { BackupAddress } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
-import type { Log } from '../logger.ts';
-import type { Lease, Leases } from '../queue/leases.ts';
-import { claimKey, removal } from '../queue/topology.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { BackupAddress } from '../contract/schemas.ts';
+import type { Lease, Leases } from '../coordination/leases.ts';
+import { claimKey, removal } from '../nats/topology.ts';
 import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
 
 export interface TransferTools {
   /** Transfers at a time. */

@@ -2,9 +2,9 @@
 import type { ClientRequest } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ByteSource } from '../archive/blocks.ts';
-import type { Address } from '../contract.ts';
-import type { Download } from '../download.ts';
-import { isCode, LxstowError } from '../errors.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { Address } from '../contract/schemas.ts';
+import type { Download } from '../http/download.ts';
 import type { LxdClient } from './client.ts';
 import { instanceExists } from './instances.ts';
 

@@ -2,10 +2,10 @@
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { setTimeout as delay } from 'node:timers/promises';
-import { readText } from '../config.ts';
-import type { RemoteConfig } from '../contract.ts';
-import { type Download, Downloader } from '../download.ts';
-import { asLxstowError, isCode, isFault, LxstowError } from '../errors.ts';
+import { readText } from '../contract/config.ts';
+import { asLxstowError, isCode, isFault, LxstowError } from '../contract/errors.ts';
+import type { RemoteConfig } from '../contract/schemas.ts';
+import { type Download, Downloader } from '../http/download.ts';
 import { isRefusal } from './refusals.ts';
 import { defaultSocket } from './sockets.ts';
 

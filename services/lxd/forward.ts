@@ -2,9 +2,9 @@
  * Finds out, before a byte is sent, what a server would refuse of a backup after the whole upload. Judges by what the server says that it can do
  * (`api_extensions`, its drivers), never by its version: Debian 12's and 13's LXD both say 5.0.2.
  */
-import type { IndexFormat } from '../archive/tarHead.ts';
-import type { ManifestInstance } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
+import type { IndexFormat } from '../archive/tar/tarHead.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { ManifestInstance } from '../contract/schemas.ts';
 import type { LxdClient } from './client.ts';
 
 /** What a server reports in `GET /1.0`. */

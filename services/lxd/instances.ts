@@ -1,8 +1,8 @@
 /** Reads instances from LXD, and makes the few changes to them that lxstow needs. */
 import { setTimeout } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract/schemas.ts';
 import { type LxdClient, type LxdRequest, unlessMissing } from './client.ts';
 
 export type Config = Record<string, string>;

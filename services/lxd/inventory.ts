@@ -1,5 +1,5 @@
 /** Lists what is in an LXD, in all its projects: for clients, and for the janitor. */
-import type { Address } from '../contract.ts';
+import type { Address } from '../contract/schemas.ts';
 import { mark } from './backups.ts';
 import { type LxdClient, unlessMissing } from './client.ts';
 import type { LxdInstance as Instance } from './instances.ts';

@@ -1,5 +1,5 @@
 /** Reserved names for the instances of a running restore. No other operation creates, lists, backs up or restores an instance with such a name. */
-import type { Address } from '../contract.ts';
+import type { Address } from '../contract/schemas.ts';
 
 const uuid = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
 const ownName = new RegExp(`^lxstow-(?:(old-)(${uuid})|(${uuid})(?:-[2-9])?)$`);

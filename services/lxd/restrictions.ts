@@ -2,7 +2,7 @@
  * What LXD refuses in a project with `restricted=true` and nothing else set (its doc/reference/projects.md): what makes root in an instance root
  * on the host. Where LXD's own list is shorter than its intent (GHSA-fm2x-c5qw-4h6f: `raw.qemu.conf`), this one is not.
  */
-import type { ManifestInstance } from '../contract.ts';
+import type { ManifestInstance } from '../contract/schemas.ts';
 import type { Config, Devices } from './instances.ts';
 
 /** What an instance, a snapshot or a profile is made of. */

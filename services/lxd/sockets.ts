@@ -1,7 +1,7 @@
 /** The sockets of LXD and Incus. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
 
 const snapSocket = '/var/snap/lxd/common/lxd/unix.socket';
 const lxdSocket = '/var/lib/lxd/unix.socket';

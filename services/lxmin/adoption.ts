@@ -1,9 +1,11 @@
 /** Adopts lxmin's backups: finds, inspects, verifies and copies them. Never changes lxmin's bucket. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { mapInOrder } from '../archive/flow.ts';
-import { IdleWatch } from '../archive/idleWatch.ts';
-import { type LxdIndex, parseProfile, readIndex } from '../archive/lxdIndex.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { type LxdIndex, parseProfile, readIndex } from '../archive/tar/lxdIndex.ts';
+import { archiveKey, manifestKey, parseManifestKey } from '../backups/keys.ts';
+import { IdleWatch } from '../concurrency/idleWatch.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import {
   type Address,
   type Compression,
@@ -12,16 +14,14 @@ import {
   type Operation,
   type Profile,
   type Tags,
-} from '../contract.ts';
-import { asLxstowError, isCode, LxstowError } from '../errors.ts';
-import type { Intake, IntakeTools } from '../gateway/intake.ts';
+} from '../contract/schemas.ts';
+import type { Lease } from '../coordination/leases.ts';
 import { Claim } from '../gateway/transfers.ts';
+import type { Intake, IntakeTools } from '../intake/intake.ts';
+import { uuid5 } from '../jobs/jobs.ts';
+import { claimKey } from '../nats/topology.ts';
 import { isFinal } from '../operations/operation.ts';
-import type { Stored } from '../operations/store.ts';
-import { uuid5 } from '../queue/jobs.ts';
-import type { Lease } from '../queue/leases.ts';
-import { claimKey } from '../queue/topology.ts';
-import { archiveKey, manifestKey, parseManifestKey } from '../storage/keys.ts';
+import type { Stored } from '../operations/operationStore.ts';
 import type { StoredObject } from '../storage/objectStore.ts';
 import { about, type LxminBucket, readArchiveOf, readIndexOf, urlOf, verifyArchiveOf } from './archive.ts';
 import { isOf, type LxminBackup, readLayout, timeInName } from './layout.ts';

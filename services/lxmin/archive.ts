@@ -1,10 +1,10 @@
 /** Reads an archive in lxmin's bucket: by ranges, each of the object that was listed. */
 import { Readable } from 'node:stream';
-import { readTar } from '../archive/decompress.ts';
-import { mapInOrder } from '../archive/flow.ts';
-import { type LxdIndex, readIndex } from '../archive/lxdIndex.ts';
-import { TarScanner } from '../archive/tar.ts';
-import { LxstowError } from '../errors.ts';
+import { readTar } from '../archive/tar/decompress.ts';
+import { type LxdIndex, readIndex } from '../archive/tar/lxdIndex.ts';
+import { TarScanner } from '../archive/tar/tar.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 
 /** lxmin's bucket, read-only. */

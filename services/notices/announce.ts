@@ -3,12 +3,12 @@
  * operation does nothing for its notices (adr/0022).
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import type { Config, Notice, Operation, Run } from '../contract.ts';
-import type { Log } from '../logger.ts';
-import type { Nats } from '../queue/connection.ts';
-import { pulled, type QueuedNotice, queueNotice } from '../queue/notices.ts';
-import { runsToken } from '../queue/topology.ts';
+import type { Config, Notice, Operation, Run } from '../contract/schemas.ts';
+import type { Nats } from '../nats/connection.ts';
+import { runsToken } from '../nats/topology.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
+import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
 import { runNoticeOf } from './runNotice.ts';
 
 export interface AnnounceOptions {

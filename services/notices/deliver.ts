@@ -1,13 +1,13 @@
 /** Takes notices from the queue and posts each to its endpoint, until the endpoint accepts it or lxstow gives up. */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import { readText } from '../config.ts';
-import type { Config } from '../contract.ts';
-import type { Log } from '../logger.ts';
-import type { GatewayMetrics } from '../metrics.ts';
-import { Places } from '../places.ts';
-import { parseNotice, pulled, type QueuedNotice } from '../queue/notices.ts';
-import { version } from '../version.ts';
-import { isListed, refusalOf, shown } from './endpoints.ts';
+import { Places } from '../concurrency/semaphore.ts';
+import { readText } from '../contract/config.ts';
+import type { Config } from '../contract/schemas.ts';
+import { version } from '../contract/version.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { GatewayMetrics } from '../telemetry/metrics.ts';
+import { isListed, refusalOf, shown } from './allowedEndpoints.ts';
+import { parseNotice, pulled, type QueuedNotice } from './noticeQueue.ts';
 import { type Answer, post } from './post.ts';
 import { webhookHeaders } from './signature.ts';
 

@@ -1,5 +1,5 @@
 /** Builds the notice of an operation that has ended. Pure. */
-import type { Address, BackupJob, DeleteJob, Notice, Operation, RestoreJob } from '../contract.ts';
+import type { Address, BackupJob, DeleteJob, Notice, Operation, RestoreJob } from '../contract/schemas.ts';
 
 /** The fields that matter here, of any kind of job's message. */
 type Asked = Partial<Pick<BackupJob, 'tags'> & Pick<RestoreJob, 'source'> & Pick<DeleteJob, 'notifyEndpoint'>>;

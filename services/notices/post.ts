@@ -3,7 +3,7 @@ import { lookup as resolve } from 'node:dns';
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { isIP, type LookupFunction } from 'node:net';
-import { hostOf, isOwn, ownAddress } from './endpoints.ts';
+import { hostOf, isOwn, ownAddress } from './allowedEndpoints.ts';
 
 export interface PostOptions {
   headers: Record<string, string>;

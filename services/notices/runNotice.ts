@@ -1,5 +1,5 @@
 /** What endpoints are told of a run that has ended. Pure. */
-import type { Run, RunNotice } from '../contract.ts';
+import type { Run, RunNotice } from '../contract/schemas.ts';
 import { everything, runOperation, shownRun } from '../runs/fold.ts';
 
 const states = { Success: 'success', Failure: 'failed', Cancelled: 'cancelled' } as const;

@@ -1,10 +1,10 @@
 /** One attempt at a job: its operation, its leases, and the signal that aborts it. */
-import type { Checkpoint, Operation, OperationMetadata } from '../contract.ts';
-import { asLxstowError, LxstowError } from '../errors.ts';
-import type { Log } from '../logger.ts';
-import type { Lease, Leases } from '../queue/leases.ts';
+import { asLxstowError, LxstowError } from '../contract/errors.ts';
+import type { Checkpoint, Operation, OperationMetadata } from '../contract/schemas.ts';
+import type { Lease, Leases } from '../coordination/leases.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { amend, begin, isFinal, refuseCancels, warningsOf } from './operation.ts';
-import type { OperationStore, Stored } from './store.ts';
+import type { OperationStore, Stored } from './operationStore.ts';
 
 const reportEveryMs = 1000;
 const cleanupMs = 30_000;

@@ -1,6 +1,6 @@
 /** The operation's state machine, in LXD's words and codes. Pure: time is an argument, no I/O. */
-import type { Address, Operation, OperationKind, OperationMetadata, Requestor } from '../contract.ts';
-import type { LxstowError } from '../errors.ts';
+import type { LxstowError } from '../contract/errors.ts';
+import type { Address, Operation, OperationKind, OperationMetadata, Requestor } from '../contract/schemas.ts';
 
 export type Status = Operation['status'];
 

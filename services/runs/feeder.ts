@@ -3,24 +3,24 @@
  * when it dies, another reads the children's operations and goes on (docs/adr/0034-runs.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { forEach } from '../archive/flow.ts';
-import type { Operation } from '../contract.ts';
-import { asLxstowError, isCode } from '../errors.ts';
-import type { Log } from '../logger.ts';
-import type { OperationStore } from '../operations/store.ts';
-import type { Bucket } from '../queue/bucket.ts';
-import type { Nats } from '../queue/connection.ts';
-import type { Lease, Leases } from '../queue/leases.ts';
-import { feederLeaseKey } from '../queue/topology.ts';
-import { remotesAway } from './away.ts';
-import type { RunFeed } from './feed.ts';
+import { forEach } from '../concurrency/orderedMap.ts';
+import { asLxstowError, isCode } from '../contract/errors.ts';
+import type { Operation } from '../contract/schemas.ts';
+import type { Lease, Leases } from '../coordination/leases.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { feederLeaseKey } from '../nats/topology.ts';
+import type { OperationStore } from '../operations/operationStore.ts';
+import type { Log } from '../telemetry/logger.ts';
+import { chosenOn } from './candidates.ts';
 import { feedChild } from './feeding.ts';
-import { Fleet, type OpenRun } from './fleet.ts';
 import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
-import { chosenOn } from './inventory.ts';
+import { Fleet, type OpenRun } from './openRuns.ts';
 import { chunksOf, plan } from './plan.ts';
-import { Records } from './records.ts';
-import type { RunStore, StoredRun } from './store.ts';
+import { remotesAway } from './remotesAway.ts';
+import type { RunFeed } from './runFeed.ts';
+import { Records } from './runRecords.ts';
+import type { RunStore, StoredRun } from './runStore.ts';
 
 export interface FeederOptions {
   nats: Nats;

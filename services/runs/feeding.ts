@@ -1,12 +1,12 @@
 /** Puts a child on the queue: its operation first, then its job, so that a gateway that repeats it finds what was done. */
-import type { Address, BackupJob, Run } from '../contract.ts';
+import type { Address, BackupJob, Run } from '../contract/schemas.ts';
+import { type Job, publishOnly, type Queued, queuedJob } from '../jobs/jobs.ts';
+import type { Nats } from '../nats/connection.ts';
 import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
-import type { OperationStore } from '../operations/store.ts';
-import type { Nats } from '../queue/connection.ts';
-import { type Job, publishOnly, type Queued, queuedJob } from '../queue/jobs.ts';
-import { type Trace, traceOf } from '../trace.ts';
-import type { OpenChild } from './fleet.ts';
+import type { OperationStore } from '../operations/operationStore.ts';
+import { type Trace, traceOf } from '../telemetry/trace.ts';
 import { type Outcome, outcomeOf, skippedCode } from './fold.ts';
+import type { OpenChild } from './openRuns.ts';
 import { longestReason } from './plan.ts';
 
 export interface FeedingTools {

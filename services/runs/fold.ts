@@ -8,7 +8,7 @@ import type {
   RunTally,
   ShownRun,
   ShownRunChild,
-} from '../contract.ts';
+} from '../contract/schemas.ts';
 import { childId, longestReason } from './plan.ts';
 
 export type ChildState = RunChild['state'];

@@ -1,6 +1,6 @@
 /** A run's children: who they are, in which order, in which chunks. Pure. */
-import type { Address, RunChild } from '../contract.ts';
-import { uuid5 } from '../queue/jobs.ts';
+import type { Address, RunChild } from '../contract/schemas.ts';
+import { uuid5 } from '../jobs/jobs.ts';
 
 /** With the longest names and reasons a chunk is below half a message of 1 MiB. */
 export const chunkSize = 500;

@@ -1,5 +1,5 @@
 /** What became of a run, for people. Pure. */
-import type { RunChild, ShownRun, ShownRunChild } from '../contract.ts';
+import type { RunChild, ShownRun, ShownRunChild } from '../contract/schemas.ts';
 
 /** A run, and of its children those that are not a success. */
 export interface RunReport extends ShownRun {

@@ -1,6 +1,6 @@
 /** Which instances a run is about. Pure. */
-import type { RunSelector } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { RunSelector } from '../contract/schemas.ts';
 
 /** An instance, as far as a selector looks at it. */
 export interface Selectable {

@@ -1,6 +1,6 @@
 /** Metrics as a wrapper of the store: each call's duration, result and bytes. */
-import { asLxstowError } from '../errors.ts';
-import type { StoreMetrics } from '../metrics.ts';
+import { asLxstowError } from '../contract/errors.ts';
+import type { StoreMetrics } from '../telemetry/metrics.ts';
 import type { ObjectStore } from './objectStore.ts';
 
 /** Wraps the store to measure every call. Put it inside `retrying`, so that each try counts. */

@@ -1,5 +1,5 @@
 /** The object store's interface. Every implementation passes test/contract/objectStore.ts. */
-import type { Tags } from '../contract.ts';
+import type { Tags } from '../contract/schemas.ts';
 
 export interface StoredObject {
   key: string;

@@ -1,7 +1,7 @@
 /** Retries as a wrapper of the store: callers get the answer, or an error that retries did not cure. */
 import { createHash } from 'node:crypto';
 import pRetry from 'p-retry';
-import { isCode, LxstowError } from '../errors.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, UploadedPart } from './objectStore.ts';
 
 export interface RetryPolicy {

@@ -5,11 +5,11 @@ import http, { type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import aws4 from 'aws4';
 import { Client } from 'minio';
-import { readText } from '../config.ts';
-import { type Config, formatTagging } from '../contract.ts';
-import { type Download, Downloader, type Waiting } from '../download.ts';
-import { isCode, isFault, LxstowError } from '../errors.ts';
-import { Places } from '../places.ts';
+import { Places } from '../concurrency/semaphore.ts';
+import { readText } from '../contract/config.ts';
+import { isCode, isFault, LxstowError } from '../contract/errors.ts';
+import { type Config, formatTagging } from '../contract/schemas.ts';
+import { type Download, Downloader, type Waiting } from '../http/download.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import {
   bare,

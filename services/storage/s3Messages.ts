@@ -1,7 +1,7 @@
 /** S3's messages: queries, XML, and which of our error codes its errors become. No network. */
 import { XMLParser } from 'fast-xml-parser';
-import type { Tags } from '../contract.ts';
-import { type ErrorCode, LxstowError } from '../errors.ts';
+import { type ErrorCode, LxstowError } from '../contract/errors.ts';
+import type { Tags } from '../contract/schemas.ts';
 import type { OpenUpload, StoredObject, UploadedPart } from './objectStore.ts';
 
 export type Xml = { [name: string]: Xml | Xml[] | string | undefined };

@@ -1,7 +1,7 @@
 /** Clients' certificates, by LXD's rules, and the rights that come with them. */
 import { X509Certificate } from 'node:crypto';
-import type { Role, TrustedCertificate } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { Role, TrustedCertificate } from '../contract/schemas.ts';
 
 /** The rights that a certificate or a token gives its client. */
 export type Grant = Pick<TrustedCertificate, 'role' | 'restricted' | 'projects'>;

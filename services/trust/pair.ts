@@ -1,6 +1,6 @@
 /** Finds faults of a certificate and its private key, for `doctor` and for servers that refuse to start with them. */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
 import { pemCertificates } from './certificates.ts';
 
 export interface Fault {

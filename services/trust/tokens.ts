@@ -1,7 +1,7 @@
 /** Tokens in the format of LXD's clients: base64 of JSON, with a secret that only the client keeps. */
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
-import type { TrustToken } from '../contract.ts';
-import { LxstowError } from '../errors.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { TrustToken } from '../contract/schemas.ts';
 import type { Grant } from './certificates.ts';
 
 /** Where a client finds a gateway, and the fingerprint by which it recognises it. */

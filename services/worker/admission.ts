@@ -1,13 +1,13 @@
 /** What a transfer must hold before it begins: the lease on its instance, and a permit of each limit that counts it. */
-import type { Config } from '../contract.ts';
-import { asLxstowError, isCode, LxstowError } from '../errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import type { Lease, LeaseHolder } from '../coordination/leases.ts';
+import type { Job } from '../jobs/jobs.ts';
 import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
-import { waitingFor } from '../outage.ts';
-import type { Job } from '../queue/jobs.ts';
-import type { Lease, LeaseHolder } from '../queue/leases.ts';
-import { instanceLeaseKey, transferPermits } from '../queue/topology.ts';
-import type { Gate } from './outages.ts';
-import { readManifest } from './restore.ts';
+import { instanceLeaseKey, transferPermits } from '../nats/topology.ts';
+import { waitingFor } from '../outages/outage.ts';
+import type { Gate } from '../outages/outages.ts';
+import { readManifest } from './restore/restore.ts';
 import type { Tools } from './tools.ts';
 
 /** Somebody else has it. */

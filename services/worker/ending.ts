@@ -1,6 +1,6 @@
 /** What becomes of a job whose attempt has failed. Pure: what is known comes in, the decision goes out. */
-import { blameOf } from '../blame.ts';
-import type { LxstowError } from '../errors.ts';
+import type { LxstowError } from '../contract/errors.ts';
+import { blameOf } from '../outages/blame.ts';
 
 export interface Circumstances {
   /** The attempt that has failed, from 1, and how many a job has. */

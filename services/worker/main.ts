@@ -1,16 +1,23 @@
 /** The worker: slots that take a remote's jobs from NATS and do them beside its LXD. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
+import { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
-import { Threads } from '../archive/threads.ts';
-import { Bandwidth, parseBandwidth } from '../bandwidth.ts';
-import type { Config } from '../contract.ts';
-import { isCode } from '../errors.ts';
-import { takeInventoryRegularly } from '../fleet/inventory.ts';
+import { listPrefix } from '../backups/keys.ts';
+import { Bandwidth, parseBandwidth } from '../concurrency/rateLimit.ts';
+import { isCode } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import { Leases } from '../coordination/leases.ts';
+import { Nudges } from '../coordination/nudges.ts';
+import { Reservations } from '../coordination/reservations.ts';
+import { FleetStore } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
-import { FleetStore } from '../fleet/store.ts';
-import { serveHealth } from '../health.ts';
-import type { Log } from '../logger.ts';
+import { takeInventoryRegularly } from '../fleet/takeInventory.ts';
+import { answerInventory, type InventoryQuestion } from '../hosts/hostInventory.ts';
+import { answerLook, type LookAnswer, type LookQuestion } from '../hosts/look.ts';
+import { Janitor, tidyRegularly } from '../janitor/janitor.ts';
+import { Deliveries } from '../jobs/deliveries.ts';
+import { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { LxdClient } from '../lxd/client.ts';
 import { describeServer, findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
 import {
@@ -22,31 +29,24 @@ import {
   readInstance,
   readInstanceState,
 } from '../lxd/inventory.ts';
-import { createWorkerMetrics } from '../metrics.ts';
-import { OperationStore } from '../operations/store.ts';
-import { Bucket } from '../queue/bucket.ts';
-import { connectNats } from '../queue/connection.ts';
-import { Deliveries } from '../queue/deliveries.ts';
-import { answerInventory, type InventoryQuestion } from '../queue/inventory.ts';
-import { Leases } from '../queue/leases.ts';
-import { Nudges } from '../queue/nudges.ts';
-import { answerLook, type LookAnswer, type LookQuestion } from '../queue/questions.ts';
-import { Reservations } from '../queue/reservations.ts';
-import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../queue/topology.ts';
-import { WaitingRoom } from '../queue/waitingRoom.ts';
-import { listPrefix } from '../storage/keys.ts';
+import { Bucket } from '../nats/bucket.ts';
+import { connectNats } from '../nats/connection.ts';
+import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../nats/topology.ts';
+import { OperationStore } from '../operations/operationStore.ts';
+import { Outages } from '../outages/outages.ts';
+import { probeOfLxd, probeOfS3 } from '../outages/probes.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
-import type { Trace } from '../trace.ts';
-import { runBackup, undoBackup } from './backup.ts';
-import { Janitor, tidyRegularly } from './janitor.ts';
-import { limitsOf } from './limits.ts';
-import { Outages } from './outages.ts';
-import { probeOfLxd, probeOfS3 } from './probes.ts';
+import { serveHealth } from '../telemetry/health.ts';
+import type { Log } from '../telemetry/logger.ts';
+import { createWorkerMetrics } from '../telemetry/metrics.ts';
+import type { Trace } from '../telemetry/trace.ts';
+import { runBackup, undoBackup } from './backup/backup.ts';
 import { runRemove } from './remove.ts';
-import { whyNotReplaceable } from './replace.ts';
-import { runRestore, undoRestore } from './restore.ts';
+import { limitsOf } from './restore/limits.ts';
+import { whyNotReplaceable } from './restore/replace.ts';
+import { runRestore, undoRestore } from './restore/restore.ts';
 import { type Runners, runLoop } from './runLoop.ts';
 import type { Tools } from './tools.ts';
 

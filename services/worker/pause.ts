@@ -1,13 +1,13 @@
 /** A job that comes from the queue while what it needs is away: handed back, and its operation says for what it waits. */
-import type { Operation } from '../contract.ts';
-import { asErrorCode, LxstowError } from '../errors.ts';
+import { asErrorCode, LxstowError } from '../contract/errors.ts';
+import type { Operation } from '../contract/schemas.ts';
+import type { Delivery } from '../jobs/deliveries.ts';
+import type { WaitingRoom } from '../jobs/waitingRoom.ts';
+import { instanceLeaseKey } from '../nats/topology.ts';
 import { amend, handBack } from '../operations/operation.ts';
-import type { OperationStore, Stored } from '../operations/store.ts';
-import { waitingFor } from '../outage.ts';
-import type { Delivery } from '../queue/deliveries.ts';
-import { instanceLeaseKey } from '../queue/topology.ts';
-import type { WaitingRoom } from '../queue/waitingRoom.ts';
-import type { Gate } from './outages.ts';
+import type { OperationStore, Stored } from '../operations/operationStore.ts';
+import { waitingFor } from '../outages/outage.ts';
+import type { Gate } from '../outages/outages.ts';
 import type { Tools } from './tools.ts';
 
 export interface PauseTools {

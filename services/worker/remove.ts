@@ -1,11 +1,11 @@
 /** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
 import { setTimeout } from 'node:timers/promises';
-import type { BackupAddress } from '../contract.ts';
-import { isCode, LxstowError } from '../errors.ts';
+import { archiveKey, manifestKey } from '../backups/keys.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { BackupAddress } from '../contract/schemas.ts';
+import type { JobOf } from '../jobs/jobs.ts';
+import { claimKey, removal } from '../nats/topology.ts';
 import type { Attempt } from '../operations/attempt.ts';
-import type { JobOf } from '../queue/jobs.ts';
-import { claimKey, removal } from '../queue/topology.ts';
-import { archiveKey, manifestKey } from '../storage/keys.ts';
 import type { Tools } from './tools.ts';
 
 /** So long those are waited for who read or change the backup. */

@@ -1,16 +1,15 @@
 /** What a worker's jobs work with. Made once in main, handed in. */
-
+import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
-import type { Threads } from '../archive/threads.ts';
-import type { Bandwidth } from '../bandwidth.ts';
-import type { Config } from '../contract.ts';
+import type { Bandwidth } from '../concurrency/rateLimit.ts';
+import type { Config } from '../contract/schemas.ts';
+import type { Leases } from '../coordination/leases.ts';
+import type { Reservations } from '../coordination/reservations.ts';
 import type { Keeper } from '../fleet/keeper.ts';
 import type { LxdClient } from '../lxd/client.ts';
-import type { WorkerMetrics } from '../metrics.ts';
-import type { Bucket } from '../queue/bucket.ts';
-import type { Leases } from '../queue/leases.ts';
-import type { Reservations } from '../queue/reservations.ts';
+import type { Bucket } from '../nats/bucket.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
+import type { WorkerMetrics } from '../telemetry/metrics.ts';
 
 export interface Tools {
   config: Config;

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { mapInOrder } from '../../services/archive/flow.ts';
+import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import { openExport } from '../../services/lxd/backups.ts';
 import { onPath } from '../lab/parts.ts';
 import { run } from '../lab/run.ts';

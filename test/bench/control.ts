@@ -1,10 +1,9 @@
 /** What requests cost: creating, and listing beside many other backups. */
-
 import { setTimeout as delay } from 'node:timers/promises';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { formatManifest, parseManifest } from '../../services/archive/manifest.ts';
-import { archiveKey, indexKey, manifestKey } from '../../services/storage/keys.ts';
+import { archiveKey, indexKey, manifestKey } from '../../services/backups/keys.ts';
+import { formatManifest, parseManifest } from '../../services/backups/manifest.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import type { Log } from '../lab/run.ts';
 import { openClient } from './client.ts';

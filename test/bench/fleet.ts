@@ -1,10 +1,10 @@
 /** A fleet of 10 000 instances on 100 hosts, one of which has 2 000: what asking for their states costs a gateway. */
 import { randomUUID } from 'node:crypto';
-import { mapInOrder } from '../../services/archive/flow.ts';
-import type { Address, InstanceRecord } from '../../services/contract.ts';
-import { FleetStore } from '../../services/fleet/store.ts';
-import { createLogger } from '../../services/logger.ts';
-import { connectNats } from '../../services/queue/connection.ts';
+import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
+import type { Address, InstanceRecord } from '../../services/contract/schemas.ts';
+import { FleetStore } from '../../services/fleet/fleetStore.ts';
+import { connectNats } from '../../services/nats/connection.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { openLab } from '../lab/lab.ts';
 import { startLxstow } from '../lab/lxstow.ts';
 import type { Log } from '../lab/run.ts';

@@ -1,5 +1,4 @@
 /** What was measured: as JSON, and as tables for people. */
-
 import { readFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import type { Cost } from './measure.ts';

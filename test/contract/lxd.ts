@@ -4,9 +4,9 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { TarScanner } from '../../services/archive/tar.ts';
-import type { Address, Profile } from '../../services/contract.ts';
-import { isCode } from '../../services/errors.ts';
+import { TarScanner } from '../../services/archive/tar/tar.ts';
+import { isCode } from '../../services/contract/errors.ts';
+import type { Address, Profile } from '../../services/contract/schemas.ts';
 import {
   beginLxdBackup,
   createLxdBackup,

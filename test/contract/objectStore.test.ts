@@ -1,7 +1,7 @@
 import { buffer } from 'node:stream/consumers';
 import { XMLParser } from 'fast-xml-parser';
 import { Client } from 'minio';
-import type { Config, Tags } from '../../services/contract.ts';
+import type { Config, Tags } from '../../services/contract/schemas.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
 import { createS3Store } from '../../services/storage/s3.ts';

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import zlib from 'node:zlib';
-import type { Config, Tags } from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { archiveKey } from '../../services/storage/keys.ts';
+import { archiveKey } from '../../services/backups/keys.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import type { Config, Tags } from '../../services/contract/schemas.ts';
 import type { ObjectStore, StoredObject, Upload, UploadedPart } from '../../services/storage/objectStore.ts';
 
 /** A store under test, and what the suite cannot do by way of it. */

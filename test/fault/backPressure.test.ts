@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { publish } from '../integration/publisher.ts';
 import { assertError, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import { sendRaw } from './rawRequest.ts';

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { jetstream } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { assertError, openStack, type Stack, until } from '../integration/stack.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { type LabNats, type NatsCluster, startNats, startNatsCluster } from '../lab/nats.ts';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { Client } from 'minio';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { assertSame, failed, succeeded, until } from '../integration/stack.ts';
 import { mountSmallDisk } from '../lab/disk.ts';

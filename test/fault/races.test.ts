@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { publish } from '../integration/publisher.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';

@@ -1,7 +1,7 @@
 /** Archives that take longer than the store keeps an open upload: MinIO removes one by its age, however busy it is. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { assertSame, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import { startWiredWorker } from './workers.ts';
 

@@ -1,7 +1,7 @@
 /** Whatever others do at whatever moment of a restore, and whoever dies there: nothing that is not ours is touched, and its end is true. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import type { Instance } from '../simulator/state.ts';
 import {
   type Act,

@@ -1,13 +1,15 @@
 /** One restore after another in a world of names: the real runRestore() and undoRestore() before the simulator, with other people at work in it. */
 import { createHash, randomUUID } from 'node:crypto';
+import { Threads } from '../../services/archive/compression/threads.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { Threads } from '../../services/archive/threads.ts';
-import { Bandwidth, parseBandwidth } from '../../services/bandwidth.ts';
-import type { Config, Operation, RestoreJob } from '../../services/contract.ts';
-import { asLxstowError, LxstowError } from '../../services/errors.ts';
+import { manifestKey } from '../../services/backups/keys.ts';
+import { Bandwidth, parseBandwidth } from '../../services/concurrency/rateLimit.ts';
+import { asLxstowError, LxstowError } from '../../services/contract/errors.ts';
+import type { Config, Operation, RestoreJob } from '../../services/contract/schemas.ts';
+import type { Lease, Leases } from '../../services/coordination/leases.ts';
+import type { JobOf } from '../../services/jobs/jobs.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { parseOwnName } from '../../services/lxd/ownNames.ts';
-import { createWorkerMetrics } from '../../services/metrics.ts';
 import { Attempt } from '../../services/operations/attempt.ts';
 import {
   cancel,
@@ -18,13 +20,11 @@ import {
   newOperation,
   succeed,
 } from '../../services/operations/operation.ts';
-import type { OperationStore, Stored } from '../../services/operations/store.ts';
-import type { JobOf } from '../../services/queue/jobs.ts';
-import type { Lease, Leases } from '../../services/queue/leases.ts';
-import { manifestKey } from '../../services/storage/keys.ts';
+import type { OperationStore, Stored } from '../../services/operations/operationStore.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { endingOf } from '../../services/worker/ending.ts';
-import { runRestore, undoRestore } from '../../services/worker/restore.ts';
+import { runRestore, undoRestore } from '../../services/worker/restore/restore.ts';
 import type { Tools } from '../../services/worker/tools.ts';
 import { tarOf } from '../lab/tar.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';

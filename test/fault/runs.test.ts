@@ -4,7 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { RunChildPage, ShownRun, ShownRunChild } from '../../services/contract.ts';
+import type { RunChildPage, ShownRun, ShownRunChild } from '../../services/contract/schemas.ts';
 import { idOf } from '../integration/stack.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';

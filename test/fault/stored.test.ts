@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import type { Manifest } from '../../services/contract.ts';
+import type { Manifest } from '../../services/contract/schemas.ts';
 import { publish } from '../integration/publisher.ts';
 import { assertError, assertSame, failed, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import { scriptedS3 } from './scriptedS3.ts';

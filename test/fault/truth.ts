@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { assertSame, type Stack } from '../integration/stack.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { assertNoInstance, assertOneBackup, assertRestores } from './workers.ts';

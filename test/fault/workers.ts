@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { BackupAddress, Manifest, Operation } from '../../services/contract.ts';
+import type { BackupAddress, Manifest, Operation } from '../../services/contract/schemas.ts';
 import { assertSame, type Stack, succeeded, until } from '../integration/stack.ts';
 import { openFolder } from '../lab/folder.ts';
 import type { Answer } from '../lab/lxstow.ts';

@@ -5,8 +5,8 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { jetstream } from '@nats-io/jetstream';
 import { connect, headers } from '@nats-io/transport-node';
-import type { Operation } from '../../services/contract.ts';
-import { operationIdOf } from '../../services/queue/jobs.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
+import { operationIdOf } from '../../services/jobs/jobs.ts';
 import { attempt } from '../lab/run.ts';
 import { publish } from './publisher.ts';
 import { idOf, openStack, type Stack, until } from './stack.ts';
@@ -119,7 +119,10 @@ describe('dead letters', { timeout: 600_000 }, () => {
     assert.match(shown, /^body: +\{"compression":"xz\\u\{1b\}\[31m"\}$/m);
     const table = await ok(['list']);
     assert.match(table, /^ID +TIME \(UTC\) +SUBJECT +CODE +REASON$/m);
-    assert.match(table, new RegExp(`^${letter.id} +\\S+ \\S+ +${c1.replaceAll('.', '\\.')} +bad-message +.*not JSON`, 'm'));
+    assert.match(
+      table,
+      new RegExp(`^${letter.id} +\\S+ \\S+ +${c1.replaceAll('.', '\\.')} +bad-message +.*not JSON`, 'm'),
+    );
     // biome-ignore lint/suspicious/noControlCharactersInRegex: that none reaches the terminal is the point
     assert.doesNotMatch(shown + table, /\u001b/);
   });

@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { ConnectionError, NoRespondersError } from '@nats-io/transport-node';
-import type { Config } from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { createLogger } from '../../services/logger.ts';
-import { connectNats, type Nats } from '../../services/queue/connection.ts';
-import { Deliveries, type Delivery } from '../../services/queue/deliveries.ts';
-import { consumerName, jobSubject, jobsStream, setUp } from '../../services/queue/topology.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import type { Config } from '../../services/contract/schemas.ts';
+import { Deliveries, type Delivery } from '../../services/jobs/deliveries.ts';
+import { connectNats, type Nats } from '../../services/nats/connection.ts';
+import { consumerName, jobSubject, jobsStream, setUp } from '../../services/nats/topology.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { startProxy } from '../fault/proxy.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabNats } from '../lab/nats.ts';

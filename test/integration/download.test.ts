@@ -5,7 +5,7 @@ import net, { type AddressInfo, type Server, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 import tls from 'node:tls';
 import fc from 'fast-check';
-import { Downloader } from '../../services/download.ts';
+import { Downloader } from '../../services/http/download.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 
 const never = { signal: new AbortController().signal };

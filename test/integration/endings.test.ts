@@ -1,7 +1,7 @@
 /** Operations that end otherwise than they began: cancelled, gone on with by another worker, put in the place of what was there. */
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { residentMiB } from '../lab/processes.ts';
 import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import https from 'node:https';
 import { after, before, describe, it } from 'node:test';
-import type { Manifest } from '../../services/contract.ts';
+import type { Manifest } from '../../services/contract/schemas.ts';
 import { residentMiB } from '../lab/processes.ts';
 import { assertError, assertSame, openStack, type Stack, until } from './stack.ts';
 

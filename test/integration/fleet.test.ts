@@ -9,7 +9,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import type { InstanceStatus } from '../../services/contract.ts';
+import type { InstanceStatus } from '../../services/contract/schemas.ts';
 import { changeInstance, renameInstance, setState } from '../../services/lxd/instances.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';

@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { createLogger } from '../../services/logger.ts';
+import { answerInventory, type InventoryQuestion } from '../../services/hosts/hostInventory.ts';
 import type { LxdObject } from '../../services/lxd/inventory.ts';
-import { connectNats } from '../../services/queue/connection.ts';
-import { answerInventory, type InventoryQuestion } from '../../services/queue/inventory.ts';
+import { connectNats } from '../../services/nats/connection.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { hasLxc, openUserLxc, type UserLxc } from '../lab/lxc.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';

@@ -6,27 +6,27 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import zlib from 'node:zlib';
-import { loadConfig } from '../../services/config.ts';
-import type { Config, JobKind } from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { createLogger } from '../../services/logger.ts';
+import { loadConfig } from '../../services/contract/config.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import type { Config, JobKind } from '../../services/contract/schemas.ts';
+import { Leases } from '../../services/coordination/leases.ts';
+import type { Finding } from '../../services/janitor/janitor.ts';
 import { changeInstance, setState } from '../../services/lxd/instances.ts';
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
-import { begin, fail, newOperation, succeed } from '../../services/operations/operation.ts';
-import { OperationStore } from '../../services/operations/store.ts';
-import { Bucket } from '../../services/queue/bucket.ts';
-import { connectNats, type Nats } from '../../services/queue/connection.ts';
-import { Leases } from '../../services/queue/leases.ts';
+import { Bucket } from '../../services/nats/bucket.ts';
+import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import {
   checkpointsBucket,
   claimKey,
   instanceLeaseKey,
   leasesBucket,
   reservationKey,
-} from '../../services/queue/topology.ts';
+} from '../../services/nats/topology.ts';
+import { begin, fail, newOperation, succeed } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
-import type { Finding } from '../../services/worker/janitor.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { attempt } from '../lab/run.ts';
 import { openStack, type Stack, succeeded, until } from './stack.ts';
 

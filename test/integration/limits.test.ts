@@ -1,7 +1,7 @@
 /** Limits: who waits, for whom, and who need not. */
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import type { Daemon } from '../lab/processes.ts';

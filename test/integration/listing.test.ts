@@ -2,15 +2,15 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { formatManifest } from '../../services/archive/manifest.ts';
-import { loadConfig } from '../../services/config.ts';
-import type { IndexedBackup } from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { Catalog } from '../../services/gateway/catalog.ts';
-import { createLogger, onLine } from '../../services/logger.ts';
-import { indexKey, manifestKey } from '../../services/storage/keys.ts';
+import { Catalog } from '../../services/backups/catalog.ts';
+import { indexKey, manifestKey } from '../../services/backups/keys.ts';
+import { formatManifest } from '../../services/backups/manifest.ts';
+import { loadConfig } from '../../services/contract/config.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import type { IndexedBackup } from '../../services/contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
+import { createLogger, onLine } from '../../services/telemetry/logger.ts';
 import { type LabS3, startS3 } from '../lab/s3.ts';
 
 const never = new AbortController().signal;

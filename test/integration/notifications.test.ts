@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { faultsOf, type Operation } from '../../services/contract.ts';
+import { faultsOf, type Operation } from '../../services/contract/schemas.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { lxstow } from '../lab/lxstow.ts';

@@ -1,7 +1,7 @@
 /** A program of somebody else's that puts a job on its subject. */
 import { jetstream } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { operationIdOf } from '../../services/queue/jobs.ts';
+import { operationIdOf } from '../../services/jobs/jobs.ts';
 
 /** Publishes and returns the operation's id: the message's own when it is given, else the one that its place in the stream gives. */
 export async function publish(url: string, subject: string, body: unknown, messageId?: string): Promise<string> {

@@ -5,17 +5,13 @@ import { EventEmitter, once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { DeliverPolicy } from '@nats-io/jetstream';
-import type { Config, Operation } from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { createLogger } from '../../services/logger.ts';
-import { Attempt } from '../../services/operations/attempt.ts';
-import { amend, begin, fail, handBack, newOperation, succeed } from '../../services/operations/operation.ts';
-import { OperationStore, type Stored } from '../../services/operations/store.ts';
-import { Bucket } from '../../services/queue/bucket.ts';
-import { connectNats, type Nats } from '../../services/queue/connection.ts';
-import { type Job, publishJob, UncertainPublish } from '../../services/queue/jobs.ts';
-import { type Lease, Leases } from '../../services/queue/leases.ts';
-import { Reservations } from '../../services/queue/reservations.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import type { Config, Operation } from '../../services/contract/schemas.ts';
+import { type Lease, Leases } from '../../services/coordination/leases.ts';
+import { Reservations } from '../../services/coordination/reservations.ts';
+import { type Job, publishJob, UncertainPublish } from '../../services/jobs/jobs.ts';
+import { Bucket } from '../../services/nats/bucket.ts';
+import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import {
   checkpointsBucket,
   claimKey,
@@ -26,8 +22,12 @@ import {
   operationsBucket,
   setUp,
   verifySetUp,
-} from '../../services/queue/topology.ts';
-import { BackupCheckpoint, type BackupStart, type SentPart } from '../../services/worker/checkpoint.ts';
+} from '../../services/nats/topology.ts';
+import { Attempt } from '../../services/operations/attempt.ts';
+import { amend, begin, fail, handBack, newOperation, succeed } from '../../services/operations/operation.ts';
+import { OperationStore, type Stored } from '../../services/operations/operationStore.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
+import { BackupCheckpoint, type BackupStart, type SentPart } from '../../services/worker/backup/checkpoint.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabNats } from '../lab/nats.ts';
 import { until } from './stack.ts';

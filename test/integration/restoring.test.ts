@@ -6,7 +6,7 @@ import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { json, text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import type { Manifest, Operation } from '../../services/contract.ts';
+import type { Manifest, Operation } from '../../services/contract/schemas.ts';
 import type { Abilities } from '../../services/lxd/forward.ts';
 import type { LxdInstance } from '../../services/lxd/instances.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { zstdDecompress } from 'node:zlib';
-import { parseManifest } from '../../services/archive/manifest.ts';
+import { parseManifest } from '../../services/backups/manifest.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 

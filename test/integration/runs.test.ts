@@ -6,11 +6,17 @@ import { readFile } from 'node:fs/promises';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { connect } from '@nats-io/transport-node';
 import { WebSocket } from 'ws';
-import { check, type Operation, type RunChild, type ShownRun, type ShownRunChild } from '../../services/contract.ts';
-import { createLogger } from '../../services/logger.ts';
-import { connectNats } from '../../services/queue/connection.ts';
-import { type Job, publishOnly, queuedJobs } from '../../services/queue/jobs.ts';
-import { RunStore } from '../../services/runs/store.ts';
+import {
+  check,
+  type Operation,
+  type RunChild,
+  type ShownRun,
+  type ShownRunChild,
+} from '../../services/contract/schemas.ts';
+import { type Job, publishOnly, queuedJobs } from '../../services/jobs/jobs.ts';
+import { connectNats } from '../../services/nats/connection.ts';
+import { RunStore } from '../../services/runs/runStore.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';

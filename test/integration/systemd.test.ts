@@ -4,7 +4,7 @@ import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { loadConfig } from '../../services/config.ts';
+import { loadConfig } from '../../services/contract/config.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { onPath } from '../lab/parts.ts';
 import { attempt } from '../lab/run.ts';

@@ -5,7 +5,7 @@ import https from 'node:https';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import zlib from 'node:zlib';
-import type { Operation } from '../../services/contract.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
 import { openFolder } from '../lab/folder.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';

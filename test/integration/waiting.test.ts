@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import type { Config } from '../../services/contract.ts';
-import { createLogger } from '../../services/logger.ts';
-import { Bucket } from '../../services/queue/bucket.ts';
-import { connectNats, type Nats } from '../../services/queue/connection.ts';
-import { type Lease, Leases } from '../../services/queue/leases.ts';
+import type { Config } from '../../services/contract/schemas.ts';
+import { type Lease, Leases } from '../../services/coordination/leases.ts';
+import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
+import { Bucket } from '../../services/nats/bucket.ts';
+import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import {
   consumerName,
   instanceLeaseKey,
@@ -17,8 +17,8 @@ import {
   setUp,
   transferPermits,
   waitedFor,
-} from '../../services/queue/topology.ts';
-import { WaitingRoom, type WaitingRoomOptions } from '../../services/queue/waitingRoom.ts';
+} from '../../services/nats/topology.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { Client } from 'minio';
 import { stringify } from 'yaml';
-import type { Address, Profile } from '../../services/contract.ts';
+import type { Address, Profile } from '../../services/contract/schemas.ts';
 import { openExport } from '../../services/lxd/backups.ts';
 import type { LxdClient } from '../../services/lxd/client.ts';
 import type { LabS3 } from './s3.ts';

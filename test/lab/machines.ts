@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { open, readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { isZero } from '../../services/archive/blockFormat.ts';
+import { isZero } from '../../services/archive/compression/blockFormat.ts';
 import { randomBytes } from './data.ts';
 
 const mib = 1024 * 1024;

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { chmod, glob, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
-import { openIsal } from '../../services/archive/isal.ts';
+import { openIsal } from '../../services/archive/compression/isal.ts';
 import { withLock } from './lock.ts';
 import { attempt, errorText, type Log, run } from './run.ts';
 

@@ -3,7 +3,7 @@ import { EventEmitter, on } from 'node:events';
 import http, { type IncomingHttpHeaders, type RequestListener, type ServerResponse } from 'node:http';
 import https from 'node:https';
 import { text } from 'node:stream/consumers';
-import type { Notice } from '../../services/contract.ts';
+import type { Notice } from '../../services/contract/schemas.ts';
 import type { Certificate } from './certificates.ts';
 import { freePort } from './processes.ts';
 

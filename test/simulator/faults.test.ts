@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { TarScanner } from '../../services/archive/tar.ts';
-import { isCode } from '../../services/errors.ts';
+import { TarScanner } from '../../services/archive/tar/tar.ts';
+import { isCode } from '../../services/contract/errors.ts';
 import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { describeServer, instanceExists, runningImport, setState } from '../../services/lxd/instances.ts';

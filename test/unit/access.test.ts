@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { parse } from 'node:querystring';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Role } from '../../services/contract.ts';
-import { isCode } from '../../services/errors.ts';
-import { authorize } from '../../services/gateway/access.ts';
-import type { Client } from '../../services/gateway/trust.ts';
-import type { OperationStore } from '../../services/operations/store.ts';
+import { isCode } from '../../services/contract/errors.ts';
+import type { Role } from '../../services/contract/schemas.ts';
+import { authorize } from '../../services/gateway/access/access.ts';
+import type { Client } from '../../services/gateway/access/trust.ts';
+import type { OperationStore } from '../../services/operations/operationStore.ts';
 
 const client = (role: Role, projects?: string[]): Client => ({
   fingerprint: 'f',

@@ -8,19 +8,24 @@ import { PassThrough, Readable, Writable } from 'node:stream';
 import { describe, it } from 'node:test';
 import zlib from 'node:zlib';
 import fc from 'fast-check';
-import { blockOverheadBytes } from '../../services/archive/blockFormat.ts';
 import { type Block, readBlocks } from '../../services/archive/blocks.ts';
 import { BufferPool } from '../../services/archive/bufferPool.ts';
-import { blockPool, compressBlocks, type Piece } from '../../services/archive/compression.ts';
-import { readTar } from '../../services/archive/decompress.ts';
-import { mapInOrder } from '../../services/archive/flow.ts';
-import { largestIndexBytes, mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/lxdIndex.ts';
+import { blockOverheadBytes } from '../../services/archive/compression/blockFormat.ts';
+import { blockPool, compressBlocks, type Piece } from '../../services/archive/compression/compression.ts';
+import { Threads } from '../../services/archive/compression/threads.ts';
 import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/parts.ts';
 import { writeTar } from '../../services/archive/reader.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { largestPaxBytes, TarScanner } from '../../services/archive/tar.ts';
-import { Threads } from '../../services/archive/threads.ts';
-import type { Compression, ManifestArchive, Part } from '../../services/contract.ts';
+import { readTar } from '../../services/archive/tar/decompress.ts';
+import {
+  largestIndexBytes,
+  mostEntriesBefore,
+  mostIndexMarks,
+  readIndex,
+} from '../../services/archive/tar/lxdIndex.ts';
+import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
+import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
+import type { Compression, ManifestArchive, Part } from '../../services/contract/schemas.ts';
 
 const mib = 1024 * 1024;
 const never = new AbortController().signal;

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { inPieces, paced } from '../../services/archive/pace.ts';
-import { Bandwidth, type Clock, parseBandwidth, rateAt } from '../../services/bandwidth.ts';
-import { loadConfig } from '../../services/config.ts';
+import { Bandwidth, type Clock, parseBandwidth, rateAt } from '../../services/concurrency/rateLimit.ts';
+import { loadConfig } from '../../services/contract/config.ts';
 
 const off = Number.POSITIVE_INFINITY;
 const mib = 2 ** 20;

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { distance, nearest } from '../../services/cli/client/nearest.ts';
 import { parseSelector } from '../../services/cli/commands/backup.ts';
-import { parseTime } from '../../services/cli/dates.ts';
 import { exitOf } from '../../services/cli/exit.ts';
-import { distance, nearest } from '../../services/cli/nearest.ts';
-import { size } from '../../services/cli/output.ts';
-import { clock } from '../../services/cli/progress.ts';
-import { LxstowError } from '../../services/errors.ts';
+import { parseTime } from '../../services/cli/terminal/dates.ts';
+import { size } from '../../services/cli/terminal/output.ts';
+import { clock } from '../../services/cli/terminal/progress.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
 
 describe('the words of the command line', () => {
   it('finds the near name, and none where none is', () => {

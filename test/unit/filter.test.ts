@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { RE2JS } from 're2js';
-import { isCode } from '../../services/errors.ts';
-import { filtered, largestProgram, mostSteps, parseFilter, stepsAtOnce } from '../../services/gateway/filter.ts';
-import { programSizeOf } from '../../services/gateway/patternSize.ts';
+import { isCode } from '../../services/contract/errors.ts';
+import { filtered, largestProgram, mostSteps, parseFilter, stepsAtOnce } from '../../services/gateway/http/filter.ts';
+import { programSizeOf } from '../../services/gateway/http/patternSize.ts';
 
 const c1 = {
   name: 'c1',

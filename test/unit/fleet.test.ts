@@ -2,19 +2,26 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { formatManifest } from '../../services/archive/manifest.ts';
-import { type Address, backupName, type InstanceRecord } from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
+import { manifestKey } from '../../services/backups/keys.ts';
+import { formatManifest } from '../../services/backups/manifest.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import { type Address, backupName, type InstanceRecord } from '../../services/contract/schemas.ts';
+import type { FleetStore } from '../../services/fleet/fleetStore.ts';
+import {
+  mayBeDeleted,
+  withGood,
+  withLast,
+  withRemoved,
+  withSeen,
+  withYoungest,
+} from '../../services/fleet/instanceRecord.ts';
 import { statusOf } from '../../services/fleet/judge.ts';
 import { Keeper } from '../../services/fleet/keeper.ts';
-import { mayBeDeleted, withGood, withLast, withRemoved, withSeen, withYoungest } from '../../services/fleet/record.ts';
 import { compareInstances, sightings } from '../../services/fleet/rounds.ts';
-import type { FleetStore } from '../../services/fleet/store.ts';
 import { youngestBackups } from '../../services/fleet/youngest.ts';
-import { createLogger } from '../../services/logger.ts';
-import { instanceKey } from '../../services/queue/topology.ts';
-import { manifestKey } from '../../services/storage/keys.ts';
+import { instanceKey } from '../../services/nats/topology.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 
 const at = (minute: number) => new Date(Date.UTC(2026, 10, 1, 0, minute)).toISOString();
 const c1: Address = { remote: 'local', project: 'default', instance: 'c1' };

@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { blameOf } from '../../services/blame.ts';
-import { faultsOf, type Operation, type Outage } from '../../services/contract.ts';
-import { type ErrorCode, errorCodes } from '../../services/errors.ts';
+import { type ErrorCode, errorCodes } from '../../services/contract/errors.ts';
+import { faultsOf, type Operation, type Outage } from '../../services/contract/schemas.ts';
+import type { Delivery } from '../../services/jobs/deliveries.ts';
 import { begin, newOperation } from '../../services/operations/operation.ts';
-import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outage.ts';
-import type { Delivery } from '../../services/queue/deliveries.ts';
+import { blameOf } from '../../services/outages/blame.ts';
+import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outages/outage.ts';
 import { type Circumstances, endingOf } from '../../services/worker/ending.ts';
 import { type PauseTools, pause } from '../../services/worker/pause.ts';
 

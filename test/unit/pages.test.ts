@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { it } from 'node:test';
-import { errorCodes, LxstowError } from '../../services/errors.ts';
+import { errorCodes, LxstowError } from '../../services/contract/errors.ts';
 
 it('docs/troubleshooting.md has each code once, with its HTTP status and whether it is tried again', async () => {
   const page = await readFile(new URL('../../docs/troubleshooting.md', import.meta.url), 'utf8');

@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { exitOf } from '../../services/cli/exit.ts';
-import { loadConfig } from '../../services/config.ts';
-import { serverCertificate } from '../../services/gateway/tls.ts';
-import { createLogger } from '../../services/logger.ts';
+import { loadConfig } from '../../services/contract/config.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
+import { serverCertificate } from '../../services/trust/serverCertificate.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { Line } from '../../services/line.ts';
-import { Places } from '../../services/places.ts';
+import { Places } from '../../services/concurrency/semaphore.ts';
+import { Line } from '../../services/concurrency/waiterQueue.ts';
 
 const never = new AbortController().signal;
 

@@ -4,9 +4,9 @@ import { readFileSync } from 'node:fs';
 import { glob } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, it } from 'node:test';
-import { faultsOf, type SchemaName } from '../../services/contract.ts';
-import { deepestJson, excessOfJson, mostJsonNodes, parseJson } from '../../services/json.ts';
-import { parseJob } from '../../services/queue/jobs.ts';
+import { deepestJson, excessOfJson, mostJsonNodes, parseJson } from '../../services/contract/json.ts';
+import { faultsOf, type SchemaName } from '../../services/contract/schemas.ts';
+import { parseJob } from '../../services/jobs/jobs.ts';
 
 const root = join(import.meta.dirname, '../..');
 
@@ -19,47 +19,47 @@ const bounds: Record<string, string> = {
   // From anybody, or from a client.
   'services/gateway/app.ts':
     'express.json: gateway.bodyLimitBytes, 64 KiB of strangers, excessOfJson. RegExp: of our own OpenAPI document',
-  'services/json.ts': 'excessOfJson before JSON.parse; NATS bounds the bytes',
-  'services/gateway/filter.ts': 'largestProgram, stepsAtOnce, mostSteps: test/unit/filter.test.ts',
-  'services/gateway/upgrade.ts': 'maxPayload of 4 KiB',
+  'services/contract/json.ts': 'excessOfJson before JSON.parse; NATS bounds the bytes',
+  'services/gateway/http/filter.ts': 'largestProgram, stepsAtOnce, mostSteps: test/unit/filter.test.ts',
+  'services/gateway/events/upgrade.ts': 'maxPayload of 4 KiB',
   'services/gateway/routes/certificates.ts': 'a certificate that TLS has taken',
   'services/trust/certificates.ts': '32 KiB, by http-certificates-post.json',
   'services/trust/tokens.ts': '32 KiB, by http-certificates-post.json; strangers 64 KiB of body',
-  'services/archive/lxdIndex.ts':
+  'services/archive/tar/lxdIndex.ts':
     'largestIndexBytes, mostIndexMarks, a thread with a deadline: test/unit/archive.test.ts',
-  'services/archive/decompress.ts': 'streams; the ratio is bounded: test/unit/archive.test.ts',
+  'services/archive/tar/decompress.ts': 'streams; the ratio is bounded: test/unit/archive.test.ts',
   // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.
-  'services/queue/questions.ts': 'a message of a gateway',
-  'services/queue/inventory.ts': 'messages of workers and gateways; maxOutputLength',
-  'services/queue/leases.ts': 'an entry that workers wrote',
-  'services/operations/store.ts': 'entries that workers and gateways wrote',
-  'services/fleet/store.ts': 'entries that workers and gateways wrote',
-  'services/trust/store.ts': 'entries that gateways wrote',
+  'services/hosts/look.ts': 'a message of a gateway',
+  'services/hosts/hostInventory.ts': 'messages of workers and gateways; maxOutputLength',
+  'services/coordination/leases.ts': 'an entry that workers wrote',
+  'services/operations/operationStore.ts': 'entries that workers and gateways wrote',
+  'services/fleet/fleetStore.ts': 'entries that workers and gateways wrote',
+  'services/trust/trustStore.ts': 'entries that gateways wrote',
   'services/trust/pair.ts': "the operator's own files",
-  'services/runs/store.ts': 'entries that gateways wrote',
-  'services/runs/create.ts': 'what was checked already, as JSON has it',
-  'services/outage.ts': 'an entry that a worker wrote',
-  'services/worker/checkpoint.ts': 'entries that workers wrote',
-  'services/worker/leftovers.ts': 'entries that workers wrote',
-  'services/worker/owners.ts': 'entries that workers and gateways wrote',
+  'services/runs/runStore.ts': 'entries that gateways wrote',
+  'services/runs/createRun.ts': 'what was checked already, as JSON has it',
+  'services/outages/outage.ts': 'an entry that a worker wrote',
+  'services/worker/backup/checkpoint.ts': 'entries that workers wrote',
+  'services/janitor/leftovers.ts': 'entries that workers wrote',
+  'services/janitor/owners.ts': 'entries that workers and gateways wrote',
   // From the store, by who has its keys.
-  'services/archive/manifest.ts': 'read up to a limit by storage/s3.ts',
-  'services/archive/blockFormat.ts': 'maxOutputLength is the block',
-  'services/gateway/backupIndex.ts': 'written by gateways; maxOutputLength',
+  'services/backups/manifest.ts': 'read up to a limit by storage/s3.ts',
+  'services/archive/compression/blockFormat.ts': 'maxOutputLength is the block',
+  'services/backups/backupIndex.ts': 'written by gateways; maxOutputLength',
   'services/storage/s3Messages.ts': "the store's answers, read up to a limit by storage/s3.ts",
   'services/storage/s3.ts': "the store's answers, read up to a limit",
   // From LXD, and from the operator's own machine.
   'services/lxd/client.ts': "LXD's answers, up to 64 MiB",
   'services/lxd/inventory.ts': 'RegExp: of a constant',
   'services/lxd/ownNames.ts': 'RegExp: of a constant',
-  'services/config.ts': "the operator's own file",
-  'services/cli/remotes.ts': "the user's own file",
-  'services/cli/gateway.ts': "the gateway's answers, up to 64 MiB",
+  'services/contract/config.ts': "the operator's own file",
+  'services/cli/client/remotes.ts': "the user's own file",
+  'services/cli/client/gatewayClient.ts': "the gateway's answers, up to 64 MiB",
   'services/cli/commands/remote.ts': "the user's own token",
   'services/cli/natsAt.ts': 'one line of a NATS on this machine',
   'services/doctor/certificates.ts': "the operator's own files",
   'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
-  'services/gateway/trustDirectory.ts': "the operator's own files",
+  'services/trust/trustDirectory.ts': "the operator's own files",
 };
 
 describe('prices', () => {

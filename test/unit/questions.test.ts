@@ -5,10 +5,10 @@ import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import type { Msg } from '@nats-io/transport-node';
-import { createLogger } from '../../services/logger.ts';
-import type { Nats } from '../../services/queue/connection.ts';
-import { answerInventory, type InventoryQuestion } from '../../services/queue/inventory.ts';
-import { answerLook } from '../../services/queue/questions.ts';
+import { answerInventory, type InventoryQuestion } from '../../services/hosts/hostInventory.ts';
+import { answerLook } from '../../services/hosts/look.ts';
+import type { Nats } from '../../services/nats/connection.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 
 type Callback = (error: null, message: Msg) => void;
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { RefusalLimit } from '../../services/gateway/refusals.ts';
+import { RefusalLimit } from '../../services/gateway/access/refusalLimit.ts';
 
 describe('refusals', () => {
   it('are counted by address, and forgotten in time', () => {

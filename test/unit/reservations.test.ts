@@ -1,8 +1,8 @@
 /** The name of a backup is its operation's for as long as that lasts. */
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
-import type { Bucket } from '../../services/queue/bucket.ts';
-import { Reservations } from '../../services/queue/reservations.ts';
+import { Reservations } from '../../services/coordination/reservations.ts';
+import type { Bucket } from '../../services/nats/bucket.ts';
 
 const dayMs = 24 * 3_600_000;
 const address = { remote: 'local', project: 'default', instance: 'c1' };

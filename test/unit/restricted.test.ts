@@ -7,14 +7,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { ConfigFiles } from '../../services/archive/configFiles.ts';
-import { parseConfigFile, parseIndex } from '../../services/archive/lxdIndex.ts';
-import { TarScanner } from '../../services/archive/tar.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { judgeOf } from '../../services/gateway/restricted.ts';
+import { ConfigFiles } from '../../services/archive/tar/configFiles.ts';
+import { parseConfigFile, parseIndex } from '../../services/archive/tar/lxdIndex.ts';
+import { TarScanner } from '../../services/archive/tar/tar.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import { judgeOf } from '../../services/gateway/access/restricted.ts';
+import { parseJob } from '../../services/jobs/jobs.ts';
 import { forbiddenFor, forbiddenIn } from '../../services/lxd/restrictions.ts';
-import { parseJob } from '../../services/queue/jobs.ts';
-import { jobSubject, parseJobSubject } from '../../services/queue/topology.ts';
+import { jobSubject, parseJobSubject } from '../../services/nats/topology.ts';
 import { entriesOf, tarOf } from '../lab/tar.ts';
 
 const harmless = {

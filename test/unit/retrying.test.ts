@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { describe, it } from 'node:test';
-import { type ErrorCode, LxstowError } from '../../services/errors.ts';
+import { type ErrorCode, LxstowError } from '../../services/contract/errors.ts';
 import type { ObjectStore, OpenUpload, StoredObject, UploadedPart } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
 

@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Address, Operation, Run, RunChild } from '../../services/contract.ts';
-import { faultsOf } from '../../services/contract.ts';
+import type { Address, Operation, Run, RunChild } from '../../services/contract/schemas.ts';
+import { faultsOf } from '../../services/contract/schemas.ts';
 import { runNoticeOf } from '../../services/notices/runNotice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
-import { Fleet, type OpenRun, spareChildren } from '../../services/runs/fleet.ts';
 import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
+import { Fleet, type OpenRun, spareChildren } from '../../services/runs/openRuns.ts';
 import { childId, chunkSize, chunksOf, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
 import { fitsPattern, select } from '../../services/runs/selector.ts';

@@ -1,7 +1,7 @@
 /** Which server is meant where the configuration does not say. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { isCode } from '../../services/errors.ts';
+import { isCode } from '../../services/contract/errors.ts';
 import { defaultSocket } from '../../services/lxd/sockets.ts';
 
 const snap = '/var/snap/lxd/common/lxd/unix.socket';

@@ -1,9 +1,9 @@
 /** Leases that a NATS that was killed has forgotten to end. */
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
-import type { Bucket, Entry } from '../../services/queue/bucket.ts';
-import { Leases } from '../../services/queue/leases.ts';
-import { Stale } from '../../services/queue/stale.ts';
+import { Leases } from '../../services/coordination/leases.ts';
+import type { Bucket, Entry } from '../../services/nats/bucket.ts';
+import { Stale } from '../../services/nats/stale.ts';
 
 const holder = { worker: 'w', operation: 'o' };
 

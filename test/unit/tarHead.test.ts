@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { fileEntry } from '../../services/archive/tar.ts';
-import { TarHead } from '../../services/archive/tarHead.ts';
+import { fileEntry } from '../../services/archive/tar/tar.ts';
+import { TarHead } from '../../services/archive/tar/tarHead.ts';
 
 /** As Go writes them: a mapping in a mapping two spaces deeper, a list as deep as its key. */
 const config = `container:

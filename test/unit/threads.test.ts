@@ -4,13 +4,13 @@ import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import zlib from 'node:zlib';
 import fc from 'fast-check';
-import { blockOverheadBytes } from '../../services/archive/blockFormat.ts';
 import { readBlocks } from '../../services/archive/blocks.ts';
-import { blockPool, compressBlocks, decompressBlocks } from '../../services/archive/compression.ts';
-import { openIsal } from '../../services/archive/isal.ts';
+import { blockOverheadBytes } from '../../services/archive/compression/blockFormat.ts';
+import { blockPool, compressBlocks, decompressBlocks } from '../../services/archive/compression/compression.ts';
+import { openIsal } from '../../services/archive/compression/isal.ts';
+import { TaskError, Threads } from '../../services/archive/compression/threads.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { TaskError, Threads } from '../../services/archive/threads.ts';
-import { isCode } from '../../services/errors.ts';
+import { isCode } from '../../services/contract/errors.ts';
 import { findIsal } from '../lab/parts.ts';
 
 const mib = 1024 * 1024;
@@ -42,7 +42,7 @@ const block = fc
 /** Threads that do their work, and end where `deadly` bytes are to be packed, or unpacked into as many. */
 const deadly = 13;
 function mortal(most: number): Threads {
-  const real = new URL('../../services/archive/thread.ts', import.meta.url).href;
+  const real = new URL('../../services/archive/compression/thread.ts', import.meta.url).href;
   const code = `
     import { parentPort } from 'node:worker_threads';
     parentPort.on('message', ({ length, into }) => { if ([length, into?.length].includes(${deadly})) process.exit(3); });

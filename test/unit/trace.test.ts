@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { formatTraceparent, parseTraceparent, traceOf } from '../../services/trace.ts';
+import { formatTraceparent, parseTraceparent, traceOf } from '../../services/telemetry/trace.ts';
 
 const id = '4bf92f3577b34da6a3ce929d0e0e4736';
 const parent = '00f067aa0ba902b7';

@@ -4,9 +4,9 @@ import { once } from 'node:events';
 import http from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { describe, it } from 'node:test';
-import { IdleWatch } from '../../services/archive/idleWatch.ts';
-import { LxstowError } from '../../services/errors.ts';
-import { connectionLimits } from '../../services/gateway/connections.ts';
+import { IdleWatch } from '../../services/concurrency/idleWatch.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import { connectionLimits } from '../../services/gateway/access/connections.ts';
 import { Transfers, type TransferTools } from '../../services/gateway/transfers.ts';
 
 describe('places for transfers', () => {

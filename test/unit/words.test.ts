@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { parseManifest } from '../../services/archive/manifest.ts';
-import { loadConfig, withoutSecrets } from '../../services/config.ts';
+import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../../services/backups/keys.ts';
+import { parseManifest } from '../../services/backups/manifest.ts';
+import { loadConfig, withoutSecrets } from '../../services/contract/config.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
 import {
   backupName,
   checkBackupName,
@@ -13,8 +15,9 @@ import {
   formatTagging,
   type Manifest,
   parseTagging,
-} from '../../services/contract.ts';
-import { LxstowError } from '../../services/errors.ts';
+} from '../../services/contract/schemas.ts';
+import { operationIdOf, parseJob } from '../../services/jobs/jobs.ts';
+import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/topology.ts';
 import {
   begin,
   cancel,
@@ -26,9 +29,6 @@ import {
   type Status,
   succeed,
 } from '../../services/operations/operation.ts';
-import { operationIdOf, parseJob } from '../../services/queue/jobs.ts';
-import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/queue/topology.ts';
-import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../../services/storage/keys.ts';
 
 const now = new Date('2026-02-26T07:52:18.123Z');
 const instance = fc.stringMatching(/^[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$/);

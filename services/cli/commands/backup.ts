@@ -1,14 +1,22 @@
 /** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
-import { isCode } from '../../errors.ts';
+import { isCode } from '../../contract/errors.ts';
 import { type Match, parseMatch } from '../../runs/selector.ts';
+import {
+  exitOfAll,
+  type Followed,
+  follow,
+  forAll,
+  heedInterrupts,
+  sayFailures,
+  sayWarnings,
+} from '../client/follow.ts';
+import { Gateways, type InstancePlace, listInstances, type Place, suggesting } from '../client/names.ts';
+import { type Outcome, outcomeOf } from '../client/outcome.ts';
+import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayFailures, sayWarnings } from '../follow.ts';
-import { Gateways, type InstancePlace, listInstances, type Place, suggesting } from '../names.ts';
-import { type Outcome, outcomeOf } from '../outcome.ts';
-import { type Format, print, size } from '../output.ts';
-import { patiently } from '../patience.ts';
-import { openProgress } from '../progress.ts';
-import { tagsIn } from '../tags.ts';
+import { tagsIn } from '../tagOptions.ts';
+import { type Format, print, size } from '../terminal/output.ts';
+import { openProgress } from '../terminal/progress.ts';
 
 export interface BackupOptions extends Place {
   all?: boolean;

@@ -1,8 +1,8 @@
 /** `lxstow list`, `info` and `delete`: the backups that are stored. */
-import { parseTime } from '../dates.ts';
+import { backupName, Gateways, listBackups, type Place, type ShownBackup, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { backupName, Gateways, listBackups, type Place, type ShownBackup, suggesting } from '../names.ts';
-import { type Format, people, print, size, time } from '../output.ts';
+import { parseTime } from '../terminal/dates.ts';
+import { type Format, people, print, size, time } from '../terminal/output.ts';
 
 interface Options extends Place {
   format: Format;

@@ -1,7 +1,7 @@
 /** `lxstow completion`: scripts for shells, which ask `lxstow __complete` for the words. */
 import type { Command } from 'commander';
-import { Gateways, listBackups, listInstances } from '../names.ts';
-import { listRemotes } from '../remotes.ts';
+import { Gateways, listBackups, listInstances } from '../client/names.ts';
+import { listRemotes } from '../client/remotes.ts';
 
 export const shells = ['bash', 'zsh', 'fish'] as const;
 

@@ -1,10 +1,6 @@
 /** `lxstow dead-letters`: looks at the messages that no worker could do anything with, sends them again, or throws them away. */
-import type { Config } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import type { Log } from '../../logger.ts';
-import { newOperation } from '../../operations/operation.ts';
-import { OperationStore } from '../../operations/store.ts';
-import { connectNats, type Nats } from '../../queue/connection.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
 import {
   type DeadLetter,
   discardAllDeadLetters,
@@ -12,10 +8,14 @@ import {
   getDeadLetter,
   listDeadLetters,
   retryDeadLetter,
-} from '../../queue/deadLetters.ts';
-import { parseJob } from '../../queue/jobs.ts';
-import { type Format, print as printResult, time as shortTime } from '../output.ts';
-import { printable } from '../table.ts';
+} from '../../jobs/deadLetters.ts';
+import { parseJob } from '../../jobs/jobs.ts';
+import { connectNats, type Nats } from '../../nats/connection.ts';
+import { newOperation } from '../../operations/operation.ts';
+import { OperationStore } from '../../operations/operationStore.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { type Format, print as printResult, time as shortTime } from '../terminal/output.ts';
+import { printable } from '../terminal/table.ts';
 
 interface Common {
   config: Config;

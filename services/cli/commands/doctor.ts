@@ -1,6 +1,7 @@
 /** `lxstow doctor`: looks at all that this host's configuration uses, and says what to do. */
-import { type ConfigSource, configFile, type Examined, examineConfig } from '../../config.ts';
-import type { Config } from '../../contract.ts';
+import { type ConfigSource, configFile, type Examined, examineConfig } from '../../contract/config.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
 import { examineConfiguration, examineFile, examineGzip, examineNode } from '../../doctor/configuration.ts';
 import {
   type Area,
@@ -17,10 +18,9 @@ import { examineGateway } from '../../doctor/gateway.ts';
 import { examineLxd } from '../../doctor/lxd.ts';
 import { examineNats } from '../../doctor/nats.ts';
 import { examineS3 } from '../../doctor/s3.ts';
-import { LxstowError } from '../../errors.ts';
-import { createLogger } from '../../logger.ts';
-import { type Format, print } from '../output.ts';
+import { createLogger } from '../../telemetry/logger.ts';
 import { besideStandalone } from '../ownNats.ts';
+import { type Format, print } from '../terminal/output.ts';
 
 export interface DoctorCommand {
   source: ConfigSource;

@@ -2,11 +2,11 @@
 import { type FileHandle, open, rename, stat } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
+import { connectionError, type Gateway, Unreachable } from '../client/gatewayClient.ts';
+import { backupName, Gateways, type InstancePlace, type Place, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { connectionError, type Gateway, Unreachable } from '../gateway.ts';
-import { backupName, Gateways, type InstancePlace, type Place, suggesting } from '../names.ts';
-import { size } from '../output.ts';
-import { openProgress, type Progress } from '../progress.ts';
+import { size } from '../terminal/output.ts';
+import { openProgress, type Progress } from '../terminal/progress.ts';
 
 export interface ExportOptions extends Place {
   force?: boolean;

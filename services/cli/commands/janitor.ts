@@ -1,18 +1,18 @@
 /** `lxstow janitor`: looks for leftovers of one remote and removes them, now. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import type { Config } from '../../contract.ts';
-import type { Log } from '../../logger.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { Leases } from '../../coordination/leases.ts';
+import { type Finding, Janitor } from '../../janitor/janitor.ts';
 import { LxdClient } from '../../lxd/client.ts';
-import { Bucket } from '../../queue/bucket.ts';
-import { connectNats } from '../../queue/connection.ts';
-import { Leases } from '../../queue/leases.ts';
-import { checkpointsBucket, leasesBucket, verifySetUp } from '../../queue/topology.ts';
+import { Bucket } from '../../nats/bucket.ts';
+import { connectNats } from '../../nats/connection.ts';
+import { checkpointsBucket, leasesBucket, verifySetUp } from '../../nats/topology.ts';
 import { retrying } from '../../storage/retrying.ts';
 import { createS3Store } from '../../storage/s3.ts';
-import { type Finding, Janitor } from '../../worker/janitor.ts';
-import { type Format, print } from '../output.ts';
-import { duration } from '../table.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { type Format, print } from '../terminal/output.ts';
+import { duration } from '../terminal/table.ts';
 
 export interface JanitorCommand {
   config: Config;

@@ -1,11 +1,11 @@
 /** `lxstow operations` and `cancel`. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { type Gateway, type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
+import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Gateway, type ShownOperation, Unreachable } from '../gateway.ts';
-import { Gateways } from '../names.ts';
-import { type Format, people, print, size, time } from '../output.ts';
-import { clock } from '../progress.ts';
-import { printable } from '../table.ts';
+import { type Format, people, print, size, time } from '../terminal/output.ts';
+import { clock } from '../terminal/progress.ts';
+import { printable } from '../terminal/table.ts';
 
 export interface OperationsOptions {
   project?: string;

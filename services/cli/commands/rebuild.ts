@@ -1,20 +1,20 @@
 /** `lxstow rebuild`: makes the records of all instances again, from the bucket in S3 and the hosts. */
-import type { Config } from '../../contract.ts';
-import { asLxstowError } from '../../errors.ts';
-import { atWork } from '../../fleet/inventory.ts';
+import { asLxstowError } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { Leases } from '../../coordination/leases.ts';
+import { FleetStore } from '../../fleet/fleetStore.ts';
 import { compareBackups, compareInstances } from '../../fleet/rounds.ts';
-import { FleetStore } from '../../fleet/store.ts';
-import type { Log } from '../../logger.ts';
+import { atWork } from '../../fleet/takeInventory.ts';
+import { askInventory } from '../../hosts/hostInventory.ts';
 import type { LxdInstance } from '../../lxd/inventory.ts';
-import { Bucket } from '../../queue/bucket.ts';
-import { connectNats } from '../../queue/connection.ts';
-import { askInventory } from '../../queue/inventory.ts';
-import { Leases } from '../../queue/leases.ts';
-import { leasesBucket, verifySetUp } from '../../queue/topology.ts';
+import { Bucket } from '../../nats/bucket.ts';
+import { connectNats } from '../../nats/connection.ts';
+import { leasesBucket, verifySetUp } from '../../nats/topology.ts';
 import { retrying } from '../../storage/retrying.ts';
 import { createS3Store } from '../../storage/s3.ts';
+import type { Log } from '../../telemetry/logger.ts';
 import { type Exit, exits } from '../exit.ts';
-import { type Format, print } from '../output.ts';
+import { type Format, print } from '../terminal/output.ts';
 
 export interface RebuildOptions {
   config: Config;

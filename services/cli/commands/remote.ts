@@ -1,12 +1,19 @@
 /** `lxstow remote`: gateways that this client knows, and how it comes to trust them and they it. */
-
 import { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
+import { connectionError, type Gateway, openGateway, Unreachable } from '../client/gatewayClient.ts';
+import {
+  addRemote,
+  checkNewName,
+  identity,
+  listRemotes,
+  type Remote,
+  removeRemote,
+  switchRemote,
+} from '../client/remotes.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { connectionError, type Gateway, openGateway, Unreachable } from '../gateway.ts';
-import { type Format, print } from '../output.ts';
-import { addRemote, checkNewName, identity, listRemotes, type Remote, removeRemote, switchRemote } from '../remotes.ts';
+import { type Format, print } from '../terminal/output.ts';
 
 export interface AddOptions {
   acceptCertificate?: boolean;

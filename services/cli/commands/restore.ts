@@ -1,11 +1,19 @@
 /** `lxstow restore`: a backup, or the latest one of every instance. */
-import { parseTime } from '../dates.ts';
+import {
+  exitOfAll,
+  type Followed,
+  follow,
+  forAll,
+  heedInterrupts,
+  sayFailures,
+  sayWarnings,
+} from '../client/follow.ts';
+import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../client/names.ts';
+import { type Outcome, outcomeOf } from '../client/outcome.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayFailures, sayWarnings } from '../follow.ts';
-import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../names.ts';
-import { type Outcome, outcomeOf } from '../outcome.ts';
-import { type Format, print } from '../output.ts';
-import { openProgress } from '../progress.ts';
+import { parseTime } from '../terminal/dates.ts';
+import { type Format, print } from '../terminal/output.ts';
+import { openProgress } from '../terminal/progress.ts';
 import { sayLeft } from './backup.ts';
 
 export interface RestoreOptions extends Place {

@@ -1,17 +1,17 @@
 /** `lxstow run`: many backups as one thing. */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { RunChildPage, RunPage, RunSelector, ShownRun, ShownRunChild } from '../../contract.ts';
+import type { RunChildPage, RunPage, RunSelector, ShownRun, ShownRunChild } from '../../contract/schemas.ts';
 import { markdownOf } from '../../runs/report.ts';
+import { heedInterrupts } from '../client/follow.ts';
+import { type Gateway, Unreachable } from '../client/gatewayClient.ts';
+import { Gateways } from '../client/names.ts';
+import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { heedInterrupts } from '../follow.ts';
-import { type Gateway, Unreachable } from '../gateway.ts';
-import { Gateways } from '../names.ts';
-import { type Format, print, size, time } from '../output.ts';
-import { patiently } from '../patience.ts';
-import { clock, openProgress, type Progress } from '../progress.ts';
-import { printable } from '../table.ts';
-import { tagsIn } from '../tags.ts';
+import { tagsIn } from '../tagOptions.ts';
+import { type Format, print, size, time } from '../terminal/output.ts';
+import { clock, openProgress, type Progress } from '../terminal/progress.ts';
+import { printable } from '../terminal/table.ts';
 
 export interface RunOptions {
   all?: boolean;

@@ -1,10 +1,10 @@
 /** `lxstow setup`: all that gateways and workers find in place, on NATS and in S3. Safe to repeat. */
-import type { Config } from '../../contract.ts';
-import { isCode } from '../../errors.ts';
-import type { Log } from '../../logger.ts';
-import { connectNats } from '../../queue/connection.ts';
-import { setUp } from '../../queue/topology.ts';
+import { isCode } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { connectNats } from '../../nats/connection.ts';
+import { setUp } from '../../nats/topology.ts';
 import { createS3Store } from '../../storage/s3.ts';
+import type { Log } from '../../telemetry/logger.ts';
 
 const s3PatienceMs = 10_000;
 

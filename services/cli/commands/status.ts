@@ -1,10 +1,10 @@
 /** `lxstow status`: a line for each instance, those that want something done first. */
-import type { InstanceStatus } from '../../contract.ts';
+import type { InstanceStatus } from '../../contract/schemas.ts';
 import { instanceStates, isRed, parseAge } from '../../fleet/judge.ts';
+import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { Gateways } from '../names.ts';
-import { type Format, print, time } from '../output.ts';
-import { printable } from '../table.ts';
+import { type Format, print, time } from '../terminal/output.ts';
+import { printable } from '../terminal/table.ts';
 
 export interface StatusOptions {
   project?: string;

@@ -1,15 +1,15 @@
 /** `lxstow trust`: who is trusted, beside NATS, without a gateway. */
 import { readFileSync } from 'node:fs';
 import { basename, extname } from 'node:path';
-import { type Config, check, type Role } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import type { Log } from '../../logger.ts';
-import { connectNats, type Nats } from '../../queue/connection.ts';
-import { projectsText, unknownProjects } from '../../queue/projects.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { type Config, check, type Role } from '../../contract/schemas.ts';
+import { projectsText, unknownProjects } from '../../hosts/knownProjects.ts';
+import { connectNats, type Nats } from '../../nats/connection.ts';
+import type { Log } from '../../telemetry/logger.ts';
 import { changedGrant, commonName, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
-import { TrustStore } from '../../trust/store.ts';
 import { encodeToken, type GatewayPlace, newToken } from '../../trust/tokens.ts';
-import { type Format, print as printResult, time } from '../output.ts';
+import { TrustStore } from '../../trust/trustStore.ts';
+import { type Format, print as printResult, time } from '../terminal/output.ts';
 
 interface Common {
   config: Config;

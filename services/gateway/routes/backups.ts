@@ -1,12 +1,19 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 import { type Request, type Response, Router } from 'express';
-import { type Address, type BackupJob, type Config, check, checkBackupName, type RestoreJob } from '../../contract.ts';
-import { isCode, LxstowError } from '../../errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import {
+  type Address,
+  type BackupJob,
+  type Config,
+  check,
+  checkBackupName,
+  type RestoreJob,
+} from '../../contract/schemas.ts';
+import { askLook } from '../../hosts/look.ts';
 import { isFinal } from '../../operations/operation.ts';
-import { askLook } from '../../queue/questions.ts';
-import { mayTouch } from '../access.ts';
+import { mayTouch } from '../access/access.ts';
+import { assertMayRestore, isLimited, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../app.ts';
-import { assertInstance, findBackup, look, showListed, showStored, unfinishedBackup, unlessAway } from '../backups.ts';
 import {
   addressing,
   assertNotOwn,
@@ -24,9 +31,17 @@ import {
   requestorOf,
   tagsOf,
   traceOfRequest,
-} from '../requests.ts';
-import { accepted, errorOf, operationPath, sync, toLxd } from '../respond.ts';
-import { assertMayRestore, isLimited, limitsIn } from '../restricted.ts';
+} from '../http/requests.ts';
+import { accepted, errorOf, operationPath, sync, toLxd } from '../http/respond.ts';
+import {
+  assertInstance,
+  findBackup,
+  look,
+  showListed,
+  showStored,
+  unfinishedBackup,
+  unlessAway,
+} from '../views/backupView.ts';
 
 const instanceName = 'names.json#/$defs/instanceName';
 

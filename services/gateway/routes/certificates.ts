@@ -2,9 +2,14 @@
 import { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
-import { type CertificatePutBody, type CertificatesPostBody, check, type TrustedCertificate } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import { projectsText, unknownProjects } from '../../queue/projects.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import {
+  type CertificatePutBody,
+  type CertificatesPostBody,
+  check,
+  type TrustedCertificate,
+} from '../../contract/schemas.ts';
+import { projectsText, unknownProjects } from '../../hosts/knownProjects.ts';
 import {
   changedGrant,
   commonName,
@@ -14,15 +19,15 @@ import {
   parseCertificate,
   trustedCertificate,
 } from '../../trust/certificates.ts';
-import type { StoredCertificate } from '../../trust/store.ts';
 import { decodeToken, newToken } from '../../trust/tokens.ts';
-import { isAdmin } from '../access.ts';
+import type { StoredCertificate } from '../../trust/trustStore.ts';
+import { isAdmin } from '../access/access.ts';
+import { noteForAudit } from '../access/audit.ts';
+import { wrongTokenWeight } from '../access/refusalLimit.ts';
 import type { GatewayParts } from '../app.ts';
-import { noteForAudit } from '../audit.ts';
-import { wrongTokenWeight } from '../refusals.ts';
-import { bodyOf, clientOf, query } from '../requests.ts';
-import { created, started, sync } from '../respond.ts';
-import { tokenOperation } from '../tokenOperation.ts';
+import { bodyOf, clientOf, query } from '../http/requests.ts';
+import { created, started, sync } from '../http/respond.ts';
+import { tokenOperation } from '../views/tokenOperation.ts';
 
 const hourMs = 3_600_000;
 

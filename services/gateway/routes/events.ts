@@ -1,14 +1,13 @@
 /** GET /1.0/events: LXD's event stream, for one project or all. */
-
 import type { TLSSocket } from 'node:tls';
 import { type Request, Router } from 'express';
-import { LxstowError } from '../../errors.ts';
-import { isAdmin, mayTouch } from '../access.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { isAdmin, mayTouch } from '../access/access.ts';
+import type { Client } from '../access/trust.ts';
 import type { GatewayParts } from '../app.ts';
-import { type EventType, eventTypes } from '../events.ts';
-import { clientOf, listedProject, query } from '../requests.ts';
-import type { Client } from '../trust.ts';
-import { websocketOf } from '../upgrade.ts';
+import { type EventType, eventTypes } from '../events/lxdEvents.ts';
+import { websocketOf } from '../events/upgrade.ts';
+import { clientOf, listedProject, query } from '../http/requests.ts';
 
 export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {
   const router = Router();

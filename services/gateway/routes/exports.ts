@@ -1,16 +1,16 @@
 /** Archives, streamed to the client: every part is proved good before a byte of it leaves, and what cannot be proved cuts the answer. */
 import { type Request, type Response, Router } from 'express';
-import { IdleWatch } from '../../archive/idleWatch.ts';
 import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/reader.ts';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
-import { type BackupAddress, contentTypes, type Manifest } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import { checkArchive, readArchive } from '../../storage/archives.ts';
-import { archiveKey } from '../../storage/keys.ts';
+import { checkArchive, readArchive } from '../../backups/archives.ts';
+import { archiveKey } from '../../backups/keys.ts';
+import { IdleWatch } from '../../concurrency/idleWatch.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { type BackupAddress, contentTypes, type Manifest } from '../../contract/schemas.ts';
+import { noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../app.ts';
-import { noteForAudit } from '../audit.ts';
-import { addressing, checkIfMatch, clientOf, ended, namesEtag, query, traceOfRequest } from '../requests.ts';
-import { sync } from '../respond.ts';
+import { addressing, checkIfMatch, clientOf, ended, namesEtag, query, traceOfRequest } from '../http/requests.ts';
+import { sync } from '../http/respond.ts';
 import type { Claim } from '../transfers.ts';
 
 /** One part is sent, the next one read. */

@@ -1,17 +1,17 @@
 /** Instances, as LXD shows them, of all remotes: listed, shown, their state. */
 import { type Request, type Response, Router } from 'express';
-import { check } from '../../contract.ts';
-import { isCode, LxstowError } from '../../errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import { check } from '../../contract/schemas.ts';
+import type { InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
-import type { InventoryQuestion } from '../../queue/inventory.ts';
-import { mayTouch } from '../access.ts';
+import { mayTouch } from '../access/access.ts';
+import type { Client } from '../access/trust.ts';
 import type { GatewayParts } from '../app.ts';
-import { showListed } from '../backups.ts';
-import { filtered } from '../filter.ts';
-import { askRemotes, askSome, remotesOf } from '../remotes.ts';
-import { clientOf, ended, listedProject, parameter, query } from '../requests.ts';
-import { sync } from '../respond.ts';
-import type { Client } from '../trust.ts';
+import { filtered } from '../http/filter.ts';
+import { clientOf, ended, listedProject, parameter, query } from '../http/requests.ts';
+import { sync } from '../http/respond.ts';
+import { showListed } from '../views/backupView.ts';
+import { askRemotes, askSome, remotesOf } from '../views/inventoryView.ts';
 
 /** Keys of an instance's configuration whose values are secrets by habit. */
 const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;

@@ -1,17 +1,17 @@
 /** Operations: listed, shown, waited for. */
 import { type Request, type Response, Router } from 'express';
-import type { Run } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import { countDeadLetters, wordsFor } from '../../queue/depth.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Run } from '../../contract/schemas.ts';
+import { countDeadLetters, wordsFor } from '../../jobs/queueDepth.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
-import { isAdmin, mayTouch } from '../access.ts';
+import { isAdmin, mayTouch } from '../access/access.ts';
 import type { GatewayParts } from '../app.ts';
-import { filtered } from '../filter.ts';
-import { cancelOperation, missingOperation } from '../operations.ts';
-import { clientOf, listedProject, parameter, query } from '../requests.ts';
-import { operationPath, sync, toLxd } from '../respond.ts';
-import { assertAllOfIt, cancelRun } from '../runs.ts';
-import { tokenOperation } from '../tokenOperation.ts';
+import { filtered } from '../http/filter.ts';
+import { clientOf, listedProject, parameter, query } from '../http/requests.ts';
+import { operationPath, sync, toLxd } from '../http/respond.ts';
+import { cancelOperation, missingOperation } from '../views/operationView.ts';
+import { assertAllOfIt, cancelRun } from '../views/runView.ts';
+import { tokenOperation } from '../views/tokenOperation.ts';
 import { seenBy } from './runs.ts';
 
 const longestWaitMs = 2 ** 31 - 1;

@@ -1,13 +1,13 @@
 /** What instances live in: projects and storage pools, of all remotes. Those of one name are shown as one. */
 import { type Request, type Response, Router } from 'express';
-import { isCode, LxstowError } from '../../errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
-import { mayTouch } from '../access.ts';
+import { mayTouch } from '../access/access.ts';
 import type { GatewayParts } from '../app.ts';
-import { filtered } from '../filter.ts';
-import { askSome, remotesOf } from '../remotes.ts';
-import { clientOf, parameter, query } from '../requests.ts';
-import { sync } from '../respond.ts';
+import { filtered } from '../http/filter.ts';
+import { clientOf, parameter, query } from '../http/requests.ts';
+import { sync } from '../http/respond.ts';
+import { askSome, remotesOf } from '../views/inventoryView.ts';
 
 export function projectRoutes(parts: GatewayParts): Router {
   const router = Router();

@@ -1,10 +1,11 @@
 /** Runs: batches of backups, each one thing. */
 import { type Request, Router } from 'express';
-import { type CreateRunBody, check, type Run } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import { createRun, retryRun } from '../../runs/create.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
+import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
-import { mayTouch } from '../access.ts';
+import { mayTouch } from '../access/access.ts';
+import type { Client } from '../access/trust.ts';
 import type { GatewayParts } from '../app.ts';
 import {
   bodyOf,
@@ -16,10 +17,9 @@ import {
   requestorOf,
   tagsOf,
   traceOfRequest,
-} from '../requests.ts';
-import { started, sync } from '../respond.ts';
-import { assertAllOfIt, cancelRun, childPage, runPage, visibleRun } from '../runs.ts';
-import type { Client } from '../trust.ts';
+} from '../http/requests.ts';
+import { started, sync } from '../http/respond.ts';
+import { assertAllOfIt, cancelRun, childPage, runPage, visibleRun } from '../views/runView.ts';
 
 const usualLimit = 100;
 const mostLimit = 1000;

@@ -1,10 +1,10 @@
 /** What the server is: GET / and GET /1.0, the only answers for those who are not trusted. */
 import { Router } from 'express';
+import { version } from '../../contract/version.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
-import { version } from '../../version.ts';
+import type { Client } from '../access/trust.ts';
 import type { GatewayParts } from '../app.ts';
-import { sync } from '../respond.ts';
-import type { Client } from '../trust.ts';
+import { sync } from '../http/respond.ts';
 
 /** LXD's words for what this API has in common with LXD's. */
 const extensions = [

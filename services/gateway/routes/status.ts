@@ -1,13 +1,13 @@
 /** The state of each instance, with its reason. */
 import { Router } from 'express';
-import { LxstowError } from '../../errors.ts';
-import { mayTouch } from '../access.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { mayTouch } from '../access/access.ts';
 import type { GatewayParts } from '../app.ts';
-import { filtered } from '../filter.ts';
-import { remotesOf } from '../remotes.ts';
-import { clientOf, listedProject, query } from '../requests.ts';
-import { sync } from '../respond.ts';
-import { instanceStates, statusCursor } from '../status.ts';
+import { filtered } from '../http/filter.ts';
+import { clientOf, listedProject, query } from '../http/requests.ts';
+import { sync } from '../http/respond.ts';
+import { remotesOf } from '../views/inventoryView.ts';
+import { instanceStates, statusCursor } from '../views/statusView.ts';
 
 /** An inventory that is older is not trusted to know of new instances. */
 const staleMs = 900_000;

@@ -1,17 +1,17 @@
 /** Archives from elsewhere, as LXD's clients send them to be imported: each becomes a backup in the store. */
 import { randomUUID } from 'node:crypto';
 import { type Request, Router } from 'express';
-import { readTar } from '../../archive/decompress.ts';
-import { IdleWatch } from '../../archive/idleWatch.ts';
-import { type LxdIndex, readIndex } from '../../archive/lxdIndex.ts';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
-import { type Compression, check, type Operation, type Tags } from '../../contract.ts';
-import { LxstowError } from '../../errors.ts';
-import { countJob } from '../../metrics.ts';
-import { Places } from '../../places.ts';
+import { readTar } from '../../archive/tar/decompress.ts';
+import { type LxdIndex, readIndex } from '../../archive/tar/lxdIndex.ts';
+import { IdleWatch } from '../../concurrency/idleWatch.ts';
+import { Places } from '../../concurrency/semaphore.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { type Compression, check, type Operation, type Tags } from '../../contract/schemas.ts';
+import { Intake, type Judge } from '../../intake/intake.ts';
+import { countJob } from '../../telemetry/metrics.ts';
+import { isLimited, judgeOf, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../app.ts';
-import { look } from '../backups.ts';
-import { Intake, type Judge } from '../intake.ts';
 import {
   assertNotOwn,
   clientOf,
@@ -22,9 +22,9 @@ import {
   requestorOf,
   tagsOf,
   traceOfRequest,
-} from '../requests.ts';
-import { accepted } from '../respond.ts';
-import { isLimited, judgeOf, limitsIn } from '../restricted.ts';
+} from '../http/requests.ts';
+import { accepted } from '../http/respond.ts';
+import { look } from '../views/backupView.ts';
 
 interface Wanted {
   remote: string;

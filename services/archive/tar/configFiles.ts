@@ -1,0 +1,124 @@
+/**
+ * What an archive from a client who is limited says of its instance, wherever LXD could read it. LXD checks a project's limits against
+ * `backup/index.yaml`, and makes the instance of the `backup.yaml` that GNU tar unpacks: they may differ. So whatever one reader of tars could take
+ * for something else than another is refused; LXD writes nothing of the kind.
+ */
+import { LxstowError } from '../../contract/errors.ts';
+import { largestIndexBytes } from './lxdIndex.ts';
+import type { OnEntry, TarEntry } from './tar.ts';
+
+/** Files, and what has no data: links, devices, directories, FIFOs. */
+const files = ['0', '\0'];
+const links = ['1', '2'];
+const withoutData = [...links, '3', '4', '5', '6'];
+
+export class ConfigFiles {
+  readonly #refuse: (why: string) => LxstowError;
+  #hasIndex = false;
+  /** The `backup.yaml` of the instance. */
+  found: Buffer | undefined;
+
+  /** `refuse` makes the error for an archive of which nobody can say what LXD would make. */
+  constructor(refuse: (why: string) => LxstowError) {
+    this.#refuse = refuse;
+  }
+
+  /** Throws for what hides an entry's name or data from us, but not from tar. */
+  readonly onEntry: OnEntry = (entry) => {
+    const type = entry.header.toString('latin1', 156, 157);
+    const { names, sparse } = this.#read(entry, type);
+    const paths = names.map(componentsOf);
+    for (const path of paths) {
+      if (path.includes('..')) throw this.#refuse('a name in it has `..`');
+      // `backup/container/rootfs` as a link would lead what is below it elsewhere.
+      if (links.includes(type) && path[0] === 'backup' && path.length <= 3)
+        throw this.#refuse(`${path.join('/')} is a link`);
+    }
+    const isPlain = files.includes(type) && !sparse;
+    if (paths.some((path) => path.join('/') === 'backup/index.yaml')) this.#index(isPlain);
+    return paths.some(isConfig) ? this.#config(isPlain, entry.size) : undefined;
+  };
+
+  /** Every name that some reader could take for the entry's. */
+  #read({ header, size, extensions }: TarEntry, type: string): { names: string[]; sparse: boolean } {
+    const isFile = files.includes(type);
+    if (!isFile && !withoutData.includes(type)) throw this.#refuse(`it has an entry of type ${JSON.stringify(type)}`);
+    // GNU tar skips data behind directories and symbolic links, too.
+    const stated = statedSize(header);
+    if (stated === undefined || (!isFile && stated > 0)) throw this.#refuse('an entry has a wrong size');
+    const own = textAt(header, 0, 100);
+    // Where GNU's tar wrote it there is no prefix, but times.
+    const names = [own, `${textAt(header, 345, 500)}/${own}`];
+    let said: number | undefined;
+    let sparse = false;
+    for (const { type: kind, data } of extensions) {
+      if (kind === 'L') names.push(textAt(data, 0, data.length));
+      else {
+        const records = recordsOf(data) ?? this.#malformed();
+        for (const [key, value] of records) {
+          if (key === 'path' || key === 'GNU.sparse.name') names.push(value);
+          if (key.startsWith('GNU.sparse.')) sparse = true;
+          if (key === 'size') said = /^\d+$/.test(value) ? Number(value) : Number.NaN;
+        }
+      }
+    }
+    // A header has room for 8 GiB.
+    const isSame = said === undefined || said === stated || said > 0o77777777777;
+    if (!isSame || (said ?? stated) !== size) throw this.#refuse('an entry has a wrong size');
+    return { names, sparse };
+  }
+
+  #malformed(): never {
+    throw this.#refuse('a pax header in it is malformed');
+  }
+
+  #index(isPlain: boolean): void {
+    if (this.#hasIndex || !isPlain) throw this.#refuse('it has more than one backup/index.yaml');
+    this.#hasIndex = true;
+  }
+
+  #config(isPlain: boolean, size: number): (bytes: Buffer) => void {
+    if (this.found || !isPlain) throw this.#refuse('it has more than one backup.yaml, or one that is no file');
+    if (size > largestIndexBytes)
+      throw new LxstowError('too-large', `its backup.yaml has ${size} bytes: 1 MiB at most`);
+    return (bytes) => {
+      this.found = bytes;
+    };
+  }
+}
+
+/** Of a header; undefined where not all readers see the same number. */
+function statedSize(header: Buffer): number | undefined {
+  const [, octal] = /^ *([0-7]+)[ \0]*$/.exec(header.toString('latin1', 124, 136)) ?? [];
+  if (octal !== undefined) return Number.parseInt(octal, 8);
+  // Base 256, as GNU has it for what is larger than 8 GiB.
+  return header[124] === 0x80 ? header.subarray(125, 136).reduce((value, byte) => value * 256 + byte, 0) : undefined;
+}
+
+function textAt(bytes: Buffer, from: number, to: number): string {
+  return bytes.toString('latin1', from, to).replace(/\0.*$/s, '');
+}
+
+/** `<length> <key>=<value>\n`, to the last byte; undefined where it is anything else. */
+function recordsOf(data: Buffer): [key: string, value: string][] | undefined {
+  const text = data.toString('latin1');
+  const records: [string, string][] = [];
+  for (let at = 0; at < text.length; ) {
+    const [, digits = ''] = /^([1-9]\d{0,9}) /.exec(text.slice(at, at + 11)) ?? [];
+    const length = Number(digits);
+    const [, key, value] = /^([^=\s]+)=(.*)\n$/s.exec(text.slice(at + digits.length + 1, at + length)) ?? [];
+    if (digits === '' || at + length > text.length || key === undefined || value === undefined) return undefined;
+    records.push([key, value]);
+    at += length;
+  }
+  return records;
+}
+
+function componentsOf(name: string): string[] {
+  return name.split('/').filter((each) => each !== '' && each !== '.');
+}
+
+/** `backup/container/backup.yaml`, or that of a virtual machine. */
+function isConfig(path: string[]): boolean {
+  return path.length === 3 && path[0] === 'backup' && path[2] === 'backup.yaml';
+}

@@ -1,0 +1,170 @@
+/** Operations, followed to their end: progress, Ctrl-C, and what came of them. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { CliError, type Exit, exits } from '../exit.ts';
+import type { Progress, Step } from '../terminal/progress.ts';
+import { printable } from '../terminal/table.ts';
+import { type Gateway, type ShownOperation, Unreachable } from './gatewayClient.ts';
+
+/** Something that was asked for, and how far it is. */
+export interface Followed {
+  /** For people: which instance. */
+  label: string;
+  gateway: Gateway;
+  operation?: ShownOperation;
+  /** It was refused, or nobody can say any more how it is. */
+  error?: CliError;
+}
+
+/** So many at once are waited for; of more, each is looked at every second. */
+const atOnce = 8;
+const lookEveryMs = 1000;
+/** A gateway that is away for so long is given up. */
+const patienceMs = 120_000;
+
+export function isFinal(operation: ShownOperation | undefined): boolean {
+  return (operation?.status_code ?? 0) >= 200;
+}
+
+/** Runs `each` on all of them, some at a time; an error becomes that one's own. */
+export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
+  const source = (async function* () {
+    yield* all;
+  })();
+  const done = mapInOrder(source, atOnce, async (one) => {
+    try {
+      await each(one);
+    } catch (error) {
+      if (!(error instanceof CliError)) throw error;
+      one.error = error;
+    }
+  });
+  for await (const _ of done);
+}
+
+/** Resolves when all have ended. The first Ctrl-C has them cancelled, and goes on waiting until they are. */
+export async function follow(all: Followed[], progress: Progress, interrupts: Interrupts): Promise<void> {
+  let asked = false;
+  for (;;) {
+    progress.show(all.map(stepOf));
+    const open = all.filter(({ operation, error }) => operation && !error && !isFinal(operation));
+    if (open.length === 0) return;
+    if (interrupts.first.aborted && !asked) {
+      asked = true;
+      await cancelAll(open, progress);
+    }
+    const wait = open.length <= atOnce;
+    await forAll(open, (one) => look(one, wait, progress));
+    if (!wait)
+      await delay(lookEveryMs, undefined, { signal: asked ? undefined : interrupts.first }).catch(() => undefined);
+  }
+}
+
+async function look(one: Followed, wait: boolean, progress: Progress): Promise<void> {
+  const { gateway, operation } = one;
+  const path = ['operations', operation?.id ?? '', ...(wait ? ['wait'] : [])];
+  for (let since: number | undefined; ; await delay(lookEveryMs)) {
+    try {
+      one.operation = await gateway.ask('GET', path, wait ? { query: { timeout: '1' } } : {});
+      return;
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      if (since === undefined) progress.note(`${error.message}; still trying`);
+      since ??= performance.now();
+      if (performance.now() - since > patienceMs)
+        throw new CliError(error.exit, error.message, {
+          hint: `${one.label} goes on without us: lxstow operations`,
+          cause: error,
+        });
+    }
+  }
+}
+
+async function cancelAll(open: Followed[], progress: Progress): Promise<void> {
+  progress.note('Asking the server to cancel. Ctrl-C once more leaves without waiting for it');
+  for (const { gateway, operation, label } of open) {
+    try {
+      await gateway.ask('DELETE', ['operations', operation?.id ?? '']);
+    } catch (error) {
+      if (!(error instanceof CliError)) throw error;
+      // One that has ended meanwhile is seen at the next look.
+      if (error.exit !== exits.usage) progress.note(`${label} could not be cancelled: ${error.message}`);
+    }
+  }
+}
+
+function stepOf({ label, operation, error }: Followed): Step {
+  if (error) return { label, state: 'Failure', ended: true };
+  if (!operation) return { label, state: 'waiting' };
+  const { status, metadata } = operation;
+  if (isFinal(operation)) return { label, state: status, ended: true };
+  const { stage, bytes_done: done, bytes_total: total, bytes_per_second: rate } = metadata;
+  const state = status === 'Running' ? (stage ?? status) : pendingState(operation);
+  return { label, state, ...(status === 'Running' && { done, total, rate }) };
+}
+
+function pendingState({ status, metadata: { retry_reason, waiting_for } }: ShownOperation): string {
+  if (waiting_for) return `waiting for ${waiting_for}`;
+  return retry_reason ? `${status}, after: ${retry_reason.slice(0, 60)}` : status;
+}
+
+/** Why this one did not succeed; undefined when it did. */
+export function failureOf({ operation, error }: Followed): string | undefined {
+  if (error) return error.message;
+  return operation && isFinal(operation) && operation.status !== 'Success'
+    ? printable(operation.err) || operation.status
+    : undefined;
+}
+
+/** The exit status that tells of all of them: why, when all that failed did for one reason. */
+export function exitOfAll(all: Followed[], interrupts: Interrupts): Exit {
+  const reasons = new Set(
+    all.filter((one) => failureOf(one) !== undefined).map(({ error }) => error?.exit ?? exits.failed),
+  );
+  if (interrupts.first.aborted && reasons.size > 0) return exits.interrupted;
+  const [reason, another] = reasons;
+  return another === undefined ? (reason ?? exits.ok) : exits.failed;
+}
+
+/** Each failure on standard error, with what to do. One that several have is said once, with their names. */
+export function sayFailures(all: Followed[]): void {
+  const alike = new Map<string, string[]>();
+  for (const one of all) {
+    const failure = failureOf(one);
+    if (failure === undefined) continue;
+    const text = `${failure}\n${one.error?.hint ? `  ${one.error.hint}\n` : ''}`;
+    alike.set(text, [...(alike.get(text) ?? []), one.label]);
+  }
+  for (const [text, labels] of alike) process.stderr.write(`lxstow: ${namesOf(labels)}: ${text}`);
+}
+
+/** Each warning on standard error. */
+export function sayWarnings(all: Followed[]): void {
+  for (const { label, operation } of all)
+    for (const warning of operation?.metadata.warnings ?? [])
+      process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
+}
+
+const mostNames = 5;
+
+function namesOf(labels: string[]): string {
+  const named = labels.slice(0, mostNames).join(', ');
+  return labels.length > mostNames ? `${named} and ${labels.length - mostNames} more` : named;
+}
+
+export interface Interrupts extends Disposable {
+  /** Aborts at the first Ctrl-C. */
+  readonly first: AbortSignal;
+}
+
+/** From now on Ctrl-C is heard; the second one leaves, after `leaving`. */
+export function heedInterrupts(leaving: () => void): Interrupts {
+  const first = new AbortController();
+  const heard = () => {
+    if (!first.signal.aborted) return first.abort();
+    leaving();
+    process.exit(exits.interrupted);
+  };
+  process.on('SIGINT', heard);
+  return { first: first.signal, [Symbol.dispose]: () => process.off('SIGINT', heard) };
+}

@@ -1,0 +1,222 @@
+/** What a client of gateways keeps in $XDG_CONFIG_HOME/lxstow: the gateways it knows, their certificates, and its own, as `lxc` does. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { homedir, hostname, userInfo } from 'node:os';
+import { join } from 'node:path';
+import { parse, stringify } from 'yaml';
+import { faultOfPair } from '../../trust/pair.ts';
+import { CliError, exits } from '../exit.ts';
+import { nearest } from './nearest.ts';
+
+/** A gateway, under the name that its user gave it. */
+export interface Remote {
+  name: string;
+  /** https://host:port */
+  url: string;
+  /** Of which project everything is, unless --project says another. */
+  project?: string;
+  /** PEM. The one that it must show; without, one that the system's CAs vouch for. */
+  certificate?: string;
+}
+
+export interface Identity {
+  /** PEM. */
+  cert: string;
+  /** PEM. */
+  key: string;
+  /** Of the certificate. */
+  file: string;
+}
+
+interface Known {
+  'default-remote'?: string;
+  remotes: Record<string, { addr: string; project?: string }>;
+}
+
+const remoteName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+
+function folder(): string {
+  return join(process.env.XDG_CONFIG_HOME || join(home(), '.config'), 'lxstow');
+}
+
+/** Not every user has one: a container's may have no entry in /etc/passwd. */
+function home(): string {
+  try {
+    const found = homedir();
+    if (found) return found;
+  } catch {
+    // Said below.
+  }
+  throw new CliError(exits.config, 'this user has no home directory, where gateways and the own certificate are kept', {
+    hint: 'set HOME or XDG_CONFIG_HOME',
+  });
+}
+
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return process.env.USER || `uid-${process.getuid?.()}`;
+  }
+}
+
+const knownFile = () => join(folder(), 'remotes.yml');
+const pinFile = (name: string) => join(folder(), 'servercerts', `${name}.crt`);
+
+/** All that are known; the first is the default one. */
+export async function listRemotes(): Promise<{ remotes: Remote[]; standard: string | undefined }> {
+  const known = await read();
+  const remotes = await Promise.all(Object.keys(known.remotes).map((name) => load(known, name)));
+  return { remotes, standard: known['default-remote'] };
+}
+
+/** The one of this name; without, the default one. Throws what to do when there is none. */
+export async function findRemote(name: string | undefined): Promise<Remote> {
+  const known = await read();
+  const wanted = name ?? known['default-remote'];
+  const names = Object.keys(known.remotes);
+  if (wanted !== undefined && names.includes(wanted)) return load(known, wanted);
+  if (names.length === 0)
+    throw new CliError(exits.config, 'no gateway is known yet', {
+      hint: 'lxstow remote add NAME URL|TOKEN; `lxstow trust token` makes a token beside the gateway',
+    });
+  if (wanted === undefined)
+    throw new CliError(exits.config, 'no remote is the default one', { hint: 'lxstow remote switch NAME' });
+  const near = nearest(wanted, names);
+  throw new CliError(exits.notFound, `remote ${wanted} is not known; there are: ${names.join(', ')}`, {
+    hint: near && `did you mean ${near}: ?`,
+  });
+}
+
+/** Throws when the name is taken or cannot be one. */
+export async function checkNewName(name: string): Promise<void> {
+  if (!remoteName.test(name))
+    throw new CliError(exits.usage, `${JSON.stringify(name)} cannot be a remote's name: letters, digits, . _ -`);
+  if (name in (await read()).remotes)
+    throw new CliError(exits.conflict, `remote ${name} exists already`, { hint: `lxstow remote remove ${name}` });
+}
+
+/** Keeps it; the first one is the default one. */
+export async function addRemote({ name, url, project, certificate }: Remote): Promise<void> {
+  const known = await read();
+  if (certificate !== undefined) await write(pinFile(name), certificate);
+  else await rm(pinFile(name), { force: true });
+  known.remotes[name] = { addr: url, ...(project !== undefined && { project }) };
+  known['default-remote'] ??= name;
+  await save(known);
+}
+
+export async function removeRemote(name: string): Promise<void> {
+  await findRemote(name);
+  const known = await read();
+  delete known.remotes[name];
+  if (known['default-remote'] === name) delete known['default-remote'];
+  await save(known);
+  await rm(pinFile(name), { force: true });
+}
+
+export async function switchRemote(name: string): Promise<void> {
+  await findRemote(name);
+  await save({ ...(await read()), 'default-remote': name });
+}
+
+/** The client's own certificate, made the first time. */
+export async function identity(): Promise<Identity> {
+  const dir = join(folder(), 'client');
+  return (await readIdentity(dir)) ?? (await makeIdentity(dir));
+}
+
+async function readIdentity(dir: string): Promise<Identity | undefined> {
+  const file = join(dir, 'client.crt');
+  const cert = await readIfThere(file);
+  const key = await readIfThere(join(dir, 'client.key'));
+  if (cert === undefined && key === undefined) return undefined;
+  if (cert === undefined || key === undefined)
+    throw new CliError(exits.config, `${dir} must hold client.crt and client.key, and has one of them only`);
+  const [files, settings] = [[file, join(dir, 'client.key')] as const, ['client.crt', 'client.key'] as const];
+  const fault = faultOfPair(cert, key, { files, settings });
+  if (fault)
+    throw new CliError(exits.config, fault.said, {
+      hint: `mend them, or remove ${dir}: a new certificate is made, which gateways must be told to trust`,
+    });
+  return { cert, key, file };
+}
+
+async function makeIdentity(dir: string): Promise<Identity> {
+  const { selfSigned } = await import('../../trust/selfSigned.ts');
+  const commonName = `${userName()}@${hostname()}`.slice(0, 64);
+  const { cert, key } = await selfSigned({ commonName, usage: 'client' });
+  // Both in one step: of two commands that make one at once, one wins, whole.
+  const made = `${dir}.${randomBytes(6).toString('hex')}`;
+  try {
+    await mkdir(made, { recursive: true, mode: 0o700 });
+    await writeFile(join(made, 'client.key'), key, { mode: 0o600 });
+    await writeFile(join(made, 'client.crt'), cert);
+    await rename(made, dir);
+  } catch (error) {
+    await rm(made, { recursive: true, force: true });
+    const other = await readIdentity(dir);
+    if (!other) throw fileError(error, dir);
+    return other;
+  }
+  return { cert, key, file: join(dir, 'client.crt') };
+}
+
+async function load(known: Known, name: string): Promise<Remote> {
+  const { addr: url = '', project } = known.remotes[name] ?? {};
+  const certificate = await readIfThere(pinFile(name));
+  return { name, url, ...(project !== undefined && { project }), ...(certificate !== undefined && { certificate }) };
+}
+
+async function read(): Promise<Known> {
+  const file = knownFile();
+  const text = await readIfThere(file);
+  if (text === undefined) return { remotes: {} };
+  let known: unknown;
+  try {
+    known = parse(text);
+  } catch (cause) {
+    throw new CliError(exits.config, `${file} is not YAML: ${(cause as Error).message}`, { cause });
+  }
+  if (!isKnown(known))
+    throw new CliError(exits.config, `${file} is not as lxstow writes it`, { hint: `mend or delete it` });
+  return known;
+}
+
+function isKnown(value: unknown): value is Known {
+  const { remotes } = (value ?? {}) as Partial<Known>;
+  return (
+    typeof remotes === 'object' &&
+    remotes !== null &&
+    Object.entries(remotes).every(
+      ([name, remote]) => remoteName.test(name) && URL.canParse(remote?.addr) && remote.addr.startsWith('https://'),
+    )
+  );
+}
+
+const save = (known: Known) => write(knownFile(), stringify(known));
+
+/** In one step: whoever reads meanwhile reads it whole. */
+async function write(file: string, text: string): Promise<void> {
+  const part = `${file}.${randomBytes(6).toString('hex')}`;
+  try {
+    await mkdir(join(file, '..'), { recursive: true, mode: 0o700 });
+    await writeFile(part, text, { mode: 0o600 });
+    await rename(part, file);
+  } catch (error) {
+    throw fileError(error, file);
+  }
+}
+
+async function readIfThere(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw fileError(error, file);
+  }
+}
+
+function fileError(cause: unknown, file: string): CliError {
+  return new CliError(exits.io, `${file}: ${(cause as Error).message}`, { cause });
+}

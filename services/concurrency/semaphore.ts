@@ -1,0 +1,23 @@
+import { Line } from './waiterQueue.ts';
+
+/** Counting semaphore, first come first served. */
+export class Places {
+  #free: number;
+  readonly #line = new Line<void>();
+
+  constructor(most: number) {
+    this.#free = most;
+  }
+
+  /** Acquires a place; dispose of the result to release it. Rejects with the signal's reason. */
+  async take(signal: AbortSignal): Promise<Disposable> {
+    signal.throwIfAborted();
+    if (this.#free > 0) this.#free--;
+    else await this.#line.wait(signal);
+    return {
+      [Symbol.dispose]: () => {
+        if (!this.#line.serve()) this.#free++;
+      },
+    };
+  }
+}

@@ -1,0 +1,283 @@
+/** The shared contract: types and validators of the schemas. No I/O. */
+import { Ajv2020, type ErrorObject, type ValidateFunction } from 'ajv/dist/2020.js';
+import formats from 'ajv-formats';
+import backupIndex from '../../schemas/backup-index.json' with { type: 'json' };
+import config from '../../schemas/config.json' with { type: 'json' };
+import httpCertificatePut from '../../schemas/http-certificate-put.json' with { type: 'json' };
+import httpCertificatesPost from '../../schemas/http-certificates-post.json' with { type: 'json' };
+import httpCreateBackup from '../../schemas/http-create-backup.json' with { type: 'json' };
+import httpCreateRun from '../../schemas/http-create-run.json' with { type: 'json' };
+import httpRestoreBackup from '../../schemas/http-restore-backup.json' with { type: 'json' };
+import httpRetryRun from '../../schemas/http-retry-run.json' with { type: 'json' };
+import httpUpdateBackup from '../../schemas/http-update-backup.json' with { type: 'json' };
+import instanceRecord from '../../schemas/instance-record.json' with { type: 'json' };
+import jobBackup from '../../schemas/job-backup.json' with { type: 'json' };
+import jobDelete from '../../schemas/job-delete.json' with { type: 'json' };
+import jobRestore from '../../schemas/job-restore.json' with { type: 'json' };
+import manifest from '../../schemas/manifest.json' with { type: 'json' };
+import names from '../../schemas/names.json' with { type: 'json' };
+import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
+import notice from '../../schemas/notice.json' with { type: 'json' };
+import operation from '../../schemas/operation.json' with { type: 'json' };
+import outage from '../../schemas/outage.json' with { type: 'json' };
+import requestor from '../../schemas/requestor.json' with { type: 'json' };
+import run from '../../schemas/run.json' with { type: 'json' };
+import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
+import runPlan from '../../schemas/run-plan.json' with { type: 'json' };
+import trustToken from '../../schemas/trust-token.json' with { type: 'json' };
+import trustedCertificate from '../../schemas/trusted-certificate.json' with { type: 'json' };
+import type * as types from '../../schemas/types.ts';
+import { type ErrorCode, LxstowError } from './errors.ts';
+
+export type * from '../../schemas/types.ts';
+
+export type Compression = NonNullable<types.BackupJob['compression']>;
+/** `operator` makes, restores and deletes backups; `viewer` only reads. */
+export type Role = types.TrustedCertificate['role'];
+export type OperationKind = types.Operation['kind'];
+/** The kinds that a message can ask for. */
+export type JobKind = Exclude<OperationKind, 'upload'>;
+
+/** The instance that a job is about: three tokens of its subject. */
+export interface Address {
+  remote: string;
+  project: string;
+  instance: string;
+}
+
+/** Identifies a backup; also its object key. */
+export interface BackupAddress extends Address {
+  backup: string;
+}
+
+interface Types {
+  'backup-index.json': types.BackupIndex;
+  'config.json': types.Config;
+  'http-create-backup.json': types.CreateBackupBody;
+  'http-create-run.json': types.CreateRunBody;
+  'http-retry-run.json': types.RetryRunBody;
+  'http-certificate-put.json': types.CertificatePutBody;
+  'http-certificates-post.json': types.CertificatesPostBody;
+  'http-restore-backup.json': types.RestoreBackupBody;
+  'http-update-backup.json': types.UpdateBackupBody;
+  'instance-record.json': types.InstanceRecord;
+  'job-backup.json': types.BackupJob;
+  'job-delete.json': types.DeleteJob;
+  'job-restore.json': types.RestoreJob;
+  'manifest.json': types.Manifest;
+  'nats-api.json#/$defs/listRequest': types.ListRequest;
+  'nats-api.json#/$defs/backupRequest': types.BackupRequest;
+  'nats-api.json#/$defs/operationsRequest': types.OperationsRequest;
+  'nats-api.json#/$defs/operationRequest': types.OperationRequest;
+  'nats-api.json#/$defs/waitRequest': types.WaitRequest;
+  'nats-api.json#/$defs/statusRequest': types.StatusRequest;
+  'nats-api.json#/$defs/statusPage': types.StatusPage;
+  'nats-api.json#/$defs/olderThan': string;
+  'nats-api.json#/$defs/instanceState': types.InstanceStatus['state'];
+  'nats-api.json#/$defs/backupPage': types.BackupPage;
+  'nats-api.json#/$defs/backup': types.ShownBackup;
+  'nats-api.json#/$defs/operationPage': types.OperationPage;
+  'nats-api.json#/$defs/operation': types.ShownOperation;
+  'nats-api.json#/$defs/error': types.NatsApiError;
+  'notice.json': types.Notice;
+  'operation.json': types.Operation;
+  'outage.json': types.Outage;
+  'run.json': types.Run;
+  'run.json#/$defs/state': types.RunChild['state'];
+  'run-plan.json': types.RunPlan;
+  'run-answers.json#/$defs/run': types.ShownRun;
+  'run-answers.json#/$defs/runPage': types.RunPage;
+  'run-answers.json#/$defs/childPage': types.RunChildPage;
+  'run-answers.json#/$defs/runRequest': types.RunRequest;
+  'run-answers.json#/$defs/runsRequest': types.RunsRequest;
+  'run-answers.json#/$defs/childrenRequest': types.RunChildrenRequest;
+  'run-answers.json#/$defs/retryRequest': types.RunRetryRequest;
+  'run-answers.json#/$defs/notice': types.RunNotice;
+  'trust-token.json': types.TrustToken;
+  'trusted-certificate.json': types.TrustedCertificate;
+  'names.json#/$defs/remoteName': string;
+  'names.json#/$defs/projectName': string;
+  'names.json#/$defs/instanceName': string;
+  'names.json#/$defs/poolName': string;
+  'names.json#/$defs/backupName': string;
+  'names.json#/$defs/endpoint': string;
+  'names.json#/$defs/tags': types.Tags;
+  'names.json#/$defs/compression': Compression;
+  'names.json#/$defs/uuid': string;
+  'names.json#/$defs/clientName': string;
+  'names.json#/$defs/role': Role;
+}
+
+export type SchemaName = keyof Types;
+
+const schemas = [
+  names,
+  requestor,
+  jobBackup,
+  jobRestore,
+  jobDelete,
+  operation,
+  outage,
+  notice,
+  instanceRecord,
+  natsApi,
+  manifest,
+  backupIndex,
+  httpCreateBackup,
+  httpRestoreBackup,
+  httpUpdateBackup,
+  httpCreateRun,
+  httpRetryRun,
+  run,
+  runPlan,
+  runAnswers,
+  httpCertificatesPost,
+  httpCertificatePut,
+  trustedCertificate,
+  trustToken,
+  config,
+];
+
+function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
+  const ajv = new Ajv2020({
+    // Our schemas are validated in test/unit/schemas.test.ts; here it would cost every start 80 ms.
+    validateSchema: false,
+    allErrors,
+    useDefaults: true,
+    allowUnionTypes: true,
+    verbose: true,
+    keywords: ['x-secret'],
+  });
+  formats.default(ajv);
+  for (const schema of schemas) ajv.addSchema(schema);
+  return ajv;
+}
+
+/** For input: stops at the first fault. Error objects for a million faults cost seconds and hundreds of megabytes. */
+const firstFault = validators({ allErrors: false });
+/** For the configuration, which is the operator's own: all faults at once. */
+const allFaults = validators({ allErrors: true });
+
+/**
+ * Returns `value` with its defaults filled in if it matches the schema.
+ * Throws `code`, naming `what`, the first fault, and where it is; of the configuration, up to five faults.
+ */
+export function check<N extends SchemaName>(
+  name: N,
+  value: unknown,
+  what: string,
+  code: ErrorCode = 'bad-request',
+): Types[N] {
+  const faults = faultsOf(name, value);
+  if (faults.length > 0) throw new LxstowError(code, `${what}: ${faults.join('; ')}`);
+  return value as Types[N];
+}
+
+/** Describes the faults of `value`; empty if it matches. */
+export function faultsOf(name: SchemaName, value: unknown): string[] {
+  const validate = (name === 'config.json' ? allFaults : firstFault).getSchema(name) as ValidateFunction | undefined;
+  if (!validate) throw new Error(`no schema ${name}`);
+  if (validate(value)) return [];
+  const errors = validate.errors ?? [];
+  // Drop errors that only say that an alternative failed, if others say why.
+  const telling = errors.filter(({ keyword }) => !['propertyNames', 'anyOf', 'if', 'const'].includes(keyword));
+  return [...new Set((telling.length > 0 ? telling : errors).map(inWords))].slice(0, 5);
+}
+
+function inWords(error: ErrorObject): string {
+  const path = error.instancePath.slice(1).replaceAll('/', '.');
+  const at = path ? `${path}: ` : '';
+  const { description: described, 'x-secret': secret } = (error.parentSchema ?? {}) as {
+    description?: string;
+    'x-secret'?: boolean;
+  };
+  switch (error.keyword) {
+    case 'additionalProperties':
+      return `${at}unknown field ${JSON.stringify(error.params.additionalProperty)}`;
+    case 'pattern': {
+      const shown = secret ? 'it' : JSON.stringify(String(error.propertyName ?? error.data).slice(0, 80));
+      return `${at}${shown} is not allowed${described ? ` (${described})` : ''}`;
+    }
+    case 'required':
+      return `${at}${error.params.missingProperty} is missing`;
+    case 'enum':
+      return `${at}${shown(error.data)} is none of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
+    default:
+      return `${at}${error.message ?? error.keyword}`;
+  }
+}
+
+/** Formats a wrong value for a message; never a whole document. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 80));
+  return typeof value === 'object' && value !== null ? 'this' : String(value);
+}
+
+/** File extension of an archive by its compression. */
+export const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
+
+/** Content-Type of an archive by its compression. */
+export const contentTypes: Record<Compression, string> = {
+  gzip: 'application/gzip',
+  zstd: 'application/zstd',
+  none: 'application/x-tar',
+};
+
+/**
+ * The name of a backup begun at `time`: `backup_2026-02-26-07-5218.tar.gz`, in UTC.
+ * `clash` above 1 goes before the extension, for further backups of the same second.
+ */
+export function backupName(time: Date, compression: Compression, clash = 1): string {
+  const [date, clock = ''] = time.toISOString().split('T');
+  const [hour, minute = '', second = ''] = clock.slice(0, 8).split(':');
+  return `backup_${date}-${hour}-${minute}${second}${clash > 1 ? `-${clash}` : ''}${extensionOf[compression]}`;
+}
+
+/** The compression that a backup's name says; undefined where it says none. */
+export function compressionNamed(name: string): Compression | undefined {
+  const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
+  return (Object.keys(extensionOf) as Compression[]).find((each) => extensionOf[each] === ending);
+}
+
+/** Throws bad-request if the ending of a chosen name does not fit the archive's compression. */
+export function checkBackupName(name: string, compression: Compression): void {
+  const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
+  if (ending !== undefined && ending !== extensionOf[compression]) {
+    throw new LxstowError(
+      'bad-request',
+      `backup name ${JSON.stringify(name)} ends in ${ending}, but with compression ${compression} the archive is a ${extensionOf[compression]}`,
+    );
+  }
+}
+
+/**
+ * Parses `x-amz-tagging` as S3 does: URL-encoded `key=value&k2=v2`.
+ * Throws bad-request for a duplicate key, and for tags that do not match their schema.
+ */
+export function parseTagging(header: string): types.Tags {
+  const tags: types.Tags = Object.create(null);
+  for (const pair of header.split('&')) {
+    if (pair === '') continue;
+    const cut = pair.includes('=') ? pair.indexOf('=') : pair.length;
+    const [key, value] = [pair.slice(0, cut), pair.slice(cut + 1)].map(decodeTag) as [string, string];
+    if (key in tags)
+      throw new LxstowError('bad-request', `x-amz-tagging: the key ${JSON.stringify(key)} is there twice`);
+    tags[key] = value;
+  }
+  return check('names.json#/$defs/tags', { ...tags }, 'x-amz-tagging');
+}
+
+function decodeTag(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '));
+  } catch (cause) {
+    throw new LxstowError('bad-request', `x-amz-tagging: ${JSON.stringify(text)} is not URL-encoded`, { cause });
+  }
+}
+
+/** Formats tags as the `x-amz-tagging` header. */
+export function formatTagging(tags: types.Tags): string {
+  return Object.entries(tags)
+    .map(([key, value]) => `${encodeURIComponent(key)}=${encodeURIComponent(value)}`)
+    .join('&');
+}

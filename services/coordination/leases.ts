@@ -1,0 +1,168 @@
+/**
+ * Leases with a TTL: exclusive locks on instances, and permits. A lease that is not renewed expires, and its holder knows before another one can
+ * acquire it.
+ */
+import { LxstowError } from '../contract/errors.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import { Stale } from '../nats/stale.ts';
+
+/** The value of a lease: who holds it. */
+export interface LeaseHolder {
+  worker: string;
+  operation: string;
+}
+
+export class Leases {
+  readonly #bucket: Bucket;
+  readonly #ttlMs: number;
+  readonly #onFree: (key: string) => void;
+  readonly #stale: Stale;
+
+  /** `onFree` gets the key of each released lease. */
+  constructor(
+    bucket: Bucket,
+    ttlMs: number,
+    onFree: (key: string) => void = () => undefined,
+    stale: Stale = new Stale(),
+  ) {
+    this.#stale = stale;
+    this.#bucket = bucket;
+    this.#ttlMs = ttlMs;
+    this.#onFree = onFree;
+  }
+
+  /** Acquires the lease; undefined if it is held. A lease that outlived its holder is taken over. */
+  async acquire(key: string, holder: LeaseHolder): Promise<Lease | undefined> {
+    const begun = performance.now();
+    const value = JSON.stringify(holder);
+    const options = { ttlMs: this.#ttlMs };
+    const revision = (await this.#bucket.create(key, value, options)) ?? (await this.#takeStale(key, value));
+    if (revision === undefined) return undefined;
+    return new Lease(this.#bucket, key, value, revision, this.#ttlMs, begun, this.#onFree);
+  }
+
+  /** Acquires any of the leases `<keys>.1` to `<keys>.<count>`, a counting semaphore; undefined if all are held. */
+  async acquireOneOf(keys: string, count: number, holder: LeaseHolder): Promise<Lease | undefined> {
+    const living = (await this.#bucket.entries(`${keys}.*`)).filter((entry) => !this.#stale.is(entry));
+    const taken = new Set(living.map(({ key }) => key));
+    const free = Array.from({ length: count }, (_, index) => `${keys}.${index + 1}`).filter((key) => !taken.has(key));
+    // A random start collides with fewer other workers.
+    const first = Math.floor(Math.random() * free.length);
+    for (const key of [...free.slice(first), ...free.slice(0, first)]) {
+      const lease = await this.acquire(key, holder);
+      if (lease) return lease;
+    }
+    return undefined;
+  }
+
+  async #takeStale(key: string, value: string): Promise<number | undefined> {
+    const { entry } = await this.#bucket.get(key);
+    return entry && this.#stale.is(entry)
+      ? this.#bucket.put(key, value, entry.revision, { ttlMs: this.#ttlMs })
+      : undefined;
+  }
+
+  /** Returns the holder; undefined if the lease is free. */
+  async holder(key: string): Promise<LeaseHolder | undefined> {
+    const { entry } = await this.#bucket.get(key);
+    return entry && (JSON.parse(entry.value.toString()) as LeaseHolder);
+  }
+}
+
+export class Lease {
+  readonly key: string;
+  readonly #bucket: Bucket;
+  readonly #value: string;
+  readonly #ttlMs: number;
+  readonly #onFree: (key: string) => void;
+  readonly #lost = new AbortController();
+  #revision: number;
+  /** When the last successful renewal was sent, in monotonic ms. The server's TTL started after that. */
+  #renewed: number;
+  #renewing: Promise<void> | undefined;
+  #released = false;
+
+  constructor(
+    bucket: Bucket,
+    key: string,
+    value: string,
+    revision: number,
+    ttlMs: number,
+    begun: number,
+    onFree: (key: string) => void,
+  ) {
+    this.#bucket = bucket;
+    this.#onFree = onFree;
+    this.key = key;
+    this.#value = value;
+    this.#revision = revision;
+    this.#ttlMs = ttlMs;
+    this.#renewed = begun;
+  }
+
+  /** Aborts with lease-lost when another holder has the lease, or may have it. */
+  get lost(): AbortSignal {
+    return this.#lost.signal;
+  }
+
+  /** Throws lease-lost unless the lease is certainly still ours by our clock. Call it before every step that another holder might take too. */
+  assertHeld(): void {
+    if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
+      this.#lose('it was not renewed in time');
+    this.#lost.signal.throwIfAborted();
+    if (this.#released) throw this.#loss('it was given back');
+  }
+
+  /**
+   * Renews the lease. Call it several times per TTL; concurrent calls share one renewal. A renewal that fails because NATS is away loses the lease
+   * only when the TTL is over.
+   */
+  renew(): Promise<void> {
+    if (!this.#lost.signal.aborted && performance.now() - this.#renewed >= this.#ttlMs)
+      this.#lose('it was not renewed in time');
+    this.#renewing ??= this.#renew().finally(() => {
+      this.#renewing = undefined;
+    });
+    return this.#renewing;
+  }
+
+  async #renew(): Promise<void> {
+    if (this.#lost.signal.aborted || this.#released) return;
+    const begun = performance.now();
+    try {
+      const revision = (await this.#write(this.#revision)) ?? (await this.#writeOverOurs());
+      if (revision === undefined) return this.#lose('another worker has taken it');
+      this.#revision = revision;
+      this.#renewed = begun;
+    } catch (error) {
+      if (performance.now() - this.#renewed >= this.#ttlMs) this.#lose((error as Error).message);
+    }
+  }
+
+  #write(over: number): Promise<number | undefined> {
+    return this.#bucket.put(this.key, this.#value, over, { ttlMs: this.#ttlMs });
+  }
+
+  /** Renews after a renewal whose ack was lost. An entry with our value is ours until the TTL is over; later, it may be another attempt's. */
+  async #writeOverOurs(): Promise<number | undefined> {
+    const { entry } = await this.#bucket.get(this.key);
+    const ours = entry?.value.toString() === this.#value && performance.now() - this.#renewed < this.#ttlMs;
+    return ours ? this.#write(entry.revision) : undefined;
+  }
+
+  /** Releases the lease at once. A lease that is lost already, or cannot be released, expires by its TTL. */
+  async release(): Promise<void> {
+    if (this.#lost.signal.aborted || this.#released) return;
+    this.#released = true;
+    await this.#renewing;
+    if (await this.#bucket.remove(this.key, this.#revision)) this.#onFree(this.key);
+  }
+
+  #lose(why: string): void {
+    if (!this.#released) this.#lost.abort(this.#loss(why));
+  }
+
+  #loss(why: string): LxstowError {
+    return new LxstowError('lease-lost', `the lease ${this.key} is lost: ${why}`);
+  }
+}

@@ -1,0 +1,35 @@
+/** A nudge tells a worker to read its operation again, after a cancel request. It may be lost: the worker reads at each heartbeat anyway. */
+import type { Subscription } from '@nats-io/transport-node';
+import type { Nats } from '../nats/connection.ts';
+import { nudgeSubject } from '../nats/topology.ts';
+
+export function nudge(nats: Nats, remote: string, operation: string): void {
+  nats.connection.publish(nudgeSubject(remote, operation));
+}
+
+/** Receives the nudges of a remote's operations by one subscription. */
+export class Nudges implements Disposable {
+  readonly #looks = new Map<string, () => void>();
+  readonly #subscription: Subscription;
+
+  constructor(nats: Nats, remote: string) {
+    this.#subscription = nats.connection.subscribe(nudgeSubject(remote, '*'), {
+      callback: (error, { subject }) => {
+        if (!error) this.#looks.get(subject.slice(subject.lastIndexOf('.') + 1))?.();
+      },
+    });
+  }
+
+  /** Calls `look` at each nudge of this operation, until disposed. */
+  on(operation: string, look: () => void): Disposable {
+    this.#looks.set(operation, look);
+    const forget = () => {
+      if (this.#looks.get(operation) === look) this.#looks.delete(operation);
+    };
+    return { [Symbol.dispose]: forget };
+  }
+
+  [Symbol.dispose](): void {
+    this.#subscription.unsubscribe();
+  }
+}

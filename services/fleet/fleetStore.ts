@@ -1,0 +1,191 @@
+/** The records of all instances in their bucket. Each change is a compare-and-set; a list is one scan, and later what has changed since. */
+import { isDeepStrictEqual } from 'node:util';
+import type { Address, InstanceRecord } from '../contract/schemas.ts';
+import { Bucket } from '../nats/bucket.ts';
+import { type Nats, natsFailure } from '../nats/connection.ts';
+import { batchOf, isGone } from '../nats/stream.ts';
+import { instanceKey, instancesBucket, inventoryKey, parseInstanceKey } from '../nats/topology.ts';
+
+const stream = `KV_${instancesBucket}`;
+const subjectPrefix = `$KV.${instancesBucket}.`;
+
+/** The last inventory of a remote. */
+export interface Inventory {
+  /** When it was taken. */
+  at: string;
+  /** When the records were last held against the bucket in S3; absent: never. */
+  compared?: string;
+}
+
+export interface StoredRecord {
+  address: Address;
+  record: InstanceRecord;
+  revision: number;
+}
+
+export class FleetStore {
+  readonly #nats: Nats;
+  readonly #bucket: Bucket;
+
+  constructor(nats: Nats) {
+    this.#nats = nats;
+    this.#bucket = new Bucket(nats, instancesBucket);
+  }
+
+  /**
+   * Writes what `change` makes of the record ({} where there is none). It is asked anew, with the record as it is then, when others change it
+   * meanwhile; what it returns unchanged, or undefined, is not written.
+   */
+  async change(
+    address: Address,
+    change: (record: InstanceRecord) => InstanceRecord | undefined | Promise<InstanceRecord | undefined>,
+  ): Promise<void> {
+    const key = instanceKey(address);
+    for (;;) {
+      const { entry, revision } = await this.#bucket.get(key);
+      const record = entry ? (JSON.parse(entry.value.toString()) as InstanceRecord) : {};
+      const next = await change(record);
+      if (next === undefined || isDeepStrictEqual(next, record)) return;
+      if ((await this.#bucket.put(key, JSON.stringify(next), revision)) !== undefined) return;
+    }
+  }
+
+  /** Writes the record in the place of this revision; false when it has changed meanwhile. */
+  async replace({ address, revision }: Omit<StoredRecord, 'record'>, record: InstanceRecord): Promise<boolean> {
+    return (await this.#bucket.put(instanceKey(address), JSON.stringify(record), revision)) !== undefined;
+  }
+
+  /** Removes the record of this revision; one that has changed meanwhile stays. */
+  async forget({ address, revision }: Omit<StoredRecord, 'record'>): Promise<void> {
+    await this.#bucket.remove(instanceKey(address), revision);
+  }
+
+  /** All records of a remote, as one scan finds them, by key. */
+  async recordsOf(remote: string): Promise<Map<string, StoredRecord>> {
+    const found = new Map<string, StoredRecord>();
+    await scan(this.#nats, 1, `${subjectPrefix}${remote}.*.*`, (key, revision, value) => {
+      const address = parseInstanceKey(key);
+      if (!address || value === undefined) found.delete(key);
+      else found.set(key, { address, revision, record: JSON.parse(value) as InstanceRecord });
+    });
+    return found;
+  }
+
+  /** The last inventory of a remote, and its revision: 0 where there was none. */
+  async inventory(remote: string): Promise<{ inventory: Inventory | undefined; revision: number }> {
+    const { entry, revision } = await this.#bucket.get(inventoryKey(remote));
+    return { inventory: entry && (JSON.parse(entry.value.toString()) as Inventory), revision };
+  }
+
+  /** Says that an inventory was taken; returns the revision. Undefined when another worker was faster: its word stands. */
+  noteInventory(remote: string, inventory: Inventory, over: number): Promise<number | undefined> {
+    return this.#bucket.put(inventoryKey(remote), JSON.stringify(inventory), over);
+  }
+}
+
+/** An instance as a gateway keeps it in memory. */
+export interface KnownInstance {
+  address: Address;
+  /** Where it is in lists: `remote/project/instance`. */
+  cursor: string;
+  record: InstanceRecord;
+}
+
+const followEveryMs = 20_000;
+/** Longer than this ago, a removal's marker may have expired unseen: everything is read again. Markers live a minute. */
+const staleMs = 50_000;
+
+/** All records in a gateway's memory, some 1 kB each: what has changed is read when somebody asks, and now and then when nobody does. */
+export class FleetView {
+  readonly #nats: Nats;
+  readonly #known = new Map<string, KnownInstance>();
+  readonly #inventories = new Map<string, Inventory>();
+  /** In the order of their cursors; undefined when one was added or removed since. */
+  #sorted: KnownInstance[] | undefined;
+  #next = 1;
+  #created = '';
+  #readAt = Number.NEGATIVE_INFINITY;
+  #reading: Promise<void> | undefined;
+
+  constructor(nats: Nats) {
+    this.#nats = nats;
+  }
+
+  /** Keeps it up to date until the signal aborts, so that whoever asks need not wait for all records. */
+  follow(signal: AbortSignal, onTrouble: (error: unknown) => void): void {
+    const read = () => void this.current().catch(onTrouble);
+    const timer = setInterval(read, followEveryMs);
+    signal.addEventListener('abort', () => clearInterval(timer), { once: true });
+    read();
+  }
+
+  /** All, in the order of their cursors, and each remote's last inventory, as they were at some moment after the call. Throws nats-unavailable. */
+  async current(): Promise<{ instances: readonly KnownInstance[]; inventories: ReadonlyMap<string, Inventory> }> {
+    // One that is under way may have begun before the change that its asker wants to see.
+    await this.#reading?.catch(() => undefined);
+    this.#reading ??= this.#read().finally(() => {
+      this.#reading = undefined;
+    });
+    await this.#reading;
+    this.#sorted ??= [...this.#known.values()].sort((a, b) => (a.cursor < b.cursor ? -1 : 1));
+    return { instances: this.#sorted, inventories: this.#inventories };
+  }
+
+  async #read(): Promise<void> {
+    this.#nats.assertConnected();
+    try {
+      const { created, state } = await this.#nats.jsm.streams.info(stream);
+      const now = performance.now();
+      if (created !== this.#created || state.last_seq + 1 < this.#next || now - this.#readAt > staleMs) this.#clear();
+      if (state.last_seq >= this.#next)
+        await scan(this.#nats, this.#next, undefined, (...entry) => this.#take(...entry));
+      this.#created = created;
+      this.#readAt = now;
+    } catch (error) {
+      throw natsFailure(error, 'reading the records of instances');
+    }
+  }
+
+  #take(key: string, revision: number, value: string | undefined): void {
+    this.#next = revision + 1;
+    const address = parseInstanceKey(key);
+    if (!address) {
+      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', JSON.parse(value) as Inventory);
+      return;
+    }
+    const known = this.#known.get(key);
+    if (value !== undefined && known) known.record = JSON.parse(value) as InstanceRecord;
+    else if (value !== undefined) {
+      const cursor = `${address.remote}/${address.project}/${address.instance}`;
+      this.#known.set(key, { address, cursor, record: JSON.parse(value) as InstanceRecord });
+      this.#sorted = undefined;
+    } else if (this.#known.delete(key)) this.#sorted = undefined;
+  }
+
+  #clear(): void {
+    this.#known.clear();
+    this.#inventories.clear();
+    this.#sorted = undefined;
+    this.#next = 1;
+    this.#readAt = Number.NEGATIVE_INFINITY;
+  }
+}
+
+/** Calls `see` with each entry from this revision on, in the order of revisions; a removed one has no value. */
+async function scan(
+  nats: Nats,
+  from: number,
+  subject: string | undefined,
+  see: (key: string, revision: number, value: string | undefined) => void,
+): Promise<void> {
+  let next = from;
+  let full: boolean;
+  do {
+    const batch = await batchOf(nats, stream, next, subject);
+    ({ full } = batch);
+    for (const { subject, seq, header, data } of batch.messages) {
+      next = seq + 1;
+      see(subject.slice(subjectPrefix.length), seq, isGone(header) ? undefined : Buffer.from(data).toString());
+    }
+  } while (full);
+}

@@ -1,0 +1,80 @@
+/** A remote's inventory, taken by its workers every so often: which instances there are, and now and then whether the records agree with the store. */
+import { setTimeout } from 'node:timers/promises';
+import { asLxstowError } from '../contract/errors.ts';
+import type { Address } from '../contract/schemas.ts';
+import type { Leases } from '../coordination/leases.ts';
+import type { LxdInstance } from '../lxd/inventory.ts';
+import { instanceLeaseKey } from '../nats/topology.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { FleetStore } from './fleetStore.ts';
+import type { Keeper } from './keeper.ts';
+import { compareBackups, compareInstances } from './rounds.ts';
+
+const compareEveryMs = 24 * 3_600_000;
+const compareTimeoutMs = 3_600_000;
+const listTimeoutMs = 120_000;
+
+export interface InventoryTools {
+  remote: string;
+  fleet: FleetStore;
+  keeper: Keeper;
+  store: ObjectStore;
+  prefix: string;
+  /** All instances that LXD has. */
+  list: (signal: AbortSignal) => Promise<LxdInstance[]>;
+  leases: Leases;
+  log: Log;
+}
+
+/** Takes the inventory every so often until `stop`. Of several workers of a remote mostly one does. */
+export async function takeInventoryRegularly(
+  tools: InventoryTools,
+  { everySeconds, stop }: { everySeconds: number; stop: AbortSignal },
+): Promise<void> {
+  const { fleet, remote, log } = tools;
+  let seen: number | undefined;
+  while (!stop.aborted) {
+    try {
+      const { revision } = await fleet.inventory(remote);
+      // Another worker has taken it since we looked last. Ages by the clock would want clocks that agree.
+      if (seen === undefined || seen === revision) seen = await takeInventory(tools, stop);
+      else seen = revision;
+    } catch (error) {
+      if (!stop.aborted) log.warn('the inventory was not taken', { error: asLxstowError(error) });
+    }
+    await setTimeout(everySeconds * 1000 * (0.9 + Math.random() / 5), undefined, { signal: stop }).catch((error) => {
+      if (!stop.aborted) throw error;
+    });
+  }
+}
+
+/** Whether a job has the lease on an instance. */
+export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
+  return async (address) => (await leases.holder(instanceLeaseKey(address))) !== undefined;
+}
+
+/** Takes it now. Returns the revision of its note. */
+export async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
+  const { remote, fleet, keeper, store, prefix, list, leases, log } = tools;
+  const { inventory, revision } = await fleet.inventory(remote);
+  const at = new Date().toISOString();
+  const signal = AbortSignal.any([stop, AbortSignal.timeout(listTimeoutMs)]);
+  const changed = await compareInstances(fleet, remote, () => list(signal), atWork(leases));
+  if (changed > 0) log.info('instances have changed', { remote, changed });
+  let { compared } = inventory ?? {};
+  if (compared === undefined || keeper.behind || Date.now() - Date.parse(compared) > compareEveryMs) {
+    keeper.behind = false;
+    try {
+      const long = AbortSignal.any([stop, AbortSignal.timeout(compareTimeoutMs)]);
+      const corrected = await compareBackups(fleet, remote, { store, prefix }, long);
+      if (corrected > 0) log.info('records of instances corrected by the store', { remote, corrected });
+      compared = at;
+    } catch (error) {
+      keeper.behind = true;
+      if (!stop.aborted) log.warn('the records of instances were not compared', { error: asLxstowError(error) });
+    }
+  }
+  const noted = await fleet.noteInventory(remote, { at, ...(compared && { compared }) }, revision);
+  return noted ?? (await fleet.inventory(remote)).revision;
+}

@@ -1,0 +1,89 @@
+/**
+ * The audit trail: a log line for each call that changes something, each that is refused, each by which a whole archive goes out, and each request
+ * over NATS, at whatever level the log is.
+ */
+import type { RequestHandler, Response } from 'express';
+import type { Config } from '../../contract/schemas.ts';
+import { createLogger, type Log } from '../../telemetry/logger.ts';
+import type { Trace } from '../../telemetry/trace.ts';
+import type { Client } from './trust.ts';
+
+const refusals = [401, 403, 429];
+
+export function auditLog(config: Config['log']): Log {
+  return createLogger({ ...config, level: 'info' }, { service: 'gateway', audit: true });
+}
+
+/** Writes the line when the answer is out, or the client is gone. */
+export function audited(log: Log): RequestHandler {
+  return (request, response, next) => {
+    // Routers shorten the path while they are at it.
+    const { method, path, query } = request;
+    const reading = ['GET', 'HEAD', 'OPTIONS'].includes(method);
+    const address = request.socket.remoteAddress ?? '';
+    let written = false;
+    const write = (status: number, result: string) => {
+      const { client, audit, trace } = response.locals as Locals;
+      // A call that reads has a note where it is one that counts.
+      if (written || (reading && !audit && !refusals.includes(status))) return;
+      written = true;
+      const location = response.get('location');
+      log.info('audit', {
+        requestor: requestorOf(client, address),
+        method,
+        path,
+        ...(typeof query.project === 'string' && { project: query.project }),
+        status,
+        result,
+        trace: trace.id,
+        ...(location !== undefined && { location }),
+        ...audit,
+      });
+    };
+    response.once('finish', () => write(response.statusCode, resultOf(response.statusCode)));
+    response.once('close', () => write(response.statusCode, 'cut'));
+    next();
+  };
+}
+
+/** Writes the line of a request over NATS. Who asks is not told by NATS: the inbox for the answer says it, where users have prefixes of their own. */
+export function auditOverNats(
+  log: Log,
+  asked: { subject: string; reply: string | undefined; trace: Trace; status: number; body: object },
+): void {
+  const { subject, reply = '', trace, status, body } = asked;
+  log.info('audit', {
+    requestor: { username: '', name: '', role: '', protocol: 'nats', address: reply },
+    subject,
+    ...body,
+    status,
+    result: resultOf(status),
+    trace: trace.id,
+  });
+}
+
+/** Adds to a request's line, and has one written for a call that only reads. Nothing secret. */
+export function noteForAudit(response: Response, fields: Record<string, unknown>): void {
+  response.locals.audit = { ...response.locals.audit, ...fields };
+}
+
+interface Locals {
+  client?: Client;
+  trace: Trace;
+  audit?: Record<string, unknown>;
+}
+
+function requestorOf(client: Client | undefined, address: string): object {
+  return {
+    username: client?.fingerprint ?? '',
+    name: client?.name ?? '',
+    role: client?.trusted ? client.role : 'untrusted',
+    protocol: 'tls',
+    address,
+  };
+}
+
+function resultOf(status: number): string {
+  if (refusals.includes(status)) return 'refused';
+  return status < 400 ? 'done' : 'failed';
+}

@@ -1,0 +1,62 @@
+/** What clients that are restricted to projects may bring into LXD (docs/security.md): judged before a byte of it is stored, or sent to LXD. */
+import { ConfigFiles } from '../../archive/tar/configFiles.ts';
+import { type LxdIndex, type ReadOptions, readConfigFile } from '../../archive/tar/lxdIndex.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Address, Config, Manifest } from '../../contract/schemas.ts';
+import type { LookAnswer } from '../../hosts/look.ts';
+import type { Judge } from '../../intake/intake.ts';
+import { forbiddenFor, forbiddenIn, type Limits, refusalOf } from '../../lxd/restrictions.ts';
+import type { Client } from './trust.ts';
+
+/** True for a client that may bring no more than LXD's restricted projects take. */
+export function isLimited(client: Client, { restrictedRestores }: Config['gateway']): boolean {
+  return client.projects !== undefined && restrictedRestores === 'refuse';
+}
+
+/** What a worker has said of the project; undefined when it was not asked, or none could say. */
+export function limitsIn(found: LookAnswer | undefined): Limits | undefined {
+  if (found?.restricted === undefined || !found.profiles) return undefined;
+  return { restricted: found.restricted, profiles: found.profiles };
+}
+
+/** Throws forbidden for a backup that a limited client may not restore. Of a project of which nobody can say anything now the worker judges. */
+export function assertMayRestore({ backup, instance }: Manifest, limits: Limits | undefined): void {
+  const forbidden = limits ? forbiddenFor(instance, limits) : [];
+  if (forbidden.length > 0)
+    throw new LxstowError('forbidden', refusalOf(`the backup of ${backup.instance}`, forbidden));
+}
+
+const unknown: Limits = { restricted: false, profiles: [] };
+
+/** Judges an archive that a limited client sends. Throws forbidden at once for what its index says. */
+export function judgeOf(
+  index: LxdIndex,
+  { instance }: Pick<Address, 'instance'>,
+  limits: Limits = unknown,
+  options: Pick<ReadOptions, 'inTurn'> = {},
+): Judge {
+  const refuse = (why: string) =>
+    new LxstowError(
+      'forbidden',
+      `the archive of ${instance} cannot be judged: ${why}. Clients that are restricted to projects send what LXD has exported, not optimized (gateway.restrictedRestores)`,
+    );
+  if (index.optimized) throw refuse('it is optimized, a file system in itself');
+  const said = [
+    ...index.described.flatMap(forbiddenIn),
+    // Profiles that the project has, too: whoever restores it elsewhere would have them made.
+    ...forbiddenFor(index.instance, unknown),
+  ];
+  const what = `the archive of ${instance}`;
+  if (!limits.restricted && said.length > 0) throw new LxstowError('forbidden', refusalOf(what, [...new Set(said)]));
+  const files = new ConfigFiles(refuse);
+  return {
+    onEntry: files.onEntry,
+    async finish() {
+      if (!files.found) throw refuse('it has no backup.yaml');
+      const described = await readConfigFile(files.found, options);
+      // In a restricted project LXD decides by the index, so no more may be here.
+      const more = described.flatMap(forbiddenIn).filter((each) => !limits.restricted || !said.includes(each));
+      if (more.length > 0) throw new LxstowError('forbidden', refusalOf(`${what}, in its backup.yaml,`, more));
+    },
+  };
+}

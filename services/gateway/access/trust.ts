@@ -1,0 +1,148 @@
+/** Who is at the other end: trusted by the trust store, by the trust directory, or by the CA. */
+import type { X509Certificate } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { TLSSocket } from 'node:tls';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import type { Config, Role, TrustedCertificate } from '../../contract/schemas.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { commonName, fingerprintOf, isInTime } from '../../trust/certificates.ts';
+import type { TrustCopy } from '../../trust/trustCopy.ts';
+import type { TrustDirectory } from '../../trust/trustDirectory.ts';
+import type { TrustStore } from '../../trust/trustStore.ts';
+import type { Connections } from './connections.ts';
+import type { RefusalLimit } from './refusalLimit.ts';
+
+/** A client as its certificate shows it. */
+export interface Client {
+  fingerprint: string;
+  trusted: boolean;
+  name: string;
+  role: Role;
+  /** What it is restricted to; undefined: every project. */
+  projects: string[] | undefined;
+}
+
+export interface Sources {
+  config: Config['gateway'];
+  log: Log;
+  copy: TrustCopy;
+  /** For what the copy does not know; it answers at once or not at all. */
+  store: TrustStore;
+  directory: TrustDirectory | undefined;
+  refusals: RefusalLimit;
+  /** Of those who come to be trusted, so that others behind their address, who only ask, do not keep them out. */
+  enrolments: RefusalLimit;
+  connections: Connections;
+}
+
+interface Shown {
+  certificate: X509Certificate;
+  fingerprint: string;
+}
+
+export class Trust {
+  readonly #parts: Sources;
+  /** What each connection has shown in its handshake. It cannot show another later (main.ts), and each reading of it costs. */
+  readonly #shown = new WeakMap<TLSSocket, Shown>();
+
+  constructor(parts: Sources) {
+    this.#parts = parts;
+  }
+
+  /**
+   * The client at the other end; undefined when it shows no certificate. An expired certificate is trusted by nobody. What the store
+   * says of a certificate goes before directory and CA, which make admins.
+   */
+  async client(socket: TLSSocket): Promise<Client | undefined> {
+    const shown = this.#shown.get(socket) ?? shownBy(socket);
+    if (!shown) return undefined;
+    this.#shown.set(socket, shown);
+    return this.#parts.connections.whileDeciding(socket, () => this.#decide(socket, shown));
+  }
+
+  async #decide(socket: TLSSocket, { certificate, fingerprint }: Shown): Promise<Client> {
+    if (!isInTime(certificate)) return stranger(fingerprint);
+    const { copy, directory, config } = this.#parts;
+    const known = copy.get(fingerprint);
+    if (known) return granted(known);
+    // `authorized` speaks of our CA only where one is configured; else Node would mean the system's.
+    if (config.trustCa !== undefined && socket.authorized) return admin(fingerprint, certificate);
+    const inDirectory = await directory?.get(fingerprint);
+    if (inDirectory) return admin(fingerprint, inDirectory);
+    const added = await this.#justAdded(fingerprint, socket.remoteAddress ?? '');
+    return added ? granted(added) : stranger(fingerprint);
+  }
+
+  /** By another gateway, a moment ago: its client may be faster than the watch. */
+  async #justAdded(fingerprint: string, address: string): Promise<TrustedCertificate | undefined> {
+    const { copy, store, refusals, log } = this.#parts;
+    if (refusals.over(address) !== undefined) return undefined;
+    try {
+      if (!(await store.certificate(fingerprint))) return undefined;
+      await copy.refresh(fingerprint);
+      return copy.get(fingerprint);
+    } catch (error) {
+      if (!isCode(error, 'nats-unavailable')) throw error;
+      log.warn('an unknown certificate cannot be looked up', { fingerprint, error });
+      return undefined;
+    }
+  }
+
+  /** Those in the directory, as the store would have them. */
+  async inDirectory(): Promise<TrustedCertificate[]> {
+    return ((await this.#parts.directory?.all()) ?? []).map(asStored);
+  }
+
+  /** Counts a refused call against its address. */
+  refused(address: string | undefined): void {
+    this.#parts.refusals.count(address ?? '');
+  }
+
+  /** Counts an enrolment, or with its weight a wrong token. */
+  enrolling(address: string | undefined, weight?: number): void {
+    this.#parts.enrolments.count(address ?? '', weight);
+  }
+
+  /** Throws too-many-requests for an address that was refused too often of late. */
+  assertHeard(
+    { req, res }: { req: IncomingMessage; res: ServerResponse },
+    limit: 'refusals' | 'enrolments' = 'refusals',
+  ): void {
+    const seconds = this.#parts[limit].over(req.socket.remoteAddress ?? '');
+    if (seconds === undefined) return;
+    res.setHeader('retry-after', seconds);
+    throw new LxstowError('too-many-requests', `too many refused requests; try again in ${seconds} s`);
+  }
+}
+
+function shownBy(socket: TLSSocket): Shown | undefined {
+  const certificate = socket.getPeerX509Certificate();
+  return certificate && { certificate, fingerprint: fingerprintOf(certificate) };
+}
+
+function stranger(fingerprint: string): Client {
+  return { fingerprint, trusted: false, name: '', role: 'viewer', projects: [] };
+}
+
+function granted({ fingerprint, name, role, restricted, projects }: TrustedCertificate): Client {
+  return { fingerprint, trusted: true, name, role, projects: restricted ? projects : undefined };
+}
+
+function admin(fingerprint: string, certificate: X509Certificate): Client {
+  const name = commonName(certificate) ?? fingerprint.slice(0, 12);
+  return { fingerprint, trusted: true, name, role: 'admin', projects: undefined };
+}
+
+function asStored(certificate: X509Certificate): TrustedCertificate {
+  const fingerprint = fingerprintOf(certificate);
+  return {
+    fingerprint,
+    name: commonName(certificate) ?? fingerprint.slice(0, 12),
+    type: 'client',
+    certificate: certificate.toString(),
+    restricted: false,
+    projects: [],
+    role: 'admin',
+    added_at: new Date(certificate.validFrom).toISOString(),
+  };
+}

@@ -1,0 +1,178 @@
+/** The websockets of GET /1.0/events: each change is written once and goes to all who want it. */
+import type { Duplex } from 'node:stream';
+import type { WebSocket } from 'ws';
+import type { RunFeed } from '../../runs/runFeed.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import type { OperationFeed } from './feed.ts';
+import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
+
+/** What a socket is told of. */
+export interface Subscription {
+  types: ReadonlySet<EventType>;
+  /** Whether it may and wants to see what happens in this project. */
+  wants(project: string): boolean;
+  /** Asked now and then: false ends the socket. */
+  trusted(): Promise<boolean>;
+  /** The connection that the socket is on. */
+  connection: Duplex;
+  /** For the log. */
+  client: string;
+}
+
+interface Subscriber extends Subscription {
+  socket: WebSocket;
+  answered: boolean;
+  /** Runs while an event that went beyond muchUnreadBytes has not left. */
+  patience?: NodeJS.Timeout | undefined;
+}
+
+interface Message {
+  event: Event;
+  /** As all get it; made when the first wants it. */
+  data?: Buffer;
+}
+
+/** LXD's; a socket that has not answered one when the next is due is dead. */
+const pingEveryMs = 10_000;
+/** So much may be on its way to a socket, some thousand events; what goes beyond it must have left within the time. A burst alone does that. */
+const muchUnreadBytes = 1024 * 1024;
+const patienceMs = 2000;
+/** Who has not read so much is cut off at once. */
+const mostUnreadBytes = 16 * muchUnreadBytes;
+/** Log lines a second; those over it are left out and counted. */
+const mostLinesPerSecond = 200;
+const mostSubscribers = 1000;
+/** A write to TLS costs more than what is in it: events wait for others, the longer the more listen, and leave together. */
+const waitMsPerSubscriber = 0.2;
+const longestWaitMs = 50;
+const unreading = 'does not read its events';
+const closeGraceMs = 1000;
+const goingAway = 1001;
+
+export class EventSockets implements AsyncDisposable {
+  readonly #log: Log;
+  readonly #subscribers = new Set<Subscriber>();
+  readonly #timer: NodeJS.Timeout;
+  #unsent: Message[] = [];
+  #second = 0;
+  #lines = 0;
+
+  constructor(feed: OperationFeed, runFeed: Pick<RunFeed, 'onChange'>, log: Log) {
+    this.#log = log;
+    feed.onChange((operation) => {
+      if (this.#subscribers.size === 0) return;
+      for (const event of eventsOf(operation)) this.#tell(event);
+    });
+    runFeed.onChange(({ run }) => this.#tell(runEvent(run)));
+    this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
+  }
+
+  get full(): boolean {
+    return this.#subscribers.size >= mostSubscribers;
+  }
+
+  /** Tells the socket of all that happens from now on. */
+  add(socket: WebSocket, subscription: Subscription): void {
+    const subscriber = { ...subscription, socket, answered: true };
+    this.#subscribers.add(subscriber);
+    socket.on('pong', () => {
+      subscriber.answered = true;
+    });
+    socket.on('error', (error) => this.#log.debug('event socket failed', { client: subscription.client, error }));
+    socket.on('close', () => this.#forget(subscriber));
+  }
+
+  /** One line of the log. */
+  line(line: Record<string, unknown>): void {
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#second) {
+      const left = this.#lines - mostLinesPerSecond;
+      [this.#second, this.#lines] = [second, 0];
+      if (left > 0) this.#tell(loggingEvent({ level: 'warn', message: 'log lines left out', count: left }));
+    }
+    if (++this.#lines <= mostLinesPerSecond) this.#tell(loggingEvent(line));
+  }
+
+  #tell(event: Event): void {
+    if (this.#subscribers.size === 0 || this.#unsent.push({ event }) > 1) return;
+    setTimeout(() => this.#flush(), Math.min(longestWaitMs, this.#subscribers.size * waitMsPerSubscriber)).unref();
+  }
+
+  #flush(): void {
+    const messages = this.#unsent;
+    this.#unsent = [];
+    for (const subscriber of this.#subscribers) {
+      const { connection } = subscriber;
+      connection.cork();
+      for (const message of messages) if (this.#subscribers.has(subscriber)) this.#send(subscriber, message);
+      connection.uncork();
+    }
+  }
+
+  #send(subscriber: Subscriber, message: Message): void {
+    const { socket, types, wants } = subscriber;
+    const { projects, ...event } = message.event;
+    const about = projects ?? (event.project === undefined ? [] : [event.project]);
+    if (!types.has(event.type) || !about.every((project) => wants(project))) return;
+    message.data ??= Buffer.from(JSON.stringify(event));
+    const { data } = message;
+    const unread = socket.bufferedAmount + data.length;
+    if (unread > mostUnreadBytes) this.#cut(subscriber, unreading);
+    else socket.send(data, { binary: false }, unread > muchUnreadBytes ? this.#hurry(subscriber) : undefined);
+  }
+
+  /** Cuts a socket off unless what is returned is called in time. */
+  #hurry(subscriber: Subscriber): (() => void) | undefined {
+    if (subscriber.patience) return undefined;
+    subscriber.patience = setTimeout(() => this.#cut(subscriber, unreading), patienceMs).unref();
+    return () => {
+      clearTimeout(subscriber.patience);
+      subscriber.patience = undefined;
+    };
+  }
+
+  #ping(): void {
+    for (const subscriber of this.#subscribers) {
+      if (!subscriber.answered) {
+        this.#cut(subscriber, 'does not answer pings');
+        continue;
+      }
+      subscriber.answered = false;
+      subscriber.socket.ping();
+      subscriber.trusted().then(
+        (trusted) => trusted || this.#cut(subscriber, 'is not trusted any more'),
+        (error) => this.#log.error('trust in an event socket not checked', { client: subscriber.client, error }),
+      );
+    }
+  }
+
+  #cut(subscriber: Subscriber, why: string): void {
+    // First: the line about it is an event too.
+    this.#forget(subscriber);
+    subscriber.socket.terminate();
+    this.#log.warn(`event socket cut off: it ${why}`, { client: subscriber.client });
+  }
+
+  #forget(subscriber: Subscriber): void {
+    this.#subscribers.delete(subscriber);
+    clearTimeout(subscriber.patience);
+  }
+
+  /** Says goodbye to all; those who do not answer are cut off. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    this.#flush();
+    const closed = [...this.#subscribers].map(
+      ({ socket }) =>
+        new Promise<void>((resolve) => {
+          const timer = setTimeout(() => socket.terminate(), closeGraceMs);
+          socket.once('close', () => {
+            clearTimeout(timer);
+            resolve();
+          });
+          socket.close(goingAway, 'the gateway stops');
+        }),
+    );
+    await Promise.all(closed);
+  }
+}

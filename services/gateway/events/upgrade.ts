@@ -1,0 +1,55 @@
+/** Requests for a websocket go through the application like all others, so that one place says who may and how errors look. */
+import { type IncomingMessage, type RequestListener, ServerResponse } from 'node:http';
+import type { Server } from 'node:https';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import type { Response } from 'express';
+import { type WebSocket, WebSocketServer } from 'ws';
+import { LxstowError } from '../../contract/errors.ts';
+import { errorEnvelope } from '../http/respond.ts';
+
+/** Whoever sends more than a ping has mistaken us. */
+const maxPayload = 4096;
+
+/** Lets the application answer requests for a websocket: a route does it with `websocketOf`. */
+export function takeUpgrades(server: Server, app: RequestListener): void {
+  const websockets = new WebSocketServer({ noServer: true, maxPayload, perMessageDeflate: false });
+  websockets.on('wsClientError', (error, socket, request) => refuse(request, socket, error.message));
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    socket.on('error', () => socket.destroy());
+    const upgraded = String(request.headers.upgrade).toLowerCase() === 'websocket';
+    if (request.method !== 'GET' || !upgraded)
+      return refuse(request, socket, 'only GET may ask for an upgrade, to a websocket');
+    const response = answerOn(request, socket);
+    const accept = () =>
+      new Promise<WebSocket>((resolve) => {
+        response.detachSocket(socket as TLSSocket);
+        websockets.handleUpgrade(request, socket, head, resolve);
+      });
+    app(request, Object.assign(response, { locals: { accept } }));
+  });
+}
+
+/** Makes the request a websocket. Throws bad-request when it does not ask for one. What the handshake lacks is answered by itself. */
+export function websocketOf(response: Response): Promise<WebSocket> {
+  const { accept } = response.locals as { accept?: () => Promise<WebSocket> };
+  if (!accept) throw new LxstowError('bad-request', 'this is a websocket: ask for an upgrade');
+  return accept();
+}
+
+function answerOn(
+  request: IncomingMessage,
+  socket: Duplex,
+): ServerResponse<IncomingMessage> & { req: IncomingMessage } {
+  const response = new ServerResponse(request);
+  response.shouldKeepAlive = false;
+  response.assignSocket(socket as TLSSocket);
+  response.on('finish', () => socket.end());
+  return response;
+}
+
+function refuse(request: IncomingMessage, socket: Duplex, error: string): void {
+  const body = JSON.stringify(errorEnvelope(400, error));
+  const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+  answerOn(request, socket).writeHead(400, headers).end(body);
+}

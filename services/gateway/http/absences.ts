@@ -1,0 +1,66 @@
+/** What a request is told that fails because a dependency is away: since when, and whether anything was accepted. */
+import { LxstowError } from '../../contract/errors.ts';
+import type { Bucket } from '../../nats/bucket.ts';
+import { suspectOf } from '../../outages/blame.ts';
+import { listOutages } from '../../outages/recordedOutages.ts';
+import type { Log } from '../../telemetry/logger.ts';
+
+/** An answer is not kept waiting for the reason in it. */
+const lookTimeoutMs = 1000;
+/** Failures of one outage are never further apart, as long as somebody asks. */
+const sameOutageMs = 60_000;
+
+export class Absences {
+  readonly #leases: Bucket;
+  readonly #log: Log;
+  #seen: { since: Date; lastAt: number } | undefined;
+
+  /** `leases`: the bucket that the workers' records are in. */
+  constructor(leases: Bucket, log: Log) {
+    this.#leases = leases;
+    this.#log = log;
+  }
+
+  /**
+   * The same error, and in its text since when S3 or LXD is away: as a worker has recorded it, else, of S3, since this gateway has met it. `changes`:
+   * whether the request would have changed something. Any other error as it is.
+   */
+  async explain(error: LxstowError, changes: boolean): Promise<LxstowError> {
+    const dependency = suspectOf(error.code);
+    if (error.status !== 503 || (dependency !== 's3' && dependency !== 'lxd')) return error;
+    const since = await this.#since(dependency, error.message);
+    const parts = [
+      error.message,
+      since && `${dependency === 's3' ? 'S3' : 'LXD'} has been away since ${since.slice(0, 19)}Z`,
+      changes && 'nothing was accepted',
+    ];
+    return new LxstowError(error.code, parts.filter(Boolean).join('; '), { cause: error });
+  }
+
+  async #since(dependency: 's3' | 'lxd', message: string): Promise<string | undefined> {
+    const met = dependency === 's3' ? this.#meet().toISOString() : undefined;
+    const late = AbortSignal.timeout(lookTimeoutMs);
+    const aborted = new Promise<never>((_, reject) => late.addEventListener('abort', () => reject(late.reason)));
+    try {
+      const outages = await Promise.race([listOutages(this.#leases), aborted]);
+      const recorded = outages
+        .filter((outage) => outage.dependency === dependency && outage.allowed === 0)
+        // There is one S3, and an LXD for each remote: which one, the error names.
+        .filter(({ remote }) => dependency === 's3' || message.includes(`LXD (${remote})`))
+        .map(({ since }) => since)
+        .sort()[0];
+      return recorded ?? met;
+    } catch (error) {
+      this.#log.debug('the records of what is away were not read', { error });
+      return met;
+    }
+  }
+
+  #meet(): Date {
+    const now = performance.now();
+    const isSame = this.#seen !== undefined && now - this.#seen.lastAt < sameOutageMs;
+    const since = isSame && this.#seen ? this.#seen.since : new Date();
+    this.#seen = { since, lastAt: now };
+    return since;
+  }
+}

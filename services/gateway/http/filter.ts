@@ -1,0 +1,188 @@
+/**
+ * LXD's filter language: `status eq Running and not name eq "c.*"`, read from left to right, `and` and `or` alike; also in the short
+ * form `status=Running`. What it may cost is counted before it is spent.
+ */
+import { setImmediate } from 'node:timers/promises';
+import { RE2JS } from 're2js';
+import { LxstowError } from '../../contract/errors.ts';
+import { programSizeOf } from './patternSize.ts';
+
+const operators = ['eq', 'ne', 'gt', 'ge', 'lt', 'le'] as const;
+type Operator = (typeof operators)[number];
+
+interface Clause {
+  or: boolean;
+  not: boolean;
+  matches(object: object): boolean;
+}
+
+export type Filter = (object: object) => boolean;
+
+/** A clause in the short form, a quoted text, or a word. */
+const tokens = /([^\s"'=!]+)(!?=)("[^"]*"|'[^']*'|\S+)|"[^"]*"|'[^']*'|\S+/g;
+/** What anybody writes by hand or lxc makes of its arguments. */
+const longestFilter = 1000;
+/** Instructions of all patterns of a filter together; `(c1$|^c1.*)`, which lxc makes of a name, has 15. */
+export const largestProgram = 1000;
+/**
+ * A step is an instruction for a character of text: RE2's worst case. One costs up to 0.5 µs, measured with patterns that are made for it; what people
+ * write costs a hundredth. `stepsAtOnce` is about 50 ms then.
+ */
+export const stepsAtOnce = 100_000;
+/** For all the objects of a list. */
+export const mostSteps = 10_000_000;
+
+/** Steps that matching has taken, of all objects so far. */
+export interface Spent {
+  steps: number;
+}
+
+/**
+ * Those of the items that match. Others get their turn in between: it pauses after `stepsAtOnce`. Throws bad-request as `parseFilter` does, and
+ * for more than `mostSteps`.
+ */
+export async function filtered<T extends object>(items: T[], text: string | undefined): Promise<T[]> {
+  const spent: Spent = { steps: 0 };
+  const matches = parseFilter(text, spent);
+  const found: T[] = [];
+  let pauseAt = stepsAtOnce;
+  for (const item of items) {
+    if (matches(item)) found.push(item);
+    if (spent.steps < pauseAt) continue;
+    pauseAt = spent.steps + stepsAtOnce;
+    await setImmediate();
+  }
+  return found;
+}
+
+/** Throws bad-request, and says what is wrong. Without a text everything matches. */
+export function parseFilter(text: string | undefined, spent: Spent = { steps: 0 }): Filter {
+  if (text === undefined) return () => true;
+  if (text.length > longestFilter) throw refused(`it is longer than ${longestFilter} characters`);
+  const words = [...text.matchAll(tokens)];
+  const clauses: Clause[] = [];
+  const budget: Budget = { instructions: largestProgram, spent };
+  for (let or = false; ; ) {
+    clauses.push(parseClause(words, or, budget));
+    const logical = words.shift()?.[0].toLowerCase();
+    if (logical === undefined) break;
+    if (logical !== 'and' && logical !== 'or') throw refused(`"and" or "or" is missing before ${logical}`);
+    or = logical === 'or';
+  }
+  return (object) => {
+    let result = true;
+    for (const { or, not, matches } of clauses) {
+      const matched = matches(object) !== not;
+      result = or ? result || matched : result && matched;
+    }
+    return result;
+  };
+}
+
+/** What a filter's patterns share. */
+interface Budget {
+  /** Left for those that are not compiled yet. */
+  instructions: number;
+  spent: Spent;
+}
+
+/** Takes a clause off the words. */
+function parseClause(words: RegExpExecArray[], or: boolean, budget: Budget): Clause {
+  const next = (what: string) => words.shift() ?? refuse(`${what} is missing`);
+  let first = next('a clause');
+  const not = first[0].toLowerCase() === 'not';
+  if (not) first = next('what follows "not"');
+  const [, shortField, sign, shortValue] = first;
+  if (shortField !== undefined && shortValue !== undefined)
+    return { or, not, matches: comparison(shortField, sign === '=' ? 'eq' : 'ne', unquoted(shortValue), budget) };
+  const operator = next('an operator')[0].toLowerCase();
+  if (!isOperator(operator)) throw refused(`${operator} is none of ${operators.join(', ')}`);
+  return { or, not, matches: comparison(first[0], operator, unquoted(next('a value')[0]), budget) };
+}
+
+function comparison(field: string, operator: Operator, wanted: string, budget: Budget): (object: object) => boolean {
+  const matchesText = textMatcher(wanted, budget);
+  return (object) => {
+    const value = fieldOf(object, field);
+    const equal = operator === 'eq' || operator === 'ne';
+    if (typeof value === 'number') return compared(value, operator, Number(wanted));
+    if (value === undefined || value === null) return false;
+    if (!equal) throw refused(`${operator} is for numbers, and ${field} is none`);
+    return isEqual(value, wanted, matchesText) === (operator === 'eq');
+  };
+}
+
+function isEqual(value: unknown, wanted: string, matchesText: (text: string) => boolean): boolean {
+  if (typeof value === 'string') return matchesText(value);
+  if (typeof value === 'boolean') return String(value) === wanted.toLowerCase();
+  return JSON.stringify(value) === wanted;
+}
+
+/**
+ * As LXD takes it: a regular expression of Go's, of the whole value unless it says otherwise, whatever the case. What is no pattern is
+ * compared as it is. Throws bad-request for one whose program is too large; the matcher does for a text that is too long for it.
+ */
+function textMatcher(wanted: string, budget: Budget): (text: string) => boolean {
+  const same = (text: string) => text.toLowerCase() === wanted.toLowerCase();
+  if (/^[\w \-/:@]*$/.test(wanted)) return same;
+  const whole = /[$^]/.test(wanted) ? wanted : `^${wanted}$`;
+  const size = programSizeOf(whole);
+  budget.instructions -= size;
+  if (budget.instructions < 0) throw refused(`its patterns are too large: more than ${largestProgram} instructions`);
+  let pattern: RE2JS;
+  try {
+    pattern = RE2JS.compile(whole, RE2JS.CASE_INSENSITIVE);
+  } catch {
+    return same;
+  }
+  return (text) => {
+    const steps = size * text.length;
+    if (steps > stepsAtOnce) throw refused(`a value of ${text.length} characters is too long for its pattern`);
+    budget.spent.steps += steps;
+    if (budget.spent.steps > mostSteps)
+      throw refused('it costs too much for so many: narrow it, or ask for one project');
+    return pattern.test(text);
+  };
+}
+
+function compared(value: number, operator: Operator, wanted: number): boolean {
+  if (Number.isNaN(wanted)) throw refused('a number is compared with what is none');
+  const results = {
+    eq: value === wanted,
+    ne: value !== wanted,
+    gt: value > wanted,
+    ge: value >= wanted,
+    lt: value < wanted,
+    le: value <= wanted,
+  };
+  return results[operator];
+}
+
+/** The value at a path with dots. The keys of LXD's config have dots of their own; one that is not set is the empty text. */
+function fieldOf(object: unknown, path: string): unknown {
+  if (typeof object !== 'object' || object === null) return undefined;
+  if (Object.hasOwn(object, path)) return (object as Record<string, unknown>)[path];
+  for (let dot = path.indexOf('.'); dot !== -1; dot = path.indexOf('.', dot + 1)) {
+    const key = path.slice(0, dot);
+    if (!Object.hasOwn(object, key)) continue;
+    const rest = path.slice(dot + 1);
+    return fieldOf((object as Record<string, unknown>)[key], rest) ?? (key.endsWith('config') ? '' : undefined);
+  }
+  return undefined;
+}
+
+function isOperator(word: string): word is Operator {
+  return (operators as readonly string[]).includes(word);
+}
+
+function unquoted(value: string): string {
+  return /^(["']).*\1$/.test(value) && value.length > 1 ? value.slice(1, -1) : value;
+}
+
+function refuse(why: string): never {
+  throw refused(why);
+}
+
+function refused(why: string): LxstowError {
+  return new LxstowError('bad-request', `?filter=: ${why}`);
+}

@@ -1,0 +1,155 @@
+/** What requests carry, read and checked. */
+import type { Request, Response } from 'express';
+import { LxstowError } from '../../contract/errors.ts';
+import {
+  type Address,
+  type BackupAddress,
+  type Compression,
+  type Config,
+  check,
+  parseTagging,
+  type Requestor,
+  type SchemaName,
+  type Tags,
+} from '../../contract/schemas.ts';
+import { parseOwnName } from '../../lxd/ownNames.ts';
+import { refusalOf } from '../../notices/allowedEndpoints.ts';
+import type { Trace } from '../../telemetry/trace.ts';
+import type { Client } from '../access/trust.ts';
+
+/** The client that the trust check let in. */
+export function clientOf(request: Request): Client {
+  const client: Client | undefined = request.res?.locals.client;
+  if (!client) throw new LxstowError('forbidden', 'not authorized');
+  return client;
+}
+
+export function requestorOf(request: Request): Requestor {
+  return { username: clientOf(request).fingerprint, protocol: 'tls', address: request.socket.remoteAddress ?? '' };
+}
+
+/** The trace that the request belongs to: the client's, or one that begins with it. */
+export function traceOfRequest(request: Request): Trace {
+  return request.res?.locals.trace;
+}
+
+/** A parameter of the path. */
+export function parameter(request: Request, name: string, schema: SchemaName): string {
+  return check(schema, request.params[name], name) as string;
+}
+
+/** A parameter of the query, or undefined; given twice it is refused. */
+export function query(request: Request, name: string, schema?: SchemaName): string | undefined {
+  const value = request.query[name];
+  if (value === undefined || value === '') return undefined;
+  if (typeof value !== 'string') throw new LxstowError('bad-request', `?${name}= is there more than once`);
+  return schema ? (check(schema, value, `?${name}=`) as string) : value;
+}
+
+export function flag(request: Request, name: string): boolean | undefined {
+  const value = query(request, name);
+  if (value === undefined) return undefined;
+  if (value === 'true' || value === '1') return true;
+  if (value === 'false' || value === '0') return false;
+  throw new LxstowError('bad-request', `?${name}=${value} is neither true nor false`);
+}
+
+export function compressionQuery(request: Request): Compression | undefined {
+  return query(request, 'compression', 'names.json#/$defs/compression') as Compression | undefined;
+}
+
+/**
+ * Who is to be told of the end: the body's `notifyEndpoint`, else that of the query. Throws forbidden for one that requests may not
+ * name; its URL stands in no error.
+ */
+export function endpointOf(request: Request, config: Config['notify'], inBody?: string): { notifyEndpoint?: string } {
+  const notifyEndpoint = inBody ?? query(request, 'notifyEndpoint', 'names.json#/$defs/endpoint');
+  if (notifyEndpoint === undefined) return {};
+  const refusal = refusalOf(notifyEndpoint, config);
+  if (refusal !== undefined) throw new LxstowError('forbidden', `notifyEndpoint: ${refusal}`);
+  return { notifyEndpoint };
+}
+
+/** The tags of the contract's header. */
+export function tagsOf(request: Request): Tags {
+  const header = request.get('x-amz-tagging');
+  return header === undefined ? {} : parseTagging(header);
+}
+
+/** The project that a list is about, or undefined for all: `?project=` (`default` without it) or `?all-projects=true`. */
+export function listedProject(request: Request): string | undefined {
+  const project = query(request, 'project', 'names.json#/$defs/projectName');
+  const all = flag(request, 'all-projects') ?? false;
+  if (all && project !== undefined)
+    throw new LxstowError('bad-request', 'either ?project= or ?all-projects=true, not both');
+  return all ? undefined : (project ?? 'default');
+}
+
+/** The remote and project that a request means: `?target=` and `?project=`. Throws not-found for a remote that is not one of `remotes`. */
+export function placeOf(
+  request: Request,
+  remotes: string[] | undefined,
+  defaultRemote: string,
+): Omit<Address, 'instance'> {
+  const remote = query(request, 'target', 'names.json#/$defs/remoteName') ?? defaultRemote;
+  return {
+    remote: remotes ? knownRemote(remote, remotes) : remote,
+    project: query(request, 'project', 'names.json#/$defs/projectName') ?? 'default',
+  };
+}
+
+export function knownRemote(remote: string, remotes: string[]): string {
+  if (!remotes.includes(remote))
+    throw new LxstowError('not-found', `remote ${remote} does not exist; there are: ${remotes.join(', ')}`);
+  return remote;
+}
+
+/** The JSON body; nothing, null and "" mean {}, as LXD's clients send them. */
+export function bodyOf(request: Request): unknown {
+  const { body } = request as { body: unknown };
+  return body === undefined || body === null || body === '' ? {} : body;
+}
+
+/** Readers of the instance and the backup that a path names. */
+export function addressing({ remotes, gateway }: Config) {
+  const instanceIn = (request: Request, known: string[] | undefined): Address => ({
+    ...placeOf(request, known, gateway.defaultRemote),
+    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
+  });
+  const backupIn = (request: Request, known: string[] | undefined): BackupAddress => ({
+    ...instanceIn(request, known),
+    backup: parameter(request, 'backup', 'names.json#/$defs/backupName'),
+  });
+  const known = Object.keys(remotes);
+  return {
+    instanceOf: (request: Request) => instanceIn(request, known),
+    backupOf: (request: Request) => backupIn(request, known),
+    /** To read what is stored: the remote may be gone, its backups are not. */
+    storedInstanceOf: (request: Request) => instanceIn(request, undefined),
+    storedBackupOf: (request: Request) => backupIn(request, undefined),
+  };
+}
+
+/** Throws bad-request for names that a restore gives to what it works on. */
+export function assertNotOwn(name: string): void {
+  if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work`);
+}
+
+/** Aborts when the client has gone. */
+export function ended(response: Response): AbortSignal {
+  const controller = new AbortController();
+  response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
+  return controller.signal;
+}
+
+/** Throws precondition-failed where the client means another version than the one with this ETag. */
+export function checkIfMatch(request: Request, etag: string): void {
+  const wanted = request.get('if-match');
+  if (wanted !== undefined && !namesEtag(wanted, etag))
+    throw new LxstowError('precondition-failed', `the ETag is ${etag}, not ${wanted}`);
+}
+
+/** Whether a condition's list of ETags has this one. */
+export function namesEtag(header: string | undefined, etag: string): boolean {
+  return header?.split(',').some((each) => each.trim() === '*' || each.trim() === etag) ?? false;
+}

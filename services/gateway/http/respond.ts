@@ -1,0 +1,164 @@
+/** LXD's envelopes, and the one place where an error becomes an answer. */
+import { createHash } from 'node:crypto';
+import { gzip } from 'node:zlib';
+import type { ErrorRequestHandler, Request, Response } from 'express';
+import { asLxstowError, LxstowError } from '../../contract/errors.ts';
+import type { Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import type { Absences } from './absences.ts';
+
+/** Shorter ones are one packet anyway. */
+const worthPackingBytes = 1400;
+
+/** A sync answer. With `versioned`, the values that LXD makes its ETag of. */
+export function sync(response: Response, metadata: unknown = {}, versioned?: unknown[]): void {
+  if (versioned) response.set('etag', `"${createHash('sha256').update(JSON.stringify(versioned)).digest('hex')}"`);
+  send(response, 200, success(metadata));
+}
+
+/** A sync answer to what made something: 201, and its path in `Location`. */
+export function created(response: Response, path: string): void {
+  send(response.location(path), 201, success(null));
+}
+
+/** An async answer: 202, the operation's path in `Location` and `operation`, the operation and `more` in the metadata. */
+export function accepted(response: Response, operation: Operation, more: object = {}): void {
+  started(response, operation.id, { ...toLxd(operation), ...more });
+}
+
+/** The same for an operation as LXD shows it. */
+export function started(response: Response, id: string, metadata: object): void {
+  const path = operationPath(id);
+  send(response.location(path), 202, {
+    type: 'async',
+    status: 'Operation created',
+    status_code: 100,
+    operation: path,
+    error_code: 0,
+    error: '',
+    metadata,
+  });
+}
+
+function success(metadata: unknown): object {
+  return { type: 'sync', status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata };
+}
+
+export function errorEnvelope(status: number, error: string): object {
+  return { type: 'error', status: '', status_code: 0, operation: '', error_code: status, error, metadata: null };
+}
+
+/** JSON, packed for clients that take that. */
+function send(response: Response, status: number, body: object): void {
+  const text = Buffer.from(JSON.stringify(body));
+  response.status(status).type('json').vary('accept-encoding');
+  if (text.length < worthPackingBytes || !response.req.acceptsEncodings('gzip')) return void response.send(text);
+  gzip(text, (error, packed) => {
+    if (error) response.send(text);
+    else response.set('content-encoding', 'gzip').send(packed);
+  });
+}
+
+export function operationPath(id: string): string {
+  return `/1.0/operations/${id}`;
+}
+
+/** The operation with LXD's fields, as its clients know them. */
+export function toLxd(operation: Operation) {
+  const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
+    operation;
+  const code = operation.error_code;
+  const metadata = { ...shownMetadata(operation), ...(code !== undefined && { code }), ...sourceOf(operation) };
+  return {
+    id,
+    class: operation.class,
+    description,
+    created_at,
+    updated_at,
+    status,
+    status_code,
+    resources,
+    metadata,
+    may_cancel,
+    err,
+    location,
+  };
+}
+
+/** Of one that has ended, not what was being done when it did. */
+function shownMetadata({ metadata, status_code }: Operation): Omit<OperationMetadata, 'stage'> & { stage?: string } {
+  if (status_code < 200) return metadata;
+  const { stage, bytes_per_second, create_backup_progress, waiting_for, ...rest } = metadata;
+  return rest;
+}
+
+/** Whose backup a restore reads. */
+function sourceOf({ kind, remote, project, instance, backup, request }: Operation): object {
+  if (kind !== 'restore' || backup === undefined) return {};
+  const { remote: location = remote, ...rest } = ((request ?? {}) as RestoreJob).source ?? {};
+  return { source: { project, instance, ...rest, location, name: backup } };
+}
+
+/** What a failed operation failed with. */
+export function errorOf(operation: Operation): LxstowError {
+  return new LxstowError(
+    (operation.error_code ?? 'internal') as LxstowError['code'],
+    operation.err || `operation ${operation.id} is ${operation.status}`,
+  );
+}
+
+/** Answers with LXD's error envelope. What nobody foresaw is logged with its stack, and told apart by the request's id only. */
+export function respondToErrors(log: Log, absences: Absences): ErrorRequestHandler {
+  return async (thrown, request, response, next) => {
+    if (response.headersSent) return next(thrown);
+    const error = await absences.explain(fromExpress(thrown) ?? asLxstowError(thrown), request.method !== 'GET');
+    if (response.headersSent) return next(thrown);
+    const line = {
+      method: request.method,
+      path: request.path,
+      status: error.status,
+      trace: response.locals.trace?.id,
+      error: error.code === 'internal' ? thrown : error,
+    };
+    if (error.status >= 500) log.error('request failed', line);
+    else log.info('request refused', line);
+    const text = error.code === 'internal' ? 'internal error; the gateway has logged its cause' : error.message;
+    const envelope = errorEnvelope(error.status, text);
+    if (request.complete) send(response, error.status, envelope);
+    else refuseAmidst(request, response.status(error.status), JSON.stringify(envelope));
+  };
+}
+
+/** So long a refused client may take to notice. */
+const lingerMs = 5000;
+
+/**
+ * Answers a client that is still sending. Closed at once, the connection would be reset, and the answer lost with it: so all of it is sent, and
+ * what still comes thrown away for a moment.
+ */
+function refuseAmidst(request: Request, response: Response, text: string): void {
+  response.type('application/json').set('content-length', String(Buffer.byteLength(text)));
+  const timer = setTimeout(() => response.end(() => request.destroy()), lingerMs);
+  request.once('close', () => clearTimeout(timer));
+  request.once('end', () => response.end());
+  response.write(text);
+  request.resume();
+}
+
+/** What Express and its body parser throw: `status` and `type` say what. */
+function fromExpress(thrown: unknown): LxstowError | undefined {
+  if (thrown instanceof LxstowError || !(thrown instanceof Error) || !('status' in thrown)) return undefined;
+  const { status, message } = thrown;
+  if (status === 413) {
+    const { limit } = thrown as { limit?: number };
+    const said = `the body is larger than ${limit} bytes; for trusted clients gateway.bodyLimitBytes is the limit`;
+    return new LxstowError('too-large', said, { cause: thrown });
+  }
+  if (thrown instanceof URIError)
+    return new LxstowError('bad-request', 'the path is not URL-encoded UTF-8', { cause: thrown });
+  if (thrown instanceof SyntaxError)
+    return new LxstowError('bad-request', `the body is not JSON: ${message}`, { cause: thrown });
+  if (typeof status === 'number' && status >= 400 && status < 500)
+    return new LxstowError('bad-request', message, { cause: thrown });
+  return undefined;
+}

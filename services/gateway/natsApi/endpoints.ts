@@ -1,0 +1,233 @@
+/** What can be asked over NATS. Also what docs/asyncapi.yaml is made from: nothing here connects to anything. */
+import { cursorOf } from '../../backups/catalog.ts';
+import type {
+  Address,
+  BackupPage,
+  BackupRequest,
+  ListRequest,
+  Operation,
+  OperationPage,
+  OperationRequest,
+  OperationsRequest,
+  SchemaName,
+  StatusPage,
+  StatusRequest,
+  WaitRequest,
+} from '../../contract/schemas.ts';
+import type { Trace } from '../../telemetry/trace.ts';
+import type { GatewayParts } from '../app.ts';
+import { toLxd } from '../http/respond.ts';
+import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
+import { cancelOperation, missingOperation } from '../views/operationView.ts';
+import { instanceStates, statusCursor } from '../views/statusView.ts';
+import { runEndpoints } from './runEndpoints.ts';
+
+export interface Question {
+  /** From the subject; `instance` is empty where the subject has none, remote and project may be `all` where the endpoint allows that. */
+  address: Address;
+  /** The request, which matches its schema. */
+  body: unknown;
+  /** Bytes that an answer may have. */
+  room: number;
+  /** Aborts when the answer would come too late. */
+  signal: AbortSignal;
+  trace: Trace;
+}
+
+export interface Endpoint {
+  /** As `nats micro` shows it. */
+  name: string;
+  /** Behind `lxstow.api.`; each name in braces is one token. */
+  subject: string;
+  description: string;
+  request: SchemaName;
+  answer: SchemaName;
+  /** Whether `=all` may stand in the subject for a remote or project. */
+  allowsAll?: boolean;
+  /** More requests than this at a time are refused by a gateway. */
+  atOnce: number;
+  /** How long an answer may take. */
+  timeoutMs: number;
+  run(parts: GatewayParts, question: Question): Promise<object>;
+}
+
+const usual = { atOnce: 32, timeoutMs: 20_000 };
+const usualLimit = 100;
+const usualWaitSeconds = 30;
+
+export const endpoints: Endpoint[] = [
+  {
+    ...usual,
+    name: 'backups-list',
+    subject: 'backups.list.{remote}.{project}.{instance}',
+    description: 'The backups of an instance, a page of them. not-found where there are none, and no such instance.',
+    request: 'nats-api.json#/$defs/listRequest',
+    answer: 'nats-api.json#/$defs/backupPage',
+    async run(parts, question) {
+      const page = await backupPage(parts, question.address, question);
+      const { after } = question.body as ListRequest;
+      if (page.backups.length === 0 && after === undefined)
+        await assertInstance(parts, question.address, question.trace);
+      return page;
+    },
+  },
+  {
+    ...usual,
+    name: 'backups-list-all',
+    subject: 'backups.list.{remote}.{project}',
+    description: 'The backups of all instances of a project, a page of them.',
+    request: 'nats-api.json#/$defs/listRequest',
+    answer: 'nats-api.json#/$defs/backupPage',
+    run: (parts, question) => {
+      const { remote, project } = question.address;
+      return backupPage(parts, { remote, project }, question);
+    },
+  },
+  {
+    ...usual,
+    name: 'backups-show',
+    subject: 'backups.show.{remote}.{project}.{instance}',
+    description: 'A backup with its tags; while it is being made, its progress.',
+    request: 'nats-api.json#/$defs/backupRequest',
+    answer: 'nats-api.json#/$defs/backup',
+    run: (parts, { address, body, signal }) =>
+      showBackup(parts, { ...address, backup: (body as BackupRequest).backup }, signal),
+  },
+  {
+    ...usual,
+    name: 'operations-list',
+    subject: 'operations.list.{remote}.{project}',
+    description: 'The operations of a project, the newest first, a page of them.',
+    request: 'nats-api.json#/$defs/operationsRequest',
+    answer: 'nats-api.json#/$defs/operationPage',
+    run: operationPage,
+  },
+  {
+    ...usual,
+    name: 'operations-show',
+    subject: 'operations.show.{remote}.{project}',
+    description: 'An operation.',
+    request: 'nats-api.json#/$defs/operationRequest',
+    answer: 'nats-api.json#/$defs/operation',
+    run: async (parts, { address, body }) => {
+      const found = await operationOf(parts, address, (body as OperationRequest).id);
+      const [shown = found] = await parts.awayWorkers.explain([found]);
+      return toLxd(shown);
+    },
+  },
+  {
+    ...usual,
+    name: 'operations-wait',
+    subject: 'operations.wait.{remote}.{project}',
+    description:
+      'An operation when it has ended, or as it is when the time is over; one that a worker has yet to make is waited for too.',
+    request: 'nats-api.json#/$defs/waitRequest',
+    answer: 'nats-api.json#/$defs/operation',
+    atOnce: 1000,
+    timeoutMs: 70_000,
+    async run(parts, { address, body }) {
+      const { id, timeout = usualWaitSeconds } = body as WaitRequest;
+      const over = AbortSignal.any([AbortSignal.timeout(timeout * 1000), parts.stop]);
+      const now = await parts.operations.find(id, address.remote);
+      if (now) assertThere(now.operation, address, id);
+      // A job that was published straight to the queue has no operation until a worker takes it.
+      const found = await parts.feed.untilFinal(id, over, { mayCome: true });
+      return toLxd(assertThere(found, address, id));
+    },
+  },
+  {
+    ...usual,
+    name: 'operations-cancel',
+    subject: 'operations.cancel.{remote}.{project}',
+    description:
+      'Asks a backup or restore to end; the operation as it is then. It ends as Cancelled when all it made is removed.',
+    request: 'nats-api.json#/$defs/operationRequest',
+    answer: 'nats-api.json#/$defs/operation',
+    async run(parts, { address, body }) {
+      const { id } = await operationOf(parts, address, (body as OperationRequest).id);
+      return toLxd(await cancelOperation(parts, id));
+    },
+  },
+  {
+    ...usual,
+    name: 'status-list',
+    subject: 'status.list.{remote}.{project}',
+    description: 'The state of each instance of a project, with its reason, by name, a page of them.',
+    request: 'nats-api.json#/$defs/statusRequest',
+    answer: 'nats-api.json#/$defs/statusPage',
+    run: statusPage,
+  },
+  ...runEndpoints,
+];
+
+async function statusPage(parts: GatewayParts, { address, body, room }: Question): Promise<StatusPage> {
+  const { state, older_than: olderThan, limit = usualLimit, after } = body as StatusRequest;
+  const wants = ({ remote, project }: Omit<Address, 'instance'>) =>
+    remote === address.remote && project === address.project;
+  const { statuses: found } = await instanceStates(parts, {
+    wants,
+    mayName: () => false,
+    state,
+    olderThan,
+    after,
+    most: limit + 1,
+  });
+  const fitting = firstFitting(found.slice(0, limit), (status) => status, room);
+  const last = fitting.length < found.length ? fitting.at(-1) : undefined;
+  return { instances: fitting, ...(last && { next: statusCursor(last) }) };
+}
+
+async function backupPage(
+  { catalog }: GatewayParts,
+  of: { remote: string; project: string; instance?: string },
+  { body, room, signal }: Question,
+): Promise<BackupPage> {
+  const { limit = usualLimit, after } = body as ListRequest;
+  const { summaries, next } = await catalog.page(of, { limit, ...(after === undefined ? {} : { after }) }, signal);
+  const fitting = firstFitting(summaries, showListed, room);
+  const last = fitting.length < summaries.length ? summaries[fitting.length - 1] : undefined;
+  const cursor = last ? cursorOf(last.address) : next;
+  return { backups: fitting, ...(cursor === undefined ? {} : { next: cursor }) };
+}
+
+async function operationPage(
+  { operations, awayWorkers }: GatewayParts,
+  { address, body, room }: Question,
+): Promise<OperationPage> {
+  const { status, limit = usualLimit, after } = body as OperationsRequest;
+  const cursor = ({ created_at, id }: Operation) => `${created_at}/${id}`;
+  const behind = (await operations.list())
+    .filter((one) => one.remote === address.remote && one.project === address.project)
+    .filter((one) => (status === undefined || one.status === status) && (after === undefined || cursor(one) < after))
+    .sort((a, b) => (cursor(a) < cursor(b) ? 1 : -1));
+  const fitting = firstFitting(
+    await awayWorkers.explain(behind.slice(0, limit)),
+    (one) => toLxd(one) as OperationPage['operations'][number],
+    room,
+  );
+  const last = fitting.length < behind.length ? behind[fitting.length - 1] : undefined;
+  return { operations: fitting, ...(last && { next: cursor(last) }) };
+}
+
+/** As many as an answer of `room` bytes holds; one at least. */
+function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
+  const fitting: B[] = [];
+  let bytes = 0;
+  for (const item of items) {
+    const each = shown(item);
+    bytes += Buffer.byteLength(JSON.stringify(each)) + 1;
+    if (bytes > room && fitting.length > 0) break;
+    fitting.push(each);
+  }
+  return fitting;
+}
+
+/** The operation, if it is of this place: who may ask about one project learns nothing of another. */
+function assertThere(found: Operation | undefined, { remote, project }: Address, id: string): Operation {
+  if (found?.remote !== remote || found.project !== project) throw missingOperation(id);
+  return found;
+}
+
+async function operationOf({ operations }: GatewayParts, address: Address, id: string): Promise<Operation> {
+  return assertThere((await operations.find(id, address.remote))?.operation, address, id);
+}

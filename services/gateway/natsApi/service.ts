@@ -1,0 +1,207 @@
+/** The API over NATS: request and reply, found by `$SRV` (ADR-32 of NATS). Whichever gateway of the queue group is free answers. */
+import { setTimeout } from 'node:timers/promises';
+import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHeader, Svcm } from '@nats-io/services';
+import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
+import { asLxstowError, LxstowError } from '../../contract/errors.ts';
+import { parseJson } from '../../contract/json.ts';
+import { type Address, check } from '../../contract/schemas.ts';
+import { version } from '../../contract/version.ts';
+import type { Nats } from '../../nats/connection.ts';
+import { all, apiSubject, parseApiSubject } from '../../nats/topology.ts';
+import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
+import { auditOverNats } from '../access/audit.ts';
+import type { GatewayParts } from '../app.ts';
+import { knownRemote } from '../http/requests.ts';
+import { type Endpoint, endpoints } from './endpoints.ts';
+
+export interface NatsService {
+  /** Takes no new requests; resolves when those under way are answered, or so much time has passed. */
+  drain(withinMs: number): Promise<void>;
+}
+
+const queueGroup = 'lxstow';
+/** Of the largest message: room for headers, and for what encloses a page. */
+const roomShare = 0.9;
+/**
+ * An answer goes where the asker says, with the gateway's rights: into an operation's record too, were it not for this. `_R_` is what NATS
+ * makes of an inbox in another account.
+ */
+const inbox = /^_(INBOX|R_)/;
+
+/** Registers every endpoint. One that the gateway may not listen on is logged, and the service ends; the REST API goes on. */
+export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
+  const { nats, log } = parts;
+  const measured = new Map(endpoints.map(({ name }) => [name, new Measure()]));
+  const service = await new Svcm(connectionOf(nats)).add({
+    name: 'lxstow',
+    version,
+    description: 'Backups of LXD instances, and operations',
+    queue: queueGroup,
+    // The library measures until a handler returns, which is before it has answered.
+    statsHandler: async (endpoint) => {
+      const { name, stats } = endpoint as NatsEndpoint & { name: string; stats: object };
+      const measure = measured.get(name);
+      Object.assign(stats, measure?.stats());
+      return { running: measure?.running };
+    },
+  });
+  const underWay = new Set<Promise<void>>();
+  const api = service.addGroup('');
+  for (const endpoint of endpoints) {
+    const measure = measured.get(endpoint.name) ?? new Measure();
+    api.addEndpoint(endpoint.name, {
+      subject: apiSubject(endpoint.subject),
+      metadata: { description: endpoint.description, request: endpoint.request, answer: endpoint.answer },
+      handler: (_error, given) => {
+        const message = given as unknown as Msg;
+        const answering = measure
+          .during(() => answer(parts, endpoint, message, measure.running))
+          .catch((error) => {
+            log.error('request over NATS not answered', { subject: message.subject, error });
+          });
+        underWay.add(answering);
+        void answering.finally(() => underWay.delete(answering));
+      },
+    });
+  }
+  void service.stopped.then((error) => {
+    if (error) log.error('the API over NATS has ended', { error });
+  });
+  return {
+    async drain(withinMs) {
+      const drained = async () => {
+        await service.stop();
+        await Promise.all(underWay);
+        await nats.connection.flush();
+      };
+      const gaveUp = (error: unknown) => log.warn('requests over NATS may not be answered', { error });
+      await Promise.race([drained().catch(gaveUp), setTimeout(withinMs, undefined, { ref: false })]);
+    },
+  };
+}
+
+/** The library's types are those of an older core of its own; what it calls is the same. */
+function connectionOf({ connection }: Nats): ConstructorParameters<typeof Svcm>[0] {
+  return connection as unknown as ConstructorParameters<typeof Svcm>[0];
+}
+
+/** Answers, writes the audit trail, and returns the error that was answered. */
+async function answer(
+  parts: GatewayParts,
+  endpoint: Endpoint,
+  message: Msg,
+  running: number,
+): Promise<LxstowError | undefined> {
+  const trace = traceOf(message.headers?.get(traceHeader));
+  const about: Record<string, unknown> = { endpoint: endpoint.name };
+  const error = await respond(parts, endpoint, message, running, trace, about);
+  const { subject, reply } = message;
+  auditOverNats(parts.audit, { subject, reply, trace, status: error?.status ?? 200, body: about });
+  return error;
+}
+
+/** `about` is filled with what the audit trail is to say: what was asked about. */
+async function respond(
+  parts: GatewayParts,
+  endpoint: Endpoint,
+  message: Msg,
+  running: number,
+  trace: Trace,
+  about: Record<string, unknown>,
+): Promise<LxstowError | undefined> {
+  const { log, nats } = parts;
+  const { subject } = message;
+  if (!message.reply || !inbox.test(message.reply)) {
+    log.warn('request over NATS not answered: its reply subject is no inbox', { subject, reply: message.reply });
+    return new LxstowError('bad-request', 'the reply subject is no inbox');
+  }
+  const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
+  try {
+    if (running > endpoint.atOnce)
+      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: ask again`);
+    const signal = AbortSignal.timeout(endpoint.timeoutMs);
+    const question = {
+      address: addressOf(parts, endpoint, subject),
+      body: check(endpoint.request, parseJson(message.data, 'the request', 'bad-request'), 'request'),
+      room: Math.floor(largest * roomShare),
+      signal,
+      trace,
+    };
+    const { id, backup } = question.body as { id?: string; backup?: string };
+    Object.assign(about, { project: question.address.project, ...(id && { id }), ...(backup && { backup }) });
+    const text = JSON.stringify(await endpoint.run(parts, question));
+    if (Buffer.byteLength(text) > largest)
+      throw new LxstowError('too-large', `the answer is larger than the ${largest} bytes that NATS carries`);
+    message.respond(text);
+    return undefined;
+  } catch (thrown) {
+    const error = await parts.absences.explain(asLxstowError(thrown), false);
+    const line = { subject, trace: trace.id, status: error.status, error: error.code === 'internal' ? thrown : error };
+    if (error.status >= 500) log.error('request over NATS failed', line);
+    else log.info('request over NATS refused', line);
+    respondError(message, error);
+    return error;
+  }
+}
+
+/** As services on NATS do: the status and the text in their headers; and our code in ours. The body says it all again. */
+function respondError(message: Msg, { code, status, message: said }: LxstowError): void {
+  const text = code === 'internal' ? 'internal error; the gateway has logged its cause' : said;
+  const headers = natsHeaders();
+  headers.set(ServiceErrorHeader, text.replaceAll(/[\r\n]+/g, ' '));
+  headers.set(ServiceErrorCodeHeader, String(status));
+  headers.set('Lxstow-Error-Code', code);
+  message.respond(JSON.stringify({ error: text, code, status }), { headers });
+}
+
+function addressOf({ config }: GatewayParts, { subject: pattern, allowsAll }: Endpoint, subject: string): Address {
+  const { remote = '', project = '', instance } = parseApiSubject(pattern, subject);
+  if (!allowsAll || remote !== all) {
+    check('names.json#/$defs/remoteName', remote, 'remote');
+    knownRemote(remote, Object.keys(config.remotes));
+  }
+  if (!allowsAll || project !== all) check('names.json#/$defs/projectName', project, 'project');
+  if (instance !== undefined) check('names.json#/$defs/instanceName', instance, 'instance');
+  return { remote, project, instance: instance ?? '' };
+}
+
+/** An endpoint's statistics, in the words of `$SRV.STATS`. */
+class Measure {
+  running = 0;
+  #requests = 0;
+  #errors = 0;
+  #lastError: string | undefined;
+  #processingMs = 0;
+
+  async during(run: () => Promise<LxstowError | undefined>): Promise<void> {
+    const begun = performance.now();
+    this.running++;
+    try {
+      const error = await run();
+      if (error) this.#failed(error);
+    } catch (error) {
+      this.#failed(error as Error);
+      throw error;
+    } finally {
+      this.running--;
+      this.#requests++;
+      this.#processingMs += performance.now() - begun;
+    }
+  }
+
+  #failed(error: Error): void {
+    this.#errors++;
+    this.#lastError = error.message;
+  }
+
+  stats(): object {
+    const nanos = Math.round(this.#processingMs * 1_000_000);
+    return {
+      num_requests: this.#requests,
+      num_errors: this.#errors,
+      last_error: this.#lastError,
+      processing_time: nanos,
+      average_processing_time: this.#requests === 0 ? 0 : Math.round(nanos / this.#requests),
+    };
+  }
+}

@@ -1,0 +1,73 @@
+/**
+ * What queued jobs wait for that no worker takes, because the LXD of each is away: nobody writes that into their operations, so it is said when they
+ * are shown.
+ */
+import type { Operation } from '../../contract/schemas.ts';
+import { isAsked } from '../../jobs/queueDepth.ts';
+import type { Bucket } from '../../nats/bucket.ts';
+import type { Nats } from '../../nats/connection.ts';
+import type { OperationStore } from '../../operations/operationStore.ts';
+import { waitingFor } from '../../outages/outage.ts';
+import { listOutages } from '../../outages/recordedOutages.ts';
+import type { Log } from '../../telemetry/logger.ts';
+
+export interface AwayWorkersOptions {
+  nats: Nats;
+  /** The bucket that the workers' records are in. */
+  leases: Bucket;
+  operations: OperationStore;
+  log: Log;
+}
+
+export class AwayWorkers {
+  readonly #options: AwayWorkersOptions;
+
+  constructor(options: AwayWorkersOptions) {
+    this.#options = options;
+  }
+
+  /** The same operations, those that wait for an LXD with `waiting_for`. Where NATS does not tell, they are as they were. */
+  async explain(shown: Operation[]): Promise<Operation[]> {
+    if (!shown.some(isSilent)) return shown;
+    try {
+      const waits = await this.#waits(new Set(shown.filter(isSilent).map(({ remote }) => remote)));
+      if (waits.size === 0) return shown;
+      return shown.map((operation) => {
+        const waiting_for = isSilent(operation) ? waits.get(operation.remote) : undefined;
+        return waiting_for === undefined
+          ? operation
+          : { ...operation, metadata: { ...operation.metadata, waiting_for } };
+      });
+    } catch (error) {
+      this.#options.log.debug('it is not known whether workers are without their LXD', { error });
+      return shown;
+    }
+  }
+
+  /** Of the remotes that have no worker with an LXD: for what their jobs wait. */
+  async #waits(remotes: Set<string>): Promise<Map<string, string>> {
+    const { nats, leases, operations } = this.#options;
+    const away = (await listOutages(leases)).filter(
+      ({ dependency, allowed, remote }) => dependency === 'lxd' && allowed === 0 && remotes.has(remote),
+    );
+    const waits = new Map<string, string>();
+    if (away.length === 0) return waits;
+    const all = await operations.list();
+    for (const [remote, outages = []] of Map.groupBy(away, (outage) => outage.remote)) {
+      const workers = new Set(outages.map(({ worker }) => worker));
+      // A worker that has its LXD asks for jobs, or is at work in all its slots.
+      const others = all.some(
+        ({ remote: of, status, owner }) =>
+          of === remote && status === 'Running' && owner !== undefined && !workers.has(owner),
+      );
+      const [first] = outages.toSorted((a, b) => a.since.localeCompare(b.since));
+      if (first && !others && !(await isAsked(nats, remote, 'transfer'))) waits.set(remote, waitingFor(first));
+    }
+    return waits;
+  }
+}
+
+/** Queued, for a worker with its LXD, and nothing says why. */
+function isSilent({ kind, status, metadata }: Operation): boolean {
+  return status === 'Pending' && metadata.waiting_for === undefined && (kind === 'backup' || kind === 'restore');
+}

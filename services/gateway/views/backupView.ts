@@ -1,0 +1,147 @@
+/** A backup as clients see it, by whichever API they ask: stored, or in the making. */
+import { type Summary, summarise } from '../../backups/catalog.ts';
+import { attachedVolumes } from '../../backups/manifest.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../../contract/schemas.ts';
+import { askLook, type LookAnswer, type LookQuestion } from '../../hosts/look.ts';
+import { isFinal } from '../../operations/operation.ts';
+import { isS3Away } from '../../outages/blame.ts';
+import type { Trace } from '../../telemetry/trace.ts';
+import type { GatewayParts } from '../app.ts';
+import { operationPath } from '../http/respond.ts';
+
+/** The backup with its tags; one that is being made, with how far it is. Throws not-found. */
+export async function showBackup(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<object> {
+  return (await findBackup(parts, address, signal)).backup;
+}
+
+/** The same, and the ETag of a stored one. */
+export async function findBackup(
+  parts: GatewayParts,
+  address: BackupAddress,
+  signal: AbortSignal,
+): Promise<{ backup: object; etag?: string }> {
+  try {
+    const { manifest, etag } = await parts.catalog.stored(address, signal);
+    return { backup: showStored(manifest), etag };
+  } catch (error) {
+    const running = isCode(error, 'not-found') ? await unfinishedBackup(parts, address) : undefined;
+    if (!running) throw error;
+    return { backup: showUnfinished(running, address, parts.config.worker.compression) };
+  }
+}
+
+/** Asks LXD by a worker; undefined when nobody can say now. */
+export async function look(
+  { nats, config }: Pick<GatewayParts, 'nats' | 'config'>,
+  remote: string,
+  question: LookQuestion,
+  trace: Trace,
+): Promise<LookAnswer | undefined> {
+  try {
+    return await askLook(nats, remote, question, config.gateway.askTimeoutMs, trace);
+  } catch (error) {
+    if (isCode(error, 'no-worker')) return undefined;
+    throw error;
+  }
+}
+
+/** Of an instance without backups: throws not-found when there is no such instance either. */
+export async function assertInstance(
+  parts: Pick<GatewayParts, 'nats' | 'config'>,
+  { remote, project, instance }: Address,
+  trace: Trace,
+): Promise<void> {
+  if ((await look(parts, remote, { project, instance }, trace))?.instance === false)
+    throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
+}
+
+/** What the store says; `otherwise` while it is away: the worker that does the job looks for itself, when the store is back. */
+export async function unlessAway<T>(
+  { log }: Pick<GatewayParts, 'log'>,
+  ask: () => Promise<T>,
+  otherwise: T,
+): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (!isS3Away(error)) throw error;
+    log.warn('taken without a look into the store', { error });
+    return otherwise;
+  }
+}
+
+/** For times that LXD has not set. */
+const never = '0001-01-01T00:00:00Z' as const;
+
+/** A backup in lists: the contract's fields, LXD's beside them, and whose it is. */
+export function showListed({ address, backup }: Summary) {
+  const { remote: location, project, instance } = address;
+  const { instance_only, ...rest } = backup;
+  return {
+    ...rest,
+    created_at: backup.created,
+    expires_at: never,
+    instance_only,
+    container_only: instance_only,
+    optimized_storage: backup.optimized,
+    ...{ instance, project, location },
+  };
+}
+
+/** One backup, with all that its manifest tells to people. */
+export function showStored(manifest: Manifest): object {
+  const { backup, archive, instance, lxd, writer } = manifest;
+  const { name, notes, ...address } = backup;
+  const excluded = attachedVolumes(instance).map(({ pool, volume }) => `${pool}/${volume}`);
+  return {
+    ...showListed({ address: { ...address, backup: name }, backup: summarise(manifest) }),
+    ...(notes ? { notes } : {}),
+    ...(excluded.length > 0 ? { excluded_volumes: excluded } : {}),
+    raw_size: archive.rawSize,
+    compression_algorithm: archive.compression,
+    type: instance.type,
+    architecture: instance.architecture,
+    pool: instance.pool,
+    driver: instance.driver,
+    profiles: instance.profiles.map((profile) => profile.name),
+    snapshots: instance.snapshots,
+    server_version: lxd.version,
+    writer,
+  };
+}
+
+/** The operation that makes this backup now. */
+export async function unfinishedBackup(
+  { reservations, operations }: Pick<GatewayParts, 'reservations' | 'operations'>,
+  address: BackupAddress,
+): Promise<Operation | undefined> {
+  const id = await reservations.holder(address, address.backup);
+  const operation = id === undefined ? undefined : (await operations.find(id, address.remote))?.operation;
+  return operation && !isFinal(operation) ? operation : undefined;
+}
+
+/** A backup in the making: the contract's fields as far as they are known, and how far it is. */
+function showUnfinished(operation: Operation, { backup, ...address }: BackupAddress, usual: Compression): object {
+  const { metadata, status, created_at, id } = operation;
+  const request = (operation.request ?? {}) as BackupJob;
+  const { optimized = false, compression = usual, instance_only = false, tags = {} } = request;
+  const { stage, bytes_done = 0, bytes_total, bytes_stored = 0, bytes_per_second } = metadata;
+  return {
+    ...showListed({
+      address: { ...address, backup },
+      backup: {
+        ...{ name: backup, created: created_at, size: bytes_stored, optimized, instance_only, tags },
+        compressed: compression !== 'none',
+      },
+    }),
+    compression_algorithm: compression,
+    status,
+    stage: stage ?? status.toLowerCase(),
+    bytes_done,
+    bytes_total,
+    bytes_per_second,
+    progress: bytes_total ? Math.floor((bytes_done * 100) / bytes_total) : 0,
+    operation: operationPath(id),
+  };
+}

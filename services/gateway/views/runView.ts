@@ -1,0 +1,86 @@
+/** What clients do to runs, by whichever API they ask. */
+import { LxstowError } from '../../contract/errors.ts';
+import type { Run, RunChild, RunChildPage, RunPage } from '../../contract/schemas.ts';
+import { hasEnded, type MaySee, seenPlaces, shownChild, shownRun } from '../../runs/fold.ts';
+import { chunkSize } from '../../runs/plan.ts';
+import { type RunStore, runCursor } from '../../runs/runStore.ts';
+
+export function missingRun(id: string): LxstowError {
+  return new LxstowError('not-found', `run ${id} does not exist`);
+}
+
+/** The run, if who asks may see something of it. Throws not-found. */
+export async function visibleRun(runs: RunStore, id: string, may: MaySee): Promise<Run> {
+  const found = (await runs.find(id))?.run;
+  if (!found || !shownRun(found, may, new Date())) throw missingRun(id);
+  return found;
+}
+
+/** A page of runs, as far as they may be seen. */
+export async function runPage(
+  runs: RunStore,
+  { limit, after }: { limit: number; after?: string | undefined },
+  may: MaySee,
+): Promise<RunPage> {
+  const now = new Date();
+  const behind = (await runs.list()).filter(({ run }) => after === undefined || runCursor(run) < after);
+  const seen = behind.flatMap(({ run }) => {
+    const shown = shownRun(run, may, now);
+    return shown ? [shown] : [];
+  });
+  const page = seen.slice(0, limit);
+  const last = page.length < seen.length ? page.at(-1) : undefined;
+  return { runs: page, ...(last && { next: runCursor(last) }) };
+}
+
+export interface ChildrenAsked {
+  state?: RunChild['state'] | undefined;
+  limit: number;
+  after?: string | undefined;
+}
+
+/** A page of a run's children, as far as they may be seen, in the order of its plan. Throws bad-request for a cursor that is none. */
+export async function childPage(
+  runs: RunStore,
+  run: Run,
+  { state, limit, after }: ChildrenAsked,
+  may: MaySee,
+): Promise<RunChildPage> {
+  const from = after === undefined ? 0 : Number(/^\d{1,7}$/.exec(after)?.[0]) + 1;
+  if (Number.isNaN(from))
+    throw new LxstowError('bad-request', `after: ${JSON.stringify(after)} is none of this list's`);
+  const found: RunChild[] = [];
+  let last = 0;
+  for (let index = Math.floor(from / chunkSize); index < run.chunks; index++) {
+    const { children } = await runs.chunk(run, index);
+    for (const [at, child] of children.entries()) {
+      const place = index * chunkSize + at;
+      if (place < from || (state !== undefined && child.state !== state) || !may(child.remote, child.project)) continue;
+      if (found.length === limit)
+        return { children: found.map((each) => shownChild(run.id, each)), next: String(last) };
+      found.push(child);
+      last = place;
+    }
+  }
+  return { children: found.map((each) => shownChild(run.id, each)) };
+}
+
+/** Throws forbidden where a run has children that who asks may not touch. */
+export function assertAllOfIt(run: Run, may: MaySee): void {
+  if (seenPlaces(run, may).length < Object.keys(run.places).length)
+    throw new LxstowError('forbidden', `run ${run.id} has instances of other projects, too`);
+}
+
+/** Asks a run to end, with all its children; resolves with how it is then. Throws bad-request for one that has ended. */
+export async function cancelRun(runs: RunStore, id: string): Promise<Run> {
+  for (;;) {
+    const found = await runs.find(id);
+    if (!found) throw missingRun(id);
+    const { run, revision } = found;
+    if (hasEnded(run)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
+    if (run.status === 'Cancelling') return run;
+    const asked: Run = { ...run, status: 'Cancelling', updated_at: new Date().toISOString() };
+    // The feeder may write between the look and this: then the look is taken again.
+    if ((await runs.update(asked, revision)) !== undefined) return asked;
+  }
+}

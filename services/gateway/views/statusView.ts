@@ -1,0 +1,54 @@
+/** The state of each instance, by whichever API it is asked for: from the records in this gateway's memory, no instance is asked. */
+import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
+import type { Inventory } from '../../fleet/fleetStore.ts';
+import { parseAge, statusOf } from '../../fleet/judge.ts';
+import type { GatewayParts } from '../app.ts';
+
+export interface StatusQuestion {
+  /** Whether records of this place are wanted. */
+  wants: (place: { remote: string; project: string }) => boolean;
+  /** Whether who asks may learn that there is such a project. */
+  mayName: (project: string) => boolean;
+  /** `26h`; by default gateway.backupMaxAgeHours. */
+  olderThan?: string | undefined;
+  state?: string | undefined;
+  /** Those behind this cursor. */
+  after?: string | undefined;
+  /** No more than so many. */
+  most?: number | undefined;
+}
+
+export interface Statuses {
+  /** By host, project and name. */
+  statuses: InstanceStatus[];
+  /** The last inventory of each remote that has had one. */
+  inventories: ReadonlyMap<string, Inventory>;
+}
+
+/** Records of remotes that are not configured any more are left out. */
+export async function instanceStates(
+  { fleet, config }: Pick<GatewayParts, 'fleet' | 'config'>,
+  { wants, mayName, olderThan, state, after = '', most = Number.POSITIVE_INFINITY }: StatusQuestion,
+): Promise<Statuses> {
+  const maxAgeMs = parseAge(olderThan ?? `${config.gateway.backupMaxAgeHours}h`);
+  const yardstick = { now: new Date(), maxAgeMs, mayName };
+  const { instances, inventories } = await fleet.current();
+  const statuses: InstanceStatus[] = [];
+  for (const { address, cursor, record } of instances) {
+    if (statuses.length >= most) break;
+    if (cursor <= after || !Object.hasOwn(config.remotes, address.remote) || !wants(address)) continue;
+    const status = statusOf(address, record, yardstick);
+    if (state === undefined || status.state === state) statuses.push(status);
+  }
+  return { statuses, inventories };
+}
+
+/** Where an instance is in a list. A slash is in no name. */
+export function statusCursor({ host, project, instance }: InstanceStatus): string {
+  return `${host}/${project}/${instance}`;
+}
+
+/** An instance that somebody wants backups of. */
+export function isCovered({ seen }: InstanceRecord): boolean {
+  return !seen?.gone && !seen?.excluded;
+}

@@ -1,0 +1,91 @@
+/** The question `look` to a remote's workers: request and reply, answered by any one of them. */
+import { headers, NoRespondersError, TimeoutError } from '@nats-io/transport-node';
+import { LxstowError } from '../contract/errors.ts';
+import { check } from '../contract/schemas.ts';
+import { type Nats, natsFailure, respond } from '../nats/connection.ts';
+import { askSubject } from '../nats/topology.ts';
+import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
+
+/** Do these exist in the worker's LXD? The answer has only what was asked for. */
+export interface LookQuestion {
+  project: string;
+  instance: string;
+  pool?: string;
+  /** Also ask whether a restored instance could replace this one. */
+  replace?: boolean;
+  /** Names of profiles. */
+  profiles?: string[];
+}
+
+export interface LookAnswer {
+  project: boolean;
+  instance: boolean;
+  /** If a pool was asked for. */
+  pool?: boolean;
+  /** Why the instance cannot be replaced, if that was asked for. */
+  refusal?: string;
+  /** The project is restricted: LXD itself refuses what is not to be in it. */
+  restricted?: boolean;
+  /** Which of the profiles that were asked for the project has. */
+  profiles?: string[];
+}
+
+const queueGroup = 'lxstow';
+/** Each is a question to LXD. */
+const mostProfiles = 100;
+
+/** Asks a worker. Undefined if a worker is up but its LXD fails or does not answer in time; throws no-worker if none is up. */
+export async function askLook(
+  nats: Nats,
+  remote: string,
+  question: LookQuestion,
+  timeoutMs: number,
+  trace: Trace,
+): Promise<LookAnswer | undefined> {
+  nats.assertConnected();
+  const carried = headers();
+  carried.set(traceHeader, formatTraceparent(trace));
+  try {
+    const reply = await nats.ask(askSubject(remote, 'look'), JSON.stringify(question), { timeoutMs, headers: carried });
+    const answer = reply.json<LookAnswer | { error: string }>();
+    return 'error' in answer ? undefined : answer;
+  } catch (error) {
+    if (error instanceof TimeoutError) return undefined;
+    if (error instanceof NoRespondersError) {
+      throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
+    }
+    throw natsFailure(error, `asking a worker of ${remote}`);
+  }
+}
+
+/** Answers until the signal aborts. */
+export function answerLook(
+  nats: Nats,
+  remote: string,
+  look: (question: LookQuestion, trace: Trace) => Promise<LookAnswer>,
+  signal: AbortSignal,
+): void {
+  const subscription = nats.connection.subscribe(askSubject(remote, 'look'), {
+    queue: queueGroup,
+    callback: (error, message) => {
+      if (error) return;
+      const trace = traceOf(message.headers?.get(traceHeader));
+      answer(message.data, (question) => look(question, trace)).then(
+        (found) => respond(nats, message, JSON.stringify(found)),
+        (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),
+      );
+    },
+  });
+  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+}
+
+async function answer(data: Uint8Array, look: (question: LookQuestion) => Promise<LookAnswer>): Promise<LookAnswer> {
+  const question = JSON.parse(new TextDecoder().decode(data)) as LookQuestion;
+  check('names.json#/$defs/projectName', question.project, 'project');
+  check('names.json#/$defs/instanceName', question.instance, 'instance');
+  if (question.pool !== undefined) check('names.json#/$defs/poolName', question.pool, 'pool');
+  const { profiles = [] } = question;
+  if (!Array.isArray(profiles) || profiles.length > mostProfiles || profiles.some((name) => typeof name !== 'string'))
+    throw new LxstowError('bad-message', `profiles are ${mostProfiles} names at most`);
+  return look(question);
+}

@@ -1,0 +1,241 @@
+/** An archive from elsewhere becomes a backup: under an operation that can be watched and cancelled, its manifest last, or nothing is left of it. */
+import { Readable } from 'node:stream';
+import type { Threads } from '../archive/compression/threads.ts';
+import type { SlotMemory } from '../archive/slotMemory.ts';
+import type { LxdIndex } from '../archive/tar/lxdIndex.ts';
+import type { OnEntry } from '../archive/tar/tar.ts';
+import type { Catalog } from '../backups/catalog.ts';
+import { archiveKey, manifestKey } from '../backups/keys.ts';
+import { formatManifest, manifestVersion } from '../backups/manifest.ts';
+import type { IdleWatch } from '../concurrency/idleWatch.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
+import {
+  type Address,
+  type BackupAddress,
+  type Compression,
+  check,
+  contentTypes,
+  type Manifest,
+  type ManifestSource,
+  type Operation,
+  type OperationMetadata,
+  type Requestor,
+  type Tags,
+} from '../contract/schemas.ts';
+import { version } from '../contract/version.ts';
+import type { Lease, Leases } from '../coordination/leases.ts';
+import type { Reservations } from '../coordination/reservations.ts';
+import type { Keeper } from '../fleet/keeper.ts';
+import { claimKey } from '../nats/topology.ts';
+import { Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
+import { type CancelSource, keepAlive } from '../operations/heartbeat.ts';
+import { cancelled, fail, newOperation, succeed } from '../operations/operation.ts';
+import type { OperationStore, Stored } from '../operations/operationStore.ts';
+import type { ObjectStore, Upload } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { JobResult } from '../telemetry/metrics.ts';
+import { receiveParts } from './receive.ts';
+
+export interface IntakeTools {
+  prefix: string;
+  /** Who takes it in: the owner of its operations and claims. */
+  name: string;
+  store: ObjectStore;
+  threads: Threads;
+  cancels: CancelSource;
+  operations: OperationStore;
+  leases: Leases;
+  reservations: Reservations;
+  catalog: Catalog;
+  keeper: Keeper;
+  heartbeatMs: number;
+  log: Log;
+  /** Told how each has ended. */
+  onEnd?: (operation: Operation, result: JobResult) => void;
+}
+
+export interface Incoming {
+  /** Of its operation. */
+  id: string;
+  place: Address;
+  index: LxdIndex;
+  tar: AsyncIterable<Buffer>;
+  compression: Compression;
+  tags: Tags;
+  /** Bytes that are announced. */
+  length: number | undefined;
+  /** The time in its name. Default: now. */
+  named?: Date;
+  /** When it was made, where that is known. */
+  created?: Date;
+  notes?: string;
+  source?: ManifestSource;
+  requestor?: Requestor;
+  /** Who wants to be told how it ends. */
+  told?: { notifyEndpoint?: string };
+  trace?: string;
+  /** The operation, where one that a dead process has left is gone on with. */
+  left?: Stored | undefined;
+  /** What is to be held besides the claim on the name. */
+  lease?: Lease;
+  /** Judges what is in it before it counts as a backup. */
+  judge?: Judge;
+  /** Nobody else's, until it is taken in. */
+  memory: SlotMemory;
+  idle: IdleWatch;
+  /** Aborts when nobody wants it any more. */
+  gone: AbortSignal;
+}
+
+export interface Judge {
+  onEntry: OnEntry;
+  /** Throws when the archive may not be taken. */
+  finish(): Promise<void>;
+}
+
+export class Intake {
+  readonly #tools: IntakeTools;
+
+  constructor(tools: IntakeTools) {
+    this.#tools = tools;
+  }
+
+  /** Stores it; returns its operation, which has ended well. When it rejects, nothing is left but the failed operation. */
+  async take(incoming: Incoming): Promise<Operation> {
+    const { operations, leases, reservations, catalog, cancels, name, heartbeatMs, onEnd, log } = this.#tools;
+    const { id, place, compression, tags, requestor, trace, lease, gone } = incoming;
+    const { instance } = place;
+    const has = (backup: string) => catalog.has({ ...place, backup }, gone);
+    const backup = await reservations.takeNext(place, incoming.named ?? new Date(), compression, id, has);
+    const address: BackupAddress = { ...place, backup };
+    using _kept = reservations.keep(place, backup, id, (error) => log.warn('name not renewed', { ...address, error }));
+    const ownLog = log.child({ operation: id, trace, ...address, kind: 'upload' });
+    let attempt: Attempt | undefined;
+    let filled = false;
+    try {
+      const body = { backup, compression, tags, ...incoming.told, ...(requestor && { requestor }) };
+      const fresh = newOperation(
+        { id, kind: 'upload', address: place, body, ...(trace !== undefined && { trace }) },
+        new Date(),
+      );
+      const stored = incoming.left ?? (await operations.create(fresh));
+      attempt =
+        stored && (await Attempt.begin(stored, { store: operations, leases, lease, worker: name, log: ownLog }));
+      if (!attempt) throw new LxstowError('cancelled', 'the upload was cancelled before it began');
+      if (attempt.operation.backup !== backup) await attempt.record({ backup });
+      await attempt.claim(claimKey(address, backup, id), `backup ${instance}/${backup} is in use`);
+      {
+        using _alive = keepAlive(attempt, cancels, heartbeatMs);
+        await this.#fill(address, incoming, attempt);
+      }
+      filled = true;
+      await attempt.finish((operation) => succeed(operation, new Date()));
+      onEnd?.(attempt.operation, 'success');
+      ownLog.info('upload done');
+      return attempt.operation;
+    } catch (thrown) {
+      const error = asLxstowError(
+        attempt?.signal.aborted ? attempt.signal.reason : gone.aborted ? gone.reason : thrown,
+      );
+      ownLog.warn('upload failed', { error });
+      if (attempt && !filled) {
+        const end = (operation: Operation) =>
+          operation.status === 'Cancelling' ? cancelled(operation, new Date()) : fail(operation, error, new Date());
+        try {
+          await attempt.finish(end);
+          const { operation } = attempt;
+          onEnd?.(operation, operation.status === 'Cancelled' ? 'cancelled' : 'failure');
+        } catch (reason) {
+          ownLog.error('the end of an upload is left to the janitor', { error: reason });
+        }
+      }
+      throw error;
+    } finally {
+      await attempt?.release();
+      await reservations
+        .release(address, backup, id)
+        .catch((error) => ownLog.warn('a name is left to the janitor', { error }));
+    }
+  }
+
+  /** Stores archive and manifest. When it rejects, nothing is left of either. */
+  async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
+    const { prefix, store, threads, keeper } = this.#tools;
+    const { index, tar, compression, tags, length, created, notes, source, judge, memory, idle, gone } = incoming;
+    const signal = AbortSignal.any([attempt.signal, gone]);
+    const key = archiveKey(prefix, address);
+    const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, lingering(signal));
+    let completing = false;
+    try {
+      await attempt.checkpoint({ key, uploadId: upload.uploadId });
+      const begun = performance.now();
+      const onProgress = (bytes_done: number, bytes_stored: number) => {
+        const bytes_per_second = bytesPerSecond(bytes_done, begun);
+        attempt.report({ stage: 'uploading', bytes_done, bytes_stored, bytes_per_second } satisfies OperationMetadata);
+      };
+      const bytes = Readable.from(tar, { objectMode: false });
+      const received = await receiveParts(bytes, upload, {
+        compression,
+        length,
+        store,
+        threads,
+        memory,
+        idle,
+        signal,
+        ...(judge && { onEntry: judge.onEntry }),
+        onProgress,
+      });
+      idle.watch(false);
+      await judge?.finish();
+      attempt.assertOwned();
+      completing = true;
+      const etag = await store.completeUpload(upload, received.parts, signal);
+      const { remote, project, instance, backup: name } = address;
+      const manifest: Manifest = {
+        version: manifestVersion,
+        writer: `lxstow ${version}`,
+        operation: attempt.operation.id,
+        backup: {
+          ...{ name, remote, project, instance },
+          created: (created ?? new Date()).toISOString(),
+          tags,
+          ...(notes !== undefined && { notes }),
+        },
+        archive: { key, etag, compression, optimized: index.optimized, instanceOnly: false, ...received },
+        instance: index.instance,
+        lxd: { version: 'unknown' },
+        ...(source && { source }),
+      };
+      check('manifest.json', manifest, "the archive's description");
+      attempt.assertOwned();
+      // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
+      const options = { tags, contentType: 'application/json' };
+      await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
+      await keeper.made(address, manifest);
+    } catch (error) {
+      await this.#undo(address, upload, completing && !isCode(error, 'conflict'), attempt);
+      throw error;
+    }
+  }
+
+  /** Removes what this upload has made. `completed`: archive and manifest may be there. */
+  async #undo(address: BackupAddress, upload: Upload, completed: boolean, attempt: Attempt): Promise<void> {
+    const { store, catalog, keeper, prefix } = this.#tools;
+    const signal = cleanupSignal();
+    try {
+      await store.abortUpload(upload, signal);
+      if (!completed) return;
+      const found = await catalog.manifest(address, signal).catch((error) => {
+        if (!isCode(error, 'not-found')) throw error;
+      });
+      if (found && found.operation !== attempt.operation.id) return;
+      if (found) {
+        await store.remove(manifestKey(prefix, address), signal);
+        await keeper.removed(address);
+      }
+      await store.remove(upload.key, signal);
+    } catch (error) {
+      attempt.log.error('left behind', { upload, error });
+    }
+  }
+}

@@ -1,0 +1,72 @@
+/** An archive from a client into the object store, in parts of our own making: what is stored is verified and restored as our own backups are. */
+import type { Readable } from 'node:stream';
+import { blockSizeBytes } from '../archive/compression/compression.ts';
+import type { Threads } from '../archive/compression/threads.ts';
+import { draftParts } from '../archive/draftParts.ts';
+import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
+import type { SlotMemory } from '../archive/slotMemory.ts';
+import { type OnEntry, TarScanner } from '../archive/tar/tar.ts';
+import type { IdleWatch } from '../concurrency/idleWatch.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { Compression, ManifestArchive, Part } from '../contract/schemas.ts';
+import type { ObjectStore, Upload } from '../storage/objectStore.ts';
+
+/** Of an archive whose size nobody says: up to 312 GiB, and within a slot's memory when it is restored. */
+const usualPartBytes = 32 * 1024 * 1024;
+/** What recompression may add to an announced size. */
+const allowance = 1.25;
+const wantedInFlight = 2;
+
+export interface ReceiveOptions {
+  compression: Compression;
+  /** Bytes that the client announced. */
+  length: number | undefined;
+  store: ObjectStore;
+  threads: Threads;
+  /** Of this transfer alone. */
+  memory: SlotMemory;
+  idle: IdleWatch;
+  /** Told of all that is in it; may throw. */
+  onEntry?: OnEntry;
+  onProgress: (read: number, stored: number) => void;
+  signal: AbortSignal;
+}
+
+type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'>;
+
+/** Stores the tar's parts in the open upload. Throws bad-request when it is not whole, too-large when it does not fit. */
+export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
+  const { compression, length, store, threads, memory, idle, onEntry, onProgress, signal } = options;
+  const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
+  const inFlight = partsInFlight(partSize, wantedInFlight);
+  const scanner = new TarScanner('the archive', onEntry);
+  let [rawSize, size] = [0, 0];
+
+  const onBlock = (bytes: Buffer) => {
+    scanner.push(bytes);
+    rawSize += bytes.length;
+  };
+  const drafts = draftParts(tar, { compression, partSize, inFlight, memory, threads, onBlock, idle, signal });
+
+  const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<Part> => {
+    if (number > mostParts)
+      throw new LxstowError('too-large', 'the archive is too large for its parts: send it with its Content-Length');
+    const { sha256, crc32 } = await threads.digest(body);
+    const etag = await store.putPart(upload, number, body, crc32, signal);
+    const part = { number, rawStart, rawEnd, size: body.length, etag, sha256, crc32 };
+    release();
+    size += part.size;
+    onProgress(rawSize, size);
+    return part;
+  };
+  const parts: Part[] = [];
+  try {
+    for await (const part of mapInOrder(drafts, inFlight, sendPart)) parts.push(part);
+    scanner.finish();
+  } catch (error) {
+    if (!isCode(error, 'archive-truncated') && !isCode(error, 'archive-corrupt')) throw error;
+    throw new LxstowError('bad-request', (error as Error).message, { cause: error });
+  }
+  return { size, rawSize, blockSize: compression === 'none' ? partSize : blockSizeBytes, parts };
+}

@@ -1,0 +1,208 @@
+/** The janitor: removes what lxstow made and nobody owns any more, for one remote. What is not surely ours, or may be in use, stays. */
+import { setTimeout } from 'node:timers/promises';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import type { Lease, LeaseHolder, Leases } from '../coordination/leases.ts';
+import type { LxdClient } from '../lxd/client.ts';
+import { nameOf } from '../lxd/instances.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { instanceLeaseKey, janitorLeaseKey } from '../nats/topology.ts';
+import { OperationStore } from '../operations/operationStore.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
+import { type Leftover, type LeftoverKind, searches } from './leftovers.ts';
+import { Owners } from './owners.ts';
+
+export interface Finding {
+  /** `search`: a part of the search itself, which failed. */
+  kind: LeftoverKind | 'search';
+  what: string;
+  where: string;
+  /** Seconds, as far as that can be known. */
+  age: number | null;
+  /** The operation that made it, where one is known. */
+  operation?: string;
+  action: 'removed' | 'would remove' | `kept: ${string}` | `failed: ${string}`;
+}
+
+export interface JanitorTools {
+  /** Who holds the janitor's leases. */
+  worker: string;
+  config: Config;
+  nats: Nats;
+  lxd: LxdClient;
+  store: ObjectStore;
+  leases: Leases;
+  leasesBucket: Bucket;
+  checkpoints: Bucket;
+  log: Log;
+}
+
+export interface RunOptions {
+  signal: AbortSignal;
+  /** Only says what would be removed. */
+  dryRun?: boolean;
+  /** How long another janitor of this remote is waited for. */
+  patienceMs?: number;
+}
+
+/** In the place of an operation in the janitor's leases. */
+const ownName = 'janitor';
+const askAgainMs = 500;
+/** After so many TTLs of a lease, nobody who had one is still at work with it. */
+const ttlsToSettle = 3;
+
+export class Janitor {
+  readonly #tools: JanitorTools;
+
+  constructor(tools: JanitorTools) {
+    this.#tools = tools;
+  }
+
+  /**
+   * Looks everywhere and removes what has no living owner. Throws when it cannot be known who lives (NATS is away), and instance-busy
+   * while another janitor is at work on this remote; all else is in the findings.
+   */
+  async run({ signal, dryRun = false, patienceMs = 0 }: RunOptions): Promise<Finding[]> {
+    if (dryRun) return this.#look(signal, (leftover) => this.#judge(leftover));
+    const turn = await this.#turn(patienceMs, signal);
+    return this.#holding(turn, signal, (moving) => this.#look(moving, (leftover) => this.#settle(leftover, moving)));
+  }
+
+  async #look(signal: AbortSignal, treat: (leftover: Leftover) => Promise<Finding['action']>): Promise<Finding[]> {
+    const { config, nats, lxd, store, leasesBucket, checkpoints } = this.#tools;
+    const { remote, lxdIdleTimeoutMs, leaseTtlMs } = config.worker;
+    const { prefix, bucket } = config.s3;
+    const settledMs = ttlsToSettle * leaseTtlMs;
+    const owners = await Owners.read(nats, leasesBucket, { remote, prefix, settledMs });
+    const operations = new OperationStore(nats, config.nats.operationsKeptHours);
+    const parts = { operations, lxd, lxdIdleTimeoutMs, store, leasesBucket, checkpoints, owners };
+    const tools = { ...parts, remote, prefix, bucket, settledMs, signal };
+    const findings: Finding[] = [];
+    for (const [place, search] of Object.entries(searches)) {
+      try {
+        for await (const leftover of search(tools)) findings.push(finding(leftover, await treat(leftover)));
+      } catch (error) {
+        signal.throwIfAborted();
+        const action = `failed: ${asLxstowError(error).message}` as const;
+        findings.push({ kind: 'search', what: place, where: remote, age: null, action });
+      }
+    }
+    return findings;
+  }
+
+  /** What would be done. */
+  async #judge(leftover: Leftover): Promise<Finding['action']> {
+    const kept = this.#reasonToKeep(leftover);
+    if (kept) return `kept: ${kept}`;
+    const { address } = leftover;
+    const holder = address && (await this.#tools.leases.holder(instanceLeaseKey(address)));
+    return holder ? `kept: ${busy(nameOf(address), holder)}` : 'would remove';
+  }
+
+  async #settle(leftover: Leftover, signal: AbortSignal): Promise<Finding['action']> {
+    const { leases, worker } = this.#tools;
+    const kept = this.#reasonToKeep(leftover);
+    if (kept) return `kept: ${kept}`;
+    const { address } = leftover;
+    try {
+      if (!address) return await this.#remove(leftover, signal);
+      const key = instanceLeaseKey(address);
+      const lease = await leases.acquire(key, { worker, operation: ownName });
+      if (!lease) return `kept: ${busy(nameOf(address), await leases.holder(key))}`;
+      return await this.#holding(lease, signal, (moving) => this.#remove(leftover, moving));
+    } catch (error) {
+      signal.throwIfAborted();
+      return `failed: ${asLxstowError(error).message}`;
+    }
+  }
+
+  /** An operation may have begun since it was found: its owner is looked up once more, now that none can begin. */
+  async #remove(leftover: Leftover, signal: AbortSignal): Promise<Finding['action']> {
+    const now = await leftover.look();
+    if (now.state === 'living') return `kept: operation ${now.operation} has begun meanwhile`;
+    signal.throwIfAborted();
+    return (await leftover.remove(signal)) ? 'removed' : 'kept: it has changed, or is gone, since it was found';
+  }
+
+  #reasonToKeep({ kept, owner, since }: Leftover): string | undefined {
+    if (kept) return kept;
+    if (owner.state === 'ended') return undefined;
+    const { janitorGraceHours } = this.#tools.config.worker;
+    const old = since !== undefined && Date.now() - since.getTime() >= janitorGraceHours * 3_600_000;
+    return old ? undefined : `it is younger than ${janitorGraceHours} h, and no operation is known to have left it`;
+  }
+
+  /** Only one janitor of a remote at a time. */
+  async #turn(patienceMs: number, signal: AbortSignal): Promise<Lease> {
+    const { leases, config, worker } = this.#tools;
+    const key = janitorLeaseKey(config.worker.remote);
+    const until = performance.now() + patienceMs;
+    for (;;) {
+      const lease = await leases.acquire(key, { worker, operation: ownName });
+      if (lease) return lease;
+      if (performance.now() >= until) {
+        const holder = await leases.holder(key);
+        throw new LxstowError(
+          'instance-busy',
+          `another janitor is at work on ${config.worker.remote}${holder ? `: ${holder.worker}` : ''}`,
+        );
+      }
+      await setTimeout(askAgainMs, undefined, { signal });
+    }
+  }
+
+  /** Keeps the lease while `run` runs, and gives it back. Its loss ends `run`. */
+  async #holding<T>(lease: Lease, signal: AbortSignal, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { config, log } = this.#tools;
+    const failed = (error: unknown) => log.warn('lease not kept', { lease: lease.key, error });
+    const heartbeat = setInterval(() => lease.renew().catch(failed), config.worker.heartbeatMs);
+    try {
+      return await run(AbortSignal.any([signal, lease.lost]));
+    } finally {
+      clearInterval(heartbeat);
+      await lease.release().catch(failed);
+    }
+  }
+}
+
+function finding({ kind, what, where, since, owner }: Leftover, action: Finding['action']): Finding {
+  const age = since === undefined ? null : Math.max(0, Math.round((Date.now() - since.getTime()) / 1000));
+  return { kind, what, where, age, ...(owner.operation ? { operation: owner.operation } : {}), action };
+}
+
+function busy(name: string, holder: LeaseHolder | undefined): string {
+  return `${name} is being worked on${holder ? ` by ${holder.worker}` : ''}`;
+}
+
+/** Soon after the start, for what a crash left, but not while everything else is starting. */
+const firstAfterMs = 10_000;
+
+/** Runs the janitor every so often until `stop`; each thing it removed or could not remove is an event. 0 minutes: never. */
+export async function tidyRegularly(
+  janitor: Janitor,
+  { everyMinutes, log, stop }: { everyMinutes: number; log: Log; stop: AbortSignal },
+): Promise<void> {
+  if (everyMinutes === 0) return;
+  for (let waitMs = firstAfterMs; ; waitMs = everyMinutes * 60_000) {
+    // Jittered: workers that were started together do not march in step.
+    await setTimeout(waitMs * (0.9 + Math.random() / 5), undefined, { signal: stop }).catch((error) => {
+      if (!stop.aborted) throw error;
+    });
+    if (stop.aborted) return;
+    try {
+      for (const finding of await janitor.run({ signal: stop })) report(finding, log);
+    } catch (error) {
+      if (stop.aborted) return;
+      if (isCode(error, 'instance-busy')) log.debug('another worker tidies up', { error });
+      else log.warn('the janitor stumbled', { error: asLxstowError(error) });
+    }
+  }
+}
+
+function report({ action, ...found }: Finding, log: Log): void {
+  if (action === 'removed') log.info('leftover removed', found);
+  else if (action.startsWith('failed')) log.error('leftover not removed', { ...found, action });
+  else log.debug('leftover kept', { ...found, action });
+}

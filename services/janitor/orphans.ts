@@ -1,0 +1,52 @@
+/** Uploads whose gateway has died: no queue brings them to another, so the janitor ends their operations, as what they came to. */
+import { manifestKey } from '../backups/keys.ts';
+import { parseManifest } from '../backups/manifest.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { Operation } from '../contract/schemas.ts';
+import { claimKey, operationsBucket } from '../nats/topology.ts';
+import { cancelled, fail, isFinal, succeed } from '../operations/operation.ts';
+import type { Leftover, SearchTools } from './leftovers.ts';
+import type { Owner } from './owners.ts';
+
+export async function* orphans(tools: SearchTools): AsyncGenerator<Leftover> {
+  const { owners, operations, leasesBucket, settledMs } = tools;
+  /** The operation as it is now, if its gateway has let go of it. */
+  const orphaned = async (id: string) => {
+    const found = await operations.find(id);
+    if (!found || isFinal(found.operation)) return undefined;
+    const { backup = '', updated_at } = found.operation;
+    const { entry } = await leasesBucket.get(claimKey(found.operation, backup, id));
+    return entry || Date.now() - Date.parse(updated_at) < settledMs ? undefined : found;
+  };
+  for (const { kind, id, updated_at } of owners.known) {
+    if (kind !== 'upload' || !(await orphaned(id))) continue;
+    const look = async (): Promise<Owner> => ({ state: (await orphaned(id)) ? 'ended' : 'living', operation: id });
+    yield {
+      kind: 'operation',
+      what: id,
+      where: operationsBucket,
+      since: new Date(updated_at),
+      owner: { state: 'ended', operation: id },
+      look,
+      async remove() {
+        const found = await orphaned(id);
+        if (!found) return false;
+        return (await operations.update(await ended(found.operation, tools), found.revision)) !== undefined;
+      },
+    };
+  }
+}
+
+async function ended(operation: Operation, { store, prefix, signal }: SearchTools): Promise<Operation> {
+  const { backup = '', id, status } = operation;
+  const address = { ...operation, backup };
+  const now = new Date();
+  try {
+    const { body } = await store.read(manifestKey(prefix, address), signal);
+    if (parseManifest(body, address).operation === id) return succeed(operation, now);
+  } catch (error) {
+    if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
+  }
+  if (status === 'Cancelling') return cancelled(operation, now);
+  return fail(operation, new LxstowError('lease-lost', 'the gateway that took the upload has died'), now);
+}

@@ -1,0 +1,139 @@
+/** Who owns what lxstow has made: the operation, and whether it lives. Looked up afresh each time it matters. */
+import { archiveKey } from '../backups/keys.ts';
+import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
+import type { LeaseHolder } from '../coordination/leases.ts';
+import { queuedJobs } from '../jobs/jobs.ts';
+import { Bucket } from '../nats/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { operationKey, operationsBucket, parseLeaseKey, reservationKey } from '../nats/topology.ts';
+import { isFinal } from '../operations/operation.ts';
+
+/**
+ * `living`: an operation that is not final, or was not a moment ago, or a job that waits, has or may have it. `ended`: an operation had it, and is final.
+ * `unknown`: no operation is known that had it.
+ */
+export interface Owner {
+  state: 'living' | 'ended' | 'unknown';
+  operation?: string;
+}
+
+const unknown: Owner = { state: 'unknown' };
+/** MinIO drops uploads of that age by itself, and other servers find them without their exact key. */
+const forgottenMs = 48 * 3_600_000;
+
+export class Owners {
+  readonly #nats: Nats;
+  readonly #prefix: string;
+  readonly #settledMs: number;
+  readonly #operations: Bucket;
+  readonly #leases: Bucket;
+  #known: Operation[] = [];
+  #leased = new Set<string>();
+
+  private constructor(nats: Nats, leases: Bucket, prefix: string, settledMs: number) {
+    this.#nats = nats;
+    this.#prefix = prefix;
+    this.#settledMs = settledMs;
+    this.#operations = new Bucket(nats, operationsBucket);
+    this.#leases = leases;
+  }
+
+  /**
+   * Reads all operations and leases of the remote. Throws rather than knowing less than there is. A lease that was not renewed for
+   * `settledMs` names nobody who lives, and what belongs to an operation is left alone for so long after its end.
+   */
+  static async read(
+    nats: Nats,
+    leases: Bucket,
+    { remote, prefix, settledMs }: { remote: string; prefix: string; settledMs: number },
+  ): Promise<Owners> {
+    const owners = new Owners(nats, leases, prefix, settledMs);
+    for (const { key, value, written } of await leases.entries(`${remote}.>`)) {
+      const holder = parseLeaseKey(key)?.kind === 'reservation' ? undefined : parseHolder(value);
+      if (holder && Date.now() - written.getTime() < settledMs) owners.#leased.add(holder.operation);
+    }
+    const entries = await owners.#operations.entries(`${remote}.*`);
+    owners.#known = entries.map(({ value }) => JSON.parse(value.toString()) as Operation);
+    return owners;
+  }
+
+  /** The operations of this remote, as they were when they were read. */
+  get known(): readonly Operation[] {
+    return this.#known;
+  }
+
+  /** Of something that bears an operation's id. */
+  async ofOperation(id: string): Promise<Owner> {
+    const operation = await this.#find(id);
+    if (operation) return { state: this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
+    return { state: this.#leased.has(id) ? 'living' : 'unknown', operation: id };
+  }
+
+  /** Of an upload at an archive's key, or of an archive. */
+  async ofBackup(address: BackupAddress, key: string, kind: 'upload' | 'archive'): Promise<Owner> {
+    const reserved = await this.ofReservation(address, address.backup);
+    if (reserved.state === 'living') return reserved;
+    const named: Operation[] = [];
+    for (const { id } of this.#known.filter((operation) => this.#names(operation, address, key))) {
+      const operation = await this.#find(id);
+      if (!operation) continue;
+      if (!this.#hasEnded(operation)) return { state: 'living', operation: id };
+      named.push(operation);
+    }
+    named.sort((a, b) => a.updated_at.localeCompare(b.updated_at));
+    const last = named.at(-1);
+    if (!last) return unknown;
+    // An archive whose backup succeeded and was not deleted was good once: without its manifest it is nobody's, but not at once.
+    const successful = named.findLast(({ status }) => status === 'Success');
+    const wasGood = kind === 'archive' && (successful?.kind === 'backup' || successful?.kind === 'upload');
+    return { state: wasGood ? 'unknown' : 'ended', operation: (successful ?? last).id };
+  }
+
+  /** Of a backup's name, by its reservation. A job whose operation is not written yet may still be in the queue. */
+  async ofReservation(address: Address, backup: string): Promise<Owner> {
+    const { entry } = await this.#leases.get(reservationKey(address, backup));
+    if (!entry) return unknown;
+    const owner = await this.ofOperation(entry.value.toString());
+    const queued = owner.state === 'unknown' && (await queuedJobs(this.#nats, 'backup', address)) > 0;
+    return queued ? { ...owner, state: 'living' } : owner;
+  }
+
+  /** Where operations that ended may have left an upload that no listing tells of. */
+  archiveKeys(now: number): string[] {
+    const keys = this.#known.flatMap((operation) => {
+      const { kind, backup, status, updated_at } = operation;
+      if ((kind !== 'backup' && kind !== 'upload') || backup === undefined || !isFinal(operation)) return [];
+      if (status === 'Success' && Date.parse(updated_at) < now - forgottenMs) return [];
+      return archiveKey(this.#prefix, { ...operation, backup });
+    });
+    return [...new Set(keys)];
+  }
+
+  /** Its worker gives leases and the backup's name back when the operation is final already. */
+  #hasEnded(operation: Operation): boolean {
+    return isFinal(operation) && Date.now() - Date.parse(operation.updated_at) >= this.#settledMs;
+  }
+
+  /** Of whichever remote: two may be the same LXD. */
+  async #find(id: string): Promise<Operation | undefined> {
+    const { entry } = await this.#operations.get(operationKey('*', id));
+    return entry && (JSON.parse(entry.value.toString()) as Operation);
+  }
+
+  #names(operation: Operation, address: BackupAddress, key: string): boolean {
+    if (operation.kind === 'restore' || operation.backup === undefined) return false;
+    const { project, instance } = operation;
+    if (project !== address.project || instance !== address.instance) return false;
+    return key === archiveKey(this.#prefix, { ...operation, backup: operation.backup });
+  }
+}
+
+/** The holder that a lease or claim names; undefined when it is none of ours. */
+export function parseHolder(value: Buffer): LeaseHolder | undefined {
+  try {
+    const holder = JSON.parse(value.toString()) as LeaseHolder;
+    return typeof holder?.operation === 'string' && typeof holder.worker === 'string' ? holder : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,197 @@
+/** Jobs as messages: publishes them, and parses and validates them. */
+import { createHash } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import { LxstowError } from '../contract/errors.ts';
+import { parseJson } from '../contract/json.ts';
+import {
+  type Address,
+  type BackupJob,
+  check,
+  type DeleteJob,
+  faultsOf,
+  type JobKind,
+  type RestoreJob,
+} from '../contract/schemas.ts';
+import { parseOwnName } from '../lxd/ownNames.ts';
+import { apiCode, type Nats, natsFailure, nobodyHeard } from '../nats/connection.ts';
+import { append, lastOf } from '../nats/stream.ts';
+import { jobSubject, jobsStream, parseJobSubject } from '../nats/topology.ts';
+import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
+
+interface Bodies {
+  backup: BackupJob;
+  restore: RestoreJob;
+  delete: DeleteJob;
+}
+
+/** A job: what is to be done, and to which instance. `unrestricted`: a restore that may bring what LXD's restricted projects refuse. */
+export type Job = { [K in JobKind]: { kind: K; address: Address; body: Bodies[K]; unrestricted?: boolean } }[JobKind];
+export type JobOf<K extends JobKind> = Extract<Job, { kind: K }>;
+
+/** A cluster that loses its leader accepts nothing for up to 8 s (measured on three nodes). */
+const patienceMs = 8000;
+const tryAgainMs = 200;
+
+/**
+ * Queues a job under the operation's id; it is durable when this resolves. Throws queue-full, or nats-unavailable. The latter is an UncertainPublish
+ * if the job may be queued in spite of the error, because NATS was there but did not answer.
+ */
+export async function publishJob(nats: Nats, id: string, job: Job, trace?: Trace): Promise<void> {
+  await publishWith(nats, id, job, trace, {});
+}
+
+/** What is on the queue, or at work, for an instance. */
+export interface Queued {
+  operation: string;
+  since: Date;
+}
+
+/**
+ * The same unless a job of this kind and instance is on the queue or at work already: then nothing is queued, and it returns that one. Our own job,
+ * sent twice, is queued once.
+ */
+export async function publishOnly(nats: Nats, id: string, job: Job, trace?: Trace): Promise<Queued | undefined> {
+  for (;;) {
+    try {
+      return await publishWith(nats, id, job, trace, { 'Nats-Expected-Last-Subject-Sequence': '0' });
+    } catch (error) {
+      if (!(error instanceof SubjectTaken)) throw error;
+    }
+    // NATS says the same of a job that is ours: only the message tells whose it is.
+    const found = await queuedJob(nats, job.kind, job.address);
+    if (found) return found.operation === id ? undefined : found;
+  }
+}
+
+/** The job of this kind that is on the queue for this instance or at work, the last one of several. */
+export async function queuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
+  try {
+    const last = await lastOf(nats, jobsStream, jobSubject(kind, address));
+    if (!last) return undefined;
+    const messageId = last.headers.get('Nats-Msg-Id');
+    return { operation: operationIdOf({ messageId, sequence: last.seq }), since: last.time };
+  } catch (error) {
+    throw natsFailure(error, 'looking at the queue');
+  }
+}
+
+class SubjectTaken extends Error {}
+const wrongLastSequence = [10071, 10164];
+
+async function publishWith(
+  nats: Nats,
+  id: string,
+  { kind, address, body, unrestricted = false }: Job,
+  trace: Trace | undefined,
+  expected: Record<string, string>,
+): Promise<undefined> {
+  nats.assertConnected();
+  const source = 'source' in body && body.source ? { ...address, ...body.source } : address;
+  const subject = jobSubject(kind, address, source, { unrestricted });
+  const carried = {
+    'Nats-Msg-Id': id,
+    'Nats-Expected-Stream': jobsStream,
+    ...expected,
+    ...(trace && { [traceHeader]: formatTraceparent(trace) }),
+  };
+  const until = performance.now() + patienceMs;
+  let uncertain = false;
+  for (;;) {
+    try {
+      nats.assertConnected();
+      // The stream drops a repeat with the same id as a duplicate.
+      await append(nats, subject, JSON.stringify(body), carried);
+      return undefined;
+    } catch (error) {
+      if (wrongLastSequence.includes(apiCode(error) ?? 0)) throw new SubjectTaken();
+      const failure = natsFailure(error, 'queueing the job');
+      if (failure.code !== 'nats-unavailable') throw failure;
+      // Without a connection or a responder, NATS cannot have stored the job.
+      uncertain ||= !(error instanceof LxstowError) && !nobodyHeard(error);
+      if (performance.now() >= until) throw uncertain ? new UncertainPublish(id, failure) : failure;
+    }
+    await setTimeout(tryAgainMs);
+  }
+}
+
+/** NATS may have stored the job: it went away before its ack. */
+export class UncertainPublish extends LxstowError {
+  readonly operation: string;
+
+  constructor(operation: string, cause: LxstowError) {
+    super('nats-unavailable', `${cause.message}; the job was not confirmed and will be withdrawn`, { cause });
+    this.operation = operation;
+  }
+}
+
+/** A message as the stream delivered it. */
+export interface RawJob {
+  subject: string;
+  data: Uint8Array;
+  messageId: string | undefined;
+  sequence: number;
+}
+
+/** The operation's id: the message's own id if that is a UUID, else one derived from its sequence in the stream, the same at each delivery. */
+export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' | 'sequence'>): string {
+  if (messageId && faultsOf('names.json#/$defs/uuid', messageId).length === 0) return messageId;
+  return uuid5(`${jobsStream}:${sequence}`);
+}
+
+const schemas = { backup: 'job-backup.json', restore: 'job-restore.json', delete: 'job-delete.json' } as const;
+
+/** Parses the job in a message. Throws bad-message, naming the fault. */
+export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): Job {
+  const named = parseJobSubject(subject);
+  if (!named)
+    throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
+  const { kind, source, unrestricted, ...address } = named;
+  if (!(kind in schemas))
+    throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
+  for (const each of source ? [address, source] : [address]) checkNames(each);
+  if (parseOwnName(address.instance) && kind !== 'delete')
+    throw new LxstowError('bad-message', `the name ${address.instance} is for lxstow's own work`);
+  const body = check(
+    schemas[kind as JobKind],
+    parseJson(data, 'the message', 'bad-message'),
+    `${kind} job for ${address.instance}`,
+    'bad-message',
+  );
+  const job = { kind, address, body, ...(unrestricted && { unrestricted }) } as Job;
+  return job.kind === 'restore' ? { ...job, body: { ...job.body, source: sourceOf(job, source ?? address) } } : job;
+}
+
+/** Whose backup a restore reads: as the subject says, for that is what NATS has held against the publisher's rights. */
+function sourceOf({ kind, address, body, unrestricted = false }: JobOf<'restore'>, named: Address): Address {
+  const meant = { ...address, ...(body.source ?? named) };
+  const isNamed = (['remote', 'project', 'instance'] as const).every((key) => meant[key] === named[key]);
+  if (isNamed) return named;
+  const subject = jobSubject(kind, address, meant, { unrestricted });
+  throw new LxstowError('bad-message', `it restores a backup of ${meant.instance}: that is published to ${subject}`);
+}
+
+function checkNames({ remote, project, instance }: Address): void {
+  check('names.json#/$defs/remoteName', remote, 'remote', 'bad-message');
+  check('names.json#/$defs/projectName', project, 'project', 'bad-message');
+  check('names.json#/$defs/instanceName', instance, 'instance', 'bad-message');
+}
+
+/** Counts this instance's jobs of this kind, queued or running. */
+export async function queuedJobs(nats: Nats, kind: JobKind, address: Address): Promise<number> {
+  const subject = jobSubject(kind, address);
+  try {
+    const { state } = await nats.jsm.streams.info(jobsStream, { subjects_filter: subject });
+    return state.subjects?.[subject] ?? 0;
+  } catch (error) {
+    throw natsFailure(error, 'looking for queued jobs');
+  }
+}
+
+/** RFC 9562, version 5, in the namespace of URLs. */
+export function uuid5(name: string): string {
+  const namespace = Buffer.from('6ba7b8119dad11d180b400c04fd430c8', 'hex');
+  const hash = createHash('sha1').update(namespace).update(name).digest().subarray(0, 16);
+  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x50, 6);
+  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8);
+  return hash.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}

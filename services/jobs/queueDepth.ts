@@ -1,0 +1,96 @@
+/** Queue depth, read from NATS itself. */
+import { apiCode, type Nats, natsFailure } from '../nats/connection.ts';
+import {
+  consumerName,
+  deadLetterStream,
+  jobFilters,
+  jobsStream,
+  type Lane,
+  lanes,
+  noticesStream,
+} from '../nats/topology.ts';
+
+export interface LaneDepth {
+  remote: string;
+  lane: Lane;
+  /** Jobs that no worker has taken yet. */
+  waiting: number;
+  /** Jobs that were taken and have not ended: running, or waiting for their instance or another attempt. */
+  taken: number;
+  /** When the oldest waiting job was published. */
+  oldest: Date | undefined;
+}
+
+/** Returns the depth of each lane of these remotes. Throws nats-unavailable, nats-unfit. */
+export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
+  nats.assertConnected();
+  try {
+    return await Promise.all(
+      remotes.flatMap((remote) => Object.keys(lanes).map((lane) => laneDepth(nats, remote, lane as Lane))),
+    );
+  } catch (error) {
+    throw natsFailure(error, 'looking how full the queue is');
+  }
+}
+
+/** Whether a worker asks for jobs of this lane now. */
+export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
+  nats.assertConnected();
+  try {
+    return (await nats.jsm.consumers.info(jobsStream, consumerName(remote, lane))).num_waiting > 0;
+  } catch (error) {
+    throw natsFailure(error, 'looking who asks for jobs');
+  }
+}
+
+export function countDeadLetters(nats: Nats): Promise<number> {
+  return messagesIn(nats, deadLetterStream, 'counting dead letters');
+}
+
+/** For people: how many there are, and what to do. */
+export function wordsFor(deadLetters: number): string {
+  return `${deadLetters} dead letter${deadLetters === 1 ? '' : 's'}; lxstow dead-letters list`;
+}
+
+/** How many notices wait for their endpoint. */
+export function countNotices(nats: Nats): Promise<number> {
+  return messagesIn(nats, noticesStream, 'counting notices');
+}
+
+async function messagesIn(nats: Nats, stream: string, what: string): Promise<number> {
+  nats.assertConnected();
+  try {
+    return (await nats.jsm.streams.info(stream)).state.messages;
+  } catch (error) {
+    throw natsFailure(error, what);
+  }
+}
+
+async function laneDepth(nats: Nats, remote: string, lane: Lane): Promise<LaneDepth> {
+  const { num_pending, num_ack_pending, delivered } = await nats.jsm.consumers.info(
+    jobsStream,
+    consumerName(remote, lane),
+  );
+  const times =
+    num_pending === 0
+      ? []
+      : await Promise.all(
+          lanes[lane]
+            .flatMap((kind) => jobFilters(remote, kind))
+            .map((filter) => firstBehind(nats, filter, delivered.stream_seq)),
+        );
+  const oldest = times.filter((time) => time !== undefined).sort((a, b) => a.getTime() - b.getTime())[0];
+  return { remote, lane, waiting: num_pending, taken: num_ack_pending, oldest };
+}
+
+async function firstBehind(nats: Nats, filter: string, seq: number): Promise<Date | undefined> {
+  try {
+    // The server accepts `next_by_subj` together with `seq`; the client's type does not.
+    const query = { seq: seq + 1, next_by_subj: filter } as { seq: number };
+    return (await nats.jsm.streams.getMessage(jobsStream, query))?.time;
+  } catch (error) {
+    // A worker took and ended it in between.
+    if (apiCode(error) === 10037) return undefined;
+    throw error;
+  }
+}

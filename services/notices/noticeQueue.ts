@@ -1,0 +1,81 @@
+/** Notices as messages, one per endpoint: the body is what the endpoint gets, the headers name the endpoint. */
+import { createHash } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import type { Consumer, JsMsg } from '@nats-io/jetstream';
+import { headers } from '@nats-io/transport-node';
+import { type Nats, natsFailure } from '../nats/connection.ts';
+import { noticeSubject, noticesStream } from '../nats/topology.ts';
+import type { Log } from '../telemetry/logger.ts';
+
+export interface QueuedNotice {
+  /** Receivers recognize a repeat by it. */
+  id: string;
+  remote: string;
+  operation: string;
+  endpoint: string;
+  /** Where the endpoint was named. */
+  namedBy: 'configuration' | 'request';
+  /** JSON, as it is sent and signed. */
+  body: string;
+}
+
+const idHeader = 'Lxstow-Notice';
+const endpointHeader = 'Lxstow-Endpoint';
+const namedByHeader = 'Lxstow-Endpoint-Named-By';
+
+const pullMs = 5000;
+const pauseMs = 1000;
+
+/** Queues the notice; it is durable when this resolves. A repeat within two minutes is dropped as a duplicate. */
+export async function queueNotice(nats: Nats, notice: QueuedNotice): Promise<void> {
+  const { id, remote, operation, endpoint, namedBy, body } = notice;
+  const carried = headers();
+  carried.set(idHeader, id);
+  carried.set(endpointHeader, endpoint);
+  carried.set(namedByHeader, namedBy);
+  try {
+    nats.assertConnected();
+    await nats.js.publish(noticeSubject(remote, operation), body, {
+      headers: carried,
+      msgID: `${id} ${createHash('sha256').update(endpoint).digest('base64url')}`,
+      expect: { streamName: noticesStream },
+    });
+  } catch (error) {
+    throw natsFailure(error, 'queueing a notice');
+  }
+}
+
+/** Parses the notice in a message; undefined if it is not one of ours. */
+export function parseNotice({ subject, headers: carried, data }: JsMsg): QueuedNotice | undefined {
+  const [, , remote, operation] = subject.split('.');
+  const [id, endpoint, namedBy] = [idHeader, endpointHeader, namedByHeader].map((name) => carried?.get(name));
+  if (!remote || !operation || !id || !endpoint) return undefined;
+  if (namedBy !== 'configuration' && namedBy !== 'request') return undefined;
+  return { id, remote, operation, endpoint, namedBy, body: Buffer.from(data).toString() };
+}
+
+/** Yields the consumer's messages until `stop`, `room()` of them at a time. While NATS is away, it logs that and retries. */
+export async function* pulled(
+  consumer: Consumer,
+  room: () => Promise<number>,
+  stop: AbortSignal,
+  log: Log,
+): AsyncGenerator<JsMsg> {
+  while (!stop.aborted) {
+    try {
+      const messages = await consumer.fetch({ max_messages: await room(), expires: pullMs });
+      const end = () => messages.stop();
+      stop.addEventListener('abort', end, { once: true });
+      if (stop.aborted) end();
+      try {
+        yield* messages;
+      } finally {
+        stop.removeEventListener('abort', end);
+      }
+    } catch (error) {
+      if (stop.aborted) return;
+      log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for what is to be told') });
+      await setTimeout(pauseMs, undefined, { ref: false });
+    }
+  }
+}

@@ -1,0 +1,107 @@
+/** The operations' bucket. Every change is a compare-and-set. */
+import type { KvEntry } from '@nats-io/kv';
+import type { Operation } from '../contract/schemas.ts';
+import { Bucket } from '../nats/bucket.ts';
+import { type Nats, natsFailure } from '../nats/connection.ts';
+import { batchOf, isGone } from '../nats/stream.ts';
+import { operationKey, operationsBucket } from '../nats/topology.ts';
+import { watchBucket } from '../nats/watchBucket.ts';
+import { isFinal } from './operation.ts';
+
+export interface Stored {
+  operation: Operation;
+  revision: number;
+}
+
+export class OperationStore {
+  readonly #nats: Nats;
+  readonly #bucket: Bucket;
+  readonly #keptMs: number;
+
+  /** `keptHours`: how long a finished operation is kept. `patienceMs`: see Bucket. */
+  constructor(nats: Nats, keptHours: number, patienceMs?: number) {
+    this.#nats = nats;
+    this.#bucket = new Bucket(nats, operationsBucket, patienceMs);
+    this.#keptMs = keptHours * 3_600_000;
+  }
+
+  /** Writes a new operation; undefined when its id already exists. */
+  async create(operation: Operation): Promise<Stored | undefined> {
+    const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
+    const revision = await this.#bucket.put(
+      operationKey(operation.remote, operation.id),
+      JSON.stringify(operation),
+      0,
+      ttl,
+    );
+    return revision === undefined ? undefined : { operation, revision };
+  }
+
+  /** Writes `operation` over the revision that it was made from; undefined when that is no longer the last. */
+  async update(operation: Operation, revision: number): Promise<Stored | undefined> {
+    const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
+    const next = await this.#bucket.put(
+      operationKey(operation.remote, operation.id),
+      JSON.stringify(operation),
+      revision,
+      ttl,
+    );
+    return next === undefined ? undefined : { operation, revision: next };
+  }
+
+  /** Finds the operation with this id, by default on any remote. */
+  async find(id: string, remote = '*'): Promise<Stored | undefined> {
+    const { entry } = await this.#bucket.get(operationKey(remote, id));
+    return entry && { operation: JSON.parse(entry.value.toString()) as Operation, revision: entry.revision };
+  }
+
+  /** All operations in the bucket, unfinished and finished. */
+  async list(): Promise<Operation[]> {
+    this.#nats.assertConnected();
+    try {
+      // By subject, because an operation that changes during the listing comes again, later. A KV watch would sometimes miss it.
+      const operations = new Map<string, Operation>();
+      let next = 1;
+      let full: boolean;
+      do {
+        const batch = await batchOf(this.#nats, `KV_${operationsBucket}`, next);
+        ({ full } = batch);
+        for (const { subject, seq, header, data } of batch.messages) {
+          next = seq + 1;
+          if (isGone(header)) operations.delete(subject);
+          else {
+            const operation = this.#parse(subject, data);
+            if (operation) operations.set(subject, operation);
+          }
+        }
+      } while (full);
+      return [...operations.values()];
+    } catch (error) {
+      throw natsFailure(error, 'listing operations');
+    }
+  }
+
+  /** Undefined for a record that is none: it must not hide the others. */
+  #parse(subject: string, data: Uint8Array): Operation | undefined {
+    try {
+      return JSON.parse(Buffer.from(data).toString()) as Operation;
+    } catch (error) {
+      this.#nats.log.error('a record of an operation cannot be read', { subject, error });
+      return undefined;
+    }
+  }
+
+  /**
+   * Calls `see` with each change from now on, once each and in the order of writing, until the signal aborts. NATS keeps only the last state
+   * of an operation, so a state that is overwritten before NATS sends it is skipped. Resolves once the watch is open. A watch that breaks
+   * resumes where it broke off; `onTrouble` gets the error.
+   */
+  async watch(
+    see: (operation: Operation) => void,
+    signal: AbortSignal,
+    onTrouble: (error: unknown) => void,
+  ): Promise<void> {
+    const each = (entry: KvEntry) => see(entry.json<Operation>());
+    return watchBucket(this.#nats, operationsBucket, '>', each, signal, onTrouble);
+  }
+}

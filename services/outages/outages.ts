@@ -1,0 +1,99 @@
+/**
+ * What a worker's jobs need and do not get: S3, known to all workers of the remote by one record, and the worker's own LXD, known to itself and shown to
+ * others. One worker at a time asks whether S3 is back; jobs then begin one, two, four … (docs/adr/0032-outages.md).
+ */
+import { asErrorCode, LxstowError } from '../contract/errors.ts';
+import type { JobKind, Outage } from '../contract/schemas.ts';
+import { outageKey, returningPermits } from '../nats/topology.ts';
+import { mayBeOfWrites, suspectOf } from './blame.ts';
+import { concerns, waitingFor } from './outage.ts';
+import { type OutagesOptions, Watch } from './watch.ts';
+
+/** What `gate` says of a job that cannot begin now, or of which only so many may. */
+export interface Gate {
+  outage: Outage;
+  /** What it waits for, on the queue; undefined where another worker may do it at once. */
+  permits: string | undefined;
+}
+
+/** What `examine` has found. */
+export interface Examined {
+  /** What keeps the job from going on; undefined when nothing does. */
+  gate: Gate | undefined;
+  /** It serves us now, but was started again since it did so last: that has cut what was at work on it. */
+  restarted: boolean;
+}
+
+const lookAtQueueMs = 300_000;
+
+export class Outages implements AsyncDisposable {
+  readonly #s3: Watch;
+  readonly #lxd: Watch;
+  readonly #permits: string;
+  readonly #probes: OutagesOptions['probes'];
+  readonly #ended = new AbortController();
+  readonly #stopping: AbortSignal;
+  #paused: (() => void)[] = [];
+
+  constructor(given: OutagesOptions) {
+    const { remote, worker, onFree } = given;
+    const stopping = AbortSignal.any([given.stopping, this.#ended.signal]);
+    const options = { ...given, stopping };
+    this.#stopping = stopping;
+    this.#probes = given.probes;
+    this.#permits = returningPermits(remote, 's3');
+    this.#s3 = new Watch('s3', outageKey(remote, 's3'), true, options, () => onFree(`${this.#permits}.1`));
+    this.#lxd = new Watch('lxd', outageKey(remote, 'lxd', worker), false, options, (allowed) => this.#resume(allowed));
+    stopping.addEventListener('abort', () => this.#resume(Number.POSITIVE_INFINITY), { once: true });
+  }
+
+  /**
+   * Resolves when this worker's LXD serves it, as far as it knows: then transfers may be taken from the queue. Also every 5 min, for a job whose patience
+   * may be over.
+   */
+  async ready(): Promise<void> {
+    if (!this.#lxd.known || this.#stopping.aborted) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#paused.push(resolve);
+    const timer = setTimeout(resolve, lookAtQueueMs);
+    await promise;
+    clearTimeout(timer);
+  }
+
+  /** What keeps a job of this kind from beginning here; undefined when nothing does. */
+  async gate(kind: JobKind): Promise<Gate | undefined> {
+    const lxd = this.#lxd.known;
+    if (lxd?.allowed === 0 && concerns(lxd, kind)) return { outage: lxd, permits: undefined };
+    const outage = await this.#s3.look();
+    return outage && concerns(outage, kind) ? { outage, permits: this.#permits } : undefined;
+  }
+
+  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. */
+  async examine({ code }: LxstowError, kind: JobKind): Promise<Examined> {
+    const on = suspectOf(code);
+    if (on !== 's3' && on !== 'lxd') return { gate: undefined, restarted: false };
+    const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
+    const { outage, restarted } = await suspect.examine(mayBeOfWrites(code));
+    // One outage may hide the other: no job gets so far as to meet it.
+    if (outage?.allowed === 0) await other.examine(false);
+    if (!outage || !concerns(outage, kind)) return { gate: undefined, restarted };
+    return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, restarted };
+  }
+
+  /** Throws why a dependency does not serve us. One that is known to be away is not asked: that is done already. */
+  async check(dependency: Outage['dependency'], signal: AbortSignal): Promise<void> {
+    const outage = await (dependency === 's3' ? this.#s3 : this.#lxd).look();
+    if (outage?.allowed === 0)
+      throw new LxstowError(asErrorCode(outage.code), `${waitingFor(outage)}: ${outage.reason}`);
+    await this.#probes[dependency](signal, { writes: false });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended.abort();
+    await Promise.all([this.#s3.end(), this.#lxd.end()]);
+  }
+
+  #resume(count: number): void {
+    for (const resume of this.#paused.splice(0, count)) resume();
+  }
+}

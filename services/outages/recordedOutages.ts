@@ -1,0 +1,26 @@
+/** The outages that the workers of all remotes have recorded. */
+import type { Outage } from '../contract/schemas.ts';
+import type { Bucket, Entry } from '../nats/bucket.ts';
+import { outageKey } from '../nats/topology.ts';
+import { parseOutage } from './outage.ts';
+
+export interface RemoteOutage extends Outage {
+  remote: string;
+}
+
+/** `leases`: the bucket with the records. Skips a record that this version cannot read. */
+export async function listOutages(leases: Bucket): Promise<RemoteOutage[]> {
+  const found = await Promise.all([leases.entries(outageKey('*', 's3')), leases.entries(outageKey('*', 'lxd', '*'))]);
+  return found.flat().flatMap((entry) => {
+    const { key, value } = entry;
+    const outage = isForgotten(entry) ? undefined : parseOutage(value.toString());
+    return outage ? [{ ...outage, remote: key.slice(0, key.indexOf('.')) }] : [];
+  });
+}
+
+/** Far longer ago than its worker writes it, whatever the clocks say: that has died, and NATS has not ended the record (nats/stale.ts). */
+function isForgotten({ ttlMs, written }: Entry): boolean {
+  return ttlMs !== undefined && Date.now() - written.getTime() > 3 * ttlMs + clocksDifferMs;
+}
+
+const clocksDifferMs = 300_000;

@@ -1,0 +1,211 @@
+/** A dependency that a worker watches: whether it is away, who asks whether it is back, and what is recorded of that (docs/adr/0032-outages.md). */
+import { setTimeout as delay } from 'node:timers/promises';
+import { LxstowError } from '../contract/errors.ts';
+import type { Outage } from '../contract/schemas.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import { Stale } from '../nats/stale.ts';
+import type { Log } from '../telemetry/logger.ts';
+import { answered, failed, nextLookMs, parseOutage } from './outage.ts';
+import { type Probe, WritesRefused } from './probes.ts';
+
+export interface OutagesOptions {
+  remote: string;
+  worker: string;
+  /** Where the records are. */
+  bucket: Bucket;
+  probes: Record<Outage['dependency'], Probe>;
+  /** Told when jobs that wait for this permit may be called. */
+  onFree: (permit: string) => void;
+  log: Log;
+  /** Aborts when the worker stops. */
+  stopping: AbortSignal;
+}
+
+const probeTimeoutMs = 5000;
+/** What other workers have written is seen after so long. */
+const readEveryMs = 1000;
+/** A record is kept for so much longer than until it is written next. */
+const recordTtlMs = 10_000;
+/** An outage that begins so soon after the last is the same one: the worker that kept its record has died. */
+const sameOutageMs = 60_000;
+
+function inRecord(why: LxstowError): Pick<LxstowError, 'code' | 'message'> & Pick<Outage, 'only'> {
+  return { code: why.code, message: why.message, ...(why instanceof WritesRefused && { only: 'writes' }) };
+}
+
+/** One dependency: its record, and while this worker keeps that, the loop that asks whether it is back. */
+export class Watch {
+  readonly #dependency: Outage['dependency'];
+  readonly #key: string;
+  readonly #shared: boolean;
+  readonly #options: OutagesOptions;
+  readonly #onBack: (allowed: number) => void;
+  #known: Outage | undefined;
+  readonly #stale = new Stale();
+  #revision = 0;
+  #readAt = Number.NEGATIVE_INFINITY;
+  #last: { outage: Outage; at: number } | undefined;
+  #reading: Promise<void> | undefined;
+  #probing: { writes: boolean; why: Promise<LxstowError | undefined> } | undefined;
+  /** What it said at its last answer: another one after each start of it. */
+  #start: string | undefined;
+  #keeping: Promise<void> | undefined;
+
+  /** `shared`: others write the record too. `onBack` is told when more jobs may begin, and how many. */
+  constructor(
+    dependency: Outage['dependency'],
+    key: string,
+    shared: boolean,
+    options: OutagesOptions,
+    onBack: (allowed: number) => void,
+  ) {
+    this.#dependency = dependency;
+    this.#key = key;
+    this.#shared = shared;
+    this.#options = options;
+    this.#onBack = onBack;
+    // To notice that it was started again, it must have been asked before.
+    if (!shared) void this.#probe(false);
+  }
+
+  get known(): Outage | undefined {
+    return this.#known;
+  }
+
+  /** The record, as it was a second ago at most. What NATS does not tell stays as it was. */
+  async look(): Promise<Outage | undefined> {
+    if (!this.#shared || performance.now() - this.#readAt < readEveryMs) return this.#known;
+    try {
+      await this.#read();
+    } catch (error) {
+      this.#options.log.debug('the record of an outage was not read', { error });
+    }
+    return this.#known;
+  }
+
+  /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. `writes`: whether a write may have been refused. */
+  async examine(writes: boolean): Promise<{ outage: Outage | undefined; restarted: boolean }> {
+    const known = await this.look();
+    if (known?.allowed === 0 && !known.only) return { outage: known, restarted: false };
+    const before = this.#start;
+    const why = await this.#probe(writes || known?.only !== undefined);
+    if (!why) return { outage: undefined, restarted: before !== undefined && before !== this.#start };
+    return { outage: await this.#record(known, why), restarted: false };
+  }
+
+  async #record(known: Outage | undefined, why: LxstowError): Promise<Outage> {
+    const { worker } = this.#options;
+    const recent = this.#last && performance.now() - this.#last.at < sameOutageMs ? this.#last.outage : undefined;
+    const before = known ?? recent;
+    const by = { dependency: this.#dependency, worker: known?.worker ?? worker };
+    const outage = failed(before, by, inRecord(why), new Date());
+    const { since, only } = outage;
+    this.#options.log.error('a dependency is away', { dependency: this.#dependency, since, only, error: why });
+    await this.#write(outage);
+    if (this.#known?.worker === worker) this.#keeping ??= this.#keep();
+    return this.#known ?? outage;
+  }
+
+  /** Waits until the loop has ended. A record that this worker kept is removed: others find out for themselves. */
+  async end(): Promise<void> {
+    await this.#keeping;
+  }
+
+  async #keep(): Promise<void> {
+    const { worker, stopping, log } = this.#options;
+    while (this.#known?.worker === worker) {
+      await delay(nextLookMs(this.#known, new Date()), undefined, { signal: stopping }).catch(() => undefined);
+      if (stopping.aborted) break;
+      const known = this.#known;
+      const why = await this.#probe(known.only !== undefined);
+      const next = why ? failed(known, known, inRecord(why), new Date()) : answered(known);
+      if (next) await this.#write(next);
+      else if (!(await this.#remove())) {
+        // A job of another worker has just failed by it: it is away again.
+        await this.look();
+        if (this.#known) continue;
+      }
+      if (why) continue;
+      if (!next) log.info('a dependency is back', { dependency: this.#dependency, since: known.since });
+      this.#onBack(next?.allowed ?? Number.POSITIVE_INFINITY);
+    }
+    if (stopping.aborted) await this.#remove();
+    this.#keeping = undefined;
+  }
+
+  /** Undefined when it serves us. One probe at a time. */
+  async #probe(writes: boolean): Promise<LxstowError | undefined> {
+    while (this.#probing && writes && !this.#probing.writes) await this.#probing.why;
+    if (!this.#probing) {
+      const why = this.#ask(writes).finally(() => {
+        this.#probing = undefined;
+      });
+      this.#probing = { writes, why };
+    }
+    return this.#probing.why;
+  }
+
+  async #ask(writes: boolean): Promise<LxstowError | undefined> {
+    try {
+      this.#start = await this.#options.probes[this.#dependency](AbortSignal.timeout(probeTimeoutMs), { writes });
+      return undefined;
+    } catch (error) {
+      if (error instanceof LxstowError) return error;
+      const silent = `${this.#dependency === 's3' ? 'S3' : 'LXD'} did not answer in ${probeTimeoutMs} ms`;
+      return new LxstowError(`${this.#dependency}-unavailable`, silent, { cause: error });
+    }
+  }
+
+  /** Writes over what is known; where another worker was faster, that is known then. Without NATS this worker knows it alone. */
+  async #write(outage: Outage): Promise<void> {
+    const ttlMs = nextLookMs(outage, new Date()) + probeTimeoutMs + recordTtlMs;
+    this.#remember(outage);
+    try {
+      const { bucket } = this.#options;
+      const revision = await bucket.put(this.#key, JSON.stringify(outage), this.#revision, { ttlMs });
+      if (revision !== undefined) this.#revision = revision;
+      else if (this.#shared) await this.#read();
+      else this.#revision = (await bucket.get(this.#key)).revision;
+    } catch (error) {
+      this.#options.log.warn('the record of an outage was not written', { error });
+    }
+  }
+
+  /** False when another worker has written it since, and it stays. */
+  async #remove(): Promise<boolean> {
+    try {
+      const removed = await this.#options.bucket.remove(this.#key, this.#revision);
+      if (!removed && this.#shared) {
+        this.#readAt = Number.NEGATIVE_INFINITY;
+        return false;
+      }
+    } catch (error) {
+      this.#options.log.warn('the record of an outage was not removed, it will expire', { error });
+    }
+    this.#known = undefined;
+    this.#last = undefined;
+    return true;
+  }
+
+  #read(): Promise<void> {
+    this.#reading ??= this.#readNow().finally(() => {
+      this.#reading = undefined;
+    });
+    return this.#reading;
+  }
+
+  async #readNow(): Promise<void> {
+    const { entry, revision } = await this.#options.bucket.get(this.#key);
+    this.#readAt = performance.now();
+    this.#revision = revision;
+    const outage = entry && parseOutage(entry.value.toString());
+    if (entry && this.#stale.is(entry)) await this.#remove();
+    else if (outage) this.#remember(outage);
+    else this.#known = undefined;
+  }
+
+  #remember(outage: Outage): void {
+    this.#known = outage;
+    this.#last = { outage, at: performance.now() };
+  }
+}

@@ -1,0 +1,56 @@
+/** What remotes have, asked for a run. */
+import { asLxstowError, isCode, type LxstowError } from '../contract/errors.ts';
+import type { Address, RunSelector } from '../contract/schemas.ts';
+import { askInventory } from '../hosts/hostInventory.ts';
+import type { LxdInstance } from '../lxd/inventory.ts';
+import type { Nats } from '../nats/connection.ts';
+import { select } from './selector.ts';
+
+export interface Heard {
+  addresses: Address[];
+  excluded: number;
+  /** Names of all instances in the selector's projects. */
+  known: Set<string>;
+}
+
+/** The instances of a remote that a selector means. Throws as askInventory does. */
+export async function chosenOn(nats: Nats, remote: string, selector: RunSelector, timeoutMs: number): Promise<Heard> {
+  const ask = async (projects: string[] | undefined) => {
+    const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
+    return (await askInventory(nats, remote, question, timeoutMs)) as LxdInstance[];
+  };
+  // LXD refuses the whole list when one of the projects does not exist on it.
+  const found = await ask(selector.projects).catch((error) => {
+    if (selector.projects && (isCode(error, 'not-found') || isCode(error, 'lxd-refused'))) return ask(undefined);
+    throw error;
+  });
+  const { chosen, excluded } = select(found, selector);
+  const { projects } = selector;
+  const theirs = found.filter(({ project }) => projects === undefined || projects.includes(project));
+  return {
+    addresses: chosen.map(({ project, name }) => ({ remote, project, instance: name })),
+    excluded,
+    known: new Set(theirs.map(({ name }) => name)),
+  };
+}
+
+/** The same of several, side by side: what those that answer have, and why the others have said nothing. */
+export async function chosenOnAll(
+  nats: Nats,
+  remotes: string[],
+  selector: RunSelector,
+  timeoutMs: number,
+): Promise<Heard & { silent: Map<string, LxstowError> }> {
+  const answers = await Promise.allSettled(remotes.map((remote) => chosenOn(nats, remote, selector, timeoutMs)));
+  const silent = new Map<string, LxstowError>();
+  const heard: Heard = { addresses: [], excluded: 0, known: new Set() };
+  for (const [index, answer] of answers.entries()) {
+    if (answer.status === 'rejected') silent.set(remotes[index] as string, asLxstowError(answer.reason));
+    else {
+      heard.addresses.push(...answer.value.addresses);
+      heard.excluded += answer.value.excluded;
+      for (const name of answer.value.known) heard.known.add(name);
+    }
+  }
+  return { ...heard, silent };
+}

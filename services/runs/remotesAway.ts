@@ -1,0 +1,30 @@
+/** Which remotes do nothing for their children now, and why. */
+import { asLxstowError } from '../contract/errors.ts';
+import type { Address } from '../contract/schemas.ts';
+import { askLook } from '../hosts/look.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { waitingFor } from '../outages/outage.ts';
+import { listOutages } from '../outages/recordedOutages.ts';
+import { traceOf } from '../telemetry/trace.ts';
+
+const askTimeoutMs = 5000;
+
+/** Asks about an instance of each; of those that are away, why. `leases`: the bucket that the records of outages are in. */
+export async function remotesAway(nats: Nats, leases: Bucket, of: Address[]): Promise<Map<string, string>> {
+  const away = new Map<string, string>();
+  if (of.length === 0) return away;
+  const outages = new Map((await listOutages(leases)).map((outage) => [outage.remote, outage]));
+  const look = async ({ remote, project, instance }: Address) => {
+    try {
+      const answer = await askLook(nats, remote, { project, instance }, askTimeoutMs, traceOf(undefined));
+      const outage = outages.get(remote);
+      if (!answer) away.set(remote, 'its LXD does not answer');
+      else if (outage?.dependency === 's3') away.set(remote, waitingFor(outage));
+    } catch (error) {
+      away.set(remote, asLxstowError(error).message);
+    }
+  };
+  await Promise.all(of.map(look));
+  return away;
+}

@@ -1,0 +1,218 @@
+/** The metrics: their names and meaning. Created in main and passed in; docs/observability.md says how to use them. */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Operation } from '../contract/schemas.ts';
+
+/** Seconds of a request. */
+const requestBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+/** Seconds of a job: from one second to a day. */
+const jobBuckets = [1, 5, 15, 60, 300, 900, 3600, 10_800, 21_600, 43_200, 86_400];
+/** Gauges named like counters, which Prometheus's own lint refuses. The same numbers exist by type, without `_total`. */
+const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
+
+const results = ['success', 'failure', 'cancelled'] as const;
+export type JobResult = (typeof results)[number];
+
+export type WorkerMetrics = ReturnType<typeof createWorkerMetrics>;
+export type GatewayMetrics = ReturnType<typeof createGatewayMetrics>;
+type CommonMetrics = ReturnType<typeof createCommonMetrics>;
+export type StoreMetrics = Pick<
+  ReturnType<typeof createCommonMetrics>,
+  's3Requests' | 's3Retries' | 'received' | 'sent'
+>;
+
+/** Metrics of gateway and worker alike: the process, jobs, bytes, S3. */
+function createCommonMetrics() {
+  const registry = new Registry();
+  const registers = [registry];
+  // CPU, memory, garbage collection, and the event loop's lag: nodejs_eventloop_lag_p99_seconds.
+  collectDefaultMetrics({ register: registry });
+  for (const name of misnamed) registry.removeSingleMetric(name);
+  return {
+    registry,
+    jobs: new Counter({
+      name: 'lxstow_jobs_total',
+      help: 'Jobs that have ended here: success, failure, cancelled; refused: a message that is no job.',
+      labelNames: ['kind', 'result'],
+      registers,
+    }),
+    jobDuration: new Histogram({
+      name: 'lxstow_job_duration_seconds',
+      help: 'From the request to the end of a job, waiting and retries included.',
+      labelNames: ['kind', 'result'],
+      buckets: jobBuckets,
+      registers,
+    }),
+    received: new Counter({
+      name: 'lxstow_received_bytes_total',
+      help: 'Bytes of archives and manifests that came in from lxd, s3 or a client.',
+      labelNames: ['peer'],
+      registers,
+    }),
+    sent: new Counter({
+      name: 'lxstow_sent_bytes_total',
+      help: 'Bytes of archives and manifests that went out to lxd, s3 or a client.',
+      labelNames: ['peer'],
+      registers,
+    }),
+    s3Requests: new Histogram({
+      name: 'lxstow_s3_request_duration_seconds',
+      help: "Calls to the object store, each try; result is ok, or the error's code.",
+      labelNames: ['call', 'result'],
+      buckets: requestBuckets,
+      registers,
+    }),
+    s3Retries: new Counter({
+      name: 'lxstow_s3_retries_total',
+      help: 'Failed calls to the object store that were tried again.',
+      labelNames: ['call'],
+      registers,
+    }),
+  };
+}
+
+export function createWorkerMetrics() {
+  const common = createCommonMetrics();
+  const registers = [common.registry];
+  const metrics = {
+    ...common,
+    running: new Gauge({
+      name: 'lxstow_jobs_running',
+      help: 'Jobs that this worker is at.',
+      labelNames: ['kind'],
+      registers,
+    }),
+    waiting: new Gauge({
+      name: 'lxstow_jobs_waiting',
+      help: 'Jobs that this worker has handed back because others have their instance, as many as may use the storage pool or remote, or S3 is away.',
+      labelNames: ['for'],
+      registers,
+    }),
+    retries: new Counter({
+      name: 'lxstow_job_retries_total',
+      help: 'Attempts that failed and that another follows.',
+      labelNames: ['kind'],
+      registers,
+    }),
+    takeovers: new Counter({
+      name: 'lxstow_lease_takeovers_total',
+      help: 'Jobs taken over from a worker that died, or lost its lease.',
+      labelNames: ['kind'],
+      registers,
+    }),
+    stagingFree: new Gauge({
+      name: 'lxstow_lxd_staging_free_bytes',
+      help: 'Room on the disk on which LXD writes its copies, when a backup last looked; nothing where this worker cannot see it.',
+      registers,
+    }),
+    diskFull: new Counter({
+      name: 'lxstow_lxd_disk_full_total',
+      help: "Attempts that ended because LXD's disk had no room for its copy.",
+      registers,
+    }),
+    lxdRequests: new Histogram({
+      name: 'lxstow_lxd_request_duration_seconds',
+      help: "Requests to LXD until the answer begins; result is its HTTP status, or the error's code.",
+      labelNames: ['method', 'endpoint', 'result'],
+      buckets: requestBuckets,
+      registers,
+    }),
+  };
+  // Start each series at 0: Prometheus sees no increase in one that starts at 1.
+  for (const kind of ['backup', 'restore', 'delete']) {
+    for (const result of results) metrics.jobs.inc({ kind, result }, 0);
+    metrics.retries.inc({ kind }, 0);
+    metrics.takeovers.inc({ kind }, 0);
+  }
+  metrics.stagingFree.remove();
+  metrics.jobs.inc({ kind: 'unknown', result: 'refused' }, 0);
+  for (const what of ['instance', 'pool', 'remote', 'dependency']) metrics.waiting.set({ for: what }, 0);
+  return metrics;
+}
+
+export function createGatewayMetrics() {
+  const common = createCommonMetrics();
+  const registers = [common.registry];
+  for (const result of results) common.jobs.inc({ kind: 'upload', result }, 0);
+  const notices = new Counter({
+    name: 'lxstow_notices_total',
+    help: 'Tries to tell an endpoint of an end: delivered, retried (another follows), given-up.',
+    labelNames: ['result'],
+    registers,
+  });
+  for (const result of ['delivered', 'retried', 'given-up']) notices.inc({ result }, 0);
+  return {
+    ...common,
+    notices,
+    noticesQueued: new Gauge({
+      name: 'lxstow_notices_queued',
+      help: 'Notices that no endpoint has taken yet.',
+      labelNames: ['stream'],
+      registers,
+    }),
+    natsUp: new Gauge({
+      name: 'lxstow_nats_up',
+      help: '1 when NATS told the state of the queue in time, else 0 and nothing is said of it.',
+      registers,
+    }),
+    queued: new Gauge({
+      name: 'lxstow_queue_jobs',
+      help: 'Jobs on the queue: waiting for a worker, or taken by one.',
+      labelNames: ['remote', 'lane', 'state'],
+      registers,
+    }),
+    oldest: new Gauge({
+      name: 'lxstow_queue_oldest_seconds',
+      help: 'How long the oldest job has waited that no worker has taken yet; 0 when there is none.',
+      labelNames: ['remote', 'lane'],
+      registers,
+    }),
+    deadLetters: new Gauge({
+      name: 'lxstow_dead_letters',
+      help: 'Dead letters that nobody has retried or discarded.',
+      // Without a label prom-client would export 0 while the number is unknown.
+      labelNames: ['stream'],
+      registers,
+    }),
+    outage: new Gauge({
+      name: 'lxstow_outage_seconds',
+      help: 'For how long what the jobs of a remote need has been away, as its workers have recorded it; nothing where all is there.',
+      labelNames: ['remote', 'dependency'],
+      registers,
+    }),
+    lastSuccess: new Gauge({
+      name: 'lxstow_last_success_timestamp_seconds',
+      help: 'When the youngest backup in the store of an instance that LXD has, and that is not excluded, was made; 0 when it has none.',
+      labelNames: ['remote', 'project', 'instance'],
+      registers,
+    }),
+    backupMaxAge: new Gauge({
+      name: 'lxstow_backup_max_age_seconds',
+      help: 'How old the youngest backup of an instance may be: gateway.backupMaxAgeHours.',
+      registers,
+    }),
+    instances: new Gauge({
+      name: 'lxstow_instances',
+      help: 'Instances in each state, as `lxstow status` shows them.',
+      labelNames: ['remote', 'state'],
+      registers,
+    }),
+    inventory: new Gauge({
+      name: 'lxstow_inventory_timestamp_seconds',
+      help: "When a remote's workers last looked which instances LXD has; 0: never.",
+      labelNames: ['remote'],
+      registers,
+    }),
+  };
+}
+
+/** Counts a job that has ended; returns the seconds since its request. */
+export function countJob(
+  { jobs, jobDuration }: Pick<CommonMetrics, 'jobs' | 'jobDuration'>,
+  { kind, created_at, updated_at }: Pick<Operation, 'kind' | 'created_at' | 'updated_at'>,
+  result: JobResult,
+): number {
+  const seconds = (Date.parse(updated_at) - Date.parse(created_at)) / 1000;
+  jobs.inc({ kind, result });
+  jobDuration.observe({ kind, result }, seconds);
+  return seconds;
+}

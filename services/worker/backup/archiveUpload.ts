@@ -1,0 +1,144 @@
+/**
+ * The archive's upload as the backup sees it: parts go in, an object comes out. Behind that, an upload that grows old is renewed: MinIO
+ * removes one a day after its beginning, however busy it is (docs/s3.md).
+ */
+import { isCode } from '../../contract/errors.ts';
+import type { Tags } from '../../contract/schemas.ts';
+import { type Attempt, lingering } from '../../operations/attempt.ts';
+import type { UploadedPart } from '../../storage/objectStore.ts';
+import { multipartEtag } from '../../storage/retrying.ts';
+import type { Tools } from '../tools.ts';
+import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
+
+/** What one copy inside the store may cover: S3 takes 5 GiB, but the answer of so large a one is long in coming. */
+const copyBytes = 1024 ** 3;
+
+export interface ArchiveUploadOptions {
+  tags: Tags;
+  contentType: string;
+}
+
+export class ArchiveUpload {
+  readonly #checkpoint: BackupCheckpoint;
+  readonly #options: ArchiveUploadOptions;
+  readonly #attempt: Attempt;
+  readonly #tools: Tools;
+  readonly #inFlight = new Set<Promise<unknown>>();
+  #renewing: Promise<void> | undefined;
+
+  constructor(checkpoint: BackupCheckpoint, options: ArchiveUploadOptions, attempt: Attempt, tools: Tools) {
+    this.#checkpoint = checkpoint;
+    this.#options = options;
+    this.#attempt = attempt;
+    this.#tools = tools;
+  }
+
+  /** Stores a part and records it. */
+  async put(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
+    if (this.#isOld()) {
+      this.#renewing ??= this.#renew(signal).finally(() => {
+        this.#renewing = undefined;
+      });
+    }
+    await this.#renewing;
+    this.#attempt.assertOwned();
+    const sending = this.#send(part, body, signal);
+    this.#inFlight.add(sending);
+    try {
+      return await sending;
+    } finally {
+      this.#inFlight.delete(sending);
+    }
+  }
+
+  async #send(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
+    const { upload } = this.#checkpoint.start;
+    const etag = await this.#tools.store.putPart(upload, this.#s3Number(part.number), body, part.crc32, signal);
+    const sent = { ...part, etag };
+    this.#checkpoint.add(sent);
+    return sent;
+  }
+
+  /** Makes the object; returns its ETag. */
+  async complete(signal: AbortSignal): Promise<string> {
+    const { upload, copied } = this.#checkpoint.start;
+    this.#attempt.assertOwned();
+    return this.#tools.store.completeUpload(upload, this.#s3Parts(), signal, copied?.etag);
+  }
+
+  /** The object's ETag, once all that is recorded is made an object. */
+  get etag(): string {
+    return multipartEtag(this.#s3Parts());
+  }
+
+  /** Whether the store has every recorded part as it was recorded. Throws not-found when the upload is gone. */
+  async isSound(signal: AbortSignal): Promise<boolean> {
+    const { upload } = this.#checkpoint.start;
+    const stored = new Map((await this.#tools.store.listParts(upload, signal)).map((part) => [part.number, part.etag]));
+    return this.#s3Parts().every(({ number, etag }) => stored.get(number) === etag);
+  }
+
+  /** Begins a new upload, and has the store copy what the key's object holds into it. Its ETag must be `etag`. */
+  async reopen(etag: string, signal: AbortSignal): Promise<void> {
+    const { store } = this.#tools;
+    const { upload: old } = this.#checkpoint.start;
+    const { uploadId } = this.#attempt.operation.checkpoint ?? {};
+    // An attempt before this one died amid its renewal: its copy is not whole.
+    if (uploadId && uploadId !== old.uploadId) await store.abortUpload({ key: old.key, uploadId }, signal);
+    const sent = this.#checkpoint.parts;
+    const begun = Date.now();
+    const upload = await store.beginUpload(old.key, { ...this.#options, copies: true }, lingering(signal));
+    await this.#attempt.checkpoint({ key: upload.key, uploadId: upload.uploadId });
+    const size = sent.reduce((sum, part) => sum + part.size, 0);
+    const parts: UploadedPart[] = [];
+    for (let start = 0; start < size; start += copyBytes) {
+      this.#attempt.assertOwned();
+      parts.push(
+        await store.copyPart(
+          upload,
+          parts.length + 1,
+          { etag, start, size: Math.min(copyBytes, size - start) },
+          signal,
+        ),
+      );
+    }
+    await this.#checkpoint.renew({ upload, begun, copied: { upto: sent.at(-1)?.number ?? 0, parts, etag } });
+    this.#attempt.log.info('upload renewed', { bytes: size, parts: sent.length });
+  }
+
+  async #renew(signal: AbortSignal): Promise<void> {
+    await Promise.allSettled(this.#inFlight);
+    const sent = this.#checkpoint.parts;
+    // A part that overtook another one leaves a gap for a moment: then the next part renews.
+    if (!this.#isOld() || sent.length === 0 || sent.length !== this.#checkpoint.recorded) return;
+    await this.reopen(await this.complete(signal), signal);
+  }
+
+  #isOld(): boolean {
+    return Date.now() - this.#checkpoint.start.begun > this.#tools.config.s3.uploadMaxAgeMs;
+  }
+
+  #s3Parts(): UploadedPart[] {
+    const { copied } = this.#checkpoint.start;
+    const own = this.#checkpoint.parts.filter(({ number }) => number > (copied?.upto ?? 0));
+    return [
+      ...(copied?.parts ?? []),
+      ...own.map(({ number, etag, crc32 }) => ({ number: this.#s3Number(number), etag, crc32 })),
+    ];
+  }
+
+  #s3Number(number: number): number {
+    const { copied } = this.#checkpoint.start;
+    return copied ? number - copied.upto + copied.parts.length : number;
+  }
+}
+
+/** The ETag of the object under a key; undefined when there is none. */
+export async function etagAt(store: Tools['store'], key: string, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    return (await store.stat(key, signal)).etag;
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * LXD writes a backup to its own disk before it can be fetched, and on a full one its operation runs for ever (docs/lxd.md). So the room there is held
+ * against what the last backup of the instance took, before LXD is asked, and looked at while LXD writes.
+ */
+import type { StatsFs } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { listPrefix, parseManifestKey } from '../../backups/keys.ts';
+import { parseManifest } from '../../backups/manifest.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import type { Address, Manifest } from '../../contract/schemas.ts';
+import type { LxdBackup, Writing } from '../../lxd/backups.ts';
+import { nameOf } from '../../lxd/instances.ts';
+import { defaultSocket } from '../../lxd/sockets.ts';
+import type { Attempt } from '../../operations/attempt.ts';
+import type { Tools } from '../tools.ts';
+
+interface Kind {
+  optimized?: boolean;
+  instance_only?: boolean;
+}
+
+type RoomTools = Pick<Tools, 'config' | 'lxd' | 'store' | 'metrics'>;
+
+/** Where LXD writes its copies, and the bytes that were free there before it began. */
+export interface StagingRoom {
+  dir: string;
+  free: number;
+}
+
+/** The disk was seen to be full. LXD also says that there is no room where a pool has none, or where a quota ends. */
+export class Filled extends LxstowError {}
+
+const lookEveryMs = 1000;
+/** A disk with less is full, beside what ext4 gives to nobody: a fiftieth of it, 16 MiB at most. */
+const fullBytes = 1024 * 1024;
+const withheldShare = 1 / 50;
+const mostWithheldBytes = 16 * 1024 * 1024;
+/** LXD does not go on once a write has failed; one that has moved so recently may be through in spite of a full disk. */
+const stuckMs = 5000;
+/** What was too little once is asked for with so much more, so that a job does not fill the disk again and again. */
+const moreShare = 1.1;
+
+/**
+ * Throws lxd-full when LXD's disk has less room than the last backup of this kind took, or no more than an attempt before this one had in vain.
+ * Undefined where the disk cannot be seen from here: an LXD over HTTPS, a volume of its own for backups.
+ */
+export async function assertStagingRoom(
+  address: Address,
+  kind: Kind,
+  attempt: Attempt,
+  tools: RoomTools,
+): Promise<StagingRoom | undefined> {
+  const { signal, operation } = attempt;
+  const { socket, url } = tools.config.remotes[address.remote] ?? {};
+  if (url !== undefined) return undefined;
+  const server = await tools.lxd.get<{ config?: Record<string, unknown> }>('/1.0', {}, signal);
+  if (server.config?.['storage.backups_volume']) return undefined;
+  const dir = join(dirname(socket ?? defaultSocket(address.remote, process.env)), 'backups');
+  const disk = await diskOf(dir);
+  if (!disk) return undefined;
+  const free = disk.bavail * disk.bsize;
+  tools.metrics.stagingFree.set(free);
+  const has = `LXD has ${mib(free)} MiB free in ${dir}`;
+  const { tooLittleBytes = 0 } = operation.checkpoint ?? {};
+  const tooLittle = (why: string) => new LxstowError('lxd-full', full(`${has}; ${why}`, attempt, tools));
+  if (free < tooLittleBytes * moreShare)
+    throw tooLittle(`with ${mib(tooLittleBytes)} MiB the backup of ${nameOf(address)} has filled it`);
+  const last = await lastManifest(address, tools, signal);
+  const isSameKind =
+    last?.archive.optimized === (kind.optimized ?? false) &&
+    last.archive.instanceOnly === (kind.instance_only ?? false);
+  if (last && isSameKind && last.archive.rawSize > free)
+    throw tooLittle(`the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`);
+  return { dir, free };
+}
+
+/**
+ * The same backup, which fails with lxd-full as soon as LXD's disk is full and LXD stands still, or when LXD says that there is no room. How much
+ * is free is shown in the operation meanwhile. `movedAt`: when LXD last said that it has written something, by performance.now().
+ */
+export function watchStagingRoom(
+  writing: Writing,
+  room: StagingRoom | undefined,
+  { attempt, tools, movedAt }: { attempt: Attempt; tools: RoomTools; movedAt: () => number },
+): Writing {
+  const over = new AbortController();
+  const address = attempt.operation;
+  const written = writing.made
+    .catch((error) => {
+      if (!/no space left on device/i.test((error as Error).message)) throw error;
+      throw new LxstowError('lxd-full', full(`LXD's disk is full: ${(error as Error).message}`, attempt, tools));
+    })
+    .finally(() => over.abort());
+  const lookUntilFull = async ({ dir }: StagingRoom): Promise<LxdBackup> => {
+    const patienceMs = Math.min(stuckMs, tools.config.worker.lxdIdleTimeoutMs / 2);
+    for (;;) {
+      await delay(lookEveryMs, undefined, { signal: over.signal });
+      const disk = await diskOf(dir);
+      if (!disk) continue;
+      // LXD is root, and may take what is kept for root.
+      const free = Math.max(0, disk.bfree * disk.bsize - withheldBytes(disk));
+      tools.metrics.stagingFree.set(free);
+      attempt.report({ lxd_free_bytes: Math.floor(free) });
+      if (free >= fullBytes || performance.now() - movedAt() < patienceMs) continue;
+      const said = `LXD's disk is full: ${dir} has no room for the backup of ${nameOf(address)}`;
+      throw new Filled('lxd-full', full(said, attempt, tools));
+    }
+  };
+  const made = room
+    ? Promise.race([
+        written,
+        lookUntilFull(room).catch((error) => (over.signal.aborted ? written : Promise.reject(error))),
+      ])
+    : written;
+  made.catch(() => undefined).finally(() => over.abort());
+  return { ...writing, made };
+}
+
+/** Logs and counts it, for somebody has to make room; returns the message. */
+function full(message: string, { log }: Attempt, { metrics }: RoomTools): string {
+  metrics.diskFull.inc();
+  log.error("LXD's disk is full", { reason: message });
+  return message;
+}
+
+/** Undefined where it cannot be seen. Only root may look into some folders; the disk of the one above is nearly always the same. */
+async function diskOf(dir: string): Promise<StatsFs | undefined> {
+  for (const path of [dir, dirname(dir)]) {
+    try {
+      return await statfs(path);
+    } catch {
+      // The next one, or nobody can say.
+    }
+  }
+  return undefined;
+}
+
+function withheldBytes({ blocks, bsize }: StatsFs): number {
+  return Math.min(blocks * bsize * withheldShare, mostWithheldBytes);
+}
+
+async function lastManifest(
+  address: Address,
+  { config, store }: RoomTools,
+  signal: AbortSignal,
+): Promise<Manifest | undefined> {
+  const { prefix } = config.s3;
+  let last: { key: string; modified: string } | undefined;
+  for await (const { key, modified } of store.list(listPrefix(prefix, address), signal))
+    if (parseManifestKey(prefix, key) && (!last || modified > last.modified)) last = { key, modified };
+  const of = last && parseManifestKey(prefix, last.key);
+  if (!last || !of) return undefined;
+  try {
+    return parseManifest((await store.read(last.key, signal)).body, of);
+  } catch (error) {
+    // One that is gone by now, or cannot be read, says nothing.
+    if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
+    throw error;
+  }
+}
+
+function mib(bytes: number): number {
+  return Math.ceil(bytes / 2 ** 20);
+}

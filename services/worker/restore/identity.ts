@@ -1,0 +1,103 @@
+/** What makes an instance itself, and how much of it a restore, a rename or a second copy may change. Pure. */
+import { randomBytes, randomUUID } from 'node:crypto';
+import type { KeptConfig } from '../../contract/schemas.ts';
+import type { Config, Devices, LxdInstance } from '../../lxd/instances.ts';
+
+/** Set on an instance that is ours to change until its restore has ended; the value is the operation's id. */
+export const marks = { restored: 'user.lxstow.restored', replaced: 'user.lxstow.replaced' } as const;
+
+const autostart = 'boot.autostart';
+const power = 'volatile.last_state.power';
+
+/** What LXD changes when it renames an instance (seen on LXD 5.0.2): cloud-init then takes the next boot for the first, and templates write over files. */
+const changedByRename = ['volatile.cloud-init.instance-id', 'volatile.apply_template'] as const;
+const kept = [...changedByRename, autostart] as const;
+
+/** The keys that a restore must change for a time, as they were; of an absent key an empty text, which removes it in LXD, too. */
+export function keptConfig({ config }: Pick<LxdInstance, 'config'>): KeptConfig {
+  return Object.fromEntries(kept.map((key) => [key, config[key] ?? '']));
+}
+
+/** For an instance of ours under a name of ours: LXD does not start it by itself, and `marks` tell it again under any name. */
+export function markedConfig(kind: keyof typeof marks, operation: string): Config {
+  return { [marks[kind]]: operation, [autostart]: 'false' };
+}
+
+export function isMarked(
+  kind: keyof typeof marks,
+  operation: string,
+): (instance: Pick<LxdInstance, 'config'>) => boolean {
+  return ({ config }) => config[marks[kind]] === operation;
+}
+
+/** What a rename has changed, as it was. */
+export function beforeStart(was: KeptConfig): Config {
+  return Object.fromEntries(changedByRename.flatMap((key) => (was[key] === undefined ? [] : [[key, was[key]]])));
+}
+
+/**
+ * The last change, its mark the last of it: the instance is its owner's again. One that nobody has started does not start with LXD's next start either, although its
+ * archive says that it ran when the backup was made, unless its own boot.autostart says so.
+ */
+export function handedBackConfig(kind: keyof typeof marks, was: KeptConfig, runs: boolean): Config {
+  return { [autostart]: was[autostart] ?? '', ...(runs ? {} : { [power]: 'STOPPED' }), [marks[kind]]: '' };
+}
+
+/** Tells an instance from others that have its name later: the same through changes and renames. */
+export function identifierOf({ config, created_at }: Pick<LxdInstance, 'config' | 'created_at'>): string {
+  return `${config['volatile.uuid'] ?? ''} ${created_at}`;
+}
+
+/** What two instances on one server must not share. */
+export interface Identity {
+  uuid: string | undefined;
+  /** `eth0 00:16:3e:…`, `eth0 10.0.0.5`: MAC and static addresses of network devices, without the device where they are compared. */
+  addresses: { device: string; address: string; isStatic: boolean }[];
+}
+
+const staticKeys = ['hwaddr', 'ipv4.address', 'ipv6.address'];
+
+export function identityOf({ config, expanded_devices }: Pick<LxdInstance, 'config' | 'expanded_devices'>): Identity {
+  const addresses = networkDevices(expanded_devices).flatMap(([device, settings]) => {
+    const found = staticKeys.flatMap((key) => settings[key] ?? []).filter((address) => /\d/.test(address));
+    const own = config[`volatile.${device}.hwaddr`];
+    return [
+      ...found.map((address) => ({ device, address, isStatic: true })),
+      ...(own === undefined ? [] : [{ device, address: own, isStatic: false }]),
+    ];
+  });
+  return { uuid: config['volatile.uuid'], addresses };
+}
+
+function networkDevices(devices: Devices): [string, Record<string, string>][] {
+  return Object.entries(devices).filter(([, { type }]) => type === 'nic');
+}
+
+/** Whether they share a uuid, a MAC or a static address. */
+export function areTwins(one: Identity, other: Identity): boolean {
+  const addresses = new Set(other.addresses.map(({ address }) => address.toLowerCase()));
+  return (
+    (one.uuid !== undefined && one.uuid === other.uuid) ||
+    one.addresses.some(({ address }) => addresses.has(address.toLowerCase()))
+  );
+}
+
+/** A uuid and MACs of its own, as `lxc copy` gives them; a rename gives it a cloud-init identity. Static addresses are the owner's to change. */
+export function ownIdentity({ config }: Pick<LxdInstance, 'config'>): Config {
+  const uuid = randomUUID();
+  const fresh: Config = {};
+  for (const key of ['volatile.uuid', 'volatile.uuid.generation']) if (config[key] !== undefined) fresh[key] = uuid;
+  for (const key of Object.keys(config)) if (/^volatile\.[^.]+\.hwaddr$/.test(key)) fresh[key] = randomMac();
+  return fresh;
+}
+
+/** In LXD's own range. */
+function randomMac(): string {
+  const bytes = [...randomBytes(3)].map((byte) => byte.toString(16).padStart(2, '0'));
+  return ['00', '16', '3e', ...bytes].join(':');
+}
+
+/** Devices that take the place of an instance's network devices, so that it has none. */
+export function withoutNetwork({ expanded_devices }: Pick<LxdInstance, 'expanded_devices'>): Devices {
+  return Object.fromEntries(networkDevices(expanded_devices).map(([device]) => [device, { type: 'none' }]));
+}

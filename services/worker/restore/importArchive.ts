@@ -1,0 +1,101 @@
+/** A backup's archive into LXD, under a name that only this restore has: every part is proved good before LXD gets a byte of it. */
+import { inPieces } from '../../archive/pace.ts';
+import { writeTar } from '../../archive/reader.ts';
+import type { TarHead } from '../../archive/tar/tarHead.ts';
+import { checkArchive, readArchive } from '../../backups/archives.ts';
+import { archiveKey } from '../../backups/keys.ts';
+import { IdleWatch } from '../../concurrency/idleWatch.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
+import { openImport } from '../../lxd/backups.ts';
+import { instanceExists, nameOf, runningImport } from '../../lxd/instances.ts';
+import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
+import type { Tools } from '../tools.ts';
+
+/** An LXD that was killed amid an import has left a volume without its instance: no further import under this name succeeds. */
+export class BlockedName extends LxstowError {}
+
+export interface Importing {
+  from: BackupAddress;
+  /** A name of ours that is free. */
+  to: Address;
+  /** Default: where LXD puts it. */
+  pool: string | undefined;
+  manifest: Manifest;
+  head: TarHead;
+}
+
+/** Imports an archive. Resolves when LXD has unpacked it. */
+export async function importArchive(
+  { from, to, pool, manifest: { archive }, head }: Importing,
+  attempt: Attempt,
+  { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
+): Promise<void> {
+  const idleTimeoutMs = config.worker.lxdIdleTimeoutMs;
+  using idle = new IdleWatch(idleTimeoutMs, `the import of ${nameOf(attempt.operation)}`);
+  const moving = AbortSignal.any([attempt.signal, idle.signal]);
+  const begun = performance.now();
+  let sent = 0;
+  const key = archiveKey(config.s3.prefix, from);
+  await checkArchive(archive, from, key, store, attempt.signal);
+  await attempt.checkpoint({ importing: true, prepared: false });
+  attempt.assertOwned();
+  const lxdImport = openImport(lxd, to, pool, moving);
+  try {
+    await writeTar(archive, lxdImport.request, {
+      fetch: async (start, into) =>
+        void (await inPieces(bandwidth, into, { signal: moving }, async (piece, at) => {
+          await readArchive(archive, from, key, store, start + at, piece, moving);
+          return piece.length;
+        })),
+      threads,
+      memory,
+      head,
+      onWaiting: (waiting) => idle.watch(waiting),
+      onProgress: (bytes) => {
+        metrics.sent.inc({ peer: 'lxd' }, bytes - sent);
+        sent = bytes;
+        const rate = bytesPerSecond(bytes, begun);
+        attempt.report({ stage: 'restoring', bytes_done: bytes, bytes_total: archive.rawSize, bytes_per_second: rate });
+      },
+      signal: moving,
+    });
+    attempt.assertOwned();
+    lxdImport.request.end();
+  } catch (error) {
+    lxdImport.request.destroy();
+    throw lxd.failure(error, moving);
+  }
+  attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
+  try {
+    // LXD has been seen to take everything and never answer.
+    idle.watch(true);
+    await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
+  } catch (error) {
+    const blocked = error instanceof LxstowError && error.message.includes('already exists on target');
+    if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw error;
+    throw new BlockedName(
+      'conflict',
+      `a volume named ${to.instance} is on the storage pool without its instance, left by an LXD that was killed while it imported: remove it from the pool`,
+      { cause: error },
+    );
+  }
+}
+
+/** Waits for an import under this name that LXD is still at, begun by an attempt whose worker died. How it ends is seen by whether the instance is there. */
+export async function settleImport(
+  to: Address,
+  attempt: Attempt,
+  { lxd }: Pick<Tools, 'lxd'>,
+  signal: AbortSignal,
+): Promise<void> {
+  for (;;) {
+    // Of some servers it cannot be told whose an import is: then each is waited for.
+    const running = await runningImport(lxd, to, signal);
+    if (!running) return;
+    attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
+    await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
+      if (!isCode(error, 'lxd-failed') && !isCode(error, 'lxd-refused')) throw error;
+    });
+  }
+}

@@ -1,0 +1,35 @@
+/** What a restore may bring that was asked for by who may not bring everything. */
+import { LxstowError } from '../../contract/errors.ts';
+import type { Manifest } from '../../contract/schemas.ts';
+import type { LxdClient } from '../../lxd/client.ts';
+import { isRestricted, knownProfiles } from '../../lxd/instances.ts';
+import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';
+import { jobSubject } from '../../nats/topology.ts';
+import type { Restoring } from './restore.ts';
+
+/** Asks LXD about a project, and which of these profiles it has. */
+export async function limitsOf(
+  lxd: LxdClient,
+  project: string,
+  profiles: string[],
+  signal: AbortSignal,
+): Promise<Limits> {
+  const [restricted, known] = await Promise.all([
+    isRestricted(lxd, project, signal),
+    knownProfiles(lxd, project, profiles, signal),
+  ]);
+  return { restricted, profiles: known };
+}
+
+/** Throws forbidden where the backup has what LXD's restricted projects refuse, and the job may not bring everything. */
+export async function assertMayBring(restoring: Restoring, { instance }: Manifest): Promise<void> {
+  const { job, source, target, tools, attempt } = restoring;
+  if (job.unrestricted) return;
+  const profiles = instance.profiles.map(({ name }) => name);
+  const limits = await limitsOf(tools.lxd, target.project, profiles, attempt.signal);
+  const forbidden = forbiddenFor(instance, limits);
+  if (forbidden.length === 0) return;
+  const subject = jobSubject('restore', target, source, { unrestricted: true });
+  const refusal = refusalOf(`the backup of ${source.instance}`, forbidden);
+  throw new LxstowError('forbidden', `${refusal}. A job that may bring it is published to ${subject}`);
+}

@@ -1,0 +1,131 @@
+/** What has been imported is made ours, and no twin of another instance, before it gets the name that was asked for. */
+import { asLxstowError, isCode } from '../../contract/errors.ts';
+import type { Address } from '../../contract/schemas.ts';
+import { isLxdAway } from '../../lxd/client.ts';
+import {
+  type Config,
+  changeInstance,
+  findInstance,
+  type LxdInstance,
+  moveInstance,
+  nameOf,
+} from '../../lxd/instances.ts';
+import { everyInstance } from '../../lxd/inventory.ts';
+import {
+  areTwins,
+  type Identity,
+  identityOf,
+  isMarked,
+  keptConfig,
+  markedConfig,
+  ownIdentity,
+  withoutNetwork,
+} from './identity.ts';
+import type { Restoring } from './restore.ts';
+
+/** Marks it, keeps LXD from starting it by itself, and gives it an identity of its own where another instance has the archive's. */
+export async function prepare(restoring: Restoring, found: LxdInstance): Promise<void> {
+  const { job, attempt, tools, imported } = restoring;
+  const { signal } = attempt;
+  const { id } = attempt.operation;
+  const { network = true, keep_identity: keepIdentity = false } = job.body;
+  const devices = network ? {} : { devices: withoutNetwork(found) };
+  // Under its own name nobody else has it.
+  await changeInstance(tools.lxd, imported, () => true, { config: markedConfig('restored', id), ...devices }, signal);
+  const twins = await twinsOf(restoring, identityOf(found));
+  if (twins.length > 0) {
+    const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
+    const names = twins.map(({ address }) => nameOf(address)).join(', ');
+    if (isCopy(restoring) && !keepIdentity) {
+      // A rename gives it a new one; the archive's is its twin's.
+      const { 'volatile.cloud-init.instance-id': _, ...rest } = kept;
+      await attempt.checkpoint({ kept: rest });
+      await changeWhatMay(restoring, imported, ownIdentity(found));
+    } else
+      attempt.warn(`${names} has the same identity (UUID, MAC or static address): do not let both run on one network`);
+    if (network) warnOfAddresses(restoring, found, twins);
+  }
+  await moveToReplaced(restoring, found);
+  await attempt.checkpoint({ prepared: true });
+}
+
+/** In a cluster LXD imports on the member that it is asked through. What replaces an instance belongs where that one is. */
+async function moveToReplaced({ job, attempt, tools, target, imported }: Restoring, found: LxdInstance): Promise<void> {
+  if (!job.body.replace) return;
+  const { signal } = attempt;
+  const old = await findInstance(tools.lxd, target, signal);
+  if (!old || old.location === found.location) return;
+  try {
+    attempt.assertOwned();
+    await moveInstance(tools.lxd, imported, old.location, {
+      signal,
+      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
+    });
+  } catch (error) {
+    if (isLxdAway(error) || signal.aborted) throw error;
+    attempt.warn(
+      `${nameOf(target)} was on ${old.location}, and is on ${found.location} now: ${asLxstowError(error).message}`,
+    );
+  }
+}
+
+/** Whether it is restored beside what the backup was made of: under another name, or in another project. */
+function isCopy({ source, target }: Restoring): boolean {
+  return source.instance !== target.instance || source.project !== target.project;
+}
+
+interface Twin {
+  address: Address;
+  identity: Identity;
+}
+
+/** Instances of this server that share a uuid, a MAC or a static address with it; what is to be replaced is none. */
+async function twinsOf({ job, tools, attempt, target, imported, replaced }: Restoring, own: Identity): Promise<Twin[]> {
+  const others = new Set([imported.instance, replaced.instance, ...(job.body.replace ? [target.instance] : [])]);
+  const twins: Twin[] = [];
+  for await (const { address, instance } of everyInstance(tools.lxd, attempt.signal)) {
+    if (address.project === target.project && others.has(address.instance)) continue;
+    const identity = identityOf(instance);
+    if (areTwins(own, identity)) twins.push({ address, identity });
+  }
+  return twins;
+}
+
+/** Static addresses are configuration: whoever wants both to run must change them. */
+function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin[]): void {
+  for (const { device, address, isStatic } of identityOf(found).addresses) {
+    const twin =
+      isStatic && twins.find(({ identity }) => identity.addresses.some((other) => other.address === address));
+    if (twin)
+      attempt.warn(
+        `device ${device} has the address ${address}, which ${nameOf(twin.address)} has, too: change it before both run`,
+      );
+  }
+}
+
+/**
+ * Changes those keys of an instance of ours that LXD lets be changed (a restricted project does not take all: seen on LXD 5.0.2), and warns of the
+ * others. Throws what is no refusal.
+ */
+export async function changeWhatMay(
+  { attempt, tools, target }: Restoring,
+  address: Address,
+  config: Config,
+  kind: 'restored' | 'replaced' = 'restored',
+): Promise<void> {
+  const change = (some: Config) =>
+    changeInstance(tools.lxd, address, isMarked(kind, attempt.operation.id), { config: some }, attempt.held);
+  try {
+    return await change(config);
+  } catch (error) {
+    if (!isCode(error, 'lxd-refused')) throw error;
+  }
+  for (const [key, value] of Object.entries(config)) {
+    try {
+      await change({ [key]: value });
+    } catch (error) {
+      if (!isCode(error, 'lxd-refused')) throw error;
+      attempt.warn(`${key} of ${nameOf(target)} is not ${value || 'removed'}: ${asLxstowError(error).message}`);
+    }
+  }
+}
