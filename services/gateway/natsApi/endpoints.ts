@@ -15,7 +15,7 @@ import type {
   WaitRequest,
 } from '../../contract/schemas.ts';
 import type { Trace } from '../../telemetry/trace.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { toLxd } from '../http/respond.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/operationView.ts';

@@ -13,7 +13,7 @@ import { all } from '../../nats/topology.ts';
 import { refusalOf } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, visibleRun } from '../views/runView.ts';
 import type { Endpoint, Question } from './endpoints.ts';
 

@@ -10,7 +10,7 @@ import type { Nats } from '../../nats/connection.ts';
 import { all, apiSubject, parseApiSubject } from '../../nats/topology.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { auditOverNats } from '../access/audit.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { knownRemote } from '../http/requests.ts';
 import { type Endpoint, endpoints } from './endpoints.ts';
 

@@ -13,7 +13,7 @@ import { askLook } from '../../hosts/look.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { mayTouch } from '../access/access.ts';
 import { assertMayRestore, isLimited, limitsIn } from '../access/restricted.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import {
   addressing,
   assertNotOwn,

@@ -24,7 +24,7 @@ import type { StoredCertificate } from '../../trust/trustStore.ts';
 import { isAdmin } from '../access/access.ts';
 import { noteForAudit } from '../access/audit.ts';
 import { wrongTokenWeight } from '../access/refusalLimit.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, clientOf, query } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';

@@ -4,9 +4,9 @@ import { type Request, Router } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { isAdmin, mayTouch } from '../access/access.ts';
 import type { Client } from '../access/trust.ts';
-import type { GatewayParts } from '../app.ts';
 import { type EventType, eventTypes } from '../events/lxdEvents.ts';
 import { websocketOf } from '../events/upgrade.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { clientOf, listedProject, query } from '../http/requests.ts';
 
 export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {

@@ -8,7 +8,7 @@ import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type BackupAddress, contentTypes, type Manifest } from '../../contract/schemas.ts';
 import { noteForAudit } from '../access/audit.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { addressing, checkIfMatch, clientOf, ended, namesEtag, query, traceOfRequest } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
 import type { Claim } from '../transfers.ts';

@@ -6,7 +6,7 @@ import type { InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
 import { mayTouch } from '../access/access.ts';
 import type { Client } from '../access/trust.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { clientOf, ended, listedProject, parameter, query } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';

@@ -5,7 +5,7 @@ import type { Run } from '../../contract/schemas.ts';
 import { countDeadLetters, wordsFor } from '../../jobs/queueDepth.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
 import { isAdmin, mayTouch } from '../access/access.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { clientOf, listedProject, parameter, query } from '../http/requests.ts';
 import { operationPath, sync, toLxd } from '../http/respond.ts';

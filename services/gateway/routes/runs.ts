@@ -6,7 +6,7 @@ import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import { mayTouch } from '../access/access.ts';
 import type { Client } from '../access/trust.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import {
   bodyOf,
   clientOf,

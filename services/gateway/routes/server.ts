@@ -3,7 +3,7 @@ import { Router } from 'express';
 import { version } from '../../contract/version.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import type { Client } from '../access/trust.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { sync } from '../http/respond.ts';
 
 /** LXD's words for what this API has in common with LXD's. */

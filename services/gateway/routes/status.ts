@@ -2,7 +2,7 @@
 import { Router } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { mayTouch } from '../access/access.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { clientOf, listedProject, query } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';

@@ -11,7 +11,7 @@ import { type Compression, check, type Operation, type Tags } from '../../contra
 import { Intake, type Judge } from '../../intake/intake.ts';
 import { countJob } from '../../telemetry/metrics.ts';
 import { isLimited, judgeOf, limitsIn } from '../access/restricted.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import {
   assertNotOwn,
   clientOf,

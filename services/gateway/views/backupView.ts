@@ -7,7 +7,7 @@ import { askLook, type LookAnswer, type LookQuestion } from '../../hosts/look.ts
 import { isFinal } from '../../operations/operation.ts';
 import { isS3Away } from '../../outages/blame.ts';
 import type { Trace } from '../../telemetry/trace.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { operationPath } from '../http/respond.ts';
 
 /** The backup with its tags; one that is being made, with how far it is. Throws not-found. */

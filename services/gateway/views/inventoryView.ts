@@ -4,7 +4,7 @@ import { asLxstowError, type LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { askInventory, type InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 import { knownRemote, query } from '../http/requests.ts';
 
 /** The remotes that a request means: `?target=`, or all, the default one first. */

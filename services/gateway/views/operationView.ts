@@ -3,7 +3,7 @@ import { LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import { nudge } from '../../coordination/nudges.ts';
 import { cancel, isFinal } from '../../operations/operation.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 
 export function missingOperation(id: string): LxstowError {
   return new LxstowError('not-found', `operation ${id} does not exist`);

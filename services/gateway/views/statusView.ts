@@ -2,7 +2,7 @@
 import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import type { Inventory } from '../../fleet/fleetStore.ts';
 import { parseAge, statusOf } from '../../fleet/judge.ts';
-import type { GatewayParts } from '../app.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
 
 export interface StatusQuestion {
   /** Whether records of this place are wanted. */
