@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Role } from '../../services/contract/schemas.ts';
 import { authorize } from '../../services/gateway/access/access.ts';
-import type { Client } from '../../services/gateway/access/trust.ts';
+import type { Client } from '../../services/gateway/access/apiClient.ts';
 import type { OperationStore } from '../../services/operations/operationStore.ts';
 
 const client = (role: Role, projects?: string[]): Client => ({

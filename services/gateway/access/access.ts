@@ -9,8 +9,8 @@ import type { Role } from '../../contract/schemas.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
 import { shownRun } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
-import { clientOf } from '../http/requests.ts';
-import type { Client } from './trust.ts';
+import type { Client } from './apiClient.ts';
+import { clientOf, mayTouch } from './apiClient.ts';
 
 interface Rule {
   /** Of all methods when absent. */
@@ -58,16 +58,6 @@ export interface Call {
   /** Without the query. */
   path: string;
   query: ParsedUrlQuery | Record<string, unknown>;
-}
-
-/** True when the client may see and use what is in this project. */
-export function mayTouch(client: Client, project: string): boolean {
-  return client.trusted && (client.projects === undefined || client.projects.includes(project));
-}
-
-/** True for an admin who is not restricted to projects. */
-export function isAdmin(client: Client): boolean {
-  return client.trusted && client.role === 'admin' && client.projects === undefined;
 }
 
 /** Throws forbidden, in LXD's words, when the client may not; not-found for another project's operation. */

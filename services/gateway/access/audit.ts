@@ -6,7 +6,7 @@ import type { RequestHandler, Response } from 'express';
 import type { Config } from '../../contract/schemas.ts';
 import { createLogger, type Log } from '../../telemetry/logger.ts';
 import type { Trace } from '../../telemetry/trace.ts';
-import type { Client } from './trust.ts';
+import type { Client } from './apiClient.ts';
 
 const refusals = [401, 403, 429];
 

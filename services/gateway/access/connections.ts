@@ -2,7 +2,7 @@
 import type { TLSSocket } from 'node:tls';
 import type { Response } from 'express';
 import { fingerprintOf } from '../../trust/certificates.ts';
-import type { Client } from './trust.ts';
+import type { Client } from './apiClient.ts';
 
 /** How long a connection may take, in ms, whoever is at its other end. */
 export const connectionLimits = {

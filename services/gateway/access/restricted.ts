@@ -6,7 +6,7 @@ import type { Address, Config, Manifest } from '../../contract/schemas.ts';
 import type { LookAnswer } from '../../hosts/look.ts';
 import type { Judge } from '../../intake/intake.ts';
 import { forbiddenFor, forbiddenIn, type Limits, refusalOf } from '../../lxd/restrictions.ts';
-import type { Client } from './trust.ts';
+import type { Client } from './apiClient.ts';
 
 /** True for a client that may bring no more than LXD's restricted projects take. */
 export function isLimited(client: Client, { restrictedRestores }: Config['gateway']): boolean {

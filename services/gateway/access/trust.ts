@@ -3,24 +3,15 @@ import type { X509Certificate } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { TLSSocket } from 'node:tls';
 import { isCode, LxstowError } from '../../contract/errors.ts';
-import type { Config, Role, TrustedCertificate } from '../../contract/schemas.ts';
+import type { Config, TrustedCertificate } from '../../contract/schemas.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { commonName, fingerprintOf, isInTime } from '../../trust/certificates.ts';
 import type { TrustCopy } from '../../trust/trustCopy.ts';
 import type { TrustDirectory } from '../../trust/trustDirectory.ts';
 import type { TrustStore } from '../../trust/trustStore.ts';
+import type { Client } from './apiClient.ts';
 import type { Connections } from './connections.ts';
 import type { RefusalLimit } from './refusalLimit.ts';
-
-/** A client as its certificate shows it. */
-export interface Client {
-  fingerprint: string;
-  trusted: boolean;
-  name: string;
-  role: Role;
-  /** What it is restricted to; undefined: every project. */
-  projects: string[] | undefined;
-}
 
 export interface Sources {
   config: Config['gateway'];

@@ -15,14 +15,7 @@ import {
 import { parseOwnName } from '../../lxd/ownNames.ts';
 import { refusalOf } from '../../notices/allowedEndpoints.ts';
 import type { Trace } from '../../telemetry/trace.ts';
-import type { Client } from '../access/trust.ts';
-
-/** The client that the trust check let in. */
-export function clientOf(request: Request): Client {
-  const client: Client | undefined = request.res?.locals.client;
-  if (!client) throw new LxstowError('forbidden', 'not authorized');
-  return client;
-}
+import { clientOf } from '../access/apiClient.ts';
 
 export function requestorOf(request: Request): Requestor {
   return { username: clientOf(request).fingerprint, protocol: 'tls', address: request.socket.remoteAddress ?? '' };

@@ -11,7 +11,7 @@ import {
 } from '../../contract/schemas.ts';
 import { askLook } from '../../hosts/look.ts';
 import { isFinal } from '../../operations/operation.ts';
-import { mayTouch } from '../access/access.ts';
+import { clientOf, mayTouch } from '../access/apiClient.ts';
 import { assertMayRestore, isLimited, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import {
@@ -19,7 +19,6 @@ import {
   assertNotOwn,
   bodyOf,
   checkIfMatch,
-  clientOf,
   compressionQuery,
   ended,
   endpointOf,

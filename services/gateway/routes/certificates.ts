@@ -21,11 +21,11 @@ import {
 } from '../../trust/certificates.ts';
 import { decodeToken, newToken } from '../../trust/tokens.ts';
 import type { StoredCertificate } from '../../trust/trustStore.ts';
-import { isAdmin } from '../access/access.ts';
+import { clientOf, isAdmin } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';
 import { wrongTokenWeight } from '../access/refusalLimit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { bodyOf, clientOf, query } from '../http/requests.ts';
+import { bodyOf, query } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
 

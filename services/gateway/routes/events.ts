@@ -2,12 +2,12 @@
 import type { TLSSocket } from 'node:tls';
 import { type Request, Router } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import { isAdmin, mayTouch } from '../access/access.ts';
-import type { Client } from '../access/trust.ts';
+import type { Client } from '../access/apiClient.ts';
+import { clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
 import { type EventType, eventTypes } from '../events/lxdEvents.ts';
 import { websocketOf } from '../events/upgrade.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { clientOf, listedProject, query } from '../http/requests.ts';
+import { listedProject, query } from '../http/requests.ts';
 
 export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {
   const router = Router();

@@ -2,10 +2,10 @@
 import { type Request, type Response, Router } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
-import { mayTouch } from '../access/access.ts';
+import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
-import { clientOf, parameter, query } from '../http/requests.ts';
+import { parameter, query } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
 import { askSome, remotesOf } from '../views/inventoryView.ts';
 

@@ -4,12 +4,11 @@ import { LxstowError } from '../../contract/errors.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
-import { mayTouch } from '../access/access.ts';
-import type { Client } from '../access/trust.ts';
+import type { Client } from '../access/apiClient.ts';
+import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import {
   bodyOf,
-  clientOf,
   endpointOf,
   knownRemote,
   parameter,

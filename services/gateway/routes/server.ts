@@ -2,7 +2,7 @@
 import { Router } from 'express';
 import { version } from '../../contract/version.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
-import type { Client } from '../access/trust.ts';
+import type { Client } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sync } from '../http/respond.ts';
 

@@ -1,10 +1,10 @@
 /** The state of each instance, with its reason. */
 import { Router } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import { mayTouch } from '../access/access.ts';
+import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
-import { clientOf, listedProject, query } from '../http/requests.ts';
+import { listedProject, query } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
 import { remotesOf } from '../views/inventoryView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';

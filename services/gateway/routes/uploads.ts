@@ -10,11 +10,11 @@ import { LxstowError } from '../../contract/errors.ts';
 import { type Compression, check, type Operation, type Tags } from '../../contract/schemas.ts';
 import { Intake, type Judge } from '../../intake/intake.ts';
 import { countJob } from '../../telemetry/metrics.ts';
+import { clientOf } from '../access/apiClient.ts';
 import { isLimited, judgeOf, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import {
   assertNotOwn,
-  clientOf,
   compressionQuery,
   ended,
   endpointOf,

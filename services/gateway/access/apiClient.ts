@@ -1,0 +1,31 @@
+/** Who a request is from, and what it may touch. */
+import type { Request } from 'express';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Role } from '../../contract/schemas.ts';
+
+/** A client as its certificate shows it. */
+export interface Client {
+  fingerprint: string;
+  trusted: boolean;
+  name: string;
+  role: Role;
+  /** What it is restricted to; undefined: every project. */
+  projects: string[] | undefined;
+}
+
+/** The client that the trust check let in. */
+export function clientOf(request: Request): Client {
+  const client: Client | undefined = request.res?.locals.client;
+  if (!client) throw new LxstowError('forbidden', 'not authorized');
+  return client;
+}
+
+/** True when the client may see and use what is in this project. */
+export function mayTouch(client: Client, project: string): boolean {
+  return client.trusted && (client.projects === undefined || client.projects.includes(project));
+}
+
+/** True for an admin who is not restricted to projects. */
+export function isAdmin(client: Client): boolean {
+  return client.trusted && client.role === 'admin' && client.projects === undefined;
+}
