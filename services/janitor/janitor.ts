@@ -11,7 +11,8 @@ import { instanceLeaseKey, janitorLeaseKey } from '../nats/topology.ts';
 import { OperationStore } from '../operations/operationStore.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { type Leftover, type LeftoverKind, searches } from './leftovers.ts';
+import type { Leftover, LeftoverKind } from './leftover.ts';
+import { searches } from './leftovers.ts';
 import { Owners } from './owners.ts';
 
 export interface Finding {

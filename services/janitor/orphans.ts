@@ -5,7 +5,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import { claimKey, operationsBucket } from '../nats/topology.ts';
 import { cancelled, fail, isFinal, succeed } from '../operations/operation.ts';
-import type { Leftover, SearchTools } from './leftovers.ts';
+import type { Leftover, SearchTools } from './leftover.ts';
 import type { Owner } from './owners.ts';
 
 export async function* orphans(tools: SearchTools): AsyncGenerator<Leftover> {

@@ -40,7 +40,7 @@ const bounds: Record<string, string> = {
   'services/runs/createRun.ts': 'what was checked already, as JSON has it',
   'services/outages/outage.ts': 'an entry that a worker wrote',
   'services/worker/backup/checkpoint.ts': 'entries that workers wrote',
-  'services/janitor/leftovers.ts': 'entries that workers wrote',
+  'services/janitor/inStore.ts': 'entries that workers wrote',
   'services/janitor/owners.ts': 'entries that workers and gateways wrote',
   // From the store, by who has its keys.
   'services/backups/manifest.ts': 'read up to a limit by storage/s3.ts',

@@ -1,0 +1,136 @@
+/** Leftovers in LXD: its backups, instances under our names, and our marks on others. */
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { deleteLxdBackup } from '../lxd/backups.ts';
+import {
+  changeInstance,
+  deleteInstance,
+  deleteStoppedInstance,
+  findInstance,
+  instanceExists,
+  isProtected,
+  nameOf,
+} from '../lxd/instances.ts';
+import { everyInstance, type InventoryInstance, lxdBackupsOf, operationOfLxdBackup } from '../lxd/inventory.ts';
+import { parseOwnName, renamed } from '../lxd/ownNames.ts';
+import { handedBackConfig, isMarked, marks as markKeys } from '../worker/restore/identity.ts';
+import type { Leftover, SearchTools } from './leftover.ts';
+
+export const looksInFlight = 8;
+
+export async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
+  const { lxd, owners, lxdIdleTimeoutMs, signal } = tools;
+  const lookInto = async (instance: InventoryInstance) => ({
+    instance,
+    backups: await lxdBackupsOf(lxd, instance.address, signal),
+  });
+  for await (const { instance, backups } of mapInOrder(everyInstance(lxd, signal), looksInFlight, lookInto)) {
+    const { address } = instance;
+    for (const { name, created } of backups) {
+      const operation = operationOfLxdBackup(name);
+      if (!operation) continue;
+      const look = () => owners.ofOperation(operation);
+      const owner = await look();
+      if (owner.state === 'living') continue;
+      yield {
+        kind: 'lxd-backup',
+        what: name,
+        where: nameOf(address),
+        since: created,
+        owner,
+        address,
+        look,
+        async remove(removing) {
+          await deleteLxdBackup(lxd, address, name, { signal: removing, idleTimeoutMs: lxdIdleTimeoutMs });
+          return true;
+        },
+      };
+    }
+    const found = await leftByRestore(instance, tools);
+    if (found) yield found;
+    yield* marks(instance, tools);
+  }
+}
+
+/** What a restore has set for a time, on an instance that has its own name: its restore has ended without taking it off. */
+async function* marks(
+  { address, instance }: InventoryInstance,
+  { lxd, owners, signal }: SearchTools,
+): AsyncGenerator<Leftover> {
+  if (parseOwnName(address.instance)) return;
+  for (const kind of ['restored', 'replaced'] as const) {
+    const id = instance.config[markKeys[kind]];
+    const restore = owners.known.find((operation) => operation.id === id && operation.kind === 'restore');
+    if (id === undefined || !restore) continue;
+    const look = () => owners.ofOperation(id);
+    const owner = await look();
+    if (owner.state === 'living') continue;
+    const { checkpoint } = restore;
+    const kept = (kind === 'restored' ? checkpoint?.kept : checkpoint?.replaced?.kept) ?? {};
+    yield {
+      kind: 'mark',
+      what: address.instance,
+      where: address.project === 'default' ? lxd.remote : `${lxd.remote} (project ${address.project})`,
+      since: new Date(restore.updated_at),
+      owner,
+      address,
+      look,
+      async remove() {
+        const config = handedBackConfig(kind, kept, instance.status !== 'Stopped');
+        await changeInstance(lxd, address, isMarked(kind, id), { config }, signal);
+        return true;
+      },
+    };
+  }
+}
+
+/** An instance that a restore has left under one of its two names. */
+async function leftByRestore(
+  { address, instance }: InventoryInstance,
+  { lxd, owners, lxdIdleTimeoutMs, signal }: SearchTools,
+): Promise<Leftover | undefined> {
+  const own = parseOwnName(address.instance);
+  if (!own) return undefined;
+  const look = () => owners.ofOperation(own.operation);
+  const owner = await look();
+  if (owner.state === 'living') return undefined;
+
+  const restore = owners.known.find(({ id, kind }) => id === own.operation && kind === 'restore');
+  const target = renamed(address, restore?.instance ?? address.instance);
+  const finding = {
+    kind: 'instance',
+    what: address.instance,
+    where: address.project === 'default' ? lxd.remote : `${lxd.remote} (project ${address.project})`,
+    since: restore && new Date(restore.updated_at),
+    owner,
+    address: target,
+    look,
+  } as const;
+  const kept = (why: string): Leftover => ({ ...finding, kept: why, remove: async () => false });
+  if (!restore) return kept('its operation is not known any more: look what it is');
+  const succeeded = restore.status === 'Success';
+  if (own.kind === 'replaced' && !succeeded)
+    return kept(`it is ${target.instance} as it was before the restore: rename it back, or delete it`);
+  if (own.kind === 'restored' && succeeded) return kept('its operation would not have left it: look what it is');
+  if (own.kind === 'replaced' && isProtected(instance))
+    return kept('it is protected: delete it when it is of no more use');
+  if (instance.status !== 'Stopped') return kept(`it is ${instance.status.toLowerCase()}`);
+  // What a replace has restored may be all that there is.
+  const isNeeded = own.kind === 'replaced' || (restore.request as { replace?: boolean } | undefined)?.replace === true;
+  if (isNeeded && !(await instanceExists(lxd, target, signal)))
+    return kept(`there is no ${target.instance}: rename it, or delete it`);
+  return {
+    ...finding,
+    async remove(removing) {
+      const now = await findInstance(lxd, address, removing);
+      if (now?.status !== 'Stopped' || (isNeeded && !(await instanceExists(lxd, target, removing)))) return false;
+      const waiting = { signal: removing, idleTimeoutMs: lxdIdleTimeoutMs };
+      if (own.kind === 'restored') await deleteInstance(lxd, address, waiting);
+      else await deleteStoppedInstance(lxd, address, waiting);
+      return true;
+    },
+  };
+}
+
+export async function* each<T>(items: Iterable<T>): AsyncGenerator<T> {
+  yield* items;
+}

@@ -1,0 +1,43 @@
+/** Leftovers in NATS: leases, claims and reservations of operations that have ended, and their checkpoints. */
+import { faultsOf } from '../contract/schemas.ts';
+import type { Bucket, Entry } from '../nats/bucket.ts';
+import { parseLeaseKey } from '../nats/topology.ts';
+import type { Leftover, SearchTools } from './leftover.ts';
+import { type Owner, parseHolder } from './owners.ts';
+
+export async function* leases({ owners, leasesBucket, remote, settledMs }: SearchTools): AsyncGenerator<Leftover> {
+  for (const entry of await leasesBucket.entries(`${remote}.>`)) {
+    const about = parseLeaseKey(entry.key);
+    const operation = about?.kind === 'reservation' ? entry.value.toString() : parseHolder(entry.value)?.operation;
+    if (!about || operation === undefined || faultsOf('names.json#/$defs/uuid', operation).length > 0) continue;
+    const { kind, backup } = about;
+    // An attempt may still be at work when its operation is final: it has its lease then, and renews it.
+    if (kind !== 'reservation' && Date.now() - entry.written.getTime() < settledMs) continue;
+    const look =
+      kind === 'reservation' && backup !== undefined
+        ? () => owners.ofReservation(about, backup)
+        : () => owners.ofOperation(operation);
+    yield* inBucket(entry, { kind, what: entry.key, where: leasesBucket.name }, look, leasesBucket);
+  }
+}
+
+export async function* checkpoints({ owners, checkpoints: bucket, remote }: SearchTools): AsyncGenerator<Leftover> {
+  for (const entry of await bucket.entries(`${remote}.>`)) {
+    const operation = entry.key.split('.')[1] ?? '';
+    if (faultsOf('names.json#/$defs/uuid', operation).length > 0) continue;
+    const look = () => owners.ofOperation(operation);
+    yield* inBucket(entry, { kind: 'checkpoint', what: entry.key, where: bucket.name }, look, bucket);
+  }
+}
+
+/** Goes only as it was found: whoever has written it since is its owner. */
+async function* inBucket(
+  { key, revision, written }: Entry,
+  about: Pick<Leftover, 'kind' | 'what' | 'where'>,
+  look: () => Promise<Owner>,
+  bucket: Bucket,
+): AsyncGenerator<Leftover> {
+  const owner = await look();
+  if (owner.state === 'living') return;
+  yield { ...about, since: written, owner, look, remove: () => bucket.remove(key, revision) };
+}

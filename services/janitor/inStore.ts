@@ -1,0 +1,98 @@
+/** Leftovers in the object store: uploads that nobody goes on with, and archives without a manifest. */
+import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { isCode } from '../contract/errors.ts';
+import type { BackupAddress } from '../contract/schemas.ts';
+import { claimKey } from '../nats/topology.ts';
+import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
+import { each, looksInFlight } from './inLxd.ts';
+import type { Leftover, SearchTools } from './leftover.ts';
+
+export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
+  const { store, owners, prefix, remote, checkpoints, bucket, signal } = tools;
+  const found = new Map<string, OpenUpload>();
+  const all = listPrefix(prefix, { remote });
+  for await (const upload of store.listUploads(all, signal)) found.set(upload.uploadId, upload);
+  // What MinIO has forgotten it finds by the exact key.
+  const exact = async (key: string) => {
+    const there: OpenUpload[] = [];
+    for await (const upload of store.listUploads(key, signal)) if (upload.key === key) there.push(upload);
+    return there;
+  };
+  const keys = new Set(owners.archiveKeys(Date.now()));
+  for (const { value } of await checkpoints.entries(`${remote}.*.start`)) {
+    const { upload } = JSON.parse(value.toString()) as { upload?: { key?: string } };
+    if (upload?.key?.startsWith(all)) keys.add(upload.key);
+  }
+  for await (const there of mapInOrder(each(keys), looksInFlight, exact))
+    for (const upload of there) found.set(upload.uploadId, upload);
+
+  for (const upload of found.values()) {
+    const { key, uploadId, initiated } = upload;
+    const address = parseArchiveKey(prefix, key);
+    if (!address) continue;
+    const look = () => owners.ofBackup(address, key, 'upload');
+    const owner = await look();
+    if (owner.state === 'living') continue;
+    yield {
+      kind: 'upload',
+      what: key,
+      where: `s3://${bucket}`,
+      since: new Date(initiated),
+      owner,
+      address,
+      look,
+      async remove(removing) {
+        // Listings may tell of uploads that are gone.
+        let there = false;
+        for await (const open of store.listUploads(key, removing)) there ||= open.uploadId === uploadId;
+        if (there) await store.abortUpload(upload, removing);
+        return there;
+      },
+    };
+  }
+}
+
+export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
+  const { store, owners, prefix, remote, bucket, leasesBucket, signal } = tools;
+  const objects = new Map<string, { object: StoredObject; address: BackupAddress }>();
+  const whole = new Set<string>();
+  for await (const object of store.list(listPrefix(prefix, { remote }), signal)) {
+    const described = parseManifestKey(prefix, object.key);
+    if (described) whole.add(object.key);
+    const address = described ? undefined : parseArchiveKey(prefix, object.key);
+    // Ours are made of parts, and S3 says so in the ETag: what somebody has put there in one piece is not.
+    if (address && /-\d+$/.test(object.etag)) objects.set(object.key, { object, address });
+  }
+  for (const [key, { object, address }] of objects) {
+    if (whole.has(manifestKey(prefix, address))) continue;
+    const look = () => owners.ofBackup(address, key, 'archive');
+    const owner = await look();
+    if (owner.state === 'living') continue;
+    yield {
+      kind: 'archive',
+      what: key,
+      where: `s3://${bucket}`,
+      since: new Date(object.modified),
+      owner,
+      address,
+      look,
+      async remove(removing) {
+        if (await etagOf(store, manifestKey(prefix, address), removing)) return false;
+        if ((await leasesBucket.keys(claimKey(address, address.backup, '*'))).length > 0) return false;
+        if ((await etagOf(store, key, removing)) !== object.etag) return false;
+        await store.remove(key, removing);
+        return true;
+      },
+    };
+  }
+}
+
+async function etagOf(store: ObjectStore, key: string, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    return (await store.stat(key, signal)).etag;
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}

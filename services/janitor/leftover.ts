@@ -1,0 +1,54 @@
+/** Something that an operation left behind, and what is needed to find it. */
+import type { Address } from '../contract/schemas.ts';
+import type { LxdClient } from '../lxd/client.ts';
+import type { Bucket } from '../nats/bucket.ts';
+import type { OperationStore } from '../operations/operationStore.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import type { Owner, Owners } from './owners.ts';
+
+export type LeftoverKind =
+  | 'lxd-backup'
+  | 'instance'
+  | 'mark'
+  | 'upload'
+  | 'archive'
+  | 'reservation'
+  | 'claim'
+  | 'lease'
+  | 'checkpoint'
+  | 'operation';
+
+export interface Leftover {
+  kind: LeftoverKind;
+  what: string;
+  where: string;
+  /** When it was made, as far as that can be known. */
+  since: Date | undefined;
+  owner: Owner;
+  /** The instance whose lease is to be held while it is removed; undefined where the removal is one atomic step. */
+  address?: Address;
+  /** Why it must stay, where a person has to decide. */
+  kept?: string;
+  /** The owner, looked up again. */
+  look(): Promise<Owner>;
+  /** Removes it. False: it has changed or gone since it was found, and was not touched. */
+  remove(signal: AbortSignal): Promise<boolean>;
+}
+
+export interface SearchTools {
+  remote: string;
+  prefix: string;
+  bucket: string;
+  lxd: LxdClient;
+  lxdIdleTimeoutMs: number;
+  store: ObjectStore;
+  leasesBucket: Bucket;
+  checkpoints: Bucket;
+  operations: OperationStore;
+  owners: Owners;
+  /** Leases and claims end in seconds: one that was not renewed for so long has lost its TTL. */
+  settledMs: number;
+  signal: AbortSignal;
+}
+
+export type Search = (tools: SearchTools) => AsyncGenerator<Leftover>;
