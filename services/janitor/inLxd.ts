@@ -11,8 +11,8 @@ import {
   nameOf,
 } from '../lxd/instances.ts';
 import { everyInstance, type InventoryInstance, lxdBackupsOf, operationOfLxdBackup } from '../lxd/inventory.ts';
+import { handedBackConfig, isMarked, marks as markKeys } from '../lxd/marks.ts';
 import { parseOwnName, renamed } from '../lxd/ownNames.ts';
-import { handedBackConfig, isMarked, marks as markKeys } from '../worker/restore/identity.ts';
 import type { Leftover, SearchTools } from './leftover.ts';
 
 export const looksInFlight = 8;

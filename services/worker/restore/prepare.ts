@@ -11,16 +11,8 @@ import {
   nameOf,
 } from '../../lxd/instances.ts';
 import { everyInstance } from '../../lxd/inventory.ts';
-import {
-  areTwins,
-  type Identity,
-  identityOf,
-  isMarked,
-  keptConfig,
-  markedConfig,
-  ownIdentity,
-  withoutNetwork,
-} from './identity.ts';
+import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
+import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
 import type { Restoring } from './restore.ts';
 
 /** Marks it, keeps LXD from starting it by itself, and gives it an identity of its own where another instance has the archive's. */

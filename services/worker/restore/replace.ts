@@ -18,8 +18,8 @@ import {
   shutDown,
 } from '../../lxd/instances.ts';
 import { everyInstance } from '../../lxd/inventory.ts';
+import { beforeStart, handedBackConfig, identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
-import { beforeStart, handedBackConfig, identifierOf, isMarked, keptConfig, markedConfig } from './identity.ts';
 import { changeWhatMay } from './prepare.ts';
 import { type Here, look, type Restoring } from './restore.ts';
 

@@ -18,11 +18,11 @@ import {
   poolDriver,
   projectExists,
 } from '../../lxd/instances.ts';
+import { handedBackConfig, identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed, replacedName } from '../../lxd/ownNames.ts';
 import { claimKey, removal } from '../../nats/topology.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { handedBackConfig, identifierOf, isMarked, keptConfig } from './identity.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';
 import { assertMayBring } from './limits.ts';
 import { changeWhatMay, prepare } from './prepare.ts';

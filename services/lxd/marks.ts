@@ -1,0 +1,48 @@
+/** Marks on instances that lxstow changes for a time, and how their configuration becomes again what it was. Pure. */
+import type { KeptConfig } from '../contract/schemas.ts';
+import type { Config, LxdInstance } from './instances.ts';
+
+/** Set on an instance that is ours to change until its restore has ended; the value is the operation's id. */
+export const marks = { restored: 'user.lxstow.restored', replaced: 'user.lxstow.replaced' } as const;
+
+const autostart = 'boot.autostart';
+const power = 'volatile.last_state.power';
+
+/** What LXD changes when it renames an instance (seen on LXD 5.0.2): cloud-init then takes the next boot for the first, and templates write over files. */
+const changedByRename = ['volatile.cloud-init.instance-id', 'volatile.apply_template'] as const;
+const kept = [...changedByRename, autostart] as const;
+
+/** The keys that a restore must change for a time, as they were; of an absent key an empty text, which removes it in LXD, too. */
+export function keptConfig({ config }: Pick<LxdInstance, 'config'>): KeptConfig {
+  return Object.fromEntries(kept.map((key) => [key, config[key] ?? '']));
+}
+
+/** For an instance of ours under a name of ours: LXD does not start it by itself, and `marks` tell it again under any name. */
+export function markedConfig(kind: keyof typeof marks, operation: string): Config {
+  return { [marks[kind]]: operation, [autostart]: 'false' };
+}
+
+export function isMarked(
+  kind: keyof typeof marks,
+  operation: string,
+): (instance: Pick<LxdInstance, 'config'>) => boolean {
+  return ({ config }) => config[marks[kind]] === operation;
+}
+
+/** What a rename has changed, as it was. */
+export function beforeStart(was: KeptConfig): Config {
+  return Object.fromEntries(changedByRename.flatMap((key) => (was[key] === undefined ? [] : [[key, was[key]]])));
+}
+
+/**
+ * The last change, its mark the last of it: the instance is its owner's again. One that nobody has started does not start with LXD's next start either, although its
+ * archive says that it ran when the backup was made, unless its own boot.autostart says so.
+ */
+export function handedBackConfig(kind: keyof typeof marks, was: KeptConfig, runs: boolean): Config {
+  return { [autostart]: was[autostart] ?? '', ...(runs ? {} : { [power]: 'STOPPED' }), [marks[kind]]: '' };
+}
+
+/** Tells an instance from others that have its name later: the same through changes and renames. */
+export function identifierOf({ config, created_at }: Pick<LxdInstance, 'config' | 'created_at'>): string {
+  return `${config['volatile.uuid'] ?? ''} ${created_at}`;
+}
