@@ -2,7 +2,7 @@
 import { Readable } from 'node:stream';
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
-import type { LxdIndex } from '../archive/tar/lxdIndex.ts';
+import type { LxdIndex } from '../archive/tar/indexYaml.ts';
 import type { OnEntry } from '../archive/tar/tar.ts';
 import type { Catalog } from '../backups/catalog.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';

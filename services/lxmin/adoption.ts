@@ -1,7 +1,8 @@
 /** Adopts lxmin's backups: finds, inspects, verifies and copies them. Never changes lxmin's bucket. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SlotMemory } from '../archive/slotMemory.ts';
-import { type LxdIndex, parseProfile, readIndex } from '../archive/tar/lxdIndex.ts';
+import { type LxdIndex, parseProfile } from '../archive/tar/indexYaml.ts';
+import { readIndex } from '../archive/tar/lxdIndex.ts';
 import { archiveKey, manifestKey, parseManifestKey } from '../backups/keys.ts';
 import { IdleWatch } from '../concurrency/idleWatch.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';

@@ -1,7 +1,8 @@
 /** Reads an archive in lxmin's bucket: by ranges, each of the object that was listed. */
 import { Readable } from 'node:stream';
 import { readTar } from '../archive/tar/decompress.ts';
-import { type LxdIndex, readIndex } from '../archive/tar/lxdIndex.ts';
+import type { LxdIndex } from '../archive/tar/indexYaml.ts';
+import { readIndex } from '../archive/tar/lxdIndex.ts';
 import { TarScanner } from '../archive/tar/tar.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { LxstowError } from '../contract/errors.ts';

@@ -17,12 +17,8 @@ import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../
 import { writeTar } from '../../services/archive/reader.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
 import { readTar } from '../../services/archive/tar/decompress.ts';
-import {
-  largestIndexBytes,
-  mostEntriesBefore,
-  mostIndexMarks,
-  readIndex,
-} from '../../services/archive/tar/lxdIndex.ts';
+import { largestIndexBytes } from '../../services/archive/tar/indexYaml.ts';
+import { mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/tar/lxdIndex.ts';
 import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract/schemas.ts';

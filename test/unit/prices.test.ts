@@ -25,7 +25,7 @@ const bounds: Record<string, string> = {
   'services/gateway/routes/certificates.ts': 'a certificate that TLS has taken',
   'services/trust/certificates.ts': '32 KiB, by http-certificates-post.json',
   'services/trust/tokens.ts': '32 KiB, by http-certificates-post.json; strangers 64 KiB of body',
-  'services/archive/tar/lxdIndex.ts':
+  'services/archive/tar/indexYaml.ts':
     'largestIndexBytes, mostIndexMarks, a thread with a deadline: test/unit/archive.test.ts',
   'services/archive/tar/decompress.ts': 'streams; the ratio is bounded: test/unit/archive.test.ts',
   // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { ConfigFiles } from '../../services/archive/tar/configFiles.ts';
-import { parseConfigFile, parseIndex } from '../../services/archive/tar/lxdIndex.ts';
+import { parseConfigFile, parseIndex } from '../../services/archive/tar/indexYaml.ts';
 import { TarScanner } from '../../services/archive/tar/tar.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import { judgeOf } from '../../services/gateway/access/restricted.ts';

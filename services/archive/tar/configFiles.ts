@@ -4,7 +4,7 @@
  * for something else than another is refused; LXD writes nothing of the kind.
  */
 import { LxstowError } from '../../contract/errors.ts';
-import { largestIndexBytes } from './lxdIndex.ts';
+import { largestIndexBytes } from './indexYaml.ts';
 import type { OnEntry, TarEntry } from './tar.ts';
 
 /** Files, and what has no data: links, devices, directories, FIFOs. */

@@ -1,7 +1,7 @@
 /** Parses one YAML file on a thread of its own, then ends: 1 MiB takes seconds, and a malicious file takes longer. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { asLxstowError } from '../../contract/errors.ts';
-import { type Parsed, parseConfigFile, parseIndex, type YamlTask } from './lxdIndex.ts';
+import { type Parsed, parseConfigFile, parseIndex, type YamlTask } from './indexYaml.ts';
 
 export type IndexAnswer = Parsed | { refused: string };
 

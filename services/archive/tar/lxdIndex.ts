@@ -2,32 +2,20 @@
 import { once } from 'node:events';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { isScalar, parse, parseDocument, visit } from 'yaml';
 import { LxstowError } from '../../contract/errors.ts';
-import type { ManifestInstance, Profile } from '../../contract/schemas.ts';
 import { rejoined } from './decompress.ts';
 import type { IndexAnswer } from './indexThread.ts';
+import {
+  type Described,
+  indexName,
+  type LxdIndex,
+  largestIndexBytes,
+  notLxds,
+  type Parsed,
+  type YamlTask,
+} from './indexYaml.ts';
 import { readEntry, roundedUp, tarBlockBytes } from './tar.ts';
 
-export interface LxdIndex {
-  /** The instance's name at the time of the backup. */
-  name: string;
-  optimized: boolean;
-  /** The names of the instance's profiles, including those that the index does not describe. */
-  applied: string[];
-  instance: ManifestInstance;
-  /** The instance and its snapshots, under each of the names that some LXD reads them by. */
-  described: Described[];
-}
-
-export type Described = Pick<ManifestInstance, 'config' | 'devices'>;
-
-export const indexName = 'backup/index.yaml';
-/**
- * LXD and Incus refuse a larger index at an import ("input data too large"; measured on each engine, docs/lxd.md). It is enough for some 500 snapshots
- * without configuration of their own.
- */
-export const largestIndexBytes = 1024 * 1024;
 /** Limit on separators of YAML (new lines, commas, brackets). LXD's index has one per 20 to 40 bytes. */
 export const mostIndexMarks = 100_000;
 /** Limit on entries before the index. LXD writes at most a directory before it. */
@@ -83,20 +71,6 @@ export async function readConfigFile(
   return described;
 }
 
-/** What a thread has parsed: the one or the other. */
-export interface Parsed {
-  index?: LxdIndex;
-  described?: Described[];
-}
-
-/** What a thread is to parse. */
-export interface YamlTask {
-  text: Uint8Array;
-  strict: boolean;
-  /** Default: the index. */
-  part?: 'config';
-}
-
 async function parseOnThread(task: YamlTask, deadlineMs: number): Promise<Parsed> {
   checkSize(task.text);
   const source = new URL(`./indexThread${extname(import.meta.url)}`, import.meta.url);
@@ -142,121 +116,4 @@ function findFile(head: Buffer, name: string): Buffer | number {
     }
     if (entry.name === name) return head.length < at ? at : head.subarray(start, start + entry.size);
   }
-}
-
-type Fields = Record<string, unknown>;
-
-/** Reads every scalar as a string, so "true" and "007" stay as they are. Does not check for duplicate keys, which would take quadratic time. */
-const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false } as const;
-
-/** Parses an index of LXD 4 to 6. These versions differ in where the instance, its pool and its profiles are. */
-export function parseIndex(text: Buffer, strict = false): LxdIndex {
-  const index = parseFile(text, indexName, strict);
-  const config = fields(index.config);
-  const instance = fields(config.instance ?? config.container);
-  const pool = fields(list(config.pools)[0] ?? config.pool);
-  const name = word(index.name) || word(instance.name);
-  if (!name) throw notLxds(`its ${indexName} names no instance`);
-  return {
-    name,
-    optimized: word(index.optimized) === 'true',
-    applied: list(instance.profiles).map(word),
-    instance: {
-      config: words(instance.config),
-      devices: devices(instance.devices),
-      profiles: list(config.profiles).map((profile) => readProfile(word(fields(profile).name), profile)),
-      pool: word(index.pool),
-      driver: word(index.backend) || word(pool.driver),
-      architecture: word(instance.architecture),
-      type: word(index.type) || word(instance.type) || 'container',
-      snapshots: list(index.snapshots).map(word),
-    },
-    described: describedIn(config),
-  };
-}
-
-/** What a `backup.yaml` describes. Throws bad-request. */
-export function parseConfigFile(text: Buffer): Described[] {
-  return describedIn(parseFile(text, 'backup.yaml', true));
-}
-
-function describedIn({ instance, container, snapshots }: Fields): Described[] {
-  return [instance, container, ...list(snapshots)].map((each) => {
-    const { config, devices: of } = fields(each);
-    return { config: words(config), devices: devices(of) };
-  });
-}
-
-function parseFile(text: Buffer, name: string, strict: boolean): Fields {
-  try {
-    if (strict) assertPlain(text.toString());
-    return fields(parse(text.toString(), asLxdWrites));
-  } catch (cause) {
-    if (cause instanceof LxstowError) throw cause;
-    throw notLxds(`its ${name} is not YAML: ${(cause as Error).message}`, cause);
-  }
-}
-
-/** Throws for keys that merge or are there twice, tags and aliases: parsers differ in what they make of them, and LXD writes none. */
-function assertPlain(text: string): void {
-  const unlike = (what: string) => notLxds(`its YAML has ${what}`);
-  // Ends of lines to YAML 1.1 alone.
-  if (/[\u0085\u2028\u2029]|\r(?!\n)/.test(text)) throw unlike('an unusual end of a line');
-  visit(parseDocument(text, asLxdWrites), {
-    Alias: () => {
-      throw unlike('an alias');
-    },
-    Node: (_, { tag }) => {
-      if (tag) throw unlike(`the tag ${tag}`);
-    },
-    Map: (_, { items }) => {
-      const keys = items.map(({ key }) => (isScalar(key) ? String(key.value) : undefined));
-      if (keys.includes('<<')) throw unlike('a merge key');
-      if (keys.includes(undefined)) throw unlike('a key that is no text');
-      if (new Set(keys).size < keys.length) throw unlike('a key twice');
-    },
-  });
-}
-
-/** Parses a profile in LXD's format, as in an index or from `lxc profile show`. Throws bad-request for anything else. */
-export function parseProfile(name: string, text: Buffer): Profile {
-  let profile: unknown;
-  if (text.length > largestIndexBytes) throw new LxstowError('bad-request', 'it is larger than 1 MiB');
-  try {
-    profile = parse(text.toString(), asLxdWrites);
-  } catch (cause) {
-    throw new LxstowError('bad-request', `it is not YAML: ${(cause as Error).message}`, { cause });
-  }
-  if (!('config' in fields(profile) || 'devices' in fields(profile)))
-    throw new LxstowError('bad-request', 'it is no profile: it has neither config nor devices');
-  return readProfile(name, profile);
-}
-
-function readProfile(name: string, profile: unknown): Profile {
-  const { description, config, devices: of } = fields(profile);
-  return { name, description: word(description), config: words(config), devices: devices(of) };
-}
-
-function fields(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {};
-}
-
-function list(value: unknown): unknown[] {
-  return Array.isArray(value) ? value : [];
-}
-
-function word(value: unknown): string {
-  return typeof value === 'string' ? value : '';
-}
-
-function words(value: unknown): Record<string, string> {
-  return Object.fromEntries(Object.entries(fields(value)).map(([key, each]) => [key, word(each)]));
-}
-
-function devices(value: unknown): Record<string, Record<string, string>> {
-  return Object.fromEntries(Object.entries(fields(value)).map(([key, each]) => [key, words(each)]));
-}
-
-function notLxds(why: string, cause?: unknown): LxstowError {
-  return new LxstowError('bad-request', `this is no archive of LXD's: ${why}`, { cause });
 }

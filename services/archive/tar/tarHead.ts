@@ -1,5 +1,5 @@
 /** Handles the start of a restore's tar: checks LXD's index before anything is sent, and adds backup.yaml if it is missing. */
-import { indexName, largestIndexBytes } from './lxdIndex.ts';
+import { indexName, largestIndexBytes } from './indexYaml.ts';
 import { fileEntry, readEntry, roundedUp, tarBlockBytes } from './tar.ts';
 
 /** The format of an index.yaml. */

@@ -1,6 +1,7 @@
 /** What clients that are restricted to projects may bring into LXD (docs/security.md): judged before a byte of it is stored, or sent to LXD. */
 import { ConfigFiles } from '../../archive/tar/configFiles.ts';
-import { type LxdIndex, type ReadOptions, readConfigFile } from '../../archive/tar/lxdIndex.ts';
+import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
+import { type ReadOptions, readConfigFile } from '../../archive/tar/lxdIndex.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Address, Config, Manifest } from '../../contract/schemas.ts';
 import type { LookAnswer } from '../../hosts/look.ts';

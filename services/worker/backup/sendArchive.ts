@@ -3,7 +3,7 @@ import type { ByteSource } from '../../archive/blocks.ts';
 import { draftParts } from '../../archive/draftParts.ts';
 import { paced } from '../../archive/pace.ts';
 import { type PartDraft, partSizeFor, partsInFlight } from '../../archive/parts.ts';
-import { largestIndexBytes } from '../../archive/tar/lxdIndex.ts';
+import { largestIndexBytes } from '../../archive/tar/indexYaml.ts';
 import { TarScanner, type TarState } from '../../archive/tar/tar.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { mapInOrder } from '../../concurrency/orderedMap.ts';
