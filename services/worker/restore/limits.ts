@@ -5,7 +5,7 @@ import type { LxdClient } from '../../lxd/client.ts';
 import { isRestricted, knownProfiles } from '../../lxd/instances.ts';
 import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';
 import { jobSubject } from '../../nats/topology.ts';
-import type { Restoring } from './restore.ts';
+import type { Restoring } from './restoring.ts';
 
 /** Asks LXD about a project, and which of these profiles it has. */
 export async function limitsOf(

@@ -13,7 +13,7 @@ import {
 import { everyInstance } from '../../lxd/inventory.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
-import type { Restoring } from './restore.ts';
+import type { Restoring } from './restoring.ts';
 
 /** Marks it, keeps LXD from starting it by itself, and gives it an identity of its own where another instance has the archive's. */
 export async function prepare(restoring: Restoring, found: LxdInstance): Promise<void> {

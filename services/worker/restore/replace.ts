@@ -17,13 +17,12 @@ import {
   setState,
   shutDown,
 } from '../../lxd/instances.ts';
-import { everyInstance } from '../../lxd/inventory.ts';
-import { beforeStart, handedBackConfig, identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
+import { beforeStart, identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
 import { changeWhatMay } from './prepare.ts';
-import { type Here, look, type Restoring } from './restore.ts';
+import { type Here, look, type Restoring } from './restoring.ts';
+import { startInstance, unlessDone, waitingOf, walkBack } from './walkBack.ts';
 
-const walkBackMs = 300_000;
 /** How long an attempt goes on with a swap whose LXD is away: between two attempts, other jobs of the instance would begin. */
 const swapPatienceMs = 60_000;
 
@@ -192,16 +191,6 @@ async function start(restoring: Restoring): Promise<void> {
   }
 }
 
-/** LXD says of a start that it failed also where a hook did, and the instance runs. */
-function startInstance(restoring: Restoring): Promise<void> {
-  const { tools, target } = restoring;
-  const waiting = waitingOf(restoring);
-  return unlessDone(
-    () => setState(tools.lxd, target, 'start', waiting),
-    async () => (await findInstance(tools.lxd, target, waiting.signal))?.status === 'Running',
-  );
-}
-
 /** What was restored had its name, and is not there any more. `isAside`: what it replaced still is. */
 export function takenAwayError({ target, replaced }: Restoring, isAside = false): LxstowError {
   const before = isAside ? `; the one before it is ${nameOf(replaced)}` : '';
@@ -221,90 +210,5 @@ export async function finishReplace({ attempt, tools, replaced }: Restoring): Pr
     attempt.warn(
       `the instance that was replaced could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
     );
-  }
-}
-
-/** From wherever a replace stopped back to its beginning: what was to give way has its name again, and runs if it ran. */
-export async function walkBack(restoring: Restoring): Promise<void> {
-  const { attempt, tools, target, imported, replaced } = restoring;
-  const { lxd } = tools;
-  const waiting = {
-    signal: AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.held]),
-    idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-  };
-  const here = await look(restoring, waiting.signal);
-  attempt.assertHeld();
-  if (here.replaced && here.target) {
-    if (!here.isIn || here.target.status === 'Running') {
-      const whose = here.isIn ? 'runs already' : 'is somebody else’s';
-      const text = `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`;
-      throw new LxstowError('conflict', text);
-    }
-    if (here.target.status !== 'Stopped') await setState(lxd, target, 'stop', waiting, true);
-    await renameInstance(lxd, target, imported.instance, waiting);
-  }
-  const { status } = attempt.operation.checkpoint?.replaced ?? {};
-  if (status === undefined) return;
-  let runs = status !== 'Stopped';
-  if (here.replaced) {
-    if (here.replaced.status !== 'Stopped') {
-      runs = true;
-      await shutDown(lxd, replaced, () => true, waiting);
-    }
-    attempt.assertHeld();
-    await renameInstance(lxd, replaced, target.instance, waiting);
-  }
-  const old = await findInstance(lxd, target, waiting.signal);
-  if (!old || !isMarked('replaced', attempt.operation.id)(old)) await handBackElsewhere(restoring, waiting.signal);
-  else await putBack(restoring, old, runs);
-}
-
-/** The instance that was to be replaced has its name: its configuration is as it was, and it runs if it did. */
-async function putBack(restoring: Restoring, { status }: LxdInstance, runs: boolean): Promise<void> {
-  const { attempt, tools, target } = restoring;
-  const { replaced } = attempt.operation.checkpoint ?? {};
-  const kept = replaced?.kept ?? {};
-  await changeWhatMay(restoring, target, beforeStart(kept), 'replaced');
-  try {
-    if (runs && status === 'Stopped') await startInstance(restoring);
-    if (replaced?.status === 'Frozen' && status !== 'Frozen')
-      await setState(tools.lxd, target, 'freeze', waitingOf(restoring));
-  } catch (error) {
-    if (isLxdAway(error) || attempt.held.aborted) throw error;
-    attempt.warn(`instance ${nameOf(target)} is back, but does not run as it did: ${asLxstowError(error).message}`);
-  }
-  await changeWhatMay(restoring, target, handedBackConfig('replaced', kept, runs), 'replaced');
-}
-
-/** Instances with our marks that somebody has renamed keep their new names, and get their configuration back. True when there were any. */
-export async function handBackElsewhere(restoring: Restoring, signal: AbortSignal): Promise<boolean> {
-  const { attempt, tools, imported, replaced } = restoring;
-  const { id, checkpoint } = attempt.operation;
-  const own = [imported.instance, replaced.instance];
-  let found = false;
-  for await (const { address, instance } of everyInstance(tools.lxd, signal)) {
-    if (own.includes(address.instance)) continue;
-    for (const kind of ['replaced', 'restored'] as const) {
-      if (!isMarked(kind, id)(instance)) continue;
-      found = true;
-      const kept = kind === 'replaced' ? checkpoint?.replaced?.kept : checkpoint?.kept;
-      await changeWhatMay(restoring, address, handedBackConfig(kind, kept ?? {}, true), kind);
-      attempt.warn(`${nameOf(address)} was ${kind}, and has been renamed by somebody; it is ${instance.status}`);
-    }
-  }
-  return found;
-}
-
-/** Only the loss of the lease ends these steps: neither a cancel nor the end of the worker may leave them half done. */
-function waitingOf({ attempt, tools }: Restoring) {
-  return { signal: attempt.held, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
-}
-
-/** LXD may report the failure of a step that took effect, or forget it when it is restarted. */
-async function unlessDone(step: () => Promise<void>, isDone: () => Promise<boolean>): Promise<void> {
-  try {
-    await step();
-  } catch (error) {
-    if (isCode(error, 'lxd-unavailable') || isCode(error, 'lease-lost') || !(await isDone())) throw error;
   }
 }

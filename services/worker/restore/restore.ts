@@ -12,81 +12,27 @@ import { Forward } from '../../lxd/forward.ts';
 import {
   deleteInstance,
   ensureProfiles,
-  findInstance,
   type LxdInstance,
   nameOf,
   poolDriver,
   projectExists,
 } from '../../lxd/instances.ts';
 import { handedBackConfig, identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
-import { importedName, parseOwnName, renamed, replacedName } from '../../lxd/ownNames.ts';
+import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
 import { claimKey, removal } from '../../nats/topology.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';
 import { assertMayBring } from './limits.ts';
 import { changeWhatMay, prepare } from './prepare.ts';
-import {
-  assertReplaceable,
-  finishReplace,
-  giveUp,
-  handBackElsewhere,
-  swap,
-  takeName,
-  takenAwayError,
-  walkBack,
-} from './replace.ts';
+import { assertReplaceable, finishReplace, giveUp, swap, takeName, takenAwayError } from './replace.ts';
+import { type Here, look, type Restoring, restoringOf } from './restoring.ts';
+import { handBackElsewhere, walkBack } from './walkBack.ts';
 
 /** LXD has not been seen to leave more than one volume. */
 const mostNames = 4;
 /** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
 const undoMs = 3_600_000;
-
-/** A restore under way. */
-export interface Restoring {
-  job: JobOf<'restore'>;
-  attempt: Attempt;
-  tools: Tools;
-  /** Whose backup it is. */
-  source: BackupAddress;
-  /** The instance that is to be, by the name that was asked for. */
-  target: Address;
-  /** What is restored, under the name of ours that it has until it takes `target`'s. */
-  imported: Address;
-  /** What gives way with `replace`, under the name of ours that it has from then on. */
-  replaced: Address;
-}
-
-/** What is there now, by those names. */
-export interface Here {
-  target: LxdInstance | undefined;
-  imported: LxdInstance | undefined;
-  replaced: LxdInstance | undefined;
-  /** What is restored has the target's name. */
-  isIn: boolean;
-}
-
-function restoringOf(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Restoring {
-  const { address, body } = job;
-  const { id, checkpoint } = attempt.operation;
-  return {
-    job,
-    attempt,
-    tools,
-    source: { ...address, ...body.source, backup: body.backup },
-    target: address,
-    imported: renamed(address, importedName(id, checkpoint?.importName)),
-    replaced: renamed(address, replacedName(id)),
-  };
-}
-
-/** Looks what is there. */
-export async function look({ attempt, tools, ...at }: Restoring, signal: AbortSignal): Promise<Here> {
-  const find = (address: Address) => findInstance(tools.lxd, address, signal);
-  const [target, imported, replaced] = await Promise.all([find(at.target), find(at.imported), find(at.replaced)]);
-  const isIn = target !== undefined && isMarked('restored', attempt.operation.id)(target);
-  return { target, imported, replaced, isIn };
-}
 
 export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
   const restoring = restoringOf(job, attempt, tools);
