@@ -5,7 +5,8 @@ import type { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
-import type { Lease, Leases } from '../coordination/leases.ts';
+import { Claim } from '../coordination/claims.ts';
+import type { Leases } from '../coordination/leases.ts';
 import { claimKey, removal } from '../nats/topology.ts';
 import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -103,41 +104,5 @@ export class Transfers {
       log.warn('exporting without a claim', { ...address, error });
       return new Claim(undefined, heartbeatMs, log);
     }
-  }
-}
-
-/** A claim on a backup, renewed until it is given back. */
-export class Claim implements AsyncDisposable {
-  readonly #lease: Lease | undefined;
-  readonly #log: Log;
-  readonly #heartbeat: NodeJS.Timeout;
-  #released = false;
-
-  constructor(lease: Lease | undefined, heartbeatMs: number, log: Log) {
-    this.#lease = lease;
-    this.#log = log;
-    this.#heartbeat = setInterval(() => void this.#renew(), heartbeatMs);
-  }
-
-  /** Throws lease-lost unless the claim is surely still ours: before every step that a deletion must not cross. */
-  assertHeld(): void {
-    this.#lease?.assertHeld();
-  }
-
-  async #renew(): Promise<void> {
-    // Lost, a reading goes on: what is deleted then cuts it.
-    await this.#lease?.renew().catch((error) => this.#log.debug('claim not renewed', { error }));
-  }
-
-  /** Gives the claim back. One that cannot be given back ends by its TTL. */
-  async release(): Promise<void> {
-    if (this.#released) return;
-    this.#released = true;
-    clearInterval(this.#heartbeat);
-    await this.#lease?.release().catch((error) => this.#log.warn('claim not given back, it will expire', { error }));
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release();
   }
 }

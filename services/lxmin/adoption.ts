@@ -16,8 +16,8 @@ import {
   type Profile,
   type Tags,
 } from '../contract/schemas.ts';
+import { Claim } from '../coordination/claims.ts';
 import type { Lease } from '../coordination/leases.ts';
-import { Claim } from '../gateway/transfers.ts';
 import type { Intake, IntakeTools } from '../intake/intake.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 import { claimKey } from '../nats/topology.ts';

@@ -7,12 +7,12 @@ import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type BackupAddress, contentTypes, type Manifest } from '../../contract/schemas.ts';
+import type { Claim } from '../../coordination/claims.ts';
 import { clientOf } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { addressing, checkIfMatch, ended, namesEtag, query, traceOfRequest } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
-import type { Claim } from '../transfers.ts';
 
 /** One part is sent, the next one read. */
 const partsAhead = 2;
