@@ -4,9 +4,9 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import schema from '../../schemas/config.json' with { type: 'json' };
-import { parseBandwidth } from '../concurrency/rateLimit.ts';
 import { LxstowError } from './errors.ts';
 import { type Config, check } from './schemas.ts';
+import { parseBandwidth } from './timetable.ts';
 
 interface Node {
   type?: string;

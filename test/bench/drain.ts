@@ -1,8 +1,9 @@
 /** How fast the run loop is by itself: queued jobs that do nothing, with all that is written and read for a real one. */
 import { Threads } from '../../services/archive/compression/threads.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { Bandwidth, parseBandwidth } from '../../services/concurrency/rateLimit.ts';
+import { Bandwidth } from '../../services/concurrency/rateLimit.ts';
 import { loadConfig } from '../../services/contract/config.ts';
+import { parseBandwidth } from '../../services/contract/timetable.ts';
 import { Leases } from '../../services/coordination/leases.ts';
 import { Nudges } from '../../services/coordination/nudges.ts';
 import { Reservations } from '../../services/coordination/reservations.ts';

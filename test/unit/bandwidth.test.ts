@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { inPieces, paced } from '../../services/archive/pace.ts';
-import { Bandwidth, type Clock, parseBandwidth, rateAt } from '../../services/concurrency/rateLimit.ts';
+import { Bandwidth, type Clock } from '../../services/concurrency/rateLimit.ts';
 import { loadConfig } from '../../services/contract/config.ts';
+import { parseBandwidth, rateAt } from '../../services/contract/timetable.ts';
 
 const off = Number.POSITIVE_INFINITY;
 const mib = 2 ** 20;
