@@ -243,3 +243,9 @@ function get(target: unknown, path: string[]): unknown {
 function remove(target: object, path: string[]): void {
   delete (get(target, path.slice(0, -1)) as Record<string, unknown>)[path.at(-1) ?? ''];
 }
+
+export function knownRemote(remote: string, remotes: string[]): string {
+  if (!remotes.includes(remote))
+    throw new LxstowError('not-found', `remote ${remote} does not exist; there are: ${remotes.join(', ')}`);
+  return remote;
+}

@@ -1,5 +1,6 @@
 /** What requests carry, read and checked. */
 import type { Request, Response } from 'express';
+import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import {
   type Address,
@@ -89,12 +90,6 @@ export function placeOf(
     remote: remotes ? knownRemote(remote, remotes) : remote,
     project: query(request, 'project', 'names.json#/$defs/projectName') ?? 'default',
   };
-}
-
-export function knownRemote(remote: string, remotes: string[]): string {
-  if (!remotes.includes(remote))
-    throw new LxstowError('not-found', `remote ${remote} does not exist; there are: ${remotes.join(', ')}`);
-  return remote;
 }
 
 /** The JSON body; nothing, null and "" mean {}, as LXD's clients send them. */

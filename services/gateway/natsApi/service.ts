@@ -2,6 +2,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHeader, Svcm } from '@nats-io/services';
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
+import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import { parseJson } from '../../contract/json.ts';
 import { type Address, check } from '../../contract/schemas.ts';
@@ -11,7 +12,6 @@ import { all, apiSubject, parseApiSubject } from '../../nats/topology.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { auditOverNats } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { knownRemote } from '../http/requests.ts';
 import { type Endpoint, endpoints } from './endpoints.ts';
 
 export interface NatsService {

@@ -1,5 +1,6 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 import { type Request, type Response, Router } from 'express';
+import { knownRemote } from '../../contract/config.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import {
   type Address,
@@ -23,7 +24,6 @@ import {
   ended,
   endpointOf,
   flag,
-  knownRemote,
   listedProject,
   placeOf,
   query,

@@ -1,5 +1,6 @@
 /** Runs: batches of backups, each one thing. */
 import { type Request, Router } from 'express';
+import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
@@ -7,16 +8,7 @@ import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import type { Client } from '../access/apiClient.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import {
-  bodyOf,
-  endpointOf,
-  knownRemote,
-  parameter,
-  query,
-  requestorOf,
-  tagsOf,
-  traceOfRequest,
-} from '../http/requests.ts';
+import { bodyOf, endpointOf, parameter, query, requestorOf, tagsOf, traceOfRequest } from '../http/requests.ts';
 import { started, sync } from '../http/respond.ts';
 import { assertAllOfIt, cancelRun, childPage, runPage, visibleRun } from '../views/runView.ts';
 

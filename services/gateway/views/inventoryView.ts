@@ -1,11 +1,12 @@
 /** What is there on the remotes, asked of their workers side by side. */
 import type { Request, Response } from 'express';
+import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, type LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { askInventory, type InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { knownRemote, query } from '../http/requests.ts';
+import { query } from '../http/requests.ts';
 
 /** The remotes that a request means: `?target=`, or all, the default one first. */
 export function remotesOf(request: Request, { remotes, gateway }: Config): string[] {
