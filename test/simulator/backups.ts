@@ -8,7 +8,8 @@ import { pack } from './archive.ts';
 import { about, instanceView, poolView } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
 import type { Dialect, Operation, Operations } from './operations.ts';
-import { accepted, type Call, Refusal, type Routes, sync } from './server.ts';
+import { accepted } from './operations.ts';
+import { type Call, Refusal, type Routes, sync } from './server.ts';
 import type { Backup, Instance, State } from './state.ts';
 
 const compressors = ['none', 'bzip2', 'gzip', 'lzma', 'pigz', 'pzstd', 'squashfs', 'xz', 'zstd'];

@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { errorText, type Log } from '../lab/run.ts';
 import type { Dialect, Operations } from './operations.ts';
-import { accepted, type Call, created, Refusal, type Routes, sync, tagged } from './server.ts';
+import { accepted } from './operations.ts';
+import { type Call, created, Refusal, type Routes, sync, tagged } from './server.ts';
 import type { Instance, Profile, State } from './state.ts';
 
 export const simulatedVersion = '5.0.2';

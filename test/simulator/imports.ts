@@ -12,7 +12,8 @@ import { interrupted } from './backups.ts';
 import { about, fullView, instanceView, withProject } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
 import type { Dialect, Operations } from './operations.ts';
-import { accepted, type Call, Refusal, type Routes, sync } from './server.ts';
+import { accepted } from './operations.ts';
+import { type Call, Refusal, type Routes, sync } from './server.ts';
 import { type Instance, rootDisk, type State } from './state.ts';
 
 /** The first bytes of gzip, bzip2, xz and zstd. */

@@ -1,7 +1,7 @@
 /** LXD's operations: what runs on after the answer, and is forgotten 5 s after its end. */
 import { randomUUID } from 'node:crypto';
 import { errorText } from '../lab/run.ts';
-import { Refusal, type Routes, refusal, sync } from './server.ts';
+import { type Answer, envelope, Refusal, type Routes, refusal, sync } from './server.ts';
 
 const forgottenAfterMs = 5_000;
 /** In which of the ways that have been seen an LXD speaks of its operations. */
@@ -175,4 +175,17 @@ async function within(promise: Promise<void>, seconds: number, signal: AbortSign
   } finally {
     clearTimeout(timer);
   }
+}
+
+export function accepted(operation: Operation): Answer {
+  return {
+    status: 202,
+    headers: { location: operation.path },
+    body: {
+      ...envelope({ type: 'async', metadata: operation }),
+      status: 'Operation created',
+      status_code: 100,
+      operation: operation.path,
+    },
+  };
 }

@@ -9,7 +9,6 @@ import {
 import { json } from 'node:stream/consumers';
 import { errorText, type Log } from '../lab/run.ts';
 import type { Faults } from './faults.ts';
-import type { Operation } from './operations.ts';
 
 type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
@@ -19,7 +18,7 @@ type Handler = (call: Call) => Answer | undefined | Promise<Answer | undefined>;
 /** Handlers by path, where `{name}` stands for a segment, and by method. */
 export type Routes = Record<string, Partial<Record<Method, Handler>>>;
 
-interface Answer {
+export interface Answer {
   status: number;
   headers: OutgoingHttpHeaders;
   body: object;
@@ -61,20 +60,7 @@ export function created(location: string): Answer {
   return { ...sync(null), status: 201, headers: { location } };
 }
 
-export function accepted(operation: Operation): Answer {
-  return {
-    status: 202,
-    headers: { location: operation.path },
-    body: {
-      ...envelope({ type: 'async', metadata: operation }),
-      status: 'Operation created',
-      status_code: 100,
-      operation: operation.path,
-    },
-  };
-}
-
-function envelope({ type, metadata }: { type: string; metadata: unknown }) {
+export function envelope({ type, metadata }: { type: string; metadata: unknown }) {
   return { type, status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata };
 }
 
