@@ -15,7 +15,7 @@ import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, visibleRun } from '../views/runView.ts';
-import type { Endpoint, Question } from './endpoints.ts';
+import type { Endpoint, Question } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;

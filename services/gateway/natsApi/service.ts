@@ -12,7 +12,8 @@ import { all, apiSubject, parseApiSubject } from '../../nats/topology.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { auditOverNats } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { type Endpoint, endpoints } from './endpoints.ts';
+import type { Endpoint } from './endpoint.ts';
+import { endpoints } from './endpoints.ts';
 
 export interface NatsService {
   /** Takes no new requests; resolves when those under way are answered, or so much time has passed. */
