@@ -7,8 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { pack } from './archive.ts';
 import { about, instanceView, poolView } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
-import type { Dialect, Operation, Operations } from './operations.ts';
-import { accepted } from './operations.ts';
+import { accepted, type Dialect, type Operation, type Operations } from './operations.ts';
 import { type Call, Refusal, type Routes, sync } from './server.ts';
 import type { Backup, Instance, State } from './state.ts';
 

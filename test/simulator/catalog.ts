@@ -2,8 +2,7 @@
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { errorText, type Log } from '../lab/run.ts';
-import type { Dialect, Operations } from './operations.ts';
-import { accepted } from './operations.ts';
+import { accepted, type Dialect, type Operations } from './operations.ts';
 import { type Call, created, Refusal, type Routes, sync, tagged } from './server.ts';
 import type { Instance, Profile, State } from './state.ts';
 

@@ -11,8 +11,7 @@ import { readIndex, unpack } from './archive.ts';
 import { interrupted } from './backups.ts';
 import { about, fullView, instanceView, withProject } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
-import type { Dialect, Operations } from './operations.ts';
-import { accepted } from './operations.ts';
+import { accepted, type Dialect, type Operations } from './operations.ts';
 import { type Call, Refusal, type Routes, sync } from './server.ts';
 import { type Instance, rootDisk, type State } from './state.ts';
 

@@ -2,8 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Address, Operation, Run, RunChild } from '../../services/contract/schemas.ts';
-import { faultsOf } from '../../services/contract/schemas.ts';
+import { type Address, faultsOf, type Operation, type Run, type RunChild } from '../../services/contract/schemas.ts';
 import { runNoticeOf } from '../../services/notices/runNotice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';

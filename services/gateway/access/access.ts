@@ -9,8 +9,7 @@ import type { Role } from '../../contract/schemas.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
 import { shownRun } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
-import type { Client } from './apiClient.ts';
-import { clientOf, mayTouch } from './apiClient.ts';
+import { type Client, clientOf, mayTouch } from './apiClient.ts';
 
 interface Rule {
   /** Of all methods when absent. */

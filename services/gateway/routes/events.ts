@@ -2,8 +2,7 @@
 import type { TLSSocket } from 'node:tls';
 import { type Request, Router } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Client } from '../access/apiClient.ts';
-import { clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
+import { type Client, clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
 import { type EventType, eventTypes } from '../events/lxdEvents.ts';
 import { websocketOf } from '../events/upgrade.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
