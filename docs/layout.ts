@@ -1,0 +1,81 @@
+/** Holds services/ against the table of floors in docs/architecture.md: `node docs/layout.ts`, part of `npm run check`. Circles are Biome's: noImportCycles. */
+import { glob, readFile } from 'node:fs/promises';
+import { basename, dirname, join, normalize } from 'node:path/posix';
+
+/** Folders of many files that are each one of a kind: names may be those of other folders' files. */
+const ofAKind = ['routes', 'commands', 'doctor'];
+/** Programs: only their main.ts is imported from elsewhere. */
+const programs = ['gateway', 'worker'];
+/** What is imported from outside of services/, and by whom. */
+const outside = { folder: 'contract', paths: /^(schemas\/|package\.json$)/ };
+/** What is not so yet, and why. One that nothing needs any more is a fault itself. */
+const exceptions: Record<string, string> = {
+  'services/gateway/app.ts imports docs/openapi.json':
+    'the gateway answers GET /1.0/openapi.json with it, and takes the methods of each path from it (docs/adr/0033-layout.md)',
+};
+
+const row = /^\| `([a-z]\w*)\/?` \|/i;
+
+/** The folders of services/, from the top floor down, as the page has them. */
+export function floorsIn(page: string): string[] {
+  const section = page.split(/^## /m).find((each) => each.startsWith('Floors\n')) ?? '';
+  return section.split('\n').flatMap((line) => row.exec(line)?.[1] ?? []);
+}
+
+/** What is wrong, a sentence each. `files`: path and text of each file in services/; `allowed`: imports, as `<file> imports <file>`. */
+export function faultsOfLayout(files: Map<string, string>, floors: string[], allowed: string[] = []): string[] {
+  const faults: string[] = [];
+  const byName = Map.groupBy(files.keys(), (path) => basename(path));
+  for (const [name, paths] of byName) {
+    const free = (path: string) => ofAKind.some((folder) => path.split('/').includes(folder));
+    if (name !== 'main.ts' && paths.filter((path) => !free(path)).length > 1)
+      faults.push(`${paths.join(' and ')}: a file name is used once`);
+  }
+  const folders = new Set([...files.keys()].map(folderOf));
+  for (const folder of folders)
+    if (!floors.includes(folder)) faults.push(`services/${folder}: not in docs/architecture.md's table of floors`);
+  for (const folder of floors) if (!folders.has(folder)) faults.push(`services/${folder}: a floor without files`);
+  const unneeded = new Set(allowed);
+  for (const [path, text] of files)
+    for (const target of importsOf(path, text)) {
+      const why = refused(folderOf(path), target, floors);
+      if (why && !unneeded.delete(`${path} imports ${target}`)) faults.push(`${path} imports ${target}: ${why}`);
+    }
+  for (const each of unneeded) faults.push(`${each}: an exception that nothing needs`);
+  return faults;
+}
+
+function refused(from: string, target: string, floors: string[]): string | undefined {
+  if (!target.startsWith('services/')) {
+    if (from === outside.folder && outside.paths.test(target)) return undefined;
+    return `of what is outside of services/, only ${outside.folder} imports, and only schemas and package.json`;
+  }
+  const to = folderOf(target);
+  if (to === from) return undefined;
+  if (floors.indexOf(to) < floors.indexOf(from)) return `${to} stands above ${from}`;
+  if (programs.includes(to) && target !== `services/${to}/main.ts`) return `${to} is a program, and not a library`;
+  return undefined;
+}
+
+/** `services/gateway/http/requests.ts` is in `gateway`; a file that is loose has none, and is named itself. */
+function folderOf(path: string): string {
+  return path.split('/')[1] ?? path;
+}
+
+/** Each relative path of a module in the file: static, dynamic, of a type, or a thread's. */
+function importsOf(path: string, text: string): string[] {
+  return [...text.matchAll(/['"](\.{1,2}\/[^'"\s]+\.(?:ts|json))['"]/g)].map(([, found = '']) =>
+    normalize(join(dirname(path), found)),
+  );
+}
+
+if (import.meta.main) {
+  const root = join(import.meta.dirname, '..');
+  const files = new Map<string, string>();
+  for await (const path of glob('services/**/*.ts', { cwd: root }))
+    files.set(path, await readFile(join(root, path), 'utf8'));
+  const floors = floorsIn(await readFile(join(root, 'docs/architecture.md'), 'utf8'));
+  const faults = faultsOfLayout(files, floors, Object.keys(exceptions));
+  for (const fault of faults) console.error(fault);
+  if (faults.length > 0) process.exit(1);
+}
