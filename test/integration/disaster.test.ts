@@ -19,7 +19,7 @@ import { assertSame, succeeded } from './stack.ts';
 const quiet = () => undefined;
 const found = process.env.LXSTOW_LAB_LXD_SOCKET
   ? { available: false, reason: 'an empty LXD can only be one of our own' }
-  : await findLxd(quiet);
+  : await findLxd(quiet, undefined, 'lxd');
 const skip = found.available ? false : found.reason;
 
 describe('when all else burned', { timeout: 600_000, skip }, () => {
@@ -41,7 +41,7 @@ describe('when all else burned', { timeout: 600_000, skip }, () => {
 
   /** Lives, backs up, and burns. */
   async function attic(): Promise<void> {
-    await using lxd = await startLxd({ name: 'attic', log: quiet });
+    await using lxd = await startLxd({ engine: 'lxd', name: 'attic', log: quiet });
     await using nats = await startNats({ name: 'attic', log: quiet });
     await using stow = await startLxstow({
       name: 'attic',

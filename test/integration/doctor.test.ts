@@ -422,7 +422,11 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     // Btrfs counts what is on the disk.
     await real.lxc(['exec', 'large', '--', '/bin/busybox', 'sync']);
     const of = async () => (await doctor({}, '--only', 'lxd', 'worker')).findings;
-    found(await of(), 'ok', /where LXD writes backups; (how large its instances are, it does not say|the largest)/);
+    found(
+      await of(),
+      'ok',
+      /where (LXD|Incus) writes backups; (how large its instances are, it does not say|the largest)/,
+    );
     await real.lxc(['storage', 'volume', 'create', real.pool, 'backups', 'size=20MiB']);
     await real.lxc(['config', 'set', 'storage.backups_volume', `${real.pool}/backups`]);
     // Btrfs says how large an instance is when it has counted; until then there is the average of the pool.
