@@ -431,9 +431,9 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     await real.lxc(['config', 'set', 'storage.backups_volume', `${real.pool}/backups`]);
     // Btrfs says how large an instance is when it has counted; until then there is the average of the pool.
     const full = (await of()).find(({ finding }) => /in volume \w+\/backups/.test(finding));
-    assert.match(full?.finding ?? '', /^\d+ MiB are free in .*on a full disk LXD's backup never ends$/);
+    assert.match(full?.finding ?? '', /^\d+ MiB are free in .*on a full disk (LXD|Incus)'s backup never ends$/);
     assert.notEqual(full?.level, 'ok');
-    assert.match(full?.advice ?? '', /lxc storage volume set/);
+    assert.match(full?.advice ?? '', /(lxc|incus) storage volume set/);
     await real.lxc(['config', 'unset', 'storage.backups_volume']);
   });
 
