@@ -83,6 +83,15 @@ describe('the head of a tar', () => {
     ],
     ['is optimized', tarOf(index('optimized: true\n'), 'backup/container.bin')],
     ['has an index that another program wrote', tarOf(`name: c1\nconfig: {container: {}}\n`, ...root)],
+    [
+      'hides a config in a value',
+      tarOf(`name: "c1\nconfig:\n  container: {}\n"\n'config': {container: {}}\n`, ...root),
+    ],
+    ['has two configs', tarOf(`${index()}config:\n  container: {}\n`, ...root)],
+    [
+      'has its backup.yaml before the index',
+      Buffer.concat([fileEntry('backup/container/backup.yaml', Buffer.from(config)), tarOf(index(), ...root)]),
+    ],
     ['has no index', tarOf('').subarray(512)],
     ['ends early', tarOf(index(), ...root).subarray(0, 700)],
     ['is nothing of LXD’s', Buffer.alloc(5000, 'x')],

@@ -76,6 +76,8 @@ function look(head: Buffer): Found | undefined {
       continue;
     }
     const [inVolume, kind, file] = volumeFile.exec(entry.name) ?? [];
+    // LXD writes the index first. A backup.yaml before it was judged with the archive: ours would replace it.
+    if (!found && inVolume) return { config: '', end: 0, lacks: undefined };
     if (!found || !inVolume || (file !== undefined && file < backupFile)) continue;
     // LXD writes a volume's files in order of their names.
     if (file !== backupFile)
@@ -90,8 +92,17 @@ const backupFile = 'backup.yaml';
 const volumeFile =
   /^backup\/(container|snapshots\/[^/]+|virtual-machine|virtual-machine-snapshots\/[^/]+?)(?:\/(.+)|\.img)$/;
 
-/** Extracts the lines of `config`, without the two spaces by which Go's YAML indents them. Empty when the index is formatted differently. */
+/**
+ * Extracts the lines of `config`, without the two spaces by which Go's YAML indents them. Empty when the index is formatted differently: every line at the
+ * margin must be a key or an item with its value on that line, so that no text inside a value can be taken for `config`.
+ */
 function configOf(index: string): string {
+  const atMargin = index.split('\n').filter((line) => /^[^ ]/.test(line));
+  if (!atMargin.every((line) => goLine.test(line))) return '';
+  if (atMargin.filter((line) => line.startsWith('config:')).length !== 1) return '';
   const [, lines = ''] = /^config:\n((?: {2}.*\n|\n)+)/m.exec(index) ?? [];
   return lines.replace(/^ {2}/gm, '');
 }
+
+/** `key:`, `key: value` or `- value`; the value plain, or quoted and whole. */
+const goLine = /^(?:[a-z_]+:|(?:[a-z_]+:|-) (?:[^\s"'|>&*!{[?%@`#].*|"[^"\\]*"|'[^']*'|\[\]|\{\}))$/;
