@@ -1,4 +1,5 @@
 /** The findings of `lxstow doctor`: what was checked, the result, and what to do. */
+import { until } from '../concurrency/until.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -66,15 +67,6 @@ export async function examine(area: Area, check: Check, patient: Omit<Patient, '
     else report('problem', messageOf(thrown), 'Look into the log of gateway and worker.');
   }
   return findings;
-}
-
-/** Returns the result of `promise`, unless the signal aborts first: not every call takes a signal. */
-export async function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(signal.reason);
-  if (signal.aborted) abort();
-  signal.addEventListener('abort', abort, { once: true });
-  return Promise.race([promise, aborted]).finally(() => signal.removeEventListener('abort', abort));
 }
 
 export function messageOf(thrown: unknown): string {

@@ -6,6 +6,7 @@ import { access, constants } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
+import { until } from '../concurrency/until.ts';
 import { stateDir } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { hostOf } from '../notices/allowedEndpoints.ts';
@@ -13,7 +14,7 @@ import { isInTime } from '../trust/certificates.ts';
 import { ownFiles } from '../trust/serverCertificate.ts';
 import { certificateFiles } from '../trust/trustDirectory.ts';
 import { examinePair, judgeDates, readCertificates } from './certificates.ts';
-import { briefly, messageOf, type Patient, type Report, until } from './finding.ts';
+import { briefly, messageOf, type Patient, type Report } from './finding.ts';
 
 export async function examineGateway({ config, env, signal }: Patient, report: Report): Promise<void> {
   const { gateway } = config;

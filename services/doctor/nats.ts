@@ -1,6 +1,7 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
 import { randomBytes } from 'node:crypto';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
+import { until } from '../concurrency/until.ts';
 import { readText } from '../contract/config.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -34,7 +35,7 @@ import {
   runsToken,
 } from '../nats/topology.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
-import { answerMs, briefly, messageOf, type Patient, type Report, type Role, until } from './finding.ts';
+import { answerMs, briefly, messageOf, type Patient, type Report, type Role } from './finding.ts';
 
 /** The name of an instance, project or stream that does not exist. */
 const nobody = 'lxstow-doctor';

@@ -5,13 +5,14 @@ import https from 'node:https';
 import { crc32 } from 'node:zlib';
 import { Client } from 'minio';
 import { crcInS3 } from '../archive/sums.ts';
+import { until } from '../concurrency/until.ts';
 import { readText } from '../contract/config.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
 import { clientOptions, createS3Store, isNoBucket } from '../storage/s3.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
-import { answerMs, briefly, messageOf, type Patient, type Report, until } from './finding.ts';
+import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
 
 const probe = 'lxstow-doctor-';
 /** S3 refuses requests signed by a clock that is further off. */

@@ -3,11 +3,10 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { type Nats, natsFailure } from '../nats/connection.ts';
-import { batchOf, isGone } from '../nats/stream.ts';
+import { scan } from '../nats/stream.ts';
 import { instanceKey, instancesBucket, inventoryKey, parseInstanceKey } from '../nats/topology.ts';
 
 const stream = `KV_${instancesBucket}`;
-const subjectPrefix = `$KV.${instancesBucket}.`;
 
 /** The last inventory of a remote. */
 export interface Inventory {
@@ -63,11 +62,12 @@ export class FleetStore {
   /** All records of a remote, as one scan finds them, by key. */
   async recordsOf(remote: string): Promise<Map<string, StoredRecord>> {
     const found = new Map<string, StoredRecord>();
-    await scan(this.#nats, 1, `${subjectPrefix}${remote}.*.*`, (key, revision, value) => {
+    const see = (key: string, revision: number, value: Uint8Array | undefined) => {
       const address = parseInstanceKey(key);
       if (!address || value === undefined) found.delete(key);
-      else found.set(key, { address, revision, record: JSON.parse(value) as InstanceRecord });
-    });
+      else found.set(key, { address, revision, record: parsed<InstanceRecord>(value) });
+    };
+    await scan(this.#nats, instancesBucket, see, { keys: `${remote}.*.*` });
     return found;
   }
 
@@ -138,7 +138,7 @@ export class FleetView {
       const now = performance.now();
       if (created !== this.#created || state.last_seq + 1 < this.#next || now - this.#readAt > staleMs) this.#clear();
       if (state.last_seq >= this.#next)
-        await scan(this.#nats, this.#next, undefined, (...entry) => this.#take(...entry));
+        await scan(this.#nats, instancesBucket, (...entry) => this.#take(...entry), { from: this.#next });
       this.#created = created;
       this.#readAt = now;
     } catch (error) {
@@ -146,18 +146,18 @@ export class FleetView {
     }
   }
 
-  #take(key: string, revision: number, value: string | undefined): void {
+  #take(key: string, revision: number, value: Uint8Array | undefined): void {
     this.#next = revision + 1;
     const address = parseInstanceKey(key);
     if (!address) {
-      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', JSON.parse(value) as Inventory);
+      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', parsed<Inventory>(value));
       return;
     }
     const known = this.#known.get(key);
-    if (value !== undefined && known) known.record = JSON.parse(value) as InstanceRecord;
+    if (value !== undefined && known) known.record = parsed<InstanceRecord>(value);
     else if (value !== undefined) {
       const cursor = `${address.remote}/${address.project}/${address.instance}`;
-      this.#known.set(key, { address, cursor, record: JSON.parse(value) as InstanceRecord });
+      this.#known.set(key, { address, cursor, record: parsed<InstanceRecord>(value) });
       this.#sorted = undefined;
     } else if (this.#known.delete(key)) this.#sorted = undefined;
   }
@@ -171,21 +171,6 @@ export class FleetView {
   }
 }
 
-/** Calls `see` with each entry from this revision on, in the order of revisions; a removed one has no value. */
-async function scan(
-  nats: Nats,
-  from: number,
-  subject: string | undefined,
-  see: (key: string, revision: number, value: string | undefined) => void,
-): Promise<void> {
-  let next = from;
-  let full: boolean;
-  do {
-    const batch = await batchOf(nats, stream, next, subject);
-    ({ full } = batch);
-    for (const { subject, seq, header, data } of batch.messages) {
-      next = seq + 1;
-      see(subject.slice(subjectPrefix.length), seq, isGone(header) ? undefined : Buffer.from(data).toString());
-    }
-  } while (full);
+function parsed<T>(value: Uint8Array): T {
+  return JSON.parse(Buffer.from(value).toString()) as T;
 }

@@ -1,4 +1,5 @@
 /** What a gateway says of the whole, at each scrape, as NATS tells it: the queue, outages, and the state of each instance. */
+import { until } from '../concurrency/until.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
 import { instanceStates as allStates, statusOf } from '../fleet/judge.ts';
@@ -96,13 +97,4 @@ export class Gauges {
       log.warn('the state of instances is not known; what was known is still said', { error });
     }
   }
-}
-
-/** What `promise` says, unless the signal aborts first. */
-function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(signal.reason);
-  if (signal.aborted) abort();
-  signal.addEventListener('abort', abort, { once: true });
-  return Promise.race([promise, aborted]).finally(() => signal.removeEventListener('abort', abort));
 }

@@ -54,7 +54,7 @@ export async function lastOf(nats: Nats, stream: string, subject: string): Promi
  * is overwritten during the listing comes again, later. A batch that is not `full` reached the end: the list was complete at that moment. Any replica of
  * the stream may answer. Throws the client's errors.
  */
-export async function batchOf(
+async function batchOf(
   { jsm }: Nats,
   stream: string,
   seq: number,
@@ -79,6 +79,35 @@ export async function batchOf(
     return { messages: await promise, full: messages.length === batchSize };
   } finally {
     clearTimeout(stalled);
+  }
+}
+
+/** Where a scan begins, and what of. */
+export interface ScanOptions {
+  /** The revision of the first entry. Default: the first one. */
+  from?: number;
+  /** Only keys that match. */
+  keys?: string;
+}
+
+/**
+ * Calls `see` with each entry of a bucket, in the order of revisions; one that is deleted has no value. An entry that changes during the scan comes again,
+ * later; a KV watch would sometimes miss it. When it resolves, nothing was missing at some moment since the call. Throws the client's errors.
+ */
+export async function scan(
+  nats: Nats,
+  bucket: string,
+  see: (key: string, revision: number, value: Uint8Array | undefined) => void,
+  { from = 1, keys }: ScanOptions = {},
+): Promise<void> {
+  const prefix = `$KV.${bucket}.`;
+  for (let next = from; ; ) {
+    const { messages, full } = await batchOf(nats, `KV_${bucket}`, next, keys && prefix + keys);
+    for (const { subject, seq, header, data } of messages) {
+      next = seq + 1;
+      see(subject.slice(prefix.length), seq, isGone(header) ? undefined : data);
+    }
+    if (!full) return;
   }
 }
 

@@ -5,6 +5,7 @@
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Config, Notice, Operation, Run } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
+import { isGone } from '../nats/stream.ts';
 import { runsToken } from '../nats/topology.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
@@ -31,7 +32,8 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
   for await (const message of pulled(consumer, async () => atOnce, stop, log)) {
     let notices: QueuedNotice[];
     try {
-      notices = of === 'runs' ? runNoticesIn(message, config) : noticesIn(message, config);
+      if (message.headers && isGone(message.headers)) notices = [];
+      else notices = of === 'runs' ? runNoticesIn(message, config) : noticesIn(message, config);
     } catch (error) {
       log.error('not an operation', { subject: message.subject, error });
       message.term('not an operation');
@@ -47,9 +49,8 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
   }
 }
 
-/** One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended or was removed. */
+/** One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
-  if (message.headers?.has('KV-Operation') || message.headers?.has('Nats-Marker-Reason')) return [];
   const operation = message.json<Operation>();
   const notice = noticeOf(operation);
   if (!notice) return [];
@@ -59,7 +60,6 @@ function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
 }
 
 function runNoticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
-  if (message.headers?.has('KV-Operation') || message.headers?.has('Nats-Marker-Reason')) return [];
   const run = message.json<Run>();
   const notice = runNoticeOf(run);
   if (!notice) return [];

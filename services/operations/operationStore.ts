@@ -3,7 +3,7 @@ import type { KvEntry } from '@nats-io/kv';
 import type { Operation } from '../contract/schemas.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { type Nats, natsFailure } from '../nats/connection.ts';
-import { batchOf, isGone } from '../nats/stream.ts';
+import { scan } from '../nats/stream.ts';
 import { operationKey, operationsBucket } from '../nats/topology.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
 import { isFinal } from './operation.ts';
@@ -59,22 +59,12 @@ export class OperationStore {
   async list(): Promise<Operation[]> {
     this.#nats.assertConnected();
     try {
-      // By subject, because an operation that changes during the listing comes again, later. A KV watch would sometimes miss it.
       const operations = new Map<string, Operation>();
-      let next = 1;
-      let full: boolean;
-      do {
-        const batch = await batchOf(this.#nats, `KV_${operationsBucket}`, next);
-        ({ full } = batch);
-        for (const { subject, seq, header, data } of batch.messages) {
-          next = seq + 1;
-          if (isGone(header)) operations.delete(subject);
-          else {
-            const operation = this.#parse(subject, data);
-            if (operation) operations.set(subject, operation);
-          }
-        }
-      } while (full);
+      await scan(this.#nats, operationsBucket, (key, _, value) => {
+        if (!value) return void operations.delete(key);
+        const operation = this.#parse(key, value);
+        if (operation) operations.set(key, operation);
+      });
       return [...operations.values()];
     } catch (error) {
       throw natsFailure(error, 'listing operations');
@@ -82,11 +72,14 @@ export class OperationStore {
   }
 
   /** Undefined for a record that is none: it must not hide the others. */
-  #parse(subject: string, data: Uint8Array): Operation | undefined {
+  #parse(key: string, data: Uint8Array): Operation | undefined {
     try {
       return JSON.parse(Buffer.from(data).toString()) as Operation;
     } catch (error) {
-      this.#nats.log.error('a record of an operation cannot be read', { subject, error });
+      this.#nats.log.error('a record of an operation cannot be read', {
+        subject: `$KV.${operationsBucket}.${key}`,
+        error,
+      });
       return undefined;
     }
   }

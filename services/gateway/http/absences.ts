@@ -1,4 +1,5 @@
 /** What a request is told that fails because a dependency is away: since when, and whether anything was accepted. */
+import { until } from '../../concurrency/until.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Bucket } from '../../nats/bucket.ts';
 import { suspectOf } from '../../outages/blame.ts';
@@ -39,10 +40,8 @@ export class Absences {
 
   async #since(dependency: 's3' | 'lxd', message: string): Promise<string | undefined> {
     const met = dependency === 's3' ? this.#meet().toISOString() : undefined;
-    const late = AbortSignal.timeout(lookTimeoutMs);
-    const aborted = new Promise<never>((_, reject) => late.addEventListener('abort', () => reject(late.reason)));
     try {
-      const outages = await Promise.race([listOutages(this.#leases), aborted]);
+      const outages = await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
       const recorded = outages
         .filter((outage) => outage.dependency === dependency && outage.allowed === 0)
         // There is one S3, and an LXD for each remote: which one, the error names.
