@@ -14,22 +14,12 @@ import { Reservations } from '../coordination/reservations.ts';
 import { FleetStore } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
 import { takeInventoryRegularly } from '../fleet/takeInventory.ts';
-import { answerInventory, type InventoryQuestion } from '../hosts/hostInventory.ts';
-import { answerLook, type LookAnswer, type LookQuestion } from '../hosts/look.ts';
 import { Janitor, tidyRegularly } from '../janitor/janitor.ts';
 import { Deliveries } from '../jobs/deliveries.ts';
 import { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { LxdClient } from '../lxd/client.ts';
-import { describeServer, findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
-import {
-  type LxdInstance,
-  type LxdObject,
-  listInstances,
-  listPools,
-  listProjects,
-  readInstance,
-  readInstanceState,
-} from '../lxd/inventory.ts';
+import { describeServer } from '../lxd/instances.ts';
+import { listInstances } from '../lxd/inventory.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { connectNats } from '../nats/connection.ts';
 import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../nats/topology.ts';
@@ -42,13 +32,12 @@ import { createS3Store } from '../storage/s3.ts';
 import { serveHealth } from '../telemetry/health.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { createWorkerMetrics } from '../telemetry/metrics.ts';
-import type { Trace } from '../telemetry/trace.ts';
+import { answerQuestions } from './answers.ts';
 import { runBackup, undoBackup } from './backup/backup.ts';
 import { runRemove } from './remove.ts';
-import { limitsOf } from './restore/limits.ts';
-import { whyNotReplaceable } from './restore/replace.ts';
 import { runRestore, undoRestore } from './restore/restore.ts';
-import { type Runners, runLoop } from './runLoop.ts';
+import type { Runners } from './runAttempt.ts';
+import { runLoop } from './runLoop.ts';
 import type { Tools } from './tools.ts';
 
 export interface WorkerOptions {
@@ -62,7 +51,6 @@ export interface WorkerOptions {
 }
 
 const startTimeoutMs = 10_000;
-const lookTimeoutMs = 5000;
 /** Deletions at a time, beside the slots. */
 const quickSlots = 2;
 const runners: Runners = {
@@ -88,7 +76,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     },
   });
   await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
-    // One that is not up yet may come; one that refuses us will not change its mind.
+    // A store that is not up yet may come; one that refuses us will not change its mind.
     if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
     log.warn('the object store does not answer yet', { error });
   });
@@ -148,12 +136,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     metrics,
   );
   const ended = new AbortController();
-  const answerFrom = (question: LookQuestion, trace: Trace) => {
-    log.debug('asked', { trace: trace.id, ...question });
-    return look(lxd, question);
-  };
-  answerLook(nats, remote, answerFrom, ended.signal);
-  answerInventory(nats, remote, (question, signal) => inventory(lxd, question, signal), ended.signal);
+  answerQuestions(nats, lxd, log, ended.signal);
 
   const handingBack = new AbortController();
   let graceTimer: NodeJS.Timeout | undefined;
@@ -177,8 +160,9 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const lanes: Lane[] = [...Array<Lane>(slots).fill('transfer'), ...Array<Lane>(quickSlots).fill('quick')];
   const everyMinutes = config.worker.janitorEveryMinutes;
   const tidying = tidyRegularly(new Janitor({ ...shared, nats, worker, log }), { everyMinutes, log, stop });
+  const list = (signal: AbortSignal) => listInstances(lxd, { projects: undefined, full: false }, signal);
   const counting = takeInventoryRegularly(
-    { remote, fleet, keeper, store, prefix, leases: shared.leases, list: (signal) => everyOne(lxd, signal), log },
+    { remote, fleet, keeper, store, prefix, leases: shared.leases, list, log },
     { everySeconds: config.worker.inventoryEverySeconds, stop },
   );
   log.info('worker ready', { slots, health: health.port });
@@ -191,48 +175,4 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   log.info('worker stopped');
   // systemd begins anew what has failed (packaging/systemd).
   nats.closed.throwIfAborted();
-}
-
-async function look(
-  lxd: LxdClient,
-  { project, instance, pool, replace = false, profiles }: LookQuestion,
-): Promise<LookAnswer> {
-  const signal = AbortSignal.timeout(lookTimeoutMs);
-  const [projectThere, found, driver, limits] = await Promise.all([
-    projectExists(lxd, project, signal),
-    findInstance(lxd, { remote: lxd.remote, project, instance }, signal),
-    pool === undefined ? undefined : poolDriver(lxd, pool, signal),
-    profiles && limitsOf(lxd, project, profiles, signal),
-  ]);
-  const refusal = replace && found ? whyNotReplaceable(found) : undefined;
-  return {
-    project: projectThere,
-    instance: found !== undefined,
-    ...(pool === undefined ? {} : { pool: driver !== undefined }),
-    ...(refusal === undefined ? {} : { refusal }),
-    ...limits,
-  };
-}
-
-async function inventory(lxd: LxdClient, question: InventoryQuestion, signal: AbortSignal): Promise<LxdObject[]> {
-  switch (question.kind) {
-    case 'instances':
-      return listInstances(lxd, { projects: question.projects, full: question.full }, signal);
-    case 'instance':
-      return one(await readInstance(lxd, question, signal));
-    case 'state':
-      return one(await readInstanceState(lxd, question, signal));
-    case 'projects':
-      return listProjects(lxd, signal);
-    case 'pools':
-      return listPools(lxd, signal);
-  }
-}
-
-function everyOne(lxd: LxdClient, signal: AbortSignal): Promise<LxdInstance[]> {
-  return listInstances(lxd, { projects: undefined, full: false }, signal);
-}
-
-function one(found: LxdObject | undefined): LxdObject[] {
-  return found ? [found] : [];
 }

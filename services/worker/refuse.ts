@@ -1,0 +1,69 @@
+/** Messages that no worker can do anything with. */
+import type { LxstowError } from '../contract/errors.ts';
+import type { Operation } from '../contract/schemas.ts';
+import { bury } from '../jobs/deadLetters.ts';
+import type { Delivery } from '../jobs/deliveries.ts';
+import type { Nats } from '../nats/connection.ts';
+import { parseJobSubject } from '../nats/topology.ts';
+import { fail, isFinal, newOperation } from '../operations/operation.ts';
+import type { OperationStore } from '../operations/operationStore.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { Tools } from './tools.ts';
+
+export interface RefuseTools {
+  nats: Nats;
+  operations: OperationStore;
+  tools: Pick<Tools, 'metrics'>;
+}
+
+/** Fails the operation that the message names, keeps the message as a dead letter, and takes it off the queue. */
+export async function refuse(
+  message: Delivery,
+  id: string,
+  error: LxstowError,
+  log: Log,
+  tools: RefuseTools,
+): Promise<void> {
+  const { operations } = tools;
+  const now = new Date();
+  const named = parseJobSubject(message.subject);
+  const failed = named && failedOperation(id, named, error, now);
+  if (failed && !(await operations.create(failed))) {
+    const found = await operations.find(id, failed.remote);
+    // Anybody who knows an id can name it: only the message's own operation ends with it.
+    if (found && isOf(found.operation, failed) && !isFinal(found.operation))
+      await operations.update(fail(found.operation, error, now), found.revision);
+  }
+  await discard(message, error, log, tools);
+}
+
+/** Whether the operation is of this job. */
+export function isOf(
+  { kind, project, instance }: Operation,
+  named: Pick<Operation, 'kind' | 'project' | 'instance'>,
+): boolean {
+  return kind === named.kind && project === named.project && instance === named.instance;
+}
+
+/** Keeps the message as a dead letter, and takes it off the queue. */
+export async function discard(
+  message: Delivery,
+  error: LxstowError,
+  log: Log,
+  { nats, tools }: Omit<RefuseTools, 'operations'>,
+): Promise<void> {
+  log.error('message refused', { subject: message.subject, error });
+  tools.metrics.jobs.inc({ kind: 'unknown', result: 'refused' });
+  await bury(nats, message, error);
+  message.term(error.code);
+}
+
+function failedOperation(
+  id: string,
+  { kind, ...address }: { kind: string; remote: string; project: string; instance: string },
+  error: LxstowError,
+  now: Date,
+): Operation | undefined {
+  if (kind !== 'backup' && kind !== 'restore' && kind !== 'delete') return undefined;
+  return fail(newOperation({ id, kind, address }, now), error, now);
+}

@@ -1,0 +1,218 @@
+/** Runs one attempt at a job, and writes how it ended: to the operation, to the message, and to who waits for either. */
+import { asLxstowError, LxstowError } from '../contract/errors.ts';
+import type { JobKind, Operation } from '../contract/schemas.ts';
+import type { Nudges } from '../coordination/nudges.ts';
+import { bury } from '../jobs/deadLetters.ts';
+import type { Delivery } from '../jobs/deliveries.ts';
+import type { Job, JobOf } from '../jobs/jobs.ts';
+import type { WaitingRoom } from '../jobs/waitingRoom.ts';
+import { isLxdAway } from '../lxd/client.ts';
+import type { Nats } from '../nats/connection.ts';
+import type { Attempt } from '../operations/attempt.ts';
+import { keepAlive } from '../operations/heartbeat.ts';
+import { cancelled, fail, handBack, putOff, succeed } from '../operations/operation.ts';
+import { waitedForAfter } from '../outages/blame.ts';
+import { waitingFor } from '../outages/outage.ts';
+import type { Outages } from '../outages/outages.ts';
+import { countJob, type JobResult } from '../telemetry/metrics.ts';
+import { type Ending, endingOf, firstDelayMs, longestDelayMs } from './ending.ts';
+import type { Tools } from './tools.ts';
+
+/** The work of one kind of job. */
+export interface Runner<K extends JobKind> {
+  run(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
+  /** Removes what the job's attempts have left, when no other attempt follows. */
+  undo?(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
+}
+export type Runners = { [K in JobKind]: Runner<K> };
+
+export interface AttemptTools {
+  nats: Nats;
+  nudges: Nudges;
+  tools: Tools;
+  runners: Runners;
+  waitingRoom: WaitingRoom;
+  outages: Outages;
+  /** Aborts when running jobs must be handed back. */
+  handingBack: AbortSignal;
+}
+
+const hourMs = 3_600_000;
+
+export class AttemptRun {
+  readonly #job: Job;
+  readonly #attempt: Attempt;
+  readonly #message: Delivery;
+  readonly #tools: AttemptTools;
+  readonly #runner: Runner<JobKind>;
+
+  constructor(job: Job, attempt: Attempt, message: Delivery, tools: AttemptTools) {
+    this.#job = job;
+    this.#attempt = attempt;
+    this.#message = message;
+    this.#tools = tools;
+    this.#runner = tools.runners[job.kind] as Runner<JobKind>;
+  }
+
+  /** Resolves when the attempt has ended, well or badly, and the message says so. */
+  async run(): Promise<void> {
+    const { nudges, tools, handingBack } = this.#tools;
+    const { log, operation } = this.#attempt;
+    const { kind } = this.#job;
+    const handBackNow = () => this.#attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
+    handingBack.addEventListener('abort', handBackNow, { once: true });
+    if (handingBack.aborted) handBackNow();
+    using _alive = keepAlive(this.#attempt, nudges, tools.config.worker.heartbeatMs, () => this.#message.working());
+    log.info('job begun', { attempt: operation.attempt });
+    tools.metrics.running.inc({ kind });
+    try {
+      const begun = performance.now();
+      const failure = await this.#failure();
+      if (failure) await this.#endBadly(failure, performance.now() - begun);
+      else await this.#endWell();
+    } finally {
+      tools.metrics.running.dec({ kind });
+      handingBack.removeEventListener('abort', handBackNow);
+    }
+  }
+
+  /** Runs the job; returns why it failed. */
+  async #failure(): Promise<LxstowError | undefined> {
+    try {
+      await this.#runner.run(this.#job, this.#attempt, this.#tools.tools);
+      // A job that is done is not cancelled any more.
+      return undefined;
+    } catch (error) {
+      const { signal } = this.#attempt;
+      return asLxstowError(signal.aborted ? signal.reason : error);
+    }
+  }
+
+  async #endWell(): Promise<void> {
+    await this.#end((operation) => succeed(operation, new Date()), 'success');
+    await this.#message.ackAck();
+  }
+
+  async #endBadly(error: LxstowError, ranMs: number): Promise<void> {
+    const { log, operation } = this.#attempt;
+    const { outages, tools } = this.#tools;
+    const { attempts, patienceHours } = tools.config.worker;
+    const { gate, restarted } = await outages.examine(error, this.#job.kind);
+    const waitingSince =
+      operation.waiting_since && ranMs < longestDelayMs ? Date.parse(operation.waiting_since) : Date.now();
+    const ending = endingOf(error, {
+      attempt: operation.attempt,
+      // A restored instance that runs already is not given up.
+      attempts: operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts,
+      confirmed: gate !== undefined || restarted,
+      waitedMs: Date.now() - waitingSince,
+      patienceMs: patienceHours * hourMs,
+    });
+    switch (ending.kind) {
+      case 'give-up':
+        // The lease's next holder has the message, or will: nothing here is ours to write.
+        log.warn('attempt given up', { error });
+        return this.#attempt.release();
+      case 'cancel':
+        log.info('job cancelled');
+        return this.#endForGood(error, 'cancelled', (current) => cancelled(current, new Date()));
+      case 'wait': {
+        const away = gate ? waitingFor(gate.outage) : waitedForAfter(error.code);
+        log.warn('attempt ended by an outage', { error, away });
+        await this.#attempt.finish((current) =>
+          putOff(current, error.message, new Date(waitingSince), new Date(), away),
+        );
+        tools.metrics.retries.inc({ kind: this.#job.kind });
+        await this.#attempt.release();
+        if (gate?.permits) return this.#tools.waitingRoom.wait(this.#message, gate.permits, operation.id);
+        return this.#message.nak(gate ? 0 : jittered(ending.delayMs));
+      }
+      case 'hand-back':
+      case 'retry':
+        return this.#endForNow(error, ending);
+      case 'fail':
+        log.error('job failed', { error });
+        return this.#endForGood(error, 'failure', (current) => fail(current, error, new Date()), ending.letter);
+    }
+  }
+
+  /** Puts the job back on the queue. */
+  async #endForNow(error: LxstowError, ending: Extract<Ending, { kind: 'hand-back' | 'retry' }>): Promise<void> {
+    const counts = ending.kind === 'retry';
+    const delayMs = counts ? jittered(ending.delayMs) : 0;
+    this.#attempt.log.warn(counts ? 'attempt failed, another follows' : 'job handed back', { error, delayMs });
+    await this.#attempt.finish((current) => handBack(current, error.message, new Date(), counts));
+    if (counts) this.#tools.tools.metrics.retries.inc({ kind: this.#job.kind });
+    await this.#attempt.release();
+    this.#message.nak(delayMs);
+  }
+
+  /** Undoes the job, then ends its operation: as `change` writes it. `letter`: a dead letter keeps the job. */
+  async #endForGood(
+    error: LxstowError,
+    result: 'failure' | 'cancelled',
+    change: (operation: Operation) => Operation,
+    letter = false,
+  ): Promise<void> {
+    if (!(await this.#undo())) return this.#undoLater(error);
+    if (letter) await bury(this.#tools.nats, this.#message, error);
+    await this.#noteEnd(result, error);
+    await this.#end(change, result);
+    this.#message.term(error.code);
+  }
+
+  async #end(change: (operation: Operation) => Operation, result: JobResult): Promise<void> {
+    const { tools } = this.#tools;
+    await this.#attempt.finish(change);
+    const { operation, log } = this.#attempt;
+    const seconds = countJob(tools.metrics, operation, result);
+    if (result === 'success') log.info('job done', { seconds, backup: operation.backup });
+    await this.#attempt.release();
+    await freeName(this.#job, operation, tools);
+  }
+
+  /**
+   * Undoes as much as it can: what stays is logged, and the janitor removes it. False when a restore must be undone later, when LXD is back: an
+   * instance may be aside.
+   */
+  async #undo(): Promise<boolean> {
+    const { tools, outages } = this.#tools;
+    try {
+      await this.#runner.undo?.(this.#job, this.#attempt, tools);
+    } catch (thrown) {
+      const error = asLxstowError(thrown);
+      const { kind } = this.#job;
+      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind)).gate)) return false;
+      this.#attempt.log.error('left behind', { checkpoint: this.#attempt.operation.checkpoint, error });
+    }
+    return true;
+  }
+
+  /** Puts the job back on the queue, to be undone. */
+  async #undoLater(reason: LxstowError): Promise<void> {
+    this.#attempt.log.warn('not undone yet', { error: reason });
+    await this.#attempt.finish((current) =>
+      current.status === 'Cancelling' ? current : handBack(current, reason.message, new Date(), false),
+    );
+    await this.#attempt.release();
+    this.#message.nak(jittered(firstDelayMs));
+  }
+
+  /** Writes the end into the record of the instance, before the operation tells anybody. */
+  async #noteEnd(outcome: 'failure' | 'cancelled', error: LxstowError): Promise<void> {
+    if (this.#job.kind !== 'backup') return;
+    const { id: operation } = this.#attempt.operation;
+    const last = { operation, at: new Date().toISOString(), outcome, reason: error.message };
+    await this.#tools.tools.keeper.ended(this.#job.address, last, error);
+  }
+}
+
+/** Releases the backup's name: the backup itself has it now, or it is free again. If NATS does not answer, the message comes again and it is done then. */
+export async function freeName(job: Job, { backup, id }: Operation, { reservations }: Tools): Promise<void> {
+  if (job.kind === 'backup' && backup !== undefined) await reservations.release(job.address, backup, id);
+}
+
+/** Varies a delay by a quarter, so that jobs do not march in step. */
+export function jittered(ms: number): number {
+  return Math.round(ms * (0.75 + Math.random() / 2));
+}
