@@ -93,6 +93,16 @@ export function isCode(thrown: unknown, code: ErrorCode): boolean {
   return thrown instanceof LxstowError && thrown.code === code;
 }
 
+/** What `get` returns; undefined if it throws not-found. */
+export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await get();
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
 /** Whether this is our bug or a lack of memory, not a failure of network or server. */
 export function isFault(thrown: unknown): boolean {
   return thrown instanceof TypeError || thrown instanceof RangeError;

@@ -1,15 +1,8 @@
 /** Leftovers in LXD: its backups, instances under our names, and our marks on others. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { deleteLxdBackup } from '../lxd/backups.ts';
-import {
-  changeInstance,
-  deleteInstance,
-  deleteStoppedInstance,
-  findInstance,
-  instanceExists,
-  isProtected,
-  nameOf,
-} from '../lxd/instances.ts';
+import { changeInstance, deleteInstance, deleteStoppedInstance, isProtected } from '../lxd/instanceChanges.ts';
+import { findInstance, instanceExists, nameOf } from '../lxd/instances.ts';
 import { everyInstance, type InventoryInstance, lxdBackupsOf, operationOfLxdBackup } from '../lxd/inventory.ts';
 import { handedBackConfig, isMarked, marks as markKeys } from '../lxd/marks.ts';
 import { parseOwnName, renamed } from '../lxd/ownNames.ts';

@@ -1,9 +1,8 @@
-/** Client for the REST API of LXD and Incus, over a unix socket or HTTPS: requests, envelopes, operations. */
+/** Client for the REST API of LXD and Incus, over a unix socket or HTTPS: requests and envelopes. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
-import { setTimeout as delay } from 'node:timers/promises';
 import { readText } from '../contract/config.ts';
-import { asLxstowError, isCode, isFault, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';
 import { type Download, Downloader } from '../http/download.ts';
 import { isRefusal } from './refusals.ts';
@@ -29,14 +28,6 @@ export interface LxdAnswer<T = unknown> {
   etag?: string;
 }
 
-export interface LxdOperation {
-  id: string;
-  status: string;
-  status_code: number;
-  err: string;
-  metadata: Record<string, unknown> | null;
-}
-
 /** A request to LXD that was answered or has failed. */
 export interface LxdCall {
   method: string;
@@ -50,17 +41,7 @@ export interface LxdCall {
 
 /** Timeout of a call; long tasks are operations. */
 const answerTimeoutMs = 60_000;
-/** The longest wait for an operation while LXD does not answer: longer than an upgrade of LXD takes. */
-const longestOutageMs = 600_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
-
-/** LXD does not know the operation: it was restarted, or the operation ended too long ago. The caller must find out the result. */
-export class LostOperation extends LxstowError {}
-
-/** Whether LXD is away, or was restarted and has lost its operation: a retry may succeed when it is back. */
-export function isLxdAway(error: unknown): boolean {
-  return isCode(error, 'lxd-unavailable') || error instanceof LostOperation;
-}
 
 /** Methods throw `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
 export class LxdClient implements Disposable {
@@ -240,79 +221,6 @@ export class LxdClient implements Disposable {
     return etag === undefined ? parsed : { ...parsed, etag };
   }
 
-  /**
-   * Waits for an operation to succeed. `onProgress` gets its metadata about once a second. Throws lxd-failed or lxd-refused with LXD's reason, and
-   * lxd-stalled if its metadata has not changed for `idleTimeoutMs`: on a full disk LXD's operation runs for ever. While LXD does not answer, its
-   * operation may go on: lxd-unavailable is thrown only after `idleTimeoutMs` (at most `longestOutageMs`) without an answer. Throws LostOperation, a
-   * retryable lxd-failed, if LXD does not know the operation, because it was restarted or the operation ended more than 5 s ago.
-   */
-  async wait(
-    path: string,
-    options: { signal: AbortSignal; idleTimeoutMs: number; onProgress?: (metadata: Record<string, unknown>) => void },
-  ): Promise<LxdOperation> {
-    const { signal, idleTimeoutMs, onProgress } = options;
-    let [seen, seenAt] = ['', performance.now()];
-    let answeredAt = performance.now();
-    for (;;) {
-      const askedAt = performance.now();
-      const operation = await this.#poll(path, signal).catch((error) => {
-        const isLost = performance.now() - answeredAt > Math.min(idleTimeoutMs, longestOutageMs);
-        if (isLost || !isCode(error, 'lxd-unavailable')) throw error;
-        return undefined;
-      });
-      if (!operation) {
-        await this.#untilNextPoll(askedAt, signal);
-        continue;
-      }
-      answeredAt = performance.now();
-      if (operation.status_code === 200) return operation;
-      if (operation.status_code > 200) throw this.#failed(operation);
-      const metadata = JSON.stringify(operation.metadata);
-      if (metadata !== seen) [seen, seenAt] = [metadata, performance.now()];
-      if (performance.now() - seenAt > idleTimeoutMs) {
-        throw new LxstowError(
-          'lxd-stalled',
-          `${this.title}: its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
-        );
-      }
-      if (operation.metadata) onProgress?.(operation.metadata);
-      await this.#untilNextPoll(askedAt, signal);
-    }
-  }
-
-  /**
-   * Returns the operation when it has ended, or after `pollMs`. If it still runs then, or has failed, LXD's `wait` answers an error since December
-   * 2023, with the operation's own code or 500: only the operation itself says its state.
-   */
-  async #poll(path: string, signal: AbortSignal): Promise<LxdOperation> {
-    try {
-      return await this.get<LxdOperation>(`${path}/wait`, { timeout: String(Math.ceil(this.pollMs / 1000)) }, signal);
-    } catch (error) {
-      if (signal.aborted || !(error instanceof LxstowError)) throw error;
-    }
-    try {
-      return await this.get<LxdOperation>(path, {}, signal);
-    } catch (error) {
-      if (!isCode(error, 'not-found')) throw error;
-      const message = `${this.title} does not know its operation ${path}; was it restarted?`;
-      throw new LostOperation('lxd-failed', message, { cause: error });
-    }
-  }
-
-  /** Waits for the rest of `pollMs` after a poll that was answered early. */
-  async #untilNextPoll(askedAt: number, signal: AbortSignal): Promise<void> {
-    const restMs = this.pollMs - (performance.now() - askedAt);
-    if (restMs <= 0) return;
-    await delay(restMs, undefined, { signal }).catch((error) => {
-      throw this.failure(error, signal);
-    });
-  }
-
-  #failed({ err, status }: LxdOperation): LxstowError {
-    const text = err || status;
-    return new LxstowError(isRefusal(text) ? 'lxd-refused' : 'lxd-failed', `${this.title}: ${text}`);
-  }
-
   /** Translates a failed connection to LxstowError; returns the signal's reason after an abort. */
   failure(error: unknown, signal: AbortSignal): unknown {
     if (signal.aborted) return signal.reason;
@@ -334,16 +242,6 @@ export class LxdClient implements Disposable {
   [Symbol.dispose](): void {
     this.#agent.destroy();
     this.#downloader[Symbol.dispose]();
-  }
-}
-
-/** Returns what `get` does; undefined if LXD answers not-found. */
-export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await get();
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
   }
 }
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
-import { openExport } from '../../services/lxd/backups.ts';
+import { openExport } from '../../services/lxd/exports.ts';
 import { onPath } from '../lab/parts.ts';
 import { run } from '../lab/run.ts';
 import { type Cost, measure, measureShell } from './measure.ts';

@@ -7,30 +7,19 @@ import { after, before, describe, it } from 'node:test';
 import { TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
-import {
-  beginLxdBackup,
-  createLxdBackup,
-  deleteLxdBackup,
-  followExport,
-  lxdBackupExists,
-  openExport,
-  openImport,
-} from '../../services/lxd/backups.ts';
+import { beginLxdBackup, createLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
+import { followExport, openExport } from '../../services/lxd/exports.ts';
 import { type Abilities, keysOfExtensions, optionsOfExtensions } from '../../services/lxd/forward.ts';
+import { openImport, runningImport } from '../../services/lxd/imports.ts';
+import { deleteInstance, deleteStoppedInstance, renameInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import {
-  deleteInstance,
-  deleteStoppedInstance,
   describeInstance,
   describeServer,
-  ensureProfiles,
   findInstance,
   instanceExists,
   poolDriver,
   projectExists,
-  renameInstance,
-  runningImport,
-  setState,
 } from '../../services/lxd/instances.ts';
 import {
   listInstances,
@@ -39,6 +28,8 @@ import {
   readInstance,
   readInstanceState,
 } from '../../services/lxd/inventory.ts';
+import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
+import { ensureProfiles } from '../../services/lxd/profiles.ts';
 import { bytesOf } from '../lab/exports.ts';
 import type { Lxc } from '../lab/lxdPlace.ts';
 
@@ -374,16 +365,16 @@ export function lxdContract(
       it('ends with the signal’s reason, while LXD goes on', async () => {
         const operation = await begin('goes-on');
         const leaving = new AbortController();
-        const waited = lxd.wait(operation, { signal: leaving.signal, idleTimeoutMs });
+        const waited = waitForOperation(lxd, operation, { signal: leaving.signal, idleTimeoutMs });
         leaving.abort(new Error('we are leaving'));
         await assert.rejects(waited, (error) => error === leaving.signal.reason);
-        await lxd.wait(operation, waiting);
+        await waitForOperation(lxd, operation, waiting);
         await deleteLxdBackup(lxd, at('c1'), 'goes-on', waiting);
       });
 
       it('for an operation that LXD has forgotten fails, so that it is tried again', async () => {
         const forgotten = '/1.0/operations/00000000-0000-0000-0000-000000000000';
-        await rejectsWith('lxd-failed', lxd.wait(forgotten, waiting), /does not know its operation/);
+        await rejectsWith('lxd-failed', waitForOperation(lxd, forgotten, waiting), /does not know its operation/);
       });
 
       it('for an LXD that is not there fails at once', async () => {
@@ -398,7 +389,7 @@ export function lxdContract(
         if (!subject.restart) return t.skip('this LXD may not be killed');
         const operation = await begin('not-survived');
         await subject.restart();
-        await rejectsWith('lxd-failed', lxd.wait(operation, waiting), /does not know its operation/);
+        await rejectsWith('lxd-failed', waitForOperation(lxd, operation, waiting), /does not know its operation/);
         await deleteLxdBackup(lxd, at('c1'), 'not-survived', waiting);
         await createBackup('c1', 'not-survived');
         await deleteLxdBackup(lxd, at('c1'), 'not-survived', waiting);
@@ -495,7 +486,7 @@ export function lxdContract(
           await deleteInstance(lxd, at('watched'), waiting);
         }
         assert.equal(await runningImport(lxd, at('c1'), signal), undefined);
-        await lxd.wait(seen, waiting);
+        await waitForOperation(lxd, seen, waiting);
         await finished;
         assert.equal(await runningImport(lxd, at('watched'), signal), undefined);
       });

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { openImport } from '../../services/lxd/backups.ts';
+import { openImport } from '../../services/lxd/imports.ts';
 import { type Found, findGoProgram, findIncus, findPylxd } from '../lab/clients.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { openUserLxc, type UserLxc } from '../lab/lxc.ts';

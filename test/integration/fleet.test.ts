@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import type { InstanceStatus } from '../../services/contract/schemas.ts';
-import { changeInstance, renameInstance, setState } from '../../services/lxd/instances.ts';
+import { changeInstance, renameInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';

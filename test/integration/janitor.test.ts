@@ -11,8 +11,9 @@ import { LxstowError } from '../../services/contract/errors.ts';
 import type { Config, JobKind } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
 import type { Finding } from '../../services/janitor/janitor.ts';
-import { changeInstance, setState } from '../../services/lxd/instances.ts';
+import { changeInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
+import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import {
@@ -114,7 +115,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       body: { name, compression_algorithm: 'none', expires_at: new Date(Date.now() + 3_600_000).toISOString() },
       signal: never,
     });
-    await stack.lxd.wait(path, waiting);
+    await waitForOperation(stack.lxd, path, waiting);
     return name;
   }
 
@@ -286,7 +287,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
         query: { project: 'default' },
         signal: never,
       });
-      await stack.lxd.wait(path, waiting);
+      await waitForOperation(stack.lxd, path, waiting);
     }
   });
 

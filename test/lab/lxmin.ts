@@ -3,8 +3,9 @@ import { randomUUID } from 'node:crypto';
 import { Client } from 'minio';
 import { stringify } from 'yaml';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
-import { openExport } from '../../services/lxd/backups.ts';
 import type { LxdClient } from '../../services/lxd/client.ts';
+import { openExport } from '../../services/lxd/exports.ts';
+import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import type { LabS3 } from './s3.ts';
 
 export interface LxminOptions {
@@ -39,13 +40,13 @@ export async function exportOf(
   const backups = `/1.0/instances/${instance}/backups`;
   const body = { name, optimized_storage: optimized, compression_algorithm: compression };
   const { operation = '' } = await lxd.call({ method: 'POST', path: backups, body, ...waiting });
-  await lxd.wait(operation, waiting);
+  await waitForOperation(lxd, operation, waiting);
   const { size, source } = await openExport(lxd, address, name, waiting.signal);
   const bytes = Buffer.alloc(size);
   await source.fill(bytes, waiting);
   source.destroy();
   const deleted = await lxd.call({ method: 'DELETE', path: `${backups}/${name}`, ...waiting });
-  await lxd.wait(deleted.operation ?? '', waiting);
+  await waitForOperation(lxd, deleted.operation ?? '', waiting);
   return bytes;
 }
 

@@ -4,9 +4,13 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
-import { createLxdBackup, deleteLxdBackup, openExport, openImport } from '../../services/lxd/backups.ts';
+import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
-import { describeServer, instanceExists, runningImport, setState } from '../../services/lxd/instances.ts';
+import { openExport } from '../../services/lxd/exports.ts';
+import { openImport, runningImport } from '../../services/lxd/imports.ts';
+import { setState } from '../../services/lxd/instanceChanges.ts';
+import { describeServer, instanceExists } from '../../services/lxd/instances.ts';
+import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { bytesOf } from '../lab/exports.ts';
 import { type Dialect, usualDialect } from './operations.ts';
 import { type LxdSimulator, startSimulator } from './simulator.ts';
@@ -215,7 +219,10 @@ for (const [what, dialect] of dialects) {
 
     it('has forgotten an operation only when it says so of the operation itself', async () => {
       const forgotten = '/1.0/operations/00000000-0000-0000-0000-000000000000';
-      await assert.rejects(lxd.wait(forgotten, waiting), code('lxd-failed', /does not know its operation/));
+      await assert.rejects(
+        waitForOperation(lxd, forgotten, waiting),
+        code('lxd-failed', /does not know its operation/),
+      );
     });
   });
 }

@@ -7,8 +7,9 @@ import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
-import { openImport } from '../../lxd/backups.ts';
-import { instanceExists, nameOf, runningImport } from '../../lxd/instances.ts';
+import { openImport, runningImport } from '../../lxd/imports.ts';
+import { instanceExists, nameOf } from '../../lxd/instances.ts';
+import { waitForOperation } from '../../lxd/lxdOperation.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
@@ -94,7 +95,7 @@ export async function settleImport(
     const running = await runningImport(lxd, to, signal);
     if (!running) return;
     attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
-    await lxd.wait(running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
+    await waitForOperation(lxd, running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
       if (!isCode(error, 'lxd-failed') && !isCode(error, 'lxd-refused')) throw error;
     });
   }

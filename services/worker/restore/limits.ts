@@ -2,7 +2,8 @@
 import { LxstowError } from '../../contract/errors.ts';
 import type { Manifest } from '../../contract/schemas.ts';
 import type { LxdClient } from '../../lxd/client.ts';
-import { isRestricted, knownProfiles } from '../../lxd/instances.ts';
+import { isRestricted } from '../../lxd/instances.ts';
+import { knownProfiles } from '../../lxd/profiles.ts';
 import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';
 import { jobSubject } from '../../nats/topology.ts';
 import type { Restoring } from './restoring.ts';

@@ -1,16 +1,10 @@
 /** What has been imported is made ours, and no twin of another instance, before it gets the name that was asked for. */
 import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
-import { isLxdAway } from '../../lxd/client.ts';
-import {
-  type Config,
-  changeInstance,
-  findInstance,
-  type LxdInstance,
-  moveInstance,
-  nameOf,
-} from '../../lxd/instances.ts';
+import { changeInstance, moveInstance } from '../../lxd/instanceChanges.ts';
+import { type Config, findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { everyInstance } from '../../lxd/inventory.ts';
+import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
 import type { Restoring } from './restoring.ts';

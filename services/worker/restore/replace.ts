@@ -5,18 +5,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
-import { isLxdAway, LostOperation } from '../../lxd/client.ts';
 import {
   changeInstance,
   deleteStoppedInstance,
-  findInstance,
   isProtected,
-  type LxdInstance,
-  nameOf,
   renameInstance,
   setState,
   shutDown,
-} from '../../lxd/instances.ts';
+} from '../../lxd/instanceChanges.ts';
+import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
+import { isLxdAway, LostOperation } from '../../lxd/lxdOperation.ts';
 import { beforeStart, identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
 import { changeWhatMay } from './prepare.ts';

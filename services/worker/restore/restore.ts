@@ -9,16 +9,11 @@ import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { Forward } from '../../lxd/forward.ts';
-import {
-  deleteInstance,
-  ensureProfiles,
-  type LxdInstance,
-  nameOf,
-  poolDriver,
-  projectExists,
-} from '../../lxd/instances.ts';
+import { deleteInstance } from '../../lxd/instanceChanges.ts';
+import { type LxdInstance, nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
 import { handedBackConfig, identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
+import { ensureProfiles } from '../../lxd/profiles.ts';
 import { claimKey, removal } from '../../nats/topology.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';

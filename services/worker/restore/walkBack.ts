@@ -1,8 +1,9 @@
 /** The way back from a replace that failed: the old instance has its name again, and runs if it ran. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
-import { isLxdAway } from '../../lxd/client.ts';
-import { findInstance, type LxdInstance, nameOf, renameInstance, setState, shutDown } from '../../lxd/instances.ts';
+import { renameInstance, setState, shutDown } from '../../lxd/instanceChanges.ts';
+import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { everyInstance } from '../../lxd/inventory.ts';
+import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { beforeStart, handedBackConfig, isMarked } from '../../lxd/marks.ts';
 import { changeWhatMay } from './prepare.ts';
 import { look, type Restoring } from './restoring.ts';

@@ -1,0 +1,57 @@
+/** The profiles of a project: which there are, and those that a backup needs. */
+import { isDeepStrictEqual } from 'node:util';
+import { LxstowError, unlessMissing } from '../contract/errors.ts';
+import type { Profile } from '../contract/schemas.ts';
+import type { LxdClient } from './client.ts';
+import { exists } from './instances.ts';
+
+/** Those of the profiles that a project has. */
+export async function knownProfiles(
+  lxd: LxdClient,
+  project: string,
+  names: string[],
+  signal: AbortSignal,
+): Promise<string[]> {
+  const found = await Promise.all(
+    names.map((name) => exists(lxd, `/1.0/profiles/${encodeURIComponent(name)}`, { project }, signal)),
+  );
+  return names.filter((_, index) => found[index]);
+}
+
+export interface EnsuredProfiles {
+  made: string[];
+  /** Present, but with other contents than the backup's. They are left unchanged. */
+  different: string[];
+}
+
+/** Creates the profiles that the project lacks. Existing ones are left unchanged. */
+export async function ensureProfiles(
+  lxd: LxdClient,
+  project: string,
+  profiles: Profile[],
+  signal: AbortSignal,
+): Promise<EnsuredProfiles> {
+  const made: string[] = [];
+  const different: string[] = [];
+  for (const profile of profiles) {
+    const path = `/1.0/profiles/${encodeURIComponent(profile.name)}`;
+    const found = await unlessMissing(() => lxd.get<Profile>(path, { project }, signal));
+    if (found) {
+      const same = (['config', 'devices'] as const).every((key) => isDeepStrictEqual(found[key], profile[key]));
+      if (!same) different.push(profile.name);
+      continue;
+    }
+    try {
+      await lxd.call({ method: 'POST', path: '/1.0/profiles', query: { project }, body: profile, signal });
+    } catch (error) {
+      if (!(error instanceof LxstowError)) throw error;
+      throw new LxstowError(
+        'lxd-refused',
+        `profile ${profile.name}, which the backup needs, cannot be made: ${error.message}`,
+        { cause: error },
+      );
+    }
+    made.push(profile.name);
+  }
+  return { made, different };
+}
