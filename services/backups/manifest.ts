@@ -1,6 +1,8 @@
 /** Reads and writes manifests. An archive without a manifest is not a backup; a manifest whose parts do not add up is refused. */
-import { LxstowError } from '../contract/errors.ts';
+import { LxstowError, unlessMissing } from '../contract/errors.ts';
 import { type BackupAddress, check, type Manifest, type ManifestInstance } from '../contract/schemas.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import { manifestKey } from './keys.ts';
 
 export const manifestVersion = 1;
 /** A slot's memory holds several blocks. lxstow itself makes them of 1 MiB. */
@@ -68,4 +70,22 @@ export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
   }
   if (raw !== archive.rawSize || size !== archive.size) refuse('its parts do not add up to the archive');
   return manifest;
+}
+
+/** A backup's manifest, and the ETag by which a change of it is noticed. */
+export interface StoredBackup {
+  manifest: Manifest;
+  etag: string;
+}
+
+/** Reads the manifest of a backup from the bucket. Throws not-found, and what `parseManifest` throws. */
+export async function readManifest(
+  store: ObjectStore,
+  prefix: string,
+  address: BackupAddress,
+  signal: AbortSignal,
+): Promise<StoredBackup> {
+  const found = await unlessMissing(() => store.read(manifestKey(prefix, address), signal));
+  if (!found) throw new LxstowError('not-found', `backup ${address.instance}/${address.backup} does not exist`);
+  return { manifest: parseManifest(found.body, address), etag: found.etag };
 }

@@ -3,11 +3,11 @@
  * consumed. On a failure, or when the consumer stops, starts nothing more, waits for the running calls, and closes the source.
  */
 export async function* mapInOrder<A, B>(
-  source: AsyncIterable<A>,
+  source: AsyncIterable<A> | Iterable<A>,
   limit: number,
   fn: (item: A) => Promise<B>,
 ): AsyncGenerator<B> {
-  const iterator = source[Symbol.asyncIterator]();
+  const iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
   const running: Promise<B>[] = [];
   try {
     for (let ended = false; ; ) {
@@ -28,10 +28,7 @@ export async function* mapInOrder<A, B>(
 
 /** Runs `fn` on each item, up to `limit` in parallel. Throws the first failure once the running calls have ended, and starts no more. */
 export async function forEach<A>(items: Iterable<A>, limit: number, fn: (item: A) => unknown): Promise<void> {
-  const source = (async function* () {
-    yield* items;
-  })();
-  for await (const _ of mapInOrder(source, limit, async (item) => fn(item)));
+  for await (const _ of mapInOrder(items, limit, async (item) => fn(item)));
 }
 
 /** Returns the same promise, marked as handled: its failure may be awaited later. */

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { openIsal } from '../archive/compression/isal.ts';
-import type { Config } from '../contract/schemas.ts';
+import type { Config, RemoteConfig } from '../contract/schemas.ts';
 import { ackWaitMs } from '../nats/topology.ts';
 import { messageOf, type Patient, type Report } from './finding.ts';
 
@@ -29,22 +29,31 @@ export function examineGzip({ gzip: { library } }: Config, report: Report): void
 }
 
 export async function examineConfiguration({ config, roles }: Patient, report: Report): Promise<void> {
-  const { nats, s3, gateway, worker } = config;
   let well = true;
   const say: Report = (...finding) => {
     well = false;
     report(...finding);
   };
-  const pair = (where: string, { certificate, key }: { certificate?: string; key?: string }) => {
-    if ((certificate === undefined) !== (key === undefined))
-      say(
-        'problem',
-        `${where} has only one of certificate and key`,
-        `Set ${where}.certificate and ${where}.key together.`,
-      );
-  };
+  examineNatsKeys(config.nats, say);
+  examineS3Keys(config.s3, say);
+  if (roles.includes('gateway')) examineNotify(config.notify, say);
+  for (const [name, remote] of Object.entries(config.remotes)) examineRemote(`remotes.${name}`, remote, say);
+  if (roles.includes('gateway')) examinePorts(config, roles.length > 1, say);
+  examineHeartbeat(config.worker, say);
+  if (well) report('ok', 'no key contradicts another');
+}
 
-  pair('nats', nats);
+function examinePairOf(where: string, { certificate, key }: { certificate?: string; key?: string }, say: Report): void {
+  if ((certificate === undefined) !== (key === undefined))
+    say(
+      'problem',
+      `${where} has only one of certificate and key`,
+      `Set ${where}.certificate and ${where}.key together.`,
+    );
+}
+
+function examineNatsKeys(nats: Config['nats'], say: Report): void {
+  examinePairOf('nats', nats, say);
   const ways = (['user', 'token', 'credentials', 'nkey'] as const).filter((way) => nats[way] !== undefined);
   if (ways.length > 1)
     say(
@@ -57,64 +66,61 @@ export async function examineConfiguration({ config, roles }: Patient, report: R
   if (nats.replicas % 2 === 0)
     say(
       'warning',
-      `nats.replicas is ${nats.replicas}: that survives no more than ${nats.replicas - 1}`,
+      `nats.replicas is ${nats.replicas}: it survives no more failures than ${nats.replicas - 1} would`,
       'Set nats.replicas to 1, 3 or 5, and run `lxstow setup`.',
     );
+}
 
-  const endpoint = new URL(s3.endpoint);
-  if (s3.ca !== undefined && endpoint.protocol === 'http:')
+function examineS3Keys(s3: Config['s3'], say: Report): void {
+  const { protocol, hostname, host } = new URL(s3.endpoint);
+  if (protocol !== 'http:') return;
+  if (s3.ca !== undefined)
     say('warning', 's3.ca is there, but s3.endpoint is http://', 'Set s3.endpoint to https://…, or remove s3.ca.');
-  if (endpoint.protocol === 'http:' && !isHere(endpoint.hostname))
+  if (!isHere(hostname))
     say(
       'warning',
-      `backups go to ${endpoint.host} unencrypted`,
+      `backups go to ${host} unencrypted`,
       'Set s3.endpoint to https://…, unless the network between is your own.',
     );
+}
 
-  if (roles.includes('gateway')) examineNotify(config.notify, say);
-  for (const [name, remote] of Object.entries(config.remotes)) {
-    const where = `remotes.${name}`;
-    pair(where, remote);
-    if (remote.url !== undefined && remote.socket !== undefined)
-      say('problem', `${where} has both url and socket: the url is taken`, `Remove ${where}.socket or ${where}.url.`);
-    const unused = (['certificate', 'key', 'serverCertificate'] as const).filter((key) => remote[key] !== undefined);
-    if (remote.url === undefined && unused.length > 0)
-      say(
-        'warning',
-        `${where} has ${unused.join(', ')}, which a socket does not need`,
-        `Set ${where}.url, or remove them.`,
-      );
-  }
+function examineRemote(where: string, remote: RemoteConfig, say: Report): void {
+  examinePairOf(where, remote, say);
+  if (remote.url !== undefined && remote.socket !== undefined)
+    say('problem', `${where} has both url and socket: the url is taken`, `Remove ${where}.socket or ${where}.url.`);
+  const unused = (['certificate', 'key', 'serverCertificate'] as const).filter((key) => remote[key] !== undefined);
+  if (remote.url === undefined && unused.length > 0)
+    say(
+      'warning',
+      `${where} has ${unused.join(', ')}, which a socket does not need`,
+      `Set ${where}.url, or remove them.`,
+    );
+}
 
-  if (roles.includes('gateway')) {
-    pair('gateway', gateway);
-    if (roles.length > 1 && gateway.healthPort !== 0 && gateway.healthPort === worker.healthPort)
-      say(
-        'problem',
-        `gateway.healthPort and worker.healthPort are both ${worker.healthPort}`,
-        'Set one of them to another port.',
-      );
-    if (gateway.healthPort === gateway.port && gateway.port !== 0)
-      say(
-        'problem',
-        `gateway.port and gateway.healthPort are both ${gateway.port}`,
-        'Set one of them to another port.',
-      );
-  }
+/** `both`: gateway and worker run on this host. */
+function examinePorts({ gateway, worker }: Config, both: boolean, say: Report): void {
+  const advice = 'Set one of them to another port.';
+  examinePairOf('gateway', gateway, say);
+  const { port, healthPort } = gateway;
+  if (both && healthPort !== 0 && healthPort === worker.healthPort)
+    say('problem', `gateway.healthPort and worker.healthPort are both ${healthPort}`, advice);
+  if (healthPort === port && port !== 0) say('problem', `gateway.port and gateway.healthPort are both ${port}`, advice);
+}
+
+function examineHeartbeat({ heartbeatMs, leaseTtlMs }: Config['worker'], say: Report): void {
   // The lease must outlast one missed heartbeat.
-  if (worker.heartbeatMs * 2 > worker.leaseTtlMs)
+  if (heartbeatMs * 2 > leaseTtlMs)
     say(
       'problem',
-      `worker.heartbeatMs (${worker.heartbeatMs}) is not well below worker.leaseTtlMs (${worker.leaseTtlMs}): leases will be lost`,
+      `worker.heartbeatMs (${heartbeatMs}) is not well below worker.leaseTtlMs (${leaseTtlMs}): leases will be lost`,
       'Set worker.heartbeatMs to a third of worker.leaseTtlMs.',
     );
-  if (worker.heartbeatMs >= ackWaitMs)
+  if (heartbeatMs >= ackWaitMs)
     say(
       'problem',
-      `worker.heartbeatMs is ${worker.heartbeatMs}: after ${ackWaitMs} ms of silence NATS gives a job to another worker`,
+      `worker.heartbeatMs is ${heartbeatMs}: after ${ackWaitMs} ms of silence NATS gives a job to another worker`,
       'Set worker.heartbeatMs to 3000.',
     );
-  if (well) report('ok', 'no key contradicts another');
 }
 
 function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report): void {

@@ -1,7 +1,7 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
 import { randomBytes } from 'node:crypto';
-import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { until } from '../concurrency/until.ts';
+import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -10,36 +10,18 @@ import { countDeadLetters } from '../jobs/queueDepth.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { connectNats, type Nats, natsFailure, serversOf, violationOf } from '../nats/connection.ts';
 import {
-  certificateKey,
-  changesConsumer,
-  claimKey,
   compareSetUp,
   consumerName,
-  deadSubject,
-  feederLeaseKey,
-  instanceKey,
   instanceLeaseKey,
-  inventoryKey,
-  jobSubject,
   jobsStream,
   type Lane,
   lanes,
   leasesBucket,
-  noticeSubject,
-  noticesConsumer,
-  noticesStream,
-  operationKey,
-  operationsBucket,
-  runHeadKey,
-  runsBucket,
-  runsToken,
 } from '../nats/topology.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role } from './finding.ts';
+import { examineRights, nobody } from './natsRights.ts';
 
-/** The name of an instance, project or stream that does not exist. */
-const nobody = 'lxstow-doctor';
-const rightsMs = 3000;
 /** One backup a day, and two hours to make it. */
 const oldJobHours = 26;
 const fullShare = 0.8;
@@ -166,123 +148,6 @@ async function examineSetUp(nats: Nats, config: Config, roles: Role[], report: R
   return missing.size === 0;
 }
 
-interface Probe {
-  subject: string;
-  headers?: MsgHdrs;
-  data?: string;
-}
-
-/** No stream has this name: NATS refuses the message even if the user may publish it. */
-function stored(subject: string): Probe {
-  const expecting = headers();
-  expecting.set('Nats-Expected-Stream', nobody);
-  return { subject, headers: expecting };
-}
-
-/** A request that JetStream can only reject as malformed. */
-const malformed = (subject: string): Probe => ({ subject, data: '{' });
-
-function probesOf(role: Role, config: Config): { publish: Probe[]; subscribe: string[] } {
-  const address = (remote: string) => ({ remote, project: nobody, instance: nobody });
-  const kv = (bucket: string, key: string) => stored(`$KV.lxstow_${bucket}.${key}`);
-  const api = (subject: string) => malformed(`$JS.API.${subject}`);
-  const taking = (stream: string, consumer: string) => [
-    api(`CONSUMER.MSG.NEXT.${stream}.${consumer}`),
-    // In-progress acknowledgement of a message that was never delivered.
-    { subject: `$JS.ACK.${stream}.${consumer}.1.0.0.0.0`, data: '+WPI' },
-  ];
-  if (role === 'gateway') {
-    const remotes = Object.keys(config.remotes);
-    return {
-      publish: [
-        ...remotes.flatMap((remote) => [
-          ...Object.values(lanes)
-            .flat()
-            .map((kind) => stored(jobSubject(kind, address(remote)))),
-          kv('operations', operationKey(remote, nobody)),
-          kv('leases', instanceLeaseKey(address(remote))),
-          kv('instances', instanceKey(address(remote))),
-          stored(noticeSubject(remote, nobody)),
-          { subject: `lxstow.ask.${remote}.${nobody}` },
-          { subject: `lxstow.nudge.${remote}.${nobody}` },
-        ]),
-        ...taking(`KV_${operationsBucket}`, changesConsumer),
-        ...taking(`KV_${runsBucket}`, changesConsumer),
-        ...taking(noticesStream, noticesConsumer),
-        kv('runs', runHeadKey(nobody)),
-        stored(noticeSubject(runsToken, nobody)),
-        kv('leases', feederLeaseKey),
-        kv('trust', certificateKey(nobody)),
-        ...['operations', 'leases', 'instances', 'runs', 'trust'].map((bucket) =>
-          api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
-        ),
-        api(`STREAM.MSG.GET.${jobsStream}`),
-        ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
-        ...['operations', 'runs', 'trust'].flatMap((bucket) => [
-          api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
-          api(`CONSUMER.DELETE.KV_lxstow_${bucket}.${nobody}`),
-          { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },
-        ]),
-      ],
-      subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow'],
-    };
-  }
-  const { remote } = config.worker;
-  return {
-    publish: [
-      kv('operations', operationKey(remote, nobody)),
-      kv('checkpoints', operationKey(remote, nobody)),
-      kv('leases', instanceLeaseKey(address(remote))),
-      kv('leases', `janitor.${remote}`),
-      kv('instances', instanceKey(address(remote))),
-      kv('instances', inventoryKey(remote)),
-      kv('leases', claimKey(address(nobody), nobody, nobody)),
-      stored(deadSubject(jobSubject('backup', address(remote)))),
-      ...Object.keys(lanes).flatMap((lane) => taking(jobsStream, consumerName(remote, lane as Lane))),
-      ...['operations', 'leases', 'checkpoints', 'instances'].map((bucket) =>
-        api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
-      ),
-      api('DIRECT.GET.KV_lxstow_instances'),
-    ],
-    subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],
-  };
-}
-
-/** Tries each permission that the role needs, without any effect. Returns whether the rest can be checked. */
-async function examineRights(nats: Nats, config: Config, role: Role, report: Report): Promise<boolean> {
-  const { publish, subscribe } = probesOf(role, config);
-  const refused = new Set<string>();
-  const note = (error: unknown) => {
-    const violation = violationOf(error);
-    if (!violation) return;
-    const { operation, subject } = violation;
-    refused.add(`${operation === 'publish' ? 'publish' : 'subscribe'} ${subject.replaceAll(nobody, '*')}`);
-  };
-  for (const subject of subscribe) {
-    const subscription = nats.connection.subscribe(subject, { callback: note });
-    await nats.connection.flush();
-    if (!subscription.isClosed()) subscription.unsubscribe();
-  }
-  await Promise.all(
-    publish.map(async ({ subject, headers, data = '' }) => {
-      await nats.connection.request(subject, data, { timeout: rightsMs, ...(headers ? { headers } : {}) }).catch(note);
-    }),
-  );
-  const user = config.nats.user === undefined ? 'this user' : `user ${config.nats.user}`;
-  if (refused.size === 0) {
-    report('ok', `${user} of NATS may do what a ${role} does`);
-    return true;
-  }
-  const shown = [...refused].slice(0, 6).join(', ');
-  report(
-    'problem',
-    `${user} of NATS may not do what a ${role} does: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
-    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} in the place of local)` : ''}, and \`nats-server --signal reload\`; and set nats.inboxPrefix as there.`,
-  );
-  // Without replies, every further request would time out.
-  return ![...refused].some((each) => each.startsWith(`subscribe ${config.nats.inboxPrefix ?? '_INBOX'}`));
-}
-
 /** Tests a write by taking and releasing a lease. */
 async function examineRoom(nats: Nats, config: Config, report: Report): Promise<void> {
   const room = 'Make room where jetstream.store_dir is, or raise jetstream.max_file_store in nats-server.conf.';
@@ -304,10 +169,10 @@ async function examineRoom(nats: Nats, config: Config, report: Report): Promise<
   try {
     const { storage, limits } = await nats.jsm.getAccountInfo();
     if (limits.max_storage <= 0)
-      report('ok', `NATS takes writes; ${mib(storage)} are in use, without a limit for this account`);
+      report('ok', `NATS takes writes; ${sizeText(storage)} are in use, without a limit for this account`);
     else if (storage > limits.max_storage * fullShare)
-      report('warning', `NATS has used ${mib(storage)} of ${mib(limits.max_storage)}`, room);
-    else report('ok', `NATS takes writes; ${mib(storage)} of ${mib(limits.max_storage)} are in use`);
+      report('warning', `NATS has used ${sizeText(storage)} of ${sizeText(limits.max_storage)}`, room);
+    else report('ok', `NATS takes writes; ${sizeText(storage)} of ${sizeText(limits.max_storage)} are in use`);
   } catch (error) {
     if (!violationOf(error)) throw natsFailure(error, 'looking for room');
     report('ok', 'NATS takes writes; how much room is left, this user may not see');
@@ -348,8 +213,4 @@ async function examineQueue(nats: Nats, config: Config, roles: Role[], report: R
       `the oldest job on the queue is ${Math.floor(hours)} h old`,
       '`lxstow operations list --all-projects` says what it waits for.',
     );
-}
-
-function mib(bytes: number): string {
-  return `${Math.round(bytes / 1024 / 1024)} MiB`;
 }

@@ -1,24 +1,21 @@
-/** Checks S3: reachable, its clock, and each permission, tried on an object of our own, which is removed with all its versions. */
-import { createHmac, randomUUID } from 'node:crypto';
+/** Checks S3: TLS, its clock, the bucket, each permission, and free space. */
+import { createHmac } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
-import { crc32 } from 'node:zlib';
-import { Client } from 'minio';
-import { crcInS3 } from '../archive/sums.ts';
-import { until } from '../concurrency/until.ts';
+import { listPrefix } from '../backups/keys.ts';
+import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
-import type { ObjectStore, Upload } from '../storage/objectStore.ts';
-import { clientOptions, createS3Store, isNoBucket } from '../storage/s3.ts';
+import { createS3Store, isNoBucket } from '../storage/s3.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
+import { examineVersions, openBucket } from './s3Bucket.ts';
+import { RightsTrial } from './s3Rights.ts';
 
-const probe = 'lxstow-doctor-';
 /** S3 refuses requests signed by a clock that is further off. */
 const worstSkewS = 15 * 60;
 const badSkewS = 60;
-const oldProbeMs = 3_600_000;
 const lowShare = 0.1;
 
 export async function examineS3(
@@ -38,8 +35,9 @@ export async function examineS3(
   report('ok', `bucket ${config.bucket} is there, and can be listed`);
   using bucket = openBucket(config, ca);
   const kept = await examineVersions(bucket, config, report);
-  const folder = [config.prefix, ...(roles.includes('gateway') ? [] : [worker.remote])].filter(Boolean).join('/');
-  await tryRights(store, bucket, `${folder ? `${folder}/` : ''}${probe}`, kept, signal, report);
+  const { prefix } = config;
+  const folder = roles.includes('gateway') ? prefix && `${prefix}/` : listPrefix(prefix, worker);
+  await new RightsTrial(store, bucket, kept, folder, signal, report).run();
   await examineSpace(config, ca, signal, report);
 }
 
@@ -156,229 +154,6 @@ function get(
   });
 }
 
-interface BucketItself extends Disposable {
-  readonly client: Client;
-  readonly name: string;
-}
-
-/** For what ObjectStore does not offer: versions, locks. */
-function openBucket(config: Config['s3'], ca: string | undefined): BucketItself {
-  const url = new URL(config.endpoint);
-  const settings = { keepAlive: true, timeout: answerMs };
-  const transportAgent =
-    url.protocol === 'https:'
-      ? new https.Agent({ ...settings, ...(ca === undefined ? {} : { ca }) })
-      : new http.Agent(settings);
-  const client = new Client({
-    ...clientOptions(config, url),
-    transportAgent,
-    retryOptions: { disableRetry: true },
-  });
-  return { client, name: config.bucket, [Symbol.dispose]: () => transportAgent.destroy() };
-}
-
-/** Limits a call's time: minio-js takes no signal. The socket's timeout ends the call itself. */
-function inTime<T>(call: Promise<T>): Promise<T> {
-  return until(AbortSignal.timeout(answerMs), call);
-}
-
-/** What the bucket does with deleted objects. */
-interface Kept {
-  versions: boolean;
-  /** Written objects cannot be removed for some time. */
-  locked: boolean;
-}
-
-async function examineVersions(
-  { client, name }: BucketItself,
-  { bucket }: Config['s3'],
-  report: Report,
-): Promise<Kept> {
-  const versioning = await inTime(client.getBucketVersioning(name)).catch((error: Error) => error);
-  if (versioning instanceof Error) {
-    const seldom = /NotImplemented|MethodNotAllowed/.test(`${(versioning as { code?: string }).code}`);
-    if (!seldom) report('ok', 'whether the bucket keeps versions, this user may not see');
-    return { versions: !seldom, locked: false };
-  }
-  const status = String((versioning as unknown as { Status?: string } | undefined)?.Status ?? '');
-  if (status !== 'Enabled') {
-    report('ok', 'the bucket keeps no versions: what is deleted is gone, and its space free');
-    return { versions: status === 'Suspended', locked: false };
-  }
-  const lock = (await inTime(client.getObjectLockConfig(name) as unknown as Promise<unknown>).catch(() => undefined)) as
-    | { mode?: string; validity?: number; unit?: string }
-    | undefined;
-  const rules = await inTime(client.getBucketLifecycle(name)).catch(() => null);
-  const ends = /"Noncurrent(VersionExpiration|Days)"/i.test(JSON.stringify(rules ?? {}));
-  const held = lock?.mode
-    ? `, and nobody can remove one for ${lock.validity} ${String(lock.unit).toLowerCase()} (${lock.mode})`
-    : '';
-  const what = `the bucket keeps versions${held}: what lxstow deletes stays there as an old version`;
-  if (ends) report('ok', `${what} until a lifecycle rule removes it`);
-  else
-    report(
-      'warning',
-      `${what}, and its space is never free`,
-      `\`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\``,
-    );
-  return { versions: true, locked: Boolean(lock?.mode) };
-}
-
-/** Tries every call of gateway and worker once. In a locked bucket it starts only an upload, which it aborts: an object would stay. */
-async function tryRights(
-  store: ObjectStore,
-  bucket: BucketItself,
-  prefix: string,
-  kept: Kept,
-  signal: AbortSignal,
-  report: Report,
-): Promise<void> {
-  const key = `${prefix}${randomUUID()}`;
-  const small = { contentType: 'text/plain' };
-  const body = Buffer.from('lxstow doctor: this may be removed\n');
-  const done: string[] = [];
-  let upload: Upload | undefined;
-  let failed = false;
-  const step = async <T>(
-    what: string,
-    right: string,
-    run: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T | undefined> => {
-    signal.throwIfAborted();
-    try {
-      const result = await run(briefly(signal));
-      done.push(what);
-      return result;
-    } catch (error) {
-      failed = true;
-      report(
-        'problem',
-        `S3 does not let us ${what}: ${messageOf(error)}`,
-        adviceForRight(error, right, bucket.name, prefix.slice(0, -probe.length)),
-      );
-      return undefined;
-    }
-  };
-  try {
-    if (!kept.locked) {
-      const etag = await step('put', 's3:PutObject', (s) => store.create(key, body, small, s));
-      if (etag !== undefined) {
-        await tryCondition(store, key, signal, report);
-        await step('get', 's3:GetObject', async (s) => {
-          if (!(await store.read(key, s)).body.equals(body))
-            throw new LxstowError('s3-refused', 'other bytes came back');
-        });
-        await step('list', 's3:ListBucket', async (s) => {
-          const seen = [];
-          for await (const object of store.list(prefix, s)) seen.push(object);
-          if (!seen.some((object) => object.key === key))
-            throw new LxstowError('s3-refused', 'the object just put is not listed');
-          for (const old of seen)
-            if (Date.now() - Date.parse(old.modified) > oldProbeMs) await store.remove(old.key, s);
-        });
-        await step('tag', 's3:PutObjectTagging', (s) => store.tag(key, { lxstow: 'doctor' }, s));
-        await step('delete', 's3:DeleteObject', (s) => store.remove(key, s));
-      }
-    }
-    upload = await step('begin a multipart upload', 's3:PutObject', (s) =>
-      store.beginUpload(key, { tags: {}, ...small }, s),
-    );
-    if (upload) {
-      const open = upload;
-      const sum = crcInS3(crc32(body));
-      const etag = await step('put a part', 's3:PutObject', (s) => store.putPart(open, 1, body, sum, s));
-      await step('list parts', 's3:ListMultipartUploadParts', (s) => store.listParts(open, s));
-      await step('list uploads', 's3:ListBucketMultipartUploads', async (s) => {
-        for await (const _ of store.listUploads(key, s));
-      });
-      if (etag !== undefined && !kept.locked) {
-        const part = { number: 1, etag, crc32: sum };
-        const made = await step('complete an upload', 's3:PutObject', (s) => store.completeUpload(open, [part], s));
-        if (made !== undefined) {
-          upload = undefined;
-          await store.remove(key, briefly(signal));
-          upload = await step('begin another', 's3:PutObject', (s) =>
-            store.beginUpload(key, { tags: {}, ...small }, s),
-          );
-        }
-      }
-      if (upload) {
-        const last = upload;
-        await step('abort an upload', 's3:AbortMultipartUpload', (s) => store.abortUpload(last, s));
-      }
-    }
-    if (!failed)
-      report(
-        'ok',
-        `tried, and allowed: ${done.filter((what) => what !== 'begin another').join(', ')}${kept.locked ? '; put and delete were left out, for what is put would stay locked' : ''}`,
-      );
-  } finally {
-    await cleanUp(store, bucket, key, upload, kept, report);
-  }
-}
-
-/** Permissions to list are the bucket's, all others its objects'. */
-function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
-  if (isCode(error, 's3-full')) return 'Make room in the store.';
-  const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(messageOf(error));
-  if (missing) return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
-  if (/^s3:ListBucket/.test(right))
-    return `Give the user of s3.accessKey ${right} on ${bucket}${folder ? `, for the prefix ${folder}` : ''}.`;
-  return `Give the user of s3.accessKey ${right} on ${bucket}/${folder}*.`;
-}
-
-/** Tests `If-None-Match`, which decides which of two writers wins. */
-async function tryCondition(store: ObjectStore, key: string, signal: AbortSignal, report: Report): Promise<void> {
-  try {
-    await store.create(key, Buffer.from('second'), { contentType: 'text/plain' }, briefly(signal));
-  } catch (error) {
-    if (isCode(error, 'conflict')) return;
-    report(
-      'problem',
-      `S3 does not know conditional writes: ${messageOf(error)}`,
-      'Use a store that takes If-None-Match on PUT: docs/s3.md.',
-    );
-    return;
-  }
-  report(
-    'problem',
-    'S3 wrote over an object in spite of If-None-Match: two workers could both believe to have won',
-    'Use a store that takes If-None-Match on PUT, or a newer version of this one: docs/s3.md.',
-  );
-}
-
-/** Removes what was put, whatever failed, and even after an abort. */
-async function cleanUp(
-  store: ObjectStore,
-  { client, name }: BucketItself,
-  key: string,
-  upload: Upload | undefined,
-  kept: Kept,
-  report: Report,
-): Promise<void> {
-  const now = () => AbortSignal.timeout(answerMs);
-  try {
-    if (upload) await store.abortUpload(upload, now());
-    if (kept.locked) return;
-    await store.remove(key, now());
-    if (!kept.versions) return;
-    const versions: string[] = [];
-    const collect = async () => {
-      const listing = client.listObjects(name, key, true, { IncludeVersion: true });
-      for await (const { versionId } of listing as AsyncIterable<{ versionId?: string }>)
-        if (versionId) versions.push(versionId);
-    };
-    await inTime(collect());
-    for (const versionId of versions) await inTime(client.removeObject(name, key, { versionId }));
-  } catch (error) {
-    report(
-      'warning',
-      `what was put to try S3 may still be there: ${messageOf(error)}`,
-      `\`mc rm --versions --force ALIAS/${name}/${key}\``,
-    );
-  }
-}
-
 /** MinIO reports its free space to users who may see its metrics. */
 async function examineSpace(
   { endpoint, accessKey, secretKey }: Config['s3'],
@@ -397,12 +172,8 @@ async function examineSpace(
     number('minio_cluster_capacity_usable_total_bytes'),
   ];
   if (answer?.status !== 200 || !(total > 0)) return;
-  const said = `MinIO has ${gib(free)} of ${gib(total)} free`;
+  const said = `MinIO has ${sizeText(free)} of ${sizeText(total)} free`;
   if (free < total * lowShare)
     report('warning', said, 'Delete backups, or add drives; a full MinIO refuses backups (s3-full).');
   else report('ok', said);
-}
-
-function gib(bytes: number): string {
-  return `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 }

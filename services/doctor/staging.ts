@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { sizeText } from '../contract/bytes.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import { rootPool } from '../lxd/instances.ts';
 import { defaultSocket } from '../lxd/sockets.ts';
@@ -49,16 +50,16 @@ export async function examineStaging(
   if (free === undefined)
     return report('ok', `how much room ${lxd.product} has to write backups (${where}) cannot be seen from here`);
   const instances = await listInstances(lxd, signal);
-  const room = `${size(free)} are free in ${where}, where ${lxd.product} writes backups`;
+  const room = `${sizeText(free)} are free in ${where}, where ${lxd.product} writes backups`;
   const never = `on a full disk ${lxd.product}'s backup never ends`;
   const usual = (await usualSize(lxd, pools, instances, signal)) ?? 0;
   const largest = largestOf(instances);
   if (!largest || largest.bytes < usual) {
     if (usual < free) report('ok', `${room}; how large its instances are, it does not say`);
-    else report('warning', `${room}; its instances have ${size(usual)} on an average: ${never}`, more);
+    else report('warning', `${room}; its instances have ${sizeText(usual)} on an average: ${never}`, more);
     return;
   }
-  const needs = `the largest instance, ${largest.name}, needs up to ${size(largest.bytes)}`;
+  const needs = `the largest instance, ${largest.name}, needs up to ${sizeText(largest.bytes)}`;
   if (largest.bytes > free) report('problem', `${room}; ${needs}: ${never}`, more);
   else if (largest.bytes * slots > free)
     report(
@@ -151,8 +152,4 @@ function bytesOf(text: string): number | undefined {
   return (
     Number(number) * (unit.endsWith('i') ? 1024 : 1000) ** ('kMGTPE'.indexOf(unit.charAt(0).replace('K', 'k')) + 1 || 0)
   );
-}
-
-function size(bytes: number): string {
-  return bytes < 2 ** 30 ? `${Math.ceil(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 }

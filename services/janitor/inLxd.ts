@@ -123,7 +123,3 @@ async function leftByRestore(
     },
   };
 }
-
-export async function* each<T>(items: Iterable<T>): AsyncGenerator<T> {
-  yield* items;
-}

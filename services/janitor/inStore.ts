@@ -1,11 +1,11 @@
 /** Leftovers in the object store: uploads that nobody goes on with, and archives without a manifest. */
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
-import { isCode } from '../contract/errors.ts';
+import { unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { claimKey } from '../nats/topology.ts';
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
-import { each, looksInFlight } from './inLxd.ts';
+import { looksInFlight } from './inLxd.ts';
 import type { Leftover, SearchTools } from './leftover.ts';
 
 export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
@@ -24,7 +24,7 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
     const { upload } = JSON.parse(value.toString()) as { upload?: { key?: string } };
     if (upload?.key?.startsWith(all)) keys.add(upload.key);
   }
-  for await (const there of mapInOrder(each(keys), looksInFlight, exact))
+  for await (const there of mapInOrder(keys, looksInFlight, exact))
     for (const upload of there) found.set(upload.uploadId, upload);
 
   for (const upload of found.values()) {
@@ -89,10 +89,5 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
 }
 
 async function etagOf(store: ObjectStore, key: string, signal: AbortSignal): Promise<string | undefined> {
-  try {
-    return (await store.stat(key, signal)).etag;
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
+  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

@@ -69,7 +69,11 @@ export async function shutDown(
   } catch (error) {
     if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
     const found = await findInstance(lxd, address, waiting.signal);
-    if (found && !isRight(found)) throw new LxstowError('conflict', `instance ${nameOf(address)} is another one now`);
+    if (found && !isRight(found))
+      throw new LxstowError(
+        'conflict',
+        `instance ${nameOf(address)} was replaced by another instance in the meantime; lxstow did not stop it`,
+      );
     if (found?.status === 'Stopped') return;
     await setState(lxd, address, 'stop', waiting, true);
   }
@@ -108,7 +112,10 @@ export async function changeInstance(
   for (;;) {
     const { metadata, etag } = await lxd.call<LxdInstance>({ path, query, signal });
     if (!isRight(metadata))
-      throw new LxstowError('conflict', `instance ${nameOf(address)} is another one than it was; it was not touched`);
+      throw new LxstowError(
+        'conflict',
+        `instance ${nameOf(address)} was replaced by another instance in the meantime; lxstow did not change it`,
+      );
     const headers: Record<string, string> = etag === undefined ? {} : { 'if-match': etag };
     try {
       await whenFree(signal, () => lxd.call({ method: 'PATCH', path, query, headers, body, signal }));

@@ -1,4 +1,5 @@
 /** What a transfer must hold before it begins: the lease on its instance, and a permit of each limit that counts it. */
+import { readManifest } from '../backups/manifest.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Lease, LeaseHolder } from '../coordination/leases.ts';
@@ -7,7 +8,6 @@ import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
 import { instanceLeaseKey, transferPermits } from '../nats/topology.ts';
 import { waitingFor } from '../outages/outage.ts';
 import type { Gate } from '../outages/outages.ts';
-import { readManifest } from './restore/restore.ts';
 import type { Tools } from './tools.ts';
 
 /** Somebody else has it. */
@@ -123,7 +123,7 @@ async function poolOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionToo
     if (job.kind === 'backup') return await instancePool(lxd, job.address, signal);
     if (job.body.pool !== undefined) return job.body.pool;
     const source = { ...job.address, ...job.body.source, backup: job.body.backup };
-    const { pool } = (await readManifest(source, tools, signal)).instance;
+    const { pool } = (await readManifest(tools.store, tools.config.s3.prefix, source, signal)).manifest.instance;
     // As LXD does it: where the backup's own pool is not there, that of the default profile.
     if (pool && (await poolDriver(lxd, pool, signal)) !== undefined) return pool;
     return await defaultPool(lxd, job.address.project, signal);

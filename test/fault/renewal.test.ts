@@ -62,7 +62,7 @@ describe('an upload that grows old', { timeout: 600_000 }, () => {
     assert.equal(running.status, 'Running');
     await using second = await startWiredWorker(stack, config);
     await succeeded(stack.stow, answer);
-    assert.match(await second.log(), /going on where an earlier attempt was/);
+    assert.match(await second.log(), /resuming an earlier attempt/);
     await stack.assertNothingLeft();
     await restoredSame(answer.body.metadata.name);
   });

@@ -183,7 +183,7 @@ describe('an operation', { timeout: 600_000 }, () => {
     const logs = await Promise.all(stack.stow.workers.map((_, index) => stack.stow.logOf(index)));
     const line = logs
       .flatMap((log) => log.split('\n'))
-      .find((each) => each.includes('going on where') && each.includes(idOf(answer)));
+      .find((each) => each.includes('resuming an earlier attempt') && each.includes(idOf(answer)));
     assert.ok(line, 'it began anew');
     return JSON.parse(line);
   }

@@ -79,7 +79,7 @@ describe('a restore', { timeout: 600_000 }, () => {
         assert.equal(code, 'conflict');
         assert.match(
           err,
-          /large (has been made by somebody else meanwhile|already exists on local); it was not touched/,
+          /(another client has made an instance large in the meantime|large already exists on local); it was not touched/,
         );
       }
       assert.deepEqual(await instances('large'), ['large Running']);

@@ -1,5 +1,5 @@
 /** What can be asked over NATS. Also what docs/asyncapi.yaml is made from: nothing here connects to anything. */
-import { cursorOf } from '../../backups/catalog.ts';
+import { cursorOf } from '../../backups/manifestListing.ts';
 import type {
   Address,
   BackupPage,

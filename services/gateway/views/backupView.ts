@@ -1,6 +1,7 @@
 /** A backup as clients see it, by whichever API they ask: stored, or in the making. */
-import { type Summary, summarise } from '../../backups/catalog.ts';
+
 import { attachedVolumes } from '../../backups/manifest.ts';
+import { type Summary, summarise } from '../../backups/summaries.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../../contract/schemas.ts';
 import { askLook, type LookAnswer, type LookQuestion } from '../../hosts/look.ts';

@@ -2,7 +2,7 @@
  * The archive's upload as the backup sees it: parts go in, an object comes out. Behind that, an upload that grows old is renewed: MinIO
  * removes one a day after its beginning, however busy it is (docs/s3.md).
  */
-import { isCode } from '../../contract/errors.ts';
+import { unlessMissing } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, lingering } from '../../operations/attempt.ts';
 import type { UploadedPart } from '../../storage/objectStore.ts';
@@ -135,10 +135,5 @@ export class ArchiveUpload {
 
 /** The ETag of the object under a key; undefined when there is none. */
 export async function etagAt(store: Tools['store'], key: string, signal: AbortSignal): Promise<string | undefined> {
-  try {
-    return (await store.stat(key, signal)).etag;
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
+  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

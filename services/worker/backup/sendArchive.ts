@@ -1,4 +1,4 @@
-/** LXD's export into the object store: blocks, compressed, in parts, several at a time; whole, or not at all. */
+/** Sends LXD's export to the object store: compressed blocks, in parts, several at a time. */
 import type { ByteSource } from '../../archive/blocks.ts';
 import { draftParts } from '../../archive/draftParts.ts';
 import { paced } from '../../archive/pace.ts';
@@ -18,9 +18,17 @@ import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import { zerosIn } from './zeros.ts';
 
+/** The archive in the store. */
+export interface Sent {
+  parts: SentPart[];
+  etag: string;
+  /** LXD's copy, which it was made of. */
+  made: LxdBackup;
+}
+
 /**
- * Sends what is not stored yet, and makes the object of it, unless an attempt before this one has. What LXD is still writing is sent meanwhile
- * (docs/adr/0028-sending-ahead.md).
+ * Sends what is not stored yet, also while LXD still writes it (docs/adr/0028-sending-ahead.md), and makes the object, unless an earlier attempt has
+ * made it.
  */
 export async function sendArchive(
   address: BackupAddress,
@@ -29,11 +37,11 @@ export async function sendArchive(
   attempt: Attempt,
   tools: Tools,
   writing?: Writing,
-): Promise<{ parts: SentPart[]; etag: string; made: LxdBackup }> {
+): Promise<Sent> {
   const { start } = checkpoint;
   const send = { address, checkpoint, upload, attempt, tools };
   const made = writing ? await sendAhead(send, writing) : start.made;
-  if (!made) throw new TypeError('neither is the export whole, nor is anybody writing it');
+  if (!made) throw new TypeError('the export is incomplete, and LXD is not writing it');
   const sent = checkpoint.parts;
   const last = sent.at(-1);
   const from = last?.rawEnd ?? 0;
@@ -46,7 +54,7 @@ export async function sendArchive(
     const { size, source } = await openExport(tools.lxd, address, start.lxdBackup, attempt.signal, from);
     try {
       if (size !== made.size) throw truncated(address, made, size);
-      const end = await transfer(send, source, partSizeFor(made.size - from, sent.length));
+      const end = await new Transfer(send).run(source, partSizeFor(made.size - from, sent.length));
       if (end !== made.size) throw truncated(address, made, end);
     } finally {
       source.destroy();
@@ -67,8 +75,8 @@ interface Send {
 }
 
 /**
- * Sends what LXD has written so far, and resolves when it has written all. When the store fails meanwhile, the rest is left for later: LXD's work
- * is not to be done twice for that.
+ * Sends what LXD has written so far, and resolves when LXD has written all. If the store fails, the rest is sent later: LXD need not write its copy
+ * again for that.
  */
 async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   const { address, checkpoint, attempt, tools } = send;
@@ -80,7 +88,7 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   const limit = tools.config.worker.sendAheadMiB * 1024 * 1024;
   const source = followExport(tools.lxd, address, writing, limit);
   try {
-    if (limit > 0) await transfer(send, source, partSizeFor(limit), limit);
+    if (limit > 0) await new Transfer(send, limit).run(source, partSizeFor(limit));
   } catch (error) {
     if (attempt.signal.aborted || asLxstowError(error).permanent || isCode(error, 'archive-truncated')) throw error;
     attempt.log.warn('not all sent while LXD was writing', { error });
@@ -90,7 +98,7 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   return settled;
 }
 
-/** What LXD has sent must be a whole tar, and as long as LXD announced. */
+/** For an export that is not as long as LXD announced. */
 function truncated(address: BackupAddress, made: LxdBackup, size: number): LxstowError {
   return new LxstowError(
     'archive-truncated',
@@ -98,83 +106,99 @@ function truncated(address: BackupAddress, made: LxdBackup, size: number): Lxsto
   );
 }
 
-/**
- * Sends the export from behind what is stored, up to its end, or to byte `limit`: a part that this one cuts short is not sent. Returns the byte
- * it came to.
- */
-async function transfer(
-  { address, checkpoint, upload, attempt, tools }: Send,
-  source: ByteSource,
-  partSize: number,
-  limit = Number.POSITIVE_INFINITY,
-): Promise<number> {
-  const { threads, bandwidth, memory, config, metrics } = tools;
-  const sent = checkpoint.parts;
-  const last = sent.at(-1);
-  const partStart = { number: (last?.number ?? 0) + 1, rawStart: last?.rawEnd ?? 0 };
-  const begun = performance.now();
-  const tar = last ? TarScanner.from(last.tar) : new TarScanner();
-  using idle = new IdleWatch(config.worker.lxdIdleTimeoutMs, `the export of ${nameOf(address)}`);
-  const signal = AbortSignal.any([attempt.signal, idle.signal]);
-  let read = partStart.rawStart;
-  let stored = storedBytes(sent);
-  const progress = (): OperationMetadata => {
-    const { made } = checkpoint.start;
-    // Until then LXD says how far it is.
-    if (!made) return { bytes_stored: stored };
-    return {
-      stage: 'uploading',
-      bytes_done: read,
-      bytes_total: made.size,
-      bytes_stored: stored,
-      bytes_per_second: bytesPerSecond(read - partStart.rawStart, begun),
-    };
-  };
+/** Sends a part of the export, from behind what is stored. */
+class Transfer {
+  readonly #send: Send;
+  readonly #limit: number;
+  readonly #tar: TarScanner;
+  /** The scanner's state behind each block, by the tar's byte: what resuming behind a part needs. */
+  readonly #states = new Map<number, TarState>();
+  readonly #start: { number: number; rawStart: number };
+  readonly #begun = performance.now();
+  #read: number;
+  #stored: number;
 
-  // The scanner's state behind each block, by the tar's byte: what a part needs to be gone on from.
-  const states = new Map<number, TarState>();
-  const onBlock = (bytes: Buffer) => {
+  /** Sends up to byte `limit` of the export; a part that the limit cuts short is not sent. */
+  constructor(send: Send, limit = Number.POSITIVE_INFINITY) {
+    const sent = send.checkpoint.parts;
+    const last = sent.at(-1);
+    this.#send = send;
+    this.#limit = limit;
+    this.#tar = last ? TarScanner.from(last.tar) : new TarScanner();
+    this.#start = { number: (last?.number ?? 0) + 1, rawStart: last?.rawEnd ?? 0 };
+    this.#read = this.#start.rawStart;
+    this.#stored = storedBytes(sent);
+  }
+
+  /** Returns the byte that it came to. */
+  async run(source: ByteSource, partSize: number): Promise<number> {
+    const { address, checkpoint, attempt, tools } = this.#send;
+    const { threads, bandwidth, memory, config } = tools;
+    using idle = new IdleWatch(config.worker.lxdIdleTimeoutMs, `the export of ${nameOf(address)}`);
+    const signal = AbortSignal.any([attempt.signal, idle.signal]);
+    const inFlight = partsInFlight(partSize, config.worker.partsInFlight);
+    const drafts = draftParts(paced(source, bandwidth), {
+      compression: checkpoint.start.compression,
+      partSize,
+      inFlight,
+      memory,
+      threads,
+      onBlock: (bytes) => this.#onBlock(bytes),
+      idle,
+      signal,
+      start: this.#start,
+    });
+    const sendPart = (draft: PartDraft) => this.#sendPart(draft, partSize, signal);
+    for await (const _ of mapInOrder(drafts, inFlight, sendPart));
+    if (this.#read < this.#limit) this.#tar.finish();
+    return this.#read;
+  }
+
+  #onBlock(bytes: Buffer): void {
+    const tar = this.#tar;
     tar.push(bytes);
-    if ((tar.firstFileBytes ?? 0) > largestIndexBytes) throw indexTooLarge(address, tar.firstFileBytes);
-    read += bytes.length;
-    states.set(read, tar.state());
-  };
+    if ((tar.firstFileBytes ?? 0) > largestIndexBytes) throw indexTooLarge(this.#send.address, tar.firstFileBytes);
+    this.#read += bytes.length;
+    this.#states.set(this.#read, tar.state());
+  }
 
-  const inFlight = partsInFlight(partSize, config.worker.partsInFlight);
-  const drafts = draftParts(paced(source, bandwidth), {
-    compression: checkpoint.start.compression,
-    partSize,
-    inFlight,
-    memory,
-    threads,
-    onBlock,
-    idle,
-    signal,
-    start: partStart,
-  });
-
-  const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<void> => {
-    if (rawEnd === limit && body.length < partSize) return release();
-    const { sha256, crc32 } = await threads.digest(body);
-    const state = states.get(rawEnd) ?? tar.state();
+  async #sendPart(
+    { number, rawStart, rawEnd, body, release }: PartDraft,
+    partSize: number,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { checkpoint, upload, attempt, tools } = this.#send;
+    if (rawEnd === this.#limit && body.length < partSize) return release();
+    const { sha256, crc32 } = await tools.threads.digest(body);
+    const tar = this.#states.get(rawEnd) ?? this.#tar.state();
     const zeros = checkpoint.start.compression === 'none' ? { zeros: zerosIn(body) } : {};
     const part = await upload.put(
-      { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar: state, ...zeros },
+      { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar, ...zeros },
       body,
       signal,
     );
     release();
-    for (const at of states.keys()) if (at <= rawStart) states.delete(at);
-    stored += part.size;
-    metrics.received.inc({ peer: 'lxd' }, rawEnd - rawStart);
-    attempt.report(progress());
-  };
-  for await (const _ of mapInOrder(drafts, inFlight, sendPart));
-  if (read < limit) tar.finish();
-  return read;
+    for (const at of this.#states.keys()) if (at <= rawStart) this.#states.delete(at);
+    this.#stored += part.size;
+    tools.metrics.received.inc({ peer: 'lxd' }, rawEnd - rawStart);
+    attempt.report(this.#progress());
+  }
+
+  #progress(): OperationMetadata {
+    const { made } = this.#send.checkpoint.start;
+    // Until LXD has finished, progress comes from its own operation.
+    if (!made) return { bytes_stored: this.#stored };
+    return {
+      stage: 'uploading',
+      bytes_done: this.#read,
+      bytes_total: made.size,
+      bytes_stored: this.#stored,
+      bytes_per_second: bytesPerSecond(this.#read - this.#start.rawStart, this.#begun),
+    };
+  }
 }
 
-/** LXD writes an archive that it does not take back: the index has each snapshot's configuration twice. */
+/** LXD can write an archive that it does not take back: the index has each snapshot's configuration twice. */
 function indexTooLarge(address: BackupAddress, bytes = 0): LxstowError {
   return new LxstowError(
     'too-large',

@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { listPrefix, parseManifestKey } from '../../backups/keys.ts';
 import { parseManifest } from '../../backups/manifest.ts';
+import { sizeText } from '../../contract/bytes.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, Manifest } from '../../contract/schemas.ts';
 import type { LxdBackup, Writing } from '../../lxd/backups.ts';
@@ -62,17 +63,17 @@ export async function assertStagingRoom(
   if (!disk) return undefined;
   const free = disk.bavail * disk.bsize;
   tools.metrics.stagingFree.set(free);
-  const has = `LXD has ${mib(free)} MiB free in ${dir}`;
+  const has = `LXD has ${sizeText(free)} free in ${dir}`;
   const { tooLittleBytes = 0 } = operation.checkpoint ?? {};
   const tooLittle = (why: string) => new LxstowError('lxd-full', full(`${has}; ${why}`, attempt, tools));
   if (free < tooLittleBytes * moreShare)
-    throw tooLittle(`with ${mib(tooLittleBytes)} MiB the backup of ${nameOf(address)} has filled it`);
+    throw tooLittle(`with ${sizeText(tooLittleBytes)} the backup of ${nameOf(address)} has filled it`);
   const last = await lastManifest(address, tools, signal);
   const isSameKind =
     last?.archive.optimized === (kind.optimized ?? false) &&
     last.archive.instanceOnly === (kind.instance_only ?? false);
   if (last && isSameKind && last.archive.rawSize > free)
-    throw tooLittle(`the last backup of ${nameOf(address)} needed ${mib(last.archive.rawSize)} MiB`);
+    throw tooLittle(`the last backup of ${nameOf(address)} needed ${sizeText(last.archive.rawSize)}`);
   return { dir, free };
 }
 
@@ -159,8 +160,4 @@ async function lastManifest(
     if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
     throw error;
   }
-}
-
-function mib(bytes: number): number {
-  return Math.ceil(bytes / 2 ** 20);
 }

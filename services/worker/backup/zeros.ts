@@ -1,6 +1,7 @@
 /** Zeros that a backup without compression stores as they are: most of a virtual machine's disk, when the machine is new. */
 import { isZero } from '../../archive/compression/blockFormat.ts';
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
+import { sizeText } from '../../contract/bytes.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 
@@ -26,9 +27,5 @@ export function adviseOnZeros(parts: SentPart[], { compression, instance }: Back
   const [zeros, stored] = [sum((part) => part.zeros ?? 0), sum((part) => part.size)];
   if (zeros < smallestBytes || zeros <= stored / 2) return;
   const ways = optimizable.has(instance.driver) ? '--compression zstd or --optimized' : '--compression zstd';
-  attempt.warn(`${sizeOf(zeros)} of ${sizeOf(stored)} stored are zeros: with ${ways} they take next to no room`);
-}
-
-function sizeOf(bytes: number): string {
-  return bytes < 2 ** 30 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+  attempt.warn(`${sizeText(zeros)} of ${sizeText(stored)} stored are zeros: with ${ways} they take next to no room`);
 }

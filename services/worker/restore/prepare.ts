@@ -1,29 +1,32 @@
-/** What has been imported is made ours, and no twin of another instance, before it gets the name that was asked for. */
+/** Prepares an imported instance for its name: marks it as ours, and keeps it from being the twin of another instance. */
 import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import { changeInstance, moveInstance } from '../../lxd/instanceChanges.ts';
-import { type Config, findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
+import { type Config, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { everyInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
 import type { Restoring } from './restoring.ts';
 
-/** Marks it, keeps LXD from starting it by itself, and gives it an identity of its own where another instance has the archive's. */
-export async function prepare(restoring: Restoring, found: LxdInstance): Promise<void> {
+/**
+ * Marks the instance, keeps LXD from starting it by itself, and gives it an identity of its own if another instance has the archive's. `named`: the
+ * instance that has the wanted name.
+ */
+export async function prepare(restoring: Restoring, found: LxdInstance, named: LxdInstance | undefined): Promise<void> {
   const { job, attempt, tools, imported } = restoring;
   const { signal } = attempt;
   const { id } = attempt.operation;
   const { network = true, keep_identity: keepIdentity = false } = job.body;
   const devices = network ? {} : { devices: withoutNetwork(found) };
-  // Under its own name nobody else has it.
+  // No other client uses this name.
   await changeInstance(tools.lxd, imported, () => true, { config: markedConfig('restored', id), ...devices }, signal);
   const twins = await twinsOf(restoring, identityOf(found));
   if (twins.length > 0) {
     const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
     const names = twins.map(({ address }) => nameOf(address)).join(', ');
     if (isCopy(restoring) && !keepIdentity) {
-      // A rename gives it a new one; the archive's is its twin's.
+      // The rename gives the copy a new instance-id; the archive's is its twin's.
       const { 'volatile.cloud-init.instance-id': _, ...rest } = kept;
       await attempt.checkpoint({ kept: rest });
       await changeWhatMay(restoring, imported, ownIdentity(found));
@@ -31,31 +34,33 @@ export async function prepare(restoring: Restoring, found: LxdInstance): Promise
       attempt.warn(`${names} has the same identity (UUID, MAC or static address): do not let both run on one network`);
     if (network) warnOfAddresses(restoring, found, twins);
   }
-  await moveToReplaced(restoring, found);
+  if (job.body.replace && named) await moveTo(restoring, found, named.location);
   await attempt.checkpoint({ prepared: true });
 }
 
-/** In a cluster LXD imports on the member that it is asked through. What replaces an instance belongs where that one is. */
-async function moveToReplaced({ job, attempt, tools, target, imported }: Restoring, found: LxdInstance): Promise<void> {
-  if (!job.body.replace) return;
+/** Moves the instance to the cluster member of the one that it replaces: LXD imports on the member that is asked. */
+async function moveTo(
+  { attempt, tools, target, imported }: Restoring,
+  found: LxdInstance,
+  location: string,
+): Promise<void> {
   const { signal } = attempt;
-  const old = await findInstance(tools.lxd, target, signal);
-  if (!old || old.location === found.location) return;
+  if (location === found.location) return;
   try {
     attempt.assertOwned();
-    await moveInstance(tools.lxd, imported, old.location, {
+    await moveInstance(tools.lxd, imported, location, {
       signal,
       idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
     });
   } catch (error) {
     if (isLxdAway(error) || signal.aborted) throw error;
     attempt.warn(
-      `${nameOf(target)} was on ${old.location}, and is on ${found.location} now: ${asLxstowError(error).message}`,
+      `${nameOf(target)} was on ${location}, and is on ${found.location} now: ${asLxstowError(error).message}`,
     );
   }
 }
 
-/** Whether it is restored beside what the backup was made of: under another name, or in another project. */
+/** Whether the instance is restored under another name than the backup's, or into another project. */
 function isCopy({ source, target }: Restoring): boolean {
   return source.instance !== target.instance || source.project !== target.project;
 }
@@ -65,7 +70,7 @@ interface Twin {
   identity: Identity;
 }
 
-/** Instances of this server that share a uuid, a MAC or a static address with it; what is to be replaced is none. */
+/** Finds the instances of this server that share a UUID, a MAC or a static address with it, except the one that it replaces. */
 async function twinsOf({ job, tools, attempt, target, imported, replaced }: Restoring, own: Identity): Promise<Twin[]> {
   const others = new Set([imported.instance, replaced.instance, ...(job.body.replace ? [target.instance] : [])]);
   const twins: Twin[] = [];
@@ -77,7 +82,7 @@ async function twinsOf({ job, tools, attempt, target, imported, replaced }: Rest
   return twins;
 }
 
-/** Static addresses are configuration: whoever wants both to run must change them. */
+/** Warns of shared static addresses: they are configuration, which only the owner may change. */
 function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin[]): void {
   for (const { device, address, isStatic } of identityOf(found).addresses) {
     const twin =
@@ -90,8 +95,8 @@ function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin
 }
 
 /**
- * Changes those keys of an instance of ours that LXD lets be changed (a restricted project does not take all: seen on LXD 5.0.2), and warns of the
- * others. Throws what is no refusal.
+ * Changes keys of an instance of ours, and warns of those that LXD refuses: a restricted project does not take all (seen on LXD 5.0.2). Throws any
+ * other failure.
  */
 export async function changeWhatMay(
   { attempt, tools, target }: Restoring,

@@ -1,6 +1,6 @@
 /**
- * How what is restored gets its name. With `replace` the instance that has it is stopped and renamed aside first, and deleted last. Until
- * the restored one has run, or has its name where nobody wants it to run, a failure walks back; after that nothing does.
+ * Replaces an instance: stops it and renames it aside, gives its name to the restored one, and deletes it last. A failure walks back until the restored
+ * instance has run, or has its name if it is not to run. After that nothing walks back.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
@@ -10,21 +10,19 @@ import {
   deleteStoppedInstance,
   isProtected,
   renameInstance,
-  setState,
   shutDown,
 } from '../../lxd/instanceChanges.ts';
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
-import { isLxdAway, LostOperation } from '../../lxd/lxdOperation.ts';
-import { beforeStart, identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
-import { blameOf } from '../../outages/blame.ts';
-import { changeWhatMay } from './prepare.ts';
+import { isLxdAway } from '../../lxd/lxdOperation.ts';
+import { identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { type Here, look, type Restoring } from './restoring.ts';
+import { isFinal, takeName } from './takeName.ts';
 import { startInstance, unlessDone, waitingOf, walkBack } from './walkBack.ts';
 
-/** How long an attempt goes on with a swap whose LXD is away: between two attempts, other jobs of the instance would begin. */
+/** How long an attempt retries a swap while LXD is away: between two attempts, other jobs of the instance could begin. */
 const swapPatienceMs = 60_000;
 
-/** Throws conflict where it cannot give way: what LXD would delete at its stop, or not at all, and what cannot be stopped. */
+/** Throws conflict if LXD would delete the instance when it stops, cannot delete it, or cannot stop it. */
 export function assertReplaceable(instance: LxdInstance, name: string): void {
   const why = whyNotReplaceable(instance);
   if (why) throw new LxstowError('conflict', `instance ${name} cannot be replaced: ${why}. It was not touched`);
@@ -39,14 +37,7 @@ export function whyNotReplaceable(instance: LxdInstance): string | undefined {
   return undefined;
 }
 
-/** Gives what is restored its name, which nobody has. From here on a cancel comes too late. */
-export async function takeName(restoring: Restoring, here: Here): Promise<void> {
-  await restoring.attempt.commit();
-  if (!here.isIn) await rename(restoring);
-  await putIntoService(restoring);
-}
-
-/** Puts what is restored in the place of the instance that has its name, or goes on with that where a worker died amid it. */
+/** Puts the restored instance in the place of the one that has its name, or resumes that after the death of a worker. */
 export async function swap(restoring: Restoring, first: Here): Promise<void> {
   const { attempt, tools } = restoring;
   attempt.assertOwned();
@@ -62,33 +53,26 @@ export async function swap(restoring: Restoring, first: Here): Promise<void> {
         const why = isCode(error, 'not-started') ? (error as Error).cause : error;
         await giveUp(restoring, asLxstowError(why).message);
       }
-      // Also of the next attempt, which goes on from what it finds. A cancel is undone by undoRestore().
+      // The next attempt resumes from what it finds. A cancel is undone by undoRestore().
       if (!isLxdAway(error) || attempt.signal.aborted || performance.now() > until) throw error;
       await delay(tools.lxd.pollMs, undefined, { signal: attempt.held });
     }
   }
 }
 
-/** Walks back, and ends the operation with why. An attempt that takes over goes on with the way back. */
+/** Walks back, and ends the operation. An attempt that takes over resumes the way back. */
 export async function giveUp(restoring: Restoring, why: string): Promise<never> {
   const { attempt, target } = restoring;
   await attempt.checkpoint({ failed: why });
   await walkBack(restoring).catch((error) => {
     const { code, message } = asLxstowError(error);
-    const text = `instance ${nameOf(target)} could not be replaced (${why}), and is not put back: ${message}`;
+    const text = `instance ${nameOf(target)} could not be replaced (${why}), nor put back: ${message}`;
     throw new LxstowError(code, text, { cause: error });
   });
   throw new LxstowError('not-replaced', `instance ${nameOf(target)} could not be replaced, and is as it was: ${why}`);
 }
 
-/** Retrying cannot help: LXD's own failure or refusal, or a conflict. */
-function isFinal(error: unknown): boolean {
-  if (error instanceof LostOperation || isCode(error, 'cancelled')) return false;
-  const { code } = asLxstowError(error);
-  return ['lxd-failed', 'lxd-refused', 'internal'].includes(code) || blameOf(code).on === 'job';
-}
-
-/** Stops the instance that has the name, and gives it one of ours. */
+/** Stops the instance that has the name, and renames it to one of ours. */
 async function setAside(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, replaced } = restoring;
   const { lxd } = tools;
@@ -100,7 +84,10 @@ async function setAside(restoring: Restoring): Promise<void> {
   assertReplaceable(found, nameOf(target));
   if (!isOld(found)) {
     if (identifierOf(found) !== checkpoint?.givingWay)
-      throw new LxstowError('conflict', `instance ${nameOf(target)} is another one than when its replacement began`);
+      throw new LxstowError(
+        'conflict',
+        `instance ${nameOf(target)} is not the one that it was when its replacement began`,
+      );
     const kept = keptConfig(found);
     await attempt.checkpoint({ replaced: { status: found.status, kept } });
     const isTheSame = (instance: LxdInstance) =>
@@ -114,7 +101,7 @@ async function setAside(restoring: Restoring): Promise<void> {
   if (found.status !== 'Stopped') await shutDown(lxd, target, isOld, waiting);
   const stopped = await findInstance(lxd, target, waiting.signal);
   if (stopped && !isOld(stopped)) {
-    // LXD stops by name alone: what others have put in its place meanwhile ran.
+    // LXD stops by name alone: it has stopped another instance, which was put in this one's place, and which ran.
     if (found.status !== 'Stopped' && stopped.status === 'Stopped') await startInstance(restoring);
     throw exchangedError(restoring);
   }
@@ -125,7 +112,7 @@ async function setAside(restoring: Restoring): Promise<void> {
   );
   const aside = await findInstance(lxd, replaced, waiting.signal);
   if (aside && isOld(aside)) return;
-  // Somebody has exchanged it between our change and the stop or the rename, which LXD does by name alone.
+  // The instance was exchanged between our change and the stop or the rename, which LXD does by name alone.
   if (aside) {
     await renameInstance(lxd, replaced, target.instance, waiting);
     if (found.status !== 'Stopped') await startInstance(restoring);
@@ -136,67 +123,11 @@ async function setAside(restoring: Restoring): Promise<void> {
 function exchangedError({ target }: Restoring): LxstowError {
   return new LxstowError(
     'conflict',
-    `instance ${nameOf(target)} was exchanged by somebody while it was being replaced`,
+    `instance ${nameOf(target)} was exchanged by another client while it was being replaced`,
   );
 }
 
-/** Gives what was imported the name that was asked for. Throws conflict where somebody has taken it. */
-async function rename(restoring: Restoring): Promise<void> {
-  const { attempt, tools, target, imported } = restoring;
-  const waiting = waitingOf(restoring);
-  attempt.assertHeld();
-  try {
-    const found = await findInstance(tools.lxd, imported, waiting.signal);
-    if (found && found.status !== 'Stopped') await setState(tools.lxd, imported, 'stop', waiting, true);
-    await renameInstance(tools.lxd, imported, target.instance, waiting);
-  } catch (error) {
-    if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
-    const here = await look(restoring, waiting.signal);
-    if (here.isIn) return;
-    if (here.target) {
-      const text = `instance ${nameOf(target)} has been made by somebody else meanwhile; it was not touched`;
-      throw new LxstowError('conflict', text, { cause: error });
-    }
-    throw error;
-  }
-}
-
-/** Undoes what the rename has changed, and starts it where that is wanted. After it nothing walks back. Throws not-started. */
-async function putIntoService(restoring: Restoring): Promise<void> {
-  const { job, attempt, tools, target } = restoring;
-  const { id, checkpoint } = attempt.operation;
-  const found = await findInstance(tools.lxd, target, attempt.held);
-  if (!found || !isMarked('restored', id)(found)) throw takenAwayError(restoring);
-  if (found.status !== 'Running') {
-    await changeWhatMay(restoring, target, beforeStart(checkpoint?.kept ?? {}));
-    const { status = 'Stopped' } = checkpoint?.replaced ?? {};
-    if (job.body.start || status !== 'Stopped') await start(restoring);
-  }
-  await attempt.checkpoint({ swapped: true });
-}
-
-async function start(restoring: Restoring): Promise<void> {
-  const { attempt, target } = restoring;
-  attempt.report({ stage: 'starting' });
-  attempt.assertHeld();
-  try {
-    await startInstance(restoring);
-  } catch (error) {
-    if (!isFinal(error) || attempt.held.aborted) throw error;
-    const why = asLxstowError(error).message;
-    const text = `instance ${nameOf(target)} is restored, but does not start: ${why}`;
-    throw new LxstowError('not-started', text, { cause: error });
-  }
-}
-
-/** What was restored had its name, and is not there any more. `isAside`: what it replaced still is. */
-export function takenAwayError({ target, replaced }: Restoring, isAside = false): LxstowError {
-  const before = isAside ? `; the one before it is ${nameOf(replaced)}` : '';
-  const text = `instance ${nameOf(target)} was restored, and renamed or deleted by somebody right after${before}`;
-  return new LxstowError('conflict', text);
-}
-
-/** Deletes what gave way. Where that fails it stays, the janitor tries on, and the operation says so. */
+/** Deletes the replaced instance. If that fails, the operation gets a warning, and the janitor tries again. */
 export async function finishReplace({ attempt, tools, replaced }: Restoring): Promise<void> {
   const waiting = { signal: attempt.signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
   try {
@@ -206,7 +137,7 @@ export async function finishReplace({ attempt, tools, replaced }: Restoring): Pr
     attempt.signal.throwIfAborted();
     if (isLxdAway(error)) throw error;
     attempt.warn(
-      `the instance that was replaced could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
+      `the replaced instance could not be deleted yet; it is ${nameOf(replaced)}: ${asLxstowError(error).message}`,
     );
   }
 }

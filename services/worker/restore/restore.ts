@@ -1,32 +1,23 @@
 /**
- * Restores a backup. LXD imports it under a name that only this operation can have; taking the wanted name is the last step. Nothing
- * else is stopped, renamed, changed or deleted, but the instance that `replace` was asked for (docs/adr/0030-own-names.md).
+ * Restores a backup. LXD imports it under a name that only this operation can have; taking the wanted name is the last step. With `replace`, the
+ * instance of that name gives way. No other instance is stopped, renamed, changed or deleted (docs/adr/0030-own-names.md).
  */
-import { TarHead } from '../../archive/tar/tarHead.ts';
-import { manifestKey } from '../../backups/keys.ts';
-import { parseManifest } from '../../backups/manifest.ts';
-import { isCode, LxstowError } from '../../contract/errors.ts';
-import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
+import { isCode } from '../../contract/errors.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
-import { Forward } from '../../lxd/forward.ts';
 import { deleteInstance } from '../../lxd/instanceChanges.ts';
-import { type LxdInstance, nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
-import { handedBackConfig, identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
-import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
-import { ensureProfiles } from '../../lxd/profiles.ts';
-import { claimKey, removal } from '../../nats/topology.ts';
+import type { LxdInstance } from '../../lxd/instances.ts';
+import { handedBackConfig } from '../../lxd/marks.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { BlockedName, importArchive, settleImport } from './importArchive.ts';
-import { assertMayBring } from './limits.ts';
-import { changeWhatMay, prepare } from './prepare.ts';
-import { assertReplaceable, finishReplace, giveUp, swap, takeName, takenAwayError } from './replace.ts';
-import { type Here, look, type Restoring, restoringOf } from './restoring.ts';
+import { bringIn } from './bringIn.ts';
+import { settleImport } from './importArchive.ts';
+import { changeWhatMay } from './prepare.ts';
+import { finishReplace, giveUp, swap } from './replace.ts';
+import { look, type Restoring, restoringOf } from './restoring.ts';
+import { takeName, takenAwayError } from './takeName.ts';
 import { handBackElsewhere, walkBack } from './walkBack.ts';
 
-/** LXD has not been seen to leave more than one volume. */
-const mostNames = 4;
-/** LXD's import cannot be cancelled: so long one that must be undone is waited for. */
+/** How long an undo waits for an import, which LXD cannot cancel. */
 const undoMs = 3_600_000;
 
 export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
@@ -43,95 +34,7 @@ export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools:
   await finish(restoring);
 }
 
-/** Imports the backup, unless an attempt before this one, whose worker died, has. */
-async function bringIn(restoring: Restoring): Promise<Here> {
-  const { job, attempt, tools, source, target } = restoring;
-  const { signal } = attempt;
-  if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
-  let here = await look(restoring, signal);
-  if (!here.isIn && !here.replaced) await assertTargetFree(restoring, here);
-  if (
-    here.imported &&
-    here.imported.status !== 'Stopped' &&
-    !isMarked('restored', attempt.operation.id)(here.imported)
-  ) {
-    // LXD was started again before it could be kept from starting what it had just imported: that is not what was stored any more.
-    await deleteInstance(tools.lxd, restoring.imported, {
-      signal,
-      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-    });
-    here = { ...here, imported: undefined };
-  }
-  if (!here.isIn && !here.imported) {
-    if (here.replaced) throw goneError(restoring);
-    await claimForReading(source, attempt, tools);
-    const manifest = await readManifest(source, tools, signal);
-    await checkTarget(target, job.body.pool, manifest, tools, signal);
-    await assertMayBring(restoring, manifest);
-    const server = job.body.anyway ? undefined : await Forward.of(tools.lxd, signal);
-    server?.assertTakes(manifest.instance);
-    const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);
-    if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
-    for (const name of profiles.different)
-      attempt.warn(`profile ${name} is not what it was when the backup was made; it was left as it is`);
-    await importUnderFreeName(restoring, manifest, server);
-    here = await look(restoring, signal);
-  }
-  if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
-    // Unless an attempt before has changed them, they are still the archive's.
-    if (!isMarked('restored', attempt.operation.id)(here.imported))
-      await attempt.checkpoint({ kept: keptConfig(here.imported) });
-    await prepare(restoring, here.imported);
-  }
-  if (!here.isIn && !here.imported) throw goneError(restoring);
-  return here;
-}
-
-/** Imports under the next name of ours where LXD has left a volume under the one before. */
-async function importUnderFreeName(restoring: Restoring, manifest: Manifest, server?: Forward): Promise<void> {
-  const { job, attempt, tools, source } = restoring;
-  for (;;) {
-    const head = new TarHead((format) => server?.assertReads(format));
-    try {
-      const to = restoring.imported;
-      return await importArchive({ to, from: source, pool: job.body.pool, manifest, head }, attempt, tools);
-    } catch (error) {
-      const importName = (attempt.operation.checkpoint?.importName ?? 1) + 1;
-      if (!(error instanceof BlockedName) || importName > mostNames) throw error;
-      attempt.warn(error.message);
-      await attempt.checkpoint({ importName });
-      restoring.imported = renamed(restoring.imported, importedName(attempt.operation.id, importName));
-    }
-  }
-}
-
-function goneError({ imported }: Restoring): LxstowError {
-  return new LxstowError(
-    'conflict',
-    `${nameOf(imported)}, which was restored, is gone: somebody renamed or deleted it`,
-  );
-}
-
-/** Throws conflict where an instance has the name that is not to give way, or cannot. */
-async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: Here): Promise<void> {
-  const own = parseOwnName(target.instance);
-  if (own)
-    throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);
-  if (!here.target) return;
-  if (job.body.replace) {
-    assertReplaceable(here.target, nameOf(target));
-    const { checkpoint } = attempt.operation;
-    if (checkpoint?.givingWay === undefined && !checkpoint?.importing)
-      await attempt.checkpoint({ givingWay: identifierOf(here.target) });
-    return;
-  }
-  throw new LxstowError(
-    'conflict',
-    `instance ${nameOf(target)} already exists on ${tools.config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,
-  );
-}
-
-/** Makes the instance its owner's, and removes what has given way to it. */
+/** Hands the restored instance over to its owner, and deletes the one that it has replaced. */
 async function finish(restoring: Restoring): Promise<void> {
   const { attempt } = restoring;
   const here = await look(restoring, attempt.signal);
@@ -149,18 +52,18 @@ async function finish(restoring: Restoring): Promise<void> {
   else if (checkpoint?.replaced && here.isIn) await handBackElsewhere(restoring, attempt.held);
 }
 
-/** Gives the restored instance its own configuration back, as the last change. */
+/** Gives the restored instance its own configuration back, as the last change to it. */
 async function handOver(restoring: Restoring, { status }: LxdInstance): Promise<void> {
   const { kept = {} } = restoring.attempt.operation.checkpoint ?? {};
   await restoring.attempt.checkpoint({ handedOver: true });
   await changeWhatMay(restoring, restoring.target, handedBackConfig('restored', kept, status !== 'Stopped'));
 }
 
-/** Removes what this operation's attempts have half made, and puts back what was to give way. An instance that was there before is not touched. */
+/** Removes what this operation's attempts have imported, and puts back the instance that was to be replaced. No other instance is touched. */
 export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
   const { checkpoint } = operation;
-  // Once the restored one is in service nothing walks back.
+  // Once the restored instance is in service, nothing walks back.
   if (!checkpoint?.importing || checkpoint.swapped || isCode(attempt.signal.reason, 'lease-lost')) return;
   const restoring = restoringOf(job, attempt, tools);
   const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.held]);
@@ -171,7 +74,7 @@ export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools
   }
 }
 
-/** Removes what was imported, unless it has its name already: it does not start, say, and that is for its owner to mend. */
+/** Removes the imported instance, unless it has its name already. One that does not start, say, is for its owner to mend. */
 async function removeImported(restoring: Restoring, signal: AbortSignal): Promise<void> {
   const { job, attempt, tools, imported } = restoring;
   const { log } = attempt;
@@ -180,52 +83,9 @@ async function removeImported(restoring: Restoring, signal: AbortSignal): Promis
   if (here.isIn && here.target) return handOver(restoring, here.target);
   if (!here.imported) return;
   if (job.body.replace && !here.target && !here.replaced)
-    return void log.warn('what was restored is kept: what it was to replace is gone', { instance: imported.instance });
+    return void log.warn('the restored instance is kept: the one that it was to replace is gone', {
+      instance: imported.instance,
+    });
   await deleteInstance(tools.lxd, imported, { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs });
-  log.info('what was restored is removed', { instance: imported.instance });
-}
-
-/** Keeps the backup from being deleted. Both sides put down their claim first and look for the other's then: one of them sees it. */
-async function claimForReading(source: BackupAddress, attempt: Attempt, { leases }: Tools): Promise<void> {
-  const { id, attempt: count } = attempt.operation;
-  const refusal = `backup ${source.instance}/${source.backup} is being deleted`;
-  await attempt.claim(claimKey(source, source.backup, `${id}-${count}`), refusal);
-  if (await leases.holder(claimKey(source, source.backup, removal))) throw new LxstowError('instance-busy', refusal);
-}
-
-export async function readManifest(
-  source: BackupAddress,
-  { store, config }: Pick<Tools, 'store' | 'config'>,
-  signal: AbortSignal,
-): Promise<Manifest> {
-  try {
-    return parseManifest((await store.read(manifestKey(config.s3.prefix, source), signal)).body, source);
-  } catch (error) {
-    if (isCode(error, 'not-found'))
-      throw new LxstowError('not-found', `backup ${source.instance}/${source.backup} does not exist`, { cause: error });
-    throw error;
-  }
-}
-
-/** Looks for faults that LXD finds only after the whole upload. */
-async function checkTarget(
-  target: Address,
-  pool: string | undefined,
-  { instance, archive }: Manifest,
-  { lxd }: Tools,
-  signal: AbortSignal,
-): Promise<void> {
-  if (!(await projectExists(lxd, target.project, signal)))
-    throw new LxstowError('not-found', `project ${target.project} does not exist on ${lxd.remote}`);
-  const wanted = pool ?? (archive.optimized ? instance.pool : undefined);
-  if (!wanted) return;
-  const driver = await poolDriver(lxd, wanted, signal);
-  if (driver === undefined)
-    throw new LxstowError('not-found', `storage pool ${wanted} does not exist on ${lxd.remote}`);
-  if (archive.optimized && driver !== instance.driver) {
-    throw new LxstowError(
-      'bad-request',
-      `the backup is in ${instance.driver}'s own format; pool ${wanted} is ${driver}: choose a pool of ${instance.driver}`,
-    );
-  }
+  log.info('the restored instance is removed', { instance: imported.instance });
 }

@@ -1,0 +1,65 @@
+/** Finds the manifests of many backups in the bucket, with several listings at a time. */
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import type { BackupAddress } from '../contract/schemas.ts';
+import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
+import { listPrefix, type Part, parseManifestKey, prefixesOf } from './keys.ts';
+
+export interface ManifestEntry {
+  address: BackupAddress;
+  object: StoredObject;
+}
+
+/** Objects in one answer of S3 to a listing. */
+const pageLength = 1000;
+/** A store lists one page after the other, but several listings at a time: three times as fast on MinIO with two cores. */
+const listsInFlight = 4;
+const mostPieces = 16;
+/** Folders are remotes, in them projects, in them instances. */
+const instanceLevel = 3;
+
+/** Yields the manifests of these backups, in the order of the store's listing. Lists more than one page in pieces, several at a time. */
+export async function* listManifests(
+  store: ObjectStore,
+  prefix: string,
+  of: Part,
+  signal: AbortSignal,
+): AsyncGenerator<ManifestEntry> {
+  const first: StoredObject[] = [];
+  for await (const object of store.list(listPrefix(prefix, of), signal)) {
+    first.push(object);
+    if (first.length === pageLength) break;
+  }
+  const entriesOf = (objects: StoredObject[]) =>
+    objects.flatMap((object) => {
+      const address = parseManifestKey(prefix, object.key);
+      return address && (of.project ?? address.project) === address.project ? [{ address, object }] : [];
+    });
+  const pieces = first.length < pageLength ? [] : await piecesOf(store, prefix, of, signal);
+  if (pieces.length === 0) return yield* entriesOf(first);
+  // List the first page again: a backup that has changed since then is yielded once, as it is now.
+  const listed = mapInOrder(pieces, listsInFlight, async (piece) => {
+    const found: ManifestEntry[] = [];
+    for await (const object of store.list(piece, signal)) found.push(...entriesOf([object]));
+    return found;
+  });
+  for await (const entries of listed) yield* entries;
+}
+
+/** Prefixes that together match all keys of these backups. */
+async function piecesOf(store: ObjectStore, prefix: string, of: Part, signal: AbortSignal): Promise<string[]> {
+  const whole = [listPrefix(prefix, of)];
+  const { remote, project, instance } = of;
+  const named = [remote, remote && project, remote && project && instance].filter((word) => word !== undefined).length;
+  let folders = whole;
+  for (let level = named; level < instanceLevel && folders.length < mostPieces; level++) {
+    const below: string[] = [];
+    for (const folder of folders) for await (const name of store.folders(folder, signal)) below.push(name);
+    folders = below;
+  }
+  return prefixesOf(folders, mostPieces) ?? whole;
+}
+
+/** A backup's place in the order of a list. */
+export function cursorOf({ instance, backup }: BackupAddress): string {
+  return `${instance}/${backup}`;
+}

@@ -1,0 +1,188 @@
+/** Tries each permission on the bucket that gateway and worker need, on an object of our own, which is removed with all its versions. */
+import { randomUUID } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+import { crcInS3 } from '../archive/sums.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { ObjectStore, Upload } from '../storage/objectStore.ts';
+import { answerMs, briefly, messageOf, type Report } from './finding.ts';
+import { type BucketItself, inTime, type Kept } from './s3Bucket.ts';
+
+const probe = 'lxstow-doctor-';
+const oldProbeMs = 3_600_000;
+const small = { contentType: 'text/plain' };
+const body = Buffer.from('lxstow doctor: this may be removed\n');
+
+export class RightsTrial {
+  readonly #store: ObjectStore;
+  readonly #bucket: BucketItself;
+  readonly #kept: Kept;
+  /** What keys must begin with: empty, or with a slash at the end. */
+  readonly #folder: string;
+  /** What the keys of all trials begin with. */
+  readonly #prefix: string;
+  readonly #key: string;
+  readonly #signal: AbortSignal;
+  readonly #report: Report;
+  readonly #done: string[] = [];
+  #failed = false;
+  /** The open upload. */
+  #upload: Upload | undefined;
+
+  constructor(
+    store: ObjectStore,
+    bucket: BucketItself,
+    kept: Kept,
+    folder: string,
+    signal: AbortSignal,
+    report: Report,
+  ) {
+    this.#store = store;
+    this.#bucket = bucket;
+    this.#kept = kept;
+    this.#folder = folder;
+    this.#prefix = folder + probe;
+    this.#key = `${this.#prefix}${randomUUID()}`;
+    this.#signal = signal;
+    this.#report = report;
+  }
+
+  /** Makes every call of gateway and worker once. In a locked bucket it starts only an upload, which it aborts: an object would stay. */
+  async run(): Promise<void> {
+    const { locked } = this.#kept;
+    try {
+      if (!locked) await this.#tryObject();
+      await this.#tryUpload();
+      if (this.#failed) return;
+      const skipped = locked ? '; put and delete were skipped: the object would stay locked' : '';
+      this.#report('ok', `tried, and allowed: ${this.#done.join(', ')}${skipped}`);
+    } finally {
+      await this.#cleanUp();
+    }
+  }
+
+  async #tryObject(): Promise<void> {
+    const store = this.#store;
+    const key = this.#key;
+    const etag = await this.#step('put', 's3:PutObject', (signal) => store.create(key, body, small, signal));
+    if (etag === undefined) return;
+    await this.#tryCondition();
+    await this.#step('get', 's3:GetObject', async (signal) => {
+      if (!(await store.read(key, signal)).body.equals(body))
+        throw new LxstowError('s3-refused', 'other bytes came back');
+    });
+    await this.#step('list', 's3:ListBucket', async (signal) => {
+      const seen = [];
+      for await (const object of store.list(this.#prefix, signal)) seen.push(object);
+      if (!seen.some((object) => object.key === key))
+        throw new LxstowError('s3-refused', 'the object just put is not listed');
+      for (const old of seen)
+        if (Date.now() - Date.parse(old.modified) > oldProbeMs) await store.remove(old.key, signal);
+    });
+    await this.#step('tag', 's3:PutObjectTagging', (signal) => store.tag(key, { lxstow: 'doctor' }, signal));
+    await this.#step('delete', 's3:DeleteObject', (signal) => store.remove(key, signal));
+  }
+
+  async #tryUpload(): Promise<void> {
+    const store = this.#store;
+    const key = this.#key;
+    const begin = (signal: AbortSignal) => store.beginUpload(key, { tags: {}, ...small }, signal);
+    const open = await this.#step('begin a multipart upload', 's3:PutObject', begin);
+    if (!open) return;
+    this.#upload = open;
+    const sum = crcInS3(crc32(body));
+    const etag = await this.#step('put a part', 's3:PutObject', (signal) => store.putPart(open, 1, body, sum, signal));
+    await this.#step('list parts', 's3:ListMultipartUploadParts', (signal) => store.listParts(open, signal));
+    await this.#step('list uploads', 's3:ListBucketMultipartUploads', async (signal) => {
+      for await (const _ of store.listUploads(key, signal));
+    });
+    if (etag !== undefined && !this.#kept.locked) {
+      const parts = [{ number: 1, etag, crc32: sum }];
+      const made = await this.#step('complete an upload', 's3:PutObject', (signal) =>
+        store.completeUpload(open, parts, signal),
+      );
+      if (made !== undefined) {
+        this.#upload = undefined;
+        await store.remove(key, briefly(this.#signal));
+        this.#upload = await this.#step(undefined, 's3:PutObject', begin);
+      }
+    }
+    const last = this.#upload;
+    if (last)
+      await this.#step('abort an upload', 's3:AbortMultipartUpload', (signal) => store.abortUpload(last, signal));
+  }
+
+  /** Makes a call; reports its failure, and then returns undefined. `what`: what the call does, unless it was tried before. */
+  async #step<T>(
+    what: string | undefined,
+    right: string,
+    call: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T | undefined> {
+    this.#signal.throwIfAborted();
+    try {
+      const result = await call(briefly(this.#signal));
+      if (what) this.#done.push(what);
+      return result;
+    } catch (error) {
+      this.#failed = true;
+      this.#report(
+        'problem',
+        `S3 does not let us ${what ?? 'begin another upload'}: ${messageOf(error)}`,
+        adviceForRight(error, right, this.#bucket.name, this.#folder),
+      );
+      return undefined;
+    }
+  }
+
+  /** Tests `If-None-Match`, which decides which of two writers wins. */
+  async #tryCondition(): Promise<void> {
+    const advice = 'Use a store that takes If-None-Match on PUT, or a newer version of this one: docs/s3.md.';
+    try {
+      await this.#store.create(this.#key, Buffer.from('second'), small, briefly(this.#signal));
+    } catch (error) {
+      if (isCode(error, 'conflict')) return;
+      return this.#report('problem', `S3 does not know conditional writes: ${messageOf(error)}`, advice);
+    }
+    this.#report(
+      'problem',
+      'S3 wrote over an object in spite of If-None-Match: two workers could both believe that they won',
+      advice,
+    );
+  }
+
+  /** Removes what was put, whatever failed, and even after an abort. */
+  async #cleanUp(): Promise<void> {
+    const { client, name } = this.#bucket;
+    const key = this.#key;
+    const now = () => AbortSignal.timeout(answerMs);
+    try {
+      if (this.#upload) await this.#store.abortUpload(this.#upload, now());
+      if (this.#kept.locked) return;
+      await this.#store.remove(key, now());
+      if (!this.#kept.versions) return;
+      const versions: string[] = [];
+      const collect = async () => {
+        const listing = client.listObjects(name, key, true, { IncludeVersion: true });
+        for await (const { versionId } of listing as AsyncIterable<{ versionId?: string }>)
+          if (versionId) versions.push(versionId);
+      };
+      await inTime(collect());
+      for (const versionId of versions) await inTime(client.removeObject(name, key, { versionId }));
+    } catch (error) {
+      this.#report(
+        'warning',
+        `the test object may still be in the bucket: ${messageOf(error)}`,
+        `\`mc rm --versions --force ALIAS/${name}/${key}\``,
+      );
+    }
+  }
+}
+
+/** Permissions to list are the bucket's, all others its objects'. */
+function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
+  if (isCode(error, 's3-full')) return 'Make room in the store.';
+  const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(messageOf(error));
+  if (missing) return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
+  if (/^s3:ListBucket/.test(right))
+    return `Give the user of s3.accessKey ${right} on ${bucket}${folder ? `, for the prefix ${folder}` : ''}.`;
+  return `Give the user of s3.accessKey ${right} on ${bucket}/${folder}*.`;
+}

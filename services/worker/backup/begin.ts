@@ -1,0 +1,119 @@
+/** How an attempt at a backup begins: from where an earlier one was, or with a new copy in LXD and a new upload. */
+import { archiveKey } from '../../backups/keys.ts';
+import { unlessMissing } from '../../contract/errors.ts';
+import { type BackupAddress, type Compression, contentTypes, type ManifestLxd } from '../../contract/schemas.ts';
+import type { JobOf } from '../../jobs/jobs.ts';
+import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
+import { describeInstance, describeServer } from '../../lxd/instances.ts';
+import { type Attempt, bytesPerSecond, lingering } from '../../operations/attempt.ts';
+import type { Tools } from '../tools.ts';
+import { ArchiveUpload, etagAt } from './archiveUpload.ts';
+import { BackupCheckpoint, type BackupStart } from './checkpoint.ts';
+import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
+
+/** What an earlier attempt got done, if LXD and the store still have it as it was recorded. */
+export async function resume(
+  job: JobOf<'backup'>,
+  compression: Compression,
+  attempt: Attempt,
+  tools: Tools,
+): Promise<BackupCheckpoint | undefined> {
+  const { operation, log, signal } = attempt;
+  if (!operation.checkpoint?.uploadId) return undefined;
+  const checkpoint = await BackupCheckpoint.load(tools.checkpoints, operation, log);
+  if (!checkpoint) return undefined;
+  const { start, parts } = checkpoint;
+  if (!start.made) return undefined;
+  const upload = new ArchiveUpload(
+    checkpoint,
+    { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
+    attempt,
+    tools,
+  );
+  const object = await etagAt(tools.store, start.upload.key, signal);
+  const whole = parts.at(-1)?.rawEnd === start.made.size;
+  if (whole && object === upload.etag) return checkpoint;
+  if (!(await lxdBackupExists(tools.lxd, operation, start.lxdBackup, signal))) return undefined;
+  const sound =
+    operation.checkpoint.uploadId === start.upload.uploadId && (await unlessMissing(() => upload.isSound(signal)));
+  if (!sound) {
+    // The earlier attempt may have ended amid a renewal: the object is there, the next upload is not.
+    if (object === undefined || object !== upload.etag) return undefined;
+    await upload.reopen(object, signal);
+  }
+  log.info('resuming an earlier attempt', { parts: parts.length, rawStart: parts.at(-1)?.rawEnd ?? 0 });
+  return checkpoint;
+}
+
+/** Has LXD begin its copy, and opens an upload for it. LXD's progress is followed until `listening` ends. */
+export async function begin(
+  job: JobOf<'backup'>,
+  address: BackupAddress,
+  compression: Compression,
+  attempt: Attempt,
+  tools: Tools,
+  listening: AbortSignal,
+): Promise<{ checkpoint: BackupCheckpoint; writing: Writing; room: StagingRoom | undefined }> {
+  const { lxd: client, store, config, checkpoints } = tools;
+  const { signal, operation } = attempt;
+  const [instance, lxd] = await Promise.all([
+    describeInstance(client, address, signal),
+    describeServer(client, signal),
+  ]);
+  const room = await assertStagingRoom(address, job.body, attempt, tools);
+  const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
+  await attempt.checkpoint({ lxdBackup });
+  const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);
+  const key = archiveKey(config.s3.prefix, address);
+  const begun = Date.now();
+  const upload = await store.beginUpload(
+    key,
+    { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
+    lingering(signal),
+  );
+  await attempt.checkpoint({ key, uploadId: upload.uploadId });
+  const start: BackupStart = { lxdBackup, compression, upload, begun, session: upload.uploadId, instance, lxd };
+  return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
+}
+
+interface Generating {
+  job: JobOf<'backup'>;
+  lxdBackup: string;
+  server: ManifestLxd;
+  /** Undefined if this worker cannot see LXD's disk. */
+  room: StagingRoom | undefined;
+}
+
+async function generate(
+  { job, lxdBackup: name, server, room }: Generating,
+  attempt: Attempt,
+  tools: Tools,
+  signal: AbortSignal,
+): Promise<Writing> {
+  const { lxd, config } = tools;
+  const { optimized = false, instance_only: instanceOnly = false } = job.body;
+  // No older server can restore LXD 6's own format.
+  const metadataVersion = server.extensions?.includes('backup_metadata_version') ? 1 : undefined;
+  const begun = performance.now();
+  let movedAt = begun;
+  let written = 0;
+  attempt.report({ stage: 'generating' });
+  const writing = await beginLxdBackup(
+    lxd,
+    job.address,
+    { name, optimized, instanceOnly, metadataVersion, waitHours: config.worker.patienceHours },
+    {
+      signal,
+      idleTimeoutMs: config.worker.lxdIdleTimeoutMs,
+      onProgress: (bytes, text) => {
+        if (bytes !== written) [written, movedAt] = [bytes, performance.now()];
+        attempt.report({
+          bytes_done: bytes,
+          bytes_per_second: bytesPerSecond(bytes, begun),
+          create_backup_progress: text,
+        });
+      },
+    },
+  );
+  return watchStagingRoom(writing, room, { attempt, tools, movedAt: () => movedAt });
+}

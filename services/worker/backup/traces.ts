@@ -1,0 +1,86 @@
+/** What a backup's attempts leave in LXD, in the store and in NATS, and its removal. */
+import { archiveKey, manifestKey } from '../../backups/keys.ts';
+import { parseManifest } from '../../backups/manifest.ts';
+import { isCode } from '../../contract/errors.ts';
+import type { BackupAddress } from '../../contract/schemas.ts';
+import type { JobOf } from '../../jobs/jobs.ts';
+import { deleteLxdBackup } from '../../lxd/backups.ts';
+import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
+import type { Upload } from '../../storage/objectStore.ts';
+import type { Tools } from '../tools.ts';
+import { etagAt } from './archiveUpload.ts';
+import { removeCheckpoint } from './checkpoint.ts';
+
+/** Removes all that this operation's attempts have made, the backup too: the operation says that there is none. */
+export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { backup, checkpoint } = attempt.operation;
+  if (isCode(attempt.signal.reason, 'lease-lost')) return;
+  try {
+    if (checkpoint?.uploadId && backup !== undefined)
+      await removeOwnManifest({ ...job.address, backup }, attempt, tools);
+  } finally {
+    // LXD's copy takes its room even if the store does not answer.
+    await removeTraces(job, attempt, tools);
+  }
+}
+
+/** Removes a manifest whose answer was lost, or that was written while the operation was cancelled. */
+async function removeOwnManifest(
+  address: BackupAddress,
+  attempt: Attempt,
+  { store, config, keeper }: Tools,
+): Promise<void> {
+  const key = manifestKey(config.s3.prefix, address);
+  const signal = cleanupSignal();
+  try {
+    const { body } = await store.read(key, signal);
+    if (parseManifest(body, address).operation !== attempt.operation.id) return;
+    await store.remove(key, signal);
+    await keeper.removed(address);
+  } catch (error) {
+    if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
+  }
+}
+
+/** Removes what this operation's attempts have left in LXD and in the store. The backup itself, once its manifest is there, stays. */
+export async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { operation } = attempt;
+  const { key, uploadId, lxdBackup } = operation.checkpoint ?? {};
+  const upload = key && uploadId ? { key, uploadId } : undefined;
+  await tidy(lxdBackup, upload, attempt, tools);
+  if (upload && operation.backup !== undefined)
+    await removeOrphan({ ...job.address, backup: operation.backup }, attempt, tools);
+  await removeCheckpoint(tools.checkpoints, operation);
+}
+
+/** Removes an archive that was completed, but never got its manifest. */
+async function removeOrphan(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<void> {
+  const { prefix } = config.s3;
+  const signal = cleanupSignal();
+  if ((await etagAt(store, manifestKey(prefix, address), signal)) !== undefined) return;
+  await store.remove(archiveKey(prefix, address), signal);
+  attempt.log.debug('no archive without its manifest', { backup: address.backup });
+}
+
+/** Removes LXD's copy and the upload; logs what cannot be removed. Touches nothing after a lost lease: the next owner has the checkpoint, and does this itself. */
+export async function tidy(
+  lxdBackup: string | undefined,
+  upload: Upload | undefined,
+  attempt: Attempt,
+  { lxd, store, config }: Tools,
+): Promise<void> {
+  if (isCode(attempt.signal.reason, 'lease-lost')) return;
+  const { lxdIdleTimeoutMs: idleTimeoutMs } = config.worker;
+  const waiting = () => ({ signal: cleanupSignal(), idleTimeoutMs });
+  const steps = [
+    ['backup in LXD', async () => lxdBackup && (await deleteLxdBackup(lxd, attempt.operation, lxdBackup, waiting()))],
+    ['upload', async () => upload && (await store.abortUpload(upload, cleanupSignal()))],
+  ] as const;
+  for (const [what, run] of steps) {
+    try {
+      await run();
+    } catch (error) {
+      attempt.log.error('left behind', { what, lxdBackup, upload, error });
+    }
+  }
+}

@@ -1,0 +1,140 @@
+/** Brings a backup into LXD, under a name that only its restore has. */
+import { TarHead } from '../../archive/tar/tarHead.ts';
+import { readManifest } from '../../backups/manifest.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
+import { Forward } from '../../lxd/forward.ts';
+import { deleteInstance } from '../../lxd/instanceChanges.ts';
+import { nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
+import { identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
+import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
+import { ensureProfiles } from '../../lxd/profiles.ts';
+import { claimKey, removal } from '../../nats/topology.ts';
+import type { Attempt } from '../../operations/attempt.ts';
+import type { Tools } from '../tools.ts';
+import { BlockedName, importArchive, settleImport } from './importArchive.ts';
+import { assertMayBring } from './limits.ts';
+import { prepare } from './prepare.ts';
+import { assertReplaceable } from './replace.ts';
+import { type Here, look, type Restoring } from './restoring.ts';
+
+/** LXD has not been seen to leave more than one volume. */
+const mostNames = 4;
+/** Imports the backup, unless an earlier attempt, whose worker died, has. Returns what is there then. */
+export async function bringIn(restoring: Restoring): Promise<Here> {
+  const { job, attempt, tools, source, target } = restoring;
+  const { signal } = attempt;
+  if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
+  let here = await look(restoring, signal);
+  if (!here.isIn && !here.replaced) await assertTargetFree(restoring, here);
+  if (
+    here.imported &&
+    here.imported.status !== 'Stopped' &&
+    !isMarked('restored', attempt.operation.id)(here.imported)
+  ) {
+    // LXD was restarted before we could keep it from starting what it had just imported: the instance is not what was stored any more.
+    await deleteInstance(tools.lxd, restoring.imported, {
+      signal,
+      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
+    });
+    here = { ...here, imported: undefined };
+  }
+  if (!here.isIn && !here.imported) {
+    if (here.replaced) throw goneError(restoring);
+    await claimForReading(source, attempt, tools);
+    const { manifest } = await readManifest(tools.store, tools.config.s3.prefix, source, signal);
+    await checkTarget(target, job.body.pool, manifest, tools, signal);
+    await assertMayBring(restoring, manifest);
+    const server = job.body.anyway ? undefined : await Forward.of(tools.lxd, signal);
+    server?.assertTakes(manifest.instance);
+    const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);
+    if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
+    for (const name of profiles.different)
+      attempt.warn(`profile ${name} differs from the backup's; it was left as it is`);
+    await importUnderFreeName(restoring, manifest, server);
+    here = await look(restoring, signal);
+  }
+  if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
+    // Unless an earlier attempt has changed the keys, they are the archive's.
+    if (!isMarked('restored', attempt.operation.id)(here.imported))
+      await attempt.checkpoint({ kept: keptConfig(here.imported) });
+    await prepare(restoring, here.imported, here.target);
+  }
+  if (!here.isIn && !here.imported) throw goneError(restoring);
+  return here;
+}
+
+/** Imports under the first name of ours under which LXD has left no volume. */
+async function importUnderFreeName(restoring: Restoring, manifest: Manifest, server?: Forward): Promise<void> {
+  const { job, attempt, tools, source } = restoring;
+  for (;;) {
+    const head = new TarHead((format) => server?.assertReads(format));
+    try {
+      const to = restoring.imported;
+      return await importArchive({ to, from: source, pool: job.body.pool, manifest, head }, attempt, tools);
+    } catch (error) {
+      const importName = (attempt.operation.checkpoint?.importName ?? 1) + 1;
+      if (!(error instanceof BlockedName) || importName > mostNames) throw error;
+      attempt.warn(error.message);
+      await attempt.checkpoint({ importName });
+      restoring.imported = renamed(restoring.imported, importedName(attempt.operation.id, importName));
+    }
+  }
+}
+
+function goneError({ imported }: Restoring): LxstowError {
+  return new LxstowError(
+    'conflict',
+    `${nameOf(imported)}, which was restored, is gone: another client renamed or deleted it`,
+  );
+}
+
+/** Throws conflict if an instance has the name, and is not to be replaced, or cannot be. */
+async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: Here): Promise<void> {
+  const own = parseOwnName(target.instance);
+  if (own)
+    throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);
+  if (!here.target) return;
+  if (job.body.replace) {
+    assertReplaceable(here.target, nameOf(target));
+    const { checkpoint } = attempt.operation;
+    if (checkpoint?.givingWay === undefined && !checkpoint?.importing)
+      await attempt.checkpoint({ givingWay: identifierOf(here.target) });
+    return;
+  }
+  throw new LxstowError(
+    'conflict',
+    `instance ${nameOf(target)} already exists on ${tools.config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,
+  );
+}
+
+/** Keeps the backup from being deleted. Reader and remover each write their claim before they look for the other's: one of them sees it. */
+async function claimForReading(source: BackupAddress, attempt: Attempt, { leases }: Tools): Promise<void> {
+  const { id, attempt: count } = attempt.operation;
+  const refusal = `backup ${source.instance}/${source.backup} is being deleted`;
+  await attempt.claim(claimKey(source, source.backup, `${id}-${count}`), refusal);
+  if (await leases.holder(claimKey(source, source.backup, removal))) throw new LxstowError('instance-busy', refusal);
+}
+
+/** Throws what LXD would find only after the whole upload: a missing project or pool, a pool of another driver. */
+async function checkTarget(
+  target: Address,
+  pool: string | undefined,
+  { instance, archive }: Manifest,
+  { lxd }: Tools,
+  signal: AbortSignal,
+): Promise<void> {
+  if (!(await projectExists(lxd, target.project, signal)))
+    throw new LxstowError('not-found', `project ${target.project} does not exist on ${lxd.remote}`);
+  const wanted = pool ?? (archive.optimized ? instance.pool : undefined);
+  if (!wanted) return;
+  const driver = await poolDriver(lxd, wanted, signal);
+  if (driver === undefined)
+    throw new LxstowError('not-found', `storage pool ${wanted} does not exist on ${lxd.remote}`);
+  if (archive.optimized && driver !== instance.driver) {
+    throw new LxstowError(
+      'bad-request',
+      `the backup is in ${instance.driver}'s own format; pool ${wanted} is ${driver}: choose a pool of ${instance.driver}`,
+    );
+  }
+}

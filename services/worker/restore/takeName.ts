@@ -1,0 +1,80 @@
+/** How a restored instance gets the name that was asked for, and is put into service. */
+import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
+import { renameInstance, setState } from '../../lxd/instanceChanges.ts';
+import { findInstance, nameOf } from '../../lxd/instances.ts';
+import { LostOperation } from '../../lxd/lxdOperation.ts';
+import { beforeStart, isMarked } from '../../lxd/marks.ts';
+import { blameOf } from '../../outages/blame.ts';
+import { changeWhatMay } from './prepare.ts';
+import { type Here, look, type Restoring } from './restoring.ts';
+import { startInstance, waitingOf } from './walkBack.ts';
+
+/** Gives the restored instance its name, which must be free, and puts it into service. From here on a cancel comes too late. */
+export async function takeName(restoring: Restoring, here: Here): Promise<void> {
+  await restoring.attempt.commit();
+  if (!here.isIn) await rename(restoring);
+  await putIntoService(restoring);
+}
+
+/** Gives the imported instance the name that was asked for. Throws conflict if another client has taken it. */
+async function rename(restoring: Restoring): Promise<void> {
+  const { attempt, tools, target, imported } = restoring;
+  const waiting = waitingOf(restoring);
+  attempt.assertHeld();
+  try {
+    const found = await findInstance(tools.lxd, imported, waiting.signal);
+    if (found && found.status !== 'Stopped') await setState(tools.lxd, imported, 'stop', waiting, true);
+    await renameInstance(tools.lxd, imported, target.instance, waiting);
+  } catch (error) {
+    if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
+    const here = await look(restoring, waiting.signal);
+    if (here.isIn) return;
+    if (here.target) {
+      const text = `another client has made an instance ${nameOf(target)} in the meantime; it was not touched`;
+      throw new LxstowError('conflict', text, { cause: error });
+    }
+    throw error;
+  }
+}
+
+/** Undoes what the rename has changed, and starts the instance if that is wanted. After it nothing walks back. Throws not-started. */
+async function putIntoService(restoring: Restoring): Promise<void> {
+  const { job, attempt, tools, target } = restoring;
+  const { id, checkpoint } = attempt.operation;
+  const found = await findInstance(tools.lxd, target, attempt.held);
+  if (!found || !isMarked('restored', id)(found)) throw takenAwayError(restoring);
+  if (found.status !== 'Running') {
+    await changeWhatMay(restoring, target, beforeStart(checkpoint?.kept ?? {}));
+    const { status = 'Stopped' } = checkpoint?.replaced ?? {};
+    if (job.body.start || status !== 'Stopped') await start(restoring);
+  }
+  await attempt.checkpoint({ swapped: true });
+}
+
+async function start(restoring: Restoring): Promise<void> {
+  const { attempt, target } = restoring;
+  attempt.report({ stage: 'starting' });
+  attempt.assertHeld();
+  try {
+    await startInstance(restoring);
+  } catch (error) {
+    if (!isFinal(error) || attempt.held.aborted) throw error;
+    const why = asLxstowError(error).message;
+    const text = `instance ${nameOf(target)} is restored, but does not start: ${why}`;
+    throw new LxstowError('not-started', text, { cause: error });
+  }
+}
+
+/** For a restored instance that had its name, and is not there any more. `isAside`: the one that it replaced still is. */
+export function takenAwayError({ target, replaced }: Restoring, isAside = false): LxstowError {
+  const before = isAside ? `; the one before it is ${nameOf(replaced)}` : '';
+  const text = `instance ${nameOf(target)} was restored, and another client renamed or deleted it right after${before}`;
+  return new LxstowError('conflict', text);
+}
+
+/** Retrying cannot help: LXD's own failure or refusal, or a conflict. */
+export function isFinal(error: unknown): boolean {
+  if (error instanceof LostOperation || isCode(error, 'cancelled')) return false;
+  const { code } = asLxstowError(error);
+  return ['lxd-failed', 'lxd-refused', 'internal'].includes(code) || blameOf(code).on === 'job';
+}
