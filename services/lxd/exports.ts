@@ -28,7 +28,7 @@ export async function openExport(
   return { size, source: readable(lxd, download) };
 }
 
-/** Pause before asking LXD for more, once all that it had written was read. */
+/** Pause before asking LXD for what it has written since, unless it says before that it has written all. */
 const lookAgainMs = 100;
 
 /**
@@ -53,19 +53,20 @@ export function followExport(
       const { signal } = options;
       let filled = 0;
       for (const wanted = Math.min(buffer.length, limit - at); filled < wanted; ) {
-        // In this order: an export opened after the backup was complete has all bytes.
-        stretch ??= { last: whole, source: await openWritten(lxd, address, name, signal, at) };
+        if (!stretch) {
+          // Reset the caller's idle timer: LXD's operation has its own.
+          options.onBytes?.();
+          await Promise.race([settled, delay(lookAgainMs, undefined, { signal })]).catch((error) => {
+            throw lxd.failure(error, signal);
+          });
+          // In this order: an export opened after the backup was complete has all bytes.
+          stretch = { last: whole, source: await openWritten(lxd, address, name, signal, at) };
+        }
         const got = (await stretch.source?.fill(buffer.subarray(filled, wanted), options)) ?? 0;
         filled += got;
         at += got;
         if (filled === wanted || (stretch.last && got === 0)) break;
-        if (stretch.last) continue;
-        stretch = undefined;
-        // Reset the caller's idle timer: LXD's operation has its own.
-        options.onBytes?.();
-        await Promise.race([settled, delay(lookAgainMs, undefined, { signal })]).catch((error) => {
-          throw lxd.failure(error, signal);
-        });
+        if (!stretch.last) stretch = undefined;
       }
       return filled;
     },

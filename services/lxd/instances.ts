@@ -25,10 +25,12 @@ export interface LxdInstance {
   type: string;
 }
 
-interface LxdServer {
+/** What a server reports in `GET /1.0`. */
+export interface LxdServer {
   api_extensions: string[];
-  /** Not for clients that it does not trust. */
-  environment?: { server_version: string };
+  environment: { server_version: string };
+  /** Absent for clients that may not see it. */
+  config?: Record<string, unknown>;
 }
 
 const segment = encodeURIComponent;
@@ -125,10 +127,17 @@ export async function describeInstance(
   };
 }
 
-export async function describeServer(lxd: LxdClient, signal: AbortSignal): Promise<ManifestLxd> {
-  const server = await lxd.get<LxdServer>('/1.0', {}, signal);
-  if (!server.environment)
+/** Asks the server what it is. Throws lxd-refused if it does not trust us: then it says little. */
+export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
+  const server = await lxd.get<Partial<LxdServer>>('/1.0', {}, signal);
+  const { api_extensions = [], environment } = server;
+  if (!environment)
     throw new LxstowError('lxd-refused', `${lxd.title} does not trust us: \`lxstow doctor worker\` says what to do`);
+  return { ...server, api_extensions, environment };
+}
+
+/** Describes the server for the manifest. */
+export function describeServer({ api_extensions, environment }: LxdServer): ManifestLxd {
   const telling = [
     'backup_metadata_version',
     'backup_override_name',
@@ -136,8 +145,8 @@ export async function describeServer(lxd: LxdClient, signal: AbortSignal): Promi
     'direct_backup',
   ];
   return {
-    version: server.environment.server_version,
-    extensions: server.api_extensions.filter((name) => telling.includes(name)),
+    version: environment.server_version,
+    extensions: api_extensions.filter((name) => telling.includes(name)),
   };
 }
 

@@ -18,7 +18,7 @@ import { Janitor, tidyRegularly } from '../janitor/janitor.ts';
 import { Deliveries } from '../jobs/deliveries.ts';
 import { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { LxdClient } from '../lxd/client.ts';
-import { describeServer } from '../lxd/instances.ts';
+import { readServer } from '../lxd/instances.ts';
 import { listInstances } from '../lxd/inventory.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { connectNats } from '../nats/connection.ts';
@@ -84,8 +84,8 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   using lxd = new LxdClient(remote, config.remotes[remote] ?? {}, env, ({ seconds, ...labels }) =>
     metrics.lxdRequests.observe(labels, seconds),
   );
-  await describeServer(lxd, AbortSignal.timeout(startTimeoutMs)).then(
-    ({ version }) => log.info('LXD found', { version }),
+  await readServer(lxd, AbortSignal.timeout(startTimeoutMs)).then(
+    ({ environment: { server_version: version } }) => log.info('LXD found', { version }),
     (error) => log.warn('LXD does not answer yet', { error }),
   );
   await using threads = new Threads({ gzipLibrary: config.gzip.library });

@@ -20,6 +20,7 @@ import {
   instanceExists,
   poolDriver,
   projectExists,
+  readServer,
 } from '../../services/lxd/instances.ts';
 import {
   listInstances,
@@ -189,7 +190,7 @@ export function lxdContract(
       });
 
       it('tells its version, and what it can do about backups', async () => {
-        const { version, extensions = [] } = await describeServer(lxd, signal);
+        const { version, extensions = [] } = describeServer(await readServer(lxd, signal));
         assert.match(version, /^\d+\.\d+/);
         for (const extension of ['backup_override_name', 'container_backup_override_pool'])
           assert.ok(extensions.includes(extension), extension);
@@ -379,7 +380,7 @@ export function lxdContract(
 
       it('for an LXD that is not there fails at once', async () => {
         using nobody = new LxdClient('nobody', { socket: `${subject.socket}.gone` }, {});
-        await rejectsWith('lxd-unavailable', describeServer(nobody, signal), /nobody.*unix\.socket\.gone/);
+        await rejectsWith('lxd-unavailable', readServer(nobody, signal), /nobody.*unix\.socket\.gone/);
         await rejectsWith('lxd-unavailable', openExport(nobody, at('c1'), 'b', signal));
       });
     });

@@ -9,7 +9,7 @@ import { LxdClient } from '../../services/lxd/client.ts';
 import { openExport } from '../../services/lxd/exports.ts';
 import { openImport, runningImport } from '../../services/lxd/imports.ts';
 import { setState } from '../../services/lxd/instanceChanges.ts';
-import { describeServer, instanceExists } from '../../services/lxd/instances.ts';
+import { instanceExists, readServer } from '../../services/lxd/instances.ts';
 import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { bytesOf } from '../lab/exports.ts';
 import { type Dialect, usualDialect } from './operations.ts';
@@ -137,7 +137,7 @@ it('LXD is killed during an import: what it unpacked stays, and nothing can be i
   await fault.reached;
   assert.ok(await runningImport(lxd, at('half'), signal));
   await simulator.stop();
-  await assert.rejects(describeServer(lxd, signal), code('lxd-unavailable'));
+  await assert.rejects(readServer(lxd, signal), code('lxd-unavailable'));
   await simulator.start();
   await finished;
   assert.equal(await instanceExists(lxd, at('half'), signal), false);
@@ -161,12 +161,12 @@ it('any call is refused, cut off or held, and the one after it goes well', async
   simulator.faults.next('GET /1.0', { status: 500, error: 'database is locked' });
   simulator.faults.next('GET /1.0', { drop: true });
   const fault = simulator.faults.next('GET /1.0', { hold: true });
-  await assert.rejects(describeServer(lxd, signal), code('lxd-failed', /database is locked/));
-  await assert.rejects(describeServer(lxd, signal), code('lxd-unavailable'));
-  const held = describeServer(lxd, signal);
+  await assert.rejects(readServer(lxd, signal), code('lxd-failed', /database is locked/));
+  await assert.rejects(readServer(lxd, signal), code('lxd-unavailable'));
+  const held = readServer(lxd, signal);
   await fault.reached;
   fault.release();
-  assert.equal((await held).version, simulator.version);
+  assert.equal((await held).environment.server_version, simulator.version);
 });
 
 it('so many calls go well first, and so many then do not', async () => {

@@ -12,7 +12,7 @@ import { ArchiveUpload } from './archiveUpload.ts';
 import { begin, resume } from './begin.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 import { type Sent, sendArchive, storedBytes } from './sendArchive.ts';
-import { alreadyThere, settleName } from './settleName.ts';
+import { assertNoOrphan, isDone, settleName } from './settleName.ts';
 import { Filled } from './stagingRoom.ts';
 import { removeTraces, tidy } from './traces.ts';
 import { adviseOnZeros } from './zeros.ts';
@@ -21,11 +21,13 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   // As an earlier attempt has named it: another worker's default compression may differ.
   const begun = attempt.operation.backup === undefined ? undefined : compressionNamed(attempt.operation.backup);
   const compression = job.body.compression ?? begun ?? tools.config.worker.compression;
-  const address: BackupAddress = { ...job.address, backup: await settleName(job, compression, attempt, tools) };
-  using _kept = tools.reservations.keep(address, address.backup, attempt.operation.id, (error) =>
+  const { backup, isFree } = await settleName(job, compression, attempt, tools);
+  const address: BackupAddress = { ...job.address, backup };
+  using _kept = tools.reservations.keep(address, backup, attempt.operation.id, (error) =>
     attempt.log.warn('the name is not held for longer yet', { error }),
   );
-  if (await alreadyThere(address, attempt, tools)) return removeTraces(job, attempt, tools);
+  if (!isFree && (await isDone(address, attempt, tools))) return removeTraces(job, attempt, tools);
+  await assertNoOrphan(address, attempt, tools);
 
   const tags = job.body.tags ?? {};
   const found = await resume(job, compression, attempt, tools);

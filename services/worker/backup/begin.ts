@@ -4,7 +4,7 @@ import { unlessMissing } from '../../contract/errors.ts';
 import { type BackupAddress, type Compression, contentTypes, type ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
-import { describeInstance, describeServer } from '../../lxd/instances.ts';
+import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond, lingering } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
@@ -56,11 +56,9 @@ export async function begin(
 ): Promise<{ checkpoint: BackupCheckpoint; writing: Writing; room: StagingRoom | undefined }> {
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
-  const [instance, lxd] = await Promise.all([
-    describeInstance(client, address, signal),
-    describeServer(client, signal),
-  ]);
-  const room = await assertStagingRoom(address, job.body, attempt, tools);
+  const [instance, server] = await Promise.all([describeInstance(client, address, signal), readServer(client, signal)]);
+  const lxd = describeServer(server);
+  const room = await assertStagingRoom(address, job.body, server, attempt, tools);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
   await attempt.checkpoint({ lxdBackup });
   const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);

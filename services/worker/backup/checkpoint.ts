@@ -1,6 +1,6 @@
 /**
- * How far a backup is, for another attempt to go on from: its beginning, and each part that is stored. Kept beside the operation, not
- * in it: ten thousand parts are too much for one record that changes every second.
+ * How far a backup is, for another attempt to resume: its beginning, and each part that is stored. Kept beside the operation, not in it: ten thousand
+ * parts are too much for one record that changes every second.
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
 import type { TarState } from '../../archive/tar/tar.ts';
@@ -11,17 +11,17 @@ import { operationKey } from '../../nats/topology.ts';
 import type { Upload, UploadedPart } from '../../storage/objectStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-/** All that is settled before the first byte is sent. */
+/** What is known before the first byte is sent. */
 export interface BackupStart {
   /** The name of LXD's own copy. */
   lxdBackup: string;
-  /** Set once LXD has said that its copy is whole: only then can another attempt go on. */
+  /** Set once LXD has said that its copy is whole: only then can another attempt resume. */
   made?: LxdBackup;
   compression: Compression;
-  /** The upload of now, and when it was begun (ms since 1970). */
+  /** The current upload, and when it was begun (ms since 1970). */
   upload: Upload;
   begun: number;
-  /** The same through all renewals: what the parts' records are marked with. */
+  /** Marks the parts' records; stays the same when the upload is renewed. */
   session: string;
   /** After a renewal: the S3 parts that hold the archive's parts up to and including `upto`, copied from the object with this ETag. */
   copied?: { upto: number; parts: UploadedPart[]; etag: string };
@@ -29,10 +29,10 @@ export interface BackupStart {
   lxd: ManifestLxd;
 }
 
-/** A part that is stored, where the tar scanner was behind it, and how many bytes of it are zeros, as zerosIn() counts them, where that was counted. */
+/** A part that is stored, the tar scanner's state behind it, and how many of its bytes are zeros, if zerosIn() has counted them. */
 export type SentPart = Part & { tar: TarState; zeros?: number };
 
-/** As it is written. The instance's description has records of its own, `pieces` of them: with its profiles it may be larger than a message of NATS. */
+/** The stored form. The instance's description is in `pieces` records of its own: with its profiles it may be larger than a message of NATS. */
 type StoredStart = Omit<BackupStart, 'instance'> & { pieces: number };
 
 const partsInChunk = 64;
@@ -43,40 +43,49 @@ interface Chunk {
   parts: SentPart[];
 }
 
+/** The records of one operation. */
+interface Place {
+  bucket: Bucket;
+  /** What their keys begin with. */
+  key: string;
+}
+
 export class BackupCheckpoint {
   #start: BackupStart;
-  readonly #pieces: number;
   readonly #bucket: Bucket;
   readonly #key: string;
   readonly #log: Log;
+  /** Of the record of the beginning, and of each piece of the description. */
+  #revision: number;
+  readonly #pieces: number[];
   readonly #chunks = new Map<number, { parts: Map<number, SentPart>; revision: number }>();
   readonly #dirty = new Set<number>();
   #writing: Promise<void> | undefined;
   #amending: Promise<void> = Promise.resolve();
 
-  private constructor(start: BackupStart, pieces: number, bucket: Bucket, key: string, log: Log) {
+  private constructor(start: BackupStart, place: Place, revision: number, pieces: number[], log: Log) {
     this.#start = start;
+    this.#bucket = place.bucket;
+    this.#key = place.key;
+    this.#revision = revision;
     this.#pieces = pieces;
-    this.#bucket = bucket;
-    this.#key = key;
     this.#log = log;
   }
 
-  /** Begins anew: what an earlier attempt recorded is forgotten. */
+  /** Records the beginning. The records of an earlier attempt must be removed by then. */
   static async create(
     bucket: Bucket,
     operation: { remote: string; id: string },
     start: BackupStart,
     log: Log,
   ): Promise<BackupCheckpoint> {
-    const key = operationKey(operation.remote, operation.id);
-    await removeCheckpoint(bucket, operation);
-    const pieces = await writeInstance(bucket, key, start.instance);
-    await bucket.create(`${key}.start`, formatStart(start, pieces), { ttlMs: keptMs });
-    return new BackupCheckpoint(start, pieces, bucket, key, log);
+    const place = { bucket, key: operationKey(operation.remote, operation.id) };
+    const pieces = await writeInstance(place, start.instance);
+    const revision = await write(place, 'start', formatStart(start, pieces.length), 0);
+    return new BackupCheckpoint(start, place, revision, pieces, log);
   }
 
-  /** What an earlier attempt recorded; undefined when it had not come so far. */
+  /** Reads what an earlier attempt recorded; undefined if it had not come so far. */
   static async load(
     bucket: Bucket,
     operation: { remote: string; id: string },
@@ -85,10 +94,11 @@ export class BackupCheckpoint {
     const key = operationKey(operation.remote, operation.id);
     const { entry } = await bucket.get(`${key}.start`);
     if (!entry) return undefined;
-    const { pieces, ...start } = JSON.parse(entry.value.toString()) as StoredStart;
-    const instance = await readInstance(bucket, key, pieces);
-    if (!instance) return undefined;
-    const checkpoint = new BackupCheckpoint({ ...start, instance }, pieces, bucket, key, log);
+    const { pieces: count, ...start } = JSON.parse(entry.value.toString()) as StoredStart;
+    const found = await readInstance({ bucket, key }, count);
+    if (!found) return undefined;
+    const { instance, pieces } = found;
+    const checkpoint = new BackupCheckpoint({ ...start, instance }, { bucket, key }, entry.revision, pieces, log);
     for (let index = 0; ; index++) {
       const { entry: found, revision } = await bucket.get(`${key}.${index}`);
       if (!found) return checkpoint;
@@ -102,33 +112,31 @@ export class BackupCheckpoint {
     return this.#start;
   }
 
-  /** Another upload takes the place of the one so far. */
+  /** Records another upload in the place of the current one. */
   async renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
     await this.#writing;
     await this.#amend(facts);
   }
 
-  /** LXD's copy is whole. */
+  /** Records that LXD's copy is whole. */
   settle(made: LxdBackup): Promise<void> {
     return this.#amend({ made });
   }
 
-  /** One after another: each writes all that is known. */
+  /** Writes run one after another: each writes all that is known. */
   #amend(facts: Partial<BackupStart>): Promise<void> {
-    const write = async () => {
+    const amend = async () => {
       this.#start = { ...this.#start, ...facts };
-      const { revision } = await this.#bucket.get(`${this.#key}.start`);
-      const value = formatStart(this.#start, this.#pieces);
-      await this.#bucket.put(`${this.#key}.start`, value, revision, { ttlMs: keptMs });
+      this.#revision = await write(this.#place, 'start', formatStart(this.#start, this.#pieces.length), this.#revision);
     };
-    const amended = this.#amending.then(write);
+    const amended = this.#amending.then(amend);
     this.#amending = amended.catch(() => undefined);
     return amended;
   }
 
   /**
-   * The parts from the first on, up to the first that is not recorded, or does not go on where the one before it ended: it may be of an attempt
-   * whose parts had another size.
+   * The parts from the first on, up to the first that is not recorded, or does not begin where the one before it ends: it may be of an attempt whose
+   * parts had another size.
    */
   get parts(): SentPart[] {
     const found: SentPart[] = [];
@@ -139,14 +147,14 @@ export class BackupCheckpoint {
     }
   }
 
-  /** How many parts are recorded, with or without a gap among them. */
+  /** Number of recorded parts, those behind a gap too. */
   get recorded(): number {
     let count = 0;
     for (const { parts } of this.#chunks.values()) count += parts.size;
     return count;
   }
 
-  /** Records a part. It is written at once, together with others that come meanwhile; a failure to write costs only its being sent again. */
+  /** Records a part, at once or together with others that come during a write. If the write fails, the next attempt sends the part again. */
   add(part: SentPart): void {
     const index = chunkOf(part.number);
     const chunk = this.#chunks.get(index) ?? { parts: new Map(), revision: 0 };
@@ -158,11 +166,24 @@ export class BackupCheckpoint {
     });
   }
 
-  /** Removes everything: the backup is done, or given up. */
+  /** Removes every record: the backup is done. */
   async remove(): Promise<void> {
     await this.#writing;
-    const [remote = '', id = ''] = this.#key.split('.');
-    await removeCheckpoint(this.#bucket, { remote, id });
+    const records: [string, number][] = [
+      ['start', this.#revision],
+      ...this.#pieces.map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
+      ...[...this.#chunks].map(([index, { revision }]): [string, number] => [String(index), revision]),
+    ];
+    for (const [name, revision] of records) {
+      const key = `${this.#key}.${name}`;
+      if (await this.#bucket.remove(key, revision)) continue;
+      const now = await this.#bucket.get(key);
+      if (now.entry) await this.#bucket.remove(key, now.revision);
+    }
+  }
+
+  get #place(): Place {
+    return { bucket: this.#bucket, key: this.#key };
   }
 
   async #write(): Promise<void> {
@@ -172,11 +193,7 @@ export class BackupCheckpoint {
       if (!chunk) continue;
       const value: Chunk = { session: this.start.session, parts: [...chunk.parts.values()] };
       try {
-        const key = `${this.#key}.${index}`;
-        const written = await this.#bucket.put(key, JSON.stringify(value), chunk.revision, { ttlMs: keptMs });
-        // Over a marker, or over a write of ours whose answer was lost: the lease says that the key is ours.
-        chunk.revision = written ?? (await this.#bucket.get(key)).revision;
-        if (written === undefined) this.#dirty.add(index);
+        chunk.revision = await write(this.#place, String(index), JSON.stringify(value), chunk.revision);
       } catch (error) {
         this.#log.warn('checkpoint not written', { error });
         return;
@@ -189,31 +206,43 @@ function formatStart({ instance: _, ...start }: BackupStart, pieces: number): st
   return JSON.stringify({ ...start, pieces } satisfies StoredStart);
 }
 
-/** Writes the description of an instance; returns in how many pieces. */
-async function writeInstance(bucket: Bucket, key: string, instance: ManifestInstance): Promise<number> {
-  const packed = gzipSync(JSON.stringify(instance));
-  const size = bucket.largestValue;
-  const pieces = Math.ceil(packed.length / size);
-  for (let piece = 0; piece < pieces; piece++) {
-    const name = `${key}.instance.${piece}`;
-    const { revision } = await bucket.get(name);
-    await bucket.put(name, packed.subarray(piece * size, (piece + 1) * size), revision, { ttlMs: keptMs });
+/** Writes a record, whatever it holds: the lease on the instance says that it is ours. `expected`: its revision, as far as is known. Returns the new one. */
+async function write({ bucket, key }: Place, name: string, value: Buffer | string, expected: number): Promise<number> {
+  for (let revision = expected; ; ) {
+    const written = await bucket.put(`${key}.${name}`, value, revision, { ttlMs: keptMs });
+    if (written !== undefined) return written;
+    // Another attempt's record, its marker, or a write of ours whose answer was lost.
+    revision = (await bucket.get(`${key}.${name}`)).revision;
   }
+}
+
+/** Writes the description of an instance; returns the revisions of its pieces. */
+async function writeInstance(place: Place, instance: ManifestInstance): Promise<number[]> {
+  const packed = gzipSync(JSON.stringify(instance));
+  const size = place.bucket.largestValue;
+  const pieces: number[] = [];
+  for (let at = 0; at < packed.length; at += size)
+    pieces.push(await write(place, `instance.${pieces.length}`, packed.subarray(at, at + size), 0));
   return pieces;
 }
 
-/** Undefined when a piece is missing. */
-async function readInstance(bucket: Bucket, key: string, pieces: number): Promise<ManifestInstance | undefined> {
+/** Undefined if a piece is missing. */
+async function readInstance(
+  { bucket, key }: Place,
+  count: number,
+): Promise<{ instance: ManifestInstance; pieces: number[] } | undefined> {
   const found: Buffer[] = [];
-  for (let piece = 0; piece < pieces; piece++) {
-    const { entry } = await bucket.get(`${key}.instance.${piece}`);
+  const pieces: number[] = [];
+  while (pieces.length < count) {
+    const { entry } = await bucket.get(`${key}.instance.${pieces.length}`);
     if (!entry) return undefined;
     found.push(entry.value);
+    pieces.push(entry.revision);
   }
-  return JSON.parse(gunzipSync(Buffer.concat(found)).toString()) as ManifestInstance;
+  return { instance: JSON.parse(gunzipSync(Buffer.concat(found)).toString()) as ManifestInstance, pieces };
 }
 
-/** Removes what is recorded of an operation. */
+/** Removes all records of an operation's attempts. */
 export async function removeCheckpoint(bucket: Bucket, { remote, id }: { remote: string; id: string }): Promise<void> {
   const key = operationKey(remote, id);
   const { entry, revision } = await bucket.get(`${key}.start`);
@@ -221,7 +250,7 @@ export async function removeCheckpoint(bucket: Bucket, { remote, id }: { remote:
   for (const series of [`${key}.instance`, key]) await removeSeries(bucket, series);
 }
 
-/** Removes `key.0`, `key.1`, … up to the first one that is not there. */
+/** Removes `key.0`, `key.1`, … up to the first that is not there. */
 async function removeSeries(bucket: Bucket, key: string): Promise<void> {
   for (let index = 0; ; index++) {
     const { entry, revision } = await bucket.get(`${key}.${index}`);

@@ -1,6 +1,6 @@
 /** The name of a backup: settled once for its operation, and free of any other backup. */
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
-import { parseManifest } from '../../backups/manifest.ts';
+import { readManifest } from '../../backups/manifest.ts';
 import { LxstowError, unlessMissing } from '../../contract/errors.ts';
 import { type BackupAddress, type Compression, checkBackupName } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
@@ -8,13 +8,19 @@ import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { etagAt } from './archiveUpload.ts';
 
+export interface SettledName {
+  backup: string;
+  /** No backup with this name is stored. */
+  isFree: boolean;
+}
+
 /** Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. */
 export async function settleName(
   job: JobOf<'backup'>,
   compression: Compression,
   attempt: Attempt,
   { reservations, store, config }: Tools,
-): Promise<string> {
+): Promise<SettledName> {
   const { operation, signal } = attempt;
   const wanted = operation.backup ?? job.body.backup;
   if (wanted !== undefined) {
@@ -28,28 +34,34 @@ export async function settleName(
     wanted ??
     (await reservations.takeNext(job.address, new Date(operation.created_at), compression, operation.id, inUse));
   if (backup !== operation.backup) await attempt.record({ backup });
-  return backup;
+  return { backup, isFree: wanted === undefined };
 }
 
 /** True if an earlier attempt got as far as the manifest. Throws conflict if the backup is another operation's. */
-export async function alreadyThere(
+export async function isDone(
   address: BackupAddress,
   attempt: Attempt,
   { store, config, keeper }: Tools,
 ): Promise<boolean> {
   const operation = attempt.operation.id;
-  const { prefix } = config.s3;
+  const found = await unlessMissing(() => readManifest(store, config.s3.prefix, address, attempt.signal));
+  if (!found) return false;
+  const { manifest } = found;
+  if (manifest.operation !== operation)
+    throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} already exists`);
+  await keeper.made(address, manifest, { operation });
+  return true;
+}
+
+/** Throws conflict if another operation has left an archive without its manifest: otherwise that is noticed only when everything has been sent. */
+export async function assertNoOrphan(
+  address: BackupAddress,
+  attempt: Attempt,
+  { store, config }: Tools,
+): Promise<void> {
+  if (attempt.operation.checkpoint?.uploadId) return;
+  if ((await etagAt(store, archiveKey(config.s3.prefix, address), attempt.signal)) === undefined) return;
   const what = `${address.instance}/${address.backup}`;
-  const found = await unlessMissing(() => store.read(manifestKey(prefix, address), attempt.signal));
-  if (found) {
-    const manifest = parseManifest(found.body, address);
-    if (manifest.operation !== operation) throw new LxstowError('conflict', `backup ${what} already exists`);
-    await keeper.made(address, manifest, { operation });
-    return true;
-  }
-  // An archive of our own earlier attempt is resumed. Any other is refused now, not when everything has been sent.
-  if (attempt.operation.checkpoint?.uploadId) return false;
-  if ((await etagAt(store, archiveKey(prefix, address), attempt.signal)) === undefined) return false;
   throw new LxstowError(
     'conflict',
     `an archive without its manifest is where backup ${what} would be, left by an operation that ended: \`lxstow janitor\` removes it, or take another name`,

@@ -12,7 +12,7 @@ import { sizeText } from '../../contract/bytes.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, Manifest } from '../../contract/schemas.ts';
 import type { LxdBackup, Writing } from '../../lxd/backups.ts';
-import { nameOf } from '../../lxd/instances.ts';
+import { type LxdServer, nameOf } from '../../lxd/instances.ts';
 import { defaultSocket } from '../../lxd/sockets.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
@@ -22,7 +22,7 @@ interface Kind {
   instance_only?: boolean;
 }
 
-type RoomTools = Pick<Tools, 'config' | 'lxd' | 'store' | 'metrics'>;
+type RoomTools = Pick<Tools, 'config' | 'store' | 'metrics'>;
 
 /** Where LXD writes its copies, and the bytes that were free there before it began. */
 export interface StagingRoom {
@@ -50,13 +50,13 @@ const moreShare = 1.1;
 export async function assertStagingRoom(
   address: Address,
   kind: Kind,
+  server: LxdServer,
   attempt: Attempt,
   tools: RoomTools,
 ): Promise<StagingRoom | undefined> {
   const { signal, operation } = attempt;
   const { socket, url } = tools.config.remotes[address.remote] ?? {};
   if (url !== undefined) return undefined;
-  const server = await tools.lxd.get<{ config?: Record<string, unknown> }>('/1.0', {}, signal);
   if (server.config?.['storage.backups_volume']) return undefined;
   const dir = join(dirname(socket ?? defaultSocket(address.remote, process.env)), 'backups');
   const disk = await diskOf(dir);

@@ -45,7 +45,9 @@ async function removeOwnManifest(
 /** Removes what this operation's attempts have left in LXD and in the store. The backup itself, once its manifest is there, stays. */
 export async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
-  const { key, uploadId, lxdBackup } = operation.checkpoint ?? {};
+  // An attempt writes its checkpoint before it makes anything.
+  if (!operation.checkpoint) return;
+  const { key, uploadId, lxdBackup } = operation.checkpoint;
   const upload = key && uploadId ? { key, uploadId } : undefined;
   await tidy(lxdBackup, upload, attempt, tools);
   if (upload && operation.backup !== undefined)
