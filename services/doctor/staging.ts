@@ -7,7 +7,7 @@ import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { sizeText } from '../contract/bytes.ts';
 import type { LxdClient } from '../lxd/client.ts';
-import { rootPool } from '../lxd/instances.ts';
+import { nameOf, rootPool } from '../lxd/instances.ts';
 import { defaultSocket } from '../lxd/sockets.ts';
 import { briefly, type Patient, type Report } from './finding.ts';
 
@@ -17,12 +17,23 @@ export interface Pool {
   status?: string;
 }
 
-interface Instance {
+interface ListedInstance {
   name: string;
-  project: string;
   expanded_devices: Record<string, Record<string, string>>;
   state?: { disk?: Record<string, { usage: number }> | null } | null;
   snapshots?: unknown[] | null;
+}
+
+interface Instance {
+  /** `c1`, or `c1 (project p)`. */
+  name: string;
+  /** Of its root disk. */
+  pool: string | undefined;
+  /**
+   * Of a backup, which contains each snapshot in full unless it is optimized or `instance_only`. Btrfs without quotas, and directories, report no usage,
+   * or almost none.
+   */
+  bytes: number;
 }
 
 interface Room {
@@ -53,7 +64,7 @@ export async function examineStaging(
   const room = `${sizeText(free)} are free in ${where}, where ${lxd.product} writes backups`;
   const never = `on a full disk ${lxd.product}'s backup never ends`;
   const usual = (await usualSize(lxd, pools, instances, signal)) ?? 0;
-  const largest = largestOf(instances);
+  const [largest] = instances.filter(({ bytes }) => bytes > 0).sort((a, b) => b.bytes - a.bytes);
   if (!largest || largest.bytes < usual) {
     if (usual < free) report('ok', `${room}; how large its instances are, it does not say`);
     else report('warning', `${room}; its instances have ${sizeText(usual)} on an average: ${never}`, more);
@@ -106,22 +117,15 @@ async function listInstances(lxd: LxdClient, signal: AbortSignal): Promise<Insta
   const found: Instance[] = [];
   for (const path of await lxd.get<string[]>('/1.0/projects', {}, briefly(signal))) {
     const project = decodeURIComponent(path.split('/').at(-1) ?? '');
-    found.push(...(await lxd.get<Instance[]>('/1.0/instances', { recursion: '2', project }, signal)));
+    const instances = lxd.items<ListedInstance>('/1.0/instances', { recursion: '2', project }, signal);
+    for await (const { name, expanded_devices, state, snapshots } of instances)
+      found.push({
+        name: nameOf({ instance: name, project }),
+        pool: rootPool(expanded_devices),
+        bytes: (state?.disk?.root?.usage ?? 0) * (1 + (snapshots?.length ?? 0)),
+      });
   }
   return found;
-}
-
-/**
- * A backup contains each snapshot in full, unless it is optimized or `instance_only`. Btrfs without quotas, and directories, report no usage, or
- * almost none.
- */
-function largestOf(instances: Instance[]): { name: string; bytes: number } | undefined {
-  const sizes = instances.map(({ name, project, state, snapshots }) => ({
-    name: project === 'default' ? name : `${name} (project ${project})`,
-    bytes: (state?.disk?.root?.usage ?? 0) * (1 + (snapshots?.length ?? 0)),
-  }));
-  const [largest] = sizes.filter(({ bytes }) => bytes > 0).sort((a, b) => b.bytes - a.bytes);
-  return largest;
 }
 
 /**
@@ -136,7 +140,7 @@ async function usualSize(
 ): Promise<number | undefined> {
   const averages: number[] = [];
   for (const { name } of pools.filter(({ driver }) => driver !== 'dir')) {
-    const count = instances.filter(({ expanded_devices: devices }) => rootPool(devices) === name).length;
+    const count = instances.filter(({ pool }) => pool === name).length;
     if (count === 0) continue;
     const path = `/1.0/storage-pools/${encodeURIComponent(name)}/resources`;
     const { space } = await lxd.get<{ space: { used: number } }>(path, {}, briefly(signal));

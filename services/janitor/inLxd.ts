@@ -1,22 +1,46 @@
 /** Leftovers in LXD: its backups, instances under our names, and our marks on others. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
+import type { Address } from '../contract/schemas.ts';
 import { deleteLxdBackup } from '../lxd/backups.ts';
-import { changeInstance, deleteInstance, deleteStoppedInstance, isProtected } from '../lxd/instanceChanges.ts';
-import { findInstance, instanceExists, nameOf } from '../lxd/instances.ts';
-import { everyInstance, type InventoryInstance, lxdBackupsOf, operationOfLxdBackup } from '../lxd/inventory.ts';
+import {
+  changeInstance,
+  deleteInstance,
+  deleteStoppedInstance,
+  isProtected,
+  protection,
+} from '../lxd/instanceChanges.ts';
+import { findInstance, instanceExists, type LxdInstance, nameOf } from '../lxd/instances.ts';
+import { everyInstance, type InventoryInstance, lxdBackupsOf, only, operationOfLxdBackup } from '../lxd/inventory.ts';
 import { handedBackConfig, isMarked, marks as markKeys } from '../lxd/marks.ts';
 import { parseOwnName, renamed } from '../lxd/ownNames.ts';
 import type { Leftover, SearchTools } from './leftover.ts';
 
 export const looksInFlight = 8;
 
+/** What the janitor looks at of an instance. */
+interface JudgedInstance {
+  address: Address;
+  instance: Pick<LxdInstance, 'status' | 'config' | 'expanded_config'>;
+}
+
+function judged({ address, instance: { status, config, expanded_config } }: InventoryInstance): JudgedInstance {
+  return {
+    address,
+    instance: {
+      status,
+      config: only(Object.values(markKeys), config),
+      expanded_config: only([protection], expanded_config),
+    },
+  };
+}
+
 export async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
   const { lxd, owners, lxdIdleTimeoutMs, signal } = tools;
-  const lookInto = async (instance: InventoryInstance) => ({
+  const lookInto = async (instance: JudgedInstance) => ({
     instance,
     backups: await lxdBackupsOf(lxd, instance.address, signal),
   });
-  for await (const { instance, backups } of mapInOrder(everyInstance(lxd, signal), looksInFlight, lookInto)) {
+  for await (const { instance, backups } of mapInOrder(everyInstance(lxd, judged, signal), looksInFlight, lookInto)) {
     const { address } = instance;
     for (const { name, created } of backups) {
       const operation = operationOfLxdBackup(name);
@@ -44,9 +68,9 @@ export async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
   }
 }
 
-/** What a restore has set for a time, on an instance that has its own name: its restore has ended without taking it off. */
+/** Marks that a restore has left on an instance with its own name. */
 async function* marks(
-  { address, instance }: InventoryInstance,
+  { address, instance }: JudgedInstance,
   { lxd, owners, signal }: SearchTools,
 ): AsyncGenerator<Leftover> {
   if (parseOwnName(address.instance)) return;
@@ -76,9 +100,9 @@ async function* marks(
   }
 }
 
-/** An instance that a restore has left under one of its two names. */
+/** An instance that a restore has left under one of our names. */
 async function leftByRestore(
-  { address, instance }: InventoryInstance,
+  { address, instance }: JudgedInstance,
   { lxd, owners, lxdIdleTimeoutMs, signal }: SearchTools,
 ): Promise<Leftover | undefined> {
   const own = parseOwnName(address.instance);

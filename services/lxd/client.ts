@@ -1,6 +1,7 @@
 /** Client for the REST API of LXD and Incus, over a unix socket or HTTPS: requests and envelopes. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
+import { JSONParser } from '@streamparser/json';
 import { readText } from '../contract/config.ts';
 import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';
@@ -118,6 +119,37 @@ export class LxdClient implements Disposable {
     return (await this.call<T>({ path, query, signal })).metadata;
   }
 
+  /** GETs a list; yields its items as they come, so that memory holds few of them. Do not wait for anything slow between two items: LXD waits, too. */
+  async *items<T>(path: string, query: Record<string, string>, signal: AbortSignal): AsyncGenerator<T> {
+    const { outgoing, answer } = this.open({ path, query, signal });
+    this.#limitSilence(outgoing);
+    outgoing.end();
+    const response = await answer;
+    if (response.statusCode !== 200) {
+      await this.envelope(response, signal);
+      throw new LxstowError('lxd-failed', `${this.title} answered ${response.statusCode}`);
+    }
+    const parser = new JSONParser({ paths: ['$.metadata.*'], keepStack: false });
+    let found: T[] = [];
+    let pending = 0;
+    parser.onValue = ({ value }) => {
+      found.push(value as T);
+      pending = 0;
+    };
+    try {
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        pending += chunk.length;
+        if (pending > longestAnswerBytes) throw new Error(`an item of more than ${longestAnswerBytes} bytes`);
+        parser.write(chunk);
+        yield* found;
+        found = [];
+      }
+      if (!parser.isEnded) throw new Error('its answer is truncated');
+    } catch (error) {
+      throw this.failure(error, signal);
+    }
+  }
+
   /** Makes a call whose response is an envelope. */
   async call<T = unknown>(request: LxdRequest): Promise<LxdAnswer<T>> {
     const body = request.body === undefined ? undefined : JSON.stringify(request.body);
@@ -130,13 +162,17 @@ export class LxdClient implements Disposable {
           : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(body)) }),
       },
     });
-    outgoing.setTimeout(answerTimeoutMs, () =>
-      outgoing.destroy(this.#unavailable(`no answer in ${answerTimeoutMs} ms`)),
-    );
+    this.#limitSilence(outgoing);
     outgoing.end(body);
     const envelope = await this.envelope<T>(await answer, request.signal);
     if (request.path === '/1.0') this.#isIncus = isIncus(envelope.metadata);
     return envelope;
+  }
+
+  #limitSilence(outgoing: ClientRequest): void {
+    outgoing.setTimeout(answerTimeoutMs, () =>
+      outgoing.destroy(this.#unavailable(`no answer in ${answerTimeoutMs} ms`)),
+    );
   }
 
   /** Starts a request: the caller writes its body and reads its response. */

@@ -126,7 +126,7 @@ export async function changeInstance(
   }
 }
 
-const protection = 'security.protection.delete';
+export const protection = 'security.protection.delete';
 
 export function isProtected({ expanded_config }: Pick<LxdInstance, 'expanded_config'>): boolean {
   return ['true', '1', 'yes', 'on'].includes(expanded_config[protection]?.toLowerCase() ?? '');

@@ -3,7 +3,7 @@ import { unlessMissing } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import { mark } from './backups.ts';
 import type { LxdClient } from './client.ts';
-import type { LxdInstance as Instance } from './instances.ts';
+import type { Config, LxdInstance as Instance } from './instances.ts';
 import { parseOwnName } from './ownNames.ts';
 
 export interface InventoryInstance {
@@ -25,12 +25,22 @@ async function projectNames(lxd: LxdClient, signal: AbortSignal): Promise<string
   return paths.map((path) => decodeURIComponent(path.split('/').at(-1) ?? ''));
 }
 
-/** Every instance that these credentials may see. */
-export async function* everyInstance(lxd: LxdClient, signal: AbortSignal): AsyncGenerator<InventoryInstance> {
+/**
+ * Yields what `pick` makes of each instance that these credentials may see, undefined left out. A project's answer may have many MiB: memory holds only
+ * what was picked of it.
+ */
+export async function* everyInstance<T>(
+  lxd: LxdClient,
+  pick: (found: InventoryInstance) => T | undefined,
+  signal: AbortSignal,
+): AsyncGenerator<T> {
   for (const project of await projectNames(lxd, signal)) {
-    const instances = await lxd.get<Instance[]>('/1.0/instances', { recursion: '1', project }, signal);
-    for (const instance of instances)
-      yield { address: { remote: lxd.remote, project, instance: instance.name }, instance };
+    const picked: T[] = [];
+    for await (const instance of lxd.items<Instance>('/1.0/instances', { recursion: '1', project }, signal)) {
+      const one = pick({ address: { remote: lxd.remote, project, instance: instance.name }, instance });
+      if (one !== undefined) picked.push(one);
+    }
+    yield* picked;
   }
 }
 
@@ -40,24 +50,93 @@ export type LxdObject = Record<string, unknown>;
 /** An instance as LXD returns it, with its project and its remote (`location`). */
 export type LxdInstance = LxdObject & { name: string; project: string; location: string };
 
+/** Lists every instance of its own name, with the keys of its configuration that the records of instances tell of. */
+export async function recordedInstances(lxd: LxdClient, signal: AbortSignal): Promise<LxdInstance[]> {
+  const keys = ['volatile.uuid', 'user.lxstow.exclude'];
+  const recorded = ({ address: { project }, instance }: InventoryInstance): LxdInstance | undefined => {
+    const { name, config, expanded_config } = instance;
+    if (parseOwnName(name)) return undefined;
+    return { name, project, location: lxd.remote, config: only(keys, { ...config, ...expanded_config }) };
+  };
+  const found: LxdInstance[] = [];
+  for await (const instance of everyInstance(lxd, recorded, signal)) found.push(instance);
+  return found;
+}
+
+/** The configuration with these keys only. */
+export function only(keys: string[], config: Config): Config {
+  return Object.fromEntries(keys.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]]])));
+}
+
+export interface ListedInstances {
+  /** Default: all. */
+  projects?: string[] | undefined;
+  /** Adds state and snapshots. */
+  full: boolean;
+  /** Leaves out the instances up to this one. */
+  after?: { project: string; name: string } | undefined;
+  /** Ends the list behind the instance with which its JSON exceeds this size. Default: lists all. */
+  bytes?: number;
+}
+
 /**
- * Lists the instances of some projects, or of all, by project and name. `full` adds state and snapshots. Omits LXD's own backups, because clients
- * mean those in the store, and instances that a restore has not finished.
+ * Lists instances by project and name. Omits LXD's own backups, because clients mean those in the store, and instances that a restore has not finished.
+ * Reads LXD's answers item by item, and holds about twice `bytes` of them.
  */
 export async function listInstances(
   lxd: LxdClient,
-  { projects, full }: { projects: string[] | undefined; full: boolean },
+  { projects, full, after, bytes = Number.POSITIVE_INFINITY }: ListedInstances,
   signal: AbortSignal,
 ): Promise<LxdInstance[]> {
   const found: LxdInstance[] = [];
+  let left = bytes;
   for (const project of (projects ?? (await projectNames(lxd, signal))).toSorted()) {
+    if (left < 0) break;
+    if (after && project < after.project) continue;
+    const first = new FirstInstances(left);
     const query = { recursion: full ? '2' : '1', project };
-    const instances = await lxd.get<LxdInstance[]>('/1.0/instances', query, signal);
-    instances.sort((a, b) => (a.name < b.name ? -1 : 1));
-    const theirs = instances.filter(({ name }) => !parseOwnName(name));
-    found.push(...theirs.map((instance) => shown(instance, lxd.remote, project)));
+    for await (const instance of lxd.items<LxdInstance>('/1.0/instances', query, signal)) {
+      if (parseOwnName(instance.name) || (after?.project === project && instance.name <= after.name)) continue;
+      first.add(shown(instance, lxd.remote, project));
+    }
+    found.push(...first.take());
+    left -= first.bytes;
   }
   return found;
+}
+
+/** Sorting each time that one is added would take long. */
+const slackBytes = 4 * 1024 * 1024;
+
+/** The first instances by name of those that were added, up to the one with which they exceed a size. */
+class FirstInstances {
+  readonly #limit: number;
+  #items: { instance: LxdInstance; bytes: number }[] = [];
+  bytes = 0;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  add(instance: LxdInstance): void {
+    const bytes = Buffer.byteLength(JSON.stringify(instance));
+    this.#items.push({ instance, bytes });
+    this.bytes += bytes;
+    if (this.bytes > this.#limit + Math.max(this.#limit, slackBytes)) this.#cut();
+  }
+
+  take(): LxdInstance[] {
+    this.#cut();
+    return this.#items.map(({ instance }) => instance);
+  }
+
+  #cut(): void {
+    this.#items.sort((a, b) => (a.instance.name < b.instance.name ? -1 : 1));
+    this.bytes = 0;
+    let count = 0;
+    while (count < this.#items.length && this.bytes <= this.#limit) this.bytes += this.#items[count++]?.bytes ?? 0;
+    this.#items.length = count;
+  }
 }
 
 /** Reads one instance; undefined if it does not exist. */

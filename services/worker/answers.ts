@@ -1,5 +1,5 @@
 /** Answers gateways' questions about what is in this worker's LXD. */
-import { answerInventory, type InventoryQuestion } from '../hosts/hostInventory.ts';
+import { answerInventory, type InventoryQuestion, largestPageBytes } from '../hosts/hostInventory.ts';
 import { answerLook, type LookAnswer, type LookQuestion } from '../hosts/look.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import { findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
@@ -56,7 +56,7 @@ async function look(
 async function inventory(lxd: LxdClient, question: InventoryQuestion, signal: AbortSignal): Promise<LxdObject[]> {
   switch (question.kind) {
     case 'instances':
-      return listInstances(lxd, { projects: question.projects, full: question.full }, signal);
+      return listInstances(lxd, { ...question, bytes: largestPageBytes }, signal);
     case 'instance':
       return one(await readInstance(lxd, question, signal));
     case 'state':

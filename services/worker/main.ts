@@ -19,7 +19,7 @@ import { Deliveries } from '../jobs/deliveries.ts';
 import { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { LxdClient } from '../lxd/client.ts';
 import { readServer } from '../lxd/instances.ts';
-import { listInstances } from '../lxd/inventory.ts';
+import { recordedInstances } from '../lxd/inventory.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { connectNats } from '../nats/connection.ts';
 import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../nats/topology.ts';
@@ -161,7 +161,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const lanes: Lane[] = [...Array<Lane>(slots).fill('transfer'), ...Array<Lane>(quickSlots).fill('quick')];
   const everyMinutes = config.worker.janitorEveryMinutes;
   const tidying = tidyRegularly(new Janitor({ ...shared, nats, worker, log }), { everyMinutes, log, stop });
-  const list = (signal: AbortSignal) => listInstances(lxd, { projects: undefined, full: false }, signal);
+  const list = (signal: AbortSignal) => recordedInstances(lxd, signal);
   const counting = takeInventoryRegularly(
     { remote, fleet, keeper, store, prefix, leases: shared.leases, list, log },
     { everySeconds: config.worker.inventoryEverySeconds, stop },

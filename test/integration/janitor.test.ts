@@ -140,7 +140,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
   /** Everything there is, by the names that the findings have. */
   async function everything(): Promise<string[]> {
     const found: string[] = [];
-    for await (const { address, instance } of everyInstance(stack.lxd, never)) {
+    for await (const { address, instance } of everyInstance(stack.lxd, (found) => found, never)) {
       found.push(`instance ${address.instance}`);
       if (instance.config['user.lxstow.replaced']) found.push(`mark ${address.instance}`);
       for (const { name } of await lxdBackupsOf(stack.lxd, address, never)) found.push(`lxd-backup ${name}`);

@@ -3,7 +3,7 @@ import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import { changeInstance, moveInstance } from '../../lxd/instanceChanges.ts';
 import { type Config, type LxdInstance, nameOf } from '../../lxd/instances.ts';
-import { everyInstance } from '../../lxd/inventory.ts';
+import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
@@ -73,12 +73,13 @@ interface Twin {
 /** Finds the instances of this server that share a UUID, a MAC or a static address with it, except the one that it replaces. */
 async function twinsOf({ job, tools, attempt, target, imported, replaced }: Restoring, own: Identity): Promise<Twin[]> {
   const others = new Set([imported.instance, replaced.instance, ...(job.body.replace ? [target.instance] : [])]);
-  const twins: Twin[] = [];
-  for await (const { address, instance } of everyInstance(tools.lxd, attempt.signal)) {
-    if (address.project === target.project && others.has(address.instance)) continue;
+  const twin = ({ address, instance }: InventoryInstance): Twin | undefined => {
+    if (address.project === target.project && others.has(address.instance)) return undefined;
     const identity = identityOf(instance);
-    if (areTwins(own, identity)) twins.push({ address, identity });
-  }
+    return areTwins(own, identity) ? { address, identity } : undefined;
+  };
+  const twins: Twin[] = [];
+  for await (const found of everyInstance(tools.lxd, twin, attempt.signal)) twins.push(found);
   return twins;
 }
 

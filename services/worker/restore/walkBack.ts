@@ -1,8 +1,8 @@
-/** The way back from a replace that failed: the old instance has its name again, and runs if it ran. */
+/** Walks back from a replace that failed: gives the old instance its name again, and starts it if it ran. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import { renameInstance, setState, shutDown } from '../../lxd/instanceChanges.ts';
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
-import { everyInstance } from '../../lxd/inventory.ts';
+import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { beforeStart, handedBackConfig, isMarked } from '../../lxd/marks.ts';
 import { changeWhatMay } from './prepare.ts';
@@ -10,7 +10,7 @@ import { look, type Restoring } from './restoring.ts';
 
 const walkBackMs = 300_000;
 
-/** LXD says of a start that it failed also where a hook did, and the instance runs. */
+/** Starts the instance. LXD also reports a failure if only a hook failed, and the instance runs. */
 export function startInstance(restoring: Restoring): Promise<void> {
   const { tools, target } = restoring;
   const waiting = waitingOf(restoring);
@@ -20,7 +20,7 @@ export function startInstance(restoring: Restoring): Promise<void> {
   );
 }
 
-/** From wherever a replace stopped back to its beginning: what was to give way has its name again, and runs if it ran. */
+/** Undoes a replace, however far it got: the instance that was to be replaced has its name again, and runs if it ran. */
 export async function walkBack(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, imported, replaced } = restoring;
   const { lxd } = tools;
@@ -32,7 +32,7 @@ export async function walkBack(restoring: Restoring): Promise<void> {
   attempt.assertHeld();
   if (here.replaced && here.target) {
     if (!here.isIn || here.target.status === 'Running') {
-      const whose = here.isIn ? 'runs already' : 'is somebody else’s';
+      const whose = here.isIn ? 'runs already' : 'is another instance';
       const text = `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`;
       throw new LxstowError('conflict', text);
     }
@@ -55,7 +55,7 @@ export async function walkBack(restoring: Restoring): Promise<void> {
   else await putBack(restoring, old, runs);
 }
 
-/** The instance that was to be replaced has its name: its configuration is as it was, and it runs if it did. */
+/** Restores the configuration of the instance that was to be replaced, which has its name again, and starts it if it ran. */
 async function putBack(restoring: Restoring, { status }: LxdInstance, runs: boolean): Promise<void> {
   const { attempt, tools, target } = restoring;
   const { replaced } = attempt.operation.checkpoint ?? {};
@@ -72,31 +72,35 @@ async function putBack(restoring: Restoring, { status }: LxdInstance, runs: bool
   await changeWhatMay(restoring, target, handedBackConfig('replaced', kept, runs), 'replaced');
 }
 
-/** Instances with our marks that somebody has renamed keep their new names, and get their configuration back. True when there were any. */
+/** Gives instances with our marks, which another client has renamed, their configuration back; they keep their new names. True if there were any. */
 export async function handBackElsewhere(restoring: Restoring, signal: AbortSignal): Promise<boolean> {
   const { attempt, tools, imported, replaced } = restoring;
   const { id, checkpoint } = attempt.operation;
   const own = [imported.instance, replaced.instance];
+  const marked = ({ address, instance }: InventoryInstance) => {
+    const kinds = (['replaced', 'restored'] as const).filter((kind) => isMarked(kind, id)(instance));
+    return own.includes(address.instance) || kinds.length === 0
+      ? undefined
+      : { address, kinds, status: instance.status };
+  };
   let found = false;
-  for await (const { address, instance } of everyInstance(tools.lxd, signal)) {
-    if (own.includes(address.instance)) continue;
-    for (const kind of ['replaced', 'restored'] as const) {
-      if (!isMarked(kind, id)(instance)) continue;
+  for await (const { address, kinds, status } of everyInstance(tools.lxd, marked, signal)) {
+    for (const kind of kinds) {
       found = true;
       const kept = kind === 'replaced' ? checkpoint?.replaced?.kept : checkpoint?.kept;
       await changeWhatMay(restoring, address, handedBackConfig(kind, kept ?? {}, true), kind);
-      attempt.warn(`${nameOf(address)} was ${kind}, and has been renamed by somebody; it is ${instance.status}`);
+      attempt.warn(`${nameOf(address)} was ${kind}, and another client has renamed it; it is ${status}`);
     }
   }
   return found;
 }
 
-/** Only the loss of the lease ends these steps: neither a cancel nor the end of the worker may leave them half done. */
+/** For steps that only the loss of the lease ends: neither a cancel nor the worker's stop may leave them half done. */
 export function waitingOf({ attempt, tools }: Restoring) {
   return { signal: attempt.held, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }
 
-/** LXD may report the failure of a step that took effect, or forget it when it is restarted. */
+/** Runs a step; ignores its failure if it took effect. LXD can report such a failure, or forget the step when it is restarted. */
 export async function unlessDone(step: () => Promise<void>, isDone: () => Promise<boolean>): Promise<void> {
   try {
     await step();
