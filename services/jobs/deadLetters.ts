@@ -132,15 +132,14 @@ async function read(
     // The server accepts `next_by_subj` here too; the client's type does not.
     return (await nats.jsm.streams.getMessage(deadLetterStream, query as MsgRequest)) ?? undefined;
   } catch (error) {
-    if (isMissing(error)) return undefined;
     throw natsFailure(error, 'reading dead letters');
   }
 }
 
-/** A read fails with 10037; a deletion with 10043, or with 10057 and this reason. */
+/** A deletion fails with 10043, or with 10057 and this reason. */
 function isMissing(error: unknown): boolean {
   const code = apiCode(error);
-  return code === 10037 || code === 10043 || (code === 10057 && /no message found/i.test((error as Error).message));
+  return code === 10043 || (code === 10057 && /no message found/i.test((error as Error).message));
 }
 
 function letterOf({ seq, time, subject, data, header }: StoredMsg): DeadLetter {

@@ -91,7 +91,7 @@ export class WaitingRoom implements Disposable {
   /** Announces a released lease to all workers of the remote. */
   freed(key: string): void {
     const { nats, remote } = this.#options;
-    if (nats.connected) nats.tell(freedSubject(remote), waitedFor(key));
+    if (nats.connected) nats.connection.publish(freedSubject(remote), waitedFor(key));
   }
 
   /** Has NATS redeliver the first job that waits for this lease now. */

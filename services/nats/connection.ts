@@ -8,15 +8,15 @@ import {
 } from '@nats-io/jetstream';
 import {
   type Authenticator,
+  ConnectionError,
   connect,
-  createInbox,
   credsAuthenticator,
   type Msg,
   type NatsConnection,
   type NodeConnectionOptions,
-  NoRespondersError,
   nkeyAuthenticator,
   PermissionViolationError,
+  RequestError,
   tokenAuthenticator,
   usernamePasswordAuthenticator,
 } from '@nats-io/transport-node';
@@ -24,7 +24,6 @@ import { readText } from '../contract/config.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { Asking, type AskOptions } from './asking.ts';
 
 /** The NATS connection as the rest of lxstow uses it. */
 export interface Nats extends AsyncDisposable {
@@ -32,13 +31,11 @@ export interface Nats extends AsyncDisposable {
   readonly js: JetStreamClient;
   readonly jsm: JetStreamManager;
   readonly log: Log;
-  /** See Asking. */
-  ask(subject: string, payload: Uint8Array | string, options?: AskOptions): Promise<Msg>;
-  tell: Asking['tell'];
-  /** Returns a reply subject that this user may subscribe to. */
-  newInbox(): string;
-  /** Calls `run` after each reconnect, until disposed. */
-  onReconnect(run: () => void): Disposable;
+  /**
+   * Makes a request. Throws nats-unavailable while there is no connection, and the client's ConnectionError as soon as the connection is lost: the
+   * request may or may not have arrived, and its reply cannot come any more. The client by itself would wait for its timeout.
+   */
+  whileConnected<T>(request: () => Promise<T>): Promise<T>;
   /** False from the loss of the connection until the reconnect. A message published in between is buffered and sent later, unnoticed. */
   readonly connected: boolean;
   /** Time of the last reconnect, by performance.now(); -Infinity if the connection was never lost. */
@@ -107,40 +104,43 @@ export async function connectNats(
   let backSince = Number.NEGATIVE_INFINITY;
   let closing = false;
   const closed = new AbortController();
-  const asking = new Asking(connection, config.inboxPrefix);
-  const back = new Set<() => void>();
+  const open = new Set<(lost: Error) => void>();
+  const lost = () => {
+    connected = false;
+    for (const reject of open) reject(new ConnectionError('the connection was lost before the reply'));
+  };
   const watching = (async () => {
     for await (const status of connection.status()) {
-      if (status.type === 'disconnect') {
-        connected = false;
-        asking.lost();
-      }
+      if (status.type === 'disconnect') lost();
       if (status.type === 'reconnect') {
         connected = true;
         backSince = performance.now();
-        for (const run of back) run();
       }
-      if (status.type === 'error') asking.refused(status.error);
       if (['disconnect', 'reconnect', 'error', 'slowConsumer', 'staleConnection'].includes(status.type)) {
         log.warn('nats', { status: status.type, servers, ...(status.type === 'error' && { error: status.error }) });
       }
     }
-    connected = false;
-    asking.lost();
+    lost();
     if (!closing)
       closed.abort(new LxstowError('nats-unavailable', `the connection to NATS at ${servers} has ended for good`));
   })();
+  const assertConnected = () => {
+    if (!connected) throw new LxstowError('nats-unavailable', `NATS at ${servers} cannot be reached`);
+  };
   return {
     connection,
     log,
     js: jetstream(connection, { timeout: requestTimeoutMs }),
     jsm: await jetstreamManager(connection, { timeout: requestTimeoutMs, checkAPI: false }),
-    ask: asking.ask.bind(asking),
-    tell: asking.tell.bind(asking),
-    newInbox: () => createInbox(config.inboxPrefix),
-    onReconnect(run) {
-      back.add(run);
-      return { [Symbol.dispose]: () => void back.delete(run) };
+    async whileConnected(request) {
+      assertConnected();
+      const { promise, reject } = Promise.withResolvers<never>();
+      open.add(reject);
+      try {
+        return await Promise.race([request(), promise]);
+      } finally {
+        open.delete(reject);
+      }
     },
     get connected() {
       return connected;
@@ -149,12 +149,9 @@ export async function connectNats(
       return backSince;
     },
     closed: closed.signal,
-    assertConnected() {
-      if (!connected) throw new LxstowError('nats-unavailable', `NATS at ${servers} cannot be reached`);
-    },
+    assertConnected,
     async [Symbol.asyncDispose]() {
       closing = true;
-      asking.flush();
       await connection.close();
       await watching;
     },
@@ -243,9 +240,9 @@ export function violationOf(error: unknown): PermissionViolationError | undefine
   return undefined;
 }
 
-/** Whether no JetStream received the request: then it had no effect. */
-export function nobodyHeard(error: unknown): boolean {
-  return error instanceof NoRespondersError || (error as Error).name === 'JetStreamNotEnabled';
+/** Whether nothing received the request, no JetStream either: then it had no effect. */
+export function isNoResponders(error: unknown): boolean {
+  return (error instanceof RequestError && error.isNoResponders()) || (error as Error).name === 'JetStreamNotEnabled';
 }
 
 /** The stream is full, the server is (disk or memory), or the account has reached its limit for them: 10002 and 10028. */
@@ -263,7 +260,7 @@ export function natsFailure(error: unknown, what: string): LxstowError {
       cause: error,
     });
   }
-  if (nobodyHeard(error)) {
+  if (isNoResponders(error)) {
     const why = 'JetStream is off or choosing a leader, or `lxstow setup` was not run';
     return new LxstowError('nats-unavailable', `${what}: nobody at NATS takes it: ${why}`, { cause: error });
   }

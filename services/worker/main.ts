@@ -166,7 +166,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   stop.addEventListener('abort', stopping, { once: true });
 
   const loop = async (lane: Lane) => {
-    await using deliveries = new Deliveries(nats, consumerName(remote, lane), stop);
+    const deliveries = await Deliveries.open(nats, consumerName(remote, lane), stop);
     const tools = { ...shared, memory: new SlotMemory() };
     await runLoop({
       ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, outages, log },

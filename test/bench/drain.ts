@@ -114,7 +114,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     ...{ onFree: (permit: string) => waitingRoom.freed(permit), probes: { s3: serves, lxd: serves } },
   });
   const loop = async () => {
-    await using deliveries = new Deliveries(nats, consumerName('local', 'transfer'), stopping.signal);
+    const deliveries = await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal);
     await runLoop({
       ...{ worker: 'drain', nats, deliveries, nudges, operations, runners, waitingRoom, outages, log },
       ...{ tools: { ...shared, memory: new SlotMemory() }, stopping: stopping.signal, handingBack: ended.signal },
