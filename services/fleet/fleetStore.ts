@@ -1,7 +1,7 @@
 /** The records of all instances in their bucket. Each change is a compare-and-set; a list is one scan, and later what has changed since. */
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket.ts';
 import { type Nats, natsFailure } from '../nats/connection.ts';
 import { scan } from '../nats/stream.ts';
 import { instanceKey, instancesBucket, inventoryKey, parseInstanceKey } from '../nats/topology.ts';
@@ -42,7 +42,7 @@ export class FleetStore {
     const key = instanceKey(address);
     for (;;) {
       const { entry, revision } = await this.#bucket.get(key);
-      const record = entry ? (JSON.parse(entry.value.toString()) as InstanceRecord) : {};
+      const record = entry ? parseRecord<InstanceRecord>(entry.value) : {};
       const next = await change(record);
       if (next === undefined || isDeepStrictEqual(next, record)) return;
       if ((await this.#bucket.put(key, JSON.stringify(next), revision)) !== undefined) return;
@@ -65,7 +65,7 @@ export class FleetStore {
     const see = (key: string, revision: number, value: Uint8Array | undefined) => {
       const address = parseInstanceKey(key);
       if (!address || value === undefined) found.delete(key);
-      else found.set(key, { address, revision, record: parsed<InstanceRecord>(value) });
+      else found.set(key, { address, revision, record: parseRecord<InstanceRecord>(value) });
     };
     await scan(this.#nats, instancesBucket, see, { keys: `${remote}.*.*` });
     return found;
@@ -74,7 +74,7 @@ export class FleetStore {
   /** The last inventory of a remote, and its revision: 0 where there was none. */
   async inventory(remote: string): Promise<{ inventory: Inventory | undefined; revision: number }> {
     const { entry, revision } = await this.#bucket.get(inventoryKey(remote));
-    return { inventory: entry && (JSON.parse(entry.value.toString()) as Inventory), revision };
+    return { inventory: entry && parseRecord<Inventory>(entry.value), revision };
   }
 
   /** Says that an inventory was taken; returns the revision. Undefined when another worker was faster: its word stands. */
@@ -150,14 +150,14 @@ export class FleetView {
     this.#next = revision + 1;
     const address = parseInstanceKey(key);
     if (!address) {
-      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', parsed<Inventory>(value));
+      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', parseRecord<Inventory>(value));
       return;
     }
     const known = this.#known.get(key);
-    if (value !== undefined && known) known.record = parsed<InstanceRecord>(value);
+    if (value !== undefined && known) known.record = parseRecord<InstanceRecord>(value);
     else if (value !== undefined) {
       const cursor = `${address.remote}/${address.project}/${address.instance}`;
-      this.#known.set(key, { address, cursor, record: parsed<InstanceRecord>(value) });
+      this.#known.set(key, { address, cursor, record: parseRecord<InstanceRecord>(value) });
       this.#sorted = undefined;
     } else if (this.#known.delete(key)) this.#sorted = undefined;
   }
@@ -169,8 +169,4 @@ export class FleetView {
     this.#next = 1;
     this.#readAt = Number.NEGATIVE_INFINITY;
   }
-}
-
-function parsed<T>(value: Uint8Array): T {
-  return JSON.parse(Buffer.from(value).toString()) as T;
 }
