@@ -1,7 +1,7 @@
 /** Reserves a backup's name for one operation, from its request on: two requests never get the same name, even in the same second. */
 import { type Address, backupName, type Compression } from '../contract/schemas.ts';
 import type { Bucket } from '../nats/bucket.ts';
-import { reservationKey, reservationKeys } from '../nats/topology.ts';
+import { reservationKey, reservationKeys } from '../nats/bucketKeys.ts';
 
 /** Longer than jobs queue. A reservation that is neither released nor renewed expires then. */
 const reservedMs = 7 * 24 * 3_600_000;

@@ -8,32 +8,32 @@ import type { Config } from '../contract/schemas.ts';
 import { Leases } from '../coordination/leases.ts';
 import { countDeadLetters } from '../jobs/queueDepth.ts';
 import { Bucket } from '../nats/bucket.ts';
-import { connectNats, type Nats, natsFailure, serversOf, violationOf } from '../nats/connection.ts';
 import {
   certificateKey,
-  changesConsumer,
   claimKey,
-  compareSetUp,
-  consumerName,
-  deadSubject,
   feederLeaseKey,
   instanceKey,
   instanceLeaseKey,
   inventoryKey,
-  jobSubject,
+  operationKey,
+  runHeadKey,
+} from '../nats/bucketKeys.ts';
+import { connectNats, type Nats, serversOf } from '../nats/connection.ts';
+import { natsFailure, violationOf } from '../nats/failures.ts';
+import { compareSetUp } from '../nats/setup.ts';
+import {
+  changesConsumer,
+  consumerName,
   jobsStream,
   type Lane,
   lanes,
   leasesBucket,
-  noticeSubject,
   noticesConsumer,
   noticesStream,
-  operationKey,
   operationsBucket,
-  runHeadKey,
   runsBucket,
-  runsToken,
-} from '../nats/topology.ts';
+} from '../nats/streams.ts';
+import { deadSubject, jobSubject, noticeSubject, runsToken } from '../nats/subjects.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role } from './finding.ts';
 

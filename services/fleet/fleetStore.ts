@@ -2,9 +2,11 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { scan } from '../nats/stream.ts';
-import { instanceKey, instancesBucket, inventoryKey, parseInstanceKey } from '../nats/topology.ts';
+import { instanceKey, inventoryKey, parseInstanceKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { scan } from '../nats/scan.ts';
+import { instancesBucket } from '../nats/streams.ts';
 
 const stream = `KV_${instancesBucket}`;
 

@@ -4,7 +4,7 @@
  */
 import { isCode, type LxstowError } from '../contract/errors.ts';
 import type { Address, BackupAddress, InstanceRecord, LastBackupJob, Manifest } from '../contract/schemas.ts';
-import { instanceKey } from '../nats/topology.ts';
+import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { FleetStore } from './fleetStore.ts';

@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract/schemas.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
-import { instanceKey } from '../nats/topology.ts';
+import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { FleetStore, StoredRecord } from './fleetStore.ts';
 import { withSeen, withYoungest } from './instanceRecord.ts';

@@ -9,8 +9,9 @@ import { Places } from '../concurrency/semaphore.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
-import { isNoResponders, type Nats, natsFailure, respond } from '../nats/connection.ts';
-import { askSubject } from '../nats/topology.ts';
+import { type Nats, respond } from '../nats/connection.ts';
+import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { askSubject } from '../nats/subjects.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
 export interface InstancesQuestion {

@@ -2,8 +2,9 @@
 import { headers, TimeoutError } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
-import { isNoResponders, type Nats, natsFailure, respond } from '../nats/connection.ts';
-import { askSubject } from '../nats/topology.ts';
+import { type Nats, respond } from '../nats/connection.ts';
+import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { askSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 
 /** Do these exist in the worker's LXD? The answer has only what was asked for. */

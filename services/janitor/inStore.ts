@@ -4,7 +4,7 @@ import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { isCode } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { parseRecord } from '../nats/bucket.ts';
-import { claimKey } from '../nats/topology.ts';
+import { claimKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { each, looksInFlight } from './inLxd.ts';
 import type { Leftover, SearchTools } from './leftover.ts';

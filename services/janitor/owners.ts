@@ -4,8 +4,9 @@ import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
 import { queuedJobs } from '../jobs/jobs.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { operationKey, parseLeaseKey, reservationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { operationKey, operationsBucket, parseLeaseKey, reservationKey } from '../nats/topology.ts';
+import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
 /**

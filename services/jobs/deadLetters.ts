@@ -2,8 +2,10 @@
 import type { MsgRequest, StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
-import { apiCode, type Nats, natsFailure } from '../nats/connection.ts';
-import { buriedSubject, deadLetterStream, deadSubject, jobsStream } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { apiCode, natsFailure } from '../nats/failures.ts';
+import { deadLetterStream, jobsStream } from '../nats/streams.ts';
+import { buriedSubject, deadSubject } from '../nats/subjects.ts';
 import type { Delivery } from './deliveries.ts';
 import { operationIdOf, uuid5 } from './jobs.ts';
 

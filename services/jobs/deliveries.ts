@@ -3,8 +3,9 @@
  * hold the next one behind a job that takes hours (docs/nats.md).
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { jobsStream } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { jobsStream } from '../nats/streams.ts';
 
 /** A job message, and the ways to acknowledge it. */
 export type Delivery = Pick<

@@ -15,8 +15,10 @@ import {
   type RestoreJob,
 } from '../contract/schemas.ts';
 import { parseOwnName } from '../lxd/ownNames.ts';
-import { apiCode, isNoResponders, type Nats, natsFailure } from '../nats/connection.ts';
-import { jobSubject, jobsStream, parseJobSubject } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { apiCode, isNoResponders, natsFailure } from '../nats/failures.ts';
+import { jobsStream } from '../nats/streams.ts';
+import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
 
 interface Bodies {

@@ -1,14 +1,8 @@
 /** Queue depth, read from NATS itself. */
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import {
-  consumerName,
-  deadLetterStream,
-  jobFilters,
-  jobsStream,
-  type Lane,
-  lanes,
-  noticesStream,
-} from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
+import { jobFilters } from '../nats/subjects.ts';
 
 export interface LaneDepth {
   remote: string;

@@ -3,8 +3,10 @@
  * The first job of each lease is called when a lease is released, and every few seconds, because a dead holder releases nothing. Any number may wait
  * without slowing down jobs that need not wait (adr/0020).
  */
+
+import { waitedFor } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { freedSubject, nudgeSubject, waitedFor } from '../nats/topology.ts';
+import { freedSubject, nudgeSubject } from '../nats/subjects.ts';
 import type { Delivery } from './deliveries.ts';
 
 interface Waiting {

@@ -1,13 +1,14 @@
 /**
- * A key-value bucket with CAS and a TTL per key, read from the stream's leader. The KV client's own `create` and `update` cannot do this: they drop
- * the TTL (docs/nats.md).
+ * A key-value bucket with CAS and a TTL per key, read from the stream's leader. The KV client's `update` takes no TTL, and none of its writes a message
+ * id (docs/nats.md).
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
-import { headers as newHeaders } from '@nats-io/transport-node';
-import { apiCode, type Nats, natsFailure } from './connection.ts';
-import { isGone } from './stream.ts';
+import { headers, type MsgHdrs } from '@nats-io/transport-node';
+import type { Nats } from './connection.ts';
+import { apiCode, natsFailure } from './failures.ts';
+import { isGone } from './scan.ts';
 
 export interface Entry {
   key: string;
@@ -78,8 +79,10 @@ export class Bucket {
 
   /** Removes the key if its revision is `expected`; returns whether it did. */
   async remove(key: string, expected: number): Promise<boolean> {
-    const headers = { 'KV-Operation': 'PURGE', 'Nats-Rollup': 'sub' };
-    return (await this.#publish(key, '', expected, markerTtlMs, headers)) !== undefined;
+    const purge = headers();
+    purge.set('KV-Operation', 'PURGE');
+    purge.set('Nats-Rollup', 'sub');
+    return (await this.#publish(key, '', expected, markerTtlMs, purge)) !== undefined;
   }
 
   /** Returns the matching keys that hold a value. */
@@ -111,18 +114,16 @@ export class Bucket {
     value: Buffer | string,
     expected: number,
     ttlMs?: number,
-    headers: Record<string, string> = {},
+    carried?: MsgHdrs,
   ): Promise<number | undefined> {
     // The message id makes the write idempotent: a repeat after a lost ack is not stored twice.
     const msgID = randomUUID();
     return this.#patiently(`writing ${this.name}`, async (again) => {
-      const carried = newHeaders();
-      for (const name in headers) carried.set(name, headers[name] as string);
       try {
         const { seq } = await this.#nats.js.publish(this.#subject(key), value, {
-          headers: carried,
           msgID,
           expect: { lastSubjectSequence: expected },
+          ...(carried && { headers: carried }),
           ...(ttlMs !== undefined && { ttl: `${Math.ceil(ttlMs / 1000)}s` }),
         });
         return seq;

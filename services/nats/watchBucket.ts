@@ -1,7 +1,8 @@
 /** A watch of a bucket that goes on behind the last revision it saw when it breaks. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type KvEntry, Kvm } from '@nats-io/kv';
-import { type Nats, natsFailure } from './connection.ts';
+import type { Nats } from './connection.ts';
+import { natsFailure } from './failures.ts';
 
 const watchAgainMs = 1000;
 

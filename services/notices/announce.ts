@@ -5,8 +5,8 @@
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Config, Notice, Operation, Run } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
-import { isGone } from '../nats/stream.ts';
-import { runsToken } from '../nats/topology.ts';
+import { isGone } from '../nats/scan.ts';
+import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';

@@ -1,8 +1,9 @@
 /** Notifies endpoints when operations end. Every gateway runs this beside its API; several gateways share the work. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract/schemas.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/streams.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import { announceEnds } from './announce.ts';

@@ -2,10 +2,12 @@
 import type { KvEntry } from '@nats-io/kv';
 import type { Operation } from '../contract/schemas.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
+import { operationKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
 import { Feed, type Followed } from '../nats/feed.ts';
-import { scan } from '../nats/stream.ts';
-import { operationKey, operationsBucket } from '../nats/topology.ts';
+import { scan } from '../nats/scan.ts';
+import { operationsBucket } from '../nats/streams.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { isFinal } from './operation.ts';

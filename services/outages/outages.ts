@@ -4,7 +4,7 @@
  */
 import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Outage } from '../contract/schemas.ts';
-import { outageKey, returningPermits } from '../nats/topology.ts';
+import { outageKey, returningPermits } from '../nats/bucketKeys.ts';
 import { mayBeOfWrites, suspectOf } from './blame.ts';
 import { concerns, waitingFor } from './outage.ts';
 import { type OutagesOptions, Watch } from './watch.ts';

@@ -1,7 +1,7 @@
 /** The outages that the workers of all remotes have recorded. */
 import type { Outage } from '../contract/schemas.ts';
 import type { Bucket, Entry } from '../nats/bucket.ts';
-import { outageKey } from '../nats/topology.ts';
+import { outageKey } from '../nats/bucketKeys.ts';
 import { parseOutage } from './outage.ts';
 
 export interface RemoteOutage extends Outage {

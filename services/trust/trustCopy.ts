@@ -5,7 +5,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { LxstowError } from '../contract/errors.ts';
 import type { TrustedCertificate } from '../contract/schemas.ts';
-import { parseCertificateKey } from '../nats/topology.ts';
+import { parseCertificateKey } from '../nats/bucketKeys.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { sameGrant } from './certificates.ts';
 import type { TrustStore } from './trustStore.ts';

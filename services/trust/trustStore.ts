@@ -3,8 +3,10 @@ import { Kvm, KvWatchInclude } from '@nats-io/kv';
 import { LxstowError } from '../contract/errors.ts';
 import { check, type TrustedCertificate, type TrustToken } from '../contract/schemas.ts';
 import { Bucket, type Entry, parseRecord } from '../nats/bucket.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { certificateKey, gatewayKey, gatewayKeys, tokenKey, trustBucket } from '../nats/topology.ts';
+import { certificateKey, gatewayKey, gatewayKeys, tokenKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { trustBucket } from '../nats/streams.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type GatewayPlace, secretHash } from './tokens.ts';
 

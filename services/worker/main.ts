@@ -31,8 +31,10 @@ import {
   readInstanceState,
 } from '../lxd/inventory.ts';
 import { Bucket } from '../nats/bucket.ts';
+import { leaseKind } from '../nats/bucketKeys.ts';
 import { connectNats } from '../nats/connection.ts';
-import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../nats/topology.ts';
+import { verifySetUp } from '../nats/setup.ts';
+import { checkpointsBucket, consumerName, type Lane, leasesBucket } from '../nats/streams.ts';
 import { OperationStore } from '../operations/operationStore.ts';
 import { Outages } from '../outages/outages.ts';
 import { probeOfLxd, probeOfS3 } from '../outages/probes.ts';

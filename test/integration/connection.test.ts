@@ -9,7 +9,8 @@ import { answerInventory, askInventory } from '../../services/hosts/hostInventor
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
-import { checkpointsBucket, setUp } from '../../services/nats/topology.ts';
+import { setUp } from '../../services/nats/setup.ts';
+import { checkpointsBucket } from '../../services/nats/streams.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
 import { until } from './stack.ts';

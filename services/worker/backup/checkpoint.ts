@@ -7,7 +7,7 @@ import type { TarState } from '../../archive/tar/tar.ts';
 import type { Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/backups.ts';
 import { type Bucket, parseRecord } from '../../nats/bucket.ts';
-import { operationKey } from '../../nats/topology.ts';
+import { operationKey } from '../../nats/bucketKeys.ts';
 import type { Upload, UploadedPart } from '../../storage/objectStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
 

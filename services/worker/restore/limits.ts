@@ -4,7 +4,7 @@ import type { Manifest } from '../../contract/schemas.ts';
 import type { LxdClient } from '../../lxd/client.ts';
 import { isRestricted, knownProfiles } from '../../lxd/instances.ts';
 import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';
-import { jobSubject } from '../../nats/topology.ts';
+import { jobSubject } from '../../nats/subjects.ts';
 import type { Restoring } from './restoring.ts';
 
 /** Asks LXD about a project, and which of these profiles it has. */

@@ -19,7 +19,7 @@ import {
 } from '../../lxd/instances.ts';
 import { handedBackConfig, identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
-import { claimKey, removal } from '../../nats/topology.ts';
+import { claimKey, removal } from '../../nats/bucketKeys.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';
