@@ -1,4 +1,4 @@
-/** The records of all instances in their bucket. Each change is a compare-and-set; a list is one scan, and later what has changed since. */
+/** The records of all instances in their bucket. Each change is a compare-and-set. */
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
@@ -14,7 +14,7 @@ const stream = `KV_${instancesBucket}`;
 export interface Inventory {
   /** When it was taken. */
   at: string;
-  /** When the records were last held against the bucket in S3; absent: never. */
+  /** When the records were last compared with the bucket in S3; absent: never. */
   compared?: string;
 }
 
@@ -34,8 +34,8 @@ export class FleetStore {
   }
 
   /**
-   * Writes what `change` makes of the record ({} where there is none). It is asked anew, with the record as it is then, when others change it
-   * meanwhile; what it returns unchanged, or undefined, is not written.
+   * Writes what `change` returns for the record, {} if there is none. Calls it again if another process changes the record first. Writes nothing if it
+   * returns undefined or an equal record.
    */
   async change(
     address: Address,
@@ -51,17 +51,17 @@ export class FleetStore {
     }
   }
 
-  /** Writes the record in the place of this revision; false when it has changed meanwhile. */
+  /** Writes the record over this revision; false if it is no longer the last. */
   async replace({ address, revision }: Omit<StoredRecord, 'record'>, record: InstanceRecord): Promise<boolean> {
     return (await this.#bucket.put(instanceKey(address), JSON.stringify(record), revision)) !== undefined;
   }
 
-  /** Removes the record of this revision; one that has changed meanwhile stays. */
+  /** Removes the record if this revision is still the last. */
   async forget({ address, revision }: Omit<StoredRecord, 'record'>): Promise<void> {
     await this.#bucket.remove(instanceKey(address), revision);
   }
 
-  /** All records of a remote, as one scan finds them, by key. */
+  /** All records of a remote by key, read by one scan. */
   async recordsOf(remote: string): Promise<Map<string, StoredRecord>> {
     const found = new Map<string, StoredRecord>();
     const see = (key: string, revision: number, value: Uint8Array | undefined) => {
@@ -73,13 +73,13 @@ export class FleetStore {
     return found;
   }
 
-  /** The last inventory of a remote, and its revision: 0 where there was none. */
+  /** The last inventory of a remote, and its revision; 0 if there was none. */
   async inventory(remote: string): Promise<{ inventory: Inventory | undefined; revision: number }> {
     const { entry, revision } = await this.#bucket.get(inventoryKey(remote));
     return { inventory: entry && parseRecord<Inventory>(entry.value), revision };
   }
 
-  /** Says that an inventory was taken; returns the revision. Undefined when another worker was faster: its word stands. */
+  /** Records an inventory; returns the revision, undefined if another worker recorded one first. */
   noteInventory(remote: string, inventory: Inventory, over: number): Promise<number | undefined> {
     return this.#bucket.put(inventoryKey(remote), JSON.stringify(inventory), over);
   }
@@ -94,15 +94,15 @@ export interface KnownInstance {
 }
 
 const followEveryMs = 20_000;
-/** Longer than this ago, a removal's marker may have expired unseen: everything is read again. Markers live a minute. */
+/** After this time a removal's marker may have expired unseen, and everything is read again. Markers live for a minute. */
 const staleMs = 50_000;
 
-/** All records in a gateway's memory, some 1 kB each: what has changed is read when somebody asks, and now and then when nobody does. */
+/** All records in a gateway's memory, some 1 kB each. Changes are read at each request, and regularly in between. */
 export class FleetView {
   readonly #nats: Nats;
   readonly #known = new Map<string, KnownInstance>();
   readonly #inventories = new Map<string, Inventory>();
-  /** In the order of their cursors; undefined when one was added or removed since. */
+  /** Sorted by cursor; undefined after an instance was added or removed. */
   #sorted: KnownInstance[] | undefined;
   #next = 1;
   #created = '';
@@ -113,7 +113,7 @@ export class FleetView {
     this.#nats = nats;
   }
 
-  /** Keeps it up to date until the signal aborts, so that whoever asks need not wait for all records. */
+  /** Keeps the view up to date until the signal aborts, so that a request need not wait for all records. */
   follow(signal: AbortSignal, onTrouble: (error: unknown) => void): void {
     const read = () => void this.current().catch(onTrouble);
     const timer = setInterval(read, followEveryMs);
@@ -121,9 +121,9 @@ export class FleetView {
     read();
   }
 
-  /** All, in the order of their cursors, and each remote's last inventory, as they were at some moment after the call. Throws nats-unavailable. */
+  /** All instances, sorted by cursor, and each remote's last inventory, as of some moment after the call. Throws nats-unavailable. */
   async current(): Promise<{ instances: readonly KnownInstance[]; inventories: ReadonlyMap<string, Inventory> }> {
-    // One that is under way may have begun before the change that its asker wants to see.
+    // A read that is under way may have begun before the change that the caller wants to see.
     await this.#reading?.catch(() => undefined);
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;

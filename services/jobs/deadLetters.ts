@@ -180,6 +180,6 @@ async function assertTaken(nats: Nats, { id, subject }: DeadLetter): Promise<voi
   } catch (error) {
     throw natsFailure(error, 'looking at our stream');
   }
-  const why = `${jobsStream} does not take ${subject}: is its remote in the configuration, and was \`lxstow setup\` run since?`;
-  throw new LxstowError('bad-message', `dead letter ${id} stays: ${why}`);
+  const why = `${jobsStream} does not accept ${subject}; add its remote to the configuration and run \`lxstow setup\``;
+  throw new LxstowError('bad-message', `dead letter ${id} was not retried: ${why}`);
 }

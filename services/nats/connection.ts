@@ -35,7 +35,7 @@ export async function connectNats(
     try {
       known = reread?.() ?? known;
     } catch (error) {
-      log.warn('configuration not read again, the last one counts', { error });
+      log.warn('configuration not read again; the last one counts', { error });
     }
     return known;
   };
@@ -161,7 +161,7 @@ export function respond(nats: Nats, message: Msg, data: Uint8Array | string): bo
     return message.respond(data);
   } catch (error) {
     if (nats.connection.isClosed() || nats.connection.isDraining()) return false;
-    nats.log.warn('a question was not answered', { subject: message.subject, bytes: data.length, error });
+    nats.log.warn('a request was not answered', { subject: message.subject, bytes: data.length, error });
     return false;
   }
 }

@@ -36,12 +36,14 @@ export function natsFailure(error: unknown, what: string): LxstowError {
     });
   }
   if (isNoResponders(error)) {
-    const why = 'JetStream is off or choosing a leader, or `lxstow setup` was not run';
-    return new LxstowError('nats-unavailable', `${what}: nobody at NATS takes it: ${why}`, { cause: error });
+    const why = 'JetStream is off or electing a leader, or `lxstow setup` was not run';
+    return new LxstowError('nats-unavailable', `${what}: NATS has no JetStream to receive it: ${why}`, {
+      cause: error,
+    });
   }
   // The client throws this itself, before it sends anything.
   if (/max_payload/.test((error as Error).message))
-    return new LxstowError('too-large', `${what}: larger than a message may be on this NATS: max_payload`, {
+    return new LxstowError('too-large', `${what}: larger than a message may be on this NATS (max_payload)`, {
       cause: error,
     });
   if (violationOf(error))

@@ -13,7 +13,7 @@ export interface Followed<T> {
   hasEnded(stored: T): boolean;
 }
 
-/** A change that the watch missed, over a reconnection, is found by looking after so long. */
+/** A change that the watch missed, over a reconnect, is found by reading again after this time. */
 const lookAgainMs = 5000;
 const every = Symbol('every record');
 

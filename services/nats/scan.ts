@@ -48,8 +48,8 @@ export interface ScanOptions {
 }
 
 /**
- * Calls `see` with each entry of a bucket, in the order of revisions; one that is deleted has no value. An entry that changes during the scan comes again,
- * later; a KV watch would sometimes miss it. When it resolves, nothing was missing at some moment since the call. Throws the client's errors.
+ * Calls `see` with each entry of a bucket, in the order of revisions; a deleted entry has no value. An entry that changes during the scan comes again,
+ * later; a KV watch would sometimes miss it. When it resolves, the list was complete at some moment since the call. Throws the client's errors.
  */
 export async function scan(
   nats: Nats,

@@ -43,7 +43,7 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
       for (const notice of notices) await queueNotice(nats, notice);
       message.ack();
     } catch (error) {
-      log.warn('an end is not on its way yet', { subject: message.subject, error });
+      log.warn('notices of an operation were not queued; trying again', { subject: message.subject, error });
       message.nak(againMs);
     }
   }

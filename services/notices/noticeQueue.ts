@@ -76,7 +76,7 @@ export async function* pulled(
       }
     } catch (error) {
       if (stop.aborted) return;
-      log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for what is to be told') });
+      log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for notices') });
       await setTimeout(pauseMs, undefined, { ref: false });
     }
   }

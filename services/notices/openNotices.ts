@@ -47,7 +47,7 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
     deliverer.run(),
   ]).catch(
     // Only a bug of ours makes them fail, and backups do not need them.
-    (error) => log.error('nobody is told of ends any more', { error }),
+    (error) => log.error('notices have stopped because of a bug; restart the gateway', { error }),
   );
   return {
     async drain(withinMs) {

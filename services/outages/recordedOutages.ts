@@ -18,7 +18,7 @@ export async function listOutages(leases: Bucket): Promise<RemoteOutage[]> {
   });
 }
 
-/** Far longer ago than its worker writes it, whatever the clocks say: that has died, and NATS has not ended the record (nats/stale.ts). */
+/** True for a record that its worker has not written for so long that the worker must have died, and that NATS did not expire (nats/stale.ts). */
 function isForgotten({ ttlMs, written }: Entry): boolean {
   return ttlMs !== undefined && Date.now() - written.getTime() > 3 * ttlMs + clocksDifferMs;
 }
