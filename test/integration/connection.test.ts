@@ -152,7 +152,7 @@ it(
     const large = bucket.put('local.large', Buffer.alloc(200_000), 0);
     await assert.rejects(large, {
       code: 'too-large',
-      message: /writing lxstow_checkpoints: larger than .* max_payload/,
+      message: /writing lxstow_checkpoints: larger than .* \(max_payload\)/,
     });
     await assert.rejects(fill, { code: 'queue-full', message: /NATS has no room/ });
   },
