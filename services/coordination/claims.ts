@@ -1,8 +1,8 @@
-/** Claims on backups: who reads one, so that nobody deletes it meanwhile (docs/adr/0004-names-and-claims.md). */
+/** Claims on backups by their readers: a claimed backup is not deleted (docs/adr/0004-names-and-claims.md). */
 import type { Log } from '../telemetry/logger.ts';
 import type { Lease } from './leases.ts';
 
-/** A claim on a backup, renewed until it is given back. */
+/** A claim on a backup, renewed until it is released. */
 export class Claim implements AsyncDisposable {
   readonly #lease: Lease | undefined;
   readonly #log: Log;
@@ -15,22 +15,22 @@ export class Claim implements AsyncDisposable {
     this.#heartbeat = setInterval(() => void this.#renew(), heartbeatMs);
   }
 
-  /** Throws lease-lost unless the claim is surely still ours: before every step that a deletion must not cross. */
+  /** Throws lease-lost unless the claim is certainly still ours. Call it before every step that a deletion must not interrupt. */
   assertHeld(): void {
     this.#lease?.assertHeld();
   }
 
   async #renew(): Promise<void> {
-    // Lost, a reading goes on: what is deleted then cuts it.
+    // Losing the claim does not stop the reader; if the backup is deleted, its reads fail.
     await this.#lease?.renew().catch((error) => this.#log.debug('claim not renewed', { error }));
   }
 
-  /** Gives the claim back. One that cannot be given back ends by its TTL. */
+  /** Releases the claim. A claim that cannot be released expires by its TTL. */
   async release(): Promise<void> {
     if (this.#released) return;
     this.#released = true;
     clearInterval(this.#heartbeat);
-    await this.#lease?.release().catch((error) => this.#log.warn('claim not given back, it will expire', { error }));
+    await this.#lease?.release().catch((error) => this.#log.warn('claim not released; it will expire', { error }));
   }
 
   [Symbol.asyncDispose](): Promise<void> {

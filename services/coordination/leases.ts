@@ -3,7 +3,7 @@
  * acquire it.
  */
 import { LxstowError } from '../contract/errors.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import { type Bucket, parseRecord } from '../nats/bucket.ts';
 import { Stale } from '../nats/stale.ts';
 
 /** The value of a lease: who holds it. */
@@ -65,7 +65,7 @@ export class Leases {
   /** Returns the holder; undefined if the lease is free. */
   async holder(key: string): Promise<LeaseHolder | undefined> {
     const { entry } = await this.#bucket.get(key);
-    return entry && (JSON.parse(entry.value.toString()) as LeaseHolder);
+    return entry && parseRecord<LeaseHolder>(entry.value);
   }
 }
 

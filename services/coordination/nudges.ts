@@ -1,7 +1,7 @@
 /** A nudge tells a worker to read its operation again, after a cancel request. It may be lost: the worker reads at each heartbeat anyway. */
 import type { Subscription } from '@nats-io/transport-node';
 import type { Nats } from '../nats/connection.ts';
-import { nudgeSubject } from '../nats/topology.ts';
+import { nudgeSubject } from '../nats/subjects.ts';
 
 export function nudge(nats: Nats, remote: string, operation: string): void {
   nats.connection.publish(nudgeSubject(remote, operation));

@@ -1,11 +1,11 @@
-/** Reserves a backup's name for one operation, from its request on: two requests never get the same name, even in the same second. */
+/** Reserves a backup's name for one operation from its request on: two requests never get the same name, even in the same second. */
 import { type Address, backupName, type Compression } from '../contract/schemas.ts';
 import type { Bucket } from '../nats/bucket.ts';
-import { reservationKey, reservationKeys } from '../nats/topology.ts';
+import { reservationKey, reservationKeys } from '../nats/bucketKeys.ts';
 
-/** Longer than jobs queue. A reservation that is neither released nor renewed expires then. */
+/** TTL of a reservation; longer than jobs wait in the queue. */
 const reservedMs = 7 * 24 * 3_600_000;
-/** What a timer takes at most is 24 days; this is often enough. */
+/** A Node timer takes at most 24 days. */
 const longestIntervalMs = 24 * 3_600_000;
 const mostClashes = 1000;
 
@@ -24,7 +24,7 @@ export class Reservations {
     return revision !== undefined || (await this.renew(address, name, operation));
   }
 
-  /** Holds a name that is this operation's from now on again; false when it is another's, or nobody's. */
+  /** Renews this operation's reservation; false if another operation has the name, or none. */
   async renew(address: Address, name: string, operation: string): Promise<boolean> {
     const key = reservationKey(address, name);
     const { entry } = await this.#bucket.get(key);
@@ -32,7 +32,7 @@ export class Reservations {
     return (await this.#bucket.put(key, operation, entry.revision, { ttlMs: this.#ttlMs })) !== undefined;
   }
 
-  /** Renews it in good time until disposed: an operation may last longer than a name is held. `onError` is told when it cannot be. */
+  /** Renews the reservation regularly until disposed, because an operation may outlast the TTL. `onError` gets the error of a failed renewal. */
   keep(address: Address, name: string, operation: string, onError: (error: unknown) => void): Disposable {
     const timer = setInterval(
       () => {

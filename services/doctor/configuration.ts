@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { openIsal } from '../archive/compression/isal.ts';
 import type { Config, RemoteConfig } from '../contract/schemas.ts';
-import { ackWaitMs } from '../nats/topology.ts';
+import { ackWaitMs } from '../nats/streams.ts';
 import { messageOf, type Patient, type Report } from './finding.ts';
 
 const oldestNode = 24;

@@ -8,16 +8,11 @@ import type { Config } from '../contract/schemas.ts';
 import { Leases } from '../coordination/leases.ts';
 import { countDeadLetters } from '../jobs/queueDepth.ts';
 import { Bucket } from '../nats/bucket.ts';
-import { connectNats, type Nats, natsFailure, serversOf, violationOf } from '../nats/connection.ts';
-import {
-  compareSetUp,
-  consumerName,
-  instanceLeaseKey,
-  jobsStream,
-  type Lane,
-  lanes,
-  leasesBucket,
-} from '../nats/topology.ts';
+import { instanceLeaseKey } from '../nats/bucketKeys.ts';
+import { connectNats, type Nats, serversOf } from '../nats/connection.ts';
+import { natsFailure, violationOf } from '../nats/failures.ts';
+import { compareSetUp } from '../nats/setup.ts';
+import { consumerName, jobsStream, type Lane, lanes, leasesBucket } from '../nats/streams.ts';
 import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role } from './finding.ts';
 import { examineRights, nobody } from './natsRights.ts';

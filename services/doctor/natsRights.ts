@@ -1,30 +1,31 @@
 /** Tries each permission of NATS that a role needs, without any effect. */
+
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import type { Config } from '../contract/schemas.ts';
-import { type Nats, violationOf } from '../nats/connection.ts';
 import {
   certificateKey,
-  changesConsumer,
   claimKey,
-  consumerName,
-  deadSubject,
   feederLeaseKey,
   instanceKey,
   instanceLeaseKey,
   inventoryKey,
-  jobSubject,
+  operationKey,
+  runHeadKey,
+} from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { violationOf } from '../nats/failures.ts';
+import {
+  changesConsumer,
+  consumerName,
   jobsStream,
   type Lane,
   lanes,
-  noticeSubject,
   noticesConsumer,
   noticesStream,
-  operationKey,
   operationsBucket,
-  runHeadKey,
   runsBucket,
-  runsToken,
-} from '../nats/topology.ts';
+} from '../nats/streams.ts';
+import { deadSubject, jobSubject, noticeSubject, runsToken } from '../nats/subjects.ts';
 import type { Report, Role } from './finding.ts';
 
 /** The name of an instance, project or stream that does not exist. */

@@ -1,10 +1,12 @@
-/** The records of all instances in their bucket. Each change is a compare-and-set; a list is one scan, and later what has changed since. */
+/** The records of all instances in their bucket. Each change is a compare-and-set. */
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
-import { Bucket } from '../nats/bucket.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { scan } from '../nats/stream.ts';
-import { instanceKey, instancesBucket, inventoryKey, parseInstanceKey } from '../nats/topology.ts';
+import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { instanceKey, inventoryKey, parseInstanceKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { scan } from '../nats/scan.ts';
+import { instancesBucket } from '../nats/streams.ts';
 
 const stream = `KV_${instancesBucket}`;
 
@@ -12,7 +14,7 @@ const stream = `KV_${instancesBucket}`;
 export interface Inventory {
   /** When it was taken. */
   at: string;
-  /** When the records were last held against the bucket in S3; absent: never. */
+  /** When the records were last compared with the bucket in S3; absent: never. */
   compared?: string;
 }
 
@@ -32,8 +34,8 @@ export class FleetStore {
   }
 
   /**
-   * Writes what `change` makes of the record ({} where there is none). It is asked anew, with the record as it is then, when others change it
-   * meanwhile; what it returns unchanged, or undefined, is not written.
+   * Writes what `change` returns for the record, {} if there is none. Calls it again if another process changes the record first. Writes nothing if it
+   * returns undefined or an equal record.
    */
   async change(
     address: Address,
@@ -42,42 +44,42 @@ export class FleetStore {
     const key = instanceKey(address);
     for (;;) {
       const { entry, revision } = await this.#bucket.get(key);
-      const record = entry ? (JSON.parse(entry.value.toString()) as InstanceRecord) : {};
+      const record = entry ? parseRecord<InstanceRecord>(entry.value) : {};
       const next = await change(record);
       if (next === undefined || isDeepStrictEqual(next, record)) return;
       if ((await this.#bucket.put(key, JSON.stringify(next), revision)) !== undefined) return;
     }
   }
 
-  /** Writes the record in the place of this revision; false when it has changed meanwhile. */
+  /** Writes the record over this revision; false if it is no longer the last. */
   async replace({ address, revision }: Omit<StoredRecord, 'record'>, record: InstanceRecord): Promise<boolean> {
     return (await this.#bucket.put(instanceKey(address), JSON.stringify(record), revision)) !== undefined;
   }
 
-  /** Removes the record of this revision; one that has changed meanwhile stays. */
+  /** Removes the record if this revision is still the last. */
   async forget({ address, revision }: Omit<StoredRecord, 'record'>): Promise<void> {
     await this.#bucket.remove(instanceKey(address), revision);
   }
 
-  /** All records of a remote, as one scan finds them, by key. */
+  /** All records of a remote by key, read by one scan. */
   async recordsOf(remote: string): Promise<Map<string, StoredRecord>> {
     const found = new Map<string, StoredRecord>();
     const see = (key: string, revision: number, value: Uint8Array | undefined) => {
       const address = parseInstanceKey(key);
       if (!address || value === undefined) found.delete(key);
-      else found.set(key, { address, revision, record: parsed<InstanceRecord>(value) });
+      else found.set(key, { address, revision, record: parseRecord<InstanceRecord>(value) });
     };
     await scan(this.#nats, instancesBucket, see, { keys: `${remote}.*.*` });
     return found;
   }
 
-  /** The last inventory of a remote, and its revision: 0 where there was none. */
+  /** The last inventory of a remote, and its revision; 0 if there was none. */
   async inventory(remote: string): Promise<{ inventory: Inventory | undefined; revision: number }> {
     const { entry, revision } = await this.#bucket.get(inventoryKey(remote));
-    return { inventory: entry && (JSON.parse(entry.value.toString()) as Inventory), revision };
+    return { inventory: entry && parseRecord<Inventory>(entry.value), revision };
   }
 
-  /** Says that an inventory was taken; returns the revision. Undefined when another worker was faster: its word stands. */
+  /** Records an inventory; returns the revision, undefined if another worker recorded one first. */
   noteInventory(remote: string, inventory: Inventory, over: number): Promise<number | undefined> {
     return this.#bucket.put(inventoryKey(remote), JSON.stringify(inventory), over);
   }
@@ -92,15 +94,15 @@ export interface KnownInstance {
 }
 
 const followEveryMs = 20_000;
-/** Longer than this ago, a removal's marker may have expired unseen: everything is read again. Markers live a minute. */
+/** After this time a removal's marker may have expired unseen, and everything is read again. Markers live for a minute. */
 const staleMs = 50_000;
 
-/** All records in a gateway's memory, some 1 kB each: what has changed is read when somebody asks, and now and then when nobody does. */
+/** All records in a gateway's memory, some 1 kB each. Changes are read at each request, and regularly in between. */
 export class FleetView {
   readonly #nats: Nats;
   readonly #known = new Map<string, KnownInstance>();
   readonly #inventories = new Map<string, Inventory>();
-  /** In the order of their cursors; undefined when one was added or removed since. */
+  /** Sorted by cursor; undefined after an instance was added or removed. */
   #sorted: KnownInstance[] | undefined;
   #next = 1;
   #created = '';
@@ -111,7 +113,7 @@ export class FleetView {
     this.#nats = nats;
   }
 
-  /** Keeps it up to date until the signal aborts, so that whoever asks need not wait for all records. */
+  /** Keeps the view up to date until the signal aborts, so that a request need not wait for all records. */
   follow(signal: AbortSignal, onTrouble: (error: unknown) => void): void {
     const read = () => void this.current().catch(onTrouble);
     const timer = setInterval(read, followEveryMs);
@@ -119,9 +121,9 @@ export class FleetView {
     read();
   }
 
-  /** All, in the order of their cursors, and each remote's last inventory, as they were at some moment after the call. Throws nats-unavailable. */
+  /** All instances, sorted by cursor, and each remote's last inventory, as of some moment after the call. Throws nats-unavailable. */
   async current(): Promise<{ instances: readonly KnownInstance[]; inventories: ReadonlyMap<string, Inventory> }> {
-    // One that is under way may have begun before the change that its asker wants to see.
+    // A read that is under way may have begun before the change that the caller wants to see.
     await this.#reading?.catch(() => undefined);
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;
@@ -150,14 +152,14 @@ export class FleetView {
     this.#next = revision + 1;
     const address = parseInstanceKey(key);
     if (!address) {
-      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', parsed<Inventory>(value));
+      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', parseRecord<Inventory>(value));
       return;
     }
     const known = this.#known.get(key);
-    if (value !== undefined && known) known.record = parsed<InstanceRecord>(value);
+    if (value !== undefined && known) known.record = parseRecord<InstanceRecord>(value);
     else if (value !== undefined) {
       const cursor = `${address.remote}/${address.project}/${address.instance}`;
-      this.#known.set(key, { address, cursor, record: parsed<InstanceRecord>(value) });
+      this.#known.set(key, { address, cursor, record: parseRecord<InstanceRecord>(value) });
       this.#sorted = undefined;
     } else if (this.#known.delete(key)) this.#sorted = undefined;
   }
@@ -169,8 +171,4 @@ export class FleetView {
     this.#next = 1;
     this.#readAt = Number.NEGATIVE_INFINITY;
   }
-}
-
-function parsed<T>(value: Uint8Array): T {
-  return JSON.parse(Buffer.from(value).toString()) as T;
 }

@@ -1,10 +1,10 @@
 /**
- * Keeps the records of instances true, for who makes, deletes or fails to make a backup. No job fails for a record that cannot be written: that
- * is logged, and the next inventory holds all records of the remote against the store.
+ * Updates the records of instances after a backup was made, deleted, or failed. A record that cannot be written fails no job: it is logged, and the
+ * next inventory compares all records of the remote with the store.
  */
 import { isCode, type LxstowError } from '../contract/errors.ts';
 import type { Address, BackupAddress, InstanceRecord, LastBackupJob, Manifest } from '../contract/schemas.ts';
-import { instanceKey } from '../nats/topology.ts';
+import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { FleetStore } from './fleetStore.ts';
@@ -23,14 +23,14 @@ export interface KeeperOptions {
 
 export class Keeper {
   readonly #options: KeeperOptions;
-  /** A record could not be written since the records were last held against the store. */
+  /** A record could not be written since the last comparison with the store. */
   behind = false;
 
   constructor(options: KeeperOptions) {
     this.#options = options;
   }
 
-  /** To be called behind the manifest. `job`: the backup job that made it; none for an archive from elsewhere. */
+  /** Call it after the manifest is stored. `job`: the backup job that made it; none for an uploaded archive. */
   async made(
     { remote, project, instance }: Address,
     manifest: Manifest,
@@ -44,7 +44,7 @@ export class Keeper {
     });
   }
 
-  /** A backup job ended without a backup. Of an instance that is not there nothing is recorded, unless it is known. */
+  /** A backup job ended without a backup. Records nothing for an instance that does not exist, unless it has a record. */
   async ended(address: Address, last: LastBackupJob, error?: LxstowError): Promise<void> {
     const missing = error !== undefined && isCode(error, 'not-found');
     await this.#change(address, (record) =>
@@ -52,7 +52,7 @@ export class Keeper {
     );
   }
 
-  /** To be called when the manifest is deleted. */
+  /** Call it after the manifest is deleted. */
   async removed({ backup, remote, project, instance }: BackupAddress): Promise<void> {
     const address = { remote, project, instance };
     const removed = new Date().toISOString();
@@ -63,7 +63,7 @@ export class Keeper {
     });
   }
 
-  /** After the record was read: who changes the backups meanwhile writes it behind us, or has us do this again. */
+  /** Runs after the record was read: a process that changes the backups at the same time writes the record after us, or makes our write fail. */
   async #lookUp(record: InstanceRecord, address: Address): Promise<InstanceRecord> {
     const { store, prefix } = this.#options;
     const found = await youngestBackups(store, prefix, address, AbortSignal.timeout(lookTimeoutMs));

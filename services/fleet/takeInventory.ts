@@ -4,7 +4,7 @@ import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import type { Leases } from '../coordination/leases.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
-import { instanceLeaseKey } from '../nats/topology.ts';
+import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { FleetStore } from './fleetStore.ts';

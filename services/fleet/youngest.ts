@@ -4,7 +4,7 @@ import { parseManifest } from '../backups/manifest.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Address, BackupAddress, GoodBackup, Manifest } from '../contract/schemas.ts';
-import { instanceKey } from '../nats/topology.ts';
+import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 
 const readsInFlight = 16;

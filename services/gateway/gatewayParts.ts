@@ -1,20 +1,19 @@
 /** What the gateway's APIs work with. */
 import type { Catalog } from '../backups/catalog.ts';
-import type { Config } from '../contract/schemas.ts';
+import type { Config, Operation } from '../contract/schemas.ts';
 import type { Reservations } from '../coordination/reservations.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
 import type { Keeper } from '../fleet/keeper.ts';
 import type { Submitter } from '../jobs/submit.ts';
 import type { Nats } from '../nats/connection.ts';
+import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
-import type { RunFeed } from '../runs/runFeed.ts';
-import type { RunStore } from '../runs/runStore.ts';
+import type { RunStore, StoredRun } from '../runs/runStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import type { ServerCertificate } from '../trust/serverCertificate.ts';
 import type { TrustParts } from './access/openTrust.ts';
 import type { EventSockets } from './events/eventSockets.ts';
-import type { OperationFeed } from './events/feed.ts';
 import type { Absences } from './http/absences.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
@@ -26,9 +25,9 @@ export interface GatewayParts extends TrustParts {
   metrics: GatewayMetrics;
   nats: Nats;
   operations: OperationStore;
-  feed: OperationFeed;
+  feed: Feed<Operation>;
   runs: RunStore;
-  runFeed: RunFeed;
+  runFeed: Feed<StoredRun>;
   eventSockets: EventSockets;
   reservations: Reservations;
   catalog: Catalog;

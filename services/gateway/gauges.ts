@@ -6,7 +6,7 @@ import { instanceStates as allStates, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
-import { deadLetterStream, noticesStream } from '../nats/topology.ts';
+import { deadLetterStream, noticesStream } from '../nats/streams.ts';
 import { listOutages } from '../outages/recordedOutages.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';

@@ -7,7 +7,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { Claim } from '../coordination/claims.ts';
 import type { Leases } from '../coordination/leases.ts';
-import { claimKey, removal } from '../nats/topology.ts';
+import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 

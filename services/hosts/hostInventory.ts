@@ -4,12 +4,14 @@
  */
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
+import { TimeoutError } from '@nats-io/transport-node';
 import { Places } from '../concurrency/semaphore.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
-import { type Nats, natsFailure, respond } from '../nats/connection.ts';
-import { askSubject } from '../nats/topology.ts';
+import { type Nats, respond } from '../nats/connection.ts';
+import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { askSubject } from '../nats/subjects.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
 export interface InstancesQuestion {
@@ -72,16 +74,14 @@ export async function askInventory(
 }
 
 async function askPage(nats: Nats, remote: string, question: InventoryQuestion, timeout: number): Promise<Page> {
-  nats.assertConnected();
   let packed: Uint8Array;
   try {
-    packed = (await nats.connection.request(askSubject(remote, 'inventory'), JSON.stringify(question), { timeout }))
-      .data;
+    const ask = () => nats.connection.request(askSubject(remote, 'inventory'), JSON.stringify(question), { timeout });
+    packed = (await nats.whileConnected(ask)).data;
   } catch (error) {
-    const failure = error as Error & { isNoResponders?: () => boolean };
-    if (failure.name === 'TimeoutError')
+    if (error instanceof TimeoutError)
       throw new LxstowError('no-worker', `no worker of remote ${remote} answered in time`, { cause: error });
-    if (failure.name === 'NoRespondersError' || failure.isNoResponders?.())
+    if (isNoResponders(error))
       throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
     throw natsFailure(error, `asking a worker of ${remote}`);
   }

@@ -1,9 +1,10 @@
 /** The question `look` to a remote's workers: request and reply, answered by any one of them. */
-import { headers, NoRespondersError, TimeoutError } from '@nats-io/transport-node';
+import { headers, TimeoutError } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
-import { type Nats, natsFailure, respond } from '../nats/connection.ts';
-import { askSubject } from '../nats/topology.ts';
+import { type Nats, respond } from '../nats/connection.ts';
+import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { askSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 
 /** Do these exist in the worker's LXD? The answer has only what was asked for. */
@@ -42,18 +43,19 @@ export async function askLook(
   timeoutMs: number,
   trace: Trace,
 ): Promise<LookAnswer | undefined> {
-  nats.assertConnected();
   const carried = headers();
   carried.set(traceHeader, formatTraceparent(trace));
   try {
-    const reply = await nats.ask(askSubject(remote, 'look'), JSON.stringify(question), { timeoutMs, headers: carried });
+    const options = { timeout: timeoutMs, headers: carried };
+    const reply = await nats.whileConnected(() =>
+      nats.connection.request(askSubject(remote, 'look'), JSON.stringify(question), options),
+    );
     const answer = reply.json<LookAnswer | { error: string }>();
     return 'error' in answer ? undefined : answer;
   } catch (error) {
     if (error instanceof TimeoutError) return undefined;
-    if (error instanceof NoRespondersError) {
+    if (isNoResponders(error))
       throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
-    }
     throw natsFailure(error, `asking a worker of ${remote}`);
   }
 }

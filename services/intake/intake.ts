@@ -26,7 +26,7 @@ import { version } from '../contract/version.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
 import type { Reservations } from '../coordination/reservations.ts';
 import type { Keeper } from '../fleet/keeper.ts';
-import { claimKey } from '../nats/topology.ts';
+import { claimKey } from '../nats/bucketKeys.ts';
 import { Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
 import { type CancelSource, keepAlive } from '../operations/heartbeat.ts';
 import { cancelled, fail, newOperation, succeed } from '../operations/operation.ts';

@@ -1,7 +1,7 @@
 /** Leftovers in NATS: leases, claims and reservations of operations that have ended, and their checkpoints. */
 import { faultsOf } from '../contract/schemas.ts';
 import type { Bucket, Entry } from '../nats/bucket.ts';
-import { parseLeaseKey } from '../nats/topology.ts';
+import { parseLeaseKey } from '../nats/bucketKeys.ts';
 import type { Leftover, SearchTools } from './leftover.ts';
 import { type Owner, parseHolder } from './owners.ts';
 

@@ -3,7 +3,8 @@ import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../b
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
-import { claimKey } from '../nats/topology.ts';
+import { parseRecord } from '../nats/bucket.ts';
+import { claimKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { looksInFlight } from './inLxd.ts';
 import type { Leftover, SearchTools } from './leftover.ts';
@@ -21,7 +22,7 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
   };
   const keys = new Set(owners.archiveKeys(Date.now()));
   for (const { value } of await checkpoints.entries(`${remote}.*.start`)) {
-    const { upload } = JSON.parse(value.toString()) as { upload?: { key?: string } };
+    const { upload } = parseRecord<{ upload?: { key?: string } }>(value);
     if (upload?.key?.startsWith(all)) keys.add(upload.key);
   }
   for await (const there of mapInOrder(keys, looksInFlight, exact))

@@ -3,9 +3,10 @@ import { archiveKey } from '../backups/keys.ts';
 import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
 import { queuedJobs } from '../jobs/jobs.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { operationKey, parseLeaseKey, reservationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { operationKey, operationsBucket, parseLeaseKey, reservationKey } from '../nats/topology.ts';
+import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
 /**
@@ -53,7 +54,7 @@ export class Owners {
       if (holder && Date.now() - written.getTime() < settledMs) owners.#leased.add(holder.operation);
     }
     const entries = await owners.#operations.entries(`${remote}.*`);
-    owners.#known = entries.map(({ value }) => JSON.parse(value.toString()) as Operation);
+    owners.#known = entries.map(({ value }) => parseRecord<Operation>(value));
     return owners;
   }
 
@@ -117,7 +118,7 @@ export class Owners {
   /** Of whichever remote: two may be the same LXD. */
   async #find(id: string): Promise<Operation | undefined> {
     const { entry } = await this.#operations.get(operationKey('*', id));
-    return entry && (JSON.parse(entry.value.toString()) as Operation);
+    return entry && parseRecord<Operation>(entry.value);
   }
 
   #names(operation: Operation, address: BackupAddress, key: string): boolean {
@@ -131,7 +132,7 @@ export class Owners {
 /** The holder that a lease or claim names; undefined when it is none of ours. */
 export function parseHolder(value: Buffer): LeaseHolder | undefined {
   try {
-    const holder = JSON.parse(value.toString()) as LeaseHolder;
+    const holder = parseRecord<LeaseHolder>(value);
     return typeof holder?.operation === 'string' && typeof holder.worker === 'string' ? holder : undefined;
   } catch {
     return undefined;

@@ -2,8 +2,10 @@
 import type { MsgRequest, StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
-import { apiCode, type Nats, natsFailure } from '../nats/connection.ts';
-import { buriedSubject, deadLetterStream, deadSubject, jobsStream } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { apiCode, natsFailure } from '../nats/failures.ts';
+import { deadLetterStream, jobsStream } from '../nats/streams.ts';
+import { buriedSubject, deadSubject } from '../nats/subjects.ts';
 import type { Delivery } from './deliveries.ts';
 import { operationIdOf, uuid5 } from './jobs.ts';
 
@@ -132,15 +134,14 @@ async function read(
     // The server accepts `next_by_subj` here too; the client's type does not.
     return (await nats.jsm.streams.getMessage(deadLetterStream, query as MsgRequest)) ?? undefined;
   } catch (error) {
-    if (isMissing(error)) return undefined;
     throw natsFailure(error, 'reading dead letters');
   }
 }
 
-/** A read fails with 10037; a deletion with 10043, or with 10057 and this reason. */
+/** A deletion fails with 10043, or with 10057 and this reason. */
 function isMissing(error: unknown): boolean {
   const code = apiCode(error);
-  return code === 10037 || code === 10043 || (code === 10057 && /no message found/i.test((error as Error).message));
+  return code === 10043 || (code === 10057 && /no message found/i.test((error as Error).message));
 }
 
 function letterOf({ seq, time, subject, data, header }: StoredMsg): DeadLetter {
@@ -179,6 +180,6 @@ async function assertTaken(nats: Nats, { id, subject }: DeadLetter): Promise<voi
   } catch (error) {
     throw natsFailure(error, 'looking at our stream');
   }
-  const why = `${jobsStream} does not take ${subject}: is its remote in the configuration, and was \`lxstow setup\` run since?`;
-  throw new LxstowError('bad-message', `dead letter ${id} stays: ${why}`);
+  const why = `${jobsStream} does not accept ${subject}; add its remote to the configuration and run \`lxstow setup\``;
+  throw new LxstowError('bad-message', `dead letter ${id} was not retried: ${why}`);
 }

@@ -1,6 +1,8 @@
 /** Jobs as messages: publishes them, and parses and validates them. */
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
+import type { JetStreamPublishOptions } from '@nats-io/jetstream';
+import { headers as newHeaders } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import { parseJson } from '../contract/json.ts';
 import {
@@ -13,9 +15,10 @@ import {
   type RestoreJob,
 } from '../contract/schemas.ts';
 import { parseOwnName } from '../lxd/ownNames.ts';
-import { apiCode, type Nats, natsFailure, nobodyHeard } from '../nats/connection.ts';
-import { append, lastOf } from '../nats/stream.ts';
-import { jobSubject, jobsStream, parseJobSubject } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { apiCode, isNoResponders, natsFailure } from '../nats/failures.ts';
+import { jobsStream } from '../nats/streams.ts';
+import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
 
 interface Bodies {
@@ -53,7 +56,7 @@ export interface Queued {
 export async function publishOnly(nats: Nats, id: string, job: Job, trace?: Trace): Promise<Queued | undefined> {
   for (;;) {
     try {
-      return await publishWith(nats, id, job, trace, { 'Nats-Expected-Last-Subject-Sequence': '0' });
+      return await publishWith(nats, id, job, trace, { lastSubjectSequence: 0 });
     } catch (error) {
       if (!(error instanceof SubjectTaken)) throw error;
     }
@@ -66,9 +69,9 @@ export async function publishOnly(nats: Nats, id: string, job: Job, trace?: Trac
 /** The job of this kind that is on the queue for this instance or at work, the last one of several. */
 export async function queuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
   try {
-    const last = await lastOf(nats, jobsStream, jobSubject(kind, address));
+    const last = await nats.jsm.streams.getMessage(jobsStream, { last_by_subj: jobSubject(kind, address) });
     if (!last) return undefined;
-    const messageId = last.headers.get('Nats-Msg-Id');
+    const messageId = last.header.get('Nats-Msg-Id');
     return { operation: operationIdOf({ messageId, sequence: last.seq }), since: last.time };
   } catch (error) {
     throw natsFailure(error, 'looking at the queue');
@@ -83,31 +86,27 @@ async function publishWith(
   id: string,
   { kind, address, body, unrestricted = false }: Job,
   trace: Trace | undefined,
-  expected: Record<string, string>,
+  expect: JetStreamPublishOptions['expect'],
 ): Promise<undefined> {
   nats.assertConnected();
   const source = 'source' in body && body.source ? { ...address, ...body.source } : address;
   const subject = jobSubject(kind, address, source, { unrestricted });
-  const carried = {
-    'Nats-Msg-Id': id,
-    'Nats-Expected-Stream': jobsStream,
-    ...expected,
-    ...(trace && { [traceHeader]: formatTraceparent(trace) }),
-  };
+  const headers = newHeaders();
+  if (trace) headers.set(traceHeader, formatTraceparent(trace));
+  const options = { msgID: id, expect: { streamName: jobsStream, ...expect }, headers };
   const until = performance.now() + patienceMs;
   let uncertain = false;
   for (;;) {
     try {
-      nats.assertConnected();
       // The stream drops a repeat with the same id as a duplicate.
-      await append(nats, subject, JSON.stringify(body), carried);
+      await nats.whileConnected(() => nats.js.publish(subject, JSON.stringify(body), options));
       return undefined;
     } catch (error) {
       if (wrongLastSequence.includes(apiCode(error) ?? 0)) throw new SubjectTaken();
       const failure = natsFailure(error, 'queueing the job');
       if (failure.code !== 'nats-unavailable') throw failure;
       // Without a connection or a responder, NATS cannot have stored the job.
-      uncertain ||= !(error instanceof LxstowError) && !nobodyHeard(error);
+      uncertain ||= !(error instanceof LxstowError) && !isNoResponders(error);
       if (performance.now() >= until) throw uncertain ? new UncertainPublish(id, failure) : failure;
     }
     await setTimeout(tryAgainMs);

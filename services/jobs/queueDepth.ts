@@ -1,14 +1,8 @@
 /** Queue depth, read from NATS itself. */
-import { apiCode, type Nats, natsFailure } from '../nats/connection.ts';
-import {
-  consumerName,
-  deadLetterStream,
-  jobFilters,
-  jobsStream,
-  type Lane,
-  lanes,
-  noticesStream,
-} from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
+import { jobFilters } from '../nats/subjects.ts';
 
 export interface LaneDepth {
   remote: string;
@@ -83,14 +77,9 @@ async function laneDepth(nats: Nats, remote: string, lane: Lane): Promise<LaneDe
   return { remote, lane, waiting: num_pending, taken: num_ack_pending, oldest };
 }
 
+/** Returns when the first message behind `seq` was published; undefined if a worker took it in between. */
 async function firstBehind(nats: Nats, filter: string, seq: number): Promise<Date | undefined> {
-  try {
-    // The server accepts `next_by_subj` together with `seq`; the client's type does not.
-    const query = { seq: seq + 1, next_by_subj: filter } as { seq: number };
-    return (await nats.jsm.streams.getMessage(jobsStream, query))?.time;
-  } catch (error) {
-    // A worker took and ended it in between.
-    if (apiCode(error) === 10037) return undefined;
-    throw error;
-  }
+  // The server accepts `next_by_subj` together with `seq`; the client's type does not.
+  const query = { seq: seq + 1, next_by_subj: filter } as { seq: number };
+  return (await nats.jsm.streams.getMessage(jobsStream, query))?.time;
 }

@@ -45,10 +45,10 @@ export class Submitter {
     }
     try {
       const created = await this.#operations.create(operation);
-      // A worker was faster: its word is newer.
+      // Undefined if a worker created the operation first: that one is newer.
       return created?.operation ?? (await this.#operations.find(id, job.address.remote))?.operation ?? operation;
     } catch (error) {
-      // The job is durable, and whoever takes it makes the operation: the client's 202 is true.
+      // The job is durable, and the worker that takes it creates the operation: the client's 202 is true.
       this.#log.warn('operation not written yet', { operation: id, trace: trace.id, error });
       return operation;
     }
@@ -60,8 +60,8 @@ export class Submitter {
   }
 
   /**
-   * The client has been told no, but NATS may have taken the job before it went away: an operation that has failed already keeps
-   * workers from beginning it. One that is running by then goes on, and can be seen.
+   * The client got an error, but NATS may have stored the job before it went away. Creates the operation as failed, which keeps workers from running
+   * the job. A job that runs already continues, and can be seen.
    */
   #withdraw(operation: Operation, error: LxstowError): void {
     const failed = fail(operation, new LxstowError('nats-unavailable', error.message), new Date());
@@ -80,10 +80,10 @@ export class Submitter {
         this.#nats.assertConnected();
         return await run();
       } catch (error) {
-        this.#log.debug('what a refused request did is not undone yet', { operation, error });
+        this.#log.debug('a refused request is not undone yet', { operation, error });
       }
       await setTimeout(undoEveryMs, undefined, { ref: false });
     }
-    this.#log.warn('what a refused request did is left to the janitor', { operation });
+    this.#log.warn('a refused request was not undone; the janitor will remove what it left', { operation });
   }
 }

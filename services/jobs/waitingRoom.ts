@@ -3,8 +3,10 @@
  * The first job of each lease is called when a lease is released, and every few seconds, because a dead holder releases nothing. Any number may wait
  * without slowing down jobs that need not wait (adr/0020).
  */
+
+import { waitedFor } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { freedSubject, nudgeSubject, waitedFor } from '../nats/topology.ts';
+import { freedSubject, nudgeSubject } from '../nats/subjects.ts';
 import type { Delivery } from './deliveries.ts';
 
 interface Waiting {
@@ -91,7 +93,7 @@ export class WaitingRoom implements Disposable {
   /** Announces a released lease to all workers of the remote. */
   freed(key: string): void {
     const { nats, remote } = this.#options;
-    if (nats.connected) nats.tell(freedSubject(remote), waitedFor(key));
+    if (nats.connected) nats.connection.publish(freedSubject(remote), waitedFor(key));
   }
 
   /** Has NATS redeliver the first job that waits for this lease now. */

@@ -20,7 +20,7 @@ import { Claim } from '../coordination/claims.ts';
 import type { Lease } from '../coordination/leases.ts';
 import type { Intake, IntakeTools } from '../intake/intake.ts';
 import { uuid5 } from '../jobs/jobs.ts';
-import { claimKey } from '../nats/topology.ts';
+import { claimKey } from '../nats/bucketKeys.ts';
 import { isFinal } from '../operations/operation.ts';
 import type { Stored } from '../operations/operationStore.ts';
 import type { StoredObject } from '../storage/objectStore.ts';

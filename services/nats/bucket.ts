@@ -1,11 +1,14 @@
 /**
- * A key-value bucket with CAS and a TTL per key, read from the stream's leader. The KV client's own `create` and `update` cannot do this: they drop
- * the TTL (docs/nats.md).
+ * A key-value bucket with CAS and a TTL per key, read from the stream's leader. The KV client's `update` takes no TTL, and none of its writes a message
+ * id (docs/nats.md).
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { apiCode, type Nats, natsFailure } from './connection.ts';
-import { append, isGone, lastOf, type Stored } from './stream.ts';
+import type { StoredMsg } from '@nats-io/jetstream';
+import { headers, type MsgHdrs } from '@nats-io/transport-node';
+import type { Nats } from './connection.ts';
+import { apiCode, natsFailure } from './failures.ts';
+import { isGone } from './scan.ts';
 
 export interface Entry {
   key: string;
@@ -46,11 +49,11 @@ export class Bucket {
   async get(key: string): Promise<{ entry: Entry | undefined; revision: number }> {
     const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));
     if (!message) return { entry: undefined, revision: 0 };
-    const { subject, headers, data, seq, time } = message;
-    const gone = isGone(headers);
-    const seconds = Number.parseInt(headers.get('Nats-TTL') ?? '', 10);
+    const { subject, header, data, seq, time } = message;
+    const gone = isGone(header);
+    const seconds = Number.parseInt(header.get('Nats-TTL'), 10);
     const found = {
-      ...{ key: subject.slice(this.#subject('').length), value: data, revision: seq, written: time },
+      ...{ key: subject.slice(this.#subject('').length), value: Buffer.from(data), revision: seq, written: time },
       ...(seconds > 0 && { ttlMs: seconds * 1000 }),
     };
     return { entry: gone ? undefined : found, revision: seq };
@@ -76,8 +79,10 @@ export class Bucket {
 
   /** Removes the key if its revision is `expected`; returns whether it did. */
   async remove(key: string, expected: number): Promise<boolean> {
-    const headers = { 'KV-Operation': 'PURGE', 'Nats-Rollup': 'sub' };
-    return (await this.#publish(key, '', expected, markerTtlMs, headers)) !== undefined;
+    const purge = headers();
+    purge.set('KV-Operation', 'PURGE');
+    purge.set('Nats-Rollup', 'sub');
+    return (await this.#publish(key, '', expected, markerTtlMs, purge)) !== undefined;
   }
 
   /** Returns the matching keys that hold a value. */
@@ -109,37 +114,38 @@ export class Bucket {
     value: Buffer | string,
     expected: number,
     ttlMs?: number,
-    headers: Record<string, string> = {},
+    carried?: MsgHdrs,
   ): Promise<number | undefined> {
     // The message id makes the write idempotent: a repeat after a lost ack is not stored twice.
     const msgID = randomUUID();
     return this.#patiently(`writing ${this.name}`, async (again) => {
       try {
-        return await append(this.#nats, this.#subject(key), value, {
-          ...headers,
-          'Nats-Msg-Id': msgID,
-          'Nats-Expected-Last-Subject-Sequence': String(expected),
-          ...(ttlMs !== undefined && { 'Nats-TTL': `${Math.ceil(ttlMs / 1000)}s` }),
+        const { seq } = await this.#nats.js.publish(this.#subject(key), value, {
+          msgID,
+          expect: { lastSubjectSequence: expected },
+          ...(carried && { headers: carried }),
+          ...(ttlMs !== undefined && { ttl: `${Math.ceil(ttlMs / 1000)}s` }),
         });
+        return seq;
       } catch (error) {
         if (!wrongLastSequence.includes(apiCode(error) ?? 0)) throw error;
         // A single server compares the sequence before the id: our own first try may have stored it.
         const last = again ? await this.#last(key) : undefined;
-        return last?.headers.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
+        return last?.header.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
       }
     });
   }
 
-  #last(key: string): Promise<Stored | undefined> {
-    return lastOf(this.#nats, `KV_${this.name}`, this.#subject(key));
+  /** Asks the stream's leader; another replica may be behind. */
+  #last(key: string): Promise<StoredMsg | null> {
+    return this.#nats.jsm.streams.getMessage(`KV_${this.name}`, { last_by_subj: this.#subject(key) });
   }
 
   async #patiently<T>(what: string, ask: (again: boolean) => Promise<T>): Promise<T> {
     const until = performance.now() + this.#patienceMs;
     for (let again = false; ; again = true) {
       try {
-        this.#nats.assertConnected();
-        return await ask(again);
+        return await this.#nats.whileConnected(() => ask(again));
       } catch (error) {
         const failure = natsFailure(error, what);
         if (failure.code !== 'nats-unavailable' || performance.now() >= until) throw failure;
@@ -154,3 +160,8 @@ export class Bucket {
 }
 
 const markerTtlMs = 60_000;
+
+/** The record in an entry's value, as it was written. Throws a SyntaxError. */
+export function parseRecord<T>(value: Uint8Array): T {
+  return JSON.parse(Buffer.from(value).toString()) as T;
+}

@@ -1,12 +1,12 @@
 /**
- * Entries whose time to live is over, and that are still there: a nats-server that was killed may forget when an entry is to end (docs/nats.md). By our own
- * clock, for the server's may be another.
+ * Finds entries that outlived their TTL: a nats-server that was killed may forget TTLs (docs/nats.md). Uses our own clock, because the server's may
+ * differ.
  */
 import type { Entry } from './bucket.ts';
 
-/** Who renews an entry does so several times in its TTL; who could not knows after one. */
+/** A holder renews its entry several times per TTL, and knows after one TTL that it failed to. */
 const ttlsToWait = 2;
-/** More are not remembered: those that were seen first are seen anew. */
+/** Beyond this many, the entries seen first are forgotten, and their time starts again. */
 const mostKept = 10_000;
 
 export class Stale {
@@ -18,7 +18,7 @@ export class Stale {
     this.#now = now;
   }
 
-  /** Whether the entry was seen twice, with more than two of its TTLs in between, and was not written meanwhile. To be asked again and again. */
+  /** True if the entry was seen before with the same revision, more than two of its TTLs ago. Call it repeatedly. */
   is({ key, revision, ttlMs }: Pick<Entry, 'key' | 'revision' | 'ttlMs'>): boolean {
     const now = this.#now();
     const seen = this.#seen.get(key);

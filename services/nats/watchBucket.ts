@@ -1,14 +1,15 @@
-/** A watch of a bucket that goes on behind the last revision it saw when it breaks. */
+/** A watch of a bucket that resumes after the last revision it saw when it breaks. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type KvEntry, Kvm } from '@nats-io/kv';
-import { type Nats, natsFailure } from './connection.ts';
+import type { Nats } from './connection.ts';
+import { natsFailure } from './failures.ts';
 
 const watchAgainMs = 1000;
 
 /**
- * Calls `see` with each value that is written from now on, in the order in which they were written and once each, until the signal aborts. NATS
- * keeps the last of each key: one that is written over before it was sent does not come. Resolves once it watches; a watch
- * that breaks is begun again where it broke off, and `onTrouble` told why. `key` may have wildcards.
+ * Calls `see` with each value that is written from now on, once each and in the order of writing, until the signal aborts. NATS keeps only the last
+ * value of a key: a value that is overwritten before NATS sends it is skipped. Resolves once the watch is open. A watch that breaks resumes where it
+ * broke off; `onTrouble` gets the error. `key` may have wildcards.
  */
 export async function watchBucket(
   nats: Nats,

@@ -61,10 +61,12 @@ for (const [net, prefix] of [
 ] as const)
   own.addSubnet(net, prefix, 'ipv4');
 for (const [net, prefix] of [
-  ['::', 127],
-  // NAT64 and 6to4: these embed an IPv4 address.
+  // ::, ::1, and the rest, which embeds an IPv4 address, as translated addresses, NAT64, Teredo and 6to4 do.
+  ['::', 96],
+  ['::ffff:0:0:0', 96],
   ['64:ff9b::', 96],
   ['64:ff9b:1::', 48],
+  ['2001::', 32],
   ['2002::', 16],
   ['fc00::', 7],
   ['fe80::', 9],

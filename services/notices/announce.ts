@@ -5,8 +5,8 @@
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Config, Notice, Operation, Run } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
-import { isGone } from '../nats/stream.ts';
-import { runsToken } from '../nats/topology.ts';
+import { isGone } from '../nats/scan.ts';
+import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
@@ -43,7 +43,7 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
       for (const notice of notices) await queueNotice(nats, notice);
       message.ack();
     } catch (error) {
-      log.warn('an end is not on its way yet', { subject: message.subject, error });
+      log.warn('notices of an operation were not queued; trying again', { subject: message.subject, error });
       message.nak(againMs);
     }
   }

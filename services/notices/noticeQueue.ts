@@ -3,8 +3,10 @@ import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import { headers } from '@nats-io/transport-node';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { noticeSubject, noticesStream } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { noticesStream } from '../nats/streams.ts';
+import { noticeSubject } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
 
 export interface QueuedNotice {
@@ -74,7 +76,7 @@ export async function* pulled(
       }
     } catch (error) {
       if (stop.aborted) return;
-      log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for what is to be told') });
+      log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for notices') });
       await setTimeout(pauseMs, undefined, { ref: false });
     }
   }

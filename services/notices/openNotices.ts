@@ -1,8 +1,9 @@
 /** Notifies endpoints when operations end. Every gateway runs this beside its API; several gateways share the work. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract/schemas.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/topology.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/streams.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import { announceEnds } from './announce.ts';
@@ -46,7 +47,7 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
     deliverer.run(),
   ]).catch(
     // Only a bug of ours makes them fail, and backups do not need them.
-    (error) => log.error('nobody is told of ends any more', { error }),
+    (error) => log.error('notices have stopped because of a bug; restart the gateway', { error }),
   );
   return {
     async drain(withinMs) {

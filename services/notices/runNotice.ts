@@ -1,4 +1,4 @@
-/** What endpoints are told of a run that has ended. Pure. */
+/** Builds the notice of a run that has ended. Pure. */
 import type { Run, RunNotice } from '../contract/schemas.ts';
 import { everything, runOperation, shownRun } from '../runs/fold.ts';
 

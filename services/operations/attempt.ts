@@ -172,7 +172,7 @@ export class Attempt {
       try {
         await lease.release();
       } catch (error) {
-        this.log.warn('lease not given back, it will expire', { lease: lease.key, error });
+        this.log.warn('lease not released; it will expire', { lease: lease.key, error });
       }
     }
   }

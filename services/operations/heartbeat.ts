@@ -17,7 +17,7 @@ export function keepAlive(
   also: () => void = () => undefined,
 ): Disposable {
   const { log, operation } = attempt;
-  const look = () => attempt.lookForCancel().catch((error) => log.debug('not looked for a cancel', { error }));
+  const look = () => attempt.lookForCancel().catch((error) => log.debug('not checked for a cancel', { error }));
   const heard = cancels.on(operation.id, look);
   const timer = setInterval(() => {
     also();

@@ -1,11 +1,15 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
 import type { Operation } from '../contract/schemas.ts';
-import { Bucket } from '../nats/bucket.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { scan } from '../nats/stream.ts';
-import { operationKey, operationsBucket } from '../nats/topology.ts';
+import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { operationKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { Feed, type Followed } from '../nats/feed.ts';
+import { scan } from '../nats/scan.ts';
+import { operationsBucket } from '../nats/streams.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { isFinal } from './operation.ts';
 
 export interface Stored {
@@ -52,7 +56,7 @@ export class OperationStore {
   /** Finds the operation with this id, by default on any remote. */
   async find(id: string, remote = '*'): Promise<Stored | undefined> {
     const { entry } = await this.#bucket.get(operationKey(remote, id));
-    return entry && { operation: JSON.parse(entry.value.toString()) as Operation, revision: entry.revision };
+    return entry && { operation: parseRecord<Operation>(entry.value), revision: entry.revision };
   }
 
   /** All operations in the bucket, unfinished and finished. */
@@ -62,7 +66,7 @@ export class OperationStore {
       const operations = new Map<string, Operation>();
       await scan(this.#nats, operationsBucket, (key, _, value) => {
         if (!value) return void operations.delete(key);
-        const operation = this.#parse(key, value);
+        const operation = this.#readOperation(key, value);
         if (operation) operations.set(key, operation);
       });
       return [...operations.values()];
@@ -72,9 +76,9 @@ export class OperationStore {
   }
 
   /** Undefined for a record that is none: it must not hide the others. */
-  #parse(key: string, data: Uint8Array): Operation | undefined {
+  #readOperation(key: string, data: Uint8Array): Operation | undefined {
     try {
-      return JSON.parse(Buffer.from(data).toString()) as Operation;
+      return parseRecord<Operation>(data);
     } catch (error) {
       this.#nats.log.error('a record of an operation cannot be read', {
         subject: `$KV.${operationsBucket}.${key}`,
@@ -96,5 +100,17 @@ export class OperationStore {
   ): Promise<void> {
     const each = (entry: KvEntry) => see(entry.json<Operation>());
     return watchBucket(this.#nats, operationsBucket, '>', each, signal, onTrouble);
+  }
+
+  /** A feed of all operations, until the signal aborts. */
+  feed(log: Log, signal: AbortSignal): Promise<Feed<Operation>> {
+    const followed: Followed<Operation> = {
+      what: 'operations',
+      find: async (id) => (await this.find(id))?.operation,
+      watch: (...options) => this.watch(...options),
+      idOf: ({ id }) => id,
+      hasEnded: isFinal,
+    };
+    return Feed.open(followed, log, signal);
   }
 }

@@ -36,7 +36,7 @@ export function nextLookMs({ since, allowed }: Outage, now: Date): number {
 
 const names = { s3: 'S3', lxd: 'LXD' };
 
-/** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Why may change; this is the same all the time, and written once. */
+/** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Leaves the reason out, which may change: operations are then written once. */
 export function waitingFor({ dependency, since, allowed, only }: Outage): string {
   const name = names[dependency];
   if (allowed > 0) return `${name}, which has just come back`;

@@ -1,26 +1,26 @@
 /**
- * What a worker's jobs need and do not get: S3, known to all workers of the remote by one record, and the worker's own LXD, known to itself and shown to
- * others. One worker at a time asks whether S3 is back; jobs then begin one, two, four … (docs/adr/0032-outages.md).
+ * Outages of a worker's dependencies: S3, with one record for all workers of the remote, and the worker's own LXD, with a record of its own. During an
+ * outage of S3 one worker probes it; when it is back, one job begins, then two, four … (docs/adr/0032-outages.md).
  */
 import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Outage } from '../contract/schemas.ts';
-import { outageKey, returningPermits } from '../nats/topology.ts';
+import { outageKey, returningPermits } from '../nats/bucketKeys.ts';
 import { mayBeOfWrites, suspectOf } from './blame.ts';
 import { concerns, waitingFor } from './outage.ts';
 import { type OutagesOptions, Watch } from './watch.ts';
 
-/** What `gate` says of a job that cannot begin now, or of which only so many may. */
+/** What keeps a job from beginning, or limits how many may begin. */
 export interface Gate {
   outage: Outage;
-  /** What it waits for, on the queue; undefined where another worker may do it at once. */
+  /** Prefix of the permits that the job waits for; undefined if another worker may run it at once. */
   permits: string | undefined;
 }
 
-/** What `examine` has found. */
+/** What `examine` found. */
 export interface Examined {
-  /** What keeps the job from going on; undefined when nothing does. */
+  /** The outage that stops the job; undefined if there is none. */
   gate: Gate | undefined;
-  /** It serves us now, but was started again since it did so last: that has cut what was at work on it. */
+  /** The dependency works, but has restarted since its last answer: that interrupted the job. */
   restarted: boolean;
 }
 
@@ -48,8 +48,8 @@ export class Outages implements AsyncDisposable {
   }
 
   /**
-   * Resolves when this worker's LXD serves it, as far as it knows: then transfers may be taken from the queue. Also every 5 min, for a job whose patience
-   * may be over.
+   * Resolves when no outage of this worker's LXD is known: then it may take transfers from the queue. Resolves every 5 min during an outage too, for jobs
+   * whose patience is over.
    */
   async ready(): Promise<void> {
     if (!this.#lxd.known || this.#stopping.aborted) return;
@@ -60,7 +60,7 @@ export class Outages implements AsyncDisposable {
     clearTimeout(timer);
   }
 
-  /** What keeps a job of this kind from beginning here; undefined when nothing does. */
+  /** Returns what keeps a job of this kind from beginning here; undefined if nothing does. */
   async gate(kind: JobKind): Promise<Gate | undefined> {
     const lxd = this.#lxd.known;
     if (lxd?.allowed === 0 && concerns(lxd, kind)) return { outage: lxd, permits: undefined };
@@ -68,19 +68,19 @@ export class Outages implements AsyncDisposable {
     return outage && concerns(outage, kind) ? { outage, permits: this.#permits } : undefined;
   }
 
-  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. */
+  /** Probes the dependencies that the error of such a job may come from. */
   async examine({ code }: LxstowError, kind: JobKind): Promise<Examined> {
     const on = suspectOf(code);
     if (on !== 's3' && on !== 'lxd') return { gate: undefined, restarted: false };
     const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
     const { outage, restarted } = await suspect.examine(mayBeOfWrites(code));
-    // One outage may hide the other: no job gets so far as to meet it.
+    // One outage may hide the other, because no job gets that far.
     if (outage?.allowed === 0) await other.examine(false);
     if (!outage || !concerns(outage, kind)) return { gate: undefined, restarted };
     return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, restarted };
   }
 
-  /** Throws why a dependency does not serve us. One that is known to be away is not asked: that is done already. */
+  /** Throws the reason if a dependency is away. During a known outage it does not probe again. */
   async check(dependency: Outage['dependency'], signal: AbortSignal): Promise<void> {
     const outage = await (dependency === 's3' ? this.#s3 : this.#lxd).look();
     if (outage?.allowed === 0)

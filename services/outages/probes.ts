@@ -1,4 +1,4 @@
-/** The questions by which a worker finds out whether S3 and LXD serve it. */
+/** Probes: requests that show whether S3 and LXD serve this worker. */
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
@@ -8,17 +8,17 @@ import { mayBeOfWrites } from './blame.ts';
 export class WritesRefused extends LxstowError {}
 
 export interface Question {
-  /** Whether a write is tried, too: only after one was refused, for each costs a request and, in a bucket with versions, a version. */
+  /** Also tries a write. Only after a write was refused: each costs a request and, in a versioned bucket, a version. */
   writes: boolean;
 }
 
 /**
- * Throws, in our words, why it does not serve us. Returns what is another after each start of it, where that can be known. May reject with the
- * signal's reason.
+ * Throws the reason, as a LxstowError, if the dependency does not serve us. Returns a value that changes with each start of it, if it has one. May
+ * reject with the signal's reason.
  */
 export type Probe = (signal: AbortSignal, question: Question) => Promise<string | undefined>;
 
-/** Lists; and where writes are asked for, makes the object `key` and deletes it. */
+/** Lists objects; if a write is wanted, also creates the object `key` and deletes it. */
 export function probeOfS3(store: ObjectStore, key: string): Probe {
   return async (signal, { writes }) => {
     await store.probe(signal);
@@ -33,11 +33,11 @@ async function tryToWrite(store: ObjectStore, key: string, signal: AbortSignal):
   } catch (error) {
     if (error instanceof LxstowError && mayBeOfWrites(error.code))
       throw new WritesRefused(error.code, error.message, { cause: error });
-    // The one before could not be deleted.
+    // An earlier probe's object could not be deleted.
     if (!isCode(error, 'conflict')) throw error;
   }
   await store.remove(key, signal).catch((error) => {
-    // Backups need no right to delete.
+    // Backups need no permission to delete.
     if (!isCode(error, 's3-denied')) throw error;
   });
 }
@@ -47,7 +47,7 @@ interface Server {
   environment?: { server_pid?: number };
 }
 
-/** Asks who LXD says that we are: to a certificate that it does not know LXD answers too, but does nothing for it. */
+/** Asks LXD whether it trusts us: LXD also answers clients that it does not trust. */
 export function probeOfLxd(lxd: LxdClient): Probe {
   return async (signal) => {
     const { auth, environment } = await lxd.get<Server>('/1.0', {}, signal);

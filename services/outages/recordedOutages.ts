@@ -1,7 +1,7 @@
 /** The outages that the workers of all remotes have recorded. */
 import type { Outage } from '../contract/schemas.ts';
 import type { Bucket, Entry } from '../nats/bucket.ts';
-import { outageKey } from '../nats/topology.ts';
+import { outageKey } from '../nats/bucketKeys.ts';
 import { parseOutage } from './outage.ts';
 
 export interface RemoteOutage extends Outage {
@@ -18,7 +18,7 @@ export async function listOutages(leases: Bucket): Promise<RemoteOutage[]> {
   });
 }
 
-/** Far longer ago than its worker writes it, whatever the clocks say: that has died, and NATS has not ended the record (nats/stale.ts). */
+/** True for a record that its worker has not written for so long that the worker must have died, and that NATS did not expire (nats/stale.ts). */
 function isForgotten({ ttlMs, written }: Entry): boolean {
   return ttlMs !== undefined && Date.now() - written.getTime() > 3 * ttlMs + clocksDifferMs;
 }

@@ -1,4 +1,4 @@
-/** A dependency that a worker watches: whether it is away, who asks whether it is back, and what is recorded of that (docs/adr/0032-outages.md). */
+/** Watches one dependency of a worker: probes it and keeps the record of its outage (docs/adr/0032-outages.md). */
 import { setTimeout as delay } from 'node:timers/promises';
 import { LxstowError } from '../contract/errors.ts';
 import type { Outage } from '../contract/schemas.ts';
@@ -11,10 +11,10 @@ import { type Probe, WritesRefused } from './probes.ts';
 export interface OutagesOptions {
   remote: string;
   worker: string;
-  /** Where the records are. */
+  /** The bucket of the records. */
   bucket: Bucket;
   probes: Record<Outage['dependency'], Probe>;
-  /** Told when jobs that wait for this permit may be called. */
+  /** Called with a permit's prefix when jobs that wait for it may be called. */
   onFree: (permit: string) => void;
   log: Log;
   /** Aborts when the worker stops. */
@@ -22,18 +22,18 @@ export interface OutagesOptions {
 }
 
 const probeTimeoutMs = 5000;
-/** What other workers have written is seen after so long. */
+/** Reads what other workers have written this often. */
 const readEveryMs = 1000;
-/** A record is kept for so much longer than until it is written next. */
+/** A record's TTL is the time until its next write, plus this. */
 const recordTtlMs = 10_000;
-/** An outage that begins so soon after the last is the same one: the worker that kept its record has died. */
+/** An outage that begins within this time after the last record is the same one: the worker that kept it died. */
 const sameOutageMs = 60_000;
 
 function inRecord(why: LxstowError): Pick<LxstowError, 'code' | 'message'> & Pick<Outage, 'only'> {
   return { code: why.code, message: why.message, ...(why instanceof WritesRefused && { only: 'writes' }) };
 }
 
-/** One dependency: its record, and while this worker keeps that, the loop that asks whether it is back. */
+/** One dependency: its record and, while this worker keeps the record, the loop that probes it. */
 export class Watch {
   readonly #dependency: Outage['dependency'];
   readonly #key: string;
@@ -47,11 +47,11 @@ export class Watch {
   #last: { outage: Outage; at: number } | undefined;
   #reading: Promise<void> | undefined;
   #probing: { writes: boolean; why: Promise<LxstowError | undefined> } | undefined;
-  /** What it said at its last answer: another one after each start of it. */
+  /** From its last answer: a value that changes with each start of the dependency. */
   #start: string | undefined;
   #keeping: Promise<void> | undefined;
 
-  /** `shared`: others write the record too. `onBack` is told when more jobs may begin, and how many. */
+  /** `shared`: other workers write the record too. `onBack` gets how many jobs may begin, whenever that grows. */
   constructor(
     dependency: Outage['dependency'],
     key: string,
@@ -64,7 +64,7 @@ export class Watch {
     this.#shared = shared;
     this.#options = options;
     this.#onBack = onBack;
-    // To notice that it was started again, it must have been asked before.
+    // A restart is noticed by comparing with an earlier answer.
     if (!shared) void this.#probe(false);
   }
 
@@ -72,7 +72,7 @@ export class Watch {
     return this.#known;
   }
 
-  /** The record, as it was a second ago at most. What NATS does not tell stays as it was. */
+  /** The record, at most a second old; older while NATS is away. */
   async look(): Promise<Outage | undefined> {
     if (!this.#shared || performance.now() - this.#readAt < readEveryMs) return this.#known;
     try {
@@ -83,7 +83,7 @@ export class Watch {
     return this.#known;
   }
 
-  /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. `writes`: whether a write may have been refused. */
+  /** Probes the dependency, unless it is known to be away; records an outage if it fails. `writes`: a write may have been refused. */
   async examine(writes: boolean): Promise<{ outage: Outage | undefined; restarted: boolean }> {
     const known = await this.look();
     if (known?.allowed === 0 && !known.only) return { outage: known, restarted: false };
@@ -106,7 +106,7 @@ export class Watch {
     return this.#known ?? outage;
   }
 
-  /** Waits until the loop has ended. A record that this worker kept is removed: others find out for themselves. */
+  /** Waits until the loop has ended, and removes a record that this worker kept: the others probe for themselves. */
   async end(): Promise<void> {
     await this.#keeping;
   }
@@ -121,7 +121,7 @@ export class Watch {
       const next = why ? failed(known, known, inRecord(why), new Date()) : answered(known);
       if (next) await this.#write(next);
       else if (!(await this.#remove())) {
-        // A job of another worker has just failed by it: it is away again.
+        // A job of another worker has just failed: it is away again.
         await this.look();
         if (this.#known) continue;
       }
@@ -133,7 +133,7 @@ export class Watch {
     this.#keeping = undefined;
   }
 
-  /** Undefined when it serves us. One probe at a time. */
+  /** Returns why it does not serve us; undefined if it does. One probe at a time. */
   async #probe(writes: boolean): Promise<LxstowError | undefined> {
     while (this.#probing && writes && !this.#probing.writes) await this.#probing.why;
     if (!this.#probing) {
@@ -156,7 +156,7 @@ export class Watch {
     }
   }
 
-  /** Writes over what is known; where another worker was faster, that is known then. Without NATS this worker knows it alone. */
+  /** Writes the record; if another worker was faster, takes over its record. While NATS is away, only this worker knows of the outage. */
   async #write(outage: Outage): Promise<void> {
     const ttlMs = nextLookMs(outage, new Date()) + probeTimeoutMs + recordTtlMs;
     this.#remember(outage);
@@ -171,7 +171,7 @@ export class Watch {
     }
   }
 
-  /** False when another worker has written it since, and it stays. */
+  /** Returns false, and leaves the record, if another worker has written it since. */
   async #remove(): Promise<boolean> {
     try {
       const removed = await this.#options.bucket.remove(this.#key, this.#revision);

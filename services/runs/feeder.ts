@@ -8,8 +8,9 @@ import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
 import type { Bucket } from '../nats/bucket.ts';
+import { feederLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { feederLeaseKey } from '../nats/topology.ts';
+import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { chosenOn } from './candidates.ts';
@@ -18,17 +19,16 @@ import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts
 import { Fleet, type OpenRun } from './openRuns.ts';
 import { chunksOf, plan } from './plan.ts';
 import { remotesAway } from './remotesAway.ts';
-import type { RunFeed } from './runFeed.ts';
 import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
 
 export interface FeederOptions {
   nats: Nats;
   runs: RunStore;
-  runFeed: Pick<RunFeed, 'onChange'>;
+  runFeed: Pick<Feed<StoredRun>, 'onChange'>;
   operations: OperationStore;
   /** Of every operation. */
-  changes: { onChange(see: (operation: Operation) => void): void };
+  changes: Pick<Feed<Operation>, 'onChange'>;
   leases: Leases;
   /** Where the leases are, and the records of outages. */
   leasesBucket: Bucket;

@@ -1,10 +1,14 @@
 /** Runs in their bucket. A run is there once its head is: the plan is written before. */
 import { randomBytes } from 'node:crypto';
+import type { KvEntry } from '@nats-io/kv';
 import type { Run, RunChild, RunPlan } from '../contract/schemas.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { runHeadKey, runPlanKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { runHeadKey, runPlanKey, runsBucket } from '../nats/topology.ts';
+import { Feed, type Followed } from '../nats/feed.ts';
+import { runsBucket } from '../nats/streams.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { hasEnded } from './fold.ts';
 import { chunksOf } from './plan.ts';
 
@@ -46,7 +50,7 @@ export class RunStore {
 
   async find(id: string): Promise<StoredRun | undefined> {
     const { entry } = await this.#bucket.get(runHeadKey(id));
-    return entry && { run: JSON.parse(entry.value.toString()) as Run, revision: entry.revision };
+    return entry && { run: parseRecord<Run>(entry.value), revision: entry.revision };
   }
 
   /** Writes the head over the revision that it was made from; undefined when that has changed meanwhile. */
@@ -57,7 +61,7 @@ export class RunStore {
   /** All that are kept, the newest first. */
   async list(): Promise<StoredRun[]> {
     const found = await this.#bucket.entries(runHeadKey('*'));
-    const runs = found.map(({ value, revision }) => ({ run: JSON.parse(value.toString()) as Run, revision }));
+    const runs = found.map(({ value, revision }) => ({ run: parseRecord<Run>(value), revision }));
     return runs.sort((a, b) => (runCursor(a.run) < runCursor(b.run) ? 1 : -1));
   }
 
@@ -65,7 +69,7 @@ export class RunStore {
   async chunk({ id, plan }: Pick<Run, 'id' | 'plan'>, index: number): Promise<Chunk> {
     const { entry } = await this.#bucket.get(runPlanKey(id, plan, index));
     if (!entry) throw new Error(`chunk ${index} of run ${id} is gone`);
-    return { children: JSON.parse(entry.value.toString()) as RunPlan, revision: entry.revision };
+    return { children: parseRecord<RunPlan>(entry.value), revision: entry.revision };
   }
 
   /** Writes a chunk over this revision, 0 for a new one; undefined when that has changed. `last`: the run ends with it. */
@@ -87,16 +91,19 @@ export class RunStore {
     return revision === undefined ? undefined : { children, revision };
   }
 
-  /** Calls `see` with each head that is written from now on: see watchBucket. */
-  watch(see: (stored: StoredRun) => void, signal: AbortSignal, onTrouble: (error: unknown) => void): Promise<void> {
-    return watchBucket(
-      this.#nats,
-      runsBucket,
-      runHeadKey('*'),
-      (entry) => see({ run: entry.json<Run>(), revision: entry.revision }),
-      signal,
-      onTrouble,
-    );
+  /** A feed of all runs, until the signal aborts. */
+  feed(log: Log, signal: AbortSignal): Promise<Feed<StoredRun>> {
+    const followed: Followed<StoredRun> = {
+      what: 'runs',
+      find: (id) => this.find(id),
+      watch: (see, ...options) => {
+        const each = (entry: KvEntry) => see({ run: entry.json<Run>(), revision: entry.revision });
+        return watchBucket(this.#nats, runsBucket, runHeadKey('*'), each, ...options);
+      },
+      idOf: ({ run }) => run.id,
+      hasEnded: ({ run }) => hasEnded(run),
+    };
+    return Feed.open(followed, log, signal);
   }
 
   async #removePlan(id: string, plan: string): Promise<void> {

@@ -30,7 +30,7 @@ export function faultOfKey(
     };
   }
   return {
-    said: `the key in ${file} is another certificate's`,
+    said: `the key in ${file} does not belong to the certificate`,
     advice: `Set ${certificateSetting} and ${keySetting} to a pair.`,
   };
 }

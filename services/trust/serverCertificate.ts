@@ -1,4 +1,4 @@
-/** The server's certificate: the configured one, or one that it makes for itself, as LXD does. */
+/** The server's certificate: the configured one, or a self-signed one, as LXD makes it. */
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';

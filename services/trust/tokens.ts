@@ -23,7 +23,7 @@ export function newToken(
   const now = Date.now();
   if (!(expires.getTime() > now)) throw new LxstowError('bad-request', 'the token would have expired already');
   if (expires.getTime() > now + longestDays * 86_400_000)
-    throw new LxstowError('bad-request', `a token cannot be used for more than ${longestDays} days`);
+    throw new LxstowError('bad-request', `a token is valid for at most ${longestDays} days`);
   const token = {
     id: randomUUID(),
     name,

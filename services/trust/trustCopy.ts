@@ -5,7 +5,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { LxstowError } from '../contract/errors.ts';
 import type { TrustedCertificate } from '../contract/schemas.ts';
-import { parseCertificateKey } from '../nats/topology.ts';
+import { parseCertificateKey } from '../nats/bucketKeys.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { sameGrant } from './certificates.ts';
 import type { TrustStore } from './trustStore.ts';
@@ -53,7 +53,10 @@ export class TrustCopy {
   get(fingerprint: string): TrustedCertificate | undefined {
     const found = this.#entries.get(fingerprint);
     if (found && performance.now() - this.#comparedAt > this.#staleAfterMs)
-      throw new LxstowError('nats-unavailable', 'NATS does not say who is trusted');
+      throw new LxstowError(
+        'nats-unavailable',
+        'the list of trusted clients is out of date because NATS is unreachable; try again',
+      );
     return found;
   }
 
@@ -88,7 +91,7 @@ export class TrustCopy {
       try {
         await this.#compare();
       } catch (error) {
-        this.#log.warn('who is trusted cannot be compared with NATS', { error });
+        this.#log.warn('the list of trusted clients was not compared with NATS', { error });
       }
     }
   }
@@ -99,7 +102,7 @@ export class TrustCopy {
         // The next comparison finds what changed between the last one and the start of the watch.
         await this.#store.watch((key, revision) => this.#see(key, revision), signal);
       } catch (error) {
-        this.#log.warn('changes of trust cannot be watched', { error });
+        this.#log.warn('the watch of trusted clients broke; starting another', { error });
       }
       this.#upTo = -1;
     } while (await pause(watchAgainMs, signal));
@@ -111,7 +114,7 @@ export class TrustCopy {
     if (fingerprint === undefined) return;
     this.refresh(fingerprint).catch((error) => {
       this.#upTo = -1;
-      this.#log.warn('a change of trust cannot be read', { fingerprint, error });
+      this.#log.warn('a changed certificate was not read', { fingerprint, error });
     });
   }
 

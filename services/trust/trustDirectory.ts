@@ -1,4 +1,4 @@
-/** gateway.trustDir: a directory of PEM files, read anew when it changes. */
+/** gateway.trustDir: a directory of PEM files, read again when it changes. */
 import { X509Certificate } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -39,7 +39,7 @@ export class TrustDirectory {
     return [...this.#certificates.values()];
   }
 
-  /** Reads it now and then, so that who is taken out does not keep a connection. */
+  /** Reads it regularly, so that a client whose file was removed loses its connection. */
   async follow(signal: AbortSignal): Promise<void> {
     try {
       for await (const _ of setInterval(rereadAfterMs, undefined, { signal, ref: false })) await this.#refresh();
@@ -71,7 +71,7 @@ export class TrustDirectory {
         this.#log.info('trusted certificates read', { dir, count: this.#certificates.size });
       }
     } catch (error) {
-      // Rather nobody than somebody whose certificate may have been taken away.
+      // Trust none of them: a file that cannot be read may have been removed.
       this.#replace([]);
       this.#seen = '';
       this.#log.error('trusted certificates cannot be read', { dir, error });

@@ -2,9 +2,11 @@
 import { Kvm, KvWatchInclude } from '@nats-io/kv';
 import { LxstowError } from '../contract/errors.ts';
 import { check, type TrustedCertificate, type TrustToken } from '../contract/schemas.ts';
-import { Bucket, type Entry } from '../nats/bucket.ts';
-import { type Nats, natsFailure } from '../nats/connection.ts';
-import { certificateKey, gatewayKey, gatewayKeys, tokenKey, trustBucket } from '../nats/topology.ts';
+import { Bucket, type Entry, parseRecord } from '../nats/bucket.ts';
+import { certificateKey, gatewayKey, gatewayKeys, tokenKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
+import { natsFailure } from '../nats/failures.ts';
+import { trustBucket } from '../nats/streams.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type GatewayPlace, secretHash } from './tokens.ts';
 
@@ -114,7 +116,7 @@ export class TrustStore {
     const taken = new Set<string>();
     const places = new Map<string, GatewayPlace>();
     for (const { value } of entries) {
-      const { fingerprint, addresses } = JSON.parse(value.toString()) as GatewayPlace;
+      const { fingerprint, addresses } = parseRecord<GatewayPlace>(value);
       const place = places.get(fingerprint) ?? { fingerprint, addresses: [] };
       place.addresses.push(...addresses.filter((address) => !taken.has(address)));
       if (place.addresses.length > 0) places.set(fingerprint, place);
@@ -150,7 +152,7 @@ export class TrustStore {
   /** Logs an error and returns undefined for an entry that does not match its schema: such an entry grants no trust. */
   #readCertificate({ key, value, revision }: Entry): StoredCertificate | undefined {
     try {
-      const certificate = check('trusted-certificate.json', JSON.parse(value.toString()), key, 'bad-message');
+      const certificate = check('trusted-certificate.json', parseRecord(value), key, 'bad-message');
       if (certificateKey(certificate.fingerprint) !== key) throw new Error('it is under the wrong key');
       return { certificate, revision };
     } catch (error) {
@@ -161,7 +163,7 @@ export class TrustStore {
 
   #readToken({ key, value }: Entry): TrustToken | undefined {
     try {
-      const token = check('trust-token.json', JSON.parse(value.toString()), 'token', 'bad-message');
+      const token = check('trust-token.json', parseRecord(value), 'token', 'bad-message');
       return Date.parse(token.expires_at) > Date.now() ? token : undefined;
     } catch (error) {
       this.#log.error('trust token cannot be read', { key: key.split('.').slice(0, 2).join('.'), error });

@@ -5,7 +5,7 @@ import type { Config } from '../contract/schemas.ts';
 import type { Lease, LeaseHolder } from '../coordination/leases.ts';
 import type { Job } from '../jobs/jobs.ts';
 import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
-import { instanceLeaseKey, transferPermits } from '../nats/topology.ts';
+import { instanceLeaseKey, transferPermits } from '../nats/bucketKeys.ts';
 import { waitingFor } from '../outages/outage.ts';
 import type { Gate } from '../outages/outages.ts';
 import type { Tools } from './tools.ts';

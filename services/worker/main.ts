@@ -21,8 +21,10 @@ import { LxdClient } from '../lxd/client.ts';
 import { readServer } from '../lxd/instances.ts';
 import { recordedInstances } from '../lxd/inventory.ts';
 import { Bucket } from '../nats/bucket.ts';
+import { leaseKind } from '../nats/bucketKeys.ts';
 import { connectNats } from '../nats/connection.ts';
-import { checkpointsBucket, consumerName, type Lane, leaseKind, leasesBucket, verifySetUp } from '../nats/topology.ts';
+import { verifySetUp } from '../nats/setup.ts';
+import { checkpointsBucket, consumerName, type Lane, leasesBucket } from '../nats/streams.ts';
 import { OperationStore } from '../operations/operationStore.ts';
 import { Outages } from '../outages/outages.ts';
 import { probeOfLxd, probeOfS3 } from '../outages/probes.ts';
@@ -150,7 +152,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   stop.addEventListener('abort', stopping, { once: true });
 
   const loop = async (lane: Lane) => {
-    await using deliveries = new Deliveries(nats, consumerName(remote, lane), stop);
+    const deliveries = await Deliveries.open(nats, consumerName(remote, lane), stop);
     const tools = { ...shared, memory: new SlotMemory() };
     await runLoop({
       ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, outages, log },

@@ -3,7 +3,7 @@ import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
-import { instanceLeaseKey } from '../nats/topology.ts';
+import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import { amend, handBack } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import { waitingFor } from '../outages/outage.ts';

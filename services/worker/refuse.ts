@@ -1,10 +1,11 @@
 /** Messages that no worker can do anything with. */
+
 import type { LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import { bury } from '../jobs/deadLetters.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
 import type { Nats } from '../nats/connection.ts';
-import { parseJobSubject } from '../nats/topology.ts';
+import { parseJobSubject } from '../nats/subjects.ts';
 import { fail, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';

@@ -4,7 +4,7 @@ import { archiveKey, manifestKey } from '../backups/keys.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
-import { claimKey, removal } from '../nats/topology.ts';
+import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { Tools } from './tools.ts';
 

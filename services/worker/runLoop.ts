@@ -1,10 +1,11 @@
 /** The worker's one loop: takes a message, finds its operation, and runs an attempt at the job when the job may begin. */
+
 import { setTimeout } from 'node:timers/promises';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Lease } from '../coordination/leases.ts';
 import type { Deliveries, Delivery } from '../jobs/deliveries.ts';
 import { type Job, operationIdOf, parseJob } from '../jobs/jobs.ts';
-import { returningPermits, waitedFor } from '../nats/topology.ts';
+import { returningPermits, waitedFor } from '../nats/bucketKeys.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { amend, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';

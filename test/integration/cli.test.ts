@@ -431,7 +431,7 @@ describe('the command line', { timeout: 600_000 }, () => {
     const key = join(own, 'lxstow/client/client.key');
     const swapped = await readFile(join(own, 'lxstow/client/client.crt'));
     for (const [text, said] of [
-      [(await makeCertificate({ commonName: 'other' })).key, /is another certificate's/],
+      [(await makeCertificate({ commonName: 'other' })).key, /does not belong to the certificate/],
       [swapped, /client.key cannot be used/],
       ['', /client.key cannot be used/],
     ] as const) {

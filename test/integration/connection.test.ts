@@ -9,7 +9,8 @@ import { answerInventory, askInventory } from '../../services/hosts/hostInventor
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
-import { checkpointsBucket, setUp } from '../../services/nats/topology.ts';
+import { setUp } from '../../services/nats/setup.ts';
+import { checkpointsBucket } from '../../services/nats/streams.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
 import { until } from './stack.ts';
@@ -151,7 +152,7 @@ it(
     const large = bucket.put('local.large', Buffer.alloc(200_000), 0);
     await assert.rejects(large, {
       code: 'too-large',
-      message: /writing lxstow_checkpoints: larger than .* max_payload/,
+      message: /writing lxstow_checkpoints: larger than .* \(max_payload\)/,
     });
     await assert.rejects(fill, { code: 'queue-full', message: /NATS has no room/ });
   },

@@ -221,7 +221,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
     const gone = (await list()).find(({ subject }) => subject === 'lxstow.jobs.gone.backup.default.c1');
     const { status, stderr } = await command(['retry', String(gone?.id)]);
     assert.equal(status, 64);
-    assert.match(stderr, /LXSTOW_JOBS does not take lxstow\.jobs\.gone\.backup\.default\.c1/);
+    assert.match(stderr, /LXSTOW_JOBS does not accept lxstow\.jobs\.gone\.backup\.default\.c1/);
     assert.deepEqual(
       (await list()).filter(({ id }) => id === gone?.id || id === letter.id).map(({ id }) => id),
       [letter.id, gone?.id],

@@ -332,7 +332,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       await of({ certificate: good.certificate, key: soon.key }),
       'problem',
-      /the key in .* is another certificate's$/,
+      /the key in .* does not belong to the certificate$/,
     );
     const named = await of({ ...pair(good), advertise: ['stow.example:8443', 'other.example:8443'] });
     found(named, 'warning', /does not name other\.example of gateway\.advertise$/);

@@ -15,14 +15,9 @@ import { changeInstance, setState } from '../../services/lxd/instanceChanges.ts'
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
 import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
+import { claimKey, instanceLeaseKey, reservationKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
-import {
-  checkpointsBucket,
-  claimKey,
-  instanceLeaseKey,
-  leasesBucket,
-  reservationKey,
-} from '../../services/nats/topology.ts';
+import { checkpointsBucket, leasesBucket } from '../../services/nats/streams.ts';
 import { begin, fail, newOperation, succeed } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';

@@ -11,18 +11,16 @@ import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import { Reservations } from '../../services/coordination/reservations.ts';
 import { type Job, publishJob, UncertainPublish } from '../../services/jobs/jobs.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
+import { claimKey, instanceLeaseKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
+import { setUp, verifySetUp } from '../../services/nats/setup.ts';
 import {
   checkpointsBucket,
-  claimKey,
   consumerName,
-  instanceLeaseKey,
   jobsStream,
   leasesBucket,
   operationsBucket,
-  setUp,
-  verifySetUp,
-} from '../../services/nats/topology.ts';
+} from '../../services/nats/streams.ts';
 import { Attempt } from '../../services/operations/attempt.ts';
 import { amend, begin, fail, handBack, newOperation, succeed } from '../../services/operations/operation.ts';
 import { OperationStore, type Stored } from '../../services/operations/operationStore.ts';

@@ -6,18 +6,11 @@ import type { Config } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
+import { instanceLeaseKey, parseLeaseKey, transferPermits, waitedFor } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
-import {
-  consumerName,
-  instanceLeaseKey,
-  jobSubject,
-  jobsStream,
-  leasesBucket,
-  parseLeaseKey,
-  setUp,
-  transferPermits,
-  waitedFor,
-} from '../../services/nats/topology.ts';
+import { setUp } from '../../services/nats/setup.ts';
+import { consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
+import { jobSubject } from '../../services/nats/subjects.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 

@@ -19,7 +19,7 @@ import { statusOf } from '../../services/fleet/judge.ts';
 import { Keeper } from '../../services/fleet/keeper.ts';
 import { compareInstances, sightings } from '../../services/fleet/rounds.ts';
 import { youngestBackups } from '../../services/fleet/youngest.ts';
-import { instanceKey } from '../../services/nats/topology.ts';
+import { instanceKey } from '../../services/nats/bucketKeys.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 

@@ -337,6 +337,16 @@ describe('a post', { timeout: 60_000 }, () => {
     }
     assert.deepEqual(receiver.received, []);
     assert.ok(isOwn('127.9.9.9') && !isOwn('192.0.2.7'));
+    for (const embedding of [
+      '::7f00:1',
+      '::ffff:0:7f00:1',
+      '::ffff:127.0.0.1',
+      '64:ff9b::7f00:1',
+      '2001::1',
+      '2002:7f00:1::',
+    ])
+      assert.ok(isOwn(embedding), embedding);
+    assert.ok(!isOwn('::ffff:192.0.2.7') && !isOwn('2001:db8::1'));
   });
 
   it('over https asks for a certificate that is trusted', async () => {

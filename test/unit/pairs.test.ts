@@ -58,7 +58,7 @@ describe('a pair of files', () => {
       'of two',
       'cert',
       'other',
-      /the key in .*other is another certificate's\. Set gateway\.certificate and gateway\.key/,
+      /the key in .*other does not belong to the certificate\. Set gateway\.certificate and gateway\.key/,
     ],
     ['swapped', 'key', 'cert', /gateway\.certificate: .*key cannot be used: there is no certificate/],
     ['encrypted', 'cert', 'encrypted', /the key in .*encrypted cannot be used: .*without a passphrase/],

@@ -14,7 +14,7 @@ import { LxstowError } from '../../services/contract/errors.ts';
 import { judgeOf } from '../../services/gateway/access/restricted.ts';
 import { parseJob } from '../../services/jobs/jobs.ts';
 import { forbiddenFor, forbiddenIn } from '../../services/lxd/restrictions.ts';
-import { jobSubject, parseJobSubject } from '../../services/nats/topology.ts';
+import { jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';
 import { entriesOf, tarOf } from '../lab/tar.ts';
 
 const harmless = {

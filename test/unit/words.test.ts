@@ -17,7 +17,7 @@ import {
   parseTagging,
 } from '../../services/contract/schemas.ts';
 import { operationIdOf, parseJob } from '../../services/jobs/jobs.ts';
-import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/topology.ts';
+import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';
 import {
   begin,
   cancel,

@@ -1,9 +1,10 @@
 /** The websockets of GET /1.0/events: each change is written once and goes to all who want it. */
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
-import type { RunFeed } from '../../runs/runFeed.ts';
+import type { Operation } from '../../contract/schemas.ts';
+import type { Feed } from '../../nats/feed.ts';
+import type { StoredRun } from '../../runs/runStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
-import type { OperationFeed } from './feed.ts';
 import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
 
 /** What a socket is told of. */
@@ -57,7 +58,7 @@ export class EventSockets implements AsyncDisposable {
   #second = 0;
   #lines = 0;
 
-  constructor(feed: OperationFeed, runFeed: Pick<RunFeed, 'onChange'>, log: Log) {
+  constructor(feed: Pick<Feed<Operation>, 'onChange'>, runFeed: Pick<Feed<StoredRun>, 'onChange'>, log: Log) {
     this.#log = log;
     feed.onChange((operation) => {
       if (this.#subscribers.size === 0) return;

@@ -101,7 +101,7 @@ export const endpoints: Endpoint[] = [
       const now = await parts.operations.find(id, address.remote);
       if (now) assertThere(now.operation, address, id);
       // A job that was published straight to the queue has no operation until a worker takes it.
-      const found = await parts.feed.untilFinal(id, over, { mayCome: true });
+      const found = await parts.feed.untilEnded(id, over, { mayCome: true });
       return toLxd(assertThere(found, address, id));
     },
   },

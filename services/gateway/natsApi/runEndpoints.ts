@@ -9,7 +9,7 @@ import type {
   RunsRequest,
   ShownRun,
 } from '../../contract/schemas.ts';
-import { all } from '../../nats/topology.ts';
+import { all } from '../../nats/subjects.ts';
 import { refusalOf } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';

@@ -8,7 +8,7 @@ import { parseJson } from '../../contract/json.ts';
 import { type Address, check } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { Nats } from '../../nats/connection.ts';
-import { all, apiSubject, parseApiSubject } from '../../nats/topology.ts';
+import { all, apiSubject, parseApiSubject } from '../../nats/subjects.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { auditOverNats } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';

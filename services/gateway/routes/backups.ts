@@ -240,7 +240,7 @@ export function backupRoutes(parts: GatewayParts): Router {
       traceOfRequest(request),
     );
     const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
-    const operation = await feed.untilFinal(id, timeout);
+    const operation = await feed.untilEnded(id, timeout);
     if (!operation || !isFinal(operation)) {
       const waiting = operation?.metadata.waiting_for;
       const why = waiting === undefined ? 'is queued, but not done yet' : `was accepted, and waits for ${waiting}`;

@@ -96,8 +96,8 @@ export function operationRoutes(parts: GatewayParts): Router {
     const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
     const until = AbortSignal.any([over, gone.signal, stop]);
     if (shownToClient(request, (await runs.find(id))?.run))
-      return sync(response, shownToClient(request, await runFeed.untilEnded(id, until)));
-    const found = await feed.untilFinal(id, until);
+      return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
+    const found = await feed.untilEnded(id, until);
     if (!found) throw missingOperation(id);
     sync(response, toLxd(found));
   });

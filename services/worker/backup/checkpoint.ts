@@ -6,8 +6,8 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import type { TarState } from '../../archive/tar/tar.ts';
 import type { Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/backups.ts';
-import type { Bucket } from '../../nats/bucket.ts';
-import { operationKey } from '../../nats/topology.ts';
+import { type Bucket, parseRecord } from '../../nats/bucket.ts';
+import { operationKey } from '../../nats/bucketKeys.ts';
 import type { Upload, UploadedPart } from '../../storage/objectStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
@@ -94,7 +94,7 @@ export class BackupCheckpoint {
     const key = operationKey(operation.remote, operation.id);
     const { entry } = await bucket.get(`${key}.start`);
     if (!entry) return undefined;
-    const { pieces: count, ...start } = JSON.parse(entry.value.toString()) as StoredStart;
+    const { pieces: count, ...start } = parseRecord<StoredStart>(entry.value);
     const found = await readInstance({ bucket, key }, count);
     if (!found) return undefined;
     const { instance, pieces } = found;
@@ -102,7 +102,7 @@ export class BackupCheckpoint {
     for (let index = 0; ; index++) {
       const { entry: found, revision } = await bucket.get(`${key}.${index}`);
       if (!found) return checkpoint;
-      const { session, parts } = JSON.parse(found.value.toString()) as Chunk;
+      const { session, parts } = parseRecord<Chunk>(found.value);
       if (session !== checkpoint.start.session) return checkpoint;
       checkpoint.#chunks.set(index, { parts: new Map(parts.map((part) => [part.number, part])), revision });
     }

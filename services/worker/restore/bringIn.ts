@@ -1,4 +1,5 @@
 /** Brings a backup into LXD, under a name that only its restore has. */
+
 import { TarHead } from '../../archive/tar/tarHead.ts';
 import { readManifest } from '../../backups/manifest.ts';
 import { LxstowError } from '../../contract/errors.ts';
@@ -9,7 +10,7 @@ import { nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
 import { identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
 import { ensureProfiles } from '../../lxd/profiles.ts';
-import { claimKey, removal } from '../../nats/topology.ts';
+import { claimKey, removal } from '../../nats/bucketKeys.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';

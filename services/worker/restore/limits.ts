@@ -5,7 +5,7 @@ import type { LxdClient } from '../../lxd/client.ts';
 import { isRestricted } from '../../lxd/instances.ts';
 import { knownProfiles } from '../../lxd/profiles.ts';
 import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';
-import { jobSubject } from '../../nats/topology.ts';
+import { jobSubject } from '../../nats/subjects.ts';
 import type { Restoring } from './restoring.ts';
 
 /** Asks LXD about a project, and which of these profiles it has. */

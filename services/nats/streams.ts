@@ -1,0 +1,38 @@
+/** Names of streams, buckets and consumers. */
+import type { JobKind } from '../contract/schemas.ts';
+
+export const jobsStream = 'LXSTOW_JOBS';
+export const deadLetterStream = 'LXSTOW_DEAD';
+/** Notices to be delivered: one message per endpoint. */
+export const noticesStream = 'LXSTOW_NOTICES';
+export const operationsBucket = 'lxstow_operations';
+export const leasesBucket = 'lxstow_leases';
+/** What running backups have stored. */
+export const checkpointsBucket = 'lxstow_checkpoints';
+/** What is known of each instance: seen, last good backup, last outcome (schemas/instance-record.json). */
+export const instancesBucket = 'lxstow_instances';
+/** Runs: what each is, and its children. */
+export const runsBucket = 'lxstow_runs';
+/** Trusted certificates, tokens, and gateways' addresses. */
+export const trustBucket = 'lxstow_trust';
+
+/**
+ * A remote's jobs are in two lanes, each with a consumer. A deletion takes a moment and its client waits for it, so it must not queue behind
+ * transfers that take hours.
+ */
+export const lanes = { transfer: ['backup', 'restore'], quick: ['delete'] } as const satisfies Record<
+  string,
+  JobKind[]
+>;
+export type Lane = keyof typeof lanes;
+
+export function consumerName(remote: string, lane: Lane): string {
+  return `${remote}_${lane}`;
+}
+
+/** Gateways share these consumers: one gateway gets each change of an operation or a run, and one gets each notice. */
+export const changesConsumer = 'notices';
+export const noticesConsumer = 'deliver';
+
+/** NATS redelivers a message after this time without `working()`, so a worker calls it more often. */
+export const ackWaitMs = 10_000;

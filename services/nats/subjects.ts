@@ -1,0 +1,135 @@
+/** Subjects: what they name, formatted and parsed. */
+import type { Address, JobKind } from '../contract/schemas.ts';
+
+const jobsPrefix = 'lxstow.jobs';
+export const deadPrefix = 'lxstow.dead';
+export const noticesPrefix = 'lxstow.notices';
+
+/**
+ * Encodes a name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits per byte. Names are never
+ * empty.
+ */
+export function encodeToken(name: string): string {
+  return name.replaceAll(/[^A-Za-z0-9_-]/gu, (character) =>
+    [...Buffer.from(character)].map((byte) => `=${byte.toString(16).toUpperCase().padStart(2, '0')}`).join(''),
+  );
+}
+
+/** Decodes what `encodeToken` made. */
+export function decodeToken(token: string): string {
+  if (!token.includes('=')) return token;
+  const bytes = token.replaceAll(/=([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+  return Buffer.from(bytes, 'latin1').toString();
+}
+
+/** Separates the instance that a restore creates from the one whose backup it reads, if they differ. */
+const fromWord = 'from';
+/** Behind all of it: the restore may bring what LXD's restricted projects refuse. */
+const unrestrictedWord = 'unrestricted';
+
+/**
+ * `lxstow.jobs.<remote>.<kind>.<project>.<instance>`: all that a job touches, so that NATS can hold it against the publisher's rights. A restore from
+ * another instance's backup has `.from.<remote>.<project>.<instance>` behind it, one that may bring anything `.unrestricted`.
+ */
+export function jobSubject(
+  kind: JobKind,
+  address: Address,
+  source: Address = address,
+  { unrestricted = false } = {},
+): string {
+  const subject = [jobsPrefix, address.remote, kind, ...nameTokens(address)];
+  const isOwn = (['remote', 'project', 'instance'] as const).every((key) => source[key] === address[key]);
+  const from = isOwn ? [] : [fromWord, source.remote, ...nameTokens(source)];
+  return [...subject, ...from, ...(unrestricted ? [unrestrictedWord] : [])].join('.');
+}
+
+function nameTokens({ project, instance }: Address): string[] {
+  return [encodeToken(project), encodeToken(instance)];
+}
+
+/** The subjects of all jobs of a kind on a remote. */
+export function jobFilters(remote: string, kind: JobKind): string[] {
+  const own = `${jobsPrefix}.${remote}.${kind}.*.*`;
+  if (kind !== 'restore') return [own];
+  const restores = [own, `${own}.${fromWord}.*.*.*`];
+  return [...restores, ...restores.map((each) => `${each}.${unrestrictedWord}`)];
+}
+
+/** The parts of a job's subject; undefined when it is none. The names are not checked. */
+export function parseJobSubject(subject: string): JobName | undefined {
+  const all = subject.split('.');
+  if (all.some((token) => token === '')) return undefined;
+  const isUnrestricted = (all.length === 7 || all.length === 11) && all.at(-1) === unrestrictedWord;
+  const named = parseJobTokens(isUnrestricted ? all.slice(0, -1) : all);
+  if (isUnrestricted && named?.kind !== 'restore') return undefined;
+  return named && { ...named, ...(isUnrestricted && { unrestricted: true as const }) };
+}
+
+/** What a job's subject names. */
+export type JobName = Address & { kind: string; source?: Address; unrestricted?: true };
+
+function parseJobTokens(tokens: string[]): JobName | undefined {
+  const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;
+  const job = { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
+  if (tokens.length === 6) return job;
+  const [sourceRemote = '', sourceProject = '', sourceInstance = ''] = from;
+  if (tokens.length !== 10 || kind !== 'restore' || word !== fromWord) return undefined;
+  const source = { remote: sourceRemote, project: decodeToken(sourceProject), instance: decodeToken(sourceInstance) };
+  return { ...job, source };
+}
+
+/** The subject of a job's dead letter: the job's own, below `lxstow.dead`. */
+export function deadSubject(subject: string): string {
+  return deadPrefix + subject.slice(jobsPrefix.length);
+}
+
+/** The job's subject, from that of its dead letter. */
+export function buriedSubject(subject: string): string {
+  return jobsPrefix + subject.slice(deadPrefix.length);
+}
+
+/** In the subject of a run's notice, in the place of a remote: none is called so. */
+export const runsToken = '=runs';
+
+export function noticeSubject(remote: string, operation: string): string {
+  return `${noticesPrefix}.${remote}.${operation}`;
+}
+
+/** Questions to a remote's workers: request and reply, answered by any one of them. */
+export function askSubject(remote: string, question: 'look' | 'inventory'): string {
+  return `lxstow.ask.${remote}.${question}`;
+}
+
+export function nudgeSubject(remote: string, operation: string): string {
+  return `lxstow.nudge.${remote}.${operation}`;
+}
+
+/** Where a remote's workers announce released leases to each other. The body is `waitedFor` of the lease's key. */
+export function freedSubject(remote: string): string {
+  return `lxstow.freed.${remote}`;
+}
+
+const apiPrefix = 'lxstow.api';
+/** In a request's subject in the place of a name: all of them. No name is encoded so. */
+const allToken = '=all';
+/** What `=all` stands for once it is read: no name of a remote or project. */
+export const all = '*';
+
+/** Fills names into a request's `pattern` (`backups.list.{remote}.{project}`); a missing name becomes a wildcard. */
+export function apiSubject(pattern: string, names: Record<string, string> = {}): string {
+  const filled = pattern.replaceAll(/{(\w+)}/g, (_, name: string) =>
+    names[name] === undefined ? '*' : encodeToken(names[name]),
+  );
+  return `${apiPrefix}.${filled}`;
+}
+
+/** Returns the names that a request's subject has for `pattern`; `all` where it says `=all`. */
+export function parseApiSubject(pattern: string, subject: string): Record<string, string> {
+  const tokens = subject.slice(apiPrefix.length + 1).split('.');
+  const named = pattern.split('.').flatMap((word, index) => {
+    const name = /^{(\w+)}$/.exec(word)?.[1];
+    const token = tokens[index] ?? '';
+    return name ? [[name, token === allToken ? all : decodeToken(token)]] : [];
+  });
+  return Object.fromEntries(named);
+}
