@@ -3,14 +3,15 @@ import { createHmac, randomUUID } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
 import { crc32 } from 'node:zlib';
-import { Client } from 'minio';
 import { crcInS3 } from '../archive/sums.ts';
-import { until } from '../concurrency/until.ts';
 import { readText } from '../contract/config.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
-import { clientOptions, createS3Store, isNoBucket } from '../storage/s3.ts';
+import { createS3Store } from '../storage/s3.ts';
+import { S3Connection } from '../storage/s3Connection.ts';
+import { word, type Xml } from '../storage/s3Messages.ts';
+import { isNoBucket } from '../storage/s3Refusals.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
 
@@ -36,10 +37,17 @@ export async function examineS3(
     return;
   }
   report('ok', `bucket ${config.bucket} is there, and can be listed`);
-  using bucket = openBucket(config, ca);
-  const kept = await examineVersions(bucket, config, report);
+  using bucket = new S3Connection({ ...config, idleTimeoutMs: answerMs });
+  const kept = await examineVersions(bucket, config.bucket, signal, report);
   const folder = [config.prefix, ...(roles.includes('gateway') ? [] : [worker.remote])].filter(Boolean).join('/');
-  await tryRights(store, bucket, `${folder ? `${folder}/` : ''}${probe}`, kept, signal, report);
+  await tryRights(
+    store,
+    { bucket, name: config.bucket },
+    `${folder ? `${folder}/` : ''}${probe}`,
+    kept,
+    signal,
+    report,
+  );
   await examineSpace(config, ca, signal, report);
 }
 
@@ -156,30 +164,10 @@ function get(
   });
 }
 
-interface BucketItself extends Disposable {
-  readonly client: Client;
-  readonly name: string;
-}
-
-/** For what ObjectStore does not offer: versions, locks. */
-function openBucket(config: Config['s3'], ca: string | undefined): BucketItself {
-  const url = new URL(config.endpoint);
-  const settings = { keepAlive: true, timeout: answerMs };
-  const transportAgent =
-    url.protocol === 'https:'
-      ? new https.Agent({ ...settings, ...(ca === undefined ? {} : { ca }) })
-      : new http.Agent(settings);
-  const client = new Client({
-    ...clientOptions(config, url),
-    transportAgent,
-    retryOptions: { disableRetry: true },
-  });
-  return { client, name: config.bucket, [Symbol.dispose]: () => transportAgent.destroy() };
-}
-
-/** Limits a call's time: minio-js takes no signal. The socket's timeout ends the call itself. */
-function inTime<T>(call: Promise<T>): Promise<T> {
-  return until(AbortSignal.timeout(answerMs), call);
+/** The bucket itself: for what ObjectStore does not offer, versions and locks. */
+interface BucketItself {
+  bucket: S3Connection;
+  name: string;
 }
 
 /** What the bucket does with deleted objects. */
@@ -189,30 +177,26 @@ interface Kept {
   locked: boolean;
 }
 
-async function examineVersions(
-  { client, name }: BucketItself,
-  { bucket }: Config['s3'],
-  report: Report,
-): Promise<Kept> {
-  const versioning = await inTime(client.getBucketVersioning(name)).catch((error: Error) => error);
+async function examineVersions(s3: S3Connection, bucket: string, signal: AbortSignal, report: Report): Promise<Kept> {
+  const setting = (root: string, name: string) =>
+    s3.ask(root, { method: 'GET', query: { [name]: '' }, signal: briefly(signal) });
+  const versioning = await setting('VersioningConfiguration', 'versioning').catch((error: Error) => error);
   if (versioning instanceof Error) {
-    const seldom = /NotImplemented|MethodNotAllowed/.test(`${(versioning as { code?: string }).code}`);
+    const seldom = /NotImplemented|MethodNotAllowed/.test(versioning.message);
     if (!seldom) report('ok', 'whether the bucket keeps versions, this user may not see');
     return { versions: !seldom, locked: false };
   }
-  const status = String((versioning as unknown as { Status?: string } | undefined)?.Status ?? '');
+  const status = versioning.Status;
   if (status !== 'Enabled') {
     report('ok', 'the bucket keeps no versions: what is deleted is gone, and its space free');
     return { versions: status === 'Suspended', locked: false };
   }
-  const lock = (await inTime(client.getObjectLockConfig(name) as unknown as Promise<unknown>).catch(() => undefined)) as
-    | { mode?: string; validity?: number; unit?: string }
-    | undefined;
-  const rules = await inTime(client.getBucketLifecycle(name)).catch(() => null);
-  const ends = /"Noncurrent(VersionExpiration|Days)"/i.test(JSON.stringify(rules ?? {}));
-  const held = lock?.mode
-    ? `, and nobody can remove one for ${lock.validity} ${String(lock.unit).toLowerCase()} (${lock.mode})`
-    : '';
+  const lock = await setting('ObjectLockConfiguration', 'object-lock').catch(() => ({}) as Xml);
+  const { Mode: mode, Days: days, Years: years } = ((lock.Rule as Xml | undefined)?.DefaultRetention ?? {}) as Xml;
+  const rules = await setting('LifecycleConfiguration', 'lifecycle').catch(() => ({}));
+  const ends = /"Noncurrent(VersionExpiration|Days)"/i.test(JSON.stringify(rules));
+  const period = days === undefined ? `${years} years` : `${days} days`;
+  const held = mode ? `, and nobody can remove one for ${period} (${mode})` : '';
   const what = `the bucket keeps versions${held}: what lxstow deletes stays there as an old version`;
   if (ends) report('ok', `${what} until a lifecycle rule removes it`);
   else
@@ -221,7 +205,7 @@ async function examineVersions(
       `${what}, and its space is never free`,
       `\`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\``,
     );
-  return { versions: true, locked: Boolean(lock?.mode) };
+  return { versions: true, locked: Boolean(mode) };
 }
 
 /** Tries every call of gateway and worker once. In a locked bucket it starts only an upload, which it aborts: an object would stay. */
@@ -350,7 +334,7 @@ async function tryCondition(store: ObjectStore, key: string, signal: AbortSignal
 /** Removes what was put, whatever failed, and even after an abort. */
 async function cleanUp(
   store: ObjectStore,
-  { client, name }: BucketItself,
+  { bucket, name }: BucketItself,
   key: string,
   upload: Upload | undefined,
   kept: Kept,
@@ -362,14 +346,14 @@ async function cleanUp(
     if (kept.locked) return;
     await store.remove(key, now());
     if (!kept.versions) return;
-    const versions: string[] = [];
-    const collect = async () => {
-      const listing = client.listObjects(name, key, true, { IncludeVersion: true });
-      for await (const { versionId } of listing as AsyncIterable<{ versionId?: string }>)
-        if (versionId) versions.push(versionId);
-    };
-    await inTime(collect());
-    for (const versionId of versions) await inTime(client.removeObject(name, key, { versionId }));
+    const query = { versions: '', prefix: key };
+    const { Version = [], DeleteMarker = [] } = await bucket.ask('ListVersionsResult', {
+      method: 'GET',
+      query,
+      signal: now(),
+    });
+    for (const each of [Version, DeleteMarker].flat() as Xml[])
+      await bucket.send({ method: 'DELETE', key, query: { versionId: word(each, 'VersionId') }, signal: now() });
   } catch (error) {
     report(
       'warning',
