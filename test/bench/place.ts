@@ -18,6 +18,7 @@ import { startNats } from '../lab/nats.ts';
 import { findIsal, findMc, findRclone } from '../lab/parts.ts';
 import { errorText, type Log } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
+import { unitSettings } from '../lab/unitSettings.ts';
 
 /** A gateway and its worker. */
 export interface Contender {
@@ -77,12 +78,14 @@ export async function openPlace(
     (await findIsal(log).catch((error) => log(`without ISA-L: ${errorText(error)}`))) ??
     '';
   const config = { worker: { slots: 1, janitorEveryMinutes: 0 }, gzip: { library } };
-  const profiling = profile ? { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${profile}` } : {};
   const start = async (difference: string, natsUrl: string): Promise<Contender> => {
     const words = difference.split(' ').filter(Boolean);
     const variables = Object.fromEntries(words.filter((word) => word.includes('=')).map(variable));
     const [cli = built] = words.filter((word) => !word.includes('='));
-    const environment = () => ({ ...profiling, ...variables });
+    const environment = (part: 'admin' | 'gateway' | 'worker') => {
+      if (!profile || part === 'admin') return variables;
+      return { NODE_OPTIONS: `${unitSettings(part).NODE_OPTIONS} --cpu-prof --cpu-prof-dir=${profile}`, ...variables };
+    };
     const stow = opening.use(
       await startLxstow({ name: 'bench', log, natsUrl, s3, socket: lxd.socket, cli, environment, config }),
     );
