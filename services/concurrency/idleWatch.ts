@@ -47,7 +47,7 @@ export class IdleWatch implements Disposable {
     this.#count();
     this.#since = waiting ? this.#now() : undefined;
     if (!waiting) return;
-    this.#timer = setTimeout(() => this.#end(`stood still for ${Math.round(this.#ms / 1000)} s`), this.#ms);
+    this.#timer = setTimeout(() => this.#end(`made no progress for ${Math.round(this.#ms / 1000)} s`), this.#ms);
   }
 
   /** Restarts the timer, because a byte has moved. */

@@ -2,7 +2,7 @@
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import aws4 from 'aws4';
-import { Places } from '../concurrency/semaphore.ts';
+import { Semaphore } from '../concurrency/semaphore.ts';
 import { readText } from '../contract/config.ts';
 import { isCode, isFault, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -49,7 +49,7 @@ export class S3Connection implements Disposable {
   readonly #bucket: URL;
   readonly #agent: http.Agent;
   readonly #downloader: Downloader;
-  readonly #downloads = new Places(mostConnections);
+  readonly #downloads = new Semaphore(mostConnections);
   #keys: { accessKeyId: string; secretAccessKey: string };
 
   /** Opens no connection. */

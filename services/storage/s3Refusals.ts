@@ -14,7 +14,7 @@ const meanings: Record<string, ErrorCode> = {
   XMinioStorageFull: 's3-full',
   // The store does not support the request; a retry cannot help.
   NotImplemented: 's3-refused',
-  // The body was damaged or cut in transit; a retry may succeed.
+  // The body was damaged or truncated in transit; a retry may succeed.
   BadDigest: 's3-unavailable',
   IncompleteBody: 's3-unavailable',
   RequestTimeout: 's3-unavailable',
