@@ -214,11 +214,14 @@ function keysOf({ accessKey, secretKey }: Config['s3']): { accessKeyId: string; 
   return { accessKeyId: accessKey, secretAccessKey: secretKey };
 }
 
-/** Base URL of the keys. AWS's endpoint without a region has the bucket in the host name; over https a wildcard certificate allows no dot there. */
+/**
+ * Base URL of the keys. AWS's endpoint without a region stands for the region's, with the bucket in the host name. Not over https if the bucket has a
+ * dot: no wildcard certificate matches then.
+ */
 function bucketUrl(endpoint: string, { bucket, region, pathStyle }: Config['s3']): URL {
   const url = new URL('/', endpoint);
   const isGlobal = url.hostname === 's3.amazonaws.com';
-  if (isGlobal && region !== 'us-east-1') url.hostname = `s3.${region}.amazonaws.com`;
+  if (isGlobal) url.hostname = `s3.${region}.amazonaws.com`;
   const inPath = (pathStyle && !isGlobal) || (url.protocol === 'https:' && bucket.includes('.'));
   if (inPath) url.pathname = `/${bucket}/`;
   else url.hostname = `${bucket}.${url.hostname}`;
