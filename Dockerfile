@@ -1,6 +1,6 @@
 # docker build -t lxstow . ; one image for every role: docker run lxstow gateway|worker|setup|config
 #
-# It runs as uid 1000, and needs neither capabilities nor a filesystem that can be written: --read-only --cap-drop ALL.
+# It runs as uid 1000 and needs neither capabilities nor a writable filesystem: --read-only --cap-drop ALL.
 
 ARG NODE=24.21.0
 
@@ -18,6 +18,8 @@ RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
 
 FROM node:${NODE}-slim
 ENV NODE_ENV=production
+# For memory (docs/install.md). A worker does with 1: docker-compose.yml.
+ENV MALLOC_ARENA_MAX=1 NODE_OPTIONS=--max-semi-space-size=8
 # gzip at a third of the CPU (docs/adr/0029-isa-l.md).
 RUN apt-get update -q && apt-get install -q -y --no-install-recommends libisal2 && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
@@ -25,7 +27,7 @@ COPY LICENSE ./
 COPY --from=build /build/package.json ./
 COPY --from=build /build/node_modules node_modules
 COPY --from=build /build/dist dist
-# All that is ever written, and by the gateway only: the certificate that it makes for itself. Give it a volume.
+# The only files written: the gateway's self-signed certificate. Give it a volume.
 ENV STATE_DIRECTORY=/var/lib/lxstow
 RUN install -d -o 1000 -g 1000 -m 0700 /var/lib/lxstow \
  && ln -s /app/dist/services/cli/main.js /usr/local/bin/lxstow

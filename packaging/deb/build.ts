@@ -1,6 +1,6 @@
 /**
- * `npm run deb [folder]`: lxstow_<version>_<architecture>.deb, with the Node that it is tested with, as Debian's own may be too old. It
- * needs what every Debian has.
+ * `npm run deb [folder]`: builds lxstow_<version>_<architecture>.deb. It includes the Node that lxstow is tested with, because Debian's own may be too
+ * old. The build needs only tools that every Debian has.
  */
 import { existsSync } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
@@ -32,7 +32,7 @@ try {
     await writeFile(await at(path), content, { mode });
   };
 
-  // What npm publishes, with what it needs to run. Of a copy: packing builds, and someone may be running what was built here.
+  // What npm publishes, and its dependencies. Pack a copy: packing rebuilds dist, which may be in use.
   const source = join(work, 'source');
   const kept = ['node_modules', '.git', 'dist'].map((each) => join(root, each));
   await cp(root, source, { recursive: true, filter: (path) => !kept.includes(path) });
@@ -48,7 +48,7 @@ try {
     '-C',
     library,
   ]);
-  // As installed here, which is what package-lock.json says (test/lab/ensure.mjs).
+  // Copy what is installed here, which matches package-lock.json (test/lab/ensure.mjs).
   const { packages } = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8'));
   const notNested = (path: string) => !path.endsWith('/node_modules');
   for (const [path, { dev, optional }] of Object.entries<{ dev?: true; optional?: true }>(packages)) {

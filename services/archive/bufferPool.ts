@@ -1,4 +1,4 @@
-import { Line } from '../concurrency/waiterQueue.ts';
+import { WaiterQueue } from '../concurrency/waiterQueue.ts';
 
 /** A fixed set of buffers. It bounds a slot's memory, whatever the size of the instance. */
 export class BufferPool {
@@ -6,7 +6,7 @@ export class BufferPool {
   readonly size: number;
   readonly #all: readonly Buffer[];
   #free: Buffer[];
-  readonly #line = new Line<Buffer>();
+  readonly #waiters = new WaiterQueue<Buffer>();
 
   /** `count` buffers of `size` bytes, in shared memory: the threads work on it without a copy. */
   constructor(count: number, size: number) {
@@ -18,12 +18,12 @@ export class BufferPool {
   /** Takes a free buffer; waits for one, first come, first served. Rejects with the signal's reason. */
   async take(signal: AbortSignal): Promise<Buffer> {
     signal.throwIfAborted();
-    return this.#free.pop() ?? this.#line.wait(signal);
+    return this.#free.pop() ?? this.#waiters.wait(signal);
   }
 
   /** Returns a whole buffer to the pool. The caller must not use it afterwards. */
   give(buffer: Buffer): void {
-    if (!this.#line.serve(buffer)) this.#free.push(buffer);
+    if (!this.#waiters.serve(buffer)) this.#free.push(buffer);
   }
 
   /** Marks all buffers as free, returned or not. Call it only when no task uses one any more. */

@@ -4,7 +4,6 @@ import { setFlagsFromString } from 'node:v8';
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import { version } from '../contract/version.ts';
-import { beginWith } from './beginWith.ts';
 import { addClientCommands } from './clientCommands.ts';
 import type { Configured } from './configured.ts';
 import { CliError, exitOf, exits } from './exit.ts';
@@ -22,17 +21,10 @@ if (Number(process.versions.node.split('.')[0]) < oldestNode) {
 type Run = (options: Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal }) => Promise<void>;
 
 /**
- * For a server's memory, and no slower (docs/adr/0026-threads.md). V8's young generation, each half of it `youngMiB`, grows to 16 for what is thrown away at
- * once. Of the heaps that glibc makes for threads, each keeps what its own have given back.
+ * For a server's memory, where archives go through (docs/adr/0026-threads.md): V8's old generation, which grows by a third, grows by less. V8 reads this
+ * flag at each collection. What it reads at its start, units and images set: docs/install.md.
  */
-function beginSmall(youngMiB: number): void {
-  beginWith([`--max-semi-space-size=${youngMiB}`], { MALLOC_ARENA_MAX: '1' });
-}
-
-/** The same where archives go through, and V8's old generation, which grows by a third, by less: a gateway's lists are better off as it is. */
-function beginLean(): void {
-  beginSmall(1);
-  // Looked at with each collection, and let be by a V8 that does not know it: it need not be known at the beginning.
+function growSlowly(): void {
   setFlagsFromString('--heap-growing-percent=20');
 }
 
@@ -52,15 +44,12 @@ program.commandsGroup('Servers, and beside them (--config):');
 program
   .command('gateway')
   .description('serve the HTTPS API')
-  .action(() => {
-    beginSmall(8);
-    return long(async (options) => (await import('../gateway/main.ts')).runGateway(options))();
-  });
+  .action(long(async (options) => (await import('../gateway/main.ts')).runGateway(options)));
 program
   .command('worker')
   .description("do a remote's jobs, beside its LXD")
   .action(() => {
-    beginLean();
+    growSlowly();
     return long(async (options) => (await import('../worker/main.ts')).runWorker(options))();
   });
 program
@@ -68,7 +57,7 @@ program
   .description('gateway and worker in one, set up; with a nats-server of its own where nats.servers is not configured')
   .option('--nats-port <port>', 'where its own nats-server listens, on 127.0.0.1', portOf, 4222)
   .action(({ natsPort }: { natsPort: number }) => {
-    beginLean();
+    growSlowly();
     return long(
       async (options) => {
         const { runStandalone } = await import('./commands/standalone.ts');

@@ -2,9 +2,9 @@ import { type ErrorCode, LxstowError } from '../contract/errors.ts';
 
 /** How slow the other side may be. */
 export interface Pace {
-  /** Bytes that have come so far. */
+  /** Bytes that have arrived so far. */
   moved: () => number;
-  /** So many must, in as much time as it may stand still. */
+  /** The fewest bytes that must arrive per idle timeout. */
   leastBytes: number;
   /** ms, for tests. */
   now?: () => number;
@@ -22,9 +22,9 @@ export class IdleWatch implements Disposable {
   readonly #pace: Pace | undefined;
   readonly #now: () => number;
   #timer: NodeJS.Timeout | undefined;
-  /** Since when we wait for it; undefined while it waits for us. */
+  /** Start of the current wait for the other side; undefined while it waits for us. */
   #since: number | undefined;
-  /** ms, since its bytes were last counted. */
+  /** ms of waiting since its bytes were last counted. */
   #waited = 0;
   #counted = 0;
 
@@ -47,7 +47,7 @@ export class IdleWatch implements Disposable {
     this.#count();
     this.#since = waiting ? this.#now() : undefined;
     if (!waiting) return;
-    this.#timer = setTimeout(() => this.#end(`stood still for ${Math.round(this.#ms / 1000)} s`), this.#ms);
+    this.#timer = setTimeout(() => this.#end(`made no progress for ${Math.round(this.#ms / 1000)} s`), this.#ms);
   }
 
   /** Restarts the timer, because a byte has moved. */

@@ -1,9 +1,9 @@
-import { Line } from './waiterQueue.ts';
+import { WaiterQueue } from './waiterQueue.ts';
 
 /** Counting semaphore, first come first served. */
-export class Places {
+export class Semaphore {
   #free: number;
-  readonly #line = new Line<void>();
+  readonly #waiters = new WaiterQueue<void>();
 
   constructor(most: number) {
     this.#free = most;
@@ -13,10 +13,10 @@ export class Places {
   async take(signal: AbortSignal): Promise<Disposable> {
     signal.throwIfAborted();
     if (this.#free > 0) this.#free--;
-    else await this.#line.wait(signal);
+    else await this.#waiters.wait(signal);
     return {
       [Symbol.dispose]: () => {
-        if (!this.#line.serve()) this.#free++;
+        if (!this.#waiters.serve()) this.#free++;
       },
     };
   }

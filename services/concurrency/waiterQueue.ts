@@ -1,5 +1,5 @@
 /** FIFO queue of waiters for a scarce resource. */
-export class Line<T> {
+export class WaiterQueue<T> {
   readonly #waiting: ((thing: T) => void)[] = [];
 
   /** Resolves with the next thing served. Rejects with the signal's reason. */

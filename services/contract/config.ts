@@ -72,7 +72,8 @@ function checked(raw: unknown, where: string): Config {
   parseBandwidth(config.worker.bandwidth);
   for (const key of ['endpoints', 'allowed'] as const)
     for (const endpoint of config.notify[key])
-      if (!URL.canParse(endpoint)) throw new LxstowError('bad-config', `${where}: one of notify.${key} is no URL`);
+      if (!URL.canParse(endpoint))
+        throw new LxstowError('bad-config', `${where}: notify.${key} has an entry that is not a URL`);
   return config;
 }
 

@@ -260,8 +260,7 @@ export function parseTagging(header: string): types.Tags {
     if (pair === '') continue;
     const cut = pair.includes('=') ? pair.indexOf('=') : pair.length;
     const [key, value] = [pair.slice(0, cut), pair.slice(cut + 1)].map(decodeTag) as [string, string];
-    if (key in tags)
-      throw new LxstowError('bad-request', `x-amz-tagging: the key ${JSON.stringify(key)} is there twice`);
+    if (key in tags) throw new LxstowError('bad-request', `x-amz-tagging: duplicate key ${JSON.stringify(key)}`);
     tags[key] = value;
   }
   return check('names.json#/$defs/tags', { ...tags }, 'x-amz-tagging');

@@ -43,7 +43,7 @@ export function parseBandwidth(text: string): Timetable {
     for (const index of on) {
       if (index < 0) throw wrong(`${JSON.stringify(day)} is none of ${days.join(', ')}`);
       const from = index * minutesADay + time;
-      if (entries.has(from)) throw wrong(`${JSON.stringify(word)}: that time is there twice`);
+      if (entries.has(from)) throw wrong(`${JSON.stringify(word)}: duplicate time`);
       entries.set(from, parseRate(rate));
     }
   }

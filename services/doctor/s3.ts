@@ -7,10 +7,12 @@ import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
-import { createS3Store, isNoBucket } from '../storage/s3.ts';
+import { createS3Store } from '../storage/s3.ts';
+import { S3Connection } from '../storage/s3Connection.ts';
+import { isNoBucket } from '../storage/s3Refusals.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
-import { examineVersions, openBucket } from './s3Bucket.ts';
+import { examineVersions } from './s3Bucket.ts';
 import { RightsTrial } from './s3Rights.ts';
 
 /** S3 refuses requests signed by a clock that is further off. */
@@ -33,11 +35,11 @@ export async function examineS3(
     return;
   }
   report('ok', `bucket ${config.bucket} is there, and can be listed`);
-  using bucket = openBucket(config, ca);
-  const kept = await examineVersions(bucket, config, report);
+  using bucket = new S3Connection({ ...config, idleTimeoutMs: answerMs });
+  const kept = await examineVersions(bucket, config.bucket, signal, report);
   const { prefix } = config;
   const folder = roles.includes('gateway') ? prefix && `${prefix}/` : listPrefix(prefix, worker);
-  await new RightsTrial(store, bucket, kept, folder, signal, report).run();
+  await new RightsTrial(store, { bucket, name: config.bucket }, kept, folder, signal, report).run();
   await examineSpace(config, ca, signal, report);
 }
 

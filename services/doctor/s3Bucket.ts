@@ -1,37 +1,7 @@
-/** The bucket itself: whether it keeps versions, and locks them. */
-import http from 'node:http';
-import https from 'node:https';
-import { Client } from 'minio';
-import { until } from '../concurrency/until.ts';
-import type { Config } from '../contract/schemas.ts';
-import { clientOptions } from '../storage/s3.ts';
-import { answerMs, type Report } from './finding.ts';
-
-export interface BucketItself extends Disposable {
-  readonly client: Client;
-  readonly name: string;
-}
-
-/** For what ObjectStore does not offer: versions, locks. */
-export function openBucket(config: Config['s3'], ca: string | undefined): BucketItself {
-  const url = new URL(config.endpoint);
-  const settings = { keepAlive: true, timeout: answerMs };
-  const transportAgent =
-    url.protocol === 'https:'
-      ? new https.Agent({ ...settings, ...(ca === undefined ? {} : { ca }) })
-      : new http.Agent(settings);
-  const client = new Client({
-    ...clientOptions(config, url),
-    transportAgent,
-    retryOptions: { disableRetry: true },
-  });
-  return { client, name: config.bucket, [Symbol.dispose]: () => transportAgent.destroy() };
-}
-
-/** Limits a call's time: minio-js takes no signal. The socket's timeout ends the call itself. */
-export function inTime<T>(call: Promise<T>): Promise<T> {
-  return until(AbortSignal.timeout(answerMs), call);
-}
+/** The bucket itself, which ObjectStore does not offer: whether it keeps versions, and locks them. */
+import type { S3Connection } from '../storage/s3Connection.ts';
+import type { Xml } from '../storage/s3Messages.ts';
+import { briefly, type Report } from './finding.ts';
 
 /** What the bucket does with deleted objects. */
 export interface Kept {
@@ -41,29 +11,30 @@ export interface Kept {
 }
 
 export async function examineVersions(
-  { client, name }: BucketItself,
-  { bucket }: Config['s3'],
+  s3: S3Connection,
+  bucket: string,
+  signal: AbortSignal,
   report: Report,
 ): Promise<Kept> {
-  const versioning = await inTime(client.getBucketVersioning(name)).catch((error: Error) => error);
+  const setting = (root: string, name: string) =>
+    s3.ask(root, { method: 'GET', query: { [name]: '' }, signal: briefly(signal) });
+  const versioning = await setting('VersioningConfiguration', 'versioning').catch((error: Error) => error);
   if (versioning instanceof Error) {
-    const seldom = /NotImplemented|MethodNotAllowed/.test(`${(versioning as { code?: string }).code}`);
+    const seldom = /NotImplemented|MethodNotAllowed/.test(versioning.message);
     if (!seldom) report('ok', 'whether the bucket keeps versions, this user may not see');
     return { versions: !seldom, locked: false };
   }
-  const status = String((versioning as unknown as { Status?: string } | undefined)?.Status ?? '');
+  const status = versioning.Status;
   if (status !== 'Enabled') {
     report('ok', 'the bucket keeps no versions: what is deleted is gone, and its space free');
     return { versions: status === 'Suspended', locked: false };
   }
-  const lock = (await inTime(client.getObjectLockConfig(name) as unknown as Promise<unknown>).catch(() => undefined)) as
-    | { mode?: string; validity?: number; unit?: string }
-    | undefined;
-  const rules = await inTime(client.getBucketLifecycle(name)).catch(() => null);
-  const ends = /"Noncurrent(VersionExpiration|Days)"/i.test(JSON.stringify(rules ?? {}));
-  const held = lock?.mode
-    ? `, and nobody can remove one for ${lock.validity} ${String(lock.unit).toLowerCase()} (${lock.mode})`
-    : '';
+  const lock = await setting('ObjectLockConfiguration', 'object-lock').catch(() => ({}) as Xml);
+  const { Mode: mode, Days: days, Years: years } = ((lock.Rule as Xml | undefined)?.DefaultRetention ?? {}) as Xml;
+  const rules = await setting('LifecycleConfiguration', 'lifecycle').catch(() => ({}));
+  const ends = /"Noncurrent(VersionExpiration|Days)"/i.test(JSON.stringify(rules));
+  const period = days === undefined ? `${years} years` : `${days} days`;
+  const held = mode ? `, and nobody can remove one for ${period} (${mode})` : '';
   const what = `the bucket keeps versions${held}: what lxstow deletes stays there as an old version`;
   if (ends) report('ok', `${what} until a lifecycle rule removes it`);
   else
@@ -72,5 +43,5 @@ export async function examineVersions(
       `${what}, and its space is never free`,
       `\`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\``,
     );
-  return { versions: true, locked: Boolean(lock?.mode) };
+  return { versions: true, locked: Boolean(mode) };
 }

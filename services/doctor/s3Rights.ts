@@ -4,8 +4,16 @@ import { crc32 } from 'node:zlib';
 import { crcInS3 } from '../archive/sums.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
+import type { S3Connection } from '../storage/s3Connection.ts';
+import { word, type Xml } from '../storage/s3Messages.ts';
 import { answerMs, briefly, messageOf, type Report } from './finding.ts';
-import { type BucketItself, inTime, type Kept } from './s3Bucket.ts';
+import type { Kept } from './s3Bucket.ts';
+
+/** The bucket itself: for versions, which ObjectStore does not offer. */
+interface BucketItself {
+  bucket: S3Connection;
+  name: string;
+}
 
 const probe = 'lxstow-doctor-';
 const oldProbeMs = 3_600_000;
@@ -151,7 +159,7 @@ export class RightsTrial {
 
   /** Removes what was put, whatever failed, and even after an abort. */
   async #cleanUp(): Promise<void> {
-    const { client, name } = this.#bucket;
+    const { bucket, name } = this.#bucket;
     const key = this.#key;
     const now = () => AbortSignal.timeout(answerMs);
     try {
@@ -159,14 +167,11 @@ export class RightsTrial {
       if (this.#kept.locked) return;
       await this.#store.remove(key, now());
       if (!this.#kept.versions) return;
-      const versions: string[] = [];
-      const collect = async () => {
-        const listing = client.listObjects(name, key, true, { IncludeVersion: true });
-        for await (const { versionId } of listing as AsyncIterable<{ versionId?: string }>)
-          if (versionId) versions.push(versionId);
-      };
-      await inTime(collect());
-      for (const versionId of versions) await inTime(client.removeObject(name, key, { versionId }));
+      const query = { versions: '', prefix: key };
+      const asked = { method: 'GET' as const, query, signal: now() };
+      const { Version = [], DeleteMarker = [] } = await bucket.ask('ListVersionsResult', asked);
+      for (const each of [Version, DeleteMarker].flat() as Xml[])
+        await bucket.send({ method: 'DELETE', key, query: { versionId: word(each, 'VersionId') }, signal: now() });
     } catch (error) {
       this.#report(
         'warning',

@@ -5,7 +5,7 @@
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
 import { TimeoutError } from '@nats-io/transport-node';
-import { Places } from '../concurrency/semaphore.ts';
+import { Semaphore } from '../concurrency/semaphore.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
@@ -93,7 +93,7 @@ async function askPage(nats: Nats, remote: string, question: InventoryQuestion, 
 
 /** Answers until the signal aborts. */
 export function answerInventory(nats: Nats, remote: string, inventory: Inventory, signal: AbortSignal): void {
-  const lists = new Places(listsAtOnce);
+  const lists = new Semaphore(listsAtOnce);
   const largest = () => (nats.connection.info?.max_payload ?? 1024 * 1024) - besidesPayloadBytes;
   const answer = async (data: Uint8Array): Promise<Buffer> => {
     try {

@@ -205,7 +205,7 @@ export class LxdClient implements Disposable {
     const { headers = {}, signal, statuses } = request;
     const waiting = { signal, silence: this.silence };
     const tell = this.#timed(request);
-    const asked = this.#downloader.ask('GET', this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
+    const asked = this.#downloader.get(this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
     asked.then(
       (answer) => tell(String(answer.status)),
       (error) => tell(asLxstowError(this.failure(error, signal)).code),

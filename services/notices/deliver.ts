@@ -1,6 +1,6 @@
 /** Takes notices from the queue and posts each to its endpoint, until the endpoint accepts it or lxstow gives up. */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
-import { Places } from '../concurrency/semaphore.ts';
+import { Semaphore } from '../concurrency/semaphore.ts';
 import { readText } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { version } from '../contract/version.ts';
@@ -36,7 +36,7 @@ const longestRetryMs = 2 * 3_600_000;
 const hourMs = 3_600_000;
 
 interface Host {
-  slots: Places;
+  slots: Semaphore;
   inHand: number;
 }
 
@@ -44,7 +44,7 @@ export class Deliverer {
   readonly #options: DeliverOptions;
   readonly #ca: string | undefined;
   readonly #underWay = new Set<Promise<void>>();
-  readonly #slots = new Places(slots);
+  readonly #slots = new Semaphore(slots);
   readonly #hosts = new Map<string, Host>();
 
   /** Throws bad-config when `notify.ca` cannot be read. */
@@ -84,7 +84,7 @@ export class Deliverer {
       return message.term('not a notice');
     }
     const name = shown(notice.endpoint);
-    const host = this.#hosts.get(name) ?? { slots: new Places(slotsPerHost), inHand: 0 };
+    const host = this.#hosts.get(name) ?? { slots: new Semaphore(slotsPerHost), inHand: 0 };
     if (host.inHand >= heldPerHost) return message.nak(retryMs(message));
     this.#hosts.set(name, host);
     host.inHand++;

@@ -1,6 +1,7 @@
-/** S3's messages: queries, XML, and which of our error codes its errors become. No network. */
+/** S3's messages: queries, headers, XML. No network. */
+import { createHash } from 'node:crypto';
 import { XMLParser } from 'fast-xml-parser';
-import { type ErrorCode, LxstowError } from '../contract/errors.ts';
+import { LxstowError } from '../contract/errors.ts';
 import type { Tags } from '../contract/schemas.ts';
 import type { OpenUpload, StoredObject, UploadedPart } from './objectStore.ts';
 
@@ -11,43 +12,8 @@ const xml = new XMLParser({
   ignoreAttributes: true,
   // MinIO writes quotes as &#34;
   htmlEntities: true,
-  isArray: (name) => ['Part', 'Upload', 'CommonPrefixes'].includes(name),
+  isArray: (name) => ['Part', 'Upload', 'CommonPrefixes', 'Version', 'DeleteMarker'].includes(name),
 });
-
-/** S3's error codes whose HTTP status alone is misleading. */
-const meanings = new Map<string, ErrorCode>(
-  Object.entries({
-    NoSuchBucket: 's3-refused',
-    NoSuchUpload: 'not-found',
-    // 403, but only for this object: it is in cold storage.
-    InvalidObjectState: 's3-refused',
-    PreconditionFailed: 'conflict',
-    XMinioStorageFull: 's3-full',
-    // The store does not support the request; a retry cannot help.
-    NotImplemented: 's3-refused',
-    // The body was damaged or cut in transit; a retry may succeed.
-    BadDigest: 's3-unavailable',
-    IncompleteBody: 's3-unavailable',
-    RequestTimeout: 's3-unavailable',
-    XAmzContentChecksumMismatch: 's3-unavailable',
-    // AWS, for two concurrent conditional writes: a retry learns which one won.
-    ConditionalRequestConflict: 's3-unavailable',
-    OperationAborted: 's3-unavailable',
-  }),
-);
-
-/** Our code for S3's error `code`; for an unknown one, by its HTTP status. */
-export function meaningOf(code: string, status: number): ErrorCode {
-  const meaning = meanings.get(code);
-  if (meaning) return meaning;
-  if (status === 404) return 'not-found';
-  if (status === 401 || status === 403) return 's3-denied';
-  if (status === 412) return 'conflict';
-  if (status === 507) return 's3-full';
-  // Not implemented; HTTP version not supported.
-  if (status === 501 || status === 505) return 's3-refused';
-  return status === 408 || status === 429 || status >= 500 ? 's3-unavailable' : 's3-refused';
-}
 
 /** Parses XML; undefined for anything else, such as a proxy's page or a truncated answer. */
 export function parseXml(text: string): Xml | undefined {
@@ -114,6 +80,16 @@ export function escapedKey(key: string): string {
 /** Escapes as S3's signatures require: everything except RFC 3986's unreserved characters. */
 function escapedInUrl(text: string): string {
   return encodeURIComponent(text).replaceAll(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+}
+
+/** Value of the header `x-amz-copy-source`. */
+export function copySource(bucket: string, key: string): string {
+  return `/${bucket}/${escapedKey(key)}`;
+}
+
+/** Value of the header `content-md5`. */
+export function md5(body: Buffer): string {
+  return createHash('md5').update(body).digest('base64');
 }
 
 /** Reads an entry of a listing. `escaped`: the server says that it URL-encoded the key, as we ask it to. */

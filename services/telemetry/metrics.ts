@@ -31,13 +31,13 @@ function createCommonMetrics() {
     registry,
     jobs: new Counter({
       name: 'lxstow_jobs_total',
-      help: 'Jobs that have ended here: success, failure, cancelled; refused: a message that is no job.',
+      help: 'Jobs that ended here, by result; refused: a message that is not a valid job.',
       labelNames: ['kind', 'result'],
       registers,
     }),
     jobDuration: new Histogram({
       name: 'lxstow_job_duration_seconds',
-      help: 'From the request to the end of a job, waiting and retries included.',
+      help: 'Time from the request to the end of a job, including waiting and retries.',
       labelNames: ['kind', 'result'],
       buckets: jobBuckets,
       registers,
@@ -63,7 +63,7 @@ function createCommonMetrics() {
     }),
     s3Retries: new Counter({
       name: 'lxstow_s3_retries_total',
-      help: 'Failed calls to the object store that were tried again.',
+      help: 'Failed calls to the object store that were retried.',
       labelNames: ['call'],
       registers,
     }),
@@ -77,31 +77,31 @@ export function createWorkerMetrics() {
     ...common,
     running: new Gauge({
       name: 'lxstow_jobs_running',
-      help: 'Jobs that this worker is at.',
+      help: 'Jobs that this worker runs.',
       labelNames: ['kind'],
       registers,
     }),
     waiting: new Gauge({
       name: 'lxstow_jobs_waiting',
-      help: 'Jobs that this worker has handed back because others have their instance, as many as may use the storage pool or remote, or S3 is away.',
+      help: 'Jobs that this worker handed back because another job has their instance, the storage pool or remote is at its limit, or S3 is away.',
       labelNames: ['for'],
       registers,
     }),
     retries: new Counter({
       name: 'lxstow_job_retries_total',
-      help: 'Attempts that failed and that another follows.',
+      help: 'Failed attempts that another one follows.',
       labelNames: ['kind'],
       registers,
     }),
     takeovers: new Counter({
       name: 'lxstow_lease_takeovers_total',
-      help: 'Jobs taken over from a worker that died, or lost its lease.',
+      help: 'Jobs taken over from a worker that died or lost its lease.',
       labelNames: ['kind'],
       registers,
     }),
     stagingFree: new Gauge({
       name: 'lxstow_lxd_staging_free_bytes',
-      help: 'Room on the disk on which LXD writes its copies, when a backup last looked; nothing where this worker cannot see it.',
+      help: 'Free space on the disk where LXD writes its copies, at the last backup; absent if this worker cannot read it.',
       registers,
     }),
     diskFull: new Counter({
@@ -111,7 +111,7 @@ export function createWorkerMetrics() {
     }),
     lxdRequests: new Histogram({
       name: 'lxstow_lxd_request_duration_seconds',
-      help: "Requests to LXD until the answer begins; result is its HTTP status, or the error's code.",
+      help: 'Time from a request to LXD until its answer begins; result is the HTTP status or the error code.',
       labelNames: ['method', 'endpoint', 'result'],
       buckets: requestBuckets,
       registers,
@@ -135,7 +135,7 @@ export function createGatewayMetrics() {
   for (const result of results) common.jobs.inc({ kind: 'upload', result }, 0);
   const notices = new Counter({
     name: 'lxstow_notices_total',
-    help: 'Tries to tell an endpoint of an end: delivered, retried (another follows), given-up.',
+    help: 'Attempts to deliver a notice: delivered, retried (another attempt follows), given-up.',
     labelNames: ['result'],
     registers,
   });
@@ -149,45 +149,59 @@ export function createGatewayMetrics() {
       labelNames: ['stream'],
       registers,
     }),
+    ...queueGauges(registers),
+    ...fleetGauges(registers),
+  };
+}
+
+/** What NATS holds. */
+function queueGauges(registers: Registry[]) {
+  return {
     natsUp: new Gauge({
       name: 'lxstow_nats_up',
-      help: '1 when NATS told the state of the queue in time, else 0 and nothing is said of it.',
+      help: "1 if NATS reported the state of the queue in time; 0 if not, and then the queue's metrics are absent.",
       registers,
     }),
     queued: new Gauge({
       name: 'lxstow_queue_jobs',
-      help: 'Jobs on the queue: waiting for a worker, or taken by one.',
+      help: 'Jobs in the queue: waiting for a worker, or taken by one.',
       labelNames: ['remote', 'lane', 'state'],
       registers,
     }),
     oldest: new Gauge({
       name: 'lxstow_queue_oldest_seconds',
-      help: 'How long the oldest job has waited that no worker has taken yet; 0 when there is none.',
+      help: 'Age of the oldest job that no worker has taken yet; 0 if there is none.',
       labelNames: ['remote', 'lane'],
       registers,
     }),
     deadLetters: new Gauge({
       name: 'lxstow_dead_letters',
-      help: 'Dead letters that nobody has retried or discarded.',
+      help: 'Dead letters that were neither retried nor discarded.',
       // Without a label prom-client would export 0 while the number is unknown.
       labelNames: ['stream'],
       registers,
     }),
+  };
+}
+
+/** The state of remotes and their instances. */
+function fleetGauges(registers: Registry[]) {
+  return {
     outage: new Gauge({
       name: 'lxstow_outage_seconds',
-      help: 'For how long what the jobs of a remote need has been away, as its workers have recorded it; nothing where all is there.',
+      help: "How long a dependency of a remote's jobs has been away, as its workers recorded it; absent if none is.",
       labelNames: ['remote', 'dependency'],
       registers,
     }),
     lastSuccess: new Gauge({
       name: 'lxstow_last_success_timestamp_seconds',
-      help: 'When the youngest backup in the store of an instance that LXD has, and that is not excluded, was made; 0 when it has none.',
+      help: 'Time of the newest backup of an instance that LXD has and that is not excluded; 0 if it has none.',
       labelNames: ['remote', 'project', 'instance'],
       registers,
     }),
     backupMaxAge: new Gauge({
       name: 'lxstow_backup_max_age_seconds',
-      help: 'How old the youngest backup of an instance may be: gateway.backupMaxAgeHours.',
+      help: 'How old the newest backup of an instance may be: gateway.backupMaxAgeHours.',
       registers,
     }),
     instances: new Gauge({
@@ -198,7 +212,7 @@ export function createGatewayMetrics() {
     }),
     inventory: new Gauge({
       name: 'lxstow_inventory_timestamp_seconds',
-      help: "When a remote's workers last looked which instances LXD has; 0: never.",
+      help: "When a remote's workers last listed LXD's instances; 0: never.",
       labelNames: ['remote'],
       registers,
     }),

@@ -7,7 +7,7 @@ import { openExport } from '../../services/lxd/exports.ts';
 import { onPath } from '../lab/parts.ts';
 import { run } from '../lab/run.ts';
 import { type Cost, measure, measureShell } from './measure.ts';
-import type { Place } from './place.ts';
+import type { Contender, Place } from './place.ts';
 
 /** One way. `run` leaves nothing behind, and what it does for that is not measured. */
 export interface Way {
@@ -26,7 +26,7 @@ export function backupWays(place: Place, { lxmin }: { lxmin?: string | undefined
     lxdAlone(place),
     multipartFromMemory(place),
     onePut(place),
-    ...['none', 'gzip', 'zstd'].map((compression) => lxstow(place, compression)),
+    ...lxstowWays(place, (contender, compression) => lxstow(place, contender, compression)),
     minioJs(place),
   ];
   if (place.mc) ways.push(mcPipe(place, place.mc));
@@ -35,19 +35,26 @@ export function backupWays(place: Place, { lxmin }: { lxmin?: string | undefined
   return ways;
 }
 
-function lxstow({ stow, done, workerPid, bucket, s3 }: Place, compression: string): Way {
-  return {
-    name: `lxstow, ${compression}`,
-    async run(instance) {
-      let name = '';
-      const cost = await measure(async () => {
-        const path = `/1.0/instances/${instance}/backups?compression=${compression}`;
-        name = await done(await stow.request('POST', path));
-      }, workerPid());
-      const { size } = await bucket.statObject(s3.bucket, `local/default/${instance}/${name}`);
-      await stow.request('DELETE', `/1.0/instances/${instance}/backups/${name}`);
-      return { ...cost, storedBytes: size };
-    },
+/** One way for each compression, of the place's own lxstow and of those beside it. */
+export function lxstowWays(place: Place, way: (contender: Contender, compression: string) => Way['run']): Way[] {
+  return ['none', 'gzip', 'zstd'].flatMap((compression) =>
+    [place, ...place.beside].map((contender) => ({
+      name: `lxstow, ${compression}${contender.difference ? ` (${contender.difference})` : ''}`,
+      run: way(contender, compression),
+    })),
+  );
+}
+
+function lxstow({ bucket, s3 }: Place, { stow, done, workerPid }: Contender, compression: string): Way['run'] {
+  return async (instance) => {
+    let name = '';
+    const cost = await measure(async () => {
+      const path = `/1.0/instances/${instance}/backups?compression=${compression}`;
+      name = await done(await stow.request('POST', path));
+    }, workerPid());
+    const { size } = await bucket.statObject(s3.bucket, `local/default/${instance}/${name}`);
+    await stow.request('DELETE', `/1.0/instances/${instance}/backups/${name}`);
+    return { ...cost, storedBytes: size };
   };
 }
 

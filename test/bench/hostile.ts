@@ -6,6 +6,7 @@ import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { memoryMiB } from '../lab/processes.ts';
 import type { Log } from '../lab/run.ts';
 import { tarOf } from '../lab/tar.ts';
+import { unitSettings } from '../lab/unitSettings.ts';
 import { median } from './measure.ts';
 import type { Line, Table } from './report.ts';
 
@@ -45,7 +46,8 @@ export async function measureHostile(rounds: number, log: Log): Promise<Table> {
   await using stow = await startLxstow({
     ...{ name: 'hostile', log, natsUrl: lab.nats.url, s3: lab.s3, socket: '/none', workers: 0 },
     config: { gateway: { refusalsPerMinute: 1_000_000 } },
-    environment: (part) => (part === 'gateway' ? { NODE_OPTIONS: `--import=${loopDelay}` } : {}),
+    environment: (part) =>
+      part === 'gateway' ? { NODE_OPTIONS: `${unitSettings(part).NODE_OPTIONS} --import=${loopDelay}` } : {},
   });
   const lines: Line[] = [];
   const bars: Table['bars'] = [];

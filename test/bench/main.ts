@@ -1,5 +1,6 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
 // npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// Two builds, or two settings, in one run: --ways lxstow --beside '/other/dist/services/cli/main.js' --beside 'LXSTOW_GZIP_LIBRARY='
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
@@ -35,6 +36,8 @@ const { values } = parseArgs({
     json: { type: 'string' },
     profile: { type: 'string' },
     compare: { type: 'string' },
+    ways: { type: 'string', default: '' },
+    beside: { type: 'string', multiple: true, default: [] },
   },
 });
 const sizeMiB = Number(values.size);
@@ -85,16 +88,22 @@ try {
 }
 
 /** Every way once a round, so that what else the machine does meets all alike. The first round warms up, and does not count. */
-async function alternate(ways: Way[], instance: string): Promise<Map<string, (Cost & { storedBytes?: number })[]>> {
+async function alternate(all: Way[], instance: string): Promise<Map<string, (Cost & { storedBytes?: number })[]>> {
+  const ways = all.filter(({ name }) => new RegExp(values.ways).test(name));
   const costs = new Map<string, (Cost & { storedBytes?: number })[]>(ways.map(({ name }) => [name, []]));
   for (let round = 0; round <= rounds; round++) {
     for (const { name, run } of ways) {
       const cost = await run(instance);
-      log(`${round === 0 ? 'warm-up' : `round ${round} of ${rounds}`}: ${name}: ${cost.wallS.toFixed(2)} s`);
+      log(`${round === 0 ? 'warm-up' : `round ${round} of ${rounds}`}: ${name}: ${costText(cost)}`);
       if (round > 0) costs.get(name)?.push(cost);
     }
   }
   return costs;
+}
+
+function costText({ wallS, cpuS, peakMiB }: Cost): string {
+  const rest = cpuS === undefined ? '' : `, ${cpuS.toFixed(2)} CPU s, ${peakMiB?.toFixed(0) ?? '-'} MiB`;
+  return `${wallS.toFixed(2)} s${rest}`;
 }
 
 function linesOf(costs: Map<string, (Cost & { storedBytes?: number })[]>): Line[] {
@@ -109,7 +118,7 @@ async function compareBackups(place: Place, title: string, instance: string): Pr
   const lines = linesOf(costs);
   const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
   const floor = wall('LXD alone: create') + Math.max(wall('LXD alone: export'), wall('MinIO alone: parts from memory'));
-  for (const line of lines) line.toFloor = wall(line.name) / floor;
+  if (!Number.isNaN(floor)) for (const line of lines) line.toFloor = wall(line.name) / floor;
   const bytes = costs.get('lxstow, none')?.at(-1)?.storedBytes ?? 0;
   const none = lines.find(({ name }) => name === 'lxstow, none');
   const bars = [
@@ -133,7 +142,7 @@ async function compareRestores(place: Place, title: string, instance: string): P
   const lines = linesOf(costs);
   const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
   const floor = wall('lxc import from a file');
-  for (const line of lines) line.toFloor = wall(line.name) / floor;
+  if (!Number.isNaN(floor)) for (const line of lines) line.toFloor = wall(line.name) / floor;
   const bars = [
     bar('none ≤ 1.15 × lxc import of the same tar', wall('lxstow, none') / floor, (value) => value <= 1.15),
     bar('none ≥ 3 × faster than lxmin', wall('lxmin restore') / wall('lxstow, none'), (value) => value >= 3),

@@ -14,11 +14,24 @@ import { openFolder } from '../lab/folder.ts';
 import { openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
 import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';
+import { startNats } from '../lab/nats.ts';
 import { findIsal, findMc, findRclone } from '../lab/parts.ts';
 import { errorText, type Log } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
+import { unitSettings } from '../lab/unitSettings.ts';
 
-export interface Place extends AsyncDisposable {
+/** A gateway and its worker. */
+export interface Contender {
+  /** What is different about it, as `--beside` says it; empty for the place's own. */
+  difference: string;
+  stow: Lxstow;
+  /** Of the one worker. */
+  workerPid(): number;
+  /** Waits for what a 202 promised; throws unless it succeeds. Returns the backup's or instance's name. */
+  done(answer: Answer): Promise<string>;
+}
+
+export interface Place extends Contender, AsyncDisposable {
   lxd: LabLxd;
   api: LxdClient;
   s3: LabS3;
@@ -27,9 +40,8 @@ export interface Place extends AsyncDisposable {
   bucket: Client;
   /** What lxstow makes gzip with; `LXSTOW_GZIP_LIBRARY= npm run bench` has it make it with zlib. */
   gzip: 'ISA-L' | 'zlib';
-  stow: Lxstow;
-  /** Of the one worker. */
-  workerPid(): number;
+  /** More of lxstow, for the same LXD and bucket, which take turns with the place's own. */
+  beside: Contender[];
   /** MinIO's own client; undefined where it cannot be had. */
   mc: string | undefined;
   /** Likewise. */
@@ -39,8 +51,6 @@ export interface Place extends AsyncDisposable {
   /** LXD's own backup of an instance. */
   lxdBackup(instance: string, name: string): Promise<void>;
   dropLxdBackup(instance: string, name: string): Promise<void>;
-  /** Waits for what a 202 promised; throws unless it succeeds. */
-  done(answer: Answer): Promise<string>;
 }
 
 const never = new AbortController().signal;
@@ -49,10 +59,13 @@ const waiting = { signal: never, idleTimeoutMs: 300_000 };
 /** What users install. */
 export const built = fileURLToPath(new URL('../../dist/services/cli/main.js', import.meta.url));
 
-/** `profile`: a folder where gateway and worker leave their CPU profiles when they end. */
+/**
+ * `profile`: a folder where gateway and worker leave their CPU profiles when they end. `beside`: each is a contender, words separated by blanks: the
+ * file of another build's CLI, `NAME=value` for variables of its environment.
+ */
 export async function openPlace(
   log: Log,
-  { profile, engine }: { profile?: string | undefined; engine?: Engine } = {},
+  { profile, engine, beside = [] }: { profile?: string | undefined; engine?: Engine; beside?: string[] } = {},
 ): Promise<Place> {
   await using opening = new AsyncDisposableStack();
   const { lxd, nats, s3, lxdUnavailable } = opening.use(
@@ -65,19 +78,26 @@ export async function openPlace(
     (await findIsal(log).catch((error) => log(`without ISA-L: ${errorText(error)}`))) ??
     '';
   const config = { worker: { slots: 1, janitorEveryMinutes: 0 }, gzip: { library } };
-  const profiling = profile ? { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${profile}` } : {};
-  const stow = opening.use(
-    await startLxstow({
-      name: 'bench',
-      log,
-      natsUrl: nats.url,
-      s3,
-      socket: lxd.socket,
-      cli: built,
-      environment: () => profiling,
-      config,
-    }),
-  );
+  const start = async (difference: string, natsUrl: string): Promise<Contender> => {
+    const words = difference.split(' ').filter(Boolean);
+    const variables = Object.fromEntries(words.filter((word) => word.includes('=')).map(variable));
+    const [cli = built] = words.filter((word) => !word.includes('='));
+    const environment = (part: 'admin' | 'gateway' | 'worker') => {
+      if (!profile || part === 'admin') return variables;
+      return { NODE_OPTIONS: `${unitSettings(part).NODE_OPTIONS} --cpu-prof --cpu-prof-dir=${profile}`, ...variables };
+    };
+    const stow = opening.use(
+      await startLxstow({ name: 'bench', log, natsUrl, s3, socket: lxd.socket, cli, environment, config }),
+    );
+    return { difference, stow, workerPid: () => stow.workers[0]?.pid ?? 0, done: (answer) => done(stow, answer) };
+  };
+  const own = await start('', nats.url);
+  const { stow } = own;
+  const others: Contender[] = [];
+  for (const each of beside) {
+    const otherNats = opening.use(await startNats({ log, name: 'bench-beside' }));
+    others.push(await start(each, otherNats.url));
+  }
   const store = opening.use(createS3Store(loadConfig({ file: stow.configFile, env: {} }).s3));
   const folder = opening.use(await openFolder('bench-peers', log));
   await mkdir(join(folder.path, 'staging'));
@@ -88,6 +108,8 @@ export async function openPlace(
   const at = (instance: string): Address => ({ remote: 'local', project: lxd.project, instance });
   const owned = opening.move();
   return {
+    ...own,
+    beside: others,
     lxd,
     api,
     s3,
@@ -102,8 +124,6 @@ export async function openPlace(
       secretKey,
       region: 'us-east-1',
     }),
-    stow,
-    workerPid: () => stow.workers[0]?.pid ?? 0,
     mc: mc ?? undefined,
     rclone: rclone ?? undefined,
     folder: folder.path,
@@ -112,12 +132,18 @@ export async function openPlace(
       await createLxdBackup(api, at(instance), options, { ...waiting, onProgress: () => undefined });
     },
     dropLxdBackup: (instance, name) => deleteLxdBackup(api, at(instance), name, waiting),
-    async done(answer) {
-      if (answer.status !== 202) throw new Error(answer.text);
-      const { status, err } = await stow.finished(answer);
-      if (status !== 'Success') throw new Error(`${status}: ${err}`);
-      return answer.body.metadata.name;
-    },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+async function done(stow: Lxstow, answer: Answer): Promise<string> {
+  if (answer.status !== 202) throw new Error(answer.text);
+  const { status, err } = await stow.finished(answer);
+  if (status !== 'Success') throw new Error(`${status}: ${err}`);
+  return answer.body.metadata.name;
+}
+
+function variable(word: string): [string, string] {
+  const at = word.indexOf('=');
+  return [word.slice(0, at), word.slice(at + 1)];
 }

@@ -1,33 +1,32 @@
 /** Ways to bring an instance back: lxstow's, and what people do without it. */
 import { join } from 'node:path';
 import { run } from '../lab/run.ts';
-import { exportOf, lxminEnv, lxminLine, mcEnv, saveExport, type Way } from './backups.ts';
+import { exportOf, lxminEnv, lxminLine, lxstowWays, mcEnv, saveExport, type Way } from './backups.ts';
 import { measure, measureShell } from './measure.ts';
-import type { Place } from './place.ts';
+import type { Contender, Place } from './place.ts';
 
 const target = 'again';
 
 export function restoreWays(place: Place, { lxmin }: { lxmin?: string | undefined }): Way[] {
-  const ways = [lxcImport(place), ...['none', 'gzip', 'zstd'].map((compression) => lxstow(place, compression))];
+  const ways = [
+    lxcImport(place),
+    ...lxstowWays(place, (contender, compression) => lxstow(place, contender, compression)),
+  ];
   if (place.mc) ways.push(mcCat(place, place.mc));
   if (lxmin) ways.push(lxminRestore(place, lxmin));
   return ways;
 }
 
-function lxstow(place: Place, compression: string): Way {
-  const { stow, done, workerPid } = place;
+function lxstow(place: Place, { stow, done, workerPid }: Contender, compression: string): Way['run'] {
   let backup: string | undefined;
-  return {
-    name: `lxstow, ${compression}`,
-    async run(instance) {
-      const path = `/1.0/instances/${instance}/backups`;
-      backup ??= await done(await stow.request('POST', `${path}?compression=${compression}`));
-      const cost = await measure(async () => {
-        await done(await stow.request('POST', `${path}/${backup}`, { body: { name: target } }));
-      }, workerPid());
-      await dropTarget(place);
-      return cost;
-    },
+  return async (instance) => {
+    const path = `/1.0/instances/${instance}/backups`;
+    backup ??= await done(await stow.request('POST', `${path}?compression=${compression}`));
+    const cost = await measure(async () => {
+      await done(await stow.request('POST', `${path}/${backup}`, { body: { name: target } }));
+    }, workerPid());
+    await dropTarget(place);
+    return cost;
   };
 }
 

@@ -150,7 +150,7 @@ describe('an LXD', { timeout: 600_000 }, () => {
     it('stands still: lxd-stalled, and another attempt succeeds', async () => {
       const fault = lxd.faults.next('export', { holdAt: 20 * mib });
       const answer = await begin();
-      assert.match(await isRetried(stack, answer), /the export of c1 stood still for 2 s/);
+      assert.match(await isRetried(stack, answer), /the export of c1 made no progress for 2 s/);
       fault.release();
       await endsWell(answer);
     });
@@ -263,13 +263,13 @@ describe('an LXD', { timeout: 600_000 }, () => {
 
     it('reads no further: lxd-stalled, and another attempt succeeds', async () => {
       const fault = lxd.faults.next('import', { holdAt: 20 * mib });
-      await isDoneAgain('slow', await restore('slow'), /the import of slow stood still for 2 s/);
+      await isDoneAgain('slow', await restore('slow'), /the import of slow made no progress for 2 s/);
       fault.release();
     });
 
     it('takes everything and does not answer: lxd-stalled, and another attempt succeeds', async () => {
       const fault = lxd.faults.next('import', { hold: 'answer' });
-      await isDoneAgain('silent', await restore('silent'), /the import of silent stood still for 2 s/);
+      await isDoneAgain('silent', await restore('silent'), /the import of silent made no progress for 2 s/);
       fault.release();
     });
 

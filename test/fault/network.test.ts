@@ -83,7 +83,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       const { s3 } = worker.wires;
       s3.after('up', 20 * mib, () => s3.stall('down'));
       const answer = await begin();
-      assert.match(await isRetried(stack, answer), /S3 at http:\/\/127\.0\.0\.1:\d+ was silent for 1500 ms/);
+      assert.match(await isRetried(stack, answer), /S3 at http:\/\/127\.0\.0\.1:\d+ did not answer for 1500 ms/);
       await s3.heal();
       await endsWell(answer);
     });
@@ -92,7 +92,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       const { s3 } = worker.wires;
       s3.after('up', 20 * mib, () => s3.stall());
       const answer = await begin();
-      assert.match(await isRetried(stack, answer), /S3 at .* was silent/);
+      assert.match(await isRetried(stack, answer), /S3 at .* did not answer/);
       await s3.heal();
       await endsWell(answer);
     });
@@ -102,7 +102,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       const backup = await stack.backup('c1', '?compression=none');
       s3.after('down', 20 * mib, () => s3.stall('down'));
       const answer = await stack.stow.request('POST', `/1.0/instances/c1/backups/${backup}`, { body: { name: 'c2' } });
-      assert.match(await isRetried(stack, answer), /S3 at .* was silent/);
+      assert.match(await isRetried(stack, answer), /S3 at .* did not answer/);
       await s3.heal();
       await succeeded(stack.stow, answer);
       await stack.remove('c2');
@@ -175,7 +175,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       const { lxd } = worker.wires;
       lxd.after('down', 50 * mib, () => lxd.stall('down'));
       const answer = await begin();
-      assert.match(await isRetried(stack, answer), /the export of c1 stood still for 3 s/);
+      assert.match(await isRetried(stack, answer), /the export of c1 made no progress for 3 s/);
       assert.match(linesOf(await worker.log(), answer), /"code":"lxd-stalled"/);
       await lxd.heal();
       await endsWell(answer);
@@ -219,7 +219,7 @@ describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
       const { lxd } = worker.wires;
       lxd.after('up', 50 * mib, () => lxd.stall());
       const answer = await stack.stow.request('POST', `/1.0/instances/c1/backups/${backup}`, { body: { name: 'c4' } });
-      assert.match(await isRetried(stack, answer), /the import of c4 stood still for 3 s/);
+      assert.match(await isRetried(stack, answer), /the import of c4 made no progress for 3 s/);
       await lxd.heal();
       await succeeded(stack.stow, answer);
       await stack.remove('c4');

@@ -194,7 +194,10 @@ describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
       assert.equal(of.get(name)?.state, 'sound', JSON.stringify(of.get(name)));
     const { state, error, code } = of.get(cut) ?? {};
     assert.deepEqual([state, code], ['failed', 'archive-corrupt']);
-    assert.match(error ?? '', new RegExp(`^s3://lxstow/c1/${cut}_instance.tar.gz: the archive is damaged or cut`));
+    assert.match(
+      error ?? '',
+      new RegExp(`^s3://lxstow/c1/${cut}_instance.tar.gz: the archive is damaged or truncated`),
+    );
     assert.deepEqual(await stack.keys(), before);
   });
 

@@ -64,7 +64,7 @@ async function closed(connections: Socket[]): Promise<void> {
 
 /** All of an answer's body, read in stretches of `step`. */
 async function read(downloader: Downloader, url: string, step = 1000): Promise<Buffer> {
-  const download = await downloader.ask('GET', url, {}, never);
+  const download = await downloader.get(url, {}, never);
   const stretches: Buffer[] = [];
   for (;;) {
     const memory = pooled(step);
@@ -107,7 +107,7 @@ describe('a download', { timeout: 600_000 }, () => {
       socket.write(`HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n${'x'.repeat(400_000)}`),
     );
     using downloader = new Downloader();
-    const download = await downloader.ask('GET', server.url, {}, never);
+    const download = await downloader.get(server.url, {}, never);
     const memory = pooled(300_000);
     await download.fill(memory.subarray(100_000, 200_000), never);
     await new Promise((resolve) => setTimeout(resolve, 50));
@@ -129,7 +129,7 @@ describe('a download', { timeout: 600_000 }, () => {
       go();
     });
     using downloader = new Downloader();
-    const download = await downloader.ask('GET', server.url, {}, never);
+    const download = await downloader.get(server.url, {}, never);
     let before = -1;
     while (before !== written) {
       before = written;
@@ -158,7 +158,7 @@ describe('a download', { timeout: 600_000 }, () => {
     it(`refuses ${what}`, async () => {
       await using server = await serve((socket) => socket.write(answer));
       using downloader = new Downloader();
-      await assert.rejects(downloader.ask('GET', server.url, {}, never), /^Error: the (answer|head)/);
+      await assert.rejects(downloader.get(server.url, {}, never), /^Error: the (answer|head)/);
       await closed(server.connections);
     });
   }
@@ -168,7 +168,7 @@ describe('a download', { timeout: 600_000 }, () => {
       socket.write('HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone'),
     );
     using downloader = new Downloader();
-    const answer = await downloader.ask('GET', server.url, {}, never);
+    const answer = await downloader.get(server.url, {}, never);
     assert.equal(answer.status, 404);
     assert.equal((await answer.body(100, never)).toString(), 'gone');
   });
@@ -189,32 +189,11 @@ describe('a download', { timeout: 600_000 }, () => {
       });
       using downloader = new Downloader();
       const bodyUpTo = async (limit: number) =>
-        (await (await downloader.ask('GET', server.url, {}, never)).body(limit, never)).toString();
+        (await (await downloader.get(server.url, {}, never)).body(limit, never)).toString();
       assert.deepEqual([await bodyUpTo(100), await bodyUpTo(3)], ['NoSuchBucket', '']);
       await closed(server.connections);
       assert.equal(server.connections.length, 2);
     });
-
-  it('of a head has no body, whatever length it tells, and leaves the connection for the next', async () => {
-    await using server = await serve((socket, count) => {
-      if (count === 1) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 7\r\nETag: "a"\r\n\r\n');
-      else if (count === 2) socket.write('HTTP/1.1 404 Not Found\r\nContent-Length: 300\r\n\r\n');
-      else if (count === 3) socket.write('HTTP/1.1 404 Not Found\r\n\r\n');
-      else socket.write('HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc');
-    });
-    using downloader = new Downloader();
-    const found = await downloader.ask('HEAD', server.url, {}, never);
-    assert.deepEqual([found.status, found.length, found.headers.get('etag')], [200, 7, '"a"']);
-    assert.equal((await found.body(100, never)).length, 0);
-    for (let i = 0; i < 2; i++) {
-      const missing = await downloader.ask('HEAD', server.url, {}, never);
-      assert.equal(missing.status, 404);
-      assert.equal((await missing.body(100, never)).length, 0);
-    }
-    assert.equal((await read(downloader, server.url)).toString(), 'abc');
-    assert.match(server.requests[0] ?? '', /^HEAD \/x HTTP/);
-    assert.equal(server.connections.length, 1);
-  });
 
   it('fails when it is cut, and when the server is silent, and when it is given up', async () => {
     await using server = await serve((socket, count) => {
@@ -223,19 +202,19 @@ describe('a download', { timeout: 600_000 }, () => {
     });
     using downloader = new Downloader();
     const memory = pooled(10);
-    const cut = await downloader.ask('GET', server.url, {}, never);
+    const cut = await downloader.get(server.url, {}, never);
     await assert.rejects(cut.fill(memory, never), /closed before the end/);
 
     const silence = { ms: 100, error: () => new Error('too long') };
-    const silent = await downloader.ask('GET', server.url, {}, never);
+    const silent = await downloader.get(server.url, {}, never);
     await assert.rejects(silent.fill(memory, { ...never, silence }), /too long/);
 
     const controller = new AbortController();
-    const givenUp = await downloader.ask('GET', server.url, {}, never);
+    const givenUp = await downloader.get(server.url, {}, never);
     const filling = givenUp.fill(memory, controller);
     controller.abort(new Error('no more'));
     await assert.rejects(filling, /no more/);
-    await assert.rejects(downloader.ask('GET', server.url, {}, controller), /no more/);
+    await assert.rejects(downloader.get(server.url, {}, controller), /no more/);
     await closed(server.connections);
   });
 
@@ -283,15 +262,12 @@ describe('a download', { timeout: 600_000 }, () => {
     assert.deepEqual(await read(downloader, server.url, 77_777), body);
     assert.equal(server.connections.length, 1);
     using misled = new Downloader({ tls: { ca: stranger.cert } });
-    await assert.rejects(misled.ask('GET', server.url, {}, never), /self-signed certificate/);
+    await assert.rejects(misled.get(server.url, {}, never), /self-signed certificate/);
   });
 
   it('sends nothing that could be taken for two requests', async () => {
     using downloader = new Downloader();
-    await assert.rejects(downloader.ask('GET', 'http://127.0.0.1:1/a b', {}, never), /printable ASCII/);
-    await assert.rejects(
-      downloader.ask('GET', 'http://127.0.0.1:1/', { range: 'x\r\ny: z' }, never),
-      /printable ASCII/,
-    );
+    await assert.rejects(downloader.get('http://127.0.0.1:1/a b', {}, never), /printable ASCII/);
+    await assert.rejects(downloader.get('http://127.0.0.1:1/', { range: 'x\r\ny: z' }, never), /printable ASCII/);
   });
 });

@@ -169,7 +169,7 @@ describe('an export', { timeout: 600_000 }, () => {
         assertError(await stack.stow.request('DELETE', path().replace('/export', '')), 409, /restored or exported/);
         await until(
           () => stack.stow.logOf('gateway'),
-          (log) => log.includes('stood still for 8 s'),
+          (log) => log.includes('made no progress for 8 s'),
         );
         const free = await until(
           () => fetched(path()),

@@ -154,14 +154,14 @@ describe('a server that is silent', () => {
         shortMs,
       );
       const begun = performance.now();
-      await fails(run(server.store), 's3-unavailable', server.endpoint, `silent for ${shortMs} ms`);
+      await fails(run(server.store), 's3-unavailable', server.endpoint, `did not answer for ${shortMs} ms`);
       assert.ok(performance.now() - begun >= shortMs - 5);
     });
   }
 
   it('while it takes nothing of a part', at, async () => {
     await using server = await scripted(createServer({ pauseOnConnect: true }), shortMs);
-    await fails(calls.putPart(server.store), 's3-unavailable', server.endpoint, 'silent');
+    await fails(calls.putPart(server.store), 's3-unavailable', server.endpoint, 'did not answer');
   });
 
   it('before it even accepts the connection', at, async () => {
@@ -179,7 +179,7 @@ describe('a server that is silent', () => {
       await Promise.all(full);
       const endpoint = `http://127.0.0.1:${port}`;
       using store = createS3Store({ ...access, endpoint, idleTimeoutMs: shortMs });
-      await fails(store.probe(never), 's3-unavailable', endpoint, 'silent');
+      await fails(store.probe(never), 's3-unavailable', endpoint, 'did not answer');
     } finally {
       for (const socket of waiting) socket.destroy();
       child.kill('SIGKILL');
@@ -197,7 +197,7 @@ describe('a server that is silent', () => {
   for (const [call, head] of Object.entries(heads) as [keyof typeof heads, string][]) {
     it(`in the middle of the answer to ${call}`, at, async () => {
       await using server = await cutShort(head, 'silent');
-      await fails(calls[call](server.store), 's3-unavailable', server.endpoint, /silent|503/);
+      await fails(calls[call](server.store), 's3-unavailable', server.endpoint, /did not answer|503/);
     });
 
     it(`for good: it hangs up in the middle of the answer to ${call}`, at, async () => {
@@ -562,7 +562,7 @@ describe('MinIO', { timeout: 600_000 }, () => {
     try {
       const sending = store.putPart(upload, 1, body, crc32, never);
       const creating = store.create('stopped-too', Buffer.from('x'), settings, never);
-      assert.match((await noticed).message, /silent for 1000 ms/);
+      assert.match((await noticed).message, /did not answer for 1000 ms/);
       await s3.kill('SIGCONT');
       const etag = await sending;
       const whole = await store.completeUpload(upload, [{ number: 1, etag, crc32 }], never);

@@ -8,6 +8,7 @@ import { assertDescribed } from './described.ts';
 import { type LabFolder, openFolder } from './folder.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
 import { type Log, run } from './run.ts';
+import { unitSettings } from './unitSettings.ts';
 
 const sources = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
@@ -117,7 +118,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
       command: process.execPath,
       args: [cli, '--config', configFile, command],
       folder: place,
-      env: { ...env, ...environment(command) },
+      env: { ...unitSettings(command), ...env, ...environment(command) },
       ready: answers(async (signal) => {
         const health = await fetch(`http://127.0.0.1:${healthPort}/healthz`, { signal });
         if (!health.ok) throw new Error(await health.text());

@@ -188,6 +188,6 @@ describe('threads', () => {
     );
     await threads[Symbol.asyncDispose]();
     assert.ok((await asked).some(({ status }) => status === 'rejected'));
-    await assert.rejects(threads.sha256(room(Buffer.from('x'))), /have ended/);
+    await assert.rejects(threads.sha256(room(Buffer.from('x'))), /pool is closed/);
   });
 });

@@ -75,5 +75,5 @@ function prove({ deflate, crc32 }: Deflate): void {
   const size = deflate(packed, text.length, 0);
   if (size === undefined || !zlib.inflateRawSync(packed.subarray(0, size)).equals(text))
     throw new Error('zlib cannot read what it deflates');
-  if (crc32(text) !== zlib.crc32(text)) throw new Error('its CRC-32 is another than zlib’s');
+  if (crc32(text) !== zlib.crc32(text)) throw new Error("its CRC-32 differs from zlib's");
 }

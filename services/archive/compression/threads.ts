@@ -119,7 +119,7 @@ export class Threads implements AsyncDisposable {
   }
 
   #run<T>(task: Task): Promise<T> {
-    if (this.#disposed) return Promise.reject(new Error('the threads have ended'));
+    if (this.#disposed) return Promise.reject(new Error('the thread pool is closed'));
     const job: Job = { task, ...Promise.withResolvers<unknown>() };
     this.#queue.push(job);
     this.#assign();
@@ -175,7 +175,7 @@ export class Threads implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#disposed = true;
-    for (const job of this.#queue.splice(0)) job.reject(new Error('the threads have ended'));
+    for (const job of this.#queue.splice(0)) job.reject(new Error('the thread pool is closed'));
     await Promise.all([...this.#threads].map(({ worker }) => worker.terminate()));
   }
 }

@@ -65,7 +65,7 @@ export async function readTar(
   } catch (error) {
     const code = String((error as { code?: unknown }).code);
     if (!/^(Z|ZSTD_error)_/.test(code)) throw error;
-    throw new LxstowError('bad-request', `the archive is damaged or cut: ${(error as Error).message}`, {
+    throw new LxstowError('bad-request', `the archive is damaged or truncated: ${(error as Error).message}`, {
       cause: error,
     });
   }
@@ -94,7 +94,7 @@ class Ratio {
       if (this.#unpacked > this.#freely && this.#unpacked > mostOfOneByte * this.#packed)
         throw new LxstowError(
           'too-large',
-          `the archive has unpacked to ${this.#unpacked} bytes so far, of ${this.#packed}`,
+          `the archive expands to more than ${this.#unpacked} bytes from ${this.#packed} bytes read`,
         );
       yield chunk;
     }

@@ -151,5 +151,5 @@ function devices(value: unknown): Record<string, Record<string, string>> {
 }
 
 export function notLxds(why: string, cause?: unknown): LxstowError {
-  return new LxstowError('bad-request', `this is no archive of LXD's: ${why}`, { cause });
+  return new LxstowError('bad-request', `this is not an LXD archive: ${why}`, { cause });
 }

@@ -6,7 +6,7 @@ import { readTar } from '../../archive/tar/decompress.ts';
 import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
 import { readIndex } from '../../archive/tar/lxdIndex.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
-import { Places } from '../../concurrency/semaphore.ts';
+import { Semaphore } from '../../concurrency/semaphore.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type Compression, check, type Operation, type Tags } from '../../contract/schemas.ts';
 import { Intake, type Judge } from '../../intake/intake.ts';
@@ -52,7 +52,7 @@ export function uploadRoutes(parts: GatewayParts): Router {
   });
   const router = Router();
   /** One index at a time is parsed, whoever sends how many. */
-  const parsing = new Places(1);
+  const parsing = new Semaphore(1);
 
   router.post('/', async (request, response) => {
     if (!request.is('application/octet-stream'))

@@ -1,15 +1,15 @@
-/** Places: never more at a time, each in its turn, and none lost when somebody gives up. */
+/** Semaphore: never more at a time, each in its turn, and none lost when somebody gives up. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { Places } from '../../services/concurrency/semaphore.ts';
-import { Line } from '../../services/concurrency/waiterQueue.ts';
+import { Semaphore } from '../../services/concurrency/semaphore.ts';
+import { WaiterQueue } from '../../services/concurrency/waiterQueue.ts';
 
 const never = new AbortController().signal;
 
 describe('places', () => {
   it('are given in turn', async () => {
-    const places = new Places(2);
+    const places = new Semaphore(2);
     const came: string[] = [];
     const visit = async (name: string) => {
       using _place = await places.take(never);
@@ -21,7 +21,7 @@ describe('places', () => {
   });
 
   it('are kept by who gives up in the turn in which it is served, and nobody else is forgotten', async () => {
-    const line = new Line<string>();
+    const line = new WaiterQueue<string>();
     const [first, second] = [new AbortController(), new AbortController()];
     const [a, b] = [line.wait(first.signal), line.wait(second.signal)];
     line.serve('one');
@@ -36,7 +36,7 @@ describe('places', () => {
       fc.integer({ min: 1, max: 3 }),
       fc.array(fc.record({ turns: fc.nat(4), givesUpAfter: fc.option(fc.nat(4)) }), { maxLength: 12 }),
       async (most, visitors) => {
-        const places = new Places(most);
+        const places = new Semaphore(most);
         const turn = async (count: number) => {
           for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
         };

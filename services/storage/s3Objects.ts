@@ -1,0 +1,66 @@
+/** Objects over S3: small ones whole, archives by range. */
+import { LxstowError } from '../contract/errors.ts';
+import { formatTagging, type Tags } from '../contract/schemas.ts';
+import type { ObjectStore } from './objectStore.ts';
+import { etagOf, type S3Connection, wholeBytes } from './s3Connection.ts';
+import { bare, md5, parseTags, tagging } from './s3Messages.ts';
+import { unlessGone } from './s3Refusals.ts';
+
+type Objects = Pick<ObjectStore, 'create' | 'replace' | 'tag' | 'tagsOf' | 'read' | 'stat' | 'readRange' | 'remove'>;
+
+export function s3Objects(s3: S3Connection): Objects {
+  return {
+    async create(key, body, { tags = {}, contentType }, signal) {
+      const headers = { 'if-none-match': '*', ...described(body, contentType, tags) };
+      return etagOf(await s3.send({ method: 'PUT', key, headers, body, signal }));
+    },
+
+    async replace(key, etag, body, { tags, contentType }, signal) {
+      const headers = { 'if-match': `"${etag}"`, ...described(body, contentType, tags) };
+      return etagOf(await s3.send({ method: 'PUT', key, headers, body, signal }));
+    },
+
+    async tag(key, tags, signal) {
+      const body = Buffer.from(tagging(tags));
+      const headers = described(body, 'application/xml');
+      await s3.send({ method: 'PUT', key, query: { tagging: '' }, headers, body, signal });
+    },
+
+    async tagsOf(key, signal) {
+      const tags = await s3.ask('Tagging', { method: 'GET', key, query: { tagging: '' }, signal }, parseTags);
+      return tags as Record<string, string>;
+    },
+
+    read: (key, signal) =>
+      s3.download({ key, signal }, async (answer, waiting) => {
+        if (answer.length > wholeBytes)
+          throw new LxstowError('s3-refused', `an object that is read whole is larger than ${wholeBytes} bytes`);
+        return { body: await answer.body(wholeBytes, waiting), etag: bare(answer.headers.get('etag') ?? '') };
+      }),
+
+    async stat(key, signal) {
+      const answer = await s3.send({ method: 'HEAD', key, signal });
+      return { size: Number(answer.headers['content-length']), etag: etagOf(answer) };
+    },
+
+    readRange(key, etag, start, into, signal) {
+      const headers = { range: `bytes=${start}-${start + into.length - 1}`, 'if-match': `"${etag}"` };
+      return s3.download({ key, headers, signal }, async (answer, waiting) => {
+        if (answer.length !== into.length)
+          throw new LxstowError('s3-unavailable', `S3 sent ${answer.length} bytes of ${into.length}`);
+        await answer.fill(into, waiting);
+      });
+    },
+
+    async remove(key, signal) {
+      await s3.send({ method: 'DELETE', key, signal }).catch(unlessGone);
+    },
+  };
+}
+
+/** Headers that describe a body. AWS requires a checksum of tags, and in a bucket with Object Lock of every body. */
+function described(body: Buffer, contentType: string, tags: Tags = {}): Record<string, string> {
+  const headers: Record<string, string> = { 'content-type': contentType, 'content-md5': md5(body) };
+  if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+  return headers;
+}
