@@ -1,4 +1,4 @@
-/** Writes docs/openapi.json from schemas/: `node docs/openapi.ts`. With --check it only says whether it is stale. The gateway serves it, and knows its paths and methods by it. */
+/** Writes docs/openapi.json from schemas/: `node docs/openapi.ts`. With --check it only says whether it is stale. The gateway serves it; test/unit/access.test.ts holds its paths against the routes. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { version } from '../services/contract/version.ts';
 import { type Json, openBundle } from './bundle.ts';

@@ -4,6 +4,7 @@ import type { Config } from '../contract/schemas.ts';
 import type { Reservations } from '../coordination/reservations.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
 import type { Keeper } from '../fleet/keeper.ts';
+import type { Intake } from '../intake/intake.ts';
 import type { Submitter } from '../jobs/submit.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
@@ -36,6 +37,8 @@ export interface GatewayParts extends TrustParts {
   keeper: Keeper;
   submitter: Submitter;
   transfers: Transfers;
+  /** Stores the archives that clients send. */
+  intake: Intake;
   absences: Absences;
   awayWorkers: AwayWorkers;
   certificate: ServerCertificate;

@@ -12,6 +12,7 @@ import { Leases } from '../coordination/leases.ts';
 import { Reservations } from '../coordination/reservations.ts';
 import { FleetStore, FleetView } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
+import { Intake } from '../intake/intake.ts';
 import { Submitter } from '../jobs/submit.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { connectNats } from '../nats/connection.ts';
@@ -26,7 +27,7 @@ import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { serveHealth } from '../telemetry/health.ts';
 import { type Log, onLine } from '../telemetry/logger.ts';
-import { createGatewayMetrics } from '../telemetry/metrics.ts';
+import { countJob, createGatewayMetrics } from '../telemetry/metrics.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
 import { serverCertificate } from '../trust/serverCertificate.ts';
 import { connectionLimits } from './access/connections.ts';
@@ -112,6 +113,17 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   fleet.follow(ended.signal, (error) => log.warn('the records of instances are not read', { error }));
   const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix: config.s3.prefix, log });
   const gauges = new Gauges({ nats, leases, config, fleet, metrics, log });
+  const reservations = new Reservations(leases);
+  const intake = new Intake({
+    ...transfers.tools,
+    prefix: config.s3.prefix,
+    cancels: feed,
+    operations,
+    reservations,
+    catalog,
+    keeper,
+    onEnd: (operation, result) => countJob(metrics, operation, result),
+  });
   const parts: GatewayParts = {
     config,
     log,
@@ -121,13 +133,14 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     runs,
     runFeed,
     eventSockets,
-    reservations: new Reservations(leases),
+    reservations,
     catalog,
     fleet,
     keeper,
     metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
     transfers,
+    intake,
     absences: new Absences(leases, log),
     awayWorkers: new AwayWorkers({ nats, leases, operations, log }),
     ...trust,

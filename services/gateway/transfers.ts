@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import type { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { Places } from '../concurrency/semaphore.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { Claim } from '../coordination/claims.ts';
@@ -29,6 +30,8 @@ export interface TransferTools {
 
 export class Transfers {
   readonly tools: TransferTools;
+  /** One index of an upload is parsed at a time, however many arrive. */
+  readonly parsing = new Places(1);
   readonly #ended = new EventEmitter();
   /** Of transfers that have ended: the next ones'. Never more than were under way at a time. */
   readonly #memories: SlotMemory[] = [];

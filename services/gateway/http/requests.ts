@@ -98,24 +98,29 @@ export function bodyOf(request: Request): unknown {
   return body === undefined || body === null || body === '' ? {} : body;
 }
 
-/** Readers of the instance and the backup that a path names. */
-export function addressing({ remotes, gateway }: Config) {
-  const instanceIn = (request: Request, known: string[] | undefined): Address => ({
-    ...placeOf(request, known, gateway.defaultRemote),
-    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
-  });
-  const backupIn = (request: Request, known: string[] | undefined): BackupAddress => ({
-    ...instanceIn(request, known),
-    backup: parameter(request, 'backup', 'names.json#/$defs/backupName'),
-  });
-  const known = Object.keys(remotes);
+/** The instance that a path names, on a remote of the configuration. */
+export function instanceOf(request: Request, { remotes, gateway }: Config): Address {
   return {
-    instanceOf: (request: Request) => instanceIn(request, known),
-    backupOf: (request: Request) => backupIn(request, known),
-    /** To read what is stored: the remote may be gone, its backups are not. */
-    storedInstanceOf: (request: Request) => instanceIn(request, undefined),
-    storedBackupOf: (request: Request) => backupIn(request, undefined),
+    ...placeOf(request, Object.keys(remotes), gateway.defaultRemote),
+    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
   };
+}
+
+/** The backup that a path names, on a remote of the configuration. */
+export function backupOf(request: Request, config: Config): BackupAddress {
+  return { ...instanceOf(request, config), backup: parameter(request, 'backup', 'names.json#/$defs/backupName') };
+}
+
+/** The same to read what is stored: the remote may be gone, its backups are not. */
+export function storedInstanceOf(request: Request, { gateway }: Config): Address {
+  return {
+    ...placeOf(request, undefined, gateway.defaultRemote),
+    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
+  };
+}
+
+export function storedBackupOf(request: Request, config: Config): BackupAddress {
+  return { ...storedInstanceOf(request, config), backup: parameter(request, 'backup', 'names.json#/$defs/backupName') };
 }
 
 /** Throws bad-request for names that a restore gives to what it works on. */

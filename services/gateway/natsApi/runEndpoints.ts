@@ -14,7 +14,7 @@ import { refusalOf } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, visibleRun } from '../views/runView.ts';
+import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
 import type { Endpoint, Question } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
@@ -32,7 +32,7 @@ export const runEndpoints: Endpoint[] = [
     async run(parts, question) {
       const request = requestIn(parts, question);
       const remotes = question.address.remote === all ? Object.keys(parts.config.remotes) : [question.address.remote];
-      return shown(await createRun(toolsOf(parts), request, remotes, { trace: question.trace }), question);
+      return shown(await createRun(runTools(parts), request, remotes, { trace: question.trace }), question);
     },
   },
   {
@@ -89,7 +89,7 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
       const { new_id } = question.body as RunRetryRequest;
-      const made = await retryRun(toolsOf(parts), await wholeRun(parts, question), new_id, { trace: question.trace });
+      const made = await retryRun(runTools(parts), await wholeRun(parts, question), new_id, { trace: question.trace });
       return shown(made, question);
     },
   },
@@ -120,10 +120,6 @@ function requestIn({ config }: GatewayParts, { address, body }: Question): Creat
     },
     ...(notifyEndpoint !== undefined && { notifyEndpoint }),
   };
-}
-
-function toolsOf({ nats, runs, config }: GatewayParts) {
-  return { nats, runs, inventoryTimeoutMs: config.gateway.inventoryTimeoutMs };
 }
 
 function runOf({ runs }: GatewayParts, question: Question): Promise<Run> {

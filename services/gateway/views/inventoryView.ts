@@ -53,3 +53,15 @@ export async function askSome(...asked: Parameters<typeof askRemotes>): Promise<
   if (found.size === 0 && error) throw error;
   return found;
 }
+
+/** An instance's path, with what it takes to mean this one. */
+export function instancePath(
+  { name, project, location }: { name: string; project: string; location: string },
+  defaultRemote: string,
+): string {
+  const search = new URLSearchParams({
+    ...(project !== 'default' && { project }),
+    ...(location !== defaultRemote && { target: location }),
+  });
+  return `/1.0/instances/${name}${search.size > 0 ? `?${search}` : ''}`;
+}

@@ -1,9 +1,16 @@
 /** What clients do to runs, by whichever API they ask. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Run, RunChild, RunChildPage, RunPage } from '../../contract/schemas.ts';
+import type { RunTools } from '../../runs/createRun.ts';
 import { hasEnded, type MaySee, seenPlaces, shownChild, shownRun } from '../../runs/fold.ts';
 import { chunkSize } from '../../runs/plan.ts';
 import { type RunStore, runCursor } from '../../runs/runStore.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
+
+/** What making a run takes. */
+export function runTools({ nats, runs, config }: Pick<GatewayParts, 'nats' | 'runs' | 'config'>): RunTools {
+  return { nats, runs, inventoryTimeoutMs: config.gateway.inventoryTimeoutMs };
+}
 
 export function missingRun(id: string): LxstowError {
   return new LxstowError('not-found', `run ${id} does not exist`);
