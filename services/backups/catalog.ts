@@ -38,6 +38,8 @@ interface ManifestEntry {
 const mostClashes = 20;
 const readsInFlight = 32;
 const mostKept = 20_000;
+/** The index of a project is read once for each batch. */
+const batchLength = mostKept;
 /** Of what S3 lists in one answer. */
 const pageLength = 1000;
 /** A store lists one page after the other, but several listings at a time: three times as fast on MinIO with two cores. */
@@ -140,20 +142,33 @@ export class Catalog {
     return this.#summaries(entries, of.instance === undefined, signal);
   }
 
+  /** The same in batches, as the store lists them. */
+  async *batches(of: Part, signal: AbortSignal): AsyncGenerator<Summary[]> {
+    let entries: ManifestEntry[] = [];
+    for await (const entry of this.#manifests(of, signal)) {
+      entries.push(entry);
+      if (entries.length < batchLength) continue;
+      yield await this.#summaries(entries, false, signal);
+      entries = [];
+    }
+    yield await this.#summaries(entries, false, signal);
+  }
+
   /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
   async page(
-    of: { remote: string; project: string; instance?: string },
-    { limit, after = '' }: { limit: number; after?: string },
+    of: Part,
+    { limit, after = '' }: { limit: number; after?: string | undefined },
     signal: AbortSignal,
   ): Promise<{ summaries: Summary[]; next?: string }> {
+    const cursor = ({ address }: ManifestEntry) => cursorOf(address, of);
     const behind: ManifestEntry[] = [];
-    for await (const entry of this.#manifests(of, signal)) if (cursorOf(entry.address) > after) behind.push(entry);
+    for await (const entry of this.#manifests(of, signal)) if (cursor(entry) > after) behind.push(entry);
     // Not every store lists in this order (docs/s3.md).
-    behind.sort((a, b) => (cursorOf(a.address) < cursorOf(b.address) ? -1 : 1));
+    behind.sort((a, b) => (cursor(a) < cursor(b) ? -1 : 1));
     const page = behind.slice(0, limit);
     const summaries = await this.#summaries(page, false, signal);
     const last = behind.length > limit ? page.at(-1) : undefined;
-    return { summaries, ...(last && { next: cursorOf(last.address) }) };
+    return { summaries, ...(last && { next: cursor(last) }) };
   }
 
   /** As the store lists them; what is more than a page, in pieces side by side. */
@@ -314,9 +329,10 @@ function idOf({ object: { key, etag, size } }: { object: Omit<StoredObject, 'mod
   return `${key} ${etag} ${size}`;
 }
 
-/** Where a backup is in the order of a list. */
-export function cursorOf({ instance, backup }: BackupAddress): string {
-  return `${instance}/${backup}`;
+/** Where a backup is in the order of a list; which remote and project, only where the list has several. */
+export function cursorOf({ remote, project, instance, backup }: BackupAddress, of: Part): string {
+  const own = `${instance}/${backup}`;
+  return of.remote === undefined || of.project === undefined ? `${remote}/${project}/${own}` : own;
 }
 
 async function* each<T>(items: T[]): AsyncGenerator<T> {

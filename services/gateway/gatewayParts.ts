@@ -17,6 +17,7 @@ import type { TrustParts } from './access/openTrust.ts';
 import type { EventSockets } from './events/eventSockets.ts';
 import type { OperationFeed } from './events/feed.ts';
 import type { Absences } from './http/absences.ts';
+import type { Shares } from './http/shares.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
 
@@ -37,6 +38,8 @@ export interface GatewayParts extends TrustParts {
   keeper: Keeper;
   submitter: Submitter;
   transfers: Transfers;
+  /** Lists that are being sent as NDJSON. */
+  lists: Shares;
   /** Stores the archives that clients send. */
   intake: Intake;
   absences: Absences;

@@ -39,6 +39,7 @@ import { takeUpgrades } from './events/upgrade.ts';
 import type { GatewayParts } from './gatewayParts.ts';
 import { Gauges } from './gauges.ts';
 import { Absences } from './http/absences.ts';
+import { listShares } from './http/lines.ts';
 import { serveOverNats } from './natsApi/service.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
@@ -140,6 +141,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
     transfers,
+    lists: listShares(),
     intake,
     absences: new Absences(leases, log),
     awayWorkers: new AwayWorkers({ nats, leases, operations, log }),

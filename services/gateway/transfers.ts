@@ -11,6 +11,7 @@ import type { Leases } from '../coordination/leases.ts';
 import { claimKey, removal } from '../nats/topology.ts';
 import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
+import { Shares } from './http/shares.ts';
 
 export interface TransferTools {
   /** Transfers at a time. */
@@ -35,12 +36,17 @@ export class Transfers {
   readonly #ended = new EventEmitter();
   /** Of transfers that have ended: the next ones'. Never more than were under way at a time. */
   readonly #memories: SlotMemory[] = [];
-  #running = 0;
-  /** Transfers under way, by client. */
-  readonly #clients = new Map<string, number>();
+  readonly #shares: Shares;
 
   constructor(tools: TransferTools) {
     this.tools = tools;
+    const { most, mostPerClient } = tools;
+    const ownFull = `${mostPerClient} exports and uploads of this client are under way (gateway.transfersPerClient)`;
+    this.#shares = new Shares({
+      ...{ most, mostPerClient },
+      full: `${most} exports and uploads are under way (gateway.transfers): try later`,
+      ownFull: `${ownFull}: try when one has ended`,
+    });
   }
 
   /**
@@ -48,25 +54,13 @@ export class Transfers {
    * taken, or the client's share.
    */
   begin(client: string): { memory: SlotMemory } & Disposable {
-    const { most, mostPerClient } = this.tools;
-    if (this.#running >= most)
-      throw new LxstowError('gateway-busy', `${most} exports and uploads are under way (gateway.transfers): try later`);
-    const own = this.#clients.get(client) ?? 0;
-    if (own >= mostPerClient) {
-      const said = `${own} exports and uploads of this client are under way (gateway.transfersPerClient)`;
-      throw new LxstowError('gateway-busy', `${said}: try when one has ended`);
-    }
-    this.#clients.set(client, own + 1);
-    this.#running += 1;
+    const share = this.#shares.begin(client);
     const memory = this.#memories.pop() ?? new SlotMemory();
     return {
       memory,
       [Symbol.dispose]: () => {
         this.#memories.push(memory);
-        this.#running -= 1;
-        const left = (this.#clients.get(client) ?? 1) - 1;
-        if (left > 0) this.#clients.set(client, left);
-        else this.#clients.delete(client);
+        share[Symbol.dispose]();
         this.#ended.emit('ended');
       },
     };
@@ -74,7 +68,7 @@ export class Transfers {
 
   /** Resolves when no transfer is under way, or with the signal: what was cut may still be tidying up. */
   async idle(signal: AbortSignal): Promise<void> {
-    while (this.#running > 0 && !signal.aborted) {
+    while (this.#shares.running > 0 && !signal.aborted) {
       await once(this.#ended, 'ended', { signal }).catch((error) => {
         if (!signal.aborted) throw error;
       });

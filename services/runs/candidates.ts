@@ -4,7 +4,7 @@ import type { Address, RunSelector } from '../contract/schemas.ts';
 import { askInventory } from '../hosts/hostInventory.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import type { Nats } from '../nats/connection.ts';
-import { select } from './selector.ts';
+import { excludeKey, select } from './selector.ts';
 
 export interface Heard {
   addresses: Address[];
@@ -53,4 +53,20 @@ export async function chosenOnAll(
     }
   }
   return { ...heard, silent };
+}
+
+/** An instance as the records have it that are kept of each (services/fleet). */
+export interface KnownInstance extends Address {
+  excluded: boolean;
+}
+
+/** Of these instances, those that a selector means; none where it asks for more than records say. */
+export function chosenOfKnown(known: KnownInstance[], selector: RunSelector): Address[] {
+  if (selector.match?.length) return [];
+  const found = known.map(({ instance, excluded, ...place }) => ({
+    ...place,
+    name: instance,
+    config: excluded ? { [excludeKey]: 'true' } : {},
+  }));
+  return select(found, selector).chosen.map(({ remote, project, name }) => ({ remote, project, instance: name }));
 }

@@ -5,7 +5,7 @@ import { LxstowError } from '../contract/errors.ts';
 import type { Address, CreateRunBody, Requestor, Run, RunFailure, RunSelector } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Trace } from '../telemetry/trace.ts';
-import { chosenOnAll } from './candidates.ts';
+import { chosenOfKnown, chosenOnAll, type KnownInstance } from './candidates.ts';
 import { hasEnded, tally, withFailure } from './fold.ts';
 import { plan } from './plan.ts';
 import type { RunStore } from './runStore.ts';
@@ -15,6 +15,8 @@ export interface RunTools {
   nats: Nats;
   runs: RunStore;
   inventoryTimeoutMs: number;
+  /** What these remotes had when their workers looked last. */
+  lastKnown(remotes: string[]): Promise<KnownInstance[]>;
 }
 
 export interface Asker {
@@ -23,11 +25,11 @@ export interface Asker {
 }
 
 /**
- * Plans a run on these remotes; durable when it resolves. The same request under the same id again is the same run. Throws bad-request for a selector
+ * Plans a run on these remotes, of those that are silent by what was known of them last; durable when it resolves. The same request under the same id again is the same run. Throws bad-request for a selector
  * that says nothing, not-found where nothing fits it, conflict for an id that another run has, and why the first remote is silent when all are.
  */
 export async function createRun(
-  { nats, runs, inventoryTimeoutMs }: RunTools,
+  { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
   request: CreateRunBody,
   remotes: string[],
   { requestor, trace }: Asker,
@@ -37,16 +39,23 @@ export async function createRun(
   const before = request.id === undefined ? undefined : await runs.find(id);
   if (before) return sameRun(before.run, request);
   nats.assertConnected();
-  const { addresses, excluded, known, silent } = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
+  const heard = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
+  const { addresses: answered, excluded, silent } = heard;
   const [error] = silent.values();
   if (error && silent.size === remotes.length) throw error;
-  if (addresses.length === 0 && silent.size === 0)
+  if (answered.length === 0 && silent.size === 0)
     throw new LxstowError('not-found', `no instance fits the selector${excluded > 0 ? ' that is not excluded' : ''}`);
   const now = new Date().toISOString();
   // Who names instances that are all there does not mean those of a remote that is silent.
-  const waited = areAllFound(selector, addresses) ? [] : [...silent];
-  const away = waited.map(([remote, { message }]) => ({ remote, since: now, reason: message, planned: false }));
-  const missing = silent.size > 0 ? [] : missingNames(selector, known);
+  const waited = areAllFound(selector, answered) ? [] : [...silent];
+  const known = waited.length > 0 ? await lastKnown(waited.map(([remote]) => remote)) : [];
+  const fromRecords = chosenOfKnown(known, selector);
+  const away = waited.map(([remote, { message }]) => ({
+    ...{ remote, since: now, reason: message, planned: false },
+    ...(fromRecords.some((each) => each.remote === remote) && { planned_from: 'records' as const }),
+  }));
+  const missing = silent.size > 0 ? [] : missingNames(selector, heard.known);
+  const addresses = [...answered, ...fromRecords];
   const head = {
     ...headOf({ id, request, class: 'hand', addresses, now, away, excluded, requestor, trace }),
     failures: missing.reduce(

@@ -16,7 +16,7 @@ import { chosenOn } from './candidates.ts';
 import { feedChild } from './feeding.ts';
 import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
 import { Fleet, type OpenRun } from './openRuns.ts';
-import { chunksOf, plan } from './plan.ts';
+import { childId, chunksOf, longestReason, plan } from './plan.ts';
 import { remotesAway } from './remotesAway.ts';
 import type { RunFeed } from './runFeed.ts';
 import { Records } from './runRecords.ts';
@@ -247,21 +247,26 @@ class Term {
     const away = of.run.away.filter(({ planned }) => !planned);
     for (const remote of this.#fleet.remotes(of)) {
       const reason = reasons.get(remote);
-      if (reason === undefined) continue;
+      if (reason === undefined || away.some((each) => each.remote === remote)) continue;
       away.push({ remote, since: known.get(remote)?.since ?? now, reason, planned: true });
     }
     if (JSON.stringify(away) !== JSON.stringify(of.run.away)) of.changed = true;
     of.run.away = away;
   }
 
-  /** Plans the children of a remote that was away when the run was made; gives it up after a day. */
+  /** Plans the children of a remote that was away when the run was made, but for those that the records named; gives it up after `patienceMs`. */
   async #planLate(of: OpenRun, remote: string): Promise<void> {
     const { nats, inventoryTimeoutMs, patienceMs } = this.#options;
     const { run } = of;
     const others = run.away.filter((each) => each.remote !== remote);
     try {
       const heard = await chosenOn(nats, remote, run.request.selector, inventoryTimeoutMs);
-      for (const children of chunksOf(plan(heard.addresses))) {
+      const known = new Map(this.#fleet.on(of, remote).map((each) => [each.id, each]));
+      const meant = new Set(heard.addresses.map((address) => childId(run.id, address)));
+      for (const [id, each] of known)
+        if (!meant.has(id)) this.#fleet.settle(each, { state: 'skipped', reason: notThere(remote) });
+      const more = heard.addresses.filter((address) => !known.has(childId(run.id, address)));
+      for (const children of chunksOf(plan(more))) {
         await this.#records.addChunk(of, children);
         for (const child of children) count(run.places, child, 1);
         this.#fleet.addChunk(of, children);
@@ -275,11 +280,13 @@ class Term {
       const { message: reason, code } = asLxstowError(error);
       const since = run.away.find((each) => each.remote === remote)?.since ?? run.created_at;
       if (Date.now() - Date.parse(since) < patienceMs) {
-        run.away = [...others, { remote, since, reason, planned: false }];
+        run.away = run.away.map((each) => (each.remote === remote ? { ...each, reason } : each));
         return;
       }
       const given = `remote ${remote} has not said since ${since} what it has: ${reason}`;
       run.failures = withFailure(run.failures, { remote, project: '', instance: '', reason: given, error_code: code });
+      for (const each of this.#fleet.on(of, remote))
+        this.#fleet.settle(each, { state: 'failure', reason: given.slice(0, longestReason), error_code: code });
       run.away = others;
     }
     of.changed = true;
@@ -296,4 +303,9 @@ class Term {
       if (over) this.#fleet.remove(of);
     }
   }
+}
+
+/** Why a child that was planned from the records is left out. */
+function notThere(remote: string): string {
+  return `planned from the last records of ${remote}, which has it no more, or excludes it`;
 }

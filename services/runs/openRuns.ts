@@ -1,6 +1,6 @@
 /** All open runs, as the feeder holds them: the state of each child, and which children are queued next. Pure. */
 import type { Address, Operation, Run, RunChild } from '../contract/schemas.ts';
-import { count, failureOf, hasEnded, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
+import { count, failureOf, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
 import { childId } from './plan.ts';
 
 /** Children of a host that may wait on the queue besides two for each that is at work: so a job by hand waits behind 2 × slots + 16 at most. */
@@ -91,6 +91,11 @@ export class Fleet {
     return [...this.#children.values()].filter(({ fed }) => fed);
   }
 
+  /** All children of a run on a remote. */
+  on({ chunks }: OpenRun, remote: string): OpenChild[] {
+    return chunks.flat().filter(({ child }) => child.remote === remote);
+  }
+
   /** The remotes that have open children of this run. */
   remotes(of: OpenRun): Set<string> {
     return new Set(this.open(of).map(({ child }) => child.remote));
@@ -149,9 +154,9 @@ export class Fleet {
    */
   next(): OpenChild[] {
     const chosen: OpenChild[] = [];
-    for (const host of this.#hosts.values()) {
+    for (const [remote, host] of this.#hosts) {
       for (let room = 2 * host.running + spareChildren - host.fed; room > 0; room--) {
-        const child = this.#nextOf(host);
+        const child = this.#nextOf(remote, host);
         if (!child) break;
         this.markFed(child);
         chosen.push(child);
@@ -160,8 +165,8 @@ export class Fleet {
     return chosen;
   }
 
-  #nextOf(host: Host): OpenChild | undefined {
-    const runs = [...host.waiting.keys()].filter(({ run }) => run.status === 'Running' && !hasEnded(run));
+  #nextOf(remote: string, host: Host): OpenChild | undefined {
+    const runs = [...host.waiting.keys()].filter(({ run }) => run.status === 'Running' && !isUnheard(run, remote));
     const first = Math.min(...runs.map(({ run }) => ranks[run.class]));
     const alike = runs.filter(({ run }) => ranks[run.class] === first);
     const of = alike[host.turn++ % Math.max(1, alike.length)];
@@ -198,6 +203,11 @@ export class Fleet {
     this.#hosts.set(remote, host);
     return host;
   }
+}
+
+/** Whether a remote has yet to say what it has; until then its children are those of the records. */
+function isUnheard({ away }: Run, remote: string): boolean {
+  return away.some((each) => each.remote === remote && !each.planned);
 }
 
 function addressKey({ remote, project, instance }: Address): string {

@@ -8,6 +8,7 @@ import type {
   RunRetryRequest,
   RunsRequest,
   ShownRun,
+  WaitRequest,
 } from '../../contract/schemas.ts';
 import { all } from '../../nats/topology.ts';
 import { refusalOf } from '../../notices/allowedEndpoints.ts';
@@ -15,7 +16,7 @@ import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
-import type { Endpoint, Question } from './endpoint.ts';
+import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -55,6 +56,21 @@ export const runEndpoints: Endpoint[] = [
     request: 'run-answers.json#/$defs/runRequest',
     answer: 'run-answers.json#/$defs/run',
     run: async (parts, question) => shown(await runOf(parts, question), question),
+  },
+  {
+    ...usual,
+    name: 'runs-wait',
+    subject: 'runs.wait.{remote}.{project}',
+    description: 'A run when it has ended, or as it is when the time is over, as far as it is of this place.',
+    request: 'nats-api.json#/$defs/waitRequest',
+    answer: 'run-answers.json#/$defs/run',
+    ...longWait,
+    async run(parts, question) {
+      const { id, timeout = usualWaitSeconds } = question.body as WaitRequest;
+      const before = await runOf(parts, question);
+      const over = AbortSignal.any([AbortSignal.timeout(timeout * 1000), parts.stop]);
+      return shown((await parts.runFeed.untilEnded(id, over)) ?? before, question);
+    },
   },
   {
     ...usual,

@@ -1,5 +1,7 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 import type { Request, Response } from 'express';
+import type { Summary } from '../../backups/catalog.ts';
+import type { Part } from '../../backups/keys.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import {
@@ -18,6 +20,8 @@ import type { Trace } from '../../telemetry/trace.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import { assertMayRestore, isLimited, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { sendLines, wantsLines } from '../http/lines.ts';
+import { linkNext, pageOf } from '../http/pages.ts';
 import {
   assertNotOwn,
   backupOf,
@@ -80,24 +84,54 @@ function isEvery(instance: unknown): boolean {
 }
 
 async function listAllBackups(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { config, catalog } = parts;
+  const { config } = parts;
   const target = query(request, 'target');
   const remote = target === '*' ? undefined : placeOf(request, undefined, config.gateway.defaultRemote).remote;
-  const summaries = await catalog.list({ remote, project: listedProject(request) }, ended(response));
-  if (remote !== undefined && summaries.length === 0) knownRemote(remote, Object.keys(config.remotes));
-  const client = clientOf(request);
-  sync(response, summaries.filter(({ address }) => mayTouch(client, address.project)).map(showListed));
+  await sendBackups(parts, request, response, { remote, project: listedProject(request) }, () => {
+    if (remote !== undefined) knownRemote(remote, Object.keys(config.remotes));
+  });
 }
 
 async function listBackups(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { config, catalog } = parts;
+  const { config } = parts;
   const address = storedInstanceOf(request, config);
-  const summaries = await catalog.list(address, ended(response));
-  if (summaries.length === 0) {
+  await sendBackups(parts, request, response, address, () => {
     knownRemote(address.remote, Object.keys(config.remotes));
-    await assertInstance(parts, address, traceOfRequest(request));
+    return assertInstance(parts, address, traceOfRequest(request));
+  });
+}
+
+/** All that the client may see, a page of it, or all as lines. `onNone` may throw where there are no backups. */
+async function sendBackups(
+  parts: GatewayParts,
+  request: Request,
+  response: Response,
+  of: Part,
+  onNone: () => unknown,
+): Promise<void> {
+  const { catalog } = parts;
+  const client = clientOf(request);
+  const signal = ended(response);
+  const { limit, after } = pageOf(request);
+  const shown = (summaries: Summary[]) =>
+    summaries.filter(({ address }) => mayTouch(client, address.project)).map(showListed);
+  if (wantsLines(request)) {
+    const batches = async function* (): AsyncGenerator<object[]> {
+      let any = false;
+      for await (const batch of catalog.batches(of, signal)) {
+        any ||= batch.length > 0;
+        yield shown(batch);
+      }
+      if (!any) await onNone();
+    };
+    return sendLines(parts, request, response, batches());
   }
-  sync(response, summaries.map(showListed));
+  const page = { summaries: [] as Summary[], next: undefined as string | undefined };
+  if (limit === undefined) page.summaries = await catalog.list(of, signal);
+  else Object.assign(page, await catalog.page(of, { limit, after }, signal));
+  if (page.summaries.length === 0 && after === undefined) await onNone();
+  linkNext(request, response, page.next);
+  sync(response, shown(page.summaries));
 }
 
 async function showBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {

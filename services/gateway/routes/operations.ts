@@ -1,12 +1,14 @@
 /** Operations: listed, shown, waited for. */
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Run } from '../../contract/schemas.ts';
+import type { Operation, Run } from '../../contract/schemas.ts';
 import { countDeadLetters, wordsFor } from '../../jobs/queueDepth.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
-import { clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
+import { type Client, clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
+import { sendLines, wantsLines } from '../http/lines.ts';
+import { linkNext, pageOf } from '../http/pages.ts';
 import { ended, listedProject, parameter, query } from '../http/requests.ts';
 import { operationPath, sync, toLxd } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
@@ -28,29 +30,64 @@ export const operationRoutes: RouteGroup = {
 };
 
 async function listOperations(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { operations, awayWorkers, runs, trustStore } = parts;
+  const { operations, awayWorkers } = parts;
   const project = listedProject(request);
   const filter = query(request, 'filter');
   const full = (query(request, 'recursion') ?? '0') !== '0';
+  const { limit, after } = pageOf(request);
   const client = clientOf(request);
-  const theirs = (await operations.list()).filter(
-    (each) => (project === undefined || each.project === project) && mayTouch(client, each.project),
-  );
-  const found = (await awayWorkers.explain(theirs)).map(toLxd);
+  const wants = (each: string) => (project === undefined || each === project) && mayTouch(client, each);
+  const theirs = (each: Operation) => wants(each.project);
   if (isAdmin(client)) await tellDeadLetters(parts, response);
-  const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
-  // In LXD too, a token runs in the default project.
-  const ofProject = (_: string, each: string) => (project === undefined || each === project) && mayTouch(client, each);
-  const batches = (await runs.list()).flatMap(({ run }) => {
-    const shown = shownRun(run, ofProject, new Date());
-    return shown ? [runOperation(shown)] : [];
-  });
-  const all = await filtered([...found, ...batches, ...tokens.map((token) => tokenOperation(token))], filter);
+  if (wantsLines(request)) return sendLines(parts, request, response, operationBatches(parts, client, wants));
+  let found: Operation[];
+  if (limit === undefined) found = (await operations.list()).filter(theirs);
+  else {
+    const page = await operations.page(theirs, { limit, before: revisionOf(after) });
+    linkNext(request, response, page.next?.toString());
+    found = page.operations;
+  }
+  const others = after === undefined ? await otherOperations(parts, client, wants) : [];
+  const all = await filtered([...(await awayWorkers.explain(found)).map(toLxd), ...others], filter);
   const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(([status, each = []]) => [
     status,
     full ? each : each.map(({ id }) => operationPath(id)),
   ]);
   sync(response, Object.fromEntries(shown));
+}
+
+/** All of them: the latter of two lines with one id is how it is now. */
+async function* operationBatches(
+  parts: GatewayParts,
+  client: Client,
+  wants: (project: string) => boolean,
+): AsyncGenerator<object[]> {
+  yield await otherOperations(parts, client, wants);
+  for await (const batch of parts.operations.batches()) {
+    const theirs = batch.map(({ operation }) => operation).filter(({ project }) => wants(project));
+    yield (await parts.awayWorkers.explain(theirs)).map(toLxd);
+  }
+}
+
+/** What LXD's clients take for operations, too: runs, and for admins tokens. */
+async function otherOperations(
+  { runs, trustStore }: GatewayParts,
+  client: Client,
+  wants: (project: string) => boolean,
+): Promise<(ReturnType<typeof runOperation> | ReturnType<typeof tokenOperation>)[]> {
+  // In LXD too, a token runs in the default project.
+  const tokens = isAdmin(client) && wants('default') ? await trustStore.tokens() : [];
+  const batches = (await runs.list()).flatMap(({ run }) => {
+    const shown = shownRun(run, (_, project) => wants(project), new Date());
+    return shown ? [runOperation(shown)] : [];
+  });
+  return [...batches, ...tokens.map((token) => tokenOperation(token))];
+}
+
+function revisionOf(cursor: string | undefined): number | undefined {
+  if (cursor === undefined) return undefined;
+  if (/^\d{1,15}$/.test(cursor)) return Number(cursor);
+  throw new LxstowError('bad-request', `?after=${cursor} is no cursor of this list`);
 }
 
 async function showOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {

@@ -7,13 +7,23 @@ import { type Asker, createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { sendLines, wantsLines } from '../http/lines.ts';
+import { pageOf } from '../http/pages.ts';
 import { bodyOf, endpointOf, parameter, query, requestorOf, tagsOf, traceOfRequest } from '../http/requests.ts';
 import { started, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import { assertAllOfIt, cancelRun, childPage, runPage, runTools, visibleRun } from '../views/runView.ts';
+import {
+  assertAllOfIt,
+  cancelRun,
+  childBatches,
+  childPage,
+  runBatches,
+  runPage,
+  runTools,
+  visibleRun,
+} from '../views/runView.ts';
 
 const usualLimit = 100;
-const mostLimit = 1000;
 
 /** What a client may see of runs: its projects, on whichever remote. */
 export function seenBy(client: Client): MaySee {
@@ -32,8 +42,12 @@ export const runRoutes: RouteGroup = {
   ],
 };
 
-async function listRuns({ runs }: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await runPage(runs, pageOf(request), seenBy(clientOf(request))));
+async function listRuns(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { runs } = parts;
+  const may = seenBy(clientOf(request));
+  const { limit = usualLimit, after } = pageOf(request);
+  if (wantsLines(request)) return sendLines(parts, request, response, runBatches(runs, may));
+  sync(response, await runPage(runs, { limit, after }, may));
 }
 
 async function makeRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -62,8 +76,12 @@ async function deleteRun(parts: GatewayParts, request: Request, response: Respon
 
 async function listChildren(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const state = query(request, 'state', 'run.json#/$defs/state');
-  const asked = { ...pageOf(request), ...(state && { state: state as never }) };
-  sync(response, await childPage(parts.runs, await runOf(parts, request), asked, seenBy(clientOf(request))));
+  const { limit = usualLimit, after } = pageOf(request);
+  const asked = { limit, after, ...(state && { state: state as never }) };
+  const run = await runOf(parts, request);
+  const may = seenBy(clientOf(request));
+  if (wantsLines(request)) return sendLines(parts, request, response, childBatches(parts.runs, run, asked, may));
+  sync(response, await childPage(parts.runs, run, asked, may));
 }
 
 async function repeatRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -99,12 +117,4 @@ function projectsOf(client: Client, named: string[] | undefined): { projects?: s
   if (other !== undefined) throw new LxstowError('forbidden', 'not authorized');
   const projects = named ?? client.projects;
   return projects ? { projects } : {};
-}
-
-function pageOf(request: Request): { limit: number; after?: string } {
-  const limit = Number(query(request, 'limit') ?? usualLimit);
-  if (!Number.isInteger(limit) || limit < 1 || limit > mostLimit)
-    throw new LxstowError('bad-request', `?limit= is no whole number from 1 to ${mostLimit}`);
-  const after = query(request, 'after');
-  return { limit, ...(after !== undefined && { after }) };
 }

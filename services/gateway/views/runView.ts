@@ -1,6 +1,6 @@
 /** What clients do to runs, by whichever API they ask. */
 import { LxstowError } from '../../contract/errors.ts';
-import type { Run, RunChild, RunChildPage, RunPage } from '../../contract/schemas.ts';
+import type { Run, RunChild, RunChildPage, RunPage, ShownRun, ShownRunChild } from '../../contract/schemas.ts';
 import type { RunTools } from '../../runs/createRun.ts';
 import { hasEnded, type MaySee, seenPlaces, shownChild, shownRun } from '../../runs/fold.ts';
 import { chunkSize } from '../../runs/plan.ts';
@@ -8,8 +8,18 @@ import { type RunStore, runCursor } from '../../runs/runStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
 /** What making a run takes. */
-export function runTools({ nats, runs, config }: Pick<GatewayParts, 'nats' | 'runs' | 'config'>): RunTools {
-  return { nats, runs, inventoryTimeoutMs: config.gateway.inventoryTimeoutMs };
+export function runTools({ nats, runs, config, fleet }: GatewayParts): RunTools {
+  return {
+    nats,
+    runs,
+    inventoryTimeoutMs: config.gateway.inventoryTimeoutMs,
+    async lastKnown(remotes) {
+      const { instances } = await fleet.current();
+      return instances
+        .filter(({ address, record }) => remotes.includes(address.remote) && record.seen && !record.seen.gone)
+        .map(({ address, record }) => ({ ...address, excluded: record.seen?.excluded ?? false }));
+    },
+  };
 }
 
 export function missingRun(id: string): LxstowError {
@@ -38,6 +48,12 @@ export async function runPage(
   const page = seen.slice(0, limit);
   const last = page.length < seen.length ? page.at(-1) : undefined;
   return { runs: page, ...(last && { next: runCursor(last) }) };
+}
+
+/** All runs, as far as they may be seen, the newest first. */
+export async function* runBatches(runs: RunStore, may: MaySee): AsyncGenerator<ShownRun[]> {
+  const now = new Date();
+  yield (await runs.list()).flatMap(({ run }) => shownRun(run, may, now) ?? []);
 }
 
 export interface ChildrenAsked {
@@ -70,6 +86,19 @@ export async function childPage(
     }
   }
   return { children: found.map((each) => shownChild(run.id, each)) };
+}
+
+/** All of a run's children, as far as they are asked for and may be seen, a chunk at a time. */
+export async function* childBatches(
+  runs: RunStore,
+  run: Run,
+  { state }: Pick<ChildrenAsked, 'state'>,
+  may: MaySee,
+): AsyncGenerator<ShownRunChild[]> {
+  for (let index = 0; index < run.chunks; index++)
+    yield (await runs.chunk(run, index)).children
+      .filter((child) => (state === undefined || child.state === state) && may(child.remote, child.project))
+      .map((child) => shownChild(run.id, child));
 }
 
 /** Throws forbidden where a run has children that who asks may not touch. */
