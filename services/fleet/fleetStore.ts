@@ -1,4 +1,4 @@
-/** The records of all instances in their bucket. Each change is a compare-and-set; a list is one scan, and later what has changed since. */
+/** The records of all instances in their bucket. A change is a compare-and-set; a list is one scan, and later a scan of what has changed. */
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
 import { Bucket } from '../nats/bucket.ts';
@@ -12,7 +12,7 @@ const stream = `KV_${instancesBucket}`;
 export interface Inventory {
   /** When it was taken. */
   at: string;
-  /** When the records were last held against the bucket in S3; absent: never. */
+  /** When the records were last compared with the bucket in S3; absent: never. */
   compared?: string;
 }
 
@@ -32,8 +32,8 @@ export class FleetStore {
   }
 
   /**
-   * Writes what `change` makes of the record ({} where there is none). It is asked anew, with the record as it is then, when others change it
-   * meanwhile; what it returns unchanged, or undefined, is not written.
+   * Writes what `change` makes of the record ({} when there is none); an unchanged record, or undefined, is not written. When another process writes the
+   * record in between, `change` is called again with the new one.
    */
   async change(
     address: Address,
@@ -49,12 +49,12 @@ export class FleetStore {
     }
   }
 
-  /** Writes the record in the place of this revision; false when it has changed meanwhile. */
+  /** Replaces this revision of the record; false when it is no longer the last. */
   async replace({ address, revision }: Omit<StoredRecord, 'record'>, record: InstanceRecord): Promise<boolean> {
     return (await this.#bucket.put(instanceKey(address), JSON.stringify(record), revision)) !== undefined;
   }
 
-  /** Removes the record of this revision; one that has changed meanwhile stays. */
+  /** Removes this revision of the record; a newer one stays. */
   async forget({ address, revision }: Omit<StoredRecord, 'record'>): Promise<void> {
     await this.#bucket.remove(instanceKey(address), revision);
   }
@@ -77,7 +77,7 @@ export class FleetStore {
     return { inventory: entry && (JSON.parse(entry.value.toString()) as Inventory), revision };
   }
 
-  /** Says that an inventory was taken; returns the revision. Undefined when another worker was faster: its word stands. */
+  /** Records that an inventory was taken; returns the revision. Undefined when another worker was faster: its entry stays. */
   noteInventory(remote: string, inventory: Inventory, over: number): Promise<number | undefined> {
     return this.#bucket.put(inventoryKey(remote), JSON.stringify(inventory), over);
   }
@@ -92,10 +92,10 @@ export interface KnownInstance {
 }
 
 const followEveryMs = 20_000;
-/** Longer than this ago, a removal's marker may have expired unseen: everything is read again. Markers live a minute. */
+/** After longer than this a marker of a removal may have expired unread, so everything is read again. Markers live for a minute. */
 const staleMs = 50_000;
 
-/** All records in a gateway's memory, some 1 kB each: what has changed is read when somebody asks, and now and then when nobody does. */
+/** All records in a gateway's memory, about 1 kB each. Changes are read for each question, and every `followEveryMs` without one. */
 export class FleetView {
   readonly #nats: Nats;
   readonly #known = new Map<string, KnownInstance>();
@@ -111,17 +111,17 @@ export class FleetView {
     this.#nats = nats;
   }
 
-  /** Keeps it up to date until the signal aborts, so that whoever asks need not wait for all records. */
-  follow(signal: AbortSignal, onTrouble: (error: unknown) => void): void {
-    const read = () => void this.current().catch(onTrouble);
-    const timer = setInterval(read, followEveryMs);
+  /** Keeps the view up to date until the signal aborts, so that a question need not wait for all records. Resolves after the first read. */
+  async follow(signal: AbortSignal, onTrouble: (error: unknown) => void): Promise<void> {
+    const read = () => this.current().then(() => undefined, onTrouble);
+    const timer = setInterval(() => void read(), followEveryMs);
     signal.addEventListener('abort', () => clearInterval(timer), { once: true });
-    read();
+    await read();
   }
 
   /** All, in the order of their cursors, and each remote's last inventory, as they were at some moment after the call. Throws nats-unavailable. */
   async current(): Promise<{ instances: readonly KnownInstance[]; inventories: ReadonlyMap<string, Inventory> }> {
-    // One that is under way may have begun before the change that its asker wants to see.
+    // A read that is under way may have begun before the change that the caller wants to see.
     await this.#reading?.catch(() => undefined);
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;

@@ -1,6 +1,6 @@
 /**
- * Keeps the records of instances true, for who makes, deletes or fails to make a backup. No job fails for a record that cannot be written: that
- * is logged, and the next inventory holds all records of the remote against the store.
+ * Updates the record of an instance when a backup is made or deleted, or a backup job fails. A record that cannot be written fails no job: it is logged, and
+ * the next inventory compares all records of the host with the store.
  */
 import { isCode, type LxstowError } from '../contract/errors.ts';
 import type { Address, BackupAddress, InstanceRecord, LastBackupJob, Manifest } from '../contract/schemas.ts';
@@ -16,21 +16,21 @@ const lookTimeoutMs = 30_000;
 export interface KeeperOptions {
   fleet: FleetStore;
   store: ObjectStore;
-  /** Of the keys in the store. */
+  /** Prefix of the keys in the store. */
   prefix: string;
   log: Log;
 }
 
 export class Keeper {
   readonly #options: KeeperOptions;
-  /** A record could not be written since the records were last held against the store. */
+  /** A record could not be written since the records were last compared with the store. */
   behind = false;
 
   constructor(options: KeeperOptions) {
     this.#options = options;
   }
 
-  /** To be called behind the manifest. `job`: the backup job that made it; none for an archive from elsewhere. */
+  /** Call after the manifest is written. `job`: the backup job that made it; none for an archive from outside. */
   async made(
     { remote, project, instance }: Address,
     manifest: Manifest,
@@ -44,7 +44,7 @@ export class Keeper {
     });
   }
 
-  /** A backup job ended without a backup. Of an instance that is not there nothing is recorded, unless it is known. */
+  /** Call when a backup job ended without a backup. For an instance that does not exist it writes only an existing record. */
   async ended(address: Address, last: LastBackupJob, error?: LxstowError): Promise<void> {
     const missing = error !== undefined && isCode(error, 'not-found');
     await this.#change(address, (record) =>
@@ -52,7 +52,7 @@ export class Keeper {
     );
   }
 
-  /** To be called when the manifest is deleted. */
+  /** Call after the manifest is deleted. */
   async removed({ backup, remote, project, instance }: BackupAddress): Promise<void> {
     const address = { remote, project, instance };
     const removed = new Date().toISOString();
@@ -63,7 +63,7 @@ export class Keeper {
     });
   }
 
-  /** After the record was read: who changes the backups meanwhile writes it behind us, or has us do this again. */
+  /** Lists after the record was read: a process that changes the backups in between writes the record after us, or makes our write fail and be repeated. */
   async #lookUp(record: InstanceRecord, address: Address): Promise<InstanceRecord> {
     const { store, prefix } = this.#options;
     const found = await youngestBackups(store, prefix, address, AbortSignal.timeout(lookTimeoutMs));

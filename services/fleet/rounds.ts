@@ -1,4 +1,4 @@
-/** The records of a remote, held against what there is: its instances in LXD, its backups in the store. Each writes only what differs. */
+/** Compares the records of a host with its instances in LXD, and with its backups in the store. Writes only what differs. */
 import { isDeepStrictEqual } from 'node:util';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract/schemas.ts';
@@ -11,12 +11,12 @@ import { youngestBackups } from './youngest.ts';
 
 const excludeKey = 'user.lxstow.exclude';
 const writesInFlight = 64;
-/** A gone instance without a backup has nothing more to say then. */
+/** How long a gone instance without a backup keeps its record. */
 const forgottenAfterMs = 7 * 24 * 3_600_000;
 
 /**
- * Says which instances there are, which are gone, and which have another name now. Returns how many records have changed. One that is missing
- * while a job `isAtWork` on it may be amid its replacement: that is left to the next inventory.
+ * Records which instances exist, which are gone, and which have another name now. Returns how many records have changed. An instance that is missing while a
+ * job `isAtWork` on it may be in the middle of a replacement: the next inventory decides.
  */
 export async function compareInstances(
   fleet: FleetStore,
@@ -24,7 +24,7 @@ export async function compareInstances(
   list: () => Promise<LxdInstance[]>,
   isAtWork: (address: Address) => Promise<boolean>,
 ): Promise<number> {
-  // Read first: an instance whose record comes later than the list is not gone.
+  // Read before the list: an instance whose record is younger than the list is not gone.
   const records = await fleet.recordsOf(remote);
   const at = new Date().toISOString();
   const present = new Map<string, { address: Address; seen: SeenInstance }>();
@@ -50,7 +50,7 @@ interface Sighting {
   seen: SeenInstance;
 }
 
-/** What is new. Pure. */
+/** The records that must change. Pure. */
 export function sightings(
   records: ReadonlyMap<string, { address: Address; record: InstanceRecord }>,
   present: ReadonlyMap<string, Sighting>,
@@ -91,7 +91,7 @@ function isForgotten({ seen, good }: InstanceRecord): boolean {
   return !good && seen?.gone !== undefined && Date.now() - Date.parse(seen.gone) > forgottenAfterMs;
 }
 
-/** Says of each instance what its youngest backup in the store is. Returns how many records have changed. */
+/** Records the youngest backup in the store of each instance. Returns how many records have changed. */
 export async function compareBackups(
   fleet: FleetStore,
   remote: string,
@@ -110,7 +110,7 @@ export async function compareBackups(
   const write = async ({ address, record, revision }: StoredRecord) => {
     const next = withYoungest(record, found.get(instanceKey(address))?.good);
     if (isDeepStrictEqual(next.good, record.good)) return;
-    // One that has changed since it was read may know of something newer than the listing.
+    // A record that has changed since it was read may be newer than the listing.
     if (await fleet.replace({ address, revision }, next)) count++;
     else await correct(fleet, address, { store, prefix }, signal);
   };
@@ -118,7 +118,7 @@ export async function compareBackups(
   return count;
 }
 
-/** The same for one instance, by a listing of its own, until nobody changes its record meanwhile. */
+/** The same for one instance, by a listing of its own; repeated while others change the record. */
 async function correct(
   fleet: FleetStore,
   address: Address,

@@ -34,7 +34,7 @@ export function createApp(parts: GatewayParts): Express {
   // LXD's clients send JSON under any type, and `""` where they mean nothing.
   const json = jsonUpTo(config.gateway.bodyLimitBytes);
   const strangersJson = jsonUpTo(Math.min(config.gateway.bodyLimitBytes, strangersBodyBytes));
-  // Express would answer these by itself, in plain text and for anybody.
+  // Express would answer OPTIONS itself, in plain text and without a check of trust.
   app.options('/{*path}', trusted, nothingHere);
   register(app, routeGroups.filter(isForAnyone), parts, []);
   app.post('/1.0/certificates', ...[onlyStrangers, heard(parts.trust), strangersJson], (request, response) =>
@@ -52,7 +52,7 @@ export function createApp(parts: GatewayParts): Express {
   return app;
 }
 
-/** Each with its right before it, and the body read in between. */
+/** Registers the routes: first the check of the right, then the body, then the route itself. */
 function register(app: Express, groups: RouteGroup[], parts: GatewayParts, readBody: RequestHandler[]): void {
   for (const group of groups) {
     const router = Router({ mergeParams: true });
@@ -100,8 +100,8 @@ function allowedOn(path: string): Method[] | undefined {
 }
 
 /**
- * What browsers are told, and asked: one that has a client's certificate shows it for every page's sake, so a page of another origin
- * gets nothing. No Strict-Transport-Security: it would hold for every port of this host, the store's console among them.
+ * Refuses requests of pages from another origin, because a browser sends the client's certificate with them too. No Strict-Transport-Security: it would apply to
+ * every port of this host, the store's console among them.
  */
 const guarded: RequestHandler = (request, response, next) => {
   response.set({
@@ -140,7 +140,7 @@ const onlyStrangers: RequestHandler = (_request, response, next) => {
   next(response.locals.client?.trusted ? 'route' : undefined);
 };
 
-/** Counted before the body is read: what is wrong in a body is not free either. */
+/** Counts an enrolment before its body is read, so that wrong bodies count too. */
 function heard(trust: Trust): RequestHandler {
   return (request, response, next) => {
     trust.assertHeard({ req: request, res: response }, 'enrolments');
@@ -181,7 +181,7 @@ function onBody(parse: RequestHandler): RequestHandler {
   };
 }
 
-/** A method that a path does not have is told so, whatever its body is. */
+/** Skips the handler for a known path: a wrong method is a 405, whatever the body is. */
 function unlessKnown(handler: RequestHandler): RequestHandler {
   return (request, response, next) => (allowedOn(request.path) ? next() : handler(request, response, next));
 }

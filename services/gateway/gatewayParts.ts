@@ -21,7 +21,7 @@ import type { Shares } from './http/shares.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
 
-/** What the routes work with. Made once in main, handed in. */
+/** Made once in main.ts, and handed to every route and endpoint. */
 export interface GatewayParts extends TrustParts {
   config: Config;
   log: Log;
@@ -45,6 +45,6 @@ export interface GatewayParts extends TrustParts {
   absences: Absences;
   awayWorkers: AwayWorkers;
   certificate: ServerCertificate;
-  /** Aborts when the gateway stops: nobody is kept waiting. */
+  /** Aborts when the gateway stops; requests that wait are answered then. */
   stop: AbortSignal;
 }

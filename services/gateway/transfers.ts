@@ -18,7 +18,7 @@ export interface TransferTools {
   most: number;
   /** The same of one client. */
   mostPerClient: number;
-  /** This gateway's name: who holds claims. */
+  /** This gateway's name, as the holder of claims. */
   name: string;
   store: ObjectStore;
   presigner: Presigner;
@@ -34,7 +34,7 @@ export class Transfers {
   /** One index of an upload is parsed at a time, however many arrive. */
   readonly parsing = new Places(1);
   readonly #ended = new EventEmitter();
-  /** Of transfers that have ended: the next ones'. Never more than were under way at a time. */
+  /** Memory of transfers that have ended, for the next ones; never more than ran at the same time. */
   readonly #memories: SlotMemory[] = [];
   readonly #shares: Shares;
 
@@ -50,8 +50,8 @@ export class Transfers {
   }
 
   /**
-   * A place for one transfer of a client, until it is disposed: by then nobody may look at its memory any more. Throws gateway-busy when all are
-   * taken, or the client's share.
+   * Begins one transfer of a client; dispose of the result when it has ended, and use its memory no longer. Throws gateway-busy when the gateway or the client
+   * has as many as it may.
    */
   begin(client: string): { memory: SlotMemory } & Disposable {
     const share = this.#shares.begin(client);
@@ -66,7 +66,7 @@ export class Transfers {
     };
   }
 
-  /** Resolves when no transfer is under way, or with the signal: what was cut may still be tidying up. */
+  /** Resolves when no transfer is running, or with the signal. Transfers that were cut may still clean up. */
   async idle(signal: AbortSignal): Promise<void> {
     while (this.#shares.running > 0 && !signal.aborted) {
       await once(this.#ended, 'ended', { signal }).catch((error) => {
@@ -75,7 +75,7 @@ export class Transfers {
     }
   }
 
-  /** Claims a backup, so that nobody deletes it meanwhile (docs/adr/0004). Throws conflict when somebody does. */
+  /** Claims a backup, so that it is not deleted during the transfer (docs/adr/0004). Throws conflict when it is being deleted. */
   async claim(address: BackupAddress): Promise<Claim> {
     const { leases, name, log, heartbeatMs } = this.tools;
     const operation = randomUUID();
@@ -91,7 +91,7 @@ export class Transfers {
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} is being deleted`);
   }
 
-  /** The same for one who only reads. Without NATS there is no claim, and none is needed: deletions come by NATS too. */
+  /** The same for an export. Without NATS there is no claim, and none is needed: deletions come by NATS too. */
   async claimToRead(address: BackupAddress): Promise<Claim> {
     try {
       return await this.claim(address);

@@ -1,4 +1,4 @@
-/** What remotes have, asked for a run. */
+/** Asks hosts for the instances that a run is about. */
 import { asLxstowError, isCode, type LxstowError } from '../contract/errors.ts';
 import type { Address, RunSelector } from '../contract/schemas.ts';
 import { askInventory } from '../hosts/hostInventory.ts';
@@ -13,7 +13,7 @@ export interface Heard {
   known: Set<string>;
 }
 
-/** The instances of a remote that a selector means. Throws as askInventory does. */
+/** The instances of a host that the selector chooses. Throws as askInventory does. */
 export async function chosenOn(nats: Nats, remote: string, selector: RunSelector, timeoutMs: number): Promise<Heard> {
   const ask = async (projects: string[] | undefined) => {
     const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
@@ -34,7 +34,7 @@ export async function chosenOn(nats: Nats, remote: string, selector: RunSelector
   };
 }
 
-/** The same of several, side by side: what those that answer have, and why the others have said nothing. */
+/** The same for several hosts in parallel: the instances of those that answer, and for each other one the reason. */
 export async function chosenOnAll(
   nats: Nats,
   remotes: string[],
@@ -55,12 +55,12 @@ export async function chosenOnAll(
   return { ...heard, silent };
 }
 
-/** An instance as the records have it that are kept of each (services/fleet). */
+/** What the record of an instance says of it (services/fleet). */
 export interface KnownInstance extends Address {
   excluded: boolean;
 }
 
-/** Of these instances, those that a selector means; none where it asks for more than records say. */
+/** Those of the recorded instances that the selector chooses; none for a selector with `match`, whose values records do not have. */
 export function chosenOfKnown(known: KnownInstance[], selector: RunSelector): Address[] {
   if (selector.match?.length) return [];
   const found = known.map(({ instance, excluded, ...place }) => ({

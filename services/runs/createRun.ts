@@ -1,4 +1,4 @@
-/** From a checked request to a run that is planned for good. */
+/** Makes a run of a checked request. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
@@ -15,7 +15,7 @@ export interface RunTools {
   nats: Nats;
   runs: RunStore;
   inventoryTimeoutMs: number;
-  /** What these remotes had when their workers looked last. */
+  /** The instances that these hosts had at their last inventory. */
   lastKnown(remotes: string[]): Promise<KnownInstance[]>;
 }
 
@@ -25,8 +25,9 @@ export interface Asker {
 }
 
 /**
- * Plans a run on these remotes, of those that are silent by what was known of them last; durable when it resolves. The same request under the same id again is the same run. Throws bad-request for a selector
- * that says nothing, not-found where nothing fits it, conflict for an id that another run has, and why the first remote is silent when all are.
+ * Plans a run on these hosts; durable when it resolves. Hosts that do not answer are planned from their last inventory. The same request with the same id
+ * returns the same run. Throws bad-request for a selector that chooses nothing, not-found when no instance fits it, conflict when another run has the id;
+ * when no host answers, the first one's error.
  */
 export async function createRun(
   { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
@@ -46,7 +47,7 @@ export async function createRun(
   if (answered.length === 0 && silent.size === 0)
     throw new LxstowError('not-found', `no instance fits the selector${excluded > 0 ? ' that is not excluded' : ''}`);
   const now = new Date().toISOString();
-  // Who names instances that are all there does not mean those of a remote that is silent.
+  // When every named instance is found, the request is not about hosts that did not answer.
   const waited = areAllFound(selector, answered) ? [] : [...silent];
   const known = waited.length > 0 ? await lastKnown(waited.map(([remote]) => remote)) : [];
   const fromRecords = chosenOfKnown(known, selector);
@@ -67,7 +68,7 @@ export async function createRun(
   return made ?? sameRun((await runs.find(id))?.run, request);
 }
 
-/** A new run of what failed in one that has ended. Throws conflict where it has not, or nothing failed. */
+/** Makes a run of the failed children of another. Throws conflict when that has not ended, or nothing failed. */
 export async function retryRun(
   { runs }: Pick<RunTools, 'runs'>,
   of: Run,
@@ -96,7 +97,7 @@ function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boo
   return instances.length > 0 && instances.every((name) => found.has(name));
 }
 
-/** Names, not patterns, that no instance has. A typo in a script must not go unnoticed. */
+/** Names, not patterns, that no instance has: a typo in a script must not go unnoticed. */
 function missingNames({ instances = [] }: RunSelector, known: Set<string>): string[] {
   return instances.filter((name) => !/[*?]/.test(name) && !known.has(name));
 }
@@ -106,7 +107,7 @@ function missingFailure(name: string, [remote = '']: string[]): RunFailure {
 }
 
 function sameRun(before: Run | undefined, request: CreateRunBody): Run {
-  // Through JSON, as the one before has been.
+  // The stored request has been through JSON.
   const asked = JSON.parse(JSON.stringify(request));
   if (!before || !isDeepStrictEqual(before.request, asked))
     throw new LxstowError('conflict', `there is another run with the id ${request.id}`);

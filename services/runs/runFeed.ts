@@ -1,11 +1,11 @@
-/** Every change of every run, from one watch of the bucket, for this gateway's requests, event sockets and feeder. */
+/** One watch of the bucket for a gateway: passes each change of a run to requests, event sockets and the feeder. */
 import { EventEmitter, once } from 'node:events';
 import type { Run } from '../contract/schemas.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { hasEnded } from './fold.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
 
-/** A change that the watch missed, over a reconnection, is found by looking after so long. */
+/** How often a waiter reads the run itself, in case the watch missed a change during a reconnection. */
 const lookAgainMs = 5000;
 const every = Symbol('every run');
 
@@ -24,7 +24,7 @@ export class RunFeed {
       feed.#changes.emit(stored.run.id, stored.run);
       feed.#changes.emit(every, stored);
     };
-    await store.watch(see, signal, (error) => log.warn('runs are not watched for a moment', { error }));
+    await store.watch(see, signal, (error) => log.warn('the watch of runs broke; opening it again', { error }));
     return feed;
   }
 
@@ -33,7 +33,7 @@ export class RunFeed {
     this.#changes.on(every, see);
   }
 
-  /** The run when it has ended, or as it is when `signal` aborts; undefined when there is none of this id. */
+  /** Resolves when the run has ended, or with its state when `signal` aborts; undefined when no run has this id. */
   async untilEnded(id: string, signal: AbortSignal): Promise<Run | undefined> {
     for (;;) {
       const woken = AbortSignal.any([signal, AbortSignal.timeout(lookAgainMs)]);

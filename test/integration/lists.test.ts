@@ -113,7 +113,7 @@ describe('long lists', { timeout: 600_000 }, () => {
       [oldest?.id],
     );
     assertError(await stow.request('GET', '/1.0/operations?limit=0'), 400, /limit=0 is not a number from 1 to 1000/);
-    assertError(await stow.request('GET', '/1.0/operations?limit=9&after=x'), 400, /after=x is no cursor/);
+    assertError(await stow.request('GET', '/1.0/operations?limit=9&after=x'), 400, /after=x is not a cursor/);
   });
 
   it('of operations, with no more than the client may see', async () => {

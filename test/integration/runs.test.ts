@@ -441,7 +441,7 @@ describe('runs', { timeout: 600_000 }, () => {
     const run = await ended(id, other);
     assert.deepEqual([run.status, run.counts.success, run.counts.skipped, run.away], ['Success', 2, 1, []]);
     const skipped = (await children(id)).find(({ state }) => state === 'skipped');
-    assert.match(skipped?.reason ?? '', /^planned from the last records of later, which has it no more/);
+    assert.match(skipped?.reason ?? '', /^planned from the records of host later, which no longer has it/);
     // It was never put on the queue.
     assertError(await other.request('GET', skipped?.operation ?? ''), 404, /does not exist/);
     await worker.stop();

@@ -1,11 +1,11 @@
-/** Every change of every operation, from one watch of the bucket, for all requests and event sockets of this gateway. */
+/** One watch of the bucket for a gateway: passes each change of an operation to requests and event sockets. */
 import { EventEmitter, once } from 'node:events';
 import type { Operation } from '../../contract/schemas.ts';
 import { isFinal } from '../../operations/operation.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-/** A change that the watch missed, over a reconnection, is found by looking after so long. */
+/** How often a waiter reads the operation itself, in case the watch missed a change during a reconnection. */
 const lookAgainMs = 5000;
 const every = Symbol('every operation');
 

@@ -1,4 +1,4 @@
-/** What can be asked over NATS. Also what docs/asyncapi.yaml is made from: nothing here connects to anything. */
+/** The endpoints of the API over NATS. docs/asyncapi.yaml is generated from them: importing this file connects to nothing. */
 import { cursorOf } from '../../backups/catalog.ts';
 import type {
   Address,
@@ -177,7 +177,7 @@ async function operationPage(
   return { operations: fitting, ...(last && { next: cursor(last) }) };
 }
 
-/** As many as an answer of `room` bytes holds; one at least. */
+/** As many items as an answer of `room` bytes holds; at least one. */
 function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
   const fitting: B[] = [];
   let bytes = 0;
@@ -190,7 +190,7 @@ function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[
   return fitting;
 }
 
-/** The operation, if it is of this place: who may ask about one project learns nothing of another. */
+/** Returns the operation if it is of this place. Throws not-found otherwise, so that a client of one project learns nothing of another. */
 function assertThere(found: Operation | undefined, { remote, project }: Address, id: string): Operation {
   if (found?.remote !== remote || found.project !== project) throw missingOperation(id);
   return found;

@@ -1,4 +1,4 @@
-/** What can be asked about runs over NATS. The place in the subject, which may be all (`=all`), bounds what a run covers and what is seen of it. */
+/** The endpoints for runs over NATS. The place in the subject, which may be `=all`, limits what a run covers and what the answer shows. */
 import { LxstowError } from '../../contract/errors.ts';
 import type {
   CreateRunBody,
@@ -116,7 +116,7 @@ function seenFrom({ address }: Question): MaySee {
     (address.remote === all || address.remote === remote) && (address.project === all || address.project === project);
 }
 
-/** The request, kept to the place of its subject. */
+/** The request, limited to the place in its subject. Throws forbidden when it names others. */
 function requestIn({ config }: GatewayParts, { address, body }: Question): CreateRunBody {
   const { selector, notifyEndpoint, ...options } = body as CreateRunBody;
   for (const [field, place] of [

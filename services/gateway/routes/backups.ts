@@ -78,7 +78,7 @@ export const backupRoutes: RouteGroup = {
   ],
 };
 
-/** In the place of an instance: all of them. */
+/** Whether the path names all instances instead of one. */
 function isEvery(instance: unknown): boolean {
   return instance === '*' || instance === 'all';
 }
@@ -101,7 +101,7 @@ async function listBackups(parts: GatewayParts, request: Request, response: Resp
   });
 }
 
-/** All that the client may see, a page of it, or all as lines. `onNone` may throw where there are no backups. */
+/** Sends the backups that the client may see: all, a page, or all as lines. `onNone` is called when there are none, and may throw. */
 async function sendBackups(
   parts: GatewayParts,
   request: Request,
@@ -140,7 +140,7 @@ async function showBackup(parts: GatewayParts, request: Request, response: Respo
   sync(response, backup);
 }
 
-/** PUT takes the place of tags and notes, PATCH adds to them. */
+/** PUT replaces tags and notes, PATCH adds to them. */
 async function changeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { config, catalog, transfers } = parts;
   const isPut = request.method === 'PUT';
@@ -191,7 +191,7 @@ async function makeBackup(parts: GatewayParts, request: Request, response: Respo
   }
 }
 
-/** Throws not-found for an instance that LXD does not have, where a worker can say so. */
+/** Throws not-found when a worker says that LXD does not have the instance. */
 async function assertToBackUp(parts: GatewayParts, address: Address, request: Request): Promise<void> {
   const { remote, project, instance } = address;
   const found = await look(parts, remote, { project, instance }, traceOfRequest(request));
@@ -200,7 +200,7 @@ async function assertToBackUp(parts: GatewayParts, address: Address, request: Re
     throw new LxstowError('not-found', `instance ${instance} does not exist on ${remote}, project ${project}`);
 }
 
-/** Takes the name that is asked for, or the next one. Throws conflict for one that is taken. */
+/** Reserves the requested name, or the next free one. Throws conflict for a name that is taken. */
 async function reserve(
   parts: GatewayParts,
   address: Address,
@@ -230,7 +230,7 @@ async function restoreBackup(parts: GatewayParts, request: Request, response: Re
   if (target === source.remote && !remotes.includes(target))
     throw new LxstowError(
       'bad-request',
-      `remote ${target} is not there to restore to; \`target\` (--to-target) names another, of: ${remotes.join(', ')}`,
+      `there is no host ${target} to restore to; name another with \`target\` (--to-target): ${remotes.join(', ')}`,
     );
   const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
   nats.assertConnected();
@@ -256,7 +256,7 @@ async function restoreBackup(parts: GatewayParts, request: Request, response: Re
   );
 }
 
-/** Throws where a worker says now that a restore cannot be done. `limited`: the manifest, for a client that may not bring everything. */
+/** Throws when a worker says that the restore cannot be done. `limited`: the manifest, for a client that may not restore every configuration. */
 async function assertRestorable(
   parts: GatewayParts,
   { remote, project, instance }: Address,
@@ -298,7 +298,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   }
   const { remote, project, instance } = address;
   const trace = traceOfRequest(request);
-  // No worker up: better said now than after the time is over.
+  // Without a worker, fail now and not after deleteTimeoutMs.
   await askLook(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
   const id = submitter.newId();
   await submitter.submit(id, { kind: 'delete', address, body: { backup, ...told } }, requestorOf(request), trace);
@@ -310,11 +310,11 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
     throw new LxstowError('no-worker', `the deletion of ${name} ${why}: see ${operationPath(id)}`);
   }
   if (operation.status !== 'Success') throw errorOf(operation);
-  // LXD's clients take it for an operation, and wait until it has ended.
+  // LXD's clients read the answer as an operation, and wait for its end.
   sync(response, toLxd(operation));
 }
 
-/** Side by side; where one fails, the other has ended too: what it has done can be undone. */
+/** Runs both in parallel. When one fails, the other has ended too, so that its effect can be undone. */
 async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
   await Promise.allSettled([one, other]);
   return Promise.all([one, other]);
@@ -336,7 +336,7 @@ function createOptions(request: Request, { worker, notify }: Config) {
   };
 }
 
-/** Where to restore to: from the body, else from the query, where `project` and `target` say whose backup it is. */
+/** The options of a restore, from the body, else from the query. In the query `project` and `target` name the backup, not the destination. */
 function restoreOptions(request: Request, { notify }: Config) {
   const { notifyEndpoint, ...body } = check('http-restore-backup.json', bodyOf(request), 'body');
   return {

@@ -1,4 +1,4 @@
-/** Who is trusted: listed, added, changed and removed, and tokens by which clients add themselves. */
+/** Trusted certificates: list, add, change and remove them; tokens by which clients add themselves. */
 import { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import type { Request, Response } from 'express';
@@ -76,7 +76,7 @@ async function addCertificate(parts: GatewayParts, request: Request, response: R
 
 async function showCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const client = clientOf(request);
-  // Before it is looked for: others do not learn which there are.
+  // Checked before the look-up, so that others do not learn which certificates exist.
   if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request)))
     throw new LxstowError('forbidden', 'not authorized');
   const { certificate, revision } = await find(parts, request);
@@ -88,7 +88,7 @@ async function showCertificate(parts: GatewayParts, request: Request, response: 
 
 function putCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   return change(parts, request, response, ({ restricted, projects, role }, before) => {
-    // LXD takes a missing one for false; that would free a restricted client by accident.
+    // LXD reads a missing field as false, which would lift a restriction by accident.
     if (restricted === undefined) throw new LxstowError('bad-request', 'body: restricted is missing');
     return changedGrant(before, { restricted, projects: projects ?? [], role });
   });
@@ -161,7 +161,7 @@ function leaveIfOwn({ connections }: GatewayParts, request: Request, response: R
   if (clientOf(request).fingerprint === fingerprint) connections.leave(response);
 }
 
-/** Throws bad-request for a project that no remote has. While one of them is not heard it may have it, and nothing is said. */
+/** Throws bad-request for a project that no host has. When a host does not answer, nothing is refused: it may have the project. */
 async function assertProjects({ nats, config }: GatewayParts, projects: string[]): Promise<void> {
   const remotes = Object.keys(config.remotes);
   const found = await unknownProjects(nats, remotes, projects, config.gateway.askTimeoutMs);
@@ -169,7 +169,7 @@ async function assertProjects({ nats, config }: GatewayParts, projects: string[]
     throw new LxstowError('bad-request', projectsText(found, remotes));
 }
 
-/** For who is not trusted yet: adds the certificate that the connection shows, for a token. All else is up to the token. */
+/** Enrols a client that is not trusted yet: adds its connection's certificate for a token. The token says everything else. */
 export async function enrol(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { trustStore, trust } = parts;
   const body = check('http-certificates-post.json', bodyOf(request), 'body');

@@ -29,7 +29,7 @@ async function openSocket({ eventSockets, trust }: GatewayParts, request: Reques
   });
 }
 
-/** All that the client may see, unless it says which. */
+/** The event types that the client asks for; by default all that it may see. */
 function wantedTypes(request: Request, client: Client): Set<EventType> {
   const admin = isAdmin(client);
   const asked = query(request, 'type')?.split(',');
@@ -45,7 +45,7 @@ function wantedTypes(request: Request, client: Client): Set<EventType> {
   return new Set((asked as EventType[]) ?? eventTypes.filter((type) => type !== 'logging' || admin));
 }
 
-/** Whether the client may still what it might when the socket was opened. */
+/** Whether the client's rights are the same as when the socket was opened. */
 function sameAccess(then: Client, now: Client | undefined): boolean {
   return now?.trusted === true && now.role === then.role && String(now.projects) === String(then.projects);
 }

@@ -1,4 +1,4 @@
-/** Archives, streamed to the client: every part is proved good before a byte of it leaves, and what cannot be proved cuts the answer. */
+/** Streams archives to clients. Each part is verified before a byte of it is sent; a damaged part cuts the answer. */
 import type { Request, Response } from 'express';
 import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/reader.ts';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
@@ -87,7 +87,7 @@ async function presignExport(parts: GatewayParts, request: Request, response: Re
   sync(response, { url, expires_at, size: manifest.archive.size });
 }
 
-/** The manifest and the archive's key. Throws where the archive is not what the manifest says. */
+/** The manifest and the archive's key. Throws when the archive differs from its manifest. */
 async function storedArchive(
   { config, catalog, transfers }: GatewayParts,
   address: BackupAddress,
@@ -99,7 +99,7 @@ async function storedArchive(
   return { manifest, key };
 }
 
-/** Sends the stored bytes of `range`; `begin` goes before the first. Rejects before any byte of a damaged part. */
+/** Sends the stored bytes of `range`; calls `begin` before the first. Rejects before any byte of a damaged part is sent. */
 async function send(
   { config, metrics, transfers }: GatewayParts,
   { address, manifest: { archive }, claim, memory }: Exported,
@@ -125,7 +125,7 @@ async function send(
   };
   for await (const { start, bytes, release } of verifiedParts(archive.parts, options, range)) {
     if (!response.headersSent) begin();
-    // All is read: who has the last byte may delete the backup.
+    // Everything is read, so a client that has the last byte may delete the backup.
     const last = start + bytes.length > range.end;
     if (last) await claim.release();
     const end = Math.min(bytes.length, range.end + 1 - start);

@@ -13,11 +13,11 @@ import type { RouteGroup } from '../http/route.ts';
 import { showListed } from '../views/backupView.ts';
 import { askRemotes, askSome, instancePath, remotesOf } from '../views/inventoryView.ts';
 
-/** Keys of an instance's configuration whose values are secrets by habit. */
+/** Keys of an instance's configuration whose values are often secrets. */
 const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;
 const mask = '********';
 
-/** Without those secrets for who may only look, in its snapshots too. */
+/** Masks these secrets for viewers, in the snapshots too. */
 function shownTo<T extends LxdObject>(client: Client, object: T): T {
   if (client.role !== 'viewer') return object;
   const masked = Object.entries(object).map(([field, value]) => {
@@ -108,7 +108,7 @@ function oneInFull(parts: GatewayParts, request: Request, response: Response): P
   return one(parts, request, response, (address) => ({ kind: 'instance', full: true, ...address }));
 }
 
-/** The one that is meant, and its remote: with no `?target=` that of the default remote, else the only one. */
+/** The requested instance, and its host: without `?target=` that of the default host, else the only one. */
 async function one(
   parts: GatewayParts,
   request: Request,
@@ -137,7 +137,7 @@ async function one(
   return [first[0], shownTo(clientOf(request), first[1])];
 }
 
-/** Those in the store, with LXD's fields. An instance is shown without them when the store is away. */
+/** The instance's backups in the store, with LXD's fields; null when S3 is away. */
 async function backupsOf(
   { catalog, log }: GatewayParts,
   remote: string,

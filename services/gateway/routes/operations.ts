@@ -56,7 +56,7 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
   sync(response, Object.fromEntries(shown));
 }
 
-/** All of them: the latter of two lines with one id is how it is now. */
+/** All operations in batches. One may come twice: the later line is its state. */
 async function* operationBatches(
   parts: GatewayParts,
   client: Client,
@@ -69,7 +69,7 @@ async function* operationBatches(
   }
 }
 
-/** What LXD's clients take for operations, too: runs, and for admins tokens. */
+/** Runs, and for admins tokens: LXD's clients know them as operations. */
 async function otherOperations(
   { runs, trustStore }: GatewayParts,
   client: Client,
@@ -87,7 +87,7 @@ async function otherOperations(
 function revisionOf(cursor: string | undefined): number | undefined {
   if (cursor === undefined) return undefined;
   if (/^\d{1,15}$/.test(cursor)) return Number(cursor);
-  throw new LxstowError('bad-request', `?after=${cursor} is no cursor of this list`);
+  throw new LxstowError('bad-request', `?after=${cursor} is not a cursor of this list`);
 }
 
 async function showOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -135,7 +135,7 @@ function idOf(request: Request): string {
   return parameter(request, 'id', 'names.json#/$defs/uuid');
 }
 
-/** In a header: LXD's clients know what is in the body. */
+/** Says in a header how many dead letters there are: LXD's clients expect the body as it is. */
 async function tellDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
   try {
     const count = await countDeadLetters(nats);

@@ -1,4 +1,4 @@
-/** What instances live in: projects and storage pools, of all remotes. Those of one name are shown as one. */
+/** Projects and storage pools of all hosts. Those of one name are shown as one. */
 import type { Request, Response } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
@@ -46,7 +46,7 @@ async function showPool(parts: GatewayParts, request: Request, response: Respons
   sync(response, pool, [pool.name, pool.driver, pool.config]);
 }
 
-/** Those that the client may see. Whatever workers say, there are LXD's default project and those that the client is restricted to. */
+/** The projects that the client may see. LXD's default project, and those that the client is restricted to, are always listed. */
 async function projects(parts: GatewayParts, request: Request, response: Response): Promise<LxdObject[]> {
   const client = clientOf(request);
   const sure = (client.projects ?? ['default']).map((name) => ({ name, description: '', config: {}, used_by: [] }));

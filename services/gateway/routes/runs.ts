@@ -1,4 +1,4 @@
-/** Runs: batches of backups, each one thing. */
+/** Runs: list, make, show, cancel and retry batches of backups. */
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';

@@ -8,7 +8,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 
-/** LXD's words for what this API has in common with LXD's. */
+/** LXD's names for the parts of its API that this API has too. */
 const extensions = [
   'api_filtering',
   'backup_override_name',

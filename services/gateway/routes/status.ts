@@ -12,7 +12,7 @@ import type { RouteGroup } from '../http/route.ts';
 import { instancePath, remotesOf } from '../views/inventoryView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 
-/** An inventory that is older is not trusted to know of new instances. */
+/** An older inventory may lack new instances; the answer warns of it. */
 const staleMs = 900_000;
 const mostOfPage = 10_000;
 
@@ -46,10 +46,7 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
     const at = inventories.get(remote)?.at;
     if (at !== undefined && Date.now() - Date.parse(at) < staleMs) continue;
     const since = at === undefined ? 'yet' : `since ${at}`;
-    response.append(
-      'warning',
-      `199 lxstow "no worker of remote ${remote} has looked which instances there are ${since}"`,
-    );
+    response.append('warning', `199 lxstow "no worker of host ${remote} has taken an inventory ${since}"`);
   }
   if (lines) return sendLines(parts, request, response, batchesOf(statuses));
   const matching = await filtered(statuses, filter);

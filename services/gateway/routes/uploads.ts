@@ -1,4 +1,4 @@
-/** Archives from elsewhere, as LXD's clients send them to be imported: each becomes a backup in the store. */
+/** Stores archives that LXD's clients send for an import: each becomes a backup. */
 import { randomUUID } from 'node:crypto';
 import type { Request, Response } from 'express';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
@@ -29,7 +29,7 @@ import { look } from '../views/backupView.ts';
 interface Wanted {
   remote: string;
   project: string;
-  /** In the place of the archive's own. */
+  /** Instead of the archive's own name. */
   name: string | undefined;
   pool: string | undefined;
   compression: Compression;
@@ -37,7 +37,7 @@ interface Wanted {
   told: { notifyEndpoint?: string };
 }
 
-/** A second. Who sends less holds a place that others want. */
+/** Bytes a second. A slower client would keep a transfer's share from others. */
 const slowestBytes = 1024;
 
 export const uploadRoutes: RouteGroup = {
@@ -89,12 +89,12 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
   accepted(response, operation, { name: operation.backup });
 }
 
-/** Reads the index, judges where it must, and stores: an operation from then on, so that it can be watched, cancelled, and found when this gateway dies. */
+/** Reads the index, judges the archive of a limited client, and stores it. From then on it is an operation that can be watched, cancelled, and found after a crash. */
 async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterable<Buffer>): Promise<Operation> {
   const { config, transfers, intake } = parts;
   const { request, wanted, idle, gone } = arriving;
   const inTurn = async <T>(run: () => Promise<T>) => {
-    // We are at work, not the client.
+    // The client waits for us now.
     idle.watch(false);
     using _turn = await transfers.parsing.take(gone);
     return await run();
@@ -141,7 +141,7 @@ function wantedOf(request: Request, config: Config): Wanted {
   };
 }
 
-/** Judges what a client sends that may not bring everything: by what LXD says of its project, where a worker is up. */
+/** The judge of a limited client's archive, by what LXD says of its project when a worker is up. */
 async function judgeFor(
   parts: GatewayParts,
   index: LxdIndex,
