@@ -13,6 +13,7 @@ COPY schemas schemas
 COPY services services
 COPY docs/openapi.json docs/
 RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
+ && install -D -m 644 docs/openapi.json dist/docs/openapi.json \
  && chmod 755 dist/services/cli/main.js \
  && npm prune --omit=dev --ignore-scripts
 

@@ -8,11 +8,6 @@ const ofAKind = ['routes', 'commands', 'doctor'];
 const programs = ['gateway', 'worker'];
 /** What is imported from outside of services/, and by whom. */
 const outside = { folder: 'contract', paths: /^(schemas\/|package\.json$)/ };
-/** What is not so yet, and why. One that nothing needs any more is a fault itself. */
-const exceptions: Record<string, string> = {
-  'services/gateway/app.ts imports docs/openapi.json':
-    'the gateway answers GET /1.0/openapi.json with it, and takes the methods of each path from it (docs/adr/0033-layout.md)',
-};
 
 const row = /^\| `([a-z]\w*)\/?` \|/i;
 
@@ -22,8 +17,8 @@ export function floorsIn(page: string): string[] {
   return section.split('\n').flatMap((line) => row.exec(line)?.[1] ?? []);
 }
 
-/** What is wrong, a sentence each. `files`: path and text of each file in services/; `allowed`: imports, as `<file> imports <file>`. */
-export function faultsOfLayout(files: Map<string, string>, floors: string[], allowed: string[] = []): string[] {
+/** What is wrong, a sentence each. `files`: path and text of each file in services/. */
+export function faultsOfLayout(files: Map<string, string>, floors: string[]): string[] {
   const faults: string[] = [];
   const byName = Map.groupBy(files.keys(), (path) => basename(path));
   for (const [name, paths] of byName) {
@@ -35,13 +30,11 @@ export function faultsOfLayout(files: Map<string, string>, floors: string[], all
   for (const folder of folders)
     if (!floors.includes(folder)) faults.push(`services/${folder}: not in docs/architecture.md's table of floors`);
   for (const folder of floors) if (!folders.has(folder)) faults.push(`services/${folder}: a floor without files`);
-  const unneeded = new Set(allowed);
   for (const [path, text] of files)
     for (const target of importsOf(path, text)) {
       const why = refused(folderOf(path), target, floors);
-      if (why && !unneeded.delete(`${path} imports ${target}`)) faults.push(`${path} imports ${target}: ${why}`);
+      if (why) faults.push(`${path} imports ${target}: ${why}`);
     }
-  for (const each of unneeded) faults.push(`${each}: an exception that nothing needs`);
   return faults;
 }
 
@@ -75,7 +68,7 @@ if (import.meta.main) {
   for await (const path of glob('services/**/*.ts', { cwd: root }))
     files.set(path, await readFile(join(root, path), 'utf8'));
   const floors = floorsIn(await readFile(join(root, 'docs/architecture.md'), 'utf8'));
-  const faults = faultsOfLayout(files, floors, Object.keys(exceptions));
+  const faults = faultsOfLayout(files, floors);
   for (const fault of faults) console.error(fault);
   if (faults.length > 0) process.exit(1);
 }

@@ -1,4 +1,4 @@
-/** Writes docs/openapi.json from schemas/: `node docs/openapi.ts`. With --check it only says whether it is stale. The gateway serves it, and knows its paths and methods by it. */
+/** Writes docs/openapi.json from schemas/: `node docs/openapi.ts`. With --check it only says whether it is stale. The gateway serves it; test/unit/access.test.ts holds its paths against the routes. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { version } from '../services/contract/version.ts';
 import { type Json, openBundle } from './bundle.ts';
@@ -34,6 +34,17 @@ const done = {
 };
 const sync = (description: string, metadata: Json, headers: Json = {}): Json => ({
   200: { description, headers, content: json(envelope(done, metadata)) },
+});
+/** A list, which who accepts NDJSON gets whole: an object a line, of all pages. */
+const list = (description: string, items: Json, metadata: Json = listOf(items), headers: Json = {}): Json => ({
+  200: {
+    description,
+    headers,
+    content: {
+      ...json(envelope(done, metadata)),
+      'application/x-ndjson': { schema: items },
+    },
+  },
 });
 const empty: Json = { type: 'object', additionalProperties: false };
 const accepted = (description: string, metadata: Json = operation): Json => ({
@@ -144,6 +155,13 @@ route('/1.0/openapi.json', {
 });
 
 const place = [project, target_];
+const limit = query(
+  'limit',
+  text,
+  'A page of so many, 1000 at most; the header `Link` leads to the next one. All without it.',
+);
+const after = query('after', text, 'Those behind this cursor, which the header `Link` of the page before has.');
+const nextPage = { Link: header('The next page, `rel="next"`.') };
 const remotes = query('target', names('remoteName'), 'A remote of the configuration; all of them without it.');
 const filter = query('filter', text, "LXD's filters: `status eq Running and config.image.os eq ubuntu`.");
 /** As LXD has it: what else is in it is up to LXD. */
@@ -195,6 +213,7 @@ route('/1.0/instances', {
     answers: accepted('It is stored; the operation has ended.', answers('newBackup')),
   },
 });
+const instanceStatus = closed(schema('nats-api.json#/$defs/instanceStatus'));
 route('/1.0/status', {
   get: {
     summary: 'The state of each instance, with its reason',
@@ -209,9 +228,9 @@ route('/1.0/status', {
       query('limit', text, 'A page of so many; the header `Link` leads to the next one. All without it.'),
       query('after', text, 'Those behind `host/project/instance`.'),
     ],
-    answers: sync('By host, project and name.', listOf(text, closed(schema('nats-api.json#/$defs/instanceStatus'))), {
+    answers: list('By host, project and name.', instanceStatus, listOf(text, instanceStatus), {
       ...warned,
-      Link: header('The next page, `rel="next"`.'),
+      ...nextPage,
     }),
   },
 });
@@ -273,11 +292,12 @@ const anyStored = query(
   'As for one backup; `*` with all instances: of all that have backups.',
 );
 const storedPlace = [project, stored];
+const listedBackup = closed(schema('nats-api.json#/$defs/listedBackup'));
 route('/1.0/instances/{instance}/backups', {
   get: {
     summary: 'List backups',
-    parameters: [project, allProjects, anyStored],
-    answers: sync('By name.', listOf(closed(schema('nats-api.json#/$defs/listedBackup')))),
+    parameters: [project, allProjects, anyStored, limit, after],
+    answers: list('By name.', listedBackup, listOf(listedBackup), nextPage),
   },
   post: {
     summary: 'Back the instance up',
@@ -363,14 +383,14 @@ route('/1.0/instances/{instance}/backups/{backup}/export/url', {
 });
 
 const all = [query('project', names('projectName'), '`default` without it.'), allProjects];
+const anyOperation = { anyOf: [operation, answers('token')] };
 route('/1.0/operations', {
   get: {
     summary: 'List operations',
-    parameters: [...all, recursion],
-    answers: sync('By status.', answers('operations')),
+    parameters: [...all, recursion, filter, limit, after],
+    answers: list('By status.', anyOperation, answers('operations'), nextPage),
   },
 });
-const anyOperation = { anyOf: [operation, answers('token')] };
 route('/1.0/operations/{id}', {
   get: { summary: 'Show an operation', answers: sync('As it is now.', anyOperation) },
   delete: { summary: 'Cancel an operation', answers: sync('It is asked to end.', empty) },
@@ -391,7 +411,7 @@ route('/1.0/runs', {
   get: {
     summary: 'List runs',
     parameters: paged,
-    answers: sync('The newest first; of each what the client may see of it.', runs('runPage')),
+    answers: list('The newest first; of each what the client may see of it.', runs('run'), runs('runPage')),
   },
   post: {
     summary: 'Back many instances up, as one thing',
@@ -408,7 +428,7 @@ route('/1.0/runs/{id}/children', {
   get: {
     summary: "List a run's children",
     parameters: [query('state', schema('run.json#/$defs/state'), 'Only those.'), ...paged],
-    answers: sync('In the order in which they are begun.', runs('childPage')),
+    answers: list('In the order in which they are begun.', runs('child'), runs('childPage')),
   },
 });
 route('/1.0/runs/{id}/retry', {

@@ -1676,6 +1676,10 @@ reason: string
  * False: it could not be asked what it has; its children are planned when it answers.
  */
 planned: boolean
+/**
+ * Its children so far are those that the records of instances named. They wait until it answers; then those that it has besides are added, and those that it does not have are skipped.
+ */
+planned_from?: "records"
 }
 export interface RunFailure {
 /**

@@ -11,6 +11,9 @@ import { Summaries, type Summary } from './summaries.ts';
 
 /** How often another process may be faster with a change. */
 const mostClashes = 20;
+/** As many as summaries are kept in memory: a project's index is read once for each batch. */
+const batchLength = 20_000;
+
 export class Catalog {
   readonly #store: ObjectStore;
   readonly #prefix: string;
@@ -83,20 +86,33 @@ export class Catalog {
     return this.#summaries.of(entries, of.instance === undefined, signal);
   }
 
-  /** As `list`: at most `limit` backups behind the cursor `after`. `next` is the cursor of a page that is not the last. */
+  /** The same in batches, as the store lists them. */
+  async *batches(of: Part, signal: AbortSignal): AsyncGenerator<Summary[]> {
+    let entries: ManifestEntry[] = [];
+    for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) {
+      entries.push(entry);
+      if (entries.length < batchLength) continue;
+      yield await this.#summaries.of(entries, false, signal);
+      entries = [];
+    }
+    yield await this.#summaries.of(entries, false, signal);
+  }
+
+  /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
   async page(
-    of: { remote: string; project: string; instance?: string },
-    { limit, after = '' }: { limit: number; after?: string },
+    of: Part,
+    { limit, after = '' }: { limit: number; after?: string | undefined },
     signal: AbortSignal,
   ): Promise<{ summaries: Summary[]; next?: string }> {
+    const cursor = ({ address }: ManifestEntry) => cursorOf(address, of);
     const behind: ManifestEntry[] = [];
     for await (const entry of listManifests(this.#store, this.#prefix, of, signal))
-      if (cursorOf(entry.address) > after) behind.push(entry);
+      if (cursor(entry) > after) behind.push(entry);
     // Not every store lists in this order (docs/s3.md).
-    behind.sort((a, b) => (cursorOf(a.address) < cursorOf(b.address) ? -1 : 1));
+    behind.sort((a, b) => (cursor(a) < cursor(b) ? -1 : 1));
     const page = behind.slice(0, limit);
     const summaries = await this.#summaries.of(page, false, signal);
     const last = behind.length > limit ? page.at(-1) : undefined;
-    return { summaries, ...(last && { next: cursorOf(last.address) }) };
+    return { summaries, ...(last && { next: cursor(last) }) };
   }
 }

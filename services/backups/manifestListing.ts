@@ -59,7 +59,8 @@ async function piecesOf(store: ObjectStore, prefix: string, of: Part, signal: Ab
   return prefixesOf(folders, mostPieces) ?? whole;
 }
 
-/** A backup's place in the order of a list. */
-export function cursorOf({ instance, backup }: BackupAddress): string {
-  return `${instance}/${backup}`;
+/** A backup's place in the order of a list; with its remote and project where the list has several. */
+export function cursorOf({ remote, project, instance, backup }: BackupAddress, of: Part): string {
+  const own = `${instance}/${backup}`;
+  return of.remote === undefined || of.project === undefined ? `${remote}/${project}/${own}` : own;
 }

@@ -113,12 +113,12 @@ export class FleetView {
     this.#nats = nats;
   }
 
-  /** Keeps the view up to date until the signal aborts, so that a request need not wait for all records. */
-  follow(signal: AbortSignal, onTrouble: (error: unknown) => void): void {
-    const read = () => void this.current().catch(onTrouble);
-    const timer = setInterval(read, followEveryMs);
+  /** Keeps the view up to date until the signal aborts, so that a question need not wait for all records. Resolves after the first read. */
+  async follow(signal: AbortSignal, onTrouble: (error: unknown) => void): Promise<void> {
+    const read = () => this.current().then(() => undefined, onTrouble);
+    const timer = setInterval(() => void read(), followEveryMs);
     signal.addEventListener('abort', () => clearInterval(timer), { once: true });
-    read();
+    await read();
   }
 
   /** All instances, sorted by cursor, and each remote's last inventory, as of some moment after the call. Throws nats-unavailable. */

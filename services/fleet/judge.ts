@@ -1,16 +1,16 @@
-/** What state an instance is in, and why: from its record, the time, and how old its last backup may be. Pure. */
+/** Derives an instance's state and its reason from its record, the time, and the greatest age of a backup. Pure. */
 import type { Address, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
 
 export type InstanceState = InstanceStatus['state'];
 
-/** Those that somebody should do something about, the worst first. */
+/** States that need action, the worst first. */
 export const redStates = ['never', 'failing', 'overdue'] as const satisfies InstanceState[];
 export const instanceStates = [...redStates, 'ok', 'excluded', 'gone'] as const satisfies InstanceState[];
 
 export interface Yardstick {
   now: Date;
   maxAgeMs: number;
-  /** Whether who asks may learn that there is such a project. */
+  /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
 }
 

@@ -16,7 +16,7 @@ const lookTimeoutMs = 30_000;
 export interface KeeperOptions {
   fleet: FleetStore;
   store: ObjectStore;
-  /** Of the keys in the store. */
+  /** Prefix of the keys in the store. */
   prefix: string;
   log: Log;
 }

@@ -1,4 +1,4 @@
-/** A remote's inventory, taken by its workers every so often: which instances there are, and now and then whether the records agree with the store. */
+/** The inventory of a host, taken by its workers at intervals: which instances exist, and once a day whether the records agree with the store. */
 import { setTimeout } from 'node:timers/promises';
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
@@ -27,7 +27,7 @@ export interface InventoryTools {
   log: Log;
 }
 
-/** Takes the inventory every so often until `stop`. Of several workers of a remote mostly one does. */
+/** Takes the inventory at intervals until `stop`. Of several workers of a host, mostly one does. */
 export async function takeInventoryRegularly(
   tools: InventoryTools,
   { everySeconds, stop }: { everySeconds: number; stop: AbortSignal },
@@ -37,7 +37,7 @@ export async function takeInventoryRegularly(
   while (!stop.aborted) {
     try {
       const { revision } = await fleet.inventory(remote);
-      // Another worker has taken it since we looked last. Ages by the clock would want clocks that agree.
+      // Another worker has taken it since our last look. Revisions are compared, because clocks of hosts may differ.
       if (seen === undefined || seen === revision) seen = await takeInventory(tools, stop);
       else seen = revision;
     } catch (error) {
@@ -54,7 +54,7 @@ export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
   return async (address) => (await leases.holder(instanceLeaseKey(address))) !== undefined;
 }
 
-/** Takes it now. Returns the revision of its note. */
+/** Takes the inventory now. Returns the revision of its entry. */
 export async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
   const { remote, fleet, keeper, store, prefix, list, leases, log } = tools;
   const { inventory, revision } = await fleet.inventory(remote);

@@ -1,4 +1,4 @@
-/** The youngest backup of each instance that the store has, by one listing and about one manifest each. */
+/** Finds the youngest stored backup of each instance, with one listing and about one manifest an instance. */
 import { listPrefix, type Part, parseManifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
@@ -12,7 +12,7 @@ const readsInFlight = 16;
 interface Candidate {
   address: BackupAddress;
   key: string;
-  /** Times in ms. It was made in between: not before its name says, nor after its manifest was last written. */
+  /** Times in ms: the backup was made between the time in its name and the last write of its manifest. */
   earliest: number;
   latest: number;
 }
@@ -22,14 +22,14 @@ export interface Youngest {
   good: GoodBackup;
 }
 
-/** What a record says of a backup. */
+/** The fields of a backup that a record has. */
 export function goodOf({ backup, archive }: Manifest): GoodBackup {
   return { backup: backup.name, at: backup.created, size: archive.size };
 }
 
 /**
- * Of each instance of a remote, or of the one that `of` names, by key. A manifest that cannot be read counts for nothing. Backups that were
- * made or deleted meanwhile may be in it or not.
+ * The youngest backup of each instance of a host, or of the one that `of` names, by key. Manifests that cannot be read are left out. A backup that is
+ * made or deleted during the listing may be included or not.
  */
 export async function youngestBackups(
   store: ObjectStore,
@@ -43,7 +43,7 @@ export async function youngestBackups(
     if (!address) continue;
     const latest = Date.parse(modified);
     const named = timeOfName(address.backup);
-    // What people call a backup may say anything.
+    // A name that a person gave may contain any time.
     const candidate = { address, key, latest, earliest: named <= latest ? named : Number.NEGATIVE_INFINITY };
     const instance = instanceKey(address);
     candidates.set(instance, contenders(candidates.get(instance) ?? [], candidate));
@@ -55,7 +55,7 @@ export async function youngestBackups(
   return found;
 }
 
-/** Those that can be the youngest: an instance of a thousand backups keeps one or two. */
+/** The backups that can be the youngest: one or two of a thousand. */
 function contenders(before: Candidate[], candidate: Candidate): Candidate[] {
   if (before.some(({ earliest }) => earliest > candidate.latest)) return before;
   return [...before.filter(({ latest }) => latest >= candidate.earliest), candidate];
@@ -89,7 +89,7 @@ async function readGood(
   }
 }
 
-/** When the backup was asked for, in ms; of a name that lxstow has not made, long ago. */
+/** The time in the backup's name, in ms; -Infinity for a name that lxstow did not make. */
 function timeOfName(name: string): number {
   const [, date, hour, minute, second] = /^backup_(\d{4}-\d\d-\d\d)-(\d\d)-(\d\d)(\d\d)\b/.exec(name) ?? [];
   const time = date === undefined ? Number.NaN : Date.parse(`${date}T${hour}:${minute}:${second}Z`);

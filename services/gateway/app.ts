@@ -1,27 +1,18 @@
-/** The API as an Express application: trust, bodies, routes, errors. */
+/** The API as an Express application: trust, rights, bodies, routes, errors. */
 import type { TLSSocket } from 'node:tls';
-import express, { type Express, type RequestHandler } from 'express';
-import openapi from '../../docs/openapi.json' with { type: 'json' };
+import express, { type Express, type RequestHandler, Router } from 'express';
 import { LxstowError } from '../contract/errors.ts';
 import { excessOfJson } from '../contract/json.ts';
 import { traceHeader, traceOf } from '../telemetry/trace.ts';
-import { authorized, bodyAuthorized } from './access/access.ts';
+import { authorized, bodyAuthorized, unansweredAuthorized } from './access/access.ts';
 import type { Client } from './access/apiClient.ts';
 import { audited } from './access/audit.ts';
 import type { Trust } from './access/trust.ts';
 import type { GatewayParts } from './gatewayParts.ts';
 import { respondToErrors } from './http/respond.ts';
-import { backupRoutes } from './routes/backups.ts';
-import { certificateRoutes, enrolment } from './routes/certificates.ts';
-import { eventRoutes } from './routes/events.ts';
-import { exportRoutes } from './routes/exports.ts';
-import { instanceRoutes } from './routes/instances.ts';
-import { operationRoutes } from './routes/operations.ts';
-import { poolRoutes, projectRoutes } from './routes/places.ts';
-import { runRoutes } from './routes/runs.ts';
-import { serverRoutes } from './routes/server.ts';
-import { statusRoutes } from './routes/status.ts';
-import { uploadRoutes } from './routes/uploads.ts';
+import { expressPath, fullPath, type Method, type RouteGroup } from './http/route.ts';
+import { enrol } from './routes/certificates.ts';
+import { routeGroups } from './routes/table.ts';
 
 export function createApp(parts: GatewayParts): Express {
   const { config, log } = parts;
@@ -43,27 +34,42 @@ export function createApp(parts: GatewayParts): Express {
   // LXD's clients send JSON under any type, and `""` where they mean nothing.
   const json = jsonUpTo(config.gateway.bodyLimitBytes);
   const strangersJson = jsonUpTo(Math.min(config.gateway.bodyLimitBytes, strangersBodyBytes));
-  // Express would answer these by itself, in plain text and for anybody.
+  // Express would answer OPTIONS itself, in plain text and without a check of trust.
   app.options('/{*path}', trusted, nothingHere);
-  app.use(serverRoutes(parts));
-  app.post('/1.0/certificates', onlyStrangers, heard(parts.trust), strangersJson, enrolment(parts));
+  register(app, routeGroups.filter(isForAnyone), parts, []);
+  app.post('/1.0/certificates', ...[onlyStrangers, heard(parts.trust), strangersJson], (request, response) =>
+    enrol(parts, request, response),
+  );
   app.use(trusted);
-  app.get('/1.0/openapi.json', (_request, response) => void response.json(openapi));
-  app.use(authorized(parts.operations, parts.runs));
-  app.use('/1.0/instances', uploadRoutes(parts));
-  app.use(json, bodyAuthorized);
-  app.use('/1.0/certificates', certificateRoutes(parts));
-  app.use('/1.0/instances/:instance/backups', backupRoutes(parts), exportRoutes(parts));
-  app.use('/1.0/instances', instanceRoutes(parts));
-  app.use('/1.0/operations', operationRoutes(parts));
-  app.use('/1.0/runs', runRoutes(parts));
-  app.use('/1.0/events', eventRoutes(parts));
-  app.use('/1.0/status', statusRoutes(parts));
-  app.use('/1.0/projects', projectRoutes(parts));
-  app.use('/1.0/storage-pools', poolRoutes(parts));
-  app.use(nothingHere);
+  register(
+    app,
+    routeGroups.filter((group) => !isForAnyone(group)),
+    parts,
+    [json],
+  );
+  app.use(unansweredAuthorized(routeGroups, parts), unlessKnown(json), bodyAuthorized, nothingHere);
   app.use(respondToErrors(log, parts.absences));
   return app;
+}
+
+/** Registers the routes: first the check of the right, then the body, then the route itself. */
+function register(app: Express, groups: RouteGroup[], parts: GatewayParts, readBody: RequestHandler[]): void {
+  for (const group of groups) {
+    const router = Router({ mergeParams: true });
+    for (const route of group.routes) {
+      const before = route.least === 'anyone' ? [] : [authorized(route, parts)];
+      const body = route.readsBody ? [] : [...readBody, bodyAuthorized];
+      const method = route.method.toLowerCase() as Lowercase<Method>;
+      router[method](expressPath(route.path), ...before, ...body, async (request, response) => {
+        await route.run(parts, request, response);
+      });
+    }
+    app.use(expressPath(group.path) || '/', router);
+  }
+}
+
+function isForAnyone({ routes }: RouteGroup): boolean {
+  return routes.every(({ least }) => least === 'anyone');
 }
 
 /** LXD's old paths, which name containers alone; old clients use them. */
@@ -76,20 +82,26 @@ const containersAreInstances: RequestHandler = (request, _response, next) => {
   next();
 };
 
-/** Known paths and their methods, for the answer to all others. */
-const methods = Object.entries(openapi.paths).map(([path, calls]) => {
+/** The methods of each path, for calls that no route answers. */
+const methods = [
+  ...Map.groupBy(
+    routeGroups.flatMap((group) =>
+      group.routes.map((route) => ({ path: fullPath(group, route), method: route.method })),
+    ),
+    ({ path }) => path,
+  ),
+].map(([path, routes]) => {
   const pattern = path.replaceAll('.', '\\.').replaceAll(/{\w+}/g, '[^/]+').replace(/\/$/, '');
-  const allowed = Object.keys(calls).filter((each) => each !== 'parameters');
-  return [new RegExp(`^${pattern}/?$`), allowed.map((method) => method.toUpperCase())] as const;
+  return { pattern: new RegExp(`^${pattern}/?$`), allowed: routes.map(({ method }) => method) };
 });
 
-function allowedOn(path: string): string[] | undefined {
-  return methods.find(([pattern]) => pattern.test(path))?.[1];
+function allowedOn(path: string): Method[] | undefined {
+  return methods.find(({ pattern }) => pattern.test(path))?.allowed;
 }
 
 /**
- * What browsers are told, and asked: one that has a client's certificate shows it for every page's sake, so a page of another origin
- * gets nothing. No Strict-Transport-Security: it would hold for every port of this host, the store's console among them.
+ * Refuses requests of pages from another origin, because a browser sends the client's certificate with them too. No Strict-Transport-Security: it would apply to
+ * every port of this host, the store's console among them.
  */
 const guarded: RequestHandler = (request, response, next) => {
   response.set({
@@ -128,7 +140,7 @@ const onlyStrangers: RequestHandler = (_request, response, next) => {
   next(response.locals.client?.trusted ? 'route' : undefined);
 };
 
-/** Counted before the body is read: what is wrong in a body is not free either. */
+/** Counts an enrolment before its body is read, so that wrong bodies count too. */
 function heard(trust: Trust): RequestHandler {
   return (request, response, next) => {
     trust.assertHeard({ req: request, res: response }, 'enrolments');
@@ -161,12 +173,15 @@ function jsonUpTo(limit: number): RequestHandler {
 function onBody(parse: RequestHandler): RequestHandler {
   return (request, response, next) => {
     if (!['POST', 'PUT', 'PATCH'].includes(request.method)) return next();
-    // What is not allowed is told so, whatever its body is.
-    if (allowedOn(request.path)?.includes(request.method) === false) return next();
     const tooSlow = setTimeout(() => request.destroy(), bodyTimeoutMs);
     parse(request, response, (error) => {
       clearTimeout(tooSlow);
       next(error);
     });
   };
+}
+
+/** Skips the handler for a known path: a wrong method is a 405, whatever the body is. */
+function unlessKnown(handler: RequestHandler): RequestHandler {
+  return (request, response, next) => (allowedOn(request.path) ? next() : handler(request, response, next));
 }

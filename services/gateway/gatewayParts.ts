@@ -4,6 +4,7 @@ import type { Config, Operation } from '../contract/schemas.ts';
 import type { Reservations } from '../coordination/reservations.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
 import type { Keeper } from '../fleet/keeper.ts';
+import type { Intake } from '../intake/intake.ts';
 import type { Submitter } from '../jobs/submit.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
@@ -15,10 +16,11 @@ import type { ServerCertificate } from '../trust/serverCertificate.ts';
 import type { TrustParts } from './access/openTrust.ts';
 import type { EventSockets } from './events/eventSockets.ts';
 import type { Absences } from './http/absences.ts';
+import type { Shares } from './http/shares.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
 
-/** What the routes work with. Made once in main, handed in. */
+/** Made once in main.ts, and handed to every route and endpoint. */
 export interface GatewayParts extends TrustParts {
   config: Config;
   log: Log;
@@ -35,9 +37,13 @@ export interface GatewayParts extends TrustParts {
   keeper: Keeper;
   submitter: Submitter;
   transfers: Transfers;
+  /** Lists that are being sent as NDJSON. */
+  lists: Shares;
+  /** Stores the archives that clients send. */
+  intake: Intake;
   absences: Absences;
   awayWorkers: AwayWorkers;
   certificate: ServerCertificate;
-  /** Aborts when the gateway stops: nobody is kept waiting. */
+  /** Aborts when the gateway stops; requests that wait are answered then. */
   stop: AbortSignal;
 }

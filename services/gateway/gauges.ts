@@ -1,4 +1,4 @@
-/** What a gateway says of the whole, at each scrape, as NATS tells it: the queue, outages, and the state of each instance. */
+/** Gauges that every gateway shows alike, read from NATS at each scrape: the queue, outages, and the state of each instance. */
 import { until } from '../concurrency/until.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
@@ -26,7 +26,7 @@ const hourMs = 3_600_000;
 export class Gauges {
   readonly #options: GaugesOptions;
   readonly #remotes: string[];
-  /** Dead letters at the last scrape: more of them are logged. */
+  /** Dead letters at the last scrape; an increase is logged. */
   #dead = 0;
 
   constructor(options: GaugesOptions) {
@@ -35,7 +35,7 @@ export class Gauges {
     options.metrics.backupMaxAge.set(options.config.gateway.backupMaxAgeHours * 3600);
   }
 
-  /** Brings all of them up to date, as far as that is possible before `signal` aborts. Never throws. */
+  /** Updates all gauges, as far as possible before `signal` aborts. Never throws. */
   async refresh(signal: AbortSignal): Promise<void> {
     await Promise.all([this.#queue(signal), this.#instances(signal)]);
   }

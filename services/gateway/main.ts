@@ -1,10 +1,11 @@
-/** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps nothing that another would not know. */
+/** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps no state that other gateways lack. */
 import { constants } from 'node:crypto';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { Catalog } from '../backups/catalog.ts';
+import { until } from '../concurrency/until.ts';
 import { readText } from '../contract/config.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -12,6 +13,7 @@ import { Leases } from '../coordination/leases.ts';
 import { Reservations } from '../coordination/reservations.ts';
 import { FleetStore, FleetView } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
+import { Intake } from '../intake/intake.ts';
 import { Submitter } from '../jobs/submit.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { connectNats } from '../nats/connection.ts';
@@ -26,7 +28,7 @@ import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { serveHealth } from '../telemetry/health.ts';
 import { type Log, onLine } from '../telemetry/logger.ts';
-import { createGatewayMetrics } from '../telemetry/metrics.ts';
+import { countJob, createGatewayMetrics } from '../telemetry/metrics.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
 import { serverCertificate } from '../trust/serverCertificate.ts';
 import { connectionLimits } from './access/connections.ts';
@@ -37,6 +39,7 @@ import { takeUpgrades } from './events/upgrade.ts';
 import type { GatewayParts } from './gatewayParts.ts';
 import { Gauges } from './gauges.ts';
 import { Absences } from './http/absences.ts';
+import { listShares } from './http/lines.ts';
 import { serveOverNats } from './natsApi/service.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
@@ -50,18 +53,18 @@ export interface GatewayOptions {
   log: Log;
   /** Aborts to stop: open requests are answered, no new ones taken. */
   stop: AbortSignal;
-  /** Told once, when requests are taken. */
+  /** Called once, when the gateway takes requests. */
   onListening?: (port: number) => void;
 }
 
-/** People wait here: a store that is away is said after two quick tries, not after a worker's patience. */
+/** A person waits for the answer: after two quick tries S3 counts as away. Workers are more patient. */
 const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
 const hourMs = 3_600_000;
 
-/** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
+/** Runs until `stop`. Throws at the start when the configuration is wrong, or NATS or the object store is not set up. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
   const { config, reread, env, onListening } = options;
   const log = options.log.child({ service: 'gateway' });
@@ -77,7 +80,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
     log.warn('the object store does not answer yet', { error });
   });
-  // Archives have connections and patience of their own.
+  // Archives have their own connections, with a longer timeout.
   using archives = createS3Store(config.s3, s3Options);
   await using threads = new Threads({ gzipLibrary: config.gzip.library });
   await using nats = await connectNats(config.nats, 'lxstow gateway', log, { reread: reread && (() => reread().nats) });
@@ -87,7 +90,11 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const operations = new OperationStore(nats, config.nats.operationsKeptHours);
   const ended = new AbortController();
   const leases = new Bucket(nats, leasesBucket);
-  const feed = await operations.feed(log, ended.signal);
+  const fleet = new FleetView(nats);
+  const fleetRead = fleet.follow(ended.signal, (error) =>
+    log.warn('the records of instances cannot be read', { error }),
+  );
+    const feed = await operations.feed(log, ended.signal);
   const runs = new RunStore(nats, config.nats.runsKeptHours);
   const runFeed = await runs.feed(log, ended.signal);
   await using eventSockets = new EventSockets(feed, runFeed, log);
@@ -107,10 +114,19 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   });
   const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
   const catalog = new Catalog(catalogStore, config.s3.prefix, log);
-  const fleet = new FleetView(nats);
-  fleet.follow(ended.signal, (error) => log.warn('the records of instances are not read', { error }));
   const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix: config.s3.prefix, log });
   const gauges = new Gauges({ nats, leases, config, fleet, metrics, log });
+  const reservations = new Reservations(leases);
+  const intake = new Intake({
+    ...transfers.tools,
+    prefix: config.s3.prefix,
+    cancels: feed,
+    operations,
+    reservations,
+    catalog,
+    keeper,
+    onEnd: (operation, result) => countJob(metrics, operation, result),
+  });
   const parts: GatewayParts = {
     config,
     log,
@@ -120,13 +136,15 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     runs,
     runFeed,
     eventSockets,
-    reservations: new Reservations(leases),
+    reservations,
     catalog,
     fleet,
     keeper,
     metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
     transfers,
+    lists: listShares(),
+    intake,
     absences: new Absences(leases, log),
     awayWorkers: new AwayWorkers({ nats, leases, operations, log }),
     ...trust,
@@ -156,26 +174,30 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     {
       ...certificate,
       minVersion: 'TLSv1.2',
-      // Whoever is not trusted is told so in an envelope, not in the handshake.
+      // Clients that are not trusted get an error envelope, not a failed handshake.
       requestCert: true,
       ...connectionLimits,
       rejectUnauthorized: false,
       ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
       // A resumed session would not show the client's certificate again, and would outlive its trust.
-      // In a connection that stays, it could change.
+      // By renegotiation a client could change its certificate within a connection.
       secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
     },
     app,
   );
   takeUpgrades(server, app);
   server.on('secureConnection', (socket) => trust.connections.add(socket));
+  // So that the first question about states is answered from memory.
+  await until(AbortSignal.timeout(startTimeoutMs), fleetRead).catch(() =>
+    log.warn('the records of instances are still being read'),
+  );
   const port = await listen(server, gateway.address, gateway.port);
   await using health = await serveHealth(
     gateway.healthAddress,
     gateway.healthPort,
     { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
-    // It takes jobs without it.
+    // Not a condition of /readyz: the gateway takes jobs while S3 is away.
     { s3: (signal) => s3.probe(signal) },
   );
   const service = await serveOverNats(parts);
@@ -203,7 +225,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();
   log.info('gateway stopped');
-  // systemd begins anew what has failed (packaging/systemd).
+  // Ends with a failure, so that systemd restarts the gateway (packaging/systemd).
   nats.closed.throwIfAborted();
 }
 

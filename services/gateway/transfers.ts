@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import type { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { Semaphore } from '../concurrency/semaphore.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { Claim } from '../coordination/claims.ts';
@@ -10,13 +11,14 @@ import type { Leases } from '../coordination/leases.ts';
 import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { ObjectStore, Presigner } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
+import { Shares } from './http/shares.ts';
 
 export interface TransferTools {
   /** Transfers at a time. */
   most: number;
   /** The same of one client. */
   mostPerClient: number;
-  /** This gateway's name: who holds claims. */
+  /** This gateway's name, as the holder of claims. */
   name: string;
   store: ObjectStore;
   presigner: Presigner;
@@ -29,56 +31,51 @@ export interface TransferTools {
 
 export class Transfers {
   readonly tools: TransferTools;
+  /** One index of an upload is parsed at a time, however many arrive. */
+  readonly parsing = new Semaphore(1);
   readonly #ended = new EventEmitter();
-  /** Of transfers that have ended: the next ones'. Never more than were under way at a time. */
+  /** Memory of transfers that have ended, for the next ones; never more than ran at the same time. */
   readonly #memories: SlotMemory[] = [];
-  #running = 0;
-  /** Transfers under way, by client. */
-  readonly #clients = new Map<string, number>();
+  readonly #shares: Shares;
 
   constructor(tools: TransferTools) {
     this.tools = tools;
+    const { most, mostPerClient } = tools;
+    const ownFull = `${mostPerClient} exports and uploads of this client are under way (gateway.transfersPerClient)`;
+    this.#shares = new Shares({
+      ...{ most, mostPerClient },
+      full: `${most} exports and uploads are under way (gateway.transfers): try later`,
+      ownFull: `${ownFull}: try when one has ended`,
+    });
   }
 
   /**
-   * A place for one transfer of a client, until it is disposed: by then nobody may look at its memory any more. Throws gateway-busy when all are
-   * taken, or the client's share.
+   * Begins one transfer of a client; dispose of the result when it has ended, and use its memory no longer. Throws gateway-busy when the gateway or the client
+   * has as many as it may.
    */
   begin(client: string): { memory: SlotMemory } & Disposable {
-    const { most, mostPerClient } = this.tools;
-    if (this.#running >= most)
-      throw new LxstowError('gateway-busy', `${most} exports and uploads are under way (gateway.transfers): try later`);
-    const own = this.#clients.get(client) ?? 0;
-    if (own >= mostPerClient) {
-      const said = `${own} exports and uploads of this client are under way (gateway.transfersPerClient)`;
-      throw new LxstowError('gateway-busy', `${said}: try when one has ended`);
-    }
-    this.#clients.set(client, own + 1);
-    this.#running += 1;
+    const share = this.#shares.begin(client);
     const memory = this.#memories.pop() ?? new SlotMemory();
     return {
       memory,
       [Symbol.dispose]: () => {
         this.#memories.push(memory);
-        this.#running -= 1;
-        const left = (this.#clients.get(client) ?? 1) - 1;
-        if (left > 0) this.#clients.set(client, left);
-        else this.#clients.delete(client);
+        share[Symbol.dispose]();
         this.#ended.emit('ended');
       },
     };
   }
 
-  /** Resolves when no transfer is under way, or with the signal: what was cut may still be tidying up. */
+  /** Resolves when no transfer is running, or with the signal. Transfers that were cut may still clean up. */
   async idle(signal: AbortSignal): Promise<void> {
-    while (this.#running > 0 && !signal.aborted) {
+    while (this.#shares.running > 0 && !signal.aborted) {
       await once(this.#ended, 'ended', { signal }).catch((error) => {
         if (!signal.aborted) throw error;
       });
     }
   }
 
-  /** Claims a backup, so that nobody deletes it meanwhile (docs/adr/0004). Throws conflict when somebody does. */
+  /** Claims a backup, so that it is not deleted during the transfer (docs/adr/0004). Throws conflict when it is being deleted. */
   async claim(address: BackupAddress): Promise<Claim> {
     const { leases, name, log, heartbeatMs } = this.tools;
     const operation = randomUUID();
@@ -94,7 +91,7 @@ export class Transfers {
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} is being deleted`);
   }
 
-  /** The same for one who only reads. Without NATS there is no claim, and none is needed: deletions come by NATS too. */
+  /** The same for an export. Without NATS there is no claim, and none is needed: deletions come by NATS too. */
   async claimToRead(address: BackupAddress): Promise<Claim> {
     try {
       return await this.claim(address);

@@ -14,15 +14,14 @@ const batchSize = 1000;
 async function batchOf(
   { jsm }: Nats,
   stream: string,
-  seq: number,
-  subject?: string,
+  { seq, size, subject }: { seq: number; size: number; subject: string | undefined },
 ): Promise<{ messages: StoredMsg[]; full: boolean }> {
   const { promise, resolve, reject } = Promise.withResolvers<StoredMsg[]>();
   const messages: StoredMsg[] = [];
   // With a callback, getBatch ends its subscription; its iterator would leave it open.
   const batch = await jsm.direct.getBatch(stream, {
     seq,
-    batch: batchSize,
+    batch: size,
     ...(subject !== undefined && { next_by_subj: subject }),
     callback: (done, message) => {
       stalled.refresh();
@@ -33,7 +32,7 @@ async function batchOf(
   });
   const stalled = setTimeout(() => batch.stop(new Error(`no answer in ${stalledMs} ms`)), stalledMs);
   try {
-    return { messages: await promise, full: messages.length === batchSize };
+    return { messages: await promise, full: messages.length === size };
   } finally {
     clearTimeout(stalled);
   }
@@ -45,24 +44,30 @@ export interface ScanOptions {
   from?: number;
   /** Only keys that match. */
   keys?: string;
+  /** Entries that NATS sends at a time. */
+  atOnce?: number;
 }
 
 /**
  * Calls `see` with each entry of a bucket, in the order of revisions; a deleted entry has no value. An entry that changes during the scan comes again,
- * later; a KV watch would sometimes miss it. When it resolves, the list was complete at some moment since the call. Throws the client's errors.
+ * later; a KV watch would sometimes miss it. When it resolves, the list was complete at some moment since the call; `see` ends the scan early by returning
+ * false. Throws the client's errors.
  */
 export async function scan(
   nats: Nats,
   bucket: string,
-  see: (key: string, revision: number, value: Uint8Array | undefined) => void,
-  { from = 1, keys }: ScanOptions = {},
+  see: (key: string, revision: number, value: Uint8Array | undefined) => unknown,
+  { from = 1, keys, atOnce = batchSize }: ScanOptions = {},
 ): Promise<void> {
   const prefix = `$KV.${bucket}.`;
   for (let next = from; ; ) {
-    const { messages, full } = await batchOf(nats, `KV_${bucket}`, next, keys && prefix + keys);
+    const { messages, full } = await batchOf(nats, `KV_${bucket}`, {
+      ...{ seq: next, size: atOnce },
+      subject: keys && prefix + keys,
+    });
     for (const { subject, seq, header, data } of messages) {
       next = seq + 1;
-      see(subject.slice(prefix.length), seq, isGone(header) ? undefined : data);
+      if (see(subject.slice(prefix.length), seq, isGone(header) ? undefined : data) === false) return;
     }
     if (!full) return;
   }

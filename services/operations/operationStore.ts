@@ -6,7 +6,7 @@ import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';
 import { Feed, type Followed } from '../nats/feed.ts';
-import { scan } from '../nats/scan.ts';
+import { type ScanOptions, scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -16,6 +16,9 @@ export interface Stored {
   operation: Operation;
   revision: number;
 }
+
+/** Operations that are read at a time. */
+const batchLength = 1000;
 
 export class OperationStore {
   readonly #nats: Nats;
@@ -59,17 +62,80 @@ export class OperationStore {
     return entry && { operation: parseRecord<Operation>(entry.value), revision: entry.revision };
   }
 
-  /** All operations in the bucket, unfinished and finished. */
-  async list(): Promise<Operation[]> {
+  /** All operations of a remote, by default of all: unfinished and finished. */
+  async list(remote = '*'): Promise<Operation[]> {
+    const operations = new Map<string, Operation>();
+    for await (const batch of this.batches(remote))
+      for (const { operation } of batch) operations.set(operation.id, operation);
+    return [...operations.values()];
+  }
+
+  /** The same in batches, by their last change, the oldest first. One that changes in between comes again, as it is then; none is missed. */
+  async *batches(remote = '*'): AsyncGenerator<Stored[]> {
+    for (let next = 1, full = true; full; ) {
+      const batch: Stored[] = [];
+      let seen = 0;
+      const keys = remote !== '*' && { keys: `${remote}.*` };
+      await this.#scan({ from: next, atOnce: batchLength, ...keys }, (found, revision) => {
+        next = revision + 1;
+        if (found) batch.push(found);
+        return ++seen < batchLength;
+      });
+      full = seen === batchLength;
+      yield batch;
+    }
+  }
+
+  /**
+   * A page of those that are wanted, by their last change, the latest first: `limit` of them, changed before the revision `before`. One that changes between
+   * two pages is on neither: it is on the first page from then on. `next` is the `before` of the page behind.
+   */
+  async page(
+    wanted: (operation: Operation) => boolean,
+    { limit, before = Number.POSITIVE_INFINITY }: { limit: number; before?: number | undefined },
+  ): Promise<{ operations: Operation[]; next?: number }> {
+    const { first, last, length } = await this.#extent();
+    const found = new Map<string, Stored>();
+    let end = Math.min(before, last + 1);
+    // Revisions have gaps, where an operation has changed since.
+    let width = Math.ceil(((limit + 1) * (last - first + 1)) / Math.max(1, length));
+    for (let upTo = before; end > first && found.size <= limit; upTo = end) {
+      const from = Math.max(first, end - width);
+      const part: Stored[] = [];
+      await this.#scan({ from, atOnce: Math.min(end - from, batchLength) }, (each, revision) => {
+        if (revision >= upTo) return false;
+        if (each && wanted(each.operation) && !found.has(each.operation.id)) part.push(each);
+        return true;
+      });
+      for (const each of part.reverse()) if (!found.has(each.operation.id)) found.set(each.operation.id, each);
+      end = from;
+      width *= 2;
+    }
+    const page = [...found.values()].slice(0, limit);
+    const more = found.size > limit ? page.at(-1)?.revision : undefined;
+    return { operations: page.map(({ operation }) => operation), ...(more !== undefined && { next: more }) };
+  }
+
+  /** Where the bucket's stream begins and ends, and how many messages are in between. */
+  async #extent(): Promise<{ first: number; last: number; length: number }> {
     this.#nats.assertConnected();
     try {
-      const operations = new Map<string, Operation>();
-      await scan(this.#nats, operationsBucket, (key, _, value) => {
-        if (!value) return void operations.delete(key);
-        const operation = this.#readOperation(key, value);
-        if (operation) operations.set(key, operation);
-      });
-      return [...operations.values()];
+      const { state } = await this.#nats.jsm.streams.info(`KV_${operationsBucket}`);
+      return { first: state.first_seq, last: state.last_seq, length: state.messages };
+    } catch (error) {
+      throw natsFailure(error, 'listing operations');
+    }
+  }
+
+  /** Calls `see` with each, until it returns false; undefined stands for one that is gone, or cannot be read. */
+  async #scan(options: ScanOptions, see: (found: Stored | undefined, revision: number) => boolean): Promise<void> {
+    this.#nats.assertConnected();
+    try {
+      const each = (key: string, revision: number, value: Uint8Array | undefined) => {
+        const operation = value && this.#readOperation(key, value);
+        return see(operation && { operation, revision }, revision);
+      };
+      await scan(this.#nats, operationsBucket, each, options);
     } catch (error) {
       throw natsFailure(error, 'listing operations');
     }

@@ -1,10 +1,10 @@
-/** What remotes have, asked for a run. */
+/** Asks hosts for the instances that a run is about. */
 import { asLxstowError, isCode, type LxstowError } from '../contract/errors.ts';
 import type { Address, RunSelector } from '../contract/schemas.ts';
 import { askInventory } from '../hosts/hostInventory.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import type { Nats } from '../nats/connection.ts';
-import { select } from './selector.ts';
+import { excludeKey, select } from './selector.ts';
 
 export interface Heard {
   addresses: Address[];
@@ -13,7 +13,7 @@ export interface Heard {
   known: Set<string>;
 }
 
-/** The instances of a remote that a selector means. Throws as askInventory does. */
+/** The instances of a host that the selector chooses. Throws as askInventory does. */
 export async function chosenOn(nats: Nats, remote: string, selector: RunSelector, timeoutMs: number): Promise<Heard> {
   const ask = async (projects: string[] | undefined) => {
     const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
@@ -34,7 +34,7 @@ export async function chosenOn(nats: Nats, remote: string, selector: RunSelector
   };
 }
 
-/** The same of several, side by side: what those that answer have, and why the others have said nothing. */
+/** The same for several hosts in parallel: the instances of those that answer, and for each other one the reason. */
 export async function chosenOnAll(
   nats: Nats,
   remotes: string[],
@@ -53,4 +53,20 @@ export async function chosenOnAll(
     }
   }
   return { ...heard, silent };
+}
+
+/** What the record of an instance says of it (services/fleet). */
+export interface KnownInstance extends Address {
+  excluded: boolean;
+}
+
+/** Those of the recorded instances that the selector chooses; none for a selector with `match`, whose values records do not have. */
+export function chosenOfKnown(known: KnownInstance[], selector: RunSelector): Address[] {
+  if (selector.match?.length) return [];
+  const found = known.map(({ instance, excluded, ...place }) => ({
+    ...place,
+    name: instance,
+    config: excluded ? { [excludeKey]: 'true' } : {},
+  }));
+  return select(found, selector).chosen.map(({ remote, project, name }) => ({ remote, project, instance: name }));
 }

@@ -1,11 +1,11 @@
-/** From a checked request to a run that is planned for good. */
+/** Makes a run of a checked request. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
 import type { Address, CreateRunBody, Requestor, Run, RunFailure, RunSelector } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Trace } from '../telemetry/trace.ts';
-import { chosenOnAll } from './candidates.ts';
+import { chosenOfKnown, chosenOnAll, type KnownInstance } from './candidates.ts';
 import { hasEnded, tally, withFailure } from './fold.ts';
 import { plan } from './plan.ts';
 import type { RunStore } from './runStore.ts';
@@ -15,6 +15,8 @@ export interface RunTools {
   nats: Nats;
   runs: RunStore;
   inventoryTimeoutMs: number;
+  /** The instances that these hosts had at their last inventory. */
+  lastKnown(remotes: string[]): Promise<KnownInstance[]>;
 }
 
 export interface Asker {
@@ -23,11 +25,12 @@ export interface Asker {
 }
 
 /**
- * Plans a run on these remotes; durable when it resolves. The same request under the same id again is the same run. Throws bad-request for a selector
- * that says nothing, not-found where nothing fits it, conflict for an id that another run has, and why the first remote is silent when all are.
+ * Plans a run on these hosts; durable when it resolves. Hosts that do not answer are planned from their last inventory. The same request with the same id
+ * returns the same run. Throws bad-request for a selector that chooses nothing, not-found when no instance fits it, conflict when another run has the id;
+ * when no host answers, the first one's error.
  */
 export async function createRun(
-  { nats, runs, inventoryTimeoutMs }: RunTools,
+  { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
   request: CreateRunBody,
   remotes: string[],
   { requestor, trace }: Asker,
@@ -37,16 +40,23 @@ export async function createRun(
   const before = request.id === undefined ? undefined : await runs.find(id);
   if (before) return sameRun(before.run, request);
   nats.assertConnected();
-  const { addresses, excluded, known, silent } = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
+  const heard = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
+  const { addresses: answered, excluded, silent } = heard;
   const [error] = silent.values();
   if (error && silent.size === remotes.length) throw error;
-  if (addresses.length === 0 && silent.size === 0)
+  if (answered.length === 0 && silent.size === 0)
     throw new LxstowError('not-found', `no instance fits the selector${excluded > 0 ? ' that is not excluded' : ''}`);
   const now = new Date().toISOString();
-  // Who names instances that are all there does not mean those of a remote that is silent.
-  const waited = areAllFound(selector, addresses) ? [] : [...silent];
-  const away = waited.map(([remote, { message }]) => ({ remote, since: now, reason: message, planned: false }));
-  const missing = silent.size > 0 ? [] : missingNames(selector, known);
+  // When every named instance is found, the request is not about hosts that did not answer.
+  const waited = areAllFound(selector, answered) ? [] : [...silent];
+  const known = waited.length > 0 ? await lastKnown(waited.map(([remote]) => remote)) : [];
+  const fromRecords = chosenOfKnown(known, selector);
+  const away = waited.map(([remote, { message }]) => ({
+    ...{ remote, since: now, reason: message, planned: false },
+    ...(fromRecords.some((each) => each.remote === remote) && { planned_from: 'records' as const }),
+  }));
+  const missing = silent.size > 0 ? [] : missingNames(selector, heard.known);
+  const addresses = [...answered, ...fromRecords];
   const head = {
     ...headOf({ id, request, class: 'hand', addresses, now, away, excluded, requestor, trace }),
     failures: missing.reduce(
@@ -58,7 +68,7 @@ export async function createRun(
   return made ?? sameRun((await runs.find(id))?.run, request);
 }
 
-/** A new run of what failed in one that has ended. Throws conflict where it has not, or nothing failed. */
+/** Makes a run of the failed children of another. Throws conflict when that has not ended, or nothing failed. */
 export async function retryRun(
   { runs }: Pick<RunTools, 'runs'>,
   of: Run,
@@ -87,7 +97,7 @@ function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boo
   return instances.length > 0 && instances.every((name) => found.has(name));
 }
 
-/** Names, not patterns, that no instance has. A typo in a script must not go unnoticed. */
+/** Names, not patterns, that no instance has: a typo in a script must not go unnoticed. */
 function missingNames({ instances = [] }: RunSelector, known: Set<string>): string[] {
   return instances.filter((name) => !/[*?]/.test(name) && !known.has(name));
 }
@@ -97,7 +107,7 @@ function missingFailure(name: string, [remote = '']: string[]): RunFailure {
 }
 
 function sameRun(before: Run | undefined, request: CreateRunBody): Run {
-  // Through JSON, as the one before has been.
+  // The stored request has been through JSON.
   const asked = JSON.parse(JSON.stringify(request));
   if (!before || !isDeepStrictEqual(before.request, asked))
     throw new LxstowError('conflict', `there is another run with the id ${request.id}`);

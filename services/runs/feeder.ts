@@ -1,6 +1,6 @@
 /**
- * Feeds all runs to the queue, a little at a time, and records what became of their children. One gateway does it, the holder of a lease;
- * when it dies, another reads the children's operations and goes on (docs/adr/0034-runs.md).
+ * Puts the children of all runs on the queue, a few at a time, and records how each ends. One gateway does it, the holder of a lease; when it
+ * dies, another gateway reads the children's operations and continues (docs/adr/0034-runs.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../concurrency/orderedMap.ts';
@@ -17,7 +17,7 @@ import { chosenOn } from './candidates.ts';
 import { feedChild } from './feeding.ts';
 import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
 import { Fleet, type OpenRun } from './openRuns.ts';
-import { chunksOf, plan } from './plan.ts';
+import { childId, chunksOf, longestReason, plan } from './plan.ts';
 import { remotesAway } from './remotesAway.ts';
 import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
@@ -38,16 +38,16 @@ export interface FeederOptions {
   name: string;
   heartbeatMs: number;
   inventoryTimeoutMs: number;
-  /** How long a run waits for a remote to say what it has. */
+  /** How long a run waits for a host to list its instances. */
   patienceMs: number;
   log: Log;
   /** Aborts when the gateway stops. */
   stop: AbortSignal;
 }
 
-/** When the lease is another's, it is asked for again after so long. */
+/** While another gateway holds the lease. */
 const askAgainMs = 2000;
-/** A head, and each chunk of its children, is written no more often. */
+/** How often a head, and each chunk of its children, is written at most. */
 const foldEveryMs = 1000;
 const lookEveryMs = 5000;
 const feedsAtOnce = 64;
@@ -83,7 +83,7 @@ export class Feeder {
           }
         }
       } catch (error) {
-        if (!stop.aborted) log.warn('runs wait for a moment', { error: asLxstowError(error) });
+        if (!stop.aborted) log.warn('the feeding of runs failed; trying again', { error: asLxstowError(error) });
       }
       await lease?.release().catch((error) => log.debug('the lease on runs ends by itself', { error }));
       await delay(askAgainMs, undefined, { signal: stop, ref: false }).catch(() => undefined);
@@ -91,13 +91,13 @@ export class Feeder {
   }
 }
 
-/** What a gateway knows and does while it holds the lease. */
+/** The work of a gateway while it holds the lease. */
 class Term {
   readonly #options: FeederOptions;
   readonly #lease: Lease;
   readonly #fleet = new Fleet();
   readonly #records: Records;
-  /** Runs that were seen and are not taken on yet. */
+  /** Runs whose plan is not read yet. */
   readonly #fresh = new Map<string, StoredRun>();
   /** When an operation of each remote changed last, by performance.now(). */
   readonly #moved = new Map<string, number>();
@@ -148,7 +148,7 @@ class Term {
     await this.#fold();
   }
 
-  /** Reads the plans of runs that are new here, and what has become of their children so far. */
+  /** Reads the plans of new runs, and the state of their children. */
   async #takeOn(): Promise<void> {
     for (const [id] of this.#fresh) {
       try {
@@ -170,7 +170,7 @@ class Term {
     const indexes = Array.from({ length: run.chunks }, (_, index) => index);
     const chunks = await Promise.all(indexes.map((index) => runs.chunk(run, index)));
     const children = chunks.map((chunk) => chunk.children);
-    // They may have been written after the head.
+    // Chunks may be younger than the head, which has the counts.
     run.places = tally(children.flat());
     const open = this.#fleet.add(run, children);
     this.#records.read(
@@ -204,12 +204,12 @@ class Term {
   async #cancelChildren(): Promise<void> {
     const { cancel } = this.#options;
     for (const of of this.#fleet.runs.filter(({ run }) => run.status === 'Cancelling')) {
-      // Remotes that are not planned yet are not planned any more.
+      // Hosts that have not answered yet are no longer waited for.
       of.run.away = of.run.away.filter(({ planned }) => planned);
       const open = this.#fleet.open(of).filter(({ id }) => !this.#cancelled.has(id));
       await forEach(open, cancelsAtOnce, async (each) => {
         if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
-        // Refused: it has ended, or its last steps cannot be cancelled.
+        // A refusal means that it has ended, or can no longer be cancelled.
         await cancel(each.id).catch((error) => {
           if (!isCode(error, 'bad-request') && !isCode(error, 'not-found')) throw error;
         });
@@ -219,8 +219,8 @@ class Term {
   }
 
   /**
-   * Looks at remotes where nothing changes: at their operations, for the watch may have missed a change, and at whether they are away. Plans the
-   * children of those that were away when the run was made.
+   * For hosts where nothing has changed of late: reads the operations of their children, as the watch may have missed a change, and asks whether the
+   * hosts are away. Plans the children of hosts that were away when the run was made.
    */
   async #look(): Promise<void> {
     const { nats, leasesBucket, operations } = this.#options;
@@ -240,34 +240,39 @@ class Term {
     }
   }
 
-  /** Writes down which of a run's remotes are away. */
+  /** Records which of a run's hosts are away. */
   #note(of: OpenRun, reasons: Map<string, string>): void {
     const known = new Map(of.run.away.map((each) => [each.remote, each]));
     const now = new Date().toISOString();
     const away = of.run.away.filter(({ planned }) => !planned);
     for (const remote of this.#fleet.remotes(of)) {
       const reason = reasons.get(remote);
-      if (reason === undefined) continue;
+      if (reason === undefined || away.some((each) => each.remote === remote)) continue;
       away.push({ remote, since: known.get(remote)?.since ?? now, reason, planned: true });
     }
     if (JSON.stringify(away) !== JSON.stringify(of.run.away)) of.changed = true;
     of.run.away = away;
   }
 
-  /** Plans the children of a remote that was away when the run was made; gives it up after a day. */
+  /** Asks a host that was away when the run was made: adds children that the records did not name, skips those that it lacks. Gives up after `patienceMs`. */
   async #planLate(of: OpenRun, remote: string): Promise<void> {
     const { nats, inventoryTimeoutMs, patienceMs } = this.#options;
     const { run } = of;
     const others = run.away.filter((each) => each.remote !== remote);
     try {
       const heard = await chosenOn(nats, remote, run.request.selector, inventoryTimeoutMs);
-      for (const children of chunksOf(plan(heard.addresses))) {
+      const known = new Map(this.#fleet.on(of, remote).map((each) => [each.id, each]));
+      const meant = new Set(heard.addresses.map((address) => childId(run.id, address)));
+      for (const [id, each] of known)
+        if (!meant.has(id)) this.#fleet.settle(each, { state: 'skipped', reason: notThere(remote) });
+      const more = heard.addresses.filter((address) => !known.has(childId(run.id, address)));
+      for (const children of chunksOf(plan(more))) {
         await this.#records.addChunk(of, children);
         for (const child of children) count(run.places, child, 1);
         this.#fleet.addChunk(of, children);
       }
       Object.assign(run, { away: others, excluded: run.excluded + heard.excluded });
-      // Written before one of them is queued: the next holder of the lease must know of it.
+      // Written before a child is queued, so that the next holder of the lease knows of it.
       await this.#records.write(of, false);
       return;
     } catch (error) {
@@ -275,11 +280,13 @@ class Term {
       const { message: reason, code } = asLxstowError(error);
       const since = run.away.find((each) => each.remote === remote)?.since ?? run.created_at;
       if (Date.now() - Date.parse(since) < patienceMs) {
-        run.away = [...others, { remote, since, reason, planned: false }];
+        run.away = run.away.map((each) => (each.remote === remote ? { ...each, reason } : each));
         return;
       }
-      const given = `remote ${remote} has not said since ${since} what it has: ${reason}`;
+      const given = `host ${remote} has not answered since ${since}: ${reason}`;
       run.failures = withFailure(run.failures, { remote, project: '', instance: '', reason: given, error_code: code });
+      for (const each of this.#fleet.on(of, remote))
+        this.#fleet.settle(each, { state: 'failure', reason: given.slice(0, longestReason), error_code: code });
       run.away = others;
     }
     of.changed = true;
@@ -296,4 +303,9 @@ class Term {
       if (over) this.#fleet.remove(of);
     }
   }
+}
+
+/** Why a child that was planned from the records is left out. */
+function notThere(remote: string): string {
+  return `planned from the records of host ${remote}, which no longer has it, or excludes it`;
 }

@@ -1,4 +1,4 @@
-/** Puts a child on the queue: its operation first, then its job, so that a gateway that repeats it finds what was done. */
+/** Puts a child on the queue: first its operation, then its job, so that another gateway can repeat it and finds what was done. */
 import type { Address, BackupJob, Run } from '../contract/schemas.ts';
 import { type Job, publishOnly, type Queued, queuedJob } from '../jobs/jobs.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -15,8 +15,8 @@ export interface FeedingTools {
 }
 
 /**
- * Queues a child's backup, or finds that it is queued; returns what has become of it. When it throws, it may be queued or not: it may be called again for
- * the same child, by any gateway, and there is one backup.
+ * Queues a child's backup unless it is queued already; returns the child's state. When it throws, the job may be queued or not. Any gateway may call it
+ * again for the same child: there is one backup.
  */
 export async function feedChild({ nats, operations }: FeedingTools, { id, child, of }: OpenChild): Promise<Outcome> {
   const { remote, project, instance } = child;
@@ -35,7 +35,7 @@ export async function feedChild({ nats, operations }: FeedingTools, { id, child,
   const other = await publishOnly(nats, id, job, trace);
   const now = await operations.find(id, remote);
   if (!other) return now ? outcomeOf(now.operation) : { state: 'pending' };
-  // Another job was faster: the operation that was made for this child ends unbegun.
+  // Another job was faster, so this child's operation ends unbegun.
   if (now && now.operation.status !== 'Pending') return outcomeOf(now.operation);
   const outcome = await skipped(operations, remote, other);
   const ended = { ...cancelled(now?.operation ?? operation, new Date()), err: outcome.reason ?? '' };
@@ -62,7 +62,7 @@ function bodyOf({ id, request, requestor }: Run): BackupJob {
   };
 }
 
-/** The request's trace goes on in the children's log lines. */
+/** The children's log lines carry the trace of the run's request. */
 function traceOfRun({ trace }: Run): Trace {
   return { ...traceOf(undefined), ...(trace !== undefined && { id: trace }) };
 }

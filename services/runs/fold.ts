@@ -1,4 +1,4 @@
-/** What became of a run's children, counted; and a run as it is shown. Pure. */
+/** Counts the children of a run by their state, and shows a run to clients. Pure. */
 import type {
   Operation,
   Run,
@@ -12,12 +12,12 @@ import type {
 import { childId, longestReason } from './plan.ts';
 
 export type ChildState = RunChild['state'];
-/** What a child's operation, or who looked at its instance, says of it. */
+/** The state of a child with its details, from its operation or from the feeder. */
 export type Outcome = Omit<RunChild, 'remote' | 'project' | 'instance'>;
 
 export const childStates = ['success', 'failure', 'skipped', 'cancelled', 'running', 'pending'] as const;
 const openStates: ChildState[] = ['running', 'pending'];
-/** Of a run's failures, those that are in its head. */
+/** How many failures a head holds. */
 const mostFailures = 50;
 
 const codes = { Running: 103, Cancelling: 104, Success: 200, Failure: 400, Cancelled: 401 } as const;
@@ -30,7 +30,7 @@ export function hasEnded({ status }: Pick<Run, 'status'>): boolean {
   return codes[status] >= 200;
 }
 
-/** The code of an operation that was made for a child, and is not begun because something else has its instance. */
+/** The code of a child's operation that ended unbegun because another job has the instance. */
 export const skippedCode = 'instance-busy';
 
 export function outcomeOf({ status, err, error_code, backup, metadata }: Operation): Outcome {
@@ -54,14 +54,14 @@ export function placeOf({ remote, project }: Pick<RunChild, 'remote' | 'project'
   return `${remote}/${project}`;
 }
 
-/** The children of each place, counted. */
+/** Counts the children of each place. */
 export function tally(children: Iterable<RunChild>): Run['places'] {
   const places: Run['places'] = {};
   for (const child of children) count(places, child, 1);
   return places;
 }
 
-/** Counts a child in, or with -1 out. */
+/** Adds a child to the counts, or removes it with -1. */
 export function count(places: Run['places'], child: RunChild, by: 1 | -1): void {
   const place = placeOf(child);
   const counted: RunTally = { ...places[place] };
@@ -75,7 +75,7 @@ export function failureOf({ remote, project, instance, reason = '', error_code }
   return { remote, project, instance, reason, ...(error_code !== undefined && { error_code }) };
 }
 
-/** The failures with another one, unless there are as many as a head holds. */
+/** Adds a failure, up to the number that a head holds. */
 export function withFailure(failures: RunFailure[], failure: RunFailure): RunFailure[] {
   return failures.length < mostFailures ? [...failures, failure] : failures;
 }
@@ -90,18 +90,18 @@ export function countsOf(tallies: Iterable<RunTally>): RunCounts {
   return counts;
 }
 
-/** How a run ends that has no open child and waits for no remote. */
+/** The final status of a run that has no open child and waits for no host. */
 export function endOf(run: Run): 'Success' | 'Failure' | 'Cancelled' {
   const { failure } = countsOf(Object.values(run.places));
   if (run.status === 'Cancelling') return 'Cancelled';
   return failure > 0 || run.failures.length > 0 ? 'Failure' : 'Success';
 }
 
-/** Whether who asks may see what is in this project of this remote. */
+/** Whether the client may see this project of this host. */
 export type MaySee = (remote: string, project: string) => boolean;
 export const everything: MaySee = () => true;
 
-/** The places of a run that may be seen. */
+/** The places of a run that the client may see. */
 export function seenPlaces({ places }: Run, may: MaySee): string[] {
   return Object.keys(places).filter((place) => {
     const slash = place.indexOf('/');
@@ -109,7 +109,7 @@ export function seenPlaces({ places }: Run, may: MaySee): string[] {
   });
 }
 
-/** The run as who may see only so much of it sees it; undefined where that is nothing. */
+/** The run, reduced to the places that the client may see; undefined when there are none. */
 export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined {
   const places = seenPlaces(run, may);
   const all = places.length === Object.keys(run.places).length;

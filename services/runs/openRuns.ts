@@ -1,18 +1,18 @@
-/** All open runs, as the feeder holds them: the state of each child, and which children are queued next. Pure. */
+/** The feeder's model of all open runs: the state of each child, and which children are queued next. Pure. */
 import type { Address, Operation, Run, RunChild } from '../contract/schemas.ts';
-import { count, failureOf, hasEnded, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
+import { count, failureOf, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
 import { childId } from './plan.ts';
 
-/** Children of a host that may wait on the queue besides two for each that is at work: so a job by hand waits behind 2 × slots + 16 at most. */
+/** Children of a host on the queue, besides two for each that is running: a job by hand waits behind 2 × slots + 16 others at most. */
 export const spareChildren = 16;
 const ranks: Record<Run['class'], number> = { hand: 0, retry: 1 };
 
 export interface OpenRun {
   run: Run;
   chunks: OpenChild[][];
-  /** Of the chunks that have changed since they were written. */
+  /** Indexes of the chunks that have changed since they were written. */
   dirty: Set<number>;
-  /** Whether the head has. */
+  /** The head has changed since it was written. */
   changed: boolean;
 }
 
@@ -21,25 +21,25 @@ export interface OpenChild {
   of: OpenRun;
   chunk: number;
   child: RunChild;
-  /** It is on the queue, or may be. */
+  /** It is on the queue, or may be: a publish may have failed halfway. */
   fed: boolean;
 }
 
-/** A host, over all runs. */
+/** A host, with its children of all runs. */
 interface Host {
-  /** Children that are fed and open, and those of them that are at work. */
+  /** Counts of open children that are fed, and of those that are running. */
   fed: number;
   running: number;
-  /** Whose turn it is among runs of one class. */
+  /** Counts up, so that runs of one class take turns. */
   turn: number;
-  /** Those that are not fed, by run. */
+  /** Children that are not fed, by run. */
   waiting: Map<OpenRun, OpenChild[]>;
 }
 
 export class Fleet {
   readonly #runs = new Map<string, OpenRun>();
   readonly #children = new Map<string, OpenChild>();
-  /** Who has an instance: the open child of the run that came first. */
+  /** By instance: the open child of the run that came first. */
   readonly #holders = new Map<string, OpenChild>();
   readonly #hosts = new Map<string, Host>();
 
@@ -51,7 +51,7 @@ export class Fleet {
     return this.#runs.get(run);
   }
 
-  /** Takes a run on. What another run has planned already for its instances is skipped. */
+  /** Adds a run. Children whose instance another run has already are skipped. */
   add(run: Run, chunks: RunChild[][]): OpenRun {
     const open: OpenRun = { run, chunks: [], dirty: new Set(), changed: false };
     this.#runs.set(run.id, open);
@@ -59,7 +59,7 @@ export class Fleet {
     return open;
   }
 
-  /** More children of a run: those whose remote was away when it was planned. */
+  /** Adds children to a run: those of a host that was away when it was planned. */
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
     const added = children.map((child) => ({ id: childId(of.run.id, child), of, chunk, child, fed: false }));
@@ -91,12 +91,17 @@ export class Fleet {
     return [...this.#children.values()].filter(({ fed }) => fed);
   }
 
+  /** All children of a run on a remote. */
+  on({ chunks }: OpenRun, remote: string): OpenChild[] {
+    return chunks.flat().filter(({ child }) => child.remote === remote);
+  }
+
   /** The remotes that have open children of this run. */
   remotes(of: OpenRun): Set<string> {
     return new Set(this.open(of).map(({ child }) => child.remote));
   }
 
-  /** A change of an operation; undefined where it is no open child's. */
+  /** Applies a change of an operation; returns undefined when it belongs to no open child. */
   see(operation: Operation): OpenChild | undefined {
     const child = this.#children.get(operation.id);
     if (!child) return undefined;
@@ -116,7 +121,7 @@ export class Fleet {
     if (queue?.length === 0) host.waiting.delete(open.of);
   }
 
-  /** Back to those that wait in the plan: it could not be queued. */
+  /** Takes back markFed, for a child that could not be queued. */
   unmarkFed(open: OpenChild): void {
     if (!open.fed || !this.#children.has(open.id)) return;
     open.fed = false;
@@ -125,7 +130,7 @@ export class Fleet {
     host.waiting.set(open.of, [open, ...(host.waiting.get(open.of) ?? [])]);
   }
 
-  /** Writes down what became of a child; what has ended stays as it is. */
+  /** Sets the state of a child; a final state stays as it is. */
   settle(open: OpenChild, outcome: Outcome): void {
     const { child, of, chunk } = open;
     if (!isOpen(child) || (outcome.state === child.state && isOpen(outcome))) return;
@@ -144,14 +149,14 @@ export class Fleet {
   }
 
   /**
-   * Children that may be put on the queue now, marked as fed: of each host no more than 2 for each that is at work and `spareChildren`; by class,
-   * and of one class from each run in turn.
+   * The children to queue now, marked as fed: of each host up to 2 for each running child plus `spareChildren`. Runs of the first class go first;
+   * runs of one class take turns.
    */
   next(): OpenChild[] {
     const chosen: OpenChild[] = [];
-    for (const host of this.#hosts.values()) {
+    for (const [remote, host] of this.#hosts) {
       for (let room = 2 * host.running + spareChildren - host.fed; room > 0; room--) {
-        const child = this.#nextOf(host);
+        const child = this.#nextOf(remote, host);
         if (!child) break;
         this.markFed(child);
         chosen.push(child);
@@ -160,8 +165,8 @@ export class Fleet {
     return chosen;
   }
 
-  #nextOf(host: Host): OpenChild | undefined {
-    const runs = [...host.waiting.keys()].filter(({ run }) => run.status === 'Running' && !hasEnded(run));
+  #nextOf(remote: string, host: Host): OpenChild | undefined {
+    const runs = [...host.waiting.keys()].filter(({ run }) => run.status === 'Running' && !isUnheard(run, remote));
     const first = Math.min(...runs.map(({ run }) => ranks[run.class]));
     const alike = runs.filter(({ run }) => ranks[run.class] === first);
     const of = alike[host.turn++ % Math.max(1, alike.length)];
@@ -172,7 +177,7 @@ export class Fleet {
     const instance = addressKey(open.child);
     const holder = this.#holders.get(instance);
     if (!holder || !isOpen(holder.child)) return void this.#holders.set(instance, open);
-    // It is at work already: it began before the other run was planned.
+    // A child that is running began before the other run was planned.
     if (holder.of === open.of || open.child.state === 'running') return;
     const by = holder.of.run;
     const reason = `run ${by.id} has it to back up since ${by.created_at}`;
@@ -198,6 +203,11 @@ export class Fleet {
     this.#hosts.set(remote, host);
     return host;
   }
+}
+
+/** Whether a host has not answered this run yet. Its children are those of the records then, and wait. */
+function isUnheard({ away }: Run, remote: string): boolean {
+  return away.some((each) => each.remote === remote && !each.planned);
 }
 
 function addressKey({ remote, project, instance }: Address): string {

@@ -1,18 +1,18 @@
-/** A run's children: who they are, in which order, in which chunks. Pure. */
+/** Plans the children of a run: their order, their chunks, their ids. Pure. */
 import type { Address, RunChild } from '../contract/schemas.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 
 /** With the longest names and reasons a chunk is below half a message of 1 MiB. */
 export const chunkSize = 500;
-/** Of a reason that is kept with a child. */
+/** Characters of a reason that a child keeps. */
 export const longestReason = 200;
 
-/** A child's operation: the same whoever makes it, and however often. */
+/** The id of a child's operation: the same for every gateway and every try. */
 export function childId(run: string, { remote, project, instance }: Address): string {
   return uuid5(`${run}|${remote}|${project}|${instance}`);
 }
 
-/** Each instance once, and the remotes' first ones first: so those that are at work at a time are in few chunks. */
+/** Each instance once: first the first of each host, then the second of each. Children that run at the same time are in few chunks. */
 export function plan(addresses: Address[]): RunChild[] {
   const byRemote = Map.groupBy(addresses, ({ remote }) => remote);
   const queues = [...byRemote.values()].map((each) => unique(each).sort(byName));

@@ -1,4 +1,4 @@
-/** Which remotes do nothing for their children now, and why. */
+/** Finds the hosts that do no jobs now, and why. */
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import { askLook } from '../hosts/look.ts';
@@ -10,7 +10,7 @@ import { traceOf } from '../telemetry/trace.ts';
 
 const askTimeoutMs = 5000;
 
-/** Asks about an instance of each; of those that are away, why. `leases`: the bucket that the records of outages are in. */
+/** Asks each host about one of its instances; returns the reason for each host that is away. `leases`: the bucket with the records of outages. */
 export async function remotesAway(nats: Nats, leases: Bucket, of: Address[]): Promise<Map<string, string>> {
   const away = new Map<string, string>();
   if (of.length === 0) return away;

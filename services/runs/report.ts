@@ -1,7 +1,7 @@
-/** What became of a run, for people. Pure. */
+/** A run's report for people. Pure. */
 import type { RunChild, ShownRun, ShownRunChild } from '../contract/schemas.ts';
 
-/** A run, and of its children those that are not a success. */
+/** A run, and its children that did not succeed. */
 export interface RunReport extends ShownRun {
   children: ShownRunChild[];
 }
@@ -13,10 +13,10 @@ const headings: Partial<Record<RunChild['state'], string>> = {
   running: 'At work',
   pending: 'Waiting',
 };
-/** Of each state; the JSON has all. */
+/** Lines for each state; the JSON has all children. */
 const mostLines = 200;
 
-/** As Markdown, which mail, chats and ntfy show. */
+/** The report as Markdown, which mail, chats and ntfy render. */
 export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: number) => string): string {
   const { id, status, counts, bytes, created_at, ended_at, away, excluded } = run;
   const seconds = Math.round((Date.parse(ended_at ?? run.updated_at) - Date.parse(created_at)) / 1000);
@@ -33,7 +33,7 @@ export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: numb
   const remotes = run.failures.filter(({ instance }) => instance === '');
   for (const { reason } of remotes) lines.push('', `**${escaped(reason)}**`);
   for (const { remote, since, reason } of away)
-    lines.push('', `Waits for remote ${remote} since ${since.slice(0, 19)}Z: ${escaped(reason)}`);
+    lines.push('', `Waits for host ${remote} since ${since.slice(0, 19)}Z: ${escaped(reason)}`);
   for (const [state, heading] of Object.entries(headings)) {
     const those = children.filter((child) => child.state === state);
     if (those.length === 0) continue;
@@ -45,7 +45,7 @@ export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: numb
   return `${lines.join('\n')}\n`;
 }
 
-/** Text from elsewhere, on one line, that is not taken for Markdown. */
+/** Escapes foreign text for one line of Markdown. */
 function escaped(text: string): string {
   return text.replaceAll(/\s+/g, ' ').replaceAll(/[\\`*_[\]<>|#]/g, '\\$&');
 }

@@ -1,4 +1,4 @@
-/** Writes down what the feeder knows of open runs: the chunks that have changed, and then the head. */
+/** Writes open runs to their bucket: first the chunks that have changed, then the head. */
 import { forEach } from '../concurrency/orderedMap.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { RunChild } from '../contract/schemas.ts';
@@ -19,18 +19,18 @@ export class Records {
     this.#log = log;
   }
 
-  /** The revisions at which a run was read. */
+  /** Stores the revisions at which a run was read. */
   read(of: OpenRun, head: number, chunks: number[]): void {
     this.#revisions.set(of, { head, chunks });
   }
 
-  /** Writes the chunks that have changed, then the head. `over`: the run ends with it. Throws lease-lost where another gateway has written. */
+  /** Writes the chunks that have changed, then the head. `over`: the run ends with this write. Throws lease-lost when another gateway has written. */
   async write(of: OpenRun, over: boolean): Promise<void> {
     await this.#writeChunks(of, over);
     await this.#writeHead(of, over);
   }
 
-  /** Writes more children of a run; they count once its head is written. */
+  /** Writes a new chunk; its children count once the head is written. */
   async addChunk(of: OpenRun, children: RunChild[]): Promise<void> {
     const chunk = await this.#runs.addChunk(of.run, of.run.chunks, children);
     if (!chunk) throw lost(of);
@@ -38,7 +38,7 @@ export class Records {
     this.#revisionsOf(of).chunks.push(chunk.revision);
   }
 
-  /** At the end all are written, to be kept for as long as the head. */
+  /** At the end of a run it writes all chunks, so that they expire with the head. */
   async #writeChunks(of: OpenRun, over: boolean): Promise<void> {
     const { chunks } = this.#revisionsOf(of);
     const indexes = over ? of.chunks.map((_, index) => index) : [...of.dirty];
@@ -65,7 +65,7 @@ export class Records {
           this.#log.info('run ended', { run: run.id, status: head.status, ...countsOf(Object.values(run.places)) });
         return;
       }
-      // Others write there only that it is to be cancelled.
+      // Other processes write one change only: that the run is to be cancelled.
       const stored = await this.#runs.find(run.id);
       if (stored?.run.status !== 'Cancelling') throw lost(of);
       run.status = 'Cancelling';

@@ -1,4 +1,4 @@
-/** Runs in their bucket. A run is there once its head is: the plan is written before. */
+/** Runs in their bucket. A run exists once its head does: its plan is written first. */
 import { randomBytes } from 'node:crypto';
 import type { KvEntry } from '@nats-io/kv';
 import type { Run, RunChild, RunPlan } from '../contract/schemas.ts';
@@ -36,9 +36,9 @@ export class RunStore {
     this.#keptMs = keptHours * hourMs;
   }
 
-  /** Writes the plan, and then the head, which makes it a run; undefined when there is a run of this id already. */
+  /** Writes the plan, and then the head, which makes it a run; undefined when another run has this id. */
   async create(run: Omit<Run, 'plan' | 'chunks'>, children: RunChild[]): Promise<Run | undefined> {
-    // A plan of its own: of two that are written under one id at once, the head says which counts.
+    // Two gateways may write a plan under one id at once; the head names the one that counts.
     const plan = randomBytes(4).toString('hex');
     const chunks = chunksOf(children);
     await Promise.all(chunks.map((chunk, index) => this.writeChunk({ id: run.id, plan }, index, chunk, 0)));
@@ -53,7 +53,7 @@ export class RunStore {
     return entry && { run: parseRecord<Run>(entry.value), revision: entry.revision };
   }
 
-  /** Writes the head over the revision that it was made from; undefined when that has changed meanwhile. */
+  /** Replaces this revision of the head; undefined when it is no longer the last. */
   update(run: Run, revision: number): Promise<number | undefined> {
     return this.#bucket.put(runHeadKey(run.id), JSON.stringify(run), revision, this.#ttl(hasEnded(run)));
   }
@@ -65,14 +65,14 @@ export class RunStore {
     return runs.sort((a, b) => (runCursor(a.run) < runCursor(b.run) ? 1 : -1));
   }
 
-  /** Throws where it is gone. */
+  /** Throws when the chunk is gone. */
   async chunk({ id, plan }: Pick<Run, 'id' | 'plan'>, index: number): Promise<Chunk> {
     const { entry } = await this.#bucket.get(runPlanKey(id, plan, index));
     if (!entry) throw new Error(`chunk ${index} of run ${id} is gone`);
     return { children: parseRecord<RunPlan>(entry.value), revision: entry.revision };
   }
 
-  /** Writes a chunk over this revision, 0 for a new one; undefined when that has changed. `last`: the run ends with it. */
+  /** Replaces this revision of a chunk, 0 for a new one; undefined when it is no longer the last. `last`: the run ends with this write. */
   writeChunk(
     { id, plan }: Pick<Run, 'id' | 'plan'>,
     index: number,
@@ -84,7 +84,7 @@ export class RunStore {
     return this.#bucket.put(runPlanKey(id, plan, index), JSON.stringify(plans), revision, this.#ttl(last));
   }
 
-  /** Writes a chunk that the head does not count yet: over one that a head was never written for. */
+  /** Writes a chunk that the head does not count yet. It may replace one that a gateway wrote before it died. */
   async addChunk(run: Pick<Run, 'id' | 'plan'>, index: number, children: RunChild[]): Promise<Chunk | undefined> {
     const { revision: over } = await this.#bucket.get(runPlanKey(run.id, run.plan, index));
     const revision = await this.writeChunk(run, index, children, over);
@@ -111,7 +111,7 @@ export class RunStore {
       await this.#bucket.remove(key, revision);
   }
 
-  /** Removes plans that no head speaks of: a gateway has died between the two. `olderThanMs`: what is younger may be about to get one. */
+  /** Removes plans without a head, left by a gateway that died in between. A plan younger than `olderThanMs` may still get its head. */
   async removeOrphans(olderThanMs: number): Promise<number> {
     let removed = 0;
     const plans = Map.groupBy(await this.#bucket.names(runPlanKey('*', '*', '*')), (key) => key.replace(/\.\d+$/, ''));

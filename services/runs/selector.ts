@@ -2,7 +2,7 @@
 import { LxstowError } from '../contract/errors.ts';
 import type { RunSelector } from '../contract/schemas.ts';
 
-/** An instance, as far as a selector looks at it. */
+/** The fields of an instance that a selector reads. */
 export interface Selectable {
   name: string;
   status?: unknown;
@@ -22,7 +22,7 @@ export type Match = (instance: Selectable) => boolean;
 
 /**
  * `status=running`, `type=container`, and any key of the instance's configuration: `user.backup=daily`; `!=` for the others, a key alone for those that
- * have it. Throws bad-request for what is none of these.
+ * have it. Throws bad-request for any other text.
  */
 export function parseMatch(text: string): Match {
   const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
@@ -48,7 +48,7 @@ export function fitsPattern(name: string, pattern: string): boolean {
   return mark === pattern.length;
 }
 
-/** Throws bad-request where a selector says of no instance that it is meant, or is not to be understood. */
+/** Throws bad-request for a selector that chooses nothing, or that cannot be parsed. */
 export function checkSelector({ all, instances = [], match = [] }: RunSelector): void {
   if (!all && instances.length === 0 && match.length === 0)
     throw new LxstowError('bad-request', 'selector: of which instances? Give all, instances or match');
@@ -56,7 +56,7 @@ export function checkSelector({ all, instances = [], match = [] }: RunSelector):
   for (const text of match) parseMatch(text);
 }
 
-/** Sorts a remote's instances into those that are meant, and those that would be, were they not excluded by their own configuration. */
+/** Returns the instances that the selector chooses; counts those that it would choose, but that exclude themselves by `excludeKey`. */
 export function select<I extends Selectable & { project: string }>(
   instances: I[],
   { all, instances: names = [], exclude = [], match = [], projects }: RunSelector,

@@ -17,20 +17,22 @@ const hosts = 100;
 const instances = 10_000;
 const ofLargestHost = 2000;
 const writesInFlight = 128;
-const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
+export const fleetSettings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
 
-const hostOf = (index: number) => `host${index < ofLargestHost ? 0 : 1 + (index % (hosts - 1))}`;
+export const hostOf = (index: number) => `host${index < ofLargestHost ? 0 : 1 + (index % (hosts - 1))}`;
+export const nameOf = (index: number) => `web-${index}`;
+export const hostNames = Array.from({ length: hosts }, (_, index) => `host${index}`);
 
 /** The lab without LXD: none is asked. Records are written by the bench in the place of workers. */
 export async function measureFleet(rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'fleet', log, lxd: false });
   if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no MinIO');
-  const remotes = Object.fromEntries(Array.from({ length: hosts }, (_, index) => [`host${index}`, {}]));
+  const remotes = Object.fromEntries(hostNames.map((name) => [name, {}]));
   const config = { remotes, gateway: { defaultRemote: 'host0' } };
   const parts = { natsUrl: lab.nats.url, s3: lab.s3, socket: '/none', workers: 0, config };
   await using stow = await startLxstow({ name: 'fleet', log, ...parts, cli: built });
   const silent = createLogger({ level: 'error', format: 'json' }, {});
-  await using nats = await connectNats({ servers: [lab.nats.url], ...settings }, 'bench', silent);
+  await using nats = await connectNats({ servers: [lab.nats.url], ...fleetSettings }, 'bench', silent);
   const fleet = new FleetStore(nats);
   log(`writing ${instances} records`);
   const writing = mapInOrder(records(), writesInFlight, ([address, record]) => fleet.change(address, () => record));
@@ -62,6 +64,7 @@ export async function measureFleet(rounds: number, log: Log): Promise<Table> {
   }
   const lines = [...costs].map(([name, each]) => ({ name, ...medianCost(each) }));
   const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
+  const first = wall('all, by a gateway that has just started');
   const all = wall('all, again');
   const page = wall('a page of 100') * 1000;
   const peak = Math.max(...lines.map(({ peakMiB }) => peakMiB ?? Number.NaN));
@@ -71,6 +74,7 @@ export async function measureFleet(rounds: number, log: Log): Promise<Table> {
     rounds,
     lines,
     bars: [
+      { text: 'all of them, by a gateway that has just started ≤ 0.5 s', value: first, holds: first <= 0.5 },
       { text: 'all of them ≤ 0.5 s', value: all, holds: all <= 0.5 },
       { text: 'a page ≤ 50 ms', value: page, holds: page <= 50 },
       { text: 'memory of the gateway ≤ 300 MiB', value: peak, holds: peak <= 300 },
@@ -83,8 +87,6 @@ function change(fleet: FleetStore): Promise<void> {
   const last = { operation: randomUUID(), at: new Date().toISOString(), outcome: 'success' } as const;
   return fleet.change(address, (record) => ({ ...record, last }));
 }
-
-const nameOf = (index: number) => `web-${index}`;
 
 async function* records(): AsyncGenerator<[Address, InstanceRecord]> {
   const at = new Date().toISOString();

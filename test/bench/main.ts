@@ -16,6 +16,7 @@ import { measureDisk, measureMany, measureSizes, measureSlots } from './memory.t
 import { openPlace, type Place } from './place.ts';
 import { type Line, machine, markdown, type Report, readReport, type Table } from './report.ts';
 import { restoreWays } from './restores.ts';
+import { measurePlan, measureRunScale } from './runs.ts';
 import { measureScale } from './scale.ts';
 
 const everything = 'backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile';
@@ -32,6 +33,8 @@ const { values } = parseArgs({
     backups: { type: 'string', default: '10,1000,10000' },
     jobs: { type: 'string', default: '10000' },
     slots: { type: 'string', default: '64' },
+    planned: { type: 'string', default: '10000' },
+    children: { type: 'string', default: '160' },
     lxmin: { type: 'string' },
     json: { type: 'string' },
     profile: { type: 'string' },
@@ -77,7 +80,11 @@ try {
   if (wanted.includes('load')) for (const table of await measureLoad(rounds, log)) add(table);
   for (const sync of wanted.includes('drain') ? [true, false] : [])
     add(await measureDrain({ jobs: Number(values.jobs), slots: Number(values.slots), rounds, sync }, log));
-  if (wanted.includes('fleet')) add(await measureFleet(rounds, log));
+  if (wanted.includes('fleet')) {
+    add(await measureFleet(rounds, log));
+    add(await measurePlan(Number(values.planned), rounds, log));
+    add(await measureRunScale(Number(values.children), rounds, log));
+  }
   if (wanted.includes('hostile')) add(await measureHostile(rounds, log));
   if (wanted.includes('scale')) add(await measureScale(place, rounds, log));
   console.log(markdown(report, before));

@@ -34,7 +34,8 @@ export async function measureShell(line: string, env: NodeJS.ProcessEnv = {}): P
   return { wallS, cpuS: user + system };
 }
 
-async function cpuSeconds(pid: number): Promise<number> {
+/** User and system time of a process since it began. */
+export async function cpuSeconds(pid: number): Promise<number> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
   // The second field is the command's name, in parentheses, with whatever in it.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');

@@ -137,7 +137,7 @@ describe('when all else burned', { timeout: 600_000, skip }, () => {
   it('says where the old name can be read, and where it cannot be written', async () => {
     const nowhere = await page.type('lxstow restore web latest --target attic --as web2');
     assert.equal(nowhere.status, 64);
-    assert.match(nowhere.stderr, /remote attic is not there to restore to; .*--to-target.*: local/);
+    assert.match(nowhere.stderr, /there is no host attic to restore to; .*--to-target.*: local/);
     const typo = await page.type('lxstow list --target atitc');
     assert.equal(typo.status, 66);
     assert.match(typo.stderr, /remote atitc does not exist/);

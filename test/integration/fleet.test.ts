@@ -214,7 +214,7 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
     );
     const { status, stdout, stderr } = await run('status', '--format', 'json');
     assert.equal(status, 1, stderr);
-    assert.equal(stderr, 'lxstow: no worker of remote away has looked which instances there are yet\n');
+    assert.equal(stderr, 'lxstow: no worker of host away has taken an inventory yet\n');
     const [first, ...others] = JSON.parse(stdout);
     assert.deepEqual(first, {
       ...{ host: 'local', project: stack.project, instance: 'new', state: 'never' },

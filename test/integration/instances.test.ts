@@ -65,7 +65,7 @@ describe('instances', { timeout: 600_000 }, () => {
     for (const stow of [stack.stow, other]) {
       const { status, headers, body } = await stow.request('GET', '/1.0/instances?recursion=1');
       assert.equal(status, 200);
-      assert.match(String(headers.warning), /^199 lxstow "remote silent is not in this answer: no-worker"$/);
+      assert.match(String(headers.warning), /^199 lxstow "host silent is not in this answer: no-worker"$/);
       assert.deepEqual(
         body.metadata.map(({ name, location, status, type }: LxdObject) => [name, location, status, type]),
         [

@@ -411,6 +411,42 @@ describe('runs', { timeout: 600_000 }, () => {
     await worker.stop();
   });
 
+  it('are planned by the records of a remote that is away; when it is back, what it lacks is skipped, and what is new is added', async () => {
+    const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
+    const worker = await other.addWorker({
+      LXSTOW_WORKER_REMOTE: 'later',
+      LXSTOW_REMOTES: JSON.stringify({ local: {}, later: { socket } }),
+    });
+    await stack.launch('old');
+    await until(
+      async () => (await other.request('GET', '/1.0/status?target=later&recursion=1')).body.metadata as object[],
+      (found) => found.some((each) => 'instance' in each && each.instance === 'old'),
+    );
+    await worker.stop();
+    await stack.remove('old');
+    await stack.launch('fresh');
+    const id = idOf(await create({ selector: { instances: ['old*', 'fresh*'] } }, other));
+    const { away, counts } = await until(
+      () => show(id, other),
+      (run) => run.counts.success === 1,
+    );
+    assert.deepEqual(
+      away.map(({ remote, planned, planned_from }) => [remote, planned, planned_from]),
+      [['later', false, 'records']],
+    );
+    assert.deepEqual([counts.total, counts.pending], [2, 1]);
+    const waiting = (await children(id)).find(({ remote }) => remote === 'later');
+    assert.deepEqual([waiting?.instance, waiting?.state], ['old', 'pending']);
+    await worker.start();
+    const run = await ended(id, other);
+    assert.deepEqual([run.status, run.counts.success, run.counts.skipped, run.away], ['Success', 2, 1, []]);
+    const skipped = (await children(id)).find(({ state }) => state === 'skipped');
+    assert.match(skipped?.reason ?? '', /^planned from the records of host later, which no longer has it/);
+    // It was never put on the queue.
+    assertError(await other.request('GET', skipped?.operation ?? ''), 404, /does not exist/);
+    await worker.stop();
+  });
+
   it('have no job on the queue twice, and leave no plan without a run', async () => {
     const log = createLogger({ level: 'error', format: 'json' }, {});
     const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');

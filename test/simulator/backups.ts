@@ -4,6 +4,7 @@ import { type FileHandle, mkdir, open, rm, truncate } from 'node:fs/promises';
 import type { OutgoingHttpHeaders } from 'node:http';
 import { dirname } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { pack } from './archive.ts';
 import { about, instanceView, poolView } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
@@ -44,7 +45,15 @@ export function backupRoutes(
         const format = { compression, version, backupYaml: dialect.backupYaml };
         const { resources, ...rest } = about('Backing up instance', instance, 'containers', 'instances');
         const task = (operation: Operation) =>
-          write(state, instance, backup, format, operation, faults.takeJob('backup'), stopped);
+          write(
+            state,
+            instance,
+            backup,
+            { ...format, leastMs: faults.backupMs },
+            operation,
+            faults.takeJob('backup'),
+            stopped,
+          );
         return accepted(
           operations.start({ ...rest, resources: { backups: [`/1.0/backups/${backup.name}`], ...resources } }, task),
         );
@@ -108,6 +117,8 @@ interface Format {
   /** Of the index. */
   version: unknown;
   backupYaml: boolean;
+  /** It takes at least so long. */
+  leastMs: number;
 }
 
 /** It is listed, and can be exported, while it is being written. */
@@ -115,7 +126,7 @@ async function write(
   state: State,
   instance: Instance,
   backup: Backup,
-  { compression, version, backupYaml }: Format,
+  { compression, version, backupYaml, leastMs }: Format,
   operation: Operation,
   fault: Fault<JobFaults['backup']> | undefined,
   signal: AbortSignal,
@@ -139,6 +150,7 @@ async function write(
       backupYaml,
       signal,
     });
+    await delay(Math.max(0, leastMs - (performance.now() - begun)), undefined, { signal });
     clearInterval(progress);
     if (fault) await apply(fault, file, operation, signal);
   } catch (error) {

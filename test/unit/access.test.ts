@@ -3,11 +3,13 @@ import assert from 'node:assert/strict';
 import { parse } from 'node:querystring';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import openapi from '../../docs/openapi.json' with { type: 'json' };
 import { isCode } from '../../services/contract/errors.ts';
 import type { Role } from '../../services/contract/schemas.ts';
-import { authorize } from '../../services/gateway/access/access.ts';
+import { authorize, nearestRight, type Owners } from '../../services/gateway/access/access.ts';
 import type { Client } from '../../services/gateway/access/apiClient.ts';
-import type { OperationStore } from '../../services/operations/operationStore.ts';
+import { fullPath, type Right } from '../../services/gateway/http/route.ts';
+import { routeGroups } from '../../services/gateway/routes/table.ts';
 
 const client = (role: Role, projects?: string[]): Client => ({
   fingerprint: 'f',
@@ -17,13 +19,16 @@ const client = (role: Role, projects?: string[]): Client => ({
   projects,
 });
 const stranger: Client = { ...client('admin'), trusted: false };
-const noOperations = {} as OperationStore;
+const nothing = { find: async () => undefined };
+const noOwners: Owners = { operations: nothing, runs: nothing };
+const rightFor = nearestRight(routeGroups);
 
 async function may(who: Client, call: string): Promise<boolean> {
   const [method = '', url = ''] = call.split(' ');
   const [path = '', query = ''] = url.split('?');
   try {
-    await authorize(who, { method, path, query: parse(query) }, noOperations);
+    const { right, parameters } = rightFor(method, path);
+    await authorize(who, right, { parameters, query: parse(query) }, noOwners);
     return true;
   } catch (error) {
     assert.ok(isCode(error, 'forbidden'), String(error));
@@ -36,7 +41,6 @@ const b = '/1.0/instances/c1/backups';
 
 describe('authorization', () => {
   const calls: [call: string, viewer: boolean, operator: boolean, restricted: boolean][] = [
-    ['GET /1.0', true, true, true],
     [`GET ${b}`, true, true, false],
     [`HEAD ${b}`, true, true, false],
     [`GET ${b}?project=blue`, true, true, true],
@@ -69,6 +73,25 @@ describe('authorization', () => {
     ['POST /1.0/certificates', false, false, false],
     ['DELETE /1.0/certificates/abc?project=blue', false, false, false],
     ['PUT /1.0/CERTIFICATES/abc?project=blue', false, false, false],
+    // Instances of all names, and one that is called so.
+    ['GET /1.0/instances/*/backups?all-projects=true', true, true, true],
+    ['GET /1.0/instances/%2a/backups/?all-projects=true', true, true, true],
+    ['GET /1.0/instances/ALL/backups?all-projects=true', true, true, false],
+    ['GET /1.0/instances/*/backups/x?all-projects=true', true, true, false],
+    // What a path lacks is guarded as the nearest above it that does the same.
+    ['PUT /1.0/certificates?project=blue', false, false, false],
+    ['GET /1.0/certificates/abc/def', true, true, true],
+    ['PATCH /1.0/runs/0a', false, true, true],
+    ['POST /1.0/runs/0a/children', false, true, true],
+    ['GET /1.0/runs/0a/retry', true, true, true],
+    ['POST /1.0/status?all-projects=true', false, true, false],
+    ['GET /1.0/status/more?all-projects=true', true, true, false],
+    ['POST /1.0/projects', false, true, false],
+    ['POST /1.0/projects/blue', false, true, false],
+    ['POST /1.0?project=blue', false, true, true],
+    ['POST /1.0', false, true, false],
+    ['GET /1.0/openapi.json', true, true, true],
+    ['GET /1.0/what-comes-next', true, true, false],
     ['GET /1.0/what-comes-next?project=blue', true, true, true],
     ['PURGE /1.0/what-comes-next?project=blue', false, true, true],
   ];
@@ -110,4 +133,38 @@ describe('authorization', () => {
       }),
     );
   });
+
+  it('is about each route that docs/openapi.json has, and about no other', () => {
+    const documented = Object.entries(openapi.paths).flatMap(([path, calls]) =>
+      Object.keys(calls)
+        .filter((each) => each !== 'parameters')
+        .map((method) => `${method.toUpperCase()} ${path}`),
+    );
+    const routes = routeGroups.flatMap((group) =>
+      group.routes.map((route) => `${route.method} ${fullPath(group, route)}`),
+    );
+    assert.deepEqual(routes.toSorted(), documented.toSorted());
+  });
+
+  it('needs trust everywhere, but at / and /1.0', () => {
+    const open = routeGroups.flatMap((group) =>
+      group.routes.filter(({ least }) => least === 'anyone').map((route) => fullPath(group, route)),
+    );
+    assert.deepEqual(open, ['/', '/1.0']);
+  });
+
+  for (const [what, right] of [
+    ['no right', {}],
+    ['no role', { projects: 'any' }],
+    ['a role that does not exist', { least: 'owner', projects: 'any' }],
+    ['no rule for projects', { least: 'viewer' }],
+    ['a rule that does not exist', { least: 'viewer', projects: 'most' }],
+  ] as const)
+    it(`is refused by a route with ${what}`, async () => {
+      const call = { parameters: {}, query: { project: 'blue' } };
+      await assert.rejects(
+        authorize(client('admin', ['blue']), right as unknown as Right, call, noOwners),
+        /not authorized/,
+      );
+    });
 });

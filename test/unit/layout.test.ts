@@ -56,18 +56,6 @@ describe('the layout', () => {
       assert.match(found[0] ?? '', fault);
     });
 
-  it('may have an exception that is listed, and that something needs', () => {
-    const up = "import { b } from '../cli/main.ts';";
-    const files = new Map([
-      ['services/cli/main.ts', ''],
-      ['services/lxd/a.ts', up],
-    ]);
-    const exception = 'services/lxd/a.ts imports services/cli/main.ts';
-    const found = (text: string) => faultsOfLayout(files.set('services/lxd/a.ts', text), ['cli', 'lxd'], [exception]);
-    assert.deepEqual(found(up), []);
-    assert.deepEqual(found(''), [`${exception}: an exception that nothing needs`]);
-  });
-
   it('has files on each floor', () => {
     assert.deepEqual(faultsOfLayout(new Map(), ['lxd']), ['services/lxd: a floor without files']);
   });

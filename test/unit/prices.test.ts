@@ -18,7 +18,8 @@ const parsers =
 const bounds: Record<string, string> = {
   // From anybody, or from a client.
   'services/gateway/app.ts':
-    'express.json: gateway.bodyLimitBytes, 64 KiB of strangers, excessOfJson. RegExp: of our own OpenAPI document',
+    'express.json: gateway.bodyLimitBytes, 64 KiB of strangers, excessOfJson. RegExp: of our own routes',
+  'services/gateway/access/access.ts': 'RegExp: of our own routes',
   'services/contract/json.ts': 'excessOfJson before JSON.parse; NATS bounds the bytes',
   'services/gateway/http/filter.ts': 'largestProgram, stepsAtOnce, mostSteps: test/unit/filter.test.ts',
   'services/gateway/events/upgrade.ts': 'maxPayload of 4 KiB',

@@ -1,6 +1,6 @@
 /**
- * Who may do what: the one place. A call that no rule names wants a viewer to read and an operator to change, in the projects that
- * it names; a restricted client gets no further than its projects.
+ * Who may do what. A route says its own right (http/route.ts); a call that no route answers needs the right of the nearest path above it before it is
+ * told so, so that a path which is added later is never open by accident. A restricted client gets no further than its projects.
  */
 import type { ParsedUrlQuery } from 'node:querystring';
 import type { RequestHandler } from 'express';
@@ -9,105 +9,81 @@ import type { Role } from '../../contract/schemas.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
 import { shownRun } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
+import { fullPath, type Right, type Route, type RouteGroup } from '../http/route.ts';
 import { type Client, clientOf, mayTouch } from './apiClient.ts';
-
-interface Rule {
-  /** Of all methods when absent. */
-  method?: string;
-  /** Matched against the path as it came, whatever the case. */
-  path: RegExp;
-  /** The least role; by default `viewer` for GET, `operator` for all else. */
-  least?: Role;
-  /**
-   * What a restricted client's projects are held against:
-   * `named`, the default: `?project=` (`default` without it) and the body's `project`; `?all-projects` is refused;
-   * `filtered`: the same, but with `?all-projects` the route shows only what `mayTouch` allows;
-   * `any`: no project; what the route shows of projects it asks `mayTouch`;
-   * `path`: the project in the path, the pattern's first group;
-   * `operation`: the project of the operation in the path, or one of the run's, the pattern's first group;
-   * `none`: it is about the server, and not for restricted clients.
-   */
-  projects?: 'named' | 'filtered' | 'any' | 'path' | 'operation' | 'none';
-}
-
-const rules: Rule[] = [
-  { method: 'GET', path: /^\/(1\.0\/?)?$/, projects: 'any' },
-  // A client sees itself; the route shows the others to admins only.
-  { method: 'GET', path: /^\/1\.0\/certificates(\/|$)/i, projects: 'any' },
-  { path: /^\/1\.0\/certificates(\/|$)/i, least: 'admin', projects: 'none' },
-  { method: 'GET', path: /^\/1\.0\/events\/?$/i, projects: 'filtered' },
-  { method: 'GET', path: /^\/1\.0\/operations\/?$/i, projects: 'filtered' },
-  { path: /^\/1\.0\/operations\/([^/]+)/i, projects: 'operation' },
-  { path: /^\/1\.0\/runs(\/|$)/i, projects: 'any' },
-  { method: 'GET', path: /^\/1\.0\/instances\/?$/i, projects: 'filtered' },
-  { method: 'GET', path: /^\/1\.0\/status\/?$/i, projects: 'filtered' },
-  { method: 'GET', path: /^\/1\.0\/instances\/(\*|%2a|all)\/backups\/?$/i, projects: 'filtered' },
-  // Whole instances, with all that is in them.
-  { method: 'GET', path: /^\/1\.0\/instances\/[^/]+\/backups\/[^/]+\/export(\/url)?\/?$/i, least: 'operator' },
-  { method: 'GET', path: /^\/1\.0\/projects\/?$/i, projects: 'any' },
-  { method: 'GET', path: /^\/1\.0\/projects\/([^/]+)/i, projects: 'path' },
-  { method: 'GET', path: /^\/1\.0\/storage-pools(\/|$)/i, projects: 'any' },
-];
 
 const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
-/** What is asked for. */
+/** What a call says of projects, and of operations. */
 export interface Call {
-  method: string;
-  /** Without the query. */
-  path: string;
+  parameters: Record<string, string>;
   query: ParsedUrlQuery | Record<string, unknown>;
+}
+
+/** Where operations and runs are looked up, whose projects decide who sees them. */
+export interface Owners {
+  operations: Pick<OperationStore, 'find'>;
+  runs: Pick<RunStore, 'find'>;
 }
 
 /** Throws forbidden, in LXD's words, when the client may not; not-found for another project's operation. */
 export async function authorize(
   client: Client,
-  call: Call,
-  operations: Pick<OperationStore, 'find'>,
-  runs?: Pick<RunStore, 'find'>,
+  { least, projects }: Right,
+  { parameters, query }: Call,
+  owners: Owners,
 ): Promise<void> {
-  const method = call.method === 'HEAD' ? 'GET' : call.method;
-  const rule = rules.find((each) => (each.method ?? method) === method && each.path.test(call.path));
-  const { least = method === 'GET' ? 'viewer' : 'operator', projects = 'named' } = rule ?? {};
-  if (!client.trusted || ranks[client.role] < ranks[least]) throw refused();
+  if (least === 'anyone') return;
+  // Written so that a role or a rule that does not exist is refused.
+  if (!client.trusted || !(ranks[client.role] >= ranks[least])) throw refused();
   if (client.projects === undefined || projects === 'any') return;
-  const inPath = rule?.path.exec(call.path)?.[1] ?? '';
   switch (projects) {
-    case 'none':
-      throw refused();
     case 'path':
-      if (!mayTouch(client, decoded(inPath))) throw refused();
+      if (!mayTouch(client, parameters.project ?? '')) throw refused();
       return;
     case 'operation': {
-      const id = decoded(inPath);
-      const found = /^[0-9a-f-]+$/.test(id) ? await operations.find(id) : undefined;
-      if (found ? !mayTouch(client, found.operation.project) : !(await seesRun(client, id, runs)))
-        throw new LxstowError('not-found', `operation ${inPath} does not exist`);
+      const { id = '' } = parameters;
+      const found = /^[0-9a-f-]+$/.test(id) ? await owners.operations.find(id) : undefined;
+      if (found ? !mayTouch(client, found.operation.project) : !(await seesRun(client, id, owners)))
+        throw new LxstowError('not-found', `operation ${id} does not exist`);
       return;
     }
     case 'named':
     case 'filtered':
-      if (!['', '0', 'false', undefined].includes(call.query['all-projects'] as string)) {
+      if (!['', '0', 'false', undefined].includes(query['all-projects'] as string)) {
         if (projects === 'filtered') return;
         throw refused();
       }
-      if (!mayTouch(client, (call.query.project as string) || 'default')) throw refused();
+      if (!mayTouch(client, (query.project as string) || 'default')) throw refused();
+      return;
+    default:
+      throw refused();
   }
 }
 
 /** Whether there is such a run, and something of it is for this client. */
-async function seesRun(client: Client, id: string, runs: Pick<RunStore, 'find'> | undefined): Promise<boolean> {
-  const found = /^[0-9a-f-]+$/.test(id) ? await runs?.find(id) : undefined;
+async function seesRun(client: Client, id: string, { runs }: Owners): Promise<boolean> {
+  const found = /^[0-9a-f-]+$/.test(id) ? await runs.find(id) : undefined;
   return (
     found !== undefined && shownRun(found.run, (_, project) => mayTouch(client, project), new Date()) !== undefined
   );
 }
 
 /** Lets a request go on to its route only if `authorize` does. What its body names is looked at by `bodyAuthorized`. */
-export function authorized(operations: OperationStore, runs: RunStore): RequestHandler {
+export function authorized(route: Route, owners: Owners): RequestHandler {
   return async (request, _response, next) => {
-    const { method, path, query } = request;
-    await authorize(clientOf(request), { method, path, query }, operations, runs);
+    const parameters = request.params as Record<string, string>;
+    await authorize(clientOf(request), rightOf(route, parameters), { parameters, query: request.query }, owners);
+    next();
+  };
+}
+
+/** The same for a call that no route answers. */
+export function unansweredAuthorized(groups: RouteGroup[], owners: Owners): RequestHandler {
+  const nearest = nearestRight(groups);
+  return async (request, _response, next) => {
+    const { right, parameters } = nearest(request.method, request.path);
+    await authorize(clientOf(request), right, { parameters, query: request.query }, owners);
     next();
   };
 }
@@ -118,6 +94,45 @@ export const bodyAuthorized: RequestHandler = (request, _response, next) => {
   if (project !== undefined && project !== '' && !mayTouch(clientOf(request), String(project))) throw refused();
   next();
 };
+
+function rightOf({ least, projects, rightOf: special }: Route, parameters: Record<string, string>): Right {
+  return { least, projects, ...special?.(parameters) };
+}
+
+/**
+ * The right that a call needs, answered or not, whatever the case of its path: that of the longest path that it begins with, and that is read, or changed,
+ * as the call would. Where there is none: a viewer to read, an operator to change, in the project that is named.
+ */
+export function nearestRight(
+  groups: RouteGroup[],
+): (method: string, path: string) => { right: Right; parameters: Record<string, string> } {
+  const known = groups
+    .flatMap((group) => group.routes.map((route) => ({ route, path: fullPath(group, route) })))
+    // What anyone may see opens nothing below it.
+    .filter(({ route }) => route.least !== 'anyone')
+    .sort((a, b) => b.path.split('/').length - a.path.split('/').length)
+    .map(({ route, path }) => {
+      const pattern = path.replaceAll('.', '\\.').replaceAll(/{(\w+)}/g, '(?<$1>[^/]+)');
+      return { route, path, pattern: new RegExp(`^${pattern}(?<rest>/.*)?$`, 'is') };
+    });
+  return (asked, called) => {
+    const method = asked === 'HEAD' ? 'GET' : asked;
+    const reads = method === 'GET';
+    const above = known.filter(({ route, pattern }) => (route.method === 'GET') === reads && pattern.test(called));
+    const ofPath = above.filter(({ path }) => path === above[0]?.path);
+    const nearest = ofPath.find(({ route }) => route.method === method) ?? ofPath[0];
+    if (!nearest) return { right: { least: reads ? 'viewer' : 'operator', projects: 'named' }, parameters: {} };
+    const { rest = '', ...found } = nearest.pattern.exec(called)?.groups ?? {};
+    const parameters = Object.fromEntries(Object.entries(found).map(([name, value]) => [name, decoded(value)]));
+    const right = rightOf(nearest.route, parameters);
+    // Nothing filters what no route answers.
+    const answered = nearest.route.method === method && /^\/?$/.test(rest);
+    return {
+      right: right.projects === 'filtered' && !answered ? { ...right, projects: 'named' } : right,
+      parameters,
+    };
+  };
+}
 
 function refused(): LxstowError {
   return new LxstowError('forbidden', 'not authorized');

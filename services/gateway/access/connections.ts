@@ -4,10 +4,10 @@ import type { Response } from 'express';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import type { Client } from './apiClient.ts';
 
-/** How long a connection may take, in ms, whoever is at its other end. */
+/** Timeouts of every connection, in ms, before its client is known. */
 export const connectionLimits = {
   handshakeTimeout: 20_000,
-  // Node.js has none of its own where `requestTimeout` is 0: a stranger could hold connections for ever.
+  // With `requestTimeout` 0 Node.js has no such limit: a client without trust could hold connections for ever.
   headersTimeout: 30_000,
   // An archive takes as long as it takes; app.ts bounds the other bodies.
   requestTimeout: 0,
@@ -19,7 +19,7 @@ export class Connections {
   readonly #sockets = new Map<string, Set<TLSSocket>>();
   /** A request has come whose client is not known yet. It will be, by what counts then. */
   readonly #undecided = new WeakSet<TLSSocket>();
-  /** Was to be cut meanwhile. */
+  /** To be closed once the decision is made. */
   readonly #missed = new WeakSet<TLSSocket>();
   /** Its client was trusted when it was asked last. */
   readonly #trusted = new WeakSet<TLSSocket>();
@@ -39,7 +39,7 @@ export class Connections {
     });
   }
 
-  /** Looks who the client is; the connection is not cut meanwhile. */
+  /** Decides who the client is; the connection is not cut during that. */
   async whileDeciding(socket: TLSSocket, decide: () => Promise<Client>): Promise<Client> {
     this.#undecided.add(socket);
     try {

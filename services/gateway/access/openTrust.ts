@@ -1,4 +1,4 @@
-/** All that trust takes in a gateway, put together: the store and its copy, the directory, open connections, the audit trail. */
+/** Puts a gateway's trust together: the store and its copy, the directory, open connections, the audit trail. */
 import { setTimeout } from 'node:timers/promises';
 import type { Config } from '../../contract/schemas.ts';
 import type { Nats } from '../../nats/connection.ts';
@@ -24,7 +24,7 @@ export interface TrustParts {
   audit: Log;
   /** Where clients find this gateway, and others with its certificate. */
   place(): Promise<GatewayPlace>;
-  /** Tells the command line where this gateway is, now and then. */
+  /** Records this gateway's addresses at intervals, for the command line. */
   announce(port: number): void;
 }
 
@@ -48,7 +48,7 @@ export async function openTrust(
     signal,
   );
   if (copy.isEmpty && !gateway.trustDir && !gateway.trustCa)
-    log.warn('nobody is trusted yet: `lxstow trust token <name>` makes a token');
+    log.warn('no client is trusted yet: `lxstow trust token <name>` makes a token');
   const directory =
     gateway.trustDir === undefined
       ? undefined

@@ -1,8 +1,8 @@
-/** How often an address has been refused of late. It bounds guessing, and what strangers cost us. */
+/** Leaky bucket of refusals by address. It limits guessing, and the cost of clients that are not trusted. */
 
 /** A wrong token costs more than a call without trust. */
 export const wrongTokenWeight = 10;
-/** So many addresses are remembered; then the one that was quiet longest is forgotten. */
+/** Addresses that are remembered; then the one without a refusal for longest is forgotten. */
 const mostAddresses = 10_000;
 
 export class RefusalLimit {

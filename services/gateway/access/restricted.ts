@@ -14,13 +14,13 @@ export function isLimited(client: Client, { restrictedRestores }: Config['gatewa
   return client.projects !== undefined && restrictedRestores === 'refuse';
 }
 
-/** What a worker has said of the project; undefined when it was not asked, or none could say. */
+/** The project's limits from a worker's answer; undefined when no worker was asked, or none could answer. */
 export function limitsIn(found: LookAnswer | undefined): Limits | undefined {
   if (found?.restricted === undefined || !found.profiles) return undefined;
   return { restricted: found.restricted, profiles: found.profiles };
 }
 
-/** Throws forbidden for a backup that a limited client may not restore. Of a project of which nobody can say anything now the worker judges. */
+/** Throws forbidden for a backup that a limited client may not restore. Without `limits` the worker judges. */
 export function assertMayRestore({ backup, instance }: Manifest, limits: Limits | undefined): void {
   const forbidden = limits ? forbiddenFor(instance, limits) : [];
   if (forbidden.length > 0)
@@ -44,7 +44,7 @@ export function judgeOf(
   if (index.optimized) throw refuse('it is optimized, a file system in itself');
   const said = [
     ...index.described.flatMap(forbiddenIn),
-    // Profiles that the project has, too: whoever restores it elsewhere would have them made.
+    // Also profiles that the project has: a restore elsewhere would make them.
     ...forbiddenFor(index.instance, unknown),
   ];
   const what = `the archive of ${instance}`;

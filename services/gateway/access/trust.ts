@@ -1,4 +1,4 @@
-/** Who is at the other end: trusted by the trust store, by the trust directory, or by the CA. */
+/** Identifies the client of a connection, trusted by the trust store, the trust directory, or the CA. */
 import type { X509Certificate } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { TLSSocket } from 'node:tls';
@@ -21,7 +21,7 @@ export interface Sources {
   store: TrustStore;
   directory: TrustDirectory | undefined;
   refusals: RefusalLimit;
-  /** Of those who come to be trusted, so that others behind their address, who only ask, do not keep them out. */
+  /** Counted apart from refusals: other clients behind one address must not keep a new one from enrolling. */
   enrolments: RefusalLimit;
   connections: Connections;
 }
@@ -41,8 +41,8 @@ export class Trust {
   }
 
   /**
-   * The client at the other end; undefined when it shows no certificate. An expired certificate is trusted by nobody. What the store
-   * says of a certificate goes before directory and CA, which make admins.
+   * The client of this connection; undefined when it shows no certificate. An expired certificate is not trusted. The trust store's entry for a certificate
+   * goes before directory and CA, which make admins.
    */
   async client(socket: TLSSocket): Promise<Client | undefined> {
     const shown = this.#shown.get(socket) ?? shownBy(socket);
@@ -64,7 +64,7 @@ export class Trust {
     return added ? granted(added) : stranger(fingerprint);
   }
 
-  /** By another gateway, a moment ago: its client may be faster than the watch. */
+  /** A certificate that another gateway has just added: its client may be faster than our watch. */
   async #justAdded(fingerprint: string, address: string): Promise<TrustedCertificate | undefined> {
     const { copy, store, refusals, log } = this.#parts;
     if (refusals.over(address) !== undefined) return undefined;
@@ -94,7 +94,7 @@ export class Trust {
     this.#parts.enrolments.count(address ?? '', weight);
   }
 
-  /** Throws too-many-requests for an address that was refused too often of late. */
+  /** Throws too-many-requests for an address that was refused too often in the last minute. */
   assertHeard(
     { req, res }: { req: IncomingMessage; res: ServerResponse },
     limit: 'refusals' | 'enrolments' = 'refusals',

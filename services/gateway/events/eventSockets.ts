@@ -1,4 +1,4 @@
-/** The websockets of GET /1.0/events: each change is written once and goes to all who want it. */
+/** The websockets of GET /1.0/events: each event is serialised once, and sent to every socket that wants it. */
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
@@ -12,7 +12,7 @@ export interface Subscription {
   types: ReadonlySet<EventType>;
   /** Whether it may and wants to see what happens in this project. */
   wants(project: string): boolean;
-  /** Asked now and then: false ends the socket. */
+  /** Checked at intervals: false closes the socket. */
   trusted(): Promise<boolean>;
   /** The connection that the socket is on. */
   connection: Duplex;
@@ -35,15 +35,15 @@ interface Message {
 
 /** LXD's; a socket that has not answered one when the next is due is dead. */
 const pingEveryMs = 10_000;
-/** So much may be on its way to a socket, some thousand events; what goes beyond it must have left within the time. A burst alone does that. */
+/** About a thousand events. A socket with more unread bytes must have read them within the time; a burst alone can exceed it. */
 const muchUnreadBytes = 1024 * 1024;
 const patienceMs = 2000;
-/** Who has not read so much is cut off at once. */
+/** A socket with more unread bytes is cut off at once. */
 const mostUnreadBytes = 16 * muchUnreadBytes;
 /** Log lines a second; those over it are left out and counted. */
 const mostLinesPerSecond = 200;
 const mostSubscribers = 1000;
-/** A write to TLS costs more than what is in it: events wait for others, the longer the more listen, and leave together. */
+/** A write to TLS costs more than its content: events wait for others, the longer the more sockets there are, and are sent together. */
 const waitMsPerSubscriber = 0.2;
 const longestWaitMs = 50;
 const unreading = 'does not read its events';
@@ -72,7 +72,7 @@ export class EventSockets implements AsyncDisposable {
     return this.#subscribers.size >= mostSubscribers;
   }
 
-  /** Tells the socket of all that happens from now on. */
+  /** Sends the socket all events from now on. */
   add(socket: WebSocket, subscription: Subscription): void {
     const subscriber = { ...subscription, socket, answered: true };
     this.#subscribers.add(subscriber);
@@ -122,7 +122,7 @@ export class EventSockets implements AsyncDisposable {
     else socket.send(data, { binary: false }, unread > muchUnreadBytes ? this.#hurry(subscriber) : undefined);
   }
 
-  /** Cuts a socket off unless what is returned is called in time. */
+  /** Cuts a socket off unless the returned function is called in time. */
   #hurry(subscriber: Subscriber): (() => void) | undefined {
     if (subscriber.patience) return undefined;
     subscriber.patience = setTimeout(() => this.#cut(subscriber, unreading), patienceMs).unref();
@@ -148,7 +148,7 @@ export class EventSockets implements AsyncDisposable {
   }
 
   #cut(subscriber: Subscriber, why: string): void {
-    // First: the line about it is an event too.
+    // Before the log line, which is an event too.
     this.#forget(subscriber);
     subscriber.socket.terminate();
     this.#log.warn(`event socket cut off: it ${why}`, { client: subscriber.client });
@@ -159,7 +159,7 @@ export class EventSockets implements AsyncDisposable {
     clearTimeout(subscriber.patience);
   }
 
-  /** Says goodbye to all; those who do not answer are cut off. */
+  /** Closes all sockets; those that do not answer are cut off. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     this.#flush();

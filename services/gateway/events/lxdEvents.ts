@@ -1,4 +1,4 @@
-/** What happens, in the shapes of LXD's events. Pure. */
+/** Changes of operations and runs as LXD's events. Pure. */
 import type { Address, BackupAddress, Operation, RestoreJob, Run } from '../../contract/schemas.ts';
 import { everything, runOperation, shownRun } from '../../runs/fold.ts';
 import { toLxd } from '../http/respond.ts';
@@ -14,7 +14,7 @@ export interface Event {
   location?: string;
   /** Absent where it is about none. */
   project?: string;
-  /** Of what is about several: only who may see all of them is told. */
+  /** Of an event about several projects: only clients that may see all of them get it. */
   projects?: string[];
 }
 
@@ -22,8 +22,8 @@ export interface Event {
 type Action = 'instance-backup-created' | 'instance-backup-deleted' | 'instance-backup-restored' | 'instance-created';
 
 /**
- * The events of one change of an operation. Its end is one change, whoever makes it and whichever gateway sees it: so each lifecycle
- * event comes once, and before the operation says Success, as in LXD.
+ * The events of one change of an operation. An operation ends by one change, and every gateway sees it once: so a client gets each lifecycle event once, and
+ * before the operation says Success, as in LXD.
  */
 export function eventsOf(operation: Operation): Event[] {
   const { updated_at: timestamp, location, project } = operation;
@@ -80,7 +80,7 @@ const longestLine = 2000;
 const longestField = 500;
 const mostFields = 20;
 
-/** A log line. LXD's clients take strings only; what is long is cut. */
+/** A log line. LXD's clients take only strings; long ones are truncated. */
 export function loggingEvent(line: Record<string, unknown>): Event {
   const { level, message, timestamp, ...fields } = line;
   const context = Object.entries(fields)

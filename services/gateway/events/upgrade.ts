@@ -1,4 +1,4 @@
-/** Requests for a websocket go through the application like all others, so that one place says who may and how errors look. */
+/** Passes requests for a websocket through the application like all others, so that rights and errors are the same. */
 import { type IncomingMessage, type RequestListener, ServerResponse } from 'node:http';
 import type { Server } from 'node:https';
 import type { Duplex } from 'node:stream';
@@ -8,7 +8,7 @@ import { type WebSocket, WebSocketServer } from 'ws';
 import { LxstowError } from '../../contract/errors.ts';
 import { errorEnvelope } from '../http/respond.ts';
 
-/** Whoever sends more than a ping has mistaken us. */
+/** Clients send pings and nothing else. */
 const maxPayload = 4096;
 
 /** Lets the application answer requests for a websocket: a route does it with `websocketOf`. */
@@ -30,7 +30,7 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
   });
 }
 
-/** Makes the request a websocket. Throws bad-request when it does not ask for one. What the handshake lacks is answered by itself. */
+/** Makes the request a websocket. Throws bad-request when it does not ask for one. A handshake that is wrong is answered by the library. */
 export function websocketOf(response: Response): Promise<WebSocket> {
   const { accept } = response.locals as { accept?: () => Promise<WebSocket> };
   if (!accept) throw new LxstowError('bad-request', 'this is a websocket: ask for an upgrade');

@@ -1,4 +1,4 @@
-/** What a request is told that fails because a dependency is away: since when, and whether anything was accepted. */
+/** Adds to errors of an outage since when it lasts, and that nothing was accepted. */
 import { until } from '../../concurrency/until.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Bucket } from '../../nats/bucket.ts';
@@ -6,9 +6,9 @@ import { suspectOf } from '../../outages/blame.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-/** An answer is not kept waiting for the reason in it. */
+/** How long an error answer waits for these records. */
 const lookTimeoutMs = 1000;
-/** Failures of one outage are never further apart, as long as somebody asks. */
+/** Failures that are further apart count as two outages. */
 const sameOutageMs = 60_000;
 
 export class Absences {

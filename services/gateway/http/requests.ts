@@ -22,7 +22,7 @@ export function requestorOf(request: Request): Requestor {
   return { username: clientOf(request).fingerprint, protocol: 'tls', address: request.socket.remoteAddress ?? '' };
 }
 
-/** The trace that the request belongs to: the client's, or one that begins with it. */
+/** The request's trace: from the client's header, or a new one. */
 export function traceOfRequest(request: Request): Trace {
   return request.res?.locals.trace;
 }
@@ -32,7 +32,7 @@ export function parameter(request: Request, name: string, schema: SchemaName): s
   return check(schema, request.params[name], name) as string;
 }
 
-/** A parameter of the query, or undefined; given twice it is refused. */
+/** A parameter of the query, or undefined. Throws bad-request for one that is given twice. */
 export function query(request: Request, name: string, schema?: SchemaName): string | undefined {
   const value = request.query[name];
   if (value === undefined || value === '') return undefined;
@@ -53,8 +53,8 @@ export function compressionQuery(request: Request): Compression | undefined {
 }
 
 /**
- * Who is to be told of the end: the body's `notifyEndpoint`, else that of the query. Throws forbidden for one that requests may not
- * name; its URL stands in no error.
+ * The webhook that is told of the end: the body's `notifyEndpoint`, else the query's. Throws forbidden for a URL that requests may not name; the error does not
+ * contain the URL.
  */
 export function endpointOf(request: Request, config: Config['notify'], inBody?: string): { notifyEndpoint?: string } {
   const notifyEndpoint = inBody ?? query(request, 'notifyEndpoint', 'names.json#/$defs/endpoint');
@@ -98,27 +98,32 @@ export function bodyOf(request: Request): unknown {
   return body === undefined || body === null || body === '' ? {} : body;
 }
 
-/** Readers of the instance and the backup that a path names. */
-export function addressing({ remotes, gateway }: Config) {
-  const instanceIn = (request: Request, known: string[] | undefined): Address => ({
-    ...placeOf(request, known, gateway.defaultRemote),
-    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
-  });
-  const backupIn = (request: Request, known: string[] | undefined): BackupAddress => ({
-    ...instanceIn(request, known),
-    backup: parameter(request, 'backup', 'names.json#/$defs/backupName'),
-  });
-  const known = Object.keys(remotes);
+/** The instance that a path names, on a remote of the configuration. */
+export function instanceOf(request: Request, { remotes, gateway }: Config): Address {
   return {
-    instanceOf: (request: Request) => instanceIn(request, known),
-    backupOf: (request: Request) => backupIn(request, known),
-    /** To read what is stored: the remote may be gone, its backups are not. */
-    storedInstanceOf: (request: Request) => instanceIn(request, undefined),
-    storedBackupOf: (request: Request) => backupIn(request, undefined),
+    ...placeOf(request, Object.keys(remotes), gateway.defaultRemote),
+    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
   };
 }
 
-/** Throws bad-request for names that a restore gives to what it works on. */
+/** The backup that a path names, on a remote of the configuration. */
+export function backupOf(request: Request, config: Config): BackupAddress {
+  return { ...instanceOf(request, config), backup: parameter(request, 'backup', 'names.json#/$defs/backupName') };
+}
+
+/** The same to read stored backups, whose host need not be configured any more. */
+export function storedInstanceOf(request: Request, { gateway }: Config): Address {
+  return {
+    ...placeOf(request, undefined, gateway.defaultRemote),
+    instance: parameter(request, 'instance', 'names.json#/$defs/instanceName'),
+  };
+}
+
+export function storedBackupOf(request: Request, config: Config): BackupAddress {
+  return { ...storedInstanceOf(request, config), backup: parameter(request, 'backup', 'names.json#/$defs/backupName') };
+}
+
+/** Throws bad-request for names that restores use for their temporary instances. */
 export function assertNotOwn(name: string): void {
   if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work`);
 }

@@ -7,7 +7,7 @@ import type { Operation, OperationMetadata, RestoreJob } from '../../contract/sc
 import type { Log } from '../../telemetry/logger.ts';
 import type { Absences } from './absences.ts';
 
-/** Shorter ones are one packet anyway. */
+/** Shorter answers fit into one packet without gzip. */
 const worthPackingBytes = 1400;
 
 /** A sync answer. With `versioned`, the values that LXD makes its ETag of. */
@@ -48,7 +48,7 @@ export function errorEnvelope(status: number, error: string): object {
   return { type: 'error', status: '', status_code: 0, operation: '', error_code: status, error, metadata: null };
 }
 
-/** JSON, packed for clients that take that. */
+/** Sends JSON, with gzip for clients that accept it. */
 function send(response: Response, status: number, body: object): void {
   const text = Buffer.from(JSON.stringify(body));
   response.status(status).type('json').vary('accept-encoding');
@@ -85,7 +85,7 @@ export function toLxd(operation: Operation) {
   };
 }
 
-/** Of one that has ended, not what was being done when it did. */
+/** Leaves out the stage of an operation that has ended. */
 function shownMetadata({ metadata, status_code }: Operation): Omit<OperationMetadata, 'stage'> & { stage?: string } {
   if (status_code < 200) return metadata;
   const { stage, bytes_per_second, create_backup_progress, waiting_for, ...rest } = metadata;
@@ -107,7 +107,7 @@ export function errorOf(operation: Operation): LxstowError {
   );
 }
 
-/** Answers with LXD's error envelope. What nobody foresaw is logged with its stack, and told apart by the request's id only. */
+/** Answers with LXD's error envelope. An unexpected error is logged with its stack; the client gets no details. */
 export function respondToErrors(log: Log, absences: Absences): ErrorRequestHandler {
   return async (thrown, request, response, next) => {
     if (response.headersSent) return next(thrown);
@@ -129,12 +129,12 @@ export function respondToErrors(log: Log, absences: Absences): ErrorRequestHandl
   };
 }
 
-/** So long a refused client may take to notice. */
+/** How long a refused client may go on sending. */
 const lingerMs = 5000;
 
 /**
- * Answers a client that is still sending. Closed at once, the connection would be reset, and the answer lost with it: so all of it is sent, and
- * what still comes thrown away for a moment.
+ * Answers a client that is still sending. Closing at once would reset the connection, and the client would lose the answer: so it is sent whole, and what
+ * still arrives is discarded for `lingerMs`.
  */
 function refuseAmidst(request: Request, response: Response, text: string): void {
   response.type('application/json').set('content-length', String(Buffer.byteLength(text)));
@@ -145,7 +145,7 @@ function refuseAmidst(request: Request, response: Response, text: string): void 
   request.resume();
 }
 
-/** What Express and its body parser throw: `status` and `type` say what. */
+/** Translates errors of Express and its body parser, by their `status`. */
 function fromExpress(thrown: unknown): LxstowError | undefined {
   if (thrown instanceof LxstowError || !(thrown instanceof Error) || !('status' in thrown)) return undefined;
   const { status, message } = thrown;

@@ -31,3 +31,7 @@ export interface Endpoint {
   timeoutMs: number;
   run(parts: GatewayParts, question: Question): Promise<object>;
 }
+
+/** Of endpoints that wait for something to end. */
+export const longWait = { atOnce: 1000, timeoutMs: 70_000 };
+export const usualWaitSeconds = 30;

@@ -1,4 +1,4 @@
-/** What can be asked over NATS. Also what docs/asyncapi.yaml is made from: nothing here connects to anything. */
+/** The endpoints of the API over NATS. docs/asyncapi.yaml is generated from them: importing this file connects to nothing. */
 import { cursorOf } from '../../backups/manifestListing.ts';
 import type {
   Address,
@@ -18,12 +18,11 @@ import { toLxd } from '../http/respond.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/operationView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
-import type { Endpoint, Question } from './endpoint.ts';
+import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000 };
 const usualLimit = 100;
-const usualWaitSeconds = 30;
 
 export const endpoints: Endpoint[] = [
   {
@@ -93,8 +92,7 @@ export const endpoints: Endpoint[] = [
       'An operation when it has ended, or as it is when the time is over; one that a worker has yet to make is waited for too.',
     request: 'nats-api.json#/$defs/waitRequest',
     answer: 'nats-api.json#/$defs/operation',
-    atOnce: 1000,
-    timeoutMs: 70_000,
+    ...longWait,
     async run(parts, { address, body }) {
       const { id, timeout = usualWaitSeconds } = body as WaitRequest;
       const over = AbortSignal.any([AbortSignal.timeout(timeout * 1000), parts.stop]);
@@ -156,7 +154,7 @@ async function backupPage(
   const { summaries, next } = await catalog.page(of, { limit, ...(after === undefined ? {} : { after }) }, signal);
   const fitting = firstFitting(summaries, showListed, room);
   const last = fitting.length < summaries.length ? summaries[fitting.length - 1] : undefined;
-  const cursor = last ? cursorOf(last.address) : next;
+  const cursor = last ? cursorOf(last.address, of) : next;
   return { backups: fitting, ...(cursor === undefined ? {} : { next: cursor }) };
 }
 
@@ -166,8 +164,8 @@ async function operationPage(
 ): Promise<OperationPage> {
   const { status, limit = usualLimit, after } = body as OperationsRequest;
   const cursor = ({ created_at, id }: Operation) => `${created_at}/${id}`;
-  const behind = (await operations.list())
-    .filter((one) => one.remote === address.remote && one.project === address.project)
+  const behind = (await operations.list(address.remote))
+    .filter((one) => one.project === address.project)
     .filter((one) => (status === undefined || one.status === status) && (after === undefined || cursor(one) < after))
     .sort((a, b) => (cursor(a) < cursor(b) ? 1 : -1));
   const fitting = firstFitting(
@@ -179,7 +177,7 @@ async function operationPage(
   return { operations: fitting, ...(last && { next: cursor(last) }) };
 }
 
-/** As many as an answer of `room` bytes holds; one at least. */
+/** As many items as an answer of `room` bytes holds; at least one. */
 function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
   const fitting: B[] = [];
   let bytes = 0;
@@ -192,7 +190,7 @@ function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[
   return fitting;
 }
 
-/** The operation, if it is of this place: who may ask about one project learns nothing of another. */
+/** Returns the operation if it is of this place. Throws not-found otherwise, so that a client of one project learns nothing of another. */
 function assertThere(found: Operation | undefined, { remote, project }: Address, id: string): Operation {
   if (found?.remote !== remote || found.project !== project) throw missingOperation(id);
   return found;

@@ -1,4 +1,4 @@
-/** What can be asked about runs over NATS. The place in the subject, which may be all (`=all`), bounds what a run covers and what is seen of it. */
+/** The endpoints for runs over NATS. The place in the subject, which may be `=all`, limits what a run covers and what the answer shows. */
 import { LxstowError } from '../../contract/errors.ts';
 import type {
   CreateRunBody,
@@ -8,14 +8,15 @@ import type {
   RunRetryRequest,
   RunsRequest,
   ShownRun,
+  WaitRequest,
 } from '../../contract/schemas.ts';
 import { all } from '../../nats/subjects.ts';
 import { refusalOf } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, visibleRun } from '../views/runView.ts';
-import type { Endpoint, Question } from './endpoint.ts';
+import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
+import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -32,7 +33,7 @@ export const runEndpoints: Endpoint[] = [
     async run(parts, question) {
       const request = requestIn(parts, question);
       const remotes = question.address.remote === all ? Object.keys(parts.config.remotes) : [question.address.remote];
-      return shown(await createRun(toolsOf(parts), request, remotes, { trace: question.trace }), question);
+      return shown(await createRun(runTools(parts), request, remotes, { trace: question.trace }), question);
     },
   },
   {
@@ -55,6 +56,21 @@ export const runEndpoints: Endpoint[] = [
     request: 'run-answers.json#/$defs/runRequest',
     answer: 'run-answers.json#/$defs/run',
     run: async (parts, question) => shown(await runOf(parts, question), question),
+  },
+  {
+    ...usual,
+    name: 'runs-wait',
+    subject: 'runs.wait.{remote}.{project}',
+    description: 'A run when it has ended, or as it is when the time is over, as far as it is of this place.',
+    request: 'nats-api.json#/$defs/waitRequest',
+    answer: 'run-answers.json#/$defs/run',
+    ...longWait,
+    async run(parts, question) {
+      const { id, timeout = usualWaitSeconds } = question.body as WaitRequest;
+      const before = await runOf(parts, question);
+      const over = AbortSignal.any([AbortSignal.timeout(timeout * 1000), parts.stop]);
+      return shown((await parts.runFeed.untilEnded(id, over))?.run ?? before, question);
+    },
   },
   {
     ...usual,
@@ -89,7 +105,7 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
       const { new_id } = question.body as RunRetryRequest;
-      const made = await retryRun(toolsOf(parts), await wholeRun(parts, question), new_id, { trace: question.trace });
+      const made = await retryRun(runTools(parts), await wholeRun(parts, question), new_id, { trace: question.trace });
       return shown(made, question);
     },
   },
@@ -100,7 +116,7 @@ function seenFrom({ address }: Question): MaySee {
     (address.remote === all || address.remote === remote) && (address.project === all || address.project === project);
 }
 
-/** The request, kept to the place of its subject. */
+/** The request, limited to the place in its subject. Throws forbidden when it names others. */
 function requestIn({ config }: GatewayParts, { address, body }: Question): CreateRunBody {
   const { selector, notifyEndpoint, ...options } = body as CreateRunBody;
   for (const [field, place] of [
@@ -120,10 +136,6 @@ function requestIn({ config }: GatewayParts, { address, body }: Question): Creat
     },
     ...(notifyEndpoint !== undefined && { notifyEndpoint }),
   };
-}
-
-function toolsOf({ nats, runs, config }: GatewayParts) {
-  return { nats, runs, inventoryTimeoutMs: config.gateway.inventoryTimeoutMs };
 }
 
 function runOf({ runs }: GatewayParts, question: Question): Promise<Run> {

@@ -1,4 +1,4 @@
-/** The API over NATS: request and reply, found by `$SRV` (ADR-32 of NATS). Whichever gateway of the queue group is free answers. */
+/** The API over NATS: request and reply, found by `$SRV` (ADR-32 of NATS). One gateway of the queue group answers each request. */
 import { setTimeout } from 'node:timers/promises';
 import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHeader, Svcm } from '@nats-io/services';
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
@@ -21,15 +21,15 @@ export interface NatsService {
 }
 
 const queueGroup = 'lxstow';
-/** Of the largest message: room for headers, and for what encloses a page. */
+/** Share of NATS's largest message that a page may fill; the rest is for headers and the envelope. */
 const roomShare = 0.9;
 /**
- * An answer goes where the asker says, with the gateway's rights: into an operation's record too, were it not for this. `_R_` is what NATS
- * makes of an inbox in another account.
+ * Reply subjects that are answered. The gateway answers with its own rights: without this check a client could have an answer written over an operation's
+ * record. `_R_` is an inbox in another account.
  */
 const inbox = /^_(INBOX|R_)/;
 
-/** Registers every endpoint. One that the gateway may not listen on is logged, and the service ends; the REST API goes on. */
+/** Registers every endpoint. When NATS forbids the gateway to subscribe to one, that is logged and the service ends; the REST API continues. */
 export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
   const { nats, log } = parts;
   const measured = new Map(endpoints.map(({ name }) => [name, new Measure()]));
@@ -38,7 +38,7 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
     version,
     description: 'Backups of LXD instances, and operations',
     queue: queueGroup,
-    // The library measures until a handler returns, which is before it has answered.
+    // The library stops its clock when a handler returns, before the answer is sent.
     statsHandler: async (endpoint) => {
       const { name, stats } = endpoint as NatsEndpoint & { name: string; stats: object };
       const measure = measured.get(name);
@@ -81,7 +81,7 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
   };
 }
 
-/** The library's types are those of an older core of its own; what it calls is the same. */
+/** The library brings types of an older nats-core; the methods that it calls are the same. */
 function connectionOf({ connection }: Nats): ConstructorParameters<typeof Svcm>[0] {
   return connection as unknown as ConstructorParameters<typeof Svcm>[0];
 }
@@ -101,7 +101,7 @@ async function answer(
   return error;
 }
 
-/** `about` is filled with what the audit trail is to say: what was asked about. */
+/** Fills `about` with the fields that the audit trail gets. */
 async function respond(
   parts: GatewayParts,
   endpoint: Endpoint,
@@ -145,7 +145,7 @@ async function respond(
   }
 }
 
-/** As services on NATS do: the status and the text in their headers; and our code in ours. The body says it all again. */
+/** Answers an error: status and text in the headers of NATS services, our code in a header of ours, and all three in the body. */
 function respondError(message: Msg, { code, status, message: said }: LxstowError): void {
   const text = code === 'internal' ? 'internal error; the gateway has logged its cause' : said;
   const headers = natsHeaders();

@@ -1,37 +1,48 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
-import { type Request, type Response, Router } from 'express';
+import { type Summary } from '../../backups/summaries.ts';
+import type { Request, Response } from 'express';
+import type { Part } from '../../backups/keys.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import {
   type Address,
   type BackupJob,
+  type Compression,
   type Config,
   check,
   checkBackupName,
+  type Manifest,
   type RestoreJob,
 } from '../../contract/schemas.ts';
 import { askLook } from '../../hosts/look.ts';
 import { isFinal } from '../../operations/operation.ts';
+import type { Trace } from '../../telemetry/trace.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import { assertMayRestore, isLimited, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { sendLines, wantsLines } from '../http/lines.ts';
+import { linkNext, pageOf } from '../http/pages.ts';
 import {
-  addressing,
   assertNotOwn,
+  backupOf,
   bodyOf,
   checkIfMatch,
   compressionQuery,
   ended,
   endpointOf,
   flag,
+  instanceOf,
   listedProject,
   placeOf,
   query,
   requestorOf,
+  storedBackupOf,
+  storedInstanceOf,
   tagsOf,
   traceOfRequest,
 } from '../http/requests.ts';
 import { accepted, errorOf, operationPath, sync, toLxd } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
 import {
   assertInstance,
   findBackup,
@@ -44,220 +55,266 @@ import {
 
 const instanceName = 'names.json#/$defs/instanceName';
 
-export function backupRoutes(parts: GatewayParts): Router {
-  const { config, nats, catalog, submitter, reservations, transfers, feed, stop } = parts;
-  const remotes = Object.keys(config.remotes);
-  const router = Router({ mergeParams: true });
+export const backupRoutes: RouteGroup = {
+  path: '/1.0/instances/{instance}/backups',
+  routes: [
+    {
+      method: 'GET',
+      path: '/',
+      least: 'viewer',
+      projects: 'named',
+      rightOf: ({ instance }) => (isEvery(instance) ? { projects: 'filtered' } : {}),
+      run: (parts, request, response) =>
+        isEvery(request.params.instance)
+          ? listAllBackups(parts, request, response)
+          : listBackups(parts, request, response),
+    },
+    { method: 'POST', path: '/', least: 'operator', projects: 'named', run: makeBackup },
+    { method: 'GET', path: '/{backup}', least: 'viewer', projects: 'named', run: showBackup },
+    { method: 'POST', path: '/{backup}', least: 'operator', projects: 'named', run: restoreBackup },
+    { method: 'PUT', path: '/{backup}', least: 'operator', projects: 'named', run: changeBackup },
+    { method: 'PATCH', path: '/{backup}', least: 'operator', projects: 'named', run: changeBackup },
+    { method: 'DELETE', path: '/{backup}', least: 'operator', projects: 'named', run: deleteBackup },
+  ],
+};
 
-  const { instanceOf, backupOf, storedInstanceOf, storedBackupOf } = addressing(config);
+/** Whether the path names all instances instead of one. */
+function isEvery(instance: unknown): boolean {
+  return instance === '*' || instance === 'all';
+}
 
-  router.get('/', async (request, response) => {
-    const { instance } = request.params as { instance: string };
-    const signal = ended(response);
-    if (instance === '*' || instance === 'all') {
-      const target = query(request, 'target');
-      const remote = target === '*' ? undefined : placeOf(request, undefined, config.gateway.defaultRemote).remote;
-      const summaries = await catalog.list({ remote, project: listedProject(request) }, signal);
-      if (remote !== undefined && summaries.length === 0) knownRemote(remote, remotes);
-      const client = clientOf(request);
-      return sync(response, summaries.filter(({ address }) => mayTouch(client, address.project)).map(showListed));
-    }
-    const address = storedInstanceOf(request);
-    const summaries = await catalog.list(address, signal);
-    if (summaries.length === 0) {
-      knownRemote(address.remote, remotes);
-      await assertInstance(parts, address, traceOfRequest(request));
-    }
-    sync(response, summaries.map(showListed));
+async function listAllBackups(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config } = parts;
+  const target = query(request, 'target');
+  const remote = target === '*' ? undefined : placeOf(request, undefined, config.gateway.defaultRemote).remote;
+  await sendBackups(parts, request, response, { remote, project: listedProject(request) }, () => {
+    if (remote !== undefined) knownRemote(remote, Object.keys(config.remotes));
   });
+}
 
-  router.get('/:backup', async (request, response) => {
-    const { backup, etag } = await findBackup(parts, storedBackupOf(request), ended(response));
-    if (etag !== undefined) response.set('etag', `"${etag}"`);
-    sync(response, backup);
+async function listBackups(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config } = parts;
+  const address = storedInstanceOf(request, config);
+  await sendBackups(parts, request, response, address, () => {
+    knownRemote(address.remote, Object.keys(config.remotes));
+    return assertInstance(parts, address, traceOfRequest(request));
   });
+}
 
-  /** PUT takes the place of tags and notes, PATCH adds to them. */
-  const change = (method: 'PUT' | 'PATCH') => async (request: Request, response: Response) => {
-    const address = backupOf(request);
-    // An empty body is refused: a PUT of it would empty everything.
-    const wanted = check('http-update-backup.json', request.body, 'body');
-    // MinIO would write a manifest anew whose backup was deleted meanwhile (docs/s3.md).
-    await using claim = await transfers.claim(address);
-    const { manifest, etag } = await catalog.change(
-      address,
-      (stored) => {
-        claim.assertHeld();
-        checkIfMatch(request, `"${stored.etag}"`);
-        const { tags, notes } = method === 'PUT' ? { tags: {}, notes: '' } : stored.manifest.backup;
-        const merged = Object.entries({ ...tags, ...wanted.tags }).filter(
-          ([, value]) => method === 'PUT' || value !== null,
-        );
-        return {
-          tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
-          ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
-        };
-      },
-      ended(response),
-    );
-    response.set('etag', `"${etag}"`);
-    sync(response, showStored(manifest));
-  };
-  router.put('/:backup', change('PUT'));
-  router.patch('/:backup', change('PATCH'));
-
-  router.post('/', async (request, response) => {
-    const address = instanceOf(request);
-    const wanted = createOptions(request, config);
-    assertNotOwn(address.instance);
-    nats.assertConnected();
-    const found = await look(
-      parts,
-      address.remote,
-      { project: address.project, instance: address.instance },
-      traceOfRequest(request),
-    );
-    if (found && !found.project)
-      throw new LxstowError('not-found', `project ${address.project} does not exist on ${address.remote}`);
-    if (found && !found.instance)
-      throw new LxstowError(
-        'not-found',
-        `instance ${address.instance} does not exist on ${address.remote}, project ${address.project}`,
-      );
-
-    const id = submitter.newId();
-    const signal = ended(response);
-    const has = (backup: string) => unlessAway(parts, () => catalog.has({ ...address, backup }, signal), false);
-    const { name, compression, ...options } = wanted;
-    try {
-      if (name !== undefined) {
-        const [stored, taken] = await bothOf(has(name), reservations.take(address, name, id));
-        if (stored && taken) await reservations.release(address, name, id);
-        if (stored || !taken) throw new LxstowError('conflict', `backup ${address.instance}/${name} already exists`);
+/** Sends the backups that the client may see: all, a page, or all as lines. `onNone` is called when there are none, and may throw. */
+async function sendBackups(
+  parts: GatewayParts,
+  request: Request,
+  response: Response,
+  of: Part,
+  onNone: () => unknown,
+): Promise<void> {
+  const { catalog } = parts;
+  const client = clientOf(request);
+  const signal = ended(response);
+  const { limit, after } = pageOf(request);
+  const shown = (summaries: Summary[]) =>
+    summaries.filter(({ address }) => mayTouch(client, address.project)).map(showListed);
+  if (wantsLines(request)) {
+    const batches = async function* (): AsyncGenerator<object[]> {
+      let any = false;
+      for await (const batch of catalog.batches(of, signal)) {
+        any ||= batch.length > 0;
+        yield shown(batch);
       }
-      const backup = name ?? (await reservations.takeNext(address, new Date(), compression, id, has));
-      const body: BackupJob = { backup, compression, ...options };
-      const operation = await submitter.submit(
-        id,
-        { kind: 'backup', address, body },
-        requestorOf(request),
-        traceOfRequest(request),
-      );
-      accepted(response, operation, { name: backup, optimized: options.optimized, compressed: compression !== 'none' });
-    } catch (error) {
-      if (!isCode(error, 'conflict')) await submitter.undo(id, () => reservations.releaseAll(address, id));
-      throw error;
-    }
-  });
-
-  router.post('/:backup', async (request, response) => {
-    const source = storedBackupOf(request);
-    const {
-      name = source.instance,
-      project = source.project,
-      target = source.remote,
-      pool,
-      replace,
-      ...options
-    } = restoreOptions(request, config);
-    assertNotOwn(name);
-    if (target === source.remote && !remotes.includes(target))
-      throw new LxstowError(
-        'bad-request',
-        `remote ${target} is not there to restore to; \`target\` (--to-target) names another, of: ${remotes.join(', ')}`,
-      );
-    const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
-    nats.assertConnected();
-    const manifest = await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
-    const limited = isLimited(clientOf(request), config.gateway);
-    const profiles = limited && manifest ? { profiles: manifest.instance.profiles.map((each) => each.name) } : {};
-    const found = await look(
-      parts,
-      address.remote,
-      {
-        project,
-        instance: name,
-        ...(pool === undefined ? {} : { pool }),
-        ...(replace ? { replace } : {}),
-        ...profiles,
-      },
-      traceOfRequest(request),
-    );
-    if (limited && manifest) assertMayRestore(manifest, limitsIn(found));
-    if (found && !found.project)
-      throw new LxstowError('not-found', `project ${project} does not exist on ${address.remote}`);
-    if (found?.instance && !replace)
-      throw new LxstowError(
-        'conflict',
-        `instance ${name} already exists on ${address.remote}; it was not touched. Restore under another name, or with replace=true`,
-      );
-    if (found?.refusal !== undefined)
-      throw new LxstowError('conflict', `instance ${name} cannot be replaced: ${found.refusal}. Nothing was done`);
-    if (found?.pool === false)
-      throw new LxstowError('not-found', `storage pool ${pool} does not exist on ${address.remote}`);
-
-    const { remote, backup } = source;
-    const given = Object.entries({ pool, replace, ...options }).filter(([, value]) => value !== undefined);
-    const body: RestoreJob = {
-      backup,
-      source: { remote, project: source.project, instance: source.instance },
-      ...Object.fromEntries(given),
+      if (!any) await onNone();
     };
-    accepted(
-      response,
-      await submitter.submit(
-        submitter.newId(),
-        { kind: 'restore', address, body, ...(!limited && { unrestricted: true as const }) },
-        requestorOf(request),
-        traceOfRequest(request),
-      ),
-    );
-  });
+    return sendLines(parts, request, response, batches());
+  }
+  const page = { summaries: [] as Summary[], next: undefined as string | undefined };
+  if (limit === undefined) page.summaries = await catalog.list(of, signal);
+  else Object.assign(page, await catalog.page(of, { limit, after }, signal));
+  if (page.summaries.length === 0 && after === undefined) await onNone();
+  linkNext(request, response, page.next);
+  sync(response, shown(page.summaries));
+}
 
-  router.delete('/:backup', async (request, response) => {
-    const { backup, ...address } = backupOf(request);
-    const told = endpointOf(request, config.notify);
-    nats.assertConnected();
-    if (!(await catalog.has({ ...address, backup }, ended(response)))) {
-      const name = `backup ${address.instance}/${backup}`;
-      const running = await unfinishedBackup(parts, { ...address, backup });
-      if (running) throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
-      throw new LxstowError('not-found', `${name} does not exist`);
-    }
-    // No worker up: better said now than after the time is over.
-    await askLook(
-      nats,
-      address.remote,
-      { project: address.project, instance: address.instance },
-      config.gateway.askTimeoutMs,
-      traceOfRequest(request),
-    );
-    const id = submitter.newId();
-    await submitter.submit(
+async function showBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { backup, etag } = await findBackup(parts, storedBackupOf(request, parts.config), ended(response));
+  if (etag !== undefined) response.set('etag', `"${etag}"`);
+  sync(response, backup);
+}
+
+/** PUT replaces tags and notes, PATCH adds to them. */
+async function changeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config, catalog, transfers } = parts;
+  const isPut = request.method === 'PUT';
+  const address = backupOf(request, config);
+  // An empty body is refused: a PUT of it would empty everything.
+  const wanted = check('http-update-backup.json', request.body, 'body');
+  // MinIO would write a manifest again whose backup was deleted in between (docs/s3.md).
+  await using claim = await transfers.claim(address);
+  const { manifest, etag } = await catalog.change(
+    address,
+    (stored) => {
+      claim.assertHeld();
+      checkIfMatch(request, `"${stored.etag}"`);
+      const { tags, notes } = isPut ? { tags: {}, notes: '' } : stored.manifest.backup;
+      const merged = Object.entries({ ...tags, ...wanted.tags }).filter(([, value]) => isPut || value !== null);
+      return {
+        tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
+        ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
+      };
+    },
+    ended(response),
+  );
+  response.set('etag', `"${etag}"`);
+  sync(response, showStored(manifest));
+}
+
+async function makeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config, nats, submitter, reservations } = parts;
+  const address = instanceOf(request, config);
+  const { name, compression, ...options } = createOptions(request, config);
+  assertNotOwn(address.instance);
+  nats.assertConnected();
+  await assertToBackUp(parts, address, request);
+  const id = submitter.newId();
+  try {
+    const backup = await reserve(parts, address, { name, compression, id }, ended(response));
+    const body: BackupJob = { backup, compression, ...options };
+    const operation = await submitter.submit(
       id,
-      { kind: 'delete', address, body: { backup, ...told } },
+      { kind: 'backup', address, body },
       requestorOf(request),
       traceOfRequest(request),
     );
-    const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
-    const operation = await feed.untilEnded(id, timeout);
-    if (!operation || !isFinal(operation)) {
-      const waiting = operation?.metadata.waiting_for;
-      const why = waiting === undefined ? 'is queued, but not done yet' : `was accepted, and waits for ${waiting}`;
-      throw new LxstowError(
-        'no-worker',
-        `the deletion of ${address.instance}/${backup} ${why}: see ${operationPath(id)}`,
-      );
-    }
-    if (operation.status !== 'Success') throw errorOf(operation);
-    // LXD's clients take it for an operation, and wait until it has ended.
-    sync(response, toLxd(operation));
-  });
-
-  return router;
+    accepted(response, operation, { name: backup, optimized: options.optimized, compressed: compression !== 'none' });
+  } catch (error) {
+    if (!isCode(error, 'conflict')) await submitter.undo(id, () => reservations.releaseAll(address, id));
+    throw error;
+  }
 }
 
-/** Side by side; where one fails, the other has ended too: what it has done can be undone. */
+/** Throws not-found when a worker says that LXD does not have the instance. */
+async function assertToBackUp(parts: GatewayParts, address: Address, request: Request): Promise<void> {
+  const { remote, project, instance } = address;
+  const found = await look(parts, remote, { project, instance }, traceOfRequest(request));
+  if (found && !found.project) throw new LxstowError('not-found', `project ${project} does not exist on ${remote}`);
+  if (found && !found.instance)
+    throw new LxstowError('not-found', `instance ${instance} does not exist on ${remote}, project ${project}`);
+}
+
+/** Reserves the requested name, or the next free one. Throws conflict for a name that is taken. */
+async function reserve(
+  parts: GatewayParts,
+  address: Address,
+  { name, compression, id }: { name: string | undefined; compression: Compression; id: string },
+  signal: AbortSignal,
+): Promise<string> {
+  const { catalog, reservations } = parts;
+  const has = (backup: string) => unlessAway(parts, () => catalog.has({ ...address, backup }, signal), false);
+  if (name === undefined) return reservations.takeNext(address, new Date(), compression, id, has);
+  const [stored, taken] = await bothOf(has(name), reservations.take(address, name, id));
+  if (stored && taken) await reservations.release(address, name, id);
+  if (stored || !taken) throw new LxstowError('conflict', `backup ${address.instance}/${name} already exists`);
+  return name;
+}
+
+async function restoreBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config, nats, catalog, submitter } = parts;
+  const remotes = Object.keys(config.remotes);
+  const source = storedBackupOf(request, config);
+  const {
+    name = source.instance,
+    project = source.project,
+    target = source.remote,
+    ...options
+  } = restoreOptions(request, config);
+  assertNotOwn(name);
+  if (target === source.remote && !remotes.includes(target))
+    throw new LxstowError(
+      'bad-request',
+      `there is no host ${target} to restore to; name another with \`target\` (--to-target): ${remotes.join(', ')}`,
+    );
+  const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
+  nats.assertConnected();
+  const manifest = await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
+  const limited = isLimited(clientOf(request), config.gateway) ? manifest : undefined;
+  await assertRestorable(parts, address, { ...options, limited }, traceOfRequest(request));
+  const { remote, backup } = source;
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  const body: RestoreJob = {
+    backup,
+    source: { remote, project: source.project, instance: source.instance },
+    ...Object.fromEntries(given),
+  };
+  const unrestricted = !isLimited(clientOf(request), config.gateway) && { unrestricted: true as const };
+  accepted(
+    response,
+    await submitter.submit(
+      submitter.newId(),
+      { kind: 'restore', address, body, ...unrestricted },
+      requestorOf(request),
+      traceOfRequest(request),
+    ),
+  );
+}
+
+/** Throws when a worker says that the restore cannot be done. `limited`: the manifest, for a client that may not restore every configuration. */
+async function assertRestorable(
+  parts: GatewayParts,
+  { remote, project, instance }: Address,
+  { pool, replace, limited }: Pick<RestoreJob, 'pool' | 'replace'> & { limited: Manifest | undefined },
+  trace: Trace,
+): Promise<void> {
+  const question = {
+    project,
+    instance,
+    ...(pool !== undefined && { pool }),
+    ...(replace && { replace }),
+    ...(limited && { profiles: limited.instance.profiles.map((each) => each.name) }),
+  };
+  const found = await look(parts, remote, question, trace);
+  if (limited) assertMayRestore(limited, limitsIn(found));
+  if (!found) return;
+  if (!found.project) throw new LxstowError('not-found', `project ${project} does not exist on ${remote}`);
+  if (found.instance && !replace)
+    throw new LxstowError(
+      'conflict',
+      `instance ${instance} already exists on ${remote}; it was not touched. Restore under another name, or with replace=true`,
+    );
+  if (found.refusal !== undefined)
+    throw new LxstowError('conflict', `instance ${instance} cannot be replaced: ${found.refusal}. Nothing was done`);
+  if (found.pool === false) throw new LxstowError('not-found', `storage pool ${pool} does not exist on ${remote}`);
+}
+
+async function deleteBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config, nats, catalog, submitter, feed, stop } = parts;
+  const { backup, ...address } = backupOf(request, config);
+  const name = `${address.instance}/${backup}`;
+  const told = endpointOf(request, config.notify);
+  nats.assertConnected();
+  if (!(await catalog.has({ ...address, backup }, ended(response)))) {
+    const running = await unfinishedBackup(parts, { ...address, backup });
+    if (running)
+      throw new LxstowError('conflict', `backup ${name} is still being made: see ${operationPath(running.id)}`);
+    throw new LxstowError('not-found', `backup ${name} does not exist`);
+  }
+  const { remote, project, instance } = address;
+  const trace = traceOfRequest(request);
+  // Without a worker, fail now and not after deleteTimeoutMs.
+  await askLook(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
+  const id = submitter.newId();
+  await submitter.submit(id, { kind: 'delete', address, body: { backup, ...told } }, requestorOf(request), trace);
+  const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
+  const operation = await feed.untilEnded(id, timeout);
+  if (!operation || !isFinal(operation)) {
+    const waiting = operation?.metadata.waiting_for;
+    const why = waiting === undefined ? 'is queued, but not done yet' : `was accepted, and waits for ${waiting}`;
+    throw new LxstowError('no-worker', `the deletion of ${name} ${why}: see ${operationPath(id)}`);
+  }
+  if (operation.status !== 'Success') throw errorOf(operation);
+  // LXD's clients read the answer as an operation, and wait for its end.
+  sync(response, toLxd(operation));
+}
+
+/** Runs both in parallel. When one fails, the other has ended too, so that its effect can be undone. */
 async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
   await Promise.allSettled([one, other]);
   return Promise.all([one, other]);
@@ -279,7 +336,7 @@ function createOptions(request: Request, { worker, notify }: Config) {
   };
 }
 
-/** Where to restore to: from the body, else from the query, where `project` and `target` say whose backup it is. */
+/** The options of a restore, from the body, else from the query. In the query `project` and `target` name the backup, not the destination. */
 function restoreOptions(request: Request, { notify }: Config) {
   const { notifyEndpoint, ...body } = check('http-restore-backup.json', bodyOf(request), 'body');
   return {

@@ -1,7 +1,7 @@
-/** Who is trusted: listed, added, changed and removed, and tokens by which clients add themselves. */
+/** Trusted certificates: list, add, change and remove them; tokens by which clients add themselves. */
 import { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
-import { type Request, type RequestHandler, type Response, Router } from 'express';
+import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import {
   type CertificatePutBody,
@@ -27,129 +27,141 @@ import { wrongTokenWeight } from '../access/refusalLimit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, query } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
 
 const hourMs = 3_600_000;
 
-export function certificateRoutes(parts: GatewayParts): Router {
-  const { config, trust, trustStore, trustCopy, connections } = parts;
-  const router = Router();
+export const certificateRoutes: RouteGroup = {
+  path: '/1.0/certificates',
+  routes: [
+    // A client sees itself; the others are shown to admins only.
+    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listCertificates },
+    { method: 'POST', path: '/', least: 'admin', projects: 'none', run: addCertificate },
+    { method: 'GET', path: '/{fingerprint}', least: 'viewer', projects: 'any', run: showCertificate },
+    { method: 'PUT', path: '/{fingerprint}', least: 'admin', projects: 'none', run: putCertificate },
+    { method: 'PATCH', path: '/{fingerprint}', least: 'admin', projects: 'none', run: patchCertificate },
+    { method: 'DELETE', path: '/{fingerprint}', least: 'admin', projects: 'none', run: removeCertificate },
+  ],
+};
 
-  router.get('/', async (request, response) => {
-    const client = clientOf(request);
-    const stored = (await trustStore.certificates()).map(({ certificate }) => certificate);
-    const known = new Set(stored.map(({ fingerprint }) => fingerprint));
-    const listed = (await trust.inDirectory()).filter(({ fingerprint }) => !known.has(fingerprint));
-    const seen = [...stored, ...listed]
-      .filter(({ fingerprint }) => isAdmin(client) || fingerprint === client.fingerprint)
-      .sort((a, b) => a.name.localeCompare(b.name));
-    sync(response, query(request, 'recursion') === '1' ? seen.map(shown) : seen.map(pathOf));
-  });
-
-  router.post('/', async (request, response) => {
-    const body = check('http-certificates-post.json', bodyOf(request), 'body');
-    const grant = newGrant(body);
-    await assertProjects(parts, grant.projects);
-    if (!body.token) return add(parts, request, response, body, grant);
-    if (body.certificate) throw new LxstowError('bad-request', "Can't use certificate if token is requested");
-    if (!body.name) throw new LxstowError('bad-request', 'body: a token needs the name of its client');
-    const expires = body.expires_at
-      ? new Date(body.expires_at)
-      : new Date(Date.now() + config.gateway.tokenExpiryHours * hourMs);
-    const { token, secret } = newToken(body.name, grant, await parts.place(), expires);
-    await trustStore.addToken(token, secret);
-    noteForAudit(response, { name: token.name, grant, expires: token.expires_at });
-    started(response, token.id, tokenOperation(token, secret));
-  });
-
-  router.get('/:fingerprint', async (request, response) => {
-    const client = clientOf(request);
-    // Before it is looked for: others do not learn which there are.
-    if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request)))
-      throw new LxstowError('forbidden', 'not authorized');
-    const { certificate, revision } = await find(request);
-    if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint)
-      throw new LxstowError('forbidden', 'not authorized');
-    response.set('etag', etagOf(revision));
-    sync(response, shown(certificate));
-  });
-
-  const change =
-    (grantOf: (body: CertificatePutBody, before: TrustedCertificate) => Grant): RequestHandler =>
-    async (request, response) => {
-      const body = check('http-certificate-put.json', bodyOf(request), 'body');
-      for (;;) {
-        const { certificate: before, revision } = await findStored(request);
-        const ifMatch = request.get('if-match');
-        if (ifMatch !== undefined && ifMatch !== '*' && ifMatch !== etagOf(revision))
-          throw new LxstowError('precondition-failed', "ETag doesn't match");
-        if (body.certificate && fingerprintOf(parseCertificate(body.certificate)) !== before.fingerprint)
-          throw new LxstowError(
-            'bad-request',
-            'a certificate cannot be exchanged: add the new one, remove the old one',
-          );
-        const after = { ...before, name: body.name || before.name, ...grantOf(body, before) };
-        if (body.projects) await assertProjects(parts, after.projects);
-        leaveIfOwn(request, response, before.fingerprint);
-        noteForAudit(response, { fingerprint: after.fingerprint, name: after.name, grant: newGrant(after) });
-        if (!(await trustStore.update(after, revision))) continue;
-        await trustCopy.refresh(after.fingerprint);
-        return sync(response);
-      }
-    };
-
-  router.put(
-    '/:fingerprint',
-    change(({ restricted, projects, role }, before) => {
-      // LXD takes a missing one for false; that would free a restricted client by accident.
-      if (restricted === undefined) throw new LxstowError('bad-request', 'body: restricted is missing');
-      return changedGrant(before, { restricted, projects: projects ?? [], role });
-    }),
-  );
-  router.patch(
-    '/:fingerprint',
-    change((body, before) => changedGrant(before, { ...body, ...(body.restricted === false && { projects: [] }) })),
-  );
-
-  router.delete('/:fingerprint', async (request, response) => {
-    const { certificate } = await findStored(request);
-    leaveIfOwn(request, response, certificate.fingerprint);
-    noteForAudit(response, { fingerprint: certificate.fingerprint, name: certificate.name });
-    await trustStore.remove(certificate.fingerprint);
-    await trustCopy.refresh(certificate.fingerprint);
-    sync(response);
-  });
-
-  async function find(request: Request): Promise<StoredCertificate> {
-    const wanted = prefixOf(request);
-    const listed = (await trust.inDirectory()).filter(({ fingerprint }) => fingerprint.startsWith(wanted));
-    try {
-      return await trustStore.find(wanted);
-    } catch (error) {
-      const [certificate] = listed;
-      if (certificate && listed.length === 1) return { certificate, revision: 0 };
-      throw error;
-    }
-  }
-
-  async function findStored(request: Request): Promise<StoredCertificate> {
-    const found = await find(request);
-    if (found.revision === 0)
-      throw new LxstowError(
-        'bad-request',
-        `certificate ${found.certificate.fingerprint} is in gateway.trustDir: change its file there`,
-      );
-    return found;
-  }
-
-  function leaveIfOwn(request: Request, response: Response, fingerprint: string): void {
-    if (clientOf(request).fingerprint === fingerprint) connections.leave(response);
-  }
-
-  return router;
+async function listCertificates(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { trust, trustStore } = parts;
+  const client = clientOf(request);
+  const stored = (await trustStore.certificates()).map(({ certificate }) => certificate);
+  const known = new Set(stored.map(({ fingerprint }) => fingerprint));
+  const listed = (await trust.inDirectory()).filter(({ fingerprint }) => !known.has(fingerprint));
+  const seen = [...stored, ...listed]
+    .filter(({ fingerprint }) => isAdmin(client) || fingerprint === client.fingerprint)
+    .sort((a, b) => a.name.localeCompare(b.name));
+  sync(response, query(request, 'recursion') === '1' ? seen.map(shown) : seen.map(pathOf));
 }
 
-/** Throws bad-request for a project that no remote has. While one of them is not heard it may have it, and nothing is said. */
+async function addCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config, trustStore } = parts;
+  const body = check('http-certificates-post.json', bodyOf(request), 'body');
+  const grant = newGrant(body);
+  await assertProjects(parts, grant.projects);
+  if (!body.token) return add(parts, request, response, body, grant);
+  if (body.certificate) throw new LxstowError('bad-request', "Can't use certificate if token is requested");
+  if (!body.name) throw new LxstowError('bad-request', 'body: a token needs the name of its client');
+  const expires = body.expires_at
+    ? new Date(body.expires_at)
+    : new Date(Date.now() + config.gateway.tokenExpiryHours * hourMs);
+  const { token, secret } = newToken(body.name, grant, await parts.place(), expires);
+  await trustStore.addToken(token, secret);
+  noteForAudit(response, { name: token.name, grant, expires: token.expires_at });
+  started(response, token.id, tokenOperation(token, secret));
+}
+
+async function showCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const client = clientOf(request);
+  // Checked before the look-up, so that others do not learn which certificates exist.
+  if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request)))
+    throw new LxstowError('forbidden', 'not authorized');
+  const { certificate, revision } = await find(parts, request);
+  if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint)
+    throw new LxstowError('forbidden', 'not authorized');
+  response.set('etag', etagOf(revision));
+  sync(response, shown(certificate));
+}
+
+function putCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  return change(parts, request, response, ({ restricted, projects, role }, before) => {
+    // LXD reads a missing field as false, which would lift a restriction by accident.
+    if (restricted === undefined) throw new LxstowError('bad-request', 'body: restricted is missing');
+    return changedGrant(before, { restricted, projects: projects ?? [], role });
+  });
+}
+
+function patchCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  return change(parts, request, response, (body, before) =>
+    changedGrant(before, { ...body, ...(body.restricted === false && { projects: [] }) }),
+  );
+}
+
+async function change(
+  parts: GatewayParts,
+  request: Request,
+  response: Response,
+  grantOf: (body: CertificatePutBody, before: TrustedCertificate) => Grant,
+): Promise<void> {
+  const { trustStore, trustCopy } = parts;
+  const body = check('http-certificate-put.json', bodyOf(request), 'body');
+  for (;;) {
+    const { certificate: before, revision } = await findStored(parts, request);
+    const ifMatch = request.get('if-match');
+    if (ifMatch !== undefined && ifMatch !== '*' && ifMatch !== etagOf(revision))
+      throw new LxstowError('precondition-failed', "ETag doesn't match");
+    if (body.certificate && fingerprintOf(parseCertificate(body.certificate)) !== before.fingerprint)
+      throw new LxstowError('bad-request', 'a certificate cannot be exchanged: add the new one, remove the old one');
+    const after = { ...before, name: body.name || before.name, ...grantOf(body, before) };
+    if (body.projects) await assertProjects(parts, after.projects);
+    leaveIfOwn(parts, request, response, before.fingerprint);
+    noteForAudit(response, { fingerprint: after.fingerprint, name: after.name, grant: newGrant(after) });
+    if (!(await trustStore.update(after, revision))) continue;
+    await trustCopy.refresh(after.fingerprint);
+    return sync(response);
+  }
+}
+
+async function removeCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { trustStore, trustCopy } = parts;
+  const { certificate } = await findStored(parts, request);
+  leaveIfOwn(parts, request, response, certificate.fingerprint);
+  noteForAudit(response, { fingerprint: certificate.fingerprint, name: certificate.name });
+  await trustStore.remove(certificate.fingerprint);
+  await trustCopy.refresh(certificate.fingerprint);
+  sync(response);
+}
+
+async function find({ trust, trustStore }: GatewayParts, request: Request): Promise<StoredCertificate> {
+  const wanted = prefixOf(request);
+  const listed = (await trust.inDirectory()).filter(({ fingerprint }) => fingerprint.startsWith(wanted));
+  try {
+    return await trustStore.find(wanted);
+  } catch (error) {
+    const [certificate] = listed;
+    if (certificate && listed.length === 1) return { certificate, revision: 0 };
+    throw error;
+  }
+}
+
+async function findStored(parts: GatewayParts, request: Request): Promise<StoredCertificate> {
+  const found = await find(parts, request);
+  if (found.revision === 0)
+    throw new LxstowError(
+      'bad-request',
+      `certificate ${found.certificate.fingerprint} is in gateway.trustDir: change its file there`,
+    );
+  return found;
+}
+
+function leaveIfOwn({ connections }: GatewayParts, request: Request, response: Response, fingerprint: string): void {
+  if (clientOf(request).fingerprint === fingerprint) connections.leave(response);
+}
+
+/** Throws bad-request for a project that no host has. When a host does not answer, nothing is refused: it may have the project. */
 async function assertProjects({ nats, config }: GatewayParts, projects: string[]): Promise<void> {
   const remotes = Object.keys(config.remotes);
   const found = await unknownProjects(nats, remotes, projects, config.gateway.askTimeoutMs);
@@ -157,36 +169,34 @@ async function assertProjects({ nats, config }: GatewayParts, projects: string[]
     throw new LxstowError('bad-request', projectsText(found, remotes));
 }
 
-/** For who is not trusted yet: adds the certificate that the connection shows, for a token. All else is up to the token. */
-export function enrolment(parts: GatewayParts): RequestHandler {
-  return async (request, response) => {
-    const { trustStore, trust } = parts;
-    const body = check('http-certificates-post.json', bodyOf(request), 'body');
-    const refuse = (reason: string, told = reason) => {
-      trust.enrolling(request.socket.remoteAddress, wrongTokenWeight);
-      noteForAudit(response, { reason });
-      return new LxstowError('forbidden', told);
-    };
-    const given = body.trust_token || body.password;
-    if (!given) throw refuse('no token', 'not authorized');
-    const certificate = ownCertificate(request);
-    const token = decodeToken(given);
-    if (!token) throw refuse('not a token', 'not authorized');
-    const fingerprint = fingerprintOf(certificate);
-    if (await trustStore.certificate(fingerprint))
-      throw new LxstowError('conflict', 'Certificate already in trust store');
-    // Before the token is used up.
-    trustedCertificate(certificate, '', newGrant({}));
-    const redeemed = await trustStore.redeem(token.secret);
-    if (!redeemed)
-      throw refuse(
-        token.expires && token.expires.getTime() <= Date.now()
-          ? 'Token has expired'
-          : 'No matching certificate add operation found',
-      );
-    noteForAudit(response, { token: redeemed.id });
-    await store(parts, response, trustedCertificate(certificate, redeemed.name, grantOf(redeemed)));
+/** Enrols a client that is not trusted yet: adds its connection's certificate for a token. The token says everything else. */
+export async function enrol(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { trustStore, trust } = parts;
+  const body = check('http-certificates-post.json', bodyOf(request), 'body');
+  const refuse = (reason: string, told = reason) => {
+    trust.enrolling(request.socket.remoteAddress, wrongTokenWeight);
+    noteForAudit(response, { reason });
+    return new LxstowError('forbidden', told);
   };
+  const given = body.trust_token || body.password;
+  if (!given) throw refuse('no token', 'not authorized');
+  const certificate = ownCertificate(request);
+  const token = decodeToken(given);
+  if (!token) throw refuse('not a token', 'not authorized');
+  const fingerprint = fingerprintOf(certificate);
+  if (await trustStore.certificate(fingerprint))
+    throw new LxstowError('conflict', 'Certificate already in trust store');
+  // Before the token is used up.
+  trustedCertificate(certificate, '', newGrant({}));
+  const redeemed = await trustStore.redeem(token.secret);
+  if (!redeemed)
+    throw refuse(
+      token.expires && token.expires.getTime() <= Date.now()
+        ? 'Token has expired'
+        : 'No matching certificate add operation found',
+    );
+  noteForAudit(response, { token: redeemed.id });
+  await store(parts, response, trustedCertificate(certificate, redeemed.name, grantOf(redeemed)));
 }
 
 async function add(

@@ -1,35 +1,35 @@
 /** GET /1.0/events: LXD's event stream, for one project or all. */
 import type { TLSSocket } from 'node:tls';
-import { type Request, Router } from 'express';
+import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { type Client, clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
 import { type EventType, eventTypes } from '../events/lxdEvents.ts';
 import { websocketOf } from '../events/upgrade.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { listedProject, query } from '../http/requests.ts';
+import type { RouteGroup } from '../http/route.ts';
 
-export function eventRoutes({ eventSockets, trust }: GatewayParts): Router {
-  const router = Router();
+export const eventRoutes: RouteGroup = {
+  path: '/1.0/events',
+  routes: [{ method: 'GET', path: '/', least: 'viewer', projects: 'filtered', run: openSocket }],
+};
 
-  router.get('/', async (request, response) => {
-    const client = clientOf(request);
-    const types = wantedTypes(request, client);
-    const project = listedProject(request);
-    if (eventSockets.full) throw new LxstowError('gateway-busy', 'too many event sockets are open at this gateway');
-    const connection = request.socket as TLSSocket;
-    eventSockets.add(await websocketOf(response), {
-      types,
-      wants: (of) => (project === undefined || of === project) && mayTouch(client, of),
-      trusted: async () => sameAccess(client, await trust.client(connection)),
-      connection,
-      client: client.fingerprint,
-    });
+async function openSocket({ eventSockets, trust }: GatewayParts, request: Request, response: Response): Promise<void> {
+  const client = clientOf(request);
+  const types = wantedTypes(request, client);
+  const project = listedProject(request);
+  if (eventSockets.full) throw new LxstowError('gateway-busy', 'too many event sockets are open at this gateway');
+  const connection = request.socket as TLSSocket;
+  eventSockets.add(await websocketOf(response), {
+    types,
+    wants: (of) => (project === undefined || of === project) && mayTouch(client, of),
+    trusted: async () => sameAccess(client, await trust.client(connection)),
+    connection,
+    client: client.fingerprint,
   });
-
-  return router;
 }
 
-/** All that the client may see, unless it says which. */
+/** The event types that the client asks for; by default all that it may see. */
 function wantedTypes(request: Request, client: Client): Set<EventType> {
   const admin = isAdmin(client);
   const asked = query(request, 'type')?.split(',');
@@ -45,7 +45,7 @@ function wantedTypes(request: Request, client: Client): Set<EventType> {
   return new Set((asked as EventType[]) ?? eventTypes.filter((type) => type !== 'logging' || admin));
 }
 
-/** Whether the client may still what it might when the socket was opened. */
+/** Whether the client's rights are the same as when the socket was opened. */
 function sameAccess(then: Client, now: Client | undefined): boolean {
   return now?.trusted === true && now.role === then.role && String(now.projects) === String(then.projects);
 }

@@ -1,5 +1,5 @@
-/** Archives, streamed to the client: every part is proved good before a byte of it leaves, and what cannot be proved cuts the answer. */
-import { type Request, type Response, Router } from 'express';
+/** Streams archives to clients. Each part is verified before a byte of it is sent; a damaged part cuts the answer. */
+import type { Request, Response } from 'express';
 import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/reader.ts';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
 import { checkArchive, readArchive } from '../../backups/archives.ts';
@@ -11,8 +11,9 @@ import type { Claim } from '../../coordination/claims.ts';
 import { clientOf } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { addressing, checkIfMatch, ended, namesEtag, query, traceOfRequest } from '../http/requests.ts';
+import { checkIfMatch, ended, namesEtag, query, storedBackupOf, traceOfRequest } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
 
 /** One part is sent, the next one read. */
 const partsAhead = 2;
@@ -22,108 +23,122 @@ const usualExpirySeconds = 3600;
 /** S3's own limit. */
 const longestExpirySeconds = 7 * 24 * 3600;
 
-export function exportRoutes(parts: GatewayParts): Router {
-  const { config, metrics, catalog, transfers } = parts;
-  const { storedBackupOf } = addressing(config);
-  const router = Router({ mergeParams: true });
+/** Whole instances, with all that is in them. */
+export const exportRoutes: RouteGroup = {
+  path: '/1.0/instances/{instance}/backups',
+  routes: [
+    { method: 'GET', path: '/{backup}/export', least: 'operator', projects: 'named', run: exportBackup },
+    { method: 'GET', path: '/{backup}/export/url', least: 'operator', projects: 'named', run: presignExport },
+  ],
+};
 
-  router.get('/:backup/export', async (request, response) => {
-    const address = storedBackupOf(request);
-    const signal = ended(response);
-    await using claim = await transfers.claimToRead(address);
-    const manifest = await catalog.manifest(address, signal);
-    const { archive } = manifest;
-    const key = archiveKey(config.s3.prefix, address);
-    await checkArchive(archive, address, key, transfers.tools.store, signal);
-    const headers = headersOf(manifest);
-    checkIfMatch(request, headers.etag);
-    if (namesEtag(request.get('if-none-match'), headers.etag)) return void response.status(304).set(headers).end();
-    const range = rangeOf(request, response, archive.size, headers);
-    if (request.method !== 'HEAD') noteForAudit(response, { exported: range ?? 'all' });
-    const { start, end } = range ?? { start: 0, end: archive.size - 1 };
-    const begin = () => {
-      response.writeHead(range ? 206 : 200, {
-        ...headers,
-        'content-length': end - start + 1,
-        ...(range ? { 'content-range': `bytes ${start}-${end}/${archive.size}` } : {}),
-      });
-    };
-    if (request.method === 'HEAD') {
-      begin();
-      return void response.end();
-    }
-    using place = transfers.begin(clientOf(request).fingerprint);
-    try {
-      await send(address, manifest, { start, end }, claim, place.memory, response, begin, signal);
-    } catch (error) {
-      if (!response.headersSent) throw error;
-      const { log } = transfers.tools;
-      const trace = traceOfRequest(request).id;
-      if (signal.aborted) log.info('export given up by its client', { ...address, trace });
-      else log.error('export cut', { ...address, trace, error });
-      response.destroy();
-    }
-  });
+interface Exported {
+  address: BackupAddress;
+  manifest: Manifest;
+  claim: Claim;
+  memory: SlotMemory;
+}
 
-  router.get('/:backup/export/url', async (request, response) => {
-    const address = storedBackupOf(request);
-    const expirySeconds = expiryOf(request);
-    const signal = ended(response);
-    const { archive } = await catalog.manifest(address, signal);
-    const key = archiveKey(config.s3.prefix, address);
-    await checkArchive(archive, address, key, transfers.tools.store, signal);
-    const filename = filenameOf(address);
-    const expires_at = new Date(Date.now() + expirySeconds * 1000).toISOString();
-    const url = await transfers.tools.presigner.presign(key, { expirySeconds, filename });
-    noteForAudit(response, { exported: 'url', expires: expires_at });
-    sync(response, { url, expires_at, size: archive.size });
-  });
-
-  /** Sends the stored bytes of `range`; `begin` goes before the first. Rejects before any byte of a damaged part. */
-  async function send(
-    address: BackupAddress,
-    { archive }: Manifest,
-    range: ByteRange,
-    claim: Claim,
-    memory: SlotMemory,
-    response: Response,
-    begin: () => void,
-    gone: AbortSignal,
-  ): Promise<void> {
-    const { store, threads, clientIdleTimeoutMs } = transfers.tools;
-    const key = archiveKey(config.s3.prefix, address);
-    using idle = new IdleWatch(
-      clientIdleTimeoutMs,
-      `the client of the export of ${address.instance}/${address.backup}`,
-      'client-stalled',
-    );
-    const signal = AbortSignal.any([gone, idle.signal]);
-    const options = {
-      fetch: (start: number, into: Buffer) => readArchive(archive, address, key, store, start, into, signal),
-      threads,
-      pool: memory.pool('parts', partsAhead, largestPart(archive)),
-      ahead: partsAhead,
-      signal,
-    };
-    for await (const { start, bytes, release } of verifiedParts(archive.parts, options, range)) {
-      if (!response.headersSent) begin();
-      // All is read: who has the last byte may delete the backup.
-      const last = start + bytes.length > range.end;
-      if (last) await claim.release();
-      const end = Math.min(bytes.length, range.end + 1 - start);
-      const first = Math.max(0, range.start - start);
-      for (let at = first; at < end; at += sliceBytes) {
-        idle.watch(true);
-        await write(response, bytes.subarray(at, Math.min(end, at + sliceBytes)), signal);
-        idle.watch(false);
-      }
-      metrics.sent.inc({ peer: 'client' }, end - first);
-      release();
-    }
-    response.end();
+async function exportBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { transfers } = parts;
+  const address = storedBackupOf(request, parts.config);
+  const signal = ended(response);
+  await using claim = await transfers.claimToRead(address);
+  const { manifest } = await storedArchive(parts, address, signal);
+  const { size } = manifest.archive;
+  const headers = headersOf(manifest);
+  checkIfMatch(request, headers.etag);
+  if (namesEtag(request.get('if-none-match'), headers.etag)) return void response.status(304).set(headers).end();
+  const range = rangeOf(request, response, size, headers);
+  if (request.method !== 'HEAD') noteForAudit(response, { exported: range ?? 'all' });
+  const { start, end } = range ?? { start: 0, end: size - 1 };
+  const begin = () => {
+    response.writeHead(range ? 206 : 200, {
+      ...headers,
+      'content-length': end - start + 1,
+      ...(range && { 'content-range': `bytes ${start}-${end}/${size}` }),
+    });
+  };
+  if (request.method === 'HEAD') {
+    begin();
+    return void response.end();
   }
+  using place = transfers.begin(clientOf(request).fingerprint);
+  try {
+    await send(parts, { address, manifest, claim, memory: place.memory }, { start, end }, response, begin, signal);
+  } catch (error) {
+    if (!response.headersSent) throw error;
+    const { log } = transfers.tools;
+    const trace = traceOfRequest(request).id;
+    if (signal.aborted) log.info('export given up by its client', { ...address, trace });
+    else log.error('export cut', { ...address, trace, error });
+    response.destroy();
+  }
+}
 
-  return router;
+async function presignExport(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const address = storedBackupOf(request, parts.config);
+  const expirySeconds = expiryOf(request);
+  const { manifest, key } = await storedArchive(parts, address, ended(response));
+  const filename = filenameOf(address);
+  const expires_at = new Date(Date.now() + expirySeconds * 1000).toISOString();
+  const url = await parts.transfers.tools.presigner.presign(key, { expirySeconds, filename });
+  noteForAudit(response, { exported: 'url', expires: expires_at });
+  sync(response, { url, expires_at, size: manifest.archive.size });
+}
+
+/** The manifest and the archive's key. Throws when the archive differs from its manifest. */
+async function storedArchive(
+  { config, catalog, transfers }: GatewayParts,
+  address: BackupAddress,
+  signal: AbortSignal,
+): Promise<{ manifest: Manifest; key: string }> {
+  const manifest = await catalog.manifest(address, signal);
+  const key = archiveKey(config.s3.prefix, address);
+  await checkArchive(manifest.archive, address, key, transfers.tools.store, signal);
+  return { manifest, key };
+}
+
+/** Sends the stored bytes of `range`; calls `begin` before the first. Rejects before any byte of a damaged part is sent. */
+async function send(
+  { config, metrics, transfers }: GatewayParts,
+  { address, manifest: { archive }, claim, memory }: Exported,
+  range: ByteRange,
+  response: Response,
+  begin: () => void,
+  gone: AbortSignal,
+): Promise<void> {
+  const { store, threads, clientIdleTimeoutMs } = transfers.tools;
+  const key = archiveKey(config.s3.prefix, address);
+  using idle = new IdleWatch(
+    clientIdleTimeoutMs,
+    `the client of the export of ${address.instance}/${address.backup}`,
+    'client-stalled',
+  );
+  const signal = AbortSignal.any([gone, idle.signal]);
+  const options = {
+    fetch: (start: number, into: Buffer) => readArchive(archive, address, key, store, start, into, signal),
+    threads,
+    pool: memory.pool('parts', partsAhead, largestPart(archive)),
+    ahead: partsAhead,
+    signal,
+  };
+  for await (const { start, bytes, release } of verifiedParts(archive.parts, options, range)) {
+    if (!response.headersSent) begin();
+    // Everything is read, so a client that has the last byte may delete the backup.
+    const last = start + bytes.length > range.end;
+    if (last) await claim.release();
+    const end = Math.min(bytes.length, range.end + 1 - start);
+    const first = Math.max(0, range.start - start);
+    for (let at = first; at < end; at += sliceBytes) {
+      idle.watch(true);
+      await write(response, bytes.subarray(at, Math.min(end, at + sliceBytes)), signal);
+      idle.watch(false);
+    }
+    metrics.sent.inc({ peer: 'client' }, end - first);
+    release();
+  }
+  response.end();
 }
 
 function headersOf({ backup, archive }: Manifest) {

@@ -1,14 +1,17 @@
 /** Operations: listed, shown, waited for. */
-import { type Request, type Response, Router } from 'express';
+import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Run } from '../../contract/schemas.ts';
+import type { Operation, Run } from '../../contract/schemas.ts';
 import { countDeadLetters, wordsFor } from '../../jobs/queueDepth.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
-import { clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
+import { type Client, clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
-import { listedProject, parameter, query } from '../http/requests.ts';
+import { sendLines, wantsLines } from '../http/lines.ts';
+import { linkNext, pageOf } from '../http/pages.ts';
+import { ended, listedProject, parameter, query } from '../http/requests.ts';
 import { operationPath, sync, toLxd } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
 import { cancelOperation, missingOperation } from '../views/operationView.ts';
 import { assertAllOfIt, cancelRun } from '../views/runView.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
@@ -16,91 +19,134 @@ import { seenBy } from './runs.ts';
 
 const longestWaitMs = 2 ** 31 - 1;
 
-export function operationRoutes(parts: GatewayParts): Router {
-  const { nats, operations, awayWorkers, feed, runs, runFeed, trustStore, stop, log } = parts;
-  const router = Router();
-  const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
+export const operationRoutes: RouteGroup = {
+  path: '/1.0/operations',
+  routes: [
+    { method: 'GET', path: '/', least: 'viewer', projects: 'filtered', run: listOperations },
+    { method: 'GET', path: '/{id}', least: 'viewer', projects: 'operation', run: showOperation },
+    { method: 'DELETE', path: '/{id}', least: 'operator', projects: 'operation', run: deleteOperation },
+    { method: 'GET', path: '/{id}/wait', least: 'viewer', projects: 'operation', run: waitForOperation },
+  ],
+};
 
-  /** In a header: LXD's clients know what is in the body. */
-  const tellDeadLetters = async (response: Response) => {
-    try {
-      const count = await countDeadLetters(nats);
-      if (count > 0) response.append('warning', `199 lxstow "${wordsFor(count)}"`);
-    } catch (error) {
-      log.debug('dead letters were not counted', { error });
-    }
-  };
+async function listOperations(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { operations, awayWorkers } = parts;
+  const project = listedProject(request);
+  const filter = query(request, 'filter');
+  const full = (query(request, 'recursion') ?? '0') !== '0';
+  const { limit, after } = pageOf(request);
+  const client = clientOf(request);
+  const wants = (each: string) => (project === undefined || each === project) && mayTouch(client, each);
+  const theirs = (each: Operation) => wants(each.project);
+  if (isAdmin(client)) await tellDeadLetters(parts, response);
+  if (wantsLines(request)) return sendLines(parts, request, response, operationBatches(parts, client, wants));
+  let found: Operation[];
+  if (limit === undefined) found = (await operations.list()).filter(theirs);
+  else {
+    const page = await operations.page(theirs, { limit, before: revisionOf(after) });
+    linkNext(request, response, page.next?.toString());
+    found = page.operations;
+  }
+  const others = after === undefined ? await otherOperations(parts, client, wants) : [];
+  const all = await filtered([...(await awayWorkers.explain(found)).map(toLxd), ...others], filter);
+  const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(([status, each = []]) => [
+    status,
+    full ? each : each.map(({ id }) => operationPath(id)),
+  ]);
+  sync(response, Object.fromEntries(shown));
+}
 
-  /** A run as an operation, as far as the client may see it. */
-  const shownToClient = (request: Request, run: Run | undefined) => {
-    const shown = run && shownRun(run, seenBy(clientOf(request)), new Date());
-    return shown && runOperation(shown);
-  };
+/** All operations in batches. One may come twice: the later line is its state. */
+async function* operationBatches(
+  parts: GatewayParts,
+  client: Client,
+  wants: (project: string) => boolean,
+): AsyncGenerator<object[]> {
+  yield await otherOperations(parts, client, wants);
+  for await (const batch of parts.operations.batches()) {
+    const theirs = batch.map(({ operation }) => operation).filter(({ project }) => wants(project));
+    yield (await parts.awayWorkers.explain(theirs)).map(toLxd);
+  }
+}
 
-  router.get('/', async (request, response) => {
-    const project = listedProject(request);
-    const filter = query(request, 'filter');
-    const full = (query(request, 'recursion') ?? '0') !== '0';
-    const client = clientOf(request);
-    const theirs = (await operations.list()).filter(
-      (each) => (project === undefined || each.project === project) && mayTouch(client, each.project),
-    );
-    const found = (await awayWorkers.explain(theirs)).map(toLxd);
-    if (isAdmin(client)) await tellDeadLetters(response);
-    const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
-    // In LXD too, a token runs in the default project.
-    const ofProject = (_: string, each: string) =>
-      (project === undefined || each === project) && mayTouch(client, each);
-    const batches = (await runs.list()).flatMap(({ run }) => {
-      const shown = shownRun(run, ofProject, new Date());
-      return shown ? [runOperation(shown)] : [];
-    });
-    const all = await filtered([...found, ...batches, ...tokens.map((token) => tokenOperation(token))], filter);
-    const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(
-      ([status, each = []]) => [status, full ? each : each.map(({ id }) => operationPath(id))],
-    );
-    sync(response, Object.fromEntries(shown));
+/** Runs, and for admins tokens: LXD's clients know them as operations. */
+async function otherOperations(
+  { runs, trustStore }: GatewayParts,
+  client: Client,
+  wants: (project: string) => boolean,
+): Promise<(ReturnType<typeof runOperation> | ReturnType<typeof tokenOperation>)[]> {
+  // In LXD too, a token runs in the default project.
+  const tokens = isAdmin(client) && wants('default') ? await trustStore.tokens() : [];
+  const batches = (await runs.list()).flatMap(({ run }) => {
+    const shown = shownRun(run, (_, project) => wants(project), new Date());
+    return shown ? [runOperation(shown)] : [];
   });
+  return [...batches, ...tokens.map((token) => tokenOperation(token))];
+}
 
-  router.get('/:id', async (request, response) => {
-    const id = idOf(request);
-    const found = await operations.find(id);
-    const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
-    if (operation) return sync(response, toLxd(operation));
-    const run = shownToClient(request, (await runs.find(id))?.run);
-    if (run) return sync(response, run);
-    const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
-    if (!token) throw missingOperation(id);
-    sync(response, tokenOperation(token));
-  });
+function revisionOf(cursor: string | undefined): number | undefined {
+  if (cursor === undefined) return undefined;
+  if (/^\d{1,15}$/.test(cursor)) return Number(cursor);
+  throw new LxstowError('bad-request', `?after=${cursor} is not a cursor of this list`);
+}
 
-  router.delete('/:id', async (request, response) => {
-    const id = idOf(request);
-    const run = (await runs.find(id))?.run;
-    if (run && shownToClient(request, run)) {
-      assertAllOfIt(run, seenBy(clientOf(request)));
-      await cancelRun(runs, id);
-      return sync(response);
-    }
-    const isToken = isAdmin(clientOf(request)) && (await trustStore.removeToken(id));
-    if (!isToken) await cancelOperation(parts, id);
-    sync(response);
-  });
+async function showOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { operations, awayWorkers, runs, trustStore } = parts;
+  const id = idOf(request);
+  const found = await operations.find(id);
+  const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
+  if (operation) return sync(response, toLxd(operation));
+  const run = shownToClient(request, (await runs.find(id))?.run);
+  if (run) return sync(response, run);
+  const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
+  if (!token) throw missingOperation(id);
+  sync(response, tokenOperation(token));
+}
 
-  router.get('/:id/wait', async (request, response) => {
-    const id = idOf(request);
-    const seconds = Number(query(request, 'timeout') ?? -1);
-    if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
-    const gone = new AbortController();
-    response.once('close', () => gone.abort());
-    const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
-    const until = AbortSignal.any([over, gone.signal, stop]);
-    if (shownToClient(request, (await runs.find(id))?.run))
-      return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
-    const found = await feed.untilEnded(id, until);
-    if (!found) throw missingOperation(id);
-    sync(response, toLxd(found));
-  });
+async function deleteOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { runs, trustStore } = parts;
+  const id = idOf(request);
+  const run = (await runs.find(id))?.run;
+  if (run && shownToClient(request, run)) {
+    assertAllOfIt(run, seenBy(clientOf(request)));
+    await cancelRun(runs, id);
+    return sync(response);
+  }
+  const isToken = isAdmin(clientOf(request)) && (await trustStore.removeToken(id));
+  if (!isToken) await cancelOperation(parts, id);
+  sync(response);
+}
 
-  return router;
+async function waitForOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { feed, runs, runFeed, stop } = parts;
+  const id = idOf(request);
+  const seconds = Number(query(request, 'timeout') ?? -1);
+  if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
+  const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
+  const until = AbortSignal.any([over, ended(response), stop]);
+  if (shownToClient(request, (await runs.find(id))?.run))
+    return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
+  const found = await feed.untilEnded(id, until);
+  if (!found) throw missingOperation(id);
+  sync(response, toLxd(found));
+}
+
+function idOf(request: Request): string {
+  return parameter(request, 'id', 'names.json#/$defs/uuid');
+}
+
+/** Says in a header how many dead letters there are: LXD's clients expect the body as it is. */
+async function tellDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
+  try {
+    const count = await countDeadLetters(nats);
+    if (count > 0) response.append('warning', `199 lxstow "${wordsFor(count)}"`);
+  } catch (error) {
+    log.debug('dead letters were not counted', { error });
+  }
+}
+
+/** A run as an operation, as far as the client may see it. */
+function shownToClient(request: Request, run: Run | undefined): object | undefined {
+  const shown = run && shownRun(run, seenBy(clientOf(request)), new Date());
+  return shown && runOperation(shown);
 }

@@ -1,5 +1,5 @@
-/** What instances live in: projects and storage pools, of all remotes. Those of one name are shown as one. */
-import { type Request, type Response, Router } from 'express';
+/** Projects and storage pools of all hosts. Those of one name are shown as one. */
+import type { Request, Response } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
@@ -7,58 +7,63 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { parameter, query } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
 import { askSome, remotesOf } from '../views/inventoryView.ts';
 
-export function projectRoutes(parts: GatewayParts): Router {
-  const router = Router();
+export const projectRoutes: RouteGroup = {
+  path: '/1.0/projects',
+  routes: [
+    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listProjects },
+    { method: 'GET', path: '/{project}', least: 'viewer', projects: 'path', run: showProject },
+  ],
+};
 
-  /** Those that the client may see. Whatever workers say, there are LXD's default project and those that the client is restricted to. */
-  async function projects(request: Request, response: Response): Promise<LxdObject[]> {
-    const client = clientOf(request);
-    const sure = (client.projects ?? ['default']).map((name) => ({ name, description: '', config: {}, used_by: [] }));
-    const remotes = remotesOf(request, parts.config);
-    const found = await askSome(parts, response, remotes, { kind: 'projects' }).catch((error) => {
-      if (isCode(error, 'no-worker') || isCode(error, 'lxd-unavailable')) return new Map<string, LxdObject[]>();
-      throw error;
-    });
-    return united([...found.values()].flat().concat(sure)).filter(({ name }) => mayTouch(client, String(name)));
-  }
+export const poolRoutes: RouteGroup = {
+  path: '/1.0/storage-pools',
+  routes: [
+    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listPools },
+    { method: 'GET', path: '/{pool}', least: 'viewer', projects: 'any', run: showPool },
+  ],
+};
 
-  router.get('/', async (request, response) =>
-    list(request, response, '/1.0/projects', await projects(request, response)),
-  );
-
-  router.get('/:project', async (request, response) => {
-    const name = parameter(request, 'project', 'names.json#/$defs/projectName');
-    const project = named(await projects(request, response), name, 'project');
-    sync(response, project, [project.description, project.config]);
-  });
-
-  return router;
+async function listProjects(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  await list(request, response, '/1.0/projects', await projects(parts, request, response));
 }
 
-export function poolRoutes(parts: GatewayParts): Router {
-  const router = Router();
+async function showProject(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const name = parameter(request, 'project', 'names.json#/$defs/projectName');
+  const project = named(await projects(parts, request, response), name, 'project');
+  sync(response, project, [project.description, project.config]);
+}
 
-  async function pools(request: Request, response: Response): Promise<LxdObject[]> {
-    const client = clientOf(request);
-    const found = await askSome(parts, response, remotesOf(request, parts.config), { kind: 'pools' });
-    const located = [...found].flatMap(([remote, items]) => items.map((pool) => ({ ...pool, locations: [remote] })));
-    // A restricted client does not learn what is in others' projects, nor where things are kept.
-    return united(located).map((pool) => (client.projects ? { ...pool, config: {}, used_by: [] } : pool));
-  }
+async function listPools(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  await list(request, response, '/1.0/storage-pools', await pools(parts, request, response));
+}
 
-  router.get('/', async (request, response) =>
-    list(request, response, '/1.0/storage-pools', await pools(request, response)),
-  );
+async function showPool(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const name = parameter(request, 'pool', 'names.json#/$defs/poolName');
+  const pool = named(await pools(parts, request, response), name, 'storage pool');
+  sync(response, pool, [pool.name, pool.driver, pool.config]);
+}
 
-  router.get('/:pool', async (request, response) => {
-    const name = parameter(request, 'pool', 'names.json#/$defs/poolName');
-    const pool = named(await pools(request, response), name, 'storage pool');
-    sync(response, pool, [pool.name, pool.driver, pool.config]);
+/** The projects that the client may see. LXD's default project, and those that the client is restricted to, are always listed. */
+async function projects(parts: GatewayParts, request: Request, response: Response): Promise<LxdObject[]> {
+  const client = clientOf(request);
+  const sure = (client.projects ?? ['default']).map((name) => ({ name, description: '', config: {}, used_by: [] }));
+  const remotes = remotesOf(request, parts.config);
+  const found = await askSome(parts, response, remotes, { kind: 'projects' }).catch((error) => {
+    if (isCode(error, 'no-worker') || isCode(error, 'lxd-unavailable')) return new Map<string, LxdObject[]>();
+    throw error;
   });
+  return united([...found.values()].flat().concat(sure)).filter(({ name }) => mayTouch(client, String(name)));
+}
 
-  return router;
+async function pools(parts: GatewayParts, request: Request, response: Response): Promise<LxdObject[]> {
+  const client = clientOf(request);
+  const found = await askSome(parts, response, remotesOf(request, parts.config), { kind: 'pools' });
+  const located = [...found].flatMap(([remote, items]) => items.map((pool) => ({ ...pool, locations: [remote] })));
+  // A restricted client does not learn what is in others' projects, nor where things are kept.
+  return united(located).map((pool) => (client.projects ? { ...pool, config: {}, used_by: [] } : pool));
 }
 
 async function list(request: Request, response: Response, path: string, items: LxdObject[]): Promise<void> {

@@ -1,82 +1,114 @@
-/** Runs: batches of backups, each one thing. */
-import { type Request, Router } from 'express';
+/** Runs: list, make, show, cancel and retry batches of backups. */
+import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
-import { createRun, retryRun } from '../../runs/createRun.ts';
+import { type Asker, createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { sendLines, wantsLines } from '../http/lines.ts';
+import { pageOf } from '../http/pages.ts';
 import { bodyOf, endpointOf, parameter, query, requestorOf, tagsOf, traceOfRequest } from '../http/requests.ts';
 import { started, sync } from '../http/respond.ts';
-import { assertAllOfIt, cancelRun, childPage, runPage, visibleRun } from '../views/runView.ts';
+import type { RouteGroup } from '../http/route.ts';
+import {
+  assertAllOfIt,
+  cancelRun,
+  childBatches,
+  childPage,
+  runBatches,
+  runPage,
+  runTools,
+  visibleRun,
+} from '../views/runView.ts';
 
 const usualLimit = 100;
-const mostLimit = 1000;
 
 /** What a client may see of runs: its projects, on whichever remote. */
 export function seenBy(client: Client): MaySee {
   return (_remote, project) => mayTouch(client, project);
 }
 
-export function runRoutes(parts: GatewayParts): Router {
-  const { config, nats, runs } = parts;
-  const router = Router();
-  const tools = { nats, runs, inventoryTimeoutMs: config.gateway.inventoryTimeoutMs };
-  const asker = (request: Request) => ({ requestor: requestorOf(request), trace: traceOfRequest(request) });
-  const idOf = (request: Request) => parameter(request, 'id', 'names.json#/$defs/uuid');
-  const runOf = (request: Request) => visibleRun(runs, idOf(request), seenBy(clientOf(request)));
+export const runRoutes: RouteGroup = {
+  path: '/1.0/runs',
+  routes: [
+    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listRuns },
+    { method: 'POST', path: '/', least: 'operator', projects: 'any', run: makeRun },
+    { method: 'GET', path: '/{id}', least: 'viewer', projects: 'any', run: showRun },
+    { method: 'DELETE', path: '/{id}', least: 'operator', projects: 'any', run: deleteRun },
+    { method: 'GET', path: '/{id}/children', least: 'viewer', projects: 'any', run: listChildren },
+    { method: 'POST', path: '/{id}/retry', least: 'operator', projects: 'any', run: repeatRun },
+  ],
+};
 
-  const accept = (request: Request, run: Run) => {
-    const shown = shownRun(run, seenBy(clientOf(request)), new Date());
-    if (!shown) throw new LxstowError('forbidden', 'not authorized');
-    started(request.res as NonNullable<typeof request.res>, run.id, runOperation(shown));
+async function listRuns(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { runs } = parts;
+  const may = seenBy(clientOf(request));
+  const { limit = usualLimit, after } = pageOf(request);
+  if (wantsLines(request)) return sendLines(parts, request, response, runBatches(runs, may));
+  sync(response, await runPage(runs, { limit, after }, may));
+}
+
+async function makeRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config } = parts;
+  const body = check('http-create-run.json', bodyOf(request), 'body');
+  const known = Object.keys(config.remotes);
+  const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));
+  const tags = body.tags ?? tagsOf(request);
+  const wanted: CreateRunBody = {
+    ...body,
+    selector: { ...body.selector, ...projectsOf(clientOf(request), body.selector.projects) },
+    ...(Object.keys(tags).length > 0 && { tags }),
+    ...endpointOf(request, config.notify, body.notifyEndpoint),
   };
+  accept(request, response, await createRun(runTools(parts), wanted, [...new Set(remotes)], askerOf(request)));
+}
 
-  router.get('/', async (request, response) => {
-    sync(response, await runPage(runs, pageOf(request), seenBy(clientOf(request))));
-  });
+async function showRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  sync(response, shownRun(await runOf(parts, request), seenBy(clientOf(request)), new Date()));
+}
 
-  router.post('/', async (request) => {
-    const client = clientOf(request);
-    const body = check('http-create-run.json', bodyOf(request), 'body');
-    const known = Object.keys(config.remotes);
-    const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));
-    const tags = body.tags ?? tagsOf(request);
-    const wanted: CreateRunBody = {
-      ...body,
-      selector: { ...body.selector, ...projectsOf(client, body.selector.projects) },
-      ...(Object.keys(tags).length > 0 && { tags }),
-      ...endpointOf(request, config.notify, body.notifyEndpoint),
-    };
-    accept(request, await createRun(tools, wanted, [...new Set(remotes)], asker(request)));
-  });
+async function deleteRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  await cancelRun(parts.runs, (await wholeRunOf(parts, request)).id);
+  sync(response);
+}
 
-  router.get('/:id', async (request, response) => {
-    sync(response, shownRun(await runOf(request), seenBy(clientOf(request)), new Date()));
-  });
+async function listChildren(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const state = query(request, 'state', 'run.json#/$defs/state');
+  const { limit = usualLimit, after } = pageOf(request);
+  const asked = { limit, after, ...(state && { state: state as never }) };
+  const run = await runOf(parts, request);
+  const may = seenBy(clientOf(request));
+  if (wantsLines(request)) return sendLines(parts, request, response, childBatches(parts.runs, run, asked, may));
+  sync(response, await childPage(parts.runs, run, asked, may));
+}
 
-  router.delete('/:id', async (request, response) => {
-    const run = await runOf(request);
-    assertAllOfIt(run, seenBy(clientOf(request)));
-    await cancelRun(runs, run.id);
-    sync(response);
-  });
+async function repeatRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { id } = check('http-retry-run.json', bodyOf(request), 'body');
+  const run = await wholeRunOf(parts, request);
+  accept(request, response, await retryRun(runTools(parts), run, id, askerOf(request)));
+}
 
-  router.get('/:id/children', async (request, response) => {
-    const state = query(request, 'state', 'run.json#/$defs/state');
-    const asked = { ...pageOf(request), ...(state && { state: state as never }) };
-    sync(response, await childPage(runs, await runOf(request), asked, seenBy(clientOf(request))));
-  });
+function runOf({ runs }: GatewayParts, request: Request): Promise<Run> {
+  return visibleRun(runs, parameter(request, 'id', 'names.json#/$defs/uuid'), seenBy(clientOf(request)));
+}
 
-  router.post('/:id/retry', async (request) => {
-    const { id } = check('http-retry-run.json', bodyOf(request), 'body');
-    const run = await runOf(request);
-    assertAllOfIt(run, seenBy(clientOf(request)));
-    accept(request, await retryRun(tools, run, id, asker(request)));
-  });
+/** Throws forbidden where the run has children that the client may not touch. */
+async function wholeRunOf(parts: GatewayParts, request: Request): Promise<Run> {
+  const run = await runOf(parts, request);
+  assertAllOfIt(run, seenBy(clientOf(request)));
+  return run;
+}
 
-  return router;
+function askerOf(request: Request): Asker {
+  return { requestor: requestorOf(request), trace: traceOfRequest(request) };
+}
+
+function accept(request: Request, response: Response, run: Run): void {
+  const shown = shownRun(run, seenBy(clientOf(request)), new Date());
+  if (!shown) throw new LxstowError('forbidden', 'not authorized');
+  started(response, run.id, runOperation(shown));
 }
 
 /** A restricted client's run is of its projects; it may name some of them. */
@@ -85,12 +117,4 @@ function projectsOf(client: Client, named: string[] | undefined): { projects?: s
   if (other !== undefined) throw new LxstowError('forbidden', 'not authorized');
   const projects = named ?? client.projects;
   return projects ? { projects } : {};
-}
-
-function pageOf(request: Request): { limit: number; after?: string } {
-  const limit = Number(query(request, 'limit') ?? usualLimit);
-  if (!Number.isInteger(limit) || limit < 1 || limit > mostLimit)
-    throw new LxstowError('bad-request', `?limit= is no whole number from 1 to ${mostLimit}`);
-  const after = query(request, 'after');
-  return { limit, ...(after !== undefined && { after }) };
 }

@@ -1,12 +1,14 @@
-/** What the server is: GET / and GET /1.0, the only answers for those who are not trusted. */
-import { Router } from 'express';
+/** What the server is: GET / and GET /1.0, the only answers for those who are not trusted; and the description of the API. */
+import type { Request, Response } from 'express';
+import { readOpenapi } from '../../contract/openapi.ts';
 import { version } from '../../contract/version.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import type { Client } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sync } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
 
-/** LXD's words for what this API has in common with LXD's. */
+/** LXD's names for the parts of its API that this API has too. */
 const extensions = [
   'api_filtering',
   'backup_override_name',
@@ -25,35 +27,47 @@ const extensions = [
   'storage',
 ];
 
-export function serverRoutes({ certificate }: GatewayParts): Router {
-  const router = Router();
-  const fingerprint = fingerprintOf(certificate.cert);
+export const serverRoutes: RouteGroup = {
+  path: '',
+  routes: [
+    { method: 'GET', path: '/', least: 'anyone', projects: 'any', run: showVersions },
+    { method: 'GET', path: '/1.0', least: 'anyone', projects: 'any', run: showServer },
+  ],
+};
 
-  router.get('/', (_request, response) => sync(response, ['/1.0']));
+export const openapiRoutes: RouteGroup = {
+  path: '/1.0/openapi.json',
+  routes: [{ method: 'GET', path: '/', least: 'viewer', projects: 'any', run: showOpenapi }],
+};
 
-  router.get('/1.0', (_request, response) => {
-    const { client } = response.locals as { client?: Client };
-    const trusted = client?.trusted === true;
-    sync(response, {
-      api_extensions: extensions,
-      api_status: 'stable',
-      api_version: '1.0',
-      auth: trusted ? 'trusted' : 'untrusted',
-      public: false,
-      auth_methods: ['tls'],
-      ...(trusted && {
-        auth_user_name: client?.fingerprint,
-        auth_user_method: 'tls',
-        config: {},
-        environment: {
-          server: 'lxstow',
-          server_version: version,
-          certificate: certificate.cert,
-          certificate_fingerprint: fingerprint,
-        },
-      }),
-    });
+function showVersions(_parts: GatewayParts, _request: Request, response: Response): void {
+  sync(response, ['/1.0']);
+}
+
+async function showOpenapi(_parts: GatewayParts, _request: Request, response: Response): Promise<void> {
+  response.type('json').send(await readOpenapi());
+}
+
+function showServer({ certificate }: GatewayParts, _request: Request, response: Response): void {
+  const { client } = response.locals as { client?: Client };
+  const trusted = client?.trusted === true;
+  sync(response, {
+    api_extensions: extensions,
+    api_status: 'stable',
+    api_version: '1.0',
+    auth: trusted ? 'trusted' : 'untrusted',
+    public: false,
+    auth_methods: ['tls'],
+    ...(trusted && {
+      auth_user_name: client?.fingerprint,
+      auth_user_method: 'tls',
+      config: {},
+      environment: {
+        server: 'lxstow',
+        server_version: version,
+        certificate: certificate.cert,
+        certificate_fingerprint: fingerprintOf(certificate.cert),
+      },
+    }),
   });
-
-  return router;
 }

@@ -1,6 +1,6 @@
 /**
- * What queued jobs wait for that no worker takes, because the LXD of each is away: nobody writes that into their operations, so it is said when they
- * are shown.
+ * Says of queued jobs that they wait for an LXD that is away. While it is, no worker takes the job and writes that into its operation; so it is added when
+ * the operation is shown.
  */
 import type { Operation } from '../../contract/schemas.ts';
 import { isAsked } from '../../jobs/queueDepth.ts';
@@ -26,7 +26,7 @@ export class AwayWorkers {
     this.#options = options;
   }
 
-  /** The same operations, those that wait for an LXD with `waiting_for`. Where NATS does not tell, they are as they were. */
+  /** Adds `waiting_for` to the operations that wait for an LXD. Changes nothing when NATS does not answer. */
   async explain(shown: Operation[]): Promise<Operation[]> {
     if (!shown.some(isSilent)) return shown;
     try {
@@ -44,7 +44,7 @@ export class AwayWorkers {
     }
   }
 
-  /** Of the remotes that have no worker with an LXD: for what their jobs wait. */
+  /** For each host without a worker that reaches its LXD: what its jobs wait for. */
   async #waits(remotes: Set<string>): Promise<Map<string, string>> {
     const { nats, leases, operations } = this.#options;
     const away = (await listOutages(leases)).filter(

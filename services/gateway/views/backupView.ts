@@ -1,5 +1,4 @@
-/** A backup as clients see it, by whichever API they ask: stored, or in the making. */
-
+/** A backup as clients see it, for both APIs: stored, or in progress. */
 import { attachedVolumes } from '../../backups/manifest.ts';
 import { type Summary, summarise } from '../../backups/summaries.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
@@ -11,7 +10,7 @@ import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { operationPath } from '../http/respond.ts';
 
-/** The backup with its tags; one that is being made, with how far it is. Throws not-found. */
+/** The backup with its tags; one in progress, with its progress. Throws not-found. */
 export async function showBackup(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<object> {
   return (await findBackup(parts, address, signal)).backup;
 }
@@ -32,7 +31,7 @@ export async function findBackup(
   }
 }
 
-/** Asks LXD by a worker; undefined when nobody can say now. */
+/** Asks a worker what its LXD has; undefined when none answers. */
 export async function look(
   { nats, config }: Pick<GatewayParts, 'nats' | 'config'>,
   remote: string,
@@ -47,7 +46,7 @@ export async function look(
   }
 }
 
-/** Of an instance without backups: throws not-found when there is no such instance either. */
+/** For an instance without backups: throws not-found when the instance does not exist either. */
 export async function assertInstance(
   parts: Pick<GatewayParts, 'nats' | 'config'>,
   { remote, project, instance }: Address,
@@ -57,7 +56,7 @@ export async function assertInstance(
     throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
 }
 
-/** What the store says; `otherwise` while it is away: the worker that does the job looks for itself, when the store is back. */
+/** The store's answer, or `otherwise` while S3 is away. The worker checks again when it does the job. */
 export async function unlessAway<T>(
   { log }: Pick<GatewayParts, 'log'>,
   ask: () => Promise<T>,
@@ -67,7 +66,7 @@ export async function unlessAway<T>(
     return await ask();
   } catch (error) {
     if (!isS3Away(error)) throw error;
-    log.warn('taken without a look into the store', { error });
+    log.warn('S3 is away: the request was accepted without a look into the bucket', { error });
     return otherwise;
   }
 }
@@ -90,7 +89,7 @@ export function showListed({ address, backup }: Summary) {
   };
 }
 
-/** One backup, with all that its manifest tells to people. */
+/** One backup, with all fields of its manifest that are for people. */
 export function showStored(manifest: Manifest): object {
   const { backup, archive, instance, lxd, writer } = manifest;
   const { name, notes, ...address } = backup;
@@ -112,7 +111,7 @@ export function showStored(manifest: Manifest): object {
   };
 }
 
-/** The operation that makes this backup now. */
+/** The operation that is making this backup. */
 export async function unfinishedBackup(
   { reservations, operations }: Pick<GatewayParts, 'reservations' | 'operations'>,
   address: BackupAddress,
@@ -122,7 +121,7 @@ export async function unfinishedBackup(
   return operation && !isFinal(operation) ? operation : undefined;
 }
 
-/** A backup in the making: the contract's fields as far as they are known, and how far it is. */
+/** A backup in progress: the contract's fields as far as they are known, and its progress. */
 function showUnfinished(operation: Operation, { backup, ...address }: BackupAddress, usual: Compression): object {
   const { metadata, status, created_at, id } = operation;
   const request = (operation.request ?? {}) as BackupJob;

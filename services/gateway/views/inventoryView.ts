@@ -1,4 +1,4 @@
-/** What is there on the remotes, asked of their workers side by side. */
+/** Asks the workers of several hosts in parallel what their LXD has. */
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, type LxstowError } from '../../contract/errors.ts';
@@ -8,7 +8,7 @@ import type { LxdObject } from '../../lxd/inventory.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { query } from '../http/requests.ts';
 
-/** The remotes that a request means: `?target=`, or all, the default one first. */
+/** The hosts that a request is about: `?target=`, or all, the default one first. */
 export function remotesOf(request: Request, { remotes, gateway }: Config): string[] {
   const known = Object.keys(remotes);
   const target = query(request, 'target', 'names.json#/$defs/remoteName');
@@ -17,13 +17,13 @@ export function remotesOf(request: Request, { remotes, gateway }: Config): strin
 }
 
 export interface Told {
-  /** By remote, in the order in which they were named. */
+  /** By host, in the order in which they were asked. */
   found: Map<string, LxdObject[]>;
-  /** Why the others have said nothing. */
+  /** Why the other hosts did not answer. */
   silent: Map<string, LxstowError>;
 }
 
-/** Asks all of them, and waits `gateway.inventoryTimeoutMs` at most. Those who say nothing are named in a `Warning` header and the log. */
+/** Asks all of them, for up to `gateway.inventoryTimeoutMs`. Hosts that do not answer are named in a `Warning` header and in the log. */
 export async function askRemotes(
   { nats, config, log }: Pick<GatewayParts, 'nats' | 'config' | 'log'>,
   response: Response,
@@ -40,16 +40,28 @@ export async function askRemotes(
     else told.silent.set(remote, asLxstowError(answer.reason));
   }
   for (const [remote, error] of told.silent) {
-    log.warn('remote not heard', { remote, error });
-    response.append('warning', `199 lxstow "remote ${remote} is not in this answer: ${error.code}"`);
+    log.warn('a host did not answer', { remote, error });
+    response.append('warning', `199 lxstow "host ${remote} is not in this answer: ${error.code}"`);
   }
   return told;
 }
 
-/** The same, from at least one of them. Throws why the first has said nothing when all are silent. */
+/** The same. Throws the first host's error when none answers. */
 export async function askSome(...asked: Parameters<typeof askRemotes>): Promise<Told['found']> {
   const { found, silent } = await askRemotes(...asked);
   const [error] = silent.values();
   if (found.size === 0 && error) throw error;
   return found;
+}
+
+/** An instance's path, with `project` and `target` where they are not the defaults. */
+export function instancePath(
+  { name, project, location }: { name: string; project: string; location: string },
+  defaultRemote: string,
+): string {
+  const search = new URLSearchParams({
+    ...(project !== 'default' && { project }),
+    ...(location !== defaultRemote && { target: location }),
+  });
+  return `/1.0/instances/${name}${search.size > 0 ? `?${search}` : ''}`;
 }

@@ -1,4 +1,4 @@
-/** What clients do to operations, by whichever API they ask. */
+/** What clients can do with operations, for both APIs. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import { nudge } from '../../coordination/nudges.ts';
@@ -25,7 +25,7 @@ export async function cancelOperation(
         'bad-request',
         `it is too late to cancel: ${operation.instance} is taking its place already`,
       );
-    // A worker may change it between the look and the write: then the look is taken again.
+    // When a worker has changed it in between, read it again.
     const asked =
       operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
     if (!asked) continue;

@@ -1,15 +1,32 @@
-/** What clients do to runs, by whichever API they ask. */
+/** What clients can do with runs, for both APIs. */
 import { LxstowError } from '../../contract/errors.ts';
-import type { Run, RunChild, RunChildPage, RunPage } from '../../contract/schemas.ts';
+import type { Run, RunChild, RunChildPage, RunPage, ShownRun, ShownRunChild } from '../../contract/schemas.ts';
+import type { RunTools } from '../../runs/createRun.ts';
 import { hasEnded, type MaySee, seenPlaces, shownChild, shownRun } from '../../runs/fold.ts';
 import { chunkSize } from '../../runs/plan.ts';
 import { type RunStore, runCursor } from '../../runs/runStore.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
+
+/** The tools of createRun. */
+export function runTools({ nats, runs, config, fleet }: GatewayParts): RunTools {
+  return {
+    nats,
+    runs,
+    inventoryTimeoutMs: config.gateway.inventoryTimeoutMs,
+    async lastKnown(remotes) {
+      const { instances } = await fleet.current();
+      return instances
+        .filter(({ address, record }) => remotes.includes(address.remote) && record.seen && !record.seen.gone)
+        .map(({ address, record }) => ({ ...address, excluded: record.seen?.excluded ?? false }));
+    },
+  };
+}
 
 export function missingRun(id: string): LxstowError {
   return new LxstowError('not-found', `run ${id} does not exist`);
 }
 
-/** The run, if who asks may see something of it. Throws not-found. */
+/** The run, if the client may see part of it. Throws not-found. */
 export async function visibleRun(runs: RunStore, id: string, may: MaySee): Promise<Run> {
   const found = (await runs.find(id))?.run;
   if (!found || !shownRun(found, may, new Date())) throw missingRun(id);
@@ -33,13 +50,19 @@ export async function runPage(
   return { runs: page, ...(last && { next: runCursor(last) }) };
 }
 
+/** All runs, as far as they may be seen, the newest first. */
+export async function* runBatches(runs: RunStore, may: MaySee): AsyncGenerator<ShownRun[]> {
+  const now = new Date();
+  yield (await runs.list()).flatMap(({ run }) => shownRun(run, may, now) ?? []);
+}
+
 export interface ChildrenAsked {
   state?: RunChild['state'] | undefined;
   limit: number;
   after?: string | undefined;
 }
 
-/** A page of a run's children, as far as they may be seen, in the order of its plan. Throws bad-request for a cursor that is none. */
+/** A page of a run's children, as far as they may be seen, in the order of its plan. Throws bad-request for a cursor of another list. */
 export async function childPage(
   runs: RunStore,
   run: Run,
@@ -48,7 +71,7 @@ export async function childPage(
 ): Promise<RunChildPage> {
   const from = after === undefined ? 0 : Number(/^\d{1,7}$/.exec(after)?.[0]) + 1;
   if (Number.isNaN(from))
-    throw new LxstowError('bad-request', `after: ${JSON.stringify(after)} is none of this list's`);
+    throw new LxstowError('bad-request', `after: ${JSON.stringify(after)} is not a cursor of this list`);
   const found: RunChild[] = [];
   let last = 0;
   for (let index = Math.floor(from / chunkSize); index < run.chunks; index++) {
@@ -65,7 +88,20 @@ export async function childPage(
   return { children: found.map((each) => shownChild(run.id, each)) };
 }
 
-/** Throws forbidden where a run has children that who asks may not touch. */
+/** All of a run's children, as far as they are asked for and may be seen, a chunk at a time. */
+export async function* childBatches(
+  runs: RunStore,
+  run: Run,
+  { state }: Pick<ChildrenAsked, 'state'>,
+  may: MaySee,
+): AsyncGenerator<ShownRunChild[]> {
+  for (let index = 0; index < run.chunks; index++)
+    yield (await runs.chunk(run, index)).children
+      .filter((child) => (state === undefined || child.state === state) && may(child.remote, child.project))
+      .map((child) => shownChild(run.id, child));
+}
+
+/** Throws forbidden when a run has children that the client may not touch. */
 export function assertAllOfIt(run: Run, may: MaySee): void {
   if (seenPlaces(run, may).length < Object.keys(run.places).length)
     throw new LxstowError('forbidden', `run ${run.id} has instances of other projects, too`);
@@ -80,7 +116,7 @@ export async function cancelRun(runs: RunStore, id: string): Promise<Run> {
     if (hasEnded(run)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
     if (run.status === 'Cancelling') return run;
     const asked: Run = { ...run, status: 'Cancelling', updated_at: new Date().toISOString() };
-    // The feeder may write between the look and this: then the look is taken again.
+    // When the feeder has written in between, read it again.
     if ((await runs.update(asked, revision)) !== undefined) return asked;
   }
 }

@@ -1,4 +1,4 @@
-/** The state of each instance, by whichever API it is asked for: from the records in this gateway's memory, no instance is asked. */
+/** The state of each instance, for both APIs: from the records in the gateway's memory, without a question to a host. */
 import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import type { Inventory } from '../../fleet/fleetStore.ts';
 import { parseAge, statusOf } from '../../fleet/judge.ts';
@@ -7,7 +7,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 export interface StatusQuestion {
   /** Whether records of this place are wanted. */
   wants: (place: { remote: string; project: string }) => boolean;
-  /** Whether who asks may learn that there is such a project. */
+  /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
   /** `26h`; by default gateway.backupMaxAgeHours. */
   olderThan?: string | undefined;
@@ -25,7 +25,7 @@ export interface Statuses {
   inventories: ReadonlyMap<string, Inventory>;
 }
 
-/** Records of remotes that are not configured any more are left out. */
+/** Leaves out records of hosts that are no longer configured. */
 export async function instanceStates(
   { fleet, config }: Pick<GatewayParts, 'fleet' | 'config'>,
   { wants, mayName, olderThan, state, after = '', most = Number.POSITIVE_INFINITY }: StatusQuestion,
@@ -48,7 +48,7 @@ export function statusCursor({ host, project, instance }: InstanceStatus): strin
   return `${host}/${project}/${instance}`;
 }
 
-/** An instance that somebody wants backups of. */
+/** Whether an instance exists and is not excluded. */
 export function isCovered({ seen }: InstanceRecord): boolean {
   return !seen?.gone && !seen?.excluded;
 }

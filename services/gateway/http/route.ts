@@ -1,0 +1,51 @@
+/** A route of the API: what it answers, and who may ask. Tables of them are in routes/; app.ts registers them. */
+import type { Request, Response } from 'express';
+import type { Role } from '../../contract/schemas.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
+
+/**
+ * What a restricted client's projects are held against:
+ * `named`: `?project=` (`default` without it) and the body's `project`; `?all-projects` is refused;
+ * `filtered`: the same, but with `?all-projects` the route shows only what `mayTouch` allows;
+ * `any`: no project; what the route shows of projects it asks `mayTouch`;
+ * `path`: `{project}` in the path;
+ * `operation`: the project of the operation `{id}`, or one of the run's;
+ * `none`: it is about the server, and not for restricted clients.
+ */
+export type ProjectRule = 'named' | 'filtered' | 'any' | 'path' | 'operation' | 'none';
+
+export interface Right {
+  /** `anyone`: also clients that are not trusted. */
+  least: Role | 'anyone';
+  projects: ProjectRule;
+}
+
+export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+
+export interface Route extends Right {
+  /** HEAD is answered as GET. */
+  method: Method;
+  /** Below the path of its group, with parameters in braces; `/` is that path itself. */
+  path: string;
+  /** Where the right depends on what the path names. */
+  rightOf?: (parameters: Record<string, string>) => Partial<Right>;
+  /** The route reads the body itself; by default it is read before, as JSON. */
+  readsBody?: true;
+  run(parts: GatewayParts, request: Request, response: Response): unknown;
+}
+
+/** Routes below one path, which must be written as it is here. What follows it is matched whatever the case. */
+export interface RouteGroup {
+  path: string;
+  routes: Route[];
+}
+
+/** The path of a route as docs/openapi.json has it. */
+export function fullPath(group: RouteGroup, route: Route): string {
+  return `${group.path}${route.path}`.replace(/(?<=.)\/$/, '');
+}
+
+/** `{name}` as Express writes it. */
+export function expressPath(path: string): string {
+  return path.replaceAll(/{(\w+)}/g, ':$1');
+}

@@ -1,0 +1,29 @@
+/** All routes of the API. What answers something new is entered here, if it is a file of its own. */
+import type { RouteGroup } from '../http/route.ts';
+import { backupRoutes } from './backups.ts';
+import { certificateRoutes } from './certificates.ts';
+import { eventRoutes } from './events.ts';
+import { exportRoutes } from './exports.ts';
+import { instanceRoutes } from './instances.ts';
+import { operationRoutes } from './operations.ts';
+import { poolRoutes, projectRoutes } from './places.ts';
+import { runRoutes } from './runs.ts';
+import { openapiRoutes, serverRoutes } from './server.ts';
+import { statusRoutes } from './status.ts';
+import { uploadRoutes } from './uploads.ts';
+
+export const routeGroups: RouteGroup[] = [
+  serverRoutes,
+  openapiRoutes,
+  certificateRoutes,
+  backupRoutes,
+  exportRoutes,
+  instanceRoutes,
+  uploadRoutes,
+  operationRoutes,
+  runRoutes,
+  eventRoutes,
+  statusRoutes,
+  projectRoutes,
+  poolRoutes,
+];
