@@ -20,8 +20,8 @@ export interface Gate {
 export interface Examined {
   /** What keeps the job from going on; undefined when nothing does. */
   gate: Gate | undefined;
-  /** It serves us now, but was started again since it did so last: that has cut what was at work on it. */
-  restarted: boolean;
+  /** LXD is away, or was started again since the attempt began: that has cut it. */
+  cut: boolean;
 }
 
 const lookAtQueueMs = 300_000;
@@ -68,16 +68,17 @@ export class Outages implements AsyncDisposable {
     return outage && concerns(outage, kind) ? { outage, permits: this.#permits } : undefined;
   }
 
-  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. */
-  async examine({ code }: LxstowError, kind: JobKind): Promise<Examined> {
+  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. `begun`: when the attempt began, in monotonic ms. */
+  async examine({ code }: LxstowError, kind: JobKind, begun: number): Promise<Examined> {
     const on = suspectOf(code);
-    if (on !== 's3' && on !== 'lxd') return { gate: undefined, restarted: false };
+    if (on !== 's3' && on !== 'lxd') return { gate: undefined, cut: false };
     const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
-    const { outage, restarted } = await suspect.examine(mayBeOfWrites(code));
+    const outage = await suspect.examine(mayBeOfWrites(code));
     // One outage may hide the other: no job gets so far as to meet it.
     if (outage?.allowed === 0) await other.examine(false);
-    if (!outage || !concerns(outage, kind)) return { gate: undefined, restarted };
-    return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, restarted };
+    const cut = on === 'lxd' && (outage !== undefined || suspect.startedAgain > begun);
+    if (!outage || !concerns(outage, kind)) return { gate: undefined, cut };
+    return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, cut };
   }
 
   /** Throws why a dependency does not serve us. One that is known to be away is not asked: that is done already. */

@@ -22,7 +22,7 @@ import type { Log } from '../telemetry/logger.ts';
 import { countJob } from '../telemetry/metrics.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
-import { endingOf, firstDelayMs, longestDelayMs } from './ending.ts';
+import { endingOf, firstDelayMs, waitingSinceOf } from './ending.ts';
 import { overdueFor, pause as pauseJob } from './pause.ts';
 import type { Tools } from './tools.ts';
 
@@ -204,7 +204,7 @@ async function runAttempt(job: Job, attempt: Attempt, message: Delivery, options
   try {
     const begun = performance.now();
     const failure = await outcome(job, attempt, options);
-    if (failure) await endBadly(failure, performance.now() - begun, job, attempt, message, options);
+    if (failure) await endBadly(failure, begun, job, attempt, message, options);
     else await endWell(job, attempt, message, tools);
   } finally {
     tools.metrics.running.dec({ kind: job.kind });
@@ -242,7 +242,11 @@ async function undo(job: Job, attempt: Attempt, { runners, tools, outages }: Loo
     await runnerOf(job, runners).undo?.(job, attempt, tools);
   } catch (thrown) {
     const error = asLxstowError(thrown);
-    if (job.kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, job.kind)).gate)) return false;
+    if (
+      job.kind === 'restore' &&
+      (isLxdAway(error) || (await outages.examine(error, job.kind, performance.now())).gate)
+    )
+      return false;
     attempt.log.error('left behind', { checkpoint: attempt.operation.checkpoint, error });
   }
   return true;
@@ -260,7 +264,7 @@ async function undoLater(reason: LxstowError, attempt: Attempt, message: Deliver
 
 async function endBadly(
   error: LxstowError,
-  ranMs: number,
+  begun: number,
   job: Job,
   attempt: Attempt,
   message: Delivery,
@@ -268,15 +272,17 @@ async function endBadly(
 ): Promise<void> {
   const { log, operation } = attempt;
   const { attempts, patienceHours } = options.tools.config.worker;
-  const { gate, restarted } = await options.outages.examine(error, job.kind);
-  const waitingSince =
-    operation.waiting_since && ranMs < longestDelayMs ? Date.parse(operation.waiting_since) : Date.now();
+  const { gate, cut } = await options.outages.examine(error, job.kind, begun);
+  const cuts = cut ? (operation.cut_by_lxd ?? 0) + 1 : 0;
+  const clock = { now: Date.now(), ranMs: performance.now() - begun, cut };
+  const waitingSince = waitingSinceOf(operation.waiting_since, clock);
   const ending = endingOf(error, {
     attempt: operation.attempt,
     // What is in service already is not given up.
     attempts: operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts,
-    confirmed: gate !== undefined || restarted,
-    waitedMs: Date.now() - waitingSince,
+    confirmed: gate !== undefined || cut,
+    cuts,
+    waitedMs: clock.now - waitingSince,
     patienceMs: patienceHours * hourMs,
   });
   if (ending.kind === 'give-up') {
@@ -295,13 +301,17 @@ async function endBadly(
     return message.term(error.code);
   }
   if (ending.kind === 'wait') {
-    const away = gate ? waitingFor(gate.outage) : waitedForAfter(error.code);
+    const often = cuts > 1 ? `LXD, which has ended during ${cuts} attempts at this` : undefined;
+    const away = often ?? (gate ? waitingFor(gate.outage) : waitedForAfter(error.code));
     log.warn('attempt ended by an outage', { error, away });
-    await attempt.finish((current) => putOff(current, error.message, new Date(waitingSince), new Date(), away));
+    await attempt.finish((current) => {
+      const known = cut ? { ...current, cut_by_lxd: cuts } : current;
+      return putOff(known, error.message, new Date(waitingSince), new Date(), away);
+    });
     options.tools.metrics.retries.inc({ kind: job.kind });
     await attempt.release();
     if (gate?.permits) return options.waitingRoom.wait(message, gate.permits, operation.id);
-    return message.nak(gate ? 0 : jittered(ending.delayMs));
+    return message.nak(jittered(ending.delayMs));
   }
   if (ending.kind === 'hand-back' || ending.kind === 'retry') {
     const counts = ending.kind === 'retry';
