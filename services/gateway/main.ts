@@ -6,7 +6,7 @@ import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { Catalog } from '../backups/catalog.ts';
 import { readText } from '../contract/config.ts';
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { Leases } from '../coordination/leases.ts';
 import { Reservations } from '../coordination/reservations.ts';
@@ -177,7 +177,12 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
     // It takes jobs without it.
-    { s3: (signal) => s3.probe(signal) },
+    {
+      s3: (signal) =>
+        s3.probe(signal).catch(async (error) => {
+          throw await parts.absences.explain(asLxstowError(error), false);
+        }),
+    },
   );
   const service = await serveOverNats(parts);
   log.info('gateway ready', {

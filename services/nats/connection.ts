@@ -45,7 +45,7 @@ export interface Nats extends AsyncDisposable {
   readonly backSince: number;
   /** Aborts with nats-unavailable when the connection has ended for good and we did not close it. */
   readonly closed: AbortSignal;
-  /** Throws nats-unavailable while there is no connection. */
+  /** Throws nats-unavailable, with since when, while there is no connection. */
   assertConnected(): void;
 }
 
@@ -103,7 +103,7 @@ export async function connectNats(
       `NATS at ${servers} is ${version}; lxstow needs ${oldestServer.join('.')} or newer`,
     );
   }
-  let connected = true;
+  let goneSince: Date | undefined;
   let backSince = Number.NEGATIVE_INFINITY;
   let closing = false;
   const closed = new AbortController();
@@ -112,11 +112,11 @@ export async function connectNats(
   const watching = (async () => {
     for await (const status of connection.status()) {
       if (status.type === 'disconnect') {
-        connected = false;
+        goneSince ??= new Date();
         asking.lost();
       }
       if (status.type === 'reconnect') {
-        connected = true;
+        goneSince = undefined;
         backSince = performance.now();
         for (const run of back) run();
       }
@@ -125,7 +125,7 @@ export async function connectNats(
         log.warn('nats', { status: status.type, servers, ...(status.type === 'error' && { error: status.error }) });
       }
     }
-    connected = false;
+    goneSince ??= new Date();
     asking.lost();
     if (!closing)
       closed.abort(new LxstowError('nats-unavailable', `the connection to NATS at ${servers} has ended for good`));
@@ -143,14 +143,16 @@ export async function connectNats(
       return { [Symbol.dispose]: () => void back.delete(run) };
     },
     get connected() {
-      return connected;
+      return goneSince === undefined;
     },
     get backSince() {
       return backSince;
     },
     closed: closed.signal,
     assertConnected() {
-      if (!connected) throw new LxstowError('nats-unavailable', `NATS at ${servers} cannot be reached`);
+      if (!goneSince) return;
+      const since = `${goneSince.toISOString().slice(0, 19)}Z`;
+      throw new LxstowError('nats-unavailable', `NATS at ${servers} cannot be reached, since ${since}`);
     },
     async [Symbol.asyncDispose]() {
       closing = true;

@@ -301,7 +301,7 @@ async function endBadly(
     return message.term(error.code);
   }
   if (ending.kind === 'wait') {
-    const often = cuts > 1 ? `LXD, which has ended during ${cuts} attempts at this` : undefined;
+    const often = cuts > 1 ? `LXD, which has ended during ${cuts} attempts of this job` : undefined;
     const away = often ?? (gate ? waitingFor(gate.outage) : waitedForAfter(error.code));
     log.warn('attempt ended by an outage', { error, away });
     await attempt.finish((current) => {
