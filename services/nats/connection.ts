@@ -41,7 +41,7 @@ export interface Nats extends AsyncDisposable {
   onReconnect(run: () => void): Disposable;
   /** False from the loss of the connection until the reconnect. A message published in between is buffered and sent later, unnoticed. */
   readonly connected: boolean;
-  /** Time of the last reconnect, by performance.now(); -Infinity if the connection was never lost. */
+  /** Time of the last reconnect, in ms of the clock; -Infinity if the connection was never lost. */
   readonly backSince: number;
   /** Aborts with nats-unavailable when the connection has ended for good and we did not close it. */
   readonly closed: AbortSignal;
@@ -117,7 +117,7 @@ export async function connectNats(
       }
       if (status.type === 'reconnect') {
         goneSince = undefined;
-        backSince = performance.now();
+        backSince = Date.now();
         for (const run of back) run();
       }
       if (status.type === 'error') asking.refused(status.error);

@@ -23,7 +23,7 @@ import { countJob } from '../telemetry/metrics.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
 import { endingOf, firstDelayMs, waitingSinceOf } from './ending.ts';
-import { overdueFor, pause as pauseJob } from './pause.ts';
+import { isCutByNats, overdueFor, pause as pauseJob } from './pause.ts';
 import type { Tools } from './tools.ts';
 
 /** What is done for a kind of job. */
@@ -58,8 +58,6 @@ const hourMs = 3_600_000;
 const pauseAfterFaultMs = 1000;
 /** A job whose operation somebody else has changed comes again after this; jittered, so that such jobs do not march in step. */
 const busyDelayMs = 3000;
-/** A takeover so soon after NATS was away is of an attempt that this has cut: it does not count. */
-const afterNatsMs = 60_000;
 
 /** Runs one job at a time until `stopping`; resolves when the last one has ended. */
 export async function runLoop(options: LoopOptions): Promise<void> {
@@ -135,7 +133,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
     lease,
     permits,
     worker,
-    counts: stored.operation.owner === undefined || performance.now() - options.nats.backSince > afterNatsMs,
+    counts: stored.operation.owner === undefined || !isCutByNats(stored.operation, options.nats),
     log: attemptLog,
   }).catch(async (error) => {
     await releaseAll([lease, ...permits]).catch((left) => attemptLog.warn('leases not given back', { error: left }));

@@ -158,10 +158,15 @@ describe('a job that comes from the queue while S3 is away', () => {
   const outage = failed(undefined, by, { code: 's3-unavailable', message: 'S3 at x: ECONNREFUSED' }, now);
 
   /** What is written of a job that another worker had begun. */
-  async function paused(begun: Operation, lease: 'free' | 'held'): Promise<Operation | undefined> {
+  async function paused(
+    begun: Operation,
+    lease: 'free' | 'held',
+    backSince = Number.NEGATIVE_INFINITY,
+  ): Promise<Operation | undefined> {
     let written: Operation | undefined;
     const tools = {
       worker: 'w',
+      nats: { backSince },
       operations: {
         async update(operation: Operation) {
           written = operation;
@@ -182,6 +187,11 @@ describe('a job that comes from the queue while S3 is away', () => {
     const { status, owner, attempt, metadata } = written;
     assert.deepEqual([status, owner, attempt], ['Pending', undefined, 1]);
     assert.equal(metadata.waiting_for, 'S3, away since 2026-11-28T03:00:00Z');
+  });
+
+  it('is not charged with an attempt whose end could not be written, for NATS was away; with one that was at work afterwards, it is', async () => {
+    assert.equal((await paused(begun, 'free', now.getTime() + 600_000))?.attempt, 0);
+    assert.equal((await paused(begun, 'free', now.getTime() - 1000))?.attempt, 1);
   });
 
   it('is left alone while another worker is at it', async () => {
