@@ -1451,6 +1451,10 @@ attempt: number
  */
 waiting_since?: string
 /**
+ * How many attempts LXD has cut by ending or being started again. They are not counted as attempts, but it waits twice as long after each.
+ */
+cut_by_lxd?: number
+/**
  * The worker that runs it, or the gateway that takes an upload.
  */
 owner?: string

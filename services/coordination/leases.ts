@@ -2,9 +2,12 @@
  * Leases with a TTL: exclusive locks on instances, and permits. A lease that is not renewed expires, and its holder knows before another one can
  * acquire it.
  */
-import { LxstowError } from '../contract/errors.ts';
+import { parseLeaseKey } from '../nats/bucketKeys.ts';
+import { setTimeout } from 'node:timers/promises';
+import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import { type Bucket, parseRecord } from '../nats/bucket.ts';
 import { Stale } from '../nats/stale.ts';
+import type { Log } from '../telemetry/logger.ts';
 
 /** The value of a lease: who holds it. */
 export interface LeaseHolder {
@@ -60,6 +63,22 @@ export class Leases {
     return entry && this.#stale.is(entry)
       ? this.#bucket.put(key, value, entry.revision, { ttlMs: this.#ttlMs })
       : undefined;
+  }
+
+  /**
+   * Removes the remote's leases, claims and permits that outlived their holders; returns their keys. To be called again and again: one that was not renewed
+   * since an earlier call, more than two of its TTLs ago, is removed. Names of backups are reserved for days, and stay.
+   */
+  async removeStale(remote: string): Promise<string[]> {
+    const keys = await this.#bucket.names(`${remote}.>`);
+    const removed: string[] = [];
+    for (const key of keys.filter((each) => parseLeaseKey(each)?.kind !== 'reservation')) {
+      const { entry } = await this.#bucket.get(key);
+      if (!entry || !this.#stale.is(entry) || !(await this.#bucket.remove(key, entry.revision))) continue;
+      this.#onFree(key);
+      removed.push(key);
+    }
+    return removed;
   }
 
   /** Returns the holder; undefined if the lease is free. */
@@ -164,5 +183,29 @@ export class Lease {
 
   #loss(why: string): LxstowError {
     return new LxstowError('lease-lost', `the lease ${this.key} is lost: ${why}`);
+  }
+}
+
+const removeStaleEveryMs = 30_000;
+
+/**
+ * Removes stale leases of a remote every so often until `stop`. Whoever wants a lease takes a stale one, but a claim refuses others by being there: a deletion
+ * because of a reader that died, say.
+ */
+export async function removeStaleRegularly(
+  leases: Leases,
+  { remote, log, stop }: { remote: string; log: Log; stop: AbortSignal },
+): Promise<void> {
+  for (;;) {
+    await setTimeout(removeStaleEveryMs, undefined, { signal: stop }).catch((error) => {
+      if (!stop.aborted) throw error;
+    });
+    if (stop.aborted) return;
+    try {
+      for (const lease of await leases.removeStale(remote))
+        log.warn('lease removed that NATS has not ended', { lease });
+    } catch (error) {
+      if (!stop.aborted) log.warn('stale leases not looked for', { error: asLxstowError(error) });
+    }
   }
 }

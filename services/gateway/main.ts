@@ -7,7 +7,7 @@ import { Threads } from '../archive/compression/threads.ts';
 import { Catalog } from '../backups/catalog.ts';
 import { until } from '../concurrency/until.ts';
 import { readText } from '../contract/config.ts';
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { Leases } from '../coordination/leases.ts';
 import { Reservations } from '../coordination/reservations.ts';
@@ -197,8 +197,13 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     gateway.healthPort,
     { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
-    // Not a condition of /readyz: the gateway takes jobs while S3 is away.
-    { s3: (signal) => s3.probe(signal) },
+    // It takes jobs without it.
+    {
+      s3: (signal) =>
+        s3.probe(signal).catch(async (error) => {
+          throw await parts.absences.explain(asLxstowError(error), false);
+        }),
+    },
   );
   const service = await serveOverNats(parts);
   log.info('gateway ready', {

@@ -72,7 +72,7 @@ export class Nats implements AsyncDisposable {
   readonly #watching: Promise<void>;
   /** Rejects what waits for a reply. */
   readonly #waiting = new Set<(lost: Error) => void>();
-  #connected = true;
+  #goneSince: Date | undefined;
   #backSince = Number.NEGATIVE_INFINITY;
   #closing = false;
 
@@ -87,10 +87,10 @@ export class Nats implements AsyncDisposable {
 
   /** False from the loss of the connection until the reconnect. A message published in between is buffered and sent later, unnoticed. */
   get connected(): boolean {
-    return this.#connected;
+    return this.#goneSince === undefined;
   }
 
-  /** Time of the last reconnect, by performance.now(); -Infinity if the connection was never lost. */
+  /** Time of the last reconnect, in ms of the clock; -Infinity if the connection was never lost. */
   get backSince(): number {
     return this.#backSince;
   }
@@ -100,9 +100,11 @@ export class Nats implements AsyncDisposable {
     return this.#closed.signal;
   }
 
-  /** Throws nats-unavailable while there is no connection. */
+  /** Throws nats-unavailable, with since when, while there is no connection. */
   assertConnected(): void {
-    if (!this.#connected) throw new LxstowError('nats-unavailable', `NATS at ${this.#servers} cannot be reached`);
+    if (!this.#goneSince) return;
+    const since = `${this.#goneSince.toISOString().slice(0, 19)}Z`;
+    throw new LxstowError('nats-unavailable', `NATS at ${this.#servers} cannot be reached, since ${since}`);
   }
 
   /**
@@ -130,8 +132,8 @@ export class Nats implements AsyncDisposable {
     for await (const status of this.connection.status()) {
       if (status.type === 'disconnect') this.#lost();
       if (status.type === 'reconnect') {
-        this.#connected = true;
-        this.#backSince = performance.now();
+        this.#goneSince = undefined;
+        this.#backSince = Date.now();
       }
       if (logged.includes(status.type)) {
         const error = status.type === 'error' && { error: status.error };
@@ -145,7 +147,7 @@ export class Nats implements AsyncDisposable {
   }
 
   #lost(): void {
-    this.#connected = false;
+    this.#goneSince ??= new Date();
     for (const reject of this.#waiting) reject(new ConnectionError('the connection was lost before the reply'));
   }
 }

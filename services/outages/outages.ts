@@ -20,8 +20,8 @@ export interface Gate {
 export interface Examined {
   /** The outage that stops the job; undefined if there is none. */
   gate: Gate | undefined;
-  /** The dependency works, but has restarted since its last answer: that interrupted the job. */
-  restarted: boolean;
+  /** LXD is away, or has restarted since the attempt began: that interrupted the job. */
+  cut: boolean;
 }
 
 const lookAtQueueMs = 300_000;
@@ -68,16 +68,17 @@ export class Outages implements AsyncDisposable {
     return outage && concerns(outage, kind) ? { outage, permits: this.#permits } : undefined;
   }
 
-  /** Probes the dependencies that the error of such a job may come from. */
-  async examine({ code }: LxstowError, kind: JobKind): Promise<Examined> {
+  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. `begun`: when the attempt began, in monotonic ms. */
+  async examine({ code }: LxstowError, kind: JobKind, begun: number): Promise<Examined> {
     const on = suspectOf(code);
-    if (on !== 's3' && on !== 'lxd') return { gate: undefined, restarted: false };
+    if (on !== 's3' && on !== 'lxd') return { gate: undefined, cut: false };
     const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
-    const { outage, restarted } = await suspect.examine(mayBeOfWrites(code));
-    // One outage may hide the other, because no job gets that far.
+    const outage = await suspect.examine(mayBeOfWrites(code));
+    // One outage may hide the other: no job gets so far as to meet it.
     if (outage?.allowed === 0) await other.examine(false);
-    if (!outage || !concerns(outage, kind)) return { gate: undefined, restarted };
-    return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, restarted };
+    const cut = on === 'lxd' && (outage !== undefined || suspect.startedAgain > begun);
+    if (!outage || !concerns(outage, kind)) return { gate: undefined, cut };
+    return { gate: { outage, permits: on === 's3' ? this.#permits : undefined }, cut };
   }
 
   /** Throws the reason if a dependency is away. During a known outage it does not probe again. */

@@ -49,6 +49,7 @@ export class Watch {
   #probing: { writes: boolean; why: Promise<LxstowError | undefined> } | undefined;
   /** From its last answer: a value that changes with each start of the dependency. */
   #start: string | undefined;
+  #startedAgain = Number.NEGATIVE_INFINITY;
   #keeping: Promise<void> | undefined;
 
   /** `shared`: other workers write the record too. `onBack` gets how many jobs may begin, whenever that grows. */
@@ -72,7 +73,12 @@ export class Watch {
     return this.#known;
   }
 
-  /** The record, at most a second old; older while NATS is away. */
+  /** When it was last found to have been started again, in monotonic ms. Of several jobs that this has cut, one may come to ask later than another. */
+  get startedAgain(): number {
+    return this.#startedAgain;
+  }
+
+  /** The record, as it was a second ago at most. What NATS does not tell stays as it was. */
   async look(): Promise<Outage | undefined> {
     if (!this.#shared || performance.now() - this.#readAt < readEveryMs) return this.#known;
     try {
@@ -83,14 +89,12 @@ export class Watch {
     return this.#known;
   }
 
-  /** Probes the dependency, unless it is known to be away; records an outage if it fails. `writes`: a write may have been refused. */
-  async examine(writes: boolean): Promise<{ outage: Outage | undefined; restarted: boolean }> {
+  /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. `writes`: whether a write may have been refused. */
+  async examine(writes: boolean): Promise<Outage | undefined> {
     const known = await this.look();
-    if (known?.allowed === 0 && !known.only) return { outage: known, restarted: false };
-    const before = this.#start;
+    if (known?.allowed === 0 && !known.only) return known;
     const why = await this.#probe(writes || known?.only !== undefined);
-    if (!why) return { outage: undefined, restarted: before !== undefined && before !== this.#start };
-    return { outage: await this.#record(known, why), restarted: false };
+    return why && this.#record(known, why);
   }
 
   async #record(known: Outage | undefined, why: LxstowError): Promise<Outage> {
@@ -147,7 +151,9 @@ export class Watch {
 
   async #ask(writes: boolean): Promise<LxstowError | undefined> {
     try {
-      this.#start = await this.#options.probes[this.#dependency](AbortSignal.timeout(probeTimeoutMs), { writes });
+      const start = await this.#options.probes[this.#dependency](AbortSignal.timeout(probeTimeoutMs), { writes });
+      if (this.#start !== undefined && start !== this.#start) this.#startedAgain = performance.now();
+      this.#start = start;
       return undefined;
     } catch (error) {
       if (error instanceof LxstowError) return error;

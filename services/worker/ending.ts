@@ -8,6 +8,8 @@ export interface Circumstances {
   attempts: number;
   /** The dependency that the error speaks of was asked, and does not serve us. */
   confirmed: boolean;
+  /** How many attempts LXD has cut by ending or being started again, this one included; 0 where it did not cut this one. */
+  cuts: number;
   /** How long the job has waited for its dependencies, and how long it may, in ms. */
   waitedMs: number;
   patienceMs: number;
@@ -31,7 +33,7 @@ export const firstDelayMs = 5000;
 export const longestDelayMs = 300_000;
 
 export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): Ending {
-  const { attempt, attempts, confirmed, waitedMs, patienceMs } = circumstances;
+  const { attempt, attempts, confirmed, cuts, waitedMs, patienceMs } = circumstances;
   if (code === 'lease-lost') return { kind: 'give-up' };
   if (code === 'cancelled') return { kind: 'cancel' };
   if (code === 'stopping') return { kind: 'hand-back' };
@@ -43,8 +45,23 @@ export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Cir
   }
   if (blame.on !== 'attempt' && blame.unlessItAnswers && !confirmed) return { kind: 'fail', letter: false };
   if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
+  // The job may be what ends LXD, which cuts others too: the more often, the rarer it is tried.
+  if (cuts > 0) return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cuts - 1), patienceMs - waitedMs) };
   // The longer it lasts, the rarer: each pause is a quarter of what it has taken so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
+}
+
+/**
+ * Since when the job has waited, in ms of the clock, given what its operation says. After a longer attempt the patience begins anew: the job moves. Where LXD
+ * has cut the attempt it does not, for that may be the job's doing; but time at work is no waiting.
+ */
+export function waitingSinceOf(
+  since: string | undefined,
+  { now, ranMs, cut }: { now: number; ranMs: number; cut: boolean },
+): number {
+  if (since === undefined) return now;
+  if (cut) return Date.parse(since) + ranMs;
+  return ranMs < longestDelayMs ? Date.parse(since) : now;
 }
 
 function bounded(ms: number): number {

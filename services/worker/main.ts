@@ -8,7 +8,7 @@ import { Bandwidth } from '../concurrency/rateLimit.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { parseBandwidth } from '../contract/timetable.ts';
-import { Leases } from '../coordination/leases.ts';
+import { Leases, removeStaleRegularly } from '../coordination/leases.ts';
 import { Nudges } from '../coordination/nudges.ts';
 import { Reservations } from '../coordination/reservations.ts';
 import { FleetStore } from '../fleet/fleetStore.ts';
@@ -168,9 +168,10 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     { remote, fleet, keeper, store, prefix, leases: shared.leases, list, log },
     { everySeconds: config.worker.inventoryEverySeconds, stop },
   );
+  const expiring = removeStaleRegularly(shared.leases, { remote, log, stop });
   log.info('worker ready', { slots, health: health.port });
   try {
-    await Promise.all([...lanes.map(loop), tidying, counting]);
+    await Promise.all([...lanes.map(loop), tidying, counting, expiring]);
   } finally {
     clearTimeout(graceTimer);
     ended.abort();

@@ -1,9 +1,10 @@
 /** A job that comes from the queue while what it needs is away: handed back, and its operation says for what it waits. */
+import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
-import { instanceLeaseKey } from '../nats/bucketKeys.ts';
+import type { Nats } from '../nats/connection.ts';
 import { amend, handBack } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import { waitingFor } from '../outages/outage.ts';
@@ -12,6 +13,7 @@ import type { Tools } from './tools.ts';
 
 export interface PauseTools {
   worker: string;
+  nats: Pick<Nats, 'backSince'>;
   operations: OperationStore;
   waitingRoom: WaitingRoom;
   tools: Pick<Tools, 'leases'>;
@@ -33,14 +35,24 @@ export async function pause(
     const metadata = { ...operation.metadata, waiting_for };
     await tools.operations.update(amend(operation, { metadata, waiting_since }, now), revision);
   } else if (operation.status === 'Running' && (await isAbandoned(operation, tools))) {
-    // Its worker has died: that attempt counts, and from now on the job waits as all others do.
-    const back = handBack(operation, 'the worker of the last attempt is gone', now, true);
+    // Its worker has died, or could not say how the attempt ended. From now on the job waits as all others do.
+    const back = handBack(
+      operation,
+      'the worker of the last attempt is gone',
+      now,
+      !isCutByNats(operation, tools.nats),
+    );
     const metadata = { ...back.metadata, waiting_for };
     await tools.operations.update({ ...back, metadata, waiting_since }, revision);
   }
   if (permits) tools.waitingRoom.wait(message, permits, operation.id);
   // Another worker's LXD may be there; this worker takes no more of these.
   else message.nak();
+}
+
+/** Whether nothing was written of an attempt since NATS was away: it was cut by that, or its worker could not say how it ended. It does not count. */
+export function isCutByNats({ updated_at }: Operation, { backSince }: Pick<Nats, 'backSince'>): boolean {
+  return Date.parse(updated_at) < backSince;
 }
 
 /** Why the job waits no longer for what is away, where it has waited for as long as it may. */

@@ -15,7 +15,7 @@ import { waitedForAfter } from '../outages/blame.ts';
 import { waitingFor } from '../outages/outage.ts';
 import type { Outages } from '../outages/outages.ts';
 import { countJob, type JobResult } from '../telemetry/metrics.ts';
-import { type Ending, endingOf, firstDelayMs, longestDelayMs } from './ending.ts';
+import { type Ending, endingOf, firstDelayMs, waitingSinceOf } from './ending.ts';
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */
@@ -68,7 +68,7 @@ export class AttemptRun {
     try {
       const begun = performance.now();
       const failure = await this.#failure();
-      if (failure) await this.#endBadly(failure, performance.now() - begun);
+      if (failure) await this.#endBadly(failure, begun);
       else await this.#endWell();
     } finally {
       tools.metrics.running.dec({ kind });
@@ -93,19 +93,21 @@ export class AttemptRun {
     await this.#message.ackAck();
   }
 
-  async #endBadly(error: LxstowError, ranMs: number): Promise<void> {
+  async #endBadly(error: LxstowError, begun: number): Promise<void> {
     const { log, operation } = this.#attempt;
     const { outages, tools } = this.#tools;
     const { attempts, patienceHours } = tools.config.worker;
-    const { gate, restarted } = await outages.examine(error, this.#job.kind);
-    const waitingSince =
-      operation.waiting_since && ranMs < longestDelayMs ? Date.parse(operation.waiting_since) : Date.now();
+    const { gate, cut } = await outages.examine(error, this.#job.kind, begun);
+    const cuts = cut ? (operation.cut_by_lxd ?? 0) + 1 : 0;
+    const clock = { now: Date.now(), ranMs: performance.now() - begun, cut };
+    const waitingSince = waitingSinceOf(operation.waiting_since, clock);
     const ending = endingOf(error, {
       attempt: operation.attempt,
       // A restored instance that runs already is not given up.
       attempts: operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts,
-      confirmed: gate !== undefined || restarted,
-      waitedMs: Date.now() - waitingSince,
+      confirmed: gate !== undefined || cut,
+      cuts,
+      waitedMs: clock.now - waitingSince,
       patienceMs: patienceHours * hourMs,
     });
     switch (ending.kind) {
@@ -117,15 +119,17 @@ export class AttemptRun {
         log.info('job cancelled');
         return this.#endForGood(error, 'cancelled', (current) => cancelled(current, new Date()));
       case 'wait': {
-        const away = gate ? waitingFor(gate.outage) : waitedForAfter(error.code);
+        const often = cuts > 1 ? `LXD, which has ended during ${cuts} attempts of this job` : undefined;
+        const away = often ?? (gate ? waitingFor(gate.outage) : waitedForAfter(error.code));
         log.warn('attempt ended by an outage', { error, away });
-        await this.#attempt.finish((current) =>
-          putOff(current, error.message, new Date(waitingSince), new Date(), away),
-        );
+        await this.#attempt.finish((current) => {
+          const known = cut ? { ...current, cut_by_lxd: cuts } : current;
+          return putOff(known, error.message, new Date(waitingSince), new Date(), away);
+        });
         tools.metrics.retries.inc({ kind: this.#job.kind });
         await this.#attempt.release();
         if (gate?.permits) return this.#tools.waitingRoom.wait(this.#message, gate.permits, operation.id);
-        return this.#message.nak(gate ? 0 : jittered(ending.delayMs));
+        return this.#message.nak(jittered(ending.delayMs));
       }
       case 'hand-back':
       case 'retry':
@@ -182,7 +186,7 @@ export class AttemptRun {
     } catch (thrown) {
       const error = asLxstowError(thrown);
       const { kind } = this.#job;
-      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind)).gate)) return false;
+      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate)) return false;
       this.#attempt.log.error('left behind', { checkpoint: this.#attempt.operation.checkpoint, error });
     }
     return true;

@@ -12,7 +12,7 @@ import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
-import { overdueFor, pause } from './pause.ts';
+import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
 import { AttemptRun, type AttemptTools, freeName, jittered } from './runAttempt.ts';
 
@@ -31,8 +31,6 @@ export interface LoopOptions extends AttemptTools {
 const pauseAfterFaultMs = 1000;
 /** A job whose operation another process has changed comes again after this. */
 const busyDelayMs = 3000;
-/** A takeover so soon after NATS was away is of an attempt that this has cut: it does not count. */
-const afterNatsMs = 60_000;
 
 /** Runs one job at a time until `stopping`; resolves when the last one has ended. */
 export async function runLoop(options: LoopOptions): Promise<void> {
@@ -123,7 +121,7 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
     lease,
     permits,
     worker,
-    counts: operation.owner === undefined || performance.now() - options.nats.backSince > afterNatsMs,
+    counts: operation.owner === undefined || !isCutByNats(operation, options.nats),
     log,
   }).catch(async (error) => {
     await releaseAll([lease, ...permits]).catch((left) => log.warn('leases not given back', { error: left }));

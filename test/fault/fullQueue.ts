@@ -1,6 +1,7 @@
 /** A queue that is full when something goes away: four large backups at work, and many small ones behind them. */
 import assert from 'node:assert/strict';
-import { openStack, type Stack, type StackOptions, succeeded } from '../integration/stack.ts';
+import type { Finding } from '../../services/janitor/janitor.ts';
+import { openStack, type Stack, type StackOptions, succeeded, until } from '../integration/stack.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
 import type { Daemon } from '../lab/processes.ts';
 import { assertClean, linesOf, reaches, readManifest } from './workers.ts';
@@ -33,7 +34,7 @@ export interface FullQueue extends AsyncDisposable {
   assertWell(jobs: Jobs): Promise<number>;
   /** Waits until all have ended, whoever is away meanwhile; fails unless in Success. */
   assertSucceeded(answers: Answer[]): Promise<void>;
-  /** Fails unless LXD, the store and NATS have nothing that the janitor would remove. */
+  /** Fails unless LXD, the store and NATS have nothing that the janitor would remove. Leases may take two minutes to go by themselves. */
   assertNothingLeft(): Promise<void>;
   /** `lxstow dead-letters retry --all`, and waits until all that came of it are a Success; returns what it printed. */
   sendAgain(): Promise<string>;
@@ -73,8 +74,15 @@ export async function openFullQueue(
   const assertNothingLeft = async () => {
     await assertClean(stack);
     const env = { LXSTOW_WORKER_JANITOR_GRACE_HOURS: '0', ...options.nats?.environment?.('worker') };
-    const left = await lxstow(['--config', stack.stow.configFile, 'janitor', '--dry-run', '--format', 'json'], env);
-    assert.deepEqual(JSON.parse(left), []);
+    const command = ['--config', stack.stow.configFile, 'janitor', '--dry-run', '--format', 'json'];
+    const left = async () => JSON.parse(await lxstow(command, env)) as Finding[];
+    // A NATS that was killed may have forgotten to end these. They need no janitor: workers remove them (forgottenLeases.test.ts).
+    const isForgotten = ({ kind }: Finding) => kind === 'lease' || kind === 'claim';
+    assert.deepEqual(
+      (await left()).filter((finding) => !isForgotten(finding)),
+      [],
+    );
+    await until(left, (findings) => findings.length === 0);
   };
   let sentBefore = 0;
   return {

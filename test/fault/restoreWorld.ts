@@ -256,7 +256,7 @@ export class World {
     const now = new Date();
     if (!error) return attempt.finish((operation) => succeed(operation, now)).catch(ignoreLoss);
     const limits = { attempts: attempt.operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts };
-    const facts = { ...limits, confirmed: false, waitedMs: 0, patienceMs: 1 };
+    const facts = { ...limits, confirmed: false, cuts: 0, waitedMs: 0, patienceMs: 1 };
     const { kind } = endingOf(error, { ...facts, attempt: attempt.operation.attempt });
     const isOver = kind === 'cancel' || kind === 'fail';
     const { code, message } = error;

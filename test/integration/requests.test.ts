@@ -313,7 +313,7 @@ describe('requests', { timeout: 600_000 }, () => {
       const ready = await fetch(`${stack.stow.healthUrl.gateway}/readyz`);
       const { status, checks } = (await ready.json()) as { status: string; checks: { nats: string; s3: string } };
       assert.deepEqual([ready.status, status, checks.nats], [200, 'ok', 'ok']);
-      assert.match(checks.s3, /^S3 at .*ECONNREFUSED/);
+      assert.match(checks.s3, new RegExp(`^S3 at .*ECONNREFUSED.*; S3 has been away since ${killed}.*Z$`));
       await stack.s3.start();
       const [made, restored, missing] = taken as [Answer, Answer, Answer];
       await succeeded(stack.stow, made);
@@ -324,6 +324,7 @@ describe('requests', { timeout: 600_000 }, () => {
 
     it('NATS: 503, and nothing is half accepted; then all is well again', async () => {
       const before = await operations();
+      const text = new RegExp(`^NATS at .* cannot be reached, since ${new Date().toISOString().slice(0, 15)}.*Z$`);
       await stack.nats.kill();
       await until(
         () => stack.stow.request('GET', '/1.0/operations'),
@@ -335,8 +336,11 @@ describe('requests', { timeout: 600_000 }, () => {
         ['DELETE', `${backups}/${backup}`],
         ['GET', '/1.0/operations'],
       ] as const) {
-        assertError(await stack.stow.request(method, path), 503, /NATS/);
+        assertError(await stack.stow.request(method, path), 503, text);
       }
+      const ready = await fetch(`${stack.stow.healthUrl.gateway}/readyz`);
+      assert.equal(ready.status, 503);
+      assert.match(((await ready.json()) as { checks: { nats: string } }).checks.nats, text);
       await stack.nats.start();
       await until(
         () => stack.stow.request('GET', '/1.0/operations'),

@@ -1,22 +1,27 @@
 /** What becomes of a job whose attempt fails, and how a dependency that was away comes back: decided by pure functions, with any clock. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
-import { type ErrorCode, errorCodes } from '../../services/contract/errors.ts';
+import { type ErrorCode, errorCodes, LxstowError } from '../../services/contract/errors.ts';
 import { faultsOf, type Operation, type Outage } from '../../services/contract/schemas.ts';
 import type { Delivery } from '../../services/jobs/deliveries.ts';
+import type { Bucket } from '../../services/nats/bucket.ts';
 import { begin, newOperation } from '../../services/operations/operation.ts';
 import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outages/outage.ts';
-import { type Circumstances, endingOf } from '../../services/worker/ending.ts';
+import { Outages } from '../../services/outages/outages.ts';
+import type { Log } from '../../services/telemetry/logger.ts';
+import { type Circumstances, endingOf, waitingSinceOf } from '../../services/worker/ending.ts';
 import { type PauseTools, pause } from '../../services/worker/pause.ts';
 
 const dayMs = 24 * 3_600_000;
-const usual: Circumstances = { attempt: 1, attempts: 5, confirmed: false, waitedMs: 0, patienceMs: dayMs };
+const usual: Circumstances = { attempt: 1, attempts: 5, confirmed: false, cuts: 0, waitedMs: 0, patienceMs: dayMs };
 const circumstances = fc.record({
   attempt: fc.integer({ min: 1, max: 6 }),
   attempts: fc.integer({ min: 1, max: 5 }),
   confirmed: fc.boolean(),
+  cuts: fc.integer({ min: 0, max: 20 }),
   waitedMs: fc.integer({ min: 0, max: 2 * dayMs }),
   patienceMs: fc.integer({ min: 0, max: dayMs }),
 });
@@ -98,6 +103,49 @@ describe('a failed attempt', () => {
     assert.ok(looks < halfMs / 30_000 + 30, String(looks));
   });
 
+  /** Has LXD end during each attempt, which lasts for so long; returns how each pause ended in ms, until it is given up. */
+  function pausesOfCulprit(ranMs: number): number[] {
+    const code = 'lxd-unavailable';
+    const pauses: number[] = [];
+    let now = Date.parse('2026-11-28T03:00:00Z');
+    let since: string | undefined;
+    for (let cuts = 1; ; cuts++) {
+      now += ranMs;
+      const waitingSince = waitingSinceOf(since, { now, ranMs, cut: true });
+      const ending = endingOf({ code }, { ...usual, confirmed: true, cuts, waitedMs: now - waitingSince });
+      if (ending.kind !== 'wait') {
+        assert.deepEqual(ending, { kind: 'fail', letter: true });
+        return pauses;
+      }
+      since = new Date(waitingSince).toISOString();
+      pauses.push(ending.delayMs);
+      now += ending.delayMs;
+    }
+  }
+
+  for (const [what, ranMs] of [
+    ['at once', 0],
+    ['after ten minutes', 600_000],
+    ['after five hours', 5 * 3_600_000],
+  ] as const)
+    it(`during which LXD ends ${what}, each time, is a dead letter after 16 of them, and a day of waiting`, () => {
+      const pauses = pausesOfCulprit(ranMs);
+      assert.equal(pauses.length, 15);
+      assert.deepEqual(pauses.slice(0, 5), [5000, 10_000, 20_000, 40_000, 80_000]);
+      assert.equal(
+        pauses.reduce((sum, each) => sum + each),
+        dayMs,
+      );
+    });
+
+  it('that lasts longer than five minutes begins the patience anew, unless it was LXD that cut it', () => {
+    const now = Date.parse('2026-11-28T03:00:00Z');
+    const since = '2026-11-28T00:00:00.000Z';
+    const hoursAgo = (ranMs: number, cut: boolean) => (now - waitingSinceOf(since, { now, ranMs, cut })) / 3_600_000;
+    assert.deepEqual([hoursAgo(1000, false), hoursAgo(3_600_000, false), hoursAgo(3_600_000, true)], [3, 0, 2]);
+    assert.equal(waitingSinceOf(undefined, { now, ranMs: 1000, cut: true }), now);
+  });
+
   it("is somebody's fault, whatever its code", () => {
     for (const code of errorCodes) assert.ok(blameOf(code).on, code);
   });
@@ -110,10 +158,15 @@ describe('a job that comes from the queue while S3 is away', () => {
   const outage = failed(undefined, by, { code: 's3-unavailable', message: 'S3 at x: ECONNREFUSED' }, now);
 
   /** What is written of a job that another worker had begun. */
-  async function paused(begun: Operation, lease: 'free' | 'held'): Promise<Operation | undefined> {
+  async function paused(
+    begun: Operation,
+    lease: 'free' | 'held',
+    backSince = Number.NEGATIVE_INFINITY,
+  ): Promise<Operation | undefined> {
     let written: Operation | undefined;
     const tools = {
       worker: 'w',
+      nats: { backSince },
       operations: {
         async update(operation: Operation) {
           written = operation;
@@ -136,6 +189,11 @@ describe('a job that comes from the queue while S3 is away', () => {
     assert.equal(metadata.waiting_for, 'S3, away since 2026-11-28T03:00:00Z');
   });
 
+  it('is not charged with an attempt whose end could not be written, for NATS was away; with one that was at work afterwards, it is', async () => {
+    assert.equal((await paused(begun, 'free', now.getTime() + 600_000))?.attempt, 0);
+    assert.equal((await paused(begun, 'free', now.getTime() - 1000))?.attempt, 1);
+  });
+
   it('is left alone while another worker is at it', async () => {
     assert.equal(await paused(begun, 'held'), undefined);
   });
@@ -144,6 +202,52 @@ describe('a job that comes from the queue while S3 is away', () => {
     const since = '2026-11-27T20:00:00.000Z';
     const { owner: _, ...waiting } = { ...begun, status: 'Pending', status_code: 105, waiting_since: since } as const;
     assert.equal((await paused(waiting, 'free'))?.waiting_since, since);
+  });
+});
+
+describe('an LXD that is started again', () => {
+  const thrown = new LxstowError('lxd-unavailable', 'LXD (local): ECONNRESET');
+
+  /** A worker's outages, and what LXD says at each probe: which start of it this is, or that it is away. */
+  async function opened(says: () => string | undefined): Promise<Outages> {
+    const nowhere = {
+      get: async () => ({ entry: undefined, revision: 0 }),
+      put: async () => 1,
+      remove: async () => true,
+    };
+    const lxd = async () => {
+      const start = says();
+      if (start === undefined) throw new LxstowError('lxd-unavailable', 'LXD (local): ECONNREFUSED');
+      return start;
+    };
+    const outages = new Outages({
+      ...{ remote: 'local', worker: 'w', bucket: nowhere as unknown as Bucket, onFree: () => undefined },
+      probes: { lxd, s3: async () => undefined },
+      log: { error: () => undefined, info: () => undefined } as unknown as Log,
+      stopping: new AbortController().signal,
+    });
+    await setImmediate();
+    return outages;
+  }
+  const moment = () => performance.now();
+
+  it('has cut all jobs that were at work, also one that notices later than another; none that begins afterwards', async () => {
+    let start = '1';
+    await using outages = await opened(() => start);
+    const begun = moment();
+    assert.equal((await outages.examine(thrown, 'backup', begun)).cut, false);
+    start = '2';
+    for (let job = 0; job < 3; job++) {
+      assert.deepEqual(await outages.examine(thrown, 'backup', begun), { gate: undefined, cut: true });
+      await setImmediate();
+    }
+    assert.equal((await outages.examine(thrown, 'backup', moment())).cut, false);
+  });
+
+  it('has cut the job that finds it away, too', async () => {
+    await using outages = await opened(() => undefined);
+    const { gate, cut } = await outages.examine(thrown, 'restore', moment());
+    assert.deepEqual([gate?.outage.dependency, cut], ['lxd', true]);
   });
 });
 
