@@ -5,6 +5,7 @@
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';
+import { pull } from '../nats/pull.ts';
 import { jobsStream } from '../nats/streams.ts';
 
 /** A job message, and the ways to acknowledge it. */
@@ -36,31 +37,19 @@ export class Deliveries {
 
   /** Waits for the next message without a time limit; undefined when the worker stops. Throws if the consumer is gone or has no leader. */
   async next(): Promise<Delivery | undefined> {
+    // `bind`: after a reconnect the client pulls again at once, without a look at the consumer.
+    const options = { max_messages: 1, expires: pullExpiresMs, bind: true };
     try {
       while (!this.#stopping.aborted) {
-        const message = await this.#pull();
-        if (message) return message;
+        // A message that is still on its way when the worker stops is redelivered after `ackWaitMs`.
+        for await (const message of pull(this.#consumer, options, this.#stopping)) {
+          if (!this.#stopping.aborted) return message;
+          message.nak();
+        }
       }
       return undefined;
     } catch (error) {
       throw natsFailure(error, 'waiting for a job');
-    }
-  }
-
-  /** A message that is still on its way when the worker stops is redelivered after `ackWaitMs`. */
-  async #pull(): Promise<Delivery | undefined> {
-    // `bind`: after a reconnect it pulls again at once, without a look at the consumer.
-    const pull = await this.#consumer.fetch({ max_messages: 1, expires: pullExpiresMs, bind: true });
-    const stop = () => pull.stop();
-    this.#stopping.addEventListener('abort', stop, { once: true });
-    try {
-      for await (const message of pull) {
-        if (!this.#stopping.aborted) return message;
-        message.nak();
-      }
-      return undefined;
-    } finally {
-      this.#stopping.removeEventListener('abort', stop);
     }
   }
 }

@@ -5,6 +5,7 @@ import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import { headers } from '@nats-io/transport-node';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';
+import { pull } from '../nats/pull.ts';
 import { noticesStream } from '../nats/streams.ts';
 import { noticeSubject } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -65,15 +66,7 @@ export async function* pulled(
 ): AsyncGenerator<JsMsg> {
   while (!stop.aborted) {
     try {
-      const messages = await consumer.fetch({ max_messages: await room(), expires: pullMs });
-      const end = () => messages.stop();
-      stop.addEventListener('abort', end, { once: true });
-      if (stop.aborted) end();
-      try {
-        yield* messages;
-      } finally {
-        stop.removeEventListener('abort', end);
-      }
+      yield* pull(consumer, { max_messages: await room(), expires: pullMs }, stop);
     } catch (error) {
       if (stop.aborted) return;
       log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for notices') });
