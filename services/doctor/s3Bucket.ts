@@ -47,13 +47,13 @@ export async function examineVersions(
 ): Promise<Kept> {
   const versioning = await inTime(client.getBucketVersioning(name)).catch((error: Error) => error);
   if (versioning instanceof Error) {
-    const seldom = /NotImplemented|MethodNotAllowed/.test(`${(versioning as { code?: string }).code}`);
-    if (!seldom) report('ok', 'whether the bucket keeps versions, this user may not see');
-    return { versions: !seldom, locked: false };
+    const unsupported = /NotImplemented|MethodNotAllowed/.test(`${(versioning as { code?: string }).code}`);
+    if (!unsupported) report('ok', 'this user may not see whether the bucket keeps versions');
+    return { versions: !unsupported, locked: false };
   }
   const status = String((versioning as unknown as { Status?: string } | undefined)?.Status ?? '');
   if (status !== 'Enabled') {
-    report('ok', 'the bucket keeps no versions: what is deleted is gone, and its space free');
+    report('ok', 'the bucket keeps no versions: a deleted object frees its space');
     return { versions: status === 'Suspended', locked: false };
   }
   const lock = (await inTime(client.getObjectLockConfig(name) as unknown as Promise<unknown>).catch(() => undefined)) as
@@ -69,7 +69,7 @@ export async function examineVersions(
   else
     report(
       'warning',
-      `${what}, and its space is never free`,
+      `${what}, and its space is never freed`,
       `\`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\``,
     );
   return { versions: true, locked: Boolean(lock?.mode) };

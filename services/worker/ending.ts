@@ -1,4 +1,4 @@
-/** What becomes of a job whose attempt has failed. Pure: what is known comes in, the decision goes out. */
+/** Decides what becomes of a job whose attempt has failed. Pure. */
 import type { LxstowError } from '../contract/errors.ts';
 import { blameOf } from '../outages/blame.ts';
 
@@ -6,7 +6,7 @@ export interface Circumstances {
   /** The attempt that has failed, from 1, and how many a job has. */
   attempt: number;
   attempts: number;
-  /** The dependency that the error speaks of was asked, and does not serve us. */
+  /** The dependency that the error blames was asked, and does not serve us. */
   confirmed: boolean;
   /** How long the job has waited for its dependencies, and how long it may, in ms. */
   waitedMs: number;
@@ -14,17 +14,17 @@ export interface Circumstances {
 }
 
 export type Ending =
-  /** Nothing is written: another worker has the job, or will. */
+  /** Writes nothing: another worker has the job, or will have it. */
   | { kind: 'give-up' }
-  /** Undone, then Cancelled. */
+  /** Undoes the job, then Cancelled. */
   | { kind: 'cancel' }
   /** Back on the queue at once; the attempt does not count. */
   | { kind: 'hand-back' }
-  /** Another attempt after so long; this one counts. */
+  /** Another attempt after a delay; this one counts. */
   | { kind: 'retry'; delayMs: number }
-  /** Back on the queue until the dependency serves us; the attempt does not count. Where it does so already: for `delayMs`. */
+  /** Back on the queue until the dependency serves us, or for `delayMs` if it does already; the attempt does not count. */
   | { kind: 'wait'; delayMs: number }
-  /** Undone, then Failure. `letter`: it was not the job's own fault, so a dead letter keeps it. */
+  /** Undoes the job, then Failure. `letter`: it was not the job's own fault, so a dead letter keeps it. */
   | { kind: 'fail'; letter: boolean };
 
 export const firstDelayMs = 5000;
@@ -43,7 +43,7 @@ export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Cir
   }
   if (blame.on !== 'attempt' && blame.unlessItAnswers && !confirmed) return { kind: 'fail', letter: false };
   if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
-  // The longer it lasts, the rarer: each pause is a quarter of what it has taken so far.
+  // The longer the outage, the longer the pauses: each is a quarter of the time so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
 }
 
