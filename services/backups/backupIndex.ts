@@ -1,6 +1,6 @@
 /**
- * What lists tell of a project's backups, in one object beside them, so that a gateway that has just started need not read every
- * manifest. It is a hint and no more: of a manifest whose ETag and size are not the listing's it says nothing (adr/0019).
+ * The index of a project's backups: one object with what lists tell of them, so that a gateway that has just started need not read every manifest. An
+ * entry counts only if its ETag and size are those of the listing (adr/0019).
  */
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
@@ -12,10 +12,10 @@ import { indexKey } from './keys.ts';
 
 type Place = { remote: string; project: string };
 
-/** What was read, and what `write` is to take the place of. */
+/** The index that was read, and that `writeIndex` replaces. */
 export interface StoredIndex {
   backups: IndexedBackup[];
-  /** Undefined where there is none. */
+  /** Undefined if there is none. */
   etag: string | undefined;
 }
 
@@ -40,13 +40,13 @@ export async function readIndex(
     return { backups: check('backup-index.json', JSON.parse(text), key).backups, etag };
   } catch (error) {
     signal.throwIfAborted();
-    if (etag !== undefined) log.warn('index of backups not understood, it will be made anew', { key, error });
+    if (etag !== undefined) log.warn('index of backups not understood, it will be made again', { key, error });
     else if (!isCode(error, 'not-found')) log.warn('index of backups not read', { key, error });
     return { backups: [], etag };
   }
 }
 
-/** Writes it in the place of `over`. Where another gateway was faster, its index stays. A failure is logged: no list needs an index. */
+/** Writes the index, unless another gateway has written one first. Logs a failure: no list needs an index. */
 export async function writeIndex(
   store: ObjectStore,
   prefix: string,

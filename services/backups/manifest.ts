@@ -32,7 +32,7 @@ export function attachedVolumes({
 }
 
 /**
- * Parses the manifest of the backup `address`. Throws bad-manifest when it is not JSON, is of a newer version, does not match its schema,
+ * Parses the manifest of the backup `address`. Throws bad-manifest when it is not JSON, has a newer version, does not match its schema,
  * belongs to another backup, has blocks that are too large, or has gaps between its parts.
  */
 export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
@@ -48,7 +48,7 @@ export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
   }
   const version = (value as { version?: unknown } | null)?.version;
   if (typeof version === 'number' && version > manifestVersion) {
-    refuse(`is of version ${version}; this lxstow reads up to ${manifestVersion}: use a newer one`);
+    refuse(`has version ${version}, and this lxstow reads up to ${manifestVersion}: upgrade lxstow`);
   }
   const manifest = check('manifest.json', value, what, 'bad-manifest');
   const { backup, archive } = manifest;
@@ -59,7 +59,7 @@ export function parseManifest(bytes: Buffer, address: BackupAddress): Manifest {
   if (backup.name !== address.backup) refuse(`belongs to another backup: ${backup.name}`);
   const { compression, blockSize } = archive;
   if (compression !== 'none' && blockSize > largestBlockBytes)
-    refuse(`its blocks are of ${blockSize} bytes; this lxstow reads up to ${largestBlockBytes}`);
+    refuse(`its blocks have ${blockSize} bytes; this lxstow reads up to ${largestBlockBytes}`);
   let [size, raw] = [0, 0];
   for (const [index, part] of archive.parts.entries()) {
     if (part.number !== index + 1) refuse(`part ${index + 1} is missing`);

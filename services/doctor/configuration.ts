@@ -127,7 +127,7 @@ function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report)
   if (endpoints.length > 0 && secret === undefined)
     say(
       'warning',
-      'notices are not signed: whoever knows an endpoint can send it some',
+      'notices are not signed: anybody who knows an endpoint can send it some',
       'Set notify.secret to what `echo whsec_$(openssl rand -base64 32)` prints, here and at the endpoints.',
     );
   for (const endpoint of endpoints) {
@@ -147,7 +147,7 @@ function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report)
 export async function examineFile(file: string, hasSecrets: boolean, report: Report): Promise<void> {
   const { mode } = await stat(file);
   if (hasSecrets && (mode & 0o004) !== 0)
-    report('warning', `everybody on this host may read ${file}, and the secrets in it`, `chmod o-r ${file}`);
+    report('warning', `every user of this host may read ${file}, and the secrets in it`, `chmod o-r ${file}`);
   else report('ok', `the configuration is in ${file}`);
 }
 

@@ -61,10 +61,10 @@ export async function examine(area: Area, check: Check, patient: Omit<Patient, '
     if (late.aborted)
       report(
         'problem',
-        `the rest could not be looked at within ${areaMs / 1000} s`,
-        'Try again, or look whether its server hangs.',
+        `the remaining checks did not finish within ${areaMs / 1000} s`,
+        'Try again, or check whether the server hangs.',
       );
-    else report('problem', messageOf(thrown), 'Look into the log of gateway and worker.');
+    else report('problem', messageOf(thrown), 'Look into the logs of gateway and worker.');
   }
   return findings;
 }

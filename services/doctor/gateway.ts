@@ -70,8 +70,8 @@ async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSi
     } catch (error) {
       report(
         'problem',
-        `notices do not get to ${url.origin}: ${messageOf(error)}`,
-        "Is that its name, in notify.endpoints? Else mend this host's DNS.",
+        `notices cannot reach ${url.origin}: ${messageOf(error)}`,
+        "Check the name in notify.endpoints, and this host's DNS.",
       );
     }
   }
@@ -86,7 +86,7 @@ function judgeNames(certificate: X509Certificate, advertised: string[], report: 
     report(
       'warning',
       `the gateway's certificate does not name ${wrong.join(', ')} of gateway.advertise`,
-      `Make one for these names too; or clients must pin it (\`lxstow remote add\` with a token does).`,
+      `Make one with these names too; or clients must pin it, as \`lxstow remote add\` with a token does.`,
     );
 }
 
@@ -117,7 +117,12 @@ async function examineTrustDir(dir: string, report: Report): Promise<void> {
     }
   }
   if (valid > 0) report('ok', `${valid} valid client certificate${valid === 1 ? '' : 's'} in ${dir}`);
-  else report('warning', `nobody is trusted by ${dir}`, '`lxstow trust token NAME` makes a client trusted without it.');
+  else
+    report(
+      'warning',
+      `${dir} has no valid client certificate`,
+      '`lxstow trust token NAME` makes a client trusted without it.',
+    );
 }
 
 function existing(path: string): string {

@@ -38,16 +38,14 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   if (server.auth !== 'trusted' || !server.environment) {
     report(
       'problem',
-      settings.url === undefined
-        ? `${lxd.title} does not trust us`
-        : `what listens at ${settings.url} does not trust us`,
+      settings.url === undefined ? `${lxd.title} does not trust us` : `the server at ${settings.url} does not trust us`,
       adviceToTrust(lxd, settings),
     );
     return;
   }
   const { command: cli } = lxd;
   const { server: kind, server_version: version } = server.environment;
-  report('ok', `${kind} ${version} answers for remote ${remote}`);
+  report('ok', `${kind} ${version} answers for host ${remote}`);
   for (const [extension, level, without] of wanted) {
     if (!server.api_extensions.includes(extension))
       report(level, `${kind} ${version} lacks ${extension}: ${without}`, 'Use LXD 5.0, Incus 6.0, or newer.');
@@ -65,7 +63,7 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   await examineStaging(lxd, pools, server.config?.['storage.backups_volume'], patient, report);
 }
 
-/** Over HTTPS an Incus does not say what it is to those that it does not trust. */
+/** Over HTTPS, an Incus tells a client that it does not trust nothing of itself. */
 function adviceToTrust({ product }: LxdClient, { url, certificate = 'CERTIFICATE' }: RemoteConfig): string {
   const [lxd, incus] = [
     `\`lxc config trust add ${certificate}\``,
@@ -125,7 +123,7 @@ async function examineTls(
     judgeDates(
       `the certificate of LXD (${remote})`,
       shown.certificate,
-      `On that host: \`lxc config trust list\`; remove server.crt and server.key of LXD, restart it, and set ${where}.serverCertificate anew.`,
+      `On that host: \`lxc config trust list\`; remove server.crt and server.key of LXD, restart it, and set ${where}.serverCertificate to the new one.`,
       report,
     );
   } catch {

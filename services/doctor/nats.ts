@@ -108,7 +108,7 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
     } catch (error) {
       report(
         servers.length > 1 ? 'warning' : 'problem',
-        `NATS at ${where} does not speak TLS with us: ${messageOf(error)}`,
+        `no TLS connection to NATS at ${where}: ${messageOf(error)}`,
         'Is it running there, with `tls { … }` in its configuration?',
       );
     }
@@ -137,7 +137,8 @@ async function examineSetUp(nats: Nats, config: Config, roles: Role[], report: R
     }
   }
   if (missing.size > 0) report('problem', `NATS has no ${[...missing].join(', ')}`, setUp);
-  if (different.size > 0) report('warning', `not as \`lxstow setup\` makes it: ${[...different].join('; ')}`, setUp);
+  if (different.size > 0)
+    report('warning', `differs from what \`lxstow setup\` creates: ${[...different].join('; ')}`, setUp);
   if (missing.size + different.size === 0)
     report('ok', 'JetStream is on; streams, buckets and consumers are as they should be');
   return missing.size === 0;
@@ -170,7 +171,7 @@ async function examineRoom(nats: Nats, config: Config, report: Report): Promise<
     else report('ok', `NATS takes writes; ${sizeText(storage)} of ${sizeText(limits.max_storage)} are in use`);
   } catch (error) {
     if (!violationOf(error)) throw natsFailure(error, 'looking for room');
-    report('ok', 'NATS takes writes; how much room is left, this user may not see');
+    report('ok', 'NATS takes writes; this user may not see how much room is left');
   }
 }
 
@@ -192,13 +193,9 @@ async function examineQueue(nats: Nats, config: Config, roles: Role[], report: R
       taken += info.num_ack_pending;
       takers += info.num_waiting + info.num_ack_pending;
     }
-    const said = `remote ${remote}: ${waiting} jobs wait, ${taken} were taken`;
+    const said = `host ${remote}: ${waiting} jobs wait, ${taken} were taken`;
     if (waiting > 0 && takers === 0)
-      report(
-        'warning',
-        `${said}, and no worker is there`,
-        `Start one: \`lxstow worker\` with worker.remote ${remote}.`,
-      );
+      report('warning', `${said}, and no worker runs`, `Start one: \`lxstow worker\` with worker.remote ${remote}.`);
     else report('ok', said);
   }
   const hours = state.messages > 0 ? (Date.now() - Date.parse(state.first_ts)) / 3_600_000 : 0;

@@ -109,11 +109,7 @@ async function examineClock(
   }
   const date = Date.parse(String(answered.headers.date));
   if (Number.isNaN(date)) {
-    report(
-      'warning',
-      'the S3 server does not say what time it has',
-      'Its clock and this one must not be 15 minutes apart.',
-    );
+    report('warning', 'the S3 server does not tell its time', 'Its clock and this one must not be 15 minutes apart.');
     return true;
   }
   // The Date has whole seconds.

@@ -20,13 +20,13 @@ export async function examineVersions(
     s3.ask(root, { method: 'GET', query: { [name]: '' }, signal: briefly(signal) });
   const versioning = await setting('VersioningConfiguration', 'versioning').catch((error: Error) => error);
   if (versioning instanceof Error) {
-    const seldom = /NotImplemented|MethodNotAllowed/.test(versioning.message);
-    if (!seldom) report('ok', 'whether the bucket keeps versions, this user may not see');
-    return { versions: !seldom, locked: false };
+    const unsupported = /NotImplemented|MethodNotAllowed/.test(versioning.message);
+    if (!unsupported) report('ok', 'this user may not see whether the bucket keeps versions');
+    return { versions: !unsupported, locked: false };
   }
   const status = versioning.Status;
   if (status !== 'Enabled') {
-    report('ok', 'the bucket keeps no versions: what is deleted is gone, and its space free');
+    report('ok', 'the bucket keeps no versions: a deleted object frees its space');
     return { versions: status === 'Suspended', locked: false };
   }
   const lock = await setting('ObjectLockConfiguration', 'object-lock').catch(() => ({}) as Xml);
@@ -40,7 +40,7 @@ export async function examineVersions(
   else
     report(
       'warning',
-      `${what}, and its space is never free`,
+      `${what}, and its space is never freed`,
       `\`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\``,
     );
   return { versions: true, locked: Boolean(mode) };

@@ -59,15 +59,15 @@ export async function examineStaging(
       ? await roomInVolume(lxd, volume, signal)
       : await roomOnDisk(lxd, patient);
   if (free === undefined)
-    return report('ok', `how much room ${lxd.product} has to write backups (${where}) cannot be seen from here`);
+    return report('ok', `this host cannot see how much room ${lxd.product} has to write backups (${where})`);
   const instances = await listInstances(lxd, signal);
   const room = `${sizeText(free)} are free in ${where}, where ${lxd.product} writes backups`;
   const never = `on a full disk ${lxd.product}'s backup never ends`;
   const usual = (await usualSize(lxd, pools, instances, signal)) ?? 0;
   const [largest] = instances.filter(({ bytes }) => bytes > 0).sort((a, b) => b.bytes - a.bytes);
   if (!largest || largest.bytes < usual) {
-    if (usual < free) report('ok', `${room}; how large its instances are, it does not say`);
-    else report('warning', `${room}; its instances have ${sizeText(usual)} on an average: ${never}`, more);
+    if (usual < free) report('ok', `${room}; it does not tell the size of its instances`);
+    else report('warning', `${room}; its instances have ${sizeText(usual)} on average: ${never}`, more);
     return;
   }
   const needs = `the largest instance, ${largest.name}, needs up to ${sizeText(largest.bytes)}`;

@@ -1,12 +1,12 @@
-/** Which projects there are, on any LXD that a worker answers for. */
+/** Which projects there are on the hosts. */
 import { LxstowError } from '../contract/errors.ts';
 import type { Nats } from '../nats/connection.ts';
 import { askInventory } from './hostInventory.ts';
 
 export interface UnknownProjects {
-  /** Those that no remote which was heard has. */
+  /** Projects that no host which answered has. */
   missing: string[];
-  /** Remotes that nobody answers for: they may have them. */
+  /** Hosts that did not answer: they may have them. */
   silent: string[];
 }
 

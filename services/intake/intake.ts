@@ -1,4 +1,4 @@
-/** An archive from elsewhere becomes a backup: under an operation that can be watched and cancelled, its manifest last, or nothing is left of it. */
+/** Makes a backup of an archive from elsewhere, under an operation that clients can watch and cancel. If it fails, nothing is left. */
 import { Readable } from 'node:stream';
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
@@ -38,7 +38,7 @@ import { receiveParts } from './receive.ts';
 
 export interface IntakeTools {
   prefix: string;
-  /** Who takes it in: the owner of its operations and claims. */
+  /** This process: the owner of the operations and claims. */
   name: string;
   store: ObjectStore;
   threads: Threads;
@@ -50,46 +50,46 @@ export interface IntakeTools {
   keeper: Keeper;
   heartbeatMs: number;
   log: Log;
-  /** Told how each has ended. */
+  /** Called with each operation that has ended. */
   onEnd?: (operation: Operation, result: JobResult) => void;
 }
 
 export interface Incoming {
-  /** Of its operation. */
+  /** The operation's id. */
   id: string;
   place: Address;
   index: LxdIndex;
   tar: AsyncIterable<Buffer>;
   compression: Compression;
   tags: Tags;
-  /** Bytes that are announced. */
+  /** Announced bytes. */
   length: number | undefined;
   /** The time in its name. Default: now. */
   named?: Date;
-  /** When it was made, where that is known. */
+  /** When the archive was made, if known. */
   created?: Date;
   notes?: string;
   source?: ManifestSource;
   requestor?: Requestor;
-  /** Who wants to be told how it ends. */
+  /** Whom to notify of the end. */
   told?: { notifyEndpoint?: string };
   trace?: string;
-  /** The operation, where one that a dead process has left is gone on with. */
+  /** The operation, if a dead process has left it, and this one resumes it. */
   left?: Stored | undefined;
-  /** What is to be held besides the claim on the name. */
+  /** A lease to hold besides the claim on the name. */
   lease?: Lease;
-  /** Judges what is in it before it counts as a backup. */
+  /** Judges the contents before they count as a backup. */
   judge?: Judge;
-  /** Nobody else's, until it is taken in. */
+  /** No other transfer may use it. */
   memory: SlotMemory;
   idle: IdleWatch;
-  /** Aborts when nobody wants it any more. */
+  /** Aborts when the client is gone. */
   gone: AbortSignal;
 }
 
 export interface Judge {
   onEntry: OnEntry;
-  /** Throws when the archive may not be taken. */
+  /** Throws if the archive may not be taken. */
   finish(): Promise<void>;
 }
 
@@ -100,7 +100,7 @@ export class Intake {
     this.#tools = tools;
   }
 
-  /** Stores it; returns its operation, which has ended well. When it rejects, nothing is left but the failed operation. */
+  /** Stores the archive; returns its successful operation. If it throws, nothing is left but the failed operation. */
   async take(incoming: Incoming): Promise<Operation> {
     const { operations, leases, reservations, catalog, cancels, name, heartbeatMs, onEnd, log } = this.#tools;
     const { id, place, compression, tags, requestor, trace, lease, gone } = incoming;
@@ -158,7 +158,7 @@ export class Intake {
     }
   }
 
-  /** Stores archive and manifest. When it rejects, nothing is left of either. */
+  /** Stores archive and manifest. If it throws, nothing is left of either. */
   async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
     const { prefix, store, threads, keeper } = this.#tools;
     const { index, tar, compression, tags, length, created, notes, source, judge, memory, idle, gone } = incoming;
@@ -208,7 +208,7 @@ export class Intake {
       };
       check('manifest.json', manifest, "the archive's description");
       attempt.assertOwned();
-      // Not to be interrupted: given up, it may still arrive when the undoing has looked whether it is there.
+      // Do not interrupt this write: it may still arrive after #undo has looked for the manifest.
       const options = { tags, contentType: 'application/json' };
       await store.create(manifestKey(prefix, address), formatManifest(manifest), options, cleanupSignal());
       await keeper.made(address, manifest);
@@ -218,7 +218,7 @@ export class Intake {
     }
   }
 
-  /** Removes what this upload has made. `completed`: archive and manifest may be there. */
+  /** Removes what this upload has made. `completed`: archive and manifest may exist. */
   async #undo(address: BackupAddress, upload: Upload, completed: boolean, attempt: Attempt): Promise<void> {
     const { store, catalog, keeper, prefix } = this.#tools;
     const signal = cleanupSignal();

@@ -1,4 +1,4 @@
-/** An archive from a client into the object store, in parts of our own making: what is stored is verified and restored as our own backups are. */
+/** Stores a client's archive in parts of our own, so that it is verified and restored as our own backups are. */
 import type { Readable } from 'node:stream';
 import { blockSizeBytes } from '../archive/compression/compression.ts';
 import type { Threads } from '../archive/compression/threads.ts';
@@ -12,7 +12,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { Compression, ManifestArchive, Part } from '../contract/schemas.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
 
-/** Of an archive whose size nobody says: up to 312 GiB, and within a slot's memory when it is restored. */
+/** For an archive of unknown size: takes up to 312 GiB, and fits a slot's memory in a restore. */
 const usualPartBytes = 32 * 1024 * 1024;
 /** What recompression may add to an announced size. */
 const allowance = 1.25;
@@ -24,10 +24,10 @@ export interface ReceiveOptions {
   length: number | undefined;
   store: ObjectStore;
   threads: Threads;
-  /** Of this transfer alone. */
+  /** No other transfer may use it. */
   memory: SlotMemory;
   idle: IdleWatch;
-  /** Told of all that is in it; may throw. */
+  /** Called with each entry of the tar; may throw. */
   onEntry?: OnEntry;
   onProgress: (read: number, stored: number) => void;
   signal: AbortSignal;
@@ -35,7 +35,7 @@ export interface ReceiveOptions {
 
 type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'>;
 
-/** Stores the tar's parts in the open upload. Throws bad-request when it is not whole, too-large when it does not fit. */
+/** Stores the tar's parts in the open upload. Throws bad-request if the tar is truncated or damaged, too-large if it has too many parts. */
 export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
   const { compression, length, store, threads, memory, idle, onEntry, onProgress, signal } = options;
   const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);

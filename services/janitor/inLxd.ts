@@ -123,15 +123,15 @@ async function leftByRestore(
     look,
   } as const;
   const kept = (why: string): Leftover => ({ ...finding, kept: why, remove: async () => false });
-  if (!restore) return kept('its operation is not known any more: look what it is');
+  if (!restore) return kept('its operation is not known any more: check what it is');
   const succeeded = restore.status === 'Success';
   if (own.kind === 'replaced' && !succeeded)
     return kept(`it is ${target.instance} as it was before the restore: rename it back, or delete it`);
-  if (own.kind === 'restored' && succeeded) return kept('its operation would not have left it: look what it is');
+  if (own.kind === 'restored' && succeeded) return kept('its operation would not have left it: check what it is');
   if (own.kind === 'replaced' && isProtected(instance))
-    return kept('it is protected: delete it when it is of no more use');
+    return kept('it is protected: delete it when you need it no more');
   if (instance.status !== 'Stopped') return kept(`it is ${instance.status.toLowerCase()}`);
-  // What a replace has restored may be all that there is.
+  // An instance that a replace has restored may be the only one left.
   const isNeeded = own.kind === 'replaced' || (restore.request as { replace?: boolean } | undefined)?.replace === true;
   if (isNeeded && !(await instanceExists(lxd, target, signal)))
     return kept(`there is no ${target.instance}: rename it, or delete it`);

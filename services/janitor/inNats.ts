@@ -11,7 +11,7 @@ export async function* leases({ owners, leasesBucket, remote, settledMs }: Searc
     const operation = about?.kind === 'reservation' ? entry.value.toString() : parseHolder(entry.value)?.operation;
     if (!about || operation === undefined || faultsOf('names.json#/$defs/uuid', operation).length > 0) continue;
     const { kind, backup } = about;
-    // An attempt may still be at work when its operation is final: it has its lease then, and renews it.
+    // An attempt may still work when its operation is final: then it renews its lease.
     if (kind !== 'reservation' && Date.now() - entry.written.getTime() < settledMs) continue;
     const look =
       kind === 'reservation' && backup !== undefined
@@ -30,7 +30,7 @@ export async function* checkpoints({ owners, checkpoints: bucket, remote }: Sear
   }
 }
 
-/** Goes only as it was found: whoever has written it since is its owner. */
+/** Removes an entry only as it was found: a process that has written it since owns it. */
 async function* inBucket(
   { key, revision, written }: Entry,
   about: Pick<Leftover, 'kind' | 'what' | 'where'>,

@@ -1,4 +1,4 @@
-/** Leftovers in the object store: uploads that nobody goes on with, and archives without a manifest. */
+/** Leftovers in the object store: uploads that no operation will complete, and archives without a manifest. */
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { unlessMissing } from '../contract/errors.ts';
@@ -14,7 +14,7 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
   const found = new Map<string, OpenUpload>();
   const all = listPrefix(prefix, { remote });
   for await (const upload of store.listUploads(all, signal)) found.set(upload.uploadId, upload);
-  // What MinIO has forgotten it finds by the exact key.
+  // MinIO lists some uploads only by their exact key.
   const exact = async (key: string) => {
     const there: OpenUpload[] = [];
     for await (const upload of store.listUploads(key, signal)) if (upload.key === key) there.push(upload);
@@ -44,7 +44,7 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
       address,
       look,
       async remove(removing) {
-        // Listings may tell of uploads that are gone.
+        // Listings may contain uploads that are gone.
         let there = false;
         for await (const open of store.listUploads(key, removing)) there ||= open.uploadId === uploadId;
         if (there) await store.abortUpload(upload, removing);
@@ -62,7 +62,7 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
     const described = parseManifestKey(prefix, object.key);
     if (described) whole.add(object.key);
     const address = described ? undefined : parseArchiveKey(prefix, object.key);
-    // Ours are made of parts, and S3 says so in the ETag: what somebody has put there in one piece is not.
+    // Our archives are made of parts, which the ETag shows. An object that was put in one piece is not ours.
     if (address && /-\d+$/.test(object.etag)) objects.set(object.key, { object, address });
   }
   for (const [key, { object, address }] of objects) {

@@ -1,4 +1,4 @@
-/** The janitor: removes what lxstow made and nobody owns any more, for one remote. What is not surely ours, or may be in use, stays. */
+/** The janitor: removes what lxstow made on one host and in S3, and no operation owns any more. What may be another's, or in use, stays. */
 import { setTimeout } from 'node:timers/promises';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -16,13 +16,13 @@ import { searches } from './leftovers.ts';
 import { Owners } from './owners.ts';
 
 export interface Finding {
-  /** `search`: a part of the search itself, which failed. */
+  /** `search`: a part of the search, which failed. */
   kind: LeftoverKind | 'search';
   what: string;
   where: string;
-  /** Seconds, as far as that can be known. */
+  /** Seconds; null if unknown. */
   age: number | null;
-  /** The operation that made it, where one is known. */
+  /** The operation that made it, if known. */
   operation?: string;
   action: 'removed' | 'would remove' | `kept: ${string}` | `failed: ${string}`;
 }
@@ -42,16 +42,16 @@ export interface JanitorTools {
 
 export interface RunOptions {
   signal: AbortSignal;
-  /** Only says what would be removed. */
+  /** Removes nothing, only tells what it would remove. */
   dryRun?: boolean;
-  /** How long another janitor of this remote is waited for. */
+  /** How long to wait for another janitor of this host. */
   patienceMs?: number;
 }
 
-/** In the place of an operation in the janitor's leases. */
+/** Stands for the operation in the janitor's leases. */
 const ownName = 'janitor';
 const askAgainMs = 500;
-/** After so many TTLs of a lease, nobody who had one is still at work with it. */
+/** After so many TTLs of a lease, its former holder does not work any more. */
 const ttlsToSettle = 3;
 
 export class Janitor {
@@ -62,8 +62,8 @@ export class Janitor {
   }
 
   /**
-   * Looks everywhere and removes what has no living owner. Throws when it cannot be known who lives (NATS is away), and instance-busy
-   * while another janitor is at work on this remote; all else is in the findings.
+   * Searches everywhere, and removes what has no living owner. Throws if NATS does not tell which operations live, and instance-busy while another
+   * janitor works on this host; all other failures are findings.
    */
   async run({ signal, dryRun = false, patienceMs = 0 }: RunOptions): Promise<Finding[]> {
     if (dryRun) return this.#look(signal, (leftover) => this.#judge(leftover));
@@ -93,7 +93,7 @@ export class Janitor {
     return findings;
   }
 
-  /** What would be done. */
+  /** Tells what #settle would do. */
   async #judge(leftover: Leftover): Promise<Finding['action']> {
     const kept = this.#reasonToKeep(leftover);
     if (kept) return `kept: ${kept}`;
@@ -119,10 +119,10 @@ export class Janitor {
     }
   }
 
-  /** An operation may have begun since it was found: its owner is looked up once more, now that none can begin. */
+  /** Looks the owner up again, now that no operation can begin: one may have begun since the leftover was found. */
   async #remove(leftover: Leftover, signal: AbortSignal): Promise<Finding['action']> {
     const now = await leftover.look();
-    if (now.state === 'living') return `kept: operation ${now.operation} has begun meanwhile`;
+    if (now.state === 'living') return `kept: operation ${now.operation} has begun since`;
     signal.throwIfAborted();
     return (await leftover.remove(signal)) ? 'removed' : 'kept: it has changed, or is gone, since it was found';
   }
@@ -135,7 +135,7 @@ export class Janitor {
     return old ? undefined : `it is younger than ${janitorGraceHours} h, and no operation is known to have left it`;
   }
 
-  /** Only one janitor of a remote at a time. */
+  /** Takes the lease that only one janitor of a host has. */
   async #turn(patienceMs: number, signal: AbortSignal): Promise<Lease> {
     const { leases, config, worker } = this.#tools;
     const key = janitorLeaseKey(config.worker.remote);
@@ -147,14 +147,14 @@ export class Janitor {
         const holder = await leases.holder(key);
         throw new LxstowError(
           'instance-busy',
-          `another janitor is at work on ${config.worker.remote}${holder ? `: ${holder.worker}` : ''}`,
+          `another janitor works on ${config.worker.remote}${holder ? `: ${holder.worker}` : ''}`,
         );
       }
       await setTimeout(askAgainMs, undefined, { signal });
     }
   }
 
-  /** Keeps the lease while `run` runs, and gives it back. Its loss ends `run`. */
+  /** Renews the lease while `run` runs, then releases it. Its loss aborts `run`. */
   async #holding<T>(lease: Lease, signal: AbortSignal, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const { config, log } = this.#tools;
     const failed = (error: unknown) => log.warn('lease not kept', { lease: lease.key, error });
@@ -177,17 +177,17 @@ function busy(name: string, holder: LeaseHolder | undefined): string {
   return `${name} is being worked on${holder ? ` by ${holder.worker}` : ''}`;
 }
 
-/** Soon after the start, for what a crash left, but not while everything else is starting. */
+/** Soon after the start, for what a crash has left, but not while everything else starts. */
 const firstAfterMs = 10_000;
 
-/** Runs the janitor every so often until `stop`; each thing it removed or could not remove is an event. 0 minutes: never. */
+/** Runs the janitor every so often until `stop`; logs what it removed, and what it could not remove. 0 minutes: never. */
 export async function tidyRegularly(
   janitor: Janitor,
   { everyMinutes, log, stop }: { everyMinutes: number; log: Log; stop: AbortSignal },
 ): Promise<void> {
   if (everyMinutes === 0) return;
   for (let waitMs = firstAfterMs; ; waitMs = everyMinutes * 60_000) {
-    // Jittered: workers that were started together do not march in step.
+    // Jittered, so that workers that were started together do not march in step.
     await setTimeout(waitMs * (0.9 + Math.random() / 5), undefined, { signal: stop }).catch((error) => {
       if (!stop.aborted) throw error;
     });
@@ -197,7 +197,7 @@ export async function tidyRegularly(
     } catch (error) {
       if (stop.aborted) return;
       if (isCode(error, 'instance-busy')) log.debug('another worker tidies up', { error });
-      else log.warn('the janitor stumbled', { error: asLxstowError(error) });
+      else log.warn('the janitor failed', { error: asLxstowError(error) });
     }
   }
 }

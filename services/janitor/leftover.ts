@@ -1,4 +1,4 @@
-/** Something that an operation left behind, and what is needed to find it. */
+/** What an operation has left behind, and what a search for it needs. */
 import type { Address } from '../contract/schemas.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { Bucket } from '../nats/bucket.ts';
@@ -22,14 +22,14 @@ export interface Leftover {
   kind: LeftoverKind;
   what: string;
   where: string;
-  /** When it was made, as far as that can be known. */
+  /** When it was made, if known. */
   since: Date | undefined;
   owner: Owner;
-  /** The instance whose lease is to be held while it is removed; undefined where the removal is one atomic step. */
+  /** The instance whose lease the removal needs; undefined if the removal is one atomic step. */
   address?: Address;
-  /** Why it must stay, where a person has to decide. */
+  /** Why it must stay, if a person has to decide. */
   kept?: string;
-  /** The owner, looked up again. */
+  /** Looks the owner up again. */
   look(): Promise<Owner>;
   /** Removes it. False: it has changed or gone since it was found, and was not touched. */
   remove(signal: AbortSignal): Promise<boolean>;

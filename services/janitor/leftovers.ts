@@ -1,11 +1,11 @@
-/** The search for what lxstow has made and nobody owns any more. Nothing is changed here. */
+/** The searches for what lxstow has made and no operation owns any more. They change nothing. */
 import { inLxd } from './inLxd.ts';
 import { checkpoints, leases } from './inNats.ts';
 import { archives, uploads } from './inStore.ts';
 import type { Search } from './leftover.ts';
 import { orphans } from './orphans.ts';
 
-/** Each part of the search, by what it looks through: one that cannot be looked through does not hide the others. */
+/** By the place that they search: if one fails, the others are not hidden. */
 export const searches: Record<string, Search> = {
   'operations in NATS': orphans,
   LXD: inLxd,

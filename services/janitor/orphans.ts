@@ -1,4 +1,4 @@
-/** Uploads whose gateway has died: no queue brings them to another, so the janitor ends their operations, as what they came to. */
+/** Operations of uploads whose gateway has died: no queue brings them to another gateway, so the janitor ends them, by what is in the store. */
 import { manifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
@@ -11,7 +11,7 @@ import type { Owner } from './owners.ts';
 
 export async function* orphans(tools: SearchTools): AsyncGenerator<Leftover> {
   const { owners, operations, leasesBucket, settledMs } = tools;
-  /** The operation as it is now, if its gateway has let go of it. */
+  /** Returns the operation if its gateway works on it no more. */
   const orphaned = async (id: string) => {
     const found = await operations.find(id);
     if (!found || isFinal(found.operation)) return undefined;

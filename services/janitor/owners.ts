@@ -1,4 +1,4 @@
-/** Who owns what lxstow has made: the operation, and whether it lives. Looked up afresh each time it matters. */
+/** The operation that owns what lxstow has made, and whether it lives. It is read again before each removal. */
 import { archiveKey } from '../backups/keys.ts';
 import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
@@ -10,8 +10,8 @@ import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
 /**
- * `living`: an operation that is not final, or was not a moment ago, or a job that waits, has or may have it. `ended`: an operation had it, and is final.
- * `unknown`: no operation is known that had it.
+ * `living`: an operation that is not final, or has just become so, or a queued job, owns or may own it. `ended`: its operation is final. `unknown`: no
+ * operation is known to have owned it.
  */
 export interface Owner {
   state: 'living' | 'ended' | 'unknown';
@@ -19,7 +19,7 @@ export interface Owner {
 }
 
 const unknown: Owner = { state: 'unknown' };
-/** MinIO drops uploads of that age by itself, and other servers find them without their exact key. */
+/** MinIO drops uploads of that age itself, and other servers list them without their exact key. */
 const forgottenMs = 48 * 3_600_000;
 
 export class Owners {
@@ -40,8 +40,8 @@ export class Owners {
   }
 
   /**
-   * Reads all operations and leases of the remote. Throws rather than knowing less than there is. A lease that was not renewed for
-   * `settledMs` names nobody who lives, and what belongs to an operation is left alone for so long after its end.
+   * Reads all operations and leases of the host, or throws. The holder of a lease that was not renewed for `settledMs` counts as dead, and what belongs
+   * to an operation stays for so long after its end.
    */
   static async read(
     nats: Nats,
@@ -58,19 +58,19 @@ export class Owners {
     return owners;
   }
 
-  /** The operations of this remote, as they were when they were read. */
+  /** The operations of this host, as they were when they were read. */
   get known(): readonly Operation[] {
     return this.#known;
   }
 
-  /** Of something that bears an operation's id. */
+  /** The owner of what bears an operation's id. */
   async ofOperation(id: string): Promise<Owner> {
     const operation = await this.#find(id);
     if (operation) return { state: this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
     return { state: this.#leased.has(id) ? 'living' : 'unknown', operation: id };
   }
 
-  /** Of an upload at an archive's key, or of an archive. */
+  /** The owner of an upload at an archive's key, or of an archive. */
   async ofBackup(address: BackupAddress, key: string, kind: 'upload' | 'archive'): Promise<Owner> {
     const reserved = await this.ofReservation(address, address.backup);
     if (reserved.state === 'living') return reserved;
@@ -84,13 +84,13 @@ export class Owners {
     named.sort((a, b) => a.updated_at.localeCompare(b.updated_at));
     const last = named.at(-1);
     if (!last) return unknown;
-    // An archive whose backup succeeded and was not deleted was good once: without its manifest it is nobody's, but not at once.
+    // An archive whose backup succeeded, and was not deleted, was good: without its manifest it stays for the grace period.
     const successful = named.findLast(({ status }) => status === 'Success');
     const wasGood = kind === 'archive' && (successful?.kind === 'backup' || successful?.kind === 'upload');
     return { state: wasGood ? 'unknown' : 'ended', operation: (successful ?? last).id };
   }
 
-  /** Of a backup's name, by its reservation. A job whose operation is not written yet may still be in the queue. */
+  /** The owner of a backup's name, by its reservation. The operation of a queued job may not be written yet. */
   async ofReservation(address: Address, backup: string): Promise<Owner> {
     const { entry } = await this.#leases.get(reservationKey(address, backup));
     if (!entry) return unknown;
@@ -99,7 +99,7 @@ export class Owners {
     return queued ? { ...owner, state: 'living' } : owner;
   }
 
-  /** Where operations that ended may have left an upload that no listing tells of. */
+  /** The keys at which ended operations may have left an upload that listings do not contain. */
   archiveKeys(now: number): string[] {
     const keys = this.#known.flatMap((operation) => {
       const { kind, backup, status, updated_at } = operation;
@@ -110,12 +110,12 @@ export class Owners {
     return [...new Set(keys)];
   }
 
-  /** Its worker gives leases and the backup's name back when the operation is final already. */
+  /** When the operation becomes final, its worker still has to release leases and the backup's name. */
   #hasEnded(operation: Operation): boolean {
     return isFinal(operation) && Date.now() - Date.parse(operation.updated_at) >= this.#settledMs;
   }
 
-  /** Of whichever remote: two may be the same LXD. */
+  /** On any host of the configuration: two may be the same LXD. */
   async #find(id: string): Promise<Operation | undefined> {
     const { entry } = await this.#operations.get(operationKey('*', id));
     return entry && parseRecord<Operation>(entry.value);
@@ -129,7 +129,7 @@ export class Owners {
   }
 }
 
-/** The holder that a lease or claim names; undefined when it is none of ours. */
+/** The holder that a lease or claim names; undefined if it is not ours. */
 export function parseHolder(value: Buffer): LeaseHolder | undefined {
   try {
     const holder = parseRecord<LeaseHolder>(value);

@@ -63,7 +63,7 @@ export function projectExists(lxd: LxdClient, project: string, signal: AbortSign
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
 }
 
-/** Whether LXD itself holds what comes into a project against the project's limits. */
+/** Whether a project is restricted: then LXD itself enforces its limits. */
 export async function isRestricted(lxd: LxdClient, project: string, signal: AbortSignal): Promise<boolean> {
   const path = `/1.0/projects/${segment(project)}`;
   const found = await unlessMissing(() => lxd.get<{ config?: Config }>(path, {}, signal));

@@ -63,7 +63,7 @@ export async function waitForOperation(
     if (performance.now() - seenAt > idleTimeoutMs) {
       throw new LxstowError(
         'lxd-stalled',
-        `${lxd.title}: its operation ${operation.id} has not moved for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
+        `${lxd.title}: its operation ${operation.id} has made no progress for ${Math.round(idleTimeoutMs / 1000)} s; is its disk full?`,
       );
     }
     if (operation.metadata) onProgress?.(operation.metadata);

@@ -1,4 +1,4 @@
-/** Marks on instances that lxstow changes for a time, and how their configuration becomes again what it was. Pure. */
+/** Marks on instances that lxstow changes for a time, and their configuration before. Pure. */
 import type { KeptConfig } from '../contract/schemas.ts';
 import type { Config, LxdInstance } from './instances.ts';
 
@@ -8,16 +8,16 @@ export const marks = { restored: 'user.lxstow.restored', replaced: 'user.lxstow.
 const autostart = 'boot.autostart';
 const power = 'volatile.last_state.power';
 
-/** What LXD changes when it renames an instance (seen on LXD 5.0.2): cloud-init then takes the next boot for the first, and templates write over files. */
+/** Keys that LXD changes when it renames an instance (seen on LXD 5.0.2): cloud-init then takes the next boot for the first, and templates overwrite files. */
 const changedByRename = ['volatile.cloud-init.instance-id', 'volatile.apply_template'] as const;
 const kept = [...changedByRename, autostart] as const;
 
-/** The keys that a restore must change for a time, as they were; of an absent key an empty text, which removes it in LXD, too. */
+/** The keys that a restore must change for a time, as they are. An absent key is an empty text, which removes it in LXD, too. */
 export function keptConfig({ config }: Pick<LxdInstance, 'config'>): KeptConfig {
   return Object.fromEntries(kept.map((key) => [key, config[key] ?? '']));
 }
 
-/** For an instance of ours under a name of ours: LXD does not start it by itself, and `marks` tell it again under any name. */
+/** Keeps LXD from starting the instance by itself, and marks it, so that it is recognised under any name. */
 export function markedConfig(kind: keyof typeof marks, operation: string): Config {
   return { [marks[kind]]: operation, [autostart]: 'false' };
 }
@@ -29,20 +29,20 @@ export function isMarked(
   return ({ config }) => config[marks[kind]] === operation;
 }
 
-/** What a rename has changed, as it was. */
+/** The keys that a rename has changed, as they were. */
 export function beforeStart(was: KeptConfig): Config {
   return Object.fromEntries(changedByRename.flatMap((key) => (was[key] === undefined ? [] : [[key, was[key]]])));
 }
 
 /**
- * The last change, its mark the last of it: the instance is its owner's again. One that nobody has started does not start with LXD's next start either, although its
- * archive says that it ran when the backup was made, unless its own boot.autostart says so.
+ * The last change, which hands the instance back to its owner: it removes the mark. An instance that does not run does not start with LXD either, although
+ * its archive says that it ran when the backup was made, unless its own boot.autostart says so.
  */
 export function handedBackConfig(kind: keyof typeof marks, was: KeptConfig, runs: boolean): Config {
   return { [autostart]: was[autostart] ?? '', ...(runs ? {} : { [power]: 'STOPPED' }), [marks[kind]]: '' };
 }
 
-/** Tells an instance from others that have its name later: the same through changes and renames. */
+/** Distinguishes an instance from others that get its name later. Stays the same through changes and renames. */
 export function identifierOf({ config, created_at }: Pick<LxdInstance, 'config' | 'created_at'>): string {
   return `${config['volatile.uuid'] ?? ''} ${created_at}`;
 }

@@ -1,11 +1,11 @@
-/** The profiles of a project: which there are, and those that a backup needs. */
+/** The profiles of a project, and those that a backup needs. */
 import { isDeepStrictEqual } from 'node:util';
 import { LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Profile } from '../contract/schemas.ts';
 import type { LxdClient } from './client.ts';
 import { exists } from './instances.ts';
 
-/** Those of the profiles that a project has. */
+/** Returns those of the profiles that a project has. */
 export async function knownProfiles(
   lxd: LxdClient,
   project: string,

@@ -1,6 +1,6 @@
 /**
- * What LXD refuses in a project with `restricted=true` and nothing else set (its doc/reference/projects.md): what makes root in an instance root
- * on the host. Where LXD's own list is shorter than its intent (GHSA-fm2x-c5qw-4h6f: `raw.qemu.conf`), this one is not.
+ * What LXD refuses in a project with `restricted=true` and nothing else set (its doc/reference/projects.md): what would make root in an instance root on
+ * the host. Where LXD's own list is shorter than its intent (GHSA-fm2x-c5qw-4h6f: `raw.qemu.conf`), this one is not.
  */
 import type { ManifestInstance } from '../contract/schemas.ts';
 import type { Config, Devices } from './instances.ts';
@@ -26,10 +26,10 @@ const lowLevelPrefixes = ['raw.', 'security.delegate_bpf', 'security.syscalls.']
 const switches = ['security.privileged', 'security.nesting'];
 const interception = 'security.syscalls.intercept.';
 const harmlessTypes = new Set(['none', 'tpm']);
-/** Made by LXD itself, of the instance's own configuration. */
+/** LXD itself makes these, from the instance's configuration. */
 const ownSources = new Set(['agent:config', 'cloud-init:config']);
 
-/** Each key and device that a restricted project would not take, in words; none where there is nothing of the kind. */
+/** Names each key and device that a restricted project would refuse. */
 export function forbiddenIn({ config, devices }: Described): string[] {
   const keys = Object.entries(config)
     .filter(([key, value]) => isForbiddenKey(key, value))
@@ -41,15 +41,15 @@ export function forbiddenIn({ config, devices }: Described): string[] {
   return [...keys, ...named];
 }
 
-/** What is known of the project that it would come into. */
+/** What is known of the target project. */
 export interface Limits {
-  /** LXD itself holds what comes against the project's own limits. */
+  /** The project is restricted: LXD itself enforces its limits. */
   restricted: boolean;
-  /** The profiles that are there, by name; others would be made. */
+  /** Names of its profiles; others would be made. */
   profiles: string[];
 }
 
-/** The same of an instance and the profiles that would be made for it; none where LXD itself decides. */
+/** The same for an instance and the profiles that would be made for it; empty if LXD itself enforces the limits. */
 export function forbiddenFor(
   instance: Pick<ManifestInstance, 'config' | 'devices' | 'profiles'>,
   limits: Limits,
@@ -62,7 +62,7 @@ export function forbiddenFor(
   return [...forbiddenIn(instance), ...ofProfiles];
 }
 
-/** Why a client that is restricted to projects does not get it. */
+/** The message for a client that is restricted to projects. */
 export function refusalOf(what: string, forbidden: string[]): string {
   const some = forbidden.slice(0, 5).join(', ') + (forbidden.length > 5 ? ', …' : '');
   return `${what} has ${some}: not for clients that are restricted to projects (gateway.restrictedRestores)`;

@@ -65,12 +65,12 @@ export function blameOf(code: ErrorCode): Blame {
 }
 
 const words: Partial<Record<ErrorCode, string>> = {
-  's3-denied': 'S3 to let us in',
+  's3-denied': 'access to S3',
   's3-full': 'room in S3',
   'lxd-full': "room on LXD's disk",
   'nats-unavailable': 'NATS',
   'queue-full': 'room in NATS',
-  'nats-unfit': 'NATS to be as it must',
+  'nats-unfit': 'a fitting NATS: run `lxstow doctor`',
 };
 
 /** What a job waits for after this error, if no outage is recorded. */

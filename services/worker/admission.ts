@@ -1,4 +1,4 @@
-/** What a transfer must hold before it begins: the lease on its instance, and a permit of each limit that counts it. */
+/** Takes what a transfer must hold before it begins: the lease on its instance, and a permit of each limit. */
 import { readManifest } from '../backups/manifest.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -10,9 +10,9 @@ import { waitingFor } from '../outages/outage.ts';
 import type { Gate } from '../outages/outages.ts';
 import type { Tools } from './tools.ts';
 
-/** Somebody else has it. */
+/** Another job holds what the job needs. */
 export interface Wait {
-  /** The lease's key, or what the keys of the permits begin with. */
+  /** The lease's key, or the prefix of the permits' keys. */
   lease: string;
   /** For people. */
   reason: string;
@@ -21,27 +21,25 @@ export interface Wait {
 export interface Admission {
   lease?: Lease;
   permits: Lease[];
-  /** Why nobody can say what it needs; then the attempt has failed already. */
+  /** Why it is unknown what the job needs: then the attempt fails at once. */
   fault?: LxstowError;
 }
 
 export interface AdmissionOptions {
-  /** Whether another job is to have the lease first. */
+  /** Whether another job comes first for the lease. */
   isBehind: (lease: string) => boolean;
-  /** It will move bytes; an attempt that only tidies up does not. */
+  /** The attempt will move bytes; one that only cleans up does not. */
   limited: boolean;
-  /** What has just come back: only so many may be at work on it. */
+  /** A dependency that has just come back: only a few jobs may use it. */
   returning?: Gate;
 }
 
 export type AdmissionTools = Pick<Tools, 'config' | 'leases' | 'lxd' | 'store'>;
 
-/** Well below the time in which NATS wants to hear of the message. */
+/** Well below ack_wait, after which NATS redelivers the message. */
 const lookMs = 5000;
 
-/**
- * Takes all that the job needs, the narrowest first, or nothing.
- */
+/** Takes all that the job needs, the narrowest first, or nothing. */
 export async function admit(
   job: Job,
   holder: LeaseHolder,
@@ -78,7 +76,7 @@ export async function admit(
     const taken = isBehind(lease)
       ? undefined
       : await take().catch(async (error) => {
-          // What stays held keeps others out until its time is over.
+          // What stays held keeps others out until it expires.
           await giveBack().catch(() => undefined);
           throw error;
         });
@@ -115,7 +113,7 @@ function limitsPools({ transfersPerPool, pools = {} }: Config['remotes'][string]
   return transfersPerPool !== undefined || Object.values(pools).some(({ transfers }) => transfers !== undefined);
 }
 
-/** The pool that is read or written; undefined where there is no such instance or backup: the attempt will say so. */
+/** The pool that is read or written; undefined if there is no such instance or backup: the attempt will say so. */
 async function poolOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionTools): Promise<string | undefined> {
   const { lxd } = tools;
   const signal = AbortSignal.timeout(lookMs);
@@ -124,7 +122,7 @@ async function poolOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionToo
     if (job.body.pool !== undefined) return job.body.pool;
     const source = { ...job.address, ...job.body.source, backup: job.body.backup };
     const { pool } = (await readManifest(tools.store, tools.config.s3.prefix, source, signal)).manifest.instance;
-    // As LXD does it: where the backup's own pool is not there, that of the default profile.
+    // As LXD does: without the backup's own pool, that of the default profile.
     if (pool && (await poolDriver(lxd, pool, signal)) !== undefined) return pool;
     return await defaultPool(lxd, job.address.project, signal);
   } catch (error) {

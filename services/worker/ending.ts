@@ -1,4 +1,4 @@
-/** What becomes of a job whose attempt has failed. Pure: what is known comes in, the decision goes out. */
+/** Decides what becomes of a job whose attempt has failed. Pure. */
 import type { LxstowError } from '../contract/errors.ts';
 import { blameOf } from '../outages/blame.ts';
 
@@ -6,7 +6,7 @@ export interface Circumstances {
   /** The attempt that has failed, from 1, and how many a job has. */
   attempt: number;
   attempts: number;
-  /** The dependency that the error speaks of was asked, and does not serve us. */
+  /** The dependency that the error blames was asked, and does not serve us. */
   confirmed: boolean;
   /** How many attempts LXD has cut by ending or being started again, this one included; 0 where it did not cut this one. */
   cuts: number;
@@ -16,17 +16,17 @@ export interface Circumstances {
 }
 
 export type Ending =
-  /** Nothing is written: another worker has the job, or will. */
+  /** Writes nothing: another worker has the job, or will have it. */
   | { kind: 'give-up' }
-  /** Undone, then Cancelled. */
+  /** Undoes the job, then Cancelled. */
   | { kind: 'cancel' }
   /** Back on the queue at once; the attempt does not count. */
   | { kind: 'hand-back' }
-  /** Another attempt after so long; this one counts. */
+  /** Another attempt after a delay; this one counts. */
   | { kind: 'retry'; delayMs: number }
-  /** Back on the queue until the dependency serves us; the attempt does not count. Where it does so already: for `delayMs`. */
+  /** Back on the queue until the dependency serves us, or for `delayMs` if it does already; the attempt does not count. */
   | { kind: 'wait'; delayMs: number }
-  /** Undone, then Failure. `letter`: it was not the job's own fault, so a dead letter keeps it. */
+  /** Undoes the job, then Failure. `letter`: it was not the job's own fault, so a dead letter keeps it. */
   | { kind: 'fail'; letter: boolean };
 
 export const firstDelayMs = 5000;
@@ -47,7 +47,7 @@ export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Cir
   if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
   // The job may be what ends LXD, which cuts others too: the more often, the rarer it is tried.
   if (cuts > 0) return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cuts - 1), patienceMs - waitedMs) };
-  // The longer it lasts, the rarer: each pause is a quarter of what it has taken so far.
+  // The longer the outage, the longer the pauses: each is a quarter of the time so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
 }
 

@@ -1,4 +1,4 @@
-/** The worker: slots that take a remote's jobs from NATS and do them beside its LXD. */
+/** The worker: slots that take a host's jobs from NATS and run them beside its LXD. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
@@ -45,7 +45,7 @@ import type { Tools } from './tools.ts';
 
 export interface WorkerOptions {
   config: Config;
-  /** Reads the configuration again, for credentials that were changed. */
+  /** Reads the configuration again, for changed credentials. */
   reread?: () => Config;
   env: NodeJS.ProcessEnv;
   log: Log;
@@ -62,7 +62,7 @@ const runners: Runners = {
   delete: { run: runRemove },
 };
 
-/** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
+/** Runs until `stop`. Throws at the start if the configuration, NATS or the object store is unfit. */
 export async function runWorker(options: WorkerOptions): Promise<void> {
   const { config, reread, env } = options;
   const { remote, slots, graceMs } = config.worker;
@@ -97,7 +97,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const stop = AbortSignal.any([options.stop, nats.closed]);
   await verifySetUp(nats, remote);
 
-  // What NATS does not answer while the lease lives costs no attempt.
+  // A NATS that is away for less than a lease's life costs no attempt.
   const patienceMs = config.worker.leaseTtlMs;
   const bucket = new Bucket(nats, leasesBucket, patienceMs);
   const operations = new OperationStore(nats, config.nats.operationsKeptHours, patienceMs);
@@ -177,6 +177,6 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     ended.abort();
   }
   log.info('worker stopped');
-  // systemd begins anew what has failed (packaging/systemd).
+  // systemd restarts a worker that has failed (packaging/systemd).
   nats.closed.throwIfAborted();
 }

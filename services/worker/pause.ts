@@ -1,4 +1,4 @@
-/** A job that comes from the queue while what it needs is away: handed back, and its operation says for what it waits. */
+/** Hands back a job that comes from the queue while a dependency is away. Its operation says what it waits for. */
 import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
@@ -21,7 +21,7 @@ export interface PauseTools {
 
 const hourMs = 3_600_000;
 
-/** Hands the job back until what it needs is there, and says in its operation what that is, and since when. */
+/** Hands the job back until the dependency is back, and writes into its operation what it waits for, and since when. */
 export async function pause(
   message: Delivery,
   { outage, permits }: Gate,
@@ -46,7 +46,7 @@ export async function pause(
     await tools.operations.update({ ...back, metadata, waiting_since }, revision);
   }
   if (permits) tools.waitingRoom.wait(message, permits, operation.id);
-  // Another worker's LXD may be there; this worker takes no more of these.
+  // Another worker's LXD may be up; this worker takes no more of these jobs.
   else message.nak();
 }
 
@@ -55,7 +55,7 @@ export function isCutByNats({ updated_at }: Operation, { backSince }: Pick<Nats,
   return Date.parse(updated_at) < backSince;
 }
 
-/** Why the job waits no longer for what is away, where it has waited for as long as it may. */
+/** The error of a job that has waited for as long as it may; undefined while it may wait. */
 export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { config }: Tools): LxstowError | undefined {
   const { patienceHours } = config.worker;
   if (outage.allowed > 0 || !waiting_since || Date.now() - Date.parse(waiting_since) < patienceHours * hourMs)
@@ -64,7 +64,7 @@ export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { con
   return new LxstowError(asErrorCode(outage.code), why);
 }
 
-/** Whether nobody is at work on it: a worker that is has the lease on the instance, or on none what a deletion is. */
+/** Whether no worker runs the operation: one that does has the lease on the instance, unless it is a deletion. */
 async function isAbandoned(operation: Operation, { worker, tools: { leases } }: PauseTools): Promise<boolean> {
   if (operation.kind === 'delete') return operation.owner !== worker;
   const lease = await leases.acquire(instanceLeaseKey(operation), { worker, operation: operation.id });

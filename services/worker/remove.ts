@@ -8,7 +8,7 @@ import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { Tools } from './tools.ts';
 
-/** So long those are waited for who read or change the backup. */
+/** How long to wait for those that read or change the backup. */
 const lastReadersMs = 1000;
 const lookAgainMs = 100;
 
@@ -28,13 +28,13 @@ export async function runRemove(
   const until = performance.now() + lastReadersMs;
   const isRead = async () =>
     (await leasesBucket.keys(claimKey(address, address.backup, '*'))).some((key) => key !== own);
-  // Nobody begins any more, and a change of tags is over in a moment.
+  // Our claim keeps new readers out, and a change of tags is over in a moment.
   while (await isRead()) {
     if (performance.now() < until) await setTimeout(lookAgainMs, undefined, { signal });
     else throw new LxstowError('conflict', `backup ${name} is being restored or exported; it was not deleted`);
   }
 
-  // An attempt that died between the two removals leaves its checkpoint: then the missing manifest is our own doing.
+  // An earlier attempt that died between the two removals has left its checkpoint: then we have removed the manifest ourselves.
   const key = archiveKey(prefix, address);
   if (attempt.operation.checkpoint?.key !== key) {
     await store.stat(manifestKey(prefix, address), signal).catch((error) => {

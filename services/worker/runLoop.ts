@@ -42,7 +42,7 @@ export async function runLoop(options: LoopOptions): Promise<void> {
       if (message) await handle(message, options);
     } catch (error) {
       // NATS is away, or the consumer is gone: the job, if there was one, comes again by itself.
-      log.warn('the loop stumbled', { error: asLxstowError(error) });
+      log.warn('no job could be taken', { error: asLxstowError(error) });
       await sleep(pauseAfterFaultMs, stopping);
     }
   }

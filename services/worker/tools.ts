@@ -1,4 +1,4 @@
-/** What a worker's jobs work with. Made once in main, handed in. */
+/** What the jobs of a worker work with: made in main.ts, and passed on. */
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Bandwidth } from '../concurrency/rateLimit.ts';

@@ -69,7 +69,7 @@ describe('an LXD whose export is read while it is written', { timeout: 600_000 }
   it('stops writing: lxd-stalled, and another attempt succeeds', async () => {
     const fault = lxd.faults.next('backup', { hold: true, progress: '71.60MB (35.65MB/s)' });
     const answer = await begin('none');
-    assert.match(await isRetried(stack, answer), /has not moved for 2 s; is its disk full/);
+    assert.match(await isRetried(stack, answer), /has made no progress for 2 s; is its disk full/);
     await endsWell(answer);
     fault.release();
   });

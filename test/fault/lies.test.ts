@@ -162,7 +162,7 @@ describe('an LXD', { timeout: 600_000 }, () => {
       const answer = await begin();
       assert.match(
         await isRetried(stack, answer),
-        /LXD \(local\): its operation .* has not moved for 2 s; is its disk full\?/,
+        /LXD \(local\): its operation .* has made no progress for 2 s; is its disk full\?/,
       );
       await endsWell(answer);
       fault.release();
@@ -170,7 +170,7 @@ describe('an LXD', { timeout: 600_000 }, () => {
 
     it('stays Running every time: Failure, and nothing is left', async () => {
       const fault = lxd.faults.next('backup', { hold: true }, { times: 2 });
-      await endsBadly(await begin(), 'lxd-stalled', /has not moved for 2 s/);
+      await endsBadly(await begin(), 'lxd-stalled', /has made no progress for 2 s/);
       fault.release();
     });
 

@@ -184,7 +184,7 @@ describe('what is stored', { timeout: 600_000 }, () => {
       [
         'of a newer version',
         (manifest) => JSON.stringify({ ...manifest, version: 2 }),
-        /is of version 2; this lxstow reads up to 1: use a newer one/,
+        /has version 2, and this lxstow reads up to 1: upgrade lxstow/,
       ],
       ['that is not JSON', (manifest) => JSON.stringify(manifest).slice(0, -100), /is not JSON/],
       ['that is empty', () => ' ', /is not JSON/],

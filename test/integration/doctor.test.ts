@@ -148,7 +148,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     );
     found(findings, 'ok', /has the same time$/);
     found(findings, 'ok', /keeps no versions/);
-    found(findings, 'ok', /answers for remote local$/);
+    found(findings, 'ok', /answers for host local$/);
     assert.deepEqual(await leftIn(s3.bucket), []);
     assert.deepEqual(await readdir(dir).then((names) => names.filter((name) => name === 'state')), []);
     const connection = await connect({ servers: nats.url, user: 'all', pass: 'all' });
@@ -234,7 +234,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     const endpoints = ['http://127.0.0.1:1/x', 'https://hooks.invalid/T0-hush'];
     const { findings } = await doctor({ notify: { endpoints } }, 'gateway', '--only', 'gateway');
     found(findings, 'ok', /^notices go to http:\/\/127\.0\.0\.1:1$/);
-    found(findings, 'problem', /^notices do not get to https:\/\/hooks\.invalid: .*ENOTFOUND|EAI_AGAIN/, /DNS/);
+    found(findings, 'problem', /^notices cannot reach https:\/\/hooks\.invalid: .*ENOTFOUND|EAI_AGAIN/, /DNS/);
     assert.ok(!JSON.stringify(findings).includes('hush'));
   });
 
@@ -389,7 +389,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       await of({ replicas: 3 }),
       'warning',
-      /^not as `lxstow setup` makes it: stream LXSTOW_JOBS: num_replicas is 1/,
+      /^differs from what `lxstow setup` creates: stream LXSTOW_JOBS: num_replicas is 1/,
     );
   });
 
@@ -411,7 +411,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     const jsm = await jetstreamManager(connection);
     for (const stream of ['LXSTOW_JOBS', 'LXSTOW_DEAD']) await jsm.streams.purge(stream);
     await connection.close();
-    found(findings, 'warning', /^remote local: 1 jobs wait, 0 were taken, and no worker is there$/, /lxstow worker/);
+    found(findings, 'warning', /^host local: 1 jobs wait, 0 were taken, and no worker runs$/, /lxstow worker/);
     found(findings, 'warning', /^1 dead letter waits for a person$/, /lxstow dead-letters list/);
   });
 
@@ -425,7 +425,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       await of(),
       'ok',
-      /where (LXD|Incus) writes backups; (how large its instances are, it does not say|the largest)/,
+      /where (LXD|Incus) writes backups; (it does not tell the size of its instances|the largest)/,
     );
     await real.lxc(['storage', 'volume', 'create', real.pool, 'backups', 'size=20MiB']);
     await real.lxc(['config', 'set', 'storage.backups_volume', `${real.pool}/backups`]);
@@ -442,7 +442,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     await chmod(file, 0o644);
     assert.match(
       await lxstow(['-c', file, 'doctor', '--only', 'configuration']),
-      /warning +configuration +everybody on this host may read/,
+      /warning +configuration +every user of this host may read/,
     );
   });
 });

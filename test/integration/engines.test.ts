@@ -147,7 +147,7 @@ describe('each engine', { timeout: 600_000, concurrency: true }, () => {
         const { version } = remote.lxd;
         assert.match(
           said,
-          new RegExp(`${engine === 'incus6' ? 'incus' : 'lxd'} ${version} answers for remote ${engine}`),
+          new RegExp(`${engine === 'incus6' ? 'incus' : 'lxd'} ${version} answers for host ${engine}`),
         );
       });
 

@@ -204,7 +204,7 @@ describe('a list of many backups', { timeout: 600_000 }, () => {
         const names = objects.map(({ key }) => key.slice(key.lastIndexOf('/') + 1, -'.manifest.json'.length));
         const { body: whole } = await index();
         await writeIndex(bytes({ names, etags: objects.map(({ etag }) => etag), whole }));
-        const warnings = damaged ? ['index of backups not understood, it will be made anew'] : [];
+        const warnings = damaged ? ['index of backups not understood, it will be made again'] : [];
         assert.deepEqual(await listed(), { sizes, read: many, warnings });
         assert.deepEqual(await listed(), { sizes, read: 0, warnings: [] });
       });

@@ -411,7 +411,7 @@ describe('a manifest', () => {
     return manifest;
   };
   for (const [why, manifest, said] of [
-    ['of a newer version', { ...whole(), version: 2 }, /version 2.*use a newer/],
+    ['of a newer version', { ...whole(), version: 2 }, /version 2.*upgrade lxstow/],
     ["of another backup's name", changed((m) => (m.backup.name = 'c.tar')), /another backup/],
     ['of another instance', changed((m) => (m.backup.instance = 'c2')), /another backup: its instance is c2/],
     ['without a field', { ...whole(), archive: undefined }, /archive/],
@@ -421,7 +421,7 @@ describe('a manifest', () => {
     [
       'with blocks that no memory holds',
       changed((m) => Object.assign(m.archive, { compression: 'gzip', blockSize: 2 ** 50 })),
-      /its blocks are of 1125899906842624 bytes; this lxstow reads up to 16777216/,
+      /its blocks have 1125899906842624 bytes; this lxstow reads up to 16777216/,
     ],
     ['with another size', changed((m) => (m.archive.size = 31)), /do not add up/],
   ] as const) {

@@ -1,6 +1,6 @@
 /**
- * The archive's upload as the backup sees it: parts go in, an object comes out. Behind that, an upload that grows old is renewed: MinIO
- * removes one a day after its beginning, however busy it is (docs/s3.md).
+ * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
+ * busy it is (docs/s3.md).
  */
 import { unlessMissing } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
@@ -10,7 +10,7 @@ import { multipartEtag } from '../../storage/retrying.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
-/** What one copy inside the store may cover: S3 takes 5 GiB, but the answer of so large a one is long in coming. */
+/** Bytes that one copy inside the store covers: S3 takes 5 GiB, but its answer then takes long. */
 const copyBytes = 1024 ** 3;
 
 export interface ArchiveUploadOptions {
@@ -66,24 +66,24 @@ export class ArchiveUpload {
     return this.#tools.store.completeUpload(upload, this.#s3Parts(), signal, copied?.etag);
   }
 
-  /** The object's ETag, once all that is recorded is made an object. */
+  /** The ETag that the object of all recorded parts has. */
   get etag(): string {
     return multipartEtag(this.#s3Parts());
   }
 
-  /** Whether the store has every recorded part as it was recorded. Throws not-found when the upload is gone. */
+  /** Whether the store has every recorded part with the recorded ETag. Throws not-found if the upload is gone. */
   async isSound(signal: AbortSignal): Promise<boolean> {
     const { upload } = this.#checkpoint.start;
     const stored = new Map((await this.#tools.store.listParts(upload, signal)).map((part) => [part.number, part.etag]));
     return this.#s3Parts().every(({ number, etag }) => stored.get(number) === etag);
   }
 
-  /** Begins a new upload, and has the store copy what the key's object holds into it. Its ETag must be `etag`. */
+  /** Begins a new upload, and has the store copy the key's object, whose ETag must be `etag`, into it. */
   async reopen(etag: string, signal: AbortSignal): Promise<void> {
     const { store } = this.#tools;
     const { upload: old } = this.#checkpoint.start;
     const { uploadId } = this.#attempt.operation.checkpoint ?? {};
-    // An attempt before this one died amid its renewal: its copy is not whole.
+    // An earlier attempt died amid its renewal: its copy is incomplete.
     if (uploadId && uploadId !== old.uploadId) await store.abortUpload({ key: old.key, uploadId }, signal);
     const sent = this.#checkpoint.parts;
     const begun = Date.now();
@@ -109,7 +109,7 @@ export class ArchiveUpload {
   async #renew(signal: AbortSignal): Promise<void> {
     await Promise.allSettled(this.#inFlight);
     const sent = this.#checkpoint.parts;
-    // A part that overtook another one leaves a gap for a moment: then the next part renews.
+    // While a part that overtook another leaves a gap, the next part renews.
     if (!this.#isOld() || sent.length === 0 || sent.length !== this.#checkpoint.recorded) return;
     await this.reopen(await this.complete(signal), signal);
   }

@@ -1,6 +1,6 @@
 /**
- * LXD writes a backup to its own disk before it can be fetched, and on a full one its operation runs for ever (docs/lxd.md). So the room there is held
- * against what the last backup of the instance took, before LXD is asked, and looked at while LXD writes.
+ * The room on LXD's disk: LXD writes a backup there before it can be fetched, and on a full disk its operation runs for ever (docs/lxd.md). So the free
+ * room is compared with the size of the instance's last backup before LXD begins, and watched while LXD writes.
  */
 import type { StatsFs } from 'node:fs';
 import { statfs } from 'node:fs/promises';
@@ -24,28 +24,28 @@ interface Kind {
 
 type RoomTools = Pick<Tools, 'config' | 'store' | 'metrics'>;
 
-/** Where LXD writes its copies, and the bytes that were free there before it began. */
+/** The folder to which LXD writes its copies, and the bytes that were free there before it began. */
 export interface StagingRoom {
   dir: string;
   free: number;
 }
 
-/** The disk was seen to be full. LXD also says that there is no room where a pool has none, or where a quota ends. */
+/** We saw the disk full. LXD itself also reports a lack of room of a pool or a quota. */
 export class Filled extends LxstowError {}
 
 const lookEveryMs = 1000;
-/** A disk with less is full, beside what ext4 gives to nobody: a fiftieth of it, 16 MiB at most. */
+/** A disk with less is full. ext4 withholds some room from everybody: a fiftieth of the disk, 16 MiB at most. */
 const fullBytes = 1024 * 1024;
 const withheldShare = 1 / 50;
 const mostWithheldBytes = 16 * 1024 * 1024;
-/** LXD does not go on once a write has failed; one that has moved so recently may be through in spite of a full disk. */
+/** LXD stops once a write has failed; one that made progress so recently may still finish on a full disk. */
 const stuckMs = 5000;
-/** What was too little once is asked for with so much more, so that a job does not fill the disk again and again. */
+/** A disk that was filled once must have so much more room, so that a job does not fill it again and again. */
 const moreShare = 1.1;
 
 /**
- * Throws lxd-full when LXD's disk has less room than the last backup of this kind took, or no more than an attempt before this one had in vain.
- * Undefined where the disk cannot be seen from here: an LXD over HTTPS, a volume of its own for backups.
+ * Throws lxd-full if LXD's disk has less room than the last backup of this kind took, or no more than an earlier attempt, which filled it. Returns
+ * undefined if this worker cannot see the disk: an LXD over HTTPS, a volume of its own for backups.
  */
 export async function assertStagingRoom(
   address: Address,
@@ -78,8 +78,8 @@ export async function assertStagingRoom(
 }
 
 /**
- * The same backup, which fails with lxd-full as soon as LXD's disk is full and LXD stands still, or when LXD says that there is no room. How much
- * is free is shown in the operation meanwhile. `movedAt`: when LXD last said that it has written something, by performance.now().
+ * Returns the same backup, which fails with lxd-full if LXD's disk is full and LXD makes no progress, or if LXD says that there is no room. Reports the
+ * free room to the operation. `movedAt`: when LXD last reported progress, by performance.now().
  */
 export function watchStagingRoom(
   writing: Writing,
@@ -100,7 +100,7 @@ export function watchStagingRoom(
       await delay(lookEveryMs, undefined, { signal: over.signal });
       const disk = await diskOf(dir);
       if (!disk) continue;
-      // LXD is root, and may take what is kept for root.
+      // LXD runs as root, and may use what is reserved for root.
       const free = Math.max(0, disk.bfree * disk.bsize - withheldBytes(disk));
       tools.metrics.stagingFree.set(free);
       attempt.report({ lxd_free_bytes: Math.floor(free) });
@@ -119,20 +119,20 @@ export function watchStagingRoom(
   return { ...writing, made };
 }
 
-/** Logs and counts it, for somebody has to make room; returns the message. */
+/** Logs and counts a full disk, because a person must make room; returns the message. */
 function full(message: string, { log }: Attempt, { metrics }: RoomTools): string {
   metrics.diskFull.inc();
   log.error("LXD's disk is full", { reason: message });
   return message;
 }
 
-/** Undefined where it cannot be seen. Only root may look into some folders; the disk of the one above is nearly always the same. */
+/** Undefined if this worker cannot see it. Only root may read some of these folders; their parents are nearly always on the same disk. */
 async function diskOf(dir: string): Promise<StatsFs | undefined> {
   for (const path of [dir, dirname(dir)]) {
     try {
       return await statfs(path);
     } catch {
-      // The next one, or nobody can say.
+      // Try the parent.
     }
   }
   return undefined;
@@ -156,7 +156,7 @@ async function lastManifest(
   try {
     return parseManifest((await store.read(last.key, signal)).body, of);
   } catch (error) {
-    // One that is gone by now, or cannot be read, says nothing.
+    // Gone by now, or unreadable: nothing to compare with.
     if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
     throw error;
   }

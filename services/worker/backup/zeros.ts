@@ -1,16 +1,16 @@
-/** Zeros that a backup without compression stores as they are: most of a virtual machine's disk, when the machine is new. */
+/** Zeros, which a backup without compression stores: most of the disk of a new virtual machine. */
 import { isZero } from '../../archive/compression/blockFormat.ts';
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
 import { sizeText } from '../../contract/bytes.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 
-/** Less is not worth a word. */
+/** Fewer are not worth a warning. */
 const smallestBytes = 32 * 1024 * 1024;
-/** Storage drivers that LXD makes optimized backups of: these leave out what was never written. */
+/** Storage drivers with optimized backups, which leave out what was never written. */
 const optimizable = new Set(['btrfs', 'zfs']);
 
-/** Bytes in whole blocks of zeros. 16 µs for a block that is one; what is none shows at once. */
+/** Counts the bytes in whole blocks of zeros. Takes 16 µs for such a block, and next to nothing for others. */
 export function zerosIn(bytes: Buffer): number {
   let zeros = 0;
   for (let at = 0; at < bytes.length; at += blockSizeBytes) {
@@ -20,7 +20,7 @@ export function zerosIn(bytes: Buffer): number {
   return zeros;
 }
 
-/** Warns where more than half of what was stored without compression is zeros. */
+/** Warns if more than half of what was stored without compression is zeros. */
 export function adviseOnZeros(parts: SentPart[], { compression, instance }: BackupStart, attempt: Attempt): void {
   if (compression !== 'none') return;
   const sum = (of: (part: SentPart) => number) => parts.reduce((total, part) => total + of(part), 0);

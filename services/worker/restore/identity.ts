@@ -1,11 +1,11 @@
-/** What makes an instance itself, and how much of it a restore, a rename or a second copy may change. Pure. */
+/** The identity of an instance: UUID, MAC and static addresses. Pure. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { Config, Devices, LxdInstance } from '../../lxd/instances.ts';
 
-/** What two instances on one server must not share. */
+/** What two instances on one host must not share. */
 export interface Identity {
   uuid: string | undefined;
-  /** `eth0 00:16:3e:…`, `eth0 10.0.0.5`: MAC and static addresses of network devices, without the device where they are compared. */
+  /** MAC and static addresses of network devices. */
   addresses: { device: string; address: string; isStatic: boolean }[];
 }
 
@@ -36,7 +36,7 @@ export function areTwins(one: Identity, other: Identity): boolean {
   );
 }
 
-/** A uuid and MACs of its own, as `lxc copy` gives them; a rename gives it a cloud-init identity. Static addresses are the owner's to change. */
+/** Makes a UUID and MACs, as `lxc copy` does. A rename makes a cloud-init identity. Only the owner may change static addresses. */
 export function ownIdentity({ config }: Pick<LxdInstance, 'config'>): Config {
   const uuid = randomUUID();
   const fresh: Config = {};
@@ -45,13 +45,13 @@ export function ownIdentity({ config }: Pick<LxdInstance, 'config'>): Config {
   return fresh;
 }
 
-/** In LXD's own range. */
+/** A MAC in LXD's own range. */
 function randomMac(): string {
   const bytes = [...randomBytes(3)].map((byte) => byte.toString(16).padStart(2, '0'));
   return ['00', '16', '3e', ...bytes].join(':');
 }
 
-/** Devices that take the place of an instance's network devices, so that it has none. */
+/** Devices that hide an instance's network devices. */
 export function withoutNetwork({ expanded_devices }: Pick<LxdInstance, 'expanded_devices'>): Devices {
   return Object.fromEntries(networkDevices(expanded_devices).map(([device]) => [device, { type: 'none' }]));
 }

@@ -1,4 +1,4 @@
-/** A backup's archive into LXD, under a name that only this restore has: every part is proved good before LXD gets a byte of it. */
+/** Imports a backup's archive into LXD, under a name that only this restore has. Every part is verified before LXD gets a byte of it. */
 import { inPieces } from '../../archive/pace.ts';
 import { writeTar } from '../../archive/reader.ts';
 import type { TarHead } from '../../archive/tar/tarHead.ts';
@@ -13,14 +13,14 @@ import { waitForOperation } from '../../lxd/lxdOperation.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
-/** An LXD that was killed amid an import has left a volume without its instance: no further import under this name succeeds. */
+/** An LXD that was killed during an import has left a volume without its instance: it blocks further imports under this name. */
 export class BlockedName extends LxstowError {}
 
 export interface Importing {
   from: BackupAddress;
   /** A name of ours that is free. */
   to: Address;
-  /** Default: where LXD puts it. */
+  /** Default: LXD chooses. */
   pool: string | undefined;
   manifest: Manifest;
   head: TarHead;
@@ -69,7 +69,7 @@ export async function importArchive(
   }
   attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
   try {
-    // LXD has been seen to take everything and never answer.
+    // Seen: LXD takes everything, and never answers.
     idle.watch(true);
     await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
   } catch (error) {
@@ -83,7 +83,7 @@ export async function importArchive(
   }
 }
 
-/** Waits for an import under this name that LXD is still at, begun by an attempt whose worker died. How it ends is seen by whether the instance is there. */
+/** Waits for an import under this name that an attempt, whose worker died, has begun. Whether the instance is there then tells how it ended. */
 export async function settleImport(
   to: Address,
   attempt: Attempt,
@@ -91,7 +91,7 @@ export async function settleImport(
   signal: AbortSignal,
 ): Promise<void> {
   for (;;) {
-    // Of some servers it cannot be told whose an import is: then each is waited for.
+    // Some servers do not tell which instance an import is of: then wait for each.
     const running = await runningImport(lxd, to, signal);
     if (!running) return;
     attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });

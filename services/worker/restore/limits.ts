@@ -1,4 +1,4 @@
-/** What a restore may bring that was asked for by who may not bring everything. */
+/** What a restore may bring if its client is restricted to projects. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Manifest } from '../../contract/schemas.ts';
 import type { LxdClient } from '../../lxd/client.ts';
@@ -8,7 +8,7 @@ import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts'
 import { jobSubject } from '../../nats/subjects.ts';
 import type { Restoring } from './restoring.ts';
 
-/** Asks LXD about a project, and which of these profiles it has. */
+/** Asks LXD whether a project is restricted, and which of these profiles it has. */
 export async function limitsOf(
   lxd: LxdClient,
   project: string,
@@ -22,7 +22,7 @@ export async function limitsOf(
   return { restricted, profiles: known };
 }
 
-/** Throws forbidden where the backup has what LXD's restricted projects refuse, and the job may not bring everything. */
+/** Throws forbidden if the backup has what LXD's restricted projects refuse, and the job may not bring everything. */
 export async function assertMayBring(restoring: Restoring, { instance }: Manifest): Promise<void> {
   const { job, source, target, tools, attempt } = restoring;
   if (job.unrestricted) return;

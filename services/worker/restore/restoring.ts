@@ -1,4 +1,4 @@
-/** A restore under way: the names that it works on, and what is there by them. */
+/** A running restore: the names that it works on, and the instances that have them. */
 import type { Address, BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { findInstance, type LxdInstance } from '../../lxd/instances.ts';
@@ -7,27 +7,26 @@ import { importedName, renamed, replacedName } from '../../lxd/ownNames.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
-/** A restore under way. */
 export interface Restoring {
   job: JobOf<'restore'>;
   attempt: Attempt;
   tools: Tools;
-  /** Whose backup it is. */
+  /** The backup. */
   source: BackupAddress;
-  /** The instance that is to be, by the name that was asked for. */
+  /** The name that was asked for. */
   target: Address;
-  /** What is restored, under the name of ours that it has until it takes `target`'s. */
+  /** The name of ours that the restored instance has until it takes `target`'s. */
   imported: Address;
-  /** What gives way with `replace`, under the name of ours that it has from then on. */
+  /** The name of ours that the replaced instance gets, with `replace`. */
   replaced: Address;
 }
 
-/** What is there now, by those names. */
+/** The instances that have these names now. */
 export interface Here {
   target: LxdInstance | undefined;
   imported: LxdInstance | undefined;
   replaced: LxdInstance | undefined;
-  /** What is restored has the target's name. */
+  /** The restored instance has the target's name. */
   isIn: boolean;
 }
 
@@ -45,7 +44,7 @@ export function restoringOf(job: JobOf<'restore'>, attempt: Attempt, tools: Tool
   };
 }
 
-/** Looks what is there. */
+/** Asks LXD which instances have these names. */
 export async function look({ attempt, tools, ...at }: Restoring, signal: AbortSignal): Promise<Here> {
   const find = (address: Address) => findInstance(tools.lxd, address, signal);
   const [target, imported, replaced] = await Promise.all([find(at.target), find(at.imported), find(at.replaced)]);
