@@ -11,6 +11,8 @@ import type { OnEntry, TarEntry } from './tar.ts';
 const files = ['0', '\0'];
 const links = ['1', '2'];
 const withoutData = [...links, '3', '4', '5', '6'];
+/** The keys of pax records that are paths. */
+const pathKeys = new Set(['path', 'linkpath', 'GNU.sparse.name']);
 
 export class ConfigFiles {
   readonly #refuse: (why: string) => LxstowError;
@@ -56,7 +58,11 @@ export class ConfigFiles {
       else {
         const records = recordsOf(data) ?? this.#malformed();
         for (const [key, value] of records) {
-          if (key === 'path' || key === 'GNU.sparse.name') names.push(value);
+          if (pathKeys.has(key)) {
+            // GNU tar ends a name at a NUL.
+            if (value.includes('\0')) this.#malformed();
+            if (key !== 'linkpath') names.push(value);
+          }
           if (key.startsWith('GNU.sparse.')) sparse = true;
           if (key === 'size') said = /^\d+$/.test(value) ? Number(value) : Number.NaN;
         }
@@ -106,7 +112,7 @@ function recordsOf(data: Buffer): [key: string, value: string][] | undefined {
   for (let at = 0; at < text.length; ) {
     const [, digits = ''] = /^([1-9]\d{0,9}) /.exec(text.slice(at, at + 11)) ?? [];
     const length = Number(digits);
-    const [, key, value] = /^([^=\s]+)=(.*)\n$/s.exec(text.slice(at + digits.length + 1, at + length)) ?? [];
+    const [, key, value] = /^([^=\s\0]+)=(.*)\n$/s.exec(text.slice(at + digits.length + 1, at + length)) ?? [];
     if (digits === '' || at + length > text.length || key === undefined || value === undefined) return undefined;
     records.push([key, value]);
     at += length;
