@@ -5,6 +5,7 @@ import type { SlotMemory } from '../../archive/slotMemory.ts';
 import { readTar } from '../../archive/tar/decompress.ts';
 import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
 import { readIndex } from '../../archive/tar/lxdIndex.ts';
+import { completed } from '../../archive/tar/tarHead.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { Places } from '../../concurrency/semaphore.ts';
 import { LxstowError } from '../../contract/errors.ts';
@@ -141,7 +142,8 @@ export function uploadRoutes(parts: GatewayParts): Router {
       id: randomUUID(),
       place: { remote, project, instance },
       index: pool === undefined ? index : { ...index, instance: { ...index.instance, pool } },
-      tar,
+      // What is judged is stored, so that a restore adds nothing to it.
+      tar: judge ? completed(tar) : tar,
       compression,
       tags,
       told,
