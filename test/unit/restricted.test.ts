@@ -228,6 +228,24 @@ describe('an archive of a client that is restricted to projects', () => {
     await assert.rejects(judged(volume, undefined, `${index()}${other}`), { code: 'forbidden', message: /raw\.lxc/ });
   });
 
+  it('may have links and devices in its root', async () => {
+    const target = (text: string) => ({ change: (header: Buffer) => void header.write(text, 157) });
+    const inside = ['backup/container/rootfs', 'backup/snapshots/first/rootfs'].flatMap((root) => [
+      { name: `${root}/a`, type: '1', ...target(`${root}/b/c`) },
+      { name: `${root}/l`, type: '1', longLink: `${root}/${'d/'.repeat(60)}e`, ...target(`${root}/d/d`) },
+      { name: `${root}/s`, type: '2', ...target('/etc/shadow') },
+      { name: `${root}/container.bin` },
+      { name: `${root}/n`, type: '3' },
+    ]);
+    assert.equal(await judged([...volume, ...inside]), undefined);
+  });
+
+  for (const optimized of ['yes', 'on', 'y', 'True', '~', '1', '"yes"', ''])
+    it(`is refused where it says optimized: ${optimized}`, () => {
+      const text = Buffer.from(index().replace('optimized: false', `optimized: ${optimized}`));
+      assert.throws(() => parseIndex(text, true), { code: 'bad-request', message: /neither true nor false/ });
+    });
+
   const unclear: [what: string, text: string][] = [
     ['in a quoted value', `description: "x\nconfig:\n  container: {}\n"\n${index()}`],
     ['under a quoted key', index().replace('config:', '"config":')],
@@ -256,6 +274,11 @@ describe('an archive of a client that is restricted to projects', () => {
 
   const good = [{ name: 'backup/container/backup.yaml', text: configFile() }];
   const other = { name: 'other', text: configFile(evil) };
+  const root = 'backup/container/rootfs';
+  const linked = (name: string, target: string) => ({
+    ...{ name, type: '1' },
+    change: (header: Buffer) => void header.write(target, 157),
+  });
   const hidden: [how: string, entries: Parameters<typeof entriesOf>[0]][] = [
     ['in backup.yaml', [{ name: 'backup/container/backup.yaml', text: configFile(evil) }]],
     ['under a name with ./', [{ name: './backup//container/./backup.yaml', text: configFile(evil) }]],
@@ -302,6 +325,22 @@ describe('an archive of a client that is restricted to projects', () => {
       [...good, { name: 'backup/container/d', type: '5', change: (header) => header.write('00000001000\0', 124) }],
     ],
     ['in the rest of a file of another volume', [...good, { ...other, type: 'M' }]],
+    ['in a file system of its own', [...good, { name: 'backup/container.bin' }]],
+    ['in that of a snapshot', [...good, { name: 'backup/snapshots/first.bin' }]],
+    ['in that of a virtual machine', [...good, { ...other, name: 'x', longName: 'backup/virtual-machine-config.bin' }]],
+    ['behind a hard link in its root', [...good, linked(`${root}/x`, own)]],
+    ['behind a hard link with a long target', [...good, { ...linked(`${root}/x`, `${root}/y`), longLink: own }]],
+    [
+      'behind a hard link with a target in pax',
+      [...good, { ...linked(`${root}/x`, `${root}/y`), pax: { linkpath: own } }],
+    ],
+    ['behind a hard link with ..', [...good, linked(`${root}/x`, `${root}/../backup.yaml`)]],
+    ["behind a hard link into a snapshot's root", [...good, linked(`${root}/x`, 'backup/snapshots/a/rootfs/x')]],
+    [
+      'behind a link for a template',
+      [...good, { ...linked('backup/container/templates/x', '/etc/shadow'), type: '2' }],
+    ],
+    ['behind a device for a template', [...good, { name: 'backup/container/templates/x', type: '3' }]],
     ['behind a NUL in a name', [...good, { ...other, pax: { path: 'backup/container/backup.yaml\0zz' } }]],
     ['behind a NUL in a name of a sparse file', [...good, { ...other, pax: { 'GNU.sparse.name': `${own}\0x` } }]],
     ['behind a NUL in a key', [...good, { ...other, pax: { 'path\0': own } }]],

@@ -51,6 +51,9 @@ export function parseIndex(text: Buffer, strict = false): LxdIndex {
   const pool = fields(list(config.pools)[0] ?? config.pool);
   const name = word(index.name) || word(instance.name);
   if (!name) throw notLxds(`its ${indexName} names no instance`);
+  // YAML 1.1 has more words for it.
+  if (strict && index.optimized !== undefined && !['true', 'false'].includes(word(index.optimized)))
+    throw notLxds(`its ${indexName} says neither true nor false of optimized`);
   return {
     name,
     optimized: word(index.optimized) === 'true',

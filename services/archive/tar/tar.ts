@@ -31,8 +31,8 @@ export interface TarEntry {
   header: Buffer;
   /** Of its data, as this scanner understands it. */
   size: number;
-  /** What was said of it before it: pax headers (`x`) and GNU's long names (`L`). */
-  extensions: { type: 'x' | 'L'; data: Buffer }[];
+  /** What was said of it before it: pax headers (`x`), GNU's long names (`L`) and targets of links (`K`). */
+  extensions: { type: 'x' | 'L' | 'K'; data: Buffer }[];
 }
 
 /** Told of every entry but `x`, `L` and `K`; takes its data where it returns something that does. */
@@ -145,10 +145,11 @@ export class TarScanner {
       if (this.entries === 0) this.firstFileBytes = size;
       this.entries += 1;
       this.#tell(header, size);
-    } else if (type === longName && this.#onEntry) {
+    } else if (type !== longName && type !== longLink) this.#tell(header, size);
+    else if (this.#onEntry) {
       if (size > largestPaxBytes) throw this.#broken(position, `there is a name of ${size} bytes`);
-      this.#collectFor(size, (data) => this.#extensions.push({ type: 'L', data }));
-    } else if (type !== longLink) this.#tell(header, size);
+      this.#collectFor(size, (data) => this.#extensions.push({ type: type === longName ? 'L' : 'K', data }));
+    }
     if (Number.isNaN(size)) throw this.#broken(position, 'there is a size that is no number');
   }
 
