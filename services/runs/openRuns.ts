@@ -1,6 +1,6 @@
 /** All open runs, as the feeder holds them: the state of each child, and which children are queued next. Pure. */
 import type { Address, Operation, Run, RunChild } from '../contract/schemas.ts';
-import { count, failureOf, hasEnded, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
+import { count, failureOf, hasEnded, isOpen, type Outcome, outcomeFor, withFailure } from './fold.ts';
 import { childId } from './plan.ts';
 
 /** Children of a host that may wait on the queue besides two for each that is at work: so a job by hand waits behind 2 × slots + 16 at most. */
@@ -62,7 +62,7 @@ export class Fleet {
   /** More children of a run: those whose remote was away when it was planned. */
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
-    const added = children.map((child) => ({ id: childId(of.run.id, child), of, chunk, child, fed: false }));
+    const added = children.map((child) => ({ id: childId(of.run, child), of, chunk, child, fed: false }));
     of.chunks.push(added);
     for (const each of added) {
       if (!isOpen(each.child)) continue;
@@ -101,7 +101,7 @@ export class Fleet {
     const child = this.#children.get(operation.id);
     if (!child) return undefined;
     this.markFed(child);
-    this.settle(child, outcomeOf(operation));
+    this.settle(child, outcomeFor(child.child, operation));
     return child;
   }
 

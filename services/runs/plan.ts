@@ -1,5 +1,5 @@
 /** A run's children: who they are, in which order, in which chunks. Pure. */
-import type { Address, RunChild } from '../contract/schemas.ts';
+import type { Address, Run, RunChild } from '../contract/schemas.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 
 /** With the longest names and reasons a chunk is below half a message of 1 MiB. */
@@ -7,9 +7,9 @@ export const chunkSize = 500;
 /** Of a reason that is kept with a child. */
 export const longestReason = 200;
 
-/** A child's operation: the same whoever makes it, and however often. */
-export function childId(run: string, { remote, project, instance }: Address): string {
-  return uuid5(`${run}|${remote}|${project}|${instance}`);
+/** A child's operation: the same whoever makes it, and however often. Nobody who cannot read the run's head knows it before it is shown. */
+export function childId({ id, plan }: Pick<Run, 'id' | 'plan'>, { remote, project, instance }: Address): string {
+  return uuid5(`${id}|${plan}|${remote}|${project}|${instance}`);
 }
 
 /** Each instance once, and the remotes' first ones first: so those that are at work at a time are in few chunks. */

@@ -35,7 +35,7 @@ export class RunStore {
   /** Writes the plan, and then the head, which makes it a run; undefined when there is a run of this id already. */
   async create(run: Omit<Run, 'plan' | 'chunks'>, children: RunChild[]): Promise<Run | undefined> {
     // A plan of its own: of two that are written under one id at once, the head says which counts.
-    const plan = randomBytes(4).toString('hex');
+    const plan = randomBytes(16).toString('hex');
     const chunks = chunksOf(children);
     await Promise.all(chunks.map((chunk, index) => this.writeChunk({ id: run.id, plan }, index, chunk, 0)));
     const planned: Run = { ...run, plan, chunks: chunks.length };

@@ -15,6 +15,7 @@ import {
 } from '../../services/contract/schemas.ts';
 import { type Job, publishOnly, queuedJobs } from '../../services/jobs/jobs.ts';
 import { connectNats } from '../../services/nats/connection.ts';
+import { jobsStream } from '../../services/nats/topology.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
@@ -431,6 +432,33 @@ describe('runs', { timeout: 600_000 }, () => {
     assert.equal(await runs.removeOrphans(60_000), 0, 'one that may be about to get its head');
     assert.equal(await runs.removeOrphans(0), 1);
     assert.ok((await runs.chunk(newest.run, 0)).children.length > 0);
+  });
+
+  it('queue a child again whose job NATS dropped as the repeat of another message', async () => {
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
+    const { config: stream } = await nats.jsm.streams.info(jobsStream);
+    await nats.jsm.streams.update(jobsStream, { ...stream, duplicate_window: 1e9 });
+    const { release } = await occupy();
+    const id = idOf(await create({ selector: { instances: ['a1', 'a2'] } }));
+    const queued = (instance: string) =>
+      nats.jsm.streams
+        .getMessage(jobsStream, { last_by_subj: `lxstow.jobs.local.backup.default.${instance}` })
+        .catch(() => undefined);
+    const found = await until(
+      () => queued('a1'),
+      (message) => message !== undefined && message !== null,
+    );
+    await nats.jsm.streams.deleteMessage(jobsStream, found?.seq ?? 0);
+    await until(
+      () => queued('a1'),
+      (message) => message !== undefined && message !== null,
+    );
+
+    release();
+    const run = await ended(id);
+    assert.deepEqual([run.status, run.counts.success], ['Success', 2]);
+    await nats.jsm.streams.update(jobsStream, stream);
   });
 
   it('say that a remote is away, and go on when it is back', async () => {

@@ -50,7 +50,7 @@ export function operationRoutes(parts: GatewayParts): Router {
     const tokens = isAdmin(client) && (project === undefined || project === 'default') ? await trustStore.tokens() : [];
     // In LXD too, a token runs in the default project.
     const ofProject = (_: string, each: string) =>
-      (project === undefined || each === project) && mayTouch(client, each);
+      (project === undefined || each === '' || each === project) && mayTouch(client, each);
     const batches = (await runs.list()).flatMap(({ run }) => {
       const shown = shownRun(run, ofProject, new Date());
       return shown ? [runOperation(shown)] : [];

@@ -57,12 +57,12 @@ export async function childPage(
       const place = index * chunkSize + at;
       if (place < from || (state !== undefined && child.state !== state) || !may(child.remote, child.project)) continue;
       if (found.length === limit)
-        return { children: found.map((each) => shownChild(run.id, each)), next: String(last) };
+        return { children: found.map((each) => shownChild(run, each)), next: String(last) };
       found.push(child);
       last = place;
     }
   }
-  return { children: found.map((each) => shownChild(run.id, each)) };
+  return { children: found.map((each) => shownChild(run, each)) };
 }
 
 /** Throws forbidden where a run has children that who asks may not touch. */
