@@ -408,6 +408,16 @@ describe('an archive of a client that is restricted to projects', () => {
     it(`is refused for YAML with ${what}, which LXD may read otherwise`, () =>
       assert.throws(() => parseConfigFile(Buffer.from(text)), { code: 'bad-request' }));
 
+  it('quotes nothing of a file that is no YAML, for secrets may be in it', () => {
+    const text = Buffer.from('container:\n  config:\n    environment.TOKEN: s3kr1t\n  - : "s3kr1t\n');
+    for (const read of [() => parseConfigFile(text), () => parseIndex(text), () => parseIndex(text, true)])
+      assert.throws(read, ({ message, cause, stack }: Error) => {
+        assert.doesNotMatch(`${message} ${cause} ${stack}`, /s3kr1t|TOKEN/);
+        return true;
+      });
+    assert.throws(() => parseIndex(text), { message: /is not YAML: [A-Z_]+ at line 4$/ });
+  });
+
   const encodings: [name: string, bytes: Buffer][] = [
     ['UTF-16', Buffer.from(`\ufeff${configFile(evil)}`, 'utf16le')],
     ['UTF-16, the other way', Buffer.from(`\ufeff${configFile(evil)}`, 'utf16le').swap16()],

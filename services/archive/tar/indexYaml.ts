@@ -1,6 +1,6 @@
 /** What `backup/index.yaml` says, as LXD writes it. */
 import { isUtf8 } from 'node:buffer';
-import { isScalar, parse, parseDocument, visit } from 'yaml';
+import { isScalar, parse, parseDocument, visit, YAMLError } from 'yaml';
 import { LxstowError } from '../../contract/errors.ts';
 import type { ManifestInstance, Profile } from '../../contract/schemas.ts';
 
@@ -92,8 +92,15 @@ function parseFile(text: Buffer, name: string, strict: boolean): Fields {
     return fields(parse(text.toString(), asLxdWrites));
   } catch (cause) {
     if (cause instanceof LxstowError) throw cause;
-    throw notLxds(`its ${name} is not YAML: ${(cause as Error).message}`, cause);
+    throw notLxds(`its ${name} is not YAML: ${faultIn(text, cause)}`);
   }
+}
+
+/** Where the fault is, without the text there: that may be a secret, and who reads of the fault need not be who sent it. */
+function faultIn(text: Buffer, fault: unknown): string {
+  if (!(fault instanceof YAMLError)) return 'it cannot be read';
+  const line = text.toString().slice(0, fault.pos[0]).split('\n').length;
+  return `${fault.code} at line ${line}`;
 }
 
 /** Throws for keys that merge or are there twice, tags, aliases, and other encodings: parsers differ in what they make of them, and LXD writes none. */
@@ -121,7 +128,7 @@ function assertPlain(bytes: Buffer): void {
     },
   });
   const [warning] = document.warnings;
-  if (warning) throw unlike(warning.message);
+  if (warning) throw unlike(warning.code);
 }
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
@@ -134,7 +141,7 @@ export function parseProfile(name: string, text: Buffer): Profile {
   try {
     profile = parse(text.toString(), asLxdWrites);
   } catch (cause) {
-    throw new LxstowError('bad-request', `it is not YAML: ${(cause as Error).message}`, { cause });
+    throw new LxstowError('bad-request', `it is not YAML: ${faultIn(text, cause)}`);
   }
   if (!('config' in fields(profile) || 'devices' in fields(profile)))
     throw new LxstowError('bad-request', 'it is no profile: it has neither config nor devices');
