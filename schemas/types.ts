@@ -1845,7 +1845,7 @@ since?: string
 export interface Run {
 id: string
 /**
- * Which of the plans under this id counts.
+ * Which of the plans under this id counts. A secret: the ids of the children's operations are made of it.
  */
 plan: string
 /**

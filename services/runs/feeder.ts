@@ -7,6 +7,7 @@ import { forEach } from '../concurrency/orderedMap.ts';
 import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
+import { queuedJob } from '../jobs/jobs.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import { feederLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -16,7 +17,7 @@ import type { Log } from '../telemetry/logger.ts';
 import { chosenOn } from './candidates.ts';
 import { feedChild } from './feeding.ts';
 import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
-import { Fleet, type OpenRun } from './openRuns.ts';
+import { Fleet, type OpenChild, type OpenRun } from './openRuns.ts';
 import { childId, chunksOf, longestReason, plan } from './plan.ts';
 import { remotesAway } from './remotesAway.ts';
 import { Records } from './runRecords.ts';
@@ -230,7 +231,7 @@ class Term {
     await forEach(still, feedsAtOnce, async (each) => {
       const found = await operations.find(each.id, each.child.remote);
       if (found) this.#fleet.see(found.operation);
-      else this.#fleet.unmarkFed(each);
+      if (!found || (await this.#isLost(each, found.revision))) this.#fleet.unmarkFed(each);
     });
     const oneEach = new Map(still.map(({ child }) => [child.remote, child]));
     const reasons = await remotesAway(nats, leasesBucket, [...oneEach.values()]);
@@ -238,6 +239,13 @@ class Term {
       this.#note(of, reasons);
       for (const { remote, planned } of of.run.away) if (!planned) await this.#planLate(of, remote);
     }
+  }
+
+  /** Whether the job of a child that waits has left the queue: NATS drops it as a repeat where another message had its id. */
+  async #isLost({ id, child }: OpenChild, revision: number): Promise<boolean> {
+    if (child.state !== 'pending') return false;
+    if (await queuedJob(this.#options.nats, 'backup', child)) return false;
+    return (await this.#options.operations.find(id, child.remote))?.revision === revision;
   }
 
   /** Records which of a run's hosts are away. */
@@ -262,10 +270,10 @@ class Term {
     try {
       const heard = await chosenOn(nats, remote, run.request.selector, inventoryTimeoutMs);
       const known = new Map(this.#fleet.on(of, remote).map((each) => [each.id, each]));
-      const meant = new Set(heard.addresses.map((address) => childId(run.id, address)));
+      const meant = new Set(heard.addresses.map((address) => childId(run, address)));
       for (const [id, each] of known)
         if (!meant.has(id)) this.#fleet.settle(each, { state: 'skipped', reason: notThere(remote) });
-      const more = heard.addresses.filter((address) => !known.has(childId(run.id, address)));
+      const more = heard.addresses.filter((address) => !known.has(childId(run, address)));
       for (const children of chunksOf(plan(more))) {
         await this.#records.addChunk(of, children);
         for (const child of children) count(run.places, child, 1);

@@ -5,7 +5,7 @@ import type { Nats } from '../nats/connection.ts';
 import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import { type Trace, traceOf } from '../telemetry/trace.ts';
-import { type Outcome, outcomeOf, skippedCode } from './fold.ts';
+import { isBackupOf, type Outcome, outcomeFor, skippedCode } from './fold.ts';
 import type { OpenChild } from './openRuns.ts';
 import { longestReason } from './plan.ts';
 
@@ -22,7 +22,8 @@ export async function feedChild({ nats, operations }: FeedingTools, { id, child,
   const { remote, project, instance } = child;
   const address: Address = { remote, project, instance };
   const known = await operations.find(id, remote);
-  if (known && isFinal(known.operation)) return outcomeOf(known.operation);
+  if (known && (isFinal(known.operation) || !isBackupOf(child, known.operation)))
+    return outcomeFor(child, known.operation);
   if (!known) {
     const before = await queuedJob(nats, 'backup', address);
     if (before && before.operation !== id) return await skipped(operations, remote, before);
@@ -34,9 +35,9 @@ export async function feedChild({ nats, operations }: FeedingTools, { id, child,
   const job: Job = { kind: 'backup', address, body };
   const other = await publishOnly(nats, id, job, trace);
   const now = await operations.find(id, remote);
-  if (!other) return now ? outcomeOf(now.operation) : { state: 'pending' };
-  // Another job was faster, so this child's operation ends unbegun.
-  if (now && now.operation.status !== 'Pending') return outcomeOf(now.operation);
+  if (!other) return now ? outcomeFor(child, now.operation) : { state: 'pending' };
+  // Another job was faster: the operation that was made for this child ends unbegun.
+  if (now && now.operation.status !== 'Pending') return outcomeFor(child, now.operation);
   const outcome = await skipped(operations, remote, other);
   const ended = { ...cancelled(now?.operation ?? operation, new Date()), err: outcome.reason ?? '' };
   if (now) await operations.update({ ...ended, error_code: skippedCode }, now.revision);

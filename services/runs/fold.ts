@@ -33,7 +33,19 @@ export function hasEnded({ status }: Pick<Run, 'status'>): boolean {
 /** The code of a child's operation that ended unbegun because another job has the instance. */
 export const skippedCode = 'instance-busy';
 
-export function outcomeOf({ status, err, error_code, backup, metadata }: Operation): Outcome {
+/** Whether it is the backup that this child stands for. The message of another job may have had its id. */
+export function isBackupOf({ project, instance }: RunChild, operation: Operation): boolean {
+  return operation.kind === 'backup' && operation.project === project && operation.instance === instance;
+}
+
+/** What an operation with the child's id says of the child. */
+export function outcomeFor(child: RunChild, operation: Operation): Outcome {
+  if (isBackupOf(child, operation)) return outcomeOf(operation);
+  const reason = `operation ${operation.id} is the ${operation.kind} of ${operation.instance}: another message had its id`;
+  return { state: 'failure', reason: reason.slice(0, longestReason), error_code: 'conflict' };
+}
+
+function outcomeOf({ status, err, error_code, backup, metadata }: Operation): Outcome {
   const reason = { reason: err.slice(0, longestReason), ...(error_code !== undefined && { error_code }) };
   switch (status) {
     case 'Pending':
@@ -113,8 +125,10 @@ export function seenPlaces({ places }: Run, may: MaySee): string[] {
 export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined {
   const places = seenPlaces(run, may);
   const all = places.length === Object.keys(run.places).length;
-  if (places.length === 0 && !(all && (run.request.selector.projects ?? ['']).every((project) => may('', project))))
-    return undefined;
+  const { projects = [''], remotes = [''] } = run.request.selector;
+  // Not where the request names more than what came of it.
+  const whole = all && projects.every((project) => remotes.every((remote) => may(remote, project)));
+  if (places.length === 0 && !whole) return undefined;
   const tallies = places.map((place) => run.places[place] ?? {});
   const counts = countsOf(tallies);
   const bytes = tallies.reduce((sum, each) => sum + (each.bytes ?? 0), 0);
@@ -124,7 +138,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
   const ended = counts.total - counts.running - counts.pending;
   const worked = counts.success + counts.failure;
   const left = hasEnded(run) || worked === 0 ? undefined : Math.round((seconds / worked) * (counts.total - ended));
-  const remotes = new Set(places.map((place) => place.slice(0, place.indexOf('/'))));
+  const seenRemotes = new Set(places.map((place) => place.slice(0, place.indexOf('/'))));
   return {
     id,
     status,
@@ -134,20 +148,20 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     created_at,
     updated_at,
     ...(ended_at !== undefined && { ended_at }),
-    selector,
+    selector: whole ? selector : { projects: [...new Set(places.map((place) => place.slice(place.indexOf('/') + 1)))] },
     options,
     counts,
     bytes,
     ...(bytes > 0 && seconds > 0 && { bytes_per_second: Math.round(bytes / seconds) }),
     ...(left !== undefined && { seconds_left: left }),
-    away: away.filter(({ remote }) => all || remotes.has(remote)),
-    failures: run.failures.filter(({ remote, project }) => all || (project !== '' && may(remote, project))),
-    excluded: all ? excluded : 0,
+    away: away.filter(({ remote }) => all || seenRemotes.has(remote)),
+    failures: run.failures.filter(({ remote, project }) => whole || (project !== '' && may(remote, project))),
+    excluded: whole ? excluded : 0,
     operation: `/1.0/operations/${id}`,
   };
 }
 
-export function shownChild(run: string, child: RunChild): ShownRunChild {
+export function shownChild(run: Pick<Run, 'id' | 'plan'>, child: RunChild): ShownRunChild {
   return { ...child, operation: `/1.0/operations/${childId(run, child)}` };
 }
 

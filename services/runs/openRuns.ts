@@ -1,6 +1,6 @@
 /** The feeder's model of all open runs: the state of each child, and which children are queued next. Pure. */
 import type { Address, Operation, Run, RunChild } from '../contract/schemas.ts';
-import { count, failureOf, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
+import { count, failureOf, isOpen, type Outcome, outcomeFor, withFailure } from './fold.ts';
 import { childId } from './plan.ts';
 
 /** Children of a host on the queue, besides two for each that is running: a job by hand waits behind 2 × slots + 16 others at most. */
@@ -62,7 +62,7 @@ export class Fleet {
   /** Adds children to a run: those of a host that was away when it was planned. */
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
-    const added = children.map((child) => ({ id: childId(of.run.id, child), of, chunk, child, fed: false }));
+    const added = children.map((child) => ({ id: childId(of.run, child), of, chunk, child, fed: false }));
     of.chunks.push(added);
     for (const each of added) {
       if (!isOpen(each.child)) continue;
@@ -106,7 +106,7 @@ export class Fleet {
     const child = this.#children.get(operation.id);
     if (!child) return undefined;
     this.markFed(child);
-    this.settle(child, outcomeOf(operation));
+    this.settle(child, outcomeFor(child.child, operation));
     return child;
   }
 

@@ -1,5 +1,5 @@
 /** Plans the children of a run: their order, their chunks, their ids. Pure. */
-import type { Address, RunChild } from '../contract/schemas.ts';
+import type { Address, Run, RunChild } from '../contract/schemas.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 
 /** With the longest names and reasons a chunk is below half a message of 1 MiB. */
@@ -7,9 +7,9 @@ export const chunkSize = 500;
 /** Characters of a reason that a child keeps. */
 export const longestReason = 200;
 
-/** The id of a child's operation: the same for every gateway and every try. */
-export function childId(run: string, { remote, project, instance }: Address): string {
-  return uuid5(`${run}|${remote}|${project}|${instance}`);
+/** The id of a child's operation: the same for every gateway and every try. A client that cannot read the run's head cannot guess it before it is shown. */
+export function childId({ id, plan }: Pick<Run, 'id' | 'plan'>, { remote, project, instance }: Address): string {
+  return uuid5(`${id}|${plan}|${remote}|${project}|${instance}`);
 }
 
 /** Each instance once: first the first of each host, then the second of each. Children that run at the same time are in few chunks. */

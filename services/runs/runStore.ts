@@ -39,7 +39,7 @@ export class RunStore {
   /** Writes the plan, and then the head, which makes it a run; undefined when another run has this id. */
   async create(run: Omit<Run, 'plan' | 'chunks'>, children: RunChild[]): Promise<Run | undefined> {
     // Two gateways may write a plan under one id at once; the head names the one that counts.
-    const plan = randomBytes(4).toString('hex');
+    const plan = randomBytes(16).toString('hex');
     const chunks = chunksOf(children);
     await Promise.all(chunks.map((chunk, index) => this.writeChunk({ id: run.id, plan }, index, chunk, 0)));
     const planned: Run = { ...run, plan, chunks: chunks.length };

@@ -191,6 +191,23 @@ describe('jobs', { timeout: 600_000 }, () => {
     await stack.assertNothingLeft();
   });
 
+  it('a backup keeps the compression that its first attempt has settled, whatever the next worker’s is', async () => {
+    const { reached, release } = s3.hold(/\/large\/.*partNumber=/);
+    const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.large', {});
+    await reached;
+    const [first, second] = stack.stow.workers;
+    for (const worker of [first, second]) await worker?.kill('SIGKILL');
+    release();
+    const zstd = await stack.stow.addWorker({ LXSTOW_WORKER_COMPRESSION: 'zstd' });
+    const operation = await ended(id);
+    await zstd.stop();
+    assert.deepEqual([operation.status, operation.err], ['Success', '']);
+    const name = operation.resources.backups?.[0]?.split('/').at(-1) ?? '';
+    const { body } = await stack.stow.request('GET', `/1.0/instances/large/backups/${name}`);
+    assert.deepEqual([name.replace(/.*\.tar/, ''), body.metadata.compression_algorithm], ['.gz', 'gzip']);
+    await stack.assertNothingLeft();
+  });
+
   it('a backup cannot be deleted while it is restored', async () => {
     const name = await stack.backup('large');
     const { reached, release } = s3.hold(new RegExp(`${name}$`));

@@ -1,4 +1,5 @@
 /** Runs: many backups as one thing, on real parts. */
+import { jobsStream } from '../../services/nats/streams.ts';
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -467,6 +468,33 @@ describe('runs', { timeout: 600_000 }, () => {
     assert.equal(await runs.removeOrphans(60_000), 0, 'one that may be about to get its head');
     assert.equal(await runs.removeOrphans(0), 1);
     assert.ok((await runs.chunk(newest.run, 0)).children.length > 0);
+  });
+
+  it('queue a child again whose job NATS dropped as the repeat of another message', async () => {
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
+    const { config: stream } = await nats.jsm.streams.info(jobsStream);
+    await nats.jsm.streams.update(jobsStream, { ...stream, duplicate_window: 1e9 });
+    const { release } = await occupy();
+    const id = idOf(await create({ selector: { instances: ['a1', 'a2'] } }));
+    const queued = (instance: string) =>
+      nats.jsm.streams
+        .getMessage(jobsStream, { last_by_subj: `lxstow.jobs.local.backup.default.${instance}` })
+        .catch(() => undefined);
+    const found = await until(
+      () => queued('a1'),
+      (message) => message !== undefined && message !== null,
+    );
+    await nats.jsm.streams.deleteMessage(jobsStream, found?.seq ?? 0);
+    await until(
+      () => queued('a1'),
+      (message) => message !== undefined && message !== null,
+    );
+
+    release();
+    const run = await ended(id);
+    assert.deepEqual([run.status, run.counts.success], ['Success', 2]);
+    await nats.jsm.streams.update(jobsStream, stream);
   });
 
   it('say that a remote is away, and go on when it is back', async () => {

@@ -12,6 +12,7 @@ import { setUp } from '../../services/nats/setup.ts';
 import { consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
 import { jobSubject } from '../../services/nats/subjects.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
+import { type AdmissionTools, admit } from '../../services/worker/admission.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
@@ -55,6 +56,22 @@ describe('what is limited', { timeout: 600_000 }, () => {
       assert.equal(await leases.acquireOneOf(permits, 3, holder), undefined);
       for (const lease of first) await lease.release();
     }
+  });
+
+  it('is given back, and the lease on the instance with it, when the permit cannot be asked for', async () => {
+    const leases = new Leases(bucket, 600_000);
+    const away = new Error('NATS is away');
+    const tools = {
+      config: { remotes: { local: { transfers: 1 } } },
+      leases: Object.assign(Object.create(leases), {
+        acquire: leases.acquire.bind(leases),
+        acquireOneOf: async () => Promise.reject(away),
+      }),
+    } as unknown as AdmissionTools;
+    const address = { remote: 'local', project: 'default', instance: 'given-back' };
+    const job = { kind: 'backup' as const, address, body: {} };
+    await assert.rejects(admit(job, holder, tools, { isBehind: () => false, limited: true }), away);
+    assert.ok(await leases.acquire(instanceLeaseKey(address), holder), 'it is free at once');
   });
 
   it('is free again when its holder has died', async () => {

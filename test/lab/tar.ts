@@ -1,10 +1,11 @@
-/** An entry of a tar. `longName` and `pax` go before it, as GNU's tar and POSIX have them. */
+/** An entry of a tar. `longName`, `longLink` and `pax` go before it, as GNU's tar and POSIX have them. */
 export interface Entry {
   name: string;
   text?: string | Buffer;
   /** The type flag; a file by default. */
   type?: string;
   longName?: string;
+  longLink?: string;
   pax?: Record<string, string>;
   /** What the pax header is instead. */
   rawPax?: string;
@@ -22,10 +23,11 @@ export function entriesOf(entries: Entry[]): Buffer {
   return Buffer.concat([...entries.flatMap(bytesOf), Buffer.alloc(1024)]);
 }
 
-function bytesOf({ name, text = '', type = '0', longName, pax, rawPax, change }: Entry): Buffer[] {
+function bytesOf({ name, text = '', type = '0', longName, longLink, pax, rawPax, change }: Entry): Buffer[] {
   const extended = rawPax ?? (pax && Object.entries(pax).map(record).join(''));
   const before = [
     ...(longName === undefined ? [] : [entry('././@LongLink', `${longName}\0`, 'L')]),
+    ...(longLink === undefined ? [] : [entry('././@LongLink', `${longLink}\0`, 'K')]),
     ...(extended === undefined ? [] : [entry('PaxHeaders/x', extended, 'x')]),
   ];
   return [...before, entry(name, text, type, change)];

@@ -5,11 +5,13 @@ import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { ConfigFiles } from '../../services/archive/tar/configFiles.ts';
 import { parseConfigFile, parseIndex } from '../../services/archive/tar/indexYaml.ts';
 import { TarScanner } from '../../services/archive/tar/tar.ts';
+import { completed } from '../../services/archive/tar/tarHead.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import { judgeOf } from '../../services/gateway/access/restricted.ts';
 import { parseJob } from '../../services/jobs/jobs.ts';
@@ -85,13 +87,22 @@ const index = (config = 'config: {user.x: y}') =>
 const evil = 'config: {security.privileged: "true"}';
 const configFile = (config = 'config: {user.x: y}') => `container:\n  name: c1\n  ${config}\n  devices: {}\n`;
 
+/** The tar in chunks, as it comes in, with what a restore would add to it. */
+async function restorable(tar: Buffer, size = 1000): Promise<Buffer> {
+  const chunks = Array.from({ length: Math.ceil(tar.length / size) }, (_, i) => tar.subarray(i * size, (i + 1) * size));
+  return Buffer.concat(await Readable.from(completed(Readable.from(chunks))).toArray());
+}
+
 /** What becomes of an archive with these entries behind its index: the refusal, or undefined. */
-async function judged(entries: Parameters<typeof entriesOf>[0], limits?: { restricted: boolean; profiles: string[] }) {
-  const text = index();
+async function judged(
+  entries: Parameters<typeof entriesOf>[0],
+  limits?: { restricted: boolean; profiles: string[] },
+  text = index(),
+) {
   const judge = judgeOf(parseIndex(Buffer.from(text), true), { instance: 'c1' }, limits);
   const scanner = new TarScanner('the archive', judge.onEntry);
   try {
-    scanner.push(entriesOf([{ name: 'backup/index.yaml', text }, ...entries]));
+    scanner.push(await restorable(entriesOf([{ name: 'backup/index.yaml', text }, ...entries])));
     await judge.finish();
   } catch (error) {
     assert.ok(error instanceof LxstowError, String(error));
@@ -118,6 +129,13 @@ const anyPax = fc.oneof(
     .map(([key, value]) => ({ pax: { [key]: key === 'size' ? '6' : value } })),
   fc
     .tuple(
+      fc.constantFrom('path', 'pa\0th', 'GNU.sparse.name'),
+      anyName,
+      fc.constantFrom('\0', '\0zz', '\n', ' ', '\xff'),
+    )
+    .map(([key, value, end]) => ({ pax: { [key]: `${value}${end}` } })),
+  fc
+    .tuple(
       fc.constantFrom('', ' ', '0', '\t', '\n'),
       fc.constantFrom(' ', '  ', '\t'),
       fc.integer({ min: 34, max: 42 }),
@@ -138,6 +156,21 @@ const anyHeader = fc
     },
   }));
 const file = { name: 'backup/container/rootfs/x', type: '0' };
+/** One byte of a header, or of a right pax record or long name, is another. */
+const anyByte = fc
+  .tuple(
+    fc.constantFrom('header', 'pax', 'longName'),
+    fc.nat(511),
+    fc.oneof(fc.constantFrom(0, 10, 32, 47), fc.nat(255)),
+  )
+  .map(([where, at, byte]) => {
+    const path = `38 path=${own}\n`;
+    const changed = (text: string) =>
+      text.slice(0, at % text.length) + String.fromCharCode(byte) + text.slice((at % text.length) + 1);
+    if (where === 'pax') return { rawPax: changed(path) };
+    if (where === 'longName') return { longName: changed(`${own}\0..`) };
+    return { change: (header: Buffer) => void header.writeUInt8(byte, at) };
+  });
 const anyType = fc.constantFrom('0', '\0', '1', '2', '5', '7', 'g', 'x', 'X', 'K', 'S', 'M');
 /** Odd in one way each. */
 const anyEntry = fc.oneof(
@@ -146,11 +179,19 @@ const anyEntry = fc.oneof(
   anyPax.map((pax) => ({ ...file, ...pax })),
   anyName.map((longName) => ({ ...file, longName })),
   fc.tuple(anyName, anyHeader).map(([name, header]) => ({ ...file, name, ...header })),
+  fc.tuple(anyName, anyType, anyByte).map(([name, type, byte]) => ({ name, type, ...byte })),
 );
-/** With a harmless one, before or behind. */
+const description = { name: 'backup/index.yaml', type: '0', text: index() };
+/** With a harmless one, before or behind; with none, where a restore adds it. */
 const anyEntries = fc
-  .tuple(fc.array(anyEntry, { maxLength: 2 }), fc.array(anyEntry, { maxLength: 2 }))
-  .map(([before, behind]): Parameters<typeof entriesOf>[0] => [...before, { name: own, type: '0' }, ...behind]);
+  .tuple(fc.array(anyEntry, { maxLength: 2 }), fc.array(anyEntry, { maxLength: 2 }), fc.nat(3))
+  .map(([before, behind, kind]): Parameters<typeof entriesOf>[0] => [
+    ...(kind === 1 ? [description] : []),
+    ...before,
+    ...(kind > 1 ? [description] : []),
+    ...(kind < 3 ? [{ name: own, type: '0' }] : []),
+    ...behind,
+  ]);
 
 /** What LXD's tar makes of it. */
 async function unpacked(tar: Buffer): Promise<string | undefined> {
@@ -175,6 +216,49 @@ describe('an archive of a client that is restricted to projects', () => {
     assert.equal(await judged([{ name: 'backup/container/backup.yaml', text: configFile() }]), undefined);
   });
 
+  const volume = [
+    { name: 'backup/container/', type: '5' },
+    { name: 'backup/container/metadata.yaml', text: 'x' },
+  ];
+  it('is taken without a backup.yaml, as Debian 13’s LXD makes it, and judged by the one that a restore adds', async () => {
+    assert.equal(await judged(volume), undefined);
+    // LXD decides by the index, and nothing more is in what is added.
+    assert.equal(await judged(volume, { restricted: true, profiles: [] }, index(evil)), undefined);
+    const other = '  instance:\n    name: c1\n    config:\n      raw.lxc: x\n';
+    await assert.rejects(judged(volume, undefined, `${index()}${other}`), { code: 'forbidden', message: /raw\.lxc/ });
+  });
+
+  it('may have links and devices in its root', async () => {
+    const target = (text: string) => ({ change: (header: Buffer) => void header.write(text, 157) });
+    const inside = ['backup/container/rootfs', 'backup/snapshots/first/rootfs'].flatMap((root) => [
+      { name: `${root}/a`, type: '1', ...target(`${root}/b/c`) },
+      { name: `${root}/l`, type: '1', longLink: `${root}/${'d/'.repeat(60)}e`, ...target(`${root}/d/d`) },
+      { name: `${root}/s`, type: '2', ...target('/etc/shadow') },
+      { name: `${root}/container.bin` },
+      { name: `${root}/n`, type: '3' },
+    ]);
+    assert.equal(await judged([...volume, ...inside]), undefined);
+  });
+
+  for (const optimized of ['yes', 'on', 'y', 'True', '~', '1', '"yes"', ''])
+    it(`is refused where it says optimized: ${optimized}`, () => {
+      const text = Buffer.from(index().replace('optimized: false', `optimized: ${optimized}`));
+      assert.throws(() => parseIndex(text, true), { code: 'bad-request', message: /neither true nor false/ });
+    });
+
+  const unclear: [what: string, text: string][] = [
+    ['in a quoted value', `description: "x\nconfig:\n  container: {}\n"\n${index()}`],
+    ['under a quoted key', index().replace('config:', '"config":')],
+    ['in a second one', `${index()}config:\n  container: {config: {raw.lxc: x}}\n`],
+    ['in a flow', 'name: c1\nconfig: {container: {name: c1, config: {a: b}, devices: {}}}\n'],
+    ['behind a comment', `${index()}# config:\n#   container: {}\n`],
+  ];
+  for (const [what, text] of unclear)
+    it(`is refused without a backup.yaml where its index could have a config ${what}`, async () => {
+      const found = await judged(volume, undefined, text).catch((error) => `${error.code}: ${error.message}`);
+      assert.match(String(found), /^(forbidden: .*it has no backup\.yaml|bad-request: )/);
+    });
+
   it('is refused for what its index says, but where LXD decides', () => {
     const said = parseIndex(Buffer.from(index(evil)), true);
     assert.throws(() => judgeOf(said, { instance: 'c1' }), {
@@ -190,6 +274,11 @@ describe('an archive of a client that is restricted to projects', () => {
 
   const good = [{ name: 'backup/container/backup.yaml', text: configFile() }];
   const other = { name: 'other', text: configFile(evil) };
+  const root = 'backup/container/rootfs';
+  const linked = (name: string, target: string) => ({
+    ...{ name, type: '1' },
+    change: (header: Buffer) => void header.write(target, 157),
+  });
   const hidden: [how: string, entries: Parameters<typeof entriesOf>[0]][] = [
     ['in backup.yaml', [{ name: 'backup/container/backup.yaml', text: configFile(evil) }]],
     ['under a name with ./', [{ name: './backup//container/./backup.yaml', text: configFile(evil) }]],
@@ -236,6 +325,25 @@ describe('an archive of a client that is restricted to projects', () => {
       [...good, { name: 'backup/container/d', type: '5', change: (header) => header.write('00000001000\0', 124) }],
     ],
     ['in the rest of a file of another volume', [...good, { ...other, type: 'M' }]],
+    ['in a file system of its own', [...good, { name: 'backup/container.bin' }]],
+    ['in that of a snapshot', [...good, { name: 'backup/snapshots/first.bin' }]],
+    ['in that of a virtual machine', [...good, { ...other, name: 'x', longName: 'backup/virtual-machine-config.bin' }]],
+    ['behind a hard link in its root', [...good, linked(`${root}/x`, own)]],
+    ['behind a hard link with a long target', [...good, { ...linked(`${root}/x`, `${root}/y`), longLink: own }]],
+    [
+      'behind a hard link with a target in pax',
+      [...good, { ...linked(`${root}/x`, `${root}/y`), pax: { linkpath: own } }],
+    ],
+    ['behind a hard link with ..', [...good, linked(`${root}/x`, `${root}/../backup.yaml`)]],
+    ["behind a hard link into a snapshot's root", [...good, linked(`${root}/x`, 'backup/snapshots/a/rootfs/x')]],
+    [
+      'behind a link for a template',
+      [...good, { ...linked('backup/container/templates/x', '/etc/shadow'), type: '2' }],
+    ],
+    ['behind a device for a template', [...good, { name: 'backup/container/templates/x', type: '3' }]],
+    ['behind a NUL in a name', [...good, { ...other, pax: { path: 'backup/container/backup.yaml\0zz' } }]],
+    ['behind a NUL in a name of a sparse file', [...good, { ...other, pax: { 'GNU.sparse.name': `${own}\0x` } }]],
+    ['behind a NUL in a key', [...good, { ...other, pax: { 'path\0': own } }]],
   ];
   for (const [how, entries] of hidden)
     it(`is refused where the rest is hidden ${how}`, async () => {
@@ -251,10 +359,11 @@ describe('an archive of a client that is restricted to projects', () => {
     const runs = Number(process.env.LXSTOW_LAB_FUZZ_RUNS ?? 60);
     let taken = 0;
     await fc.assert(
-      fc.asyncProperty(anyEntries, async (entries) => {
+      fc.asyncProperty(anyEntries, fc.integer({ min: 1, max: 4096 }), async (entries, size) => {
         const files = new ConfigFiles((why) => new LxstowError('forbidden', why));
         const scanner = new TarScanner('the archive', files.onEntry);
-        const tar = entriesOf(entries.map((each, index) => ({ ...each, text: `file ${index}` })));
+        const named = entries.map((each, index) => ({ text: `file ${index}`, ...each }));
+        const tar = await restorable(entriesOf(named), size);
         try {
           scanner.push(tar);
           scanner.finish();
@@ -263,13 +372,19 @@ describe('an archive of a client that is restricted to projects', () => {
           return;
         }
         if (!files.found) return;
-        const made = await unpacked(tar);
+        const made = await unpacked(await restorable(tar, 4097 - size));
         // LXD makes nothing of what it does not find.
         if (made === undefined) return;
         taken += 1;
         assert.equal(made, files.found.toString());
       }),
-      { numRuns: runs, examples: [[[{ ...file, name: own }]]] },
+      {
+        numRuns: runs,
+        examples: [
+          [[{ ...file, name: own }], 1000],
+          [[description, file], 1000],
+        ],
+      },
     );
     assert.ok(taken > 0);
   });
@@ -283,10 +398,37 @@ describe('an archive of a client that is restricted to projects', () => {
     ['an end of a line of YAML 1.1', '# \u2028container: {config: {raw.lxc: x}}'],
     ['a lone carriage return', '# \rcontainer: {config: {raw.lxc: x}}'],
     ['a second document', 'a: b\n---\ncontainer: {}'],
+    ['a directive', '%FOO bar\n---\ncontainer: {}'],
+    ['a byte order mark', '\ufeffcontainer: {}'],
+    ['a control character', 'container: {config: {a: "\0"}}'],
+    ['nothing of an instance', 'other: {}'],
+    ['a list for an instance', 'container: []'],
   ];
   for (const [what, text] of ambiguous)
     it(`is refused for YAML with ${what}, which LXD may read otherwise`, () =>
       assert.throws(() => parseConfigFile(Buffer.from(text)), { code: 'bad-request' }));
+
+  it('quotes nothing of a file that is no YAML, for secrets may be in it', () => {
+    const text = Buffer.from('container:\n  config:\n    environment.TOKEN: s3kr1t\n  - : "s3kr1t\n');
+    for (const read of [() => parseConfigFile(text), () => parseIndex(text), () => parseIndex(text, true)])
+      assert.throws(read, ({ message, cause, stack }: Error) => {
+        assert.doesNotMatch(`${message} ${cause} ${stack}`, /s3kr1t|TOKEN/);
+        return true;
+      });
+    assert.throws(() => parseIndex(text), { message: /is not YAML: [A-Z_]+ at line 4$/ });
+  });
+
+  const encodings: [name: string, bytes: Buffer][] = [
+    ['UTF-16', Buffer.from(`\ufeff${configFile(evil)}`, 'utf16le')],
+    ['UTF-16, the other way', Buffer.from(`\ufeff${configFile(evil)}`, 'utf16le').swap16()],
+    ['bytes that are no UTF-8', Buffer.from(configFile('config: {a: \xff}'), 'latin1')],
+  ];
+  for (const [name, bytes] of encodings)
+    it(`is refused in ${name}`, () => {
+      assert.throws(() => parseConfigFile(bytes), { code: 'bad-request', message: /another encoding than UTF-8/ });
+      const text = Buffer.concat([Buffer.from(`${index()}# `), bytes]);
+      assert.throws(() => parseIndex(text, true), { code: 'bad-request', message: /another encoding than UTF-8/ });
+    });
 
   it('of other clients is as it was', () => {
     new TarScanner('it').push(tarOf('backup/../x', 'y'));

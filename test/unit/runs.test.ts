@@ -48,7 +48,7 @@ function assertCounted({ run, chunks }: OpenRun): void {
   );
 }
 
-function operation(run: string, child: RunChild, status: Operation['status']): Operation {
+function operation(run: Pick<Run, 'id' | 'plan'>, child: RunChild, status: Operation['status']): Operation {
   const id = childId(run, child);
   const fresh = newOperation({ id, kind: 'backup', address: child }, new Date(0));
   const codes = { Pending: 105, Running: 103, Cancelling: 104, Success: 200, Failure: 400, Cancelled: 401 } as const;
@@ -101,7 +101,7 @@ describe('a plan', () => {
         const key = ({ remote, project, instance }: Address) => `${remote}/${project}/${instance}`;
         assert.deepEqual(new Set(children.map(key)), new Set(given.map(key)));
         assert.equal(new Set(children.map(key)).size, children.length);
-        assert.equal(new Set(children.map((child) => childId('run', child))).size, children.length);
+        assert.equal(new Set(children.map((child) => childId({ id: 'run', plan: '' }, child))).size, children.length);
         assert.deepEqual(chunksOf(children).flat(), children);
       }),
     );
@@ -124,6 +124,29 @@ describe('a plan', () => {
   });
 });
 
+describe('a child', () => {
+  it('has an operation whose id only who reads the run knows', () => {
+    const child = { remote: 'r', project: 'default', instance: 'c1' };
+    const ids = ['a', 'b'].map((plan) => childId({ id: 'run', plan }, child));
+    assert.equal(new Set(ids).size, 2);
+  });
+
+  it('fails when another job had the id of its operation', () => {
+    for (const other of [{ project: 'web' }, { instance: 'c2' }, { kind: 'delete' as const }]) {
+      const fleet = new Fleet();
+      const child = { remote: 'r', project: 'default', instance: 'c1', state: 'pending' as const };
+      const run = runOf([child]);
+      const open = fleet.add(run, [[{ ...child }]]);
+      fleet.see({ ...operation(run, child, 'Success'), ...other });
+      assert.deepEqual(
+        open.chunks[0]?.map(({ child }) => [child.state, child.error_code]),
+        [['failure', 'conflict']],
+      );
+      assertCounted(open);
+    }
+  });
+});
+
 describe('the fleet', () => {
   const statuses = ['Pending', 'Running', 'Pending', 'Success', 'Failure', 'Cancelled', 'Cancelling'] as const;
   const steps = fc.array(fc.tuple(fc.nat(), fc.constantFrom(...statuses, ...(['feed', 'refuse'] as const))), {
@@ -142,7 +165,7 @@ describe('the fleet', () => {
           if (what === 'feed') fleet.next();
           else if (!one) continue;
           else if (what === 'refuse') fleet.unmarkFed(one);
-          else fleet.see(operation(one.of.run.id, one.child, what));
+          else fleet.see(operation(one.of.run, one.child, what));
           for (const { id, child } of all) {
             if (ended.has(id)) assert.equal(child.state, ended.get(id));
             if (!isOpen(child)) ended.set(id, child.state);
@@ -168,7 +191,7 @@ describe('the fleet', () => {
           const byId = new Map(opened.flatMap((open) => open.chunks.flat()).map((each) => [each.id, each]));
           const hear = (id: string, status: Operation['status']) => {
             const each = byId.get(id);
-            if (each) fleet.see(operation(each.of.run.id, each.child, status));
+            if (each) fleet.see(operation(each.of.run, each.child, status));
           };
           for (;;) {
             const next = fleet.next();
@@ -237,12 +260,26 @@ describe('a run', () => {
     assert.deepEqual([all?.counts.total, all?.failures.length, all?.bytes], [4, 1, 10]);
     const own = shownRun(run, (_, project) => project === 'default', at);
     assert.deepEqual([own?.counts.total, own?.failures.length, own?.bytes], [1, 0, 10]);
+    assert.deepEqual([all?.selector, own?.selector], [{ all: true }, { projects: ['default'] }]);
     assert.equal(
       shownRun(run, (_, project) => project === 'other', at),
       undefined,
     );
     assert.deepEqual(faultsOf('run-answers.json#/$defs/run', all), []);
     assert.deepEqual(faultsOf('nats-api.json#/$defs/operation', all && runOperation(all)), []);
+  });
+
+  it('does not show what its request names beyond that', () => {
+    const projects = ['default', 'secret'];
+    const [first] = children;
+    const failures = [{ remote: 'r1', project: '', instance: '', reason: 'there is no instance top-secret' }];
+    const selector = { projects, instances: ['c1', 'top-secret'], match: ['user.password=1'] };
+    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3 });
+    const seen = (shown: string[]) => shownRun(named, (_, project) => shown.includes(project), new Date());
+    assert.deepEqual(seen(projects)?.selector, selector);
+    assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
+    assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
+    assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
   });
 
   it('that has ended is told of once, by the schema', () => {

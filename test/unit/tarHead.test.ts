@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { fileEntry } from '../../services/archive/tar/tar.ts';
+import { fileEntry, readEntry, TarScanner } from '../../services/archive/tar/tar.ts';
 import { TarHead } from '../../services/archive/tar/tarHead.ts';
+import { entriesOf } from '../lab/tar.ts';
 
 /** As Go writes them: a mapping in a mapping two spaces deeper, a list as deep as its key. */
 const config = `container:
@@ -111,5 +112,44 @@ describe('the head of a tar', () => {
       throw new Error('refused');
     });
     assert.throws(() => head.push(tarOf(index(), ...old)), /refused/);
+  });
+
+  it('is the same however the tar is cut into chunks, also where it is longer than what is held back', () => {
+    const held = 2 * 1024 * 1024;
+    const start = fileEntry('backup/index.yaml', Buffer.from(index()));
+    const volume = Buffer.concat([...root.map((name) => fileEntry(name, Buffer.alloc(0))), end]);
+    for (let over = -3072; over <= 1024; over += 512) {
+      const filling = fileEntry('padding', Buffer.alloc(held + over - start.length - 512));
+      const tar = Buffer.concat([start, filling, volume]);
+      const whole = through(tar, [tar.length]);
+      for (const size of [512, 65_536, held - 512, held])
+        assert.ok(through(tar, [size]).equals(whole), `${over}, ${size}`);
+    }
+  });
+
+  it('is looked at once, however little comes at a time', () => {
+    const text = index('', `${'a: b\n'.repeat(150_000)}${config}`);
+    const tar = Buffer.concat([fileEntry('backup/index.yaml', Buffer.from(text)), fileEntry('x', Buffer.alloc(9_000))]);
+    const head = new TarHead(() => undefined);
+    const { user: before } = process.cpuUsage();
+    for (let at = 0; at < tar.length; at += 100) head.push(tar.subarray(at, at + 100));
+    const ms = (process.cpuUsage().user - before) / 1000;
+    assert.ok(ms < 2000, `${ms} ms`);
+  });
+});
+
+describe('a size that is no number', () => {
+  for (const size of ['-0000001000', '0000000x000', '00000 00000', '-'])
+    it(`is no header: ${size}`, () => {
+      const tar = entriesOf([{ name: 'x', change: (header) => header.write(`${size}\0`, 124) }]);
+      assert.equal(readEntry(tar.subarray(0, 512)), undefined);
+      assert.throws(() => new TarScanner('it').push(tar), { code: 'archive-truncated', message: /a size that is no/ });
+    });
+
+  it('is none in a pax header either', () => {
+    for (const size of ['-512', 'x', '0x10']) {
+      const tar = entriesOf([{ name: 'x', pax: { size } }]);
+      assert.throws(() => new TarScanner('it').push(tar), { code: 'archive-truncated' }, size);
+    }
   });
 });

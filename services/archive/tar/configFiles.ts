@@ -9,8 +9,11 @@ import type { OnEntry, TarEntry } from './tar.ts';
 
 /** Files, and what has no data: links, devices, directories, FIFOs. */
 const files = ['0', '\0'];
-const links = ['1', '2'];
-const withoutData = [...links, '3', '4', '5', '6'];
+const hardLink = '1';
+const directory = '5';
+const withoutData = [hardLink, '2', '3', '4', directory, '6'];
+/** The keys of pax records that are paths. */
+const pathKeys = new Set(['path', 'linkpath', 'GNU.sparse.name']);
 
 export class ConfigFiles {
   readonly #refuse: (why: string) => LxstowError;
@@ -26,21 +29,29 @@ export class ConfigFiles {
   /** Throws for what hides an entry's name or data from us, but not from tar. */
   readonly onEntry: OnEntry = (entry) => {
     const type = entry.header.toString('latin1', 156, 157);
-    const { names, sparse } = this.#read(entry, type);
+    const { names, targets, sparse } = this.#read(entry, type);
     const paths = names.map(componentsOf);
     for (const path of paths) {
       if (path.includes('..')) throw this.#refuse('a name in it has `..`');
-      // `backup/container/rootfs` as a link would lead what is below it elsewhere.
-      if (links.includes(type) && path[0] === 'backup' && path.length <= 3)
-        throw this.#refuse(`${path.join('/')} is a link`);
+      // LXD takes an archive that does not say whether it is optimized for one where it finds such a file.
+      if (isVolumeFile(path)) throw this.#refuse(`it has ${path.join('/')}, which is a file system in itself`);
+      if (files.includes(type) || type === directory || path[0] !== 'backup') continue;
+      // LXD follows links beside the instance's own files; its templates are read, and `rootfs` itself leads what is below it elsewhere.
+      const root = rootOf(path);
+      if (root === undefined) throw this.#refuse(`${path.join('/')} is a link, or no file`);
+      if (type === hardLink && targets.some((target) => rootOf(target) !== root))
+        throw this.#refuse(`${path.join('/')} is a link out of its root`);
     }
     const isPlain = files.includes(type) && !sparse;
     if (paths.some((path) => path.join('/') === 'backup/index.yaml')) this.#index(isPlain);
     return paths.some(isConfig) ? this.#config(isPlain, entry.size) : undefined;
   };
 
-  /** Every name that some reader could take for the entry's. */
-  #read({ header, size, extensions }: TarEntry, type: string): { names: string[]; sparse: boolean } {
+  /** Every name, and every target of a link, that some reader could take for the entry's. */
+  #read(
+    { header, size, extensions }: TarEntry,
+    type: string,
+  ): { names: string[]; targets: string[][]; sparse: boolean } {
     const isFile = files.includes(type);
     if (!isFile && !withoutData.includes(type)) throw this.#refuse(`it has an entry of type ${JSON.stringify(type)}`);
     // GNU tar skips data behind directories and symbolic links, too.
@@ -49,14 +60,19 @@ export class ConfigFiles {
     const own = textAt(header, 0, 100);
     // Where GNU's tar wrote it there is no prefix, but times.
     const names = [own, `${textAt(header, 345, 500)}/${own}`];
+    const targets = [textAt(header, 157, 257)];
     let said: number | undefined;
     let sparse = false;
     for (const { type: kind, data } of extensions) {
-      if (kind === 'L') names.push(textAt(data, 0, data.length));
+      if (kind !== 'x') (kind === 'L' ? names : targets).push(textAt(data, 0, data.length));
       else {
         const records = recordsOf(data) ?? this.#malformed();
         for (const [key, value] of records) {
-          if (key === 'path' || key === 'GNU.sparse.name') names.push(value);
+          if (pathKeys.has(key)) {
+            // GNU tar ends a name at a NUL.
+            if (value.includes('\0')) this.#malformed();
+            (key === 'linkpath' ? targets : names).push(value);
+          }
           if (key.startsWith('GNU.sparse.')) sparse = true;
           if (key === 'size') said = /^\d+$/.test(value) ? Number(value) : Number.NaN;
         }
@@ -65,7 +81,7 @@ export class ConfigFiles {
     // A header has room for 8 GiB.
     const isSame = said === undefined || said === stated || said > 0o77777777777;
     if (!isSame || (said ?? stated) !== size) throw this.#refuse('an entry has a wrong size');
-    return { names, sparse };
+    return { names, targets: targets.map(componentsOf), sparse };
   }
 
   #malformed(): never {
@@ -106,7 +122,7 @@ function recordsOf(data: Buffer): [key: string, value: string][] | undefined {
   for (let at = 0; at < text.length; ) {
     const [, digits = ''] = /^([1-9]\d{0,9}) /.exec(text.slice(at, at + 11)) ?? [];
     const length = Number(digits);
-    const [, key, value] = /^([^=\s]+)=(.*)\n$/s.exec(text.slice(at + digits.length + 1, at + length)) ?? [];
+    const [, key, value] = /^([^=\s\0]+)=(.*)\n$/s.exec(text.slice(at + digits.length + 1, at + length)) ?? [];
     if (digits === '' || at + length > text.length || key === undefined || value === undefined) return undefined;
     records.push([key, value]);
     at += length;
@@ -121,4 +137,16 @@ function componentsOf(name: string): string[] {
 /** `backup/container/backup.yaml`, or that of a virtual machine. */
 function isConfig(path: string[]): boolean {
   return path.length === 3 && path[0] === 'backup' && path[2] === 'backup.yaml';
+}
+
+/** `backup/container.bin`, `backup/snapshots/first.bin`, and a virtual machine's. */
+function isVolumeFile([top, ...path]: string[]): boolean {
+  return top === 'backup' && path.length > 0 && path.length <= 2 && path.at(-1)?.endsWith('.bin') === true;
+}
+
+/** The root file system that a path is in: the instance's, or a snapshot's. */
+function rootOf(path: string[]): string | undefined {
+  const [, root] =
+    /^(backup\/(?:container|snapshots\/[^/]+)\/rootfs)\/(?!(?:.*\/)?\.\.(?:\/|$))/.exec(path.join('/')) ?? [];
+  return root;
 }

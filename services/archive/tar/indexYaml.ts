@@ -1,5 +1,6 @@
 /** What `backup/index.yaml` says, as LXD writes it. */
-import { isScalar, parse, parseDocument, visit } from 'yaml';
+import { isUtf8 } from 'node:buffer';
+import { isScalar, parse, parseDocument, visit, YAMLError } from 'yaml';
 import { LxstowError } from '../../contract/errors.ts';
 import type { ManifestInstance, Profile } from '../../contract/schemas.ts';
 
@@ -40,7 +41,7 @@ export interface YamlTask {
 type Fields = Record<string, unknown>;
 
 /** Reads every scalar as a string, so "true" and "007" stay as they are. Does not check for duplicate keys, which would take quadratic time. */
-const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false } as const;
+const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false, logLevel: 'error' } as const;
 
 /** Parses an index of LXD 4 to 6. These versions differ in where the instance, its pool and its profiles are. */
 export function parseIndex(text: Buffer, strict = false): LxdIndex {
@@ -50,6 +51,9 @@ export function parseIndex(text: Buffer, strict = false): LxdIndex {
   const pool = fields(list(config.pools)[0] ?? config.pool);
   const name = word(index.name) || word(instance.name);
   if (!name) throw notLxds(`its ${indexName} names no instance`);
+  // YAML 1.1 has more words for it.
+  if (strict && index.optimized !== undefined && !['true', 'false'].includes(word(index.optimized)))
+    throw notLxds(`its ${indexName} says neither true nor false of optimized`);
   return {
     name,
     optimized: word(index.optimized) === 'true',
@@ -70,7 +74,9 @@ export function parseIndex(text: Buffer, strict = false): LxdIndex {
 
 /** What a `backup.yaml` describes. Throws bad-request. */
 export function parseConfigFile(text: Buffer): Described[] {
-  return describedIn(parseFile(text, 'backup.yaml', true));
+  const file = parseFile(text, 'backup.yaml', true);
+  if (!isFields(file.instance ?? file.container)) throw notLxds('its backup.yaml describes no instance');
+  return describedIn(file);
 }
 
 function describedIn({ instance, container, snapshots }: Fields): Described[] {
@@ -82,20 +88,32 @@ function describedIn({ instance, container, snapshots }: Fields): Described[] {
 
 function parseFile(text: Buffer, name: string, strict: boolean): Fields {
   try {
-    if (strict) assertPlain(text.toString());
+    if (strict) assertPlain(text);
     return fields(parse(text.toString(), asLxdWrites));
   } catch (cause) {
     if (cause instanceof LxstowError) throw cause;
-    throw notLxds(`its ${name} is not YAML: ${(cause as Error).message}`, cause);
+    throw notLxds(`its ${name} is not YAML: ${faultIn(text, cause)}`);
   }
 }
 
-/** Throws for keys that merge or are there twice, tags and aliases: parsers differ in what they make of them, and LXD writes none. */
-function assertPlain(text: string): void {
+/** Where the fault is, without the text there: that may be a secret, and who reads of the fault need not be who sent it. */
+function faultIn(text: Buffer, fault: unknown): string {
+  if (!(fault instanceof YAMLError)) return 'it cannot be read';
+  const line = text.toString().slice(0, fault.pos[0]).split('\n').length;
+  return `${fault.code} at line ${line}`;
+}
+
+/** Throws for keys that merge or are there twice, tags, aliases, and other encodings: parsers differ in what they make of them, and LXD writes none. */
+function assertPlain(bytes: Buffer): void {
   const unlike = (what: string) => notLxds(`its YAML has ${what}`);
+  const text = bytes.toString();
+  // A byte order mark makes it UTF-16 to Go.
+  if (!isUtf8(bytes) || text.includes('\ufeff')) throw unlike('another encoding than UTF-8');
+  if (controls.test(text)) throw unlike('a control character');
   // Ends of lines to YAML 1.1 alone.
   if (/[\u0085\u2028\u2029]|\r(?!\n)/.test(text)) throw unlike('an unusual end of a line');
-  visit(parseDocument(text, asLxdWrites), {
+  const document = parseDocument(text, asLxdWrites);
+  visit(document, {
     Alias: () => {
       throw unlike('an alias');
     },
@@ -109,7 +127,12 @@ function assertPlain(text: string): void {
       if (new Set(keys).size < keys.length) throw unlike('a key twice');
     },
   });
+  const [warning] = document.warnings;
+  if (warning) throw unlike(warning.code);
 }
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
+const controls = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]/;
 
 /** Parses a profile in LXD's format, as in an index or from `lxc profile show`. Throws bad-request for anything else. */
 export function parseProfile(name: string, text: Buffer): Profile {
@@ -118,7 +141,7 @@ export function parseProfile(name: string, text: Buffer): Profile {
   try {
     profile = parse(text.toString(), asLxdWrites);
   } catch (cause) {
-    throw new LxstowError('bad-request', `it is not YAML: ${(cause as Error).message}`, { cause });
+    throw new LxstowError('bad-request', `it is not YAML: ${faultIn(text, cause)}`);
   }
   if (!('config' in fields(profile) || 'devices' in fields(profile)))
     throw new LxstowError('bad-request', 'it is no profile: it has neither config nor devices');
@@ -131,7 +154,11 @@ function readProfile(name: string, profile: unknown): Profile {
 }
 
 function fields(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {};
+  return isFields(value) ? value : {};
+}
+
+function isFields(value: unknown): value is Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function list(value: unknown): unknown[] {

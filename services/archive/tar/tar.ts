@@ -31,8 +31,8 @@ export interface TarEntry {
   header: Buffer;
   /** Of its data, as this scanner understands it. */
   size: number;
-  /** What was said of it before it: pax headers (`x`) and GNU's long names (`L`). */
-  extensions: { type: 'x' | 'L'; data: Buffer }[];
+  /** What was said of it before it: pax headers (`x`), GNU's long names (`L`) and targets of links (`K`). */
+  extensions: { type: 'x' | 'L' | 'K'; data: Buffer }[];
 }
 
 /** Told of every entry but `x`, `L` and `K`; takes its data where it returns something that does. */
@@ -145,10 +145,12 @@ export class TarScanner {
       if (this.entries === 0) this.firstFileBytes = size;
       this.entries += 1;
       this.#tell(header, size);
-    } else if (type === longName && this.#onEntry) {
+    } else if (type !== longName && type !== longLink) this.#tell(header, size);
+    else if (this.#onEntry) {
       if (size > largestPaxBytes) throw this.#broken(position, `there is a name of ${size} bytes`);
-      this.#collectFor(size, (data) => this.#extensions.push({ type: 'L', data }));
-    } else if (type !== longLink) this.#tell(header, size);
+      this.#collectFor(size, (data) => this.#extensions.push({ type: type === longName ? 'L' : 'K', data }));
+    }
+    if (Number.isNaN(size)) throw this.#broken(position, 'there is a size that is no number');
   }
 
   #tell(header: Buffer, size: number): void {
@@ -192,7 +194,7 @@ export class TarScanner {
       const length = Number(digits);
       if (!head || length <= head.length) return;
       const [, key, value] = /^([^=]*)=(.*)\n$/s.exec(text.slice(at + head.length, at + length)) ?? [];
-      if (key === 'size') this.#sizeOfNext = Number(value);
+      if (key === 'size') this.#sizeOfNext = /^\d+$/.test(value ?? '') ? Number(value) : Number.NaN;
       at += length;
     }
   }
@@ -202,7 +204,7 @@ export class TarScanner {
 export function readEntry(header: Buffer): { name: string; size: number } | undefined {
   if (isZero(header) || !checksumFits(header)) return undefined;
   const size = withoutData.has(header[156] ?? 0) ? 0 : number(header, 124, 12);
-  return { name: nameIn(header), size };
+  return Number.isNaN(size) ? undefined : { name: nameIn(header), size };
 }
 
 function nameIn(header: Buffer): string {
@@ -255,10 +257,12 @@ function sumOf(header: Buffer): number {
   return sum;
 }
 
-/** Parses octal digits, or GNU's base 256, which has the top bit set. */
+/** Parses octal digits, or GNU's base 256, which has the top bit set. NaN for anything else: a negative size would lead a reader back. */
 function number(header: Buffer, at: number, length: number): number {
   const field = header.subarray(at, at + length);
-  if (((field[0] ?? 0) & 0x80) === 0)
-    return Number.parseInt(field.toString('latin1').replace(/\0.*$/s, '').trim() || '0', 8);
+  if (((field[0] ?? 0) & 0x80) === 0) {
+    const [, digits] = /^ *([0-7]*) *(?:\0.*)?$/s.exec(field.toString('latin1')) ?? [];
+    return digits === undefined ? Number.NaN : Number.parseInt(digits || '0', 8);
+  }
   return field.subarray(1).reduce((value, byte) => value * 256 + byte, (field[0] ?? 0) & 0x7f);
 }

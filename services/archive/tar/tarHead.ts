@@ -24,30 +24,71 @@ export class TarHead {
   }
 
   readonly #judge: (format: IndexFormat) => void;
-  #held: Buffer | undefined = Buffer.alloc(0);
+  /** The first bytes, while they are held back. How the tar is cut into chunks must not change what becomes of it. */
+  #held: Buffer | undefined = Buffer.allocUnsafe(mostBytes);
+  #size = 0;
+  /** Offset of the next entry. */
+  #next = 0;
+  #found: Found | undefined;
 
   /** Returns the bytes to send instead of `chunk`; they may share its memory. */
   push(chunk: Buffer): Buffer[] {
     if (!this.#held) return [chunk];
-    const head = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
-    const found = look(head);
-    if (found === undefined && head.length < mostBytes) {
-      // The caller reuses the chunk's memory.
-      this.#held = head === chunk ? Buffer.from(chunk) : head;
-      return [];
-    }
+    const taken = chunk.copy(this.#held, this.#size);
+    this.#size += taken;
+    const head = this.#held.subarray(0, this.#size);
+    const isFound = this.#look(head);
+    if (!isFound && this.#size < mostBytes) return [];
     this.#held = undefined;
-    if (!found) return [head];
-    const { config, end, lacks } = found;
-    this.#judge({ version: Number(/^version: (\d+)$/m.exec(config)?.[1] ?? 1) });
-    if (!lacks) return [head];
-    return [head.subarray(0, end), fileEntry(lacks, Buffer.from(config)), head.subarray(end)];
+    const rest = chunk.subarray(taken);
+    const pieces = [head, rest];
+    if (isFound && this.#found) {
+      const { config, end, lacks } = this.#found;
+      this.#judge({ version: Number(/^version: (\d+)$/m.exec(config)?.[1] ?? 1) });
+      if (lacks) pieces.splice(0, 1, head.subarray(0, end), fileEntry(lacks, Buffer.from(config)), head.subarray(end));
+    }
+    return pieces.filter(({ length }) => length > 0);
   }
 
   /** Returns the bytes that are still held back, when the tar was too short to judge. */
   rest(): Buffer[] {
-    return this.#held && this.#held.length > 0 ? [this.#held] : [];
+    return this.#held ? [this.#held.subarray(0, this.#size)] : [];
   }
+
+  /** Goes on with the entries of `head`. Returns false while it is too short to tell. */
+  #look(head: Buffer): boolean {
+    while (this.#next + tarBlockBytes <= head.length) {
+      const entry = readEntry(head.subarray(this.#next, this.#next + tarBlockBytes));
+      if (!entry) return true;
+      const start = this.#next + tarBlockBytes;
+      const end = start + roundedUp(entry.size);
+      if (entry.name === indexName) {
+        if (head.length < end) return false;
+        const index = head.toString('utf8', start, start + entry.size);
+        this.#found = { config: configOf(index), end, lacks: undefined };
+        // An optimized archive has the volume in the file system's own format, with the file in it.
+        if (this.#found.config === '' || /^optimized: true$/m.test(index)) return true;
+      }
+      this.#next = end;
+      const [inVolume, kind, file] = volumeFile.exec(entry.name) ?? [];
+      if (!inVolume) continue;
+      // LXD writes the index first. A backup.yaml before it was judged with the archive: ours would replace it.
+      if (!this.#found) return true;
+      // LXD writes a volume's files in order of their names.
+      if (file !== undefined && file < backupFile) continue;
+      if (file !== backupFile)
+        this.#found.lacks = `backup/${kind?.startsWith('v') ? 'virtual-machine' : 'container'}/${backupFile}`;
+      return true;
+    }
+    return false;
+  }
+}
+
+/** Returns the tar as a restore would send it: with its backup.yaml. */
+export async function* completed(tar: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const head = new TarHead(() => undefined);
+  for await (const chunk of tar) yield* head.push(chunk);
+  yield* head.rest();
 }
 
 interface Found {
@@ -57,34 +98,6 @@ interface Found {
   end: number;
   /** The name of the missing file; undefined when none is missing. */
   lacks: string | undefined;
-}
-
-/** Returns undefined while `head` is too short to tell. */
-function look(head: Buffer): Found | undefined {
-  let found: Found | undefined;
-  for (let at = 0; at + tarBlockBytes <= head.length; ) {
-    const entry = readEntry(head.subarray(at, at + tarBlockBytes));
-    if (!entry) return found;
-    const start = at + tarBlockBytes;
-    at = start + roundedUp(entry.size);
-    if (entry.name === indexName) {
-      if (head.length < at) return undefined;
-      const index = head.toString('utf8', start, start + entry.size);
-      found = { config: configOf(index), end: at, lacks: undefined };
-      // An optimized archive has the volume in the file system's own format, with the file in it.
-      if (found.config === '' || /^optimized: true$/m.test(index)) return found;
-      continue;
-    }
-    const [inVolume, kind, file] = volumeFile.exec(entry.name) ?? [];
-    // LXD writes the index first. A backup.yaml before it was judged with the archive: ours would replace it.
-    if (!found && inVolume) return { config: '', end: 0, lacks: undefined };
-    if (!found || !inVolume || (file !== undefined && file < backupFile)) continue;
-    // LXD writes a volume's files in order of their names.
-    if (file !== backupFile)
-      found.lacks = `backup/${kind?.startsWith('v') ? 'virtual-machine' : 'container'}/${backupFile}`;
-    return found;
-  }
-  return undefined;
 }
 
 const backupFile = 'backup.yaml';

@@ -78,7 +78,7 @@ async function otherOperations(
   // In LXD too, a token runs in the default project.
   const tokens = isAdmin(client) && wants('default') ? await trustStore.tokens() : [];
   const batches = (await runs.list()).flatMap(({ run }) => {
-    const shown = shownRun(run, (_, project) => wants(project), new Date());
+    const shown = shownRun(run, (_, each) => (each === '' ? mayTouch(client, each) : wants(each)), new Date());
     return shown ? [runOperation(shown)] : [];
   });
   return [...batches, ...tokens.map((token) => tokenOperation(token))];

@@ -5,6 +5,7 @@ import type { SlotMemory } from '../../archive/slotMemory.ts';
 import { readTar } from '../../archive/tar/decompress.ts';
 import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
 import { readIndex } from '../../archive/tar/lxdIndex.ts';
+import { completed } from '../../archive/tar/tarHead.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type Compression, type Config, check, type Operation, type Tags } from '../../contract/schemas.ts';
@@ -111,7 +112,8 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
     id: randomUUID(),
     place: { remote, project, instance },
     index: pool === undefined ? index : { ...index, instance: { ...index.instance, pool } },
-    tar,
+    // What is judged is stored, so that a restore adds nothing to it.
+    tar: judge ? completed(tar) : tar,
     compression,
     tags,
     told,

@@ -80,12 +80,12 @@ export async function childPage(
       const place = index * chunkSize + at;
       if (place < from || (state !== undefined && child.state !== state) || !may(child.remote, child.project)) continue;
       if (found.length === limit)
-        return { children: found.map((each) => shownChild(run.id, each)), next: String(last) };
+        return { children: found.map((each) => shownChild(run, each)), next: String(last) };
       found.push(child);
       last = place;
     }
   }
-  return { children: found.map((each) => shownChild(run.id, each)) };
+  return { children: found.map((each) => shownChild(run, each)) };
 }
 
 /** All of a run's children, as far as they are asked for and may be seen, a chunk at a time. */
@@ -98,7 +98,7 @@ export async function* childBatches(
   for (let index = 0; index < run.chunks; index++)
     yield (await runs.chunk(run, index)).children
       .filter((child) => (state === undefined || child.state === state) && may(child.remote, child.project))
-      .map((child) => shownChild(run.id, child));
+      .map((child) => shownChild(run, child));
 }
 
 /** Throws forbidden when a run has children that the client may not touch. */
