@@ -286,6 +286,17 @@ route('/1.0/instances/{instance}/backups', {
     answers: accepted('The backup is queued.', answers('newBackup')),
   },
 });
+route('/1.0/prune', {
+  post: {
+    summary: 'Delete the backups that a rule does not keep',
+    parameters: storedPlace,
+    body: requiredBody('http-prune.json'),
+    answers: sync(
+      'With dry_run what would become of each backup, by instance, the oldest first; else the operations, one for each instance with something to delete.',
+      { anyOf: [listOf(closed(schema('nats-api.json#/$defs/pruneVerdict'))), listOf(operation)] },
+    ),
+  },
+});
 route('/1.0/instances/{instance}/backups/{backup}', {
   get: {
     summary: 'Show a backup',
@@ -306,13 +317,13 @@ route('/1.0/instances/{instance}/backups/{backup}', {
     answers: accepted('The restore is queued.'),
   },
   put: {
-    summary: 'Put tags and notes in the place of those that it has',
+    summary: 'Put tags and notes in the place of those that it has, pin or unpin it',
     parameters: [...place, ifMatch],
     body: requiredBody('http-update-backup.json'),
     answers: sync('The backup as it is now.', backup, etag),
   },
   patch: {
-    summary: 'Change tags and notes',
+    summary: 'Change tags and notes, pin or unpin it',
     parameters: [...place, ifMatch],
     body: requiredBody('http-update-backup.json'),
     answers: sync('The backup as it is now.', backup, etag),

@@ -102,13 +102,16 @@ export interface Everything {
 "http-certificates-post.json"?: CertificatesPostBody
 "http-create-backup.json"?: CreateBackupBody
 "http-create-run.json"?: CreateRunBody
+"http-prune.json"?: PruneBody
 "http-restore-backup.json"?: RestoreBackupBody
 "http-retry-run.json"?: RetryRunBody
 "http-update-backup.json"?: UpdateBackupBody
 "instance-record.json"?: InstanceRecord
 "job-backup.json"?: BackupJob
 "job-delete.json"?: DeleteJob
+"job-prune.json"?: PruneJob
 "job-restore.json"?: RestoreJob
+"keep-rule.json"?: KeepRule
 "manifest.json"?: Manifest
 "names.json"?: Names
 "nats-api.json"?: NatsApi
@@ -126,7 +129,7 @@ export interface Everything {
  * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
  */
 export interface BackupIndex {
-version: 3
+version: 4
 backups: IndexedBackup[]
 }
 export interface IndexedBackup {
@@ -149,6 +152,7 @@ optimized: boolean
 compressed: boolean
 instance_only: boolean
 tags: Tags
+pinned: boolean
 }
 /**
  * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
@@ -657,6 +661,76 @@ remotes?: string[]
 match?: string[]
 }
 /**
+ * What to keep of a project's backups, instance by instance.
+ */
+export interface PruneBody {
+keep: KeepRule
+/**
+ * Of these instances only. Without: of all in the project that have backups, also of those that are gone.
+ * 
+ * @minItems 1
+ * @maxItems 10000
+ * 
+ * Items: An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instances?: string[]
+/**
+ * Delete nothing; say of each backup what would become of it.
+ */
+dry_run?: boolean
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+}
+/**
+ * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ */
+export interface KeepRule {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says.
+ */
+min_good?: number
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin.
+ */
+zone?: string
+}
+/**
  * Where and how to restore. What is left out is as it was when the backup was made.
  */
 export interface RestoreBackupBody {
@@ -718,6 +792,10 @@ tags?: {
  * What people want to remember of a backup.
  */
 notes?: string
+/**
+ * A pinned backup is not deleted. What is left out stays, by PUT too.
+ */
+pinned?: boolean
 name?: unknown
 created?: unknown
 size?: unknown
@@ -881,6 +959,17 @@ notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
+ * Delete what the rule does not keep of the backups of the instance that the subject names: lxstow.jobs.<remote>.prune.<project>.<instance>.
+ */
+export interface PruneJob {
+keep: KeepRule
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+requestor?: Requestor
+}
+/**
  * Restore a backup as the instance that the subject names: lxstow.jobs.<remote>.restore.<project>.<instance>. It must not exist yet.
  */
 export interface RestoreJob {
@@ -974,6 +1063,10 @@ tags: Tags
  * What people want to remember of a backup.
  */
 notes?: string
+/**
+ * It is not deleted, whatever asks for it, until it is unpinned.
+ */
+pinned?: boolean
 }
 export interface ManifestArchive {
 key: string
@@ -1086,6 +1179,7 @@ backupPage?: BackupPage
 backup?: ShownBackup
 operationPage?: OperationPage
 operation?: ShownOperation
+pruneVerdict?: PruneVerdict
 error?: NatsApiError
 }
 export interface ListRequest {
@@ -1232,6 +1326,10 @@ instance_only: boolean
 container_only: boolean
 tags: Tags
 /**
+ * It is not deleted until it is unpinned.
+ */
+pinned: boolean
+/**
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
 instance: string
@@ -1285,6 +1383,37 @@ location: string
 export interface Resources {
 [k: string]: string[]
 }
+/**
+ * What a rule makes of a backup.
+ */
+export interface PruneVerdict {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+location: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup: string
+created: string
+/**
+ * Bytes of the archive.
+ */
+size: number
+action: ("keep" | "delete")
+/**
+ * Why it is kept: `daily 2026-11-28`, `pinned`. Empty where no rule keeps it.
+ */
+reasons: string[]
+}
 export interface NatsApiError {
 /**
  * What happened, and what to do.
@@ -1303,7 +1432,7 @@ status: number
  * How an operation ended, as endpoints are told. The fields in camelCase are those of lxmin's notifications; the rest are as operations have them. More may come.
  */
 export interface Notice {
-opType: ("backup" | "restore" | "delete" | "upload")
+opType: ("backup" | "restore" | "delete" | "prune" | "upload")
 state: ("success" | "failed" | "cancelled")
 /**
  * The backup; empty where it came to no name.
@@ -1334,7 +1463,7 @@ rawURL: string
  */
 error?: string
 operation: string
-kind: ("backup" | "restore" | "delete" | "upload")
+kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 status: ("Success" | "Failure" | "Cancelled")
 status_code: (200 | 400 | 401)
 /**
@@ -1410,7 +1539,7 @@ err: string
  * The remote.
  */
 location: string
-kind: ("backup" | "restore" | "delete" | "upload")
+kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
@@ -1485,6 +1614,18 @@ lxd_free_bytes?: number
  * The same as LXD words it.
  */
 create_backup_progress?: string
+/**
+ * Backups that a prune has left.
+ */
+backups_kept?: number
+/**
+ * Backups that a prune has deleted so far.
+ */
+backups_deleted?: number
+/**
+ * Size of the archives that a prune has deleted.
+ */
+bytes_freed?: number
 /**
  * What a job that could run waits for, because others have it or it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
  */

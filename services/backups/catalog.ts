@@ -20,6 +20,7 @@ export interface Summary {
     compressed: boolean;
     instance_only: boolean;
     tags: Tags;
+    pinned: boolean;
   };
 }
 
@@ -28,6 +29,8 @@ export interface StoredBackup {
   manifest: Manifest;
   etag: string;
 }
+
+type OnUnreadable = (address: BackupAddress) => void;
 
 interface ManifestEntry {
   address: BackupAddress;
@@ -86,14 +89,14 @@ export class Catalog {
    */
   async change(
     address: BackupAddress,
-    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes'>,
+    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes' | 'pinned'>,
     signal: AbortSignal,
   ): Promise<StoredBackup> {
     const key = manifestKey(this.#prefix, address);
     for (let clashes = 0; ; clashes++) {
       const found = await this.stored(address, signal);
       const { manifest } = found;
-      const { notes: _, ...fixed } = manifest.backup;
+      const { notes: _, pinned: __, ...fixed } = manifest.backup;
       const next = { ...manifest, backup: { ...fixed, ...change(found) } };
       const options = { tags: next.backup.tags, contentType: 'application/json' };
       try {
@@ -132,12 +135,12 @@ export class Catalog {
 
   /**
    * All backups of an instance, of a project, of a remote, or all, ordered by these and their name. One whose manifest cannot be read is
-   * logged and left out.
+   * logged and left out; `onUnreadable` is told of it, and what that throws ends the listing.
    */
-  async list(of: Part, signal: AbortSignal): Promise<Summary[]> {
+  async list(of: Part, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
     const entries: ManifestEntry[] = [];
     for await (const entry of this.#manifests(of, signal)) entries.push(entry);
-    return this.#summaries(entries, of.instance === undefined, signal);
+    return this.#summaries(entries, of.instance === undefined, signal, onUnreadable);
   }
 
   /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
@@ -206,7 +209,12 @@ export class Catalog {
    * What these manifests say, in their order: as it is remembered, as their project's index has it, or read. When many of a project had to
    * be read, and these are `whole` projects, the next gateway finds an index.
    */
-  async #summaries(entries: ManifestEntry[], whole: boolean, signal: AbortSignal): Promise<Summary[]> {
+  async #summaries(
+    entries: ManifestEntry[],
+    whole: boolean,
+    signal: AbortSignal,
+    onUnreadable: OnUnreadable = () => undefined,
+  ): Promise<Summary[]> {
     const found = new Map<ManifestEntry, Summary['backup']>();
     for (const entry of entries) {
       const backup = this.#recall(entry);
@@ -224,7 +232,7 @@ export class Catalog {
       indexes.push({ place, entries: each, missing: unknown.filter((entry) => !found.has(entry)).length, etag });
     }
     const missing = entries.filter((entry) => !found.has(entry));
-    const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal) });
+    const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal, onUnreadable) });
     for await (const { entry, backup } of mapInOrder(each(missing), readsInFlight, read))
       if (backup) found.set(entry, backup);
     for (const index of whole ? indexes : [])
@@ -273,7 +281,11 @@ export class Catalog {
   }
 
   /** As its manifest has it now; undefined when that is gone or cannot be read. An entry that was listed before a change gets the new ETag. */
-  async #read(entry: ManifestEntry, signal: AbortSignal): Promise<Summary['backup'] | undefined> {
+  async #read(
+    entry: ManifestEntry,
+    signal: AbortSignal,
+    onUnreadable: OnUnreadable,
+  ): Promise<Summary['backup'] | undefined> {
     const { address, object } = entry;
     try {
       const { body, etag } = await this.#store.read(object.key, signal);
@@ -283,6 +295,7 @@ export class Catalog {
       if (isCode(error, 'not-found')) return undefined;
       if (!isCode(error, 'bad-manifest')) throw error;
       this.#log.error('manifest cannot be read', { key: object.key, error });
+      onUnreadable(address);
       return undefined;
     }
   }
@@ -333,5 +346,6 @@ export function summarise({ backup, archive }: Manifest): Summary['backup'] {
     compressed: archive.compression !== 'none',
     instance_only: archive.instanceOnly,
     tags: backup.tags,
+    pinned: backup.pinned ?? false,
   };
 }

@@ -1,6 +1,7 @@
 /** What clients of a gateway can do, declared; each is in a file of its own, loaded when it is used. */
 import { Argument, type Command, Option } from 'commander';
 import { examples, exiting, formatOption, retryTime, several } from './options.ts';
+import { addRetentionCommands } from './retentionCommands.ts';
 import { addRunCommands } from './runCommands.ts';
 import type { Format } from './terminal/output.ts';
 
@@ -61,6 +62,7 @@ export function addClientCommands(program: Command): void {
   );
 
   addRunCommands(program);
+  addRetentionCommands(program);
 
   examples(
     waiting(

@@ -7,13 +7,16 @@ import httpCertificatePut from '../../schemas/http-certificate-put.json' with { 
 import httpCertificatesPost from '../../schemas/http-certificates-post.json' with { type: 'json' };
 import httpCreateBackup from '../../schemas/http-create-backup.json' with { type: 'json' };
 import httpCreateRun from '../../schemas/http-create-run.json' with { type: 'json' };
+import httpPrune from '../../schemas/http-prune.json' with { type: 'json' };
 import httpRestoreBackup from '../../schemas/http-restore-backup.json' with { type: 'json' };
 import httpRetryRun from '../../schemas/http-retry-run.json' with { type: 'json' };
 import httpUpdateBackup from '../../schemas/http-update-backup.json' with { type: 'json' };
 import instanceRecord from '../../schemas/instance-record.json' with { type: 'json' };
 import jobBackup from '../../schemas/job-backup.json' with { type: 'json' };
 import jobDelete from '../../schemas/job-delete.json' with { type: 'json' };
+import jobPrune from '../../schemas/job-prune.json' with { type: 'json' };
 import jobRestore from '../../schemas/job-restore.json' with { type: 'json' };
+import keepRule from '../../schemas/keep-rule.json' with { type: 'json' };
 import manifest from '../../schemas/manifest.json' with { type: 'json' };
 import names from '../../schemas/names.json' with { type: 'json' };
 import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
@@ -58,12 +61,15 @@ interface Types {
   'http-retry-run.json': types.RetryRunBody;
   'http-certificate-put.json': types.CertificatePutBody;
   'http-certificates-post.json': types.CertificatesPostBody;
+  'http-prune.json': types.PruneBody;
   'http-restore-backup.json': types.RestoreBackupBody;
   'http-update-backup.json': types.UpdateBackupBody;
   'instance-record.json': types.InstanceRecord;
   'job-backup.json': types.BackupJob;
   'job-delete.json': types.DeleteJob;
+  'job-prune.json': types.PruneJob;
   'job-restore.json': types.RestoreJob;
+  'keep-rule.json': types.KeepRule;
   'manifest.json': types.Manifest;
   'nats-api.json#/$defs/listRequest': types.ListRequest;
   'nats-api.json#/$defs/backupRequest': types.BackupRequest;
@@ -116,6 +122,8 @@ const schemas = [
   jobBackup,
   jobRestore,
   jobDelete,
+  jobPrune,
+  keepRule,
   operation,
   outage,
   notice,
@@ -124,6 +132,7 @@ const schemas = [
   manifest,
   backupIndex,
   httpCreateBackup,
+  httpPrune,
   httpRestoreBackup,
   httpUpdateBackup,
   httpCreateRun,

@@ -18,6 +18,7 @@ import { exportRoutes } from './routes/exports.ts';
 import { instanceRoutes } from './routes/instances.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { poolRoutes, projectRoutes } from './routes/places.ts';
+import { pruneRoutes } from './routes/prune.ts';
 import { runRoutes } from './routes/runs.ts';
 import { serverRoutes } from './routes/server.ts';
 import { statusRoutes } from './routes/status.ts';
@@ -59,6 +60,7 @@ export function createApp(parts: GatewayParts): Express {
   app.use('/1.0/runs', runRoutes(parts));
   app.use('/1.0/events', eventRoutes(parts));
   app.use('/1.0/status', statusRoutes(parts));
+  app.use('/1.0/prune', pruneRoutes(parts));
   app.use('/1.0/projects', projectRoutes(parts));
   app.use('/1.0/storage-pools', poolRoutes(parts));
   app.use(nothingHere);

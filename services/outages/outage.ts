@@ -4,6 +4,7 @@
  */
 import type { LxstowError } from '../contract/errors.ts';
 import { faultsOf, type JobKind, type Outage } from '../contract/schemas.ts';
+import { isQuick } from '../nats/topology.ts';
 
 /** A remote with more concurrent jobs than this is not limited any more. */
 const mostAllowed = 32;
@@ -45,7 +46,7 @@ export function waitingFor({ dependency, since, allowed, only }: Outage): string
 
 /** Whether jobs of this kind wait for it. */
 export function concerns({ dependency, only }: Outage, kind: JobKind): boolean {
-  return dependency === 'lxd' ? kind !== 'delete' : only === undefined || kind === 'backup';
+  return dependency === 'lxd' ? !isQuick(kind) : only === undefined || kind === 'backup';
 }
 
 /** Parses a stored record; undefined if it is invalid. */

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { Catalog } from '../backups/catalog.ts';
 import { listPrefix } from '../backups/keys.ts';
 import { Bandwidth } from '../concurrency/rateLimit.ts';
 import { isCode } from '../contract/errors.ts';
@@ -44,6 +45,7 @@ import type { Log } from '../telemetry/logger.ts';
 import { createWorkerMetrics } from '../telemetry/metrics.ts';
 import type { Trace } from '../telemetry/trace.ts';
 import { runBackup, undoBackup } from './backup/backup.ts';
+import { runPrune } from './prune.ts';
 import { runRemove } from './remove.ts';
 import { limitsOf } from './restore/limits.ts';
 import { whyNotReplaceable } from './restore/replace.ts';
@@ -69,6 +71,7 @@ const runners: Runners = {
   backup: { run: runBackup, undo: undoBackup },
   restore: { run: runRestore, undo: undoRestore },
   delete: { run: runRemove },
+  prune: { run: runPrune },
 };
 
 /** Runs until `stop`. Throws at the start when the configuration, NATS or the object store are not as they must be. */
@@ -131,6 +134,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
     keeper,
+    catalog: new Catalog(store, prefix, log),
   };
   await using outages = new Outages({
     ...{ remote, worker, bucket, log, stopping: stop },

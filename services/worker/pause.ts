@@ -3,7 +3,7 @@ import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
-import { instanceLeaseKey } from '../nats/topology.ts';
+import { instanceLeaseKey, isQuick } from '../nats/topology.ts';
 import { amend, handBack } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import { waitingFor } from '../outages/outage.ts';
@@ -54,7 +54,7 @@ export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { con
 
 /** Whether nobody is at work on it: a worker that is has the lease on the instance, or on none what a deletion is. */
 async function isAbandoned(operation: Operation, { worker, tools: { leases } }: PauseTools): Promise<boolean> {
-  if (operation.kind === 'delete') return operation.owner !== worker;
+  if (isQuick(operation.kind)) return operation.owner !== worker;
   const lease = await leases.acquire(instanceLeaseKey(operation), { worker, operation: operation.id });
   await lease?.release();
   return lease !== undefined;

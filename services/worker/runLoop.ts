@@ -6,7 +6,7 @@ import type { Lease } from '../coordination/leases.ts';
 import type { Nudges } from '../coordination/nudges.ts';
 import { bury } from '../jobs/deadLetters.ts';
 import type { Deliveries, Delivery } from '../jobs/deliveries.ts';
-import { type Job, type JobOf, operationIdOf, parseJob } from '../jobs/jobs.ts';
+import { isJobKind, type Job, type JobOf, operationIdOf, parseJob } from '../jobs/jobs.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { isLxdAway } from '../lxd/client.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -377,7 +377,7 @@ function failedOperation(
   error: LxstowError,
   now: Date,
 ): Operation | undefined {
-  if (kind !== 'backup' && kind !== 'restore' && kind !== 'delete') return undefined;
+  if (!isJobKind(kind)) return undefined;
   return fail(newOperation({ id, kind, address }, now), error, now);
 }
 

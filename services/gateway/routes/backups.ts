@@ -1,9 +1,11 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 import { type Request, type Response, Router } from 'express';
+import { assertUnpinned } from '../../backups/manifest.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import {
   type Address,
+  type BackupAddress,
   type BackupJob,
   type Config,
   check,
@@ -96,6 +98,7 @@ export function backupRoutes(parts: GatewayParts): Router {
         return {
           tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
           ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
+          ...((wanted.pinned ?? stored.manifest.backup.pinned) && { pinned: true }),
         };
       },
       ended(response),
@@ -218,12 +221,7 @@ export function backupRoutes(parts: GatewayParts): Router {
     const { backup, ...address } = backupOf(request);
     const told = endpointOf(request, config.notify);
     nats.assertConnected();
-    if (!(await catalog.has({ ...address, backup }, ended(response)))) {
-      const name = `backup ${address.instance}/${backup}`;
-      const running = await unfinishedBackup(parts, { ...address, backup });
-      if (running) throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
-      throw new LxstowError('not-found', `${name} does not exist`);
-    }
+    await assertDeletable(parts, { ...address, backup }, ended(response));
     // No worker up: better said now than after the time is over.
     await askLook(
       nats,
@@ -255,6 +253,18 @@ export function backupRoutes(parts: GatewayParts): Router {
   });
 
   return router;
+}
+
+/** Throws not-found, and conflict for a backup that is still being made, or pinned. One whose manifest cannot be read can be deleted. */
+async function assertDeletable(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<void> {
+  const manifest = await parts.catalog.manifest(address, signal).catch(async (error) => {
+    if (isCode(error, 'bad-manifest')) return undefined;
+    const running = isCode(error, 'not-found') ? await unfinishedBackup(parts, address) : undefined;
+    if (!running) throw error;
+    const name = `backup ${address.instance}/${address.backup}`;
+    throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
+  });
+  if (manifest) assertUnpinned(manifest);
 }
 
 /** Side by side; where one fails, the other has ended too: what it has done can be undone. */
