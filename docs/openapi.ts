@@ -84,6 +84,7 @@ const pathParameters: Record<string, Json> = {
   backup: names('backupName'),
   snapshot: text,
   id: names('uuid'),
+  name: schema('schedule.json#/$defs/name'),
   project: names('projectName'),
   pool: names('poolName'),
   fingerprint: {
@@ -284,6 +285,64 @@ route('/1.0/instances/{instance}/backups', {
     parameters: [...place, compression, query('optimize', flag, "The storage driver's own format."), tagging, told],
     body: optionalBody('http-create-backup.json'),
     answers: accepted('The backup is queued.', answers('newBackup')),
+  },
+});
+const scheduled = closed(schema('nats-api.json#/$defs/schedule'));
+route('/1.0/schedules', {
+  get: {
+    summary: 'List schedules',
+    parameters: [recursion],
+    answers: sync('By name.', listOf(text, scheduled)),
+  },
+  post: {
+    summary: 'Make a schedule',
+    body: requiredBody('http-schedules-post.json'),
+    answers: {
+      201: {
+        description: 'It is made; nothing is begun by that.',
+        headers: location,
+        content: json(envelope(done, { type: 'null' })),
+      },
+    },
+  },
+});
+route('/1.0/schedules/{name}', {
+  get: { summary: 'Show a schedule', answers: sync('With when it is due next.', scheduled) },
+  put: {
+    summary: 'Change a schedule',
+    body: requiredBody('http-schedule.json'),
+    answers: sync('The schedule as it is now.', scheduled),
+  },
+  delete: { summary: 'Delete a schedule; its runs go on', answers: sync('It is gone.', empty) },
+});
+route('/1.0/schedules/{name}/pause', {
+  post: {
+    summary: 'Pause a schedule',
+    body: optionalBody('http-schedule-pause.json'),
+    answers: sync('The schedule as it is now.', scheduled),
+  },
+});
+route('/1.0/schedules/{name}/resume', {
+  post: {
+    summary: 'Go on with a schedule; what was due meanwhile is not made up for',
+    answers: sync('The schedule as it is now.', scheduled),
+  },
+});
+route('/1.0/schedules/{name}/run', {
+  post: {
+    summary: 'Begin a run of a schedule now',
+    body: optionalBody('http-retry-run.json'),
+    answers: accepted('The run is planned. Its operation.'),
+  },
+});
+route('/1.0/schedules/{name}/next', {
+  get: {
+    summary: 'When a schedule is due',
+    parameters: [
+      query('count', text, 'How many times; 5 without it.'),
+      query('instances', flag, 'When each instance begins the next time.'),
+    ],
+    answers: sync('The next times.', listOf(closed(schema('nats-api.json#/$defs/scheduledAt'))), warned),
   },
 });
 route('/1.0/prune', {

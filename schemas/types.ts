@@ -88,6 +88,15 @@ progress?: number
 operation?: string
 })
 /**
+ * A schedule, and when it is due next.
+ */
+export type ShownSchedule = (Schedule & {
+/**
+ * With the offset of its zone; absent while it is paused.
+ */
+next?: string
+})
+/**
  * A chunk of a run's children, in the bucket lxstow_runs under <id>.plan.<plan>.<nnn>.
  * 
  * @maxItems 500
@@ -105,13 +114,16 @@ export interface Everything {
 "http-prune.json"?: PruneBody
 "http-restore-backup.json"?: RestoreBackupBody
 "http-retry-run.json"?: RetryRunBody
+"http-schedule-pause.json"?: SchedulePauseBody
+"http-schedule.json"?: ScheduleBody
+"http-schedules-post.json"?: SchedulesPostBody
 "http-update-backup.json"?: UpdateBackupBody
 "instance-record.json"?: InstanceRecord
 "job-backup.json"?: BackupJob
 "job-delete.json"?: DeleteJob
 "job-prune.json"?: PruneJob
 "job-restore.json"?: RestoreJob
-"keep-rule.json"?: KeepRule
+"keep-rule.json"?: KeepRule1
 "manifest.json"?: Manifest
 "names.json"?: Names
 "nats-api.json"?: NatsApi
@@ -122,6 +134,7 @@ export interface Everything {
 "run-answers.json"?: RunAnswers
 "run-plan.json"?: RunPlan
 "run.json"?: Run
+"schedule.json"?: Schedule
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
 }
@@ -629,6 +642,7 @@ compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 optimized_storage?: boolean
 instance_only?: boolean
 tags?: Tags
+keep?: KeepRule
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -654,6 +668,10 @@ projects?: Projects1
  */
 remotes?: string[]
 /**
+ * And those, of these projects and remotes, that name this schedule in user.lxstow.schedule.
+ */
+schedule?: string
+/**
  * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
  * 
  * @maxItems 20
@@ -661,10 +679,57 @@ remotes?: string[]
 match?: string[]
 }
 /**
+ * Behind each backup, those of its instance that this does not keep are deleted.
+ */
+export interface KeepRule {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says.
+ */
+min_good?: number
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin.
+ */
+zone?: string
+}
+/**
  * What to keep of a project's backups, instance by instance.
  */
 export interface PruneBody {
-keep: KeepRule
+keep: KeepRule1
 /**
  * Of these instances only. Without: of all in the project that have backups, also of those that are gone.
  * 
@@ -686,7 +751,7 @@ notifyEndpoint?: string
 /**
  * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
  */
-export interface KeepRule {
+export interface KeepRule1 {
 /**
  * The last n backups. -1, here and below: without end.
  */
@@ -780,6 +845,136 @@ export interface RetryRunBody {
  * The new run's id; the same again is the same run.
  */
 id?: string
+}
+/**
+ * Why a schedule is paused, and until when.
+ */
+export interface SchedulePauseBody {
+reason?: string
+until?: string
+}
+/**
+ * When which instances are backed up, and how: kept as it was written. Unknown fields are refused.
+ */
+export interface ScheduleBody {
+description?: string
+/**
+ * Minute, hour, day, month and weekday as cron has them, or @hourly, @daily, @weekly, @monthly, @yearly.
+ */
+cron: string
+/**
+ * The time zone whose clock is meant, as IANA names it: Europe/Berlin.
+ */
+zone?: string
+/**
+ * Each instance begins up to so much later, and always by the same part of it: 30m.
+ */
+jitter?: string
+/**
+ * When backups may begin, by the same clock: 01:00-05:00. What has not begun at its end is skipped, and is the first the next time.
+ */
+window?: string
+/**
+ * What becomes of a time at which no gateway was at work: it is made up for once, or recorded as missed.
+ */
+catch_up?: ("once" | "never")
+selector?: RunSelector1
+compression_algorithm?: ("" | "gzip" | "zstd" | "none")
+optimized_storage?: boolean
+instance_only?: boolean
+tags?: Tags
+keep?: KeepRule2
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+}
+/**
+ * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
+ */
+export interface RunSelector1 {
+/**
+ * All of them, of the projects and remotes that are given.
+ */
+all?: boolean
+instances?: Patterns
+exclude?: Patterns1
+projects?: Projects1
+/**
+ * LXD servers of the configuration; all without it.
+ * 
+ * @maxItems 1000
+ * 
+ * Items: A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remotes?: string[]
+/**
+ * And those, of these projects and remotes, that name this schedule in user.lxstow.schedule.
+ */
+schedule?: string
+/**
+ * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
+ * 
+ * @maxItems 20
+ */
+match?: string[]
+}
+/**
+ * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ */
+export interface KeepRule2 {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says.
+ */
+min_good?: number
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin.
+ */
+zone?: string
+}
+/**
+ * A schedule to be made.
+ */
+export interface SchedulesPostBody {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+definition: ScheduleBody
 }
 /**
  * What can be changed of a backup. PUT: what is left out becomes empty. PATCH: it stays, and a tag of null is removed. The other fields are taken as GET shows them, and change nothing.
@@ -962,11 +1157,15 @@ requestor?: Requestor
  * Delete what the rule does not keep of the backups of the instance that the subject names: lxstow.jobs.<remote>.prune.<project>.<instance>.
  */
 export interface PruneJob {
-keep: KeepRule
+keep: KeepRule1
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+/**
+ * The run behind whose backup it comes.
+ */
+run?: string
 requestor?: Requestor
 }
 /**
@@ -1180,6 +1379,8 @@ backup?: ShownBackup
 operationPage?: OperationPage
 operation?: ShownOperation
 pruneVerdict?: PruneVerdict
+schedule?: ShownSchedule
+scheduledAt?: ScheduledAt
 error?: NatsApiError
 }
 export interface ListRequest {
@@ -1413,6 +1614,87 @@ action: ("keep" | "delete")
  * Why it is kept: `daily 2026-11-28`, `pinned`. Empty where no rule keeps it.
  */
 reasons: string[]
+}
+/**
+ * A schedule, in the bucket lxstow_schedules under its name.
+ */
+export interface Schedule {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+definition: ScheduleBody
+created_at: string
+updated_at: string
+requestor?: Requestor1
+/**
+ * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
+ */
+since: string
+last?: ScheduleLast
+paused?: SchedulePause
+}
+/**
+ * Who asked, as LXD's lifecycle events word it.
+ */
+export interface Requestor1 {
+/**
+ * The client certificate's SHA-256 fingerprint, in hex.
+ */
+username?: string
+protocol?: string
+address?: string
+}
+/**
+ * The last time at which it was due.
+ */
+export interface ScheduleLast {
+/**
+ * The local time as the rule says it.
+ */
+slot: string
+at: string
+run: string
+}
+/**
+ * While it is paused nothing is due.
+ */
+export interface SchedulePause {
+since: string
+/**
+ * Fingerprint of the client.
+ */
+by?: string
+reason?: string
+/**
+ * It goes on by itself then.
+ */
+until?: string
+}
+/**
+ * A time at which a schedule is due, or, with its place, one at which an instance is.
+ */
+export interface ScheduledAt {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+schedule: string
+/**
+ * With the offset of the schedule's zone.
+ */
+at: string
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+host?: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project?: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance?: string
 }
 export interface NatsApiError {
 /**
@@ -1749,7 +2031,8 @@ status_code: (103 | 104 | 200 | 400 | 401)
 /**
  * Its place in the order, the first first.
  */
-class: ("hand" | "retry")
+class: ("hand" | "retry" | "catch-up" | "scheduled")
+schedule?: RunSchedule
 /**
  * The run whose failed children it repeats.
  */
@@ -1792,6 +2075,22 @@ excluded: number
 operation: string
 }
 /**
+ * Of a scheduled run: what it was made for, and when its children may begin.
+ */
+export interface RunSchedule {
+name: string
+/**
+ * The local time as the schedule's rule says it.
+ */
+slot: string
+starts_at: string
+jitter_seconds?: number
+/**
+ * Children that have not begun then are skipped.
+ */
+window_ends?: string
+}
+/**
  * `total` is the sum of the others.
  */
 export interface RunCounts {
@@ -1820,7 +2119,7 @@ planned: boolean
 }
 export interface RunFailure {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * Empty where the whole run is meant.
  */
 remote: string
 /**
@@ -1989,7 +2288,8 @@ status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
  * Its place in the order, the first first.
  */
-class: ("hand" | "retry")
+class: ("hand" | "retry" | "catch-up" | "scheduled")
+schedule?: RunSchedule
 /**
  * The run whose failed children it repeats.
  */

@@ -3,6 +3,7 @@ import { Argument, type Command, Option } from 'commander';
 import { examples, exiting, formatOption, retryTime, several } from './options.ts';
 import { addRetentionCommands } from './retentionCommands.ts';
 import { addRunCommands } from './runCommands.ts';
+import { addScheduleCommands } from './scheduleCommands.ts';
 import type { Format } from './terminal/output.ts';
 
 const instance = '<instance>';
@@ -63,6 +64,7 @@ export function addClientCommands(program: Command): void {
 
   addRunCommands(program);
   addRetentionCommands(program);
+  addScheduleCommands(program);
 
   examples(
     waiting(

@@ -2,18 +2,9 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { examples, exiting, formatOption, several } from './options.ts';
 
-export function addRetentionCommands(program: Command): void {
-  const placed = (command: Command) =>
-    command
-      .option('--project <name>', "the instances' project (default: the gateway's, else default)")
-      .option('--target <host>', "the host, as the gateway's configuration names it (default: its default one)");
-
-  const prune = placed(
-    program
-      .command('prune')
-      .description("delete each instance's backups that no --keep option keeps")
-      .argument('[instance...]', '[gateway:]instance (default: all that have backups, also those that are gone)'),
-  )
+/** The options that say what to keep. */
+export function keeping(command: Command): Command {
+  return command
     .option('--keep-last <n>', 'keep the last n backups; here and below `unlimited` keeps all', count)
     .option('--keep-hourly <n>', 'of the last n hours that have backups, keep the last one of each', count)
     .option('--keep-daily <n>', 'the same by days', count)
@@ -22,7 +13,23 @@ export function addRetentionCommands(program: Command): void {
     .option('--keep-yearly <n>', 'the same by years', count)
     .option('--keep-within <time>', 'keep those younger than 1y6m, 14d or 12h, seen from the newest one')
     .addOption(several('--keep-tag <key[=value]>', 'keep those with this tag; again for more'))
-    .option('--min-good <n>', 'keep so many of the newest, whatever the rest says (default: 1)', count)
+    .option('--min-good <n>', 'keep so many of the newest, whatever the rest says (default: 1)', count);
+}
+
+export function addRetentionCommands(program: Command): void {
+  const placed = (command: Command) =>
+    command
+      .option('--project <name>', "the instances' project (default: the gateway's, else default)")
+      .option('--target <host>', "the host, as the gateway's configuration names it (default: its default one)");
+
+  const prune = keeping(
+    placed(
+      program
+        .command('prune')
+        .description("delete each instance's backups that no --keep option keeps")
+        .argument('[instance...]', '[gateway:]instance (default: all that have backups, also those that are gone)'),
+    ),
+  )
     .option('--zone <zone>', "whose days and hours are meant, as Europe/Berlin (default: this machine's)")
     .option('--dry-run', 'delete nothing; show what becomes of each backup, and why')
     .option('-q, --quiet', 'no progress')

@@ -10,6 +10,9 @@ import httpCreateRun from '../../schemas/http-create-run.json' with { type: 'jso
 import httpPrune from '../../schemas/http-prune.json' with { type: 'json' };
 import httpRestoreBackup from '../../schemas/http-restore-backup.json' with { type: 'json' };
 import httpRetryRun from '../../schemas/http-retry-run.json' with { type: 'json' };
+import httpSchedule from '../../schemas/http-schedule.json' with { type: 'json' };
+import httpSchedulePause from '../../schemas/http-schedule-pause.json' with { type: 'json' };
+import httpSchedulesPost from '../../schemas/http-schedules-post.json' with { type: 'json' };
 import httpUpdateBackup from '../../schemas/http-update-backup.json' with { type: 'json' };
 import instanceRecord from '../../schemas/instance-record.json' with { type: 'json' };
 import jobBackup from '../../schemas/job-backup.json' with { type: 'json' };
@@ -27,6 +30,7 @@ import requestor from '../../schemas/requestor.json' with { type: 'json' };
 import run from '../../schemas/run.json' with { type: 'json' };
 import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
 import runPlan from '../../schemas/run-plan.json' with { type: 'json' };
+import schedule from '../../schemas/schedule.json' with { type: 'json' };
 import trustToken from '../../schemas/trust-token.json' with { type: 'json' };
 import trustedCertificate from '../../schemas/trusted-certificate.json' with { type: 'json' };
 import type * as types from '../../schemas/types.ts';
@@ -63,6 +67,9 @@ interface Types {
   'http-certificates-post.json': types.CertificatesPostBody;
   'http-prune.json': types.PruneBody;
   'http-restore-backup.json': types.RestoreBackupBody;
+  'http-schedule.json': types.ScheduleBody;
+  'http-schedule-pause.json': types.SchedulePauseBody;
+  'http-schedules-post.json': types.SchedulesPostBody;
   'http-update-backup.json': types.UpdateBackupBody;
   'instance-record.json': types.InstanceRecord;
   'job-backup.json': types.BackupJob;
@@ -99,6 +106,8 @@ interface Types {
   'run-answers.json#/$defs/childrenRequest': types.RunChildrenRequest;
   'run-answers.json#/$defs/retryRequest': types.RunRetryRequest;
   'run-answers.json#/$defs/notice': types.RunNotice;
+  'schedule.json': types.Schedule;
+  'schedule.json#/$defs/name': string;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -134,6 +143,10 @@ const schemas = [
   httpCreateBackup,
   httpPrune,
   httpRestoreBackup,
+  httpSchedule,
+  httpSchedulePause,
+  httpSchedulesPost,
+  schedule,
   httpUpdateBackup,
   httpCreateRun,
   httpRetryRun,

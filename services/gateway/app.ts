@@ -20,6 +20,7 @@ import { operationRoutes } from './routes/operations.ts';
 import { poolRoutes, projectRoutes } from './routes/places.ts';
 import { pruneRoutes } from './routes/prune.ts';
 import { runRoutes } from './routes/runs.ts';
+import { scheduleRoutes } from './routes/schedules.ts';
 import { serverRoutes } from './routes/server.ts';
 import { statusRoutes } from './routes/status.ts';
 import { uploadRoutes } from './routes/uploads.ts';
@@ -61,6 +62,7 @@ export function createApp(parts: GatewayParts): Express {
   app.use('/1.0/events', eventRoutes(parts));
   app.use('/1.0/status', statusRoutes(parts));
   app.use('/1.0/prune', pruneRoutes(parts));
+  app.use('/1.0/schedules', scheduleRoutes(parts));
   app.use('/1.0/projects', projectRoutes(parts));
   app.use('/1.0/storage-pools', poolRoutes(parts));
   app.use(nothingHere);

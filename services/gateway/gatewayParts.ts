@@ -9,6 +9,7 @@ import type { Nats } from '../nats/connection.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { RunFeed } from '../runs/runFeed.ts';
 import type { RunStore } from '../runs/runStore.ts';
+import type { ScheduleStore } from '../schedules/scheduleStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import type { ServerCertificate } from '../trust/serverCertificate.ts';
@@ -29,6 +30,7 @@ export interface GatewayParts extends TrustParts {
   feed: OperationFeed;
   runs: RunStore;
   runFeed: RunFeed;
+  schedules: ScheduleStore;
   eventSockets: EventSockets;
   reservations: Reservations;
   catalog: Catalog;

@@ -21,6 +21,8 @@ import { OperationStore } from '../operations/operationStore.ts';
 import { Feeder } from '../runs/feeder.ts';
 import { RunFeed } from '../runs/runFeed.ts';
 import { RunStore } from '../runs/runStore.ts';
+import { serveSchedules } from '../schedules/scheduler.ts';
+import { ScheduleStore } from '../schedules/scheduleStore.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -90,6 +92,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const leases = new Bucket(nats, leasesBucket);
   const feed = await OperationFeed.open(operations, log, ended.signal);
   const runs = new RunStore(nats, config.nats.runsKeptHours);
+  const schedules = new ScheduleStore(nats);
   const runFeed = await RunFeed.open(runs, log, ended.signal);
   await using eventSockets = new EventSockets(feed, runFeed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
@@ -120,6 +123,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     feed,
     runs,
     runFeed,
+    schedules,
     eventSockets,
     reservations: new Reservations(leases),
     catalog,
@@ -187,6 +191,11 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     fingerprint: fingerprintOf(certificate.cert),
   });
   const feeding = feeder.run();
+  const scheduling = serveSchedules({
+    ...{ nats, runs, schedules, remotes: Object.keys(config.remotes), inventoryTimeoutMs: gateway.inventoryTimeoutMs },
+    ...{ leases: new Leases(leases, config.worker.leaseTtlMs), heartbeatMs: config.worker.heartbeatMs },
+    ...{ name: `gateway-${hostname()}-${process.pid}`, log, stop },
+  });
   trust.announce(port);
   onListening?.(port);
 
@@ -199,7 +208,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   server.closeIdleConnections();
   await eventSockets[Symbol.asyncDispose]();
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
-  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding]);
+  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding, scheduling]);
   clearTimeout(timer);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();

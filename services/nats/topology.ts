@@ -26,6 +26,8 @@ export const checkpointsBucket = 'lxstow_checkpoints';
 export const instancesBucket = 'lxstow_instances';
 /** Runs: what each is, and its children. */
 export const runsBucket = 'lxstow_runs';
+/** Schedules: what people wrote, and the last time each was due. */
+export const schedulesBucket = 'lxstow_schedules';
 /** Trusted certificates, tokens, and gateways' addresses. */
 export const trustBucket = 'lxstow_trust';
 
@@ -258,6 +260,9 @@ export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' | 'd
 /** Key of the lease on feeding runs to the queue: one gateway feeds all runs. */
 export const feederLeaseKey = 'feeder.runs';
 
+/** Key of the lease on schedules: one gateway makes their runs. */
+export const schedulerLeaseKey = 'scheduler.runs';
+
 /** Key of the janitor's lease on a remote. It has two tokens, like the feeder's; all others have at least three. */
 export function janitorLeaseKey(remote: string): string {
   return `janitor.${remote}`;
@@ -369,9 +374,17 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
   ];
 }
 
-const buckets = [operationsBucket, leasesBucket, checkpointsBucket, instancesBucket, runsBucket, trustBucket];
+const buckets = [
+  operationsBucket,
+  leasesBucket,
+  checkpointsBucket,
+  instancesBucket,
+  runsBucket,
+  schedulesBucket,
+  trustBucket,
+];
 /** Workers have no use for them, and may not read them. */
-const gatewaysBuckets = [runsBucket, trustBucket];
+const gatewaysBuckets = [runsBucket, schedulesBucket, trustBucket];
 
 /** Settings of the stream behind a bucket that already exists. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {

@@ -2,6 +2,7 @@
 import { Temporal } from 'temporal-polyfill';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule, Tags } from '../contract/schemas.ts';
+import { checkZone } from '../contract/zones.ts';
 
 /** What a rule looks at. */
 export interface Candidate {
@@ -38,15 +39,7 @@ export function checkRule(rule: KeepRule): void {
   const keeps = [keep_last, ...counts].some((count) => count !== 0) || keep_tags.length > 0 || !durationOf(rule).blank;
   if (!keeps)
     throw new LxstowError('bad-request', 'keep: the rule keeps nothing; say what to keep, for example keep_daily: 14');
-  const { zone = 'UTC' } = rule;
-  try {
-    Temporal.Instant.fromEpochMilliseconds(0).toZonedDateTimeISO(zone);
-  } catch {
-    throw new LxstowError(
-      'bad-request',
-      `keep.zone: ${JSON.stringify(zone)} is not a time zone; for example Europe/Berlin`,
-    );
-  }
+  checkZone(rule.zone ?? 'UTC', 'keep.zone');
 }
 
 /**

@@ -33,6 +33,9 @@ export function hasEnded({ status }: Pick<Run, 'status'>): boolean {
 /** The code of an operation that was made for a child, and is not begun because something else has its instance. */
 export const skippedCode = 'instance-busy';
 
+/** The code of a child that had not begun when its schedule's window ended. */
+export const windowCode = 'window';
+
 export function outcomeOf({ status, err, error_code, backup, metadata }: Operation): Outcome {
   const reason = { reason: err.slice(0, longestReason), ...(error_code !== undefined && { error_code }) };
   switch (status) {
@@ -131,6 +134,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     status_code: codes[status],
     class: run.class,
     ...(retry_of !== undefined && { retry_of }),
+    ...(run.schedule && { schedule: run.schedule }),
     created_at,
     updated_at,
     ...(ended_at !== undefined && { ended_at }),

@@ -1,11 +1,11 @@
 /** All open runs, as the feeder holds them: the state of each child, and which children are queued next. Pure. */
-import type { Address, Operation, Run, RunChild } from '../contract/schemas.ts';
+import type { Operation, Run, RunChild } from '../contract/schemas.ts';
 import { count, failureOf, hasEnded, isOpen, type Outcome, outcomeOf, withFailure } from './fold.ts';
-import { childId } from './plan.ts';
+import { addressKey, childId, dueMs } from './plan.ts';
 
 /** Children of a host that may wait on the queue besides two for each that is at work: so a job by hand waits behind 2 × slots + 16 at most. */
 export const spareChildren = 16;
-const ranks: Record<Run['class'], number> = { hand: 0, retry: 1 };
+const ranks: Record<Run['class'], number> = { hand: 0, retry: 1, 'catch-up': 2, scheduled: 3 };
 
 export interface OpenRun {
   run: Run;
@@ -23,6 +23,8 @@ export interface OpenChild {
   child: RunChild;
   /** It is on the queue, or may be. */
   fed: boolean;
+  /** When it may begin, by Date.now(). */
+  dueMs: number;
 }
 
 /** A host, over all runs. */
@@ -43,6 +45,14 @@ export class Fleet {
   readonly #holders = new Map<string, OpenChild>();
   readonly #hosts = new Map<string, Host>();
 
+  /** Children of runs with a keep rule that have been backed up, and behind which nothing has been deleted yet. */
+  readonly backedUp: OpenChild[] = [];
+
+  /** Returns `backedUp`, and empties it. */
+  takeBackedUp(): OpenChild[] {
+    return this.backedUp.splice(0);
+  }
+
   get runs(): OpenRun[] {
     return [...this.#runs.values()];
   }
@@ -62,9 +72,17 @@ export class Fleet {
   /** More children of a run: those whose remote was away when it was planned. */
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
-    const added = children.map((child) => ({ id: childId(of.run.id, child), of, chunk, child, fed: false }));
+    const added = children.map((child) => ({
+      id: childId(of.run.id, child),
+      of,
+      chunk,
+      child,
+      fed: false,
+      dueMs: dueMs(of.run, child),
+    }));
     of.chunks.push(added);
     for (const each of added) {
+      this.#noteBackedUp(each);
       if (!isOpen(each.child)) continue;
       this.#children.set(each.id, each);
       const host = this.#host(each.child.remote);
@@ -74,6 +92,8 @@ export class Fleet {
       if (each.child.state === 'running') host.running++;
       this.#hold(each);
     }
+    if (of.run.schedule?.jitter_seconds)
+      for (const host of this.#hosts.values()) host.waiting.get(of)?.sort((a, b) => a.dueMs - b.dueMs);
   }
 
   /** Forgets a run that has ended. */
@@ -141,17 +161,22 @@ export class Fleet {
     if (at >= 0) of.dirty.add(chunk);
     of.changed = true;
     if (!isOpen(settled)) this.#end(open);
+    this.#noteBackedUp(open);
+  }
+
+  #noteBackedUp(open: OpenChild): void {
+    if (open.child.state === 'success' && open.of.run.request.keep) this.backedUp.push(open);
   }
 
   /**
    * Children that may be put on the queue now, marked as fed: of each host no more than 2 for each that is at work and `spareChildren`; by class,
-   * and of one class from each run in turn.
+   * and of one class from each run in turn. None that is not due by `nowMs`.
    */
-  next(): OpenChild[] {
+  next(nowMs = Date.now()): OpenChild[] {
     const chosen: OpenChild[] = [];
     for (const host of this.#hosts.values()) {
       for (let room = 2 * host.running + spareChildren - host.fed; room > 0; room--) {
-        const child = this.#nextOf(host);
+        const child = this.#nextOf(host, nowMs);
         if (!child) break;
         this.markFed(child);
         chosen.push(child);
@@ -160,8 +185,9 @@ export class Fleet {
     return chosen;
   }
 
-  #nextOf(host: Host): OpenChild | undefined {
-    const runs = [...host.waiting.keys()].filter(({ run }) => run.status === 'Running' && !hasEnded(run));
+  #nextOf(host: Host, nowMs: number): OpenChild | undefined {
+    const isDue = (of: OpenRun) => (host.waiting.get(of)?.[0]?.dueMs ?? 0) <= nowMs;
+    const runs = [...host.waiting.keys()].filter((of) => of.run.status === 'Running' && !hasEnded(of.run) && isDue(of));
     const first = Math.min(...runs.map(({ run }) => ranks[run.class]));
     const alike = runs.filter(({ run }) => ranks[run.class] === first);
     const of = alike[host.turn++ % Math.max(1, alike.length)];
@@ -198,8 +224,4 @@ export class Fleet {
     this.#hosts.set(remote, host);
     return host;
   }
-}
-
-function addressKey({ remote, project, instance }: Address): string {
-  return `${remote}/${project}/${instance}`;
 }

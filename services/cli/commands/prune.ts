@@ -7,7 +7,7 @@ import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 
-interface Options extends Place {
+export interface KeepOptions {
   keepLast?: number;
   keepHourly?: number;
   keepDaily?: number;
@@ -17,6 +17,9 @@ interface Options extends Place {
   keepWithin?: string;
   keepTag: string[];
   minGood?: number;
+}
+
+interface Options extends Place, KeepOptions {
   zone?: string;
   dryRun?: boolean;
   quiet?: boolean;
@@ -31,7 +34,12 @@ interface Job extends Followed {
 }
 
 export async function pruneCommand(texts: string[], options: Options): Promise<Exit> {
-  const keep = ruleOf(options);
+  const rule = keepOf(options);
+  if (!rule)
+    throw new CliError(exits.usage, 'prune wants to know what to keep', {
+      hint: 'for example --keep-daily 14 --keep-monthly 12',
+    });
+  const keep = { ...rule, zone: options.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone };
   using gateways = new Gateways();
   const named = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => gateways.instance(text, options)));
   const groups = [...Map.groupBy(named, ({ gateway }) => gateway).values()];
@@ -62,25 +70,20 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   return exitOfAll(jobs, never);
 }
 
-function ruleOf(options: Options): KeepRule {
-  const { keepLast, keepHourly, keepDaily, keepWeekly, keepMonthly, keepYearly, keepWithin, keepTag, minGood } =
-    options;
+/** The rule that the options say, without a zone; undefined where they say none. */
+export function keepOf({ keepTag, minGood, ...options }: KeepOptions): KeepRule | undefined {
   const given = Object.entries({
-    keep_last: keepLast,
-    keep_hourly: keepHourly,
-    keep_daily: keepDaily,
-    keep_weekly: keepWeekly,
-    keep_monthly: keepMonthly,
-    keep_yearly: keepYearly,
-    keep_within: keepWithin,
+    keep_last: options.keepLast,
+    keep_hourly: options.keepHourly,
+    keep_daily: options.keepDaily,
+    keep_weekly: options.keepWeekly,
+    keep_monthly: options.keepMonthly,
+    keep_yearly: options.keepYearly,
+    keep_within: options.keepWithin,
     keep_tags: keepTag.length > 0 ? keepTag : undefined,
   }).filter(([, value]) => value !== undefined);
-  if (given.length === 0)
-    throw new CliError(exits.usage, 'prune wants to know what to keep', {
-      hint: 'for example --keep-daily 14 --keep-monthly 12',
-    });
-  const zone = options.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
-  return { ...Object.fromEntries(given), ...(minGood !== undefined && { min_good: minGood }), zone };
+  if (given.length === 0) return undefined;
+  return { ...Object.fromEntries(given), ...(minGood !== undefined && { min_good: minGood }) };
 }
 
 function show(verdicts: PruneVerdict[], format: Format): Exit {

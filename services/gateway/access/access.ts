@@ -39,6 +39,7 @@ const rules: Rule[] = [
   { method: 'GET', path: /^\/1\.0\/operations\/?$/i, projects: 'filtered' },
   { path: /^\/1\.0\/operations\/([^/]+)/i, projects: 'operation' },
   { path: /^\/1\.0\/runs(\/|$)/i, projects: 'any' },
+  { path: /^\/1\.0\/schedules(\/|$)/i, projects: 'any' },
   { method: 'GET', path: /^\/1\.0\/instances\/?$/i, projects: 'filtered' },
   { method: 'GET', path: /^\/1\.0\/status\/?$/i, projects: 'filtered' },
   { method: 'GET', path: /^\/1\.0\/instances\/(\*|%2a|all)\/backups\/?$/i, projects: 'filtered' },

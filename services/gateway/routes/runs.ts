@@ -3,6 +3,7 @@ import { type Request, Router } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
+import { checkRule } from '../../retention/keep.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
@@ -40,6 +41,7 @@ export function runRoutes(parts: GatewayParts): Router {
   router.post('/', async (request) => {
     const client = clientOf(request);
     const body = check('http-create-run.json', bodyOf(request), 'body');
+    if (body.keep) checkRule(body.keep);
     const known = Object.keys(config.remotes);
     const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));
     const tags = body.tags ?? tagsOf(request);
