@@ -717,11 +717,11 @@ keep_within?: string
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says.
+ * So many of the newest stay, whatever the rest says; 1 without it.
  */
 min_good?: number
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin.
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
 }
@@ -787,11 +787,11 @@ keep_within?: string
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says.
+ * So many of the newest stay, whatever the rest says; 1 without it.
  */
 min_good?: number
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin.
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
 }
@@ -863,7 +863,7 @@ description?: string
  */
 cron: string
 /**
- * The time zone whose clock is meant, as IANA names it: Europe/Berlin.
+ * The time zone whose clock is meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
 /**
@@ -875,7 +875,7 @@ jitter?: string
  */
 window?: string
 /**
- * What becomes of a time at which no gateway was at work: it is made up for once, or recorded as missed.
+ * What becomes of a time at which no gateway was at work: it is made up for once, which is usual, or recorded as missed.
  */
 catch_up?: ("once" | "never")
 selector?: RunSelector1
@@ -958,11 +958,11 @@ keep_within?: string
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says.
+ * So many of the newest stay, whatever the rest says; 1 without it.
  */
 min_good?: number
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin.
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
 }

@@ -89,41 +89,52 @@ function numbersOf(field: string, what: string, low: number, high: number, names
  * twice is due the first time. A rule that means each hour is due in both.
  */
 export function nextSlot(cron: Cron, zone: string, after: Date): Slot | undefined {
-  const instant = Temporal.Instant.fromEpochMilliseconds(after.getTime());
-  // A day's slots can lie on the next day, where clocks skip its end.
-  let date = instant.toZonedDateTimeISO(zone).toPlainDate().subtract({ days: 1 });
+  const from = Temporal.Instant.fromEpochMilliseconds(after.getTime()).toZonedDateTimeISO(zone);
+  const found = cron.hours.length === 24 ? nextOfEachHour(cron, from) : nextOfDay(cron, from);
+  return found && { at: found.at.toString({ timeZoneName: 'never', smallestUnit: 'second' }), wall: found.wall };
+}
+
+/** No slot that is later than `after` has an earlier local time: of times that come twice only the first counts. */
+function nextOfDay(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
+  const local = after.toPlainDateTime();
+  let date = local.toPlainDate();
   for (let count = 0; count < mostDays; count++, date = date.add({ days: 1 })) {
     if (!fitsDay(cron, date)) continue;
-    const found = slotsOf(cron, zone, date).find(({ at }) => Temporal.Instant.compare(at.toInstant(), instant) > 0);
-    if (found) return { at: found.at.toString({ timeZoneName: 'never', smallestUnit: 'second' }), wall: found.wall };
+    for (const hour of cron.hours)
+      for (const minute of cron.minutes) {
+        const time = date.toPlainDateTime({ hour, minute });
+        if (count === 0 && Temporal.PlainDateTime.compare(time, local) <= 0) continue;
+        const at = firstAt(time, after.timeZoneId);
+        if (Temporal.ZonedDateTime.compare(at, after) > 0) return { at, wall: wallOf(time) };
+      }
   }
   return undefined;
+}
+
+/** The first moment at which clocks show this time, or have gone past it. */
+function firstAt(time: Temporal.PlainDateTime, zone: string): Temporal.ZonedDateTime {
+  const at = time.toZonedDateTime(zone, { disambiguation: 'earlier' });
+  return at.toPlainDateTime().equals(time) ? at : (at.getTimeZoneTransition('next') ?? at);
+}
+
+function nextOfEachHour(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
+  let at = after.round({ smallestUnit: 'minute', roundingMode: 'floor' }).add({ minutes: 1 });
+  for (let days = 0; days < mostDays; ) {
+    if (!fitsDay(cron, at.toPlainDate())) {
+      at = at.toPlainDate().add({ days: 1 }).toZonedDateTime(after.timeZoneId);
+      days++;
+    } else if (!cron.minutes.includes(at.minute)) at = at.add({ minutes: 1 });
+    else return { at, wall: `${wallOf(at.toPlainDateTime())}${at.offset}` };
+  }
+  return undefined;
+}
+
+function wallOf(time: Temporal.PlainDateTime): string {
+  return time.toString({ smallestUnit: 'minute' });
 }
 
 function fitsDay({ days, months, weekdays, either }: Cron, date: Temporal.PlainDate): boolean {
   if (!months.includes(date.month)) return false;
   const [byDay, byWeekday] = [days.includes(date.day), weekdays.includes(date.dayOfWeek)];
   return either ? byDay || byWeekday : byDay && byWeekday;
-}
-
-/** The slots of a day, the first first. */
-function slotsOf({ hours, minutes }: Cron, zone: string, date: Temporal.PlainDate): SlotTime[] {
-  const isEachHour = hours.length === 24;
-  const slots = hours.flatMap((hour) =>
-    minutes.flatMap((minute): SlotTime[] => {
-      const time = date.toPlainDateTime({ hour, minute });
-      const wall = time.toString({ smallestUnit: 'minute' });
-      const at = time.toZonedDateTime(zone, { disambiguation: 'earlier' });
-      if (!at.toPlainDateTime().equals(time)) {
-        // A rule of each hour is due behind the gap anyway.
-        const end = isEachHour ? null : at.getTimeZoneTransition('next');
-        return end ? [{ at: end, wall }] : [];
-      }
-      if (!isEachHour) return [{ at, wall }];
-      const again = time.toZonedDateTime(zone, { disambiguation: 'later' });
-      const both = again.equals(at) ? [at] : [at, again];
-      return both.map((each) => ({ at: each, wall: `${wall}${each.offset}` }));
-    }),
-  );
-  return slots.sort((a, b) => Temporal.ZonedDateTime.compare(a.at, b.at));
 }

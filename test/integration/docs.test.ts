@@ -28,6 +28,7 @@ const atWork = [
   'docs/cli.md',
   'docs/runs.md',
   'docs/retention.md',
+  'docs/schedules.md',
   'docs/api.md',
   'docs/security.md',
   'docs/upkeep.md',

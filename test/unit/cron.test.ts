@@ -4,6 +4,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
+import { dueSlot, windowEnd } from '../../services/schedules/scheduler.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
   const cron = parseCron(text);
@@ -134,5 +135,36 @@ describe('a cron rule', () => {
       }),
       { numRuns: 60 },
     );
+  });
+});
+
+describe('what is due', () => {
+  const definition = { cron: '0 3 * * *', zone: 'Europe/Berlin' };
+  it('is the last slot since; the others are counted', () => {
+    const now = new Date('2026-11-28T02:00:30Z');
+    const due = dueSlot(definition, new Date('2026-11-25T12:00:00Z'), now);
+    assert.deepEqual(due, {
+      due: { at: '2026-11-28T03:00:00+01:00', wall: '2026-11-28T03:00' },
+      missed: 2,
+      next: { at: '2026-11-29T03:00:00+01:00', wall: '2026-11-29T03:00' },
+    });
+    assert.equal(dueSlot(definition, new Date('2026-11-28T02:00:00Z'), now).due, undefined);
+  });
+
+  it('is found after a year of minutes, too', () => {
+    const { due, missed } = dueSlot(
+      { cron: '* * * * *' },
+      new Date('2025-11-28T02:00:00Z'),
+      new Date('2026-11-28T02:00:30Z'),
+    );
+    assert.deepEqual([due?.wall, missed], ['2026-11-28T02:00+00:00', 999]);
+  });
+
+  it('may begin until its window ends, over midnight too', () => {
+    const slot = { at: '2026-11-28T23:30:00+01:00', wall: '2026-11-28T23:30' };
+    const zone = 'Europe/Berlin';
+    assert.equal(windowEnd({ window: '23:00-05:00', zone }, slot), '2026-11-29T04:00:00.000Z');
+    assert.equal(windowEnd({ window: '23:00-23:45', zone }, slot), '2026-11-28T22:45:00.000Z');
+    assert.equal(windowEnd({ zone }, slot), undefined);
   });
 });
