@@ -95,6 +95,7 @@ const pathParameters: Record<string, Json> = {
   backup: names('backupName'),
   snapshot: text,
   id: names('uuid'),
+  name: schema('schedule.json#/$defs/name'),
   project: names('projectName'),
   pool: names('poolName'),
   fingerprint: {
@@ -306,6 +307,75 @@ route('/1.0/instances/{instance}/backups', {
     answers: accepted('The backup is queued.', answers('newBackup')),
   },
 });
+const scheduled = schema('nats-api.json#/$defs/schedule');
+route('/1.0/schedules', {
+  get: {
+    summary: 'List schedules',
+    parameters: [recursion],
+    answers: sync('By name.', listOf(text, scheduled)),
+  },
+  post: {
+    summary: 'Make a schedule',
+    body: requiredBody('http-schedules-post.json'),
+    answers: {
+      201: {
+        description: 'It is made; nothing is begun by that.',
+        headers: location,
+        content: json(envelope(done, { type: 'null' })),
+      },
+    },
+  },
+});
+route('/1.0/schedules/{name}', {
+  get: { summary: 'Show a schedule', answers: sync('With when it is due next.', scheduled) },
+  put: {
+    summary: 'Change a schedule',
+    body: requiredBody('http-schedule.json'),
+    answers: sync('The schedule as it is now.', scheduled),
+  },
+  delete: { summary: 'Delete a schedule; its runs go on', answers: sync('It is gone.', empty) },
+});
+route('/1.0/schedules/{name}/pause', {
+  post: {
+    summary: 'Pause a schedule',
+    body: optionalBody('http-schedule-pause.json'),
+    answers: sync('The schedule as it is now.', scheduled),
+  },
+});
+route('/1.0/schedules/{name}/resume', {
+  post: {
+    summary: 'Go on with a schedule; what was due meanwhile is not made up for',
+    answers: sync('The schedule as it is now.', scheduled),
+  },
+});
+route('/1.0/schedules/{name}/run', {
+  post: {
+    summary: 'Begin a run of a schedule now',
+    body: optionalBody('http-retry-run.json'),
+    answers: accepted('The run is planned. Its operation.'),
+  },
+});
+route('/1.0/schedules/{name}/next', {
+  get: {
+    summary: 'When a schedule is due',
+    parameters: [
+      query('count', text, 'How many times; 5 without it.'),
+      query('instances', flag, 'When each instance begins the next time.'),
+    ],
+    answers: sync('The next times.', listOf(closed(schema('nats-api.json#/$defs/scheduledAt'))), warned),
+  },
+});
+route('/1.0/prune', {
+  post: {
+    summary: 'Delete the backups that a rule does not keep',
+    parameters: storedPlace,
+    body: requiredBody('http-prune.json'),
+    answers: sync(
+      'With dry_run what would become of each backup, by instance, the oldest first; else the operations, one for each instance with something to delete.',
+      { anyOf: [listOf(closed(schema('nats-api.json#/$defs/pruneVerdict'))), listOf(operation)] },
+    ),
+  },
+});
 route('/1.0/instances/{instance}/backups/{backup}', {
   get: {
     summary: 'Show a backup',
@@ -326,13 +396,13 @@ route('/1.0/instances/{instance}/backups/{backup}', {
     answers: accepted('The restore is queued.'),
   },
   put: {
-    summary: 'Put tags and notes in the place of those that it has',
+    summary: 'Put tags and notes in the place of those that it has, pin or unpin it',
     parameters: [...place, ifMatch],
     body: requiredBody('http-update-backup.json'),
     answers: sync('The backup as it is now.', backup, etag),
   },
   patch: {
-    summary: 'Change tags and notes',
+    summary: 'Change tags and notes, pin or unpin it',
     parameters: [...place, ifMatch],
     body: requiredBody('http-update-backup.json'),
     answers: sync('The backup as it is now.', backup, etag),

@@ -102,13 +102,19 @@ export interface Everything {
 "http-certificates-post.json"?: CertificatesPostBody
 "http-create-backup.json"?: CreateBackupBody
 "http-create-run.json"?: CreateRunBody
+"http-prune.json"?: PruneBody
 "http-restore-backup.json"?: RestoreBackupBody
 "http-retry-run.json"?: RetryRunBody
+"http-schedule-pause.json"?: SchedulePauseBody
+"http-schedule.json"?: ScheduleBody
+"http-schedules-post.json"?: SchedulesPostBody
 "http-update-backup.json"?: UpdateBackupBody
 "instance-record.json"?: InstanceRecord
 "job-backup.json"?: BackupJob
 "job-delete.json"?: DeleteJob
+"job-prune.json"?: PruneJob
 "job-restore.json"?: RestoreJob
+"keep-rule.json"?: KeepRule1
 "manifest.json"?: Manifest
 "names.json"?: Names
 "nats-api.json"?: NatsApi
@@ -119,6 +125,7 @@ export interface Everything {
 "run-answers.json"?: RunAnswers
 "run-plan.json"?: RunPlan
 "run.json"?: Run
+"schedule.json"?: Schedule
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
 }
@@ -126,7 +133,7 @@ export interface Everything {
  * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
  */
 export interface BackupIndex {
-version: 3
+version: 4
 backups: IndexedBackup[]
 }
 export interface IndexedBackup {
@@ -149,6 +156,7 @@ optimized: boolean
 compressed: boolean
 instance_only: boolean
 tags: Tags
+pinned: boolean
 }
 /**
  * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
@@ -625,6 +633,7 @@ compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 optimized_storage?: boolean
 instance_only?: boolean
 tags?: Tags
+keep?: KeepRule
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -650,11 +659,132 @@ projects?: Projects1
  */
 remotes?: string[]
 /**
+ * And those, of these projects and remotes, that name this schedule in user.lxstow.schedule.
+ */
+schedule?: string
+/**
  * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
  * 
  * @maxItems 20
  */
 match?: string[]
+}
+/**
+ * Behind each backup, those of its instance that this does not keep are deleted.
+ */
+export interface KeepRule {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says; 1 without it.
+ */
+min_good?: number
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ */
+zone?: string
+}
+/**
+ * What to keep of a project's backups, instance by instance.
+ */
+export interface PruneBody {
+keep: KeepRule1
+/**
+ * Of these instances only. Without: of all in the project that have backups, also of those that are gone.
+ * 
+ * @minItems 1
+ * @maxItems 10000
+ * 
+ * Items: An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instances?: string[]
+/**
+ * Delete nothing; say of each backup what would become of it.
+ */
+dry_run?: boolean
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+}
+/**
+ * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ */
+export interface KeepRule1 {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says; 1 without it.
+ */
+min_good?: number
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ */
+zone?: string
 }
 /**
  * Where and how to restore. What is left out is as it was when the backup was made.
@@ -708,6 +838,136 @@ export interface RetryRunBody {
 id?: string
 }
 /**
+ * Why a schedule is paused, and until when.
+ */
+export interface SchedulePauseBody {
+reason?: string
+until?: string
+}
+/**
+ * When which instances are backed up, and how: kept as it was written. Unknown fields are refused.
+ */
+export interface ScheduleBody {
+description?: string
+/**
+ * Minute, hour, day, month and weekday as cron has them, or @hourly, @daily, @weekly, @monthly, @yearly.
+ */
+cron: string
+/**
+ * The time zone whose clock is meant, as IANA names it: Europe/Berlin. UTC without it.
+ */
+zone?: string
+/**
+ * Each instance begins up to so much later, and always by the same part of it: 30m.
+ */
+jitter?: string
+/**
+ * When backups may begin, by the same clock: 01:00-05:00. What has not begun at its end is skipped, and is the first the next time.
+ */
+window?: string
+/**
+ * What becomes of a time at which no gateway was at work: it is made up for once, which is usual, or recorded as missed.
+ */
+catch_up?: ("once" | "never")
+selector?: RunSelector1
+compression_algorithm?: ("" | "gzip" | "zstd" | "none")
+optimized_storage?: boolean
+instance_only?: boolean
+tags?: Tags
+keep?: KeepRule2
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+}
+/**
+ * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
+ */
+export interface RunSelector1 {
+/**
+ * All of them, of the projects and remotes that are given.
+ */
+all?: boolean
+instances?: Patterns
+exclude?: Patterns1
+projects?: Projects1
+/**
+ * LXD servers of the configuration; all without it.
+ * 
+ * @maxItems 1000
+ * 
+ * Items: A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+remotes?: string[]
+/**
+ * And those, of these projects and remotes, that name this schedule in user.lxstow.schedule.
+ */
+schedule?: string
+/**
+ * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
+ * 
+ * @maxItems 20
+ */
+match?: string[]
+}
+/**
+ * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ */
+export interface KeepRule2 {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says; 1 without it.
+ */
+min_good?: number
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ */
+zone?: string
+}
+/**
+ * A schedule to be made.
+ */
+export interface SchedulesPostBody {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+definition: ScheduleBody
+}
+/**
  * What can be changed of a backup. PUT: what is left out becomes empty. PATCH: it stays, and a tag of null is removed. The other fields are taken as GET shows them, and change nothing.
  */
 export interface UpdateBackupBody {
@@ -718,6 +978,10 @@ tags?: {
  * What people want to remember of a backup.
  */
 notes?: string
+/**
+ * A pinned backup is not deleted. What is left out stays, by PUT too.
+ */
+pinned?: boolean
 name?: unknown
 created?: unknown
 size?: unknown
@@ -881,6 +1145,21 @@ notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
+ * Delete what the rule does not keep of the backups of the instance that the subject names: lxstow.jobs.<remote>.prune.<project>.<instance>.
+ */
+export interface PruneJob {
+keep: KeepRule1
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+notifyEndpoint?: string
+/**
+ * The run behind whose backup it comes.
+ */
+run?: string
+requestor?: Requestor
+}
+/**
  * Restore a backup as the instance that the subject names: lxstow.jobs.<remote>.restore.<project>.<instance>. It must not exist yet.
  */
 export interface RestoreJob {
@@ -974,6 +1253,10 @@ tags: Tags
  * What people want to remember of a backup.
  */
 notes?: string
+/**
+ * It is not deleted, whatever asks for it, until it is unpinned.
+ */
+pinned?: boolean
 }
 export interface ManifestArchive {
 key: string
@@ -1086,6 +1369,9 @@ backupPage?: BackupPage
 backup?: ShownBackup
 operationPage?: OperationPage
 operation?: ShownOperation
+pruneVerdict?: PruneVerdict
+schedule?: ShownSchedule
+scheduledAt?: ScheduledAt
 error?: NatsApiError
 }
 export interface ListRequest {
@@ -1232,6 +1518,10 @@ instance_only: boolean
 container_only: boolean
 tags: Tags
 /**
+ * It is not deleted until it is unpinned.
+ */
+pinned: boolean
+/**
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
 instance: string
@@ -1285,6 +1575,111 @@ location: string
 export interface Resources {
 [k: string]: string[]
 }
+/**
+ * What a rule makes of a backup.
+ */
+export interface PruneVerdict {
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+location: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance: string
+/**
+ * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ */
+backup: string
+created: string
+/**
+ * Bytes of the archive.
+ */
+size: number
+action: ("keep" | "delete")
+/**
+ * Why it is kept: `daily 2026-11-28`, `pinned`. Empty where no rule keeps it.
+ */
+reasons: string[]
+}
+/**
+ * A schedule, and when it is due next.
+ */
+export interface ShownSchedule {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+definition: ScheduleBody
+created_at: string
+updated_at: string
+requestor?: Requestor
+/**
+ * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
+ */
+since: string
+last?: ScheduleLast
+paused?: SchedulePause
+/**
+ * With the offset of its zone; absent while it is paused.
+ */
+next?: string
+}
+/**
+ * The last time at which it was due.
+ */
+export interface ScheduleLast {
+/**
+ * The local time as the rule says it.
+ */
+slot: string
+at: string
+run: string
+}
+/**
+ * While it is paused nothing is due.
+ */
+export interface SchedulePause {
+since: string
+/**
+ * Fingerprint of the client.
+ */
+by?: string
+reason?: string
+/**
+ * It goes on by itself then.
+ */
+until?: string
+}
+/**
+ * A time at which a schedule is due, or, with its place, one at which an instance is.
+ */
+export interface ScheduledAt {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+schedule: string
+/**
+ * With the offset of the schedule's zone.
+ */
+at: string
+/**
+ * A name in `remotes` of the configuration: an LXD server or cluster.
+ */
+host?: string
+/**
+ * An LXD project, by LXD's rules: no slash, white space, quote, underscore, star or control character.
+ */
+project?: string
+/**
+ * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ */
+instance?: string
+}
 export interface NatsApiError {
 /**
  * What happened, and what to do.
@@ -1303,7 +1698,7 @@ status: number
  * How an operation ended, as endpoints are told. The fields in camelCase are those of lxmin's notifications; the rest are as operations have them. More may come.
  */
 export interface Notice {
-opType: ("backup" | "restore" | "delete" | "upload")
+opType: ("backup" | "restore" | "delete" | "prune" | "upload")
 state: ("success" | "failed" | "cancelled")
 /**
  * The backup; empty where it came to no name.
@@ -1334,7 +1729,7 @@ rawURL: string
  */
 error?: string
 operation: string
-kind: ("backup" | "restore" | "delete" | "upload")
+kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 status: ("Success" | "Failure" | "Cancelled")
 status_code: (200 | 400 | 401)
 /**
@@ -1410,7 +1805,7 @@ err: string
  * The remote.
  */
 location: string
-kind: ("backup" | "restore" | "delete" | "upload")
+kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 /**
  * A name in `remotes` of the configuration: an LXD server or cluster.
  */
@@ -1489,6 +1884,18 @@ lxd_free_bytes?: number
  * The same as LXD words it.
  */
 create_backup_progress?: string
+/**
+ * Backups that a prune has left.
+ */
+backups_kept?: number
+/**
+ * Backups that a prune has deleted so far.
+ */
+backups_deleted?: number
+/**
+ * Size of the archives that a prune has deleted.
+ */
+bytes_freed?: number
 /**
  * What a job that could run waits for, because others have it or it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
  */
@@ -1612,7 +2019,8 @@ status_code: (103 | 104 | 200 | 400 | 401)
 /**
  * Its place in the order, the first first.
  */
-class: ("hand" | "retry")
+class: ("hand" | "retry" | "catch-up" | "scheduled")
+schedule?: RunSchedule
 /**
  * The run whose failed children it repeats.
  */
@@ -1655,6 +2063,22 @@ excluded: number
 operation: string
 }
 /**
+ * Of a scheduled run: what it was made for, and when its children may begin.
+ */
+export interface RunSchedule {
+name: string
+/**
+ * The local time as the schedule's rule says it.
+ */
+slot: string
+starts_at: string
+jitter_seconds?: number
+/**
+ * Children that have not begun then are skipped.
+ */
+window_ends?: string
+}
+/**
  * `total` is the sum of the others.
  */
 export interface RunCounts {
@@ -1687,7 +2111,7 @@ planned_from?: "records"
 }
 export interface RunFailure {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * Empty where the whole run is meant.
  */
 remote: string
 /**
@@ -1856,7 +2280,8 @@ status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
  * Its place in the order, the first first.
  */
-class: ("hand" | "retry")
+class: ("hand" | "retry" | "catch-up" | "scheduled")
+schedule?: RunSchedule
 /**
  * The run whose failed children it repeats.
  */
@@ -1897,6 +2322,40 @@ cancelled?: number
 running?: number
 pending?: number
 bytes?: number
+}
+/**
+ * A schedule, in the bucket lxstow_schedules under its name.
+ */
+export interface Schedule {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+definition: ScheduleBody
+/**
+ * Makes the ids of its runs such that nobody can make a run under one of them before it is due. The API leaves it out.
+ */
+token: string
+created_at: string
+updated_at: string
+requestor?: Requestor1
+/**
+ * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
+ */
+since: string
+last?: ScheduleLast
+paused?: SchedulePause
+}
+/**
+ * Who asked, as LXD's lifecycle events word it.
+ */
+export interface Requestor1 {
+/**
+ * The client certificate's SHA-256 fingerprint, in hex.
+ */
+username?: string
+protocol?: string
+address?: string
 }
 /**
  * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.

@@ -7,7 +7,7 @@ import type { Log } from '../telemetry/logger.ts';
 import { archiveKey, manifestKey, type Part } from './keys.ts';
 import { formatManifest, readManifest, type StoredBackup } from './manifest.ts';
 import { cursorOf, listManifests, type ManifestEntry } from './manifestListing.ts';
-import { Summaries, type Summary } from './summaries.ts';
+import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
 /** How often another process may be faster with a change. */
 const mostClashes = 20;
@@ -41,14 +41,14 @@ export class Catalog {
    */
   async change(
     address: BackupAddress,
-    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes'>,
+    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes' | 'pinned'>,
     signal: AbortSignal,
   ): Promise<StoredBackup> {
     const key = manifestKey(this.#prefix, address);
     for (let clashes = 0; ; clashes++) {
       const found = await this.stored(address, signal);
       const { manifest } = found;
-      const { notes: _, ...fixed } = manifest.backup;
+      const { notes: _, pinned: __, ...fixed } = manifest.backup;
       const next = { ...manifest, backup: { ...fixed, ...change(found) } };
       const options = { tags: next.backup.tags, contentType: 'application/json' };
       try {
@@ -79,11 +79,11 @@ export class Catalog {
     return (await unlessMissing(() => this.#store.stat(manifestKey(this.#prefix, address), signal))) !== undefined;
   }
 
-  /** Lists all backups of an instance, a project or a remote, or all, by these and their name. Logs and leaves out manifests that cannot be read. */
-  async list(of: Part, signal: AbortSignal): Promise<Summary[]> {
+  /** Lists all backups of an instance, a project or a remote, or all, by these and their name. Logs and leaves out manifests that cannot be read; `onUnreadable` may throw. */
+  async list(of: Part, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
     const entries: ManifestEntry[] = [];
     for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) entries.push(entry);
-    return this.#summaries.of(entries, of.instance === undefined, signal);
+    return this.#summaries.of(entries, of.instance === undefined, signal, onUnreadable);
   }
 
   /** The same in batches, as the store lists them. */

@@ -20,6 +20,7 @@ export interface Summary {
     compressed: boolean;
     instance_only: boolean;
     tags: Tags;
+    pinned: boolean;
   };
 }
 
@@ -42,6 +43,9 @@ interface Index {
   etag: string | undefined;
 }
 
+/** Gets the address of a backup whose manifest cannot be read. */
+export type OnUnreadable = (address: BackupAddress) => void;
+
 export class Summaries {
   readonly #store: ObjectStore;
   readonly #prefix: string;
@@ -57,9 +61,14 @@ export class Summaries {
 
   /**
    * Summarises these manifests, in their order. If many of a project had to be read, and these are `whole` projects, writes an index for the next
-   * gateway. Leaves out manifests that are gone, and those that cannot be read, which it logs.
+   * gateway. Leaves out manifests that are gone, and those that cannot be read: it logs them, and tells `onUnreadable`, which may throw.
    */
-  async of(entries: ManifestEntry[], whole: boolean, signal: AbortSignal): Promise<Summary[]> {
+  async of(
+    entries: ManifestEntry[],
+    whole: boolean,
+    signal: AbortSignal,
+    onUnreadable: OnUnreadable = () => undefined,
+  ): Promise<Summary[]> {
     const found = new Map<ManifestEntry, Summary['backup']>();
     for (const entry of entries) {
       const backup = this.#recall(entry);
@@ -77,7 +86,7 @@ export class Summaries {
       indexes.push({ place, entries: each, missing: unknown.filter((entry) => !found.has(entry)).length, etag });
     }
     const missing = entries.filter((entry) => !found.has(entry));
-    const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal) });
+    const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal, onUnreadable) });
     for await (const { entry, backup } of mapInOrder(missing, readsInFlight, read))
       if (backup) found.set(entry, backup);
     for (const index of whole ? indexes : [])
@@ -126,7 +135,11 @@ export class Summaries {
   }
 
   /** Reads a manifest; undefined if it is gone or cannot be read. Updates an entry that was listed before a change. */
-  async #read(entry: ManifestEntry, signal: AbortSignal): Promise<Summary['backup'] | undefined> {
+  async #read(
+    entry: ManifestEntry,
+    signal: AbortSignal,
+    onUnreadable: OnUnreadable,
+  ): Promise<Summary['backup'] | undefined> {
     const { address, object } = entry;
     try {
       const { body, etag } = await this.#store.read(object.key, signal);
@@ -136,6 +149,7 @@ export class Summaries {
       if (isCode(error, 'not-found')) return undefined;
       if (!isCode(error, 'bad-manifest')) throw error;
       this.#log.error('manifest cannot be read', { key: object.key, error });
+      onUnreadable(address);
       return undefined;
     }
   }
@@ -164,5 +178,6 @@ export function summarise({ backup, archive }: Manifest): Summary['backup'] {
     compressed: archive.compression !== 'none',
     instance_only: archive.instanceOnly,
     tags: backup.tags,
+    pinned: backup.pinned ?? false,
   };
 }

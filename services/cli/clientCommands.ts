@@ -1,7 +1,9 @@
 /** What clients of a gateway can do, declared; each is in a file of its own, loaded when it is used. */
 import { Argument, type Command, Option } from 'commander';
 import { examples, exiting, formatOption, retryTime, several } from './options.ts';
+import { addRetentionCommands } from './retentionCommands.ts';
 import { addRunCommands } from './runCommands.ts';
+import { addScheduleCommands } from './scheduleCommands.ts';
 import type { Format } from './terminal/output.ts';
 
 const instance = '<instance>';
@@ -61,6 +63,8 @@ export function addClientCommands(program: Command): void {
   );
 
   addRunCommands(program);
+  addRetentionCommands(program);
+  addScheduleCommands(program);
 
   examples(
     waiting(

@@ -7,13 +7,19 @@ import httpCertificatePut from '../../schemas/http-certificate-put.json' with { 
 import httpCertificatesPost from '../../schemas/http-certificates-post.json' with { type: 'json' };
 import httpCreateBackup from '../../schemas/http-create-backup.json' with { type: 'json' };
 import httpCreateRun from '../../schemas/http-create-run.json' with { type: 'json' };
+import httpPrune from '../../schemas/http-prune.json' with { type: 'json' };
 import httpRestoreBackup from '../../schemas/http-restore-backup.json' with { type: 'json' };
 import httpRetryRun from '../../schemas/http-retry-run.json' with { type: 'json' };
+import httpSchedule from '../../schemas/http-schedule.json' with { type: 'json' };
+import httpSchedulePause from '../../schemas/http-schedule-pause.json' with { type: 'json' };
+import httpSchedulesPost from '../../schemas/http-schedules-post.json' with { type: 'json' };
 import httpUpdateBackup from '../../schemas/http-update-backup.json' with { type: 'json' };
 import instanceRecord from '../../schemas/instance-record.json' with { type: 'json' };
 import jobBackup from '../../schemas/job-backup.json' with { type: 'json' };
 import jobDelete from '../../schemas/job-delete.json' with { type: 'json' };
+import jobPrune from '../../schemas/job-prune.json' with { type: 'json' };
 import jobRestore from '../../schemas/job-restore.json' with { type: 'json' };
+import keepRule from '../../schemas/keep-rule.json' with { type: 'json' };
 import manifest from '../../schemas/manifest.json' with { type: 'json' };
 import names from '../../schemas/names.json' with { type: 'json' };
 import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
@@ -24,6 +30,7 @@ import requestor from '../../schemas/requestor.json' with { type: 'json' };
 import run from '../../schemas/run.json' with { type: 'json' };
 import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
 import runPlan from '../../schemas/run-plan.json' with { type: 'json' };
+import schedule from '../../schemas/schedule.json' with { type: 'json' };
 import trustToken from '../../schemas/trust-token.json' with { type: 'json' };
 import trustedCertificate from '../../schemas/trusted-certificate.json' with { type: 'json' };
 import type * as types from '../../schemas/types.ts';
@@ -58,12 +65,18 @@ interface Types {
   'http-retry-run.json': types.RetryRunBody;
   'http-certificate-put.json': types.CertificatePutBody;
   'http-certificates-post.json': types.CertificatesPostBody;
+  'http-prune.json': types.PruneBody;
   'http-restore-backup.json': types.RestoreBackupBody;
+  'http-schedule.json': types.ScheduleBody;
+  'http-schedule-pause.json': types.SchedulePauseBody;
+  'http-schedules-post.json': types.SchedulesPostBody;
   'http-update-backup.json': types.UpdateBackupBody;
   'instance-record.json': types.InstanceRecord;
   'job-backup.json': types.BackupJob;
   'job-delete.json': types.DeleteJob;
+  'job-prune.json': types.PruneJob;
   'job-restore.json': types.RestoreJob;
+  'keep-rule.json': types.KeepRule;
   'manifest.json': types.Manifest;
   'nats-api.json#/$defs/listRequest': types.ListRequest;
   'nats-api.json#/$defs/backupRequest': types.BackupRequest;
@@ -93,6 +106,8 @@ interface Types {
   'run-answers.json#/$defs/childrenRequest': types.RunChildrenRequest;
   'run-answers.json#/$defs/retryRequest': types.RunRetryRequest;
   'run-answers.json#/$defs/notice': types.RunNotice;
+  'schedule.json': types.Schedule;
+  'schedule.json#/$defs/name': string;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -116,6 +131,8 @@ const schemas = [
   jobBackup,
   jobRestore,
   jobDelete,
+  jobPrune,
+  keepRule,
   operation,
   outage,
   notice,
@@ -124,7 +141,12 @@ const schemas = [
   manifest,
   backupIndex,
   httpCreateBackup,
+  httpPrune,
   httpRestoreBackup,
+  httpSchedule,
+  httpSchedulePause,
+  httpSchedulesPost,
+  schedule,
   httpUpdateBackup,
   httpCreateRun,
   httpRetryRun,

@@ -2,10 +2,11 @@
  * Leases with a TTL: exclusive locks on instances, and permits. A lease that is not renewed expires, and its holder knows before another one can
  * acquire it.
  */
-import { parseLeaseKey } from '../nats/bucketKeys.ts';
+
 import { setTimeout } from 'node:timers/promises';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import { type Bucket, parseRecord } from '../nats/bucket.ts';
+import { parseLeaseKey } from '../nats/bucketKeys.ts';
 import { Stale } from '../nats/stale.ts';
 import type { Log } from '../telemetry/logger.ts';
 

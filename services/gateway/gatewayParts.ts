@@ -10,6 +10,7 @@ import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { RunStore, StoredRun } from '../runs/runStore.ts';
+import type { ScheduleStore } from '../schedules/scheduleStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import type { ServerCertificate } from '../trust/serverCertificate.ts';
@@ -30,6 +31,7 @@ export interface GatewayParts extends TrustParts {
   feed: Feed<Operation>;
   runs: RunStore;
   runFeed: Feed<StoredRun>;
+  schedules: ScheduleStore;
   eventSockets: EventSockets;
   reservations: Reservations;
   catalog: Catalog;

@@ -23,6 +23,8 @@ import { openNotices } from '../notices/openNotices.ts';
 import { OperationStore } from '../operations/operationStore.ts';
 import { Feeder } from '../runs/feeder.ts';
 import { RunStore } from '../runs/runStore.ts';
+import { serveSchedules } from '../schedules/scheduler.ts';
+import { ScheduleStore } from '../schedules/scheduleStore.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -44,6 +46,7 @@ import { serveOverNats } from './natsApi/service.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
 import { cancelOperation } from './views/operationView.ts';
+import { runTools } from './views/runView.ts';
 
 export interface GatewayOptions {
   config: Config;
@@ -94,8 +97,9 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const fleetRead = fleet.follow(ended.signal, (error) =>
     log.warn('the records of instances cannot be read', { error }),
   );
-    const feed = await operations.feed(log, ended.signal);
+  const feed = await operations.feed(log, ended.signal);
   const runs = new RunStore(nats, config.nats.runsKeptHours);
+  const schedules = new ScheduleStore(nats);
   const runFeed = await runs.feed(log, ended.signal);
   await using eventSockets = new EventSockets(feed, runFeed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
@@ -135,6 +139,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     feed,
     runs,
     runFeed,
+    schedules,
     eventSockets,
     reservations,
     catalog,
@@ -213,6 +218,11 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     fingerprint: fingerprintOf(certificate.cert),
   });
   const feeding = feeder.run();
+  const scheduling = serveSchedules({
+    ...{ ...runTools(parts), schedules, remotes: Object.keys(config.remotes) },
+    ...{ leases: new Leases(leases, config.worker.leaseTtlMs), heartbeatMs: config.worker.heartbeatMs },
+    ...{ name: `gateway-${hostname()}-${process.pid}`, log, stop },
+  });
   trust.announce(port);
   onListening?.(port);
 
@@ -225,7 +235,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   server.closeIdleConnections();
   await eventSockets[Symbol.asyncDispose]();
   const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
-  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding]);
+  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding, scheduling]);
   clearTimeout(timer);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   ended.abort();

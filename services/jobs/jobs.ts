@@ -12,12 +12,13 @@ import {
   type DeleteJob,
   faultsOf,
   type JobKind,
+  type PruneJob,
   type RestoreJob,
 } from '../contract/schemas.ts';
 import { parseOwnName } from '../lxd/ownNames.ts';
 import type { Nats } from '../nats/connection.ts';
 import { apiCode, isNoResponders, natsFailure } from '../nats/failures.ts';
-import { jobsStream } from '../nats/streams.ts';
+import { isQuick, jobsStream } from '../nats/streams.ts';
 import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
 
@@ -25,6 +26,7 @@ interface Bodies {
   backup: BackupJob;
   restore: RestoreJob;
   delete: DeleteJob;
+  prune: PruneJob;
 }
 
 /** A job: what is to be done, and to which instance. `unrestricted`: a restore that may bring what LXD's restricted projects refuse. */
@@ -137,7 +139,16 @@ export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' 
   return uuid5(`${jobsStream}:${sequence}`);
 }
 
-const schemas = { backup: 'job-backup.json', restore: 'job-restore.json', delete: 'job-delete.json' } as const;
+const schemas = {
+  backup: 'job-backup.json',
+  restore: 'job-restore.json',
+  delete: 'job-delete.json',
+  prune: 'job-prune.json',
+} as const satisfies Record<JobKind, string>;
+
+export function isJobKind(word: string): word is JobKind {
+  return word in schemas;
+}
 
 /** Parses the job in a message. Throws bad-message, naming the fault. */
 export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): Job {
@@ -145,13 +156,13 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   if (!named)
     throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
   const { kind, source, unrestricted, ...address } = named;
-  if (!(kind in schemas))
+  if (!isJobKind(kind))
     throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
   for (const each of source ? [address, source] : [address]) checkNames(each);
-  if (parseOwnName(address.instance) && kind !== 'delete')
+  if (parseOwnName(address.instance) && !isQuick(kind))
     throw new LxstowError('bad-message', `the name ${address.instance} is for lxstow's own work`);
   const body = check(
-    schemas[kind as JobKind],
+    schemas[kind],
     parseJson(data, 'the message', 'bad-message'),
     `${kind} job for ${address.instance}`,
     'bad-message',

@@ -65,6 +65,9 @@ export function leaseKind(leaseKey: string): 'instance' | 'pool' | 'remote' | 'd
 /** Key of the lease on feeding runs to the queue: one gateway feeds all runs. */
 export const feederLeaseKey = 'feeder.runs';
 
+/** Key of the lease on schedules: one gateway makes their runs. */
+export const schedulerLeaseKey = 'scheduler.runs';
+
 /** Key of the janitor's lease on a remote. It has two tokens, like the feeder's; all others have at least three. */
 export function janitorLeaseKey(remote: string): string {
   return `janitor.${remote}`;

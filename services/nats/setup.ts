@@ -30,6 +30,7 @@ import {
   noticesStream,
   operationsBucket,
   runsBucket,
+  schedulesBucket,
   trustBucket,
 } from './streams.ts';
 import { deadPrefix, jobFilters, noticesPrefix } from './subjects.ts';
@@ -85,9 +86,17 @@ function streams({ nats, remotes }: Config): { name: string; settings: Partial<S
   ];
 }
 
-const buckets = [operationsBucket, leasesBucket, checkpointsBucket, instancesBucket, runsBucket, trustBucket];
+const buckets = [
+  operationsBucket,
+  leasesBucket,
+  checkpointsBucket,
+  instancesBucket,
+  runsBucket,
+  schedulesBucket,
+  trustBucket,
+];
 /** Workers have no use for them, and may not read them. */
-const gatewaysBuckets = [runsBucket, trustBucket];
+const gatewaysBuckets = [runsBucket, schedulesBucket, trustBucket];
 
 /** Settings of the stream behind a bucket that already exists. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {

@@ -13,6 +13,8 @@ export const checkpointsBucket = 'lxstow_checkpoints';
 export const instancesBucket = 'lxstow_instances';
 /** Runs: what each is, and its children. */
 export const runsBucket = 'lxstow_runs';
+/** Schedules: what people wrote, and the last time each was due. */
+export const schedulesBucket = 'lxstow_schedules';
 /** Trusted certificates, tokens, and gateways' addresses. */
 export const trustBucket = 'lxstow_trust';
 
@@ -20,11 +22,16 @@ export const trustBucket = 'lxstow_trust';
  * A remote's jobs are in two lanes, each with a consumer. A deletion takes a moment and its client waits for it, so it must not queue behind
  * transfers that take hours.
  */
-export const lanes = { transfer: ['backup', 'restore'], quick: ['delete'] } as const satisfies Record<
+export const lanes = { transfer: ['backup', 'restore'], quick: ['delete', 'prune'] } as const satisfies Record<
   string,
   JobKind[]
 >;
 export type Lane = keyof typeof lanes;
+
+/** Whether jobs of this kind only delete backups: they take no lease on the instance, ask no LXD, and cannot be cancelled. */
+export function isQuick(kind: string): kind is (typeof lanes.quick)[number] {
+  return (lanes.quick as readonly string[]).includes(kind);
+}
 
 export function consumerName(remote: string, lane: Lane): string {
   return `${remote}_${lane}`;

@@ -105,14 +105,22 @@ export class Attempt {
     this.held.throwIfAborted();
   }
 
-  /** Takes one more lease for the rest of the attempt. Throws instance-busy, with the message `refusal`, when it is held already. */
-  async claim(key: string, refusal: string): Promise<void> {
+  /**
+   * Takes one more lease, until it is disposed of or the attempt ends. Throws instance-busy, with the message `refusal`, when it is held already.
+   */
+  async claim(key: string, refusal: string): Promise<AsyncDisposable> {
     const lease = await this.#options.leases.acquire(key, {
       worker: this.#options.worker,
       operation: this.operation.id,
     });
     if (!lease) throw new LxstowError('instance-busy', refusal);
     this.#hold(lease);
+    return {
+      [Symbol.asyncDispose]: async () => {
+        this.#held.splice(this.#held.indexOf(lease), 1);
+        await this.#giveBack(lease);
+      },
+    };
   }
 
   /** Renews every lease. Call it several times per TTL. */
@@ -168,12 +176,14 @@ export class Attempt {
   /** Releases every lease. */
   async release(): Promise<void> {
     this.#stopReporting();
-    for (const lease of this.#held) {
-      try {
-        await lease.release();
-      } catch (error) {
-        this.log.warn('lease not released; it will expire', { lease: lease.key, error });
-      }
+    for (const lease of this.#held) await this.#giveBack(lease);
+  }
+
+  async #giveBack(lease: Lease): Promise<void> {
+    try {
+      await lease.release();
+    } catch (error) {
+      this.log.warn('lease not released; it will expire', { lease: lease.key, error });
     }
   }
 

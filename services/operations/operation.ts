@@ -1,6 +1,8 @@
 /** The operation's state machine, in LXD's words and codes. Pure: time is an argument, no I/O. */
+
 import type { LxstowError } from '../contract/errors.ts';
 import type { Address, Operation, OperationKind, OperationMetadata, Requestor } from '../contract/schemas.ts';
+import { isQuick } from '../nats/streams.ts';
 
 export type Status = Operation['status'];
 
@@ -17,6 +19,7 @@ const descriptions: Record<OperationKind, string> = {
   backup: 'Backing up instance',
   restore: 'Restoring backup',
   delete: 'Removing instance backup',
+  prune: 'Pruning instance backups',
   upload: 'Uploading instance backup',
 };
 
@@ -57,7 +60,7 @@ export function newOperation({ id, kind, address, body = {}, trace }: NewOperati
     status_code: codes.Pending,
     resources: resources(address, body.backup),
     metadata: {},
-    may_cancel: kind !== 'delete',
+    may_cancel: !isQuick(kind),
     err: '',
     location: address.remote,
     kind,
@@ -88,8 +91,12 @@ export function begin(operation: Operation, owner: string, now: Date, counts = t
 }
 
 /** The part of an operation's metadata that is kept from one attempt to the next. */
-export function warningsOf({ warnings }: OperationMetadata): OperationMetadata {
-  return warnings === undefined ? {} : { warnings };
+export function warningsOf({ warnings, backups_deleted, bytes_freed }: OperationMetadata): OperationMetadata {
+  return {
+    ...(warnings && { warnings }),
+    ...(backups_deleted !== undefined && { backups_deleted }),
+    ...(bytes_freed !== undefined && { bytes_freed }),
+  };
 }
 
 /** Marks that the last steps have begun, which a cancel does not undo. A Cancelling operation stays so. */

@@ -2,8 +2,10 @@
  * The record of a dependency's outage: a circuit breaker with a slow start. Pure. During the outage `allowed` is 0. Each successful probe doubles the
  * number of jobs that may use the dependency (1, 2, 4 …), so that a returning store is not overloaded; at the end the record is removed.
  */
+
 import type { LxstowError } from '../contract/errors.ts';
 import { faultsOf, type JobKind, type Outage } from '../contract/schemas.ts';
+import { isQuick } from '../nats/streams.ts';
 
 /** A remote with more concurrent jobs than this is not limited any more. */
 const mostAllowed = 32;
@@ -45,7 +47,7 @@ export function waitingFor({ dependency, since, allowed, only }: Outage): string
 
 /** Whether jobs of this kind wait for it. */
 export function concerns({ dependency, only }: Outage, kind: JobKind): boolean {
-  return dependency === 'lxd' ? kind !== 'delete' : only === undefined || kind === 'backup';
+  return dependency === 'lxd' ? !isQuick(kind) : only === undefined || kind === 'backup';
 }
 
 /** Parses a stored record; undefined if it is invalid. */

@@ -2,12 +2,20 @@
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
-import type { Address, CreateRunBody, Requestor, Run, RunFailure, RunSelector } from '../contract/schemas.ts';
+import type {
+  Address,
+  CreateRunBody,
+  Requestor,
+  Run,
+  RunFailure,
+  RunSchedule,
+  RunSelector,
+} from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Trace } from '../telemetry/trace.ts';
 import { chosenOfKnown, chosenOnAll, type KnownInstance } from './candidates.ts';
-import { hasEnded, tally, withFailure } from './fold.ts';
-import { plan } from './plan.ts';
+import { hasEnded, tally, windowCode, withFailure } from './fold.ts';
+import { addressKey, plan } from './plan.ts';
 import type { RunStore } from './runStore.ts';
 import { checkSelector } from './selector.ts';
 
@@ -22,6 +30,19 @@ export interface RunTools {
 export interface Asker {
   requestor?: Requestor;
   trace: Trace;
+  occasion?: Occasion;
+}
+
+/** Why a schedule makes a run: it is planned even if nothing fits, or no remote answers, for nobody is there to be told. */
+export interface Occasion {
+  class: Run['class'];
+  schedule: RunSchedule;
+  /** The schedule's run before: what its window left out goes first. */
+  before?: string;
+  /** Why nothing is backed up for this slot. */
+  missed?: string;
+  /** For whoever reads the run. */
+  note?: string;
 }
 
 /**
@@ -33,19 +54,21 @@ export async function createRun(
   { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
   request: CreateRunBody,
   remotes: string[],
-  { requestor, trace }: Asker,
+  { requestor, trace, occasion }: Asker,
 ): Promise<Run> {
   const { selector, id = randomUUID() } = request;
   checkSelector(selector);
   const before = request.id === undefined ? undefined : await runs.find(id);
   if (before) return sameRun(before.run, request);
   nats.assertConnected();
-  const heard = await chosenOnAll(nats, remotes, selector, inventoryTimeoutMs);
+  const asked = occasion?.missed === undefined ? remotes : [];
+  const heard = await chosenOnAll(nats, asked, selector, inventoryTimeoutMs);
   const { addresses: answered, excluded, silent } = heard;
   const [error] = silent.values();
-  if (error && silent.size === remotes.length) throw error;
-  if (answered.length === 0 && silent.size === 0)
-    throw new LxstowError('not-found', `no instance fits the selector${excluded > 0 ? ' that is not excluded' : ''}`);
+  if (error && silent.size === remotes.length && !occasion) throw error;
+  const isEmpty = answered.length === 0 && silent.size === 0;
+  const none = excluded > 0 ? 'each instance that fits the selector is excluded' : 'no instance fits the selector';
+  if (isEmpty && !occasion) throw new LxstowError('not-found', none);
   const now = new Date().toISOString();
   // When every named instance is found, the request is not about hosts that did not answer.
   const waited = areAllFound(selector, answered) ? [] : [...silent];
@@ -55,16 +78,19 @@ export async function createRun(
     ...{ remote, since: now, reason: message, planned: false },
     ...(fromRecords.some((each) => each.remote === remote) && { planned_from: 'records' as const }),
   }));
-  const missing = silent.size > 0 ? [] : missingNames(selector, heard.known);
+  const missing = silent.size > 0 || occasion?.missed !== undefined ? [] : missingNames(selector, heard.known);
+  const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(runs, occasion.before);
+  const told = [occasion?.missed ?? (isEmpty ? none : undefined), occasion?.note].filter((text) => text !== undefined);
   const addresses = [...answered, ...fromRecords];
   const head = {
-    ...headOf({ id, request, class: 'hand', addresses, now, away, excluded, requestor, trace }),
-    failures: missing.reduce(
-      (failures, name) => withFailure(failures, missingFailure(name, remotes)),
-      [] as RunFailure[],
-    ),
+    ...headOf({ id, request, class: occasion?.class ?? 'hand', addresses, now, away, excluded, requestor, trace }),
+    ...(occasion && { schedule: occasion.schedule }),
+    failures: [
+      ...told.map((reason) => missedFailure(reason)),
+      ...missing.map((name) => missingFailure(name, remotes)),
+    ].reduce(withFailure, [] as RunFailure[]),
   };
-  const made = await runs.create(head, plan(addresses));
+  const made = await runs.create(head, plan(addresses, first));
   return made ?? sameRun((await runs.find(id))?.run, request);
 }
 
@@ -104,6 +130,20 @@ function missingNames({ instances = [] }: RunSelector, known: Set<string>): stri
 
 function missingFailure(name: string, [remote = '']: string[]): RunFailure {
   return { remote, project: '', instance: '', reason: `there is no instance ${name}`, error_code: 'not-found' };
+}
+
+function missedFailure(reason: string): RunFailure {
+  return { remote: '', project: '', instance: '', reason, error_code: 'missed' };
+}
+
+/** The instances that the window of this run left out. */
+async function leftByWindow(runs: RunStore, id: string): Promise<Set<string>> {
+  const left = new Set<string>();
+  const run = (await runs.find(id))?.run;
+  for (let index = 0; run && index < run.chunks; index++)
+    for (const child of (await runs.chunk(run, index)).children)
+      if (child.error_code === windowCode) left.add(addressKey(child));
+  return left;
 }
 
 function sameRun(before: Run | undefined, request: CreateRunBody): Run {

@@ -7,6 +7,7 @@ import { forEach } from '../concurrency/orderedMap.ts';
 import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
+import { serveUnderLease } from '../coordination/serveUnderLease.ts';
 import { queuedJob } from '../jobs/jobs.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import { feederLeaseKey } from '../nats/bucketKeys.ts';
@@ -15,8 +16,8 @@ import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { chosenOn } from './candidates.ts';
-import { feedChild } from './feeding.ts';
-import { count, countsOf, hasEnded, isOpen, tally, withFailure } from './fold.ts';
+import { feedChild, pruneBehind } from './feeding.ts';
+import { count, countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from './fold.ts';
 import { Fleet, type OpenChild, type OpenRun } from './openRuns.ts';
 import { childId, chunksOf, longestReason, plan } from './plan.ts';
 import { remotesAway } from './remotesAway.ts';
@@ -46,8 +47,6 @@ export interface FeederOptions {
   stop: AbortSignal;
 }
 
-/** While another gateway holds the lease. */
-const askAgainMs = 2000;
 /** How often a head, and each chunk of its children, is written at most. */
 const foldEveryMs = 1000;
 const lookEveryMs = 5000;
@@ -68,27 +67,15 @@ export class Feeder {
   /** Until `stop`. */
   async run(): Promise<void> {
     const { leases, name, heartbeatMs, log, stop } = this.#options;
-    while (!stop.aborted) {
-      let lease: Lease | undefined;
+    const what = 'the feeding of runs failed; trying again';
+    await serveUnderLease({ leases, key: feederLeaseKey, name, heartbeatMs, log, what, stop }, async (_, lease) => {
+      this.#term = new Term(this.#options, lease);
       try {
-        lease = await leases.acquire(feederLeaseKey, { worker: name, operation: '' });
-        if (lease) {
-          const held = lease;
-          const timer = setInterval(() => void held.renew(), heartbeatMs);
-          try {
-            this.#term = new Term(this.#options, held);
-            await this.#term.serve();
-          } finally {
-            clearInterval(timer);
-            this.#term = undefined;
-          }
-        }
-      } catch (error) {
-        if (!stop.aborted) log.warn('the feeding of runs failed; trying again', { error: asLxstowError(error) });
+        await this.#term.serve();
+      } finally {
+        this.#term = undefined;
       }
-      await lease?.release().catch((error) => log.debug('the lease on runs ends by itself', { error }));
-      await delay(askAgainMs, undefined, { signal: stop, ref: false }).catch(() => undefined);
-    }
+    });
   }
 }
 
@@ -138,7 +125,9 @@ class Term {
       this.#woken = Promise.withResolvers();
       await this.#takeOn();
       await this.#cancelChildren();
+      this.#closeWindows();
       await this.#topUp();
+      await this.#prune();
       if (performance.now() - this.#lookedAt >= lookEveryMs) await this.#look();
       if (performance.now() - this.#foldedAt >= foldEveryMs) await this.#fold();
       const over = AbortSignal.any([stop, this.#lease.lost, AbortSignal.timeout(foldEveryMs)]);
@@ -200,6 +189,36 @@ class Term {
     });
     if (failure) this.#options.log.warn('children of runs are not queued yet', { error: asLxstowError(failure) });
     else if (children.some(({ child }) => !isOpen(child))) this.#woken.resolve();
+  }
+
+  /** Children that have not begun when their schedule's window ends are skipped. */
+  #closeWindows(): void {
+    for (const of of this.#fleet.runs) {
+      const { schedule, away, status } = of.run;
+      if (status !== 'Running' || !schedule?.window_ends || Date.parse(schedule.window_ends) > Date.now()) continue;
+      for (const { remote, reason, since } of away.filter(({ planned }) => !planned))
+        of.run.failures = withFailure(of.run.failures, {
+          ...{ remote, project: '', instance: '', error_code: windowCode },
+          reason: `remote ${remote} has not said since ${since} what it has, and the window is over: ${reason}`,
+        });
+      of.run.away = away.filter(({ planned }) => planned);
+      const reason = `had not begun when the window of schedule ${schedule.name} ended, at ${schedule.window_ends}`;
+      for (const each of this.#fleet.open(of).filter(({ fed }) => !fed))
+        this.#fleet.settle(each, { state: 'skipped', reason, error_code: windowCode });
+    }
+  }
+
+  /** Has what the rules of runs do not keep deleted, behind the backups that have been made. */
+  async #prune(): Promise<void> {
+    const children = this.#fleet.takeBackedUp();
+    await forEach(children, feedsAtOnce, async (each) => {
+      try {
+        await pruneBehind(this.#options, each);
+      } catch (error) {
+        this.#fleet.backedUp.push(each);
+        this.#options.log.warn('a prune is not queued yet', { operation: each.id, error: asLxstowError(error) });
+      }
+    });
   }
 
   async #cancelChildren(): Promise<void> {
@@ -304,7 +323,8 @@ class Term {
     this.#foldedAt = performance.now();
     for (const of of this.#fleet.runs) {
       const { running, pending } = countsOf(Object.values(of.run.places));
-      const over = running + pending === 0 && of.run.away.every(({ planned }) => planned);
+      const waits = this.#fleet.backedUp.some((each) => each.of === of);
+      const over = running + pending === 0 && of.run.away.every(({ planned }) => planned) && !waits;
       if (!over && !of.changed && of.dirty.size === 0) continue;
       this.#lease.assertHeld();
       await this.#records.write(of, over);

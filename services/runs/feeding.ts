@@ -1,6 +1,6 @@
 /** Puts a child on the queue: first its operation, then its job, so that another gateway can repeat it and finds what was done. */
 import type { Address, BackupJob, Run } from '../contract/schemas.ts';
-import { type Job, publishOnly, type Queued, queuedJob } from '../jobs/jobs.ts';
+import { type Job, publishJob, publishOnly, type Queued, queuedJob, uuid5 } from '../jobs/jobs.ts';
 import type { Nats } from '../nats/connection.ts';
 import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
@@ -49,6 +49,21 @@ async function skipped(operations: OperationStore, remote: string, { operation, 
   const what = found?.status === 'Running' ? 'is at work on it' : 'is on the queue for it';
   const reason = `operation ${operation} ${what}, queued at ${since.toISOString()}`.slice(0, longestReason);
   return { state: 'skipped', reason, by: operation, since: since.toISOString() };
+}
+
+/** Queues the deletion of what the run's rule does not keep of a child's instance; once, however often it is called. */
+export async function pruneBehind({ nats, operations }: FeedingTools, { id, child, of }: OpenChild): Promise<void> {
+  const { keep } = of.run.request;
+  if (!keep) return;
+  const { remote, project, instance } = child;
+  const prune = uuid5(`${id}|prune`);
+  if (await operations.find(prune, remote)) return;
+  const trace = traceOfRun(of.run);
+  const { requestor } = of.run;
+  const body = { keep, run: of.run.id, ...(requestor && { requestor }) };
+  const address = { remote, project, instance };
+  await operations.create(newOperation({ id: prune, kind: 'prune', address, body, trace: trace.id }, new Date()));
+  await publishJob(nats, prune, { kind: 'prune', address, body }, trace);
 }
 
 function bodyOf({ id, request, requestor }: Run): BackupJob {

@@ -33,6 +33,9 @@ export function hasEnded({ status }: Pick<Run, 'status'>): boolean {
 /** The code of a child's operation that ended unbegun because another job has the instance. */
 export const skippedCode = 'instance-busy';
 
+/** The code of a child that had not begun when its schedule's window ended. */
+export const windowCode = 'window';
+
 /** Whether it is the backup that this child stands for. The message of another job may have had its id. */
 export function isBackupOf({ project, instance }: RunChild, operation: Operation): boolean {
   return operation.kind === 'backup' && operation.project === project && operation.instance === instance;
@@ -145,6 +148,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     status_code: codes[status],
     class: run.class,
     ...(retry_of !== undefined && { retry_of }),
+    ...(run.schedule && { schedule: run.schedule }),
     created_at,
     updated_at,
     ...(ended_at !== undefined && { ended_at }),

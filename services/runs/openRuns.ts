@@ -1,11 +1,11 @@
 /** The feeder's model of all open runs: the state of each child, and which children are queued next. Pure. */
-import type { Address, Operation, Run, RunChild } from '../contract/schemas.ts';
+import type { Operation, Run, RunChild } from '../contract/schemas.ts';
 import { count, failureOf, isOpen, type Outcome, outcomeFor, withFailure } from './fold.ts';
-import { childId } from './plan.ts';
+import { addressKey, childId, dueMs } from './plan.ts';
 
 /** Children of a host on the queue, besides two for each that is running: a job by hand waits behind 2 × slots + 16 others at most. */
 export const spareChildren = 16;
-const ranks: Record<Run['class'], number> = { hand: 0, retry: 1 };
+const ranks: Record<Run['class'], number> = { hand: 0, retry: 1, 'catch-up': 2, scheduled: 3 };
 
 export interface OpenRun {
   run: Run;
@@ -23,6 +23,8 @@ export interface OpenChild {
   child: RunChild;
   /** It is on the queue, or may be: a publish may have failed halfway. */
   fed: boolean;
+  /** When it may begin, by Date.now(). */
+  dueMs: number;
 }
 
 /** A host, with its children of all runs. */
@@ -43,6 +45,14 @@ export class Fleet {
   readonly #holders = new Map<string, OpenChild>();
   readonly #hosts = new Map<string, Host>();
 
+  /** Children of runs with a keep rule that have been backed up, and behind which nothing has been deleted yet. */
+  readonly backedUp: OpenChild[] = [];
+
+  /** Returns `backedUp`, and empties it. */
+  takeBackedUp(): OpenChild[] {
+    return this.backedUp.splice(0);
+  }
+
   get runs(): OpenRun[] {
     return [...this.#runs.values()];
   }
@@ -62,9 +72,13 @@ export class Fleet {
   /** Adds children to a run: those of a host that was away when it was planned. */
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
-    const added = children.map((child) => ({ id: childId(of.run, child), of, chunk, child, fed: false }));
+    const added = children.map((child) => ({
+      ...{ id: childId(of.run, child), of, chunk, child, fed: false },
+      dueMs: dueMs(of.run, child),
+    }));
     of.chunks.push(added);
     for (const each of added) {
+      this.#noteBackedUp(each);
       if (!isOpen(each.child)) continue;
       this.#children.set(each.id, each);
       const host = this.#host(each.child.remote);
@@ -74,6 +88,8 @@ export class Fleet {
       if (each.child.state === 'running') host.running++;
       this.#hold(each);
     }
+    if (of.run.schedule?.jitter_seconds)
+      for (const host of this.#hosts.values()) host.waiting.get(of)?.sort((a, b) => a.dueMs - b.dueMs);
   }
 
   /** Forgets a run that has ended. */
@@ -146,17 +162,22 @@ export class Fleet {
     if (at >= 0) of.dirty.add(chunk);
     of.changed = true;
     if (!isOpen(settled)) this.#end(open);
+    this.#noteBackedUp(open);
+  }
+
+  #noteBackedUp(open: OpenChild): void {
+    if (open.child.state === 'success' && open.of.run.request.keep) this.backedUp.push(open);
   }
 
   /**
    * The children to queue now, marked as fed: of each host up to 2 for each running child plus `spareChildren`. Runs of the first class go first;
-   * runs of one class take turns.
+   * runs of one class take turns. No child that is due later than `nowMs`.
    */
-  next(): OpenChild[] {
+  next(nowMs = Date.now()): OpenChild[] {
     const chosen: OpenChild[] = [];
     for (const [remote, host] of this.#hosts) {
       for (let room = 2 * host.running + spareChildren - host.fed; room > 0; room--) {
-        const child = this.#nextOf(remote, host);
+        const child = this.#nextOf(remote, host, nowMs);
         if (!child) break;
         this.markFed(child);
         chosen.push(child);
@@ -165,8 +186,11 @@ export class Fleet {
     return chosen;
   }
 
-  #nextOf(remote: string, host: Host): OpenChild | undefined {
-    const runs = [...host.waiting.keys()].filter(({ run }) => run.status === 'Running' && !isUnheard(run, remote));
+  #nextOf(remote: string, host: Host, nowMs: number): OpenChild | undefined {
+    const isDue = (of: OpenRun) => (host.waiting.get(of)?.[0]?.dueMs ?? 0) <= nowMs;
+    const runs = [...host.waiting.keys()].filter(
+      (of) => of.run.status === 'Running' && !isUnheard(of.run, remote) && isDue(of),
+    );
     const first = Math.min(...runs.map(({ run }) => ranks[run.class]));
     const alike = runs.filter(({ run }) => ranks[run.class] === first);
     const of = alike[host.turn++ % Math.max(1, alike.length)];
@@ -208,8 +232,4 @@ export class Fleet {
 /** Whether a host has not answered this run yet. Its children are those of the records then, and wait. */
 function isUnheard({ away }: Run, remote: string): boolean {
   return away.some((each) => each.remote === remote && !each.planned);
-}
-
-function addressKey({ remote, project, instance }: Address): string {
-  return `${remote}/${project}/${instance}`;
 }

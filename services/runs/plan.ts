@@ -12,10 +12,15 @@ export function childId({ id, plan }: Pick<Run, 'id' | 'plan'>, { remote, projec
   return uuid5(`${id}|${plan}|${remote}|${project}|${instance}`);
 }
 
-/** Each instance once: first the first of each host, then the second of each. Children that run at the same time are in few chunks. */
-export function plan(addresses: Address[]): RunChild[] {
+/**
+ * Each instance once: first the first of each host, then the second of each. Children that run at the same time are in few chunks. Of one host, those whose
+ * `addressKey` is in `first` go before the others.
+ */
+export function plan(addresses: Address[], first: ReadonlySet<string> = new Set()): RunChild[] {
   const byRemote = Map.groupBy(addresses, ({ remote }) => remote);
-  const queues = [...byRemote.values()].map((each) => unique(each).sort(byName));
+  const queues = [...byRemote.values()].map((each) =>
+    unique(each).sort((a, b) => rank(a, first) - rank(b, first) || byName(a, b)),
+  );
   const children: RunChild[] = [];
   for (let turn = 0; queues.some(({ length }) => turn < length); turn++)
     for (const queue of queues) {
@@ -29,6 +34,22 @@ export function plan(addresses: Address[]): RunChild[] {
 export function chunksOf(children: RunChild[]): RunChild[][] {
   const count = Math.ceil(children.length / chunkSize);
   return Array.from({ length: count }, (_, index) => children.slice(index * chunkSize, (index + 1) * chunkSize));
+}
+
+export function addressKey({ remote, project, instance }: Address): string {
+  return `${remote}/${project}/${instance}`;
+}
+
+/** When a child of a scheduled run may begin: always the same part of the jitter for one instance. 0 for other runs. */
+export function dueMs({ schedule }: Pick<Run, 'schedule'>, child: Address): number {
+  if (!schedule) return 0;
+  const { name, starts_at, jitter_seconds = 0 } = schedule;
+  const part = Number.parseInt(uuid5(`${name}|${addressKey(child)}`).slice(0, 8), 16) / 2 ** 32;
+  return Date.parse(starts_at) + Math.floor(part * jitter_seconds * 1000);
+}
+
+function rank(address: Address, first: ReadonlySet<string>): number {
+  return first.has(addressKey(address)) ? 0 : 1;
 }
 
 function unique(addresses: Address[]): Address[] {

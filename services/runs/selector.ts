@@ -15,6 +15,8 @@ export interface Selectable {
 
 /** An instance with this key set to true is in no run. */
 export const excludeKey = 'user.lxstow.exclude';
+/** Names of schedules, separated by commas. */
+export const scheduleKey = 'user.lxstow.schedule';
 
 const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
 
@@ -49,8 +51,8 @@ export function fitsPattern(name: string, pattern: string): boolean {
 }
 
 /** Throws bad-request for a selector that chooses nothing, or that cannot be parsed. */
-export function checkSelector({ all, instances = [], match = [] }: RunSelector): void {
-  if (!all && instances.length === 0 && match.length === 0)
+export function checkSelector({ all, instances = [], match = [], schedule }: RunSelector): void {
+  if (!all && instances.length === 0 && match.length === 0 && schedule === undefined)
     throw new LxstowError('bad-request', 'selector: of which instances? Give all, instances or match');
   if (all && instances.length > 0) throw new LxstowError('bad-request', 'selector: give all or instances, not both');
   for (const text of match) parseMatch(text);
@@ -59,18 +61,27 @@ export function checkSelector({ all, instances = [], match = [] }: RunSelector):
 /** Returns the instances that the selector chooses; counts those that it would choose, but that exclude themselves by `excludeKey`. */
 export function select<I extends Selectable & { project: string }>(
   instances: I[],
-  { all, instances: names = [], exclude = [], match = [], projects }: RunSelector,
+  { all, instances: names = [], exclude = [], match = [], projects, schedule }: RunSelector,
 ): { chosen: I[]; excluded: number } {
   const matches = match.map(parseMatch);
+  const selects = all || names.length > 0 || match.length > 0;
+  const fits = (each: I) =>
+    selects &&
+    (all || names.length === 0 || names.some((pattern) => fitsPattern(each.name, pattern))) &&
+    matches.every((matching) => matching(each));
   const meant = instances.filter(
     (each) =>
       (projects === undefined || projects.includes(each.project)) &&
-      (all || names.length === 0 || names.some((pattern) => fitsPattern(each.name, pattern))) &&
       !exclude.some((pattern) => fitsPattern(each.name, pattern)) &&
-      matches.every((fits) => fits(each)),
+      (fits(each) || (schedule !== undefined && schedulesOf(each).includes(schedule))),
   );
   const chosen = meant.filter((each) => configOf(each)[excludeKey]?.toLowerCase() !== 'true');
   return { chosen, excluded: meant.length - chosen.length };
+}
+
+/** The schedules that an instance, or a profile of it, names. */
+export function schedulesOf(instance: Selectable): string[] {
+  return (configOf(instance)[scheduleKey] ?? '').split(',').map((name) => name.trim());
 }
 
 function configOf({ config, expanded_config }: Selectable): Record<string, string | undefined> {

@@ -118,7 +118,7 @@ export function createWorkerMetrics() {
     }),
   };
   // Start each series at 0: Prometheus sees no increase in one that starts at 1.
-  for (const kind of ['backup', 'restore', 'delete']) {
+  for (const kind of ['backup', 'restore', 'delete', 'prune']) {
     for (const result of results) metrics.jobs.inc({ kind, result }, 0);
     metrics.retries.inc({ kind }, 0);
     metrics.takeovers.inc({ kind }, 0);

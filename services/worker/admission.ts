@@ -3,7 +3,7 @@ import { readManifest } from '../backups/manifest.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Lease, LeaseHolder } from '../coordination/leases.ts';
-import type { Job } from '../jobs/jobs.ts';
+import type { Job, JobOf } from '../jobs/jobs.ts';
 import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
 import { instanceLeaseKey, transferPermits } from '../nats/bucketKeys.ts';
 import { waitingFor } from '../outages/outage.ts';
@@ -46,7 +46,7 @@ export async function admit(
   tools: AdmissionTools,
   { isBehind, limited, returning }: AdmissionOptions,
 ): Promise<Admission | Wait> {
-  if (job.kind === 'delete') return { permits: [] };
+  if (job.kind === 'delete' || job.kind === 'prune') return { permits: [] };
   const { leases } = tools;
   let limits: Limit[] = [];
   let fault: LxstowError | undefined;
@@ -96,7 +96,7 @@ interface Limit {
   reason: string;
 }
 
-async function limitsOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionTools): Promise<Limit[]> {
+async function limitsOf(job: JobOf<'backup' | 'restore'>, tools: AdmissionTools): Promise<Limit[]> {
   const { remote } = job.address;
   const config = tools.config.remotes[remote] ?? {};
   const limits: Limit[] = [];
@@ -114,7 +114,7 @@ function limitsPools({ transfersPerPool, pools = {} }: Config['remotes'][string]
 }
 
 /** The pool that is read or written; undefined if there is no such instance or backup: the attempt will say so. */
-async function poolOf(job: Exclude<Job, { kind: 'delete' }>, tools: AdmissionTools): Promise<string | undefined> {
+async function poolOf(job: JobOf<'backup' | 'restore'>, tools: AdmissionTools): Promise<string | undefined> {
   const { lxd } = tools;
   const signal = AbortSignal.timeout(lookMs);
   try {

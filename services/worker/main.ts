@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { SlotMemory } from '../archive/slotMemory.ts';
+import { Catalog } from '../backups/catalog.ts';
 import { listPrefix } from '../backups/keys.ts';
 import { Bandwidth } from '../concurrency/rateLimit.ts';
 import { isCode } from '../contract/errors.ts';
@@ -37,6 +38,7 @@ import { createWorkerMetrics } from '../telemetry/metrics.ts';
 import { answerQuestions } from './answers.ts';
 import { runBackup } from './backup/backup.ts';
 import { undoBackup } from './backup/traces.ts';
+import { runPrune } from './prune.ts';
 import { runRemove } from './remove.ts';
 import { runRestore, undoRestore } from './restore/restore.ts';
 import type { Runners } from './runAttempt.ts';
@@ -60,6 +62,7 @@ const runners: Runners = {
   backup: { run: runBackup, undo: undoBackup },
   restore: { run: runRestore, undo: undoRestore },
   delete: { run: runRemove },
+  prune: { run: runPrune },
 };
 
 /** Runs until `stop`. Throws at the start if the configuration, NATS or the object store is unfit. */
@@ -122,6 +125,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
     keeper,
+    catalog: new Catalog(store, prefix, log),
   };
   await using outages = new Outages({
     ...{ remote, worker, bucket, log, stopping: stop },

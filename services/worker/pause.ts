@@ -1,10 +1,12 @@
 /** Hands back a job that comes from the queue while a dependency is away. Its operation says what it waits for. */
-import { instanceLeaseKey } from '../nats/bucketKeys.ts';
+
 import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
+import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
+import { isQuick } from '../nats/streams.ts';
 import { amend, handBack } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import { waitingFor } from '../outages/outage.ts';
@@ -66,7 +68,7 @@ export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { con
 
 /** Whether no worker runs the operation: one that does has the lease on the instance, unless it is a deletion. */
 async function isAbandoned(operation: Operation, { worker, tools: { leases } }: PauseTools): Promise<boolean> {
-  if (operation.kind === 'delete') return operation.owner !== worker;
+  if (isQuick(operation.kind)) return operation.owner !== worker;
   const lease = await leases.acquire(instanceLeaseKey(operation), { worker, operation: operation.id });
   await lease?.release();
   return lease !== undefined;

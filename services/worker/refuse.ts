@@ -4,6 +4,7 @@ import type { LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import { bury } from '../jobs/deadLetters.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
+import { isJobKind } from '../jobs/jobs.ts';
 import type { Nats } from '../nats/connection.ts';
 import { parseJobSubject } from '../nats/subjects.ts';
 import { fail, isFinal, newOperation } from '../operations/operation.ts';
@@ -65,6 +66,6 @@ function failedOperation(
   error: LxstowError,
   now: Date,
 ): Operation | undefined {
-  if (kind !== 'backup' && kind !== 'restore' && kind !== 'delete') return undefined;
+  if (!isJobKind(kind)) return undefined;
   return fail(newOperation({ id, kind, address }, now), error, now);
 }

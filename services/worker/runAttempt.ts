@@ -186,7 +186,8 @@ export class AttemptRun {
     } catch (thrown) {
       const error = asLxstowError(thrown);
       const { kind } = this.#job;
-      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate)) return false;
+      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate))
+        return false;
       this.#attempt.log.error('left behind', { checkpoint: this.#attempt.operation.checkpoint, error });
     }
     return true;

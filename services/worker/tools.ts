@@ -1,6 +1,7 @@
 /** What the jobs of a worker work with: made in main.ts, and passed on. */
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
+import type { Catalog } from '../backups/catalog.ts';
 import type { Bandwidth } from '../concurrency/rateLimit.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Leases } from '../coordination/leases.ts';
@@ -24,6 +25,7 @@ export interface Tools {
   checkpoints: Bucket;
   reservations: Reservations;
   keeper: Keeper;
+  catalog: Catalog;
   /** This slot's memory. */
   memory: SlotMemory;
 }

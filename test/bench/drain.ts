@@ -1,6 +1,7 @@
 /** How fast the run loop is by itself: queued jobs that do nothing, with all that is written and read for a real one. */
 import { Threads } from '../../services/archive/compression/threads.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
+import { Catalog } from '../../services/backups/catalog.ts';
 import { Bandwidth } from '../../services/concurrency/rateLimit.ts';
 import { loadConfig } from '../../services/contract/config.ts';
 import { parseBandwidth } from '../../services/contract/timetable.ts';
@@ -104,12 +105,18 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     if (++done === jobs) stopping.abort();
   };
   const serves = async () => undefined;
-  const runners: Runners = { backup: { run: nothing }, restore: { run: nothing }, delete: { run: nothing } };
+  const runners: Runners = {
+    backup: { run: nothing },
+    restore: { run: nothing },
+    delete: { run: nothing },
+    prune: { run: nothing },
+  };
   const shared = {
     ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
     keeper: new Keeper({ fleet: new FleetStore(nats), store, prefix: config.s3.prefix, log }),
+    catalog: new Catalog(store, config.s3.prefix, log),
   };
   await using outages = new Outages({
     ...{ remote: 'local', worker: 'drain', bucket, log, stopping: stopping.signal },

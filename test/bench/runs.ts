@@ -1,11 +1,12 @@
 /** Runs at size: planning and feeding 10 000 children, and what more workers add where LXD takes 2 s for an export. */
-import { consumerName } from '../../services/nats/streams.ts';
+
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { answerInventory } from '../../services/hosts/hostInventory.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
+import { consumerName } from '../../services/nats/streams.ts';
 import { begin, succeed } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';

@@ -1,6 +1,5 @@
 /** A nats-server that was killed may never end an entry that has a TTL: leases of processes that have died stay until a worker removes them. */
-import { claimKey, instanceLeaseKey, reservationKey, transferPermits } from '../../services/nats/bucketKeys.ts';
-import { leasesBucket } from '../../services/nats/streams.ts';
+
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
@@ -10,7 +9,9 @@ import { loadConfig } from '../../services/contract/config.ts';
 import { Leases } from '../../services/coordination/leases.ts';
 import { Reservations } from '../../services/coordination/reservations.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
+import { claimKey, instanceLeaseKey, reservationKey, transferPermits } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
+import { leasesBucket } from '../../services/nats/streams.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { openStack, type Stack, until } from '../integration/stack.ts';
 import type { LabNats } from '../lab/nats.ts';

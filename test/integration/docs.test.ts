@@ -27,6 +27,8 @@ const hosts = ['nats-1', 'nats-2', 'nats-3', 's3', 'gw-1 backup', 'gw-2', 'berli
 const atWork = [
   'docs/cli.md',
   'docs/runs.md',
+  'docs/retention.md',
+  'docs/schedules.md',
   'docs/api.md',
   'docs/security.md',
   'docs/upkeep.md',

@@ -131,6 +131,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     'KV_lxstow_checkpoints',
     'KV_lxstow_instances',
     'KV_lxstow_runs',
+    'KV_lxstow_schedules',
     'KV_lxstow_trust',
   ];
   const administration = everything.flatMap((stream) => [

@@ -1,5 +1,5 @@
 /** Runs: many backups as one thing, on real parts. */
-import { jobsStream } from '../../services/nats/streams.ts';
+
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -16,6 +16,7 @@ import {
 } from '../../services/contract/schemas.ts';
 import { type Job, publishOnly, queuedJobs } from '../../services/jobs/jobs.ts';
 import { connectNats } from '../../services/nats/connection.ts';
+import { jobsStream } from '../../services/nats/streams.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';

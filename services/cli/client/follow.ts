@@ -43,7 +43,11 @@ export async function forAll<F extends Followed>(all: F[], each: (one: F) => Pro
 }
 
 /** Resolves when all have ended. The first Ctrl-C has them cancelled, and goes on waiting until they are. */
-export async function follow(all: Followed[], progress: Progress, interrupts: Interrupts): Promise<void> {
+export async function follow(
+  all: Followed[],
+  progress: Progress,
+  interrupts: Pick<Interrupts, 'first'>,
+): Promise<void> {
   let asked = false;
   for (;;) {
     progress.show(all.map(stepOf));
@@ -117,7 +121,7 @@ export function failureOf({ operation, error }: Followed): string | undefined {
 }
 
 /** The exit status that tells of all of them: why, when all that failed did for one reason. */
-export function exitOfAll(all: Followed[], interrupts: Interrupts): Exit {
+export function exitOfAll(all: Followed[], interrupts: Pick<Interrupts, 'first'>): Exit {
   const reasons = new Set(
     all.filter((one) => failureOf(one) !== undefined).map(({ error }) => error?.exit ?? exits.failed),
   );

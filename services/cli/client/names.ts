@@ -26,6 +26,7 @@ export interface ShownBackup {
   optimized: boolean;
   compressed: boolean;
   tags?: Record<string, string>;
+  pinned?: boolean;
   instance?: string;
   project?: string;
   location?: string;

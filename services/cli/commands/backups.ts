@@ -24,9 +24,16 @@ export async function listCommand(text: string | undefined, options: ListOptions
   const listed = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
   const found = listed.filter(fits);
   const rows = found.map(({ location = '', project = '', instance = where.instance, ...backup }) => {
-    const { name, created, size: bytes, optimized, tags = {} } = backup;
+    const { name, created, size: bytes, optimized, tags = {}, pinned } = backup;
     const tagged = Object.entries(tags).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
-    const row = [instance, name, time(created), size(bytes), optimized ? 'yes' : 'no', tagged.join(' ')];
+    const row = [
+      instance,
+      name,
+      time(created),
+      size(bytes),
+      optimized ? 'yes' : 'no',
+      [...(pinned ? ['(pinned)'] : []), ...tagged].join(' '),
+    ];
     return all ? [location, project, ...row] : row;
   });
   const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'TAGS'];

@@ -138,7 +138,12 @@ export async function runReportCommand(text: string, { format }: { format: 'mark
 }
 
 /** Asks for it, and waits where that is wanted: the first Ctrl-C has it cancelled. */
-async function begun(gateway: Gateway, path: string[], body: { id: string }, options: RunOptions): Promise<Exit> {
+export async function begun(
+  gateway: Gateway,
+  path: string[],
+  body: { id: string },
+  options: RunOptions,
+): Promise<Exit> {
   using progress = openProgress(options.quiet);
   const leaving = () => void process.stderr.write(`\nlxstow: left; not over yet: run ${body.id}\n`);
   using interrupts = heedInterrupts(leaving);

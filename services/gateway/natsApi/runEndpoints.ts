@@ -119,6 +119,8 @@ function seenFrom({ address }: Question): MaySee {
 /** The request, limited to the place in its subject. Throws forbidden when it names others. */
 function requestIn({ config }: GatewayParts, { address, body }: Question): CreateRunBody {
   const { selector, notifyEndpoint, ...options } = body as CreateRunBody;
+  // Who may publish runs may have backups made, not deleted.
+  if (options.keep) throw new LxstowError('forbidden', 'keep: a run over NATS deletes nothing');
   for (const [field, place] of [
     ['remotes', address.remote],
     ['projects', address.project],

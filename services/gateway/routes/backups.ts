@@ -1,11 +1,14 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
-import { type Summary } from '../../backups/summaries.ts';
+
 import type { Request, Response } from 'express';
 import type { Part } from '../../backups/keys.ts';
+import { assertUnpinned } from '../../backups/manifest.ts';
+import type { Summary } from '../../backups/summaries.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import {
   type Address,
+  type BackupAddress,
   type BackupJob,
   type Compression,
   type Config,
@@ -159,6 +162,7 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
       return {
         tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
         ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
+        ...((wanted.pinned ?? stored.manifest.backup.pinned) && { pinned: true }),
       };
     },
     ended(response),
@@ -285,17 +289,12 @@ async function assertRestorable(
 }
 
 async function deleteBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { config, nats, catalog, submitter, feed, stop } = parts;
+  const { config, nats, submitter, feed, stop } = parts;
   const { backup, ...address } = backupOf(request, config);
   const name = `${address.instance}/${backup}`;
   const told = endpointOf(request, config.notify);
   nats.assertConnected();
-  if (!(await catalog.has({ ...address, backup }, ended(response)))) {
-    const running = await unfinishedBackup(parts, { ...address, backup });
-    if (running)
-      throw new LxstowError('conflict', `backup ${name} is still being made: see ${operationPath(running.id)}`);
-    throw new LxstowError('not-found', `backup ${name} does not exist`);
-  }
+  await assertDeletable(parts, { ...address, backup }, ended(response));
   const { remote, project, instance } = address;
   const trace = traceOfRequest(request);
   // Without a worker, fail now and not after deleteTimeoutMs.
@@ -312,6 +311,18 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   if (operation.status !== 'Success') throw errorOf(operation);
   // LXD's clients read the answer as an operation, and wait for its end.
   sync(response, toLxd(operation));
+}
+
+/** Throws not-found, and conflict for a backup that is pinned or still being made. A backup whose manifest cannot be read can be deleted. */
+async function assertDeletable(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<void> {
+  const manifest = await parts.catalog.manifest(address, signal).catch(async (error) => {
+    if (isCode(error, 'bad-manifest')) return undefined;
+    const running = isCode(error, 'not-found') ? await unfinishedBackup(parts, address) : undefined;
+    if (!running) throw error;
+    const name = `backup ${address.instance}/${address.backup}`;
+    throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
+  });
+  if (manifest) assertUnpinned(manifest);
 }
 
 /** Runs both in parallel. When one fails, the other has ended too, so that its effect can be undone. */

@@ -7,7 +7,9 @@ import { exportRoutes } from './exports.ts';
 import { instanceRoutes } from './instances.ts';
 import { operationRoutes } from './operations.ts';
 import { poolRoutes, projectRoutes } from './places.ts';
+import { pruneRoutes } from './prune.ts';
 import { runRoutes } from './runs.ts';
+import { scheduleRoutes } from './schedules.ts';
 import { openapiRoutes, serverRoutes } from './server.ts';
 import { statusRoutes } from './status.ts';
 import { uploadRoutes } from './uploads.ts';
@@ -22,6 +24,8 @@ export const routeGroups: RouteGroup[] = [
   uploadRoutes,
   operationRoutes,
   runRoutes,
+  pruneRoutes,
+  scheduleRoutes,
   eventRoutes,
   statusRoutes,
   projectRoutes,

@@ -131,7 +131,7 @@ function showUnfinished(operation: Operation, { backup, ...address }: BackupAddr
     ...showListed({
       address: { ...address, backup },
       backup: {
-        ...{ name: backup, created: created_at, size: bytes_stored, optimized, instance_only, tags },
+        ...{ name: backup, created: created_at, size: bytes_stored, optimized, instance_only, tags, pinned: false },
         compressed: compression !== 'none',
       },
     }),

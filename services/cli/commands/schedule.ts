@@ -1,0 +1,225 @@
+/** `lxstow schedule`: runs that are made by the clock. */
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { text as allOf } from 'node:stream/consumers';
+import { isDeepStrictEqual } from 'node:util';
+import { parse, stringify } from 'yaml';
+import type { ScheduleBody, ScheduledAt, ShownSchedule } from '../../contract/schemas.ts';
+import type { Gateway } from '../client/gatewayClient.ts';
+import { Gateways } from '../client/names.ts';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { tagsIn } from '../tagOptions.ts';
+import { type Format, print } from '../terminal/output.ts';
+import { type KeepOptions, keepOf } from './prune.ts';
+import { begun, type RunOptions } from './run.ts';
+
+export interface CreateOptions extends KeepOptions {
+  cron: string;
+  zone?: string;
+  description?: string;
+  jitter?: string;
+  window?: string;
+  catchUp?: 'once' | 'never';
+  all?: boolean;
+  selector: string[];
+  instance: string[];
+  exclude: string[];
+  project: string[];
+  target: string[];
+  tag: string[];
+  compression?: 'gzip' | 'zstd' | 'none';
+  optimized?: boolean;
+  instanceOnly?: boolean;
+  notify?: string;
+}
+
+export async function createCommand(text: string, options: CreateOptions): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text);
+  await gateway.ask('POST', ['schedules'], { body: { name, definition: definitionOf(options, gateway) } });
+  const { next }: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
+  process.stdout.write(`${name} is made, and is due next at ${next}\n`);
+  return exits.ok;
+}
+
+function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody {
+  const { cron, description, jitter, window, catchUp, all, selector: match, instance, exclude, target, tag } = options;
+  const { compression, optimized, instanceOnly, notify } = options;
+  const projects = options.project.length > 0 ? options.project : remote.project ? [remote.project] : [];
+  const selector = {
+    ...(all && { all }),
+    ...(instance.length > 0 && { instances: instance }),
+    ...(match.length > 0 && { match }),
+    ...(exclude.length > 0 && { exclude }),
+    ...(projects.length > 0 && { projects }),
+    ...(target.length > 0 && { remotes: target }),
+  };
+  const keep = keepOf(options);
+  return {
+    ...(description !== undefined && { description }),
+    cron,
+    zone: options.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone,
+    ...(jitter !== undefined && { jitter }),
+    ...(window !== undefined && { window }),
+    ...(catchUp !== undefined && { catch_up: catchUp }),
+    ...(Object.keys(selector).length > 0 && { selector }),
+    ...(compression !== undefined && { compression_algorithm: compression }),
+    ...(optimized !== undefined && { optimized_storage: optimized }),
+    ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
+    ...(tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) }),
+    ...(keep && { keep }),
+    ...(notify !== undefined && { notifyEndpoint: notify }),
+  };
+}
+
+export async function listCommand(remote: string | undefined, { format }: { format: Format }): Promise<Exit> {
+  using gateways = new Gateways();
+  const found = await all(await gateways.get(remote?.replace(/:$/, '')));
+  print(format, {
+    heading: ['NAME', 'CRON', 'ZONE', 'NEXT', 'LAST', 'STATE'],
+    rows: found.map(({ name, definition: { cron, zone = 'UTC' }, next, last, paused }) => [
+      ...[name, cron, zone, next ?? '', last?.at ?? ''],
+      paused ? `paused${paused.reason ? `: ${paused.reason}` : ''}` : 'active',
+    ]),
+    raw: found,
+    empty: 'there are no schedules',
+  });
+  return exits.ok;
+}
+
+export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text);
+  const found: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
+  if (format === 'table') process.stdout.write(stringify(found));
+  else print(format, { heading: [], rows: [], raw: found, empty: '' });
+  return exits.ok;
+}
+
+export async function pauseCommand(
+  text: string,
+  { reason, until }: { reason?: string; until?: string },
+): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text);
+  const body = { ...(reason !== undefined && { reason }), ...(until !== undefined && { until: timeOf(until) }) };
+  await gateway.ask('POST', ['schedules', name, 'pause'], { body });
+  process.stdout.write(`${name} is paused\n`);
+  return exits.ok;
+}
+
+function timeOf(text: string): string {
+  const time = new Date(text);
+  if (Number.isNaN(time.getTime()))
+    throw new CliError(exits.usage, `--until ${text}: give a date or time, as 2026-12-24 or 2026-12-24T18:00`);
+  return time.toISOString();
+}
+
+export async function resumeCommand(text: string): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text);
+  const { next }: ShownSchedule = await gateway.ask('POST', ['schedules', name, 'resume']);
+  process.stdout.write(`${name} goes on, and is due next at ${next}\n`);
+  return exits.ok;
+}
+
+export async function runNowCommand(text: string, options: RunOptions): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text);
+  return await begun(gateway, ['schedules', name, 'run'], { id: randomUUID() }, options);
+}
+
+export async function deleteCommand(text: string): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text);
+  await gateway.ask('DELETE', ['schedules', name]);
+  process.stdout.write(`${name} is deleted\n`);
+  return exits.ok;
+}
+
+export async function nextCommand(
+  text: string | undefined,
+  { instances, count, format }: { instances?: boolean; count?: string; format: Format },
+): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway, name } = await named(gateways, text ?? '', true);
+  const names = name === '' ? (await all(gateway)).map((each) => each.name) : [name];
+  const times: ScheduledAt[] = [];
+  for (const each of names)
+    times.push(
+      ...(await gateway.ask('GET', ['schedules', each, 'next'], {
+        query: { count, ...(instances && { instances: 'true' }) },
+        onWarning: (warning) => void process.stderr.write(`lxstow: ${warning}\n`),
+      })),
+    );
+  times.sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
+  print(format, {
+    heading: instances ? ['AT', 'SCHEDULE', 'HOST', 'PROJECT', 'INSTANCE'] : ['AT', 'SCHEDULE'],
+    rows: times.map(({ at, schedule, host = '', project = '', instance = '' }) =>
+      instances ? [at, schedule, host, project, instance] : [at, schedule],
+    ),
+    raw: times,
+    empty: 'nothing is due',
+  });
+  return exits.ok;
+}
+
+export async function exportCommand(texts: string[]): Promise<Exit> {
+  using gateways = new Gateways();
+  const { gateway } = await named(gateways, texts[0] ?? '', true);
+  const names = texts.map((text) => text.slice(text.indexOf(':') + 1)).filter((name) => name !== '');
+  const found = (await all(gateway)).filter(({ name }) => names.length === 0 || names.includes(name));
+  const missing = names.find((name) => !found.some((each) => each.name === name));
+  if (missing !== undefined) throw new CliError(exits.notFound, `schedule ${missing} does not exist`);
+  process.stdout.write(
+    stringify({ schedules: Object.fromEntries(found.map(({ name, definition }) => [name, definition])) }),
+  );
+  return exits.ok;
+}
+
+export async function applyCommand(
+  file: string,
+  { remote, dryRun }: { remote?: string; dryRun?: boolean },
+): Promise<Exit> {
+  using gateways = new Gateways();
+  const gateway = await gateways.get(remote?.replace(/:$/, ''));
+  const wanted = await readSchedules(file);
+  const known = new Map((await all(gateway)).map((each) => [each.name, each.definition]));
+  for (const [name, definition] of Object.entries(wanted)) {
+    const before = known.get(name);
+    const what = before === undefined ? 'created' : isDeepStrictEqual(before, definition) ? 'unchanged' : 'changed';
+    if (!dryRun && what === 'created') await gateway.ask('POST', ['schedules'], { body: { name, definition } });
+    if (!dryRun && what === 'changed') await gateway.ask('PUT', ['schedules', name], { body: definition as object });
+    process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ', if this were no dry run' : ''}\n`);
+  }
+  return exits.ok;
+}
+
+async function readSchedules(file: string): Promise<Record<string, unknown>> {
+  const read = async () => (file === '-' ? allOf(process.stdin) : readFile(file, 'utf8'));
+  const source = await read().catch((cause) => {
+    throw new CliError(exits.io, `cannot read ${file}: ${(cause as Error).message}`, { cause });
+  });
+  let found: unknown;
+  try {
+    found = parse(source);
+  } catch (cause) {
+    throw new CliError(exits.usage, `${file} is not YAML: ${(cause as Error).message}`, { cause });
+  }
+  const { schedules } = (found ?? {}) as { schedules?: unknown };
+  if (typeof schedules === 'object' && schedules !== null && !Array.isArray(schedules))
+    return schedules as Record<string, unknown>;
+  throw new CliError(exits.usage, `${file} has no schedules`, { hint: '`lxstow schedule export` shows how it looks' });
+}
+
+function all(gateway: Gateway): Promise<ShownSchedule[]> {
+  return gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
+}
+
+async function named(gateways: Gateways, text: string, optional = false): Promise<{ gateway: Gateway; name: string }> {
+  const cut = text.indexOf(':');
+  const gateway = await gateways.get(cut < 0 ? undefined : text.slice(0, cut));
+  const name = text.slice(cut + 1);
+  if (name === '' && !optional) throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
+  return { gateway, name };
+}

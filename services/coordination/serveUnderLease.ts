@@ -1,0 +1,46 @@
+/** For what one process does for all: who gets a lease does it until the lease is lost, and then another. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { asLxstowError } from '../contract/errors.ts';
+import type { Log } from '../telemetry/logger.ts';
+import type { Lease, Leases } from './leases.ts';
+
+export interface ServeOptions {
+  leases: Leases;
+  key: string;
+  /** This process, as holder of the lease. */
+  name: string;
+  heartbeatMs: number;
+  log: Log;
+  /** What the log says when `serve` throws. */
+  what: string;
+  stop: AbortSignal;
+}
+
+/** When the lease is another's, it is asked for again after so long. */
+const askAgainMs = 2000;
+
+/** Calls `serve` whenever this process holds the lease, until `stop`. `serve` gets a signal that aborts when the lease is lost. */
+export async function serveUnderLease(
+  { leases, key, name, heartbeatMs, log, what, stop }: ServeOptions,
+  serve: (lost: AbortSignal, lease: Lease) => Promise<void>,
+): Promise<void> {
+  while (!stop.aborted) {
+    let lease: Lease | undefined;
+    try {
+      lease = await leases.acquire(key, { worker: name, operation: '' });
+      if (lease) {
+        const held = lease;
+        const timer = setInterval(() => void held.renew(), heartbeatMs);
+        try {
+          await serve(held.lost, held);
+        } finally {
+          clearInterval(timer);
+        }
+      }
+    } catch (error) {
+      if (!stop.aborted) log.warn(what, { error: asLxstowError(error) });
+    }
+    await lease?.release().catch((error) => log.debug('the lease ends by itself', { key, error }));
+    await delay(askAgainMs, undefined, { signal: stop, ref: false }).catch(() => undefined);
+  }
+}

@@ -1,0 +1,96 @@
+/** What a rule would keep of a project's backups, and having the rest deleted: one operation for each instance. */
+
+import type { Request, Response } from 'express';
+import type { Summary } from '../../backups/summaries.ts';
+import { knownRemote } from '../../contract/config.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import {
+  type Address,
+  check,
+  type KeepRule,
+  type Operation,
+  type PruneJob,
+  type PruneVerdict,
+} from '../../contract/schemas.ts';
+import { checkRule, judge } from '../../retention/keep.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
+import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
+import { sync, toLxd } from '../http/respond.ts';
+import type { RouteGroup } from '../http/route.ts';
+
+export const pruneRoutes: RouteGroup = {
+  path: '/1.0/prune',
+  routes: [{ method: 'POST', path: '/', least: 'operator', projects: 'named', run: prune }],
+};
+
+async function prune(parts: GatewayParts, request: Request, response: Response): Promise<void> {
+  const { config, catalog, nats } = parts;
+  const { keep, instances, dry_run, notifyEndpoint } = check('http-prune.json', bodyOf(request), 'body');
+  checkRule(keep);
+  const place = placeOf(request, undefined, config.gateway.defaultRemote);
+  const told = endpointOf(request, config.notify, notifyEndpoint);
+  const unreadable = new Set<string>();
+  const found = await catalog.list(place, ended(response), ({ instance }) => void unreadable.add(instance));
+  const groups = Map.groupBy(found, ({ address }) => address.instance);
+  if (found.length === 0) knownRemote(place.remote, Object.keys(config.remotes));
+  const missing = instances?.find((each) => !groups.has(each) && !unreadable.has(each));
+  if (missing !== undefined) throw new LxstowError('not-found', `instance ${missing} has no backups`);
+  const judged = [...groups]
+    .filter(([instance]) => instances?.includes(instance) ?? true)
+    .map(([instance, backups]) => ({
+      instance,
+      verdicts: unreadable.has(instance) ? allStay(backups) : judgeAll(backups, keep),
+    }));
+  if (dry_run) {
+    const verdicts = judged.flatMap((each) => each.verdicts);
+    return sync(response, verdicts);
+  }
+  nats.assertConnected();
+  knownRemote(place.remote, Object.keys(config.remotes));
+  const addresses = judged
+    .filter(({ verdicts }) => verdicts.some(({ action }) => action === 'delete'))
+    .map(({ instance }): Address => ({ ...place, instance }));
+  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(toLxd));
+}
+
+/** Queues a prune for each instance. When one cannot be queued, the error says how many are. */
+async function begin(
+  { submitter }: GatewayParts,
+  request: Request,
+  addresses: Address[],
+  body: PruneJob,
+): Promise<Operation[]> {
+  const begun: Operation[] = [];
+  for (const address of addresses) {
+    const job = { kind: 'prune' as const, address, body };
+    try {
+      begun.push(await submitter.submit(submitter.newId(), job, requestorOf(request), traceOfRequest(request)));
+    } catch (error) {
+      if (!(error instanceof LxstowError) || begun.length === 0) throw error;
+      const far = `${begun.length} instances are being pruned, ${address.instance} and those behind it are not`;
+      throw new LxstowError(error.code, `${error.message}; ${far}: ask again`, { cause: error });
+    }
+  }
+  return begun;
+}
+
+function judgeAll(backups: Summary[], keep: KeepRule): PruneVerdict[] {
+  const candidates = backups.map(({ address, backup }) => ({ ...backup, address }));
+  return judge(candidates, keep).map(({ backup, action, reasons }) => shown(backup, action, reasons));
+}
+
+/** Of an instance with a manifest that cannot be read nothing is deleted. */
+function allStay(backups: Summary[]): PruneVerdict[] {
+  return backups.map(({ address, backup }) =>
+    shown({ ...backup, address }, 'keep', ['a manifest of this instance cannot be read']),
+  );
+}
+
+function shown(
+  { address, name, created, size }: Summary['backup'] & Pick<Summary, 'address'>,
+  action: 'keep' | 'delete',
+  reasons: string[],
+): PruneVerdict {
+  const { remote: location, project, instance } = address;
+  return { location, project, instance, backup: name, created, size, action, reasons };
+}

@@ -1,0 +1,96 @@
+/** Which backups of one instance a rule keeps, and why: pure, and decided as restic's `forget` does. */
+import { Temporal } from 'temporal-polyfill';
+import { LxstowError } from '../contract/errors.ts';
+import type { KeepRule, Tags } from '../contract/schemas.ts';
+import { checkZone } from '../contract/zones.ts';
+
+/** What a rule looks at. */
+export interface Candidate {
+  name: string;
+  /** RFC 3339. */
+  created: string;
+  tags: Tags;
+  pinned: boolean;
+}
+
+export interface Verdict<C extends Candidate> {
+  backup: C;
+  action: 'keep' | 'delete';
+  /** Why it is kept; empty for one that no rule keeps. */
+  reasons: string[];
+}
+
+type Time = Temporal.ZonedDateTime;
+
+const two = (number: number) => String(number).padStart(2, '0');
+const periods = [
+  // With the offset: when clocks are put back, one hour's name comes twice.
+  ['keep_hourly', 'hourly', (t: Time) => `${t.toPlainDate()} ${two(t.hour)}h ${t.offset}`],
+  ['keep_daily', 'daily', (t: Time) => `${t.toPlainDate()}`],
+  ['keep_weekly', 'weekly', (t: Time) => `${t.yearOfWeek}-W${two(t.weekOfYear ?? 0)}`],
+  ['keep_monthly', 'monthly', (t: Time) => `${t.toPlainDate().toPlainYearMonth()}`],
+  ['keep_yearly', 'yearly', (t: Time) => `${t.year}`],
+] as const;
+
+/** Throws bad-request for a rule that keeps nothing, and for an unknown time zone. */
+export function checkRule(rule: KeepRule): void {
+  const { keep_last = 0, keep_tags = [] } = rule;
+  const counts = periods.map(([key]) => rule[key] ?? 0);
+  const keeps = [keep_last, ...counts].some((count) => count !== 0) || keep_tags.length > 0 || !durationOf(rule).blank;
+  if (!keeps)
+    throw new LxstowError('bad-request', 'keep: the rule keeps nothing; say what to keep, for example keep_daily: 14');
+  checkZone(rule.zone ?? 'UTC', 'keep.zone');
+}
+
+/**
+ * Judges the complete backups of one instance, in any order; returns them from the oldest to the newest. A period counts only where it has backups,
+ * and keeps its last one; the oldest backup of all stays while a count is not used up. `rule` as `checkRule` passes it.
+ */
+export function judge<C extends Candidate>(backups: C[], rule: KeepRule): Verdict<C>[] {
+  const { zone = 'UTC', keep_last = 0, keep_within, keep_tags = [], min_good = 1 } = rule;
+  const newestFirst = backups
+    .map((backup) => ({
+      backup,
+      at: Temporal.Instant.from(backup.created).toZonedDateTimeISO(zone),
+      reasons: backup.pinned ? ['pinned'] : [],
+    }))
+    .sort((a, b) => Temporal.ZonedDateTime.compare(b.at, a.at) || (a.backup.name < b.backup.name ? 1 : -1));
+  const newest = newestFirst[0]?.at;
+  const youngest = newest?.subtract(durationOf(rule));
+
+  for (const [index, { backup, at, reasons }] of newestFirst.entries()) {
+    if (keep_last < 0 || index < keep_last) reasons.push(keep_last < 0 ? 'all' : `last ${keep_last}`);
+    if (youngest && Temporal.ZonedDateTime.compare(at, youngest) > 0) reasons.push(`within ${keep_within}`);
+    for (const tag of keep_tags) if (hasTag(backup.tags, tag)) reasons.push(`tag ${tag}`);
+  }
+  for (const [key, word, periodOf] of periods) {
+    let left = rule[key] ?? 0;
+    let previous: string | undefined;
+    for (const [index, { at, reasons }] of newestFirst.entries()) {
+      if (left === 0) break;
+      const period = periodOf(at);
+      const isOldest = index === newestFirst.length - 1;
+      if (period === previous && !isOldest) continue;
+      reasons.push(period === previous ? `oldest, ${word}` : `${word} ${period}`);
+      previous = period;
+      left--;
+    }
+  }
+  for (const { reasons } of newestFirst.slice(0, min_good))
+    if (reasons.length === 0) reasons.push(`newest ${min_good}`);
+  return newestFirst
+    .map(({ backup, reasons }): Verdict<C> => ({ backup, action: reasons.length > 0 ? 'keep' : 'delete', reasons }))
+    .reverse();
+}
+
+function durationOf({ keep_within = '0h' }: KeepRule): Temporal.Duration {
+  const [, years, months, days, hours] =
+    /^(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?$/.exec(keep_within)?.map((text = '0') => Number(text)) ?? [];
+  return new Temporal.Duration(years, months, 0, days, hours);
+}
+
+function hasTag(tags: Tags, wanted: string): boolean {
+  const cut = wanted.indexOf('=');
+  if (cut < 0) return Object.hasOwn(tags, wanted);
+  return Object.hasOwn(tags, wanted.slice(0, cut)) && tags[wanted.slice(0, cut)] === wanted.slice(cut + 1);
+}

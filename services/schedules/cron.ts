@@ -1,0 +1,140 @@
+/** When a schedule is due: cron's five fields, in a time zone. Pure. */
+import { Temporal } from 'temporal-polyfill';
+import { LxstowError } from '../contract/errors.ts';
+
+/** A parsed rule: the minutes, hours, days, months and weekdays that fit. */
+export interface Cron {
+  minutes: number[];
+  hours: number[];
+  days: number[];
+  months: number[];
+  /** Monday is 1, Sunday 7. */
+  weekdays: number[];
+  /** Both days and weekdays are given: cron takes a day that fits one of them. */
+  either: boolean;
+}
+
+/** A time at which a schedule is due. */
+export interface Slot {
+  /** RFC 3339, with the offset that the zone has then. */
+  at: string;
+  /** The local time as the rule says it, which is the slot's identity: `2026-10-25T02:30`. With the offset where the rule means each hour. */
+  wall: string;
+}
+
+interface SlotTime {
+  at: Temporal.ZonedDateTime;
+  wall: string;
+}
+
+const words: Record<string, string> = {
+  '@hourly': '0 * * * *',
+  '@daily': '0 0 * * *',
+  '@midnight': '0 0 * * *',
+  '@weekly': '0 0 * * 0',
+  '@monthly': '0 0 1 * *',
+  '@yearly': '0 0 1 1 *',
+  '@annually': '0 0 1 1 *',
+};
+const monthNames = ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec'];
+const weekdayNames = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'];
+/** 29 February on a given weekday comes once in 28 years, and over 2100 once in 40. */
+const mostDays = 366 * 41;
+
+/** Throws bad-request, naming the field that is wrong. */
+export function parseCron(text: string): Cron {
+  const fields = (words[text.trim().toLowerCase()] ?? text).trim().split(/\s+/);
+  const [minute = '', hour = '', day = '', month = '', weekday = ''] = fields;
+  if (fields.length !== 5)
+    throw new LxstowError(
+      'bad-request',
+      `cron: ${JSON.stringify(text)} has ${fields.length} fields; give five, as 0 3 * * *, or a word, as @daily`,
+    );
+  const weekdays = numbersOf(weekday, 'weekday', 0, 7, weekdayNames).map((each) => each || 7);
+  const cron = {
+    minutes: numbersOf(minute, 'minute', 0, 59),
+    hours: numbersOf(hour, 'hour', 0, 23),
+    days: numbersOf(day, 'day', 1, 31),
+    months: numbersOf(month, 'month', 1, 12, monthNames, 1),
+    weekdays: [...new Set(weekdays)],
+    either: !day.startsWith('*') && !weekday.startsWith('*'),
+  };
+  if (!nextSlot(cron, 'UTC', new Date(0))) throw new LxstowError('bad-request', `cron: ${text} is never due`);
+  return cron;
+}
+
+function numbersOf(field: string, what: string, low: number, high: number, names: string[] = [], first = 0): number[] {
+  const found = new Set<number>();
+  const refuse = (part: string): never => {
+    throw new LxstowError('bad-request', `cron: ${JSON.stringify(part)} is not a ${what} from ${low} to ${high}`);
+  };
+  for (const part of field.toLowerCase().split(',')) {
+    const [, range = '', step = '1'] = /^(\*|\w+(?:-\w+)?)(?:\/([1-9]\d?))?$/.exec(part) ?? refuse(part);
+    const number = (word: string) => {
+      const named = names.indexOf(word);
+      const value = named >= 0 ? named + first : /^\d{1,2}$/.test(word) ? Number(word) : refuse(part);
+      return value >= low && value <= high ? value : refuse(part);
+    };
+    const [from = '', to] = range.split('-');
+    const begin = range === '*' ? low : number(from);
+    const end = range === '*' || (to === undefined && part.includes('/')) ? high : number(to ?? from);
+    if (end < begin) refuse(part);
+    for (let each = begin; each <= end; each += Number(step)) found.add(each);
+  }
+  return [...found].sort((a, b) => a - b);
+}
+
+/**
+ * The first slot later than `after`; undefined for a rule that is never due. A time that clocks skip is due at the first moment behind the gap; one that comes
+ * twice is due the first time. A rule that means each hour is due in both.
+ */
+export function nextSlot(cron: Cron, zone: string, after: Date): Slot | undefined {
+  const from = Temporal.Instant.fromEpochMilliseconds(after.getTime()).toZonedDateTimeISO(zone);
+  const found = cron.hours.length === 24 ? nextOfEachHour(cron, from) : nextOfDay(cron, from);
+  return found && { at: found.at.toString({ timeZoneName: 'never', smallestUnit: 'second' }), wall: found.wall };
+}
+
+/** No slot that is later than `after` has an earlier local time: of times that come twice only the first counts. */
+function nextOfDay(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
+  const local = after.toPlainDateTime();
+  let date = local.toPlainDate();
+  for (let count = 0; count < mostDays; count++, date = date.add({ days: 1 })) {
+    if (!fitsDay(cron, date)) continue;
+    for (const hour of cron.hours)
+      for (const minute of cron.minutes) {
+        const time = date.toPlainDateTime({ hour, minute });
+        if (count === 0 && Temporal.PlainDateTime.compare(time, local) <= 0) continue;
+        const at = firstAt(time, after.timeZoneId);
+        if (Temporal.ZonedDateTime.compare(at, after) > 0) return { at, wall: wallOf(time) };
+      }
+  }
+  return undefined;
+}
+
+/** The first moment at which clocks show this time, or have gone past it. */
+function firstAt(time: Temporal.PlainDateTime, zone: string): Temporal.ZonedDateTime {
+  const at = time.toZonedDateTime(zone, { disambiguation: 'earlier' });
+  return at.toPlainDateTime().equals(time) ? at : (at.getTimeZoneTransition('next') ?? at);
+}
+
+function nextOfEachHour(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
+  let at = after.round({ smallestUnit: 'minute', roundingMode: 'floor' }).add({ minutes: 1 });
+  for (let days = 0; days < mostDays; ) {
+    if (!fitsDay(cron, at.toPlainDate())) {
+      at = at.toPlainDate().add({ days: 1 }).toZonedDateTime(after.timeZoneId);
+      days++;
+    } else if (!cron.minutes.includes(at.minute)) at = at.add({ minutes: 1 });
+    else return { at, wall: `${wallOf(at.toPlainDateTime())}${at.offset}` };
+  }
+  return undefined;
+}
+
+function wallOf(time: Temporal.PlainDateTime): string {
+  return time.toString({ smallestUnit: 'minute' });
+}
+
+function fitsDay({ days, months, weekdays, either }: Cron, date: Temporal.PlainDate): boolean {
+  if (!months.includes(date.month)) return false;
+  const [byDay, byWeekday] = [days.includes(date.day), weekdays.includes(date.dayOfWeek)];
+  return either ? byDay || byWeekday : byDay && byWeekday;
+}

@@ -1,0 +1,47 @@
+/** Schedules in their bucket. */
+
+import type { Schedule } from '../contract/schemas.ts';
+import { Bucket } from '../nats/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { schedulesBucket } from '../nats/streams.ts';
+
+export interface StoredSchedule {
+  schedule: Schedule;
+  revision: number;
+}
+
+export class ScheduleStore {
+  readonly #bucket: Bucket;
+
+  constructor(nats: Nats) {
+    this.#bucket = new Bucket(nats, schedulesBucket);
+  }
+
+  async find(name: string): Promise<StoredSchedule | undefined> {
+    const { entry } = await this.#bucket.get(name);
+    return entry && { schedule: JSON.parse(entry.value.toString()) as Schedule, revision: entry.revision };
+  }
+
+  /** All, by name. */
+  async list(): Promise<StoredSchedule[]> {
+    const found = await this.#bucket.entries('*');
+    return found
+      .map(({ value, revision }) => ({ schedule: JSON.parse(value.toString()) as Schedule, revision }))
+      .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
+  }
+
+  /** False when there is one of this name. */
+  async create(schedule: Schedule): Promise<boolean> {
+    return (await this.#bucket.create(schedule.name, JSON.stringify(schedule))) !== undefined;
+  }
+
+  /** Writes it over the revision that it was made from; false when that has changed. */
+  async update(schedule: Schedule, revision: number): Promise<boolean> {
+    return (await this.#bucket.put(schedule.name, JSON.stringify(schedule), revision)) !== undefined;
+  }
+
+  /** False when it has changed. */
+  async remove({ schedule, revision }: StoredSchedule): Promise<boolean> {
+    return this.#bucket.remove(schedule.name, revision);
+  }
+}

@@ -1,0 +1,68 @@
+/** Deletes what a rule does not keep of one instance's backups. */
+
+import { isDeepStrictEqual } from 'node:util';
+import { parseArchiveKey } from '../backups/keys.ts';
+import { summarise } from '../backups/summaries.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
+import type { JobOf } from '../jobs/jobs.ts';
+import type { Attempt } from '../operations/attempt.ts';
+import { checkRule, judge } from '../retention/keep.ts';
+import { removeBackup } from './remove.ts';
+import type { Tools } from './tools.ts';
+
+/**
+ * Deletes nothing where the listing breaks or a manifest cannot be read. A backup that is read, was changed since it was listed, or is being deleted by
+ * another stays, with a warning.
+ */
+export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
+  const { keep } = job.body;
+  checkRule(keep);
+  const { checkpoint, metadata } = attempt.operation;
+  let { backups_deleted = 0, bytes_freed = 0 } = metadata;
+  attempt.report({ stage: 'deleting', backups_deleted, bytes_freed });
+
+  if (checkpoint?.key !== undefined) await finishRemoval(checkpoint.key, attempt, tools);
+  const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
+    const which = `the manifest of ${instance}/${backup} cannot be read`;
+    throw new LxstowError(
+      'bad-manifest',
+      `${which}: nothing of ${instance} was deleted; delete that backup, or mend it`,
+    );
+  });
+  const verdicts = judge(
+    backups.map(({ backup }) => backup),
+    keep,
+  );
+  let kept = verdicts.length;
+  for (const { backup, action } of verdicts) {
+    if (action === 'keep') continue;
+    const name = `${job.address.instance}/${backup.name}`;
+    try {
+      await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, (manifest) => {
+        if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
+          throw new LxstowError('conflict', `backup ${name} was changed while it was looked at`);
+      });
+      attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
+      bytes_freed += backup.size;
+      attempt.report({ backups_deleted: ++backups_deleted, bytes_freed });
+      kept--;
+    } catch (error) {
+      if (isCode(error, 'not-found')) kept--;
+      else if (isCode(error, 'conflict') || isCode(error, 'instance-busy'))
+        attempt.warn(`${(error as Error).message}; it stays until the next prune`);
+      else throw error;
+    }
+  }
+  attempt.report({ backups_kept: kept });
+}
+
+/** Removes the archive of an attempt that died when it had removed the manifest. A backup that has this name now, or is about to, is not touched. */
+async function finishRemoval(
+  key: string,
+  { signal }: Attempt,
+  { catalog, config, reservations, store }: Tools,
+): Promise<void> {
+  const address = parseArchiveKey(config.s3.prefix, key);
+  if (!address || (await catalog.has(address, signal))) return;
+  if ((await reservations.holder(address, address.backup)) === undefined) await store.remove(key, signal);
+}

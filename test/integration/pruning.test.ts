@@ -1,0 +1,238 @@
+/** Pruning and pins, on real parts: by HTTP, by NATS, and by the command line. */
+
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, beforeEach, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { loadConfig } from '../../services/contract/config.ts';
+import type { Operation, PruneVerdict } from '../../services/contract/schemas.ts';
+import { Leases } from '../../services/coordination/leases.ts';
+import { Bucket } from '../../services/nats/bucket.ts';
+import { claimKey } from '../../services/nats/bucketKeys.ts';
+import { connectNats } from '../../services/nats/connection.ts';
+import { leasesBucket } from '../../services/nats/streams.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
+import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
+import { lxstow } from '../lab/lxstow.ts';
+import { attempt } from '../lab/run.ts';
+import { publish } from './publisher.ts';
+import { assertError, openStack, type Stack, until } from './stack.ts';
+
+const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+
+describe('pruning', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let s3: ScriptedS3;
+  let names: string[];
+  let home: string;
+  before(async () => {
+    home = await mkdtemp(join(tmpdir(), 'lxstow-prune-'));
+    stack = await openStack('pruning', { workers: 0, config: { worker: { compression: 'none', graceMs: 0 } } });
+    s3 = await scriptedS3(stack.s3.endpoint);
+    await stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: s3.endpoint, LXSTOW_S3_ATTEMPTS: '1' });
+    await stack.launch('c1');
+    await stack.launch('c2', { project: stack.project });
+    const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);
+    assert.equal((await cli('remote', 'add', 'stow', token.trim())).status, 0);
+  });
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await s3?.[Symbol.asyncDispose]();
+    await rm(home, { recursive: true, force: true });
+  });
+  beforeEach(async () => {
+    for (const { name, pinned } of await listed()) if (pinned) await pin(name, false);
+    for (const { name } of await listed()) await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${name}`);
+    names = [];
+    for (const number of [1, 2, 3, 4])
+      names.push(await stack.backup('c1', '', { 'x-amz-tagging': `number=${number}` }));
+  });
+
+  async function cli(...args: string[]) {
+    const env = { ...process.env, XDG_CONFIG_HOME: home };
+    const { status, stdout, stderr } = await attempt(process.execPath, [main, ...args], { env });
+    return { status, stdout: stdout.toString(), stderr };
+  }
+  /** The oldest first. */
+  const listed = async (instance = 'c1'): Promise<{ name: string; created: string; pinned: boolean }[]> =>
+    (await stack.stow.request('GET', `/1.0/instances/${instance}/backups`)).body.metadata.sort(
+      (a: { created: string }, b: { created: string }) => a.created.localeCompare(b.created),
+    );
+  const left = async () => (await listed()).map(({ name }) => name);
+  const prune = (body: object, query = '', as?: Certificate) =>
+    stack.stow.request('POST', `/1.0/prune${query}`, { body, ...(as && { certificate: as }) });
+  const pin = (name: string, pinned: boolean) =>
+    stack.stow.request('PATCH', `/1.0/instances/c1/backups/${name}`, { body: { pinned } });
+  async function ended(id: string): Promise<Operation> {
+    const { body } = await stack.stow.request('GET', `/1.0/operations/${id}/wait?timeout=120`);
+    return body.metadata;
+  }
+  async function pruned(body: object, query = ''): Promise<Operation[]> {
+    const answer = await prune(body, query);
+    assert.equal(answer.status, 200, answer.text);
+    return Promise.all((answer.body.metadata as Operation[]).map(({ id }) => ended(id)));
+  }
+
+  it('says of each backup what would become of it, and deletes nothing', async () => {
+    const answer = await prune({ keep: { keep_last: 1, keep_tags: ['number=2'] }, dry_run: true });
+    assert.equal(answer.status, 200, answer.text);
+    const verdicts: PruneVerdict[] = answer.body.metadata;
+    assert.deepEqual(
+      verdicts.map(({ instance, backup, action, reasons }) => ({ instance, backup, action, reasons })),
+      names.map((backup, index) => ({
+        ...{ instance: 'c1', backup, action: index === 1 || index === 3 ? 'keep' : 'delete' },
+        reasons: index === 1 ? ['tag number=2'] : index === 3 ? ['last 1'] : [],
+      })),
+    );
+    assert.deepEqual(await left(), names);
+    const shown = await cli('prune', 'c1', '--keep-last', '1', '--dry-run', '--format', 'json');
+    assert.deepEqual(
+      JSON.parse(shown.stdout).map(({ action }: PruneVerdict) => action),
+      ['delete', 'delete', 'delete', 'keep'],
+    );
+  });
+
+  it('deletes what the rule does not keep, archives too, also of an instance that is gone; the same again does nothing', async () => {
+    await stack.remove('c1');
+    const [operation, ...others] = await pruned({ keep: { keep_last: 2 } });
+    assert.deepEqual(others, []);
+    assert.equal(operation?.status, 'Success', operation?.err);
+    const { backups_deleted, backups_kept, bytes_freed = 0 } = operation.metadata;
+    assert.deepEqual({ backups_deleted, backups_kept }, { backups_deleted: 2, backups_kept: 2 });
+    assert.ok(bytes_freed > 0);
+    assert.deepEqual(await left(), names.slice(2));
+    const keys = (await stack.keys()).filter((key) => key.includes('/c1/'));
+    assert.deepEqual(
+      keys,
+      names
+        .slice(2)
+        .flatMap((name) => [`local/default/c1/${name}`, `local/default/c1/${name}.manifest.json`])
+        .sort(),
+    );
+    assert.deepEqual(await pruned({ keep: { keep_last: 2 } }), []);
+    await stack.launch('c1');
+  });
+
+  it('is about one project, and the instances that are named', async () => {
+    await stack.backup('c2', `?project=${stack.project}`);
+    await stack.backup('c2', `?project=${stack.project}`);
+    assert.deepEqual((await pruned({ keep: { keep_last: 4 } })).length, 0);
+    assertError(await prune({ keep: { keep_last: 1 }, instances: ['c2'] }), 404, /instance c2 has no backups/);
+    const of = `?project=${stack.project}`;
+    const [operation] = await pruned({ keep: { keep_last: 1 }, instances: ['c2'] }, of);
+    assert.equal(operation?.metadata.backups_deleted, 1);
+    assert.deepEqual(await left(), names);
+  });
+
+  it('leaves a pinned backup, which nothing deletes until it is unpinned', async () => {
+    const [first = '', second = ''] = names;
+    assert.equal((await pin(first, true)).body.metadata.pinned, true);
+    assertError(
+      await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${first}`),
+      409,
+      new RegExp(
+        `backup c1/${first} is pinned; it was not deleted. To delete it, unpin it first: lxstow unpin c1 ${first}`,
+      ),
+    );
+    const byNats = await ended(await publish(stack.nats.url, 'lxstow.jobs.local.delete.default.c1', { backup: first }));
+    assert.deepEqual([byNats.status, /is pinned/.test(byNats.err)], ['Failure', true]);
+    await pruned({ keep: { keep_last: 1 } });
+    assert.deepEqual(await left(), [first, names[3]]);
+    // Tags are changed by PUT; the pin stays.
+    await stack.stow.request('PUT', `/1.0/instances/c1/backups/${first}`, { body: { tags: {} } });
+    assert.deepEqual(
+      (await listed()).map(({ pinned }) => pinned),
+      [true, false],
+    );
+    assert.equal((await cli('unpin', 'c1', first)).stdout, `c1/${first} is not pinned any more\n`);
+    assert.equal((await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${first}`)).status, 200);
+    assert.match((await cli('pin', 'c1', 'latest')).stdout, new RegExp(`^c1/${names[3]} is pinned\n$`));
+    assert.match((await cli('list', 'c1')).stdout, /\(pinned\) number=4/);
+    assert.ok(!(await left()).includes(second));
+  });
+
+  it('deletes nothing of an instance with a manifest that cannot be read', async () => {
+    const [, second = ''] = names;
+    const key = `local/default/c1/${second}.manifest.json`;
+    await stack.bucket().putObject(stack.s3.bucket, key, '{');
+    const verdicts: PruneVerdict[] = (await prune({ keep: { keep_last: 1 }, dry_run: true })).body.metadata;
+    assert.deepEqual(
+      verdicts.map(({ action, reasons }) => [action, ...reasons]),
+      [1, 2, 3].map(() => ['keep', 'a manifest of this instance cannot be read']),
+    );
+    const subject = 'lxstow.jobs.local.prune.default.c1';
+    const failed = await ended(await publish(stack.nats.url, subject, { keep: { keep_last: 1 } }));
+    assert.equal(failed.status, 'Failure');
+    assert.match(failed.err, new RegExp(`manifest of c1/${second} cannot be read: nothing of c1 was deleted`));
+    assert.equal((await left()).length, 3);
+    assert.equal((await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${second}`)).status, 200);
+  });
+
+  it('goes on where the store refused it between a manifest and its archive', async () => {
+    const [first = ''] = names;
+    s3.refuse(new RegExp(`/${first}(\\?|$)`), 1);
+    const [operation] = await pruned({ keep: { keep_last: 2 } });
+    assert.equal(operation?.status, 'Success', operation?.err);
+    assert.equal(operation.metadata.backups_kept, 2);
+    const keys = (await stack.keys()).filter((key) => key.includes('/c1/'));
+    assert.equal(keys.length, 4, keys.join('\n'));
+  });
+
+  it('leaves what is being downloaded, and says so', async () => {
+    const [first = ''] = names;
+    const { nats: settings } = loadConfig({ file: stack.stow.configFile, env: {} });
+    await using nats = await connectNats(settings, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+    const address = { remote: 'local', project: 'default', instance: 'c1' };
+    const claim = claimKey(address, first, 'reader');
+    const reader = await new Leases(new Bucket(nats, leasesBucket), 60_000).acquire(claim, {
+      worker: 'w',
+      operation: 'x',
+    });
+    const [operation] = await pruned({ keep: { keep_last: 2 } });
+    assert.equal(operation?.status, 'Success', operation?.err);
+    assert.deepEqual(operation.metadata.warnings, [
+      `backup c1/${first} is being restored or exported; it was not deleted; it stays until the next prune`,
+    ]);
+    assert.deepEqual(await left(), [first, ...names.slice(2)]);
+    await reader?.release();
+  });
+
+  it('is for operators, in their projects', async () => {
+    const body = { keep: { keep_last: 1 }, dry_run: true };
+    const client = async (role: string, projects?: string[]) => {
+      const certificate = await makeCertificate({ commonName: role });
+      const added = await stack.stow.request('POST', '/1.0/certificates', {
+        body: {
+          ...{ type: 'client', name: role, role, certificate: certificate.cert.replaceAll(/-----.*-----|\s/g, '') },
+          ...(projects && { restricted: true, projects }),
+        },
+      });
+      assert.equal(added.status, 201, added.text);
+      return certificate;
+    };
+    assertError(await prune(body, '', await client('viewer')), 403, /not authorized/i);
+    const other = await client('operator', [stack.project]);
+    assertError(await prune(body, '', other), 403, /not authorized/i);
+    assert.equal((await prune(body, `?project=${stack.project}`, other)).status, 200);
+  });
+
+  it('is refused without a rule, with a wrong one, and in words', async () => {
+    assertError(await prune({}), 400, /keep is missing/);
+    assertError(await prune({ keep: { keep_daily: 0 } }), 400, /the rule keeps nothing; say what to keep/);
+    assertError(await prune({ keep: { keep_daily: 1, zone: 'Nowhere' } }), 400, /"Nowhere" is not a time zone/);
+    assertError(await prune({ keep: { keep_dayly: 1 } }), 400, /unknown field "keep_dayly"/);
+    const { status, stderr } = await cli('prune', 'c1');
+    assert.equal(status, 64);
+    assert.match(stderr, /prune wants to know what to keep\n {2}for example --keep-daily 14 --keep-monthly 12/);
+    const subject = 'lxstow.jobs.local.prune.default.c1';
+    const failed = await until(
+      async () => ended(await publish(stack.nats.url, subject, { keep: {} })),
+      ({ status }) => status === 'Failure',
+    );
+    assert.match(failed.err, /the rule keeps nothing/);
+    assert.deepEqual(await left(), names);
+  });
+});

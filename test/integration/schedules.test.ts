@@ -1,0 +1,327 @@
+/** Schedules: what is due is backed up once, whoever dies, and what is missed is said. On real parts, with the clock of the record turned back. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { loadConfig } from '../../services/contract/config.ts';
+import type { Run, RunChild, Schedule, ScheduledAt, ShownRun, ShownSchedule } from '../../services/contract/schemas.ts';
+import { connectNats, type Nats } from '../../services/nats/connection.ts';
+import { plan } from '../../services/runs/plan.ts';
+import { RunStore } from '../../services/runs/runStore.ts';
+import { scheduledRunId } from '../../services/schedules/scheduler.ts';
+import { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
+import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
+import { attempt } from '../lab/run.ts';
+import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
+
+const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+const dayMs = 86_400_000;
+
+describe('schedules', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let other: Lxstow;
+  let nats: Nats;
+  let schedules: ScheduleStore;
+  let home: string;
+  before(async () => {
+    home = await mkdtemp(join(tmpdir(), 'lxstow-schedules-'));
+    const config = { worker: { compression: 'none', graceMs: 0, leaseTtlMs: 4000, heartbeatMs: 1000 } };
+    stack = await openStack('schedules', { config });
+    const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
+    other = await startLxstow({
+      ...{ name: 'schedules-other', log: () => undefined, natsUrl: stack.nats.url, s3: stack.s3, socket },
+      ...{ workers: 0, config },
+    });
+    const { nats: settings } = loadConfig({ file: stack.stow.configFile, env: {} });
+    nats = await connectNats(settings, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+    schedules = new ScheduleStore(nats);
+    for (const name of ['s1', 's2']) await stack.launch(name);
+    const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);
+    await cli('remote', 'add', 'stow', token.trim());
+  });
+  after(async () => {
+    await nats?.[Symbol.asyncDispose]();
+    await other?.[Symbol.asyncDispose]();
+    await stack?.[Symbol.asyncDispose]();
+    await rm(home, { recursive: true, force: true });
+  });
+
+  async function cli(...args: string[]): Promise<string> {
+    const env = { ...process.env, XDG_CONFIG_HOME: home, TZ: 'Europe/Berlin' };
+    const { status, stdout, stderr } = await attempt(process.execPath, [main, ...args], { env });
+    assert.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
+    return stdout.toString();
+  }
+  const ask = async (method: string, path: string, body?: object, certificate?: Certificate) =>
+    stack.stow.request(method, `/1.0/schedules${path}`, { ...(body && { body }), ...(certificate && { certificate }) });
+  async function create(name: string, definition: object): Promise<void> {
+    const answer = await ask('POST', '', { name, definition });
+    assert.equal(answer.status, 201, answer.text);
+  }
+  const show = async (name: string) => (await ask('GET', `/${name}`)).body.metadata as ShownSchedule;
+  /** As if nothing had looked at it since. */
+  async function turnBack(name: string, ms: number): Promise<void> {
+    const found = await schedules.find(name);
+    assert.ok(found);
+    const since = new Date(Date.now() - ms).toISOString();
+    assert.ok(await schedules.update({ ...found.schedule, since }, found.revision));
+  }
+  /** The run of the schedule's last slot, when it has ended. */
+  async function ended(name: string): Promise<ShownRun> {
+    const { last } = await until(
+      () => show(name),
+      (shown) => shown.last !== undefined,
+    );
+    await stack.stow.request('GET', `/1.0/operations/${last?.run}/wait?timeout=120`);
+    return (await stack.stow.request('GET', `/1.0/runs/${last?.run}`)).body.metadata;
+  }
+  const backups = async (instance: string) =>
+    (await stack.stow.request('GET', `/1.0/instances/${instance}/backups`)).body.metadata.length as number;
+  const set = (instance: string, config: Record<string, string>) =>
+    stack.lxd.call({
+      ...{ method: 'PATCH', path: `/1.0/instances/${instance}`, body: { config } },
+      signal: AbortSignal.timeout(10_000),
+    });
+  const client = async (role: string, projects?: string[]) => {
+    const certificate = await makeCertificate({ commonName: role });
+    const body = {
+      ...{ type: 'client', name: role, role, certificate: certificate.cert.replaceAll(/-----.*-----|\s/g, '') },
+      ...(projects && { restricted: true, projects }),
+    };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    return certificate;
+  };
+
+  it('back up what they select, and what names them, once each time, and delete what they do not keep', async () => {
+    await set('s2', { 'user.lxstow.schedule': 'other, minutely' });
+    const selector = { instances: ['s1'] };
+    await create('minutely', { cron: '* * * * *', selector, keep: { keep_last: 1 }, tags: { by: 'schedule' } });
+    assert.equal((await show('minutely')).last, undefined);
+    for (const round of [1, 2]) {
+      await turnBack('minutely', 61_000);
+      const before = (await show('minutely')).last?.run;
+      const { last } = await until(
+        () => show('minutely'),
+        (shown) => shown.last !== undefined && shown.last.run !== before,
+      );
+      assert.equal(
+        last?.run,
+        scheduledRunId((await schedules.find('minutely'))?.schedule as Schedule, last?.slot ?? ''),
+      );
+      const run = await ended('minutely');
+      assert.deepEqual(
+        [run.status, run.class, run.schedule?.name, run.counts.success, run.counts.total],
+        ['Success', 'scheduled', 'minutely', 2, 2],
+        `round ${round}: ${JSON.stringify(run)}`,
+      );
+    }
+    await ask('POST', '/minutely/pause', { reason: 'the test goes on' });
+    for (const instance of ['s1', 's2'])
+      await until(
+        () => backups(instance),
+        (count) => count === 1,
+      );
+    await ask('DELETE', '/minutely');
+    assertError(await ask('GET', '/minutely'), 404, /schedule minutely does not exist/);
+  });
+
+  it('are due once, with two gateways of which one is killed', async () => {
+    await create('twice', { cron: '* * * * *', selector: { instances: ['s1'] } });
+    await turnBack('twice', 61_000);
+    await stack.stow.gateway.kill();
+    await until(
+      async () => (await schedules.find('twice'))?.schedule.last,
+      (last) => last !== undefined,
+    );
+    await stack.stow.gateway.start();
+    await ask('POST', '/twice/pause', {});
+    const { last } = await show('twice');
+    await turnBack('twice', 61_000);
+    const runs = new RunStore(nats, 1);
+    const made = (await runs.list()).filter(
+      ({ run }) => run.schedule?.name === 'twice' && run.schedule.slot === last?.slot,
+    );
+    assert.equal(made.length, 1);
+    await ask('DELETE', '/twice');
+  });
+
+  it('make up for a missed time once, and say what was missed', async () => {
+    await create('missed', { cron: '@daily', selector: { instances: ['s1'] } });
+    await turnBack('missed', 3.5 * dayMs);
+    const run = await ended('missed');
+    assert.deepEqual([run.class, run.counts.success], ['catch-up', 1]);
+    assert.match(run.failures[0]?.reason ?? '', /^[23] earlier times of schedule missed were missed$/);
+    assert.ok(Date.parse((await show('missed')).next ?? '') > Date.now());
+  });
+
+  it('only record a missed time, where they are to, or their window is over', async () => {
+    await create('never', { cron: '@daily', selector: { instances: ['s1'] }, catch_up: 'never' });
+    await turnBack('never', 1.2 * dayMs);
+    const run = await ended('never');
+    assert.deepEqual([run.status, run.counts.total], ['Failure', 0]);
+    assert.match(
+      run.failures[0]?.reason ?? '',
+      /^missed \S+T00:00: no gateway was at work then, and catch_up is never$/,
+    );
+
+    const yesterday = new Date(Date.now() - 2 * 3_600_000).toISOString().slice(11, 16);
+    const end = new Date(Date.now() - 3_600_000).toISOString().slice(11, 16);
+    const [hour, minute] = yesterday.split(':');
+    const window = `${yesterday}-${end}`;
+    await create('closed', {
+      cron: `${Number(minute)} ${Number(hour)} * * *`,
+      selector: { instances: ['s1'] },
+      window,
+    });
+    await turnBack('closed', 0.5 * dayMs);
+    assert.match((await ended('closed')).failures[0]?.reason ?? '', new RegExp(`and the window ${window} is over`));
+  });
+
+  it('skip what has not begun when their window ends, and begin with that the next time', async () => {
+    const runs = new RunStore(nats, 1);
+    const now = new Date();
+    const addresses = ['s1', 's2'].map((instance) => ({ remote: 'local', project: 'default', instance }));
+    const children = plan(addresses);
+    const id = randomUUID();
+    const head: Omit<Run, 'plan' | 'chunks'> = {
+      ...{ id, status: 'Running', class: 'scheduled', created_at: now.toISOString(), updated_at: now.toISOString() },
+      request: { selector: { all: true } },
+      schedule: {
+        ...{ name: 'windowed', slot: 'then', starts_at: new Date(now.getTime() + dayMs).toISOString() },
+        window_ends: new Date(now.getTime() + 1000).toISOString(),
+      },
+      ...{ places: {}, away: [], failures: [], excluded: 0 },
+    };
+    assert.ok(await runs.create(head, children));
+    await stack.stow.request('GET', `/1.0/operations/${id}/wait?timeout=60`);
+    const { children: left } = (await stack.stow.request('GET', `/1.0/runs/${id}/children`)).body.metadata;
+    assert.deepEqual(
+      left.map(({ state, error_code }: RunChild) => [state, error_code]),
+      [
+        ['skipped', 'window'],
+        ['skipped', 'window'],
+      ],
+    );
+    assert.match(left[0].reason, /had not begun when the window of schedule windowed ended, at /);
+    const order = plan(addresses, new Set(['local/default/s2']));
+    assert.deepEqual(
+      order.map(({ instance }) => instance),
+      ['s2', 's1'],
+    );
+  });
+
+  it('are paused with a reason, and go on without what was due meanwhile', async () => {
+    await create('paused', { cron: '* * * * *', selector: { instances: ['s1'] } });
+    const paused = (await ask('POST', '/paused/pause', { reason: 'move' })).body.metadata as ShownSchedule;
+    assert.equal(paused.paused?.reason, 'move');
+    assert.equal(paused.next, undefined);
+    await turnBack('paused', 600_000);
+    const resumed = (await ask('POST', '/paused/resume')).body.metadata as ShownSchedule;
+    assert.equal(resumed.paused, undefined);
+    assert.ok(Date.now() - Date.parse(resumed.since) < 60_000);
+    await ask('DELETE', '/paused');
+  });
+
+  it('say when they are due, in their zone, and when each instance begins: always the same', async () => {
+    const definition = { cron: '0 3 * * *', zone: 'Europe/Berlin', selector: { all: true }, jitter: '30m' };
+    await create('night', definition);
+    const times: ScheduledAt[] = JSON.parse(await cli('schedule', 'next', 'night', '--format', 'json'));
+    assert.equal(times.length, 5);
+    for (const { at } of times) assert.match(at, /T03:00:00\+0[12]:00$/);
+    const each = async () => JSON.parse(await cli('schedule', 'next', 'night', '--instances', '--format', 'json'));
+    const first: ScheduledAt[] = await each();
+    assert.deepEqual(first.map(({ instance }) => instance).sort(), ['s1', 's2']);
+    assert.deepEqual(await each(), first);
+    for (const { at } of first) {
+      const late = Date.parse(at) - Date.parse(times[0]?.at ?? '');
+      assert.ok(late >= 0 && late < 1_800_000, at);
+    }
+  });
+
+  it('are made, shown, exported, changed and deleted by the command line', async () => {
+    const made = await cli(
+      'schedule',
+      'create',
+      'byhand',
+      '--cron',
+      '0 3 * * *',
+      '--selector',
+      'user.backup=daily',
+      '--keep-daily',
+      '7',
+    );
+    assert.match(made, /^byhand is made, and is due next at \S+T03:00:00\+0[12]:00\n$/);
+    const { definition } = await show('byhand');
+    assert.deepEqual(definition, {
+      ...{ cron: '0 3 * * *', zone: 'Europe/Berlin', selector: { match: ['user.backup=daily'] } },
+      keep: { keep_daily: 7 },
+    });
+    const file = join(home, 'schedules.yaml');
+    const exported = await cli('schedule', 'export', 'byhand');
+    await writeFile(file, exported);
+    assert.equal(await cli('schedule', 'apply', file), 'byhand: unchanged\n');
+    await writeFile(
+      file,
+      exported.replace('0 3 * * *', '0 4 * * *').replace('byhand:', 'byhand:\n    description: by file'),
+    );
+    assert.match(await cli('schedule', 'apply', file), /^byhand: changed\n$/);
+    assert.equal((await show('byhand')).definition.description, 'by file');
+    assert.match(await cli('schedule', 'list'), /byhand +0 4 \* \* \* +Europe\/Berlin/);
+    assert.equal(await cli('schedule', 'delete', 'byhand'), 'byhand is deleted\n');
+  });
+
+  it('begin a run by hand', async () => {
+    await create('hand', { cron: '@yearly', selector: { instances: ['s1'] } });
+    const answer = await ask('POST', '/hand/run');
+    assert.equal(answer.status, 202, answer.text);
+    await stack.stow.request('GET', `/1.0/operations/${idOf(answer)}/wait?timeout=60`);
+    const run: ShownRun = (await stack.stow.request('GET', `/1.0/runs/${idOf(answer)}`)).body.metadata;
+    assert.deepEqual([run.status, run.class, run.counts.success], ['Success', 'hand', 1]);
+  });
+
+  it('are refused in words', async () => {
+    const wrong: [object, RegExp][] = [
+      [{ cron: '0 25 * * *' }, /cron: "25" is not a hour from 0 to 23/],
+      [{ cron: '0 0 31 2 *' }, /cron: 0 0 31 2 \* is never due/],
+      [{ cron: '@daily', zone: 'Berlin' }, /zone: "Berlin" is not a time zone/],
+      [{ cron: '0 3 * * *', window: '04:00-05:00' }, /window: 03:00, when the schedule is due, is not in 04:00-05:00/],
+      [{ cron: '@daily', keep: {} }, /keep: the rule keeps nothing/],
+      [{ cron: '@daily', selector: { remotes: ['moon'] } }, /moon/],
+      [{ cron: '@daily', jitter: '30' }, /jitter/],
+    ];
+    for (const [definition, why] of wrong) {
+      const answer = await ask('POST', '', { name: 'wrong', definition });
+      assert.ok(answer.status === 400 || answer.status === 404, answer.text);
+      assert.match(answer.body.error, why);
+    }
+    await create('taken', { cron: '@yearly' });
+    assertError(
+      await ask('POST', '', { name: 'taken', definition: { cron: '@yearly' } }),
+      409,
+      /schedule taken already exists/,
+    );
+  });
+
+  it('are for operators, in their projects', async () => {
+    const viewer = await client('viewer');
+    assertError(await ask('POST', '', { name: 'v', definition: { cron: '@yearly' } }, viewer), 403, /not authorized/);
+    assert.equal((await ask('GET', '', undefined, viewer)).status, 200);
+    const operator = await client('operator', [stack.project]);
+    assertError(await ask('GET', '/taken', undefined, operator), 404, /does not exist/);
+    assertError(await ask('DELETE', '/taken', undefined, operator), 404, /does not exist/);
+    const wide = { cron: '@yearly', selector: { all: true, projects: ['default'] } };
+    assertError(await ask('POST', '', { name: 'wide', definition: wide }, operator), 403, /not authorized/);
+    assert.equal(
+      (await ask('POST', '', { name: 'own', definition: { cron: '@yearly', selector: { all: true } } }, operator))
+        .status,
+      201,
+    );
+    assert.deepEqual((await show('own')).definition.selector?.projects, [stack.project]);
+    assert.deepEqual((await ask('GET', '', undefined, operator)).body.metadata, ['/1.0/schedules/own']);
+  });
+});

@@ -1,0 +1,170 @@
+/** When schedules are due: cron's rules, and what clocks do to them in every time zone. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { Temporal } from 'temporal-polyfill';
+import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
+import { dueSlot, windowEnd } from '../../services/schedules/scheduler.ts';
+
+const after = (text: string, zone: string, from: string, count = 1) => {
+  const cron = parseCron(text);
+  const found = [];
+  let at = new Date(from);
+  for (let index = 0; index < count; index++) {
+    const slot = nextSlot(cron, zone, at);
+    assert.ok(slot);
+    found.push(slot);
+    at = new Date(slot.at);
+  }
+  return found;
+};
+const times = (text: string, zone: string, from: string, count = 1) =>
+  after(text, zone, from, count).map(({ at }) => at);
+
+describe('a cron rule', () => {
+  it('takes lists, ranges, steps, names and words, as cron does', () => {
+    const from = '2026-11-28T12:00:00Z';
+    assert.deepEqual(times('0 3 * * *', 'UTC', from, 2), ['2026-11-29T03:00:00+00:00', '2026-11-30T03:00:00+00:00']);
+    assert.deepEqual(times('*/20 1-2 * * sat,sun', 'UTC', from, 3), [
+      '2026-11-29T01:00:00+00:00',
+      '2026-11-29T01:20:00+00:00',
+      '2026-11-29T01:40:00+00:00',
+    ]);
+    assert.deepEqual(times('5/25 0 1 JAN *', 'UTC', from, 3), [
+      '2027-01-01T00:05:00+00:00',
+      '2027-01-01T00:30:00+00:00',
+      '2027-01-01T00:55:00+00:00',
+    ]);
+    assert.deepEqual(times('@weekly', 'UTC', from), ['2026-11-29T00:00:00+00:00']);
+    assert.deepEqual(times('@daily', 'Europe/Berlin', from), ['2026-11-29T00:00:00+01:00']);
+    assert.deepEqual(times('0 0 * * 7', 'UTC', from), times('0 0 * * 0', 'UTC', from));
+    // A day that fits either, where both are given.
+    assert.deepEqual(times('0 0 1 * mon', 'UTC', from, 2), ['2026-11-30T00:00:00+00:00', '2026-12-01T00:00:00+00:00']);
+    assert.deepEqual(times('0 0 29 2 *', 'UTC', from), ['2028-02-29T00:00:00+00:00']);
+  });
+
+  it('is refused in words', () => {
+    const wrong: [string, RegExp][] = [
+      ['0 3 * *', /has 4 fields; give five/],
+      ['@reboot', /has 1 fields/],
+      ['61 3 * * *', /"61" is not a minute from 0 to 59/],
+      ['0 3 * * mo', /"mo" is not a weekday/],
+      ['0 5-3 * * *', /"5-3" is not a hour/],
+      ['0 0 31 2 *', /never due/],
+      ['*/0 * * * *', /"\*\/0" is not a minute/],
+      ['', /fields/],
+    ];
+    for (const [text, why] of wrong) assert.throws(() => parseCron(text), why);
+  });
+
+  it('is due once at a time that comes twice in autumn (kubernetes#121594)', () => {
+    assert.deepEqual(after('30 2 * * *', 'Europe/Berlin', '2026-10-24T12:00:00Z', 2), [
+      { at: '2026-10-25T02:30:00+02:00', wall: '2026-10-25T02:30' },
+      { at: '2026-10-26T02:30:00+01:00', wall: '2026-10-26T02:30' },
+    ]);
+  });
+
+  it('is due behind the gap at a time that spring skips, and at midnights that do not exist (agent-os#2472)', () => {
+    assert.deepEqual(after('30 2 * * *', 'Europe/Berlin', '2026-03-28T12:00:00Z', 2), [
+      { at: '2026-03-29T03:00:00+02:00', wall: '2026-03-29T02:30' },
+      { at: '2026-03-30T02:30:00+02:00', wall: '2026-03-30T02:30' },
+    ]);
+    assert.deepEqual(after('@daily', 'America/Santiago', '2026-09-05T12:00:00Z'), [
+      { at: '2026-09-06T01:00:00-03:00', wall: '2026-09-06T00:00' },
+    ]);
+    assert.deepEqual(times('15 2 * * *', 'Australia/Lord_Howe', '2026-10-03T12:00:00Z'), ['2026-10-04T02:30:00+11:00']);
+  });
+
+  it('of each hour is due in each hour that passes', () => {
+    const autumn = after('0 * * * *', 'Europe/Berlin', '2026-10-24T23:30:00Z', 3);
+    assert.deepEqual(
+      autumn.map(({ wall }) => wall),
+      ['2026-10-25T02:00+02:00', '2026-10-25T02:00+01:00', '2026-10-25T03:00+01:00'],
+    );
+    assert.deepEqual(times('30 * * * *', 'Europe/Berlin', '2026-03-29T00:45:00Z', 2), [
+      '2026-03-29T03:30:00+02:00',
+      '2026-03-29T04:30:00+02:00',
+    ]);
+  });
+
+  it('of each night is due once for each date, in every zone, over ten years of transitions', () => {
+    const cron = parseCron('30 2 * * *');
+    for (const zone of Intl.supportedValuesOf('timeZone')) {
+      let at: Temporal.ZonedDateTime | null = Temporal.ZonedDateTime.from(`2020-01-01T00:00[${zone}]`);
+      for (;;) {
+        at = at.getTimeZoneTransition('next');
+        if (!at || at.year > 2029) break;
+        let from = new Date(at.subtract({ hours: 60 }).epochMilliseconds);
+        const dates = new Set<string>();
+        for (let count = 0; count < 4; count++) {
+          const slot = nextSlot(cron, zone, from);
+          assert.ok(slot && new Date(slot.at) > from, `${zone} ${from.toISOString()}`);
+          assert.ok(!dates.has(slot.wall), `${zone}: ${slot.wall} twice`);
+          dates.add(slot.wall);
+          from = new Date(slot.at);
+          // Never before the time that is written, and never more than a gap behind it.
+          const late = Temporal.PlainDateTime.from(slot.wall)
+            .until(Temporal.Instant.from(slot.at).toZonedDateTimeISO(zone).toPlainDateTime())
+            .total('minutes');
+          assert.ok(late >= 0 && late <= 60, `${zone}: ${slot.wall} at ${slot.at}`);
+        }
+        const days = [...dates].map((wall) => Temporal.PlainDate.from(wall.slice(0, 10)));
+        for (const [index, day] of days.slice(1).entries())
+          assert.equal(days[index]?.until(day).days, 1, `${zone}: ${[...dates]}`);
+      }
+    }
+  });
+
+  it('gives the same slots wherever one begins to look', () => {
+    const zones = fc.constantFrom(
+      'UTC',
+      'Europe/Berlin',
+      'Australia/Lord_Howe',
+      'America/Santiago',
+      'Africa/Casablanca',
+    );
+    const rules = fc.constantFrom('30 2 * * *', '*/7 * * * *', '0 */6 * * *', '@monthly', '15 1,2,3 * * 1-5');
+    const start = fc.integer({ min: Date.UTC(2024, 0), max: Date.UTC(2030, 0) });
+    fc.assert(
+      fc.property(zones, rules, start, fc.double({ min: 0, max: 0.999, noNaN: true }), (zone, rule, from, part) => {
+        const cron = parseCron(rule);
+        const slot = nextSlot(cron, zone, new Date(from));
+        assert.ok(slot);
+        const between = from + Math.floor((Date.parse(slot.at) - from) * part);
+        assert.deepEqual(nextSlot(cron, zone, new Date(between)), slot);
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
+
+describe('what is due', () => {
+  const definition = { cron: '0 3 * * *', zone: 'Europe/Berlin' };
+  it('is the last slot since; the others are counted', () => {
+    const now = new Date('2026-11-28T02:00:30Z');
+    const due = dueSlot(definition, new Date('2026-11-25T12:00:00Z'), now);
+    assert.deepEqual(due, {
+      due: { at: '2026-11-28T03:00:00+01:00', wall: '2026-11-28T03:00' },
+      missed: 2,
+      next: { at: '2026-11-29T03:00:00+01:00', wall: '2026-11-29T03:00' },
+    });
+    assert.equal(dueSlot(definition, new Date('2026-11-28T02:00:00Z'), now).due, undefined);
+  });
+
+  it('is found after a year of minutes, too', () => {
+    const { due, missed } = dueSlot(
+      { cron: '* * * * *' },
+      new Date('2025-11-28T02:00:00Z'),
+      new Date('2026-11-28T02:00:30Z'),
+    );
+    assert.deepEqual([due?.wall, missed], ['2026-11-28T02:00+00:00', 999]);
+  });
+
+  it('may begin until its window ends, over midnight too', () => {
+    const slot = { at: '2026-11-28T23:30:00+01:00', wall: '2026-11-28T23:30' };
+    const zone = 'Europe/Berlin';
+    assert.equal(windowEnd({ window: '23:00-05:00', zone }, slot), '2026-11-29T04:00:00.000Z');
+    assert.equal(windowEnd({ window: '23:00-23:45', zone }, slot), '2026-11-28T22:45:00.000Z');
+    assert.equal(windowEnd({ zone }, slot), undefined);
+  });
+});
