@@ -68,7 +68,7 @@ export async function measurePlan(children: number, rounds: number, log: Log): P
   };
 }
 
-/** Real workers and a simulated LXD. Children are few where there are few workers, or it would take half an hour. */
+/** Real workers and a simulated LXD. One worker needs half a second a child: 1 000 children take a quarter of an hour a round. */
 export async function measureRunScale(children: number, rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'run-scale', log, lxd: false });
   await using simulator = await startSimulator();
