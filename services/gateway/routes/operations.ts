@@ -93,7 +93,7 @@ export function operationRoutes(parts: GatewayParts): Router {
     if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
     const gone = new AbortController();
     response.once('close', () => gone.abort());
-    const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
+    const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(Math.ceil(seconds * 1000), longestWaitMs));
     const until = AbortSignal.any([over, gone.signal, stop]);
     if (shownToClient(request, (await runs.find(id))?.run))
       return sync(response, shownToClient(request, await runFeed.untilEnded(id, until)));

@@ -56,8 +56,7 @@ export async function childPage(
     for (const [at, child] of children.entries()) {
       const place = index * chunkSize + at;
       if (place < from || (state !== undefined && child.state !== state) || !may(child.remote, child.project)) continue;
-      if (found.length === limit)
-        return { children: found.map((each) => shownChild(run, each)), next: String(last) };
+      if (found.length === limit) return { children: found.map((each) => shownChild(run, each)), next: String(last) };
       found.push(child);
       last = place;
     }
