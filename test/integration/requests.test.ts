@@ -187,6 +187,8 @@ describe('requests', { timeout: 600_000 }, () => {
     const { stow } = stack;
     const answer = await stow.request('POST', backups);
     const atOnce = await stow.request('GET', `${answer.body.operation}/wait?timeout=0`);
+    const brief = await stow.request('GET', `${answer.body.operation}/wait?timeout=0.0001`);
+    assert.equal(brief.status, 200, brief.text);
     assert.ok(atOnce.body.metadata.status_code < 200);
     const operation = await succeeded(stow, answer);
     assert.deepEqual((await stow.request('GET', answer.body.operation)).body.metadata, operation);

@@ -95,7 +95,7 @@ export const endpoints: Endpoint[] = [
     ...longWait,
     async run(parts, { address, body }) {
       const { id, timeout = usualWaitSeconds } = body as WaitRequest;
-      const over = AbortSignal.any([AbortSignal.timeout(timeout * 1000), parts.stop]);
+      const over = AbortSignal.any([AbortSignal.timeout(Math.ceil(timeout * 1000)), parts.stop]);
       const now = await parts.operations.find(id, address.remote);
       if (now) assertThere(now.operation, address, id);
       // A job that was published straight to the queue has no operation until a worker takes it.

@@ -122,7 +122,7 @@ async function waitForOperation(parts: GatewayParts, request: Request, response:
   const id = idOf(request);
   const seconds = Number(query(request, 'timeout') ?? -1);
   if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
-  const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(seconds * 1000, longestWaitMs));
+  const over = AbortSignal.timeout(seconds < 0 ? longestWaitMs : Math.min(Math.ceil(seconds * 1000), longestWaitMs));
   const until = AbortSignal.any([over, ended(response), stop]);
   if (shownToClient(request, (await runs.find(id))?.run))
     return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
