@@ -39,7 +39,7 @@ interface Failure {
   message: string;
 }
 
-/** How a worker finds the answer: the objects, or none if the requested one does not exist. Of instances, at least a page of those behind `after`. */
+/** How a worker finds the answer: the objects, or none if the requested one does not exist. Of instances, it may leave out those up to `after`, and those behind a page. */
 export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
@@ -101,7 +101,7 @@ export function answerInventory(nats: Nats, remote: string, inventory: Inventory
       const timeout = AbortSignal.timeout(longestAnswerMs);
       if (question.kind !== 'instances') return await packOne(await inventory(question, timeout), largest());
       using _place = await lists.take(timeout);
-      return await packPage((await inventory(question, timeout)) as LxdInstance[], largest());
+      return await packPage(behind(question.after, (await inventory(question, timeout)) as LxdInstance[]), largest());
     } catch (error) {
       const { code, message } = asLxstowError(error);
       return await pack(JSON.stringify({ failure: { code, message: message.slice(0, longestFailure) } }));
@@ -135,6 +135,13 @@ function parseQuestion(data: Uint8Array): InventoryQuestion {
       throw new LxstowError('bad-message', 'a question that this worker does not know; is it older than the gateway?');
   }
   return question;
+}
+
+function behind(after: InstancesQuestion['after'], instances: LxdInstance[]): LxdInstance[] {
+  if (!after) return instances;
+  return instances.filter(
+    ({ project, name }) => project > after.project || (project === after.project && name > after.name),
+  );
 }
 
 async function packOne(items: LxdObject[], largest: number): Promise<Buffer> {
