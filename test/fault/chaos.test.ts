@@ -1,6 +1,7 @@
 /**
  * Everything goes away at random, for random times, one part or two, while backups and restores are asked for all the time: each that was accepted ends in
- * Success, and nothing is left. Off unless LXSTOW_LAB_CHAOS_MINUTES says for how long; LXSTOW_LAB_FAULT_SEED repeats the dice of a seed that was printed.
+ * Success, and nothing is left once the janitor has been: LXD may be killed when it is to remove its copy. Off unless LXSTOW_LAB_CHAOS_MINUTES says for how
+ * long; LXSTOW_LAB_FAULT_SEED repeats the dice of a seed that was printed.
  */
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
@@ -80,6 +81,7 @@ describe('chaos', { timeout: 7_200_000, skip }, () => {
       assert.ok(answer);
       await stack.remove(name);
     }
+    await queue.tidyUp();
     await queue.assertNothingLeft();
     const happened = [...counts].map(([event, count]) => `${count} × ${event}`).join(', ');
     test.diagnostic(`seed ${seed}: ${accepted.length} jobs, ${copies.length} of them restores; ${happened}`);

@@ -36,6 +36,11 @@ export interface FullQueue extends AsyncDisposable {
   assertSucceeded(answers: Answer[]): Promise<void>;
   /** Fails unless LXD, the store and NATS have nothing that the janitor would remove. Leases may take two minutes to go by themselves. */
   assertNothingLeft(): Promise<void>;
+  /**
+   * Runs the janitor as users have it until LXD has no copies any more. Fails if it had to remove more than copies that LXD, or a record that NATS, could not
+   * remove when their operations ended.
+   */
+  tidyUp(): Promise<void>;
   /** `lxstow dead-letters retry --all`, and waits until all that came of it are a Success; returns what it printed. */
   sendAgain(): Promise<string>;
   kill(part: Away): Promise<void>;
@@ -123,6 +128,26 @@ export async function openFullQueue(
     },
     assertSucceeded,
     assertNothingLeft,
+    async tidyUp() {
+      const found: Finding[] = [];
+      const isClean = () =>
+        stack.assertNothingLeft().then(
+          () => true,
+          () => false,
+        );
+      await until(
+        async () => {
+          const command = ['--config', stack.stow.configFile, 'janitor', '--format', 'json'];
+          const removed = JSON.parse(await lxstow(command)) as Finding[];
+          found.push(...removed);
+          return removed.length === 0 && (await isClean());
+        },
+        (isDone) => isDone,
+      );
+      const expected = ['lxd-backup', 'lease', 'claim', 'reservation', 'checkpoint'];
+      const others = found.filter(({ kind, action }) => !expected.includes(kind) || action !== 'removed');
+      assert.deepEqual(others, []);
+    },
     async sendAgain() {
       const env = options.nats?.environment?.('admin') ?? {};
       const printed = await lxstow(['--config', stack.stow.configFile, 'dead-letters', 'retry', '--all'], env);
