@@ -29,7 +29,7 @@ export function addClientCommands(program: Command): void {
           .description('back instances up')
           .argument('[instance...]', '[remote:]instance; with --all or --selector [remote:]'),
       )
-        .option('--all', 'every instance of the project')
+        .option('--all', 'every instance of the project, as one run')
         .addOption(
           several(
             '--selector <key=value>',

@@ -3,8 +3,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { mapInOrder } from '../../concurrency/orderedMap.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import type { Progress, Step } from '../terminal/progress.ts';
-import { printable } from '../terminal/table.ts';
-import { type Gateway, type ShownOperation, Unreachable } from './gatewayClient.ts';
+import { namesOf, printable } from '../terminal/table.ts';
+import type { Gateway, ShownOperation } from './gatewayClient.ts';
+import { throughOutage } from './patience.ts';
 
 /** Something that was asked for, and how far it is. */
 export interface Followed {
@@ -16,11 +17,11 @@ export interface Followed {
   error?: CliError;
 }
 
+export const askingToCancel = 'Asking the gateway to cancel. Ctrl-C again leaves without waiting for it';
+
 /** So many at once are waited for; of more, each is looked at every second. */
 const atOnce = 8;
 const lookEveryMs = 1000;
-/** A gateway that is away for so long is given up. */
-const patienceMs = 120_000;
 
 export function isFinal(operation: ShownOperation | undefined): boolean {
   return (operation?.status_code ?? 0) >= 200;
@@ -63,25 +64,13 @@ export async function follow(all: Followed[], progress: Progress, interrupts: In
 async function look(one: Followed, wait: boolean, progress: Progress): Promise<void> {
   const { gateway, operation } = one;
   const path = ['operations', operation?.id ?? '', ...(wait ? ['wait'] : [])];
-  for (let since: number | undefined; ; await delay(lookEveryMs)) {
-    try {
-      one.operation = await gateway.ask('GET', path, wait ? { query: { timeout: '1' } } : {});
-      return;
-    } catch (error) {
-      if (!(error instanceof Unreachable)) throw error;
-      if (since === undefined) progress.note(`${error.message}; still trying`);
-      since ??= performance.now();
-      if (performance.now() - since > patienceMs)
-        throw new CliError(error.exit, error.message, {
-          hint: `${one.label} goes on without us: lxstow operations`,
-          cause: error,
-        });
-    }
-  }
+  const ask = () => gateway.ask('GET', path, wait ? { query: { timeout: '1' } } : {});
+  const hint = `${one.label} continues without this client: lxstow operations`;
+  one.operation = await throughOutage(ask, (text) => progress.note(text), hint);
 }
 
 async function cancelAll(open: Followed[], progress: Progress): Promise<void> {
-  progress.note('Asking the server to cancel. Ctrl-C once more leaves without waiting for it');
+  progress.note(askingToCancel);
   for (const { gateway, operation, label } of open) {
     try {
       await gateway.ask('DELETE', ['operations', operation?.id ?? '']);
@@ -93,7 +82,7 @@ async function cancelAll(open: Followed[], progress: Progress): Promise<void> {
   }
 }
 
-function stepOf({ label, operation, error }: Followed): Step {
+export function stepOf({ label, operation, error }: Omit<Followed, 'gateway'>): Step {
   if (error) return { label, state: 'Failure', ended: true };
   if (!operation) return { label, state: 'waiting' };
   const { status, metadata } = operation;
@@ -139,17 +128,10 @@ export function sayFailures(all: Followed[]): void {
 }
 
 /** Each warning on standard error. */
-export function sayWarnings(all: Followed[]): void {
+export function sayWarnings(all: Pick<Followed, 'label' | 'operation'>[]): void {
   for (const { label, operation } of all)
     for (const warning of operation?.metadata.warnings ?? [])
       process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
-}
-
-const mostNames = 5;
-
-function namesOf(labels: string[]): string {
-  const named = labels.slice(0, mostNames).join(', ');
-  return labels.length > mostNames ? `${named} and ${labels.length - mostNames} more` : named;
 }
 
 export interface Interrupts extends Disposable {

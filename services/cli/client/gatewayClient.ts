@@ -2,6 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
+import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
@@ -49,6 +50,8 @@ export interface Gateway extends Disposable {
   ask(method: string, path: string[], options?: RequestOptions): Promise<any>;
   /** An answer that is no JSON, to be read by the caller. Throws as `ask`. */
   open(method: string, path: string[], options?: RequestOptions): Promise<IncomingMessage>;
+  /** Opens a websocket of the gateway's events, of all projects that this client may see. */
+  events(type: 'operation'): Promise<WebSocket>;
 }
 
 /** The gateway could not be asked, or did not answer: later it may. */
@@ -124,6 +127,11 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
       const { type, metadata } = await envelopeOf(response, remote);
       if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
       return metadata;
+    },
+    async events(type) {
+      const { WebSocket } = await import('ws');
+      const address = new URL(`/1.0/events?type=${type}&all-projects=true`, url.replace(/^https/, 'wss'));
+      return new WebSocket(address, { agent, handshakeTimeout: answerTimeoutMs, maxPayload: longestAnswerBytes });
     },
     [Symbol.dispose]: () => agent.destroy(),
   };

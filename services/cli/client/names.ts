@@ -1,6 +1,6 @@
 /** What users name: `[remote:]instance`, and a backup of it. */
 import { CliError, exits } from '../exit.ts';
-import { type Gateway, openGateway } from './gatewayClient.ts';
+import { type Gateway, openGateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
 import { findRemote, identity } from './remotes.ts';
 
@@ -54,6 +54,20 @@ export class Gateways implements Disposable {
     const found = await this.instance(text, place);
     if (found.instance === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no instance`);
     return found;
+  }
+
+  /** `[remote:]name…`, or `remote:` alone, all of one gateway. */
+  async ofOne(texts: string[]): Promise<{ gateway: Gateway; names: string[] }> {
+    const prefixes = new Set(texts.map((text) => (text.includes(':') ? text.slice(0, text.indexOf(':')) : undefined)));
+    if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of one only');
+    const names = texts.map((text) => text.slice(text.indexOf(':') + 1)).filter((name) => name !== '');
+    return { gateway: await this.get([...prefixes][0]), names };
+  }
+
+  /** `[remote:]id` */
+  async withId(text: string): Promise<{ gateway: Gateway; id: string }> {
+    const cut = text.indexOf(':');
+    return { gateway: await this.get(cut < 0 ? undefined : text.slice(0, cut)), id: text.slice(cut + 1) };
   }
 
   [Symbol.dispose](): void {
@@ -112,6 +126,16 @@ async function suggestion(where: InstancePlace, backup: string | undefined): Pro
   const running = backup === undefined ? await instanceNames(where).catch(() => []) : [];
   const near = nearest(where.instance, new Set([...running, ...all.map(({ instance = '' }) => instance)]));
   return near && near !== where.instance ? `did you mean ${near}?` : undefined;
+}
+
+/** The instance that an operation is about; undefined when it is about none. */
+export function subjectOf({
+  resources,
+}: Pick<ShownOperation, 'resources'>): { instance: string; project: string } | undefined {
+  const path = resources?.instances?.[0];
+  if (path === undefined) return undefined;
+  const { pathname, searchParams } = new URL(path, 'https://lxd');
+  return { instance: pathname.split('/').at(-1) ?? '', project: searchParams.get('project') ?? 'default' };
 }
 
 /** An instance of LXD, as far as the command line looks at it. */

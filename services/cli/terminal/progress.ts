@@ -13,6 +13,8 @@ export interface Step {
   rate?: number | undefined;
   /** Nothing more will come. */
   ended?: boolean;
+  /** A line above the others that sums them up: always drawn, and printed every few seconds where progress is lines. */
+  heading?: boolean;
 }
 
 export interface Progress extends Disposable {
@@ -29,6 +31,7 @@ export function openProgress(quiet = false, stream: WriteStream = process.stderr
 
 /** Something is said of a step that goes on, at least so often. */
 const sayEveryMs = 60_000;
+const sayHeadingEveryMs = 10_000;
 
 function lines(note: (text: string) => void): Progress {
   const said = new Map<string, { state: string; at: number }>();
@@ -38,6 +41,7 @@ function lines(note: (text: string) => void): Progress {
       for (const step of steps) {
         const before = said.get(step.label);
         if (before?.state === step.state && (step.ended || now - before.at < sayEveryMs)) continue;
+        if (step.heading && !step.ended && before && now - before.at < sayHeadingEveryMs) continue;
         said.set(step.label, { state: step.state, at: now });
         const far = before?.state === step.state ? percent(step) : '';
         note(`${step.label}: ${step.state}${far && `, ${far}`}`);
@@ -62,7 +66,7 @@ function bars(stream: WriteStream): Progress {
     const room = Math.max(1, rows - 2);
     const sorted = last.length <= room ? last : last.toSorted((a, b) => order(a) - order(b));
     const shown = sorted.length <= room ? sorted : sorted.slice(0, room - 1);
-    const width = Math.max(...shown.map(({ label }) => label.length), 0);
+    const width = Math.max(...shown.map(({ label, heading }) => (heading ? 0 : label.length)), 0);
     const texts = shown.map((step) => bar(step, width, columns - 1));
     if (shown.length < sorted.length) texts.push(rest(sorted.slice(shown.length)));
     stream.write(texts.map((text) => `${text.slice(0, columns - 1)}\n`).join(''));
@@ -83,7 +87,7 @@ function bars(stream: WriteStream): Progress {
   };
 }
 
-const order = ({ ended, done }: Step) => (ended ? 2 : done === undefined ? 1 : 0);
+const order = ({ heading, ended, done }: Step) => (heading ? 0 : ended ? 3 : done === undefined ? 2 : 1);
 
 function rest(steps: Step[]): string {
   const ended = steps.filter((step) => step.ended).length;

@@ -17,6 +17,14 @@ export function printable(text: string): string {
   );
 }
 
+const mostNames = 5;
+
+/** `c1, c2, c3, c4, c5 and 7 more` */
+export function namesOf(names: string[]): string {
+  const named = names.slice(0, mostNames).join(', ');
+  return names.length > mostNames ? `${named} and ${names.length - mostNames} more` : named;
+}
+
 /** `90 s`, `5 min`, `26 h`, `3 d`: two of the next larger unit before it changes. */
 export function duration(seconds: number): string {
   if (seconds < 120) return `${seconds} s`;
