@@ -1,6 +1,6 @@
 /**
- * Some things are read only when Node begins, flags of V8 and variables of the C library: the process becomes one that has them, with the same id, input
- * and output. What the environment has already stays. Where that cannot be done (Windows), it goes on without.
+ * Replaces this process with one that has these V8 flags and variables, which are read only at the start. Id, input and output stay the same, and so do
+ * variables that are set already. Where execve is missing (Windows), continues without them.
  */
 export function beginWith(flags: string[], variables: Record<string, string>): void {
   const { execPath, execArgv, argv, env } = process;

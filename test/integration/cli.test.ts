@@ -103,7 +103,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       attempt(process.execPath, [cli, 'remote', 'add', 'x', ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
     const unseen = await as(stack.stow.url);
     assert.equal(unseen.status, 77);
-    assert.match(unseen.stderr, /nobody vouches for: [0-9a-f]{64}/);
+    assert.match(unseen.stderr, /no CA vouches for: [0-9a-f]{64}/);
     const stranger = await as(stack.stow.url, '--accept-certificate');
     assert.equal(stranger.status, 77);
     assert.match(stranger.stderr, /does not trust this client yet.*\n.*client\.crt/);
@@ -183,7 +183,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       [['backup', 'C11', '-q'], /did you mean c1\?/],
       [['list', 'c22'], /did you mean c[12]\?/],
       [['info', 'c1', 'latst'], /did you mean latest\?/],
-      [['restore', 'c1', '2001-01-01', '--as', 'c9'], /those that there are: lxstow list c1/],
+      [['restore', 'c1', '2001-01-01', '--as', 'c9'], /to see all its backups: lxstow list c1/],
       [['restore', 'c1', today, '--as', 'c9'], /of that day \(UTC\): backup_/],
       [['restore', 'c1', 'latest', '--as', 'c9', '--pool', 'nopool'], /nopool does not exist[^\n]*\n$/],
       [['list', 'stw:c1'], /did you mean stow:/],

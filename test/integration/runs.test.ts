@@ -282,7 +282,7 @@ describe('runs', { timeout: 600_000 }, () => {
       assert.equal(shown.trim().split('\n').length, 4);
       assert.match(await lxstow(['run', 'report', run.id], env), /^# Backups: Success, 4 of 4\n/);
       await assert.rejects(lxstow(['run', 'retry', run.id], env), /nothing has failed in run/);
-      await assert.rejects(lxstow(['run'], env), /of which instances\?/);
+      await assert.rejects(lxstow(['run'], env), /which instances\?/);
     });
 
     it('are watched, cancelled and repeated', async () => {

@@ -1,4 +1,4 @@
-/** Operations, followed to their end: progress, Ctrl-C, and what came of them. */
+/** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { mapInOrder } from '../../concurrency/orderedMap.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
@@ -7,19 +7,19 @@ import { namesOf, printable } from '../terminal/table.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { throughOutage } from './patience.ts';
 
-/** Something that was asked for, and how far it is. */
+/** A backup or restore that was asked for, and how far it is. */
 export interface Followed {
   /** For people: which instance. */
   label: string;
   gateway: Gateway;
   operation?: ShownOperation;
-  /** It was refused, or nobody can say any more how it is. */
+  /** The request was refused, or its state can no longer be asked for. */
   error?: CliError;
 }
 
 export const askingToCancel = 'Asking the gateway to cancel. Ctrl-C again leaves without waiting for it';
 
-/** So many at once are waited for; of more, each is looked at every second. */
+/** Up to this many operations are waited for side by side; with more, each is asked for every second. */
 const atOnce = 8;
 const lookEveryMs = 1000;
 
@@ -27,7 +27,7 @@ export function isFinal(operation: ShownOperation | undefined): boolean {
   return (operation?.status_code ?? 0) >= 200;
 }
 
-/** Runs `each` on all of them, some at a time; an error becomes that one's own. */
+/** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
   const source = (async function* () {
     yield* all;
@@ -43,7 +43,7 @@ export async function forAll<F extends Followed>(all: F[], each: (one: F) => Pro
   for await (const _ of done);
 }
 
-/** Resolves when all have ended. The first Ctrl-C has them cancelled, and goes on waiting until they are. */
+/** Resolves when all have ended. The first Ctrl-C cancels them, and waits until they are cancelled. */
 export async function follow(all: Followed[], progress: Progress, interrupts: Interrupts): Promise<void> {
   let asked = false;
   for (;;) {
@@ -76,7 +76,7 @@ async function cancelAll(open: Followed[], progress: Progress): Promise<void> {
       await gateway.ask('DELETE', ['operations', operation?.id ?? '']);
     } catch (error) {
       if (!(error instanceof CliError)) throw error;
-      // One that has ended meanwhile is seen at the next look.
+      // 400: it has ended by now, as the next answer shows.
       if (error.exit !== exits.usage) progress.note(`${label} could not be cancelled: ${error.message}`);
     }
   }
@@ -105,7 +105,7 @@ export function failureOf({ operation, error }: Followed): string | undefined {
     : undefined;
 }
 
-/** The exit status that tells of all of them: why, when all that failed did for one reason. */
+/** The exit status for all: the reason when all that failed have the same one, else 1. */
 export function exitOfAll(all: Followed[], interrupts: Interrupts): Exit {
   const reasons = new Set(
     all.filter((one) => failureOf(one) !== undefined).map(({ error }) => error?.exit ?? exits.failed),
@@ -115,7 +115,7 @@ export function exitOfAll(all: Followed[], interrupts: Interrupts): Exit {
   return another === undefined ? (reason ?? exits.ok) : exits.failed;
 }
 
-/** Each failure on standard error, with what to do. One that several have is said once, with their names. */
+/** Prints each failure on standard error, with what to do. Equal failures are printed once, with all names. */
 export function sayFailures(all: Followed[]): void {
   const alike = new Map<string, string[]>();
   for (const one of all) {
@@ -127,7 +127,7 @@ export function sayFailures(all: Followed[]): void {
   for (const [text, labels] of alike) process.stderr.write(`lxstow: ${namesOf(labels)}: ${text}`);
 }
 
-/** Each warning on standard error. */
+/** Prints each warning on standard error. */
 export function sayWarnings(all: Pick<Followed, 'label' | 'operation'>[]): void {
   for (const { label, operation } of all)
     for (const warning of operation?.metadata.warnings ?? [])
@@ -139,7 +139,7 @@ export interface Interrupts extends Disposable {
   readonly first: AbortSignal;
 }
 
-/** From now on Ctrl-C is heard; the second one leaves, after `leaving`. */
+/** Catches Ctrl-C until disposed. The second one calls `leaving` and ends the process. */
 export function heedInterrupts(leaving: () => void): Interrupts {
   const first = new AbortController();
   const heard = () => {

@@ -29,7 +29,7 @@ export async function childrenOf(
 
 interface Child {
   /** Host and project. */
-  place: string;
+  where: string;
   instance: string;
   operation: ShownOperation;
 }
@@ -41,8 +41,8 @@ export class RunChildren implements Disposable {
   readonly #gateway: Gateway;
   readonly #changed = new Map<string, Child>();
   readonly #warned: Child[] = [];
-  /** Where children were seen: with one place only, their names say enough. */
-  readonly #places = new Set<string>();
+  /** Hosts and projects of the children seen so far: with one only, labels leave it out. */
+  readonly #seenAt = new Set<string>();
   #socket: WebSocket | undefined;
 
   constructor(gateway: Gateway, run: string) {
@@ -84,17 +84,17 @@ export class RunChildren implements Disposable {
     return this.#warned.map((child) => this.#labelled(child));
   }
 
-  #labelled({ place, instance, operation }: Child) {
-    return { label: this.#places.size > 1 ? `${instance} (${place})` : instance, operation };
+  #labelled({ where, instance, operation }: Child) {
+    return { label: this.#seenAt.size > 1 ? `${instance} (${where})` : instance, operation };
   }
 
   #see(operation: ShownOperation): void {
     const { id, location } = operation;
     const subject = subjectOf(operation);
     if (subject === undefined || childId(this.run, { remote: location, ...subject }) !== id) return;
-    const place = `${location}, ${subject.project}`;
-    this.#places.add(place);
-    const child = { place, instance: subject.instance, operation };
+    const where = `${location}, ${subject.project}`;
+    this.#seenAt.add(where);
+    const child = { where, instance: subject.instance, operation };
     this.#changed.set(id, child);
     if (isFinal(operation) && operation.metadata.warnings) this.#warned.push(child);
   }

@@ -1,4 +1,4 @@
-/** `lxstow backup`: instances that are named, each as an operation; or as one run all of a project, or those that a selector fits. */
+/** `lxstow backup`: named instances, each as an operation; or with --all or --selector, one run. */
 import type { RunSelector } from '../../contract/schemas.ts';
 import { backupOptions, type HowToBackUp, howIn, tagsIn } from '../client/backupRequest.ts';
 import {
@@ -10,15 +10,14 @@ import {
   sayFailures,
   sayWarnings,
 } from '../client/follow.ts';
-import { beginRun } from '../client/followRun.ts';
-import { Gateways, type InstancePlace, type Place, suggesting } from '../client/names.ts';
+import { Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
 import { type Outcome, outcomeOf } from '../client/outcome.ts';
 import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { type Format, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 
-export interface BackupOptions extends Place, HowToBackUp {
+export interface BackupOptions extends Scope, HowToBackUp {
   all?: boolean;
   selector: string[];
   name?: string;
@@ -30,7 +29,7 @@ export interface BackupOptions extends Place, HowToBackUp {
 }
 
 interface Job extends Followed {
-  where: InstancePlace;
+  where: NamedInstance;
   backup?: string;
 }
 
@@ -38,7 +37,7 @@ export async function backupCommand(texts: string[], options: BackupOptions): Pr
   using gateways = new Gateways();
   const many = options.all || options.selector.length > 0;
   if (!many && texts.length === 0)
-    throw new CliError(exits.usage, 'of which instance?', { hint: 'name some, or give --all or --selector' });
+    throw new CliError(exits.usage, 'which instances?', { hint: 'name some, or give --all or --selector' });
   if (options.name !== undefined && (many || texts.length > 1))
     throw new CliError(exits.usage, '--name is for the backup of one instance');
   return many ? await backUpMany(gateways, texts, options) : await backUpNamed(gateways, texts, options);
@@ -56,6 +55,8 @@ async function backUpMany(gateways: Gateways, texts: string[], options: BackupOp
     ...(target !== undefined && { remotes: [target] }),
   };
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
+  // Loaded late: naming instances must not wait for it.
+  const { beginRun } = await import('../client/followRun.ts');
   return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
 }
 
@@ -76,12 +77,12 @@ async function backUpNamed(gateways: Gateways, texts: string[], options: BackupO
     noted.add(text);
   };
   await forAll(jobs, async (job) => {
-    if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
-    const { gateway, place, instance } = job.where;
+    if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not started');
+    const { gateway, scope, instance } = job.where;
     const begun = await patiently(
       () =>
         suggesting(job.where, undefined, () =>
-          gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: place }),
+          gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: scope }),
         ),
       { until, note, signal: interrupts.first },
     ).catch((error) => {
@@ -113,7 +114,7 @@ function requestOf({ tag, name, ...how }: BackupOptions) {
 }
 
 function report(jobs: Job[], { format }: BackupOptions): void {
-  // What failed is said already.
+  // Failures are printed already.
   if (format === 'table' && jobs.every(({ operation }) => !operation)) return;
   const raw = jobs.map((job) => outcomeOf(job));
   const rows = jobs.map(({ label }, index) => {

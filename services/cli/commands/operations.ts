@@ -24,7 +24,7 @@ export async function operationsCommand(remote: string | undefined, options: Ope
   return exits.ok;
 }
 
-/** One operation, with all that is known of it. */
+/** Shows one operation with all its fields. */
 export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {
   using gateways = new Gateways();
   const { gateway, id } = await gateways.withId(text);
@@ -34,14 +34,14 @@ export async function showCommand(text: string, { format }: { format: Format }):
   return exits.ok;
 }
 
-/** Until Ctrl-C: on a terminal those that are not over, drawn anew; elsewhere a line for each change, JSON if that is wanted. */
+/** Until Ctrl-C: redraws the unfinished operations on a terminal; elsewhere prints a line for each change, or JSON. */
 export async function watchCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
   const gateway = await gateways.get(remoteName(remote));
   const stop = new AbortController();
   process.once('SIGINT', () => stop.abort());
   const show = process.stdout.isTTY && process.env.TERM !== 'dumb' ? screen() : changes(options.format);
-  // Nobody reads any more: `lxstow operations watch | head -1`.
+  // The reader may be gone: `lxstow operations watch | head -1`.
   while (!stop.signal.aborted && !process.stdout.errored) {
     try {
       show(await list(gateway, options));
@@ -72,7 +72,7 @@ function changes(format: Format): (found: ShownOperation[]) => void {
       const now = `${each.status} ${each.status_code < 200 ? what : ''}`.trim();
       const before = said.get(each.id);
       said.set(each.id, now);
-      // What was over before is no news.
+      // Operations that had ended before are not printed.
       if (before === now || (first && each.status_code >= 200)) continue;
       if (format === 'json') process.stdout.write(`${JSON.stringify(each)}\n`);
       else if (format === 'table') process.stdout.write(`${printable(line(each, now))}\n`);

@@ -1,4 +1,4 @@
-/** `lxstow run`: many backups as one thing. */
+/** `lxstow run`: many backups as one run. */
 import type { RunPage, RunSelector, ShownRun } from '../../contract/schemas.ts';
 import { markdownOf } from '../../runs/report.ts';
 import { type HowToBackUp, howIn, tagsIn } from '../client/backupRequest.ts';
@@ -23,7 +23,7 @@ export async function runCommand(texts: string[], options: RunOptions): Promise<
   using gateways = new Gateways();
   const { gateway, names } = await gateways.ofOne(texts);
   if (!all && names.length === 0 && match.length === 0)
-    throw new CliError(exits.usage, 'of which instances?', { hint: 'name some, or give --all or --selector' });
+    throw new CliError(exits.usage, 'which instances?', { hint: 'name some, or give --all or --selector' });
   const own = gateway.remote.project === undefined ? [] : [gateway.remote.project];
   const projects = options.project.length > 0 ? options.project : own;
   const selector: RunSelector = {
@@ -72,7 +72,7 @@ export async function runShowCommand(
       return [remote, project, instance, state, backup ?? '-', stored, reason ?? '-'];
     }),
     raw: found,
-    empty: 'there are none',
+    empty: 'no instance of the run is in this state',
   });
   return exits.ok;
 }
