@@ -16,8 +16,8 @@ export const notify = ['--notify <url>', 'POST the outcome to this URL, in addit
 export const quiet = ['-q, --quiet', 'print no progress'] as const;
 
 /** An option that may be repeated. */
-export const several = (flags: string, what: string) =>
-  new Option(flags, what).argParser((text: string, before: string[]) => [...before, text]).default([], 'none');
+export const several = (flags: string, what: string, usual = 'none') =>
+  new Option(flags, what).argParser((text: string, before: string[]) => [...before, text]).default([], usual);
 
 export const selectorOption = () =>
   several(

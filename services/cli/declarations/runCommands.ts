@@ -76,10 +76,11 @@ function addCreate(run: Command): void {
     .addOption(
       several(
         '--project <name>',
-        'only this project; repeat it for more (default: the one given to `lxstow remote add`, else all)',
+        'only this project; repeat it for more',
+        'the one given to `lxstow remote add`, else all',
       ),
     )
-    .addOption(several('--target <host>', 'only this LXD or Incus host; repeat it for more (default: all)'));
+    .addOption(several('--target <host>', 'only this LXD or Incus host; repeat it for more', 'all'));
   examples(
     following(backingUp(create, 'backups')),
     'lxstow run --all --wait                              back up everything, and wait for the end',

@@ -1,7 +1,7 @@
 /** `lxstow trust`, declared. */
 import { type Command, Option } from 'commander';
 import { beside } from './beside.ts';
-import { formatOption } from './options.ts';
+import { formatOption, several } from './options.ts';
 
 const commands = () => import('../commands/trust.ts');
 const roles = ['admin', 'operator', 'viewer'];
@@ -39,7 +39,7 @@ export function addTrustCommands(program: Command): void {
     .argument(fingerprint, byFingerprint)
     .option('--name <name>', 'what to call the client')
     .addOption(new Option('--role <role>', 'what it may do').choices(roles))
-    .addOption(projects())
+    .addOption(projects('unchanged'))
     .addOption(unchecked())
     .option('--all-projects', 'lift the restriction to projects')
     .action(beside(async (options, of, given) => (await commands()).editCommand(options, of, given)));
@@ -63,13 +63,11 @@ export function addTrustCommands(program: Command): void {
 /** What the client may do. */
 function granted(command: Command): Command {
   const role = new Option('--role <role>', 'what it may do (default: admin; operator where --project is given)');
-  return command.addOption(role.choices(roles)).addOption(projects()).addOption(unchecked());
+  return command.addOption(role.choices(roles)).addOption(projects('all projects')).addOption(unchecked());
 }
 
-function projects(): Option {
-  return new Option('--project <name>', 'restrict it to this project; repeat it for more')
-    .argParser((name: string, before: string[]) => [...before, name])
-    .default([], 'all projects');
+function projects(usual: string): Option {
+  return several('--project <name>', 'restrict it to this project; repeat it for more', usual);
 }
 
 function unchecked(): Option {
