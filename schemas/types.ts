@@ -1560,7 +1560,7 @@ status: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancell
 status_code: (105 | 103 | 104 | 200 | 400 | 401)
 resources?: Resources
 /**
- * Progress as in operation.json, the stage while it runs; `code` (docs/troubleshooting.md) where it failed; of a restore `source`: whose backup it is, `location`, `project`, `instance`, `name`.
+ * Progress as in operation.json, the stage while it runs; `code` (docs/troubleshooting.md) where it failed; `run`, the id of the run that a backup is part of; of a restore `source`: whose backup it is, `location`, `project`, `instance`, `name`.
  */
 metadata?: {
 

@@ -1,4 +1,4 @@
-/** What servers and operators' commands begin with: the configuration in force, and a log. */
+/** What servers and operators' commands need first: the configuration in effect, and a log. */
 import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -7,9 +7,9 @@ import { besideStandalone } from './ownNats.ts';
 
 export interface Configured {
   config: Config;
-  /** Reads it again: what files say now. Throws bad-config. */
+  /** Reads it again from its files. Throws bad-config. */
   reread(): Config;
-  /** Whether somebody said what stands at this path, or it is a default. */
+  /** Whether the value at this path was set, and is not a default. */
   isGiven(path: string[]): boolean;
   log: Log;
 }

@@ -1,9 +1,9 @@
-/** Exit statuses, from sysexits.h where it has one, and the error that carries one. In docs/cli.md for users. */
+/** Exit statuses, those of sysexits.h where it has one, and the error that carries one. docs/cli.md lists them for users. */
 import { LxstowError } from '../contract/errors.ts';
 
 export const exits = {
   ok: 0,
-  /** An operation failed, or several commands' worth of things did for more than one reason. */
+  /** An operation failed, or several failed for more than one reason. */
   failed: 1,
   usage: 64,
   notFound: 66,
@@ -20,7 +20,7 @@ export const exits = {
 
 export type Exit = (typeof exits)[keyof typeof exits];
 
-/** What a client command fails with. `hint` says what to do, where the message does not. */
+/** The error of a client command. `hint` says what to do, where the message does not. */
 export class CliError extends Error {
   override readonly name = 'CliError';
   readonly exit: Exit;
@@ -33,7 +33,7 @@ export class CliError extends Error {
   }
 }
 
-/** Of what the gateway says of a field of the body, what it says of the option that it came from. */
+/** Names the option instead of the body's field that an error of the gateway is about. */
 export function inOptions(error: unknown, options: Record<string, string>): unknown {
   if (!(error instanceof CliError)) return error;
   const [head = '', field = ''] = /^body: (\w+): /.exec(error.message) ?? [];
@@ -50,7 +50,7 @@ export function exitOf(thrown: unknown): Exit {
   return exitOfStatus(thrown.status);
 }
 
-/** For what an HTTP status says. */
+/** The exit status for an HTTP status. */
 export function exitOfStatus(status: number): Exit {
   switch (status) {
     case 400:

@@ -1,17 +1,17 @@
-/** Who listens on a port of this machine where standalone's own nats-server is expected. */
+/** Finds out what listens on the port of standalone's own nats-server. */
 import { connect } from 'node:net';
 import { LxstowError } from '../contract/errors.ts';
 
-/** A NATS server speaks at once. */
+/** A NATS server sends its INFO line at once. */
 const introductionMs = 2000;
 
 export interface Introduction {
-  /** Undefined: no NATS server. */
+  /** Undefined: it is not a NATS server. */
   name?: string | undefined;
   version?: string | undefined;
 }
 
-/** Who listens there; undefined: nobody. A NATS server tells its name before it wants to know anything. */
+/** What listens there; undefined for nothing. A NATS server tells its name before a client sends anything. */
 export function introduced(port: number): Promise<Introduction | undefined> {
   return new Promise((resolve) => {
     const socket = connect({ host: '127.0.0.1', port, timeout: introductionMs });
@@ -42,11 +42,11 @@ function introductionIn(said: string): Introduction {
   }
 }
 
-/** Jobs and secrets are not for whatever NATS happens to be there. */
+/** The error for a port that something else has: jobs and secrets must not go to any NATS that happens to listen there. */
 export function strange(port: number, { name, version }: Introduction): LxstowError {
   const what =
     name === undefined
-      ? `something that is no NATS server listens on port ${port}: give standalone's own another one (--nats-port)`
-      : `a NATS server (${version}) that is not standalone's own listens on port ${port}. To use it, configure nats.servers: [nats://127.0.0.1:${port}]; to have one of its own beside it, say --nats-port`;
+      ? `a program that is not a NATS server listens on port ${port}: give standalone's nats-server another port with --nats-port`
+      : `a NATS server (${version}) that is not standalone's own listens on port ${port}. To use it, set nats.servers: [nats://127.0.0.1:${port}]; to run another one, choose a port with --nats-port`;
   return new LxstowError('bad-config', what);
 }

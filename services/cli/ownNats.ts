@@ -1,4 +1,4 @@
-/** The nats-server that `standalone` runs for itself, and how the commands beside it find it: by its state directory. */
+/** Standalone's own nats-server: its files in the state directory, by which other commands find it. */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,9 +9,9 @@ import { introduced, strange } from './natsAt.ts';
 
 export interface OwnNatsFiles {
   dir: string;
-  /** Made once, and kept. */
+  /** Made once. */
   password: string;
-  /** The server's URL, for as long as it runs. */
+  /** The server's URL while it runs. */
   url: string;
 }
 
@@ -20,7 +20,7 @@ export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFil
   return { dir, password: join(dir, 'password'), url: join(dir, 'url') };
 }
 
-/** What it is called: who knows the password knows its server from any other, before it has said the password to it. */
+/** The server's name, made from its password: a client that knows the password recognises the server before it sends the password. */
 export function ownNatsName(password: string): string {
   return `lxstow-${createHash('sha256').update(password).digest('hex').slice(0, 16)}`;
 }
@@ -31,7 +31,7 @@ export function withOwnNats(config: Config, url: string, password: string): Conf
 
 const ways = ['servers', 'user', 'password', 'token', 'credentials', 'nkey'];
 
-/** The configuration with standalone's own NATS, where it runs and no other is configured. */
+/** The configuration with standalone's own NATS, if that runs and no other is configured. */
 export function besideStandalone(config: Config, env: NodeJS.ProcessEnv, isGiven: (path: string[]) => boolean): Config {
   if (ways.some((way) => isGiven(['nats', way]))) return config;
   const files = ownNatsFiles(config, env);
@@ -41,16 +41,17 @@ export function besideStandalone(config: Config, env: NodeJS.ProcessEnv, isGiven
   } catch (error) {
     const why = systemCode((error as Error).cause);
     if (why === 'ENOENT' || why === 'ENOTDIR') return config;
-    throw new LxstowError('bad-config', `${(error as Error).message}: run this as the user who runs that`, {
-      cause: error,
-    });
+    throw new LxstowError(
+      'bad-config',
+      `${(error as Error).message}: run this command as the user who runs standalone`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 
-/**
- * Throws bad-config where the configuration means the NATS of a `standalone` that was killed, and another one has its port by now: that is no
- * place for its password.
- */
+/** Throws bad-config when the configuration means the NATS of a killed `standalone` and another server has its port by now: it must not get the password. */
 export async function assertOwnNats(config: Config, env: NodeJS.ProcessEnv): Promise<void> {
   const { url, password } = ownNatsFiles(config, env);
   if (!existsSync(url)) return;

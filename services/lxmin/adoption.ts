@@ -1,17 +1,17 @@
-/** Adopts lxmin's backups: finds, inspects, verifies and copies them. Never changes lxmin's bucket. */
+/** Adopts lxmin's backups: verifies and copies them. Never changes lxmin's bucket. */
+import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SlotMemory } from '../archive/slotMemory.ts';
 import { type LxdIndex, parseProfile } from '../archive/tar/indexYaml.ts';
 import { readIndex } from '../archive/tar/lxdIndex.ts';
-import { archiveKey, manifestKey, parseManifestKey } from '../backups/keys.ts';
+import { manifestKey } from '../backups/keys.ts';
 import { IdleWatch } from '../concurrency/idleWatch.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
-import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
+import { isCode, LxstowError } from '../contract/errors.ts';
 import {
   type Address,
   type Compression,
   faultsOf,
-  type ManifestSource,
   type Operation,
   type Profile,
   type Tags,
@@ -24,43 +24,17 @@ import { claimKey } from '../nats/bucketKeys.ts';
 import { isFinal } from '../operations/operation.ts';
 import type { Stored } from '../operations/operationStore.ts';
 import type { StoredObject } from '../storage/objectStore.ts';
-import { about, type LxminBucket, readArchiveOf, readIndexOf, urlOf, verifyArchiveOf } from './archive.ts';
-import { isOf, type LxminBackup, readLayout, timeInName } from './layout.ts';
+import { about, type LxminBucket, readArchiveOf, urlOf, verifyArchiveOf } from './archive.ts';
+import { type LxminBackup, timeInName } from './layout.ts';
+import { adoptedAs, checkName, compareProfiles, lacks, type Sound, sourceOf } from './survey.ts';
 
 export interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   from: LxminBucket;
   intake: Intake;
-  /** Project of the adopted backups, and their remote unless lxmin's bucket names a configured one. */
-  to: Omit<Address, 'instance'>;
-  /** The configured remotes. */
-  remotes: string[];
   /** How long to wait for the claim of another run, which may have died amid the same backup. */
   patienceMs: number;
   /** How long S3 may take for a range, retries included. */
   idleTimeoutMs: number;
-}
-
-/** A backup of lxmin's that can be restored, judging by its beginning. */
-export interface Sound extends LxminBackup {
-  archive: StoredObject;
-  place: Address;
-  optimized: boolean;
-  /** Remarks that need no action. */
-  notes: string[];
-}
-
-export type Found =
-  | (Sound & { state: 'new' })
-  | (Sound & { state: 'adopted'; as: string })
-  /** A part is missing. */
-  | (LxminBackup & { state: 'incomplete'; why: string; place?: Address | undefined })
-  /** It cannot be read, or is damaged. */
-  | (LxminBackup & { state: 'unreadable'; error: LxstowError; place?: Address | undefined });
-
-export interface Survey {
-  backups: Found[];
-  /** Objects that are not lxmin's. */
-  foreign: StoredObject[];
 }
 
 export interface Adopted {
@@ -71,7 +45,7 @@ export interface Adopted {
   notes: string[];
 }
 
-const looksInFlight = 8;
+const profilesInFlight = 8;
 const askAgainMs = 500;
 const holder = 'adopt';
 
@@ -82,43 +56,6 @@ export class Adoption {
 
   constructor(tools: AdoptionTools) {
     this.#tools = tools;
-  }
-
-  /** Lists all backups, or those of these instances. Reads the beginning of each archive. */
-  async survey(instances: string[], signal: AbortSignal): Promise<Survey> {
-    const objects: StoredObject[] = [];
-    for await (const object of this.#tools.from.store.list('', signal)) objects.push(object);
-    const { backups, foreign } = readLayout(objects);
-    const found: Found[] = [];
-    const chosen = backups.filter((backup) => instances.length === 0 || instances.some((name) => isOf(backup, name)));
-    for await (const each of mapInOrder(all(chosen), looksInFlight, (backup) => this.#look(backup, signal)))
-      found.push(each);
-    return { backups: found, foreign };
-  }
-
-  async #look(backup: LxminBackup, signal: AbortSignal): Promise<Found> {
-    const place = this.#placeOf(backup);
-    try {
-      const { archive, instance, profiles } = backup;
-      if (!archive) {
-        const only = `only ${profiles.length === 1 ? 'a profile' : `${profiles.length} profiles`}, no archive`;
-        return { ...backup, place, state: 'incomplete', why: only };
-      }
-      if (!place) return { ...backup, place, state: 'incomplete', why: `${instance} is no name of an instance` };
-      const as = await this.#adoptedAs(place, backup, archive, signal);
-      const index = await readIndexOf(this.#tools.from, archive, signal);
-      this.#checkName(place, archive, index);
-      const { missing, notes } = compareProfiles(backup, index);
-      const sound = { ...backup, archive, place, optimized: index.optimized, notes };
-      if (as !== undefined) return { ...sound, state: 'adopted', as };
-      if (missing.length > 0) return { ...backup, place, state: 'incomplete', why: lacks(backup, missing) };
-      return { ...sound, state: 'new' };
-    } catch (error) {
-      signal.throwIfAborted();
-      // If S3 or NATS is away, fail once, not for each backup.
-      if (isCode(error, 's3-unavailable') || isCode(error, 'nats-unavailable')) throw error;
-      return { ...backup, place, state: 'unreadable', error: asLxstowError(error) };
-    }
   }
 
   /** Reads a backup's archive and profiles to the end. Throws archive-corrupt, naming the object. */
@@ -136,7 +73,7 @@ export class Adoption {
     onBytes: (count: number) => void,
   ): Promise<Adopted> {
     const { from, intake, idleTimeoutMs, heartbeatMs, log } = this.#tools;
-    const { archive, place } = backup;
+    const { archive, address } = backup;
     using idle = new IdleWatch(idleTimeoutMs, `reading ${urlOf(from, archive)}`, 's3-unavailable');
     const gone = AbortSignal.any([signal, idle.signal]);
     const profiles = await this.#profilesOf(backup, gone);
@@ -145,29 +82,29 @@ export class Adoption {
     const there = new Error('it is there');
     const take = async (bytes: AsyncIterable<Buffer>) => {
       const { index, tar } = await readIndex(bytes);
-      this.#checkName(place, archive, index);
+      checkName(this.#tools, address, archive, index);
       const { missing } = compareProfiles(backup, index);
       if (missing.length > 0) throw new LxstowError('bad-request', lacks(backup, missing));
       // Only one run at a time adopts a backup.
-      const lease = await this.#claim(claimKey(place, backup.name, holder), this.#idOf(backup, 1), gone);
+      const lease = await this.#claim(claimKey(address, backup.name, holder), this.#idOf(backup, 1), gone);
       await using _turn = new Claim(lease, heartbeatMs, log);
-      const name = await this.#adoptedAs(place, backup, archive, gone);
+      const name = await adoptedAs(this.#tools, address, backup, archive, gone);
       if (name !== undefined) {
         done = { name, fresh: false, notes: [] };
         throw there;
       }
       const operation = await intake.take({
         ...(await this.#operation(backup, gone)),
-        ...{ place, tar, compression, tags, lease, idle, gone, memory: this.#memory },
+        ...{ place: address, tar, compression, tags, lease, idle, gone, memory: this.#memory },
         index: { ...index, instance: { ...index.instance, profiles: merged(profiles, index) } },
         // Uncompressed, it may be several times as large.
         length: compression === 'none' ? archive.size * 4 : archive.size,
         named: timeInName(backup.name) ?? new Date(archive.modified),
         created: new Date(archive.modified),
         notes: `adopted from ${urlOf(from, archive)}`,
-        source: this.#sourceOf(archive),
+        source: sourceOf(this.#tools, archive),
       });
-      const notes = lost.map((key) => `tag ${JSON.stringify(key)} is left behind: lxstow takes none such`);
+      const notes = lost.map((key) => `tag ${JSON.stringify(key)} is not copied: lxstow does not allow it`);
       done = { name: operation.backup ?? '', fresh: true, notes };
     };
     try {
@@ -194,52 +131,8 @@ export class Adoption {
     const read = ({ name, object }: LxminBackup['profiles'][number]) =>
       about(from, object, async () => parseProfile(name, (await from.store.read(object.key, signal)).body));
     const found: Profile[] = [];
-    for await (const profile of mapInOrder(all(profiles), looksInFlight, read)) found.push(profile);
+    for await (const profile of mapInOrder(Readable.from(profiles), profilesInFlight, read)) found.push(profile);
     return found;
-  }
-
-  /** Address of the backup's instance; undefined if its name is invalid. `remote:c1` is on the remote of that name, if one is configured. */
-  #placeOf({ instance }: LxminBackup): Address | undefined {
-    const { to, remotes } = this.#tools;
-    const [, remote = '', name = ''] = /^(?:([^:]*):)?(.*)$/.exec(instance) ?? [];
-    if (faultsOf('names.json#/$defs/instanceName', name).length > 0) return undefined;
-    return { ...to, ...(remotes.includes(remote) && { remote }), instance: name };
-  }
-
-  #checkName({ instance }: Address, archive: StoredObject, { name }: LxdIndex): void {
-    if (name === instance) return;
-    const { from } = this.#tools;
-    throw new LxstowError(
-      'archive-corrupt',
-      `${urlOf(from, archive)}: it is an archive of ${name}, not of ${instance}`,
-    );
-  }
-
-  #sourceOf({ key, etag, size }: StoredObject): ManifestSource {
-    const { endpoint, bucket } = this.#tools.from;
-    return { endpoint, bucket, key, etag, size };
-  }
-
-  /** Returns the name of the backup that is a copy of this one. */
-  async #adoptedAs(
-    place: Address,
-    { name }: LxminBackup,
-    archive: StoredObject,
-    signal: AbortSignal,
-  ): Promise<string | undefined> {
-    const { store, catalog, prefix } = this.#tools;
-    const wanted = this.#sourceOf(archive);
-    for await (const { key } of store.list(archiveKey(prefix, { ...place, backup: name }), signal)) {
-      const address = parseManifestKey(prefix, key);
-      if (!address) continue;
-      const manifest = await catalog.manifest(address, signal).catch((error) => {
-        if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
-      });
-      const source = manifest?.source;
-      if (source?.bucket === wanted.bucket && source.key === wanted.key && source.etag === wanted.etag)
-        return address.backup;
-    }
-    return undefined;
   }
 
   /** Acquires a claim. Waits for that of a killed run, which lasts some seconds. Throws conflict if another run keeps it. */
@@ -251,33 +144,33 @@ export class Adoption {
       if (lease) return lease;
       if (performance.now() >= until) {
         const other = await leases.holder(key);
-        throw new LxstowError('conflict', `${other?.worker ?? 'somebody else'} is adopting it now`);
+        throw new LxstowError('conflict', `${other?.worker ?? 'another run'} is adopting it now`);
       }
       await delay(askAgainMs, undefined, { signal }).catch(() => signal.throwIfAborted());
     }
   }
 
   /** The operation's id, the same in every run. `time` goes up if the operation of that id has ended and must be repeated. */
-  #idOf({ place, archive }: { place: Address; archive: StoredObject }, time: number): string {
-    const { bucket, key, etag } = this.#sourceOf(archive);
-    return uuid5([holder, place.remote, place.project, place.instance, bucket, key, etag, time].join('\n'));
+  #idOf({ address, archive }: { address: Address; archive: StoredObject }, time: number): string {
+    const { bucket, key, etag } = sourceOf(this.#tools, archive);
+    return uuid5([holder, address.remote, address.project, address.instance, bucket, key, etag, time].join('\n'));
   }
 
   /** Call it only while holding the claim: then any operation found belongs to a dead run. */
   async #operation(
-    backup: { place: Address; archive: StoredObject },
+    backup: { address: Address; archive: StoredObject },
     signal: AbortSignal,
   ): Promise<{ id: string; left: Stored | undefined }> {
     const { operations, reservations } = this.#tools;
     for (let time = 1; ; time++) {
       const id = this.#idOf(backup, time);
-      const find = () => operations.find(id, backup.place.remote);
+      const find = () => operations.find(id, backup.address.remote);
       let found = await find();
       if (found && !isFinal(found.operation)) {
         await this.#clearUp(found.operation, signal);
         found = await find();
       }
-      await reservations.releaseAll(backup.place, id);
+      await reservations.releaseAll(backup.address, id);
       if (!found || !isFinal(found.operation)) return { id, left: found };
     }
   }
@@ -305,20 +198,4 @@ export class Adoption {
 function merged(profiles: Profile[], { applied, instance }: LxdIndex): Profile[] {
   const wanted = applied.filter((name) => !profiles.some((profile) => profile.name === name));
   return [...profiles, ...instance.profiles.filter(({ name }) => wanted.includes(name))];
-}
-
-function compareProfiles({ profiles }: LxminBackup, { applied, instance }: LxdIndex) {
-  const lost = applied.filter((name) => !profiles.some((profile) => profile.name === name));
-  const inArchive = lost.filter((name) => instance.profiles.some((profile) => profile.name === name));
-  const notes = inArchive.map((name) => `profile ${name} is not in the bucket: taken from the archive`);
-  return { missing: lost.filter((name) => !inArchive.includes(name)), notes };
-}
-
-function lacks({ instance, name }: LxminBackup, missing: string[]): string {
-  const file = `${instance}/${name}_profile_NNN_${missing[0]}.yaml`;
-  return `profile ${missing.join(', ')} is neither in the bucket nor in the archive: put what \`lxc profile show ${missing[0]}\` says there, as ${file}`;
-}
-
-async function* all<T>(items: T[]): AsyncGenerator<T> {
-  yield* items;
 }

@@ -1,7 +1,7 @@
 /**
  * Makes the runs of schedules when they are due. One gateway does it, the holder of a lease. What is due is found by comparing: the slots since the last
  * one with the clock. So a slot that no gateway was at work for is found by the next one, and a run's id, made of schedule and slot, keeps it from being
- * made twice (docs/adr/0038-schedules.md).
+ * made twice (docs/adr/0039-schedules.md).
  */
 
 import { setTimeout as delay } from 'node:timers/promises';

@@ -1,8 +1,8 @@
 /** The command line as a user has it: a process of its own, its configuration in a folder, pipes and a terminal. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomUUID, X509Certificate } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { cp, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,15 +18,13 @@ import { createLogger } from '../../services/telemetry/logger.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
+import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { publish } from './publisher.ts';
 import { openStack, type Stack, until } from './stack.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const documentation = readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8');
 const escapeCode = '\u001b';
-
-/** script(1) of util-linux makes a terminal. */
-const onTerminal = { skip: !existsSync('/usr/bin/script') && 'there is no script(1)' };
 
 /** A user without an entry in /etc/passwd, who may read what we may. */
 const inUserNamespace = {
@@ -105,7 +103,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       attempt(process.execPath, [cli, 'remote', 'add', 'x', ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
     const unseen = await as(stack.stow.url);
     assert.equal(unseen.status, 77);
-    assert.match(unseen.stderr, /nobody vouches for: [0-9a-f]{64}/);
+    assert.match(unseen.stderr, /no CA vouches for: [0-9a-f]{64}/);
     const stranger = await as(stack.stow.url, '--accept-certificate');
     assert.equal(stranger.status, 77);
     assert.match(stranger.stderr, /does not trust this client yet.*\n.*client\.crt/);
@@ -172,6 +170,7 @@ describe('the command line', { timeout: 600_000 }, () => {
     );
     const shown = await json('info', 'c2', 'latest');
     assert.deepEqual(shown.excluded_volumes, [`${pools.dir}/photos`]);
+    assert.equal((await run('backup', '--selector', 'name=c2', '-q')).stderr, stderr, 'as one of a run, too');
     const changed = await stack.stow.request('PUT', `/1.0/instances/c2/backups/${shown.name}`, { body: shown });
     assert.equal(changed.status, 200, 'it may be sent back as it is shown');
     await attach({ type: 'none' });
@@ -184,7 +183,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       [['backup', 'C11', '-q'], /did you mean c1\?/],
       [['list', 'c22'], /did you mean c[12]\?/],
       [['info', 'c1', 'latst'], /did you mean latest\?/],
-      [['restore', 'c1', '2001-01-01', '--as', 'c9'], /those that there are: lxstow list c1/],
+      [['restore', 'c1', '2001-01-01', '--as', 'c9'], /to see all its backups: lxstow list c1/],
       [['restore', 'c1', today, '--as', 'c9'], /of that day \(UTC\): backup_/],
       [['restore', 'c1', 'latest', '--as', 'c9', '--pool', 'nopool'], /nopool does not exist[^\n]*\n$/],
       [['list', 'stw:c1'], /did you mean stow:/],
@@ -207,24 +206,28 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.equal(stderr.split('cannot be reached').length, 2);
   });
 
-  it('with --retry begins when the gateway is there again; and gives up when that takes too long', async () => {
-    await stack.stow.gateway.stop();
-    assert.equal((await run('backup', 'c1', '-q', '--retry', '1s')).status, 69);
-    const child = spawn(process.execPath, [cli, 'backup', 'c1', 'c2', '--retry', '5m'], { env: env(), cwd: home });
-    let said = '';
-    child.stderr.on('data', (text) => {
-      said += text;
+  for (const [what, args] of [
+    ['backups', ['c1', 'c2']],
+    ['one run', ['--all']],
+  ] as const)
+    it(`with --retry begins ${what} when the gateway is there again; and gives up when that takes too long`, async () => {
+      await stack.stow.gateway.stop();
+      assert.equal((await run('backup', ...args, '-q', '--retry', '1s')).status, 69);
+      const child = spawn(process.execPath, [cli, 'backup', ...args, '--retry', '5m'], { env: env(), cwd: home });
+      let said = '';
+      child.stderr.on('data', (text) => {
+        said += text;
+      });
+      const ended = new Promise((resolve) => child.on('exit', resolve));
+      await until(
+        async () => said,
+        (text) => text.includes('trying again'),
+      );
+      await stack.stow.gateway.start();
+      assert.equal(await ended, 0, said);
+      assert.equal(said.split('trying again').length, 2, said);
+      assert.equal((await run('backup', ...args, '--retry', 'soon')).status, 64);
     });
-    const ended = new Promise((resolve) => child.on('exit', resolve));
-    await until(
-      async () => said,
-      (text) => text.includes('trying again'),
-    );
-    await stack.stow.gateway.start();
-    assert.equal(await ended, 0, said);
-    assert.equal(said.split('trying again').length, 2, said);
-    assert.equal((await run('backup', 'c1', '--retry', 'soon')).status, 64);
-  });
 
   it('goes on with the others when one fails, and says that one did', async () => {
     const away = await run('backup', 'c1', 'c2', '--notify', 'http://10.0.0.1/');
@@ -242,22 +245,33 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.ok(c2.size > 0);
   });
 
-  it('backs up all, or those that a selector fits', async () => {
-    const all = await json('backup', '--all', '-q', '--compression', 'none');
-    assert.deepEqual(
-      all.map(({ instance, status }: Record<string, string>) => [instance, status]),
-      [
-        ['c1', 'Success'],
-        ['c2', 'Success'],
-      ],
-    );
+  it('backs up all, or those that a selector fits, as one run', async () => {
+    const { status, stdout, stderr } = await run('backup', '--all', '--compression', 'none', '--tag', 'by=run');
+    assert.equal(status, 0, stderr);
+    assert.equal(stdout, '2 of 2 backed up\n');
+    assert.match(stderr, /^run \S+: Running: \d of 2 done/m);
+    for (const label of ['c1', 'c2']) assert.match(stderr, new RegExp(`^${label}: Success$`, 'm'));
+    const newest = await json('info', 'c1', 'latest');
+    assert.deepEqual([newest.tags, newest.compression_algorithm], [{ by: 'run' }, 'none']);
+
     const selected = await json('backup', 'stow:', '--selector', 'name=c2', '--selector', 'type=container', '-q');
     assert.deepEqual(
-      selected.map(({ instance }: { instance: string }) => instance),
-      ['c2'],
+      [selected.status, selected.counts.total, selected.counts.success, selected.selector.projects],
+      ['Success', 1, 1, ['default']],
     );
+    const begun = await json('backup', '--selector', 'name=c2', '--no-wait', '-q');
+    assert.equal(begun.status, 'Running');
+    assert.equal(await ok('run', 'watch', begun.id, '-q'), '1 of 1 backed up\n');
+
     assert.equal((await run('backup', '--selector', 'user.backup=daily')).status, 66);
-    assert.equal((await run('backup', 'c1', '--all')).status, 64);
+    for (const wrong of [
+      ['c1', '--all'],
+      ['--all', '--name', 'x'],
+      ['--selector', '=x'],
+      ['stow:', 'other:', '--all'],
+    ])
+      assert.equal((await run('backup', ...wrong)).status, 64, wrong.join(' '));
+    assert.match((await run('backup', '--all', '--notify', 'http://10.0.0.1/')).stderr, /^lxstow: .*notify\.allowed/m);
   });
 
   it('has the fields in JSON that docs/cli.md says, waited for or not, and for people their own clock', async () => {
@@ -494,22 +508,8 @@ describe('the command line', { timeout: 600_000 }, () => {
         .map(({ id }) => id);
     };
 
-    /** On a terminal of 100 by 24. */
-    function terminal(
-      args: string[],
-      more: NodeJS.ProcessEnv = {},
-    ): { child: ChildProcess; seen: () => string; ended: Promise<number | null> } {
-      const command = `stty cols 100 rows 24; exec '${process.execPath}' '${cli}' ${args.join(' ')}`;
-      const child = spawn('script', ['-qec', command, '/dev/null'], {
-        env: { ...env(), ...more },
-        stdio: ['pipe', 'pipe', 'inherit'],
-      });
-      let text = '';
-      child.stdout?.on('data', (bytes) => {
-        text += bytes;
-      });
-      return { child, seen: () => text, ended: new Promise((resolve) => child.once('close', resolve)) };
-    }
+    const terminal = (args: string[], more: NodeJS.ProcessEnv = {}) =>
+      openTerminal([process.execPath, cli, ...args], { ...env(), ...more });
     const shows = (seen: () => string, what: RegExp) =>
       until(
         async () => seen(),
@@ -554,7 +554,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       await shows(seen, /c1 +Cancelling/);
       child.stdin?.write('\x03');
       assert.equal(await ended, 130, seen());
-      assert.match(seen(), new RegExp(`not over yet: c1 ${id}`));
+      assert.match(seen(), new RegExp(`left before their end: c1 ${id}`));
       await change(id, ({ operation }) => cancelled(operation, now()));
     });
 

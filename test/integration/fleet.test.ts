@@ -225,7 +225,7 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
     assert.match((await run('status')).stdout, /^STATE +HOST .*\nnever +local +lxstow-lab +new +- +it has no backup\n/);
     assert.match(
       (await run('status', '--summary')).stdout,
-      /^1 of \d instances wants something done: never new; 1 ok, 1 gone\n$/,
+      /^1 of \d instances needs attention: never new; 1 ok, 1 gone\n$/,
     );
     assert.equal((await run('status', '--older-than', 'soon')).status, 64);
   });

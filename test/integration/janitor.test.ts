@@ -152,7 +152,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
 
   it('finds nothing where nothing is left, and says so', async () => {
     const { status, stdout, stderr } = await janitor([]);
-    assert.deepEqual([status, stdout.toString()], [0, 'nothing is left over on local\n'], stderr);
+    assert.deepEqual([status, stdout.toString()], [0, 'nothing is left over on host local\n'], stderr);
   });
 
   it('removes exactly what is ours and nobody owns, and touches nothing else', async () => {

@@ -5,6 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { after, afterEach, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { connect } from '@nats-io/transport-node';
 import { WebSocket } from 'ws';
 import {
@@ -24,6 +25,7 @@ import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
 import { type Receiver, startReceiver } from '../lab/receiver.ts';
+import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
 
 describe('runs', { timeout: 600_000 }, () => {
@@ -282,7 +284,7 @@ describe('runs', { timeout: 600_000 }, () => {
       assert.equal(shown.trim().split('\n').length, 4);
       assert.match(await lxstow(['run', 'report', run.id], env), /^# Backups: Success, 4 of 4\n/);
       await assert.rejects(lxstow(['run', 'retry', run.id], env), /nothing has failed in run/);
-      await assert.rejects(lxstow(['run'], env), /of which instances\?/);
+      await assert.rejects(lxstow(['run'], env), /which instances\?/);
     });
 
     it('are watched, cancelled and repeated', async () => {
@@ -296,6 +298,29 @@ describe('runs', { timeout: 600_000 }, () => {
       await lxstow(['run', 'cancel', id], env);
       await watching;
       assert.equal((await json('run', 'show', id)).status, 'Cancelled');
+      release();
+    });
+
+    it('of lxstow backup --all show each child on a terminal; Ctrl-C cancels them', onTerminal, async () => {
+      const { release } = await occupy();
+      const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+      const { child, seen, ended } = openTerminal([process.execPath, cli, 'backup', '--all'], {
+        ...{ ...process.env, NO_COLOR: '1' },
+        ...env,
+      });
+      await until(
+        async () => seen(),
+        (text) => /run \S+ +Running: 1 of 4 done, 1 skipped/.test(text) && /a1 +(waiting|Pending)/.test(text),
+      );
+      child.stdin?.write('\x03');
+      assert.equal(await ended, 130, seen());
+      assert.match(seen(), /Asking the gateway to cancel/);
+      assert.match(
+        seen(),
+        /lxstow: 0 of 4 backed up, 1 skipped, 3 cancelled: busy: skipped: operation \S+ is (at work|on the queue)/,
+      );
+      const [{ status }] = await json('run', 'list');
+      assert.equal(status, 'Cancelled');
       release();
     });
   });

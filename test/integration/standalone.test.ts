@@ -117,8 +117,8 @@ describe('standalone', { timeout: 600_000 }, () => {
     await rm(url);
     for (const [port, said] of [
       [nats.port, /a NATS server \(2\.\d+\.\d+\) that is not standalone's own .*nats\.servers: \[nats:/],
-      [silent.port, /no NATS server listens on port/],
-      [loud.port, /no NATS server listens on port/],
+      [silent.port, /a program that is not a NATS server listens on port/],
+      [loud.port, /a program that is not a NATS server listens on port/],
     ] as const) {
       const refused = await attempt(process.execPath, args(port), { env: { ...process.env, PATH: path } });
       assert.equal(refused.status, 78, refused.stderr);

@@ -701,7 +701,7 @@ describe('trust', { timeout: 600_000 }, () => {
       assert.match(await trust('list-tokens'), /^by hand +operator +all /m);
       await trust('revoke-token', 'by hand');
       assertError(await enrol(await newClient(), printed.trim()), 403, /No matching/);
-      await assert.rejects(trust('token', 'x', '--gateway', 'mars:1'), /no gateway has said that it is at mars:1/);
+      await assert.rejects(trust('token', 'x', '--gateway', 'mars:1'), /no gateway is known at mars:1/);
       await assert.rejects(trust('token', 'x', '--expires', 'soon'), /--expires soon/);
     });
   });

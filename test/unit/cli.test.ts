@@ -2,12 +2,14 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { distance, nearest } from '../../services/cli/client/nearest.ts';
-import { parseSelector } from '../../services/cli/commands/backup.ts';
 import { exitOf } from '../../services/cli/exit.ts';
 import { parseTime } from '../../services/cli/terminal/dates.ts';
 import { size } from '../../services/cli/terminal/output.ts';
 import { clock } from '../../services/cli/terminal/progress.ts';
+import { runOutcome, runProgress } from '../../services/cli/terminal/runWords.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
+import type { ShownRun } from '../../services/contract/schemas.ts';
+import { parseMatch } from '../../services/runs/selector.ts';
 
 describe('the words of the command line', () => {
   it('finds the near name, and none where none is', () => {
@@ -41,7 +43,7 @@ describe('the words of the command line', () => {
       config: { 'user.backup': 'daily' },
       expanded_config: { 'user.backup': 'profile', 'user.site': 'a=b' },
     };
-    const fits = (selector: string) => parseSelector(selector)(instance);
+    const fits = (selector: string) => parseMatch(selector)(instance);
     for (const selector of [
       'user.backup=daily',
       'status=running',
@@ -53,7 +55,47 @@ describe('the words of the command line', () => {
       assert.ok(fits(selector), selector);
     for (const selector of ['user.backup=profile', 'status=stopped', 'user.x', 'user.backup=', 'user.backup!=daily'])
       assert.ok(!fits(selector), selector);
-    assert.throws(() => parseSelector('=x'), /key=value/);
+    assert.throws(() => parseMatch('=x'), /key=value/);
+  });
+
+  it('says how a run is, and what became of it, in a line', () => {
+    const counts = { total: 60, success: 57, failure: 1, skipped: 2, cancelled: 0, running: 0, pending: 0 };
+    const run = { id: 'ID', status: 'Failure', counts, bytes: 2 ** 30, away: [], failures: [], excluded: 0 };
+    const shown = (more: object = {}) => ({ ...run, ...more }) as unknown as ShownRun;
+    const child = (instance: string, reason: string, remote = 'local') => ({
+      ...{ instance, reason, remote, project: 'default', state: 'skipped' as const },
+      ...{ operation: '' },
+    });
+    const failures = [child('web', 'no space')];
+    const skipped = [child('a1', 'run X has it'), child('a2', 'run X has it')];
+    assert.equal(
+      runOutcome(shown({ failures, counts: { ...counts, skipped: 0 } }), []),
+      '57 of 60 backed up, 1 failed: web: no space',
+    );
+    assert.equal(
+      runOutcome(shown({ failures, excluded: 3 }), skipped),
+      '57 of 60 backed up, 2 skipped, 1 failed, 3 excluded by user.lxstow.exclude:\n  web: no space\n  a1, a2: skipped: run X has it',
+    );
+    const other = [child('web', 'no space', 'oslo')];
+    assert.match(
+      runOutcome(shown({ failures: other }), skipped),
+      /\n {2}web \(oslo, default\): no space\n {2}a1 \(local,/,
+    );
+    assert.match(runOutcome(shown({ failures, counts: { ...counts, failure: 9 } }), skipped), /lxstow run report ID$/);
+    const [first, ...rest] = ['a', 'b', 'c', 'd', 'e', 'f', 'g'].map((name) => child(name, `of ${name}`));
+    assert.match(
+      runOutcome(shown({ failures: [first, ...rest] }), skipped),
+      /e: of e\n {2}and more: lxstow run report/,
+    );
+    const whole = { remote: 'oslo', project: '', instance: '', reason: 'no worker of remote oslo is up' };
+    assert.match(runOutcome(shown({ failures: [whole] }), skipped), /\n {2}no worker of remote oslo is up\n/);
+
+    const away = [{ remote: 'oslo', since: '2026-11-24T03:00:00Z', reason: 'no worker', planned: true }];
+    const going = { ...counts, success: 10, running: 2, pending: 45 };
+    assert.equal(
+      runProgress(shown({ status: 'Running', counts: going, seconds_left: 190, away })),
+      'Running: 13 of 60 done, 1 failed, 2 skipped, 2 at work, 1.00GiB, 3:10 left, waits for host oslo, away since 2026-11-24 03:00:00 UTC: no worker',
+    );
   });
 
   it('has exit statuses that tell', () => {

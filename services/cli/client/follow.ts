@@ -1,32 +1,33 @@
-/** Operations, followed to their end: progress, Ctrl-C, and what came of them. */
+/** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { mapInOrder } from '../../concurrency/orderedMap.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import type { Progress, Step } from '../terminal/progress.ts';
-import { printable } from '../terminal/table.ts';
-import { type Gateway, type ShownOperation, Unreachable } from './gatewayClient.ts';
+import { namesOf, printable } from '../terminal/table.ts';
+import type { Gateway, ShownOperation } from './gatewayClient.ts';
+import { throughOutage } from './patience.ts';
 
-/** Something that was asked for, and how far it is. */
+/** A backup or restore that was asked for, and how far it is. */
 export interface Followed {
   /** For people: which instance. */
   label: string;
   gateway: Gateway;
   operation?: ShownOperation;
-  /** It was refused, or nobody can say any more how it is. */
+  /** The request was refused, or its state can no longer be asked for. */
   error?: CliError;
 }
 
-/** So many at once are waited for; of more, each is looked at every second. */
+export const askingToCancel = 'Asking the gateway to cancel. Ctrl-C again leaves without waiting for it';
+
+/** Up to this many operations are waited for side by side; with more, each is asked for every second. */
 const atOnce = 8;
 const lookEveryMs = 1000;
-/** A gateway that is away for so long is given up. */
-const patienceMs = 120_000;
 
 export function isFinal(operation: ShownOperation | undefined): boolean {
   return (operation?.status_code ?? 0) >= 200;
 }
 
-/** Runs `each` on all of them, some at a time; an error becomes that one's own. */
+/** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
   const source = (async function* () {
     yield* all;
@@ -42,7 +43,7 @@ export async function forAll<F extends Followed>(all: F[], each: (one: F) => Pro
   for await (const _ of done);
 }
 
-/** Resolves when all have ended. The first Ctrl-C has them cancelled, and goes on waiting until they are. */
+/** Resolves when all have ended. The first Ctrl-C cancels them, and waits until they are cancelled. */
 export async function follow(
   all: Followed[],
   progress: Progress,
@@ -67,37 +68,25 @@ export async function follow(
 async function look(one: Followed, wait: boolean, progress: Progress): Promise<void> {
   const { gateway, operation } = one;
   const path = ['operations', operation?.id ?? '', ...(wait ? ['wait'] : [])];
-  for (let since: number | undefined; ; await delay(lookEveryMs)) {
-    try {
-      one.operation = await gateway.ask('GET', path, wait ? { query: { timeout: '1' } } : {});
-      return;
-    } catch (error) {
-      if (!(error instanceof Unreachable)) throw error;
-      if (since === undefined) progress.note(`${error.message}; still trying`);
-      since ??= performance.now();
-      if (performance.now() - since > patienceMs)
-        throw new CliError(error.exit, error.message, {
-          hint: `${one.label} goes on without us: lxstow operations`,
-          cause: error,
-        });
-    }
-  }
+  const ask = () => gateway.ask('GET', path, wait ? { query: { timeout: '1' } } : {});
+  const hint = `${one.label} continues without this client: lxstow operations`;
+  one.operation = await throughOutage(ask, (text) => progress.note(text), hint);
 }
 
 async function cancelAll(open: Followed[], progress: Progress): Promise<void> {
-  progress.note('Asking the server to cancel. Ctrl-C once more leaves without waiting for it');
+  progress.note(askingToCancel);
   for (const { gateway, operation, label } of open) {
     try {
       await gateway.ask('DELETE', ['operations', operation?.id ?? '']);
     } catch (error) {
       if (!(error instanceof CliError)) throw error;
-      // One that has ended meanwhile is seen at the next look.
+      // 400: it has ended by now, as the next answer shows.
       if (error.exit !== exits.usage) progress.note(`${label} could not be cancelled: ${error.message}`);
     }
   }
 }
 
-function stepOf({ label, operation, error }: Followed): Step {
+export function stepOf({ label, operation, error }: Omit<Followed, 'gateway'>): Step {
   if (error) return { label, state: 'Failure', ended: true };
   if (!operation) return { label, state: 'waiting' };
   const { status, metadata } = operation;
@@ -120,7 +109,7 @@ export function failureOf({ operation, error }: Followed): string | undefined {
     : undefined;
 }
 
-/** The exit status that tells of all of them: why, when all that failed did for one reason. */
+/** The exit status for all: the reason when all that failed have the same one, else 1. */
 export function exitOfAll(all: Followed[], interrupts: Pick<Interrupts, 'first'>): Exit {
   const reasons = new Set(
     all.filter((one) => failureOf(one) !== undefined).map(({ error }) => error?.exit ?? exits.failed),
@@ -130,7 +119,7 @@ export function exitOfAll(all: Followed[], interrupts: Pick<Interrupts, 'first'>
   return another === undefined ? (reason ?? exits.ok) : exits.failed;
 }
 
-/** Each failure on standard error, with what to do. One that several have is said once, with their names. */
+/** Prints each failure on standard error, with what to do. Equal failures are printed once, with all names. */
 export function sayFailures(all: Followed[]): void {
   const alike = new Map<string, string[]>();
   for (const one of all) {
@@ -142,18 +131,11 @@ export function sayFailures(all: Followed[]): void {
   for (const [text, labels] of alike) process.stderr.write(`lxstow: ${namesOf(labels)}: ${text}`);
 }
 
-/** Each warning on standard error. */
-export function sayWarnings(all: Followed[]): void {
+/** Prints each warning on standard error. */
+export function sayWarnings(all: Pick<Followed, 'label' | 'operation'>[]): void {
   for (const { label, operation } of all)
     for (const warning of operation?.metadata.warnings ?? [])
       process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
-}
-
-const mostNames = 5;
-
-function namesOf(labels: string[]): string {
-  const named = labels.slice(0, mostNames).join(', ');
-  return labels.length > mostNames ? `${named} and ${labels.length - mostNames} more` : named;
 }
 
 export interface Interrupts extends Disposable {
@@ -161,7 +143,7 @@ export interface Interrupts extends Disposable {
   readonly first: AbortSignal;
 }
 
-/** From now on Ctrl-C is heard; the second one leaves, after `leaving`. */
+/** Catches Ctrl-C until disposed. The second one calls `leaving` and ends the process. */
 export function heedInterrupts(leaving: () => void): Interrupts {
   const first = new AbortController();
   const heard = () => {

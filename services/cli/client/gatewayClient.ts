@@ -1,7 +1,8 @@
-/** A gateway as its clients see it: requests with the client's certificate, answers and errors in LXD's envelope. */
+/** A client of a gateway: sends requests with the client's certificate, and reads answers and errors in LXD's envelope. */
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
+import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
@@ -20,9 +21,9 @@ export type ShownOperation = Pick<
   | 'may_cancel'
   | 'err'
   | 'location'
-> & { class: string; metadata: Operation['metadata'] & { code?: string; source?: Source } };
+> & { class: string; metadata: Operation['metadata'] & { code?: string; run?: string; source?: Source } };
 
-/** Whose backup a restore reads. */
+/** The backup that a restore reads. */
 export interface Source {
   location: string;
   project: string;
@@ -36,59 +37,79 @@ export interface RequestOptions {
   body?: object;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
-  /** How long it may take to the answer's headers. */
+  /** Time limit to the answer's headers. */
   timeoutMs?: number;
-  /** Told what the gateway has to say beside its answer. */
+  /** Called with each warning beside the answer. */
   onWarning?: (text: string) => void;
 }
 
-export interface Gateway extends Disposable {
-  readonly remote: Remote;
-  /** The metadata of the answer. `path`: its parts, which are encoded. Throws CliError with what the gateway says. */
-  // biome-ignore lint/suspicious/noExplicitAny: whoever asks knows for what
-  ask(method: string, path: string[], options?: RequestOptions): Promise<any>;
-  /** An answer that is no JSON, to be read by the caller. Throws as `ask`. */
-  open(method: string, path: string[], options?: RequestOptions): Promise<IncomingMessage>;
-}
-
-/** The gateway could not be asked, or did not answer: later it may. */
+/** The gateway was not reached, or did not answer; it may later. */
 export class Unreachable extends CliError {
-  /** It may have been begun all the same: only the answer was lost. */
+  /** The request may have been accepted: only the answer was lost. */
   inDoubt = false;
 }
 
-/** A deletion waits for its worker: gateway.deleteTimeoutMs, 30 s, and some more. */
+/** A deletion waits for its worker, for gateway.deleteTimeoutMs (30 s); this is some more. */
 const answerTimeoutMs = 90_000;
 const mostSockets = 16;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
-export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
-  const { name, url, certificate } = remote;
-  const agent = new https.Agent({
-    keepAlive: true,
-    maxSockets: mostSockets,
-    cert,
-    key,
-    ...(certificate !== undefined && pinned(certificate)),
-  });
+/** A gateway, for one client. */
+export class Gateway implements Disposable {
+  readonly remote: Remote;
+  readonly #agent: https.Agent;
 
-  function send(method: string, path: string[], options: RequestOptions): Promise<IncomingMessage> {
+  constructor(remote: Remote, { cert, key }: Identity) {
+    const { certificate } = remote;
+    this.remote = remote;
+    const pin = certificate === undefined ? {} : pinned(certificate);
+    this.#agent = new https.Agent({ keepAlive: true, maxSockets: mostSockets, cert, key, ...pin });
+  }
+
+  /** Returns the metadata of the answer. Encodes each element of `path`. Throws CliError with the gateway's message. */
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows what it asked for
+  async ask(method: string, path: string[], options?: RequestOptions): Promise<any> {
+    const response = await this.open(method, path, options);
+    for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
+      options?.onWarning?.(printable(text));
+    const { type, metadata } = await envelopeOf(response, this.remote);
+    if (type !== 'sync' && type !== 'async') throw notOurs(this.remote, `type ${JSON.stringify(type)}`);
+    return metadata;
+  }
+
+  /** Returns an answer other than JSON, for the caller to read. Throws as `ask`. */
+  async open(method: string, path: string[], options: RequestOptions = {}): Promise<IncomingMessage> {
+    const response = await this.#send(method, path, options);
+    const { statusCode = 0 } = response;
+    if (statusCode < 400) return response;
+    const envelope = method === 'HEAD' ? undefined : await envelopeOf(response, this.remote);
+    throw refusal(statusCode, envelope?.error ?? `${this.remote.name} answers ${statusCode}`, response);
+  }
+
+  /** Opens a websocket of the gateway's events, of all projects that this client may see. */
+  async events(type: 'operation'): Promise<WebSocket> {
+    const { WebSocket } = await import('ws');
+    const address = new URL(`/1.0/events?type=${type}&all-projects=true`, this.remote.url.replace(/^https/, 'wss'));
+    const limits = { handshakeTimeout: answerTimeoutMs, maxPayload: longestAnswerBytes };
+    return new WebSocket(address, { agent: this.#agent, ...limits });
+  }
+
+  #send(method: string, path: string[], options: RequestOptions): Promise<IncomingMessage> {
     const { body, headers = {}, signal, timeoutMs = answerTimeoutMs } = options;
-    const target = new URL(['', '1.0', ...path.map(encodeURIComponent)].join('/'), url);
+    const target = new URL(['', '1.0', ...path.map(encodeURIComponent)].join('/'), this.remote.url);
     for (const [key, value] of Object.entries(options.query ?? {}))
       if (value !== undefined) target.searchParams.set(key, value);
     const text = body === undefined ? undefined : JSON.stringify(body);
+    const ofBody =
+      text === undefined
+        ? {}
+        : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) };
     return new Promise((resolve, reject) => {
       const request = https.request(target, {
         method,
-        agent,
+        agent: this.#agent,
         signal,
-        headers: {
-          ...headers,
-          ...(text === undefined
-            ? {}
-            : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) }),
-        },
+        headers: { ...headers, ...ofBody },
       });
       const timer = setTimeout(() => request.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)), timeoutMs);
       request.on('close', () => clearTimeout(timer));
@@ -97,39 +118,21 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
         resolve(response);
       });
       request.on('error', (error: NodeJS.ErrnoException) => {
-        // The gateway may close an idle connection while it is written to.
+        // The gateway may close an idle connection just when a request is sent on it.
         if (request.reusedSocket && error.code === 'ECONNRESET' && method === 'GET')
-          resolve(send(method, path, options));
-        else reject(signal?.aborted ? signal.reason : inDoubt(method, connectionError(error, remote)));
+          resolve(this.#send(method, path, options));
+        else reject(signal?.aborted ? signal.reason : inDoubt(method, connectionError(error, this.remote)));
       });
       request.end(text);
     });
   }
 
-  async function open(method: string, path: string[], options: RequestOptions = {}): Promise<IncomingMessage> {
-    const response = await send(method, path, options);
-    const { statusCode = 0 } = response;
-    if (statusCode < 400) return response;
-    const envelope = method === 'HEAD' ? undefined : await envelopeOf(response, remote);
-    throw refusal(statusCode, envelope?.error ?? `${name} answers ${statusCode}`, response);
+  [Symbol.dispose](): void {
+    this.#agent.destroy();
   }
-
-  return {
-    remote,
-    open,
-    async ask(method, path, options) {
-      const response = await open(method, path, options);
-      for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
-        options?.onWarning?.(printable(text));
-      const { type, metadata } = await envelopeOf(response, remote);
-      if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
-      return metadata;
-    },
-    [Symbol.dispose]: () => agent.destroy(),
-  };
 }
 
-/** Trust in this certificate and no other, whatever name it has: it may be reached by another. */
+/** Trusts this certificate and no other, whatever name it has: the gateway may be reached by another name. */
 function pinned(certificate: string): https.AgentOptions {
   const der = Buffer.from(certificate.replaceAll(/-----[A-Z ]+-----|\s/g, ''), 'base64');
   return {
@@ -171,7 +174,7 @@ async function envelopeOf(response: IncomingMessage, remote: Remote): Promise<En
 }
 
 function notOurs({ name, url }: Remote, what: string): CliError {
-  return new CliError(exits.protocol, `${name} does not answer as a gateway of lxstow: ${what}`, {
+  return new CliError(exits.protocol, `${name} does not answer like an lxstow gateway: ${what}`, {
     hint: `is ${url} the right address? See: lxstow remote list`,
   });
 }
@@ -180,17 +183,17 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
   const text = printable(error || `status ${status}`);
   const exit = exitOfStatus(status);
   const hints: Record<number, string> = {
-    403: "this client's certificate may not do that, or not in this project (--project); what it may, `lxstow trust list` beside the gateway shows",
+    403: "this client's certificate may not do that, or not in this project (--project); `lxstow trust list`, beside the gateway, shows its rights",
     429: `try again in ${response.headers['retry-after'] ?? 'some'} s`,
-    500: "the gateway's log has more",
-    503: 'try again later; nothing was begun, unless the message names an operation',
+    500: "see the gateway's log",
+    503: 'try again later; nothing was started, unless the message names an operation',
   };
   return exit === exits.unavailable
     ? new Unreachable(exit, text, { hint: hints[status] })
     : new CliError(exit, text, { hint: hints[status] });
 }
 
-/** What changes something may have been taken, where only the answer was lost. */
+/** Marks a POST whose answer was lost: the gateway may have accepted it. */
 function inDoubt(method: string, error: CliError): CliError {
   const cause = error.cause as NodeJS.ErrnoException | undefined;
   if (
@@ -201,7 +204,7 @@ function inDoubt(method: string, error: CliError): CliError {
   )
     return error;
   const unsure = new Unreachable(error.exit, error.message, {
-    hint: 'it may have been begun all the same: lxstow operations',
+    hint: 'it may have been started all the same; to see whether: lxstow operations',
     cause,
   });
   unsure.inDoubt = true;
@@ -216,17 +219,17 @@ export function connectionError(cause: NodeJS.ErrnoException, { name, url }: Pic
   if (code === 'CERT_HAS_EXPIRED')
     return new CliError(exits.refused, `the certificate of ${name} (${url}) has expired`, { cause });
   if (untrusted.test(code))
-    return new CliError(exits.refused, `${name} (${url}) shows another certificate than it did when it was added`, {
-      hint: `if it was changed on purpose: lxstow remote remove ${name}, and add it again. If not, somebody is in between`,
+    return new CliError(exits.refused, `${name} (${url}) shows another certificate than when it was added`, {
+      hint: `if it was replaced on purpose, run lxstow remote remove ${name} and add the gateway again; if not, the connection may be intercepted`,
       cause,
     });
   const words: Record<string, string> = {
     ECONNREFUSED: 'nothing listens there',
-    ENOTFOUND: 'the host is not known',
-    EAI_AGAIN: 'the name cannot be looked up now',
-    ECONNRESET: 'the connection was cut',
+    ENOTFOUND: 'its host name is unknown',
+    EAI_AGAIN: 'its host name cannot be resolved now',
+    ECONNRESET: 'the connection was reset',
     ETIMEDOUT: 'it does not answer',
-    EHOSTUNREACH: 'there is no way to the host',
+    EHOSTUNREACH: 'there is no route to it',
   };
   return new Unreachable(exits.unavailable, `${name} (${url}) cannot be reached: ${words[code] ?? message}`, {
     hint: 'is the gateway running, and its address right? See: lxstow remote list',

@@ -1,21 +1,21 @@
-/** What users name: `[remote:]instance`, and a backup of it. */
+/** What users name: `[gateway:]instance`, and a backup of it. */
 import { CliError, exits } from '../exit.ts';
-import { type Gateway, openGateway } from './gatewayClient.ts';
+import { Gateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
 import { findRemote, identity } from './remotes.ts';
 
-/** Which of the backups that the gateway's remotes have: `--project` and `--target`. */
-export interface Place {
+/** Project and host of an instance: `--project` and `--target`. */
+export interface Scope {
   project?: string;
   target?: string;
 }
 
-export interface InstancePlace {
+export interface NamedInstance {
   gateway: Gateway;
-  /** Empty where only `remote:` was given. */
+  /** Empty when only a gateway was given, as `NAME:`. */
   instance: string;
-  /** For the query of every request about it. */
-  place: { project: string | undefined; target: string | undefined };
+  /** Query parameters of every request about it. */
+  scope: { project: string | undefined; target: string | undefined };
 }
 
 /** A backup in a list. */
@@ -32,29 +32,43 @@ export interface ShownBackup {
   location?: string;
 }
 
-/** Gateways of one command, each opened once. */
+/** The gateways of one command, each opened once. */
 export class Gateways implements Disposable {
   readonly #open = new Map<string, Gateway>();
 
   async get(name: string | undefined): Promise<Gateway> {
     const remote = await findRemote(name);
-    const gateway = this.#open.get(remote.name) ?? openGateway(remote, await identity());
+    const gateway = this.#open.get(remote.name) ?? new Gateway(remote, await identity());
     this.#open.set(remote.name, gateway);
     return gateway;
   }
 
-  /** `[remote:]instance`, or `remote:` alone. */
-  async instance(text: string, { project, target }: Place): Promise<InstancePlace> {
+  /** `[gateway:]instance`, or `gateway:` alone. */
+  async instance(text: string, { project, target }: Scope): Promise<NamedInstance> {
     const cut = text.indexOf(':');
     const gateway = await this.get(cut < 0 ? undefined : text.slice(0, cut));
-    return { gateway, instance: text.slice(cut + 1), place: { project: project ?? gateway.remote.project, target } };
+    return { gateway, instance: text.slice(cut + 1), scope: { project: project ?? gateway.remote.project, target } };
   }
 
-  /** The same where an instance must be named. */
-  async oneInstance(text: string, place: Place): Promise<InstancePlace> {
-    const found = await this.instance(text, place);
+  /** `[gateway:]instance`. */
+  async oneInstance(text: string, scope: Scope): Promise<NamedInstance> {
+    const found = await this.instance(text, scope);
     if (found.instance === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no instance`);
     return found;
+  }
+
+  /** `[gateway:]name…`, or `gateway:` alone, all of one gateway. */
+  async ofOne(texts: string[]): Promise<{ gateway: Gateway; names: string[] }> {
+    const prefixes = new Set(texts.map((text) => (text.includes(':') ? text.slice(0, text.indexOf(':')) : undefined)));
+    if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of one only');
+    const names = texts.map((text) => text.slice(text.indexOf(':') + 1)).filter((name) => name !== '');
+    return { gateway: await this.get([...prefixes][0]), names };
+  }
+
+  /** `[gateway:]id` */
+  async withId(text: string): Promise<{ gateway: Gateway; id: string }> {
+    const cut = text.indexOf(':');
+    return { gateway: await this.get(cut < 0 ? undefined : text.slice(0, cut)), id: text.slice(cut + 1) };
   }
 
   [Symbol.dispose](): void {
@@ -62,12 +76,12 @@ export class Gateways implements Disposable {
   }
 }
 
-/** Their backups, the oldest first. `everywhere`: of all projects, where none is named. */
+/** Lists backups, oldest first. `everywhere`: of all projects. */
 export async function listBackups(
-  { gateway, instance, place }: InstancePlace,
+  { gateway, instance, scope }: NamedInstance,
   everywhere = false,
 ): Promise<ShownBackup[]> {
-  const query = everywhere ? { ...place, 'all-projects': 'true' } : place;
+  const query = everywhere ? { ...scope, 'all-projects': 'true' } : scope;
   const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
   // The API takes an instance named `all` for all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
@@ -75,17 +89,17 @@ export async function listBackups(
   return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
-/** A backup's name; `latest` is the one made last. Throws when there is none. */
-export async function backupName(where: InstancePlace, name: string): Promise<string> {
+/** Resolves `latest` to the name of the newest backup. Throws not-found when there is none. */
+export async function backupName(where: NamedInstance, name: string): Promise<string> {
   if (name !== 'latest') return name;
   const last = (await listBackups(where)).at(-1);
   if (last) return last.name;
   throw new CliError(exits.notFound, `${where.instance} has no backups`, { hint: `lxstow backup ${where.instance}` });
 }
 
-/** Runs it; when there is no such instance or backup, the error says which one may have been meant. */
+/** Runs it. An error about an unknown instance or backup gets a hint with the nearest name. */
 export async function suggesting<T>(
-  where: InstancePlace,
+  where: NamedInstance,
   backup: string | undefined,
   run: () => Promise<T>,
 ): Promise<T> {
@@ -93,45 +107,43 @@ export async function suggesting<T>(
     return await run();
   } catch (error) {
     if (!(error instanceof CliError) || error.exit !== exits.notFound || error.hint) throw error;
-    // A pool, a project or a remote is no backup that was mistyped.
+    // An unknown pool, project or host gets no hint about backups.
     if (!/^(instance|backup) /.test(error.message)) throw error;
     const hint = await suggestion(where, backup).catch(() => undefined);
     throw hint === undefined ? error : new CliError(error.exit, error.message, { hint, cause: error });
   }
 }
 
-async function suggestion(where: InstancePlace, backup: string | undefined): Promise<string | undefined> {
+async function suggestion(where: NamedInstance, backup: string | undefined): Promise<string | undefined> {
   const all = await listBackups({ ...where, instance: '' });
   const own = all.filter(({ instance }) => instance === where.instance);
   if (backup !== undefined && own.length > 0) {
     const day = /^(?:backup_)?(\d{4}-\d{2}-\d{2})/.exec(backup)?.[1];
     const ofDay = own.filter(({ created }) => day !== undefined && created.startsWith(day)).map(({ name }) => name);
-    if (ofDay.length > 0) return `of that day (UTC): ${ofDay.join(', ')}`;
+    if (ofDay.length > 0) return `backups of that day (UTC): ${ofDay.join(', ')}`;
     const near = nearest(backup, ['latest', ...own.map(({ name }) => name)]);
-    return near && day === undefined ? `did you mean ${near}?` : `those that there are: lxstow list ${where.instance}`;
+    return near && day === undefined
+      ? `did you mean ${near}?`
+      : `to see all its backups: lxstow list ${where.instance}`;
   }
   const running = backup === undefined ? await instanceNames(where).catch(() => []) : [];
   const near = nearest(where.instance, new Set([...running, ...all.map(({ instance = '' }) => instance)]));
   return near && near !== where.instance ? `did you mean ${near}?` : undefined;
 }
 
-/** An instance of LXD, as far as the command line looks at it. */
-export interface ShownInstance {
-  name: string;
-  status: string;
-  type: string;
-  architecture: string;
-  location: string;
-  config: Record<string, string>;
-  expanded_config?: Record<string, string>;
+/** The instance that an operation is about; undefined when it is about none. */
+export function subjectOf({
+  resources,
+}: Pick<ShownOperation, 'resources'>): { instance: string; project: string } | undefined {
+  const path = resources?.instances?.[0];
+  if (path === undefined) return undefined;
+  const { pathname, searchParams } = new URL(path, 'https://lxd');
+  return { instance: pathname.split('/').at(-1) ?? '', project: searchParams.get('project') ?? 'default' };
 }
 
-export function listInstances({ gateway, place }: InstancePlace): Promise<ShownInstance[]> {
-  return gateway.ask('GET', ['instances'], { query: { ...place, recursion: '1' } });
-}
-
-async function instanceNames(where: InstancePlace): Promise<string[]> {
-  return (await listInstances(where)).map(({ name }) => name);
+export async function instanceNames({ gateway, scope }: NamedInstance): Promise<string[]> {
+  const found: { name: string }[] = await gateway.ask('GET', ['instances'], { query: { ...scope, recursion: '1' } });
+  return found.map(({ name }) => name);
 }
 
 function compare(a: string, b: string): number {

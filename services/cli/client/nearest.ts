@@ -1,6 +1,6 @@
-/** Which of the names was meant. */
+/** Finds the name that was meant. */
 
-/** The one that is fewest edits away, when these are few for its length; undefined when none is near. */
+/** The name with the fewest edits, if these are few for its length; undefined when none is near. */
 export function nearest(wanted: string, names: Iterable<string>): string | undefined {
   let best: string | undefined;
   let fewest = Math.max(1, Math.floor(wanted.length / 3)) + 1;
@@ -11,7 +11,7 @@ export function nearest(wanted: string, names: Iterable<string>): string | undef
   return best;
 }
 
-/** Insertions, deletions, exchanges, and neighbours that changed places. */
+/** Edit distance: insertions, deletions, substitutions, and swaps of neighbours. */
 export function distance(a: string, b: string): number {
   let [before, last]: [number[], number[]] = [[], Array.from({ length: b.length + 1 }, (_, j) => j)];
   for (let i = 1; i <= a.length; i++) {

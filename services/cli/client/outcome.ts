@@ -1,21 +1,21 @@
-/** What came of each thing that was asked for, as JSON and YAML show it: the same fields whether it was waited for or not. */
+/** The outcome of a backup or restore in JSON and YAML: the same fields whether it was waited for or not. */
 import { type Followed, failureOf } from './follow.ts';
-import type { InstancePlace } from './names.ts';
+import type { NamedInstance } from './names.ts';
 
 export interface Outcome {
   /** This client's name for it. */
   gateway: string;
-  /** The remote; null where nobody has said yet which one. */
+  /** The host; null while it is not known. */
   location: string | null;
   project: string;
   instance: string;
   /** The backup's. */
   name: string | null;
-  /** As the operation has it; `Failure` where there is none. */
+  /** The operation's; `Failure` where there is none. */
   status: string;
   /** Bytes in the store; null before it is known. */
   size: number | null;
-  /** Its id; null where nothing was begun. */
+  /** Its id; null where nothing was started. */
   operation: string | null;
   /** Why it failed. */
   error: string | null;
@@ -23,13 +23,13 @@ export interface Outcome {
   code: string | null;
 }
 
-/** Of a backup, or with `to` of a restore that goes somewhere else than where its backup is. */
+/** Of a backup; with `to`, of a restore to another name, project or host. */
 export function outcomeOf(
-  job: Followed & { where: InstancePlace; backup?: string | undefined },
+  job: Followed & { where: NamedInstance; backup?: string | undefined },
   to: { instance?: string | undefined; project?: string | undefined; target?: string | undefined } = {},
 ): Outcome {
   const { where, backup, operation, error } = job;
-  const { project, target } = where.place;
+  const { project, target } = where.scope;
   return {
     gateway: where.gateway.remote.name,
     location: operation?.location ?? to.target ?? target ?? null,

@@ -1,19 +1,24 @@
 /** Asking again while a gateway, or what it needs, is away. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { CliError } from '../exit.ts';
 import { Unreachable } from './gatewayClient.ts';
 
 const firstPauseMs = 1000;
 const longestPauseMs = 15_000;
+const lookEveryMs = 1000;
+/** How long to go on looking after something that was begun. */
+const outageMs = 120_000;
+
 export interface Patience {
-  /** Until when it is asked again, by performance.now(). */
+  /** Until when to ask again, by performance.now(). */
   until: number;
-  /** Told the first time that something is away. */
+  /** Called the first time that something is away. */
   note: (text: string) => void;
   /** Aborts when nothing is to be begun any more. */
   signal: AbortSignal;
 }
 
-/** Runs it again while something is away. What may have been begun, because only the answer was lost, is not run again. */
+/** Begins something, and tries again while the gateway is away. Does not repeat a request whose answer was lost: it may have been accepted. */
 export async function patiently<T>(run: () => Promise<T>, { until, note, signal }: Patience): Promise<T> {
   for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
     try {
@@ -23,6 +28,20 @@ export async function patiently<T>(run: () => Promise<T>, { until, note, signal 
       if (!(error instanceof Unreachable) || error.inDoubt || signal.aborted || left <= 0) throw error;
       if (pauseMs === firstPauseMs) note(`${error.message}; trying again`);
       await delay(Math.min(pauseMs, left), undefined, { signal }).catch(() => undefined);
+    }
+  }
+}
+
+/** Looks after something that was begun: asks every second while the gateway is away, for two minutes. `hint` says how to go on after that. */
+export async function throughOutage<T>(ask: () => Promise<T>, note: (text: string) => void, hint: string): Promise<T> {
+  for (let since: number | undefined; ; await delay(lookEveryMs)) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      if (since === undefined) note(`${error.message}; still trying`);
+      since ??= performance.now();
+      if (performance.now() - since > outageMs) throw new CliError(error.exit, error.message, { hint, cause: error });
     }
   }
 }

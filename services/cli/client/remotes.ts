@@ -1,4 +1,4 @@
-/** What a client of gateways keeps in $XDG_CONFIG_HOME/lxstow: the gateways it knows, their certificates, and its own, as `lxc` does. */
+/** What a client keeps in $XDG_CONFIG_HOME/lxstow: its gateways, their certificates, and its own, as `lxc` does. A gateway is a `remote` in these files. */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir, hostname, userInfo } from 'node:os';
@@ -13,9 +13,9 @@ export interface Remote {
   name: string;
   /** https://host:port */
   url: string;
-  /** Of which project everything is, unless --project says another. */
+  /** The project, unless --project names another. */
   project?: string;
-  /** PEM. The one that it must show; without, one that the system's CAs vouch for. */
+  /** PEM. The certificate that it must show; without one, a CA of the system must have signed it. */
   certificate?: string;
 }
 
@@ -24,7 +24,7 @@ export interface Identity {
   cert: string;
   /** PEM. */
   key: string;
-  /** Of the certificate. */
+  /** Path of the certificate. */
   file: string;
 }
 
@@ -39,7 +39,7 @@ function folder(): string {
   return join(process.env.XDG_CONFIG_HOME || join(home(), '.config'), 'lxstow');
 }
 
-/** Not every user has one: a container's may have no entry in /etc/passwd. */
+/** Throws bad-config for a user without one: in a container, a user may have no entry in /etc/passwd. */
 function home(): string {
   try {
     const found = homedir();
@@ -47,9 +47,13 @@ function home(): string {
   } catch {
     // Said below.
   }
-  throw new CliError(exits.config, 'this user has no home directory, where gateways and the own certificate are kept', {
-    hint: 'set HOME or XDG_CONFIG_HOME',
-  });
+  throw new CliError(
+    exits.config,
+    'this user has no home directory, where lxstow keeps its gateways and its certificate',
+    {
+      hint: 'set HOME or XDG_CONFIG_HOME',
+    },
+  );
 }
 
 function userName(): string {
@@ -63,14 +67,14 @@ function userName(): string {
 const knownFile = () => join(folder(), 'remotes.yml');
 const pinFile = (name: string) => join(folder(), 'servercerts', `${name}.crt`);
 
-/** All that are known; the first is the default one. */
+/** All known gateways, and the name of the default one. */
 export async function listRemotes(): Promise<{ remotes: Remote[]; standard: string | undefined }> {
   const known = await read();
   const remotes = await Promise.all(Object.keys(known.remotes).map((name) => load(known, name)));
   return { remotes, standard: known['default-remote'] };
 }
 
-/** The one of this name; without, the default one. Throws what to do when there is none. */
+/** The gateway of this name, or the default one. Throws, with a hint, when there is none. */
 export async function findRemote(name: string | undefined): Promise<Remote> {
   const known = await read();
   const wanted = name ?? known['default-remote'];
@@ -81,22 +85,22 @@ export async function findRemote(name: string | undefined): Promise<Remote> {
       hint: 'lxstow remote add NAME URL|TOKEN; `lxstow trust token` makes a token beside the gateway',
     });
   if (wanted === undefined)
-    throw new CliError(exits.config, 'no remote is the default one', { hint: 'lxstow remote switch NAME' });
+    throw new CliError(exits.config, 'no gateway is the default one', { hint: 'lxstow remote switch NAME' });
   const near = nearest(wanted, names);
-  throw new CliError(exits.notFound, `remote ${wanted} is not known; there are: ${names.join(', ')}`, {
+  throw new CliError(exits.notFound, `gateway ${wanted} is not known; known gateways: ${names.join(', ')}`, {
     hint: near && `did you mean ${near}: ?`,
   });
 }
 
-/** Throws when the name is taken or cannot be one. */
+/** Throws when the name is taken or not allowed. */
 export async function checkNewName(name: string): Promise<void> {
   if (!remoteName.test(name))
-    throw new CliError(exits.usage, `${JSON.stringify(name)} cannot be a remote's name: letters, digits, . _ -`);
+    throw new CliError(exits.usage, `${JSON.stringify(name)} cannot be a gateway's name: use letters, digits, . _ -`);
   if (name in (await read()).remotes)
-    throw new CliError(exits.conflict, `remote ${name} exists already`, { hint: `lxstow remote remove ${name}` });
+    throw new CliError(exits.conflict, `gateway ${name} exists already`, { hint: `lxstow remote remove ${name}` });
 }
 
-/** Keeps it; the first one is the default one. */
+/** Adds a gateway; the first one becomes the default. */
 export async function addRemote({ name, url, project, certificate }: Remote): Promise<void> {
   const known = await read();
   if (certificate !== undefined) await write(pinFile(name), certificate);
@@ -120,7 +124,7 @@ export async function switchRemote(name: string): Promise<void> {
   await save({ ...(await read()), 'default-remote': name });
 }
 
-/** The client's own certificate, made the first time. */
+/** The client's own certificate. Makes it the first time. */
 export async function identity(): Promise<Identity> {
   const dir = join(folder(), 'client');
   return (await readIdentity(dir)) ?? (await makeIdentity(dir));
@@ -132,12 +136,12 @@ async function readIdentity(dir: string): Promise<Identity | undefined> {
   const key = await readIfThere(join(dir, 'client.key'));
   if (cert === undefined && key === undefined) return undefined;
   if (cert === undefined || key === undefined)
-    throw new CliError(exits.config, `${dir} must hold client.crt and client.key, and has one of them only`);
+    throw new CliError(exits.config, `${dir} must hold client.crt and client.key, but one of them is missing`);
   const [files, settings] = [[file, join(dir, 'client.key')] as const, ['client.crt', 'client.key'] as const];
   const fault = faultOfPair(cert, key, { files, settings });
   if (fault)
     throw new CliError(exits.config, fault.said, {
-      hint: `mend them, or remove ${dir}: a new certificate is made, which gateways must be told to trust`,
+      hint: `fix them, or remove ${dir}: lxstow makes a new certificate, which gateways must then be told to trust`,
     });
   return { cert, key, file };
 }
@@ -146,7 +150,7 @@ async function makeIdentity(dir: string): Promise<Identity> {
   const { selfSigned } = await import('../../trust/selfSigned.ts');
   const commonName = `${userName()}@${hostname()}`.slice(0, 64);
   const { cert, key } = await selfSigned({ commonName, usage: 'client' });
-  // Both in one step: of two commands that make one at once, one wins, whole.
+  // Both in one step: of two commands that do this at once, one wins with both files.
   const made = `${dir}.${randomBytes(6).toString('hex')}`;
   try {
     await mkdir(made, { recursive: true, mode: 0o700 });
@@ -179,7 +183,7 @@ async function read(): Promise<Known> {
     throw new CliError(exits.config, `${file} is not YAML: ${(cause as Error).message}`, { cause });
   }
   if (!isKnown(known))
-    throw new CliError(exits.config, `${file} is not as lxstow writes it`, { hint: `mend or delete it` });
+    throw new CliError(exits.config, `${file} is not in the form that lxstow writes`, { hint: 'fix or remove it' });
   return known;
 }
 
@@ -196,7 +200,7 @@ function isKnown(value: unknown): value is Known {
 
 const save = (known: Known) => write(knownFile(), stringify(known));
 
-/** In one step: whoever reads meanwhile reads it whole. */
+/** Replaces the file in one step, so that a reader never sees half of it. */
 async function write(file: string, text: string): Promise<void> {
   const part = `${file}.${randomBytes(6).toString('hex')}`;
   try {

@@ -1,4 +1,4 @@
-/** `lxstow adopt`: what is in lxmin's bucket, whether it is sound, and copies of it that are backups of lxstow's. */
+/** `lxstow adopt`: lists, verifies and copies the backups in lxmin's bucket. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Threads } from '../../archive/compression/threads.ts';
@@ -12,9 +12,10 @@ import { Reservations } from '../../coordination/reservations.ts';
 import { FleetStore } from '../../fleet/fleetStore.ts';
 import { Keeper } from '../../fleet/keeper.ts';
 import { Intake, type IntakeTools } from '../../intake/intake.ts';
-import { Adoption, type Found, type Sound, type Survey } from '../../lxmin/adoption.ts';
+import { Adoption } from '../../lxmin/adoption.ts';
 import { urlOf } from '../../lxmin/archive.ts';
 import { isOf } from '../../lxmin/layout.ts';
+import { type Found, type Sound, type Survey, takeSurvey } from '../../lxmin/survey.ts';
 import { Bucket } from '../../nats/bucket.ts';
 import { connectNats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
@@ -49,7 +50,7 @@ export interface AdoptOptions {
 const drawEveryMs = 100;
 const shownForeign = 5;
 
-/** What is said of one backup. */
+/** A backup in the table. */
 interface Line {
   found: Found;
   state: 'new' | 'sound' | 'adopted' | 'already adopted' | 'incomplete' | 'failed';
@@ -58,14 +59,14 @@ interface Line {
   error?: LxstowError;
 }
 
-/** Prints what there is, or what became of it. Returns the exit status. */
+/** Prints the backups and what became of them. Returns the exit status. */
 export async function adoptCommand(instances: string[], options: AdoptOptions): Promise<Exit> {
   const { config, stop, quiet, format, dryRun, verify } = options;
   const source = sourceOf(options);
   const remotes = Object.keys(config.remotes);
   const remote = knownRemote(options.target ?? config.gateway.defaultRemote, remotes);
   const project = check('names.json#/$defs/projectName', options.project, '--project');
-  // What goes wrong is in the result; what goes well, too.
+  // Successes and failures are in the table, so log errors only.
   const log = createLogger({ ...config.log, level: config.log.level === 'debug' ? 'debug' : 'error' }, {});
   using progress = openProgress(quiet);
   const policy = {
@@ -91,17 +92,14 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
     keeper: new Keeper({ fleet: new FleetStore(nats), store, prefix: config.s3.prefix, log }),
     heartbeatMs: config.worker.heartbeatMs,
   };
+  const from = { store: retrying(theirs, policy), endpoint: source.endpoint, bucket: source.bucket };
   const adoption = new Adoption({
-    ...tools,
-    from: { store: retrying(theirs, policy), endpoint: source.endpoint, bucket: source.bucket },
-    intake: new Intake(tools),
-    to: { remote, project },
-    remotes,
+    ...{ ...tools, from, intake: new Intake(tools) },
     patienceMs: 2 * config.worker.leaseTtlMs,
     idleTimeoutMs: source.idleTimeoutMs * (source.attempts + 1),
   });
 
-  const survey = await adoption.survey(instances, stop);
+  const survey = await takeSurvey({ ...tools, from, to: { remote, project }, remotes }, instances, stop);
   for (const each of instances) {
     if (!survey.backups.some((backup) => isOf(backup, each)))
       throw new CliError(exits.notFound, `there is no backup of ${each} in s3://${source.bucket}`);
@@ -116,20 +114,16 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
   return statusOf(lines, dryRun);
 }
 
-/** lxmin's own variables name its bucket, so that whoever has them set has nothing to say. */
+/** lxmin's own variables name its bucket, so that its users need no options. */
 function sourceOf({ config, env, ...given }: AdoptOptions): Config['s3'] {
   const { bucket, endpoint, region, ca, accessKey, secretKeyFile } = given;
   if (bucket === undefined)
-    throw new CliError(exits.usage, "which bucket is lxmin's?", { hint: '--bucket NAME, or LXMIN_BUCKET' });
+    throw new CliError(exits.usage, "which bucket is lxmin's?", { hint: 'give --bucket NAME, or set LXMIN_BUCKET' });
   const secretKey = secretKeyFile ? readText(secretKeyFile, '--secret-key-file').trimEnd() : env.LXMIN_SECRET_KEY;
   if ((accessKey === undefined) !== (secretKey === undefined))
-    throw new CliError(
-      exits.usage,
-      `there is ${accessKey === undefined ? 'a secret key without an access key' : 'an access key without a secret key'}`,
-      {
-        hint: 'both: --access-key and --secret-key-file, or LXMIN_ACCESS_KEY and LXMIN_SECRET_KEY; or neither',
-      },
-    );
+    throw new CliError(exits.usage, `${accessKey === undefined ? 'the access key' : 'the secret key'} is missing`, {
+      hint: 'give both (--access-key and --secret-key-file, or LXMIN_ACCESS_KEY and LXMIN_SECRET_KEY), or neither',
+    });
   const over = {
     bucket,
     ...(endpoint !== undefined && { endpoint }),
@@ -140,7 +134,7 @@ function sourceOf({ config, env, ...given }: AdoptOptions): Config['s3'] {
   return check('config.json', { ...config, s3: { ...config.s3, ...over } }, "lxmin's bucket").s3;
 }
 
-/** One that is whole, as far as it was looked at. */
+/** A backup whose beginning is sound. */
 type Adoptable = Extract<Found, Sound>;
 
 type Work = (
@@ -164,7 +158,7 @@ function adopting(adoption: Adoption, { compression, config }: AdoptOptions): Wo
   };
 }
 
-/** Of one that nothing can or need be done with. */
+/** The line of a backup that needs no work; undefined for one that does. */
 function brief(found: Found, verify: boolean): Line | undefined {
   switch (found.state) {
     case 'incomplete':
@@ -178,7 +172,7 @@ function brief(found: Found, verify: boolean): Line | undefined {
   }
 }
 
-/** Once stopped, nothing more is begun. */
+/** Does the work on one backup, unless stopped before. */
 async function move(found: Adoptable, work: Work | undefined, progress: Progress, stop: AbortSignal): Promise<Line> {
   if (!work || stop.aborted) return { found, state: 'new', notes: found.notes };
   const label = `${found.instance}/${found.name}`;
@@ -206,8 +200,8 @@ function sayForeign({ foreign }: Survey, { bucket }: Config['s3'], progress: Pro
   if (foreign.length === 0) return;
   const shown = foreign.slice(0, shownForeign).map(({ key }) => key);
   const more = foreign.length > shown.length ? ', …' : '';
-  const count = foreign.length === 1 ? 'an object' : `${foreign.length} objects`;
-  progress.note(`${count} in s3://${bucket} that lxmin has not made, left alone: ${shown.join(', ')}${more}`);
+  const count = foreign.length === 1 ? '1 object' : `${foreign.length} objects`;
+  progress.note(`ignored ${count} in s3://${bucket} that lxmin did not make: ${shown.join(', ')}${more}`);
 }
 
 function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
@@ -231,7 +225,7 @@ function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
     optimized: 'optimized' in found ? found.optimized : null,
     profiles: found.profiles.map((profile) => profile.name),
     source: found.archive ? urlOf({ bucket }, found.archive) : null,
-    ...(found.place && { target: found.place.remote, project: found.place.project }),
+    ...(found.address && { target: found.address.remote, project: found.address.project }),
     state,
     ...(as !== undefined && { backup: as }),
     ...(notes.length > 0 && { notes }),
@@ -241,11 +235,11 @@ function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
     heading: ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'PROFILES', 'STATE'],
     rows,
     raw,
-    empty: `there is nothing of lxmin's in s3://${bucket}`,
+    empty: `there are no backups of lxmin in s3://${bucket}`,
   });
 }
 
-/** Why, when all that failed did for one reason. */
+/** The reason, when all that failed have the same one; else 1. */
 function statusOf(lines: Line[], dryRun: boolean): Exit {
   const reasons = new Set<Exit>();
   for (const { state, error } of lines) {

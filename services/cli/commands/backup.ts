@@ -1,6 +1,6 @@
-/** `lxstow backup`: of the instances that are named, that a selector fits, or of all. */
-import { isCode } from '../../contract/errors.ts';
-import { type Match, parseMatch } from '../../runs/selector.ts';
+/** `lxstow backup`: named instances, each as an operation; or with --all or --selector, one run. */
+import type { RunSelector } from '../../contract/schemas.ts';
+import { backupOptions, type HowToBackUp, howIn, tagsIn } from '../client/backupRequest.ts';
 import {
   exitOfAll,
   type Followed,
@@ -10,23 +10,17 @@ import {
   sayFailures,
   sayWarnings,
 } from '../client/follow.ts';
-import { Gateways, type InstancePlace, listInstances, type Place, suggesting } from '../client/names.ts';
+import { Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
 import { type Outcome, outcomeOf } from '../client/outcome.ts';
 import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { tagsIn } from '../tagOptions.ts';
 import { type Format, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 
-export interface BackupOptions extends Place {
+export interface BackupOptions extends Scope, HowToBackUp {
   all?: boolean;
   selector: string[];
-  tag: string[];
   name?: string;
-  compression?: string;
-  optimized?: boolean;
-  instanceOnly?: boolean;
-  notify?: string;
   /** For how long to ask again, ms. */
   retry?: number;
   wait: boolean;
@@ -35,131 +29,92 @@ export interface BackupOptions extends Place {
 }
 
 interface Job extends Followed {
-  where: InstancePlace;
+  where: NamedInstance;
   backup?: string;
 }
 
-export async function backupCommand(instances: string[], options: BackupOptions): Promise<Exit> {
+export async function backupCommand(texts: string[], options: BackupOptions): Promise<Exit> {
   using gateways = new Gateways();
+  const many = options.all || options.selector.length > 0;
+  if (!many && texts.length === 0)
+    throw new CliError(exits.usage, 'which instances?', { hint: 'name some, or give --all or --selector' });
+  if (options.name !== undefined && (many || texts.length > 1))
+    throw new CliError(exits.usage, '--name is for the backup of one instance');
+  return many ? await backUpMany(gateways, texts, options) : await backUpNamed(gateways, texts, options);
+}
+
+async function backUpMany(gateways: Gateways, texts: string[], options: BackupOptions): Promise<Exit> {
+  const { gateway, names } = await gateways.ofOne(texts);
+  if (names.length > 0)
+    throw new CliError(exits.usage, `${names[0]}: name instances, or give --all or --selector, not both`);
+  const { all, selector: match, project = gateway.remote.project, target, tag } = options;
+  const selector: RunSelector = {
+    ...(all && { all }),
+    ...(match.length > 0 && { match }),
+    projects: [project ?? 'default'],
+    ...(target !== undefined && { remotes: [target] }),
+  };
+  const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
+  // Loaded late: naming instances must not wait for it.
+  const { beginRun } = await import('../client/followRun.ts');
+  return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
+}
+
+async function backUpNamed(gateways: Gateways, texts: string[], options: BackupOptions): Promise<Exit> {
+  const jobs: Job[] = await Promise.all(
+    [...new Set(texts)].map(async (label) => {
+      const where = await gateways.oneInstance(label, options);
+      return { label, gateway: where.gateway, where };
+    }),
+  );
+  const request = requestOf(options);
+  using progress = openProgress(options.quiet);
+  using interrupts = heedInterrupts(() => sayLeft(jobs));
   const until = performance.now() + (options.retry ?? 0);
   const noted = new Set<string>();
-  const once = (note: (text: string) => void) => (text: string) => {
-    if (!noted.has(text)) note(text);
+  const note = (text: string) => {
+    if (!noted.has(text)) progress.note(text);
     noted.add(text);
   };
-  const note = once((text) => process.stderr.write(`lxstow: ${text}\n`));
-  const patience = { until, note, signal: new AbortController().signal };
-  const jobs: Job[] = (await patiently(() => wanted(gateways, instances, options), patience)).map((where) => ({
-    label: instances.find((text) => text.endsWith(`:${where.instance}`)) ?? where.instance,
-    gateway: where.gateway,
-    where,
-  }));
-  // Of two LXD servers' instances of one name it is said which is which.
-  const times = Map.groupBy(jobs, ({ label }) => label);
-  for (const job of jobs)
-    if ((times.get(job.label)?.length ?? 0) > 1 && job.where.place.target !== undefined)
-      job.label = `${job.label} (${job.where.place.target})`;
-  if (options.name !== undefined && jobs.length !== 1)
-    throw new CliError(exits.usage, '--name is for the backup of one instance');
-  const request = requestOf(options);
-  {
-    using progress = openProgress(options.quiet);
-    using interrupts = heedInterrupts(() => sayLeft(jobs));
-    await forAll(jobs, async (job) => {
-      if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
-      const { gateway, place, instance } = job.where;
-      const begun = await patiently(
-        () =>
-          suggesting(job.where, undefined, () =>
-            gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: place }),
-          ),
-        { until, note: once((text) => progress.note(text)), signal: interrupts.first },
-      ).catch((error) => {
-        throw inOptions(error, optionsOf);
-      });
-      job.operation = begun;
-      job.backup = begun.name;
-      progress.show(
-        jobs.map(({ label, error, operation }) => ({
-          label,
-          state: error ? 'Failure' : (operation?.status ?? 'asking'),
-        })),
-      );
+  await forAll(jobs, async (job) => {
+    if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not started');
+    const { gateway, scope, instance } = job.where;
+    const begun = await patiently(
+      () =>
+        suggesting(job.where, undefined, () =>
+          gateway.ask('POST', ['instances', instance, 'backups'], { ...request, query: scope }),
+        ),
+      { until, note, signal: interrupts.first },
+    ).catch((error) => {
+      throw inOptions(error, { ...backupOptions, name: '--name' });
     });
-    if (options.wait || interrupts.first.aborted) await follow(jobs, progress, interrupts);
-    progress[Symbol.dispose]();
-    sayFailures(jobs);
-    sayWarnings(jobs);
-    report(jobs, options);
-    return exitOfAll(jobs, interrupts);
-  }
-}
-
-const optionsOf = { name: '--name', compression_algorithm: '--compression', notifyEndpoint: '--notify' };
-
-/** Who is meant, each once. */
-async function wanted(gateways: Gateways, texts: string[], options: BackupOptions): Promise<InstancePlace[]> {
-  const { all, selector } = options;
-  if (!all && selector.length === 0) {
-    if (texts.length === 0)
-      throw new CliError(exits.usage, 'of which instance?', { hint: 'name some, or give --all or --selector' });
-    const named = await Promise.all([...new Set(texts)].map((text) => gateways.oneInstance(text, options)));
-    return named;
-  }
-  const remotes = await Promise.all(
-    (texts.length > 0 ? texts : [undefined]).map((text) => remoteOnly(gateways, text, options)),
-  );
-  const matches = selector.map(parseSelector);
-  const found: InstancePlace[] = [];
-  for (const where of remotes) {
-    const listed = (await listInstances(where)).filter((each) => matches.every((match) => match(each)));
-    listed.sort((a, b) => (a.name < b.name ? -1 : 1));
-    for (const { name, location } of listed)
-      found.push({ ...where, instance: name, place: { ...where.place, target: where.place.target ?? location } });
-  }
-  if (found.length === 0)
-    throw new CliError(
-      exits.notFound,
-      selector.length > 0 ? `no instance fits ${selector.join(' ')}` : 'there are no instances',
+    job.operation = begun;
+    job.backup = begun.name;
+    progress.show(
+      jobs.map(({ label, error, operation }) => ({
+        label,
+        state: error ? 'Failure' : (operation?.status ?? 'asking'),
+      })),
     );
-  return found;
+  });
+  if (options.wait || interrupts.first.aborted) await follow(jobs, progress, interrupts);
+  progress[Symbol.dispose]();
+  sayFailures(jobs);
+  sayWarnings(jobs);
+  report(jobs, options);
+  return exitOfAll(jobs, interrupts);
 }
 
-async function remoteOnly(gateways: Gateways, text: string | undefined, options: Place): Promise<InstancePlace> {
-  const where = await gateways.instance(text ?? '', options);
-  if (where.instance !== '')
-    throw new CliError(exits.usage, `${text}: name instances, or give --all or --selector, not both`);
-  return where;
-}
-
-/** See parseMatch. Throws usage for what is none. */
-export function parseSelector(text: string): Match {
-  try {
-    return parseMatch(text);
-  } catch (error) {
-    if (!isCode(error, 'bad-request')) throw error;
-    throw new CliError(exits.usage, `--selector ${(error as Error).message}`);
-  }
-}
-
-function requestOf({ tag, name, compression, optimized, instanceOnly, notify }: BackupOptions) {
+function requestOf({ tag, name, ...how }: BackupOptions) {
   const tags = tagsIn(tag);
-  const headers: Record<string, string> = {};
-  if (tags.length > 0) headers['x-amz-tagging'] = new URLSearchParams(tags).toString();
   return {
-    headers,
-    body: {
-      ...(name !== undefined && { name }),
-      ...(compression !== undefined && { compression_algorithm: compression }),
-      ...(optimized !== undefined && { optimized_storage: optimized }),
-      ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
-      ...(notify !== undefined && { notifyEndpoint: notify }),
-    },
+    ...(tags.length > 0 && { headers: { 'x-amz-tagging': new URLSearchParams(tags).toString() } }),
+    body: { ...(name !== undefined && { name }), ...howIn({ tag, ...how }) },
   };
 }
 
 function report(jobs: Job[], { format }: BackupOptions): void {
-  // What failed is said already.
+  // Failures are printed already.
   if (format === 'table' && jobs.every(({ operation }) => !operation)) return;
   const raw = jobs.map((job) => outcomeOf(job));
   const rows = jobs.map(({ label }, index) => {
@@ -169,10 +124,10 @@ function report(jobs: Job[], { format }: BackupOptions): void {
   print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'SIZE', 'OPERATION'], rows, raw, empty: '' });
 }
 
-/** What goes on without us. */
+/** Names the operations that go on without this client. */
 export function sayLeft(all: Followed[]): void {
   const open = all.flatMap(({ label, operation }) =>
     operation && operation.status_code < 200 ? [`${label} ${operation.id}`] : [],
   );
-  process.stderr.write(`\nlxstow: left; not over yet: ${open.join(', ') || 'nothing'}\n`);
+  process.stderr.write(`\nlxstow: left before their end: ${open.join(', ') || 'none'}\n`);
 }

@@ -1,10 +1,10 @@
-/** `lxstow list`, `info` and `delete`: the backups that are stored. */
-import { backupName, Gateways, listBackups, type Place, type ShownBackup, suggesting } from '../client/names.ts';
+/** `lxstow list`, `info` and `delete`. */
+import { backupName, Gateways, listBackups, type Scope, type ShownBackup, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
 import { type Format, people, print, size, time } from '../terminal/output.ts';
 
-interface Options extends Place {
+interface Options extends Scope {
   format: Format;
 }
 
@@ -18,8 +18,8 @@ export async function listCommand(text: string | undefined, options: ListOptions
   const { all = false } = options;
   using gateways = new Gateways();
   const named = await gateways.instance(text ?? '', options);
-  if (all && named.instance !== '') throw new CliError(exits.usage, 'either an instance or --all');
-  const where = all ? { ...named, place: { project: options.project, target: options.target ?? '*' } } : named;
+  if (all && named.instance !== '') throw new CliError(exits.usage, 'give either an instance or --all, not both');
+  const where = all ? { ...named, scope: { project: options.project, target: options.target ?? '*' } } : named;
   const fits = selected(options);
   const listed = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
   const found = listed.filter(fits);
@@ -38,7 +38,7 @@ export async function listCommand(text: string | undefined, options: ListOptions
   });
   const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'TAGS'];
   print(options.format, {
-    heading: all ? ['TARGET', 'PROJECT', ...heading] : heading,
+    heading: all ? ['HOST', 'PROJECT', ...heading] : heading,
     rows,
     raw: found,
     empty: emptyOf(where.instance, listed.length > 0),
@@ -51,7 +51,7 @@ function emptyOf(instance: string, others: boolean): string {
   return instance === '' ? 'there are no backups' : `${instance} has no backups`;
 }
 
-/** By `--tag key`, `--tag key=value` (all that are given) and `--before`. */
+/** A filter by `--tag key`, `--tag key=value` (all must match) and `--before`. */
 function selected({ tag, before }: ListOptions): (backup: ShownBackup) => boolean {
   const wanted = tag.map((text) => {
     const cut = text.indexOf('=');
@@ -66,10 +66,10 @@ function selected({ tag, before }: ListOptions): (backup: ShownBackup) => boolea
 export async function infoCommand(text: string, wanted: string, options: Options): Promise<Exit> {
   using gateways = new Gateways();
   const where = await gateways.oneInstance(text, options);
-  const { gateway, instance, place } = where;
+  const { gateway, instance, scope } = where;
   const name = await suggesting(where, undefined, () => backupName(where, wanted));
   const found: Record<string, unknown> = await suggesting(where, name, () =>
-    gateway.ask('GET', ['instances', instance, 'backups', name], { query: place }),
+    gateway.ask('GET', ['instances', instance, 'backups', name], { query: scope }),
   );
   const rows = Object.entries(found).map(([key, value]) => [
     key,
@@ -80,19 +80,19 @@ export async function infoCommand(text: string, wanted: string, options: Options
   return exits.ok;
 }
 
-export async function deleteCommand(text: string, names: string[], options: Place): Promise<Exit> {
+export async function deleteCommand(text: string, names: string[], options: Scope): Promise<Exit> {
   if (names.includes('latest'))
-    throw new CliError(exits.usage, 'delete wants names: another `latest` would take the place of one that is gone', {
+    throw new CliError(exits.usage, 'delete does not accept `latest`: running it twice would delete a second backup', {
       hint: `lxstow list ${text}`,
     });
   using gateways = new Gateways();
   const where = await gateways.oneInstance(text, options);
-  const { gateway, instance, place } = where;
+  const { gateway, instance, scope } = where;
   const failures: CliError[] = [];
   for (const name of names) {
     try {
       await suggesting(where, name, () =>
-        gateway.ask('DELETE', ['instances', instance, 'backups', name], { query: place }),
+        gateway.ask('DELETE', ['instances', instance, 'backups', name], { query: scope }),
       );
       process.stdout.write(`${instance}/${name} is deleted\n`);
     } catch (error) {

@@ -1,6 +1,6 @@
-/** `lxstow completion`: scripts for shells, which ask `lxstow __complete` for the words. */
+/** `lxstow completion`: scripts for shells, which call `lxstow __complete` for the words. */
 import type { Command } from 'commander';
-import { Gateways, listBackups, listInstances } from '../client/names.ts';
+import { Gateways, instanceNames, listBackups } from '../client/names.ts';
 import { listRemotes } from '../client/remotes.ts';
 
 export const shells = ['bash', 'zsh', 'fish'] as const;
@@ -40,10 +40,10 @@ export function completionCommand(shell: (typeof shells)[number]): void {
   process.stdout.write(scripts[shell]);
 }
 
-/** Shells are not kept waiting. */
+/** Longer than this, a shell gets no names from the gateway. */
 const patienceMs = 3000;
 
-/** What the last of the words can become; nothing when nobody can say. */
+/** Completions of the last word; none when the gateway does not answer. */
 export async function complete(program: Command, words: string[]): Promise<string[]> {
   let command = program;
   const given: string[] = [];
@@ -97,54 +97,53 @@ async function valuesOf(
   if (choices) return [...choices];
   const asked = Promise.withResolvers<string[]>();
   const timer = setTimeout(() => asked.resolve([]), patienceMs);
-  find().then(asked.resolve, () => asked.resolve([]));
+  namesFor(name, given, current, project).then(asked.resolve, () => asked.resolve([]));
   try {
     return await asked.promise;
   } finally {
     clearTimeout(timer);
   }
+}
 
-  async function find(): Promise<string[]> {
-    using gateways = new Gateways();
-    const { remotes } = await listRemotes();
-    const remoteNames = remotes.map(({ name }) => (name.includes(':') ? name : `${name}:`));
-    const place = project === undefined ? {} : { project };
-    switch (name) {
-      case 'remote':
-        return remoteNames;
-      case 'name':
-        return remotes.map((remote) => remote.name);
-      case 'instance': {
-        const where = await gateways.instance(current.includes(':') ? current : '', place);
-        const all = { ...where, instance: '' };
-        const [live, stored] = await Promise.all([
-          listInstances(all).catch(() => []),
-          listBackups(all).catch(() => []),
-        ]);
-        const names = new Set([...live.map((each) => each.name), ...stored.map(({ instance = '' }) => instance)]);
-        const prefix = current.includes(':') ? current.slice(0, current.indexOf(':') + 1) : '';
-        return [...[...names].sort().map((each) => prefix + each), ...(prefix ? [] : remoteNames)];
-      }
-      case 'backup': {
-        const where = await gateways.oneInstance(given[0] ?? '', place);
-        return ['latest', ...(await listBackups(where)).map((each) => each.name)];
-      }
-      case 'operation': {
-        const gateway = await gateways.get(undefined);
-        const byStatus: Record<string, { id: string; may_cancel: boolean }[]> = await gateway.ask(
-          'GET',
-          ['operations'],
-          {
-            query: { recursion: '1', 'all-projects': 'true' },
-          },
-        );
-        return Object.values(byStatus)
-          .flat()
-          .filter(({ may_cancel }) => may_cancel)
-          .map(({ id }) => id);
-      }
-      default:
-        return [];
+/** Names of gateways, instances, backups or operations that an argument can take. */
+async function namesFor(
+  argument: string,
+  given: string[],
+  current: string,
+  project: string | undefined,
+): Promise<string[]> {
+  using gateways = new Gateways();
+  const { remotes } = await listRemotes();
+  const gatewayPrefixes = remotes.map(({ name }) => `${name}:`);
+  const scope = project === undefined ? {} : { project };
+  switch (argument) {
+    case 'gateway':
+      return gatewayPrefixes;
+    case 'name':
+      return remotes.map((remote) => remote.name);
+    case 'instance': {
+      const where = await gateways.instance(current.includes(':') ? current : '', scope);
+      const all = { ...where, instance: '' };
+      const [live, stored] = await Promise.all([instanceNames(all).catch(() => []), listBackups(all).catch(() => [])]);
+      const names = new Set([...live, ...stored.map(({ instance = '' }) => instance)]);
+      const prefix = current.includes(':') ? current.slice(0, current.indexOf(':') + 1) : '';
+      return [...[...names].sort().map((each) => prefix + each), ...(prefix ? [] : gatewayPrefixes)];
     }
+    case 'backup': {
+      const where = await gateways.oneInstance(given[0] ?? '', scope);
+      return ['latest', ...(await listBackups(where)).map((each) => each.name)];
+    }
+    case 'operation': {
+      const gateway = await gateways.get(undefined);
+      const byStatus: Record<string, { id: string; may_cancel: boolean }[]> = await gateway.ask('GET', ['operations'], {
+        query: { recursion: '1', 'all-projects': 'true' },
+      });
+      return Object.values(byStatus)
+        .flat()
+        .filter(({ may_cancel }) => may_cancel)
+        .map(({ id }) => id);
+    }
+    default:
+      return [];
   }
 }

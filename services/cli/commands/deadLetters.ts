@@ -1,4 +1,4 @@
-/** `lxstow dead-letters`: looks at the messages that no worker could do anything with, sends them again, or throws them away. */
+/** `lxstow dead-letters`: lists jobs that failed for good, queues them again, or discards them. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import {
@@ -63,14 +63,14 @@ export async function showCommand({ config, log }: Common, id: number, format: F
   for (const [name, value] of lines) print(`${`${name}:`.padEnd(11)}${printable(value)}\n`);
 }
 
-/** `all`: every letter that is there now, or of these with this error code. */
+/** `all`: every letter that is there now, or those with this error code. */
 export async function retryCommand(
   { config, log, stop }: Common,
   ids: number[],
   { all, code }: { all: boolean; code?: string },
 ): Promise<void> {
-  if (all === ids.length > 0) throw new LxstowError('bad-request', 'retry takes either ids or --all');
-  if (code !== undefined && !all) throw new LxstowError('bad-request', '--code goes with --all');
+  if (all === ids.length > 0) throw new LxstowError('bad-request', 'retry needs either ids or --all');
+  if (code !== undefined && !all) throw new LxstowError('bad-request', '--code needs --all');
   await using nats = await connect(config, log);
   const operations = new OperationStore(nats, config.nats.operationsKeptHours);
   const again = async (letter: DeadLetter) => {
@@ -80,7 +80,7 @@ export async function retryCommand(
   };
   for (const id of ids) await again(await getDeadLetter(nats, id));
   if (!all) return;
-  // First all of them: one that fails again meanwhile is a new letter, and not for this run.
+  // List first: a job that fails again becomes a new letter, which must not be queued twice.
   const letters: DeadLetter[] = [];
   for await (const letter of listDeadLetters(nats, stop))
     if (code === undefined || letter.code === code) letters.push(letter);
@@ -89,7 +89,7 @@ export async function retryCommand(
 }
 
 export async function discardCommand({ config, log }: Common, ids: number[], all: boolean): Promise<void> {
-  if (all === ids.length > 0) throw new LxstowError('bad-request', 'discard takes either ids or --all');
+  if (all === ids.length > 0) throw new LxstowError('bad-request', 'discard needs either ids or --all');
   await using nats = await connect(config, log);
   if (all) return void print(`${await discardAllDeadLetters(nats)} dead letters discarded\n`);
   for (const id of ids) {
@@ -99,12 +99,12 @@ export async function discardCommand({ config, log }: Common, ids: number[], all
   }
 }
 
-/** So that the operation can be asked for before a worker has it, as with the gateway's own. */
+/** Writes the operation now, so that it can be shown before a worker takes the job. */
 async function makeVisible(id: string, letter: DeadLetter, operations: OperationStore, log: Log): Promise<void> {
   try {
     await operations.create(newOperation({ id, ...parseJob(letter) }, new Date()));
   } catch (error) {
-    // A worker makes it, and says what is wrong with the message.
+    // A worker writes it later, and reports what is wrong with the message.
     log.debug('operation not written yet', { operation: id, error });
   }
 }
@@ -117,7 +117,7 @@ function asJson({ data, headers, ...letter }: DeadLetter): object {
   return { ...letter, headers, ...bodyOf({ data }) };
 }
 
-/** The body as text, or in base64 when it is none. */
+/** The body as text, or in base64 when it is not UTF-8. */
 function bodyOf({ data }: Pick<DeadLetter, 'data'>): { body: string; encoding: 'utf-8' | 'base64' } {
   try {
     return { body: new TextDecoder('utf-8', { fatal: true }).decode(data), encoding: 'utf-8' };

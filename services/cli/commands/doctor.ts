@@ -1,4 +1,4 @@
-/** `lxstow doctor`: looks at all that this host's configuration uses, and says what to do. */
+/** `lxstow doctor`: checks everything that this machine's configuration uses, and says what to do. */
 import { type ConfigSource, configFile, type Examined, examineConfig } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
@@ -24,7 +24,7 @@ import { type Format, print } from '../terminal/output.ts';
 
 export interface DoctorCommand {
   source: ConfigSource;
-  /** What runs here; undefined: as the configuration has it. */
+  /** What runs here; undefined: what the configuration is for. */
   role: Role | undefined;
   /** Undefined: all. */
   only: string[] | undefined;
@@ -33,7 +33,7 @@ export interface DoctorCommand {
   stop: AbortSignal;
 }
 
-/** Prints the findings. Returns the exit status: 1 for a problem, with `strict` 2 for no more than warnings. */
+/** Prints the findings. Returns 1 for a problem; with `strict`, 2 for warnings only. */
 export async function doctorCommand({ source, role, only, strict, format, stop }: DoctorCommand): Promise<0 | 1 | 2> {
   const wanted = only === undefined ? areas : only.map(areaOf);
   const findings: Finding[] = [];
@@ -44,7 +44,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   const file = configFile(source);
   const advice = file
     ? 'See docs/configuration.md, or `lxstow config`.'
-    : 'Is it in a file? `lxstow -c FILE doctor`, or /etc/lxstow/lxstow.yaml.';
+    : 'No configuration file was found: name one with `lxstow -c FILE doctor`, or create /etc/lxstow/lxstow.yaml.';
   for (const fault of faults) report('problem', fault, advice);
   examineNode(report);
   if (config) {
@@ -58,7 +58,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   return strict && shown.some(({ level }) => level === 'warning') ? 2 : 0;
 }
 
-/** That its NATS cannot be looked up is one finding more. */
+/** Reports it as a finding when standalone's NATS cannot be found out. */
 function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, report: Report): Config {
   try {
     return besideStandalone(config, env, isGiven);
@@ -95,7 +95,7 @@ async function examineAll(
   return found.flat();
 }
 
-/** A configuration that speaks of one of the two only is that one's. */
+/** A configuration with keys of only one role is for that role. */
 function rolesIn({ isGiven }: Examined): Role[] {
   const spokenOf = roles.filter((role) => isGiven([role]));
   return spokenOf.length > 0 ? spokenOf : [...roles];
@@ -120,7 +120,7 @@ function show(findings: Finding[], format: Format): void {
       ? [[level, area, finding, advice ?? '']]
       : [[level, area, finding], ...(advice ? [['', '', `→ ${advice}`]] : [])],
   );
-  print(format, { heading: ['LEVEL', 'AREA', 'FINDING'], rows, raw: findings, empty: 'nothing was looked at' });
+  print(format, { heading: ['LEVEL', 'AREA', 'FINDING'], rows, raw: findings, empty: 'nothing was checked' });
   if (format !== 'table') return;
   const count = (level: string) => findings.filter((each) => each.level === level).length;
   const many = (n: number, word: string) => `${n} ${word}${n === 1 ? '' : 's'}`;

@@ -1,14 +1,14 @@
-/** `lxstow export`: an archive to a file or to standard output, gone on with where it was cut. */
+/** `lxstow export`: downloads an archive to a file or to standard output, and resumes where a download stopped. */
 import { type FileHandle, open, rename, stat } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectionError, type Gateway, Unreachable } from '../client/gatewayClient.ts';
-import { backupName, Gateways, type InstancePlace, type Place, suggesting } from '../client/names.ts';
+import { backupName, Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { size } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
 
-export interface ExportOptions extends Place {
+export interface ExportOptions extends Scope {
   force?: boolean;
   quiet?: boolean;
 }
@@ -21,14 +21,14 @@ interface Archive {
 }
 
 interface Target {
-  /** What is there of it already. */
+  /** Bytes that it has already. */
   readonly offset: number;
   write(bytes: Buffer, at: number): Promise<void>;
   finish(bytes: number): Promise<void>;
   close(): Promise<void>;
 }
 
-/** So often in a row it may be cut without a byte gained. */
+/** Attempts in a row that gain no byte. */
 const mostAttempts = 5;
 const againAfterMs = 1000;
 const idleMs = 60_000;
@@ -46,7 +46,8 @@ export async function exportCommand(
   const name = file ?? `${where.instance}-${backup}`;
   const target = name === '-' ? toStdout() : await toFile(name, archive, options.force);
   const stop = new AbortController();
-  const interrupted = () => stop.abort(new CliError(exits.interrupted, 'stopped', { hint: goOn(name) }));
+  const interrupted = () =>
+    stop.abort(new CliError(exits.interrupted, 'stopped', { hint: name === '-' ? undefined : resumable }));
   process.once('SIGINT', interrupted);
   try {
     using progress = openProgress(options.quiet);
@@ -60,15 +61,15 @@ export async function exportCommand(
   return exits.ok;
 }
 
-const goOn = (name: string) => (name === '-' ? undefined : 'the same command goes on where this one stopped');
+const resumable = 'run the same command again to resume the download';
 
-async function find(where: InstancePlace, backup: string): Promise<Archive> {
-  const { gateway, instance, place } = where;
+async function find(where: NamedInstance, backup: string): Promise<Archive> {
+  const { gateway, instance, scope } = where;
   const path = ['instances', instance, 'backups', backup];
-  // It says why, where HEAD has no body.
-  const { state } = await suggesting(where, backup, () => gateway.ask('GET', path, { query: place }));
+  // An error of HEAD has no body, so ask for the backup first.
+  const { state } = await suggesting(where, backup, () => gateway.ask('GET', path, { query: scope }));
   if (state !== undefined) throw new CliError(exits.conflict, `${instance}/${backup} is still being made: ${state}`);
-  const { headers } = (await gateway.open('HEAD', [...path, 'export'], { query: place })).resume();
+  const { headers } = (await gateway.open('HEAD', [...path, 'export'], { query: scope })).resume();
   const bytes = Number(headers['content-length']);
   if (!headers.etag || !Number.isSafeInteger(bytes))
     throw new CliError(exits.protocol, `${gateway.remote.name} does not say how long ${instance}/${backup} is`);
@@ -76,7 +77,7 @@ async function find(where: InstancePlace, backup: string): Promise<Archive> {
 }
 
 async function transfer(
-  { gateway, place }: InstancePlace,
+  { gateway, scope }: NamedInstance,
   { path, etag, bytes }: Archive,
   target: Target,
   label: string,
@@ -90,10 +91,11 @@ async function transfer(
     const from = at;
     try {
       const headers = { range: `bytes=${at}-`, 'if-match': etag };
-      const response = await gateway.open('GET', path, { query: place, headers, signal });
+      const response = await gateway.open('GET', path, { query: scope, headers, signal });
       checkRange(response, at, bytes);
       for await (const chunk of received(response, gateway, signal)) {
-        if (at + chunk.length > bytes) throw new CliError(exits.protocol, `${label}: more came than there is`);
+        if (at + chunk.length > bytes)
+          throw new CliError(exits.protocol, `${label}: the gateway sent more than ${bytes} bytes`);
         await target.write(chunk, at);
         at += chunk.length;
         const now = performance.now();
@@ -102,16 +104,16 @@ async function transfer(
         const rate = ((at - target.offset) / (now - begun)) * 1000;
         progress.show([{ label, state: 'exporting', done: at, total: bytes, rate }]);
       }
-      if (at < bytes) throw new Unreachable(exits.io, `${label} was cut after ${at} of ${bytes} bytes`);
+      if (at < bytes) throw new Unreachable(exits.io, `the download of ${label} stopped after ${at} of ${bytes} bytes`);
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
       attempts = at > from ? 1 : attempts + 1;
       if (attempts >= mostAttempts)
         throw new CliError(exits.io, error.message, {
-          hint: 'the same command goes on where this one stopped',
+          hint: resumable,
           cause: error,
         });
-      progress.note(`${error.message}; going on`);
+      progress.note(`${error.message}; resuming`);
       await delay(againAfterMs, undefined, { signal }).catch(() => signal.throwIfAborted());
     }
   }
@@ -126,9 +128,9 @@ function checkRange({ statusCode, headers }: IncomingMessage, at: number, bytes:
   );
 }
 
-/** The body. Throws Unreachable when it is cut, or nothing comes for a while. */
+/** The body. Throws Unreachable when the connection ends early, or makes no progress. */
 async function* received(response: IncomingMessage, { remote }: Gateway, signal: AbortSignal): AsyncGenerator<Buffer> {
-  response.setTimeout(idleMs, () => response.destroy(new Error(`nothing came for ${idleMs / 1000} s`)));
+  response.setTimeout(idleMs, () => response.destroy(new Error(`no data for ${idleMs / 1000} s`)));
   try {
     yield* response as AsyncIterable<Buffer>;
   } catch (error) {
@@ -137,10 +139,10 @@ async function* received(response: IncomingMessage, { remote }: Gateway, signal:
   }
 }
 
-/** What is not whole yet is beside it, under a name that says of which archive it is: nothing else is gone on with. */
+/** A partial download is next to the file; its name holds the archive's ETag, so that only the same archive is resumed. */
 async function toFile(name: string, { etag, bytes }: Archive, force = false): Promise<Target> {
   if (!force && (await exists(name)))
-    throw new CliError(exits.conflict, `${name} is there already`, { hint: '--force writes over it' });
+    throw new CliError(exits.conflict, `${name} exists already`, { hint: '--force overwrites it' });
   const partial = `${name}.${etag.replaceAll(/[^0-9A-Za-z-]/g, '').slice(0, 40)}.part`;
   const failed = (cause: unknown) => new CliError(exits.io, `${partial}: ${(cause as Error).message}`, { cause });
   let handle: FileHandle;
@@ -181,8 +183,8 @@ async function toFile(name: string, { etag, bytes }: Archive, force = false): Pr
 
 function toStdout(): Target {
   if (process.stdout.isTTY)
-    throw new CliError(exits.usage, 'an archive is nothing for a terminal', {
-      hint: 'name a file, or send it on: | zstd …',
+    throw new CliError(exits.usage, 'an archive cannot be written to a terminal', {
+      hint: 'name a file, or pipe it: | zstd …',
     });
   return {
     offset: 0,

@@ -1,4 +1,4 @@
-/** `lxstow janitor`: looks for leftovers of one remote and removes them, now. */
+/** `lxstow janitor`: finds and removes the leftovers of one host now. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Config } from '../../contract/schemas.ts';
@@ -24,16 +24,16 @@ export interface JanitorCommand {
   format: Format;
 }
 
-/** A worker's own run is over by then. */
+/** How long to wait for the run of a worker's janitor. */
 const patienceMs = 60_000;
 
-/** Prints the findings. Returns the exit status: 1 when something could not be looked through or removed. */
+/** Prints the findings. Returns 1 when something could not be searched or removed. */
 export async function runJanitorCommand({ config, env, log, stop, dryRun, format }: JanitorCommand): Promise<number> {
   const { remote, leaseTtlMs } = config.worker;
   using s3 = createS3Store(config.s3);
   const store = retrying(s3, {
     attempts: config.s3.attempts,
-    onRetry: (call, error) => log.warn('the object store is tried again', { call, error }),
+    onRetry: (call, error) => log.warn('retrying the object store', { call, error }),
   });
   using lxd = new LxdClient(remote, config.remotes[remote] ?? {}, env);
   await using nats = await connectNats(config.nats, 'lxstow janitor', log);
@@ -68,7 +68,7 @@ function show(findings: Finding[], remote: string, format: Format): void {
     heading: ['KIND', 'WHAT', 'WHERE', 'AGE', 'OPERATION', 'ACTION'],
     rows,
     raw: findings,
-    empty: `nothing is left over on ${remote}`,
+    empty: `nothing is left over on host ${remote}`,
   });
   if (format !== 'table' || findings.length === 0) return;
   const counts = new Map<string, number>();

@@ -1,7 +1,7 @@
 /** `lxstow operations` and `cancel`. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Gateway, type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
-import { Gateways } from '../client/names.ts';
+import { Gateways, subjectOf } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, people, print, size, time } from '../terminal/output.ts';
 import { clock } from '../terminal/progress.ts';
@@ -24,25 +24,24 @@ export async function operationsCommand(remote: string | undefined, options: Ope
   return exits.ok;
 }
 
-/** One operation, with all that is known of it. */
+/** Shows one operation with all its fields. */
 export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {
   using gateways = new Gateways();
-  const cut = text.indexOf(':');
-  const gateway = await gateways.get(cut < 0 ? undefined : text.slice(0, cut));
-  const found: ShownOperation = await gateway.ask('GET', ['operations', text.slice(cut + 1)]);
+  const { gateway, id } = await gateways.withId(text);
+  const found: ShownOperation = await gateway.ask('GET', ['operations', id]);
   if (format === 'table') process.stdout.write(people(found));
   else print(format, { heading, rows: [row(found)], raw: found, empty: '' });
   return exits.ok;
 }
 
-/** Until Ctrl-C: on a terminal those that are not over, drawn anew; elsewhere a line for each change, JSON if that is wanted. */
+/** Until Ctrl-C: redraws the unfinished operations on a terminal; elsewhere prints a line for each change, or JSON. */
 export async function watchCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
   const gateway = await gateways.get(remoteName(remote));
   const stop = new AbortController();
   process.once('SIGINT', () => stop.abort());
   const show = process.stdout.isTTY && process.env.TERM !== 'dumb' ? screen() : changes(options.format);
-  // Nobody reads any more: `lxstow operations watch | head -1`.
+  // The reader may be gone: `lxstow operations watch | head -1`.
   while (!stop.signal.aborted && !process.stdout.errored) {
     try {
       show(await list(gateway, options));
@@ -73,7 +72,7 @@ function changes(format: Format): (found: ShownOperation[]) => void {
       const now = `${each.status} ${each.status_code < 200 ? what : ''}`.trim();
       const before = said.get(each.id);
       said.set(each.id, now);
-      // What was over before is no news.
+      // Operations that had ended before are not printed.
       if (before === now || (first && each.status_code >= 200)) continue;
       if (format === 'json') process.stdout.write(`${JSON.stringify(each)}\n`);
       else if (format === 'table') process.stdout.write(`${printable(line(each, now))}\n`);
@@ -87,9 +86,7 @@ export async function cancelCommand(ids: string[]): Promise<Exit> {
   using gateways = new Gateways();
   let worst: Exit = exits.ok;
   for (const text of ids) {
-    const cut = text.indexOf(':');
-    const gateway = await gateways.get(cut < 0 ? undefined : text.slice(0, cut));
-    const id = text.slice(cut + 1);
+    const { gateway, id } = await gateways.withId(text);
     try {
       await gateway.ask('DELETE', ['operations', id]);
       process.stdout.write(`${id} is being cancelled\n`);
@@ -133,12 +130,9 @@ function line(operation: ShownOperation, state: string): string {
 }
 
 /** `c1`, and in other projects `c1 (web)`. */
-function subject({ resources }: ShownOperation): string {
-  const path = resources?.instances?.[0];
-  if (path === undefined) return '-';
-  const { pathname, searchParams } = new URL(path, 'https://lxd');
-  const project = searchParams.get('project');
-  return `${pathname.split('/').at(-1)}${project ? ` (${project})` : ''}`;
+function subject(operation: ShownOperation): string {
+  const { instance, project } = subjectOf(operation) ?? { instance: '-', project: 'default' };
+  return project === 'default' ? instance : `${instance} (${project})`;
 }
 
 function progress({ status, metadata }: ShownOperation): string {

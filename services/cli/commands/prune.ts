@@ -2,7 +2,7 @@
 import type { KeepRule, PruneVerdict } from '../../contract/schemas.ts';
 import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings } from '../client/follow.ts';
 import type { ShownOperation } from '../client/gatewayClient.ts';
-import { Gateways, type InstancePlace, type Place } from '../client/names.ts';
+import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
@@ -19,7 +19,7 @@ export interface KeepOptions {
   minGood?: number;
 }
 
-interface Options extends Place, KeepOptions {
+interface Options extends Scope, KeepOptions {
   zone?: string;
   dryRun?: boolean;
   quiet?: boolean;
@@ -43,11 +43,11 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   using gateways = new Gateways();
   const named = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => gateways.instance(text, options)));
   const groups = [...Map.groupBy(named, ({ gateway }) => gateway).values()];
-  const ask = (places: InstancePlace[], dryRun: boolean) => {
-    const [{ gateway, place }] = places as [InstancePlace];
+  const ask = (places: NamedInstance[], dryRun: boolean) => {
+    const [{ gateway, scope }] = places as [NamedInstance];
     const instances = places.map(({ instance }) => instance).filter((instance) => instance !== '');
     const body = { keep, ...(instances.length > 0 && { instances }), ...(dryRun && { dry_run: true }) };
-    return gateway.ask('POST', ['prune'], { query: place, body });
+    return gateway.ask('POST', ['prune'], { query: scope, body });
   };
   if (options.dryRun) {
     const verdicts: PruneVerdict[] = [];
@@ -56,7 +56,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   }
   const jobs: Job[] = [];
   for (const places of groups) {
-    const { gateway } = places[0] as InstancePlace;
+    const { gateway } = places[0] as NamedInstance;
     for (const operation of (await ask(places, false)) as ShownOperation[])
       jobs.push({ label: instanceOf(operation), gateway, operation });
   }

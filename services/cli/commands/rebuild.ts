@@ -1,4 +1,4 @@
-/** `lxstow rebuild`: makes the records of all instances again, from the bucket in S3 and the hosts. */
+/** `lxstow rebuild`: rebuilds the records of all instances from the bucket in S3 and the hosts. */
 import { asLxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { Leases } from '../../coordination/leases.ts';
@@ -26,21 +26,21 @@ export interface RebuildOptions {
 
 interface Rebuilt {
   host: string;
-  /** Records that were not as they should be; null where it could not be told. */
+  /** Records that were wrong; null where they could not be checked. */
   backups: number | null;
   instances: number | null;
   error: string | null;
 }
 
-/** A host with thousands of instances takes its time. */
+/** A host with thousands of instances is slow to answer. */
 const inventoryTimeoutMs = 120_000;
 
-/** Prints what was corrected. Returns 1 when a host or the store could not be asked: what depends on it stays as it was. */
+/** Prints what was corrected. Returns 1 when a host or the store did not answer: its records stay unchanged. */
 export async function rebuildCommand({ config, log, stop, format }: RebuildOptions): Promise<Exit> {
   using s3 = createS3Store(config.s3);
   const store = retrying(s3, {
     attempts: config.s3.attempts,
-    onRetry: (call, error) => log.warn('the object store is tried again', { call, error }),
+    onRetry: (call, error) => log.warn('retrying the object store', { call, error }),
   });
   await using nats = await connectNats(config.nats, 'lxstow rebuild', log);
   await verifySetUp(nats);
@@ -65,7 +65,7 @@ export async function rebuildCommand({ config, log, stop, format }: RebuildOptio
     error ?? '-',
   ]);
   const heading = ['HOST', 'LAST BACKUPS CORRECTED', 'INSTANCES CORRECTED', 'ERROR'];
-  print(format, { heading, rows, raw: results, empty: 'no remote is configured' });
+  print(format, { heading, rows, raw: results, empty: 'no host is configured' });
   return results.some(({ error }) => error !== null) ? exits.failed : exits.ok;
 }
 

@@ -1,8 +1,8 @@
-/** `lxstow remote`: gateways that this client knows, and how it comes to trust them and they it. */
+/** `lxstow remote`: the gateways that this client knows, and how each comes to trust the other. */
 import { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
-import { connectionError, type Gateway, openGateway, Unreachable } from '../client/gatewayClient.ts';
+import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
 import {
   addRemote,
   checkNewName,
@@ -34,14 +34,15 @@ export async function addCommand(name: string, address: string, options: AddOpti
   await checkNewName(name);
   const given = readToken(address);
   const token = given ?? (options.token === undefined ? undefined : readToken(options.token));
-  if (options.token !== undefined && !token) throw new CliError(exits.usage, '--token is not a token of lxstow or LXD');
+  if (options.token !== undefined && !token)
+    throw new CliError(exits.usage, '--token: this is not a token of lxstow or LXD');
   const urls = given ? given.addresses.map(urlOf) : [urlOf(address)];
   const { url, certificate, vouchedFor } = await firstThatAnswers(name, urls);
   const fingerprint = certificate.fingerprint256.replaceAll(':', '').toLowerCase();
   if (token && token.fingerprint !== fingerprint)
     throw new CliError(
       exits.refused,
-      `${url} is not the gateway that the token is of: it shows the certificate ${fingerprint}`,
+      `${url} is not the gateway that the token is for: its certificate is ${fingerprint}`,
     );
   if (!token && !vouchedFor && !options.acceptCertificate) await ask(url, fingerprint);
   const remote: Remote = {
@@ -51,13 +52,13 @@ export async function addCommand(name: string, address: string, options: AddOpti
     ...(!vouchedFor && { certificate: certificate.toString() }),
   };
   const own = await identity();
-  using gateway = openGateway(remote, own);
+  using gateway = new Gateway(remote, own);
   const trusted = async () => (await gateway.ask('GET', []))?.auth === 'trusted';
   if (!(await trusted())) {
     if (token) await gateway.ask('POST', ['certificates'], { body: { type: 'client', trust_token: token.text } });
     if (!token || !(await trusted()))
       throw new CliError(exits.refused, `${name} (${url}) does not trust this client yet, and was not added`, {
-        hint: `beside the gateway: \`lxstow trust token\`, and give the token here; or \`lxstow trust add\` with ${own.file}`,
+        hint: `beside the gateway, run \`lxstow trust token\` and give the token here, or run \`lxstow trust add\` with ${own.file}`,
       });
   }
   const project = remote.project ?? (await ownProject(gateway, own.cert));
@@ -66,14 +67,14 @@ export async function addCommand(name: string, address: string, options: AddOpti
   return exits.ok;
 }
 
-/** The first one that this client is restricted to; undefined when it is not, or when the gateway does not say. */
+/** The first project that this client is restricted to; undefined when it is not restricted, or the gateway does not say. */
 async function ownProject(gateway: Gateway, cert: string): Promise<string | undefined> {
   try {
     const fingerprint = new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase();
     const { restricted, projects } = await gateway.ask('GET', ['certificates', fingerprint]);
     return restricted && !projects.includes('default') ? projects[0] : undefined;
   } catch (error) {
-    // One that a CA vouches for is in no list.
+    // A client that a CA vouches for is not listed.
     if (error instanceof CliError && error.exit !== exits.unavailable) return undefined;
     throw error;
   }
@@ -113,7 +114,7 @@ export async function switchCommand(name: string): Promise<Exit> {
   return exits.ok;
 }
 
-/** LXD's form of tokens; undefined for what is none. */
+/** Reads a token in LXD's form; undefined for anything else. */
 function readToken(text: string): Token | undefined {
   try {
     const { fingerprint, addresses, secret } = JSON.parse(Buffer.from(text, 'base64').toString());
@@ -131,7 +132,7 @@ function urlOf(address: string): string {
   if (!URL.canParse(text)) throw wrong;
   const url = new URL(text);
   if (url.protocol !== 'https:' || url.pathname !== '/' || url.search || url.username) throw wrong;
-  // URL leaves out what is https' own port.
+  // URL drops the default port of https.
   const port = url.port || (/:443\/?$/.test(text) ? '443' : String(usualPort));
   return `https://${url.hostname}:${port}`;
 }
@@ -139,7 +140,7 @@ function urlOf(address: string): string {
 interface Found {
   url: string;
   certificate: X509Certificate;
-  /** A CA of the system vouches for it. */
+  /** A CA of the system signed it. */
   vouchedFor: boolean;
 }
 
@@ -159,7 +160,7 @@ async function firstThatAnswers(name: string, urls: string[]): Promise<Found> {
   );
 }
 
-/** Says nothing to it, and looks at its certificate. */
+/** Connects to fetch the certificate; sends no request. */
 function look(name: string, url: string): Promise<Found> {
   const { hostname, port } = new URL(url);
   const host = hostname.replace(/^\[|\]$/g, '');
@@ -188,10 +189,10 @@ function look(name: string, url: string): Promise<Found> {
 }
 
 async function ask(url: string, fingerprint: string): Promise<void> {
-  const unknown = `${url} shows a certificate that nobody vouches for: ${fingerprint}`;
+  const unknown = `${url} shows a certificate that no CA vouches for: ${fingerprint}`;
   if (!process.stdin.isTTY)
     throw new CliError(exits.refused, unknown, {
-      hint: 'compare it with what the gateway logs at its start, and give --accept-certificate; or use a token',
+      hint: 'compare it with the fingerprint that the gateway logs at its start, and give --accept-certificate; or use a token',
     });
   const line = createInterface({ input: process.stdin, output: process.stderr });
   try {

@@ -1,4 +1,4 @@
-/** `lxstow restore`: a backup, or the latest one of every instance. */
+/** `lxstow restore`: one backup, or the latest one of every instance. */
 import {
   exitOfAll,
   type Followed,
@@ -8,7 +8,7 @@ import {
   sayFailures,
   sayWarnings,
 } from '../client/follow.ts';
-import { backupName, Gateways, type InstancePlace, listBackups, type Place, suggesting } from '../client/names.ts';
+import { backupName, Gateways, listBackups, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
 import { type Outcome, outcomeOf } from '../client/outcome.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
@@ -16,7 +16,7 @@ import { type Format, print } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 import { sayLeft } from './backup.ts';
 
-export interface RestoreOptions extends Place {
+export interface RestoreOptions extends Scope {
   all?: boolean;
   allProjects?: boolean;
   as?: string;
@@ -37,7 +37,7 @@ export interface RestoreOptions extends Place {
 }
 
 interface Job extends Followed {
-  where: InstancePlace;
+  where: NamedInstance;
   backup: string;
 }
 
@@ -55,12 +55,12 @@ export async function restoreCommand(
   {
     using progress = openProgress(quiet);
     await forAll(jobs, async (job) => {
-      if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not begun');
+      if (interrupts.first.aborted) throw new CliError(exits.interrupted, 'not started');
       const { where, backup } = job;
       const asked = suggesting(where, backup, () =>
         where.gateway.ask('POST', ['instances', where.instance, 'backups', backup], {
           body: bodyOf(options),
-          query: where.place,
+          query: where.scope,
         }),
       );
       job.operation = await asked.catch((error) => {
@@ -83,11 +83,12 @@ async function oneBackup(
   wanted: string | undefined,
   { as, at, allProjects, ...options }: RestoreOptions,
 ): Promise<Job[]> {
-  if (at !== undefined && wanted !== undefined) throw new CliError(exits.usage, 'either a backup or --at');
-  if (allProjects) throw new CliError(exits.usage, '--all-projects is for --all');
+  if (at !== undefined && wanted !== undefined)
+    throw new CliError(exits.usage, 'give either a backup or --at, not both');
+  if (allProjects) throw new CliError(exits.usage, '--all-projects needs --all');
   if (instance === undefined || (wanted === undefined && at === undefined))
     throw new CliError(exits.usage, 'which backup?', {
-      hint: 'name an instance and its backup, or `latest`; or give --at or --all',
+      hint: 'name an instance and its backup (or `latest`), or give --at or --all',
     });
   const where = await gateways.oneInstance(instance, options);
   const backup = await suggesting(where, undefined, () =>
@@ -96,8 +97,8 @@ async function oneBackup(
   return [{ label: as ?? where.instance, gateway: where.gateway, where, backup }];
 }
 
-/** The last one that was made before that time, or before the end of that day. */
-async function backupAt(where: InstancePlace, at: string): Promise<string> {
+/** The last backup before that time, or before the end of that day. */
+async function backupAt(where: NamedInstance, at: string): Promise<string> {
   const end = parseTime(at, '--at', true).getTime();
   const all = await listBackups(where);
   const found = all.filter(({ created }) => Date.parse(created) < end).at(-1);
@@ -116,16 +117,17 @@ async function everyInstance(
   const { as, at, allProjects = false, project } = options;
   if (at !== undefined) throw new CliError(exits.usage, '--at is for one instance');
   if (as !== undefined) throw new CliError(exits.usage, '--as is for one instance');
-  if (allProjects && project !== undefined) throw new CliError(exits.usage, 'either --project or --all-projects');
+  if (allProjects && project !== undefined)
+    throw new CliError(exits.usage, 'give either --project or --all-projects, not both');
   const where = await gateways.instance(remote ?? '', options);
   if (where.instance !== '' || (wanted !== undefined && wanted !== 'latest'))
-    throw new CliError(exits.usage, 'either an instance or --all');
-  const { gateway, place } = where;
-  const scope = allProjects ? { ...where, place: { ...place, project: undefined } } : where;
+    throw new CliError(exits.usage, 'give either an instance or --all, not both');
+  const { gateway, scope } = where;
+  const asked = allProjects ? { ...where, scope: { ...scope, project: undefined } } : where;
   const latest = new Map<string, Job>();
-  for (const { name: backup, instance = '', project = 'default' } of await listBackups(scope, allProjects)) {
+  for (const { name: backup, instance = '', project = 'default' } of await listBackups(asked, allProjects)) {
     const label = allProjects ? `${project}/${instance}` : instance;
-    latest.set(label, { label, gateway, where: { gateway, instance, place: { ...place, project } }, backup });
+    latest.set(label, { label, gateway, where: { gateway, instance, scope: { ...scope, project } }, backup });
   }
   if (latest.size === 0) throw new CliError(exits.notFound, 'there are no backups', { hint: 'lxstow list --all' });
   return [...latest.values()];
@@ -139,12 +141,12 @@ const optionsOf = {
   notifyEndpoint: '--notify',
 };
 
-/** The API says how it is done in a body; here it is an option. */
+/** The API names fields of the body; here they are options. */
 function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unknown {
   const isOther = !(error instanceof CliError) || error.exit !== exits.conflict || error.hint !== undefined;
   if (isOther || all || as !== undefined || replace) return error;
   return new CliError(error.exit, error.message, {
-    hint: '--as NAME: beside it; --replace: in its place',
+    hint: 'restore it next to that one with --as NAME, or replace that one with --replace',
     cause: error,
   });
 }
@@ -168,7 +170,7 @@ function bodyOf(options: RestoreOptions): object {
 function report(jobs: Job[], { as, toProject, toTarget, format }: RestoreOptions): void {
   const raw = jobs.map((job) => {
     const { where, operation } = job;
-    const { project = 'default', target: location = null } = where.place;
+    const { project = 'default', target: location = null } = where.scope;
     const source = operation?.metadata.source ?? { location, project, instance: where.instance, name: job.backup };
     return { ...outcomeOf(job, { instance: as, project: toProject, target: toTarget }), source };
   });

@@ -1,17 +1,17 @@
 /** `lxstow schedule`: runs that are made by the clock. */
-import { randomUUID } from 'node:crypto';
+
 import { readFile } from 'node:fs/promises';
 import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
 import type { ScheduleBody, ScheduledAt, ShownSchedule } from '../../contract/schemas.ts';
+import { tagsIn } from '../client/backupRequest.ts';
+import { beginRun, type Following } from '../client/followRun.ts';
 import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { tagsIn } from '../tagOptions.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { type KeepOptions, keepOf } from './prune.ts';
-import { begun, type RunOptions } from './run.ts';
 
 export interface CreateOptions extends KeepOptions {
   cron: string;
@@ -123,10 +123,10 @@ export async function resumeCommand(text: string): Promise<Exit> {
   return exits.ok;
 }
 
-export async function runNowCommand(text: string, options: RunOptions): Promise<Exit> {
+export async function runNowCommand(text: string, options: Following): Promise<Exit> {
   using gateways = new Gateways();
   const { gateway, name } = await named(gateways, text);
-  return await begun(gateway, ['schedules', name, 'run'], { id: randomUUID() }, options);
+  return await beginRun(gateway, ['schedules', name, 'run'], {}, options);
 }
 
 export async function deleteCommand(text: string): Promise<Exit> {

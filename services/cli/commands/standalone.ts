@@ -1,4 +1,4 @@
-/** `lxstow standalone`: gateway, worker, and where none is configured a nats-server of its own, in one command. */
+/** `lxstow standalone`: a gateway and a worker in one process, with a nats-server of its own unless one is configured. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -21,7 +21,7 @@ export interface StandaloneOptions {
   env: NodeJS.ProcessEnv;
   log: Log;
   stop: AbortSignal;
-  /** Where its own nats-server listens; undefined when one is configured. */
+  /** Port of its own nats-server; undefined when one is configured. */
   natsPort: number | undefined;
 }
 
@@ -29,7 +29,7 @@ const natsStartMs = 30_000;
 const natsStopMs = 10_000;
 const lookEveryMs = 50;
 
-/** Runs until `stop`, or until one of them fails: then the others are stopped, and it throws why. */
+/** Runs until `stop`, or until a part fails: then it stops the others and throws the reason. */
 export async function runStandalone({
   config: given,
   reread,
@@ -51,7 +51,7 @@ export async function runStandalone({
   failed.signal.throwIfAborted();
 }
 
-/** A server on loopback that only who reads the state directory may use. The one that a killed `standalone` left is used as it is, and left. */
+/** Starts a server on loopback; its password is in the state directory. A server that a killed `standalone` left running is used, and left running. */
 async function openNats(config: Config, env: NodeJS.ProcessEnv, log: Log, port: number, failed: AbortController) {
   const files = ownNatsFiles(config, env);
   const { dir } = files;
@@ -61,7 +61,7 @@ async function openNats(config: Config, env: NodeJS.ProcessEnv, log: Log, port: 
   const child = there ? undefined : await startServer(dir, port, password, failed);
   const url = `nats://127.0.0.1:${port}`;
   await writeFile(files.url, url);
-  log.info(child ? 'nats-server started' : 'the nats-server of an earlier standalone is there', { port, dir });
+  log.info(child ? 'nats-server started' : 'using the nats-server of an earlier standalone', { port, dir });
   return {
     config: withOwnNats(config, url, password),
     async [Symbol.asyncDispose]() {
@@ -94,7 +94,7 @@ log_file: ${JSON.stringify(join(dir, 'nats.log'))}
 logfile_size_limit: 10MB
 `;
   await writeFile(file, content, { mode: 0o600 });
-  // In a group of its own: Ctrl-C is for us, and it must be there until the jobs are handed back.
+  // In a process group of its own, so that Ctrl-C does not reach it: it must run until the jobs are handed back.
   const child = spawn('nats-server', ['--config', file], { stdio: 'ignore', detached: true });
   const fail = (message: string, cause?: unknown) =>
     failed.abort(new LxstowError('nats-unavailable', message, { cause }));
@@ -105,7 +105,7 @@ logfile_size_limit: 10MB
     ),
   );
   child.on('exit', (code, signal) =>
-    fail(`nats-server ended with ${signal ?? `status ${code}`}: see ${join(dir, 'nats.log')}`),
+    fail(`nats-server exited with ${signal ?? `status ${code}`}: see ${join(dir, 'nats.log')}`),
   );
   for (
     const until = performance.now() + natsStartMs;
@@ -120,7 +120,7 @@ logfile_size_limit: 10MB
   return child;
 }
 
-/** Made the first time. */
+/** The server's password. Makes it the first time. */
 async function secret({ dir, password: file }: OwnNatsFiles): Promise<string> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   try {

@@ -1,4 +1,4 @@
-/** `lxstow status`: a line for each instance, those that want something done first. */
+/** `lxstow status`: a line for each instance, those that need attention first. */
 import type { InstanceStatus } from '../../contract/schemas.ts';
 import { instanceStates, isRed, parseAge } from '../../fleet/judge.ts';
 import { Gateways } from '../client/names.ts';
@@ -20,7 +20,9 @@ const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'R
 export async function statusCommand(text: string | undefined, options: StatusOptions): Promise<Exit> {
   const { project, target, olderThan, summary = false, format } = options;
   if (olderThan !== undefined && !(parseAge(olderThan) > 0))
-    throw new CliError(exits.usage, `--older-than: ${JSON.stringify(olderThan)} is no time`, { hint: '26h, 90m, 8d' });
+    throw new CliError(exits.usage, `--older-than: ${JSON.stringify(olderThan)} is not a time span`, {
+      hint: 'give it as 26h, 90m or 8d',
+    });
   using gateways = new Gateways();
   const gateway = await gateways.get(text?.replace(/:$/, ''));
   const where = project === undefined ? { 'all-projects': 'true' } : { project };
@@ -28,7 +30,7 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
   const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${printable(warning)}\n`);
   const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning });
   const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
-  // Within a state they stay as they came: by host, project and name.
+  // Within a state the gateway's order stays: by host, project and name.
   const sorted = found.toSorted((a, b) => rank(a) - rank(b));
   const rows = sorted.map(({ state, host, project, instance, last_success, reason }) => [
     ...[state, host, project, instance],
@@ -41,7 +43,7 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
 
 const mostNamed = 5;
 
-/** `2 of 43 instances want something done: never web1, failing db1; 39 ok, 2 gone`: one line, for the morning's mail. */
+/** `2 of 43 instances need attention: never web1, failing db1; 39 ok, 2 gone`: one line, for the morning's mail. */
 function summaryOf(sorted: InstanceStatus[]): string {
   const states = [...Map.groupBy(sorted, ({ state }) => state)];
   const red = states.filter(([state]) => isRed(state));
@@ -52,6 +54,6 @@ function summaryOf(sorted: InstanceStatus[]): string {
     return `${state} ${names.join(' ')}${more}`;
   });
   const count = red.reduce((sum, [, each]) => sum + each.length, 0);
-  const of = `${count === 0 ? 'none' : count} of ${sorted.length} instances ${count > 1 ? 'want' : 'wants'} something done`;
+  const of = `${count === 0 ? 'none' : count} of ${sorted.length} instances ${count > 1 ? 'need' : 'needs'} attention`;
   return [named.length > 0 ? `${of}: ${named.join(', ')}` : of, others.join(', ')].filter(Boolean).join('; ');
 }

@@ -1,4 +1,4 @@
-/** `lxstow trust`: who is trusted, beside NATS, without a gateway. */
+/** `lxstow trust`: trusted clients and tokens, changed on NATS without a gateway. */
 import { readFileSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { LxstowError } from '../../contract/errors.ts';
@@ -18,9 +18,9 @@ interface Common {
 
 export interface GrantOptions {
   role?: Role;
-  /** None: the client is not restricted. */
+  /** Empty: the client is not restricted. */
   project: string[];
-  /** Projects that nobody knows, too. */
+  /** Accept projects that no worker knows. */
   unchecked?: boolean;
 }
 
@@ -74,20 +74,21 @@ export async function listCommand({ config, log }: Common, format: Format): Prom
     heading: ['NAME', 'ROLE', 'PROJECTS', 'FINGERPRINT', 'ADDED (UTC)'],
     rows,
     raw: found,
-    empty: 'nobody is trusted, but by gateway.trustDir and gateway.trustCa',
+    empty: 'no client is trusted, except by gateway.trustDir and gateway.trustCa',
   });
 }
 
-/** Changes what is given, and leaves the rest. Open connections of the client end: it comes back with its new rights. */
+/** Changes what is given. The client's open connections end; it connects again with its new rights. */
 export async function editCommand(
   { config, log }: Common,
   fingerprint: string,
   options: GrantOptions & { name?: string; allProjects?: boolean },
 ): Promise<void> {
   const { name, role, project, allProjects = false } = options;
-  if (project.length > 0 && allProjects) throw new LxstowError('bad-request', 'either --project or --all-projects');
+  if (project.length > 0 && allProjects)
+    throw new LxstowError('bad-request', 'give either --project or --all-projects, not both');
   if (name === undefined && role === undefined && project.length === 0 && !allProjects)
-    throw new LxstowError('bad-request', 'nothing to change: --name, --role, --project or --all-projects');
+    throw new LxstowError('bad-request', 'nothing to change: give --name, --role, --project or --all-projects');
   if (name !== undefined) check('names.json#/$defs/clientName', name, 'name');
   for (const each of project) check('names.json#/$defs/projectName', each, '--project');
   const places = allProjects
@@ -126,7 +127,7 @@ export async function listTokensCommand({ config, log }: Common, format: Format)
   printResult(format, { heading, rows, raw: found, empty: 'there are no tokens' });
 }
 
-/** Takes all tokens of this name back. */
+/** Removes all tokens of this name. */
 export async function revokeTokenCommand({ config, log }: Common, name: string): Promise<void> {
   await using trust = await open(config, log);
   const found = (await trust.store.tokens()).filter((token) => token.name === name);
@@ -135,15 +136,15 @@ export async function revokeTokenCommand({ config, log }: Common, name: string):
   print(`the token for ${name} is revoked\n`);
 }
 
-/** Throws not-found for a project that no LXD has which a worker answers for, no-worker where none does. */
+/** Throws not-found for a project that exists on no host, and no-worker when no worker answers. */
 async function assertProjects(nats: Nats, config: Config, { project, unchecked = false }: GrantOptions): Promise<void> {
   if (unchecked) return;
   const remotes = Object.keys(config.remotes);
   const found = await unknownProjects(nats, remotes, project, config.gateway.askTimeoutMs);
   if (found.missing.length === 0) return;
-  const anyway = 'start it, or take the name as it is: --unchecked';
+  const anyway = 'start one, or accept the name unchecked: --unchecked';
   if (found.silent.length === remotes.length)
-    throw new LxstowError('no-worker', `nobody says which projects there are: no worker is up; ${anyway}`);
+    throw new LxstowError('no-worker', `no worker is up to say which projects exist; ${anyway}`);
   const unheard = found.silent.length > 0 ? `, and no worker of ${found.silent.join(', ')} is up: ${anyway}` : '';
   throw new LxstowError('not-found', `${projectsText(found, remotes)}${unheard}`);
 }
@@ -158,7 +159,7 @@ function grantOf({ role, project }: GrantOptions) {
   return newGrant({ role, restricted: project.length > 0, projects: project });
 }
 
-/** The one that was seen last, unless one is named. */
+/** The gateway at this address, or the one that started last. */
 function gatewayOf(places: GatewayPlace[], address: string | undefined): GatewayPlace {
   const place = places.find(({ addresses }) => address === undefined || addresses.includes(address));
   if (place) return place;
@@ -166,8 +167,8 @@ function gatewayOf(places: GatewayPlace[], address: string | undefined): Gateway
   throw new LxstowError(
     'not-found',
     known
-      ? `no gateway has said that it is at ${address}; there are: ${known}`
-      : 'no gateway is known yet, and a token says where it is: start one first',
+      ? `no gateway is known at ${address}; known addresses: ${known}`
+      : 'no gateway is known yet, and a token needs its address: start a gateway first',
   );
 }
 

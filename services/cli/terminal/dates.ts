@@ -1,12 +1,9 @@
-/** Times as users give them: dates and times in UTC, as lists show them, or how long ago. */
+/** Reads times as users give them: dates and times in UTC, or an age. */
 import { CliError, exits } from '../exit.ts';
 
 const unitMs: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 7 * 86_400_000 };
 
-/**
- * `2026-11-24`, `2026-11-24 03:00`, `2026-11-24T03:00:00Z` or `14d`; ISO 8601, in UTC. Of a day, its first moment, or with `end` the first one that
- * is behind it.
- */
+/** `2026-11-24`, `2026-11-24 03:00`, `2026-11-24T03:00:00Z` or `14d`; ISO 8601, in UTC. A date is the beginning of that day, or with `end` of the next one. */
 export function parseTime(text: string, option: string, end = false, now = Date.now()): Date {
   const [, count, unit = ''] = /^(\d{1,5})([mhdw])$/.exec(text) ?? [];
   if (count !== undefined) return new Date(now - Number(count) * (unitMs[unit] ?? 0));

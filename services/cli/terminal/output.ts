@@ -1,4 +1,4 @@
-/** Results on standard output, in the formats that `lxc` has. */
+/** Prints results on standard output, in the formats of `lxc`. */
 import { styleText } from 'node:util';
 import { stringify } from 'yaml';
 import { printable, table } from './table.ts';
@@ -9,9 +9,9 @@ export type Format = (typeof formats)[number];
 export interface Result {
   heading: string[];
   rows: string[][];
-  /** What JSON and YAML show: all of it. */
+  /** What JSON and YAML show. */
   raw: unknown;
-  /** What a table says that has no rows. */
+  /** Printed instead of a table without rows. */
   empty: string;
 }
 
@@ -34,7 +34,7 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
 
 const utc = ' (UTC)';
 
-/** People's own clock beside each time in UTC, where they are not the same. */
+/** Adds a column of local times next to the times in UTC, unless they are the same. */
 function withLocalTimes(heading: string[], rows: string[][]): [heading: string[], rows: string[][]] {
   const column = heading.findIndex((each) => each.endsWith(utc));
   const here = rows.map((row) => localTime(row[column] ?? ''));
@@ -42,14 +42,14 @@ function withLocalTimes(heading: string[], rows: string[][]): [heading: string[]
   return [heading.toSpliced(column + 1, 0, 'LOCAL'), rows.map((row, i) => row.toSpliced(column + 1, 0, here[i] ?? ''))];
 }
 
-/** `2026-11-23 14:45:47`, by the clock here, of a time in UTC; empty where that is the same. */
+/** Converts a time in UTC to local time, `2026-11-23 14:45:47`; empty where they are the same. */
 export function localTime(text: string): string {
   const moment = new Date(`${text.slice(0, 19).replace(' ', 'T')}Z`);
   if (Number.isNaN(moment.getTime()) || moment.getTimezoneOffset() === 0) return '';
   return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());
 }
 
-/** As RFC 4180 has it; no heading, as `lxc`. */
+/** RFC 4180; no heading, as in `lxc`. */
 function csv(cell: string): string {
   return /[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
 }
@@ -67,7 +67,7 @@ const colours: Record<string, 'green' | 'red' | 'yellow'> = {
   overdue: 'red',
 };
 
-/** The cell's colour, where standard output is a terminal that wants colours; NO_COLOR turns them off. */
+/** Colours the cell if standard output is a terminal with colours; NO_COLOR turns them off. */
 function coloured(cell: string): string {
   const colour = colours[cell.trimEnd()];
   return colour ? styleText(colour, cell, { stream: process.stdout }) : cell;
@@ -87,11 +87,11 @@ export function time(text: string): string {
   return text.slice(0, 19).replace('T', ' ');
 }
 
-/** A time that LXD has not set. */
+/** LXD's time for `not set`. */
 const never = '0001-01-01T';
 const isoTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}/;
 
-/** One thing with all its fields, as YAML: with sizes that people read, and times by the clock here beside those in UTC. */
+/** An object as YAML for people: readable sizes, and local times next to those in UTC. */
 export function people(found: object): string {
   return stringify(found, (key, value) => readable(String(key), value))
     .split('\n')

@@ -1,14 +1,14 @@
-/** Output that cannot be written: it changes what a command's status says of the output, never what became of the operation. */
+/** Errors of standard output: they change the exit status only where it would be 0, and never the operation. */
 import { type Exit, exits } from '../exit.ts';
 
 export interface Output {
-  /** The status of a command that has found this: what failed goes before what could not be printed. */
+  /** The exit status: a failure of the command takes precedence over lost output. */
   statusFor<S extends number>(found: S): S | Exit;
 }
 
 /**
- * From now on standard output's errors end nothing, but for a server. A reader that has enough (`lxstow list | head -1`) is no failure; a full disk
- * is told in a line, with status 74. Standard error is for people: one that is gone is no failure either.
+ * From now on errors of standard output end servers only. A reader that closes the pipe (`lxstow list | head -1`) is no failure; a full disk is reported in a
+ * line, with status 74. Losing standard error is no failure.
  */
 export function watchOutput(isServer: () => boolean): Output {
   let lost: Exit | undefined;
@@ -18,11 +18,11 @@ export function watchOutput(isServer: () => boolean): Output {
   });
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (isServer()) process.exit(exits.io);
-    // Of all writes after it, too.
+    // Report the first error only.
     if (lost !== undefined || error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED') return;
     lost = exits.io;
     process.stderr.write(`lxstow: standard output: ${error.message}\n`);
-    // It may come when the command has said its status already.
+    // The error may come after the command has set its status.
     if (process.exitCode !== undefined) process.exitCode = statusFor(Number(process.exitCode));
   });
   return { statusFor };

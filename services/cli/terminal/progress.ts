@@ -1,4 +1,4 @@
-/** How far things are, on standard error: bars on a terminal, a line for each change of state elsewhere. */
+/** Progress on standard error: bars on a terminal, a line for each change of state elsewhere. */
 import type { WriteStream } from 'node:tty';
 import { size } from './output.ts';
 import { printable } from './table.ts';
@@ -11,8 +11,10 @@ export interface Step {
   total?: number | undefined;
   /** Bytes a second. */
   rate?: number | undefined;
-  /** Nothing more will come. */
+  /** It has ended. */
   ended?: boolean;
+  /** A line above the others that sums them up: always drawn, and printed every few seconds where progress is lines. */
+  heading?: boolean;
 }
 
 export interface Progress extends Disposable {
@@ -27,8 +29,9 @@ export function openProgress(quiet = false, stream: WriteStream = process.stderr
   return stream.isTTY && process.env.TERM !== 'dumb' ? bars(stream) : lines(note);
 }
 
-/** Something is said of a step that goes on, at least so often. */
+/** A step without changes is printed again this often. */
 const sayEveryMs = 60_000;
+const sayHeadingEveryMs = 10_000;
 
 function lines(note: (text: string) => void): Progress {
   const said = new Map<string, { state: string; at: number }>();
@@ -38,6 +41,7 @@ function lines(note: (text: string) => void): Progress {
       for (const step of steps) {
         const before = said.get(step.label);
         if (before?.state === step.state && (step.ended || now - before.at < sayEveryMs)) continue;
+        if (step.heading && !step.ended && before && now - before.at < sayHeadingEveryMs) continue;
         said.set(step.label, { state: step.state, at: now });
         const far = before?.state === step.state ? percent(step) : '';
         note(`${step.label}: ${step.state}${far && `, ${far}`}`);
@@ -58,11 +62,11 @@ function bars(stream: WriteStream): Progress {
   };
   const draw = () => {
     const { columns, rows } = { columns: stream.columns || 80, rows: stream.rows || 24 };
-    // What runs is seen, whatever the height: first those, then those that wait or have ended.
+    // On a low terminal, show first what runs, then what waits, then what has ended.
     const room = Math.max(1, rows - 2);
     const sorted = last.length <= room ? last : last.toSorted((a, b) => order(a) - order(b));
     const shown = sorted.length <= room ? sorted : sorted.slice(0, room - 1);
-    const width = Math.max(...shown.map(({ label }) => label.length), 0);
+    const width = Math.max(...shown.map(({ label, heading }) => (heading ? 0 : label.length)), 0);
     const texts = shown.map((step) => bar(step, width, columns - 1));
     if (shown.length < sorted.length) texts.push(rest(sorted.slice(shown.length)));
     stream.write(texts.map((text) => `${text.slice(0, columns - 1)}\n`).join(''));
@@ -83,7 +87,7 @@ function bars(stream: WriteStream): Progress {
   };
 }
 
-const order = ({ ended, done }: Step) => (ended ? 2 : done === undefined ? 1 : 0);
+const order = ({ heading, ended, done }: Step) => (heading ? 0 : ended ? 3 : done === undefined ? 2 : 1);
 
 function rest(steps: Step[]): string {
   const ended = steps.filter((step) => step.ended).length;
@@ -92,7 +96,7 @@ function rest(steps: Step[]): string {
 
 const barWidth = 24;
 
-/** `c1  uploading  [=======>      ]  45%  33.70MiB/115.50MiB  61.60MiB/s  0:02 left`; less of it where it is narrow. */
+/** `c1  uploading  [=======>      ]  45%  33.70MiB/115.50MiB  61.60MiB/s  0:02 left`; drops columns on a narrow terminal. */
 function bar(step: Step, labelWidth: number, columns: number): string {
   const { label, state, done, total, rate, ended } = step;
   const parts = [printable(label).padEnd(labelWidth), printable(state).padEnd(10)];

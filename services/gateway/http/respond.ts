@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { gzip } from 'node:zlib';
 import type { ErrorRequestHandler, Request, Response } from 'express';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
-import type { Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
+import type { BackupJob, Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import type { Absences } from './absences.ts';
 
@@ -68,7 +68,13 @@ export function toLxd(operation: Operation) {
   const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
     operation;
   const code = operation.error_code;
-  const metadata = { ...shownMetadata(operation), ...(code !== undefined && { code }), ...sourceOf(operation) };
+  const run = operation.kind === 'backup' ? (operation.request as BackupJob | undefined)?.run : undefined;
+  const metadata = {
+    ...shownMetadata(operation),
+    ...(code !== undefined && { code }),
+    ...(run !== undefined && { run }),
+    ...sourceOf(operation),
+  };
   return {
     id,
     class: operation.class,

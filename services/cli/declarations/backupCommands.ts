@@ -1,0 +1,135 @@
+/** `lxstow backup`, `restore`, and what is done to backups, declared. */
+import type { Command } from 'commander';
+import {
+  backingUp,
+  backup,
+  examples,
+  exiting,
+  formatOption,
+  instance,
+  notify,
+  quiet,
+  retryOption,
+  scoped,
+  selectorOption,
+  several,
+  waiting,
+} from './options.ts';
+
+const ofBackups = () => import('../commands/backups.ts');
+
+export function addBackupCommand(program: Command): void {
+  const command = program
+    .command('backup')
+    .description('back up instances')
+    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector at most a gateway, as NAME:')
+    .option('--all', 'back up every instance of the project, as one run')
+    .addOption(selectorOption())
+    .option('--name <name>', 'name of the backup, for one instance (default: made from the time)')
+    .addOption(retryOption());
+  examples(
+    waiting(scoped(backingUp(command, 'backup'), 'the default one; with --all or --selector, all')),
+    'lxstow backup c1                                     back up c1, and wait for the end',
+    'lxstow backup c1 stow2:c2 --tag keep=yes             two instances, at two gateways',
+    'lxstow backup --selector user.backup=daily --quiet --retry 10m   for cron',
+    'lxstow backup --all --no-wait --format json          start a run of all instances',
+  ).action(
+    exiting(async (instances: string[], options) =>
+      (await import('../commands/backup.ts')).backupCommand(instances, options),
+    ),
+  );
+}
+
+export function addRestoreCommand(program: Command): void {
+  const command = program
+    .command('restore')
+    .description('restore instances from backups')
+    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all at most a gateway, as NAME:')
+    .argument('[backup]', backup[1])
+    .option('--at <time>', 'the last backup before this time (UTC), or before the end of this date')
+    .option('--all', 'the latest backup of every instance of the project')
+    .option('--all-projects', 'with --all: of every project; each instance returns to its own project')
+    .option('--as <name>', 'restore under this name')
+    .option('--pool <pool>', 'restore to this storage pool (default: the original one)')
+    .option('--to-project <name>', 'restore to this project (default: the original one)')
+    .option('--to-target <host>', 'restore to this host (default: the original one)')
+    .option('--start', 'start it afterwards')
+    .option('--replace', 'replace the instance of this name, which is kept until the restored one runs')
+    .option('--keep-identity', 'keep UUID, MAC addresses and cloud-init identity, even if another instance has them')
+    .option('--no-network', 'leave out its network devices, for a look inside')
+    .option('--anyway', 'send the archive even if the host is known to refuse it')
+    .option(...notify);
+  examples(
+    waiting(scoped(command)),
+    'lxstow restore c1 latest                             c1 must not exist',
+    'lxstow restore c1 latest --as c1-test --start        next to c1, with its own UUID and MAC addresses',
+    'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
+    'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
+    'lxstow restore --all --target web --to-target local  everything from a host that is lost',
+  ).action(
+    exiting(async (name: string | undefined, wanted: string | undefined, options) =>
+      (await import('../commands/restore.ts')).restoreCommand(name, wanted, options),
+    ),
+  );
+}
+
+export function addListCommands(program: Command): void {
+  const list = program
+    .command('list')
+    .alias('ls')
+    .description('list backups, oldest first')
+    .argument('[instance]', '[gateway:][name] (default: all instances)')
+    .option('--all', 'every project and every host, including hosts that no longer exist')
+    .addOption(
+      several('--tag <key[=value]>', 'only backups with this tag; repeat it for more tags, which must all match'),
+    )
+    .option('--before <time>', 'only backups made before a date or time (UTC), or longer ago than 14d or 12h');
+  examples(
+    scoped(list).addOption(formatOption()),
+    'lxstow list',
+    'lxstow list --tag schedule=daily --before 14d',
+    'lxstow list --all',
+    'lxstow list c1 --format json | jq -r ".[-1].name"',
+    'lxstow list stow2: --project web --format csv',
+  ).action(exiting(async (name: string | undefined, options) => (await ofBackups()).listCommand(name, options)));
+
+  const info = program
+    .command('info')
+    .description('show a backup: sizes, compression, tags, pool, snapshots, versions; or its progress while it is made')
+    .argument(...instance)
+    .argument(...backup);
+  examples(scoped(info).addOption(formatOption()), 'lxstow info c1 latest').action(
+    exiting(async (name: string, wanted: string, options) => (await ofBackups()).infoCommand(name, wanted, options)),
+  );
+
+  const remove = program
+    .command('delete')
+    .alias('rm')
+    .description('delete backups, without asking for confirmation')
+    .argument(...instance)
+    .argument('<backup...>', 'names of backups');
+  examples(scoped(remove), 'lxstow delete c1 backup_2026-11-23-13-4544.tar.gz').action(
+    exiting(async (name: string, names: string[], options) => (await ofBackups()).deleteCommand(name, names, options)),
+  );
+}
+
+export function addExportCommand(program: Command): void {
+  const command = program
+    .command('export')
+    .description('download a backup to a file; resumes an interrupted download')
+    .argument(...instance)
+    .argument(...backup)
+    .argument('[file]', 'file to write; - is standard output (default: <instance>-<backup>)')
+    .option('--force', 'overwrite an existing file')
+    .option(...quiet);
+  examples(
+    scoped(command),
+    'lxstow export c1 latest',
+    'lxstow export c1 latest c1.tar.gz && lxc import c1.tar.gz',
+    'lxstow export c1 latest - | tar -tz',
+  ).action(
+    exiting(async (name: string, wanted: string, file: string | undefined, options) =>
+      (await import('../commands/export.ts')).exportCommand(name, wanted, file, options),
+    ),
+  );
+}

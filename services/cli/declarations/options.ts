@@ -1,0 +1,82 @@
+/** What the declarations of commands share. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Exit } from '../exit.ts';
+import { formats } from '../terminal/output.ts';
+
+export const instance = ['<instance>', '[gateway:]name'] as const;
+export const backup = ['<backup>', 'name of the backup, or latest'] as const;
+export const gateway = ['[gateway]', 'a gateway of `lxstow remote list`, as NAME: (default: the default one)'] as const;
+export const operation = '[gateway:]id';
+
+export const formatOption = () =>
+  new Option('-f, --format <format>', 'output format').choices(formats).default('table');
+export const compressionOption = (usual: string) =>
+  new Option('--compression <method>', `how to compress (default: ${usual})`).choices(['gzip', 'zstd', 'none']);
+export const notify = ['--notify <url>', 'POST the outcome to this URL, in addition to notify.endpoints'] as const;
+export const quiet = ['-q, --quiet', 'print no progress'] as const;
+
+/** An option that may be repeated. */
+export const several = (flags: string, what: string, usual = 'none') =>
+  new Option(flags, what).argParser((text: string, before: string[]) => [...before, text]).default([], usual);
+
+export const selectorOption = () =>
+  several(
+    '--selector <key=value>',
+    'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat it to narrow the choice',
+  );
+
+const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
+
+/** `90s`, `10m` or `1h` in ms. */
+function retryTime(text: string): number {
+  const [, count, unit = ''] = /^([1-9]\d{0,4})([smh])$/.exec(text) ?? [];
+  if (count === undefined) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
+  return Number(count) * (units[unit] as number);
+}
+
+export const retryOption = () =>
+  new Option(
+    '--retry <time>',
+    'keep trying to start for this long (10m) while the gateway, NATS or S3 is unavailable',
+  ).argParser(retryTime);
+
+/** Where the instance is. */
+export function scoped(command: Command, usualHost = "the gateway's default host"): Command {
+  return command
+    .option(
+      '--project <name>',
+      "the instance's project (default: the one given to `lxstow remote add`, else `default`)",
+    )
+    .option('--target <host>', `the LXD or Incus host, by its name on the gateway (default: ${usualHost})`);
+}
+
+/** Whether to wait for the end, and what is printed. */
+export function waiting(command: Command): Command {
+  return command
+    .option('--wait', 'wait for the end; Ctrl-C then cancels', true)
+    .option('--no-wait', 'start it and return')
+    .option(...quiet)
+    .addOption(formatOption());
+}
+
+/** How to back up. */
+export function backingUp(command: Command, what: 'backup' | 'backups'): Command {
+  return command
+    .addOption(several('--tag <key=value>', `tag the ${what}; repeat it for more tags`))
+    .option(...notify)
+    .addOption(compressionOption("the worker's setting"))
+    .option('--optimized', "use the storage driver's own format, which restores to the same driver only")
+    .option('--instance-only', 'leave out snapshots');
+}
+
+/** Sets the exit status to what the command says. */
+export function exiting<A extends unknown[]>(run: (...args: A) => Promise<Exit>): (...args: A) => Promise<void> {
+  return async (...args) => {
+    process.exitCode = await run(...args);
+  };
+}
+
+/** Examples at the end of a command's help. */
+export function examples(command: Command, ...lines: string[]): Command {
+  return command.addHelpText('after', `\nExamples:\n${lines.map((line) => `  ${line}\n`).join('')}`);
+}

@@ -1,0 +1,46 @@
+/** `lxstow remote`: the gateways that a client knows, declared. */
+import type { Command } from 'commander';
+import type { Format } from '../terminal/output.ts';
+import { examples, exiting, formatOption } from './options.ts';
+
+const ofRemotes = () => import('../commands/remote.ts');
+
+export function addRemoteCommands(program: Command): void {
+  const remote = program
+    .command('remote')
+    .description('manage the gateways that this client knows, as `lxc remote` does for LXD servers');
+  remote
+    .command('add')
+    .description('add a gateway: trust it, and be trusted by it')
+    .argument('<new-name>', 'what to call the gateway')
+    .argument('<url|token>', 'https://host:port, or what `lxstow trust token` printed')
+    .option('--accept-certificate', 'trust the certificate that it shows, without asking')
+    .option('--token <token>', 'a token, with a URL: when the addresses in the token cannot be reached from here')
+    .option('--project <name>', 'default project at this gateway')
+    .action(
+      exiting(async (name: string, address: string, options) => (await ofRemotes()).addCommand(name, address, options)),
+    );
+  remote
+    .command('list')
+    .alias('ls')
+    .description('list the gateways')
+    .addOption(formatOption())
+    .action(exiting(async ({ format }: { format: Format }) => (await ofRemotes()).listCommand(format)));
+  remote
+    .command('remove')
+    .alias('rm')
+    .description('forget a gateway; it trusts this client until `lxstow trust remove` is run there')
+    .argument('<name>', 'its name')
+    .action(exiting(async (name: string) => (await ofRemotes()).removeCommand(name)));
+  remote
+    .command('switch')
+    .description('make a gateway the default one, which is used when a command names none')
+    .argument('<name>', 'its name')
+    .action(exiting(async (name: string) => (await ofRemotes()).switchCommand(name)));
+  examples(
+    remote,
+    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          by a token, which vouches for the gateway',
+    'lxstow remote add stow https://192.0.2.7:8443        by its address, if it trusts this client already',
+    'lxstow remote switch stow',
+  );
+}

@@ -1,0 +1,65 @@
+/** What decides which backups are kept, declared. */
+import { type Command, InvalidArgumentError } from 'commander';
+import { backup, examples, exiting, formatOption, instance, quiet, scoped, several } from './options.ts';
+
+/** The options that say what to keep. */
+export function keeping(command: Command): Command {
+  return command
+    .option('--keep-last <n>', 'keep the last n backups; here and below `unlimited` keeps all', count)
+    .option('--keep-hourly <n>', 'of the last n hours that have backups, keep the last backup of each', count)
+    .option('--keep-daily <n>', 'the same for days', count)
+    .option('--keep-weekly <n>', 'the same for weeks', count)
+    .option('--keep-monthly <n>', 'the same for months', count)
+    .option('--keep-yearly <n>', 'the same for years', count)
+    .option('--keep-within <time>', 'keep backups younger than 1y6m, 14d or 12h, counted from the newest one')
+    .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat it for more tags'))
+    .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count);
+}
+
+export function addRetentionCommands(program: Command): void {
+  examples(
+    keeping(
+      scoped(
+        program
+          .command('prune')
+          .description("delete each instance's backups that no --keep option keeps")
+          .argument('[instance...]', '[gateway:]name (default: all that have backups, also deleted instances)'),
+      ),
+    )
+      .option('--zone <zone>', "time zone of days and hours, such as Europe/Berlin (default: this machine's)")
+      .option('--dry-run', 'delete nothing; show what would happen to each backup, and why')
+      .option(...quiet)
+      .addOption(formatOption()),
+    'lxstow prune --keep-daily 14 --keep-monthly 12 --dry-run',
+    'lxstow prune web db --keep-last 3',
+    'lxstow prune --keep-within 30d --keep-tag keep --quiet',
+  ).action(
+    exiting(async (names: string[], options) => (await import('../commands/prune.ts')).pruneCommand(names, options)),
+  );
+
+  for (const [name, what, pinned] of [
+    ['pin', 'protect backups from every deletion', true],
+    ['unpin', 'allow pinned backups to be deleted', false],
+  ] as const) {
+    examples(
+      scoped(
+        program
+          .command(name)
+          .description(what)
+          .argument(...instance)
+          .argument('<backup...>', backup[1]),
+      ),
+      `lxstow ${name} c1 latest`,
+    ).action(
+      exiting(async (text: string, backups: string[], options) =>
+        (await import('../commands/pin.ts')).pinCommand(text, backups, pinned, options),
+      ),
+    );
+  }
+}
+
+function count(text: string): number {
+  if (text === 'unlimited') return -1;
+  if (/^\d{1,5}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('Give a number, or `unlimited`.');
+}

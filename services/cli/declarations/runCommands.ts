@@ -1,0 +1,100 @@
+/** `lxstow run` and what belongs to it, declared. */
+import { type Command, Option } from 'commander';
+import {
+  backingUp,
+  examples,
+  exiting,
+  formatOption,
+  gateway,
+  quiet,
+  retryOption,
+  selectorOption,
+  several,
+} from './options.ts';
+
+const childStates = ['success', 'failure', 'skipped', 'cancelled', 'running', 'pending'];
+const commands = () => import('../commands/run.ts');
+const id = ['<id>', '[gateway:]id of the run'] as const;
+
+export function addRunCommands(program: Command): void {
+  const run = program
+    .command('run')
+    .description('back up many instances as one run, which continues without its client');
+  addCreate(run);
+  following(
+    run
+      .command('retry')
+      .description('start a new run of what failed in one')
+      .argument(...id),
+  ).action(exiting(async (text: string, options) => (await commands()).runRetryCommand(text, options)));
+  run
+    .command('list')
+    .alias('ls')
+    .description('list the newest hundred runs')
+    .argument(...gateway)
+    .addOption(formatOption())
+    .action(exiting(async (name: string | undefined, options) => (await commands()).runListCommand(name, options)));
+  run
+    .command('show')
+    .description('show a run, or its instances')
+    .argument(...id)
+    .option('--children', 'each instance of the run')
+    .addOption(new Option('--state <state>', 'only instances in this state').choices(childStates))
+    .addOption(formatOption())
+    .action(exiting(async (text: string, options) => (await commands()).runShowCommand(text, options)));
+  run
+    .command('watch')
+    .description('follow a run to its end; Ctrl-C leaves it running')
+    .argument(...id)
+    .option(...quiet)
+    .addOption(formatOption())
+    .action(exiting(async (text: string, options) => (await commands()).runWatchCommand(text, options)));
+  run
+    .command('cancel')
+    .description('cancel a run, with all its backups')
+    .argument(...id)
+    .action(exiting(async (text: string) => (await commands()).runCancelCommand(text)));
+  run
+    .command('report')
+    .description('print a report of a run')
+    .argument(...id)
+    .addOption(new Option('-f, --format <format>', 'output format').choices(['markdown', 'json']).default('markdown'))
+    .action(exiting(async (text: string, options) => (await commands()).runReportCommand(text, options)));
+}
+
+function addCreate(run: Command): void {
+  const create = run
+    .command('create', { isDefault: true })
+    .description('start a run')
+    .argument(
+      '[instance...]',
+      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector at most a gateway, as NAME:',
+    )
+    .option('--all', 'every instance that this client may back up')
+    .addOption(selectorOption())
+    .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat it for more'))
+    .addOption(
+      several(
+        '--project <name>',
+        'only this project; repeat it for more',
+        'the one given to `lxstow remote add`, else all',
+      ),
+    )
+    .addOption(several('--target <host>', 'only this LXD or Incus host; repeat it for more', 'all'));
+  examples(
+    following(backingUp(create, 'backups')),
+    'lxstow run --all --wait                              back up everything, and wait for the end',
+    "lxstow run 'web-*' --exclude web-test --tag keep=yes  by a pattern",
+    'lxstow run --selector user.backup=daily --wait --quiet --retry 10m   for cron',
+    'lxstow run report ID | mail -s backups root',
+  ).action(exiting(async (names: string[], options) => (await commands()).runCommand(names, options)));
+}
+
+function following(command: Command): Command {
+  return command
+    .option('--id <uuid>', 'id of the run; the same request with the same id is the same run')
+    .option('--wait', 'wait for the end; Ctrl-C then cancels the run')
+    .addOption(retryOption())
+    .option(...quiet)
+    .addOption(formatOption());
+}

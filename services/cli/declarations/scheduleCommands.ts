@@ -1,0 +1,110 @@
+/** `lxstow schedule` and what belongs to it, declared. */
+import { type Command, Option } from 'commander';
+import { backingUp, examples, exiting, formatOption, gateway, quiet, selectorOption, several } from './options.ts';
+import { keeping } from './retentionCommands.ts';
+
+const commands = () => import('../commands/schedule.ts');
+const one = ['<schedule>', '[gateway:]name of the schedule'] as const;
+
+export function addScheduleCommands(program: Command): void {
+  const schedule = program
+    .command('schedule')
+    .description('back instances up at fixed times, and delete their old backups');
+  addCreate(schedule);
+  schedule
+    .command('list', { isDefault: true })
+    .alias('ls')
+    .description('list all schedules')
+    .argument(...gateway)
+    .addOption(formatOption())
+    .action(exiting(async (remote: string | undefined, options) => (await commands()).listCommand(remote, options)));
+  schedule
+    .command('show')
+    .description('show a schedule')
+    .argument(...one)
+    .addOption(formatOption())
+    .action(exiting(async (name: string, options) => (await commands()).showCommand(name, options)));
+  schedule
+    .command('next')
+    .description('show when schedules are due next')
+    .argument('[schedule]', '[gateway:]name of the schedule (default: all)')
+    .option('--instances', 'show when each instance begins the next time')
+    .option('--count <n>', 'how many times of each schedule (default: 5)')
+    .addOption(formatOption())
+    .action(exiting(async (name: string | undefined, options) => (await commands()).nextCommand(name, options)));
+  schedule
+    .command('pause')
+    .description('suspend a schedule until it is resumed')
+    .argument(...one)
+    .option('--reason <text>', 'reason, which `schedule list` shows')
+    .option('--until <time>', 'resume by itself at this time: 2026-12-24, 2026-12-24T18:00')
+    .action(exiting(async (name: string, options) => (await commands()).pauseCommand(name, options)));
+  schedule
+    .command('resume')
+    .description('resume a paused schedule; times that passed are not made up for')
+    .argument(...one)
+    .action(exiting(async (name: string) => (await commands()).resumeCommand(name)));
+  schedule
+    .command('run')
+    .description('start a run of a schedule now')
+    .argument(...one)
+    .option('--wait', 'wait for the end; Ctrl-C then cancels')
+    .option(...quiet)
+    .addOption(formatOption())
+    .action(exiting(async (name: string, options) => (await commands()).runNowCommand(name, options)));
+  schedule
+    .command('delete')
+    .alias('rm')
+    .description('delete a schedule; its runs and backups stay')
+    .argument(...one)
+    .action(exiting(async (name: string) => (await commands()).deleteCommand(name)));
+  schedule
+    .command('export')
+    .description('print schedules as YAML, to keep and to edit')
+    .argument('[schedule...]', '[gateway:]names of schedules (default: all)')
+    .action(exiting(async (names: string[]) => (await commands()).exportCommand(names)));
+  examples(
+    schedule
+      .command('apply')
+      .description('create and change schedules as a YAML file says; other schedules stay as they are')
+      .argument('<file>', 'the file; - is standard input')
+      .option('--remote <gateway>', 'gateway of the schedules (default: the default one)')
+      .option('--dry-run', 'change nothing; print what would change'),
+    'lxstow schedule export >schedules.yaml',
+    'lxstow schedule apply schedules.yaml --dry-run',
+  ).action(exiting(async (file: string, options) => (await commands()).applyCommand(file, options)));
+}
+
+function addCreate(schedule: Command): void {
+  examples(
+    keeping(
+      backingUp(
+        schedule
+          .command('create')
+          .description('create a schedule; its first backups are made when it is due')
+          .argument(...one)
+          .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
+          .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
+          .option('--description <text>', 'what the schedule is for')
+          .option('--jitter <time>', 'start each instance up to this much later, by the same part every time: 30m')
+          .option('--window <times>', 'start backups between these times only: 01:00-05:00')
+          .addOption(
+            new Option('--catch-up <how>', 'what happens after a time at which no gateway was running').choices([
+              'once',
+              'never',
+            ]),
+          )
+          .option('--all', 'all instances that this client may back up')
+          .addOption(several('--instance <name>', 'this instance, or those that match * and ?; repeat it for more'))
+          .addOption(selectorOption())
+          .addOption(several('--exclude <name>', 'leave out this instance, or those that match; repeat it for more'))
+          .addOption(several('--project <name>', 'instances of this project; repeat it for more'))
+          .addOption(several('--target <host>', 'instances of this host; repeat it for more')),
+        'backups',
+      ),
+    ),
+    "lxstow schedule create nightly --cron '0 3 * * *' --all --keep-daily 14 --keep-monthly 12",
+    "lxstow schedule create web --cron '0 */6 * * *' --selector user.backup=web --jitter 30m",
+    'lxstow schedule create mine --cron @daily       instances with user.lxstow.schedule=mine',
+  ).action(exiting(async (name: string, options) => (await commands()).createCommand(name, options)));
+}

@@ -1,0 +1,75 @@
+/** `lxstow trust`, declared. */
+import { type Command, Option } from 'commander';
+import { beside } from './beside.ts';
+import { formatOption, several } from './options.ts';
+
+const commands = () => import('../commands/trust.ts');
+const roles = ['admin', 'operator', 'viewer'];
+const expiry = 'how long it can be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)';
+const fingerprint = '<fingerprint>';
+const byFingerprint = 'the fingerprint of its certificate, or the beginning of it';
+
+export function addTrustCommands(program: Command): void {
+  const trust = program
+    .command('trust')
+    .description('manage the clients that may use the API, for all gateways at once');
+  granted(
+    trust
+      .command('token')
+      .description('print a token, which makes one client trusted: `lxc remote add <remote> <token>`')
+      .argument('<name>', 'what to call the client')
+      .option('--expires <time>', expiry)
+      .option('--gateway <host:port>', 'the gateway to send the client to (default: the one that started last)'),
+  ).action(beside(async (options, name, given) => (await commands()).tokenCommand(options, name, given)));
+  granted(
+    trust
+      .command('add')
+      .description('trust a client certificate')
+      .argument('<file>', 'the certificate, PEM')
+      .option('--name <name>', "what to call the client (default: the certificate's common name)"),
+  ).action(beside(async (options, file, given) => (await commands()).addCommand(options, file, given)));
+  trust
+    .command('list')
+    .description('list the trusted clients')
+    .addOption(formatOption())
+    .action(beside(async (options, { format }) => (await commands()).listCommand(options, format)));
+  trust
+    .command('edit')
+    .description("change a client's role, projects or name")
+    .argument(fingerprint, byFingerprint)
+    .option('--name <name>', 'what to call the client')
+    .addOption(new Option('--role <role>', 'what it may do').choices(roles))
+    .addOption(projects('unchanged'))
+    .addOption(unchecked())
+    .option('--all-projects', 'lift the restriction to projects')
+    .action(beside(async (options, of, given) => (await commands()).editCommand(options, of, given)));
+  trust
+    .command('remove')
+    .description('stop trusting a client, and close its connections')
+    .argument(fingerprint, byFingerprint)
+    .action(beside(async (options, of) => (await commands()).removeCommand(options, of)));
+  trust
+    .command('list-tokens')
+    .description('list the tokens that can still be used')
+    .addOption(formatOption())
+    .action(beside(async (options, { format }) => (await commands()).listTokensCommand(options, format)));
+  trust
+    .command('revoke-token')
+    .description('revoke all tokens of a client')
+    .argument('<name>', 'what the client is called')
+    .action(beside(async (options, name) => (await commands()).revokeTokenCommand(options, name)));
+}
+
+/** What the client may do. */
+function granted(command: Command): Command {
+  const role = new Option('--role <role>', 'what it may do (default: admin; operator where --project is given)');
+  return command.addOption(role.choices(roles)).addOption(projects('all projects')).addOption(unchecked());
+}
+
+function projects(usual: string): Option {
+  return several('--project <name>', 'restrict it to this project; repeat it for more', usual);
+}
+
+function unchecked(): Option {
+  return new Option('--unchecked', 'accept projects that no worker knows');
+}

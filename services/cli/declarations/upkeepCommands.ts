@@ -1,0 +1,135 @@
+/** What operators do beside NATS, declared: upkeep, checks, and moving in. */
+import { Argument, type Command, Option } from 'commander';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Format } from '../terminal/output.ts';
+import type { Output } from '../terminal/outputErrors.ts';
+import { beside, configurationSource, stopSignal } from './beside.ts';
+import { compressionOption, examples, formatOption, quiet } from './options.ts';
+
+export function addUpkeepCommands(program: Command, output: Output): void {
+  program
+    .command('janitor')
+    .description('find and remove what failed operations left on the host in worker.remote and in S3')
+    .option('--dry-run', 'only print what would be removed', false)
+    .addOption(formatOption())
+    .action(
+      beside(async (options, given: { dryRun: boolean; format: Format }) =>
+        (await import('../commands/janitor.ts')).runJanitorCommand({ ...options, ...given }),
+      ),
+    );
+  program
+    .command('rebuild')
+    .description('rebuild the records of all instances, from the bucket in S3 and the hosts; safe to repeat')
+    .addOption(formatOption())
+    .action(
+      beside(async (options, { format }: { format: Format }) =>
+        (await import('../commands/rebuild.ts')).rebuildCommand({ ...options, format }),
+      ),
+    );
+  addAdopt(program);
+  addDoctor(program, output);
+  addDeadLetters(program);
+}
+
+function addAdopt(program: Command): void {
+  examples(
+    program
+      .command('adopt')
+      .description("copy backups made by lxmin, as backups of lxstow; lxmin's bucket is only read")
+      .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
+      .option('--dry-run', 'only print what there is, and what would be adopted', false)
+      .option('--verify', 'read every archive to its end, and print which are sound; write nothing', false)
+      .addOption(new Option('--bucket <name>', "lxmin's bucket").env('LXMIN_BUCKET'))
+      .addOption(new Option('--endpoint <url>', 'its S3 endpoint (default: s3.endpoint)').env('LXMIN_ENDPOINT'))
+      .addOption(new Option('--access-key <key>', 'its access key (default: s3.accessKey)').env('LXMIN_ACCESS_KEY'))
+      .option('--secret-key-file <file>', 'file with its secret key (default: LXMIN_SECRET_KEY, or s3.secretKey)')
+      .option('--region <name>', 'its region (default: s3.region)')
+      .option('--ca <file>', "CA of its endpoint's certificate (default: s3.ca)")
+      .option('--target <host>', 'host that the instances belong to (default: gateway.defaultRemote)')
+      .option('--project <name>', 'project that they belong to', 'default')
+      .addOption(compressionOption('worker.compression'))
+      .option(...quiet)
+      .addOption(formatOption()),
+    'lxstow adopt --bucket backups --dry-run          list what there is',
+    'lxstow adopt --bucket backups --verify c1        check the backups of c1',
+    'lxstow adopt --bucket backups                    copy everything that is not adopted yet',
+  ).action(
+    beside(async (options, instances: string[], given) =>
+      (await import('../commands/adopt.ts')).adoptCommand(instances, { ...options, ...given }),
+    ),
+  );
+}
+
+function addDoctor(program: Command, output: Output): void {
+  examples(
+    program
+      .command('doctor')
+      .description('check certificates, NATS, S3, LXD and the configuration, and say what to do; leaves nothing behind')
+      .addArgument(
+        new Argument('[role]', 'what runs on this machine (default: what the configuration is for)').choices([
+          'gateway',
+          'worker',
+        ]),
+      )
+      .option('--only <areas>', 'only these, separated by commas: configuration, gateway, nats, s3, lxd', (text) =>
+        text.split(','),
+      )
+      .option('--strict', 'exit with status 2 when there are warnings, but no problem', false)
+      .addOption(formatOption()),
+    'lxstow doctor',
+    'lxstow doctor worker --only s3,lxd',
+    'lxstow doctor --format json | jq \'.[] | select(.level != "ok")\'',
+  ).action(async (role, given, command: Command) => {
+    const { doctorCommand } = await import('../commands/doctor.ts');
+    const status = await doctorCommand({
+      ...given,
+      role,
+      source: configurationSource(command),
+      stop: stopSignal(),
+    });
+    // A check that hangs would keep the process alive.
+    process.stdout.write('', () => process.exit(output.statusFor(status)));
+  });
+}
+
+function addDeadLetters(program: Command): void {
+  const commands = () => import('../commands/deadLetters.ts');
+  const letters = program
+    .command('dead-letters')
+    .description('jobs that failed for good, and messages that no worker could read');
+  letters
+    .command('list')
+    .description('list them, oldest first')
+    .addOption(formatOption())
+    .action(beside(async (options, { format }) => (await commands()).listCommand(options, format)));
+  letters
+    .command('show <id>')
+    .description('show one, with headers and body')
+    .addOption(formatOption())
+    .action(beside(async (options, id, { format }) => (await commands()).showCommand(options, letterId(id), format)));
+  letters
+    .command('retry [id...]')
+    .description('put jobs back on the queue, each as a new operation')
+    .option('--all', 'all that are there now', false)
+    .option('--code <code>', 'with --all: only those with this error code')
+    .action(
+      beside(async (options, ids: string[], given) =>
+        (await commands()).retryCommand(options, ids.map(letterId), given),
+      ),
+    );
+  letters
+    .command('discard [id...]')
+    .description('discard them')
+    .option('--all', 'all that are there now', false)
+    .action(
+      beside(async (options, ids: string[], { all }) =>
+        (await commands()).discardCommand(options, ids.map(letterId), all),
+      ),
+    );
+}
+
+function letterId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text))
+    throw new LxstowError('bad-request', `${JSON.stringify(text)} is not the id of a dead letter`);
+  return Number(text);
+}
