@@ -1,7 +1,7 @@
 /** Schedules in their bucket. */
 
 import type { Schedule } from '../contract/schemas.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
 import { schedulesBucket } from '../nats/streams.ts';
 
@@ -19,14 +19,14 @@ export class ScheduleStore {
 
   async find(name: string): Promise<StoredSchedule | undefined> {
     const { entry } = await this.#bucket.get(name);
-    return entry && { schedule: JSON.parse(entry.value.toString()) as Schedule, revision: entry.revision };
+    return entry && { schedule: parseRecord<Schedule>(entry.value), revision: entry.revision };
   }
 
   /** All, by name. */
   async list(): Promise<StoredSchedule[]> {
     const found = await this.#bucket.entries('*');
     return found
-      .map(({ value, revision }) => ({ schedule: JSON.parse(value.toString()) as Schedule, revision }))
+      .map(({ value, revision }) => ({ schedule: parseRecord<Schedule>(value), revision }))
       .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
   }
 
