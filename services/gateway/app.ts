@@ -80,7 +80,9 @@ const containersAreInstances: RequestHandler = (request, _response, next) => {
 const methods = Object.entries(openapi.paths).map(([path, calls]) => {
   const pattern = path.replaceAll('.', '\\.').replaceAll(/{\w+}/g, '[^/]+').replace(/\/$/, '');
   const allowed = Object.keys(calls).filter((each) => each !== 'parameters');
-  return [new RegExp(`^${pattern}/?$`), allowed.map((method) => method.toUpperCase())] as const;
+  // Express answers HEAD wherever it answers GET.
+  const answered = allowed.flatMap((method) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]));
+  return [new RegExp(`^${pattern}/?$`), answered] as const;
 });
 
 function allowedOn(path: string): string[] | undefined {
