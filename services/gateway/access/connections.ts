@@ -1,6 +1,7 @@
 /** Open connections by the certificate at their other end, so that they end with its trust: requests, transfers and websockets. */
 import type { TLSSocket } from 'node:tls';
 import type { Response } from 'express';
+import { headLimits } from '../../telemetry/health.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import type { Client } from './apiClient.ts';
 
@@ -8,7 +9,7 @@ import type { Client } from './apiClient.ts';
 export const connectionLimits = {
   handshakeTimeout: 20_000,
   // Node.js has none of its own where `requestTimeout` is 0: a stranger could hold connections for ever.
-  headersTimeout: 30_000,
+  ...headLimits,
   // An archive takes as long as it takes; app.ts bounds the other bodies.
   requestTimeout: 0,
   // A client that polls now and then shall not need a handshake each time, and load balancers close their side after a minute.
