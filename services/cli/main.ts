@@ -10,6 +10,7 @@ import type { Configured } from './configured.ts';
 import { CliError, exitOf, exits } from './exit.ts';
 import { formatOption } from './options.ts';
 import { watchOutput } from './terminal/outputErrors.ts';
+import { printableLines } from './terminal/table.ts';
 
 const oldestNode = 24;
 if (Number(process.versions.node.split('.')[0]) < oldestNode) {
@@ -327,7 +328,7 @@ try {
     const error = thrown instanceof CliError ? thrown : asLxstowError(thrown);
     const internal = error instanceof LxstowError && error.code === 'internal' && thrown instanceof Error;
     const hint = error instanceof CliError && error.hint ? `  ${error.hint}\n` : '';
-    process.stderr.write(`lxstow: ${internal ? thrown.stack : error.message}\n${hint}`);
+    process.stderr.write(printableLines(`lxstow: ${internal ? thrown.stack : error.message}\n${hint}`));
     process.exitCode = exitOf(error);
   }
 }

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Gateway, type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Format, people, print, size, time } from '../terminal/output.ts';
+import { type Format, json, people, print, size, time } from '../terminal/output.ts';
 import { clock } from '../terminal/progress.ts';
 import { printable } from '../terminal/table.ts';
 
@@ -75,7 +75,7 @@ function changes(format: Format): (found: ShownOperation[]) => void {
       said.set(each.id, now);
       // What was over before is no news.
       if (before === now || (first && each.status_code >= 200)) continue;
-      if (format === 'json') process.stdout.write(`${JSON.stringify(each)}\n`);
+      if (format === 'json') process.stdout.write(`${json(each)}\n`);
       else if (format === 'table') process.stdout.write(`${printable(line(each, now))}\n`);
       else print(format, { heading, rows: [row(each)], raw: [each], empty: '' });
     }

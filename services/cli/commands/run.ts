@@ -9,9 +9,9 @@ import { Gateways } from '../client/names.ts';
 import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { tagsIn } from '../tagOptions.ts';
-import { type Format, print, size, time } from '../terminal/output.ts';
+import { type Format, json, print, size, time } from '../terminal/output.ts';
 import { clock, openProgress, type Progress } from '../terminal/progress.ts';
-import { printable } from '../terminal/table.ts';
+import { printable, printableLines } from '../terminal/table.ts';
 
 export interface RunOptions {
   all?: boolean;
@@ -133,7 +133,7 @@ export async function runReportCommand(text: string, { format }: { format: 'mark
   const run: ShownRun = await gateway.ask('GET', ['runs', id]);
   const children = (await childrenOf(gateway, id)).filter(({ state }) => state !== 'success');
   const report = { ...run, children };
-  process.stdout.write(format === 'json' ? `${JSON.stringify(report, null, 2)}\n` : markdownOf(report, size));
+  process.stdout.write(format === 'json' ? `${json(report, 2)}\n` : printableLines(markdownOf(report, size)));
   return exits.ok;
 }
 
