@@ -2,7 +2,7 @@
 import { CliError, exits } from '../exit.ts';
 import { type Gateway, openGateway } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
-import { findRemote, identity } from './remotes.ts';
+import { findRemote, type Identity, identity } from './remotes.ts';
 
 /** Which of the backups that the gateway's remotes have: `--project` and `--target`. */
 export interface Place {
@@ -34,10 +34,13 @@ export interface ShownBackup {
 /** Gateways of one command, each opened once. */
 export class Gateways implements Disposable {
   readonly #open = new Map<string, Gateway>();
+  #identity: Promise<Identity> | undefined;
 
   async get(name: string | undefined): Promise<Gateway> {
     const remote = await findRemote(name);
-    const gateway = this.#open.get(remote.name) ?? openGateway(remote, await identity());
+    this.#identity ??= identity();
+    const own = await this.#identity;
+    const gateway = this.#open.get(remote.name) ?? openGateway(remote, own);
     this.#open.set(remote.name, gateway);
     return gateway;
   }
