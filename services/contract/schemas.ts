@@ -20,6 +20,7 @@ import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
 import notice from '../../schemas/notice.json' with { type: 'json' };
 import operation from '../../schemas/operation.json' with { type: 'json' };
 import outage from '../../schemas/outage.json' with { type: 'json' };
+import readAnswers from '../../schemas/read-answers.json' with { type: 'json' };
 import requestor from '../../schemas/requestor.json' with { type: 'json' };
 import run from '../../schemas/run.json' with { type: 'json' };
 import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
@@ -93,6 +94,7 @@ interface Types {
   'run-answers.json#/$defs/childrenRequest': types.RunChildrenRequest;
   'run-answers.json#/$defs/retryRequest': types.RunRetryRequest;
   'run-answers.json#/$defs/notice': types.RunNotice;
+  [name: `read-answers.json#/$defs/${string}`]: unknown;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -135,6 +137,7 @@ const schemas = [
   httpCertificatePut,
   trustedCertificate,
   trustToken,
+  readAnswers,
   config,
 ];
 

@@ -2,7 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
-import type { Operation } from '../../contract/schemas.ts';
+import type { Operation, SchemaName } from '../../contract/schemas.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
 import type { Identity, Remote } from './remotes.ts';
@@ -36,8 +36,6 @@ export interface RequestOptions {
   body?: object;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
-  /** How long it may take to the answer's headers. */
-  timeoutMs?: number;
   /** Told what the gateway has to say beside its answer. */
   onWarning?: (text: string) => void;
 }
@@ -57,12 +55,16 @@ export class Unreachable extends CliError {
   inDoubt = false;
 }
 
-/** A deletion waits for its worker: gateway.deleteTimeoutMs, 30 s, and some more. */
-const answerTimeoutMs = 90_000;
+const usualPatience = {
+  /** To an answer's headers. A deletion waits for its worker: gateway.deleteTimeoutMs, 30 s, and some more. */
+  headMs: 90_000,
+  /** From there to its end: the longest one at 220 KiB a second. */
+  bodyMs: 300_000,
+};
 const mostSockets = 16;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
-export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
+export function openGateway(remote: Remote, { cert, key }: Identity, patience = usualPatience): Gateway {
   const { name, url, certificate } = remote;
   const agent = new https.Agent({
     keepAlive: true,
@@ -73,7 +75,7 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
   });
 
   function send(method: string, path: string[], options: RequestOptions): Promise<IncomingMessage> {
-    const { body, headers = {}, signal, timeoutMs = answerTimeoutMs } = options;
+    const { body, headers = {}, signal } = options;
     const target = new URL(['', '1.0', ...path.map(encodeURIComponent)].join('/'), url);
     for (const [key, value] of Object.entries(options.query ?? {}))
       if (value !== undefined) target.searchParams.set(key, value);
@@ -90,7 +92,8 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
             : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) }),
         },
       });
-      const timer = setTimeout(() => request.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)), timeoutMs);
+      const { headMs } = patience;
+      const timer = setTimeout(() => request.destroy(new Error(`no answer in ${headMs / 1000} s`)), headMs);
       request.on('close', () => clearTimeout(timer));
       request.on('response', (response) => {
         clearTimeout(timer);
@@ -110,24 +113,74 @@ export function openGateway(remote: Remote, { cert, key }: Identity): Gateway {
     const response = await send(method, path, options);
     const { statusCode = 0 } = response;
     if (statusCode < 400) return response;
-    const envelope = method === 'HEAD' ? undefined : await envelopeOf(response, remote);
-    throw refusal(statusCode, envelope?.error ?? `${name} answers ${statusCode}`, response);
+    const envelope = method === 'HEAD' ? undefined : await envelopeOf(response, method);
+    const said = typeof envelope?.error === 'string' ? envelope.error : `${name} answers ${statusCode}`;
+    throw refusal(statusCode, said, response);
+  }
+
+  async function envelopeOf(response: IncomingMessage, method: string): Promise<Envelope> {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const tooSlow = new Error(`its answer is not whole after ${patience.bodyMs / 1000} s`);
+    const timer = setTimeout(() => response.destroy(tooSlow), patience.bodyMs);
+    try {
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        size += chunk.length;
+        if (size > longestAnswerBytes) throw notOurs(remote, 'too long');
+        chunks.push(chunk);
+      }
+    } catch (error) {
+      throw error instanceof CliError ? error : inDoubt(method, connectionError(error as Error, remote));
+    } finally {
+      clearTimeout(timer);
+    }
+    const text = Buffer.concat(chunks).toString();
+    try {
+      const envelope: unknown = JSON.parse(text);
+      if (typeof envelope === 'object' && envelope !== null) return envelope;
+    } catch {
+      // Said below.
+    }
+    throw notOurs(remote, `status ${response.statusCode}, ${JSON.stringify(text.slice(0, 80))}`);
   }
 
   return {
     remote,
     open,
     async ask(method, path, options) {
+      // While the gateway works.
+      const loading = import('../../contract/schemas.ts');
       const response = await open(method, path, options);
       for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
         options?.onWarning?.(printable(text));
-      const { type, metadata } = await envelopeOf(response, remote);
+      const { type, metadata } = await envelopeOf(response, method);
       if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
+      const call = `${method} ${path.map(encodeURIComponent).join('/')}`;
+      const schema = answers.find(([pattern]) => pattern.test(call))?.[1];
+      const [fault] = schema === undefined ? [] : (await loading).faultsOf(schema, metadata);
+      if (fault !== undefined) throw notOurs(remote, `${call}: ${fault}`);
       return metadata;
     },
     [Symbol.dispose]: () => agent.destroy(),
   };
 }
+
+/** What the metadata of each call must be; those of all other calls are not looked at. */
+const answers: [call: RegExp, SchemaName][] = [
+  [/^GET $/, 'read-answers.json#/$defs/server'],
+  [/^GET certificates\/[^/]+$/, 'read-answers.json#/$defs/certificate'],
+  [/^GET instances$/, 'read-answers.json#/$defs/instances'],
+  [/^GET instances\/[^/]+\/backups$/, 'read-answers.json#/$defs/backups'],
+  [/^GET instances\/[^/]+\/backups\/[^/]+$/, 'nats-api.json#/$defs/backup'],
+  [/^POST instances\/[^/]+\/backups$/, 'read-answers.json#/$defs/newBackup'],
+  [/^POST instances\/[^/]+\/backups\/[^/]+$/, 'read-answers.json#/$defs/operation'],
+  [/^GET operations$/, 'read-answers.json#/$defs/operations'],
+  [/^GET operations\/[^/]+(\/wait)?$/, 'read-answers.json#/$defs/operation'],
+  [/^GET runs$/, 'run-answers.json#/$defs/runPage'],
+  [/^GET runs\/[^/]+$/, 'run-answers.json#/$defs/run'],
+  [/^GET runs\/[^/]+\/children$/, 'run-answers.json#/$defs/childPage'],
+  [/^GET status$/, 'read-answers.json#/$defs/statuses'],
+];
 
 /** Trust in this certificate and no other, whatever name it has: it may be reached by another. */
 function pinned(certificate: string): https.AgentOptions {
@@ -144,34 +197,12 @@ function pinned(certificate: string): https.AgentOptions {
 
 interface Envelope {
   type?: unknown;
-  error?: string;
+  error?: unknown;
   metadata?: unknown;
 }
 
-async function envelopeOf(response: IncomingMessage, remote: Remote): Promise<Envelope> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  try {
-    for await (const chunk of response as AsyncIterable<Buffer>) {
-      size += chunk.length;
-      if (size > longestAnswerBytes) throw notOurs(remote, 'too long');
-      chunks.push(chunk);
-    }
-  } catch (error) {
-    throw error instanceof CliError ? error : connectionError(error as Error, remote);
-  }
-  const text = Buffer.concat(chunks).toString();
-  try {
-    const envelope: unknown = JSON.parse(text);
-    if (typeof envelope === 'object' && envelope !== null) return envelope;
-  } catch {
-    // Said below.
-  }
-  throw notOurs(remote, `status ${response.statusCode}, ${JSON.stringify(text.slice(0, 80))}`);
-}
-
 function notOurs({ name, url }: Remote, what: string): CliError {
-  return new CliError(exits.protocol, `${name} does not answer as a gateway of lxstow: ${what}`, {
+  return new CliError(exits.protocol, `${name} does not answer as a gateway of lxstow: ${printable(what)}`, {
     hint: `is ${url} the right address? See: lxstow remote list`,
   });
 }
