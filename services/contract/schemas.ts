@@ -158,8 +158,6 @@ function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
 
 /** For input: stops at the first fault. Error objects for a million faults cost seconds and hundreds of megabytes. */
 const firstFault = validators({ allErrors: false });
-/** For the configuration, which is the operator's own: all faults at once. */
-const allFaults = validators({ allErrors: true });
 
 /**
  * Returns `value` with its defaults filled in if it matches the schema.
@@ -178,7 +176,9 @@ export function check<N extends SchemaName>(
 
 /** Describes the faults of `value`; empty if it matches. */
 export function faultsOf(name: SchemaName, value: unknown): string[] {
-  const validate = (name === 'config.json' ? allFaults : firstFault).getSchema(name) as ValidateFunction | undefined;
+  // Of the configuration, which is the operator's own and is read once, all faults at once.
+  const ajv = name === 'config.json' ? validators({ allErrors: true }) : firstFault;
+  const validate = ajv.getSchema(name) as ValidateFunction | undefined;
   if (!validate) throw new Error(`no schema ${name}`);
   if (validate(value)) return [];
   const errors = validate.errors ?? [];

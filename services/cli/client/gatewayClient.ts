@@ -148,16 +148,16 @@ export function openGateway(remote: Remote, { cert, key }: Identity, patience = 
     remote,
     open,
     async ask(method, path, options) {
+      const call = `${method} ${path.map(encodeURIComponent).join('/')}`;
+      const schema = answers.find(([pattern]) => pattern.test(call))?.[1];
       // While the gateway works.
-      const loading = import('../../contract/schemas.ts');
+      const validators = schema && import('../../contract/schemas.ts');
       const response = await open(method, path, options);
       for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
         options?.onWarning?.(printable(text));
       const { type, metadata } = await envelopeOf(response, method);
       if (type !== 'sync' && type !== 'async') throw notOurs(remote, `type ${JSON.stringify(type)}`);
-      const call = `${method} ${path.map(encodeURIComponent).join('/')}`;
-      const schema = answers.find(([pattern]) => pattern.test(call))?.[1];
-      const [fault] = schema === undefined ? [] : (await loading).faultsOf(schema, metadata);
+      const fault = schema && (await validators)?.faultsOf(schema, metadata)[0];
       if (fault !== undefined) throw notOurs(remote, `${call}: ${fault}`);
       return metadata;
     },
