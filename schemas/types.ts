@@ -121,6 +121,7 @@ export interface Everything {
 "notice.json"?: Notice
 "operation.json"?: Operation
 "outage.json"?: Outage
+"read-answers.json"?: ReadAnswers
 "requestor.json"?: Requestor
 "run-answers.json"?: RunAnswers
 "run-plan.json"?: RunPlan
@@ -1992,6 +1993,12 @@ only?: "writes"
  * The worker that looks whether it is back.
  */
 worker: string
+}
+/**
+ * What the command line reads in the metadata of a gateway's answers. Further fields are taken.
+ */
+export interface ReadAnswers {
+[k: string]: unknown
 }
 /**
  * Runs as the API shows them, over HTTPS and NATS, and what is asked about them over NATS.

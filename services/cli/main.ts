@@ -20,6 +20,7 @@ import { addTrustCommands } from './declarations/trustCommands.ts';
 import { addUpkeepCommands } from './declarations/upkeepCommands.ts';
 import { CliError, exitOf, exits } from './exit.ts';
 import { watchOutput } from './terminal/outputErrors.ts';
+import { printableLines } from './terminal/table.ts';
 
 const oldestNode = 24;
 if (Number(process.versions.node.split('.')[0]) < oldestNode) {
@@ -63,7 +64,7 @@ try {
     const error = thrown instanceof CliError ? thrown : asLxstowError(thrown);
     const internal = error instanceof LxstowError && error.code === 'internal' && thrown instanceof Error;
     const hint = error instanceof CliError && error.hint ? `  ${error.hint}\n` : '';
-    process.stderr.write(`lxstow: ${internal ? thrown.stack : error.message}\n${hint}`);
+    process.stderr.write(printableLines(`lxstow: ${internal ? thrown.stack : error.message}\n${hint}`));
     process.exitCode = exitOf(error);
   }
 }

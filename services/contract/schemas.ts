@@ -26,6 +26,7 @@ import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
 import notice from '../../schemas/notice.json' with { type: 'json' };
 import operation from '../../schemas/operation.json' with { type: 'json' };
 import outage from '../../schemas/outage.json' with { type: 'json' };
+import readAnswers from '../../schemas/read-answers.json' with { type: 'json' };
 import requestor from '../../schemas/requestor.json' with { type: 'json' };
 import run from '../../schemas/run.json' with { type: 'json' };
 import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
@@ -108,6 +109,7 @@ interface Types {
   'run-answers.json#/$defs/notice': types.RunNotice;
   'schedule.json': types.Schedule;
   'schedule.json#/$defs/name': string;
+  [name: `read-answers.json#/$defs/${string}`]: unknown;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -157,6 +159,7 @@ const schemas = [
   httpCertificatePut,
   trustedCertificate,
   trustToken,
+  readAnswers,
   config,
 ];
 
@@ -177,8 +180,6 @@ function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
 
 /** For input: stops at the first fault. Error objects for a million faults cost seconds and hundreds of megabytes. */
 const firstFault = validators({ allErrors: false });
-/** For the configuration, which is the operator's own: all faults at once. */
-const allFaults = validators({ allErrors: true });
 
 /**
  * Returns `value` with its defaults filled in if it matches the schema.
@@ -197,7 +198,9 @@ export function check<N extends SchemaName>(
 
 /** Describes the faults of `value`; empty if it matches. */
 export function faultsOf(name: SchemaName, value: unknown): string[] {
-  const validate = (name === 'config.json' ? allFaults : firstFault).getSchema(name) as ValidateFunction | undefined;
+  // Of the configuration, which is the operator's own and is read once, all faults at once.
+  const ajv = name === 'config.json' ? validators({ allErrors: true }) : firstFault;
+  const validate = ajv.getSchema(name) as ValidateFunction | undefined;
   if (!validate) throw new Error(`no schema ${name}`);
   if (validate(value)) return [];
   const errors = validate.errors ?? [];

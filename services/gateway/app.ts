@@ -92,10 +92,12 @@ const methods = [
   ),
 ].map(([path, routes]) => {
   const pattern = path.replaceAll('.', '\\.').replaceAll(/{\w+}/g, '[^/]+').replace(/\/$/, '');
-  return { pattern: new RegExp(`^${pattern}/?$`), allowed: routes.map(({ method }) => method) };
+  // Express answers HEAD wherever it answers GET.
+  const allowed = routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]));
+  return { pattern: new RegExp(`^${pattern}/?$`), allowed };
 });
 
-function allowedOn(path: string): Method[] | undefined {
+function allowedOn(path: string): string[] | undefined {
   return methods.find(({ pattern }) => pattern.test(path))?.allowed;
 }
 

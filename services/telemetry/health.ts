@@ -19,6 +19,13 @@ export interface Exposition {
   refresh?: (signal: AbortSignal) => Promise<void>;
 }
 
+/** How long a client may take to send a request's head, in ms: here, and at the API. */
+export const headLimits = {
+  headersTimeout: 30_000,
+  // Node.js looks every 30 s for connections whose time is over.
+  connectionsCheckingInterval: 1000,
+} as const;
+
 const probeTimeoutMs = 3000;
 /** Prometheus waits for 10 s by default. */
 const refreshTimeoutMs = 5000;
@@ -34,7 +41,9 @@ export async function serveHealth(
   { registry, refresh }: Exposition,
   shown: Record<string, Probe> = {},
 ): Promise<HealthServer> {
-  const server = createServer(async (request, response) => {
+  const server = createServer(headLimits, async (request, response) => {
+    // A body says nothing here, and is not waited for.
+    response.once('finish', () => request.complete || request.socket.destroySoon());
     const answer = (status: number, body: object) => {
       response.writeHead(status, { 'content-type': 'application/json' });
       response.end(`${JSON.stringify(body)}\n`);

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { connect, PermissionViolationError } from '@nats-io/transport-node';
+import { connect, headers as natsHeaders, PermissionViolationError } from '@nats-io/transport-node';
 import type { BackupPage, StatusPage } from '../../services/contract/schemas.ts';
 import { operationIdOf } from '../../services/jobs/jobs.ts';
 import { lxstow } from '../lab/lxstow.ts';
@@ -119,6 +119,28 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     const after = (await ask('backups.list.local.default.c1', {})) as unknown as BackupPage;
     assert.equal(after.backups.length, before + 1);
     assert.doesNotMatch(await nats.log(), /Violation/);
+  });
+
+  it('the audit trail says which user of which account asks, whatever he writes himself', async () => {
+    await using publisher = await nats.connect('publisher');
+    const forged = natsHeaders();
+    forged.set('Nats-Request-Info', JSON.stringify({ acc: 'LXSTOW', user: 'admin' }));
+    for (const [limit, headers] of [[21], [22, forged]] as const)
+      await publisher.request('lxstow.api.runs.list.local.default', JSON.stringify({ limit }), {
+        timeout: 30_000,
+        ...(headers && { headers }),
+      });
+    await publisher.request('lxstow.api.runs.show.local.default', '{"id": 1}', { timeout: 30_000, headers: forged });
+    const audited = await until(
+      async () =>
+        (await stack.stow.logOf('gateway'))
+          .split('\n')
+          .filter((line) => line.includes('"audit":true') && line.includes('"protocol":"nats"'))
+          .map((line) => JSON.parse(line)),
+      (lines) => lines.some(({ status, subject }) => status === 400 && subject.includes('runs.show')),
+    );
+    for (const { requestor } of audited)
+      assert.deepEqual([requestor.username, requestor.account], ['publisher', 'PUBLISHER']);
   });
 
   const operation = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';

@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
 import type { WebSocket } from 'ws';
-import type { Operation } from '../../contract/schemas.ts';
+import type { Operation, SchemaName } from '../../contract/schemas.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
 import type { Identity, Remote } from './remotes.ts';
@@ -37,8 +37,6 @@ export interface RequestOptions {
   body?: object;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
-  /** Time limit to the answer's headers. */
-  timeoutMs?: number;
   /** Called with each warning beside the answer. */
   onWarning?: (text: string) => void;
 }
@@ -49,8 +47,12 @@ export class Unreachable extends CliError {
   inDoubt = false;
 }
 
-/** A deletion waits for its worker, for gateway.deleteTimeoutMs (30 s); this is some more. */
-const answerTimeoutMs = 90_000;
+const usualPatience = {
+  /** To the answer's headers. A deletion waits for its worker, for gateway.deleteTimeoutMs (30 s); this is some more. */
+  headMs: 90_000,
+  /** From the headers to the end: the longest answer at 220 KiB a second. */
+  bodyMs: 300_000,
+};
 const mostSockets = 16;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
@@ -58,10 +60,12 @@ const longestAnswerBytes = 64 * 1024 * 1024;
 export class Gateway implements Disposable {
   readonly remote: Remote;
   readonly #agent: https.Agent;
+  readonly #patience: typeof usualPatience;
 
-  constructor(remote: Remote, { cert, key }: Identity) {
+  constructor(remote: Remote, { cert, key }: Identity, patience = usualPatience) {
     const { certificate } = remote;
     this.remote = remote;
+    this.#patience = patience;
     const pin = certificate === undefined ? {} : pinned(certificate);
     this.#agent = new https.Agent({ keepAlive: true, maxSockets: mostSockets, cert, key, ...pin });
   }
@@ -69,11 +73,17 @@ export class Gateway implements Disposable {
   /** Returns the metadata of the answer. Encodes each element of `path`. Throws CliError with the gateway's message. */
   // biome-ignore lint/suspicious/noExplicitAny: the caller knows what it asked for
   async ask(method: string, path: string[], options?: RequestOptions): Promise<any> {
+    const call = `${method} ${path.map(encodeURIComponent).join('/')}`;
+    const schema = answers.find(([pattern]) => pattern.test(call))?.[1];
+    // Loaded while the gateway works.
+    const validators = schema && import('../../contract/schemas.ts');
     const response = await this.open(method, path, options);
     for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
       options?.onWarning?.(printable(text));
-    const { type, metadata } = await envelopeOf(response, this.remote);
+    const { type, metadata } = await this.#envelope(response, method);
     if (type !== 'sync' && type !== 'async') throw notOurs(this.remote, `type ${JSON.stringify(type)}`);
+    const fault = schema && (await validators)?.faultsOf(schema, metadata)[0];
+    if (fault !== undefined) throw notOurs(this.remote, `${call}: ${fault}`);
     return metadata;
   }
 
@@ -82,20 +92,21 @@ export class Gateway implements Disposable {
     const response = await this.#send(method, path, options);
     const { statusCode = 0 } = response;
     if (statusCode < 400) return response;
-    const envelope = method === 'HEAD' ? undefined : await envelopeOf(response, this.remote);
-    throw refusal(statusCode, envelope?.error ?? `${this.remote.name} answers ${statusCode}`, response);
+    const envelope = method === 'HEAD' ? undefined : await this.#envelope(response, method);
+    const said = typeof envelope?.error === 'string' ? envelope.error : `${this.remote.name} answers ${statusCode}`;
+    throw refusal(statusCode, said, response);
   }
 
   /** Opens a websocket of the gateway's events, of all projects that this client may see. */
   async events(type: 'operation'): Promise<WebSocket> {
     const { WebSocket } = await import('ws');
     const address = new URL(`/1.0/events?type=${type}&all-projects=true`, this.remote.url.replace(/^https/, 'wss'));
-    const limits = { handshakeTimeout: answerTimeoutMs, maxPayload: longestAnswerBytes };
+    const limits = { handshakeTimeout: this.#patience.headMs, maxPayload: longestAnswerBytes };
     return new WebSocket(address, { agent: this.#agent, ...limits });
   }
 
   #send(method: string, path: string[], options: RequestOptions): Promise<IncomingMessage> {
-    const { body, headers = {}, signal, timeoutMs = answerTimeoutMs } = options;
+    const { body, headers = {}, signal } = options;
     const target = new URL(['', '1.0', ...path.map(encodeURIComponent)].join('/'), this.remote.url);
     for (const [key, value] of Object.entries(options.query ?? {}))
       if (value !== undefined) target.searchParams.set(key, value);
@@ -111,7 +122,8 @@ export class Gateway implements Disposable {
         signal,
         headers: { ...headers, ...ofBody },
       });
-      const timer = setTimeout(() => request.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)), timeoutMs);
+      const { headMs } = this.#patience;
+      const timer = setTimeout(() => request.destroy(new Error(`no answer in ${headMs / 1000} s`)), headMs);
       request.on('close', () => clearTimeout(timer));
       request.on('response', (response) => {
         clearTimeout(timer);
@@ -127,10 +139,54 @@ export class Gateway implements Disposable {
     });
   }
 
+  async #envelope(response: IncomingMessage, method: string): Promise<Envelope> {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const { bodyMs } = this.#patience;
+    const tooSlow = new Error(`its answer is not complete after ${bodyMs / 1000} s`);
+    const timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
+    try {
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        size += chunk.length;
+        if (size > longestAnswerBytes) throw notOurs(this.remote, 'too long');
+        chunks.push(chunk);
+      }
+    } catch (error) {
+      throw error instanceof CliError ? error : inDoubt(method, connectionError(error as Error, this.remote));
+    } finally {
+      clearTimeout(timer);
+    }
+    const text = Buffer.concat(chunks).toString();
+    try {
+      const envelope: unknown = JSON.parse(text);
+      if (typeof envelope === 'object' && envelope !== null) return envelope;
+    } catch {
+      // Reported below.
+    }
+    throw notOurs(this.remote, `status ${response.statusCode}, ${JSON.stringify(text.slice(0, 80))}`);
+  }
+
   [Symbol.dispose](): void {
     this.#agent.destroy();
   }
 }
+
+/** The schema of each call's metadata. Answers to other calls are not checked. */
+const answers: [call: RegExp, SchemaName][] = [
+  [/^GET $/, 'read-answers.json#/$defs/server'],
+  [/^GET certificates\/[^/]+$/, 'read-answers.json#/$defs/certificate'],
+  [/^GET instances$/, 'read-answers.json#/$defs/instances'],
+  [/^GET instances\/[^/]+\/backups$/, 'read-answers.json#/$defs/backups'],
+  [/^GET instances\/[^/]+\/backups\/[^/]+$/, 'nats-api.json#/$defs/backup'],
+  [/^POST instances\/[^/]+\/backups$/, 'read-answers.json#/$defs/newBackup'],
+  [/^POST instances\/[^/]+\/backups\/[^/]+$/, 'read-answers.json#/$defs/operation'],
+  [/^GET operations$/, 'read-answers.json#/$defs/operations'],
+  [/^GET operations\/[^/]+(\/wait)?$/, 'read-answers.json#/$defs/operation'],
+  [/^GET runs$/, 'run-answers.json#/$defs/runPage'],
+  [/^GET runs\/[^/]+$/, 'run-answers.json#/$defs/run'],
+  [/^GET runs\/[^/]+\/children$/, 'run-answers.json#/$defs/childPage'],
+  [/^GET status$/, 'read-answers.json#/$defs/statuses'],
+];
 
 /** Trusts this certificate and no other, whatever name it has: the gateway may be reached by another name. */
 function pinned(certificate: string): https.AgentOptions {
@@ -147,34 +203,12 @@ function pinned(certificate: string): https.AgentOptions {
 
 interface Envelope {
   type?: unknown;
-  error?: string;
+  error?: unknown;
   metadata?: unknown;
 }
 
-async function envelopeOf(response: IncomingMessage, remote: Remote): Promise<Envelope> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  try {
-    for await (const chunk of response as AsyncIterable<Buffer>) {
-      size += chunk.length;
-      if (size > longestAnswerBytes) throw notOurs(remote, 'too long');
-      chunks.push(chunk);
-    }
-  } catch (error) {
-    throw error instanceof CliError ? error : connectionError(error as Error, remote);
-  }
-  const text = Buffer.concat(chunks).toString();
-  try {
-    const envelope: unknown = JSON.parse(text);
-    if (typeof envelope === 'object' && envelope !== null) return envelope;
-  } catch {
-    // Said below.
-  }
-  throw notOurs(remote, `status ${response.statusCode}, ${JSON.stringify(text.slice(0, 80))}`);
-}
-
 function notOurs({ name, url }: Remote, what: string): CliError {
-  return new CliError(exits.protocol, `${name} does not answer like an lxstow gateway: ${what}`, {
+  return new CliError(exits.protocol, `${name} does not answer like an lxstow gateway: ${printable(what)}`, {
     hint: `is ${url} the right address? See: lxstow remote list`,
   });
 }

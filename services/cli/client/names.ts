@@ -2,7 +2,7 @@
 import { CliError, exits } from '../exit.ts';
 import { Gateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
-import { findRemote, identity } from './remotes.ts';
+import { findRemote, type Identity, identity } from './remotes.ts';
 
 /** Project and host of an instance: `--project` and `--target`. */
 export interface Scope {
@@ -35,10 +35,13 @@ export interface ShownBackup {
 /** The gateways of one command, each opened once. */
 export class Gateways implements Disposable {
   readonly #open = new Map<string, Gateway>();
+  #identity: Promise<Identity> | undefined;
 
   async get(name: string | undefined): Promise<Gateway> {
     const remote = await findRemote(name);
-    const gateway = this.#open.get(remote.name) ?? new Gateway(remote, await identity());
+    this.#identity ??= identity();
+    const own = await this.#identity;
+    const gateway = this.#open.get(remote.name) ?? new Gateway(remote, own);
     this.#open.set(remote.name, gateway);
     return gateway;
   }

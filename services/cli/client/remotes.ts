@@ -1,6 +1,6 @@
 /** What a client keeps in $XDG_CONFIG_HOME/lxstow: its gateways, their certificates, and its own, as `lxc` does. A gateway is a `remote` in these files. */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { homedir, hostname, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { parse, stringify } from 'yaml';
@@ -127,7 +127,17 @@ export async function switchRemote(name: string): Promise<void> {
 /** The client's own certificate. Makes it the first time. */
 export async function identity(): Promise<Identity> {
   const dir = join(folder(), 'client');
-  return (await readIdentity(dir)) ?? (await makeIdentity(dir));
+  const found = await readIdentity(dir);
+  if (found) await warnOfMode(join(dir, 'client.key'));
+  return found ?? (await makeIdentity(dir));
+}
+
+/** Of a key of this user's that others may read or write, as ssh judges it. It is used all the same: `lxc` uses its own so, too. */
+async function warnOfMode(file: string): Promise<void> {
+  const { uid, mode } = await stat(file);
+  if (uid !== process.getuid?.() || (mode & 0o077) === 0) return;
+  const shown = (mode & 0o777).toString(8).padStart(4, '0');
+  process.stderr.write(`lxstow: ${file}: its mode is ${shown}; whoever reads it has this client's rights: chmod 600\n`);
 }
 
 async function readIdentity(dir: string): Promise<Identity | undefined> {

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Gateway, type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
 import { Gateways, subjectOf } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Format, people, print, size, time } from '../terminal/output.ts';
+import { type Format, json, people, print, size, time } from '../terminal/output.ts';
 import { clock } from '../terminal/progress.ts';
 import { printable } from '../terminal/table.ts';
 
@@ -74,7 +74,7 @@ function changes(format: Format): (found: ShownOperation[]) => void {
       said.set(each.id, now);
       // Operations that had ended before are not printed.
       if (before === now || (first && each.status_code >= 200)) continue;
-      if (format === 'json') process.stdout.write(`${JSON.stringify(each)}\n`);
+      if (format === 'json') process.stdout.write(`${json(each)}\n`);
       else if (format === 'table') process.stdout.write(`${printable(line(each, now))}\n`);
       else print(format, { heading, rows: [row(each)], raw: [each], empty: '' });
     }

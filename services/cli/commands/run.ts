@@ -6,9 +6,10 @@ import { beginRun, type Following, tellRun, untilRunEnds } from '../client/follo
 import { Gateways } from '../client/names.ts';
 import { childrenOf, RunChildren } from '../client/runChildren.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Format, print, size } from '../terminal/output.ts';
+import { type Format, json, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 import { runHeading, runOutcome, runProgress, runRow } from '../terminal/runWords.ts';
+import { printableLines } from '../terminal/table.ts';
 
 export interface RunOptions extends HowToBackUp, Following {
   all?: boolean;
@@ -104,6 +105,6 @@ export async function runReportCommand(text: string, { format }: { format: 'mark
   const run: ShownRun = await gateway.ask('GET', ['runs', id]);
   const children = (await childrenOf(gateway, id)).filter(({ state }) => state !== 'success');
   const report = { ...run, children };
-  process.stdout.write(format === 'json' ? `${JSON.stringify(report, null, 2)}\n` : markdownOf(report, size));
+  process.stdout.write(format === 'json' ? `${json(report, 2)}\n` : printableLines(markdownOf(report, size)));
   return exits.ok;
 }

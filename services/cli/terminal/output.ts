@@ -1,7 +1,7 @@
 /** Prints results on standard output, in the formats of `lxc`. */
 import { styleText } from 'node:util';
-import { stringify } from 'yaml';
-import { printable, table } from './table.ts';
+import { Document, stringify, visit } from 'yaml';
+import { escaped, printable, printableLines, table } from './table.ts';
 
 export const formats = ['table', 'json', 'yaml', 'csv'] as const;
 export type Format = (typeof formats)[number];
@@ -21,9 +21,9 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
   function inFormat(): string {
     switch (format) {
       case 'json':
-        return `${JSON.stringify(raw, null, 2)}\n`;
+        return `${json(raw, 2)}\n`;
       case 'yaml':
-        return stringify(raw);
+        return yaml(raw);
       case 'csv':
         return rows.map((row) => `${row.map(csv).join(',')}\n`).join('');
       case 'table':
@@ -49,10 +49,35 @@ export function localTime(text: string): string {
   return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());
 }
 
-/** RFC 4180; no heading, as in `lxc`. */
-function csv(cell: string): string {
-  return /[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
+/** As RFC 4180 has it, with a table's escapes; no heading, as `lxc`. */
+function csv(text: string): string {
+  const cell = printable(text);
+  return /[",]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
 }
+
+/** JSON that no terminal acts on: JSON.stringify escapes what is below U+0020 only. */
+export function json(value: unknown, indent?: number): string {
+  return escaped(JSON.stringify(value, null, indent), (code) =>
+    String.fromCodePoint(code)
+      .split('')
+      .map((unit) => `\\u${hex(unit.charCodeAt(0), 4)}`)
+      .join(''),
+  );
+}
+
+/** The same in YAML, which has escapes between double quotes only. */
+function yaml(value: unknown): string {
+  const acts = (text: string) => escaped(text, () => '') !== text;
+  const document = new Document(value);
+  visit(document, {
+    Scalar(_key, node) {
+      if (typeof node.value === 'string' && acts(node.value)) node.type = 'QUOTE_DOUBLE';
+    },
+  });
+  return escaped(document.toString(), (code) => (code > 0xffff ? `\\U${hex(code, 8)}` : `\\u${hex(code, 4)}`));
+}
+
+const hex = (code: number, digits: number) => code.toString(16).padStart(digits, '0');
 
 const colours: Record<string, 'green' | 'red' | 'yellow'> = {
   Success: 'green',
@@ -93,10 +118,7 @@ const isoTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}/;
 
 /** An object as YAML for people: readable sizes, and local times next to those in UTC. */
 export function people(found: object): string {
-  return stringify(found, (key, value) => readable(String(key), value))
-    .split('\n')
-    .map(printable)
-    .join('\n');
+  return printableLines(stringify(found, (key, value) => readable(String(key), value)));
 }
 
 function readable(key: string, value: unknown): unknown {

@@ -12,9 +12,17 @@ export function table(heading: string[], rows: string[][], paint: (cell: string)
 
 /** Puts foreign text on one line, with control characters escaped. */
 export function printable(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) =>
-    character === '\n' ? '\\n' : `\\u{${character.codePointAt(0)?.toString(16)}}`,
-  );
+  return escaped(text.replaceAll('\n', '\\n'), (code) => `\\u{${code.toString(16)}}`);
+}
+
+/** The same of text that has several lines. */
+export function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n');
+}
+
+/** Whatever acts on a terminal, or changes how it shows what is around it, as `written` has it; line feeds stay. */
+export function escaped(text: string, written: (code: number) => string): string {
+  return text.replaceAll(/[^\P{Cc}\n]|[\p{Cf}\u2028\u2029]/gu, (character) => written(character.codePointAt(0) ?? 0));
 }
 
 const mostNames = 5;

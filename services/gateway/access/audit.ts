@@ -2,6 +2,7 @@
  * The audit trail: a log line for each call that changes something, each that is refused, each by which a whole archive goes out, and each request
  * over NATS, at whatever level the log is.
  */
+import type { Msg } from '@nats-io/transport-node';
 import type { RequestHandler, Response } from 'express';
 import type { Config } from '../../contract/schemas.ts';
 import { createLogger, type Log } from '../../telemetry/logger.ts';
@@ -46,20 +47,36 @@ export function audited(log: Log): RequestHandler {
   };
 }
 
-/** Writes the line of a request over NATS. Who asks is not told by NATS: the inbox for the answer says it, where users have prefixes of their own. */
-export function auditOverNats(
-  log: Log,
-  asked: { subject: string; reply: string | undefined; trace: Trace; status: number; body: object },
-): void {
-  const { subject, reply = '', trace, status, body } = asked;
+/** Writes the line of a request over NATS. */
+export function auditOverNats(log: Log, asked: { message: Msg; trace: Trace; status: number; body: object }): void {
+  const {
+    message: { subject, reply = '', headers },
+    trace,
+    status,
+    body,
+  } = asked;
+  const { acc: account, user = '' } = importedFrom(reply, headers?.get('Nats-Request-Info'));
   log.info('audit', {
-    requestor: { username: '', name: '', role: '', protocol: 'nats', address: reply },
+    requestor: { username: user, ...(account && { account }), name: '', role: '', protocol: 'nats', address: reply },
     subject,
     ...body,
     status,
     result: resultOf(status),
     trace: trace.id,
   });
+}
+
+/**
+ * Who asks from another account: NATS writes this header over the asker's own at each import of a service, with the user where the import has
+ * `share: true`. Inside the gateway's account nobody but the asker could have written it; the inbox says who asks there.
+ */
+function importedFrom(reply: string, info = ''): { acc?: string; user?: string } {
+  if (!reply.startsWith('_R_.')) return {};
+  try {
+    return JSON.parse(info) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 /** Adds to a request's line, and has one written for a call that only reads. Nothing secret. */

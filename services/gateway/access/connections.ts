@@ -1,14 +1,15 @@
 /** Open connections by the certificate at their other end, so that they end with its trust: requests, transfers and websockets. */
 import type { TLSSocket } from 'node:tls';
 import type { Response } from 'express';
+import { headLimits } from '../../telemetry/health.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import type { Client } from './apiClient.ts';
 
 /** Timeouts of every connection, in ms, before its client is known. */
 export const connectionLimits = {
   handshakeTimeout: 20_000,
-  // With `requestTimeout` 0 Node.js has no such limit: a client without trust could hold connections for ever.
-  headersTimeout: 30_000,
+  // Node.js has none of its own where `requestTimeout` is 0: a stranger could hold connections for ever.
+  ...headLimits,
   // An archive takes as long as it takes; app.ts bounds the other bodies.
   requestTimeout: 0,
   // A client that polls now and then shall not need a handshake each time, and load balancers close their side after a minute.

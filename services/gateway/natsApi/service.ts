@@ -96,8 +96,7 @@ async function answer(
   const trace = traceOf(message.headers?.get(traceHeader));
   const about: Record<string, unknown> = { endpoint: endpoint.name };
   const error = await respond(parts, endpoint, message, running, trace, about);
-  const { subject, reply } = message;
-  auditOverNats(parts.audit, { subject, reply, trace, status: error?.status ?? 200, body: about });
+  auditOverNats(parts.audit, { message, trace, status: error?.status ?? 200, body: about });
   return error;
 }
 
