@@ -1788,7 +1788,7 @@ trace?: string
 warnings?: string[]
 }
 /**
- * One job's state, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own; the rest are lxstow's, and the API leaves `checkpoint` and `owner` out.
+ * One job's state, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own, and the API shows only these (services/gateway/views/operationView.ts), with `code`, `run` and `source` added to the metadata; the rest are lxstow's.
  */
 export interface Operation {
 id: string

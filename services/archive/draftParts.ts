@@ -5,7 +5,7 @@ import type { Compression } from '../contract/schemas.ts';
 import { type Block, type ByteSource, readBlocks } from './blocks.ts';
 import { blockPool, blockSizeBytes, compressBlocks } from './compression/compression.ts';
 import type { Threads } from './compression/threads.ts';
-import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './parts.ts';
+import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './cutParts.ts';
 import type { SlotMemory } from './slotMemory.ts';
 
 export interface DraftOptions {

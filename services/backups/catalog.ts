@@ -4,7 +4,7 @@ import { isCode, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest, ManifestBackup } from '../contract/schemas.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { archiveKey, manifestKey, type Part } from './keys.ts';
+import { archiveKey, type BackupScope, manifestKey } from './keys.ts';
 import { formatManifest, readManifest, type StoredBackup } from './manifest.ts';
 import { cursorOf, listManifests, type ManifestEntry } from './manifestListing.ts';
 import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
@@ -80,14 +80,14 @@ export class Catalog {
   }
 
   /** Lists all backups of an instance, a project or a remote, or all, by these and their name. Logs and leaves out manifests that cannot be read; `onUnreadable` may throw. */
-  async list(of: Part, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
+  async list(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
     const entries: ManifestEntry[] = [];
     for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) entries.push(entry);
     return this.#summaries.of(entries, of.instance === undefined, signal, onUnreadable);
   }
 
   /** The same in batches, as the store lists them. */
-  async *batches(of: Part, signal: AbortSignal): AsyncGenerator<Summary[]> {
+  async *batches(of: BackupScope, signal: AbortSignal): AsyncGenerator<Summary[]> {
     let entries: ManifestEntry[] = [];
     for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) {
       entries.push(entry);
@@ -100,7 +100,7 @@ export class Catalog {
 
   /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
   async page(
-    of: Part,
+    of: BackupScope,
     { limit, after = '' }: { limit: number; after?: string | undefined },
     signal: AbortSignal,
   ): Promise<{ summaries: Summary[]; next?: string }> {

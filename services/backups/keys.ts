@@ -14,14 +14,14 @@ export function manifestKey(prefix: string, address: BackupAddress): string {
 }
 
 /** Selects backups in the bucket. A missing field matches every value. */
-export interface Part {
+export interface BackupScope {
   remote?: string | undefined;
   project?: string | undefined;
   instance?: string | undefined;
 }
 
 /** Key prefix of all backups of an instance, a project or a remote; without a remote, of all backups. */
-export function listPrefix(prefix: string, { remote, project, instance }: Part): string {
+export function listPrefix(prefix: string, { remote, project, instance }: BackupScope): string {
   const words = [prefix, remote, remote && project, remote && project && instance];
   return words.map((word) => (word ? `${word}/` : '')).join('');
 }

@@ -2,7 +2,7 @@
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
-import { listPrefix, type Part, parseManifestKey, prefixesOf } from './keys.ts';
+import { type BackupScope, listPrefix, parseManifestKey, prefixesOf } from './keys.ts';
 
 export interface ManifestEntry {
   address: BackupAddress;
@@ -21,7 +21,7 @@ const instanceLevel = 3;
 export async function* listManifests(
   store: ObjectStore,
   prefix: string,
-  of: Part,
+  of: BackupScope,
   signal: AbortSignal,
 ): AsyncGenerator<ManifestEntry> {
   const first: StoredObject[] = [];
@@ -46,7 +46,7 @@ export async function* listManifests(
 }
 
 /** Prefixes that together match all keys of these backups. */
-async function piecesOf(store: ObjectStore, prefix: string, of: Part, signal: AbortSignal): Promise<string[]> {
+async function piecesOf(store: ObjectStore, prefix: string, of: BackupScope, signal: AbortSignal): Promise<string[]> {
   const whole = [listPrefix(prefix, of)];
   const { remote, project, instance } = of;
   const named = [remote, remote && project, remote && project && instance].filter((word) => word !== undefined).length;
@@ -60,7 +60,7 @@ async function piecesOf(store: ObjectStore, prefix: string, of: Part, signal: Ab
 }
 
 /** A backup's place in the order of a list; with its remote and project where the list has several. */
-export function cursorOf({ remote, project, instance, backup }: BackupAddress, of: Part): string {
+export function cursorOf({ remote, project, instance, backup }: BackupAddress, of: BackupScope): string {
   const own = `${instance}/${backup}`;
   return of.remote === undefined || of.project === undefined ? `${remote}/${project}/${own}` : own;
 }

@@ -1,5 +1,6 @@
 /**
- * Every error code of lxstow. `status` is the HTTP status; `permanent`: a retry cannot help.
+ * Every error code of lxstow. `status` is the HTTP status; `permanent`: do not repeat this one request at once. Whether a
+ * job is retried, outages/blame.ts says.
  * The list is closed: clients and runbooks match on these words.
  */
 const codes = {

@@ -67,8 +67,8 @@ export class Leases {
   }
 
   /**
-   * Removes the remote's leases, claims and permits that outlived their holders; returns their keys. To be called again and again: one that was not renewed
-   * since an earlier call, more than two of its TTLs ago, is removed. Names of backups are reserved for days, and stay.
+   * Removes the remote's leases, claims and permits that outlived their holders; returns their keys. A lease counts as stale when two calls, more than two of
+   * its TTLs apart, saw it unrenewed, so call this regularly. Names of backups are reserved for days, and stay.
    */
   async removeStale(remote: string): Promise<string[]> {
     const keys = await this.#bucket.names(`${remote}.>`);
@@ -190,8 +190,8 @@ export class Lease {
 const removeStaleEveryMs = 30_000;
 
 /**
- * Removes stale leases of a remote every so often until `stop`. Whoever wants a lease takes a stale one, but a claim refuses others by being there: a deletion
- * because of a reader that died, say.
+ * Removes stale leases of a remote regularly until `stop`. A lease that is wanted is taken over when it is stale. A claim never is, but blocks others by being
+ * there (a dead reader blocks a deletion): so it must be removed.
  */
 export async function removeStaleRegularly(
   leases: Leases,

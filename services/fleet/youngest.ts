@@ -1,5 +1,5 @@
 /** Finds the youngest stored backup of each instance, with one listing and about one manifest an instance. */
-import { listPrefix, type Part, parseManifestKey } from '../backups/keys.ts';
+import { type BackupScope, listPrefix, parseManifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { isCode } from '../contract/errors.ts';
@@ -34,7 +34,7 @@ export function goodOf({ backup, archive }: Manifest): GoodBackup {
 export async function youngestBackups(
   store: ObjectStore,
   prefix: string,
-  of: Part,
+  of: BackupScope,
   signal: AbortSignal,
 ): Promise<Map<string, Youngest>> {
   const candidates = new Map<string, Candidate[]>();

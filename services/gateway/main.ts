@@ -45,7 +45,7 @@ import { listShares } from './http/lines.ts';
 import { serveOverNats } from './natsApi/service.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
-import { cancelOperation } from './views/operationView.ts';
+import { cancelOperation } from './views/cancelOperation.ts';
 import { runTools } from './views/runView.ts';
 
 export interface GatewayOptions {

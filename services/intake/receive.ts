@@ -2,8 +2,8 @@
 import type { Readable } from 'node:stream';
 import { blockSizeBytes } from '../archive/compression/compression.ts';
 import type { Threads } from '../archive/compression/threads.ts';
+import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/cutParts.ts';
 import { draftParts } from '../archive/draftParts.ts';
-import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/parts.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import { type OnEntry, TarScanner } from '../archive/tar/tar.ts';
 import type { IdleWatch } from '../concurrency/idleWatch.ts';

@@ -13,7 +13,7 @@ import { findInstance, instanceExists, type LxdInstance, nameOf } from '../lxd/i
 import { everyInstance, type InventoryInstance, lxdBackupsOf, only, operationOfLxdBackup } from '../lxd/inventory.ts';
 import { handedBackConfig, isMarked, marks as markKeys } from '../lxd/marks.ts';
 import { parseOwnName, renamed } from '../lxd/ownNames.ts';
-import type { Leftover, SearchTools } from './leftover.ts';
+import type { Leftover, SearchTools } from './leftoverTypes.ts';
 
 export const looksInFlight = 8;
 
@@ -127,7 +127,8 @@ async function leftByRestore(
   const succeeded = restore.status === 'Success';
   if (own.kind === 'replaced' && !succeeded)
     return kept(`it is ${target.instance} as it was before the restore: rename it back, or delete it`);
-  if (own.kind === 'restored' && succeeded) return kept('its operation would not have left it: check what it is');
+  if (own.kind === 'restored' && succeeded)
+    return kept('its restore succeeded and should have renamed it; check it, then delete or rename it by hand');
   if (own.kind === 'replaced' && isProtected(instance))
     return kept('it is protected: delete it when you need it no more');
   if (instance.status !== 'Stopped') return kept(`it is ${instance.status.toLowerCase()}`);

@@ -2,7 +2,7 @@
 import { faultsOf } from '../contract/schemas.ts';
 import type { Bucket, Entry } from '../nats/bucket.ts';
 import { parseLeaseKey } from '../nats/bucketKeys.ts';
-import type { Leftover, SearchTools } from './leftover.ts';
+import type { Leftover, SearchTools } from './leftoverTypes.ts';
 import { type Owner, parseHolder } from './owners.ts';
 
 export async function* leases({ owners, leasesBucket, remote, settledMs }: SearchTools): AsyncGenerator<Leftover> {

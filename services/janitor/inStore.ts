@@ -7,7 +7,7 @@ import { parseRecord } from '../nats/bucket.ts';
 import { claimKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { looksInFlight } from './inLxd.ts';
-import type { Leftover, SearchTools } from './leftover.ts';
+import type { Leftover, SearchTools } from './leftoverTypes.ts';
 
 export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
   const { store, owners, prefix, remote, checkpoints, bucket, signal } = tools;

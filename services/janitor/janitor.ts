@@ -11,9 +11,9 @@ import type { Nats } from '../nats/connection.ts';
 import { OperationStore } from '../operations/operationStore.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
-import type { Leftover, LeftoverKind } from './leftover.ts';
-import { searches } from './leftovers.ts';
+import type { Leftover, LeftoverKind } from './leftoverTypes.ts';
 import { Owners } from './owners.ts';
+import { searches } from './searches.ts';
 
 export interface Finding {
   /** `search`: a part of the search, which failed. */

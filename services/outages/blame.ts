@@ -7,15 +7,15 @@ export type Blame =
   /** The job asks for something impossible: it fails at once. */
   | { on: 'job' }
   /**
-   * A failure that may not recur: the job is retried, and attempts are counted. `unlessAway`: ask this dependency at once; if it does not answer,
-   * blame it. If it does, only this job meets the fault: an object that the store cannot read, say.
+   * A failure that may not recur: the job is retried, and attempts are counted. `elseBlame`: ask this dependency at once; if it does not answer,
+   * blame it instead. If it does, only this job meets the fault: an object that the store cannot read, say.
    */
-  | { on: 'attempt'; unlessAway?: Dependency }
+  | { on: 'attempt'; elseBlame?: Dependency }
   /**
-   * The dependency is full, denies us access, or is NATS: the job waits, and no attempt is counted. `unlessItAnswers`: it refused this one request;
+   * The dependency is full, denies us access, or is NATS: the job waits, and no attempt is counted. `jobIfUp`: it refused this one request;
    * if it serves others, blame the job.
    */
-  | { on: Dependency; unlessItAnswers?: true };
+  | { on: Dependency; jobIfUp?: true };
 
 const job: Blame = { on: 'job' };
 const attempt: Blame = { on: 'attempt' };
@@ -37,14 +37,14 @@ const blames: Record<ErrorCode, Blame> = {
   'instance-busy': attempt,
   'not-replaced': job,
   'not-started': job,
-  'lxd-unavailable': { on: 'attempt', unlessAway: 'lxd' },
-  'lxd-stalled': { on: 'attempt', unlessAway: 'lxd' },
-  'lxd-refused': { on: 'lxd', unlessItAnswers: true },
+  'lxd-unavailable': { on: 'attempt', elseBlame: 'lxd' },
+  'lxd-stalled': { on: 'attempt', elseBlame: 'lxd' },
+  'lxd-refused': { on: 'lxd', jobIfUp: true },
   'lxd-full': { on: 'lxd' },
-  'lxd-failed': { on: 'attempt', unlessAway: 'lxd' },
-  's3-unavailable': { on: 'attempt', unlessAway: 's3' },
+  'lxd-failed': { on: 'attempt', elseBlame: 'lxd' },
+  's3-unavailable': { on: 'attempt', elseBlame: 's3' },
   's3-denied': { on: 's3' },
-  's3-refused': { on: 's3', unlessItAnswers: true },
+  's3-refused': { on: 's3', jobIfUp: true },
   's3-full': { on: 's3' },
   'nats-unavailable': { on: 'nats' },
   'nats-unfit': { on: 'nats' },
@@ -81,7 +81,7 @@ export function waitedForAfter(code: ErrorCode): string | undefined {
 /** The dependency to ask whether it is away, when a job fails by this. */
 export function suspectOf(code: ErrorCode): Dependency | undefined {
   const blame = blames[code];
-  if (blame.on === 'attempt') return blame.unlessAway;
+  if (blame.on === 'attempt') return blame.elseBlame;
   return blame.on === 'job' ? undefined : blame.on;
 }
 

@@ -15,7 +15,7 @@ import { waitedForAfter } from '../outages/blame.ts';
 import { waitingFor } from '../outages/outage.ts';
 import type { Outages } from '../outages/outages.ts';
 import { countJob, type JobResult } from '../telemetry/metrics.ts';
-import { type Ending, endingOf, firstDelayMs, waitingSinceOf } from './ending.ts';
+import { type Ending, endingOf, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */

@@ -100,7 +100,7 @@ async function settleOperation(
 async function attemptJob(job: Job, stored: Stored, message: Delivery, options: LoopOptions): Promise<void> {
   const { tools, worker, waitingRoom, log } = options;
   const { operation } = stored;
-  // A restore that has prepared its instance needs LXD alone: with an instance aside, it does not wait for others.
+  // A restore that has prepared its instance needs nothing but LXD. Its old instance may be renamed away: it skips the limits, and does not wait for S3.
   const limited = operation.status !== 'Cancelling' && !operation.checkpoint?.prepared;
   const gate = limited ? await options.outages.gate(job.kind) : undefined;
   const overdue = gate && overdueFor(gate, operation, tools);

@@ -7,7 +7,7 @@ import type { Daemon } from '../lab/processes.ts';
 import { assertClean, linesOf, reaches, readManifest } from './workers.ts';
 
 const mib = 1024 * 1024;
-/** The smallest that there is (services/archive/parts.ts). */
+/** The smallest that there is (services/archive/cutParts.ts). */
 const partBytes = 16 * mib;
 const slots = 4;
 const partsInFlight = 2;

@@ -13,13 +13,13 @@ import { BufferPool } from '../../services/archive/bufferPool.ts';
 import { blockOverheadBytes } from '../../services/archive/compression/blockFormat.ts';
 import { blockPool, compressBlocks, type Piece } from '../../services/archive/compression/compression.ts';
 import { Threads } from '../../services/archive/compression/threads.ts';
-import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/parts.ts';
-import { writeTar } from '../../services/archive/reader.ts';
+import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/cutParts.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
 import { readTar } from '../../services/archive/tar/decompress.ts';
 import { largestIndexBytes } from '../../services/archive/tar/indexYaml.ts';
 import { mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/tar/lxdIndex.ts';
 import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
+import { writeTar } from '../../services/archive/verifiedParts.ts';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract/schemas.ts';
 

@@ -12,8 +12,8 @@ import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outages/outage.ts';
 import { Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
-import { type Circumstances, endingOf, waitingSinceOf } from '../../services/worker/ending.ts';
 import { type PauseTools, pause } from '../../services/worker/pause.ts';
+import { type Circumstances, endingOf, waitingSinceOf } from '../../services/worker/retryDecision.ts';
 
 const dayMs = 24 * 3_600_000;
 const usual: Circumstances = { attempt: 1, attempts: 5, confirmed: false, cuts: 0, waitedMs: 0, patienceMs: dayMs };

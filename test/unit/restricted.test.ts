@@ -13,7 +13,7 @@ import { parseConfigFile, parseIndex } from '../../services/archive/tar/indexYam
 import { TarScanner } from '../../services/archive/tar/tar.ts';
 import { completed } from '../../services/archive/tar/tarHead.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import { judgeOf } from '../../services/gateway/access/restricted.ts';
+import { judgeOf } from '../../services/gateway/access/allowedContent.ts';
 import { parseJob } from '../../services/jobs/jobs.ts';
 import { forbiddenFor, forbiddenIn } from '../../services/lxd/restrictions.ts';
 import { jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';

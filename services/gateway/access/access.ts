@@ -1,6 +1,6 @@
 /**
- * Who may do what. A route says its own right (http/route.ts); a call that no route answers needs the right of the nearest path above it before it is
- * told so, so that a path which is added later is never open by accident. A restricted client gets no further than its projects.
+ * Who may do what. A route says its own right (http/route.ts). For a path without a route, the right of the nearest path above it is checked first, and only
+ * then is it a 404, so that a path which is added later is never open by accident. A restricted client gets no further than its projects.
  */
 import type { ParsedUrlQuery } from 'node:querystring';
 import type { RequestHandler } from 'express';

@@ -1,7 +1,8 @@
 /** Changes of operations and runs as LXD's events. Pure. */
+
 import type { Address, BackupAddress, Operation, RestoreJob, Run } from '../../contract/schemas.ts';
 import { everything, runOperation, shownRun } from '../../runs/fold.ts';
-import { toLxd } from '../http/respond.ts';
+import { toLxd } from '../views/operationView.ts';
 
 export const eventTypes = ['operation', 'lifecycle', 'logging'] as const;
 export type EventType = (typeof eventTypes)[number];

@@ -1,6 +1,6 @@
 /** Whole lists as NDJSON, for who asks for `application/x-ndjson`: an object a line, sent no faster than the client reads. */
 import type { Request, Response } from 'express';
-import { write } from '../../archive/reader.ts';
+import { write } from '../../archive/verifiedParts.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { clientOf } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';

@@ -3,8 +3,9 @@ import { createHash } from 'node:crypto';
 import { gzip } from 'node:zlib';
 import type { ErrorRequestHandler, Request, Response } from 'express';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
-import type { BackupJob, Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
+import type { Operation } from '../../contract/schemas.ts';
 import type { Log } from '../../telemetry/logger.ts';
+import { toLxd } from '../views/operationView.ts';
 import type { Absences } from './absences.ts';
 
 /** Shorter answers fit into one packet without gzip. */
@@ -61,48 +62,6 @@ function send(response: Response, status: number, body: object): void {
 
 export function operationPath(id: string): string {
   return `/1.0/operations/${id}`;
-}
-
-/** The operation with LXD's fields, as its clients know them. */
-export function toLxd(operation: Operation) {
-  const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
-    operation;
-  const code = operation.error_code;
-  const run = operation.kind === 'backup' ? (operation.request as BackupJob | undefined)?.run : undefined;
-  const metadata = {
-    ...shownMetadata(operation),
-    ...(code !== undefined && { code }),
-    ...(run !== undefined && { run }),
-    ...sourceOf(operation),
-  };
-  return {
-    id,
-    class: operation.class,
-    description,
-    created_at,
-    updated_at,
-    status,
-    status_code,
-    resources,
-    metadata,
-    may_cancel,
-    err,
-    location,
-  };
-}
-
-/** Leaves out the stage of an operation that has ended. */
-function shownMetadata({ metadata, status_code }: Operation): Omit<OperationMetadata, 'stage'> & { stage?: string } {
-  if (status_code < 200) return metadata;
-  const { stage, bytes_per_second, create_backup_progress, waiting_for, ...rest } = metadata;
-  return rest;
-}
-
-/** Whose backup a restore reads. */
-function sourceOf({ kind, remote, project, instance, backup, request }: Operation): object {
-  if (kind !== 'restore' || backup === undefined) return {};
-  const { remote: location = remote, ...rest } = ((request ?? {}) as RestoreJob).source ?? {};
-  return { source: { project, instance, ...rest, location, name: backup } };
 }
 
 /** What a failed operation failed with. */

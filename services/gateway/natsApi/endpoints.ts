@@ -1,4 +1,5 @@
 /** The endpoints of the API over NATS. docs/asyncapi.yaml is generated from them: importing this file connects to nothing. */
+
 import { cursorOf } from '../../backups/manifestListing.ts';
 import type {
   Address,
@@ -14,9 +15,9 @@ import type {
   WaitRequest,
 } from '../../contract/schemas.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { toLxd } from '../http/respond.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
-import { cancelOperation, missingOperation } from '../views/operationView.ts';
+import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
+import { toLxd } from '../views/operationView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';

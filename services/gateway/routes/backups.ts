@@ -1,7 +1,7 @@
 /** The five endpoints of the contract: list, show, create, delete and restore backups. */
 
 import type { Request, Response } from 'express';
-import type { Part } from '../../backups/keys.ts';
+import type { BackupScope } from '../../backups/keys.ts';
 import { assertUnpinned } from '../../backups/manifest.ts';
 import type { Summary } from '../../backups/summaries.ts';
 import { knownRemote } from '../../contract/config.ts';
@@ -20,8 +20,8 @@ import {
 import { askLook } from '../../hosts/look.ts';
 import { isFinal } from '../../operations/operation.ts';
 import type { Trace } from '../../telemetry/trace.ts';
+import { assertContentAllowed, isLimited, limitsIn } from '../access/allowedContent.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
-import { assertMayRestore, isLimited, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
@@ -44,7 +44,7 @@ import {
   tagsOf,
   traceOfRequest,
 } from '../http/requests.ts';
-import { accepted, errorOf, operationPath, sync, toLxd } from '../http/respond.ts';
+import { accepted, errorOf, operationPath, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import {
   assertInstance,
@@ -55,6 +55,7 @@ import {
   unfinishedBackup,
   unlessAway,
 } from '../views/backupView.ts';
+import { toLxd } from '../views/operationView.ts';
 
 const instanceName = 'names.json#/$defs/instanceName';
 
@@ -109,7 +110,7 @@ async function sendBackups(
   parts: GatewayParts,
   request: Request,
   response: Response,
-  of: Part,
+  of: BackupScope,
   onNone: () => unknown,
 ): Promise<void> {
   const { catalog } = parts;
@@ -275,7 +276,7 @@ async function assertRestorable(
     ...(limited && { profiles: limited.instance.profiles.map((each) => each.name) }),
   };
   const found = await look(parts, remote, question, trace);
-  if (limited) assertMayRestore(limited, limitsIn(found));
+  if (limited) assertContentAllowed(limited, limitsIn(found));
   if (!found) return;
   if (!found.project) throw new LxstowError('not-found', `project ${project} does not exist on ${remote}`);
   if (found.instance && !replace)

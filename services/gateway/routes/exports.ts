@@ -1,7 +1,7 @@
 /** Streams archives to clients. Each part is verified before a byte of it is sent; a damaged part cuts the answer. */
 import type { Request, Response } from 'express';
-import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/reader.ts';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
+import { type ByteRange, largestPart, verifiedParts, write } from '../../archive/verifiedParts.ts';
 import { checkArchive, readArchive } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';

@@ -1,4 +1,5 @@
 /** Operations: listed, shown, waited for. */
+
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation, Run } from '../../contract/schemas.ts';
@@ -10,9 +11,10 @@ import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
 import { ended, listedProject, parameter, query } from '../http/requests.ts';
-import { operationPath, sync, toLxd } from '../http/respond.ts';
+import { operationPath, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import { cancelOperation, missingOperation } from '../views/operationView.ts';
+import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
+import { toLxd } from '../views/operationView.ts';
 import { assertAllOfIt, cancelRun } from '../views/runView.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
 import { seenBy } from './runs.ts';

@@ -15,8 +15,9 @@ import {
 import { checkRule, judge } from '../../retention/keep.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
-import { sync, toLxd } from '../http/respond.ts';
+import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
+import { toLxd } from '../views/operationView.ts';
 
 export const pruneRoutes: RouteGroup = {
   path: '/1.0/prune',

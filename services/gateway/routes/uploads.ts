@@ -10,8 +10,8 @@ import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type Compression, type Config, check, type Operation, type Tags } from '../../contract/schemas.ts';
 import type { Judge } from '../../intake/intake.ts';
+import { isLimited, judgeOf, limitsIn } from '../access/allowedContent.ts';
 import { clientOf } from '../access/apiClient.ts';
-import { isLimited, judgeOf, limitsIn } from '../access/restricted.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import {
   assertNotOwn,

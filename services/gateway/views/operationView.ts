@@ -1,39 +1,44 @@
-/** What clients can do with operations, for both APIs. */
+/** An operation as clients see it, over HTTPS and NATS: LXD's fields, with more in the metadata. */
+import type { BackupJob, Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
 
-import { LxstowError } from '../../contract/errors.ts';
-import type { Operation } from '../../contract/schemas.ts';
-import { nudge } from '../../coordination/nudges.ts';
-import { isQuick } from '../../nats/streams.ts';
-import { cancel, isFinal } from '../../operations/operation.ts';
-import type { GatewayParts } from '../gatewayParts.ts';
-
-export function missingOperation(id: string): LxstowError {
-  return new LxstowError('not-found', `operation ${id} does not exist`);
+/** The operation with LXD's fields, as its clients know them. */
+export function toLxd(operation: Operation) {
+  const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
+    operation;
+  const code = operation.error_code;
+  const run = operation.kind === 'backup' ? (operation.request as BackupJob | undefined)?.run : undefined;
+  const metadata = {
+    ...shownMetadata(operation),
+    ...(code !== undefined && { code }),
+    ...(run !== undefined && { run }),
+    ...sourceOf(operation),
+  };
+  return {
+    id,
+    class: operation.class,
+    description,
+    created_at,
+    updated_at,
+    status,
+    status_code,
+    resources,
+    metadata,
+    may_cancel,
+    err,
+    location,
+  };
 }
 
-/** Asks an operation to end; resolves with how it is then. Throws not-found, and bad-request for one that has ended or cannot be cancelled. */
-export async function cancelOperation(
-  { nats, operations, reservations }: Pick<GatewayParts, 'nats' | 'operations' | 'reservations'>,
-  id: string,
-): Promise<Operation> {
-  for (;;) {
-    const found = await operations.find(id);
-    if (!found) throw missingOperation(id);
-    const { operation, revision } = found;
-    if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
-    if (isQuick(operation.kind)) throw new LxstowError('bad-request', "This operation can't be cancelled");
-    if (!operation.may_cancel && operation.status !== 'Cancelling')
-      throw new LxstowError(
-        'bad-request',
-        `it is too late to cancel: ${operation.instance} is taking its place already`,
-      );
-    // When a worker has changed it in between, read it again.
-    const asked =
-      operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
-    if (!asked) continue;
-    nudge(nats, operation.remote, id);
-    if (isFinal(asked.operation) && operation.backup !== undefined && ['backup', 'upload'].includes(operation.kind))
-      await reservations.release(operation, operation.backup, id);
-    return asked.operation;
-  }
+/** Leaves out the stage of an operation that has ended. */
+function shownMetadata({ metadata, status_code }: Operation): Omit<OperationMetadata, 'stage'> & { stage?: string } {
+  if (status_code < 200) return metadata;
+  const { stage, bytes_per_second, create_backup_progress, waiting_for, ...rest } = metadata;
+  return rest;
+}
+
+/** Whose backup a restore reads. */
+function sourceOf({ kind, remote, project, instance, backup, request }: Operation): object {
+  if (kind !== 'restore' || backup === undefined) return {};
+  const { remote: location = remote, ...rest } = ((request ?? {}) as RestoreJob).source ?? {};
+  return { source: { project, instance, ...rest, location, name: backup } };
 }

@@ -1,8 +1,8 @@
 /** Sends LXD's export to the object store: compressed blocks, in parts, several at a time. */
 import type { ByteSource } from '../../archive/blocks.ts';
+import { type PartDraft, partSizeFor, partsInFlight } from '../../archive/cutParts.ts';
 import { draftParts } from '../../archive/draftParts.ts';
 import { paced } from '../../archive/pace.ts';
-import { type PartDraft, partSizeFor, partsInFlight } from '../../archive/parts.ts';
 import { largestIndexBytes } from '../../archive/tar/indexYaml.ts';
 import { TarScanner, type TarState } from '../../archive/tar/tar.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';

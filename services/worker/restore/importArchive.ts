@@ -1,7 +1,7 @@
 /** Imports a backup's archive into LXD, under a name that only this restore has. Every part is verified before LXD gets a byte of it. */
 import { inPieces } from '../../archive/pace.ts';
-import { writeTar } from '../../archive/reader.ts';
 import type { TarHead } from '../../archive/tar/tarHead.ts';
+import { writeTar } from '../../archive/verifiedParts.ts';
 import { checkArchive, readArchive } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';

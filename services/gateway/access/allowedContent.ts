@@ -21,7 +21,7 @@ export function limitsIn(found: LookAnswer | undefined): Limits | undefined {
 }
 
 /** Throws forbidden for a backup that a limited client may not restore. Without `limits` the worker judges. */
-export function assertMayRestore({ backup, instance }: Manifest, limits: Limits | undefined): void {
+export function assertContentAllowed({ backup, instance }: Manifest, limits: Limits | undefined): void {
   const forbidden = limits ? forbiddenFor(instance, limits) : [];
   if (forbidden.length > 0)
     throw new LxstowError('forbidden', refusalOf(`the backup of ${backup.instance}`, forbidden));

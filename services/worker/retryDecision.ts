@@ -26,7 +26,7 @@ export type Ending =
   | { kind: 'retry'; delayMs: number }
   /** Back on the queue until the dependency serves us, or for `delayMs` if it does already; the attempt does not count. */
   | { kind: 'wait'; delayMs: number }
-  /** Undoes the job, then Failure. `letter`: it was not the job's own fault, so a dead letter keeps it. */
+  /** Undoes the job, then Failure. `letter`: a dead letter keeps the job, as it may succeed later. */
   | { kind: 'fail'; letter: boolean };
 
 export const firstDelayMs = 5000;
@@ -43,7 +43,7 @@ export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Cir
     if (attempt >= attempts) return { kind: 'fail', letter: true };
     return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
   }
-  if (blame.on !== 'attempt' && blame.unlessItAnswers && !confirmed) return { kind: 'fail', letter: false };
+  if (blame.on !== 'attempt' && blame.jobIfUp && !confirmed) return { kind: 'fail', letter: false };
   if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
   // The job may be what ends LXD, which cuts others too: the more often, the rarer it is tried.
   if (cuts > 0) return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cuts - 1), patienceMs - waitedMs) };
@@ -52,8 +52,8 @@ export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Cir
 }
 
 /**
- * Since when the job has waited, in ms of the clock, given what its operation says. After a longer attempt the patience begins anew: the job moves. Where LXD
- * has cut the attempt it does not, for that may be the job's doing; but time at work is no waiting.
+ * Since when the job has waited, in ms of the clock. An attempt of 5 min or more resets the wait to now. One that LXD cut does not, as the job may be the
+ * cause; only its running time is not counted as waiting.
  */
 export function waitingSinceOf(
   since: string | undefined,

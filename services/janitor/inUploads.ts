@@ -6,7 +6,7 @@ import type { Operation } from '../contract/schemas.ts';
 import { claimKey } from '../nats/bucketKeys.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { cancelled, fail, isFinal, succeed } from '../operations/operation.ts';
-import type { Leftover, SearchTools } from './leftover.ts';
+import type { Leftover, SearchTools } from './leftoverTypes.ts';
 import type { Owner } from './owners.ts';
 
 export async function* orphans(tools: SearchTools): AsyncGenerator<Leftover> {

@@ -2,8 +2,8 @@
 import { inLxd } from './inLxd.ts';
 import { checkpoints, leases } from './inNats.ts';
 import { archives, uploads } from './inStore.ts';
-import type { Search } from './leftover.ts';
-import { orphans } from './orphans.ts';
+import { orphans } from './inUploads.ts';
+import type { Search } from './leftoverTypes.ts';
 
 /** By the place that they search: if one fails, the others are not hidden. */
 export const searches: Record<string, Search> = {

@@ -22,7 +22,7 @@ export interface Leftover {
   kind: LeftoverKind;
   what: string;
   where: string;
-  /** When it was made, if known. */
+  /** When it was made, if known; of a lease the last renewal, of a mark the operation's last change. */
   since: Date | undefined;
   owner: Owner;
   /** The instance whose lease the removal needs; undefined if the removal is one atomic step. */
@@ -46,7 +46,7 @@ export interface SearchTools {
   checkpoints: Bucket;
   operations: OperationStore;
   owners: Owners;
-  /** Leases and claims end in seconds: one that was not renewed for so long has lost its TTL. */
+  /** Leases and claims end in seconds: one that was not renewed for so long was not expired by NATS. */
   settledMs: number;
   signal: AbortSignal;
 }
