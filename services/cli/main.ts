@@ -51,7 +51,7 @@ addStatusCommand(program);
 addOperationCommands(program);
 addRemoteCommands(program);
 addCompletionCommands(program);
-program.commandsGroup('Servers, and commands for their operators, with a configuration (--config):');
+program.commandsGroup('Servers and their administration (--config):');
 addServerCommands(program);
 addUpkeepCommands(program, output);
 addTrustCommands(program);

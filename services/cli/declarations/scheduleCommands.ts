@@ -105,8 +105,14 @@ function addCreate(schedule: Command): void {
           .addOption(
             several('--exclude <name>', 'leave out this instance, or those that match a pattern; repeat for more'),
           )
-          .addOption(several('--project <name>', 'instances of this project; repeat for more'))
-          .addOption(several('--target <host>', 'instances of this host; repeat for more')),
+          .addOption(
+            several(
+              '--project <name>',
+              'only instances of this project; repeat for more',
+              'the one given to `lxstow remote add`, else all',
+            ),
+          )
+          .addOption(several('--target <host>', 'only instances of this host; repeat for more', 'all')),
         'backups',
       ),
     ),
