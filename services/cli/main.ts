@@ -31,7 +31,10 @@ if (Number(process.versions.node.split('.')[0]) < oldestNode) {
 const program = new Command('lxstow')
   .description('Backs up LXD and Incus instances to S3, and restores them.')
   .version(version)
-  .option('-c, --config <file>', 'configuration file, YAML or JSON (default: LXSTOW_CONFIG, or its usual place)')
+  .option(
+    '-c, --config <file>',
+    'configuration file, YAML or JSON (default: $LXSTOW_CONFIG, ~/.config/lxstow/lxstow.yaml, or /etc/lxstow/lxstow.yaml)',
+  )
   .showHelpAfterError('(--help shows more)')
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'lxstow: ')) })
   .exitOverride();
@@ -49,7 +52,7 @@ addStatusCommand(program);
 addOperationCommands(program);
 addRemoteCommands(program);
 addCompletionCommands(program);
-program.commandsGroup('Servers, and operators beside them (--config):');
+program.commandsGroup('Servers and their administration (--config):');
 addServerCommands(program);
 addUpkeepCommands(program, output);
 addTrustCommands(program);

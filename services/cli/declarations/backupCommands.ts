@@ -22,13 +22,13 @@ export function addBackupCommand(program: Command): void {
   const command = program
     .command('backup')
     .description('back up instances')
-    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector at most a gateway, as NAME:')
+    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway, such as stow:')
     .option('--all', 'back up every instance of the project, as one run')
     .addOption(selectorOption())
     .option('--name <name>', 'name of the backup, for one instance (default: made from the time)')
     .addOption(retryOption());
   examples(
-    waiting(scoped(backingUp(command, 'backup'), 'the default one; with --all or --selector, all')),
+    waiting(scoped(backingUp(command, 'backup'), "the gateway's default host; with --all or --selector, all hosts")),
     'lxstow backup c1                                     back up c1, and wait for the end',
     'lxstow backup c1 stow2:c2 --tag keep=yes             two instances, at two gateways',
     'lxstow backup --selector user.backup=daily --quiet --retry 10m   for cron',
@@ -44,19 +44,19 @@ export function addRestoreCommand(program: Command): void {
   const command = program
     .command('restore')
     .description('restore instances from backups')
-    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all at most a gateway, as NAME:')
+    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all only a gateway, such as stow:')
     .argument('[backup]', backup[1])
-    .option('--at <time>', 'the last backup before this time (UTC), or before the end of this date')
-    .option('--all', 'the latest backup of every instance of the project')
-    .option('--all-projects', 'with --all: of every project; each instance returns to its own project')
+    .option('--at <time>', 'restore the last backup before this time (UTC), or before the end of this date')
+    .option('--all', 'restore the latest backup of every instance of the project')
+    .option('--all-projects', 'with --all: instances of every project; each returns to its own project')
     .option('--as <name>', 'restore under this name')
     .option('--pool <pool>', 'restore to this storage pool (default: the original one)')
     .option('--to-project <name>', 'restore to this project (default: the original one)')
     .option('--to-target <host>', 'restore to this host (default: the original one)')
-    .option('--start', 'start it afterwards')
-    .option('--replace', 'replace the instance of this name, which is kept until the restored one runs')
+    .option('--start', 'start the instance afterwards')
+    .option('--replace', 'replace an existing instance of this name; it is kept until the restored one runs')
     .option('--keep-identity', 'keep UUID, MAC addresses and cloud-init identity, even if another instance has them')
-    .option('--no-network', 'leave out its network devices, for a look inside')
+    .option('--no-network', 'restore without network devices, to inspect the data')
     .option('--anyway', 'send the archive even if the host is known to refuse it')
     .option(...notify);
   examples(
@@ -79,11 +79,12 @@ export function addListCommands(program: Command): void {
     .alias('ls')
     .description('list backups, oldest first')
     .argument('[instance]', '[gateway:][name] (default: all instances)')
-    .option('--all', 'every project and every host, including hosts that no longer exist')
-    .addOption(
-      several('--tag <key[=value]>', 'only backups with this tag; repeat it for more tags, which must all match'),
-    )
-    .option('--before <time>', 'only backups made before a date or time (UTC), or longer ago than 14d or 12h');
+    .option('--all', 'backups of every project and every host, including hosts that no longer exist')
+    .addOption(several('--tag <key[=value]>', 'only backups with this tag; repeat for more tags, which must all match'))
+    .option(
+      '--before <time>',
+      'only backups made before a date or time (UTC), or older than an age such as 14d or 12h',
+    );
   examples(
     scoped(list).addOption(formatOption()),
     'lxstow list',
@@ -95,7 +96,9 @@ export function addListCommands(program: Command): void {
 
   const info = program
     .command('info')
-    .description('show a backup: sizes, compression, tags, pool, snapshots, versions; or its progress while it is made')
+    .description(
+      'show a backup: sizes, compression, tags, pool, snapshots, versions; or its progress while it is being made',
+    )
     .argument(...instance)
     .argument(...backup);
   examples(scoped(info).addOption(formatOption()), 'lxstow info c1 latest').action(

@@ -5,7 +5,7 @@ import { formats } from '../terminal/output.ts';
 
 export const instance = ['<instance>', '[gateway:]name'] as const;
 export const backup = ['<backup>', 'name of the backup, or latest'] as const;
-export const gateway = ['[gateway]', 'a gateway of `lxstow remote list`, as NAME: (default: the default one)'] as const;
+export const gateway = ['[gateway]', 'gateway, with a colon, such as stow: (default: the default gateway)'] as const;
 export const operation = '[gateway:]id';
 
 export const formatOption = () =>
@@ -22,7 +22,7 @@ export const several = (flags: string, what: string, usual = 'none') =>
 export const selectorOption = () =>
   several(
     '--selector <key=value>',
-    'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat it to narrow the choice',
+    'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat to narrow the choice',
   );
 
 const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
@@ -37,7 +37,7 @@ function retryTime(text: string): number {
 export const retryOption = () =>
   new Option(
     '--retry <time>',
-    'keep trying to start for this long (10m) while the gateway, NATS or S3 is unavailable',
+    'keep trying to start for this long, such as 10m, while the gateway, NATS or S3 is unavailable',
   ).argParser(retryTime);
 
 /** Where the instance is. */
@@ -47,14 +47,17 @@ export function scoped(command: Command, usualHost = "the gateway's default host
       '--project <name>',
       "the instance's project (default: the one given to `lxstow remote add`, else `default`)",
     )
-    .option('--target <host>', `the LXD or Incus host, by its name on the gateway (default: ${usualHost})`);
+    .option(
+      '--target <host>',
+      `the LXD or Incus host, by its name in the gateway's configuration (default: ${usualHost})`,
+    );
 }
 
 /** Whether to wait for the end, and what is printed. */
 export function waiting(command: Command): Command {
   return command
     .option('--wait', 'wait for the end; Ctrl-C then cancels', true)
-    .option('--no-wait', 'start it and return')
+    .option('--no-wait', 'return once it is started')
     .option(...quiet)
     .addOption(formatOption());
 }
@@ -62,10 +65,10 @@ export function waiting(command: Command): Command {
 /** How to back up. */
 export function backingUp(command: Command, what: 'backup' | 'backups'): Command {
   return command
-    .addOption(several('--tag <key=value>', `tag the ${what}; repeat it for more tags`))
+    .addOption(several('--tag <key=value>', `tag the ${what}; repeat for more tags`))
     .option(...notify)
     .addOption(compressionOption("the worker's setting"))
-    .option('--optimized', "use the storage driver's own format, which restores to the same driver only")
+    .option('--optimized', "use the storage driver's own format, which can be restored only to the same driver")
     .option('--instance-only', 'leave out snapshots');
 }
 

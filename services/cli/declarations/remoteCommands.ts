@@ -15,7 +15,7 @@ export function addRemoteCommands(program: Command): void {
     .argument('<new-name>', 'what to call the gateway')
     .argument('<url|token>', 'https://host:port, or what `lxstow trust token` printed')
     .option('--accept-certificate', 'trust the certificate that it shows, without asking')
-    .option('--token <token>', 'a token, with a URL: when the addresses in the token cannot be reached from here')
+    .option('--token <token>', 'token to use with a URL, when the addresses in the token cannot be reached from here')
     .option('--project <name>', 'default project at this gateway')
     .action(
       exiting(async (name: string, address: string, options) => (await ofRemotes()).addCommand(name, address, options)),
@@ -29,12 +29,12 @@ export function addRemoteCommands(program: Command): void {
   remote
     .command('remove')
     .alias('rm')
-    .description('forget a gateway; it trusts this client until `lxstow trust remove` is run there')
+    .description('forget a gateway; it still trusts this client until `lxstow trust remove` is run there')
     .argument('<name>', 'its name')
     .action(exiting(async (name: string) => (await ofRemotes()).removeCommand(name)));
   remote
     .command('switch')
-    .description('make a gateway the default one, which is used when a command names none')
+    .description('make a gateway the default, which commands use when they name none')
     .argument('<name>', 'its name')
     .action(exiting(async (name: string) => (await ofRemotes()).switchCommand(name)));
   examples(

@@ -5,14 +5,14 @@ import { backup, examples, exiting, formatOption, instance, quiet, scoped, sever
 /** The options that say what to keep. */
 export function keeping(command: Command): Command {
   return command
-    .option('--keep-last <n>', 'keep the last n backups; here and below `unlimited` keeps all', count)
-    .option('--keep-hourly <n>', 'of the last n hours that have backups, keep the last backup of each', count)
+    .option('--keep-last <n>', 'keep the last n backups; here and below, `unlimited` keeps all', count)
+    .option('--keep-hourly <n>', 'keep the last backup of each of the last n hours that have backups', count)
     .option('--keep-daily <n>', 'the same for days', count)
     .option('--keep-weekly <n>', 'the same for weeks', count)
     .option('--keep-monthly <n>', 'the same for months', count)
     .option('--keep-yearly <n>', 'the same for years', count)
-    .option('--keep-within <time>', 'keep backups younger than 1y6m, 14d or 12h, counted from the newest one')
-    .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat it for more tags'))
+    .option('--keep-within <time>', 'keep backups younger than this, counted from the newest one: 1y6m, 14d, 12h')
+    .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat for more tags'))
     .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count);
 }
 
@@ -23,7 +23,10 @@ export function addRetentionCommands(program: Command): void {
         program
           .command('prune')
           .description("delete each instance's backups that no --keep option keeps")
-          .argument('[instance...]', '[gateway:]name (default: all that have backups, also deleted instances)'),
+          .argument(
+            '[instance...]',
+            '[gateway:]name (default: all instances that have backups, including deleted instances)',
+          ),
       ),
     )
       .option('--zone <zone>', "time zone of days and hours, such as Europe/Berlin (default: this machine's)")

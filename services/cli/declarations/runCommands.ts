@@ -24,13 +24,13 @@ export function addRunCommands(program: Command): void {
   following(
     run
       .command('retry')
-      .description('start a new run of what failed in one')
+      .description('start a new run of the backups that failed in a run')
       .argument(...id),
   ).action(exiting(async (text: string, options) => (await commands()).runRetryCommand(text, options)));
   run
     .command('list')
     .alias('ls')
-    .description('list the newest hundred runs')
+    .description('list the newest 100 runs')
     .argument(...gateway)
     .addOption(formatOption())
     .action(exiting(async (name: string | undefined, options) => (await commands()).runListCommand(name, options)));
@@ -38,7 +38,7 @@ export function addRunCommands(program: Command): void {
     .command('show')
     .description('show a run, or its instances')
     .argument(...id)
-    .option('--children', 'each instance of the run')
+    .option('--children', 'show each instance of the run')
     .addOption(new Option('--state <state>', 'only instances in this state').choices(childStates))
     .addOption(formatOption())
     .action(exiting(async (text: string, options) => (await commands()).runShowCommand(text, options)));
@@ -51,7 +51,7 @@ export function addRunCommands(program: Command): void {
     .action(exiting(async (text: string, options) => (await commands()).runWatchCommand(text, options)));
   run
     .command('cancel')
-    .description('cancel a run, with all its backups')
+    .description('cancel a run and all its unfinished backups')
     .argument(...id)
     .action(exiting(async (text: string) => (await commands()).runCancelCommand(text)));
   run
@@ -68,19 +68,19 @@ function addCreate(run: Command): void {
     .description('start a run')
     .argument(
       '[instance...]',
-      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector at most a gateway, as NAME:',
+      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway, such as stow:',
     )
     .option('--all', 'every instance that this client may back up')
     .addOption(selectorOption())
-    .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat it for more'))
+    .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat for more'))
     .addOption(
       several(
         '--project <name>',
-        'only this project; repeat it for more',
+        'only this project; repeat for more',
         'the one given to `lxstow remote add`, else all',
       ),
     )
-    .addOption(several('--target <host>', 'only this LXD or Incus host; repeat it for more', 'all'));
+    .addOption(several('--target <host>', 'only this LXD or Incus host; repeat for more', 'all'));
   examples(
     following(backingUp(create, 'backups')),
     'lxstow run --all --wait                              back up everything, and wait for the end',
@@ -92,7 +92,7 @@ function addCreate(run: Command): void {
 
 function following(command: Command): Command {
   return command
-    .option('--id <uuid>', 'id of the run; the same request with the same id is the same run')
+    .option('--id <uuid>', 'id for the new run; the same request, repeated with the same id, starts no second run')
     .option('--wait', 'wait for the end; Ctrl-C then cancels the run')
     .addOption(retryOption())
     .option(...quiet)

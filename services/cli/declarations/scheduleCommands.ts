@@ -9,7 +9,7 @@ const one = ['<schedule>', '[gateway:]name of the schedule'] as const;
 export function addScheduleCommands(program: Command): void {
   const schedule = program
     .command('schedule')
-    .description('back instances up at fixed times, and delete their old backups');
+    .description('back up instances at fixed times, and delete their old backups');
   addCreate(schedule);
   schedule
     .command('list', { isDefault: true })
@@ -28,20 +28,20 @@ export function addScheduleCommands(program: Command): void {
     .command('next')
     .description('show when schedules are due next')
     .argument('[schedule]', '[gateway:]name of the schedule (default: all)')
-    .option('--instances', 'show when each instance begins the next time')
-    .option('--count <n>', 'how many times of each schedule (default: 5)')
+    .option('--instances', 'show when the next backup of each instance begins')
+    .option('--count <n>', 'how many times to show for each schedule (default: 5)')
     .addOption(formatOption())
     .action(exiting(async (name: string | undefined, options) => (await commands()).nextCommand(name, options)));
   schedule
     .command('pause')
-    .description('suspend a schedule until it is resumed')
+    .description('pause a schedule until it is resumed')
     .argument(...one)
-    .option('--reason <text>', 'reason, which `schedule list` shows')
-    .option('--until <time>', 'resume by itself at this time: 2026-12-24, 2026-12-24T18:00')
+    .option('--reason <text>', 'why it is paused; `schedule list` shows it')
+    .option('--until <time>', 'resume automatically at this time: 2026-12-24, 2026-12-24T18:00')
     .action(exiting(async (name: string, options) => (await commands()).pauseCommand(name, options)));
   schedule
     .command('resume')
-    .description('resume a paused schedule; times that passed are not made up for')
+    .description('resume a paused schedule; it does not make up for times that it missed')
     .argument(...one)
     .action(exiting(async (name: string) => (await commands()).resumeCommand(name)));
   schedule
@@ -60,13 +60,13 @@ export function addScheduleCommands(program: Command): void {
     .action(exiting(async (name: string) => (await commands()).deleteCommand(name)));
   schedule
     .command('export')
-    .description('print schedules as YAML, to keep and to edit')
+    .description('print schedules as YAML, for `schedule apply`')
     .argument('[schedule...]', '[gateway:]names of schedules (default: all)')
     .action(exiting(async (names: string[]) => (await commands()).exportCommand(names)));
   examples(
     schedule
       .command('apply')
-      .description('create and change schedules as a YAML file says; other schedules stay as they are')
+      .description('create or change the schedules in a YAML file; other schedules stay as they are')
       .argument('<file>', 'the file; - is standard input')
       .option('--remote <gateway>', 'gateway of the schedules (default: the default one)')
       .option('--dry-run', 'change nothing; print what would change'),
@@ -81,25 +81,38 @@ function addCreate(schedule: Command): void {
       backingUp(
         schedule
           .command('create')
-          .description('create a schedule; its first backups are made when it is due')
+          .description('create a schedule; its first backups are made when it is next due')
           .argument(...one)
           .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
           .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
           .option('--description <text>', 'what the schedule is for')
-          .option('--jitter <time>', 'start each instance up to this much later, by the same part every time: 30m')
-          .option('--window <times>', 'start backups between these times only: 01:00-05:00')
+          .option(
+            '--jitter <time>',
+            'delay the backup of each instance by up to this much, each time by the same amount: 30m',
+          )
+          .option('--window <times>', 'start backups only between these times: 01:00-05:00')
           .addOption(
-            new Option('--catch-up <how>', 'what happens after a time at which no gateway was running').choices([
-              'once',
-              'never',
-            ]),
+            new Option(
+              '--catch-up <how>',
+              'how often to make up for times at which no gateway was running (default: once)',
+            ).choices(['once', 'never']),
           )
           .option('--all', 'all instances that this client may back up')
-          .addOption(several('--instance <name>', 'this instance, or those that match * and ?; repeat it for more'))
+          .addOption(
+            several('--instance <name>', 'this instance, or those that match a pattern with * and ?; repeat for more'),
+          )
           .addOption(selectorOption())
-          .addOption(several('--exclude <name>', 'leave out this instance, or those that match; repeat it for more'))
-          .addOption(several('--project <name>', 'instances of this project; repeat it for more'))
-          .addOption(several('--target <host>', 'instances of this host; repeat it for more')),
+          .addOption(
+            several('--exclude <name>', 'leave out this instance, or those that match a pattern; repeat for more'),
+          )
+          .addOption(
+            several(
+              '--project <name>',
+              'only instances of this project; repeat for more',
+              'the one given to `lxstow remote add`, else all',
+            ),
+          )
+          .addOption(several('--target <host>', 'only instances of this host; repeat for more', 'all')),
         'backups',
       ),
     ),

@@ -15,7 +15,7 @@ export function addStatusCommand(program: Command): void {
       .option('--summary', 'print one line, for cron')
       .option(
         '--older-than <time>',
-        'age at which the last backup is too old: 26h, 8d (default: gateway.backupMaxAgeHours)',
+        'age from which the last backup is too old: 26h, 8d (default: gateway.backupMaxAgeHours)',
       )
       .addOption(formatOption()),
     'lxstow status',
@@ -30,7 +30,7 @@ export function addStatusCommand(program: Command): void {
 }
 
 export function addOperationCommands(program: Command): void {
-  const operations = program.command('operations').description('show operations: those under way, and recent ones');
+  const operations = program.command('operations').description('show unfinished and recent operations');
   const listed = (command: Command) =>
     command
       .argument(...gateway)

@@ -5,7 +5,7 @@ import { formatOption, several } from './options.ts';
 
 const commands = () => import('../commands/trust.ts');
 const roles = ['admin', 'operator', 'viewer'];
-const expiry = 'how long it can be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)';
+const expiry = 'how long the token can be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)';
 const fingerprint = '<fingerprint>';
 const byFingerprint = 'the fingerprint of its certificate, or the beginning of it';
 
@@ -16,7 +16,9 @@ export function addTrustCommands(program: Command): void {
   granted(
     trust
       .command('token')
-      .description('print a token, which makes one client trusted: `lxc remote add <remote> <token>`')
+      .description(
+        'print a token, which makes one client trusted: `lxstow remote add <name> <token>`, or `lxc remote add`',
+      )
       .argument('<name>', 'what to call the client')
       .option('--expires <time>', expiry)
       .option('--gateway <host:port>', 'the gateway to send the client to (default: the one that started last)'),
@@ -67,9 +69,9 @@ function granted(command: Command): Command {
 }
 
 function projects(usual: string): Option {
-  return several('--project <name>', 'restrict it to this project; repeat it for more', usual);
+  return several('--project <name>', 'restrict the client to this project; repeat for more', usual);
 }
 
 function unchecked(): Option {
-  return new Option('--unchecked', 'accept projects that no worker knows');
+  return new Option('--unchecked', 'accept a project even if no worker knows it');
 }

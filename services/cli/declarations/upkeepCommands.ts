@@ -9,7 +9,7 @@ import { compressionOption, examples, formatOption, quiet } from './options.ts';
 export function addUpkeepCommands(program: Command, output: Output): void {
   program
     .command('janitor')
-    .description('find and remove what failed operations left on the host in worker.remote and in S3')
+    .description('find and remove leftovers of failed operations, in S3 and on the host that worker.remote names')
     .option('--dry-run', 'only print what would be removed', false)
     .addOption(formatOption())
     .action(
@@ -19,7 +19,7 @@ export function addUpkeepCommands(program: Command, output: Output): void {
     );
   program
     .command('rebuild')
-    .description('rebuild the records of all instances, from the bucket in S3 and the hosts; safe to repeat')
+    .description('rebuild the records of all instances from the bucket in S3 and the hosts; safe to repeat')
     .addOption(formatOption())
     .action(
       beside(async (options, { format }: { format: Format }) =>
@@ -37,7 +37,7 @@ function addAdopt(program: Command): void {
       .command('adopt')
       .description("copy backups made by lxmin, as backups of lxstow; lxmin's bucket is only read")
       .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
-      .option('--dry-run', 'only print what there is, and what would be adopted', false)
+      .option('--dry-run', 'only print the backups that exist, and what would be adopted', false)
       .option('--verify', 'read every archive to its end, and print which are sound; write nothing', false)
       .addOption(new Option('--bucket <name>', "lxmin's bucket").env('LXMIN_BUCKET'))
       .addOption(new Option('--endpoint <url>', 'its S3 endpoint (default: s3.endpoint)').env('LXMIN_ENDPOINT'))
@@ -46,7 +46,7 @@ function addAdopt(program: Command): void {
       .option('--region <name>', 'its region (default: s3.region)')
       .option('--ca <file>', "CA of its endpoint's certificate (default: s3.ca)")
       .option('--target <host>', 'host that the instances belong to (default: gateway.defaultRemote)')
-      .option('--project <name>', 'project that they belong to', 'default')
+      .option('--project <name>', 'project that the instances belong to', 'default')
       .addOption(compressionOption('worker.compression'))
       .option(...quiet)
       .addOption(formatOption()),
@@ -74,7 +74,7 @@ function addDoctor(program: Command, output: Output): void {
       .option('--only <areas>', 'only these, separated by commas: configuration, gateway, nats, s3, lxd', (text) =>
         text.split(','),
       )
-      .option('--strict', 'exit with status 2 when there are warnings, but no problem', false)
+      .option('--strict', 'exit with status 2 if there are warnings but no problems', false)
       .addOption(formatOption()),
     'lxstow doctor',
     'lxstow doctor worker --only s3,lxd',
@@ -96,22 +96,22 @@ function addDeadLetters(program: Command): void {
   const commands = () => import('../commands/deadLetters.ts');
   const letters = program
     .command('dead-letters')
-    .description('jobs that failed for good, and messages that no worker could read');
+    .description('list, retry or discard jobs that failed for good, and messages that no worker could read');
   letters
     .command('list')
-    .description('list them, oldest first')
+    .description('list dead letters, oldest first')
     .addOption(formatOption())
     .action(beside(async (options, { format }) => (await commands()).listCommand(options, format)));
   letters
     .command('show <id>')
-    .description('show one, with headers and body')
+    .description('show a dead letter, with headers and body')
     .addOption(formatOption())
     .action(beside(async (options, id, { format }) => (await commands()).showCommand(options, letterId(id), format)));
   letters
     .command('retry [id...]')
     .description('put jobs back on the queue, each as a new operation')
-    .option('--all', 'all that are there now', false)
-    .option('--code <code>', 'with --all: only those with this error code')
+    .option('--all', 'every dead letter that exists now', false)
+    .option('--code <code>', 'with --all: only jobs with this error code')
     .action(
       beside(async (options, ids: string[], given) =>
         (await commands()).retryCommand(options, ids.map(letterId), given),
@@ -119,8 +119,8 @@ function addDeadLetters(program: Command): void {
     );
   letters
     .command('discard [id...]')
-    .description('discard them')
-    .option('--all', 'all that are there now', false)
+    .description('discard dead letters')
+    .option('--all', 'every dead letter that exists now', false)
     .action(
       beside(async (options, ids: string[], { all }) =>
         (await commands()).discardCommand(options, ids.map(letterId), all),
