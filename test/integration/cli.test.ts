@@ -285,6 +285,7 @@ describe('the command line', { timeout: 600_000 }, () => {
     const beside = ['-c', stack.stow.configFile];
     const [{ operation }] = await json('backup', 'c2', '--no-wait', '-q');
     await ok('backup', 'c2', '-q');
+    await ok('schedule', 'create', 'yearly', '--cron', '@yearly', '--all');
     const calls: [command: string, args: string[], status?: number][] = [
       ['backup', ['backup', 'c2', '-q']],
       ['backup', ['backup', 'c2', '--no-wait']],
@@ -295,6 +296,9 @@ describe('the command line', { timeout: 600_000 }, () => {
       ['list', ['list', 'c2']],
       ['list', ['list', '--all']],
       ['info', ['info', 'c2', 'latest']],
+      ['prune', ['prune', 'c2', '--keep-last', '2', '-q']],
+      ['schedule list', ['schedule']],
+      ['schedule next', ['schedule', 'next', 'yearly']],
       ['operations list', ['operations']],
       ['operations show', ['operations', 'show', operation]],
       ['remote list', ['remote', 'list']],
