@@ -325,6 +325,18 @@ describe('a restore', { timeout: 600_000 }, () => {
     await stack.remove('web-new');
   });
 
+  it('of a snapshot whose name would lead LXD elsewhere is refused before a byte is sent', async () => {
+    const backup = await stack.backup('web');
+    const key = `local/default/web/${backup}.manifest.json`;
+    const { bucket } = stack.s3;
+    const manifest = (await json(await stack.bucket().getObject(bucket, key))) as Manifest;
+    manifest.instance.snapshots = ['../../x'];
+    await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
+    const refused = await stack.stow.finished(await restore('web', backup, { name: 'web-new' }));
+    assert.deepEqual([refused.metadata.code, refused.metadata.bytes_done ?? 0], ['bad-request', 0]);
+    assert.match(refused.err, /the backup of web: snapshots\.0: "\.\.\/\.\.\/x" is not allowed/);
+  });
+
   it('is not made to names of lxstow’s own, and these are in no list', async (t) => {
     if (!isReal) return t.skip('no LXD here');
     const backup = await stack.backup('web');

@@ -403,6 +403,9 @@ describe('an archive of a client that is restricted to projects', () => {
     ['a control character', 'container: {config: {a: "\0"}}'],
     ['nothing of an instance', 'other: {}'],
     ['a list for an instance', 'container: []'],
+    ['a list for a config', 'container: {config: [raw.lxc]}'],
+    ['a mapping for a value', 'container: {config: {raw.lxc: {}}}'],
+    ['a word for a device', 'container: {devices: {d: disk}}'],
   ];
   for (const [what, text] of ambiguous)
     it(`is refused for YAML with ${what}, which LXD may read otherwise`, () =>

@@ -3,7 +3,7 @@
 import { TarHead } from '../../archive/tar/tarHead.ts';
 import { readManifest } from '../../backups/manifest.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
+import { type Address, type BackupAddress, check, type Manifest } from '../../contract/schemas.ts';
 import { Forward } from '../../lxd/forward.ts';
 import { deleteInstance } from '../../lxd/instanceChanges.ts';
 import { nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
@@ -44,6 +44,7 @@ export async function bringIn(restoring: Restoring): Promise<Here> {
     if (here.replaced) throw goneError(restoring);
     await claimForReading(source, attempt, tools);
     const { manifest } = await readManifest(tools.store, tools.config.s3.prefix, source, signal);
+    check('names.json#/$defs/namesInArchive', manifest.instance, `the backup of ${source.instance}`);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
     await assertMayBring(restoring, manifest);
     const server = job.body.anyway ? undefined : await Forward.of(tools.lxd, signal);
