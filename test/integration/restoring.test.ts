@@ -245,7 +245,12 @@ describe('a restore', { timeout: 600_000 }, () => {
       const pem = certificate.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
       const narrow = ['-c', 'features.images=false', '-c', 'restricted=true'];
       await lxc('project', 'create', 'tight', ...narrow);
-      const body = { type: 'client', certificate: pem, restricted: true, projects: ['default', 'tight'] };
+      const body = {
+        type: 'client',
+        certificate: pem,
+        restricted: true,
+        projects: ['default', 'tight', stack.project],
+      };
       assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
     });
     const restored = (instance: string, backup: string, body: object) =>
@@ -289,6 +294,32 @@ describe('a restore', { timeout: 600_000 }, () => {
       await lxc('project', 'delete', 'tight');
       assert.deepEqual(await instances('bad'), []);
       await stack.assertNothingLeft();
+    });
+
+    it('makes no profile in a project that it did not name, by HTTP or NATS', async (t) => {
+      if (!isReal) return t.skip('no LXD here');
+      await lxc('profile', 'create', 'gone');
+      await lxc('init', 'bb', 'profiled', '-p', 'default', '-p', 'gone');
+      const backup = await stack.backup('profiled');
+      await stack.remove('profiled');
+      await lxc('profile', 'delete', 'gone');
+      const profiles = async () => (await lxc('profile', 'list', '-f', 'csv')).includes('gone');
+
+      const refusal = /has profile gone, which is not there, and would be made in project default: not for clients/;
+      assertError(await restored('profiled', backup, { project: stack.project }), 403, refusal);
+      const subject = `lxstow.jobs.local.restore.${stack.project}.profiled.from.local.default.profiled`;
+      const id = await publish(stack.nats.url, subject, { backup });
+      const ended = await until(
+        async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+        (found) => found?.status_code >= 200,
+      );
+      assert.match(ended.err, refusal);
+      assert.equal(await profiles(), false);
+
+      await succeeded(stack.stow, await restored('profiled', backup, {}));
+      assert.equal(await profiles(), true);
+      await stack.remove('profiled');
+      await lxc('profile', 'delete', 'gone');
     });
 
     it('brings in and back what is ordinary', async (t) => {

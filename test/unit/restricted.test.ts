@@ -80,6 +80,15 @@ describe('what a restricted project would not take', () => {
     assert.match(forbiddenFor(instance, { restricted: false, profiles: [] }).join(), /raw\.lxc in profile p/);
     assert.deepEqual(forbiddenFor(instance, { restricted: true, profiles: [] }), []);
   });
+
+  it('is a profile that would be made in another project', () => {
+    const instance = { ...harmless, profiles: [{ name: 'p', description: '', config: {}, devices: {} }] };
+    for (const restricted of [false, true]) {
+      const limits = { restricted, sharedProfiles: true };
+      assert.match(forbiddenFor(instance, { ...limits, profiles: [] }).join(), /^profile p, .* in project default$/);
+      assert.deepEqual(forbiddenFor(instance, { ...limits, profiles: ['p'] }), []);
+    }
+  });
 });
 
 const index = (config = 'config: {user.x: y}') =>
