@@ -356,6 +356,42 @@ describe('a restore', { timeout: 600_000 }, () => {
     await stack.remove('web-new');
   });
 
+  it('that fails leaves no profile that it made', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const names = ['left-over', 'taken'];
+    for (const name of names) await lxc('profile', 'create', name);
+    await lxc('init', 'bb', 'profiled', '-p', 'default', ...names.flatMap((name) => ['-p', name]));
+    const backup = await stack.backup('profiled');
+    await stack.remove('profiled');
+    for (const name of names) await lxc('profile', 'delete', name);
+    const key = `local/default/profiled/${backup}.manifest.json`;
+    const { bucket } = stack.s3;
+    const manifest = (await json(await stack.bucket().getObject(bucket, key))) as Manifest;
+    // LXD makes these profiles, and refuses the next one.
+    manifest.instance.profiles.push({ name: 'impossible', description: '', config: { bogus: 'key' }, devices: {} });
+    await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
+    const { err } = await failed(stack.stow, await restore('profiled', backup));
+    assert.match(err, /profile impossible, which the backup needs, cannot be made/);
+    const there = await lxc('profile', 'list', '-f', 'csv');
+    for (const name of names) assert.ok(!there.includes(name), there);
+  });
+
+  it('whose profile is deleted during the import has another attempt', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('profile', 'create', 'passing');
+    await lxc('profile', 'assign', 'large', 'default,passing');
+    const backup = await stack.backup('large', '?compression=none');
+    await lxc('profile', 'assign', 'large', 'default');
+    await lxc('profile', 'delete', 'passing');
+    const answer = await restore('large', backup, { name: 'large-new' });
+    await moved(answer);
+    await lxc('profile', 'delete', 'passing');
+    await succeeded(stack.stow, answer);
+    assert.deepEqual((await show('large-new')).profiles, ['default', 'passing']);
+    await stack.remove('large-new');
+    await lxc('profile', 'delete', 'passing');
+  });
+
   it('of a snapshot whose name would lead LXD elsewhere is refused before a byte is sent', async () => {
     const backup = await stack.backup('web');
     const key = `local/default/web/${backup}.manifest.json`;
