@@ -1919,6 +1919,10 @@ tooLittleBytes?: number
 key?: string
 uploadId?: string
 /**
+ * Names of the profiles that the restore has made.
+ */
+profiles?: string[]
+/**
  * An import has begun, under the operation's own name.
  */
 importing?: boolean

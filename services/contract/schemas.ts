@@ -116,6 +116,7 @@ interface Types {
   'names.json#/$defs/projectName': string;
   'names.json#/$defs/instanceName': string;
   'names.json#/$defs/poolName': string;
+  'names.json#/$defs/namesInArchive': object;
   'names.json#/$defs/backupName': string;
   'names.json#/$defs/endpoint': string;
   'names.json#/$defs/tags': types.Tags;

@@ -27,6 +27,8 @@ export interface LookAnswer {
   refusal?: string;
   /** The project is restricted: LXD itself refuses what is not to be in it. */
   restricted?: boolean;
+  /** The project has no profiles of its own, but those of `default`. Workers before this version do not say it. */
+  sharedProfiles?: boolean;
   /** Which of the profiles that were asked for the project has. */
   profiles?: string[];
 }

@@ -63,11 +63,17 @@ export function projectExists(lxd: LxdClient, project: string, signal: AbortSign
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
 }
 
-/** Whether a project is restricted: then LXD itself enforces its limits. */
-export async function isRestricted(lxd: LxdClient, project: string, signal: AbortSignal): Promise<boolean> {
+/** Whether a project is restricted, when LXD itself enforces its limits; and whether it has no profiles of its own, but those of `default`. */
+export async function projectLimits(
+  lxd: LxdClient,
+  project: string,
+  signal: AbortSignal,
+): Promise<{ restricted: boolean; sharedProfiles: boolean }> {
   const path = `/1.0/projects/${segment(project)}`;
   const found = await unlessMissing(() => lxd.get<{ config?: Config }>(path, {}, signal));
-  return found?.config?.restricted === 'true';
+  const { restricted, 'features.profiles': own = '' } = found?.config ?? {};
+  const sharedProfiles = project !== 'default' && !['true', '1', 'yes', 'on'].includes(own.toLowerCase());
+  return { restricted: restricted === 'true', sharedProfiles };
 }
 
 /** The driver of a storage pool; undefined when there is no such pool. */

@@ -24,12 +24,13 @@ export interface EnsuredProfiles {
   different: string[];
 }
 
-/** Creates the profiles that the project lacks. Existing ones are left unchanged. */
+/** Creates the profiles that the project lacks, and tells `onMade` of each. Existing ones are left unchanged. */
 export async function ensureProfiles(
   lxd: LxdClient,
   project: string,
   profiles: Profile[],
   signal: AbortSignal,
+  onMade?: (made: string[]) => Promise<void>,
 ): Promise<EnsuredProfiles> {
   const made: string[] = [];
   const different: string[] = [];
@@ -52,6 +53,22 @@ export async function ensureProfiles(
       );
     }
     made.push(profile.name);
+    await onMade?.(made);
   }
   return { made, different };
+}
+
+/** Deletes those of the profiles that nothing uses: LXD keeps the others. */
+export async function deleteUnusedProfiles(
+  lxd: LxdClient,
+  project: string,
+  names: string[],
+  signal: AbortSignal,
+): Promise<void> {
+  for (const name of names) {
+    const path = `/1.0/profiles/${encodeURIComponent(name)}`;
+    await unlessMissing(() => lxd.call({ method: 'DELETE', path, query: { project }, signal })).catch((error) => {
+      if (!/\bcurrently in use\b/.test(error.message)) throw error;
+    });
+  }
 }

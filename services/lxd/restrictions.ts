@@ -45,17 +45,21 @@ export function forbiddenIn({ config, devices }: Described): string[] {
 export interface Limits {
   /** The project is restricted: LXD itself enforces its limits. */
   restricted: boolean;
+  /** It has no profiles of its own, but those of `default`: one that is made there is everybody's. */
+  sharedProfiles?: boolean;
   /** Names of its profiles; others would be made. */
   profiles: string[];
 }
 
-/** The same for an instance and the profiles that would be made for it; empty if LXD itself enforces the limits. */
+/** The same for an instance and the profiles that would be made for it. LXD itself enforces a restricted project's limits, but not where a profile is made. */
 export function forbiddenFor(
   instance: Pick<ManifestInstance, 'config' | 'devices' | 'profiles'>,
   limits: Limits,
 ): string[] {
-  if (limits.restricted) return [];
   const made = instance.profiles.filter(({ name }) => !limits.profiles.includes(name));
+  if (limits.sharedProfiles && made.length > 0)
+    return made.map(({ name }) => `profile ${name}, which is not there, and would be made in project default`);
+  if (limits.restricted) return [];
   const ofProfiles = made.flatMap((profile) =>
     forbiddenIn(profile).map((each) => `${each} in profile ${profile.name}, which is not there`),
   );

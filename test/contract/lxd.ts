@@ -30,7 +30,7 @@ import {
   readInstanceState,
 } from '../../services/lxd/inventory.ts';
 import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
-import { ensureProfiles } from '../../services/lxd/profiles.ts';
+import { deleteUnusedProfiles, ensureProfiles, knownProfiles } from '../../services/lxd/profiles.ts';
 import { bytesOf } from '../lab/exports.ts';
 import type { Lxc } from '../lab/lxdPlace.ts';
 
@@ -569,6 +569,12 @@ export function lxdContract(
         assert.deepEqual((await ensureProfiles(lxd, subject.project, profiles, signal)).made, [wanted.name]);
         await importAs(bytes, 'again');
         assert.deepEqual((await describeInstance(lxd, at('again'), signal)).profiles, profiles);
+
+        const unused = { ...profile, name: 'lxstow-contract-3' };
+        await ensureProfiles(lxd, subject.project, [unused], signal);
+        const names = [wanted.name, unused.name, 'lxstow-contract-missing'];
+        await deleteUnusedProfiles(lxd, subject.project, names, signal);
+        assert.deepEqual(await knownProfiles(lxd, subject.project, names, signal), [wanted.name]);
       });
 
       describe('that LXD refuses for good is not to be tried again', () => {

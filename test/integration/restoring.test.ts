@@ -245,7 +245,12 @@ describe('a restore', { timeout: 600_000 }, () => {
       const pem = certificate.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
       const narrow = ['-c', 'features.images=false', '-c', 'restricted=true'];
       await lxc('project', 'create', 'tight', ...narrow);
-      const body = { type: 'client', certificate: pem, restricted: true, projects: ['default', 'tight'] };
+      const body = {
+        type: 'client',
+        certificate: pem,
+        restricted: true,
+        projects: ['default', 'tight', stack.project],
+      };
       assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
     });
     const restored = (instance: string, backup: string, body: object) =>
@@ -291,6 +296,32 @@ describe('a restore', { timeout: 600_000 }, () => {
       await stack.assertNothingLeft();
     });
 
+    it('makes no profile in a project that it did not name, by HTTP or NATS', async (t) => {
+      if (!isReal) return t.skip('no LXD here');
+      await lxc('profile', 'create', 'gone');
+      await lxc('init', 'bb', 'profiled', '-p', 'default', '-p', 'gone');
+      const backup = await stack.backup('profiled');
+      await stack.remove('profiled');
+      await lxc('profile', 'delete', 'gone');
+      const profiles = async () => (await lxc('profile', 'list', '-f', 'csv')).includes('gone');
+
+      const refusal = /has profile gone, which is not there, and would be made in project default: not for clients/;
+      assertError(await restored('profiled', backup, { project: stack.project }), 403, refusal);
+      const subject = `lxstow.jobs.local.restore.${stack.project}.profiled.from.local.default.profiled`;
+      const id = await publish(stack.nats.url, subject, { backup });
+      const ended = await until(
+        async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+        (found) => found?.status_code >= 200,
+      );
+      assert.match(ended.err, refusal);
+      assert.equal(await profiles(), false);
+
+      await succeeded(stack.stow, await restored('profiled', backup, {}));
+      assert.equal(await profiles(), true);
+      await stack.remove('profiled');
+      await lxc('profile', 'delete', 'gone');
+    });
+
     it('brings in and back what is ordinary', async (t) => {
       if (!isReal) return t.skip('no LXD here');
       await lxc('init', 'bb', 'plain');
@@ -323,6 +354,54 @@ describe('a restore', { timeout: 600_000 }, () => {
     // Its archive is that of a container still, and goes in.
     await succeeded(stack.stow, await restore('web', backup, { name: 'web-new', anyway: true }));
     await stack.remove('web-new');
+  });
+
+  it('that fails leaves no profile that it made', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    const names = ['left-over', 'taken'];
+    for (const name of names) await lxc('profile', 'create', name);
+    await lxc('init', 'bb', 'profiled', '-p', 'default', ...names.flatMap((name) => ['-p', name]));
+    const backup = await stack.backup('profiled');
+    await stack.remove('profiled');
+    for (const name of names) await lxc('profile', 'delete', name);
+    const key = `local/default/profiled/${backup}.manifest.json`;
+    const { bucket } = stack.s3;
+    const manifest = (await json(await stack.bucket().getObject(bucket, key))) as Manifest;
+    // LXD makes these profiles, and refuses the next one.
+    manifest.instance.profiles.push({ name: 'impossible', description: '', config: { bogus: 'key' }, devices: {} });
+    await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
+    const { err } = await failed(stack.stow, await restore('profiled', backup));
+    assert.match(err, /profile impossible, which the backup needs, cannot be made/);
+    const there = await lxc('profile', 'list', '-f', 'csv');
+    for (const name of names) assert.ok(!there.includes(name), there);
+  });
+
+  it('whose profile is deleted during the import has another attempt', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('profile', 'create', 'passing');
+    await lxc('profile', 'assign', 'large', 'default,passing');
+    const backup = await stack.backup('large', '?compression=none');
+    await lxc('profile', 'assign', 'large', 'default');
+    await lxc('profile', 'delete', 'passing');
+    const answer = await restore('large', backup, { name: 'large-new' });
+    await moved(answer);
+    await lxc('profile', 'delete', 'passing');
+    await succeeded(stack.stow, answer);
+    assert.deepEqual((await show('large-new')).profiles, ['default', 'passing']);
+    await stack.remove('large-new');
+    await lxc('profile', 'delete', 'passing');
+  });
+
+  it('of a snapshot whose name would lead LXD elsewhere is refused before a byte is sent', async () => {
+    const backup = await stack.backup('web');
+    const key = `local/default/web/${backup}.manifest.json`;
+    const { bucket } = stack.s3;
+    const manifest = (await json(await stack.bucket().getObject(bucket, key))) as Manifest;
+    manifest.instance.snapshots = ['../../x'];
+    await stack.bucket().putObject(bucket, key, JSON.stringify(manifest));
+    const refused = await stack.stow.finished(await restore('web', backup, { name: 'web-new' }));
+    assert.deepEqual([refused.metadata.code, refused.metadata.bytes_done ?? 0], ['bad-request', 0]);
+    assert.match(refused.err, /the backup of web: snapshots\.0: "\.\.\/\.\.\/x" is not allowed/);
   });
 
   it('is not made to names of lxstow’s own, and these are in no list', async (t) => {

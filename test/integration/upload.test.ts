@@ -143,6 +143,13 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     );
   });
 
+  const indexOf = (over: Record<string, string>) =>
+    tarOf(
+      'backup/index.yaml',
+      Object.entries({ name: 'c1', pool: 'ssd', ...over })
+        .map(([key, value]) => `${key}: ${value}\n`)
+        .join(''),
+    );
   const refusals: [why: string, bytes: () => Buffer, text: RegExp, headers?: Record<string, string>][] = [
     ['xz', () => Buffer.concat([Buffer.from('fd377a585a00', 'hex'), Buffer.alloc(1000)]), /is xz: lxstow takes tar/],
     ['nothing', () => Buffer.alloc(0), /is no tar/],
@@ -150,6 +157,21 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     ['no archive of LXD', () => tarOf('etc/passwd', 'root'), /does not begin with backup\/index.yaml/],
     ['an index that is none', () => tarOf('backup/index.yaml', 'a: [b'), /index.yaml is not YAML/],
     ['an index without a name', () => tarOf('backup/index.yaml', 'pool: x'), /names no instance/],
+    ['an index without an instance', () => indexOf({ config: '{pool: {}}' }), /describes no instance/],
+    ['an index with a list for its config', () => indexOf({ config: '[]' }), /is no mapping/],
+    ['a volume', () => indexOf({ type: 'custom' }), /is of a custom, not of an instance/],
+    ['an instance whose name cannot be', () => indexOf({ name: '../x' }), /the archive's instance: "..\/x" is not/],
+    ['a pool whose name cannot be', () => indexOf({ pool: '../x' }), /pool: "..\/x" is not allowed/],
+    ...['..', 'a/b', 's0/../../x', 'a b', '""'].map((name): (typeof refusals)[number] => [
+      `a snapshot ${name}`,
+      () => indexOf({ snapshots: `[${name}]` }),
+      /the archive: snapshots\.0: ".*" is not allowed/,
+    ]),
+    [
+      'a profile whose name cannot be',
+      () => indexOf({ config: '{container: {}, profiles: [{name: ../x}]}' }),
+      /profiles\.0\.name: "..\/x" is not allowed/,
+    ],
     ['a tar that is cut', () => tar.subarray(0, tar.length - 20_000), /the archive ends/],
     ['gzip that is cut', () => zlib.gzipSync(tar, { level: 1 }).subarray(0, 1_000_000), /damaged or truncated/],
     ['zstd that is cut', () => zlib.zstdCompressSync(tar).subarray(0, 1_000_000), /damaged or truncated/],

@@ -75,6 +75,13 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
         if (!profile) throw new Refusal(404, 'Fetch profile: Profile not found');
         return sync({ ...profile, used_by: [] });
       },
+      DELETE: async ({ project, param }) => {
+        const name = param('name');
+        if (state.allInstances().some((each) => each.project === project && each.profiles.includes(name)))
+          throw new Refusal(400, 'Profile is currently in use');
+        if (!state.profiles(project).delete(name)) throw new Refusal(404, 'Profile not found');
+        return sync({});
+      },
     },
     '/1.0/instances/{name}': {
       GET(call) {

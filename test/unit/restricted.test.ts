@@ -80,6 +80,15 @@ describe('what a restricted project would not take', () => {
     assert.match(forbiddenFor(instance, { restricted: false, profiles: [] }).join(), /raw\.lxc in profile p/);
     assert.deepEqual(forbiddenFor(instance, { restricted: true, profiles: [] }), []);
   });
+
+  it('is a profile that would be made in another project', () => {
+    const instance = { ...harmless, profiles: [{ name: 'p', description: '', config: {}, devices: {} }] };
+    for (const restricted of [false, true]) {
+      const limits = { restricted, sharedProfiles: true };
+      assert.match(forbiddenFor(instance, { ...limits, profiles: [] }).join(), /^profile p, .* in project default$/);
+      assert.deepEqual(forbiddenFor(instance, { ...limits, profiles: ['p'] }), []);
+    }
+  });
 });
 
 const index = (config = 'config: {user.x: y}') =>
@@ -403,6 +412,9 @@ describe('an archive of a client that is restricted to projects', () => {
     ['a control character', 'container: {config: {a: "\0"}}'],
     ['nothing of an instance', 'other: {}'],
     ['a list for an instance', 'container: []'],
+    ['a list for a config', 'container: {config: [raw.lxc]}'],
+    ['a mapping for a value', 'container: {config: {raw.lxc: {}}}'],
+    ['a word for a device', 'container: {devices: {d: disk}}'],
   ];
   for (const [what, text] of ambiguous)
     it(`is refused for YAML with ${what}, which LXD may read otherwise`, () =>

@@ -40,17 +40,24 @@ export interface YamlTask {
 
 type Fields = Record<string, unknown>;
 
+const types = ['container', 'virtual-machine'];
+
 /** Reads every scalar as a string, so "true" and "007" stay as they are. Does not check for duplicate keys, which would take quadratic time. */
 const asLxdWrites = { schema: 'failsafe', maxAliasCount: 0, uniqueKeys: false, logLevel: 'error' } as const;
 
 /** Parses an index of LXD 4 to 6. These versions differ in where the instance, its pool and its profiles are. */
 export function parseIndex(text: Buffer, strict = false): LxdIndex {
   const index = parseFile(text, indexName, strict);
-  const config = fields(index.config);
+  const config = Object.fromEntries(mapping(index.config));
   const instance = fields(config.instance ?? config.container);
   const pool = fields(list(config.pools)[0] ?? config.pool);
   const name = word(index.name) || word(instance.name);
   if (!name) throw notLxds(`its ${indexName} names no instance`);
+  // LXD reads the backup.yaml of an archive whose index has no config.
+  if (!isNull(index.config) && !isFields(config.instance ?? config.container))
+    throw notLxds(`its ${indexName} describes no instance`);
+  const type = word(index.type) || word(instance.type) || 'container';
+  if (!types.includes(type)) throw notLxds(`its ${indexName} is of a ${type}, not of an instance`);
   // YAML 1.1 has more words for it.
   if (strict && index.optimized !== undefined && !['true', 'false'].includes(word(index.optimized)))
     throw notLxds(`its ${indexName} says neither true nor false of optimized`);
@@ -65,7 +72,7 @@ export function parseIndex(text: Buffer, strict = false): LxdIndex {
       pool: word(index.pool),
       driver: word(index.backend) || word(pool.driver),
       architecture: word(instance.architecture),
-      type: word(index.type) || word(instance.type) || 'container',
+      type,
       snapshots: list(index.snapshots).map(word),
     },
     described: describedIn(config),
@@ -170,11 +177,31 @@ function word(value: unknown): string {
 }
 
 function words(value: unknown): Record<string, string> {
-  return Object.fromEntries(Object.entries(fields(value)).map(([key, each]) => [key, word(each)]));
+  return Object.fromEntries(
+    mapping(value).map(([key, each]) => {
+      if (typeof each === 'object' && each !== null) throw unreadable();
+      return [key, word(each)];
+    }),
+  );
 }
 
 function devices(value: unknown): Record<string, Record<string, string>> {
-  return Object.fromEntries(Object.entries(fields(value)).map(([key, each]) => [key, words(each)]));
+  return Object.fromEntries(mapping(value).map(([key, each]) => [key, words(each)]));
+}
+
+/** Its keys and values. Throws for another shape, which no LXD reads. */
+function mapping(value: unknown): [key: string, value: unknown][] {
+  if (isNull(value)) return [];
+  if (!isFields(value)) throw unreadable();
+  return Object.entries(value);
+}
+
+function isNull(value: unknown): boolean {
+  return value === undefined || value === null || ['', '~', 'null'].includes(value as string);
+}
+
+function unreadable(): LxstowError {
+  return notLxds('a configuration or a device in it is no mapping');
 }
 
 export function notLxds(why: string, cause?: unknown): LxstowError {

@@ -17,7 +17,8 @@ export function isLimited(client: Client, { restrictedRestores }: Config['gatewa
 /** The project's limits from a worker's answer; undefined when no worker was asked, or none could answer. */
 export function limitsIn(found: LookAnswer | undefined): Limits | undefined {
   if (found?.restricted === undefined || !found.profiles) return undefined;
-  return { restricted: found.restricted, profiles: found.profiles };
+  const { restricted, sharedProfiles = false, profiles } = found;
+  return { restricted, sharedProfiles, profiles };
 }
 
 /** Throws forbidden for a backup that a limited client may not restore. Without `limits` the worker judges. */

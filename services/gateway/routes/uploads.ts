@@ -102,7 +102,9 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
   };
   const strict = isLimited(clientOf(request), config.gateway);
   const { index, tar } = await readIndex(bytes, { inTurn, strict });
-  const instance = wanted.name ?? check('names.json#/$defs/instanceName', index.name, "the archive's instance");
+  const own = check('names.json#/$defs/instanceName', index.name, "the archive's instance");
+  check('names.json#/$defs/namesInArchive', index.instance, 'the archive');
+  const instance = wanted.name ?? own;
   const judge = strict ? await judgeFor(parts, index, instance, arriving, inTurn) : undefined;
   idle.watch(true);
   assertNotOwn(instance);

@@ -2,14 +2,14 @@
 
 import { TarHead } from '../../archive/tar/tarHead.ts';
 import { readManifest } from '../../backups/manifest.ts';
-import { LxstowError } from '../../contract/errors.ts';
-import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import { type Address, type BackupAddress, check, type Manifest } from '../../contract/schemas.ts';
 import { Forward } from '../../lxd/forward.ts';
 import { deleteInstance } from '../../lxd/instanceChanges.ts';
 import { nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
 import { identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
-import { ensureProfiles } from '../../lxd/profiles.ts';
+import { ensureProfiles, knownProfiles } from '../../lxd/profiles.ts';
 import { claimKey, removal } from '../../nats/bucketKeys.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
@@ -44,15 +44,21 @@ export async function bringIn(restoring: Restoring): Promise<Here> {
     if (here.replaced) throw goneError(restoring);
     await claimForReading(source, attempt, tools);
     const { manifest } = await readManifest(tools.store, tools.config.s3.prefix, source, signal);
+    check('names.json#/$defs/namesInArchive', manifest.instance, `the backup of ${source.instance}`);
     await checkTarget(target, job.body.pool, manifest, tools, signal);
     await assertMayBring(restoring, manifest);
     const server = job.body.anyway ? undefined : await Forward.of(tools.lxd, signal);
     server?.assertTakes(manifest.instance);
-    const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal);
+    const { profiles: before = [] } = attempt.operation.checkpoint ?? {};
+    const profiles = await ensureProfiles(tools.lxd, target.project, manifest.instance.profiles, signal, (made) =>
+      attempt.checkpoint({ profiles: [...before, ...made] }),
+    );
     if (profiles.made.length > 0) attempt.log.info('profiles made', { profiles: profiles.made });
     for (const name of profiles.different)
       attempt.warn(`profile ${name} differs from the backup's; it was left as it is`);
-    await importUnderFreeName(restoring, manifest, server);
+    await importUnderFreeName(restoring, manifest, server).catch(async (error) => {
+      throw await unlessProfileGone(error, restoring, manifest);
+    });
     here = await look(restoring, signal);
   }
   if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
@@ -81,6 +87,20 @@ async function importUnderFreeName(restoring: Restoring, manifest: Manifest, ser
       restoring.imported = renamed(restoring.imported, importedName(attempt.operation.id, importName));
     }
   }
+}
+
+/** The error, or one that another attempt follows: a profile may have been another restore's, which has failed and deleted it. */
+async function unlessProfileGone(
+  error: unknown,
+  { attempt, tools, target }: Restoring,
+  { instance }: Manifest,
+): Promise<unknown> {
+  if (!isCode(error, 'lxd-refused')) return error;
+  const names = instance.profiles.map(({ name }) => name);
+  const known = await knownProfiles(tools.lxd, target.project, names, attempt.signal);
+  const gone = names.find((name) => !known.includes(name));
+  if (gone === undefined) return error;
+  return new LxstowError('lxd-failed', `profile ${gone} was deleted during the import`, { cause: error });
 }
 
 function goneError({ imported }: Restoring): LxstowError {

@@ -2,24 +2,24 @@
 import { LxstowError } from '../../contract/errors.ts';
 import type { Manifest } from '../../contract/schemas.ts';
 import type { LxdClient } from '../../lxd/client.ts';
-import { isRestricted } from '../../lxd/instances.ts';
+import { projectLimits } from '../../lxd/instances.ts';
 import { knownProfiles } from '../../lxd/profiles.ts';
 import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';
 import { jobSubject } from '../../nats/subjects.ts';
 import type { Restoring } from './restoring.ts';
 
-/** Asks LXD whether a project is restricted, and which of these profiles it has. */
+/** Asks LXD what a project is limited to, and which of these profiles it has. */
 export async function limitsOf(
   lxd: LxdClient,
   project: string,
   profiles: string[],
   signal: AbortSignal,
 ): Promise<Limits> {
-  const [restricted, known] = await Promise.all([
-    isRestricted(lxd, project, signal),
+  const [limits, known] = await Promise.all([
+    projectLimits(lxd, project, signal),
     knownProfiles(lxd, project, profiles, signal),
   ]);
-  return { restricted, profiles: known };
+  return { ...limits, profiles: known };
 }
 
 /** Throws forbidden if the backup has what LXD's restricted projects refuse, and the job may not bring everything. */

@@ -7,6 +7,7 @@ import type { JobOf } from '../../jobs/jobs.ts';
 import { deleteInstance } from '../../lxd/instanceChanges.ts';
 import type { LxdInstance } from '../../lxd/instances.ts';
 import { handedBackConfig } from '../../lxd/marks.ts';
+import { deleteUnusedProfiles } from '../../lxd/profiles.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { bringIn } from './bringIn.ts';
@@ -59,19 +60,23 @@ async function handOver(restoring: Restoring, { status }: LxdInstance): Promise<
   await changeWhatMay(restoring, restoring.target, handedBackConfig('restored', kept, status !== 'Stopped'));
 }
 
-/** Removes what this operation's attempts have imported, and puts back the instance that was to be replaced. No other instance is touched. */
+/**
+ * Removes what this operation's attempts have imported, and the profiles that they have made and nothing uses, and puts back the instance that was to be
+ * replaced. No other instance is touched.
+ */
 export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
   const { checkpoint } = operation;
   // Once the restored instance is in service, nothing walks back.
-  if (!checkpoint?.importing || checkpoint.swapped || isCode(attempt.signal.reason, 'lease-lost')) return;
+  if (!checkpoint || checkpoint.swapped || isCode(attempt.signal.reason, 'lease-lost')) return;
   const restoring = restoringOf(job, attempt, tools);
   const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.held]);
   try {
     if (checkpoint.replaced) await walkBack(restoring);
   } finally {
-    await removeImported(restoring, signal);
+    if (checkpoint.importing) await removeImported(restoring, signal);
   }
+  await deleteUnusedProfiles(tools.lxd, job.address.project, checkpoint.profiles ?? [], signal);
 }
 
 /** Removes the imported instance, unless it has its name already. One that does not start, say, is for its owner to mend. */
