@@ -2262,6 +2262,10 @@ by?: string
  * Of a skipped one: since when.
  */
 since?: string
+/**
+ * The window of its schedule's last run left it out: it begins without jitter.
+ */
+first?: true
 }
 /**
  * A run's head, in the bucket lxstow_runs under <id>.head. Its children are in <id>.plan.<plan>.<nnn>.
