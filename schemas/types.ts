@@ -2273,6 +2273,10 @@ by?: string
  * Of a skipped one: since when.
  */
 since?: string
+/**
+ * The window of its schedule's last run left it out: it begins without jitter.
+ */
+first?: true
 }
 /**
  * A run's head, in the bucket lxstow_runs under <id>.head. Its children are in <id>.plan.<plan>.<nnn>.

@@ -22,6 +22,9 @@ export interface Verdict<C extends Candidate> {
 
 type Time = Temporal.ZonedDateTime;
 
+/** By so much the clocks of hosts may differ. */
+const mostSkewMs = 300_000;
+
 const two = (number: number) => String(number).padStart(2, '0');
 const periods = [
   // With the offset: when clocks are put back, one hour's name comes twice.
@@ -44,17 +47,21 @@ export function checkRule(rule: KeepRule): void {
 
 /**
  * Judges the complete backups of one instance, in any order; returns them from the oldest to the newest. A period counts only where it has backups,
- * and keeps its last one; the oldest backup of all stays while a count is not used up. `rule` as `checkRule` passes it.
+ * and keeps its last one; the oldest backup of all stays while a count is not used up. A backup that is dated later than `now` stays and does not count: a
+ * wrong clock must not make the others old. `rule` as `checkRule` passes it.
  */
-export function judge<C extends Candidate>(backups: C[], rule: KeepRule): Verdict<C>[] {
+export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Date): Verdict<C>[] {
   const { zone = 'UTC', keep_last = 0, keep_within, keep_tags = [], min_good = 1 } = rule;
-  const newestFirst = backups
+  const all = backups
     .map((backup) => ({
       backup,
       at: Temporal.Instant.from(backup.created).toZonedDateTimeISO(zone),
       reasons: backup.pinned ? ['pinned'] : [],
     }))
     .sort((a, b) => Temporal.ZonedDateTime.compare(b.at, a.at) || (a.backup.name < b.backup.name ? 1 : -1));
+  const isAhead = ({ at }: { at: Time }) => at.epochMilliseconds > now.getTime() + mostSkewMs;
+  for (const { reasons } of all.filter(isAhead)) reasons.push('created in the future');
+  const newestFirst = all.filter((each) => !isAhead(each));
   const newest = newestFirst[0]?.at;
   const youngest = newest?.subtract(durationOf(rule));
 
@@ -78,7 +85,7 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule): Verdic
   }
   for (const { reasons } of newestFirst.slice(0, min_good))
     if (reasons.length === 0) reasons.push(`newest ${min_good}`);
-  return newestFirst
+  return all
     .map(({ backup, reasons }): Verdict<C> => ({ backup, action: reasons.length > 0 ? 'keep' : 'delete', reasons }))
     .reverse();
 }

@@ -166,7 +166,8 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
 }
 
 export function shownChild(run: Pick<Run, 'id' | 'plan'>, child: RunChild): ShownRunChild {
-  return { ...child, operation: `/1.0/operations/${childId(run, child)}` };
+  const { first: _, ...shown } = child;
+  return { ...shown, operation: `/1.0/operations/${childId(run, child)}` };
 }
 
 /** A run's operation, as LXD shows operations. */

@@ -25,8 +25,9 @@ export function plan(addresses: Address[], first: ReadonlySet<string> = new Set(
   for (let turn = 0; queues.some(({ length }) => turn < length); turn++)
     for (const queue of queues) {
       const next = queue[turn];
-      if (next)
-        children.push({ remote: next.remote, project: next.project, instance: next.instance, state: 'pending' });
+      if (!next) continue;
+      const { remote, project, instance } = next;
+      children.push({ remote, project, instance, state: 'pending', ...(rank(next, first) === 0 && { first: true }) });
     }
   return children;
 }
@@ -40,11 +41,11 @@ export function addressKey({ remote, project, instance }: Address): string {
   return `${remote}/${project}/${instance}`;
 }
 
-/** When a child of a scheduled run may begin: always the same part of the jitter for one instance. 0 for other runs. */
-export function dueMs({ schedule }: Pick<Run, 'schedule'>, child: Address): number {
+/** When a child of a scheduled run may begin: always the same part of the jitter for one instance, but `first` at once. 0 for other runs. */
+export function dueMs({ schedule }: Pick<Run, 'schedule'>, child: Address & Pick<RunChild, 'first'>): number {
   if (!schedule) return 0;
   const { name, starts_at, jitter_seconds = 0 } = schedule;
-  const part = Number.parseInt(uuid5(`${name}|${addressKey(child)}`).slice(0, 8), 16) / 2 ** 32;
+  const part = child.first ? 0 : Number.parseInt(uuid5(`${name}|${addressKey(child)}`).slice(0, 8), 16) / 2 ** 32;
   return Date.parse(starts_at) + Math.floor(part * jitter_seconds * 1000);
 }
 

@@ -98,7 +98,7 @@ export function nextSlot(cron: Cron, zone: string, after: Date): Slot | undefine
 function nextOfDay(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
   const local = after.toPlainDateTime();
   let date = local.toPlainDate();
-  for (let count = 0; count < mostDays; count++, date = date.add({ days: 1 })) {
+  for (let count = 0; count < mostDays; count++, date = nextDate(cron, date)) {
     if (!fitsDay(cron, date)) continue;
     for (const hour of cron.hours)
       for (const minute of cron.minutes) {
@@ -121,12 +121,20 @@ function nextOfEachHour(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | u
   let at = after.round({ smallestUnit: 'minute', roundingMode: 'floor' }).add({ minutes: 1 });
   for (let days = 0; days < mostDays; ) {
     if (!fitsDay(cron, at.toPlainDate())) {
-      at = at.toPlainDate().add({ days: 1 }).toZonedDateTime(after.timeZoneId);
+      at = nextDate(cron, at.toPlainDate()).toZonedDateTime(after.timeZoneId);
       days++;
-    } else if (!cron.minutes.includes(at.minute)) at = at.add({ minutes: 1 });
-    else return { at, wall: `${wallOf(at.toPlainDateTime())}${at.offset}` };
+    } else if (!cron.minutes.includes(at.minute)) {
+      // Clocks that change by less than an hour do so at the end of one.
+      const minute = cron.minutes.find((each) => each > at.minute) ?? 60;
+      at = at.add({ minutes: minute - at.minute });
+    } else return { at, wall: `${wallOf(at.toPlainDateTime())}${at.offset}` };
   }
   return undefined;
+}
+
+/** The next day, or the first of the next month where this month does not fit. */
+function nextDate({ months }: Cron, date: Temporal.PlainDate): Temporal.PlainDate {
+  return months.includes(date.month) ? date.add({ days: 1 }) : date.with({ day: 1 }).add({ months: 1 });
 }
 
 function wallOf(time: Temporal.PlainDateTime): string {

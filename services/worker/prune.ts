@@ -32,6 +32,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   const verdicts = judge(
     backups.map(({ backup }) => backup),
     keep,
+    new Date(),
   );
   let kept = verdicts.length;
   for (const { backup, action } of verdicts) {

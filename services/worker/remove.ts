@@ -46,15 +46,14 @@ export async function removeBackup(
 
   // An earlier attempt that died between the two removals has left its checkpoint: then we have removed the manifest ourselves.
   const key = archiveKey(prefix, address);
-  if (attempt.operation.checkpoint?.key !== key) {
-    const { body } = await store.read(manifestKey(prefix, address), signal).catch((error) => {
-      if (isCode(error, 'not-found'))
-        throw new LxstowError('not-found', `backup ${name} does not exist`, { cause: error });
-      throw error;
-    });
-    mayGo(readable(body, address));
-    await attempt.checkpoint({ key });
-  }
+  const isOurs = attempt.operation.checkpoint?.key === key;
+  const found = await store.read(manifestKey(prefix, address), signal).catch((error) => {
+    if (!isCode(error, 'not-found')) throw error;
+    if (!isOurs) throw new LxstowError('not-found', `backup ${name} does not exist`, { cause: error });
+  });
+  // While that attempt was waited for, the backup may have been pinned.
+  if (found) mayGo(readable(found.body, address));
+  if (!isOurs) await attempt.checkpoint({ key });
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
   await store.remove(key, signal);

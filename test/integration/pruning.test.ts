@@ -1,18 +1,23 @@
 /** Pruning and pins, on real parts: by HTTP, by NATS, and by the command line. */
 
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { archiveKey } from '../../services/backups/keys.ts';
 import { loadConfig } from '../../services/contract/config.ts';
 import type { Operation, PruneVerdict } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
+import { publishJob } from '../../services/jobs/jobs.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { claimKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { leasesBucket } from '../../services/nats/streams.ts';
+import { newOperation } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
@@ -179,6 +184,23 @@ describe('pruning', { timeout: 600_000 }, () => {
     assert.equal(operation.metadata.backups_kept, 2);
     const keys = (await stack.keys()).filter((key) => key.includes('/c1/'));
     assert.equal(keys.length, 4, keys.join('\n'));
+  });
+
+  it('leaves what was pinned since an attempt to delete it died', async () => {
+    const { nats: settings, s3: bucket } = loadConfig({ file: stack.stow.configFile, env: {} });
+    await using nats = await connectNats(settings, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+    const [backup = ''] = names;
+    await pin(backup, true);
+    const address = { remote: 'local', project: 'default', instance: 'c1' };
+    const job = { kind: 'delete' as const, address, body: { backup } };
+    const operation = newOperation({ id: randomUUID(), ...job }, new Date());
+    const checkpoint = { key: archiveKey(bucket.prefix, { ...address, backup }) };
+    await new OperationStore(nats, 1).create({ ...operation, checkpoint });
+    await publishJob(nats, operation.id, job);
+    const { status, err } = await ended(operation.id);
+    assert.equal(status, 'Failure');
+    assert.match(err, /pinned/);
+    assert.ok((await left()).includes(backup));
   });
 
   it('leaves what is being downloaded, and says so', async () => {

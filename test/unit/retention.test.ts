@@ -10,8 +10,10 @@ const backup = (created: string, more: Partial<Candidate> = {}): Candidate => ({
   ...more,
 });
 const at = (...times: string[]) => times.map((time) => backup(time.length === 10 ? `${time}T03:00:00Z` : time));
+/** Later than all backups. */
+const late = new Date('2100-01-01T00:00:00Z');
 const kept = (backups: Candidate[], rule: KeepRule) =>
-  judge(backups, rule)
+  judge(backups, rule, late)
     .filter(({ action }) => action === 'keep')
     .map(({ backup: { created } }) => created);
 const days = (from: string, count: number, stepDays = 1) =>
@@ -19,7 +21,7 @@ const days = (from: string, count: number, stepDays = 1) =>
     backup(new Date(Date.parse(`${from}T03:00:00Z`) + index * stepDays * 86_400_000).toISOString()),
   );
 const reasonsOf = (backups: Candidate[], rule: KeepRule) =>
-  judge(backups, rule).map(({ reasons }) => reasons.join(', '));
+  judge(backups, rule, late).map(({ reasons }) => reasons.join(', '));
 
 describe('a keep rule', () => {
   it("keeps the last four Sundays by --keep-daily 4: days without backups do not count (restic's manual)", () => {
@@ -32,7 +34,7 @@ describe('a keep rule', () => {
 
   it("keeps 7 days, 5 weeks, 12 months and 75 years of a hundred years of days (restic's manual)", () => {
     const century = days('1926-01-01', 36_525);
-    const verdicts = judge(century, { keep_daily: 7, keep_weekly: 5, keep_monthly: 12, keep_yearly: 75 });
+    const verdicts = judge(century, { keep_daily: 7, keep_weekly: 5, keep_monthly: 12, keep_yearly: 75 }, late);
     const by = (word: string) => verdicts.filter(({ reasons }) => reasons.some((each) => each.startsWith(word))).length;
     assert.deepEqual([by('daily'), by('weekly'), by('monthly'), by('yearly')], [7, 5, 12, 75]);
     const all = verdicts.filter(({ action }) => action === 'keep').length;
@@ -72,6 +74,20 @@ describe('a keep rule', () => {
     );
     assert.deepEqual(kept(old, { keep_within: '1m' }).length, 4);
     assert.deepEqual(kept(old, { keep_within: '4d1h' }).length, 2);
+  });
+
+  it('neither counts nor deletes what a wrong clock dated into the future', () => {
+    const now = new Date('2026-01-05T00:00:00Z');
+    const some = at('2026-01-01', '2026-01-02', '2026-01-03', '2036-01-01');
+    const reasons = (rule: KeepRule) => judge(some, rule, now).map((each) => each.reasons.join(', '));
+    assert.deepEqual(reasons({ keep_within: '36h' }), ['', 'within 36h', 'within 36h', 'created in the future']);
+    assert.deepEqual(reasons({ keep_last: 1 }), ['', '', 'last 1', 'created in the future']);
+    assert.deepEqual(reasons({ keep_tags: ['keep'] }), ['', '', 'newest 1', 'created in the future']);
+    const ahead = at('2026-01-01', '2026-01-05T00:01:00Z');
+    assert.deepEqual(
+      judge(ahead, { keep_last: 1 }, now).map((each) => each.reasons.join(', ')),
+      ['', 'last 1'],
+    );
   });
 
   it('keeps pinned ones, tags by key and by value, and the newest whatever else is said (velero#9061)', () => {
@@ -172,7 +188,7 @@ describe('whatever the rule and the backups', () => {
   });
 
   it('the order in which they are listed is nothing', () => {
-    always((all, rule) => assert.deepEqual(judge(all.toReversed(), rule), judge(all, rule)));
+    always((all, rule) => assert.deepEqual(judge(all.toReversed(), rule, late), judge(all, rule, late)));
   });
 
   it('what stays, stays when it is asked again', () => {

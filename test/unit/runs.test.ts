@@ -7,7 +7,7 @@ import { runNoticeOf } from '../../services/notices/runNotice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
 import { Fleet, type OpenRun, spareChildren } from '../../services/runs/openRuns.ts';
-import { childId, chunkSize, chunksOf, plan } from '../../services/runs/plan.ts';
+import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
 import { fitsPattern, select } from '../../services/runs/selector.ts';
 
@@ -229,6 +229,22 @@ describe('the fleet', () => {
     assert.equal(first.filter((each) => each.of === one).length, spareChildren / 2);
     assert.equal(first.filter((each) => each.of === two).length, spareChildren / 2);
     assert.equal(first.filter((each) => each.of === retry).length, 0);
+  });
+
+  it('begins with what the last window left out, though jitter puts it last', () => {
+    const fleet = new Fleet();
+    const names = Array.from({ length: 9 }, (_, index) => `c${index}`);
+    const addresses = names.map((instance) => ({ remote: 'r', project: 'default', instance }));
+    const starts_at = '2026-11-28T03:00:00Z';
+    const schedule = { name: 'nightly', slot: 'then', starts_at, jitter_seconds: 3600 };
+    const last = addresses.toSorted((a, b) => dueMs({ schedule }, a) - dueMs({ schedule }, b)).at(-1);
+    assert.ok(last);
+    const children = plan(addresses, new Set([addressKey(last)]));
+    fleet.add(runOf(children, { class: 'scheduled', schedule }), chunksOf(children));
+    assert.deepEqual(
+      fleet.next(Date.parse(starts_at)).map(({ child }) => child.instance),
+      [last.instance],
+    );
   });
 
   it('skips what another run has planned already, and says which', () => {

@@ -77,7 +77,7 @@ async function begin(
 
 function judgeAll(backups: Summary[], keep: KeepRule): PruneVerdict[] {
   const candidates = backups.map(({ address, backup }) => ({ ...backup, address }));
-  return judge(candidates, keep).map(({ backup, action, reasons }) => shown(backup, action, reasons));
+  return judge(candidates, keep, new Date()).map(({ backup, action, reasons }) => shown(backup, action, reasons));
 }
 
 /** Of an instance with a manifest that cannot be read nothing is deleted. */
