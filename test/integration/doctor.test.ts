@@ -13,6 +13,8 @@ import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { Client } from 'minio';
 import { parse } from 'yaml';
+import { LxdClient } from '../../services/lxd/client.ts';
+import { readServer } from '../../services/lxd/instances.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
@@ -391,6 +393,38 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
       'warning',
       /^differs from what `lxstow setup` creates: stream LXSTOW_JOBS: num_replicas is 1/,
     );
+  });
+
+  it('says whom an LXD over https must be told to trust, and so does who asks for its version', async (t) => {
+    if (!lab.lxd) return t.skip('no LXD here');
+    const port = await freePort();
+    await lab.lxd.lxc(['config', 'set', 'core.https_address', `127.0.0.1:${port}`]);
+    const [certificate, key, serverCertificate] = [
+      join(dir, 'lxd-client.crt'),
+      join(dir, 'lxd-client.key'),
+      join(dir, 'lxd-server.crt'),
+    ];
+    const made = await makeCertificate({ commonName: 'worker' });
+    await writeFile(certificate, made.cert);
+    await writeFile(key, made.key, { mode: 0o600 });
+    using bySocket = new LxdClient('local', { socket: lxd.socket }, {});
+    const signal = AbortSignal.timeout(60_000);
+    const { environment } = await bySocket.get<{ environment: { certificate: string } }>('/1.0', {}, signal);
+    await writeFile(serverCertificate, environment.certificate);
+    const local = { url: `https://127.0.0.1:${port}`, certificate, key, serverCertificate };
+    const findings = async () =>
+      (await doctor({ remotes: { local: { ...local, socket: undefined } } }, '--only', 'lxd')).findings;
+
+    const advice =
+      /lxc config trust add \S+lxd-client\.crt`; where it is an Incus: `incus config trust add-certificate \S+lxd-client\.crt/;
+    found(await findings(), 'problem', /^the server at https:\/\/127\.0\.0\.1:\d+ does not trust us$/, advice);
+    using byHttps = new LxdClient('local', local, {});
+    const refusal = /does not trust us: `lxstow doctor worker` says what to do/;
+    await assert.rejects(readServer(byHttps, signal), { code: 'lxd-refused', message: refusal });
+
+    await lab.lxd.lxc(['config', 'trust', 'add', certificate]);
+    found(await findings(), 'ok', /answers for host local$/);
+    assert.ok((await readServer(byHttps, signal)).environment.server_version);
   });
 
   it('names the rights that a user of NATS lacks', async () => {
