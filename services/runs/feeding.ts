@@ -57,12 +57,16 @@ export async function pruneBehind({ nats, operations }: FeedingTools, { id, chil
   if (!keep) return;
   const { remote, project, instance } = child;
   const prune = uuid5(`${id}|prune`);
-  if (await operations.find(prune, remote)) return;
+  const known = await operations.find(prune, remote);
+  if (known && known.operation.status !== 'Pending') return;
+  const address = { remote, project, instance };
+  // One that waits may have no job: a gateway may have died, or NATS gone away, before it was queued.
+  if (known && (await queuedJob(nats, 'prune', address))?.operation === prune) return;
   const trace = traceOfRun(of.run);
   const { requestor } = of.run;
   const body = { keep, run: of.run.id, ...(requestor && { requestor }) };
-  const address = { remote, project, instance };
-  await operations.create(newOperation({ id: prune, kind: 'prune', address, body, trace: trace.id }, new Date()));
+  if (!known)
+    await operations.create(newOperation({ id: prune, kind: 'prune', address, body, trace: trace.id }, new Date()));
   await publishJob(nats, prune, { kind: 'prune', address, body }, trace);
 }
 

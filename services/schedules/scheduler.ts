@@ -6,6 +6,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { Temporal } from 'temporal-polyfill';
+import { forEach } from '../concurrency/orderedMap.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { CreateRunBody, Run, RunSchedule, Schedule, ScheduleBody } from '../contract/schemas.ts';
 import type { Leases } from '../coordination/leases.ts';
@@ -38,6 +39,8 @@ const lateMs = 300_000;
 /** So many missed slots are counted. */
 const mostCounted = 1000;
 const dayMs = 86_400_000;
+/** So many schedules ask the hosts at once. */
+const atOnce = 16;
 
 /** Runs until `stop`. */
 export async function serveSchedules(options: SchedulerOptions): Promise<void> {
@@ -57,14 +60,16 @@ export async function serveSchedules(options: SchedulerOptions): Promise<void> {
 /** Makes what is due; returns when the next one will be. One schedule that fails does not stop the others. */
 async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promise<number> {
   let nextMs = Number.POSITIVE_INFINITY;
-  for (const stored of await options.schedules.list()) {
-    if (over.aborted) break;
+  // A host that does not answer must not make all schedules of the hour late.
+  await forEach(await options.schedules.list(), atOnce, async (stored) => {
+    if (over.aborted) return;
     try {
-      nextMs = Math.min(nextMs, await serveOne(options, stored));
+      const ms = await serveOne(options, stored);
+      nextMs = Math.min(nextMs, ms);
     } catch (error) {
       options.log.warn('a schedule is tried again', { schedule: stored.schedule.name, error: asLxstowError(error) });
     }
-  }
+  });
   return nextMs;
 }
 
@@ -76,6 +81,11 @@ async function serveOne(options: SchedulerOptions, { schedule, revision }: Store
     if (paused.until === undefined || Date.parse(paused.until) > now.getTime()) return Number.POSITIVE_INFINITY;
     const { paused: _, ...resumed } = schedule;
     await schedules.update({ ...resumed, since: paused.until }, revision);
+    return now.getTime();
+  }
+  if (Date.parse(schedule.since) > now.getTime() + lateMs) {
+    log.warn('a schedule was served by a clock that was ahead', { schedule: schedule.name, since: schedule.since });
+    await schedules.update({ ...schedule, since: now.toISOString() }, revision);
     return now.getTime();
   }
   const { due, missed, next } = dueSlot(definition, new Date(schedule.since), now);
@@ -132,9 +142,15 @@ async function makeRun(
   if (known) return known.run;
   const isLate = now.getTime() - Date.parse(due.at) > lateMs;
   const window = windowEnd(definition, due);
+  const starts_at = isLate ? now.toISOString() : due.at;
+  // A run that is late has less of its window left, in which each instance must have its turn.
+  const leftSeconds = window
+    ? Math.floor((Date.parse(window) - Date.parse(starts_at)) / 1000)
+    : Number.POSITIVE_INFINITY;
+  const jitter_seconds = Math.min(secondsOf(definition.jitter ?? '0s'), leftSeconds);
   const schedule: RunSchedule = {
-    ...{ name, slot: due.wall, starts_at: isLate ? now.toISOString() : due.at },
-    ...(definition.jitter && { jitter_seconds: secondsOf(definition.jitter) }),
+    ...{ name, slot: due.wall, starts_at },
+    ...(jitter_seconds > 0 && { jitter_seconds }),
     ...(window && { window_ends: window }),
   };
   const reason = isLate ? whyNotMadeUp(definition, due, window, now) : undefined;
@@ -192,14 +208,11 @@ export function windowEnd(
   slot: Slot,
 ): string | undefined {
   if (window === undefined) return undefined;
-  const begins = Temporal.Instant.from(slot.at).toZonedDateTimeISO(zone);
+  // By what the rule says: clocks may have skipped the rest of the window.
+  const begins = slot.wall.slice(0, 16);
   const [, end = ''] = window.split('-');
-  const today = begins.toPlainDate().toZonedDateTime({ timeZone: zone, plainTime: end });
-  const ends =
-    Temporal.ZonedDateTime.compare(today, begins) > 0
-      ? today
-      : begins.toPlainDate().add({ days: 1 }).toZonedDateTime({ timeZone: zone, plainTime: end });
-  return new Date(ends.epochMilliseconds).toISOString();
+  const day = Temporal.PlainDate.from(begins).add({ days: end > begins.slice(11) ? 0 : 1 });
+  return new Date(day.toZonedDateTime({ timeZone: zone, plainTime: end }).epochMilliseconds).toISOString();
 }
 
 const unitSeconds: Record<string, number> = { s: 1, m: 60, h: 3600 };

@@ -7,9 +7,20 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../services/contract/config.ts';
-import type { Run, RunChild, Schedule, ScheduledAt, ShownRun, ShownSchedule } from '../../services/contract/schemas.ts';
+import type {
+  PruneJob,
+  Run,
+  RunChild,
+  Schedule,
+  ScheduledAt,
+  ShownRun,
+  ShownSchedule,
+} from '../../services/contract/schemas.ts';
+import { uuid5 } from '../../services/jobs/jobs.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
-import { plan } from '../../services/runs/plan.ts';
+import { newOperation } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/operationStore.ts';
+import { childId, plan } from '../../services/runs/plan.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
@@ -103,6 +114,11 @@ describe('schedules', { timeout: 600_000 }, () => {
     await create('minutely', { cron: '* * * * *', selector, keep: { keep_last: 1 }, tags: { by: 'schedule' } });
     assert.equal((await show('minutely')).last, undefined);
     for (const round of [1, 2]) {
+      // So that one minute passes, not two, until the scheduler looks.
+      await until(
+        async () => new Date().getUTCSeconds(),
+        (second) => second > 1 && second < 45,
+      );
       await turnBack('minutely', 61_000);
       const before = (await show('minutely')).last?.run;
       const { last } = await until(
@@ -128,6 +144,31 @@ describe('schedules', { timeout: 600_000 }, () => {
       );
     await ask('DELETE', '/minutely');
     assertError(await ask('GET', '/minutely'), 404, /schedule minutely does not exist/);
+  });
+
+  it('delete what they do not keep where a gateway died between the operation and its job', async () => {
+    const runs = new RunStore(nats, 1);
+    const operations = new OperationStore(nats, 1);
+    const now = new Date();
+    const address = { remote: 'local', project: 'default', instance: 's1' };
+    const head: Omit<Run, 'plan' | 'chunks'> = {
+      ...{ id: randomUUID(), status: 'Running', class: 'scheduled' },
+      ...{ created_at: now.toISOString(), updated_at: now.toISOString() },
+      request: { selector: { all: true }, keep: { keep_last: 1 } },
+      schedule: { name: 'halfway', slot: 'then', starts_at: new Date(now.getTime() + 3000).toISOString() },
+      ...{ places: {}, away: [], failures: [], excluded: 0 },
+    };
+    const run = await runs.create(head, plan([address]));
+    assert.ok(run);
+    const id = uuid5(`${childId(run, address)}|prune`);
+    const body: PruneJob = { keep: { keep_last: 1 }, run: run.id };
+    await operations.create(newOperation({ id, kind: 'prune', address, body }, now));
+    await stack.stow.request('GET', `/1.0/operations/${run.id}/wait?timeout=60`);
+    const { status } = await until(
+      async () => (await operations.find(id, 'local'))?.operation ?? assert.fail(),
+      ({ status: each }) => each !== 'Pending' && each !== 'Running',
+    );
+    assert.equal(status, 'Success');
   });
 
   it('are due once, with two gateways of which one is killed', async () => {
@@ -224,7 +265,30 @@ describe('schedules', { timeout: 600_000 }, () => {
     const resumed = (await ask('POST', '/paused/resume')).body.metadata as ShownSchedule;
     assert.equal(resumed.paused, undefined);
     assert.ok(Date.now() - Date.parse(resumed.since) < 60_000);
+    assertError(
+      await ask('POST', '/paused/pause', { until: '2026-01-01T00:00:00Z' }),
+      400,
+      /^until: 2026-01-01T00:00:00Z has passed$/,
+    );
+    const end = new Date(Date.now() + dayMs).toISOString();
+    const later = (await ask('POST', '/paused/pause', { until: end })).body.metadata as ShownSchedule;
+    assert.ok(Date.parse(later.next ?? '') > Date.parse(end));
+    const [time]: ScheduledAt[] = JSON.parse(await cli('schedule', 'next', 'paused', '--format', 'json'));
+    assert.ok(time && Date.parse(time.at) === Date.parse(later.next ?? ''));
+    await cli('schedule', 'pause', 'paused', '--until', '2099-12-24T18:00');
+    assert.equal((await show('paused')).paused?.until, '2099-12-24T18:00:00.000Z');
     await ask('DELETE', '/paused');
+  });
+
+  it('are due again when a clock that was ahead is put right', async () => {
+    await create('ahead', { cron: '@yearly', selector: { instances: ['s1'] } });
+    await turnBack('ahead', -300 * dayMs);
+    await until(
+      () => show('ahead'),
+      ({ since }) => Date.parse(since) <= Date.now(),
+    );
+    assert.equal((await show('ahead')).last, undefined);
+    await ask('DELETE', '/ahead');
   });
 
   it('say when they are due, in their zone, and when each instance begins: always the same', async () => {
@@ -272,6 +336,21 @@ describe('schedules', { timeout: 600_000 }, () => {
     assert.match(await cli('schedule', 'apply', file), /^byhand: changed\n$/);
     assert.equal((await show('byhand')).definition.description, 'by file');
     assert.match(await cli('schedule', 'list'), /byhand +0 4 \* \* \* +Europe\/Berlin/);
+    const applied = async (...definitions: string[]) => {
+      const lines = definitions.map((text, index) => `  part${index + 1}: { cron: '@yearly', ${text} }\n`);
+      await writeFile(file, `schedules:\n${lines.join('')}`);
+      const { status, stdout, stderr } = await attempt(process.execPath, [main, 'schedule', 'apply', file], {
+        env: { ...process.env, XDG_CONFIG_HOME: home },
+      });
+      return { status, stdout: stdout.toString(), stderr: stderr.toString() };
+    };
+    const refused = await applied('jitter: 5m', 'jitter: 5');
+    assert.deepEqual([refused.status, refused.stdout], [64, '']);
+    assert.match(refused.stderr, /part2: definition\.jitter: must be string/);
+    const half = await applied('jitter: 5m', 'zone: Moon', 'jitter: 5m');
+    assert.deepEqual([half.status, half.stdout], [64, 'part1: created\n']);
+    assert.match(half.stderr, /part2: zone: "Moon" is not a time zone.*; the schedules before it are applied/);
+    await cli('schedule', 'delete', 'part1');
     assert.equal(await cli('schedule', 'delete', 'byhand'), 'byhand is deleted\n');
   });
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
+import { checkSchedule } from '../../services/gateway/views/scheduleView.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
 import { dueSlot, windowEnd } from '../../services/schedules/scheduler.ts';
 
@@ -166,5 +167,51 @@ describe('what is due', () => {
     assert.equal(windowEnd({ window: '23:00-05:00', zone }, slot), '2026-11-29T04:00:00.000Z');
     assert.equal(windowEnd({ window: '23:00-23:45', zone }, slot), '2026-11-28T22:45:00.000Z');
     assert.equal(windowEnd({ zone }, slot), undefined);
+  });
+
+  it('may not begin behind its window, though clocks skip the whole of it', () => {
+    const slot = { at: '2026-03-29T03:00:00+02:00', wall: '2026-03-29T02:30' };
+    assert.equal(windowEnd({ window: '02:00-03:00', zone: 'Europe/Berlin' }, slot), '2026-03-29T01:00:00.000Z');
+  });
+});
+
+describe('a definition', () => {
+  it('is refused where its runs could not be made', () => {
+    assert.throws(
+      () => checkSchedule({ cron: '@daily', selector: { all: true, instances: ['c1'] } }),
+      /selector: give all or instances, not both/,
+    );
+    assert.doesNotThrow(() => checkSchedule({ cron: '@daily' }));
+  });
+
+  it('is refused where one of its times is not in its window', () => {
+    for (const [cron, window, time] of [
+      ['0 1,12 * * *', '01:00-05:00', '12:00'],
+      ['30 0,3,23 * * *', '23:00-03:00', '03:30'],
+      ['@hourly', '01:00-05:00', '00:00'],
+    ] as const)
+      assert.throws(
+        () => checkSchedule({ cron, window }),
+        new RegExp(`window: ${time}, when the schedule is due, is not in ${window}`),
+      );
+    for (const [cron, window] of [
+      ['0 1-4 * * *', '01:00-05:00'],
+      ['30 0,2,23 * * *', '23:00-03:00'],
+      ['@hourly', '03:00-03:00'],
+    ] as const)
+      assert.doesNotThrow(() => checkSchedule({ cron, window }));
+  });
+
+  it('is refused where jitter puts instances behind the window', () => {
+    for (const [jitter, window] of [
+      ['3h', '01:00-05:00'],
+      ['121m', '23:00-05:00'],
+    ] as const)
+      assert.throws(
+        () => checkSchedule({ cron: '0 3 * * *', jitter, window }),
+        new RegExp(`jitter: ${jitter} behind 03:00 is not in the window ${window}`),
+      );
+    assert.doesNotThrow(() => checkSchedule({ cron: '0 3 * * *', jitter: '1h', window: '01:00-05:00' }));
+    assert.doesNotThrow(() => checkSchedule({ cron: '0 23 * * *', jitter: '5h', window: '23:00-05:00' }));
   });
 });

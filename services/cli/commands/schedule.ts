@@ -4,12 +4,13 @@ import { readFile } from 'node:fs/promises';
 import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
-import type { ScheduleBody, ScheduledAt, ShownSchedule } from '../../contract/schemas.ts';
+import { check, type ScheduleBody, type ScheduledAt, type ShownSchedule } from '../../contract/schemas.ts';
 import { tagsIn } from '../client/backupRequest.ts';
 import { beginRun, type Following } from '../client/followRun.ts';
 import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { parseTime } from '../terminal/dates.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { type KeepOptions, keepOf } from './prune.ts';
 
@@ -102,17 +103,13 @@ export async function pauseCommand(
 ): Promise<Exit> {
   using gateways = new Gateways();
   const { gateway, name } = await named(gateways, text);
-  const body = { ...(reason !== undefined && { reason }), ...(until !== undefined && { until: timeOf(until) }) };
+  const body = {
+    ...(reason !== undefined && { reason }),
+    ...(until !== undefined && { until: parseTime(until, '--until').toISOString() }),
+  };
   await gateway.ask('POST', ['schedules', name, 'pause'], { body });
   process.stdout.write(`${name} is paused\n`);
   return exits.ok;
-}
-
-function timeOf(text: string): string {
-  const time = new Date(text);
-  if (Number.isNaN(time.getTime()))
-    throw new CliError(exits.usage, `--until ${text}: give a date or time, as 2026-12-24 or 2026-12-24T18:00`);
-  return time.toISOString();
 }
 
 export async function resumeCommand(text: string): Promise<Exit> {
@@ -166,8 +163,11 @@ export async function nextCommand(
 
 export async function exportCommand(texts: string[]): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway } = await named(gateways, texts[0] ?? '', true);
-  const names = texts.map((text) => text.slice(text.indexOf(':') + 1)).filter((name) => name !== '');
+  const places = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => named(gateways, text, true)));
+  const [{ gateway }] = places as [(typeof places)[0]];
+  if (places.some((each) => each.gateway !== gateway))
+    throw new CliError(exits.usage, 'export the schedules of one gateway at a time');
+  const names = places.map(({ name }) => name).filter((name) => name !== '');
   const found = (await all(gateway)).filter(({ name }) => names.length === 0 || names.includes(name));
   const missing = names.find((name) => !found.some((each) => each.name === name));
   if (missing !== undefined) throw new CliError(exits.notFound, `schedule ${missing} does not exist`);
@@ -184,12 +184,21 @@ export async function applyCommand(
   using gateways = new Gateways();
   const gateway = await gateways.get(remote?.replace(/:$/, ''));
   const wanted = await readSchedules(file);
+  // What the schema refuses is said before anything is changed.
+  for (const [name, definition] of Object.entries(wanted))
+    check('http-schedules-post.json', { name, definition }, name);
   const known = new Map((await all(gateway)).map((each) => [each.name, each.definition]));
   for (const [name, definition] of Object.entries(wanted)) {
     const before = known.get(name);
     const what = before === undefined ? 'created' : isDeepStrictEqual(before, definition) ? 'unchanged' : 'changed';
-    if (!dryRun && what === 'created') await gateway.ask('POST', ['schedules'], { body: { name, definition } });
-    if (!dryRun && what === 'changed') await gateway.ask('PUT', ['schedules', name], { body: definition as object });
+    try {
+      if (!dryRun && what === 'created') await gateway.ask('POST', ['schedules'], { body: { name, definition } });
+      if (!dryRun && what === 'changed') await gateway.ask('PUT', ['schedules', name], { body: definition as object });
+    } catch (error) {
+      if (!(error instanceof CliError)) throw error;
+      const far = `${name}: ${error.message}; the schedules before it are applied`;
+      throw new CliError(error.exit, far, { hint: error.hint, cause: error });
+    }
     process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ', if this were no dry run' : ''}\n`);
   }
   return exits.ok;

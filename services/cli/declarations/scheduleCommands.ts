@@ -37,7 +37,7 @@ export function addScheduleCommands(program: Command): void {
     .description('pause a schedule until it is resumed')
     .argument(...one)
     .option('--reason <text>', 'why it is paused; `schedule list` shows it')
-    .option('--until <time>', 'resume automatically at this time: 2026-12-24, 2026-12-24T18:00')
+    .option('--until <time>', 'resume automatically at this time (UTC): 2026-12-24, 2026-12-24T18:00')
     .action(exiting(async (name: string, options) => (await commands()).pauseCommand(name, options)));
   schedule
     .command('resume')

@@ -17,7 +17,7 @@ import { bodyOf, endpointOf, flag, parameter, query, requestorOf, traceOfRequest
 import { created, started, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { runTools } from '../views/runView.ts';
-import { changeSchedule, checkSchedule, showSchedule, visibleSchedule } from '../views/scheduleView.ts';
+import { activeFrom, changeSchedule, checkSchedule, showSchedule, visibleSchedule } from '../views/scheduleView.ts';
 
 const mostSlots = 100;
 
@@ -84,6 +84,8 @@ async function remove(parts: GatewayParts, request: Request, response: Response)
 
 async function pause(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { reason, until } = check('http-schedule-pause.json', bodyOf(request), 'body');
+  if (until !== undefined && Date.parse(until) <= Date.now())
+    throw new LxstowError('bad-request', `until: ${until} has passed`);
   const paused = {
     ...{ since: new Date().toISOString(), by: clientOf(request).fingerprint },
     ...(reason !== undefined && { reason }),
@@ -117,8 +119,11 @@ async function runNow(parts: GatewayParts, request: Request, response: Response)
 }
 
 async function next(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { name, definition, paused } = (await scheduleOf(parts, request)).schedule;
-  const slots = paused ? [] : nextSlots(definition, countOf(request));
+  const { schedule: found } = await scheduleOf(parts, request);
+  const { name, definition } = found;
+  const count = countOf(request);
+  const from = activeFrom(found, new Date());
+  const slots = from ? nextSlots(definition, from, count) : [];
   if (!flag(request, 'instances')) {
     const times = slots.map(({ at }) => ({ schedule: name, at }));
     return sync(response, times);
@@ -196,10 +201,10 @@ function countOf(request: Request): number {
   throw new LxstowError('bad-request', `?count= is not a number from 1 to ${mostSlots}`);
 }
 
-function nextSlots({ cron: text, zone = 'UTC' }: ScheduleBody, count: number): Slot[] {
+function nextSlots({ cron: text, zone = 'UTC' }: ScheduleBody, after: Date, count: number): Slot[] {
   const cron = parseCron(text);
   const slots: Slot[] = [];
-  for (let from = new Date(); slots.length < count; ) {
+  for (let from = after; slots.length < count; ) {
     const slot = nextSlot(cron, zone, from);
     if (!slot) break;
     slots.push(slot);

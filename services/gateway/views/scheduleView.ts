@@ -3,34 +3,53 @@ import { LxstowError } from '../../contract/errors.ts';
 import type { Schedule, ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
 import { checkZone } from '../../contract/zones.ts';
 import { checkRule } from '../../retention/keep.ts';
-import { parseMatch } from '../../runs/selector.ts';
+import { checkSelector } from '../../runs/selector.ts';
 import { nextSlot, parseCron } from '../../schedules/cron.ts';
-import { runRequest, windowEnd } from '../../schedules/scheduler.ts';
+import { runRequest, secondsOf } from '../../schedules/scheduler.ts';
 import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
 
 const mostTries = 20;
+const dayMinutes = 1440;
 
 /** Throws bad-request for what the schema cannot see: rules that are never due, unknown zones, a time outside of the window. */
 export function checkSchedule(definition: ScheduleBody): void {
-  const { cron: text, zone = 'UTC', window, keep, selector } = definition;
+  const { cron: text, zone = 'UTC', window, keep } = definition;
   checkZone(zone, 'zone');
   const cron = parseCron(text);
-  for (const match of selector?.match ?? []) parseMatch(match);
-  if (keep) checkRule(runRequest('', definition, '').keep ?? keep);
-  const slot = nextSlot(cron, zone, new Date());
-  if (window === undefined || !slot) return;
-  const [begin = '', end = ''] = window.split('-');
-  const time = slot.wall.slice(11, 16);
-  const isIn = begin < end ? time >= begin && time < end : time >= begin || time < end;
-  if (!isIn || windowEnd(definition, slot) === undefined)
-    throw new LxstowError('bad-request', `window: ${time}, when the schedule is due, is not in ${window}`);
+  const request = runRequest('', definition, '');
+  checkSelector(request.selector);
+  if (keep) checkRule(request.keep ?? keep);
+  if (window === undefined) return;
+  for (const hour of cron.hours)
+    for (const minute of cron.minutes) checkTime(hour * 60 + minute, window, definition.jitter);
+}
+
+/** Throws bad-request where this minute of the day is not in the window, or jitter leads out of it. */
+function checkTime(due: number, window: string, jitter: string | undefined): void {
+  const [begin = 0, end = 0] = window.split('-').map((time) => Number(time.slice(0, 2)) * 60 + Number(time.slice(3)));
+  const left = (minutesFrom(begin, end) || dayMinutes) - minutesFrom(begin, due);
+  const time = `${String(Math.floor(due / 60)).padStart(2, '0')}:${String(due % 60).padStart(2, '0')}`;
+  if (left <= 0) throw new LxstowError('bad-request', `window: ${time}, when the schedule is due, is not in ${window}`);
+  if (jitter !== undefined && secondsOf(jitter) > left * 60)
+    throw new LxstowError('bad-request', `jitter: ${jitter} behind ${time} is not in the window ${window}`);
+}
+
+function minutesFrom(one: number, other: number): number {
+  return (other - one + dayMinutes) % dayMinutes;
 }
 
 export function showSchedule({ schedule }: StoredSchedule, now = new Date()): ShownSchedule {
   const { token: _, ...shown } = schedule;
-  const { definition, paused } = shown;
-  const next = paused ? undefined : nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', now);
+  const { definition } = shown;
+  const from = activeFrom(schedule, now);
+  const next = from && nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', from);
   return { ...shown, ...(next && { next: next.at }) };
+}
+
+/** From when on the schedule is due again; undefined while it is paused without an end. */
+export function activeFrom({ paused }: Schedule, now: Date): Date | undefined {
+  if (!paused) return now;
+  return paused.until === undefined ? undefined : new Date(Math.max(Date.parse(paused.until), now.getTime()));
 }
 
 /** The schedule, if who asks may see all that it is about. Throws not-found. */
