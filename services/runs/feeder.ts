@@ -199,7 +199,7 @@ class Term {
       for (const { remote, reason, since } of away.filter(({ planned }) => !planned))
         of.run.failures = withFailure(of.run.failures, {
           ...{ remote, project: '', instance: '', error_code: windowCode },
-          reason: `remote ${remote} has not said since ${since} what it has, and the window is over: ${reason}`,
+          reason: `host ${remote} has not listed its instances since ${since}, and the window is over: ${reason}`,
         });
       of.run.away = away.filter(({ planned }) => planned);
       const reason = `had not begun when the window of schedule ${schedule.name} ended, at ${schedule.window_ends}`;
