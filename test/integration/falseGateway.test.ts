@@ -47,6 +47,7 @@ const backup = {
   instance_only: false,
   container_only: false,
   tags: {},
+  pinned: false,
   instance: 'c1',
   project: 'default',
   location: 'local',
@@ -109,7 +110,7 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
     answer = (_, response) => void response.end(`${acting}<html>`);
     const { status: exit, stderr } = await run('status');
     assert.equal(exit, 76);
-    assert.match(stderr, /does not answer as a gateway of lxstow: status 200, /);
+    assert.match(stderr, /does not answer like an lxstow gateway: status 200, /);
     answer = (_, response) => void response.writeHead(400).end(JSON.stringify({ type: 'error', error: acting }));
     assert.equal((await run('status')).status, 64);
   });
@@ -133,7 +134,7 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
     ]) {
       const { status, stderr } = await run(...command);
       assert.equal(status, 76, `${command} ${stderr}`);
-      assert.match(stderr, /^lxstow: .*one does not answer as a gateway of lxstow: .*\n {2}is .*\n$/m, `${command}`);
+      assert.match(stderr, /^lxstow: .*one does not answer like an lxstow gateway: .*\n {2}is .*\n$/m, `${command}`);
       assert.doesNotMatch(stderr, /^ +at /m, `${command}`);
     }
   });
@@ -174,7 +175,7 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
     for (const name of ['x/y', '../../y', '/y', '..', 'a\0b', '', 'b.manifest.json']) {
       answer = sends([{ ...backup, name }]);
       const { status, stderr } = await run('export', 'c1', 'latest');
-      assert.deepEqual([status, /does not answer as a gateway/.test(stderr)], [76, true], stderr);
+      assert.deepEqual([status, /does not answer like an lxstow gateway/.test(stderr)], [76, true], stderr);
     }
     const written = (await readdir(home, { recursive: true })).filter((path) => path.startsWith('c1'));
     assert.deepEqual(written, ['c1-x']);
@@ -190,7 +191,7 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
       const drip = setInterval(() => response.write(' '), 20);
       response.once('close', () => clearInterval(drip));
     };
-    const message = /its answer is not whole after 0.3 s/;
+    const message = /its answer is not complete after 0.3 s/;
     await assert.rejects(gateway.ask('GET', ['status']), { exit: 69, message, inDoubt: false });
     await assert.rejects(gateway.ask('POST', ['runs'], { body: {} }), { exit: 69, message, inDoubt: true });
     answer = (_, response) => {
