@@ -94,7 +94,9 @@ export class Watch {
     const known = await this.look();
     if (known?.allowed === 0 && !known.only) return known;
     const why = await this.#probe(writes || known?.only !== undefined);
-    return why && this.#record(known, why);
+    if (why) return this.#record(known, why);
+    // A store that has just come back may still fail a request: that is not the job's fault.
+    return this.#shared && known && known.allowed > 0 ? known : undefined;
   }
 
   async #record(known: Outage | undefined, why: LxstowError): Promise<Outage> {

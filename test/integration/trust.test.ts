@@ -648,7 +648,10 @@ describe('trust', { timeout: 600_000 }, () => {
       const file = join(here.trustDir, '..', 'new.pem');
       await writeFile(file, client.cert);
       const grant = ['--name', 'by hand', '--role', 'viewer', '--project', 'blue', '--project', 'green'];
-      await assert.rejects(trust('add', file, ...grant), /no worker is up; start it.*--unchecked/);
+      await assert.rejects(
+        trust('add', file, ...grant),
+        /no worker is up to say which projects exist; start one.*--unchecked/,
+      );
       await trust('add', file, ...grant, '--unchecked');
       assert.equal(await authOf(client), 'trusted');
       assert.match(

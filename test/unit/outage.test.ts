@@ -10,7 +10,7 @@ import type { Bucket } from '../../services/nats/bucket.ts';
 import { begin, newOperation } from '../../services/operations/operation.ts';
 import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outages/outage.ts';
-import { Outages } from '../../services/outages/outages.ts';
+import { type Gate, Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
 import { type PauseTools, pause } from '../../services/worker/pause.ts';
 import { type Circumstances, endingOf, waitingSinceOf } from '../../services/worker/retryDecision.ts';
@@ -248,6 +248,31 @@ describe('an LXD that is started again', () => {
     await using outages = await opened(() => undefined);
     const { gate, cut } = await outages.examine(thrown, 'restore', moment());
     assert.deepEqual([gate?.outage.dependency, cut], ['lxd', true]);
+  });
+});
+
+describe('S3 that has just come back', () => {
+  const by = { dependency: 's3', worker: 'other' } as const;
+  const away = failed(undefined, by, { code: 's3-unavailable', message: 'ECONNREFUSED' }, new Date());
+  const failure = new LxstowError('s3-unavailable', 'S3 said InternalError');
+
+  /** What keeps a job that fails by S3 from going on, while S3 answers the probe and this is its record. */
+  async function gateWith(record: Outage | undefined): Promise<Gate | undefined> {
+    const value = Buffer.from(JSON.stringify(record));
+    const entry = record && { key: 'local.=away.s3', value, revision: 1, written: new Date() };
+    const bucket = { get: async () => ({ entry, revision: 1 }), put: async () => 1, remove: async () => true };
+    await using outages = new Outages({
+      ...{ remote: 'local', worker: 'w', bucket: bucket as unknown as Bucket, onFree: () => undefined },
+      probes: { lxd: async () => '1', s3: async () => undefined },
+      log: { error: () => undefined, info: () => undefined } as unknown as Log,
+      stopping: new AbortController().signal,
+    });
+    return (await outages.examine(failure, 'backup', performance.now())).gate;
+  }
+
+  it('is to blame for a request that fails while it comes back, and not for one that fails later', async () => {
+    assert.equal((await gateWith(answered(away)))?.outage.allowed, 1);
+    assert.equal(await gateWith(undefined), undefined);
   });
 });
 
