@@ -258,7 +258,7 @@ describe('S3 that has just come back', () => {
 
   /** What keeps a job that fails by S3 from going on, while S3 answers the probe and this is its record. */
   async function gateWith(record: Outage | undefined): Promise<Gate | undefined> {
-    const value = Buffer.from(JSON.stringify(record));
+    const value = Buffer.from(JSON.stringify(record ?? null));
     const entry = record && { key: 'local.=away.s3', value, revision: 1, written: new Date() };
     const bucket = { get: async () => ({ entry, revision: 1 }), put: async () => 1, remove: async () => true };
     await using outages = new Outages({
