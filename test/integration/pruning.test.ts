@@ -71,9 +71,10 @@ describe('pruning', { timeout: 600_000 }, () => {
     stack.stow.request('POST', `/1.0/prune${query}`, { body, ...(as && { certificate: as }) });
   const pin = (name: string, pinned: boolean) =>
     stack.stow.request('PATCH', `/1.0/instances/c1/backups/${name}`, { body: { pinned } });
+  /** Waits for the operation; a job over NATS has one as soon as a worker has taken it. */
   async function ended(id: string): Promise<Operation> {
-    const { body } = await stack.stow.request('GET', `/1.0/operations/${id}/wait?timeout=120`);
-    return body.metadata;
+    const ask = () => stack.stow.request('GET', `/1.0/operations/${id}/wait?timeout=120`);
+    return (await until(ask, ({ status }) => status === 200)).body.metadata;
   }
   async function pruned(body: object, query = ''): Promise<Operation[]> {
     const answer = await prune(body, query);

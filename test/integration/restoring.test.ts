@@ -21,7 +21,8 @@ describe('a restore', { timeout: 600_000 }, () => {
   let lxc: (...args: string[]) => Promise<string>;
   let isReal = false;
   before(async () => {
-    stack = await openStack('restoring', { config: { worker: { slots: 2 } } });
+    // What happens amid a restore of 150 MiB is to happen before its end.
+    stack = await openStack('restoring', { config: { worker: { slots: 2, bandwidth: '64MiB' } } });
     isReal = stack.lab.lxd !== undefined;
     lxc = async (...args) => (await stack.lab.lxd?.lxc(args)) ?? '';
     if (!isReal) return;
