@@ -39,7 +39,7 @@ export async function compareInstances(
     await fleet.change(address, (record) => withSeen(record, seen));
     written++;
   };
-  for await (const _ of mapInOrder(each(changes), writesInFlight, write));
+  for await (const _ of mapInOrder(changes, writesInFlight, write));
   const forgotten = [...records].filter(([key, { record }]) => !present.has(key) && isForgotten(record));
   for (const [, stored] of forgotten) await fleet.forget(stored);
   return written + forgotten.length;
@@ -114,7 +114,7 @@ export async function compareBackups(
     if (await fleet.replace({ address, revision }, next)) count++;
     else await correct(fleet, address, { store, prefix }, signal);
   };
-  for await (const _ of mapInOrder(each(stored), writesInFlight, write));
+  for await (const _ of mapInOrder(stored, writesInFlight, write));
   return count;
 }
 
@@ -129,8 +129,4 @@ async function correct(
     const found = await youngestBackups(store, prefix, address, signal);
     return withYoungest(record, found.get(instanceKey(address))?.good);
   });
-}
-
-async function* each<T>(items: T[]): AsyncGenerator<T> {
-  yield* items;
 }

@@ -122,12 +122,8 @@ async function* rangesOf(
     await store.readRange(key, etag, start, bytes, signal);
     return bytes;
   };
-  for await (const bytes of mapInOrder(each(starts), ahead, read)) {
+  for await (const bytes of mapInOrder(starts, ahead, read)) {
     onBytes(bytes.length);
     yield bytes;
   }
-}
-
-async function* each<T>(items: Iterable<T>): AsyncGenerator<T> {
-  yield* items;
 }

@@ -3,7 +3,7 @@ import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Checkpoint, Operation, OperationMetadata } from '../contract/schemas.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { amend, begin, isFinal, refuseCancels, warningsOf } from './operation.ts';
+import { amend, begin, carriedOver, isFinal, refuseCancels } from './operation.ts';
 import type { OperationStore, Stored } from './operationStore.ts';
 
 const reportEveryMs = 1000;
@@ -58,7 +58,7 @@ export class Attempt {
 
   private constructor(stored: Stored, options: AttemptOptions) {
     this.#stored = stored;
-    this.#metadata = warningsOf(stored.operation.metadata);
+    this.#metadata = carriedOver(stored.operation.metadata);
     this.#options = options;
     this.log = options.log;
     for (const lease of [options.lease, ...(options.permits ?? [])]) if (lease) this.#hold(lease);

@@ -87,11 +87,11 @@ function move(operation: Operation, to: Status, now: Date): Operation {
 export function begin(operation: Operation, owner: string, now: Date, counts = true): Operation {
   const attempt = operation.attempt + (counts ? 1 : 0);
   if (operation.status === 'Cancelling') return { ...operation, attempt, owner, updated_at: now.toISOString() };
-  return { ...move(operation, 'Running', now), attempt, owner, metadata: warningsOf(operation.metadata) };
+  return { ...move(operation, 'Running', now), attempt, owner, metadata: carriedOver(operation.metadata) };
 }
 
 /** The part of an operation's metadata that is kept from one attempt to the next. */
-export function warningsOf({ warnings, backups_deleted, bytes_freed }: OperationMetadata): OperationMetadata {
+export function carriedOver({ warnings, backups_deleted, bytes_freed }: OperationMetadata): OperationMetadata {
   return {
     ...(warnings && { warnings }),
     ...(backups_deleted !== undefined && { backups_deleted }),
@@ -142,7 +142,7 @@ export function cancelled(operation: Operation, now: Date): Operation {
 export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
   if (operation.status === 'Cancelling') return { ...withoutOwner(operation), updated_at: now.toISOString() };
   const { owner: _, waiting_since: __, ...rest } = move(operation, 'Pending', now);
-  const metadata = { ...warningsOf(operation.metadata), retry_reason: reason };
+  const metadata = { ...carriedOver(operation.metadata), retry_reason: reason };
   return { ...rest, attempt: operation.attempt - (counts ? 0 : 1), metadata };
 }
 

@@ -29,10 +29,7 @@ export function isFinal(operation: ShownOperation | undefined): boolean {
 
 /** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
-  const source = (async function* () {
-    yield* all;
-  })();
-  const done = mapInOrder(source, atOnce, async (one) => {
+  const done = mapInOrder(all, atOnce, async (one) => {
     try {
       await each(one);
     } catch (error) {

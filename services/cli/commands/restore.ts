@@ -74,7 +74,7 @@ export async function restoreCommand(
   sayFailures(jobs);
   sayWarnings(jobs);
   report(jobs, options);
-  return exitOfAll(jobs, interrupts) || exits.ok;
+  return exitOfAll(jobs, interrupts);
 }
 
 async function oneBackup(

@@ -226,9 +226,7 @@ function all(gateway: Gateway): Promise<ShownSchedule[]> {
 }
 
 async function named(gateways: Gateways, text: string, optional = false): Promise<{ gateway: Gateway; name: string }> {
-  const cut = text.indexOf(':');
-  const gateway = await gateways.get(cut < 0 ? undefined : text.slice(0, cut));
-  const name = text.slice(cut + 1);
+  const { gateway, id: name } = await gateways.withId(text);
   if (name === '' && !optional) throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
   return { gateway, name };
 }
