@@ -1,7 +1,7 @@
 /** Tries each permission on the bucket that gateway and worker need, on an object of our own, which is removed with all its versions. */
 import { randomUUID } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { crcInS3 } from '../archive/sums.ts';
+import { crcInS3 } from '../archive/crcInS3.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';

@@ -8,7 +8,7 @@ import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
 import { serveUnderLease } from '../coordination/serveUnderLease.ts';
-import { queuedJob } from '../jobs/jobs.ts';
+import { lastQueuedJob } from '../jobs/jobs.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import { feederLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -118,7 +118,7 @@ class Term {
   async serve(): Promise<void> {
     const { runs, log, stop } = this.#options;
     for (const stored of (await runs.list()).reverse()) this.seeRun(stored);
-    const removed = await runs.removeOrphans(orphanMs);
+    const removed = await runs.removeUnplanned(orphanMs);
     log.info('feeding runs to the queue', { open: this.#fresh.size, ...(removed > 0 && { orphans: removed }) });
     while (!stop.aborted) {
       this.#lease.assertHeld();
@@ -263,7 +263,7 @@ class Term {
   /** Whether the job of a child that waits has left the queue: NATS drops it as a repeat where another message had its id. */
   async #isLost({ id, child }: OpenChild, revision: number): Promise<boolean> {
     if (child.state !== 'pending') return false;
-    if (await queuedJob(this.#options.nats, 'backup', child)) return false;
+    if (await lastQueuedJob(this.#options.nats, 'backup', child)) return false;
     return (await this.#options.operations.find(id, child.remote))?.revision === revision;
   }
 

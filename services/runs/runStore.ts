@@ -112,7 +112,7 @@ export class RunStore {
   }
 
   /** Removes plans without a head, left by a gateway that died in between. A plan younger than `olderThanMs` may still get its head. */
-  async removeOrphans(olderThanMs: number): Promise<number> {
+  async removeUnplanned(olderThanMs: number): Promise<number> {
     let removed = 0;
     const plans = Map.groupBy(await this.#bucket.names(runPlanKey('*', '*', '*')), (key) => key.replace(/\.\d+$/, ''));
     for (const [prefix, keys] of plans) {

@@ -1,6 +1,7 @@
 /** Objects over S3: small ones whole, archives by range. */
 import { LxstowError } from '../contract/errors.ts';
-import { formatTagging, type Tags } from '../contract/schemas.ts';
+import type { Tags } from '../contract/schemas.ts';
+import { formatTagging } from '../contract/tagging.ts';
 import type { ObjectStore } from './objectStore.ts';
 import { etagOf, type S3Connection, wholeBytes } from './s3Connection.ts';
 import { bare, md5, parseTags, tagging } from './s3Messages.ts';

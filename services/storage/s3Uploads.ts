@@ -1,5 +1,6 @@
 /** Multipart uploads over S3. */
-import { formatTagging } from '../contract/schemas.ts';
+
+import { formatTagging } from '../contract/tagging.ts';
 import type { ObjectStore, Upload } from './objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
 import { bare, completion, copySource, md5, word, type Xml } from './s3Messages.ts';

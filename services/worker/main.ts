@@ -38,10 +38,10 @@ import { createWorkerMetrics } from '../telemetry/metrics.ts';
 import { answerQuestions } from './answers.ts';
 import { runBackup } from './backup/backup.ts';
 import { undoBackup } from './backup/traces.ts';
+import type { Runners } from './jobAttempt.ts';
 import { runPrune } from './prune.ts';
 import { runRemove } from './remove.ts';
 import { runRestore, undoRestore } from './restore/restore.ts';
-import type { Runners } from './runAttempt.ts';
 import { runLoop } from './runLoop.ts';
 import type { Tools } from './tools.ts';
 

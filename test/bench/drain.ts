@@ -24,7 +24,7 @@ import { createS3Store } from '../../services/storage/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { traceOf } from '../../services/telemetry/trace.ts';
-import type { Runners } from '../../services/worker/runAttempt.ts';
+import type { Runners } from '../../services/worker/jobAttempt.ts';
 import { runLoop } from '../../services/worker/runLoop.ts';
 import { startNats } from '../lab/nats.ts';
 import type { Log } from '../lab/run.ts';

@@ -6,7 +6,7 @@ import type { Config } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
-import { instanceLeaseKey, parseLeaseKey, transferPermits, waitedFor } from '../../services/nats/bucketKeys.ts';
+import { instanceLeaseKey, parseLeaseKey, transferPermits, waitKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
@@ -70,7 +70,7 @@ describe('what is limited', { timeout: 600_000 }, () => {
     } as unknown as AdmissionTools;
     const address = { remote: 'local', project: 'default', instance: 'given-back' };
     const job = { kind: 'backup' as const, address, body: {} };
-    await assert.rejects(admit(job, holder, tools, { isBehind: () => false, limited: true }), away);
+    await assert.rejects(admit(job, holder, tools, { isBehind: () => false, movesBytes: true }), away);
     assert.ok(await leases.acquire(instanceLeaseKey(address), holder), 'it is free at once');
   });
 
@@ -103,12 +103,12 @@ describe('what is limited', { timeout: 600_000 }, () => {
     for (const pool of [undefined, 'default', '=pool', 'a.b c']) {
       const key = `${transferPermits('local', pool)}.12`;
       assert.equal(parseLeaseKey(key), undefined);
-      assert.equal(waitedFor(key), transferPermits('local', pool));
+      assert.equal(waitKey(key), transferPermits('local', pool));
     }
     for (const project of ['=pool', '=transfers']) {
       const key = instanceLeaseKey({ remote: 'local', project, instance: 'c1' });
       assert.equal(parseLeaseKey(key)?.project, project);
-      assert.equal(waitedFor(key), key);
+      assert.equal(waitKey(key), key);
     }
   });
 

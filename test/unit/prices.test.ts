@@ -32,7 +32,7 @@ const bounds: Record<string, string> = {
   // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.
   'services/nats/bucket.ts': 'entries that workers and gateways wrote',
   'services/gateway/access/audit.ts': 'a header that NATS writes, or a user of the own account',
-  'services/hosts/look.ts': 'a message of a gateway',
+  'services/hosts/lookUp.ts': 'a message of a gateway',
   'services/hosts/hostInventory.ts': 'messages of workers and gateways; maxOutputLength',
   'services/trust/pair.ts': "the operator's own files",
   'services/runs/createRun.ts': 'what was checked already, as JSON has it',

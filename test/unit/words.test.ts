@@ -6,26 +6,21 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../../services/backups/keys.ts';
 import { parseManifest } from '../../services/backups/manifest.ts';
+import { backupName, checkBackupName } from '../../services/contract/backupNames.ts';
 import { loadConfig, withoutSecrets } from '../../services/contract/config.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import {
-  backupName,
-  checkBackupName,
-  faultsOf,
-  formatTagging,
-  type Manifest,
-  parseTagging,
-} from '../../services/contract/schemas.ts';
+import { faultsOf, type Manifest } from '../../services/contract/schemas.ts';
+import { formatTagging, parseTagging } from '../../services/contract/tagging.ts';
 import { operationIdOf, parseJob } from '../../services/jobs/jobs.ts';
 import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';
 import {
   begin,
   cancel,
   fail,
-  handBack,
   isFinal,
   newOperation,
-  putOff,
+  requeue,
+  requeueForOutage,
   type Status,
   succeed,
 } from '../../services/operations/operation.ts';
@@ -229,7 +224,7 @@ describe('an operation', () => {
   it('ends once: no walk leaves a final state, and each attempt is counted', () => {
     const steps = {
       begin: (op: ReturnType<typeof fresh>) => begin(op, 'w', now),
-      handBack: (op: ReturnType<typeof fresh>) => handBack(op, 'why', now, true),
+      requeue: (op: ReturnType<typeof fresh>) => requeue(op, 'why', now, true),
       succeed: (op: ReturnType<typeof fresh>) => succeed(op, now),
       fail: (op: ReturnType<typeof fresh>) => fail(op, new LxstowError('internal', 'x'), now),
     };
@@ -263,7 +258,7 @@ describe('an operation that is cancelled while its attempt ends', () => {
     const address = { remote: 'local', project: 'p', instance: 'c1' };
     const operation = newOperation({ id: '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11', kind: 'backup', address }, now);
     const cancelling = cancel(begin(operation, 'w', now), now);
-    for (const ended of [handBack(cancelling, 'why', now, true), putOff(cancelling, 'why', now, now, 'S3')]) {
+    for (const ended of [requeue(cancelling, 'why', now, true), requeueForOutage(cancelling, 'why', now, now, 'S3')]) {
       assert.deepEqual([ended.status, ended.owner], ['Cancelling', undefined]);
       assert.deepEqual(faultsOf('operation.json', ended), []);
       assert.equal(begin(ended, 'next', now).owner, 'next');

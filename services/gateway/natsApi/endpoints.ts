@@ -17,7 +17,7 @@ import type {
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
-import { toLxd } from '../views/operationView.ts';
+import { shownOperation } from '../views/operationView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';
@@ -82,7 +82,7 @@ export const endpoints: Endpoint[] = [
     run: async (parts, { address, body }) => {
       const found = await operationOf(parts, address, (body as OperationRequest).id);
       const [shown = found] = await parts.awayWorkers.explain([found]);
-      return toLxd(shown);
+      return shownOperation(shown);
     },
   },
   {
@@ -101,7 +101,7 @@ export const endpoints: Endpoint[] = [
       if (now) assertThere(now.operation, address, id);
       // A job that was published straight to the queue has no operation until a worker takes it.
       const found = await parts.feed.untilEnded(id, over, { mayCome: true });
-      return toLxd(assertThere(found, address, id));
+      return shownOperation(assertThere(found, address, id));
     },
   },
   {
@@ -114,7 +114,7 @@ export const endpoints: Endpoint[] = [
     answer: 'nats-api.json#/$defs/operation',
     async run(parts, { address, body }) {
       const { id } = await operationOf(parts, address, (body as OperationRequest).id);
-      return toLxd(await cancelOperation(parts, id));
+      return shownOperation(await cancelOperation(parts, id));
     },
   },
   {
@@ -171,7 +171,7 @@ async function operationPage(
     .sort((a, b) => (cursor(a) < cursor(b) ? 1 : -1));
   const fitting = firstFitting(
     await awayWorkers.explain(behind.slice(0, limit)),
-    (one) => toLxd(one) as OperationPage['operations'][number],
+    (one) => shownOperation(one) as OperationPage['operations'][number],
     room,
   );
   const last = fitting.length < behind.length ? behind[fitting.length - 1] : undefined;

@@ -17,7 +17,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import { toLxd } from '../views/operationView.ts';
+import { shownOperation } from '../views/operationView.ts';
 
 export const pruneRoutes: RouteGroup = {
   path: '/1.0/prune',
@@ -51,7 +51,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const addresses = judged
     .filter(({ verdicts }) => verdicts.some(({ action }) => action === 'delete'))
     .map(({ instance }): Address => ({ ...place, instance }));
-  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(toLxd));
+  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(shownOperation));
 }
 
 /** Queues a prune for each instance. When one cannot be queued, the error says how many are. */

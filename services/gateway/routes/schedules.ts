@@ -11,7 +11,7 @@ import { dueMs } from '../../runs/plan.ts';
 import { nextSlot, parseCron, type Slot } from '../../schedules/cron.ts';
 import { runRequest, secondsOf } from '../../schedules/scheduler.ts';
 import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
-import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
+import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, endpointOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
@@ -22,8 +22,8 @@ import { activeFrom, changeSchedule, checkSchedule, showSchedule, visibleSchedul
 const mostSlots = 100;
 
 const [look, change] = [
-  { least: 'viewer', projects: 'any' },
-  { least: 'operator', projects: 'any' },
+  { least: 'viewer', projects: 'checkedByRoute' },
+  { least: 'operator', projects: 'checkedByRoute' },
 ] as const;
 
 export const scheduleRoutes: RouteGroup = {
@@ -114,7 +114,7 @@ async function runNow(parts: GatewayParts, request: Request, response: Response)
     asker,
   );
   const shown = shownRun(run, (_remote, project) => mayTouch(clientOf(request), project), new Date());
-  if (!shown) throw new LxstowError('forbidden', 'not authorized');
+  if (!shown) throw notAuthorized();
   started(response, run.id, runOperation(shown));
 }
 
@@ -172,7 +172,7 @@ function definitionOf({ config }: GatewayParts, request: Request, given: Schedul
   for (const remote of given.selector?.remotes ?? []) knownRemote(remote, Object.keys(config.remotes));
   const client = clientOf(request);
   const projects = given.selector?.projects ?? client.projects;
-  if (projects?.some((project) => !mayTouch(client, project))) throw new LxstowError('forbidden', 'not authorized');
+  if (projects?.some((project) => !mayTouch(client, project))) throw notAuthorized();
   return projects ? { ...given, selector: { ...given.selector, projects } } : given;
 }
 

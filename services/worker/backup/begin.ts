@@ -1,7 +1,8 @@
 /** How an attempt at a backup begins: from where an earlier one was, or with a new copy in LXD and a new upload. */
 import { archiveKey } from '../../backups/keys.ts';
+import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
-import { type BackupAddress, type Compression, contentTypes, type ManifestLxd } from '../../contract/schemas.ts';
+import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';

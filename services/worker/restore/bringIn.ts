@@ -14,20 +14,20 @@ import { claimKey, removal } from '../../nats/bucketKeys.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';
-import { assertMayBring } from './limits.ts';
+import { assertMayBring } from './mayBring.ts';
 import { prepare } from './prepare.ts';
 import { assertReplaceable } from './replace.ts';
-import { type Here, look, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
 
 /** LXD has not been seen to leave more than one volume. */
 const mostNames = 4;
 /** Imports the backup, unless an earlier attempt, whose worker died, has. Returns what is there then. */
-export async function bringIn(restoring: Restoring): Promise<Here> {
+export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   const { job, attempt, tools, source, target } = restoring;
   const { signal } = attempt;
   if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
-  let here = await look(restoring, signal);
-  if (!here.isIn && !here.replaced) await assertTargetFree(restoring, here);
+  let here = await findInstances(restoring, signal);
+  if (!here.targetIsOurs && !here.replaced) await assertTargetFree(restoring, here);
   if (
     here.imported &&
     here.imported.status !== 'Stopped' &&
@@ -40,7 +40,7 @@ export async function bringIn(restoring: Restoring): Promise<Here> {
     });
     here = { ...here, imported: undefined };
   }
-  if (!here.isIn && !here.imported) {
+  if (!here.targetIsOurs && !here.imported) {
     if (here.replaced) throw goneError(restoring);
     await claimForReading(source, attempt, tools);
     const { manifest } = await readManifest(tools.store, tools.config.s3.prefix, source, signal);
@@ -59,15 +59,15 @@ export async function bringIn(restoring: Restoring): Promise<Here> {
     await importUnderFreeName(restoring, manifest, server).catch(async (error) => {
       throw await unlessProfileGone(error, restoring, manifest);
     });
-    here = await look(restoring, signal);
+    here = await findInstances(restoring, signal);
   }
-  if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
+  if (!here.targetIsOurs && here.imported && !attempt.operation.checkpoint?.prepared) {
     // Unless an earlier attempt has changed the keys, they are the archive's.
     if (!isMarked('restored', attempt.operation.id)(here.imported))
       await attempt.checkpoint({ kept: keptConfig(here.imported) });
     await prepare(restoring, here.imported, here.target);
   }
-  if (!here.isIn && !here.imported) throw goneError(restoring);
+  if (!here.targetIsOurs && !here.imported) throw goneError(restoring);
   return here;
 }
 
@@ -111,7 +111,7 @@ function goneError({ imported }: Restoring): LxstowError {
 }
 
 /** Throws conflict if an instance has the name, and is not to be replaced, or cannot be. */
-async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: Here): Promise<void> {
+async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: InstancesFound): Promise<void> {
   const own = parseOwnName(target.instance);
   if (own)
     throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);
