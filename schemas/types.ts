@@ -127,6 +127,7 @@ export interface Everything {
 "run-plan.json"?: RunPlan
 "run.json"?: Run
 "schedule.json"?: Schedule
+"trust-end.json"?: TrustEnd
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
 }
@@ -2371,6 +2372,21 @@ export interface Requestor1 {
 username?: string
 protocol?: string
 address?: string
+}
+/**
+ * The end of a certificate's or a token's trust. It takes the place of the certificate or the token in the bucket lxstow_trust: NATS may restore a key that was removed.
+ */
+export interface TrustEnd {
+/**
+ * A token is used by the client that it makes trusted.
+ */
+state: ("revoked" | "used")
+/**
+ * A client's name, for people: up to 255 printable characters.
+ */
+name: string
+at: string
+by: Requestor
 }
 /**
  * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.

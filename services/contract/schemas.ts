@@ -32,6 +32,7 @@ import run from '../../schemas/run.json' with { type: 'json' };
 import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
 import runPlan from '../../schemas/run-plan.json' with { type: 'json' };
 import schedule from '../../schemas/schedule.json' with { type: 'json' };
+import trustEnd from '../../schemas/trust-end.json' with { type: 'json' };
 import trustToken from '../../schemas/trust-token.json' with { type: 'json' };
 import trustedCertificate from '../../schemas/trusted-certificate.json' with { type: 'json' };
 import type * as types from '../../schemas/types.ts';
@@ -110,6 +111,7 @@ interface Types {
   'schedule.json': types.Schedule;
   'schedule.json#/$defs/name': string;
   [name: `read-answers.json#/$defs/${string}`]: unknown;
+  'trust-end.json': types.TrustEnd;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -159,6 +161,7 @@ const schemas = [
   httpCertificatesPost,
   httpCertificatePut,
   trustedCertificate,
+  trustEnd,
   trustToken,
   readAnswers,
   config,

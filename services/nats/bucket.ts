@@ -77,12 +77,15 @@ export class Bucket {
     return entry ? undefined : this.put(key, value, revision, options);
   }
 
-  /** Removes the key if its revision is `expected`; returns whether it did. */
-  async remove(key: string, expected: number): Promise<boolean> {
+  /**
+   * Removes the key if its revision is `expected`; returns whether it did. Once the marker of that has expired, a nats-server that is killed restores
+   * the last value (docs/nats.md). `forGood`: the marker never expires; for keys that must not come back, of which there are few.
+   */
+  async remove(key: string, expected: number, { forGood = false } = {}): Promise<boolean> {
     const purge = headers();
     purge.set('KV-Operation', 'PURGE');
     purge.set('Nats-Rollup', 'sub');
-    return (await this.#publish(key, '', expected, markerTtlMs, purge)) !== undefined;
+    return (await this.#publish(key, '', expected, forGood ? undefined : markerTtlMs, purge)) !== undefined;
   }
 
   /** Returns the matching keys that hold a value. */

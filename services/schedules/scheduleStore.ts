@@ -42,6 +42,6 @@ export class ScheduleStore {
 
   /** False when it has changed. */
   async remove({ schedule, revision }: StoredSchedule): Promise<boolean> {
-    return this.#bucket.remove(schedule.name, revision);
+    return this.#bucket.remove(schedule.name, revision, { forGood: true });
   }
 }

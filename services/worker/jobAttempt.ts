@@ -73,6 +73,8 @@ export class JobAttempt {
     } finally {
       tools.metrics.running.dec({ kind });
       handingBack.removeEventListener('abort', handBackNow);
+      // While NATS is away or its bucket is full, the end of the attempt may not be written: give back what it held all the same.
+      await this.#attempt.release();
     }
   }
 

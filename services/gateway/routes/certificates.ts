@@ -25,7 +25,7 @@ import { clientOf, isAdmin, notAuthorized } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';
 import { wrongTokenWeight } from '../access/refusalLimit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { bodyOf, query } from '../http/requests.ts';
+import { bodyOf, query, requestorOf } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
@@ -128,7 +128,7 @@ async function removeCertificate(parts: GatewayParts, request: Request, response
   const { certificate } = await findStored(parts, request);
   leaveIfOwn(parts, request, response, certificate.fingerprint);
   noteForAudit(response, { fingerprint: certificate.fingerprint, name: certificate.name });
-  await trustStore.remove(certificate.fingerprint);
+  await trustStore.revoke(certificate, requestorOf(request));
   await trustCopy.refresh(certificate.fingerprint);
   sync(response);
 }
@@ -186,7 +186,7 @@ export async function enrol(parts: GatewayParts, request: Request, response: Res
     throw new LxstowError('conflict', 'Certificate already in trust store');
   // Before the token is used up.
   trustedCertificate(certificate, '', newGrant({}));
-  const redeemed = await trustStore.redeem(token.secret);
+  const redeemed = await trustStore.redeem(token.secret, { ...requestorOf(request), username: fingerprint });
   if (!redeemed)
     throw refuse(
       token.expires && token.expires.getTime() <= Date.now()

@@ -10,7 +10,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
-import { ended, listedProject, parameter, query } from '../http/requests.ts';
+import { ended, listedProject, parameter, query, requestorOf } from '../http/requests.ts';
 import { operationPath, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
@@ -114,7 +114,7 @@ async function deleteOperation(parts: GatewayParts, request: Request, response: 
     await cancelRun(runs, id);
     return sync(response);
   }
-  const isToken = isAdmin(clientOf(request)) && (await trustStore.removeToken(id));
+  const isToken = isAdmin(clientOf(request)) && (await trustStore.revokeToken(id, requestorOf(request)));
   if (!isToken) await cancelOperation(parts, id);
   sync(response);
 }
