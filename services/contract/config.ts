@@ -140,6 +140,8 @@ function given(source: ConfigSource) {
     const direct = variables.get(name);
     const variable = variableNamed(name);
     if (!variable) throw new LxstowError('bad-config', `configuration: unknown environment variable ${name}`);
+    // The value itself goes before a file with it, which need not exist then.
+    if (!direct && env[name.replace(/_FILE$/, '')] !== undefined) continue;
     put(raw, variable.path, typed(name, direct ? value : readText(value, name).trimEnd(), variable.node));
   }
   return { raw, file };

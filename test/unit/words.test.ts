@@ -285,14 +285,17 @@ describe('the configuration', () => {
       env: {
         LXSTOW_S3_ACCESS_KEY: 'a',
         LXSTOW_S3_SECRET_KEY_FILE: `${file}.secret`,
+        // The value itself goes before its file, which need not be there.
+        LXSTOW_NATS_PASSWORD: 'itself',
+        LXSTOW_NATS_PASSWORD_FILE: '/no/such',
         LXSTOW_WORKER_SLOTS: '7',
         LXSTOW_NATS_SERVERS: 'nats://a:1, nats://b:2',
         LXSTOW_S3_PATH_STYLE: 'false',
       },
     });
     assert.deepEqual(
-      [config.worker.slots, config.worker.remote, config.s3.secretKey, config.s3.pathStyle],
-      [7, 'a', 'from a file', false],
+      [config.worker.slots, config.worker.remote, config.s3.secretKey, config.nats.password, config.s3.pathStyle],
+      [7, 'a', 'from a file', 'itself', false],
     );
     assert.deepEqual(config.nats.servers, ['nats://a:1', 'nats://b:2']);
   });
@@ -323,7 +326,7 @@ describe('the configuration', () => {
     ],
     ['an endpoint with a password', { LXSTOW_NOTIFY_ALLOWED: 'https://u:geheim@a/' }, /^(?!.*geheim).*notify\.allowed/],
     ['a secret without its base64', { LXSTOW_NOTIFY_SECRET: 'whsec_geheim' }, /^(?!.*geheim).*notify\.secret.*whsec_/],
-    ['a file that is not there', { LXSTOW_S3_SECRET_KEY_FILE: '/no/such' }, /LXSTOW_S3_SECRET_KEY_FILE.*\/no\/such/],
+    ['a file that is not there', { LXSTOW_NATS_PASSWORD_FILE: '/no/such' }, /LXSTOW_NATS_PASSWORD_FILE.*\/no\/such/],
   ] as const) {
     it(`${why}: an error that names it`, () =>
       assert.throws(() => loadConfig({ env: { ...keys, ...env } }), { code: 'bad-config', message: said }));
