@@ -455,7 +455,7 @@ describe('schedules', { timeout: 600_000 }, () => {
       const owner = await client('operator', [stack.project]);
       const path = `/1.0/certificates/${owner.fingerprint}`;
       for (const [name, change, why] of [
-        ['moved', { projects: ['another'] }, /its owner, operator, may no longer use project/],
+        ['moved', { projects: ['default'] }, /its owner, operator, may no longer use project/],
         ['lowered', { projects: [stack.project], role: 'viewer' }, /its owner, operator, may only look/],
       ] as const) {
         assert.equal((await stack.stow.request('PATCH', path, { body: { projects: [stack.project] } })).status, 200);
