@@ -1373,6 +1373,12 @@ operationPage?: OperationPage
 operation?: ShownOperation
 pruneVerdict?: PruneVerdict
 schedule?: ShownSchedule
+schedulePage?: SchedulePage
+scheduleRequest?: ScheduleRequest
+schedulePauseRequest?: SchedulePauseRequest
+scheduleRunRequest?: ScheduleRunRequest
+scheduleNextRequest?: ScheduleNextRequest
+scheduledTimes?: ScheduledTimes
 scheduledAt?: ScheduledAt
 error?: NatsApiError
 }
@@ -1630,6 +1636,10 @@ paused?: SchedulePause
  * With the offset of its zone; absent while it is paused.
  */
 next?: string
+/**
+ * Why its requestor may no longer have it. Where that client was restricted to projects, the schedule is paused.
+ */
+owner_trouble?: string
 }
 /**
  * The last time at which it was due.
@@ -1656,6 +1666,66 @@ reason?: string
  * It goes on by itself then.
  */
 until?: string
+}
+export interface SchedulePage {
+/**
+ * By name.
+ */
+schedules: ShownSchedule[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+export interface ScheduleRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+}
+export interface SchedulePauseRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+reason?: string
+until?: string
+}
+export interface ScheduleRunRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+/**
+ * The run's id. The same request with the same id again is the same run.
+ */
+id?: string
+}
+export interface ScheduleNextRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+/**
+ * When each instance is due the next time.
+ */
+instances?: boolean
+/**
+ * How many times.
+ */
+count?: number
+}
+export interface ScheduledTimes {
+/**
+ * The earliest first.
+ */
+times: ScheduledAt[]
+/**
+ * Hosts whose instances are not in the list, and why.
+ */
+silent?: {
+[k: string]: string
+}
 }
 /**
  * A time at which a schedule is due, or, with its place, one at which an instance is.
@@ -2355,6 +2425,14 @@ token: string
 created_at: string
 updated_at: string
 requestor?: Requestor1
+/**
+ * Whoever wrote the definition last, or resumed the schedule, is restricted to projects. The schedule is paused when that client may no longer use them.
+ */
+restricted?: true
+/**
+ * Instances are expected to have backups of the times after this one: it was created then, or its time changed.
+ */
+begun?: string
 /**
  * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
  */

@@ -93,6 +93,13 @@ interface Types {
   'nats-api.json#/$defs/backup': types.ShownBackup;
   'nats-api.json#/$defs/operationPage': types.OperationPage;
   'nats-api.json#/$defs/operation': types.ShownOperation;
+  'nats-api.json#/$defs/schedule': types.ShownSchedule;
+  'nats-api.json#/$defs/schedulePage': types.SchedulePage;
+  'nats-api.json#/$defs/scheduleRequest': types.ScheduleRequest;
+  'nats-api.json#/$defs/schedulePauseRequest': types.SchedulePauseRequest;
+  'nats-api.json#/$defs/scheduleRunRequest': types.ScheduleRunRequest;
+  'nats-api.json#/$defs/scheduleNextRequest': types.ScheduleNextRequest;
+  'nats-api.json#/$defs/scheduledTimes': types.ScheduledTimes;
   'nats-api.json#/$defs/error': types.NatsApiError;
   'notice.json': types.Notice;
   'operation.json': types.Operation;

@@ -47,6 +47,7 @@ import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
 import { cancelOperation } from './views/cancelOperation.ts';
 import { runTools } from './views/runView.ts';
+import { ownerTrouble } from './views/scheduleOwner.ts';
 
 export interface GatewayOptions {
   config: Config;
@@ -104,15 +105,17 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   await using eventSockets = new EventSockets(feed, runFeed, log);
   using _lines = onLine(log, (line) => eventSockets.line(line));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
+  const { leaseTtlMs, heartbeatMs } = config.worker;
+  const name = `gateway-${hostname()}-${process.pid}`;
   const transfers = new Transfers({
     most: gateway.transfers,
     mostPerClient: gateway.transfersPerClient ?? Math.ceil(gateway.transfers / 2),
-    name: `gateway-${hostname()}-${process.pid}`,
+    name,
     store: retrying(measured(archives, metrics), { attempts: config.s3.attempts, onRetry }),
     presigner: archives,
     threads,
-    leases: new Leases(leases, config.worker.leaseTtlMs),
-    heartbeatMs: config.worker.heartbeatMs,
+    leases: new Leases(leases, leaseTtlMs),
+    heartbeatMs,
     clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
     log,
   });
@@ -157,21 +160,18 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     stop,
   };
   const app = createApp(parts);
+  const holder = { leases: new Leases(leases, leaseTtlMs), name, heartbeatMs, log, stop };
   const feeder = new Feeder({
     nats,
     runs,
     runFeed,
     operations,
     changes: feed,
-    leases: new Leases(leases, config.worker.leaseTtlMs),
     leasesBucket: leases,
     cancel: (id) => cancelOperation(parts, id),
-    name: `gateway-${hostname()}-${process.pid}`,
-    heartbeatMs: config.worker.heartbeatMs,
     inventoryTimeoutMs: gateway.inventoryTimeoutMs,
     patienceMs: config.worker.patienceHours * hourMs,
-    log,
-    stop,
+    ...holder,
   });
   const notices = await openNotices({ nats, config: config.notify, metrics, log, stop });
 
@@ -218,10 +218,10 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     fingerprint: fingerprintOf(certificate.cert),
   });
   const feeding = feeder.run();
+  const remotes = Object.keys(config.remotes);
   const scheduling = serveSchedules({
-    ...{ ...runTools(parts), schedules, remotes: Object.keys(config.remotes) },
-    ...{ leases: new Leases(leases, config.worker.leaseTtlMs), heartbeatMs: config.worker.heartbeatMs },
-    ...{ name: `gateway-${hostname()}-${process.pid}`, log, stop },
+    ...{ ...runTools(parts), ...holder, schedules, remotes },
+    ownerTrouble: (schedule) => ownerTrouble(parts, schedule),
   });
   trust.announce(port);
   onListening?.(port);

@@ -133,6 +133,9 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     );
     const after = (await ask('backups.list.local.default.c1', {})) as unknown as BackupPage;
     assert.equal(after.backups.length, before + 1);
+    const definition = { cron: '@yearly', selector: { instances: ['c1'] } };
+    await ask('schedules.create.local.default', { name: 'mine', definition });
+    assert.equal((await ask('schedules.delete.local.default', { name: 'mine' })).name, 'mine');
     assert.doesNotMatch(await nats.log(), /Violation/);
   });
 
@@ -261,6 +264,10 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         'lxstow.jobs.local.restore.default.c1',
         'lxstow.jobs.local.delete.default.c1',
         'lxstow.jobs.local.backup.lxstow-lab.c1',
+        'lxstow.api.schedules.create.local.lxstow-lab',
+        'lxstow.api.schedules.delete.other.default',
+        'lxstow.api.schedules.list.=all.=all',
+        '$KV.lxstow_schedules.nightly',
         'lxstow.jobs.other.backup.default.c1',
         'lxstow.dead.local.backup.default.c1',
         'lxstow.ask.local.look',

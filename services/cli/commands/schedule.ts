@@ -78,14 +78,19 @@ export async function listCommand(remote: string | undefined, { format }: { form
   const found = await all(await gateways.get(remote?.replace(/:$/, '')));
   print(format, {
     heading: ['NAME', 'CRON', 'ZONE', 'NEXT', 'LAST', 'STATE'],
-    rows: found.map(({ name, definition: { cron, zone = 'UTC' }, next, last, paused }) => [
-      ...[name, cron, zone, next ?? '', last?.at ?? ''],
-      paused ? `paused${paused.reason ? `: ${paused.reason}` : ''}` : 'active',
+    rows: found.map((each) => [
+      ...[each.name, each.definition.cron, each.definition.zone ?? 'UTC', each.next ?? '', each.last?.at ?? ''],
+      stateOf(each),
     ]),
     raw: found,
     empty: 'there are no schedules',
   });
   return exits.ok;
+}
+
+function stateOf({ paused, owner_trouble: trouble }: ShownSchedule): string {
+  if (paused) return paused.reason ? `paused: ${paused.reason}` : 'paused';
+  return trouble === undefined ? 'active' : `active; ${trouble}`;
 }
 
 export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {

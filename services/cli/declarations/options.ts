@@ -1,5 +1,6 @@
 /** What the declarations of commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseDuration } from '../../contract/durations.ts';
 import type { Exit } from '../exit.ts';
 import { formats } from '../terminal/output.ts';
 
@@ -25,13 +26,10 @@ export const selectorOption = () =>
     'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat to narrow the choice',
   );
 
-const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
-
-/** `90s`, `10m` or `1h` in ms. */
 function retryTime(text: string): number {
-  const [, count, unit = ''] = /^([1-9]\d{0,4})([smh])$/.exec(text) ?? [];
-  if (count === undefined) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
-  return Number(count) * (units[unit] as number);
+  const ms = parseDuration(text, 'smh');
+  if (Number.isNaN(ms)) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
+  return ms;
 }
 
 export const retryOption = () =>

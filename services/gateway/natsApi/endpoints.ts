@@ -19,8 +19,9 @@ import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
-import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, firstFitting, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';
+import { scheduleEndpoints } from './scheduleEndpoints.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000 };
 const usualLimit = 100;
@@ -127,6 +128,7 @@ export const endpoints: Endpoint[] = [
     run: statusPage,
   },
   ...runEndpoints,
+  ...scheduleEndpoints,
 ];
 
 async function statusPage(parts: GatewayParts, { address, body, room }: Question): Promise<StatusPage> {
@@ -176,19 +178,6 @@ async function operationPage(
   );
   const last = fitting.length < behind.length ? behind[fitting.length - 1] : undefined;
   return { operations: fitting, ...(last && { next: cursor(last) }) };
-}
-
-/** As many items as an answer of `room` bytes holds; at least one. */
-function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
-  const fitting: B[] = [];
-  let bytes = 0;
-  for (const item of items) {
-    const each = shown(item);
-    bytes += Buffer.byteLength(JSON.stringify(each)) + 1;
-    if (bytes > room && fitting.length > 0) break;
-    fitting.push(each);
-  }
-  return fitting;
 }
 
 /** Returns the operation if it is of this place. Throws not-found otherwise, so that a client of one project learns nothing of another. */
