@@ -6,6 +6,7 @@ import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
+import { assertNotSimulated, type SimulationOptions, simulateCommand } from './pruneSimulation.ts';
 
 export interface KeepOptions {
   keepLast?: number;
@@ -19,7 +20,7 @@ export interface KeepOptions {
   minGood?: number;
 }
 
-interface Options extends Scope, KeepOptions {
+interface Options extends Scope, KeepOptions, SimulationOptions {
   zone?: string;
   dryRun?: boolean;
   quiet?: boolean;
@@ -35,6 +36,8 @@ interface Job extends Followed {
 
 export async function pruneCommand(texts: string[], options: Options): Promise<Exit> {
   const rule = keepOf(options);
+  if (options.simulate !== undefined) return simulateCommand(texts, rule, options);
+  assertNotSimulated(options);
   if (!rule)
     throw new CliError(exits.usage, 'prune wants to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',

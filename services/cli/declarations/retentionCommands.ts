@@ -31,11 +31,19 @@ export function addRetentionCommands(program: Command): void {
     )
       .option('--zone <zone>', "time zone of days and hours, such as Europe/Berlin (default: this machine's)")
       .option('--dry-run', 'delete nothing; show what would happen to each backup, and why')
+      .option(
+        '--simulate [time]',
+        'delete nothing; show what would be left of backups made for 1y (default), 6m, 90d …',
+      )
+      .option('--cron <rule>', 'with --simulate: when they were made (default: @daily)')
+      .option('--every <time>', 'the same as a time between two backups: 30m, 6h, 1d or 2w')
+      .option('--schedule <name>', 'the same, and the rule, as in this schedule; --keep options replace its rule')
       .option(...quiet)
       .addOption(formatOption()),
     'lxstow prune --keep-daily 14 --keep-monthly 12 --dry-run',
     'lxstow prune web db --keep-last 3',
     'lxstow prune --keep-within 30d --keep-tag keep --quiet',
+    "lxstow prune --simulate --cron '0 */6 * * *' --keep-hourly 24 --keep-daily 14 --keep-monthly 12",
   ).action(
     exiting(async (names: string[], options) => (await import('../commands/prune.ts')).pruneCommand(names, options)),
   );
