@@ -1918,6 +1918,7 @@ lxdBackup?: string
 tooLittleBytes?: number
 key?: string
 uploadId?: string
+removing?: RemovedBackup
 /**
  * Names of the profiles that the restore has made.
  */
@@ -1958,6 +1959,23 @@ swapped?: boolean
  * Why a replace walks back.
  */
 failed?: string
+}
+/**
+ * The backup that is being deleted: another one may have its name by the time of the next attempt.
+ */
+export interface RemovedBackup {
+/**
+ * ETag of its manifest.
+ */
+manifest: string
+/**
+ * ETag of its archive.
+ */
+archive?: string
+/**
+ * What made it; absent where its manifest cannot be read.
+ */
+operation?: string
 }
 /**
  * What the archive says of the keys that a restore changes for a time.

@@ -7,7 +7,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { JobOf } from '../jobs/jobs.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import { checkRule, judge } from '../retention/keep.ts';
-import { removeBackup } from './remove.ts';
+import { finishRemoval, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
 /**
@@ -21,7 +21,9 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   let { backups_deleted = 0, bytes_freed = 0 } = metadata;
   attempt.report({ stage: 'deleting', backups_deleted, bytes_freed });
 
-  if (checkpoint?.key !== undefined) await finishRemoval(checkpoint.key, attempt, tools);
+  const { key, removing } = checkpoint ?? {};
+  const left = key === undefined ? undefined : parseArchiveKey(tools.config.s3.prefix, key);
+  if (left && removing) await finishRemoval(left, removing, attempt, tools);
   const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
@@ -39,7 +41,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     if (action === 'keep') continue;
     const name = `${job.address.instance}/${backup.name}`;
     try {
-      await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, (manifest) => {
+      await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
         if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
           throw new LxstowError('conflict', `backup ${name} was changed while it was looked at`);
       });
@@ -55,15 +57,4 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     }
   }
   attempt.report({ backups_kept: kept });
-}
-
-/** Removes the archive of an attempt that died when it had removed the manifest. A backup that has this name now, or is about to, is not touched. */
-async function finishRemoval(
-  key: string,
-  { signal }: Attempt,
-  { catalog, config, reservations, store }: Tools,
-): Promise<void> {
-  const address = parseArchiveKey(config.s3.prefix, key);
-  if (!address || (await catalog.has(address, signal))) return;
-  if ((await reservations.holder(address, address.backup)) === undefined) await store.remove(key, signal);
 }

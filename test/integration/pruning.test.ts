@@ -5,13 +5,14 @@ import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { archiveKey } from '../../services/backups/keys.ts';
 import { loadConfig } from '../../services/contract/config.ts';
-import type { Operation, PruneVerdict } from '../../services/contract/schemas.ts';
+import type { Manifest, Operation, PruneVerdict } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
-import { publishJob } from '../../services/jobs/jobs.ts';
+import { type Job, publishJob } from '../../services/jobs/jobs.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { claimKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats } from '../../services/nats/connection.ts';
@@ -24,7 +25,7 @@ import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
 import { publish } from './publisher.ts';
-import { assertError, openStack, type Stack, until } from './stack.ts';
+import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
@@ -202,6 +203,39 @@ describe('pruning', { timeout: 600_000 }, () => {
     assert.equal(status, 'Failure');
     assert.match(err, /pinned/);
     assert.ok((await left()).includes(backup));
+  });
+
+  it('tried again after kill -9, leaves another backup that has got the name', async () => {
+    const { nats: settings, s3: bucket } = loadConfig({ file: stack.stow.configFile, env: {} });
+    await using nats = await connectNats(settings, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+    const address = { remote: 'local', project: 'default', instance: 'c1' };
+    const named = async () => {
+      const begun = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body: { name: 'again' } });
+      await succeeded(stack.stow, begun);
+      const key = 'local/default/c1/again.manifest.json';
+      return (await new Response(
+        Readable.toWeb(await stack.bucket().getObject(stack.s3.bucket, key)) as never,
+      ).json()) as Manifest;
+    };
+    const old = await named();
+    await stack.stow.request('DELETE', '/1.0/instances/c1/backups/again');
+    const other = await named();
+    // As the worker that was killed has left them: a deletion that waits, and one of another archive with this name.
+    for (const [kind, body] of [
+      ['delete', { backup: 'again' }],
+      ['prune', { keep: { keep_last: 9 } }],
+    ] as const) {
+      const job = { kind, address, body } as Job;
+      const operation = newOperation({ id: randomUUID(), ...job }, new Date());
+      const removing = { manifest: 'gone', archive: old.archive.etag, operation: old.operation };
+      const checkpoint = { key: archiveKey(bucket.prefix, { ...address, backup: 'again' }), removing };
+      await new OperationStore(nats, 1).create({ ...operation, checkpoint });
+      await publishJob(nats, operation.id, job);
+      assert.equal((await ended(operation.id)).status, 'Success');
+    }
+    assert.ok((await left()).includes('again'));
+    const { etag } = await stack.bucket().statObject(stack.s3.bucket, other.archive.key);
+    assert.equal(etag, other.archive.etag);
   });
 
   it('leaves what is being downloaded, and says so', async () => {
