@@ -4,9 +4,12 @@ import { isDeepStrictEqual } from 'node:util';
 import { parseArchiveKey } from '../backups/keys.ts';
 import { summarise } from '../backups/summaries.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
+import type { Address, InstanceKeep } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
+import { readInstance } from '../lxd/inventory.ts';
 import type { Attempt } from '../operations/attempt.ts';
-import { checkRule, judge } from '../retention/keep.ts';
+import { instanceKeepOf, judgeFor, readKeys } from '../retention/instanceKeys.ts';
+import { checkRule } from '../retention/keep.ts';
 import { finishRemoval, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
@@ -17,6 +20,8 @@ import type { Tools } from './tools.ts';
 export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { keep } = job.body;
   checkRule(keep);
+  const keys = await keysOf(job.address, attempt, tools);
+  for (const fault of keys ? readKeys(keys).faults : []) attempt.warn(`${job.address.instance}: ${fault}`);
   const { checkpoint, metadata } = attempt.operation;
   let { backups_deleted = 0, bytes_freed = 0 } = metadata;
   attempt.report({ stage: 'deleting', backups_deleted, bytes_freed });
@@ -31,9 +36,10 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
       `${which}: nothing of ${instance} was deleted; delete that backup, or mend it`,
     );
   });
-  const verdicts = judge(
+  const verdicts = judgeFor(
     backups.map(({ backup }) => backup),
     keep,
+    keys,
     new Date(),
   );
   let kept = verdicts.length;
@@ -57,4 +63,13 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     }
   }
   attempt.report({ backups_kept: kept });
+}
+
+/** The instance's own keys by its record, which has them when it is gone, too. Without a record LXD is asked: what the keys keep must not be deleted. */
+async function keysOf(address: Address, { signal }: Attempt, { fleet, lxd }: Tools): Promise<InstanceKeep | undefined> {
+  const { seen } = await fleet.find(address);
+  if (seen) return seen.keep;
+  const { project, instance } = address;
+  const found = await readInstance(lxd, { project, instance, full: false }, signal);
+  return found && instanceKeepOf({ ...(found.config as object), ...(found.expanded_config as object) });
 }

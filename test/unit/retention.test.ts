@@ -4,6 +4,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { keptCalendar } from '../../services/cli/terminal/keptCalendar.ts';
 import { check, type KeepRule } from '../../services/contract/schemas.ts';
+import { instanceKeepOf, judgeFor, readKeys, ruleFor } from '../../services/retention/instanceKeys.ts';
 import { type Candidate, checkRule, judge } from '../../services/retention/keep.ts';
 import { simulate } from '../../services/retention/simulate.ts';
 
@@ -278,6 +279,88 @@ describe('whatever the rule and the backups', () => {
         kept(inOrder, rule),
       );
     });
+  });
+});
+
+describe("an instance's own keys", () => {
+  const config = (keys: Record<string, string>) =>
+    Object.fromEntries(Object.entries(keys).map(([key, value]) => [`user.lxstow.${key}`, value]));
+  const ruleOf = (rule: KeepRule, keys: Record<string, string>) => ruleFor(rule, instanceKeepOf(config(keys)));
+
+  it('lengthen a rule, option by option', () => {
+    const rule: KeepRule = {
+      keep_daily: 14,
+      keep_weekly: -1,
+      keep_within: '45d',
+      keep_tags: ['a'],
+      zone: 'Europe/Oslo',
+    };
+    assert.deepEqual(
+      ruleOf(rule, { 'keep-daily': '30', 'keep-monthly': '12', 'keep-within': '2m', 'keep-tag': 'a, b=1' }),
+      {
+        ...rule,
+        ...{ keep_daily: 30, keep_monthly: 12, keep_within: '2m', keep_tags: ['a', 'b=1'] },
+      },
+    );
+    assert.deepEqual(ruleOf(rule, { 'keep-daily': '7', 'keep-weekly': '5', 'keep-within': '1m' }), rule);
+    assert.equal(ruleOf(rule, { 'keep-daily': 'unlimited' }).keep_daily, -1);
+  });
+
+  it('replace options where the rule says so, and never leave nothing', () => {
+    const rule: KeepRule = { keep_daily: 14, keep_monthly: 12, instance_keys: 'replace' };
+    assert.deepEqual(ruleOf(rule, { 'keep-daily': '3' }), { ...rule, keep_daily: 3 });
+    assert.deepEqual(ruleOf(rule, { 'keep-daily': '0', 'keep-monthly': '0' }), rule);
+    assert.deepEqual(ruleOf({ ...rule, instance_keys: 'ignore' }, { 'keep-daily': '99' }).keep_daily, 14);
+  });
+
+  it('count for nothing where they are not understood, and are named', () => {
+    const keys = instanceKeepOf(
+      config({ 'keep-daily': 'many', 'keep-last': '-5', 'keep-within': '3w', 'keep-hourly': '2' }),
+    );
+    assert.ok(keys);
+    assert.deepEqual(readKeys(keys), {
+      keep: { keep_hourly: 2 },
+      faults: [
+        'user.lxstow.keep-last=-5 is not understood, and counts for nothing',
+        'user.lxstow.keep-daily=many is not understood, and counts for nothing',
+        'user.lxstow.keep-within=3w is not understood, and counts for nothing',
+      ],
+    });
+    assert.match(readKeys({ 'keep-daily': '"\r\nx' }).faults[0] ?? '', /=\?\?\?x is/);
+    assert.equal(instanceKeepOf({ 'user.lxstow.keep': '3', 'user.other': '1' }), undefined);
+  });
+
+  it('are named in the reasons that the rule alone does not give', () => {
+    const verdicts = judgeFor(days('2026-11-01', 4), { keep_daily: 2 }, { 'keep-daily': '3' }, late);
+    assert.deepEqual(
+      verdicts.map(({ reasons }) => reasons),
+      [[], ['daily 2026-11-02 (user.lxstow.keep-daily=3)'], ['daily 2026-11-03'], ['daily 2026-11-04']],
+    );
+  });
+
+  it('delete nothing that the rule keeps, whatever somebody writes into them', () => {
+    const value = fc.oneof(
+      fc.integer({ min: -9, max: 99 }).map(String),
+      fc.constantFrom('unlimited', '1h', '1y', 'a', '', '0'),
+    );
+    const names = ['last', 'hourly', 'daily', 'weekly', 'monthly', 'yearly', 'within', 'tag'];
+    const keys = fc.dictionary(fc.constantFrom(...names.map((name) => `keep-${name}`)), value);
+    const rule = fc.record({
+      keep_daily: fc.integer({ min: 1, max: 9 }),
+      keep_monthly: fc.integer({ min: -1, max: 4 }),
+    });
+    fc.assert(
+      fc.property(keys, rule, fc.constantFrom('lengthen', 'ignore', undefined), (found, by, instance_keys) => {
+        const meant: KeepRule = { ...by, keep_within: '1d', ...(instance_keys && { instance_keys }) };
+        const all = days('2026-01-01', 60, 3);
+        const stay = judgeFor(all, meant, instanceKeepOf(config(found)), late);
+        const gone = new Set(stay.filter(({ action }) => action === 'delete').map(({ backup }) => backup.created));
+        assert.deepEqual(
+          kept(all, meant).filter((created) => gone.has(created)),
+          [],
+        );
+      }),
+    );
   });
 });
 

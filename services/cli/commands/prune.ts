@@ -18,6 +18,7 @@ export interface KeepOptions {
   keepWithin?: string;
   keepTag: string[];
   minGood?: number;
+  instanceKeys?: KeepRule['instance_keys'];
 }
 
 interface Options extends Scope, KeepOptions, SimulationOptions {
@@ -50,7 +51,8 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
     const [{ gateway, scope }] = places as [NamedInstance];
     const instances = places.map(({ instance }) => instance).filter((instance) => instance !== '');
     const body = { keep, ...(instances.length > 0 && { instances }), ...(dryRun && { dry_run: true }) };
-    return gateway.ask('POST', ['prune'], { query: scope, body });
+    const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${warning}\n`);
+    return gateway.ask('POST', ['prune'], { query: scope, body, onWarning });
   };
   if (options.dryRun) {
     const verdicts: PruneVerdict[] = [];
@@ -74,7 +76,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
 }
 
 /** The rule that the options say, without a zone; undefined where they say none. */
-export function keepOf({ keepTag, minGood, ...options }: KeepOptions): KeepRule | undefined {
+export function keepOf({ keepTag, minGood, instanceKeys, ...options }: KeepOptions): KeepRule | undefined {
   const given = Object.entries({
     keep_last: options.keepLast,
     keep_hourly: options.keepHourly,
@@ -86,7 +88,11 @@ export function keepOf({ keepTag, minGood, ...options }: KeepOptions): KeepRule 
     keep_tags: keepTag.length > 0 ? keepTag : undefined,
   }).filter(([, value]) => value !== undefined);
   if (given.length === 0) return undefined;
-  return { ...Object.fromEntries(given), ...(minGood !== undefined && { min_good: minGood }) };
+  return {
+    ...Object.fromEntries(given),
+    ...(minGood !== undefined && { min_good: minGood }),
+    ...(instanceKeys && { instance_keys: instanceKeys }),
+  };
 }
 
 function show(verdicts: PruneVerdict[], format: Format): Exit {

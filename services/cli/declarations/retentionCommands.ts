@@ -1,5 +1,5 @@
 /** What decides which backups are kept, declared. */
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { backup, examples, exiting, formatOption, instance, quiet, scoped, several } from './options.ts';
 
 /** The options that say what to keep. */
@@ -13,7 +13,13 @@ export function keeping(command: Command): Command {
     .option('--keep-yearly <n>', 'the same for years', count)
     .option('--keep-within <time>', 'keep backups younger than this, counted from the newest one: 1y6m, 14d, 12h')
     .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat for more tags'))
-    .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count);
+    .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count)
+    .addOption(
+      new Option(
+        '--instance-keys <how>',
+        'what user.lxstow.keep-daily and the like on instances do to these options (default: lengthen)',
+      ).choices(['lengthen', 'replace', 'ignore']),
+    );
 }
 
 export function addRetentionCommands(program: Command): void {

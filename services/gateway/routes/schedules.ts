@@ -16,6 +16,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, endpointOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
+import { instanceKeeps, shownKeep } from '../views/instanceKeeps.ts';
 import { runTools } from '../views/runView.ts';
 import { activeFrom, changeSchedule, checkSchedule, showSchedule, visibleSchedule } from '../views/scheduleView.ts';
 
@@ -130,7 +131,8 @@ async function next(parts: GatewayParts, request: Request, response: Response): 
   }
   const [slot] = slots;
   if (!slot) return sync(response, []);
-  const { selector } = runRequest(name, definition, '');
+  const { selector, keep } = runRequest(name, definition, '');
+  const keysOf = await instanceKeeps(parts);
   const { inventoryTimeoutMs } = parts.config.gateway;
   const hosts = hostsOf(parts, definition);
   const { addresses, silent } = await chosenOnAll(parts.nats, hosts, selector, inventoryTimeoutMs);
@@ -141,7 +143,8 @@ async function next(parts: GatewayParts, request: Request, response: Response): 
   };
   const children = addresses.map((address) => {
     const { remote: host, project, instance } = address;
-    return { schedule: name, host, project, instance, at: inZone(new Date(dueMs({ schedule }, address)), slot) };
+    const at = inZone(new Date(dueMs({ schedule }, address)), slot);
+    return { schedule: name, host, project, instance, at, ...shownKeep(keep, keysOf(address)) };
   });
   sync(
     response,
