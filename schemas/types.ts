@@ -714,6 +714,10 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
+/**
  * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
@@ -783,6 +787,10 @@ keep_tags?: string[]
  * So many of the newest stay, whatever the rest says; 1 without it.
  */
 min_good?: number
+/**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
  * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
@@ -955,6 +963,10 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
+/**
  * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
@@ -1037,12 +1049,26 @@ excluded: boolean
  * volatile.uuid, by which a renamed instance is known again.
  */
 uuid?: string
+keep?: InstanceKeep
 was?: NamedInstance
 /**
  * Since when LXD does not have it under this name.
  */
 gone?: string
 renamed?: NamedInstance
+}
+/**
+ * The user.lxstow.keep-* keys on it or on a profile of it, as they were written; of an instance that is gone, the last ones.
+ */
+export interface InstanceKeep {
+"keep-last"?: string
+"keep-hourly"?: string
+"keep-daily"?: string
+"keep-weekly"?: string
+"keep-monthly"?: string
+"keep-yearly"?: string
+"keep-within"?: string
+"keep-tag"?: string
 }
 /**
  * What a renamed or moved instance `was` called before, or was `renamed` to.
@@ -1751,6 +1777,72 @@ project?: string
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
 instance?: string
+keep?: KeepRule3
+keys?: InstanceKeep1
+}
+/**
+ * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ */
+export interface KeepRule3 {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says; 1 without it.
+ */
+min_good?: number
+/**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ */
+zone?: string
+}
+/**
+ * The user.lxstow.keep-* keys on it or on a profile of it, as they were written; of an instance that is gone, the last ones.
+ */
+export interface InstanceKeep1 {
+"keep-last"?: string
+"keep-hourly"?: string
+"keep-daily"?: string
+"keep-weekly"?: string
+"keep-monthly"?: string
+"keep-yearly"?: string
+"keep-within"?: string
+"keep-tag"?: string
 }
 export interface NatsApiError {
 /**
@@ -1989,6 +2081,7 @@ lxdBackup?: string
 tooLittleBytes?: number
 key?: string
 uploadId?: string
+removing?: RemovedBackup
 /**
  * Names of the profiles that the restore has made.
  */
@@ -2029,6 +2122,23 @@ swapped?: boolean
  * Why a replace walks back.
  */
 failed?: string
+}
+/**
+ * The backup that is being deleted: another one may have its name by the time of the next attempt.
+ */
+export interface RemovedBackup {
+/**
+ * ETag of its manifest.
+ */
+manifest: string
+/**
+ * ETag of its archive.
+ */
+archive?: string
+/**
+ * What made it; absent where its manifest cannot be read.
+ */
+operation?: string
 }
 /**
  * What the archive says of the keys that a restore changes for a time.

@@ -39,7 +39,8 @@ const periods = [
 export function checkRule(rule: KeepRule): void {
   const { keep_last = 0, keep_tags = [] } = rule;
   const counts = periods.map(([key]) => rule[key] ?? 0);
-  const keeps = [keep_last, ...counts].some((count) => count !== 0) || keep_tags.length > 0 || !durationOf(rule).blank;
+  const keeps =
+    [keep_last, ...counts].some((count) => count !== 0) || keep_tags.length > 0 || !durationOf(rule.keep_within).blank;
   if (!keeps)
     throw new LxstowError('bad-request', 'keep: the rule keeps nothing; say what to keep, for example keep_daily: 14');
   checkZone(rule.zone ?? 'UTC', 'keep.zone');
@@ -63,7 +64,7 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
   for (const { reasons } of all.filter(isAhead)) reasons.push('created in the future');
   const newestFirst = all.filter((each) => !isAhead(each));
   const newest = newestFirst[0]?.at;
-  const youngest = newest?.subtract(durationOf(rule));
+  const youngest = newest?.subtract(durationOf(keep_within));
 
   for (const [index, { backup, at, reasons }] of newestFirst.entries()) {
     if (keep_last < 0 || index < keep_last) reasons.push(keep_last < 0 ? 'all' : `last ${keep_last}`);
@@ -90,9 +91,11 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
     .reverse();
 }
 
-function durationOf({ keep_within = '0h' }: KeepRule): Temporal.Duration {
+/** `1y6m`, `14d`, `7d12h`; blank for other text. */
+export function durationOf(text = '0h'): Temporal.Duration {
   const [, years, months, days, hours] =
-    /^(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?$/.exec(keep_within)?.map((text = '0') => Number(text)) ?? [];
+    /^(?:(\d{1,4})y)?(?:(\d{1,4})m)?(?:(\d{1,4})d)?(?:(\d{1,4})h)?$/.exec(text)?.map((text = '0') => Number(text)) ??
+    [];
   return new Temporal.Duration(years, months, 0, days, hours);
 }
 

@@ -14,6 +14,7 @@ import { Nudges } from '../coordination/nudges.ts';
 import { Reservations } from '../coordination/reservations.ts';
 import { FleetStore } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
+import { recordedKeys } from '../fleet/rounds.ts';
 import { takeInventoryRegularly } from '../fleet/takeInventory.ts';
 import { Janitor, tidyRegularly } from '../janitor/janitor.ts';
 import { Deliveries } from '../jobs/deliveries.ts';
@@ -124,6 +125,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     leasesBucket: bucket,
     checkpoints: new Bucket(nats, checkpointsBucket, patienceMs),
     reservations: new Reservations(bucket),
+    fleet,
     keeper,
     catalog: new Catalog(store, prefix, log),
   };
@@ -167,7 +169,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const lanes: Lane[] = [...Array<Lane>(slots).fill('transfer'), ...Array<Lane>(quickSlots).fill('quick')];
   const everyMinutes = config.worker.janitorEveryMinutes;
   const tidying = tidyRegularly(new Janitor({ ...shared, nats, worker, log }), { everyMinutes, log, stop });
-  const list = (signal: AbortSignal) => recordedInstances(lxd, signal);
+  const list = (signal: AbortSignal) => recordedInstances(lxd, recordedKeys, signal);
   const counting = takeInventoryRegularly(
     { remote, fleet, keeper, store, prefix, leases: shared.leases, list, log },
     { everySeconds: config.worker.inventoryEverySeconds, stop },

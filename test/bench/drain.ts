@@ -111,11 +111,13 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     delete: { run: nothing },
     prune: { run: nothing },
   };
+  const fleet = new FleetStore(nats);
   const shared = {
     ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
-    keeper: new Keeper({ fleet: new FleetStore(nats), store, prefix: config.s3.prefix, log }),
+    fleet,
+    keeper: new Keeper({ fleet, store, prefix: config.s3.prefix, log }),
     catalog: new Catalog(store, config.s3.prefix, log),
   };
   await using outages = new Outages({

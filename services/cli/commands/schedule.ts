@@ -11,6 +11,7 @@ import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
+import { keepWords } from '../terminal/keepWords.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { type KeepOptions, keepOf } from './prune.ts';
 
@@ -156,9 +157,9 @@ export async function nextCommand(
     );
   times.sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
   print(format, {
-    heading: instances ? ['AT', 'SCHEDULE', 'HOST', 'PROJECT', 'INSTANCE'] : ['AT', 'SCHEDULE'],
-    rows: times.map(({ at, schedule, host = '', project = '', instance = '' }) =>
-      instances ? [at, schedule, host, project, instance] : [at, schedule],
+    heading: instances ? ['AT', 'SCHEDULE', 'HOST', 'PROJECT', 'INSTANCE', 'KEEP'] : ['AT', 'SCHEDULE'],
+    rows: times.map(({ at, schedule, host = '', project = '', instance = '', keep, keys }) =>
+      instances ? [at, schedule, host, project, instance, keep ? keepWords(keep, keys) : 'all'] : [at, schedule],
     ),
     raw: times,
     empty: 'nothing is due',

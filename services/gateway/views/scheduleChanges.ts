@@ -13,6 +13,7 @@ import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStor
 import { nextSlots, runScheduleOf } from '../../schedules/slots.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { instanceKeeps, shownKeep } from './instanceKeeps.ts';
 import { runTools } from './runView.ts';
 import { activeFrom, checkSchedule } from './scheduleView.ts';
 
@@ -138,13 +139,15 @@ export async function nextInstances(
   const { definition } = schedule;
   const [slot] = nextOf(schedule, 1);
   if (!slot) return { times: [], silent: new Map() };
-  const { selector } = runRequest(name, definition, '');
+  const { selector, keep } = runRequest(name, definition, '');
+  const keysOf = await instanceKeeps(parts);
   const { inventoryTimeoutMs } = parts.config.gateway;
   const heard = await chosenOnAll(parts.nats, hostsOf(parts, definition), selector, inventoryTimeoutMs);
   const run = { schedule: runScheduleOf(name, definition, slot) };
   const times = heard.addresses.map((address) => {
     const { remote: host, project, instance } = address;
-    return { schedule: name, host, project, instance, at: inZone(new Date(dueMs(run, address)), slot) };
+    const at = inZone(new Date(dueMs(run, address)), slot);
+    return { schedule: name, host, project, instance, at, ...shownKeep(keep, keysOf(address)) };
   });
   return { times: times.sort((a, b) => (a.at < b.at ? -1 : 1)), silent: heard.silent };
 }
