@@ -1,4 +1,4 @@
-/** What the jobs of a worker work with: made in main.ts, and passed on. */
+/** What the jobs of a worker work with: made in openTools.ts, and passed on. */
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Catalog } from '../backups/catalog.ts';
