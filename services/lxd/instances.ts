@@ -28,7 +28,7 @@ export interface LxdInstance {
 /** What a server reports in `GET /1.0`. */
 export interface LxdServer {
   api_extensions: string[];
-  environment: { server_version: string };
+  environment: { server_version: string; server_pid?: number };
   /** Absent for clients that may not see it. */
   config?: Record<string, unknown>;
 }
