@@ -91,7 +91,8 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   );
   await readServer(lxd, AbortSignal.timeout(startTimeoutMs)).then(
     ({ environment: { server_version: version } }) => log.info('LXD found', { version }),
-    (error) => log.warn('LXD does not answer yet', { error }),
+    (error) =>
+      log.warn(isCode(error, 'lxd-refused') ? 'LXD refuses this worker' : 'LXD does not answer yet', { error }),
   );
   await using threads = new Threads({ gzipLibrary: config.gzip.library });
   await using nats = await connectNats(config.nats, `lxstow worker ${worker}`, log, {
