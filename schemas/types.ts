@@ -2091,6 +2091,10 @@ profiles?: string[]
  */
 importing?: boolean
 /**
+ * The process of LXD in which the last import began. If that has ended, the instance may be half made.
+ */
+lxdPid?: number
+/**
  * Number of the name under which it is imported, where the names before are blocked by volumes that LXD has left.
  */
 importName?: number

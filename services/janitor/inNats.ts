@@ -12,7 +12,7 @@ export async function* leases({ owners, leasesBucket, remote, settledMs }: Searc
     if (!about || operation === undefined || faultsOf('names.json#/$defs/uuid', operation).length > 0) continue;
     const { kind, backup } = about;
     // An attempt may still work when its operation is final: then it renews its lease.
-    if (kind !== 'reservation' && Date.now() - entry.written.getTime() < settledMs) continue;
+    if (kind !== 'reservation' && owners.unrenewedMs(entry.written) < settledMs) continue;
     const ownerNow =
       kind === 'reservation' && backup !== undefined
         ? () => owners.ofReservation(about, backup)

@@ -28,10 +28,12 @@ export class Owners {
   readonly #settledMs: number;
   readonly #operations: Bucket;
   readonly #leases: Bucket;
+  readonly #clock: () => number;
   #known: Operation[] = [];
   #leased = new Set<string>();
 
-  private constructor(nats: Nats, leases: Bucket, prefix: string, settledMs: number) {
+  private constructor(nats: Nats, leases: Bucket, clock: () => number, prefix: string, settledMs: number) {
+    this.#clock = clock;
     this.#nats = nats;
     this.#prefix = prefix;
     this.#settledMs = settledMs;
@@ -48,14 +50,19 @@ export class Owners {
     leases: Bucket,
     { remote, prefix, settledMs }: { remote: string; prefix: string; settledMs: number },
   ): Promise<Owners> {
-    const owners = new Owners(nats, leases, prefix, settledMs);
+    const owners = new Owners(nats, leases, await leases.clock(), prefix, settledMs);
     for (const { key, value, written } of await leases.entries(`${remote}.>`)) {
       const holder = parseLeaseKey(key)?.kind === 'reservation' ? undefined : parseHolder(value);
-      if (holder && Date.now() - written.getTime() < settledMs) owners.#leased.add(holder.operation);
+      if (holder && owners.unrenewedMs(written) < settledMs) owners.#leased.add(holder.operation);
     }
     const entries = await owners.#operations.entries(`${remote}.*`);
     owners.#known = entries.map(({ value }) => parseRecord<Operation>(value));
     return owners;
+  }
+
+  /** For how long a lease has not been renewed that NATS has `written` last: by NATS's clock, as this host's may differ. */
+  unrenewedMs(written: Date): number {
+    return this.#clock() - written.getTime();
   }
 
   /** The operations of this host, as they were when they were read. */

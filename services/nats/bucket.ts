@@ -101,6 +101,16 @@ export class Bucket {
     return Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
   }
 
+  /** Returns NATS's clock, in ms: entries are `written` by it, and this host's clock may differ. */
+  async clock(): Promise<() => number> {
+    const info = await this.#patiently(`reading ${this.name}`, () => this.#nats.jsm.streams.info(`KV_${this.name}`));
+    const asked = performance.now();
+    // The client's type does not have it.
+    const { ts } = info as { ts?: string };
+    const then = ts === undefined ? Date.now() : Date.parse(ts);
+    return () => then + performance.now() - asked;
+  }
+
   /** Returns the matching entries that hold a value. */
   async entries(filter: string): Promise<Entry[]> {
     const keys = await this.names(filter);

@@ -145,7 +145,8 @@ async function openLxd(
   );
   await readServer(lxd, AbortSignal.timeout(startTimeoutMs)).then(
     ({ environment: { server_version: version } }) => log.info('LXD found', { version }),
-    (error) => log.warn('LXD does not answer yet', { error }),
+    (error) =>
+      log.warn(isCode(error, 'lxd-refused') ? 'LXD refuses this worker' : 'LXD does not answer yet', { error }),
   );
   return lxd;
 }

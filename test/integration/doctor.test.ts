@@ -1,5 +1,6 @@
 /** `lxstow doctor` on real parts, well and ill: each finding is what is so, and nothing is left behind. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
@@ -7,6 +8,7 @@ import https from 'node:https';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { jetstreamManager } from '@nats-io/jetstream';
@@ -15,6 +17,7 @@ import { Client } from 'minio';
 import { parse } from 'yaml';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { readServer } from '../../services/lxd/instances.ts';
+import { probeOfLxd } from '../../services/outages/probes.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
@@ -395,7 +398,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     );
   });
 
-  it('says whom an LXD over https must be told to trust, and so does who asks for its version', async (t) => {
+  it('says whom an LXD over https must be told to trust, and so do a worker and who asks for its version', async (t) => {
     if (!lab.lxd) return t.skip('no LXD here');
     const port = await freePort();
     await lab.lxd.lxc(['config', 'set', 'core.https_address', `127.0.0.1:${port}`]);
@@ -421,11 +424,29 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     using byHttps = new LxdClient('local', local, {});
     const refusal = /does not trust us: `lxstow doctor worker` says what to do/;
     await assert.rejects(readServer(byHttps, signal), { code: 'lxd-refused', message: refusal });
+    await assert.rejects(probeOfLxd(byHttps)(signal, { writes: false }), { code: 'lxd-refused', message: refusal });
+    assert.match(await refusedWorker({ remotes: { local: { ...local, socket: undefined } } }, signal), refusal);
 
     await lab.lxd.lxc(['config', 'trust', 'add', certificate]);
     found(await findings(), 'ok', /answers for host local$/);
     assert.ok((await readServer(byHttps, signal)).environment.server_version);
   });
+
+  /** What a worker says that LXD refuses, before it says that it is ready. */
+  async function refusedWorker(over: Record<string, object>, signal: AbortSignal): Promise<string> {
+    const worker = { healthPort: await freePort() };
+    const args = [cli, '-c', await configured({ ...over, worker, log: { format: 'json' } }), 'worker'];
+    const running = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
+    const ended = once(running, 'exit');
+    let refusal = '';
+    for await (const line of createInterface({ input: running.stderr })) {
+      const { level, message, error } = JSON.parse(line);
+      if (message === 'LXD refuses this worker') refusal = `${level}: ${error}`;
+      if (message === 'worker ready') running.kill();
+    }
+    assert.deepEqual(await ended, [0, null]);
+    return refusal;
+  }
 
   it('names the rights that a user of NATS lacks', async () => {
     const { findings } = await doctor({ nats: { user: 'little', password: 'little' } }, '--only', 'nats', 'worker');

@@ -6,7 +6,7 @@ import { isCode, LxstowError } from '../../contract/errors.ts';
 import { type Address, type BackupAddress, check, type Manifest } from '../../contract/schemas.ts';
 import { Forward } from '../../lxd/forward.ts';
 import { deleteInstance } from '../../lxd/instanceChanges.ts';
-import { nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
+import { type LxdInstance, nameOf, poolDriver, projectExists, readServer } from '../../lxd/instances.ts';
 import { identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
 import { ensureProfiles, knownProfiles } from '../../lxd/profiles.ts';
@@ -28,12 +28,7 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
   let here = await findInstances(restoring, signal);
   if (!here.targetIsOurs && !here.replaced) await assertTargetFree(restoring, here);
-  if (
-    here.imported &&
-    here.imported.status !== 'Stopped' &&
-    !isMarked('restored', attempt.operation.id)(here.imported)
-  ) {
-    // LXD was restarted before we could keep it from starting what it had just imported: the instance is not what was stored any more.
+  if (here.imported && (await isUnfit(here.imported, restoring))) {
     await deleteInstance(tools.lxd, restoring.imported, {
       signal,
       idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
@@ -69,6 +64,17 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   }
   if (!here.targetIsOurs && !here.imported) throw goneError(restoring);
   return here;
+}
+
+/**
+ * Whether an instance that an earlier attempt imported is not what was stored. An LXD that ends while it imports may leave one without volume, or with some of its
+ * snapshots. One that starts again may start what it had just imported. Once we have marked the instance, it is whole, and LXD does not start it.
+ */
+async function isUnfit(imported: LxdInstance, { attempt, tools }: Restoring): Promise<boolean> {
+  if (isMarked('restored', attempt.operation.id)(imported)) return false;
+  if (imported.status !== 'Stopped') return true;
+  const { lxdPid } = attempt.operation.checkpoint ?? {};
+  return lxdPid !== undefined && lxdPid !== (await readServer(tools.lxd, attempt.signal)).environment.server_pid;
 }
 
 /** Imports under the first name of ours under which LXD has left no volume. */
