@@ -16,7 +16,8 @@ export async function markFolder(folder: string): Promise<'made' | 'there'> {
   } catch (error) {
     const code = systemCode(error);
     if (code === 'EEXIST') return 'there';
-    const what = code === 'ENOENT' ? 'does not exist: make it, or mount it' : `cannot be written to: ${messageOf(error)}`;
+    const what =
+      code === 'ENOENT' ? 'does not exist: make it, or mount it' : `cannot be written to: ${messageOf(error)}`;
     throw new LxstowError('bad-config', `s3.folder: ${folder} ${what}`, { cause: error });
   }
 }

@@ -23,7 +23,17 @@ export interface FolderServer {
 export function folderServer({ folder, port, region, accessKey, secretKey }: FolderServerOptions): FolderServer {
   const general = ['--port', `127.0.0.1:${port}`, '--region', region, '--keep-alive', '--quiet'];
   return {
-    args: [...general, 'posix', '--dir-perms', `${0o700}`, '--file-perms', `${0o600}`, '--sidecar', '../metadata', '../objects'],
+    args: [
+      ...general,
+      'posix',
+      '--dir-perms',
+      `${0o700}`,
+      '--file-perms',
+      `${0o600}`,
+      '--sidecar',
+      '../metadata',
+      '../objects',
+    ],
     cwd: join(folder, 'objects'),
     env: { ROOT_ACCESS_KEY: accessKey, ROOT_SECRET_KEY: secretKey },
   };
