@@ -163,9 +163,12 @@ export class S3Connection implements Disposable {
     let response: IncomingMessage | undefined;
     const giveUp = () => (response ?? outgoing).destroy(this.#silent());
     outgoing.setTimeout(idleTimeoutMs, () => {
-      if (request.patient)
-        this.#exchange({ method: 'HEAD', signal }).then(() => outgoing.setTimeout(idleTimeoutMs), giveUp);
-      else giveUp();
+      if (response || !request.patient) giveUp();
+      else
+        this.#exchange({ method: 'HEAD', signal }).then(
+          () => outgoing.setTimeout(idleTimeoutMs),
+          () => response ?? giveUp(),
+        );
     });
     outgoing.end(body);
     response = await promise;

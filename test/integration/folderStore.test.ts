@@ -80,7 +80,8 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
     using store = await opened();
     await assert.rejects(store.probe(never), /ECONNREFUSED/);
   };
-  const versityGw = async () => Number((await readFile(join(folder.path, 'state', 'store', 'pids'), 'utf8')).split(' ')[0]);
+  const versityGw = async () =>
+    Number((await readFile(join(folder.path, 'state', 'store', 'pids'), 'utf8')).split(' ')[0]);
   const saysOnProbe = (said: RegExp) =>
     until(
       async () => {

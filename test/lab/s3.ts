@@ -63,7 +63,12 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
   const daemon = await startDaemon({ command: found.command, folder, ready, signal, ...server });
   log(`${s3Titles[found.kind]} is ready on port ${port}`);
   const owned = opening.move();
+  const start = daemon.start.bind(daemon);
   return Object.assign(daemon, {
+    async start() {
+      if (found.kind === 'versitygw') await prepareFolder(join(folder.path, 'data'), bucket);
+      await start();
+    },
     kind: found.kind,
     endpoint: `http://127.0.0.1:${port}`,
     ...access,
