@@ -280,6 +280,14 @@ accessKey: string
  */
 secretKey: string
 /**
+ * For keys that AWS's STS gave: their session token. When the store refuses the keys, file and environment are read anew, files named by `…_FILE` too.
+ */
+sessionToken?: string
+/**
+ * Whether parts carry `x-amz-checksum-crc32`; false: Content-MD5 instead, which costs CPU, for stores that refuse the header (Backblaze B2).
+ */
+checksumHeaders: boolean
+/**
  * Put before each object's key, without a slash at either end.
  */
 prefix: string

@@ -9,7 +9,7 @@ import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { S3Connection } from '../storage/s3Connection.ts';
-import { isNoBucket } from '../storage/s3Refusals.ts';
+import { isNoBucket, isUnsupported } from '../storage/s3Refusals.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
 import { examineFolder } from './folder.ts';
@@ -51,6 +51,9 @@ function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
   if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
   if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';
+  if (/ExpiredToken|InvalidToken/.test(message)) return 'Set s3.sessionToken, and its keys, to those of a new session.';
+  if (isUnsupported(error))
+    return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
   if (/AccessDenied/.test(message)) return `Give the user of s3.accessKey s3:ListBucket on ${bucket}.`;
   if (/region/i.test(message)) return 'Set s3.region to where the bucket is.';
   return `Does S3 answer at ${endpoint}? See s3.endpoint.`;

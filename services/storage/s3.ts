@@ -9,6 +9,7 @@ import { location } from './s3Messages.ts';
 import { s3Objects } from './s3Objects.ts';
 import { isNoBucket } from './s3Refusals.ts';
 import { s3Uploads } from './s3Uploads.ts';
+import { tagsIfAny } from './tagsIfAny.ts';
 
 /** Makes an S3 object store without retries; `retrying` adds them. Opens no connection. */
 export function createS3Store(
@@ -44,7 +45,7 @@ export function createS3Store(
     }
   }
 
-  const writes = { ...s3Uploads(s3, config.bucket), ...s3Objects(s3) };
+  const writes = tagsIfAny({ ...s3Uploads(s3, config), ...s3Objects(s3) });
   return {
     probe,
     ensureBucket,

@@ -1,6 +1,8 @@
 /** Multipart uploads over S3. */
+import zlib from 'node:zlib';
+import { crcInS3 } from '../archive/sums.ts';
 import { LxstowError } from '../contract/errors.ts';
-import { formatTagging } from '../contract/schemas.ts';
+import { type Config, formatTagging } from '../contract/schemas.ts';
 import type { ObjectStore, Upload } from './objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
 import { bare, completion, copySource, md5, word, type Xml } from './s3Messages.ts';
@@ -11,9 +13,10 @@ type Uploads = Pick<
   'beginUpload' | 'putPart' | 'completeUpload' | 'copyPart' | 'listParts' | 'abortUpload'
 >;
 
-export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
+export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config['s3']): Uploads {
   return {
-    async beginUpload(key, { tags, contentType, copies = false }, signal) {
+    async beginUpload(key, { tags, contentType, copies: mayCopy = false }, signal) {
+      const copies = mayCopy || !checksumHeaders;
       const headers: Record<string, string> = { 'content-type': contentType };
       // MinIO makes no checksum of a copied part, and refuses such a part in an upload with checksums.
       if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
@@ -26,6 +29,8 @@ export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
     async putPart({ key, uploadId, copies = false }, number, body, crc32, signal) {
       const query = { partNumber: String(number), uploadId };
       // AWS refuses a CRC-32 in an upload that was begun without an algorithm. A bucket with Object Lock requires a checksum in each PUT.
+      if (copies && crcInS3(zlib.crc32(body)) !== crc32)
+        throw new LxstowError('s3-unavailable', `part ${number} was damaged before it was sent`);
       const headers: Record<string, string> = copies ? { 'content-md5': md5(body) } : { 'x-amz-checksum-crc32': crc32 };
       return etagOf(await s3.send({ method: 'PUT', key, query, headers, body, signal }));
     },

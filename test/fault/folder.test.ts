@@ -28,7 +28,7 @@ const skip = await findVersityGw(log).then(
 function open(s3: LabS3, attempts: number) {
   const { endpoint, accessKey, secretKey, bucket, dir } = s3;
   const limits = { idleTimeoutMs: 30_000, uploadMaxAgeMs: 1e12, attempts };
-  const place = { region: 'us-east-1', prefix: '', pathStyle: true, folder: join(dir, 'data') };
+  const place = { region: 'us-east-1', prefix: '', pathStyle: true, checksumHeaders: true, folder: join(dir, 'data') };
   const store = createS3Store({ endpoint, bucket, accessKey, secretKey, ...place, ...limits });
   return Object.assign(retrying(store, { attempts }), { [Symbol.dispose]: () => store[Symbol.dispose]() });
 }
