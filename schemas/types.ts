@@ -257,6 +257,10 @@ export interface S3Config {
  */
 endpoint: string
 /**
+ * Backups go into this folder, by a VersityGW of standalone's own that listens at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). In the place of accessKey and secretKey.
+ */
+folder?: string
+/**
  * The same server as clients reach it, for presigned URLs. Default: `endpoint`.
  */
 publicEndpoint?: string
@@ -276,6 +280,14 @@ accessKey: string
  * S3 secret key.
  */
 secretKey: string
+/**
+ * For keys that AWS's STS gave: their session token. When the store refuses the keys, file and environment are read anew, files named by `…_FILE` too.
+ */
+sessionToken?: string
+/**
+ * Whether parts carry `x-amz-checksum-crc32`; false: Content-MD5 instead, which costs CPU, for stores that refuse the header (Backblaze B2).
+ */
+checksumHeaders: boolean
 /**
  * Put before each object's key, without a slash at either end.
  */

@@ -14,7 +14,7 @@ export interface StoredObject {
 export interface Upload {
   key: string;
   uploadId: string;
-  /** Parts of it may be copies, so it carries no checksums. */
+  /** It carries no checksums: parts of it may be copies, or the store takes none. */
   copies?: boolean;
 }
 
@@ -47,7 +47,7 @@ export interface ObjectStore {
   /** Resolves when the bucket exists and the credentials may list it. */
   probe(signal: AbortSignal): Promise<void>;
 
-  /** Opens an upload. The object will have its tags. */
+  /** Opens an upload. The object will have its tags, where the store has any (docs/s3.md). */
   beginUpload(key: string, options: UploadOptions, signal: AbortSignal): Promise<Upload>;
   /** Uploads one part; returns its ETag. The store refuses the part when its CRC-32 is not `crc32`. `body` may be reused once this settles. */
   putPart(upload: Upload, number: number, body: Buffer, crc32: string, signal: AbortSignal): Promise<string>;
@@ -83,9 +83,9 @@ export interface ObjectStore {
     options: { tags: Tags; contentType: string },
     signal: AbortSignal,
   ): Promise<string>;
-  /** Replaces all tags of an object. */
+  /** Replaces all tags of an object. Does nothing on a store that has none. */
   tag(key: string, tags: Tags, signal: AbortSignal): Promise<void>;
-  /** Reads an object's tags. */
+  /** Reads an object's tags; none on a store that has none. */
   tagsOf(key: string, signal: AbortSignal): Promise<Record<string, string>>;
   /** Reads the whole of a small object. */
   read(key: string, signal: AbortSignal): Promise<{ body: Buffer; etag: string }>;
