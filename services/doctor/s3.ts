@@ -12,6 +12,7 @@ import { S3Connection } from '../storage/s3Connection.ts';
 import { isNoBucket } from '../storage/s3Refusals.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
+import { examineFolder } from './folder.ts';
 import { examineVersions } from './s3Bucket.ts';
 import { RightsTrial } from './s3Rights.ts';
 
@@ -20,10 +21,10 @@ const worstSkewS = 15 * 60;
 const badSkewS = 60;
 const lowShare = 0.1;
 
-export async function examineS3(
-  { config: { s3: config, worker }, signal, roles }: Patient,
-  report: Report,
-): Promise<void> {
+export async function examineS3(patient: Patient, report: Report): Promise<void> {
+  const { signal, roles } = patient;
+  const { s3: config, worker } = patient.config;
+  if (config.folder !== undefined && !(await examineFolder(config.folder, patient, report))) return;
   const ca = config.ca === undefined ? undefined : readText(config.ca, 's3.ca');
   if (new URL(config.endpoint).protocol === 'https:') await examineTls(config, ca, signal, report);
   if (!(await examineClock(config, ca, signal, report))) return;
@@ -87,7 +88,7 @@ async function examineTls(
 
 /** Compares clocks by the Date of an unsigned request's response. Returns whether one came. */
 async function examineClock(
-  { endpoint }: Config['s3'],
+  { endpoint, folder }: Config['s3'],
   ca: string | undefined,
   signal: AbortSignal,
   report: Report,
@@ -101,9 +102,11 @@ async function examineClock(
     report(
       'problem',
       `S3 at ${endpoint} cannot be reached: ${messageOf(error)}`,
-      certificate
-        ? "Mend the server's certificate, or set s3.ca to its CA."
-        : 'Is it running there, and is s3.endpoint right?',
+      folder !== undefined
+        ? 'Is `lxstow standalone` running? It serves s3.folder.'
+        : certificate
+          ? "Mend the server's certificate, or set s3.ca to its CA."
+          : 'Is it running there, and is s3.endpoint right?',
     );
     return false;
   }

@@ -2,6 +2,7 @@
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
+import { onDisk } from './onDisk.ts';
 import { S3Connection, type S3Options } from './s3Connection.ts';
 import { s3Listings } from './s3Listings.ts';
 import { location } from './s3Messages.ts';
@@ -43,11 +44,11 @@ export function createS3Store(
     }
   }
 
+  const writes = { ...s3Uploads(s3, config.bucket), ...s3Objects(s3) };
   return {
     probe,
     ensureBucket,
-    ...s3Uploads(s3, config.bucket),
-    ...s3Objects(s3),
+    ...(config.folder === undefined ? writes : onDisk(writes, config.folder)),
     ...s3Listings(s3),
     presign: async (key, { expirySeconds, filename }) =>
       s3.presign(key, expirySeconds, { 'response-content-disposition': `attachment; filename="${filename}"` }),

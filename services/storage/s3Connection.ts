@@ -18,6 +18,8 @@ export interface S3Request {
   query?: Record<string, string>;
   headers?: Record<string, string>;
   body?: Buffer | string;
+  /** The server may work on it for long before it answers: given up only when it answers nothing else either. */
+  patient?: boolean;
   signal: AbortSignal;
 }
 
@@ -148,6 +150,7 @@ export class S3Connection implements Disposable {
 
   async #exchange(request: S3Request): Promise<S3Answer & { status: number }> {
     const { method, body = '', signal } = request;
+    const { idleTimeoutMs } = this.#config;
     const length = { 'content-length': String(Buffer.byteLength(body)) };
     const described =
       method === 'PUT' || method === 'POST' ? { ...request.headers, ...length } : (request.headers ?? {});
@@ -158,7 +161,15 @@ export class S3Connection implements Disposable {
     const outgoing = (this.#isSecure ? https : http).request({ ...address, method, path, headers, signal }, resolve);
     outgoing.on('error', reject);
     let response: IncomingMessage | undefined;
-    outgoing.setTimeout(this.#config.idleTimeoutMs, () => (response ?? outgoing).destroy(this.#silent()));
+    const giveUp = () => (response ?? outgoing).destroy(this.#silent());
+    outgoing.setTimeout(idleTimeoutMs, () => {
+      if (response || !request.patient) giveUp();
+      else
+        this.#exchange({ method: 'HEAD', signal }).then(
+          () => outgoing.setTimeout(idleTimeoutMs),
+          () => response ?? giveUp(),
+        );
+    });
     outgoing.end(body);
     response = await promise;
     const { statusCode: status = 0, headers: answered } = response;

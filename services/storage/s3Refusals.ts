@@ -12,6 +12,10 @@ const meanings: Record<string, ErrorCode> = {
   InvalidObjectState: 's3-refused',
   PreconditionFailed: 'conflict',
   XMinioStorageFull: 's3-full',
+  // VersityGW, for a disk quota.
+  QuotaExceeded: 's3-full',
+  // VersityGW, for whatever goes wrong where an object gets its name. No key of ours is another one's folder.
+  ExistingObjectIsDirectory: 's3-unavailable',
   // The store does not support the request; a retry cannot help.
   NotImplemented: 's3-refused',
   // The body was damaged or truncated in transit; a retry may succeed.

@@ -1,4 +1,5 @@
 /** Multipart uploads over S3. */
+import { LxstowError } from '../contract/errors.ts';
 import { formatTagging } from '../contract/schemas.ts';
 import type { ObjectStore, Upload } from './objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
@@ -33,9 +34,11 @@ export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
       const headers: Record<string, string> = { 'content-type': 'application/xml' };
       if (over === undefined) headers['if-none-match'] = '*';
       else headers['if-match'] = `"${over}"`;
-      const content = { query: { uploadId }, headers, body: completion(parts, !copies) };
+      const content = { query: { uploadId }, headers, body: completion(parts, !copies), patient: true };
       const done = await s3.ask('CompleteMultipartUploadResult', { method: 'POST', key, ...content, signal });
-      return bare(word(done, 'ETag'));
+      const etag = bare(word(done, 'ETag'));
+      await assertMade(s3, key, etag, signal);
+      return etag;
     },
 
     async copyPart({ key, uploadId }, number, { etag, start, size }, signal) {
@@ -55,6 +58,13 @@ export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
       await s3.send({ method: 'DELETE', key, query: { uploadId }, signal }).catch(unlessGone);
     },
   };
+}
+
+/** VersityGW says that an upload is completed when its completion has begun, even one that a crash cut off. */
+async function assertMade(s3: S3Connection, key: string, etag: string, signal: AbortSignal): Promise<void> {
+  const answer = await s3.send({ method: 'HEAD', key, signal }).catch(unlessGone);
+  if (answer === undefined || etagOf(answer) !== etag)
+    throw new LxstowError('s3-unavailable', 'S3 says that the upload is completed, but the object is not there');
 }
 
 async function listParts(

@@ -73,7 +73,11 @@ const seaweedfs: Differences = {
   unusableKeys: { keys: ['o\\o'], reason: 'SeaweedFS takes a backslash for a slash' },
 };
 
+const versitygw: Differences = {};
+
 objectStoreContract('S3 on MinIO', opener('minio', asItIs), minio);
 objectStoreContract('S3 on MinIO, with retries', opener('minio', withRetries), { ...minio, pages });
 objectStoreContract('S3 on SeaweedFS', opener('seaweedfs', asItIs), seaweedfs);
 objectStoreContract('S3 on SeaweedFS, with retries', opener('seaweedfs', withRetries), { ...seaweedfs, pages });
+objectStoreContract('S3 on VersityGW', opener('versitygw', asItIs), versitygw);
+objectStoreContract('S3 on VersityGW, with retries', opener('versitygw', withRetries), { ...versitygw, pages });

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import zlib from 'node:zlib';
 import { archiveKey } from '../../services/backups/keys.ts';
-import { LxstowError } from '../../services/contract/errors.ts';
+import { isCode, LxstowError } from '../../services/contract/errors.ts';
 import type { Config, Tags } from '../../services/contract/schemas.ts';
 import type { ObjectStore, StoredObject, Upload, UploadedPart } from '../../services/storage/objectStore.ts';
 
@@ -468,7 +468,7 @@ export function objectStoreContract(
         const prefix = folder();
         const etag = await put(`${prefix}gone`);
         await store.remove(`${prefix}gone`, never);
-        const gone = (error: unknown) => isError('conflict')(error) || isError('not-found')(error);
+        const gone = (error: unknown) => isCode(error, 'conflict') || isCode(error, 'not-found');
         await assert.rejects(over(`${prefix}gone`, etag, 'back again'), gone);
         assert.deepEqual(await keysOf(prefix), []);
       });

@@ -15,6 +15,7 @@ import { Client } from 'minio';
 import { parse } from 'yaml';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { readServer } from '../../services/lxd/instances.ts';
+import { markFolder } from '../../services/storage/folderMarker.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
@@ -249,6 +250,23 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(await of({ accessKey: 'nobody' }), 'problem', /InvalidAccessKeyId/, /s3\.accessKey/);
     found(await of({ secretKey: 'wrong' }), 'problem', /SignatureDoesNotMatch/, /s3\.secretKey/);
     found(await of({ bucket: 'missing' }), 'problem', /NoSuchBucket/, /mc mb ALIAS\/missing/);
+  });
+
+  it('looks at a folder that is the store: marker, room, and the disk of the pools', async () => {
+    const folder = join(lab.lxd?.dir ?? dir, 'nas');
+    const endpoint = `http://127.0.0.1:${await freePort()}`;
+    const of = () =>
+      doctor({ s3: { folder, endpoint, accessKey: undefined, secretKey: undefined } }, '--only', 's3').then(
+        ({ findings }) => findings,
+      );
+    found(await of(), 'problem', /^the folder .*nas does not exist: is it mounted\?$/, /Mount it/);
+    await mkdir(folder);
+    found(await of(), 'problem', /has no marker: is it mounted\?/, /nothing is written/);
+    await markFolder(folder);
+    const findings = await of();
+    assert.ok(findings.some(({ finding }) => /are free in .*nas$/.test(finding)));
+    found(findings, 'problem', /cannot be reached/, /Is `lxstow standalone` running\?/);
+    if (lab.lxd) found(findings, 'warning', /^.*nas is on the same disk as storage pool/, /another disk/);
   });
 
   it('is not stopped by one that is dead', async () => {
