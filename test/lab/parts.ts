@@ -2,11 +2,13 @@ import { existsSync } from 'node:fs';
 import { chmod, glob, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import carried from '../../packaging/carried.json' with { type: 'json' };
 import { openIsal } from '../../services/archive/compression/isal.ts';
 import { withLock } from './lock.ts';
 import { attempt, errorText, type Log, run } from './run.ts';
 
-const natsVersion = '2.15.1';
+/** The one that the Debian package carries. */
+const natsVersion = carried['nats-server'].version;
 /** JetStream schedules with cron need 2.14 (docs/nats.md). */
 const natsMinimum = [2, 14] as const;
 /** MinIO tells people to install it with `go install`; this is its release of 2026-02-12. */

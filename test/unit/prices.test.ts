@@ -58,6 +58,7 @@ const bounds: Record<string, string> = {
   'services/doctor/certificates.ts': "the operator's own files",
   'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
   'services/trust/trustDirectory.ts': "the operator's own files",
+  'services/init/places.ts': "init's own file",
 };
 
 describe('prices', () => {
