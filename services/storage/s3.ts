@@ -1,6 +1,7 @@
 /** The object store over S3. */
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { s3Locks } from './objectLock.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import { S3Connection, type S3Options } from './s3Connection.ts';
 import { s3Listings } from './s3Listings.ts';
@@ -49,6 +50,7 @@ export function createS3Store(
     ...s3Uploads(s3, config.bucket),
     ...s3Objects(s3),
     ...s3Listings(s3),
+    ...s3Locks(s3),
     presign: async (key, { expirySeconds, filename }) =>
       s3.presign(key, expirySeconds, { 'response-content-disposition': `attachment; filename="${filename}"` }),
     [Symbol.dispose]: () => s3[Symbol.dispose](),
