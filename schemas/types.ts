@@ -135,7 +135,7 @@ export interface Everything {
  * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
  */
 export interface BackupIndex {
-version: 4
+version: 5
 backups: IndexedBackup[]
 }
 export interface IndexedBackup {
@@ -159,6 +159,8 @@ compressed: boolean
 instance_only: boolean
 tags: Tags
 pinned: boolean
+held: boolean
+locked_until: (string | null)
 }
 /**
  * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
@@ -625,6 +627,7 @@ instance_only?: boolean
 container_only?: boolean
 optimized_storage?: boolean
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
+object_lock?: ObjectLock
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -633,6 +636,13 @@ notifyEndpoint?: string
  * Taken, as LXD's clients send it; lxstow keeps backups until they are deleted.
  */
 expires_at?: (string | null)
+}
+/**
+ * Archive and manifest are locked in the store for so many days from the beginning of the upload: neither lxstow nor, with mode compliance, anybody else can remove them. The bucket must have S3 Object Lock.
+ */
+export interface ObjectLock {
+mode: ("governance" | "compliance")
+days: number
 }
 /**
  * A batch of backups as one thing: which instances, and how. Unknown fields are refused.
@@ -646,6 +656,7 @@ selector: RunSelector
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 optimized_storage?: boolean
 instance_only?: boolean
+object_lock?: ObjectLock
 tags?: Tags
 keep?: KeepRule
 /**
@@ -895,6 +906,7 @@ selector?: RunSelector1
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 optimized_storage?: boolean
 instance_only?: boolean
+object_lock?: ObjectLock
 tags?: Tags
 keep?: KeepRule2
 /**
@@ -1008,7 +1020,12 @@ notes?: string
  * A pinned backup is not deleted. What is left out stays, by PUT too.
  */
 pinned?: boolean
+/**
+ * A legal hold of the store on a backup, which is pinned then. It ends with the pin.
+ */
+held?: boolean
 name?: unknown
+locked_until?: unknown
 created?: unknown
 size?: unknown
 optimized?: unknown
@@ -1148,6 +1165,7 @@ optimized?: boolean
  * Leave the instance's snapshots out.
  */
 instance_only?: boolean
+object_lock?: ObjectLock
 tags?: Tags
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
@@ -1297,6 +1315,18 @@ notes?: string
  * It is not deleted, whatever asks for it, until it is unpinned.
  */
 pinned?: boolean
+/**
+ * It is pinned, and the store has a legal hold on archive and manifest.
+ */
+held?: boolean
+lock?: BackupLock
+}
+/**
+ * Archive and manifest are locked in the store.
+ */
+export interface BackupLock {
+mode: ("governance" | "compliance")
+until: string
 }
 export interface ManifestArchive {
 key: string
@@ -1567,6 +1597,14 @@ tags: Tags
  * It is not deleted until it is unpinned.
  */
 pinned: boolean
+/**
+ * Pinned, and held in the store by a legal hold.
+ */
+held: boolean
+/**
+ * Until when the store lets nobody remove it; null where it was never locked.
+ */
+locked_until: (string | null)
 /**
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
@@ -2069,9 +2107,13 @@ backups_kept?: number
  */
 backups_deleted?: number
 /**
- * Size of the archives that a prune has deleted.
+ * Size of the archives that a deletion or prune has deleted.
  */
 bytes_freed?: number
+/**
+ * The same of archives that the bucket keeps as old versions: their space is free when these are removed, by a lifecycle rule or by hand.
+ */
+bytes_in_old_versions?: number
 /**
  * What a job that could run waits for, because others have it or it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
  */

@@ -1,5 +1,6 @@
 /** Which backups of one instance a rule keeps, and why: pure, and decided as restic's `forget` does. */
 import { Temporal } from 'temporal-polyfill';
+import { lockText } from '../backups/protection.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule, Tags } from '../contract/schemas.ts';
 import { checkZone } from '../contract/zones.ts';
@@ -11,6 +12,8 @@ export interface Candidate {
   created: string;
   tags: Tags;
   pinned: boolean;
+  /** RFC 3339; null where it was never locked. */
+  locked_until: string | null;
 }
 
 export interface Verdict<C extends Candidate> {
@@ -57,7 +60,7 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
     .map((backup) => ({
       backup,
       at: Temporal.Instant.from(backup.created).toZonedDateTimeISO(zone),
-      reasons: backup.pinned ? ['pinned'] : [],
+      reasons: protections(backup, now),
     }))
     .sort((a, b) => Temporal.ZonedDateTime.compare(b.at, a.at) || (a.backup.name < b.backup.name ? 1 : -1));
   const isAhead = ({ at }: { at: Time }) => at.epochMilliseconds > now.getTime() + mostSkewMs;
@@ -89,6 +92,11 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
   return all
     .map(({ backup, reasons }): Verdict<C> => ({ backup, action: reasons.length > 0 ? 'keep' : 'delete', reasons }))
     .reverse();
+}
+
+function protections({ pinned, locked_until }: Candidate, now: Date): string[] {
+  const isLocked = locked_until !== null && Date.parse(locked_until) > now.getTime();
+  return [...(pinned ? ['pinned'] : []), ...(isLocked ? [`locked until ${lockText(locked_until)}`] : [])];
 }
 
 /** `1y6m`, `14d`, `7d12h`; blank for other text. */

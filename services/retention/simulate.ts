@@ -33,7 +33,7 @@ export function simulate(pace: Pace, rule: KeepRule, span: string, now: Date): S
     const created = Temporal.Instant.from(at)
       .toZonedDateTimeISO(zone)
       .toString({ timeZoneName: 'never', smallestUnit: 'second' });
-    backups.push({ name: created, created, tags: {}, pinned: false });
+    backups.push({ name: created, created, tags: {}, pinned: false, locked_until: null });
   }
   return judge(backups, rule, now).map(({ backup: { created }, action, reasons }) => ({ created, action, reasons }));
 }

@@ -71,11 +71,12 @@ export async function pruneBehind({ nats, operations }: FeedingTools, { id, chil
 }
 
 function bodyOf({ id, request, requestor }: Run): BackupJob {
-  const { compression_algorithm, optimized_storage, instance_only, tags } = request;
+  const { compression_algorithm, optimized_storage, instance_only, object_lock, tags } = request;
   return {
     ...(compression_algorithm && { compression: compression_algorithm }),
     ...(optimized_storage !== undefined && { optimized: optimized_storage }),
     ...(instance_only !== undefined && { instance_only }),
+    ...(object_lock && { object_lock }),
     ...(tags && { tags }),
     run: id,
     ...(requestor && { requestor }),

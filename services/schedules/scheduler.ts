@@ -145,13 +145,14 @@ function whyNotMadeUp(
 /** What a run of the schedule asks for. */
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {
   const { zone = 'UTC', selector, keep, ...rest } = definition;
-  const { compression_algorithm, optimized_storage, instance_only, tags, notifyEndpoint } = rest;
+  const { compression_algorithm, optimized_storage, instance_only, object_lock, tags, notifyEndpoint } = rest;
   return {
     id,
     selector: { ...selector, schedule: name },
     ...(compression_algorithm && { compression_algorithm }),
     ...(optimized_storage !== undefined && { optimized_storage }),
     ...(instance_only !== undefined && { instance_only }),
+    ...(object_lock && { object_lock }),
     ...(tags && { tags }),
     ...(keep && { keep: { ...keep, zone: keep.zone ?? zone } }),
     ...(notifyEndpoint && { notifyEndpoint }),

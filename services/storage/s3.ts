@@ -1,6 +1,7 @@
 /** The object store over S3. */
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { s3Locks } from './objectLock.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
 import { onDisk } from './onDisk.ts';
 import { S3Connection, type S3Options } from './s3Connection.ts';
@@ -51,6 +52,7 @@ export function createS3Store(
     ensureBucket,
     ...(config.folder === undefined ? writes : onDisk(writes, config.folder)),
     ...s3Listings(s3),
+    ...s3Locks(s3),
     presign: async (key, { expirySeconds, filename }) =>
       s3.presign(key, expirySeconds, { 'response-content-disposition': `attachment; filename="${filename}"` }),
     [Symbol.dispose]: () => s3[Symbol.dispose](),

@@ -4,6 +4,7 @@ import { crcInS3 } from '../archive/crcInS3.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { formatTagging } from '../contract/tagging.ts';
+import { explainNoLock, lockHeaders } from './objectLock.ts';
 import type { ObjectStore, Upload } from './objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
 import { bare, completion, copySource, md5, word, type Xml } from './s3Messages.ts';
@@ -16,14 +17,17 @@ type Uploads = Pick<
 
 export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config['s3']): Uploads {
   return {
-    async beginUpload(key, { tags, contentType, copies: mayCopy = false }, signal) {
+    async beginUpload(key, { tags, contentType, copies: mayCopy = false, ...protection }, signal) {
       const copies = mayCopy || !checksumHeaders;
       const headers: Record<string, string> = { 'content-type': contentType };
       // MinIO makes no checksum of a copied part, and refuses such a part in an upload with checksums.
       if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      Object.assign(headers, lockHeaders(protection));
       const query = { uploads: '' };
-      const begun = await s3.ask('InitiateMultipartUploadResult', { method: 'POST', key, query, headers, signal });
+      const begun = await s3
+        .ask('InitiateMultipartUploadResult', { method: 'POST', key, query, headers, signal })
+        .catch(explainNoLock);
       return { key, uploadId: word(begun, 'UploadId'), copies };
     },
 

@@ -23,7 +23,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   const keys = await keysOf(job.address, attempt, tools);
   for (const fault of keys ? readKeys(keys).faults : []) attempt.warn(`${job.address.instance}: ${fault}`);
   const { checkpoint, metadata } = attempt.operation;
-  let { backups_deleted = 0, bytes_freed = 0 } = metadata;
+  let { backups_deleted = 0, bytes_freed = 0, bytes_in_old_versions = 0 } = metadata;
   attempt.report({ stage: 'deleting', backups_deleted, bytes_freed });
 
   const { key, removing } = checkpoint ?? {};
@@ -47,13 +47,14 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     if (action === 'keep') continue;
     const name = `${job.address.instance}/${backup.name}`;
     try {
-      await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
+      const { isKept } = await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
         if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
           throw new LxstowError('conflict', `backup ${name} was changed while it was looked at`);
       });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
-      bytes_freed += backup.size;
-      attempt.report({ backups_deleted: ++backups_deleted, bytes_freed });
+      if (isKept) bytes_in_old_versions += backup.size;
+      else bytes_freed += backup.size;
+      attempt.report({ backups_deleted: ++backups_deleted, bytes_freed, ...(isKept && { bytes_in_old_versions }) });
       kept--;
     } catch (error) {
       if (isCode(error, 'not-found')) kept--;

@@ -1,7 +1,8 @@
 /** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
 import { setTimeout } from 'node:timers/promises';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
-import { assertUnpinned, parseManifest } from '../backups/manifest.ts';
+import { parseManifest } from '../backups/manifest.ts';
+import { assertDeletable } from '../backups/protection.ts';
 import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest, RemovedBackup } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
@@ -20,10 +21,11 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
   const address = { ...job.address, backup: job.body.backup };
   const { key, removing } = attempt.operation.checkpoint ?? {};
   try {
-    await removeBackup(address, attempt, tools, (found) => {
+    const { bytes, isKept } = await removeBackup(address, attempt, tools, (found) => {
       if (removing && !isThat(found, removing)) throw missing(address);
-      if (found.manifest) assertUnpinned(found.manifest);
+      if (found.manifest) assertDeletable(found.manifest);
     });
+    attempt.report(isKept ? { bytes_in_old_versions: bytes } : { bytes_freed: bytes });
   } catch (error) {
     // An earlier attempt has removed the manifest.
     if (key === undefined || !isCode(error, 'not-found')) throw error;
@@ -39,6 +41,13 @@ export interface FoundBackup {
   etag: string;
 }
 
+export interface Removed {
+  /** Of the archive; 0 where the manifest could not be read. */
+  bytes: number;
+  /** The bucket keeps the archive as an old version: nothing is freed yet. */
+  isKept: boolean;
+}
+
 /**
  * Deletes a backup, under a claim. `mayGo` gets it as it is under the claim; what it throws keeps the backup. Throws instance-busy when it is being
  * deleted already, conflict while it is read, not-found.
@@ -48,7 +57,7 @@ export async function removeBackup(
   attempt: Attempt,
   { store, leasesBucket, config, keeper }: Tools,
   mayGo: (found: FoundBackup) => void,
-): Promise<void> {
+): Promise<Removed> {
   const { signal } = attempt;
   const { prefix } = config.s3;
   const name = `${address.instance}/${address.backup}`;
@@ -71,8 +80,9 @@ export async function removeBackup(
   await attempt.checkpoint({ key, removing: await identityOf(found, key, store, signal) });
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
-  await store.remove(key, signal);
+  const isKept = await store.remove(key, signal);
   await keeper.removed(address);
+  return { bytes: found.manifest?.archive.size ?? 0, isKept };
 }
 
 /** Finishes the deletion that an attempt has begun. Touches no backup that has this name now, or is about to have it. */

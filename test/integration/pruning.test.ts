@@ -26,7 +26,7 @@ import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
 import { publish } from './publisher.ts';
-import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
@@ -312,7 +312,7 @@ describe('pruning', { timeout: 600_000 }, () => {
       async () =>
         Object.values(await operations())
           .flat()
-          .filter(({ err }) => err.includes('nothing of c1 was deleted')),
+          .filter(({ err }) => err.includes(`c1/${names[1]} cannot be read: nothing of c1 was deleted`)),
       ({ length }) => length > 0,
     );
     assert.equal(failed.length, 1);
@@ -337,6 +337,19 @@ describe('pruning', { timeout: 600_000 }, () => {
     ]);
     assert.deepEqual(await left(), [first, ...names.slice(2)]);
     await reader?.release();
+  });
+
+  it('cannot be kept off by a lock or a hold in a bucket without Object Lock: each says so, doctor too', async () => {
+    const body = { object_lock: { mode: 'governance', days: 1 } };
+    const { err } = await failed(stack.stow, await stack.stow.request('POST', '/1.0/instances/c1/backups', { body }));
+    assert.match(err, /the bucket has no Object Lock, which is given to a bucket when it is made \(docs\/s3.md\)/);
+    const pinned = await stack.stow.request('PATCH', `/1.0/instances/c1/backups/${names[0]}`, { body: { held: true } });
+    assert.ok(pinned.status >= 400, pinned.text);
+    assert.match(pinned.text, /the bucket has no Object Lock/);
+    const said = await lxstow(['-c', stack.stow.configFile, 'doctor', '--only', 's3']);
+    assert.match(said, /keeps no versions: a deleted object frees its space; backups cannot be locked/);
+    await stack.assertNothingLeft();
+    assert.deepEqual(await left(), names);
   });
 
   it('is for operators, in their projects', async () => {

@@ -9,7 +9,7 @@ import { type Candidate, checkRule, judge } from '../../services/retention/keep.
 import { simulate } from '../../services/retention/simulate.ts';
 
 const backup = (created: string, more: Partial<Candidate> = {}): Candidate => ({
-  ...{ name: `backup_${created}`, created, tags: {}, pinned: false },
+  ...{ name: `backup_${created}`, created, tags: {}, pinned: false, locked_until: null },
   ...more,
 });
 const at = (...times: string[]) => times.map((time) => backup(time.length === 10 ? `${time}T03:00:00Z` : time));

@@ -4,6 +4,7 @@ import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings }
 import type { ShownOperation } from '../client/gatewayClient.ts';
 import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { sayKept } from '../terminal/oldVersions.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 import { assertNotSimulated, type SimulationOptions, simulateCommand } from './pruneSimulation.ts';
@@ -72,6 +73,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   sayFailures(jobs);
   sayWarnings(jobs);
   report(jobs, options.format);
+  sayKept(jobs.reduce((sum, { operation }) => sum + (operation.metadata.bytes_in_old_versions ?? 0), 0));
   return exitOfAll(jobs, never);
 }
 

@@ -5,7 +5,7 @@ import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { check, type ScheduleBody, type ScheduledAt, type ShownSchedule } from '../../contract/schemas.ts';
-import { tagsIn } from '../client/backupRequest.ts';
+import { lockIn, tagsIn } from '../client/backupRequest.ts';
 import { beginRun, type Following } from '../client/followRun.ts';
 import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
@@ -32,6 +32,8 @@ export interface CreateOptions extends KeepOptions {
   compression?: 'gzip' | 'zstd' | 'none';
   optimized?: boolean;
   instanceOnly?: boolean;
+  lock?: number;
+  lockMode?: 'governance' | 'compliance';
   notify?: string;
 }
 
@@ -68,6 +70,7 @@ function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody
     ...(compression !== undefined && { compression_algorithm: compression }),
     ...(optimized !== undefined && { optimized_storage: optimized }),
     ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
+    ...lockIn(options),
     ...(tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) }),
     ...(keep && { keep }),
     ...(notify !== undefined && { notifyEndpoint: notify }),

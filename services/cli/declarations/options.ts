@@ -60,6 +60,12 @@ export function waiting(command: Command): Command {
     .addOption(formatOption());
 }
 
+function days(text: string): number {
+  const [, count] = /^([1-9]\d{0,4})d?$/.exec(text) ?? [];
+  if (count === undefined) throw new InvalidArgumentError('Give a number of days, such as 30d.');
+  return Number(count);
+}
+
 /** How to back up. */
 export function backingUp(command: Command, what: 'backup' | 'backups'): Command {
   return command
@@ -67,7 +73,18 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
     .option(...notify)
     .addOption(compressionOption("the worker's setting"))
     .option('--optimized', "use the storage driver's own format, which can be restored only to the same driver")
-    .option('--instance-only', 'leave out snapshots');
+    .option('--instance-only', 'leave out snapshots')
+    .option(
+      '--lock <days>',
+      `lock the ${what} in the store for this many days: 30d (the bucket needs Object Lock)`,
+      days,
+    )
+    .addOption(
+      new Option(
+        '--lock-mode <mode>',
+        'whether users with special rights can remove it earlier, or nobody can (default: governance)',
+      ).choices(['governance', 'compliance']),
+    );
 }
 
 /** Sets the exit status to what the command says. */

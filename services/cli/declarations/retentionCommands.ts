@@ -58,10 +58,11 @@ export function addRetentionCommands(program: Command): void {
     ['pin', 'protect backups from every deletion', true],
     ['unpin', 'allow pinned backups to be deleted', false],
   ] as const) {
+    const command = program.command(name);
+    if (pinned) command.option('--hold', 'have the store hold them, too, by a legal hold, until they are unpinned');
     examples(
       scoped(
-        program
-          .command(name)
+        command
           .description(what)
           .argument(...instance)
           .argument('<backup...>', backup[1]),

@@ -2,7 +2,7 @@
 
 import type { Request, Response } from 'express';
 import type { BackupScope } from '../../backups/keys.ts';
-import { assertUnpinned } from '../../backups/manifest.ts';
+import { assertDeletable as assertUnprotected } from '../../backups/protection.ts';
 import type { Summary } from '../../backups/summaries.ts';
 import { checkBackupName } from '../../contract/backupNames.ts';
 import { knownRemote } from '../../contract/config.ts';
@@ -14,6 +14,8 @@ import {
   type Compression,
   type Config,
   check,
+  type ManifestBackup,
+  type UpdateBackupBody,
 } from '../../contract/schemas.ts';
 import { askLookUp } from '../../hosts/lookUp.ts';
 import { isFinal } from '../../operations/operation.ts';
@@ -156,13 +158,24 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
       return {
         tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
         ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
-        ...((wanted.pinned ?? stored.manifest.backup.pinned) && { pinned: true }),
+        ...pinOf(wanted, stored.manifest.backup),
       };
     },
     ended(response),
   );
   response.set('etag', `"${etag}"`);
   sync(response, showStored(manifest));
+}
+
+/** A held backup is pinned, and is released by an unpin. */
+function pinOf(
+  wanted: Pick<UpdateBackupBody, 'pinned' | 'held'>,
+  now: Pick<ManifestBackup, 'pinned' | 'held'>,
+): Pick<ManifestBackup, 'pinned' | 'held'> {
+  if (wanted.held && wanted.pinned === false)
+    throw new LxstowError('bad-request', 'held: a held backup is pinned; give pinned: true, or leave it out');
+  const held = wanted.held ?? (wanted.pinned !== false && now.held);
+  return { ...((held || (wanted.pinned ?? now.pinned)) && { pinned: true }), ...(held && { held: true }) };
 }
 
 async function makeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -239,7 +252,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   sync(response, shownOperation(operation));
 }
 
-/** Throws not-found, and conflict for a backup that is pinned or still being made. A backup whose manifest cannot be read can be deleted. */
+/** Throws not-found, and conflict for a backup that is pinned, locked or still being made. A backup whose manifest cannot be read can be deleted. */
 async function assertDeletable(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<void> {
   const manifest = await parts.catalog.manifest(address, signal).catch(async (error) => {
     if (isCode(error, 'bad-manifest')) return undefined;
@@ -248,7 +261,7 @@ async function assertDeletable(parts: GatewayParts, address: BackupAddress, sign
     const name = `backup ${address.instance}/${address.backup}`;
     throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
   });
-  if (manifest) assertUnpinned(manifest);
+  if (manifest) assertUnprotected(manifest);
 }
 
 /** Runs both in parallel. When one fails, the other has ended too, so that its effect can be undone. */
@@ -269,6 +282,7 @@ function createOptions(request: Request, { worker, notify }: Config) {
     optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
     instance_only: body.instance_only ?? body.container_only ?? false,
     tags: tagsOf(request),
+    ...(body.object_lock && { object_lock: body.object_lock }),
     ...endpointOf(request, notify, body.notifyEndpoint),
   };
 }

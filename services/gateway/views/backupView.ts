@@ -132,6 +132,7 @@ function showUnfinished(operation: Operation, { backup, ...address }: BackupAddr
       address: { ...address, backup },
       backup: {
         ...{ name: backup, created: created_at, size: bytes_stored, optimized, instance_only, tags, pinned: false },
+        ...{ held: false, locked_until: null },
         compressed: compression !== 'none',
       },
     }),

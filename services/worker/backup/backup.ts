@@ -74,6 +74,7 @@ function describe(
       ...{ name: backup, remote, project, instance },
       created: new Date().toISOString(),
       tags: job.body.tags ?? {},
+      ...(start.lock && { lock: start.lock }),
     },
     archive: {
       key: start.upload.key,
@@ -102,7 +103,8 @@ async function writeManifest(
   attempt: Attempt,
   { store, config, keeper }: Tools,
 ): Promise<void> {
-  const options = { tags: manifest.backup.tags, contentType: 'application/json' };
+  const { tags, lock } = manifest.backup;
+  const options = { tags, contentType: 'application/json', lock };
   attempt.assertOwned();
   // Do not interrupt this write: it may still arrive after undoBackup() has looked for the manifest.
   await store.create(manifestKey(config.s3.prefix, address), formatManifest(manifest), options, cleanupSignal());
