@@ -1033,6 +1033,10 @@ at: string
  */
 excluded: boolean
 /**
+ * Those that user.lxstow.schedule names, on it or by a profile.
+ */
+schedules?: string[]
+/**
  * volatile.uuid, by which a renamed instance is known again.
  */
 uuid?: string
@@ -1427,7 +1431,7 @@ export interface StatusRequest {
  */
 state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
 /**
- * A last backup that is older than this is too old: 90m, 26h, 8d. Default: gateway.backupMaxAgeHours.
+ * A last backup that is older than this is too old, whatever schedules say: 90m, 26h, 8d. Default: by its schedules; gateway.backupMaxAgeHours for instances without one.
  */
 older_than?: string
 /**
@@ -1471,7 +1475,13 @@ state: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
  */
 last_success: (string | null)
 /**
- * Why it is in this state, in words; empty where it is ok.
+ * Those that cover it, as far as who asks may see them; absent where there are none.
+ * 
+ * Items: a schedule's name: small letters, digits and hyphens, up to 63
+ */
+schedules?: string[]
+/**
+ * Why it is in this state, in words; empty where it is ok, unless a schedule of it is paused.
  */
 reason: string
 }

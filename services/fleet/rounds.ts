@@ -4,12 +4,12 @@ import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract/schemas.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
+import { excludeKey, schedulesOf } from '../runs/selector.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { FleetStore, StoredRecord } from './fleetStore.ts';
 import { withSeen, withYoungest } from './instanceRecord.ts';
 import { youngestBackups } from './youngest.ts';
 
-const excludeKey = 'user.lxstow.exclude';
 const writesInFlight = 64;
 /** How long the record of a deleted instance without backups stays. */
 const forgottenAfterMs = 7 * 24 * 3_600_000;
@@ -81,10 +81,13 @@ function byUuid(seen: SeenInstance | undefined, { project, instance }: Address):
   return seen?.uuid ? [[seen.uuid, { project, instance }]] : [];
 }
 
-function seenOf({ config, expanded_config }: LxdInstance, at: string): SeenInstance {
+function seenOf(instance: LxdInstance, at: string): SeenInstance {
+  const { config, expanded_config } = instance;
   const all = { ...(config as Record<string, string>), ...(expanded_config as Record<string, string>) };
   const uuid = all['volatile.uuid'];
-  return { at, excluded: all[excludeKey] === 'true', ...(uuid && { uuid }) };
+  const schedules = schedulesOf(instance);
+  const excluded = all[excludeKey]?.toLowerCase() === 'true';
+  return { at, excluded, ...(schedules.length > 0 && { schedules }), ...(uuid && { uuid }) };
 }
 
 function isForgotten({ seen, good }: InstanceRecord): boolean {

@@ -46,6 +46,8 @@ import { serveOverNats } from './natsApi/service.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
 import { cancelOperation } from './views/cancelOperation.ts';
+import { ExpectedBackups } from './views/expectedBackups.ts';
+import { MatchedInstances } from './views/matchedInstances.ts';
 import { runTools } from './views/runView.ts';
 import { ownerTrouble } from './views/scheduleOwner.ts';
 
@@ -122,7 +124,11 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
   const catalog = new Catalog(catalogStore, config.s3.prefix, log);
   const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix: config.s3.prefix, log });
-  const gauges = new Gauges({ nats, leases, config, fleet, metrics, log });
+  const remotes = Object.keys(config.remotes);
+  const patienceMs = gateway.backupMaxAgeHours * hourMs;
+  const matched = new MatchedInstances({ nats, remotes, timeoutMs: gateway.inventoryTimeoutMs, log });
+  const expected = new ExpectedBackups({ schedules, runs, matched, patienceMs });
+  const gauges = new Gauges({ nats, leases, config, fleet, expected, metrics, log });
   const reservations = new Reservations(leases);
   const intake = new Intake({
     ...transfers.tools,
@@ -147,6 +153,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     reservations,
     catalog,
     fleet,
+    expected,
     keeper,
     metrics,
     submitter: new Submitter(nats, operations, log, ended.signal),
@@ -218,7 +225,6 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
     fingerprint: fingerprintOf(certificate.cert),
   });
   const feeding = feeder.run();
-  const remotes = Object.keys(config.remotes);
   const scheduling = serveSchedules({
     ...{ ...runTools(parts), ...holder, schedules, remotes },
     ownerTrouble: (schedule) => ownerTrouble(parts, schedule),

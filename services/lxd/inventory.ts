@@ -52,7 +52,7 @@ export type LxdInstance = LxdObject & { name: string; project: string; location:
 
 /** Lists every instance of its own name, with the keys of its configuration that the records of instances tell of. */
 export async function recordedInstances(lxd: LxdClient, signal: AbortSignal): Promise<LxdInstance[]> {
-  const keys = ['volatile.uuid', 'user.lxstow.exclude'];
+  const keys = ['volatile.uuid', 'user.lxstow.exclude', 'user.lxstow.schedule'];
   const recorded = ({ address: { project }, instance }: InventoryInstance): LxdInstance | undefined => {
     const { name, config, expanded_config } = instance;
     if (parseOwnName(name)) return undefined;

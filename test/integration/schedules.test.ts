@@ -8,6 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../services/contract/config.ts';
 import type {
+  InstanceStatus,
   PruneJob,
   Run,
   RunChild,
@@ -16,6 +17,7 @@ import type {
   ShownRun,
   ShownSchedule,
 } from '../../services/contract/schemas.ts';
+import { FleetStore } from '../../services/fleet/fleetStore.ts';
 import { uuid5 } from '../../services/jobs/jobs.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { newOperation } from '../../services/operations/operation.ts';
@@ -42,7 +44,9 @@ describe('schedules', { timeout: 600_000 }, () => {
   let home: string;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-schedules-'));
-    const config = { worker: { compression: 'none', graceMs: 0, leaseTtlMs: 4000, heartbeatMs: 1000 } };
+    const config = {
+      worker: { compression: 'none', graceMs: 0, inventoryEverySeconds: 2, leaseTtlMs: 4000, heartbeatMs: 1000 },
+    };
     stack = await openStack('schedules', { config });
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     other = await startLxstow({
@@ -404,6 +408,73 @@ describe('schedules', { timeout: 600_000 }, () => {
     assert.deepEqual((await show('own')).definition.selector?.projects, [stack.project]);
     assert.deepEqual((await ask('GET', '', undefined, operator)).body.metadata, ['/1.0/schedules/own']);
   });
+
+  it('are what the states of the instances that they cover are judged by', async () => {
+    const fleet = new FleetStore(nats);
+    const address = { remote: 'local', project: 'default', instance: 's1' };
+    const of = async (instance: string): Promise<InstanceStatus> => {
+      const { body } = await stack.stow.request('GET', `/1.0/status?recursion=1&project=default`);
+      return body.metadata.find((each: InstanceStatus) => each.instance === instance);
+    };
+    const metric = async (name: string) =>
+      (await (await fetch(`${stack.stow.healthUrl.gateway}/metrics`)).text())
+        .split('\n')
+        .find((line) => line.startsWith(`lxstow_${name}{`));
+    const agoMs = 50 * 3_600_000;
+    const ago = new Date(Date.now() - agoMs).toISOString();
+    await fleet.change(address, ({ last: _, ...record }) => ({ ...record, good: { backup: 'b', at: ago, size: 1 } }));
+    assert.match((await of('s1')).reason, /^its last backup is 50 h old$/);
+
+    await set('s1', { 'user.backup': 'often' });
+    await create('often', { cron: '0 0 * * *', zone: 'Europe/Berlin', selector: { match: ['user.backup=often'] } });
+    const covered = await of('s1');
+    assert.deepEqual([covered.state, covered.reason, covered.schedules], ['ok', '', ['often']]);
+    assert.match((await metric('backup_expected_timestamp_seconds')) ?? '', /instance="s1"} 0$/);
+    const { next = '' } = await show('often');
+    assert.equal(await metric('schedule_due_timestamp_seconds'), due('often', next));
+
+    // As if it had been made long ago.
+    await ask('POST', '/often/pause', { reason: 'the NAS moves' });
+    const found = await schedules.find('often');
+    assert.ok(found);
+    await schedules.update({ ...found.schedule, begun: new Date(Date.now() - agoMs).toISOString() }, found.revision);
+    const paused = await until(
+      () => of('s1'),
+      ({ state }) => state === 'overdue',
+    );
+    const slot = '\\d{4}-\\d\\d-\\d\\d 00:00 Europe/Berlin';
+    assert.match(
+      paused.reason,
+      new RegExp(`^schedule often was due ${slot} and is paused since .* UTC: the NAS moves$`),
+    );
+    assert.doesNotMatch((await metric('backup_expected_timestamp_seconds')) ?? '', / 0$/);
+    assert.equal(await metric('schedule_due_timestamp_seconds'), undefined);
+    const asked = await stack.stow.request('GET', `/1.0/status?recursion=1&project=default&older-than=90h`);
+    assert.equal(asked.body.metadata.find((each: InstanceStatus) => each.instance === 's1').state, 'ok');
+    await ask('POST', '/often/resume');
+    assert.match((await of('s1')).reason, new RegExp(`^schedule often was due ${slot} while it was paused$`));
+    assert.match(await cli('schedule', 'run', 'often', '--wait', '--quiet'), /1 of 1 backed up/);
+    assert.deepEqual([(await of('s1')).state, (await of('s1')).reason], ['ok', '']);
+
+    await create('named', { cron: '@daily' });
+    await set('s2', { 'user.lxstow.schedule': 'named' });
+    await until(
+      () => of('s2'),
+      ({ schedules: names }) => names?.join() === 'named',
+    );
+    const viewer = (await client('viewer', ['default'])).certificate;
+    const restricted = await stack.stow.request('GET', `/1.0/status?recursion=1&project=default`, {
+      certificate: viewer,
+    });
+    for (const { schedules: names } of restricted.body.metadata) assert.equal(names, undefined);
+    for (const name of ['often', 'named']) await ask('DELETE', `/${name}`);
+    await set('s2', { 'user.lxstow.schedule': '' });
+    assert.equal((await of('s1')).schedules, undefined);
+  });
+
+  function due(name: string, at: string): string {
+    return `lxstow_schedule_due_timestamp_seconds{schedule="${name}"} ${Date.parse(at) / 1000}`;
+  }
 
   describe('whose owner is no longer trusted', () => {
     const listed = async (name: string) =>
