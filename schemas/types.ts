@@ -639,6 +639,10 @@ keep?: KeepRule
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+ping?: string
 }
 /**
  * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
@@ -880,6 +884,10 @@ keep?: KeepRule2
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+ping?: string
 }
 /**
  * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.

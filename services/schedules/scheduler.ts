@@ -145,7 +145,7 @@ function whyNotMadeUp(
 /** What a run of the schedule asks for. */
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {
   const { zone = 'UTC', selector, keep, ...rest } = definition;
-  const { compression_algorithm, optimized_storage, instance_only, tags, notifyEndpoint } = rest;
+  const { compression_algorithm, optimized_storage, instance_only, tags, notifyEndpoint, ping } = rest;
   return {
     id,
     selector: { ...selector, schedule: name },
@@ -155,5 +155,6 @@ export function runRequest(name: string, definition: ScheduleBody, id: string): 
     ...(tags && { tags }),
     ...(keep && { keep: { ...keep, zone: keep.zone ?? zone } }),
     ...(notifyEndpoint && { notifyEndpoint }),
+    ...(ping && { ping }),
   };
 }

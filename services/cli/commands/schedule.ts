@@ -32,6 +32,7 @@ export interface CreateOptions extends KeepOptions {
   optimized?: boolean;
   instanceOnly?: boolean;
   notify?: string;
+  ping?: string;
 }
 
 export async function createCommand(text: string, options: CreateOptions): Promise<Exit> {
@@ -45,7 +46,7 @@ export async function createCommand(text: string, options: CreateOptions): Promi
 
 function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody {
   const { cron, description, jitter, window, catchUp, all, selector: match, instance, exclude, target, tag } = options;
-  const { compression, optimized, instanceOnly, notify } = options;
+  const { compression, optimized, instanceOnly, notify, ping } = options;
   const projects = options.project.length > 0 ? options.project : remote.project ? [remote.project] : [];
   const selector = {
     ...(all && { all }),
@@ -70,6 +71,7 @@ function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody
     ...(tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) }),
     ...(keep && { keep }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
+    ...(ping !== undefined && { ping }),
   };
 }
 

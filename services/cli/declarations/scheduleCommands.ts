@@ -1,6 +1,16 @@
 /** `lxstow schedule` and what belongs to it, declared. */
 import { type Command, Option } from 'commander';
-import { backingUp, examples, exiting, formatOption, gateway, quiet, selectorOption, several } from './options.ts';
+import {
+  backingUp,
+  examples,
+  exiting,
+  formatOption,
+  gateway,
+  ping,
+  quiet,
+  selectorOption,
+  several,
+} from './options.ts';
 import { keeping } from './retentionCommands.ts';
 
 const commands = () => import('../commands/schedule.ts');
@@ -86,6 +96,7 @@ function addCreate(schedule: Command): void {
           .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
           .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
           .option('--description <text>', 'what the schedule is for')
+          .option(...ping)
           .option(
             '--jitter <time>',
             'delay the backup of each instance by up to this much, each time by the same amount: 30m',
