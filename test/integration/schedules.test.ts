@@ -1,7 +1,7 @@
 /** Schedules: what is due is backed up once, whoever dies, and what is missed is said. On real parts, with the clock of the record turned back. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -31,6 +31,7 @@ import { fingerprintOf } from '../../services/trust/certificates.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
+import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
@@ -357,6 +358,58 @@ describe('schedules', { timeout: 600_000 }, () => {
     assert.match(half.stderr, /part2: zone: "Moon" is not a time zone.*; the schedules before it are applied/);
     await cli('schedule', 'delete', 'part1');
     assert.equal(await cli('schedule', 'delete', 'byhand'), 'byhand is deleted\n');
+  });
+
+  it('are changed in an editor, which opens again until what it wrote is right', onTerminal, async () => {
+    await create('edited', { cron: '0 3 * * *', zone: 'Europe/Berlin' });
+    const editor = join(home, 'editor');
+    /** Each time it is opened, it does the next of these to the file. */
+    async function edit(...steps: string[]): Promise<{ status: number | null; shown: string }> {
+      const cases = steps.map((step, index) => `${index + 1}) ${step} ;;`).join(' ');
+      await writeFile(editor, `#!/bin/sh\necho x >>${home}/opened\ncase $(wc -l <${home}/opened) in ${cases} esac\n`);
+      await chmod(editor, 0o755);
+      await rm(join(home, 'opened'), { force: true });
+      const words = [process.execPath, main, 'schedule', 'edit', 'edited'];
+      const terminal = openTerminal(words, { ...process.env, XDG_CONFIG_HOME: home, VISUAL: '', EDITOR: editor });
+      const asked = () => terminal.seen().split('Press Enter').length - 1;
+      for (let count = 1; count < steps.length; count++) {
+        await until(
+          async () => asked(),
+          (times) => times >= count,
+        );
+        terminal.child.stdin?.write('\r');
+      }
+      const status = await terminal.ended;
+      return { status, shown: terminal.seen() };
+    }
+    const { updated_at } = await show('edited');
+    assert.match((await edit('true')).shown, /edited is as it was/);
+    assert.equal((await show('edited')).updated_at, updated_at);
+    const { shown, status } = await edit(
+      "sed -i 's/^cron:.*/cron: [/' $1",
+      "sed -i 's/^cron:.*/cron: 0 4 * * */; s/^zone/zoone/' $1",
+      "sed -i 's/^zoone:.*/zone: Moon/' $1",
+      "sed -i 's/^zone:.*/zone: Europe\\/Oslo/' $1",
+    );
+    assert.equal(status, 0, shown);
+    const said = [
+      /this is not YAML/,
+      /zoone/,
+      /"Moon" is not a time zone/,
+      /edited is changed, .* next at \S+T04:00:00\+0[12]:00/,
+    ];
+    for (const words of said) assert.match(shown, words);
+    assert.deepEqual((await show('edited')).definition, { cron: '0 4 * * *', zone: 'Europe/Oslo' });
+    assert.match((await edit('exit 1')).shown, /the editor .* failed; nothing was changed/);
+    const yaml = (text: string) =>
+      attempt(process.execPath, [main, 'schedule', 'edit', 'edited'], {
+        env: { ...process.env, XDG_CONFIG_HOME: home },
+        input: text,
+      });
+    assert.equal((await yaml("cron: '@daily'\n")).status, 0);
+    assert.deepEqual((await show('edited')).definition, { cron: '@daily' });
+    assert.equal((await yaml('')).status, 64);
+    await ask('DELETE', '/edited');
   });
 
   it('begin a run by hand', async () => {

@@ -42,6 +42,14 @@ export function addScheduleCommands(program: Command): void {
     .option('--count <n>', 'how many times to show for each schedule (default: 5)')
     .addOption(formatOption())
     .action(exiting(async (name: string | undefined, options) => (await commands()).nextCommand(name, options)));
+  examples(
+    schedule
+      .command('edit')
+      .description('change a schedule in an editor ($VISUAL, $EDITOR), or to the YAML on standard input')
+      .argument(...one),
+    'lxstow schedule edit nightly',
+    'lxstow schedule edit nightly <nightly.yaml',
+  ).action(exiting(async (name: string) => (await import('../commands/scheduleEdit.ts')).editCommand(name)));
   schedule
     .command('pause')
     .description('pause a schedule until it is resumed')
