@@ -10,6 +10,7 @@ import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, noticeId, noticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
+import { type Ping, pingOf } from './ping.ts';
 import { runNoticeOf } from './runNotice.ts';
 
 export interface AnnounceOptions {
@@ -61,10 +62,21 @@ function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
 
 function runNoticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const run = message.json<Run>();
+  const common = { remote: runsToken, operation: run.id };
+  const ping = pingOf(run);
+  const pings = ping ? [queuedPing(common, ping)] : [];
   const notice = runNoticeOf(run);
-  if (!notice) return [];
-  const common = { id: noticeId(notice), remote: runsToken, operation: run.id, body: JSON.stringify(notice) };
-  return toEach(common, notice.state, run.request.notifyEndpoint, config);
+  if (!notice) return pings;
+  const told = { ...common, id: noticeId(notice), body: JSON.stringify(notice) };
+  return [...pings, ...toEach(told, notice.state, run.request.notifyEndpoint, config)];
+}
+
+function queuedPing(
+  { remote, operation }: Pick<QueuedNotice, 'remote' | 'operation'>,
+  { url: endpoint, body, method, what }: Ping,
+): QueuedNotice {
+  const id = `${operation}_ping_${what}`;
+  return { id, remote, operation, endpoint, namedBy: 'request', body, ping: { method, what } };
 }
 
 function toEach(

@@ -58,30 +58,35 @@ export function checkSelector({ all, instances = [], match = [], schedule }: Run
   for (const text of match) parseMatch(text);
 }
 
-/** Returns the instances that the selector chooses; counts those that it would choose, but that exclude themselves by `excludeKey`. */
-export function select<I extends Selectable & { project: string }>(
-  instances: I[],
-  { all, instances: names = [], exclude = [], match = [], projects, schedule }: RunSelector,
-): { chosen: I[]; excluded: number } {
+/** Whether the selector means an instance, those included that exclude themselves by `excludeKey`. */
+export function meaningOf(selector: RunSelector): (instance: Selectable & { project: string }) => boolean {
+  const { all, instances: names = [], exclude = [], match = [], projects, schedule } = selector;
   const matches = match.map(parseMatch);
   const selects = all || names.length > 0 || match.length > 0;
-  const fits = (each: I) =>
+  const fits = (each: Selectable) =>
     selects &&
     (all || names.length === 0 || names.some((pattern) => fitsPattern(each.name, pattern))) &&
     matches.every((matching) => matching(each));
-  const meant = instances.filter(
-    (each) =>
-      (projects === undefined || projects.includes(each.project)) &&
-      !exclude.some((pattern) => fitsPattern(each.name, pattern)) &&
-      (fits(each) || (schedule !== undefined && schedulesOf(each).includes(schedule))),
-  );
+  return (each) =>
+    (projects === undefined || projects.includes(each.project)) &&
+    !exclude.some((pattern) => fitsPattern(each.name, pattern)) &&
+    (fits(each) || (schedule !== undefined && schedulesOf(each).includes(schedule)));
+}
+
+/** Returns the instances that the selector chooses; counts those that it would choose, but that exclude themselves by `excludeKey`. */
+export function select<I extends Selectable & { project: string }>(
+  instances: I[],
+  selector: RunSelector,
+): { chosen: I[]; excluded: number } {
+  const meant = instances.filter(meaningOf(selector));
   const chosen = meant.filter((each) => configOf(each)[excludeKey]?.toLowerCase() !== 'true');
   return { chosen, excluded: meant.length - chosen.length };
 }
 
 /** The schedules that an instance, or a profile of it, names. */
 export function schedulesOf(instance: Selectable): string[] {
-  return (configOf(instance)[scheduleKey] ?? '').split(',').map((name) => name.trim());
+  const names = (configOf(instance)[scheduleKey] ?? '').split(',').map((name) => name.trim());
+  return names.filter((name) => name !== '');
 }
 
 function configOf({ config, expanded_config }: Selectable): Record<string, string | undefined> {

@@ -28,7 +28,7 @@ export type AfterFailure =
   | { kind: 'retry'; delayMs: number }
   /** Back on the queue until the dependency serves us, or for `delayMs` if it does already; the attempt does not count. */
   | { kind: 'wait'; delayMs: number }
-  /** Undoes the job, then Failure. `deadLetter`: a dead deadLetter keeps the job, as it may succeed later. */
+  /** Undoes the job, then Failure. `deadLetter`: a dead letter keeps the job, as it may succeed later. */
   | { kind: 'fail'; deadLetter: boolean };
 
 export const firstDelayMs = 5000;

@@ -37,7 +37,7 @@ describe('a failed attempt', () => {
   const outages: ErrorCode[] = ['s3-denied', 's3-full', 'nats-unavailable', 'nats-unfit', 'queue-full'];
 
   for (const code of outages)
-    it(`that ${code} has ended costs no attempt, however many there were; after the patience, a dead deadLetter`, () => {
+    it(`that ${code} has ended costs no attempt, however many there were; after the patience, a dead letter`, () => {
       fc.assert(
         fc.property(circumstances, (each) => {
           const ending = decideAfterFailure({ code }, each);
@@ -71,7 +71,7 @@ describe('a failed attempt', () => {
       );
     });
 
-  it("that is the job's own fault ends it at once, without a deadLetter", () => {
+  it("that is the job's own fault ends it at once, without a dead letter", () => {
     for (const code of ['not-found', 'conflict', 'bad-manifest', 'archive-corrupt', 'bad-request'] as const)
       fc.assert(
         fc.property(circumstances, (each) => {
@@ -80,7 +80,7 @@ describe('a failed attempt', () => {
       );
   });
 
-  it('that may go better next time is counted: 5 s, 10 s, 20 s, 40 s, then a dead deadLetter', () => {
+  it('that may go better next time is counted: 5 s, 10 s, 20 s, 40 s, then a dead letter', () => {
     const endings = [1, 2, 3, 4, 5].map((attempt) => decideAfterFailure({ code: 'lxd-failed' }, { ...usual, attempt }));
     const retry = (delayMs: number) => ({ kind: 'retry', delayMs });
     assert.deepEqual(endings, [...[5000, 10_000, 20_000, 40_000].map(retry), { kind: 'fail', deadLetter: true }]);
@@ -144,7 +144,7 @@ describe('a failed attempt', () => {
     ['after ten minutes', 600_000],
     ['after five hours', 5 * 3_600_000],
   ] as const)
-    it(`during which LXD ends ${what}, each time, is a dead deadLetter after 16 of them, and a day of waiting`, () => {
+    it(`during which LXD ends ${what}, each time, is a dead letter after 16 of them, and a day of waiting`, () => {
       const pauses = pausesOfCulprit(ranMs);
       assert.equal(pauses.length, 15);
       assert.deepEqual(pauses.slice(0, 5), [5000, 10_000, 20_000, 40_000, 80_000]);
