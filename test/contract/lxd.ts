@@ -87,6 +87,8 @@ export function lxdContract(
     let lxd: LxdClient;
     let archive: Buffer;
     const signal = AbortSignal.timeout(suiteTimeoutMs);
+    /** LXD's URLs have it as `50%25off`. */
+    const snapshot = '50%off';
     const waiting = { signal, idleTimeoutMs };
     const profile: Profile = {
       name: 'lxstow-contract',
@@ -142,7 +144,7 @@ export function lxdContract(
       await subject.launch('c1', { dataMiB: 16, profiles: [profile.name] });
       await subject.launch('d1', { pool: subject.dirPool });
       await subject.launch('large', { dataMiB: 200 });
-      await subject.snapshot('d1', 'first');
+      await subject.snapshot('d1', snapshot);
       archive = await exported('c1');
     });
 
@@ -174,7 +176,7 @@ export function lxdContract(
         assert.equal((state as { status: string }).status, 'Running');
         assert.deepEqual(
           (snapshots as { name: string }[]).map(({ name }) => name),
-          ['first'],
+          [snapshot],
         );
         const shown = await readInstanceState(lxd, { project, instance: 'd1' }, signal);
         assert.equal(shown?.status_code, 103);
@@ -218,7 +220,7 @@ export function lxdContract(
         const instance = await describeInstance(lxd, at('d1'), signal);
         assert.equal(instance.pool, subject.dirPool);
         assert.equal(instance.driver, 'dir');
-        assert.deepEqual(instance.snapshots, ['first']);
+        assert.deepEqual(instance.snapshots, [snapshot]);
       });
 
       it('knows which instances, projects and pools exist', async () => {
@@ -441,7 +443,7 @@ export function lxdContract(
 
         await importAs(await exported('d1'), 'd1-copy');
         assert.deepEqual(await subject.fingerprint('d1-copy'), await subject.fingerprint('d1'));
-        assert.deepEqual((await describeInstance(lxd, at('d1-copy'), signal)).snapshots, ['first']);
+        assert.deepEqual((await describeInstance(lxd, at('d1-copy'), signal)).snapshots, [snapshot]);
       });
 
       it('brings everything back from the driver’s own format', async () => {

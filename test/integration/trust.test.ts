@@ -561,6 +561,7 @@ describe('trust', { timeout: 600_000 }, () => {
     assertError(await send(), 413, /larger than 65536 bytes/);
     let last = await send();
     for (let i = 0; i < 30 && last.status === 413; i++) last = await send();
+    assertError(last, 429, /^too many refused requests/);
     // More than enough, so that what follows is within the minute.
     for (let i = 0; i < 20; i++) last = await enrol(stranger, 'guess', strict);
     assertError(last, 429, /^too many refused requests; try again in \d+ s$/);
