@@ -203,7 +203,7 @@ describe('runs', { timeout: 600_000 }, () => {
     ] as const)
       assertError(await create({ selector }), 400, error);
     assertError(await create({ selector: { instances: ['nobody'] } }), 404, /no instance fits/);
-    assertError(await create({ selector: { all: true, remotes: ['mars'] } }), 404, /remote mars does not exist/);
+    assertError(await create({ selector: { all: true, remotes: ['mars'] } }), 404, /host mars does not exist/);
   });
 
   it('are one, however often they are asked for under one id', async () => {
@@ -426,7 +426,7 @@ describe('runs', { timeout: 600_000 }, () => {
     );
     assert.deepEqual(
       [away.map(({ remote, reason, planned }) => [remote, reason, planned]), counts.total],
-      [[['later', 'no worker of remote later is up', false]], 1],
+      [[['later', 'no worker of host later is up', false]], 1],
     );
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     const worker = await other.addWorker({
@@ -535,9 +535,9 @@ describe('runs', { timeout: 600_000 }, () => {
     );
     assert.deepEqual(
       away.map(({ remote, reason }) => [remote, reason]),
-      [['local', 'no worker of remote local is up']],
+      [['local', 'no worker of host local is up']],
     );
-    assertError(await create({ selector: { all: true } }), 503, /no worker of remote local is up/);
+    assertError(await create({ selector: { all: true } }), 503, /no worker of host local is up/);
     await worker?.start();
     const run = await ended(id);
     assert.deepEqual([run.status, run.counts.success, run.away], ['Success', 1, []]);

@@ -581,7 +581,12 @@ describe('trust', { timeout: 600_000 }, () => {
     for (let i = 0; i < 20; i++) await asked();
     assertError(await asked(), 429, /too many/);
     const { token } = await newToken();
+    for (let i = 0; i < 5; i++) await enrol(noisy, 'guess', strict);
+    assertError(await enrol(noisy, token, strict), 429, /too many/);
     assert.equal((await enrol(newcomer, token, strict)).status, 201);
+    // Nor does it help to show another certificate each time.
+    for (let i = 0; i < 10; i++) await enrol(await newClient(), 'guess', strict);
+    assertError(await enrol(await newClient(), 'guess', strict), 429, /too many/);
   });
 
   describe('a body', () => {

@@ -15,7 +15,7 @@ import { blockPool, compressBlocks, type Piece } from '../../services/archive/co
 import { Threads } from '../../services/archive/compression/threads.ts';
 import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/cutParts.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { readTar } from '../../services/archive/tar/decompress.ts';
+import { readTar, type UnpackLimit, unpackLimits } from '../../services/archive/tar/decompress.ts';
 import { largestIndexBytes } from '../../services/archive/tar/indexYaml.ts';
 import { mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/tar/lxdIndex.ts';
 import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
@@ -516,25 +516,34 @@ describe('the price of an archive from elsewhere', () => {
     ['gzip', zlib.gzipSync],
     ['zstd', zlib.zstdCompressSync],
   ] as const)
-    it(`${name}: what unpacks to 1100 times its size is read to a limit`, async () => {
+    it(`${name}: what unpacks to many times its size is read to a limit`, async () => {
       const zeros = Buffer.concat([
         header({ name: 'zeros', size: 16 * mib }),
         Buffer.alloc(16 * mib),
         Buffer.alloc(1024),
       ]);
-      const read = async (limit: number) => {
+      const read = async (...limits: UnpackLimit[]) => {
         let size = 0;
         const take = async (tar: AsyncIterable<Buffer>) => {
           for await (const chunk of tar) size += chunk.length;
         };
-        await readTar(chunked(packed(zeros), [64 * 1024]), take, never, {}, limit);
+        await readTar(chunked(packed(zeros), [64 * 1024]), take, never, { limits });
         return size;
       };
-      assert.equal(await read(17 * mib), zeros.length);
-      // gzip cannot: what it is allowed is beyond what it can.
-      if (name === 'gzip') assert.equal(await read(mib), zeros.length);
-      else await assert.rejects(read(mib), { code: 'too-large' });
+      assert.equal(await read({ bytes: 17 * mib, times: 100 }), zeros.length);
+      assert.equal(await read({ bytes: mib, times: 40_000 }), zeros.length);
+      await assert.rejects(read({ bytes: 17 * mib, times: 100 }, { bytes: mib, times: 100 }), {
+        code: 'too-large',
+        message: /expands to more than \d+ bytes from \d+ bytes read: send it uncompressed/,
+      });
     });
+
+  it('an upload unpacks to 256 GiB, or to 100 times its size, whatever it is packed with', () => {
+    const most = (packed: number) =>
+      Math.min(...unpackLimits.map(({ bytes, times }) => Math.max(bytes, packed * times)));
+    const gib = 1024 ** 3;
+    assert.deepEqual([mib, gib, 10 * gib].map(most), [16 * gib, 256 * gib, 1000 * gib]);
+  });
 });
 
 function trailingZeros(bytes: Buffer): number {
