@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { TarScanner } from '../../services/archive/tar/tar.ts';
+import { fileEntry, readEntry, roundedUp, TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
 import { beginLxdBackup, createLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/backups.ts';
@@ -525,6 +525,11 @@ export function lxdContract(
         assert.equal(await instanceExists(lxd, at('junk'), signal), false);
       });
 
+      it('of an archive that lacks a snapshot of its index fails, and names it', async () => {
+        await rejectsWith('lxd-failed', importAs(naming(archive, 'lost'), 'lacking'), /snapshots\/lost:/);
+        assert.equal(await instanceExists(lxd, at('lacking'), signal), false);
+      });
+
       it('over an instance that exists is refused, and that instance is unharmed', async () => {
         const existing = await describeInstance(lxd, at('d1'), signal);
         const files = await subject.fingerprint('d1');
@@ -709,6 +714,15 @@ async function rejectsWith(code: Parameters<typeof isCode>[1], promise: Promise<
 /** A key that every instance has, and one of the same length that no LXD knows. */
 const base = 'volatile.base_image:';
 const unknown = 'volatile.bare_image:';
+
+/** Its index names a snapshot, too. */
+function naming(archive: Buffer, snapshot: string): Buffer {
+  const at = archive.indexOf('backup/index.yaml');
+  const { size = 0 } = readEntry(archive.subarray(at, at + 512)) ?? {};
+  const index = Buffer.concat([archive.subarray(at + 512, at + 512 + size), Buffer.from(`snapshots: [${snapshot}]\n`)]);
+  const rest = archive.subarray(at + 512 + roundedUp(size));
+  return Buffer.concat([archive.subarray(0, at), fileEntry('backup/index.yaml', index), rest]);
+}
 
 /** Cut in the middle of the file of 16 MiB. */
 function insideFile(archive: Buffer): Buffer {

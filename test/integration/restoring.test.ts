@@ -1,6 +1,6 @@
 /** What a restore touches, and what it leaves as it was, on a real LXD: other people rename, start and protect meanwhile. */
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
@@ -355,6 +355,33 @@ describe('a restore', { timeout: 600_000 }, () => {
     // Its archive is that of a container still, and goes in.
     await succeeded(stack.stow, await restore('web', backup, { name: 'web-new', anyway: true }));
     await stack.remove('web-new');
+  });
+
+  it('of an archive that lacks a snapshot of its index is not tried again', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('init', 'bb', 'snapped');
+    for (const name of ['first', 'lost']) await lxc('snapshot', 'snapped', name);
+    const backup = await stack.backup('snapped', '?compression=none');
+    const key = `local/default/snapped/${backup}`;
+    const { bucket } = stack.s3;
+    const archive = Buffer.concat(await (await stack.bucket().getObject(bucket, key)).toArray());
+    // The letters are the same, and so are the sums of the headers.
+    const folder = 'backup/snapshots/lost';
+    for (let at = archive.indexOf(folder); at >= 0; at = archive.indexOf(folder, at))
+      archive.write('backup/snapshots/tsol', at);
+    const { etag } = await stack.bucket().putObject(bucket, key, archive);
+    const manifestKey = `${key}.manifest.json`;
+    const manifest = (await json(await stack.bucket().getObject(bucket, manifestKey))) as Manifest;
+    const parts = manifest.archive.parts.map((part) => ({
+      ...part,
+      sha256: createHash('sha256').update(archive.subarray(part.rawStart, part.rawEnd)).digest('hex'),
+    }));
+    Object.assign(manifest.archive, { etag, parts });
+    await stack.bucket().putObject(bucket, manifestKey, JSON.stringify(manifest));
+    const { err, code } = await failed(stack.stow, await restore('snapped', backup, { name: 'snapped-2' }));
+    assert.equal(code, 'archive-corrupt');
+    assert.match(err, /the archive has no files of snapshot lost, which its index names: LXD cannot import it/);
+    await stack.remove('snapped');
   });
 
   it('that fails leaves no profile that it made', async (t) => {

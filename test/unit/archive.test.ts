@@ -18,10 +18,12 @@ import { SlotMemory } from '../../services/archive/slotMemory.ts';
 import { readTar, type UnpackLimit, unpackLimits } from '../../services/archive/tar/decompress.ts';
 import { largestIndexBytes } from '../../services/archive/tar/indexYaml.ts';
 import { mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/tar/lxdIndex.ts';
+import { SnapshotFiles } from '../../services/archive/tar/snapshotFiles.ts';
 import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
 import { writeTar } from '../../services/archive/verifiedParts.ts';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract/schemas.ts';
+import { type Entry, entriesOf } from '../lab/tar.ts';
 
 const mib = 1024 * 1024;
 const never = new AbortController().signal;
@@ -537,6 +539,34 @@ describe('the price of an archive from elsewhere', () => {
         message: /expands to more than \d+ bytes from \d+ bytes read: send it uncompressed/,
       });
     });
+
+  it('an archive has each snapshot that its index names, as a folder, a file system or a disk', () => {
+    const long = 'x'.repeat(63);
+    const snapshots = ['first', '50%off', 'größer', 'disk', 'volume', long];
+    const entries: Entry[] = [
+      { name: 'backup/index.yaml' },
+      { name: 'backup/snapshots/first/', type: '5' },
+      { name: './backup/snapshots/50%off/rootfs/etc/passwd' },
+      { name: 'x', pax: { path: 'backup/snapshots/größer/rootfs/' } },
+      { name: 'backup/virtual-machine-snapshots/disk.img' },
+      { name: 'backup/snapshots/volume.bin' },
+      { name: 'x', longName: `backup/snapshots/${long}/rootfs/${'y'.repeat(80)}` },
+      { name: 'backup/container/rootfs/backup/snapshots/lost/' },
+    ];
+    const assertWhole = (names: string[]) => {
+      const files = new SnapshotFiles(names);
+      const scanner = new TarScanner('the archive', (entry) => void files.see(entry));
+      scanner.push(entriesOf(entries));
+      files.finish();
+    };
+    assertWhole(snapshots);
+    assertWhole([]);
+    for (const lost of ['lost', 'fir', 'first.bin', 'rootfs'])
+      assert.throws(() => assertWhole([...snapshots, lost]), {
+        code: 'bad-request',
+        message: new RegExp(`of snapshot ${lost},`),
+      });
+  });
 
   it('an upload unpacks to 256 GiB, or to 100 times its size, whatever it is packed with', () => {
     const most = (packed: number) =>
