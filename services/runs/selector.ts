@@ -64,7 +64,12 @@ function isWild(pattern: string): boolean {
 }
 
 /** Throws bad-request for a selector that chooses nothing, or that cannot be parsed. */
-export function checkSelector({ all, instances = [], exclude = [], match = [], schedule }: RunSelector): void {
+export function checkSelector(selector: RunSelector): void {
+  const { all, instances = [], exclude = [], match = [], schedule } = selector;
+  // It would mean nothing, and look as if it were for every client.
+  for (const field of ['projects', 'remotes'] as const)
+    if (selector[field]?.length === 0)
+      throw new LxstowError('bad-request', `selector: ${field} is empty; leave it out to mean all`);
   if ([...instances, ...exclude].filter(isWild).length > mostPatterns)
     throw new LxstowError('bad-request', `selector: ${mostPatterns} patterns with * or ? at most; names may be more`);
   if (!all && instances.length === 0 && match.length === 0 && schedule === undefined)

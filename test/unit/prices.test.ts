@@ -209,6 +209,8 @@ describe('prices', () => {
     const wild = (count: number) => Array.from({ length: count }, (_, index) => `a*${index}`);
     checkSelector({ instances: [...wild(16), 'a', 'b'], exclude: wild(16) });
     assert.throws(() => checkSelector({ instances: wild(16), exclude: wild(17) }), /32 patterns with \* or \? at most/);
+    for (const field of ['projects', 'remotes'])
+      assert.throws(() => checkSelector({ all: true, [field]: [] }), new RegExp(`selector: ${field} is empty`));
     const [named] = [meaningOf({ instances: ['web', 'db-?'], exclude: ['db-2'] })];
     const meant = ['web', 'web-1', 'db-1', 'db-2'].filter((name) => named({ name, project: 'default' }));
     assert.deepEqual(meant, ['web', 'db-1']);

@@ -452,3 +452,13 @@ describe('a failure of NATS', () => {
     assert.equal(natsFailure(new Error('connection refused'), 'reading').code, 'nats-unavailable');
   });
 });
+
+describe('a time of a client', () => {
+  it('is one that can be read', () => {
+    const faults = (until: string) => faultsOf('http-schedule-pause.json', { until });
+    for (const until of ['2027-01-01T00:00:00Z', '2027-01-01T00:00:00.123+01:00', '2028-02-29T23:59:59-11:30'])
+      assert.deepEqual(faults(until), []);
+    for (const until of ['2026-12-31T23:59:60Z', '2027-01-01T00:00:00+01', '2027-02-30T00:00:00Z', 'tomorrow'])
+      assert.equal(faults(until).length, 1, until);
+  });
+});

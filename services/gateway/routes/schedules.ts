@@ -20,8 +20,6 @@ import { runTools } from '../views/runView.ts';
 import { activeFrom, changeSchedule, checkSchedule, showSchedule, visibleSchedule } from '../views/scheduleView.ts';
 
 const mostSlots = 100;
-/** Gateways look at all of them each time that one is due. */
-const mostSchedules = 1000;
 
 const [look, change] = [
   { least: 'viewer', projects: 'any' },
@@ -57,8 +55,6 @@ async function create(parts: GatewayParts, request: Request, response: Response)
     ...{ name, definition: definitionOf(parts, request, definition), created_at: now, updated_at: now, since: now },
     ...{ token: randomBytes(16).toString('hex'), requestor: requestorOf(request) },
   };
-  if ((await parts.schedules.list()).length >= mostSchedules)
-    throw new LxstowError('queue-full', `there are ${mostSchedules} schedules already: delete some first`);
   if (!(await parts.schedules.create(schedule))) throw new LxstowError('conflict', `schedule ${name} already exists`);
   created(response, pathOf(schedule));
 }
