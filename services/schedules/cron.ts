@@ -43,7 +43,8 @@ const mostDays = 366 * 41;
 
 /** Throws bad-request, naming the field that is wrong. */
 export function parseCron(text: string): Cron {
-  const fields = (words[text.trim().toLowerCase()] ?? text).trim().split(/\s+/);
+  const word = text.trim().toLowerCase();
+  const fields = ((Object.hasOwn(words, word) && words[word]) || text).trim().split(/\s+/);
   const [minute = '', hour = '', day = '', month = '', weekday = ''] = fields;
   if (fields.length !== 5)
     throw new LxstowError(
@@ -59,7 +60,8 @@ export function parseCron(text: string): Cron {
     weekdays: [...new Set(weekdays)],
     either: !day.startsWith('*') && !weekday.startsWith('*'),
   };
-  if (!nextSlot(cron, 'UTC', new Date(0))) throw new LxstowError('bad-request', `cron: ${text} is never due`);
+  if (!dayFrom(cron, new Temporal.PlainDate(1970, 1, 1)))
+    throw new LxstowError('bad-request', `cron: ${text} is never due`);
   return cron;
 }
 
