@@ -26,6 +26,8 @@ export interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
   memory: SlotMemory;
   /** Gets the start of the tar before the sink does, and may change it. */
   head?: TarHead;
+  /** Sees the tar. */
+  onTar?: (bytes: Buffer) => void;
   /** Called after each block with the total bytes of the tar that the sink has taken. */
   onProgress: (rawBytes: number) => void;
   /** Called with true before each wait for the sink, and with false after it. */
@@ -48,6 +50,7 @@ export async function writeTar(archive: ManifestArchive, sink: Writable, options
   let raw = 0;
   const through = async (bytes: Buffer) => {
     raw += bytes.length;
+    options.onTar?.(bytes);
     options.onWaiting?.(true);
     for (const piece of head ? head.push(bytes) : [bytes]) await write(sink, piece, signal);
     options.onWaiting?.(false);

@@ -269,6 +269,6 @@ function remove(target: object, path: string[]): void {
 
 export function knownRemote(remote: string, remotes: string[]): string {
   if (!remotes.includes(remote))
-    throw new LxstowError('not-found', `remote ${remote} does not exist; there are: ${remotes.join(', ')}`);
+    throw new LxstowError('not-found', `host ${remote} does not exist; there are: ${remotes.join(', ')}`);
   return remote;
 }

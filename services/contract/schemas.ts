@@ -185,6 +185,9 @@ function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
     keywords: ['x-secret'],
   });
   formats.default(ajv);
+  const { validate: isDateTime } = formats.default.get('date-time') as { validate: (text: string) => boolean };
+  // Leap seconds and `+01` are times to this library, and none to JavaScript.
+  ajv.addFormat('date-time', (text) => isDateTime(text) && !Number.isNaN(Date.parse(text)));
   for (const schema of schemas) ajv.addSchema(schema);
   return ajv;
 }

@@ -147,7 +147,7 @@ const onlyStrangers: RequestHandler = (_request, response, next) => {
 function heard(trust: Trust): RequestHandler {
   return (request, response, next) => {
     trust.assertHeard({ req: request, res: response }, 'enrolments');
-    trust.enrolling(request.socket.remoteAddress);
+    trust.enrolling(request);
     next();
   };
 }

@@ -80,9 +80,9 @@ async function askPage(nats: Nats, remote: string, question: InventoryQuestion, 
     packed = (await nats.whileConnected(ask)).data;
   } catch (error) {
     if (error instanceof TimeoutError)
-      throw new LxstowError('no-worker', `no worker of remote ${remote} answered in time`, { cause: error });
+      throw new LxstowError('no-worker', `no worker of host ${remote} answered in time`, { cause: error });
     if (isNoResponders(error))
-      throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
+      throw new LxstowError('no-worker', `no worker of host ${remote} is up`, { cause: error });
     throw natsFailure(error, `asking a worker of ${remote}`);
   }
   const text = await unpack(packed, { maxOutputLength: 2 * largestPageBytes });

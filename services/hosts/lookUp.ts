@@ -57,7 +57,7 @@ export async function askLookUp(
   } catch (error) {
     if (error instanceof TimeoutError) return undefined;
     if (isNoResponders(error))
-      throw new LxstowError('no-worker', `no worker of remote ${remote} is up`, { cause: error });
+      throw new LxstowError('no-worker', `no worker of host ${remote} is up`, { cause: error });
     throw natsFailure(error, `asking a worker of ${remote}`);
   }
 }

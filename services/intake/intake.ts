@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { LxdIndex } from '../archive/tar/indexYaml.ts';
+import { SnapshotFiles } from '../archive/tar/snapshotFiles.ts';
 import type { OnEntry } from '../archive/tar/tar.ts';
 import type { Catalog } from '../backups/catalog.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
@@ -165,6 +166,7 @@ export class Intake {
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
     const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, lingering(signal));
+    const snapshots = new SnapshotFiles(index.instance.snapshots);
     let completing = false;
     try {
       await attempt.checkpoint({ key, uploadId: upload.uploadId });
@@ -182,9 +184,13 @@ export class Intake {
         memory,
         idle,
         signal,
-        ...(judge && { onEntry: judge.onEntry }),
+        onEntry: (entry) => {
+          snapshots.see(entry);
+          return judge?.onEntry(entry);
+        },
         onProgress,
       });
+      snapshots.finish();
       idle.watch(false);
       await judge?.finish();
       attempt.assertOwned();

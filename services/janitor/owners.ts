@@ -56,7 +56,7 @@ export class Owners {
       if (holder && owners.unrenewedMs(written) < settledMs) owners.#leased.add(holder.operation);
     }
     const entries = await owners.#operations.entries(`${remote}.*`);
-    owners.#known = entries.map(({ value }) => parseRecord<Operation>(value));
+    owners.#known = entries.flatMap(({ value }) => readOperation(value) ?? []);
     return owners;
   }
 
@@ -72,8 +72,12 @@ export class Owners {
 
   /** The owner of what bears an operation's id. */
   async ofOperation(id: string): Promise<Owner> {
-    const operation = await this.#find(id);
-    if (operation) return { state: this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
+    const { entry } = await this.#operations.get(operationKey('*', id));
+    if (entry) {
+      const operation = readOperation(entry.value);
+      // One that cannot be read may live.
+      return { state: operation && this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
+    }
     return { state: this.#leased.has(id) ? 'living' : 'unclear', operation: id };
   }
 
@@ -125,7 +129,7 @@ export class Owners {
   /** On any host of the configuration: two may be the same LXD. */
   async #find(id: string): Promise<Operation | undefined> {
     const { entry } = await this.#operations.get(operationKey('*', id));
-    return entry && parseRecord<Operation>(entry.value);
+    return entry && readOperation(entry.value);
   }
 
   #names(operation: Operation, address: BackupAddress, key: string): boolean {
@@ -133,6 +137,15 @@ export class Owners {
     const { project, instance } = operation;
     if (project !== address.project || instance !== address.instance) return false;
     return key === archiveKey(this.#prefix, { ...operation, backup: operation.backup });
+  }
+}
+
+/** Undefined for a record that is none: it must not hide the others. */
+function readOperation(value: Buffer): Operation | undefined {
+  try {
+    return parseRecord<Operation>(value);
+  } catch {
+    return undefined;
   }
 }
 

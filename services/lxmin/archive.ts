@@ -46,7 +46,7 @@ export async function readArchiveOf(
   const reading = AbortSignal.any([signal, done.signal]);
   const source = Readable.from(rangesOf(from, object, ahead, reading, onBytes), { objectMode: false });
   try {
-    await readTar(source, take, signal, programs);
+    await readTar(source, take, signal, { programs });
   } catch (error) {
     throw signal.aborted ? signal.reason : error;
   } finally {

@@ -1,7 +1,7 @@
 /** The client's errors: what they say, and as LxstowError. */
 import { JetStreamApiError } from '@nats-io/jetstream';
 import { PermissionViolationError, RequestError } from '@nats-io/transport-node';
-import { LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
 
 /** Returns the server's own error code (10071, …) if it answered with one. */
 export function apiCode(error: unknown): number | undefined {
@@ -26,6 +26,8 @@ const noRoom = [10077, 10023, 10047, 10002, 10028];
 /** Translates a failed call to NATS: the server refused it, could not be reached, or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
+  // A fault of our own, say in what reads the messages.
+  if (isFault(error)) return asLxstowError(error);
   const code = apiCode(error);
   if (code !== undefined && noRoom.includes(code)) {
     return new LxstowError('queue-full', `${what}: NATS has no room: ${(error as Error).message}`, { cause: error });

@@ -18,6 +18,8 @@ export const excludeKey = 'user.lxstow.exclude';
 /** Names of schedules, separated by commas. */
 export const scheduleKey = 'user.lxstow.schedule';
 
+/** Each is compared with the name of each instance. */
+const mostPatterns = 32;
 const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
 
 export type Match = (instance: Selectable) => boolean;
@@ -31,7 +33,7 @@ export function parseMatch(text: string): Match {
   if (key === '') throw new LxstowError('bad-request', `${text}: give it as key=value, key!=value or key`);
   const field = fields.find((each) => each === key);
   const found = (instance: Selectable) =>
-    field ? String(instance[field] ?? '').toLowerCase() : configOf(instance)[key];
+    field ? String(instance[field] ?? '').toLowerCase() : configValue(instance, key);
   const meant = field ? value.toLowerCase() : value;
   if (operator === undefined) return (instance) => found(instance) !== undefined;
   return (instance) => (found(instance) === meant) === (operator === '=');
@@ -50,8 +52,26 @@ export function fitsPattern(name: string, pattern: string): boolean {
   return mark === pattern.length;
 }
 
+/** Whether a name fits one of the patterns. Plain names among them are looked up, not compared one by one. */
+function fitsAny(patterns: string[]): (name: string) => boolean {
+  const plain = new Set(patterns);
+  const wild = patterns.filter(isWild).map((pattern) => ({ pattern, end: /[^*?]*$/.exec(pattern)?.[0] ?? '' }));
+  return (name) => plain.has(name) || wild.some(({ pattern, end }) => name.endsWith(end) && fitsPattern(name, pattern));
+}
+
+function isWild(pattern: string): boolean {
+  return /[*?]/.test(pattern);
+}
+
 /** Throws bad-request for a selector that chooses nothing, or that cannot be parsed. */
-export function checkSelector({ all, instances = [], match = [], schedule }: RunSelector): void {
+export function checkSelector(selector: RunSelector): void {
+  const { all, instances = [], exclude = [], match = [], schedule } = selector;
+  // It would mean nothing, and look as if it were for every client.
+  for (const field of ['projects', 'remotes'] as const)
+    if (selector[field]?.length === 0)
+      throw new LxstowError('bad-request', `selector: ${field} is empty; leave it out to mean all`);
+  if ([...instances, ...exclude].filter(isWild).length > mostPatterns)
+    throw new LxstowError('bad-request', `selector: ${mostPatterns} patterns with * or ? at most; names may be more`);
   if (!all && instances.length === 0 && match.length === 0 && schedule === undefined)
     throw new LxstowError('bad-request', 'selector: of which instances? Give all, instances or match');
   if (all && instances.length > 0) throw new LxstowError('bad-request', 'selector: give all or instances, not both');
@@ -61,15 +81,14 @@ export function checkSelector({ all, instances = [], match = [], schedule }: Run
 /** Whether the selector means an instance, those included that exclude themselves by `excludeKey`. */
 export function meaningOf(selector: RunSelector): (instance: Selectable & { project: string }) => boolean {
   const { all, instances: names = [], exclude = [], match = [], projects, schedule } = selector;
+  const [isNamed, isExcluded] = [fitsAny(names), fitsAny(exclude)];
   const matches = match.map(parseMatch);
   const selects = all || names.length > 0 || match.length > 0;
   const fits = (each: Selectable) =>
-    selects &&
-    (all || names.length === 0 || names.some((pattern) => fitsPattern(each.name, pattern))) &&
-    matches.every((matching) => matching(each));
+    selects && (all || names.length === 0 || isNamed(each.name)) && matches.every((matching) => matching(each));
   return (each) =>
     (projects === undefined || projects.includes(each.project)) &&
-    !exclude.some((pattern) => fitsPattern(each.name, pattern)) &&
+    !isExcluded(each.name) &&
     (fits(each) || (schedule !== undefined && schedulesOf(each).includes(schedule)));
 }
 
@@ -79,16 +98,19 @@ export function select<I extends Selectable & { project: string }>(
   selector: RunSelector,
 ): { chosen: I[]; excluded: number } {
   const meant = instances.filter(meaningOf(selector));
-  const chosen = meant.filter((each) => configOf(each)[excludeKey]?.toLowerCase() !== 'true');
+  const chosen = meant.filter((each) => configValue(each, excludeKey)?.toLowerCase() !== 'true');
   return { chosen, excluded: meant.length - chosen.length };
 }
 
 /** The schedules that an instance, or a profile of it, names. */
 export function schedulesOf(instance: Selectable): string[] {
-  const names = (configOf(instance)[scheduleKey] ?? '').split(',').map((name) => name.trim());
+  const names = (configValue(instance, scheduleKey) ?? '').split(',').map((name) => name.trim());
   return names.filter((name) => name !== '');
 }
 
-function configOf({ config, expanded_config }: Selectable): Record<string, string | undefined> {
-  return { ...(expanded_config as Record<string, string>), ...(config as Record<string, string>) };
+/** A key of the instance's own configuration, or else of its profiles'. */
+function configValue({ config, expanded_config }: Selectable, key: string): string | undefined {
+  for (const each of [config, expanded_config] as (Record<string, string> | undefined)[])
+    if (each && Object.hasOwn(each, key)) return each[key];
+  return undefined;
 }

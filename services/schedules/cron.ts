@@ -44,7 +44,8 @@ const minuteMs = 60_000;
 
 /** Throws bad-request, naming the field that is wrong. */
 export function parseCron(text: string): Cron {
-  const fields = (words[text.trim().toLowerCase()] ?? text).trim().split(/\s+/);
+  const word = text.trim().toLowerCase();
+  const fields = ((Object.hasOwn(words, word) && words[word]) || text).trim().split(/\s+/);
   const [minute = '', hour = '', day = '', month = '', weekday = ''] = fields;
   if (fields.length !== 5)
     throw new LxstowError(
@@ -60,7 +61,8 @@ export function parseCron(text: string): Cron {
     weekdays: [...new Set(weekdays)],
     either: !day.startsWith('*') && !weekday.startsWith('*'),
   };
-  if (!nextSlot(cron, 'UTC', new Date(0))) throw new LxstowError('bad-request', `cron: ${text} is never due`);
+  if (!dayFrom(cron, new Temporal.PlainDate(1970, 1, 1)))
+    throw new LxstowError('bad-request', `cron: ${text} is never due`);
   return cron;
 }
 
@@ -111,14 +113,14 @@ export function lastSlot(cron: Cron, zone: string, after: Date, until: Date): Sl
 
 /** No slot that is later than `after` has an earlier local time: of times that come twice only the first counts. */
 function nextOfDay(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
-  const local = after.toPlainDateTime();
-  let date = local.toPlainDate();
-  for (let count = 0; count < mostDays; count++, date = nextDate(cron, date)) {
-    if (!fitsDay(cron, date)) continue;
+  const today = after.toPlainDate();
+  const passed = after.hour * 60 + after.minute;
+  for (let date = dayFrom(cron, today); date; date = dayFrom(cron, date.add({ days: 1 }))) {
+    const isToday = date.equals(today);
     for (const hour of cron.hours)
       for (const minute of cron.minutes) {
+        if (isToday && hour * 60 + minute <= passed) continue;
         const time = date.toPlainDateTime({ hour, minute });
-        if (count === 0 && Temporal.PlainDateTime.compare(time, local) <= 0) continue;
         const at = firstAt(time, after.timeZoneId);
         if (Temporal.ZonedDateTime.compare(at, after) > 0) return { at, wall: wallOf(time) };
       }
@@ -134,30 +136,35 @@ function firstAt(time: Temporal.PlainDateTime, zone: string): Temporal.ZonedDate
 
 function nextOfEachHour(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
   let at = after.round({ smallestUnit: 'minute', roundingMode: 'floor' }).add({ minutes: 1 });
-  for (let days = 0; days < mostDays; ) {
-    if (!fitsDay(cron, at.toPlainDate())) {
-      at = nextDate(cron, at.toPlainDate()).toZonedDateTime(after.timeZoneId);
-      days++;
-    } else if (!cron.minutes.includes(at.minute)) {
+  for (;;) {
+    const date = at.toPlainDate();
+    const day = dayFrom(cron, date);
+    if (!day) return undefined;
+    if (!day.equals(date)) at = day.toZonedDateTime(after.timeZoneId);
+    else if (!cron.minutes.includes(at.minute)) {
       // Clocks that change by less than an hour do so at the end of one.
       const minute = cron.minutes.find((each) => each > at.minute) ?? 60;
       at = at.add({ minutes: minute - at.minute });
     } else return { at, wall: `${wallOf(at.toPlainDateTime())}${at.offset}` };
   }
-  return undefined;
 }
 
-/** The next day, or the first of the next month where this month does not fit. */
-function nextDate({ months }: Cron, date: Temporal.PlainDate): Temporal.PlainDate {
-  return months.includes(date.month) ? date.add({ days: 1 }) : date.with({ day: 1 }).add({ months: 1 });
+/** The first day that fits, from this one on; undefined where none ever does. By plain numbers: it may be 15 000 days away. */
+function dayFrom(cron: Cron, { year, month, day }: Temporal.PlainDate): Temporal.PlainDate | undefined {
+  const date = new Date(Date.UTC(year, month - 1, day));
+  for (let count = 0; count < mostDays; count++, date.setUTCDate(date.getUTCDate() + 1)) {
+    const each = { year: date.getUTCFullYear(), month: date.getUTCMonth() + 1, day: date.getUTCDate() };
+    if (fitsDay(cron, each.month, each.day, date.getUTCDay() || 7)) return Temporal.PlainDate.from(each);
+  }
+  return undefined;
 }
 
 function wallOf(time: Temporal.PlainDateTime): string {
   return time.toString({ smallestUnit: 'minute' });
 }
 
-function fitsDay({ days, months, weekdays, either }: Cron, date: Temporal.PlainDate): boolean {
-  if (!months.includes(date.month)) return false;
-  const [byDay, byWeekday] = [days.includes(date.day), weekdays.includes(date.dayOfWeek)];
+function fitsDay({ days, months, weekdays, either }: Cron, month: number, day: number, weekday: number): boolean {
+  if (!months.includes(month)) return false;
+  const [byDay, byWeekday] = [days.includes(day), weekdays.includes(weekday)];
   return either ? byDay || byWeekday : byDay && byWeekday;
 }

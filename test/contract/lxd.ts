@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { TarScanner } from '../../services/archive/tar/tar.ts';
+import { fileEntry, readEntry, roundedUp, TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
 import { beginLxdBackup, createLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/backups.ts';
@@ -87,6 +87,8 @@ export function lxdContract(
     let lxd: LxdClient;
     let archive: Buffer;
     const signal = AbortSignal.timeout(suiteTimeoutMs);
+    /** LXD's URLs have it as `50%25off`. */
+    const snapshot = '50%off';
     const waiting = { signal, idleTimeoutMs };
     const profile: Profile = {
       name: 'lxstow-contract',
@@ -142,7 +144,7 @@ export function lxdContract(
       await subject.launch('c1', { dataMiB: 16, profiles: [profile.name] });
       await subject.launch('d1', { pool: subject.dirPool });
       await subject.launch('large', { dataMiB: 200 });
-      await subject.snapshot('d1', 'first');
+      await subject.snapshot('d1', snapshot);
       archive = await exported('c1');
     });
 
@@ -174,7 +176,7 @@ export function lxdContract(
         assert.equal((state as { status: string }).status, 'Running');
         assert.deepEqual(
           (snapshots as { name: string }[]).map(({ name }) => name),
-          ['first'],
+          [snapshot],
         );
         const shown = await readInstanceState(lxd, { project, instance: 'd1' }, signal);
         assert.equal(shown?.status_code, 103);
@@ -218,7 +220,7 @@ export function lxdContract(
         const instance = await describeInstance(lxd, at('d1'), signal);
         assert.equal(instance.pool, subject.dirPool);
         assert.equal(instance.driver, 'dir');
-        assert.deepEqual(instance.snapshots, ['first']);
+        assert.deepEqual(instance.snapshots, [snapshot]);
       });
 
       it('knows which instances, projects and pools exist', async () => {
@@ -441,7 +443,7 @@ export function lxdContract(
 
         await importAs(await exported('d1'), 'd1-copy');
         assert.deepEqual(await subject.fingerprint('d1-copy'), await subject.fingerprint('d1'));
-        assert.deepEqual((await describeInstance(lxd, at('d1-copy'), signal)).snapshots, ['first']);
+        assert.deepEqual((await describeInstance(lxd, at('d1-copy'), signal)).snapshots, [snapshot]);
       });
 
       it('brings everything back from the driver’s own format', async () => {
@@ -521,6 +523,11 @@ export function lxdContract(
         await rejectsWith('lxd-refused', importAs(Buffer.alloc(10_000, 'junk'), 'junk'), /Unsupported compression/);
         await rejectsWith('lxd-failed', importAs(Buffer.alloc(0), 'junk'), /EOF/);
         assert.equal(await instanceExists(lxd, at('junk'), signal), false);
+      });
+
+      it('of an archive that lacks a snapshot of its index fails, and names it', async () => {
+        await rejectsWith('lxd-failed', importAs(naming(archive, 'lost'), 'lacking'), /snapshots\/lost:/);
+        assert.equal(await instanceExists(lxd, at('lacking'), signal), false);
       });
 
       it('over an instance that exists is refused, and that instance is unharmed', async () => {
@@ -707,6 +714,15 @@ async function rejectsWith(code: Parameters<typeof isCode>[1], promise: Promise<
 /** A key that every instance has, and one of the same length that no LXD knows. */
 const base = 'volatile.base_image:';
 const unknown = 'volatile.bare_image:';
+
+/** Its index names a snapshot, too. */
+function naming(archive: Buffer, snapshot: string): Buffer {
+  const at = archive.indexOf('backup/index.yaml');
+  const { size = 0 } = readEntry(archive.subarray(at, at + 512)) ?? {};
+  const index = Buffer.concat([archive.subarray(at + 512, at + 512 + size), Buffer.from(`snapshots: [${snapshot}]\n`)]);
+  const rest = archive.subarray(at + 512 + roundedUp(size));
+  return Buffer.concat([archive.subarray(0, at), fileEntry('backup/index.yaml', index), rest]);
+}
 
 /** Cut in the middle of the file of 16 MiB. */
 function insideFile(archive: Buffer): Buffer {

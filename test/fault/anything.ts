@@ -66,6 +66,38 @@ const restoreBody = bodyLike({
   replace: [true, 'no'],
 });
 
+/** No run of these makes a backup: no instance has such a name. */
+const selectors = [
+  { instances: ['nobody', 'n*'] },
+  { instances: ['?'.repeat(63)] },
+  { match: ['constructor'] },
+  { all: 1 },
+];
+const rules = [
+  { keep_last: 1 },
+  { keep_within: '9999y9999m9999d9999h', zone: 'Europe/Berlin' },
+  { keep_tags: ['a=b'] },
+  {},
+];
+const times = ['2999-01-01T00:00:00Z', '2026-12-31T23:59:60Z', '2999-01-01T00:00:00+01', '+010000-01-01T00:00:00Z'];
+const scheduleFields: Record<string, unknown[]> = {
+  cron: ['@yearly', '0 0 29 2 *', '0 0 30 2 *', '59/59 */23 1-31 jan-dec 0-7', 'constructor', '* * * *'],
+  zone: ['Europe/Berlin', 'UTC', '+05:30', 'constructor', '../x'],
+  window: ['00:00-23:59', '23:59-00:00', '24:00-25:00'],
+  jitter: ['30m', '9999h', '0s'],
+  selector: selectors,
+  keep: rules,
+  tags: [{ a: 'b' }, { constructor: 'x' }],
+};
+const scheduleBody = bodyLike(scheduleFields);
+const schedulesBody = fc
+  .tuple(fc.constantFrom('s1', 's2', 'S', '..', '*'), scheduleBody)
+  .map(([name, definition]) => `{"name":${JSON.stringify(name)},"definition":${definition}}`);
+const pauseBody = bodyLike({ until: times, reason: ['x', '\u001b[0m', '\u0000'] });
+const runBody = bodyLike({ selector: selectors, keep: rules, id: ['x', '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11'] });
+const pruneBody = bodyLike({ keep: rules, instances: [['nobody'], []], dry_run: [true, 1] });
+const updateBody = bodyLike({ pinned: [true, null], notes: ['x', '\u0000'], tags: [{ a: null }, { constructor: '' }] });
+
 // ---- HTTP
 
 export interface AnyRequest {
@@ -173,6 +205,29 @@ const header: fc.Arbitrary<string> = fc.oneof(
   latin,
 );
 
+/** Calls whose body is meant for their path. */
+const fitting: fc.Arbitrary<[method: string, path: string, body: string]> = fc.oneof(
+  fc.tuple(fc.constant('POST'), fc.constant('/1.0/schedules'), schedulesBody),
+  fc.tuple(fc.constant('PUT'), fc.constantFrom('/1.0/schedules/s1', '/1.0/schedules/s2'), scheduleBody),
+  fc.tuple(fc.constant('POST'), fc.constant('/1.0/schedules/s1/pause'), pauseBody),
+  fc.tuple(fc.constant('POST'), fc.constantFrom('/1.0/schedules/s1/resume', '/1.0/schedules/s1/run'), jsonText),
+  fc.tuple(fc.constantFrom('GET', 'DELETE'), fc.constantFrom('/1.0/schedules/s1', '/1.0/schedules'), fc.constant('')),
+  fc.tuple(fc.constant('POST'), fc.constant('/1.0/runs'), runBody),
+  fc.tuple(fc.constant('POST'), fc.constantFrom('/1.0/prune', '/1.0/prune?project=mars'), pruneBody),
+  fc.tuple(fc.constantFrom('PUT', 'PATCH'), fc.constant('/1.0/instances/c1/backups/x'), updateBody),
+  fc.tuple(
+    fc.constant('GET'),
+    fc
+      .tuple(
+        fc.constantFrom('schedules?recursion=1', 'schedules/s1/next', 'runs', 'status', 'operations'),
+        fc.constantFrom('limit', 'after', 'count', 'state', 'older-than', 'filter', 'instances'),
+        fc.oneof(fc.constantFrom('1', '0', '99999d', 'ok', 'true', '1000'), piece),
+      )
+      .map(([path, key, value]) => `/1.0/${path}${path.includes('?') ? '&' : '?'}${key}=${value}`),
+    fc.constant(''),
+  ),
+);
+
 type Framing = 'length' | 'too long' | 'too short' | 'chunked' | 'chunks cut' | 'no chunks' | 'both' | 'none';
 
 function framed(body: Buffer, framing: Framing): [header: string, body: Buffer] {
@@ -233,6 +288,13 @@ export const anyRequest: fc.Arbitrary<AnyRequest> = fc.oneof(
         const head = `${method} ${path} HTTP/1.1\r\nhost: lxstow\r\nconnection: close\r\n${lines}${length}\r\n`;
         return { method, bytes: Buffer.concat([Buffer.from(head, 'latin1'), sent]) };
       }),
+  },
+  {
+    weight: 10,
+    arbitrary: fitting.map(([method, path, body]) => {
+      const head = `${method} ${path} HTTP/1.1\r\nhost: lxstow\r\nconnection: close\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`;
+      return { method, bytes: Buffer.concat([Buffer.from(head, 'latin1'), Buffer.from(body)]) };
+    }),
   },
   bytes(300).map((random) => ({ method: '', bytes: random })),
 );

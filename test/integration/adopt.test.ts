@@ -339,7 +339,7 @@ describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
     ['an instance that is not there', () => ['nobody'], 66, /there is no backup of nobody in s3:\/\/lxstow/],
     ['a bucket that is not there', () => ['--bucket', 'nothing'], 1, /NoSuchBucket.*\(bucket nothing\)/],
     ['a bucket that cannot be', () => ['--bucket', 'NOTHING'], 64, /lxmin's bucket: s3\.bucket/],
-    ['a remote that is not configured', () => ['--target', 'oslo'], 66, /remote oslo does not exist/],
+    ['a remote that is not configured', () => ['--target', 'oslo'], 66, /host oslo does not exist/],
     ['the wrong key', () => ['--access-key', 'wrong', '--secret-key-file', secretFile], 69, /InvalidAccessKeyId/],
     ['nobody there', () => ['--endpoint', 'http://127.0.0.1:1'], 69, /S3 at http:\/\/127\.0\.0\.1:1: .*ECONNREFUSED/],
   ];

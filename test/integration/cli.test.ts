@@ -339,6 +339,26 @@ describe('the command line', { timeout: 600_000 }, () => {
     const early = await run('restore', 'c2', '--at', '2020-01-01', '--as', 'c2-then');
     assert.equal(early.status, 66);
     assert.match(early.stderr, /c2 has no backup from before 2020-01-02T00:00:00\.000Z\n {2}the oldest one is backup_/);
+    const middle = await stack.backup('c2');
+    const then = new Date(Math.ceil(Date.now() / 1000) * 1000);
+    await until(
+      async () => Date.now(),
+      (now) => now > then.getTime(),
+    );
+    const newest = await stack.backup('c2');
+    const backups: { name: string }[] = await json('list', 'c2');
+    assert.ok(backups.length >= 3 && backups.at(-2)?.name === middle && backups.at(-1)?.name === newest);
+    const [restored] = await json(
+      'restore',
+      'c2',
+      '--at',
+      then.toISOString().replace('.000', ''),
+      '--as',
+      'c2-then',
+      '-q',
+    );
+    assert.equal(restored.name, middle);
+    await stack.remove('c2-then');
     assert.equal((await run('restore', 'c2', 'latest', '--at', '1d')).status, 64);
     const taken = await run('restore', 'c2', '--at', '0m');
     assert.equal(taken.status, 73);

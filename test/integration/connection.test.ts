@@ -1,9 +1,14 @@
 /** The connection to NATS through what operators do to it, on a real nats-server: users that go and come back, passwords that change, full accounts. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { after, before, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { loadConfig } from '../../services/contract/config.ts';
 import type { Config } from '../../services/contract/schemas.ts';
 import { answerInventory, askInventory } from '../../services/hosts/hostInventory.ts';
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
@@ -12,9 +17,12 @@ import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { checkpointsBucket } from '../../services/nats/streams.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
+import { openFolder } from '../lab/folder.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
+import { freePort } from '../lab/processes.ts';
 import { until } from './stack.ts';
 
+const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const at = { timeout: 120_000 };
 const log = createLogger({ level: 'error', format: 'json' }, {});
 const users = (user: string, password: string) => `accounts {
@@ -104,6 +112,48 @@ it('says so when it is closed for good, but not when we close it ourselves', at,
   await ours[Symbol.asyncDispose]();
   assert.equal(ours.closed.aborted, false);
 });
+
+/** Closes each connection to NATS at SIGUSR2, as its client does when it gives up for good. */
+const closable = `
+  import internal from ${JSON.stringify(import.meta.resolve('@nats-io/nats-core/internal'))};
+  const { NatsConnectionImpl } = internal;
+  const { connect } = NatsConnectionImpl;
+  NatsConnectionImpl.connect = async (...args) => {
+    const connection = await connect.apply(NatsConnectionImpl, args);
+    process.on('SIGUSR2', () => connection.close());
+    return connection;
+  };`;
+
+for (const part of ['gateway', 'worker'])
+  it(`that is closed for good ends the ${part} with a failure, so that it is started again`, at, async () => {
+    await using folder = await openFolder('closed', () => undefined);
+    const file = join(folder.path, 'lxstow.json');
+    const [port, healthPort] = [await freePort(), await freePort()];
+    const config = {
+      nats: { servers: settings.servers, user: 'lx', password: 'first' },
+      s3: { endpoint: 'http://127.0.0.1:1', accessKey: 'a', secretKey: 's', bucket: 'lxstow' },
+      remotes: { local: { socket: '/none' } },
+      gateway: { port, healthPort, stateDir: join(folder.path, 'state') },
+      worker: { healthPort },
+      log: { format: 'json' },
+    };
+    await writeFile(file, JSON.stringify(config));
+    await using nats = await connectNats(settings, 'test', log);
+    await setUp(nats, loadConfig({ file, env: {} }));
+    const args = ['--import', `data:text/javascript,${encodeURIComponent(closable)}`, cli, '--config', file, part];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const [ended, output] = [once(child, 'exit'), [text(child.stdout), text(child.stderr)]];
+    await until(
+      () => fetch(`http://127.0.0.1:${healthPort}/healthz`).catch(() => undefined),
+      (health) => health?.ok === true,
+    );
+    child.kill('SIGUSR2');
+    const [status] = await ended;
+    const said = (await Promise.all(output)).join('');
+    assert.equal(status, 69, said);
+    assert.match(said, /"message":"stopping"/);
+    assert.match(said, /lxstow: the connection to NATS .* has ended for good/);
+  });
 
 const instance = (name: string): LxdInstance => ({
   name,

@@ -140,7 +140,7 @@ describe('when all else burned', { timeout: 600_000, skip }, () => {
     assert.match(nowhere.stderr, /there is no host attic to restore to; .*--to-target.*: local/);
     const typo = await page.type('lxstow list --target atitc');
     assert.equal(typo.status, 66);
-    assert.match(typo.stderr, /remote atitc does not exist/);
+    assert.match(typo.stderr, /host atitc does not exist/);
     const info = await page.type(
       'lxstow info db latest --target attic && lxstow export db latest - --target attic | tar -tz | head -1',
     );

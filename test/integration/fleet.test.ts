@@ -154,7 +154,7 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
       rebuilt.map(({ host, error }: Record<string, unknown>) => [host, error]),
       [
         ['local', null],
-        ['away', 'no worker of remote away is up'],
+        ['away', 'no worker of host away is up'],
       ],
     );
     const states = (all: InstanceStatus[]) => all.map(({ reason: _, ...each }) => each);

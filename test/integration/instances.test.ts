@@ -89,8 +89,8 @@ describe('instances', { timeout: 600_000 }, () => {
         ['d1', 'Running'],
       ],
     );
-    assertError(await get('instances?target=silent'), 503, /no worker of remote silent is up/);
-    assertError(await get('instances?target=mars'), 404, /remote mars does not exist/);
+    assertError(await get('instances?target=silent'), 503, /no worker of host silent is up/);
+    assertError(await get('instances?target=mars'), 404, /host mars does not exist/);
   });
 
   it('are those of a project, or of all, and those that a filter leaves', async () => {

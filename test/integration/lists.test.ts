@@ -8,7 +8,11 @@ import { manifestKey } from '../../services/backups/keys.ts';
 import { formatManifest } from '../../services/backups/manifest.ts';
 import { forEach } from '../../services/concurrency/orderedMap.ts';
 import { loadConfig } from '../../services/contract/config.ts';
+import { Owners } from '../../services/janitor/owners.ts';
+import { Bucket } from '../../services/nats/bucket.ts';
+import { operationKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
+import { leasesBucket, operationsBucket } from '../../services/nats/streams.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { tally } from '../../services/runs/fold.ts';
@@ -134,6 +138,32 @@ describe('long lists', { timeout: 600_000 }, () => {
     assert.equal(parsed(one).length, 1);
     assertError(await stow.request('GET', `${path.replace('all-', '')}&project=red`, { certificate: blue }), 403, /./);
     assertError(await stow.request('GET', `${path}&filter=x`, { headers: lines }), 400, /filter/);
+  });
+
+  it('of operations, where one record is none: the others are there', async () => {
+    const bucket = new Bucket(nats, operationsBucket);
+    const [id, other] = [randomUUID(), (await operations.list())[0]?.id ?? ''];
+    const written = (await bucket.put(operationKey('local', id), '{', 0)) ?? 0;
+    try {
+      assert.equal(
+        (await pages('/1.0/operations?all-projects=true&recursion=1&limit=1000', listed)).flat().length,
+        many,
+      );
+      assert.equal(listed(await stow.request('GET', '/1.0/operations?all-projects=true&recursion=1')).length, many);
+      const all = await stow.request('GET', '/1.0/operations?all-projects=true', { headers: lines });
+      assert.equal(parsed(all).length, many);
+      const { data } = await nats.connection.request('lxstow.api.operations.list.local.red', '{}', {
+        timeout: 10_000,
+      });
+      assert.ok(JSON.parse(Buffer.from(data).toString()).operations?.length > 0);
+      const settings = { remote: 'local', prefix: '', settledMs: 0 };
+      const owners = await Owners.read(nats, new Bucket(nats, leasesBucket), settings);
+      assert.equal(owners.known.length, many);
+      assert.equal((await owners.ofOperation(other)).state, 'ended');
+      assert.equal((await owners.ofOperation(id)).state, 'living', 'nobody knows that it has ended');
+    } finally {
+      await bucket.remove(operationKey('local', id), written);
+    }
   });
 
   it('of backups, of one instance and of all', async () => {

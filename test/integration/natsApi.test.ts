@@ -214,7 +214,7 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     ],
     ['an instance that cannot be', 'backups.list.local.default.=2E=2E', {}, 400, 'bad-request', /instance/],
     ['a project that cannot be', 'backups.list.local.a=2Fb', {}, 400, 'bad-request', /project/],
-    ['an unknown remote', 'backups.list.mars.default', {}, 404, 'not-found', /remote mars does not exist/],
+    ['an unknown remote', 'backups.list.mars.default', {}, 404, 'not-found', /host mars does not exist/],
     ['an id that is none', 'operations.show.local.default', { id: '*' }, 400, 'bad-request', /id/],
     ['an unknown operation', 'operations.show.local.default', { id }, 404, 'not-found', /operation .* does not exist/],
     [

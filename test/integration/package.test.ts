@@ -76,6 +76,16 @@ describe('the package', { timeout: 600_000 }, () => {
     assert.match(doctor.stdout.toString(), /accessKey/);
   });
 
+  it('says in one sentence that Node is too old, before it does anything', async () => {
+    const old = `Object.defineProperty(process, 'versions', { value: { ...process.versions, node: '20.19.0' } })`;
+    const cli = join(place, 'node_modules/lxstow/dist/services/cli/main.js');
+    const args = ['--import', `data:text/javascript,${encodeURIComponent(old)}`, cli, 'standalone'];
+    const { status, stdout, stderr } = await attempt(process.execPath, args, { cwd: place, env });
+    assert.equal(status, 78, stderr);
+    assert.equal(stderr, 'lxstow: Node.js 20.19.0 is too old: lxstow needs 24 or newer\n');
+    assert.equal(stdout.length, 0);
+  });
+
   it('brings what calls ISA-L', async () => {
     const { stdout } = await attempt(process.execPath, ['-p', 'require("koffi").version'], { cwd: place, env });
     assert.match(stdout.toString(), /^3\./);

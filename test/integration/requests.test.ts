@@ -53,7 +53,7 @@ describe('requests', { timeout: 600_000 }, () => {
     ['an unknown backup', 'GET', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
     ['an unknown backup to restore', 'POST', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
     ['an unknown backup to delete', 'DELETE', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
-    ['an unknown remote', 'POST', `${backups}?target=mars`, 404, /remote mars does not exist; there are: local/],
+    ['an unknown remote', 'POST', `${backups}?target=mars`, 404, /host mars does not exist; there are: local/],
     ['an unknown remote in a list', 'GET', `${backups}?target=mars`, 404, /remote mars/],
     ['an unknown project', 'POST', `${backups}?project=mars`, 404, /project mars does not exist/],
     [
@@ -360,7 +360,7 @@ describe('requests', { timeout: 600_000 }, () => {
       for (const worker of stack.stow.workers) await worker.stop();
       const waiting = await stack.stow.request('POST', '/1.0/instances/perhaps/backups');
       assert.equal(waiting.status, 202);
-      assertError(await stack.stow.request('DELETE', `${backups}/${backup}`), 503, /no worker of remote local is up/);
+      assertError(await stack.stow.request('DELETE', `${backups}/${backup}`), 503, /no worker of host local is up/);
       for (const worker of stack.stow.workers) await worker.start();
       const operation = await stack.stow.finished(waiting);
       assert.deepEqual([operation.status, operation.metadata.code], ['Failure', 'not-found']);

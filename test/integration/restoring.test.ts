@@ -1,6 +1,6 @@
 /** What a restore touches, and what it leaves as it was, on a real LXD: other people rename, start and protect meanwhile. */
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
@@ -9,6 +9,7 @@ import { after, before, describe, it } from 'node:test';
 import type { Manifest, Operation } from '../../services/contract/schemas.ts';
 import type { Abilities } from '../../services/lxd/forward.ts';
 import type { LxdInstance } from '../../services/lxd/instances.ts';
+import { recordedInstances } from '../../services/lxd/inventory.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { publish } from './publisher.ts';
@@ -141,14 +142,13 @@ describe('a restore', { timeout: 600_000 }, () => {
     const backup = await stack.backup('large', '?compression=none');
     await lxc('config', 'unset', 'large', 'security.protection.delete');
     const answer = await restore('large', backup, { name: 'large-copy' });
+    // LXD has made it, under a name of ours, and unpacks.
     await until(
-      async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata as Operation,
-      ({ status_code, metadata }) => status_code >= 200 || metadata.stage === 'unpacking',
+      () => instances('large-copy'),
+      (there) => there.some((name) => name.startsWith('lxstow-')),
     );
-    await stack.stow.request('DELETE', answer.body.operation);
-    const { status } = await stack.stow.finished(answer);
-    if (status === 'Success') return t.diagnostic('it was too late');
-    assert.equal(status, 'Cancelled');
+    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+    assert.equal((await stack.stow.finished(answer)).status, 'Cancelled');
     assert.deepEqual(await instances('large'), ['large Running']);
   });
 
@@ -357,6 +357,33 @@ describe('a restore', { timeout: 600_000 }, () => {
     await stack.remove('web-new');
   });
 
+  it('of an archive that lacks a snapshot of its index is not tried again', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('init', 'bb', 'snapped');
+    for (const name of ['first', 'lost']) await lxc('snapshot', 'snapped', name);
+    const backup = await stack.backup('snapped', '?compression=none');
+    const key = `local/default/snapped/${backup}`;
+    const { bucket } = stack.s3;
+    const archive = Buffer.concat(await (await stack.bucket().getObject(bucket, key)).toArray());
+    // The letters are the same, and so are the sums of the headers.
+    const folder = 'backup/snapshots/lost';
+    for (let at = archive.indexOf(folder); at >= 0; at = archive.indexOf(folder, at))
+      archive.write('backup/snapshots/tsol', at);
+    const { etag } = await stack.bucket().putObject(bucket, key, archive);
+    const manifestKey = `${key}.manifest.json`;
+    const manifest = (await json(await stack.bucket().getObject(bucket, manifestKey))) as Manifest;
+    const parts = manifest.archive.parts.map((part) => ({
+      ...part,
+      sha256: createHash('sha256').update(archive.subarray(part.rawStart, part.rawEnd)).digest('hex'),
+    }));
+    Object.assign(manifest.archive, { etag, parts });
+    await stack.bucket().putObject(bucket, manifestKey, JSON.stringify(manifest));
+    const { err, code } = await failed(stack.stow, await restore('snapped', backup, { name: 'snapped-2' }));
+    assert.equal(code, 'archive-corrupt');
+    assert.match(err, /the archive has no files of snapshot lost, which its index names: LXD cannot import it/);
+    await stack.remove('snapped');
+  });
+
   it('that fails leaves no profile that it made', async (t) => {
     if (!isReal) return t.skip('no LXD here');
     const names = ['left-over', 'taken'];
@@ -375,6 +402,19 @@ describe('a restore', { timeout: 600_000 }, () => {
     assert.match(err, /profile impossible, which the backup needs, cannot be made/);
     const there = await lxc('profile', 'list', '-f', 'csv');
     for (const name of names) assert.ok(!there.includes(name), there);
+  });
+
+  it('leaves a profile as it is that differs from the backup’s, and says so', async (t) => {
+    if (!isReal) return t.skip('no LXD here');
+    await lxc('profile', 'create', 'changing');
+    await lxc('init', 'bb', 'profiled', '-p', 'default', '-p', 'changing');
+    const backup = await stack.backup('profiled');
+    await lxc('profile', 'set', 'changing', 'user.since', 'the backup');
+    const { metadata } = await succeeded(stack.stow, await restore('profiled', backup, { name: 'profiled-2' }));
+    assert.match(metadata.warnings?.join() ?? '', /profile changing differs from the backup's; it was left as it is/);
+    assert.equal(await lxc('profile', 'get', 'changing', 'user.since'), 'the backup\n');
+    for (const name of ['profiled', 'profiled-2']) await stack.remove(name);
+    await lxc('profile', 'delete', 'changing');
   });
 
   it('whose profile is deleted during the import has another attempt', async (t) => {
@@ -413,6 +453,20 @@ describe('a restore', { timeout: 600_000 }, () => {
     await lxc('init', 'bb', name);
     const { body } = await stack.stow.request('GET', '/1.0/instances');
     assert.ok(!body.metadata.some((each: string) => each.includes(name)), body.metadata);
+    // What `lxstow status` shows is recorded from this.
+    const recorded = await recordedInstances(stack.lxd, [], AbortSignal.timeout(10_000));
+    assert.deepEqual(
+      [recorded.some((each) => each.name === 'web'), recorded.some((each) => each.name === name)],
+      [true, false],
+    );
+    for (const kind of ['backup', 'restore']) {
+      const id = await publish(stack.nats.url, `lxstow.jobs.local.${kind}.default.${name}`, { backup });
+      const refused = await until(
+        async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
+        (found) => found?.status_code >= 200,
+      );
+      assert.match(refused.err, /the name lxstow-\S+ is for lxstow's own work/);
+    }
     await stack.remove(name);
   });
 });

@@ -99,7 +99,17 @@ describe('an instance', { timeout: 600_000 }, () => {
     const { stow } = stack;
     const name = await stack.backup('c1');
     const body = { name: 'c2', pool: stack.pools.dir, project: stack.project };
-    await succeeded(stow, await stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body }));
+    const { metadata } = await succeeded(
+      stow,
+      await stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body }),
+    );
+    assert.deepEqual((metadata as { source?: object }).source, {
+      location: 'local',
+      project: 'default',
+      instance: 'c1',
+      name,
+    });
+    assert.equal('stage' in metadata, false, 'what has ended is at no stage');
     assertSame(await stack.fingerprint('c2', stack.project), await stack.fingerprint('c1'));
     const { expanded_devices } = await stack.lxd.get<{ expanded_devices: { root: { pool: string } } }>(
       '/1.0/instances/c2',

@@ -8,6 +8,7 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { connect } from '@nats-io/transport-node';
 import { WebSocket } from 'ws';
+import { loadConfig } from '../../services/contract/config.ts';
 import {
   check,
   type Operation,
@@ -18,6 +19,8 @@ import {
 import { countQueuedJobs, type Job, publishUnlessQueued } from '../../services/jobs/jobs.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { jobsStream } from '../../services/nats/streams.ts';
+import { tally } from '../../services/runs/fold.ts';
+import { plan } from '../../services/runs/plan.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
@@ -203,7 +206,7 @@ describe('runs', { timeout: 600_000 }, () => {
     ] as const)
       assertError(await create({ selector }), 400, error);
     assertError(await create({ selector: { instances: ['nobody'] } }), 404, /no instance fits/);
-    assertError(await create({ selector: { all: true, remotes: ['mars'] } }), 404, /remote mars does not exist/);
+    assertError(await create({ selector: { all: true, remotes: ['mars'] } }), 404, /host mars does not exist/);
   });
 
   it('are one, however often they are asked for under one id', async () => {
@@ -411,12 +414,36 @@ describe('runs', { timeout: 600_000 }, () => {
       assert.equal((await ask('list.=all.=all', { limit: 1 })).runs[0].id, own.id);
       assert.equal((await ended(own.id)).status, 'Success');
       assert.equal((await ask(`retry.${place}`, { id: own.id })).code, 'conflict');
+      const again = await ask('retry.local.default', { id: await failedRun({ keep: { keep_last: 1 } }) });
+      assert.deepEqual([again.counts.total, again.options], [1, {}], 'a run over NATS deletes nothing');
+      await ended(again.id);
       const backups = await nats.request('lxstow.api.backups.list.=all.default', '{}');
       assert.equal(backups.json<{ code: string }>().code, 'bad-request');
     } finally {
       await nats.close();
     }
   });
+
+  /** A run of `a1` that has failed, as a client asked for it. */
+  async function failedRun(options: object): Promise<string> {
+    const config = loadConfig({ file: stack.stow.configFile, env: {} });
+    await using nats = await connectNats(
+      config.nats,
+      'runs-test',
+      createLogger({ level: 'error', format: 'json' }, {}),
+    );
+    const children = plan([{ remote: 'local', project: 'default', instance: 'a1' }]).map((child) => ({
+      ...child,
+      state: 'failure' as const,
+    }));
+    const at = new Date().toISOString();
+    const times = { created_at: at, updated_at: at, ended_at: at };
+    const request = { selector: { instances: ['a1'] }, ...options };
+    const head = { id: randomUUID(), status: 'Failure' as const, class: 'hand' as const, ...times, request };
+    const rest = { places: tally(children), away: [], failures: [], excluded: 0 };
+    const run = await new RunStore(nats, 1).create({ ...head, ...rest }, children);
+    return run?.id ?? '';
+  }
 
   it('of a remote that is away when they are made take in what it has when it is back', async () => {
     const id = idOf(await create({ selector: { instances: ['a1*'] } }, other));
@@ -426,7 +453,7 @@ describe('runs', { timeout: 600_000 }, () => {
     );
     assert.deepEqual(
       [away.map(({ remote, reason, planned }) => [remote, reason, planned]), counts.total],
-      [[['later', 'no worker of remote later is up', false]], 1],
+      [[['later', 'no worker of host later is up', false]], 1],
     );
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     const worker = await other.addWorker({
@@ -535,9 +562,9 @@ describe('runs', { timeout: 600_000 }, () => {
     );
     assert.deepEqual(
       away.map(({ remote, reason }) => [remote, reason]),
-      [['local', 'no worker of remote local is up']],
+      [['local', 'no worker of host local is up']],
     );
-    assertError(await create({ selector: { all: true } }), 503, /no worker of remote local is up/);
+    assertError(await create({ selector: { all: true } }), 503, /no worker of host local is up/);
     await worker?.start();
     const run = await ended(id);
     assert.deepEqual([run.status, run.counts.success, run.away], ['Success', 1, []]);

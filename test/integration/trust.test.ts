@@ -603,6 +603,7 @@ describe('trust', { timeout: 600_000 }, () => {
     assertError(await send(), 413, /larger than 65536 bytes/);
     let last = await send();
     for (let i = 0; i < 30 && last.status === 413; i++) last = await send();
+    assertError(last, 429, /^too many refused requests/);
     // More than enough, so that what follows is within the minute.
     for (let i = 0; i < 20; i++) last = await enrol(stranger, 'guess', strict);
     assertError(last, 429, /^too many refused requests; try again in \d+ s$/);
@@ -622,7 +623,12 @@ describe('trust', { timeout: 600_000 }, () => {
     for (let i = 0; i < 20; i++) await asked();
     assertError(await asked(), 429, /too many/);
     const { token } = await newToken();
+    for (let i = 0; i < 5; i++) await enrol(noisy, 'guess', strict);
+    assertError(await enrol(noisy, token, strict), 429, /too many/);
     assert.equal((await enrol(newcomer, token, strict)).status, 201);
+    // Nor does it help to show another certificate each time.
+    for (let i = 0; i < 10; i++) await enrol(await newClient(), 'guess', strict);
+    assertError(await enrol(await newClient(), 'guess', strict), 429, /too many/);
   });
 
   describe('a body', () => {

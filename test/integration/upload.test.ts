@@ -172,6 +172,11 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
       () => indexOf({ config: '{container: {}, profiles: [{name: ../x}]}' }),
       /profiles\.0\.name: "..\/x" is not allowed/,
     ],
+    [
+      'a snapshot that only the index names',
+      () => indexOf({ config: '{container: {}}', snapshots: '[lost]' }),
+      /it has no files of snapshot lost, which its index names/,
+    ],
     ['a tar that is cut', () => tar.subarray(0, tar.length - 20_000), /the archive ends/],
     ['gzip that is cut', () => zlib.gzipSync(tar, { level: 1 }).subarray(0, 1_000_000), /damaged or truncated/],
     ['zstd that is cut', () => zlib.zstdCompressSync(tar).subarray(0, 1_000_000), /damaged or truncated/],

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TarScanner } from '../../services/archive/tar/tar.ts';
-import { isCode } from '../../services/contract/errors.ts';
+import { isCode, LxstowError } from '../../services/contract/errors.ts';
 import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
-import { openExport } from '../../services/lxd/exports.ts';
+import { exportSize, openExport } from '../../services/lxd/exports.ts';
 import { openImport, runningImport } from '../../services/lxd/imports.ts';
 import { setState } from '../../services/lxd/instanceChanges.ts';
 import { instanceExists, readServer } from '../../services/lxd/instances.ts';
@@ -75,6 +75,18 @@ it('an export stands still until it is released', async () => {
   await fault.reached;
   fault.release();
   assert.deepEqual(await whole, archive);
+});
+
+it('the byte that is read for an export’s size does not come, and is given up', async () => {
+  class Impatient extends LxdClient {
+    override get silence() {
+      return { ms: 200, error: () => new LxstowError('lxd-unavailable', 'too silent') };
+    }
+  }
+  const fault = simulator.faults.next('export', { holdAt: 0 });
+  using impatient = new Impatient('simulated', { socket: simulator.socket }, {});
+  await assert.rejects(exportSize(impatient, at('c1'), 'whole', signal), code('lxd-unavailable', /too silent/));
+  fault.release();
 });
 
 it('a backup is said to be good, but is cut', async () => {

@@ -15,13 +15,15 @@ import { blockPool, compressBlocks, type Piece } from '../../services/archive/co
 import { Threads } from '../../services/archive/compression/threads.ts';
 import { partSizeFor, partsInFlight, partsOfBlocks, partsOfPieces } from '../../services/archive/cutParts.ts';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
-import { readTar } from '../../services/archive/tar/decompress.ts';
+import { readTar, type UnpackLimit, unpackLimits } from '../../services/archive/tar/decompress.ts';
 import { largestIndexBytes } from '../../services/archive/tar/indexYaml.ts';
 import { mostEntriesBefore, mostIndexMarks, readIndex } from '../../services/archive/tar/lxdIndex.ts';
+import { SnapshotFiles } from '../../services/archive/tar/snapshotFiles.ts';
 import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
 import { writeTar } from '../../services/archive/verifiedParts.ts';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract/schemas.ts';
+import { type Entry, entriesOf } from '../lab/tar.ts';
 
 const mib = 1024 * 1024;
 const never = new AbortController().signal;
@@ -516,25 +518,62 @@ describe('the price of an archive from elsewhere', () => {
     ['gzip', zlib.gzipSync],
     ['zstd', zlib.zstdCompressSync],
   ] as const)
-    it(`${name}: what unpacks to 1100 times its size is read to a limit`, async () => {
+    it(`${name}: what unpacks to many times its size is read to a limit`, async () => {
       const zeros = Buffer.concat([
         header({ name: 'zeros', size: 16 * mib }),
         Buffer.alloc(16 * mib),
         Buffer.alloc(1024),
       ]);
-      const read = async (limit: number) => {
+      const read = async (...limits: UnpackLimit[]) => {
         let size = 0;
         const take = async (tar: AsyncIterable<Buffer>) => {
           for await (const chunk of tar) size += chunk.length;
         };
-        await readTar(chunked(packed(zeros), [64 * 1024]), take, never, {}, limit);
+        await readTar(chunked(packed(zeros), [64 * 1024]), take, never, { limits });
         return size;
       };
-      assert.equal(await read(17 * mib), zeros.length);
-      // gzip cannot: what it is allowed is beyond what it can.
-      if (name === 'gzip') assert.equal(await read(mib), zeros.length);
-      else await assert.rejects(read(mib), { code: 'too-large' });
+      assert.equal(await read({ bytes: 17 * mib, times: 100 }), zeros.length);
+      assert.equal(await read({ bytes: mib, times: 40_000 }), zeros.length);
+      await assert.rejects(read({ bytes: 17 * mib, times: 100 }, { bytes: mib, times: 100 }), {
+        code: 'too-large',
+        message: /expands to more than \d+ bytes from \d+ bytes read: send it uncompressed/,
+      });
     });
+
+  it('an archive has each snapshot that its index names, as a folder, a file system or a disk', () => {
+    const long = 'x'.repeat(63);
+    const snapshots = ['first', '50%off', 'größer', 'disk', 'volume', long];
+    const entries: Entry[] = [
+      { name: 'backup/index.yaml' },
+      { name: 'backup/snapshots/first/', type: '5' },
+      { name: './backup/snapshots/50%off/rootfs/etc/passwd' },
+      { name: 'x', pax: { path: 'backup/snapshots/größer/rootfs/' } },
+      { name: 'backup/virtual-machine-snapshots/disk.img' },
+      { name: 'backup/snapshots/volume.bin' },
+      { name: 'x', longName: `backup/snapshots/${long}/rootfs/${'y'.repeat(80)}` },
+      { name: 'backup/container/rootfs/backup/snapshots/lost/' },
+    ];
+    const assertWhole = (names: string[]) => {
+      const files = new SnapshotFiles(names);
+      const scanner = new TarScanner('the archive', (entry) => void files.see(entry));
+      scanner.push(entriesOf(entries));
+      files.finish();
+    };
+    assertWhole(snapshots);
+    assertWhole([]);
+    for (const lost of ['lost', 'fir', 'first.bin', 'rootfs'])
+      assert.throws(() => assertWhole([...snapshots, lost]), {
+        code: 'bad-request',
+        message: new RegExp(`of snapshot ${lost},`),
+      });
+  });
+
+  it('an upload unpacks to 256 GiB, or to 100 times its size, whatever it is packed with', () => {
+    const most = (packed: number) =>
+      Math.min(...unpackLimits.map(({ bytes, times }) => Math.max(bytes, packed * times)));
+    const gib = 1024 ** 3;
+    assert.deepEqual([mib, gib, 10 * gib].map(most), [16 * gib, 256 * gib, 1000 * gib]);
+  });
 });
 
 function trailingZeros(bytes: Buffer): number {

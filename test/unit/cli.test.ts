@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import type { ShownOperation } from '../../services/cli/client/gatewayClient.ts';
 import { distance, nearest } from '../../services/cli/client/nearest.ts';
+import { tableOf } from '../../services/cli/commands/operations.ts';
 import { exitOf } from '../../services/cli/exit.ts';
 import { parseTime } from '../../services/cli/terminal/dates.ts';
 import { size } from '../../services/cli/terminal/output.ts';
@@ -58,6 +60,14 @@ describe('the words of the command line', () => {
     assert.throws(() => parseMatch('=x'), /key=value/);
   });
 
+  it('names the host of each operation where they are of several', () => {
+    const of = (location: string) =>
+      ({ id: 'ID', status: 'Success', description: 'Backing up', created_at: '', location }) as ShownOperation;
+    assert.equal(tableOf([of('berlin'), of('berlin')]).heading[0], 'ID');
+    const { heading, rows } = tableOf([of('berlin'), of('oslo')]);
+    assert.deepEqual([heading[0], ...rows.map(([first]) => first)], ['HOST', 'berlin', 'oslo']);
+  });
+
   it('says how a run is, and what became of it, in a line', () => {
     const counts = { total: 60, success: 57, failure: 1, skipped: 2, cancelled: 0, running: 0, pending: 0 };
     const run = { id: 'ID', status: 'Failure', counts, bytes: 2 ** 30, away: [], failures: [], excluded: 0 };
@@ -87,8 +97,8 @@ describe('the words of the command line', () => {
       runOutcome(shown({ failures: [first, ...rest] }), skipped),
       /e: of e\n {2}and more: lxstow run report/,
     );
-    const whole = { remote: 'oslo', project: '', instance: '', reason: 'no worker of remote oslo is up' };
-    assert.match(runOutcome(shown({ failures: [whole] }), skipped), /\n {2}no worker of remote oslo is up\n/);
+    const whole = { remote: 'oslo', project: '', instance: '', reason: 'no worker of host oslo is up' };
+    assert.match(runOutcome(shown({ failures: [whole] }), skipped), /\n {2}no worker of host oslo is up\n/);
 
     const away = [{ remote: 'oslo', since: '2026-11-24T03:00:00Z', reason: 'no worker', planned: true }];
     const going = { ...counts, success: 10, running: 2, pending: 45 };

@@ -52,6 +52,8 @@ describe('a cron rule', () => {
     const wrong: [string, RegExp][] = [
       ['0 3 * *', /has 4 fields; give five/],
       ['@reboot', /has 1 fields/],
+      ['constructor', /has 1 fields/],
+      ['__proto__', /has 1 fields/],
       ['61 3 * * *', /"61" is not a minute from 0 to 59/],
       ['0 3 * * mo', /"mo" is not a weekday/],
       ['0 5-3 * * *', /"5-3" is not a hour/],

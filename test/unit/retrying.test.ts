@@ -2,8 +2,10 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { type ErrorCode, LxstowError } from '../../services/contract/errors.ts';
+import { measured } from '../../services/storage/measured.ts';
 import type { ObjectStore, OpenUpload, StoredObject, UploadedPart } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
+import type { StoreMetrics } from '../../services/telemetry/metrics.ts';
 
 type Call = keyof ObjectStore;
 
@@ -427,6 +429,24 @@ describe('a listing that is seen enough of', () => {
     } as unknown as ObjectStore;
     for await (const { key } of retrying(endless, { attempts: 3 }).list('', never)) if (key === 'k3') break;
     assert.equal(closed, 1);
+  });
+
+  it('is closed by what measures it, too, and counts as one call that went well', async () => {
+    let closed = 0;
+    const counted: object[] = [];
+    const endless = {
+      async *list() {
+        try {
+          for (let i = 0; ; i++) yield { key: `k${i}`, size: 0, etag: 'e', modified: '' };
+        } finally {
+          closed++;
+        }
+      },
+    } as unknown as ObjectStore;
+    const metrics = { s3Requests: { observe: (labels: object) => counted.push(labels) } } as unknown as StoreMetrics;
+    for await (const { key } of measured(endless, metrics).list('', never)) if (key === 'k3') break;
+    assert.equal(closed, 1);
+    assert.deepEqual(counted, [{ call: 'list', result: 'ok' }]);
   });
 });
 

@@ -12,6 +12,8 @@ import { LxstowError } from '../../services/contract/errors.ts';
 import { faultsOf, type Manifest } from '../../services/contract/schemas.ts';
 import { formatTagging, parseTagging } from '../../services/contract/tagging.ts';
 import { operationIdOf, parseJob } from '../../services/jobs/jobs.ts';
+import type { LxdInstance } from '../../services/lxd/instances.ts';
+import { natsFailure } from '../../services/nats/failures.ts';
 import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';
 import {
   begin,
@@ -24,6 +26,7 @@ import {
   type Status,
   succeed,
 } from '../../services/operations/operation.ts';
+import { whyNotReplaceable } from '../../services/worker/restore/replace.ts';
 
 const now = new Date('2026-02-26T07:52:18.123Z');
 const instance = fc.stringMatching(/^[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$/);
@@ -428,5 +431,32 @@ describe('a manifest', () => {
 
   it('that is not JSON: refused', () => {
     assert.throws(() => parseManifest(Buffer.from('{"version":1'), address), { code: 'bad-manifest' });
+  });
+});
+
+describe('an instance that is to be replaced', () => {
+  const instance = { status: 'Running', ephemeral: false, config: {}, expanded_config: {} } as unknown as LxdInstance;
+  it('may run, be stopped or frozen; whatever else it does, it is left alone', () => {
+    for (const status of ['Running', 'Stopped', 'Frozen'])
+      assert.equal(whyNotReplaceable({ ...instance, status }), undefined);
+    for (const status of ['Error', 'Starting', ''])
+      assert.match(whyNotReplaceable({ ...instance, status }) ?? '', /it is in state .*; stop or repair it first/);
+  });
+});
+
+describe('a failure of NATS', () => {
+  it('is none of NATS where it is a fault of our own', () => {
+    assert.equal(natsFailure(new TypeError('x is undefined'), 'reading').code, 'internal');
+    assert.equal(natsFailure(new Error('connection refused'), 'reading').code, 'nats-unavailable');
+  });
+});
+
+describe('a time of a client', () => {
+  it('is one that can be read', () => {
+    const faults = (until: string) => faultsOf('http-schedule-pause.json', { until });
+    for (const until of ['2027-01-01T00:00:00Z', '2027-01-01T00:00:00.123+01:00', '2028-02-29T23:59:59-11:30'])
+      assert.deepEqual(faults(until), []);
+    for (const until of ['2026-12-31T23:59:60Z', '2027-01-01T00:00:00+01', '2027-02-30T00:00:00Z', 'tomorrow'])
+      assert.equal(faults(until).length, 1, until);
   });
 });

@@ -13,10 +13,20 @@ const enoughToTell = 512;
 /** Characters kept of a program's standard error. */
 const longestComplaint = 500;
 
-/** Limit on output bytes per input byte. gzip reaches 1032 at most; zstd can reach 32 000, but only for an archive that holds almost nothing. */
-const mostOfOneByte = 1100;
-/** Output up to this size may have any ratio, because an empty disk of a virtual machine also has a very high one. */
-const freelyUnpackedBytes = 16 * 1024 ** 3;
+/** Above `bytes` of output, gzip and zstd may yield `times` bytes per input byte. */
+export interface UnpackLimit {
+  bytes: number;
+  times: number;
+}
+
+/**
+ * For archives of clients: what they unpack to costs the gateway's time. gzip reaches 1032 times its size, zstd 32 000 times. Much of that is free, because the
+ * empty disk of a virtual machine reaches it too.
+ */
+export const unpackLimits: readonly UnpackLimit[] = [
+  { bytes: 16 * 1024 ** 3, times: 1100 },
+  { bytes: 256 * 1024 ** 3, times: 100 },
+];
 
 const signatures: [bytes: number[], name: string][] = [
   [[0x1f, 0x8b], 'gzip'],
@@ -28,17 +38,21 @@ const signatures: [bytes: number[], name: string][] = [
   [[0x68, 0x73, 0x71, 0x73], 'squashfs'],
 ];
 
+interface ReadTarOptions {
+  programs?: Record<string, string>;
+  limits?: readonly UnpackLimit[];
+}
+
 /**
  * Calls `take` with the tar in `source`, which is plain, gzip or zstd; resolves when `take` does. `programs` maps further compressions to the
  * programs that decompress them. Throws bad-request for any other format and for a damaged or truncated archive; too-large when gzip or zstd
- * yields more than `freely` bytes and more than 1100 bytes per input byte. Does not destroy `source`.
+ * yields more than one of `limits`. Does not destroy `source`.
  */
 export async function readTar(
   source: Readable,
   take: (tar: AsyncIterable<Buffer>) => Promise<void>,
   signal: AbortSignal,
-  programs: Record<string, string> = {},
-  freely = freelyUnpackedBytes,
+  { programs = {}, limits = [] }: ReadTarOptions = {},
 ): Promise<void> {
   const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
   const head = await firstBytes(chunks);
@@ -55,7 +69,7 @@ export async function readTar(
         await tar.return(undefined);
       }
     }
-    const ratio = new Ratio(freely);
+    const ratio = new Ratio(limits);
     const packed = ratio.packed(all);
     const [bytes, decoder]: [AsyncIterable<Buffer>, Transform] =
       compression === 'gzip' ? [packed, zlib.createGunzip()] : [cutAtFrames(packed), zlib.createZstdDecompress()];
@@ -73,12 +87,12 @@ export async function readTar(
 
 /** Detects decompression bombs: counts the bytes into and out of a decoder. */
 class Ratio {
-  readonly #freely: number;
+  readonly #limits: readonly UnpackLimit[];
   #packed = 0;
   #unpacked = 0;
 
-  constructor(freely: number) {
-    this.#freely = freely;
+  constructor(limits: readonly UnpackLimit[]) {
+    this.#limits = limits;
   }
 
   async *packed(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
@@ -91,10 +105,11 @@ class Ratio {
   async *unpacked(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     for await (const chunk of chunks) {
       this.#unpacked += chunk.length;
-      if (this.#unpacked > this.#freely && this.#unpacked > mostOfOneByte * this.#packed)
+      const isOver = ({ bytes, times }: UnpackLimit) => this.#unpacked > bytes && this.#unpacked > times * this.#packed;
+      if (this.#limits.some(isOver))
         throw new LxstowError(
           'too-large',
-          `the archive expands to more than ${this.#unpacked} bytes from ${this.#packed} bytes read`,
+          `the archive expands to more than ${this.#unpacked} bytes from ${this.#packed} bytes read: send it uncompressed`,
         );
       yield chunk;
     }

@@ -207,7 +207,8 @@ export function readEntry(header: Buffer): { name: string; size: number } | unde
   return Number.isNaN(size) ? undefined : { name: nameIn(header), size };
 }
 
-function nameIn(header: Buffer): string {
+/** The name in a header, without what extension headers say of it. */
+export function nameIn(header: Buffer): string {
   const [name = '', prefix = ''] = [header.subarray(0, 100), header.subarray(345, 500)].map((field) =>
     field.toString('latin1').replace(/\0.*$/s, ''),
   );

@@ -20,8 +20,16 @@ export async function operationsCommand(remote: string | undefined, options: Ope
   using gateways = new Gateways();
   const warn = (text: string) => process.stderr.write(`lxstow: ${text}\n`);
   const found = await list(await gateways.get(remoteName(remote)), options, warn);
-  print(options.format, { heading, rows: found.map(row), raw: found, empty: 'there are no operations' });
+  print(options.format, { ...tableOf(found), raw: found, empty: 'there are no operations' });
   return exits.ok;
+}
+
+/** With the hosts, where there is more than one. */
+export function tableOf(found: ShownOperation[]): { heading: string[]; rows: string[][] } {
+  // Tokens are of none.
+  const hosts = new Set(found.map(({ location }) => location).filter((location) => location !== 'none'));
+  if (hosts.size <= 1) return { heading, rows: found.map(row) };
+  return { heading: ['HOST', ...heading], rows: found.map((each) => [each.location ?? '-', ...row(each)]) };
 }
 
 /** Shows one operation with all its fields. */

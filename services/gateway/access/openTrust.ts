@@ -15,6 +15,8 @@ import { RefusalLimit } from './refusalLimit.ts';
 import { Trust } from './trust.ts';
 
 const announceEveryMs = 600_000;
+/** Clients that one address may have, with all that is allowed to each, before it counts as one that shows many certificates. */
+const clientsOfAnAddress = 10;
 
 export interface TrustParts {
   trust: Trust;
@@ -56,7 +58,10 @@ export async function openTrust(
   void directory?.follow(signal);
   const audit = auditLog(config.log);
   const refusals = new RefusalLimit(gateway.refusalsPerMinute);
-  const enrolments = new RefusalLimit(gateway.refusalsPerMinute);
+  const enrolments = {
+    ofClient: new RefusalLimit(gateway.refusalsPerMinute),
+    ofAddress: new RefusalLimit(clientsOfAnAddress * gateway.refusalsPerMinute),
+  };
   let own: GatewayPlace = { fingerprint, addresses: advertisedAddresses(gateway, gateway.port) };
 
   async function announceForEver(): Promise<void> {

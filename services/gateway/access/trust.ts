@@ -1,6 +1,7 @@
 /** Identifies the client of a connection, trusted by the trust store, the trust directory, or the CA. */
 import type { X509Certificate } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Config, TrustedCertificate } from '../../contract/schemas.ts';
@@ -21,9 +22,15 @@ export interface Sources {
   store: TrustStore;
   directory: TrustDirectory | undefined;
   refusals: RefusalLimit;
-  /** Counted apart from refusals: other clients behind one address must not keep a new one from enrolling. */
-  enrolments: RefusalLimit;
+  enrolments: EnrolmentLimits;
   connections: Connections;
+}
+
+/** Counted apart from refusals: what others behind its address do must not keep a new client from enrolling. */
+export interface EnrolmentLimits {
+  ofClient: RefusalLimit;
+  /** Many times as much, for who shows a certificate after the other. */
+  ofAddress: RefusalLimit;
 }
 
 interface Shown {
@@ -101,16 +108,28 @@ export class Trust {
   }
 
   /** Counts an enrolment, or with its weight a wrong token. */
-  enrolling(address: string | undefined, weight?: number): void {
-    this.#parts.enrolments.count(address ?? '', weight);
+  enrolling({ socket }: IncomingMessage, weight?: number): void {
+    const { ofClient, ofAddress } = this.#parts.enrolments;
+    ofClient.count(this.#enrolling(socket), weight);
+    ofAddress.count(socket.remoteAddress ?? '', weight);
   }
 
-  /** Throws too-many-requests for an address that was refused too often in the last minute. */
+  /** What enrolments are counted by: the certificate; the address where none is shown. */
+  #enrolling(socket: Socket): string {
+    return this.#shown.get(socket as TLSSocket)?.fingerprint ?? socket.remoteAddress ?? '';
+  }
+
+  /** Throws too-many-requests for a stranger who was refused too often in the last minute. */
   assertHeard(
     { req, res }: { req: IncomingMessage; res: ServerResponse },
     limit: 'refusals' | 'enrolments' = 'refusals',
   ): void {
-    const seconds = this.#parts[limit].over(req.socket.remoteAddress ?? '');
+    const { refusals, enrolments } = this.#parts;
+    const address = req.socket.remoteAddress ?? '';
+    const seconds =
+      limit === 'refusals'
+        ? refusals.over(address)
+        : (enrolments.ofClient.over(this.#enrolling(req.socket)) ?? enrolments.ofAddress.over(address));
     if (seconds === undefined) return;
     res.setHeader('retry-after', seconds);
     throw new LxstowError('too-many-requests', `too many refused requests; try again in ${seconds} s`);

@@ -105,8 +105,10 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
       const { new_id } = question.body as RunRetryRequest;
-      const made = await retryRun(runTools(parts), await wholeRun(parts, question), new_id, { trace: question.trace });
-      return shown(made, question);
+      const { request, ...run } = await wholeRun(parts, question);
+      const { keep: _, ...backups } = request;
+      const deletesNothing = { ...run, request: backups };
+      return shown(await retryRun(runTools(parts), deletesNothing, new_id, { trace: question.trace }), question);
     },
   },
 ];

@@ -172,7 +172,7 @@ export async function enrol(parts: GatewayParts, request: Request, response: Res
   const { trustStore, trust } = parts;
   const body = check('http-certificates-post.json', bodyOf(request), 'body');
   const refuse = (reason: string, told = reason) => {
-    trust.enrolling(request.socket.remoteAddress, wrongTokenWeight);
+    trust.enrolling(request, wrongTokenWeight);
     noteForAudit(response, { reason });
     return new LxstowError('forbidden', told);
   };

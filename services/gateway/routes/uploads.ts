@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Request, Response } from 'express';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
-import { readTar } from '../../archive/tar/decompress.ts';
+import { readTar, unpackLimits } from '../../archive/tar/decompress.ts';
 import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
 import { readIndex } from '../../archive/tar/lxdIndex.ts';
 import { completed } from '../../archive/tar/tarHead.ts';
@@ -80,6 +80,7 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
         operation = await take(parts, arriving, bytes);
       },
       gone,
+      { limits: unpackLimits },
     );
   } catch (error) {
     throw gone.aborted ? gone.reason : error;

@@ -1,5 +1,6 @@
 /** Imports a backup's archive into LXD, under a name that only this restore has. Every part is verified before LXD gets a byte of it. */
 import { inPieces } from '../../archive/pace.ts';
+import { SnapshotScan } from '../../archive/tar/snapshotFiles.ts';
 import type { TarHead } from '../../archive/tar/tarHead.ts';
 import { writeTar } from '../../archive/verifiedParts.ts';
 import { checkArchive, readArchive } from '../../backups/archives.ts';
@@ -28,7 +29,7 @@ export interface Importing {
 
 /** Imports an archive. Resolves when LXD has unpacked it. */
 export async function importArchive(
-  { from, to, pool, manifest: { archive }, head }: Importing,
+  { from, to, pool, manifest: { archive, instance }, head }: Importing,
   attempt: Attempt,
   { lxd, store, threads, bandwidth, memory, config, metrics }: Tools,
 ): Promise<void> {
@@ -42,6 +43,7 @@ export async function importArchive(
   const { server_pid: lxdPid } = (await readServer(lxd, attempt.signal)).environment;
   await attempt.checkpoint({ importing: true, prepared: false, ...(lxdPid !== undefined && { lxdPid }) });
   attempt.assertOwned();
+  const scan = new SnapshotScan(instance.snapshots);
   const lxdImport = openImport(lxd, to, pool, moving);
   try {
     await writeTar(archive, lxdImport.request, {
@@ -53,6 +55,7 @@ export async function importArchive(
       threads,
       memory,
       head,
+      onTar: (bytes) => scan.push(bytes),
       onWaiting: (waiting) => idle.watch(waiting),
       onProgress: (bytes) => {
         metrics.sent.inc({ peer: 'lxd' }, bytes - sent);
@@ -75,7 +78,7 @@ export async function importArchive(
     await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
   } catch (error) {
     const blocked = error instanceof LxstowError && error.message.includes('already exists on target');
-    if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw error;
+    if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw scan.explain(error);
     throw new BlockedName(
       'conflict',
       `a volume named ${to.instance} is on the storage pool without its instance, left by an LXD that was killed while it imported: remove it from the pool`,
