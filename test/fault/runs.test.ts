@@ -16,6 +16,7 @@ const rounds = process.env.LXSTOW_LAB_FAULT_ROUNDS;
 const count = rounds ? 1000 : 40;
 const kills = Number(rounds ?? 6);
 const workers = rounds ? 8 : 2;
+const slots = 2;
 /** After which a run is cancelled. */
 const moments = rounds ? [0, 20, 100, 300, 700, 1500, 3000] : [0, 100, 700];
 const log = () => undefined;
@@ -32,7 +33,7 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
     assert.ok(nats && s3);
     for (let i = 0; i < count; i++) await makeSmall(`c${i}`);
     const config = {
-      worker: { slots: 2, graceMs: 0, compression: 'none', attempts: 50, leaseTtlMs: 3000, heartbeatMs: 800 },
+      worker: { slots, graceMs: 0, compression: 'none', attempts: 50, leaseTtlMs: 3000, heartbeatMs: 800 },
     };
     const common = { log, natsUrl: nats.url, s3, socket: simulator.socket, config };
     const first = stack.use(await startLxstow({ name: 'runs-one', ...common, workers }));
@@ -167,4 +168,22 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
         [],
       );
     });
+
+  it('keeps a job by hand waiting behind 2 × slots + 16 others at most', async () => {
+    const id = randomUUID();
+    await ask('POST', '/1.0/runs', { id, selector: { all: true, exclude: ['c0'] } });
+    const done = async () => (await ask<ShownRun>('GET', `/1.0/runs/${id}`)).counts.success;
+    let before: number;
+    do before = await done();
+    while (before < 2);
+    const made = await gateways[0].request('POST', '/1.0/instances/c0/backups');
+    for (;;) {
+      const { status } = await ask<{ status: string }>('GET', `/1.0/operations/${idOf(made)}`);
+      if (status !== 'Pending') break;
+      await delay(20);
+    }
+    const passed = (await done()) - before;
+    assert.ok(passed <= 2 * slots * workers + 16, `${passed} others went before it`);
+    for (;;) if ((await ask<ShownRun>('GET', `/1.0/runs/${id}`)).status_code >= 200) return;
+  });
 });
