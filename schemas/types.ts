@@ -520,6 +520,10 @@ endpoints: string[]
  */
 events: ("success" | "failed" | "cancelled")[]
 /**
+ * Whether `endpoints` are also told of each backup and deletion of a run. The notice of the run itself has their counts and its first failures.
+ */
+children: boolean
+/**
  * What notices are signed with: `whsec_` and the base64 of 24 bytes or more. Several, with spaces between: signed with each, to change it. Without it they are not signed.
  */
 secret?: string

@@ -8,7 +8,7 @@ import type { Nats } from '../nats/connection.ts';
 import { isGone } from '../nats/scan.ts';
 import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { endpointIn, noticeId, noticeOf } from './notice.ts';
+import { endpointIn, isOfRun, noticeId, noticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
 import { type Ping, pingOf } from './ping.ts';
 import { runNoticeOf } from './runNotice.ts';
@@ -50,14 +50,18 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
   }
 }
 
-/** One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. */
+/**
+ * One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. A run's operations are told
+ * together by the notice of the run, unless `notify.children` wants each.
+ */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const operation = message.json<Operation>();
   const notice = noticeOf(operation);
   if (!notice) return [];
   const { remote, id } = operation;
   const common = { id: noticeId(notice), remote, operation: id, body: JSON.stringify(notice) };
-  return toEach(common, notice.state, endpointIn(operation), config);
+  const usual = isOfRun(operation) && !config.children ? [] : config.endpoints;
+  return toEach(common, notice.state, endpointIn(operation), { ...config, endpoints: usual });
 }
 
 function runNoticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {

@@ -2,7 +2,6 @@
 
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { answerInventory } from '../../services/hosts/hostInventory.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
@@ -23,7 +22,6 @@ import { built } from './place.ts';
 import type { Table } from './report.ts';
 
 const slotsOfHost = 8;
-const lookEveryMs = 250;
 const shapes = [1, 2, 4, 8];
 const slots = 4;
 const exportMs = 2000;
@@ -191,11 +189,12 @@ async function post(client: BenchClient, body: object): Promise<string> {
   return JSON.parse(text).metadata.id;
 }
 
+/** Waits as a client does who costs the gateway nothing meanwhile. */
 async function ended(client: BenchClient, id: string): Promise<{ success: number }> {
   for (;;) {
+    await client.request('GET', `/1.0/operations/${id}/wait`);
     const { text } = await client.request('GET', `/1.0/runs/${id}`);
     const { status_code, counts } = JSON.parse(text).metadata;
     if (status_code >= 200) return counts;
-    await delay(lookEveryMs);
   }
 }

@@ -139,6 +139,30 @@ describe('notifications', { timeout: 600_000 }, () => {
     assert.equal((await receiver.until(path)).length, 1);
   });
 
+  it('tell of a run once, and of its backups only where each is wanted', async () => {
+    const run = async () => {
+      const { body } = await stack.stow.request('POST', '/1.0/runs', { body: { selector: { instances: ['c1'] } } });
+      const { id } = body.metadata;
+      const [{ notice } = { notice: undefined }] = await ofAll(id);
+      assert.deepEqual([notice?.opType, notice?.state], ['run', 'success']);
+      const { metadata } = (await stack.stow.request('GET', `/1.0/runs/${id}/children`)).body;
+      await nothingLeft();
+      const child = metadata.children[0].operation.split('/').at(-1);
+      return receiver.received.filter(({ notice: each }) => each.operation === child).length;
+    };
+    assert.equal(await run(), 0);
+    const { configFile, gateway } = stack.stow;
+    const text = await readFile(configFile, 'utf8');
+    const { notify, ...config } = JSON.parse(text);
+    await writeFile(configFile, JSON.stringify({ ...config, notify: { ...notify, children: true } }));
+    await gateway.stop();
+    await gateway.start();
+    assert.equal(await run(), 1);
+    await writeFile(configFile, text);
+    await gateway.stop();
+    await gateway.start();
+  });
+
   it('tell of restores, deletions and uploads too', async () => {
     const name = await stack.backup('c1', '?compression=none');
     const backup = `/1.0/instances/c1/backups/${name}`;

@@ -163,6 +163,7 @@ const notify = (over: Partial<Config['notify']> = {}) =>
   ({
     endpoints: [],
     events: ['success'],
+    children: false,
     requests: true,
     allowed: [],
     timeoutMs: 1000,
