@@ -18,7 +18,7 @@ export const s3Titles: Record<S3Kind, string> = { minio: 'MinIO', seaweedfs: 'Se
 export interface S3Options {
   log: Log;
   name: string;
-  /** Default: `$LXSTOW_LAB_S3`; else MinIO where it can be had, else SeaweedFS. */
+  /** Default: `$LXSTOW_LAB_S3`; else the first of MinIO, VersityGW and SeaweedFS that can be had. */
   kind?: S3Kind;
   /** Its data are on a disk of their own of this size, which can be full. Needs root. */
   diskMiB?: number;
@@ -89,13 +89,15 @@ async function findServer(
   signal?: AbortSignal,
 ): Promise<{ kind: S3Kind; command: string }> {
   if (kind) return { kind, command: await finders[kind](log, signal) };
-  try {
-    return { kind: 'minio', command: await findMinio(log, signal) };
-  } catch (error) {
-    signal?.throwIfAborted();
-    log(`${errorText(error)}: taking SeaweedFS instead`);
-    return { kind: 'seaweedfs', command: await findWeed(log, signal) };
+  for (const first of ['minio', 'versitygw'] as const) {
+    try {
+      return { kind: first, command: await finders[first](log, signal) };
+    } catch (error) {
+      signal?.throwIfAborted();
+      log(`${errorText(error)}: taking another S3 server instead`);
+    }
   }
+  return { kind: 'seaweedfs', command: await findWeed(log, signal) };
 }
 
 function newAccess(): Access {
