@@ -177,8 +177,8 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
       (listed) => /has no marker: is it mounted/.test(listed),
     );
     await until(
-      async () => (await lxstow('status', '--format', 'json')).stdout.toString(),
-      (shown) => /has no marker: is it mounted/.test(shown),
+      async () => (await lxstow('status')).stderr,
+      (said) => /jobs of host local wait for S3, away since .*has no marker: is it mounted/.test(said),
     );
     assert.deepEqual(await readdir(disk), []);
     await rm(disk, { recursive: true });
