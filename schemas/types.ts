@@ -256,7 +256,7 @@ export interface S3Config {
  */
 endpoint: string
 /**
- * Backups go into this folder, by a VersityGW of standalone's own that listens at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). In the place of accessKey and secretKey.
+ * Absolute path. Backups go into this folder, by a VersityGW of standalone's own that listens at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). In the place of accessKey and secretKey.
  */
 folder?: string
 /**

@@ -1,7 +1,7 @@
 /** Standalone's own store: keeps VersityGW running over the folder, as long as the folder has its marker. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, statSync } from 'node:fs';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LxstowError, systemCode } from '../contract/errors.ts';
@@ -115,7 +115,8 @@ class FolderStore implements AsyncDisposable {
     const over = AbortSignal.any([signal, this.#options.failed.signal]);
     try {
       for (; !over.aborted; await delay(lookEveryMs, undefined, { signal: over }).catch(() => undefined)) {
-        await this.#look();
+        // The disk may go away between two steps.
+        await this.#look().catch((error) => this.#leave(`the folder ${this.#folder}: ${(error as Error).message}`));
         looked();
       }
     } finally {
@@ -144,7 +145,7 @@ class FolderStore implements AsyncDisposable {
     if (this.#ended.signal.aborted) return;
     if (reason !== this.#said) this.#options.log.error('the store is away', { folder: this.#folder, reason });
     this.#said = reason;
-    await this.#standIn.say(reason);
+    await this.#standIn.say(reason).catch((error) => this.#options.log.error('the store is away', { error }));
   }
 
   async #start(identity: string): Promise<void> {
@@ -168,7 +169,10 @@ class FolderStore implements AsyncDisposable {
     });
     closeSync(output);
     this.#server = { child, identity, begun: performance.now() };
-    child.on('error', (error) => this.#options.failed.abort(notThere(error)));
+    child.on('error', (error) => {
+      if (existsSync(cwd)) this.#options.failed.abort(notThere(error));
+      else void this.#ends(child, error.message);
+    });
     child.on('exit', (code, signal) => void this.#ends(child, signal ?? `status ${code}`));
     if (child.pid === undefined) return;
     await writeFile(this.#files.pids, `${child.pid} ${process.pid}`);
@@ -198,9 +202,7 @@ class FolderStore implements AsyncDisposable {
     this.#restartMs =
       performance.now() - begun > steadyMs ? restartMs : Math.min(this.#restartMs * 2, longestRestartMs);
     this.#notBefore = performance.now() + this.#restartMs;
-    await this.#say(`${program} ended with ${how}, and is started again: see ${this.#files.log}`).catch((error) =>
-      this.#options.failed.abort(error),
-    );
+    await this.#say(`${program} ended with ${how}, and is started again: see ${this.#files.log}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

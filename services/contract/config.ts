@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import schema from '../../schemas/config.json' with { type: 'json' };
 import { LxstowError } from './errors.ts';
-import { type Config, check } from './schemas.ts';
+import { type Config, faultsOf } from './schemas.ts';
 import { parseBandwidth } from './timetable.ts';
 
 interface Node {
@@ -65,7 +65,14 @@ export function loadConfig(source: ConfigSource): Config {
 }
 
 function checked(raw: unknown, where: string): Config {
-  const config = check('config.json', withFolder(raw, where), where, 'bad-config');
+  const config = withFolder(raw, where) as Config;
+  const faults = faultsOf('config.json', config);
+  if (faults.length > 0) {
+    const hint = faults.some((fault) => fault.startsWith('s3: accessKey'))
+      ? '; or set s3.folder, for backups in a folder'
+      : '';
+    throw new LxstowError('bad-config', `${where}: ${faults.join('; ')}${hint}`);
+  }
   if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
   if (!(config.gateway.defaultRemote in config.remotes))
     missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);

@@ -113,6 +113,12 @@ async function examineClock(
     );
     return false;
   }
+  if (folder === undefined && answered.headers.server === 'VERSITYGW')
+    report(
+      'warning',
+      'VersityGW does not wait for its disk: a power cut can take what it said to have stored in the last half minute',
+      'Mount its disk with `sync`; or let standalone serve the folder (s3.folder), which waits: docs/s3.md.',
+    );
   const date = Date.parse(String(answered.headers.date));
   if (Number.isNaN(date)) {
     report('warning', 'the S3 server does not tell its time', 'Its clock and this one must not be 15 minutes apart.');

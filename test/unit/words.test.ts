@@ -281,6 +281,19 @@ describe('the configuration', () => {
     assert.throws(() => loadConfig({ env: {} }), /s3: accessKey is missing; s3: secretKey is missing/);
   });
 
+  it('takes a folder in the place of the credentials, served on loopback', () => {
+    const folder = { LXSTOW_S3_FOLDER: '/mnt/nas/lxstow' };
+    const { s3 } = loadConfig({ env: folder });
+    assert.deepEqual([s3.folder, s3.endpoint, s3.accessKey], ['/mnt/nas/lxstow', 'http://127.0.0.1:9000', 'lxstow']);
+    for (const [more, said] of [
+      [keys, /s3\.folder and s3\.accessKey are both set/],
+      [{ LXSTOW_S3_ENDPOINT: 'https://s3.example.net' }, /s3\.endpoint is where standalone serves it/],
+      [{ LXSTOW_S3_FOLDER: 'nas' }, /s3\.folder: "nas" is not allowed/],
+    ] as const)
+      assert.throws(() => loadConfig({ env: { ...folder, ...more } }), said);
+    assert.throws(() => loadConfig({ env: {} }), /or set s3\.folder, for backups in a folder/);
+  });
+
   it('takes a file, and the environment over it', () => {
     const file = join(mkdtempSync(join(tmpdir(), 'lxstow-config-')), 'c.yaml');
     writeFileSync(file, 'worker:\n  slots: 4\n  remote: a\nremotes:\n  a: {}\n  local: {}\n');
