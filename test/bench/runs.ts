@@ -34,7 +34,7 @@ const everywhere = { selector: { all: true, remotes: hostNames } };
 /** The bench answers for the workers of all hosts; what is measured is the gateway's process alone. */
 export async function measurePlan(children: number, rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'plan', log, lxd: false });
-  if (!lab.s3) throw new Error('there is no MinIO');
+  if (!lab.s3) throw new Error('there is no S3 server');
   const plans: Cost[] = [];
   for (let round = 1; round <= rounds; round++) {
     await using place = await openHosts(children, lab.s3, true, false);
@@ -70,7 +70,7 @@ export async function measurePlan(children: number, rounds: number, log: Log): P
 export async function measureRunScale(children: number, rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'run-scale', log, lxd: false });
   await using simulator = await startSimulator();
-  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no MinIO');
+  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no S3 server');
   simulator.faults.backupMs = exportMs;
   log(`making ${children} instances of 1 MiB`);
   for (let index = 0; index < children; index++) await makeSmall(simulator, nameOf(index));

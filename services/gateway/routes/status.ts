@@ -50,6 +50,8 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
     const since = at === undefined ? 'yet' : `since ${at}`;
     response.append('warning', `199 lxstow "no worker of host ${remote} has taken an inventory ${since}"`);
   }
+  for (const absence of await parts.absences.known(remotes))
+    response.append('warning', `199 lxstow "${absence.replaceAll(/[^\x20-\x7e]|["\\]/g, "'")}"`);
   if (lines) return sendLines(parts, request, response, batchesOf(statuses));
   const matching = await filtered(statuses, filter);
   const page = matching.slice(0, limit);
