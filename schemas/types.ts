@@ -31,6 +31,14 @@ export type Patterns1 = string[]
  */
 export type Projects1 = string[]
 /**
+ * By name.
+ */
+export type Instances = InstanceStatus[]
+/**
+ * By instance and name.
+ */
+export type Backups = ListedBackup[]
+/**
  * A backup; while it is being made, with its status and progress.
  */
 export type ShownBackup = (ListedBackup & {
@@ -87,6 +95,14 @@ progress?: number
  */
 operation?: string
 })
+/**
+ * By name.
+ */
+export type Schedules = ShownSchedule[]
+/**
+ * The earliest first.
+ */
+export type Times = ScheduledAt[]
 /**
  * A chunk of a run's children, in the bucket lxstow_runs under <id>.plan.<plan>.<nnn>.
  * 
@@ -1525,10 +1541,7 @@ limit?: number
 after?: string
 }
 export interface StatusPage {
-/**
- * By name.
- */
-instances: InstanceStatus[]
+instances: Instances
 /**
  * There is more: ask again with this as `after`.
  */
@@ -1567,10 +1580,7 @@ schedules?: string[]
 reason: string
 }
 export interface BackupPage {
-/**
- * By instance and name.
- */
-backups: ListedBackup[]
+backups: Backups
 /**
  * There is more: ask again with this as `after`.
  */
@@ -1766,10 +1776,7 @@ reason?: string
 until?: string
 }
 export interface SchedulePage {
-/**
- * By name.
- */
-schedules: ShownSchedule[]
+schedules: Schedules
 /**
  * There is more: ask again with this as `after`.
  */
@@ -1814,10 +1821,7 @@ instances?: boolean
 count?: number
 }
 export interface ScheduledTimes {
-/**
- * The earliest first.
- */
-times: ScheduledAt[]
+times: Times
 /**
  * Hosts whose instances are not in the list, and why.
  */

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { jetstream } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
-import type { Operation } from '../../services/contract/schemas.ts';
+import type { Operation, RunPage } from '../../services/contract/schemas.ts';
 import { assertError, openStack, type Stack, until } from '../integration/stack.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { type LabNats, type NatsCluster, startNats, startNatsCluster } from '../lab/nats.ts';
@@ -137,6 +138,33 @@ describe('a NATS cluster of three', { timeout: 600_000 }, () => {
       await assertRestores(stack, instance, one.name, files.get(instance) ?? new Map());
     }
     console.log(`refused: ${refusals.length}; operations withdrawn: ${others.length}`);
+  });
+
+  it('loses its leaders at the minute of a schedule: its run is made once', async () => {
+    const minute = Math.ceil((Date.now() + 3000) / 60_000) * 60_000;
+    const at = new Date(minute);
+    const definition = {
+      cron: `${at.getUTCMinutes()} ${at.getUTCHours()} * * *`,
+      selector: { instances: ['c0', 'c1'] },
+    };
+    const made = await stack.stow.request('POST', '/1.0/schedules', { body: { name: 'minute', definition } });
+    assert.equal(made.status, 201, made.text);
+    await delay(minute - 500 - Date.now());
+    for (const stream of ['KV_lxstow_schedules', 'KV_lxstow_runs']) {
+      const leader = await cluster.leaderOf(stream);
+      await leader.kill('SIGKILL');
+      await cluster.leaderOf(stream);
+      await leader.start();
+    }
+    const last = async () => (await stack.stow.request('GET', '/1.0/schedules/minute')).body.metadata?.last;
+    const { run } = await until(last, (found) => found !== undefined);
+    assert.equal((await ended(run)).status, 'Success');
+    const { runs }: RunPage = (await stack.stow.request('GET', '/1.0/runs')).body.metadata;
+    const ours = runs.filter(({ schedule }) => schedule?.name === 'minute');
+    assert.deepEqual(
+      ours.map(({ id, counts }) => [id, counts.success]),
+      [[run, 2]],
+    );
   });
 
   const ended = (id: string) =>

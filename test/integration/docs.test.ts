@@ -88,6 +88,20 @@ cp '${root}packaging/lxstow.yaml' '${root}packaging/admin.env' /etc/lxstow/
 lxc remote add stow "$(lxstow -c lxstow.yaml trust token lxc)"
 lxc exec c1 -- dd if=/dev/urandom of=/root/data bs=1M count=200
 `,
+  // Receivers of reports, which refuse what is empty or should be JSON and is not.
+  'docs/runs.md': `
+cat >receivers.cjs <<'END'
+require('node:http').createServer(async (request, response) => {
+  let body = '';
+  for await (const chunk of request) body += chunk;
+  const report = request.url === '/ntfy' ? body : [JSON.parse(body)].map(({ message, text }) => message ?? text)[0];
+  response.writeHead(/^# Backups: Success/.test(report) ? 200 : 400).end();
+}).listen(9911, '127.0.0.1');
+END
+timeout 300 '${process.execPath}' receivers.cjs &
+export NTFY=http://127.0.0.1:9911/ntfy GOTIFY=http://127.0.0.1:9911/gotify SLACK=http://127.0.0.1:9911/slack TOKEN=t
+until curl -s http://127.0.0.1:9911/ntfy -d x; do sleep 0.1; done
+`,
   // Two messages that are none, and what an operation left that nobody knows.
   'docs/upkeep.md': `
 for n in 1 2; do

@@ -5,6 +5,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../services/contract/config.ts';
 import type {
@@ -15,6 +16,7 @@ import type {
   Schedule,
   ScheduledAt,
   ShownRun,
+  ShownRunChild,
   ShownSchedule,
 } from '../../services/contract/schemas.ts';
 import { FleetStore } from '../../services/fleet/fleetStore.ts';
@@ -28,8 +30,10 @@ import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { fingerprintOf } from '../../services/trust/certificates.ts';
+import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
+import { type Receiver, startReceiver } from '../lab/receiver.ts';
 import { attempt } from '../lab/run.ts';
 import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
@@ -43,16 +47,22 @@ describe('schedules', { timeout: 600_000 }, () => {
   let nats: Nats;
   let schedules: ScheduleStore;
   let home: string;
+  let s3: ScriptedS3;
+  let receiver: Receiver;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-schedules-'));
     const config = {
       worker: { compression: 'none', graceMs: 0, inventoryEverySeconds: 2, leaseTtlMs: 4000, heartbeatMs: 1000 },
     };
-    stack = await openStack('schedules', { config });
+    receiver = await startReceiver();
+    const notify = { endpoints: [`${receiver.url}/all`], allowed: [`${receiver.url}/ping`] };
+    stack = await openStack('schedules', { config: { ...config, notify }, workers: 0 });
+    s3 = await scriptedS3(stack.s3.endpoint);
+    await stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: s3.endpoint });
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     other = await startLxstow({
       ...{ name: 'schedules-other', log: () => undefined, natsUrl: stack.nats.url, s3: stack.s3, socket },
-      ...{ workers: 0, config },
+      ...{ workers: 0, config: { ...config, notify } },
     });
     const { nats: settings } = loadConfig({ file: stack.stow.configFile, env: {} });
     nats = await connectNats(settings, 'test', createLogger({ level: 'error', format: 'text' }, {}));
@@ -65,6 +75,8 @@ describe('schedules', { timeout: 600_000 }, () => {
     await nats?.[Symbol.asyncDispose]();
     await other?.[Symbol.asyncDispose]();
     await stack?.[Symbol.asyncDispose]();
+    await s3?.[Symbol.asyncDispose]();
+    await receiver?.[Symbol.asyncDispose]();
     await rm(home, { recursive: true, force: true });
   });
 
@@ -94,8 +106,11 @@ describe('schedules', { timeout: 600_000 }, () => {
       () => show(name),
       (shown) => shown.last !== undefined,
     );
-    await stack.stow.request('GET', `/1.0/operations/${last?.run}/wait?timeout=120`);
-    return (await stack.stow.request('GET', `/1.0/runs/${last?.run}`)).body.metadata;
+    return endOf(last?.run ?? '');
+  }
+  async function endOf(run: string): Promise<ShownRun> {
+    await stack.stow.request('GET', `/1.0/operations/${run}/wait?timeout=120`);
+    return (await stack.stow.request('GET', `/1.0/runs/${run}`)).body.metadata;
   }
   const backups = async (instance: string) =>
     (await stack.stow.request('GET', `/1.0/instances/${instance}/backups`)).body.metadata.length as number;
@@ -207,7 +222,8 @@ describe('schedules', { timeout: 600_000 }, () => {
   });
 
   it('only record a missed time, where they are to, or their window is over', async () => {
-    await create('never', { cron: '@daily', selector: { instances: ['s1'] }, catch_up: 'never' });
+    const ping = `${receiver.url}/ping/never`;
+    await create('never', { cron: '@daily', selector: { instances: ['s1'] }, catch_up: 'never', ping });
     await turnBack('never', 1.2 * dayMs);
     const run = await ended('never');
     assert.deepEqual([run.status, run.counts.total], ['Failure', 0]);
@@ -215,6 +231,12 @@ describe('schedules', { timeout: 600_000 }, () => {
       run.failures[0]?.reason ?? '',
       /^missed \S+T00:00: no gateway was at work then, and catch_up is never$/,
     );
+    const [pinged] = await receiver.until(`/ping/never/fail?rid=${run.id}`);
+    assert.match(pinged?.body ?? '', /missed \S+T00:00: no gateway was at work then/);
+    const told = async () => receiver.received.find(({ notice }) => notice.operation === run.id)?.notice;
+    const notice = await until(told, (found) => found !== undefined);
+    assert.deepEqual([notice?.opType, notice?.state], ['run', 'failed']);
+    assert.match(String(notice?.error), /^missed /);
 
     const yesterday = new Date(Date.now() - 2 * 3_600_000).toISOString().slice(11, 16);
     const end = new Date(Date.now() - 3_600_000).toISOString().slice(11, 16);
@@ -284,6 +306,96 @@ describe('schedules', { timeout: 600_000 }, () => {
     await cli('schedule', 'pause', 'paused', '--until', '2099-12-24T18:00');
     assert.equal((await show('paused')).paused?.until, '2099-12-24T18:00:00.000Z');
     await ask('DELETE', '/paused');
+  });
+
+  it('do nothing while they are paused, and nothing for the past when they are made or changed', async () => {
+    const definition = { cron: '* * * * *', selector: { instances: ['none'] } };
+    const made = Date.now();
+    for (const name of ['waiting', 'fresh', 'beat']) await create(name, definition);
+    await ask('POST', '/waiting/pause');
+    await create('changed', { ...definition, cron: '@yearly' });
+    for (const name of ['waiting', 'changed']) await turnBack(name, 600_000);
+    const changed = (await ask('PUT', '/changed', definition)).body.metadata as ShownSchedule;
+    assert.ok(Date.parse(changed.since) >= made);
+    const fresh = await show('fresh');
+    assert.ok(fresh.last !== undefined || fresh.since === fresh.created_at);
+    await turnBack('beat', 61_000);
+    await until(
+      () => show('beat'),
+      ({ last }) => last !== undefined,
+    );
+    assert.equal((await show('waiting')).last, undefined);
+    for (const name of ['fresh', 'changed']) {
+      const { last } = await show(name);
+      assert.ok(last === undefined || Date.parse(last.at) > made, name);
+    }
+    for (const name of ['waiting', 'fresh', 'beat', 'changed']) await ask('DELETE', `/${name}`);
+  });
+
+  it('skip what their last run is still at, say since when, and back it up the next time', async () => {
+    const { reached, release } = s3.hold(/\/s1\//);
+    /** Due once, at the minute that is so long ago. */
+    const dueBefore = async (minutes: number) => {
+      const before = (await ask('GET', '/slow')).body.metadata?.last?.run;
+      const at = new Date(Date.now() - minutes * 60_000);
+      const definition = { cron: `${at.getUTCMinutes()} ${at.getUTCHours()} * * *`, selector: { instances: ['s1'] } };
+      if (before === undefined) await create('slow', definition);
+      else assert.equal((await ask('PUT', '/slow', definition)).status, 200);
+      await turnBack('slow', (minutes + 1) * 60_000);
+      const { last } = await until(
+        () => show('slow'),
+        (shown) => shown.last !== undefined && shown.last.run !== before,
+      );
+      return last?.run ?? '';
+    };
+    const child = async (run: string) =>
+      (await stack.stow.request('GET', `/1.0/runs/${run}/children`)).body.metadata.children[0] as ShownRunChild;
+    try {
+      const first = await dueBefore(3);
+      await reached;
+      const second = await endOf(await dueBefore(2));
+      assert.deepEqual([second.status, second.counts.skipped], ['Success', 1]);
+      const { state, by, since } = await child(second.id);
+      assert.equal(state, 'skipped');
+      assert.ok(by === first || by === (await child(first)).operation.split('/').at(-1), by);
+      assert.ok(Date.parse(since ?? '') <= Date.now());
+      release();
+      assert.deepEqual((await endOf(first)).counts.success, 1);
+      assert.deepEqual((await endOf(await dueBefore(1))).counts.success, 1);
+    } finally {
+      release();
+      await ask('DELETE', '/slow');
+    }
+  });
+
+  it('are due once, whatever is killed at their minute: NATS, both gateways, the worker', async () => {
+    const before = await backups('s2');
+    const all = [stack.stow.gateway, other.gateway, ...stack.stow.workers];
+    const minute = Math.ceil((Date.now() + 5000) / 60_000) * 60_000;
+    const at = new Date(minute);
+    const cron = `${at.getUTCMinutes()} ${at.getUTCHours()} * * *`;
+    await create('minute', { cron, selector: { instances: ['s2'] } });
+    await delay(minute - 300 - Date.now());
+    await stack.nats.kill('SIGKILL');
+    await delay(minute + 200 - Date.now());
+    await stack.nats.start();
+    await until(
+      async () => (await show('minute').catch(() => undefined))?.last,
+      (last) => last !== undefined,
+    );
+    await Promise.all(all.map((each) => each.kill('SIGKILL')));
+    await Promise.all(all.map((each) => each.start()));
+    const run = await ended('minute');
+    assert.deepEqual([run.status, run.class, run.counts.success], ['Success', 'scheduled', 1]);
+    await turnBack('minute', Date.now() - minute + 1000);
+    await until(
+      () => schedules.find('minute'),
+      (found) => Date.parse(found?.schedule.since ?? '') === minute,
+    );
+    const runs = (await new RunStore(nats, 1).list()).filter(({ run: each }) => each.schedule?.name === 'minute');
+    assert.equal(runs.length, 1);
+    assert.equal(await backups('s2'), before + 1);
+    await ask('DELETE', '/minute');
   });
 
   it('are due again when a clock that was ahead is put right', async () => {

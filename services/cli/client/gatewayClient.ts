@@ -185,6 +185,9 @@ const answers: [call: RegExp, SchemaName][] = [
   [/^GET runs$/, 'run-answers.json#/$defs/runPage'],
   [/^GET runs\/[^/]+$/, 'run-answers.json#/$defs/run'],
   [/^GET runs\/[^/]+\/children$/, 'run-answers.json#/$defs/childPage'],
+  [/^GET schedules$/, 'read-answers.json#/$defs/schedules'],
+  [/^(GET|PUT) schedules\/[^/]+$/, 'nats-api.json#/$defs/schedule'],
+  [/^GET schedules\/[^/]+\/next$/, 'read-answers.json#/$defs/scheduledTimes'],
   [/^GET status$/, 'read-answers.json#/$defs/statuses'],
 ];
 
