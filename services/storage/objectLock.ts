@@ -25,14 +25,17 @@ export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
         `<LegalHold xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>${status}</Status></LegalHold>`,
       );
       const headers = { 'content-type': 'application/xml', 'content-md5': md5(body) };
-      await s3.send({ method: 'PUT', key, query: { 'legal-hold': '' }, headers, body, signal }).catch(explainNoLock);
+      const sent = s3.send({ method: 'PUT', key, query: { 'legal-hold': '' }, headers, body, signal });
+      await sent.catch((error) => explainNoLock({ held: true }, error));
     },
   };
 }
 
 /** Throws the error of a write that asked for protection; says what is wrong where the bucket cannot give it. */
-export function explainNoLock(error: unknown): never {
-  if (!isCode(error, 's3-refused') || !/object ?lock/i.test((error as Error).message)) throw error;
+export function explainNoLock({ lock, held }: Protection, error: unknown): never {
+  // SeaweedFS says no more than InvalidRequest.
+  const isAbout = isCode(error, 's3-refused') && /object ?lock|InvalidRequest/i.test((error as Error).message);
+  if (!isAbout || !(lock || held)) throw error;
   const why = 'the bucket has no Object Lock, which is given to a bucket when it is made (docs/s3.md)';
   throw new LxstowError('s3-refused', `${why}: ${(error as Error).message}`, { cause: error });
 }

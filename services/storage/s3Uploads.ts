@@ -27,7 +27,7 @@ export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config[
       const query = { uploads: '' };
       const begun = await s3
         .ask('InitiateMultipartUploadResult', { method: 'POST', key, query, headers, signal })
-        .catch(explainNoLock);
+        .catch((error) => explainNoLock(protection, error));
       return { key, uploadId: word(begun, 'UploadId'), copies };
     },
 

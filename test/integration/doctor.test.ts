@@ -345,6 +345,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     await client.setBucketVersioning('versioned', { Status: 'Enabled' });
     const versioned = await doctor({ s3: { bucket: 'versioned' } }, '--only', 's3', '--strict');
     found(versioned.findings, 'warning', /^the bucket keeps versions: what lxstow deletes stays/, /mc ilm rule add/);
+    found(versioned.findings, 'ok', /^the bucket has no Object Lock; backups cannot be locked/);
     found(versioned.findings, 'ok', /^tried, and allowed: put/);
     found(versioned.findings, 'ok', /^MinIO has .* free$/);
     assert.equal(versioned.status, 2);
@@ -357,12 +358,13 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       (await doctor({ s3: { bucket: 'versioned' } }, '--only', 's3')).findings,
       'ok',
-      /until a lifecycle rule removes it$/,
+      /until a lifecycle rule removes it, 30 days after the deletion$/,
     );
 
     await client.makeBucket('locked', 'us-east-1', { ObjectLocking: true });
     await client.setObjectLockConfig('locked', { mode: 'COMPLIANCE', unit: 'Days', validity: 3 } as never);
     const locked = await doctor({ s3: { bucket: 'locked' } }, '--only', 's3');
+    assert.ok(!locked.findings.some(({ finding }) => finding.includes('no Object Lock')));
     found(locked.findings, 'warning', /nobody can remove one for 3 days \(COMPLIANCE\)/);
     found(
       locked.findings,
