@@ -8,7 +8,7 @@ import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type LabLxd, startLxd } from '../lab/lxd.ts';
 import { type Machine, openMachine } from '../lab/machine.ts';
 import { blocksOf, type TypedPage, typePage } from '../lab/page.ts';
-import { findMinio, findNatsServer } from '../lab/parts.ts';
+import { findMinio, findNatsServer, findVersityGw } from '../lab/parts.ts';
 import { answers, startDaemon } from '../lab/processes.ts';
 import { run } from '../lab/run.ts';
 
@@ -18,6 +18,8 @@ const found = process.env.LXSTOW_LAB_LXD_SOCKET
   : await findLxd(quiet);
 const skip = found.available ? false : found.reason;
 
+const versityGw = await findVersityGw(quiet).catch(() => undefined);
+
 const endpoint = 'http://127.0.0.1:9000';
 const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
 /** Each answer that is wrong, what is said to it, and at last the right one. */
@@ -25,7 +27,7 @@ const conversation: [answer: string, said?: RegExp][] = [
   ['backups', /backups is neither a URL nor a path from the root: give \/backups/],
   ['s3://bucket', /give the URL of the S3 server/],
   ['https://key:secret@s3.example.net', /keep the keys out of the URL/],
-  ['/nowhere/backups'],
+  ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
   ['http://127.0.0.1:9', undefined],
   ['Bucket!', /"Bucket!" cannot be a bucket's name/],
   ['lxstow'],
@@ -68,6 +70,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await lxd.launch('c1', { dataMiB: 1 });
     await mkdir(join(folder.path, 'bin'));
     await symlink(await findNatsServer(quiet), join(folder.path, 'bin', 'nats-server'));
+    if (versityGw) await symlink(versityGw, join(folder.path, 'bin', 'versitygw'));
     const [enter = '', ...there] = machine.enter;
     await startDaemon({
       command: enter,
@@ -202,5 +205,35 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const unit = 'lxstow-standalone.service';
     assert.equal(done, `daemon-reload\nenable ${unit}\nrestart ${unit}\ndisable --now ${unit}\ndaemon-reload\n`);
     await type(`! ls /etc/systemd/system/${unit}*`);
+    await type('umount /run/systemd');
+  });
+
+  const noFolder = { skip: versityGw ? false : 'no VersityGW' };
+  it('with a folder as the store, a copy of the folder and the page are enough elsewhere', noFolder, async () => {
+    await type('rm -rf /etc/lxstow /var/lib/lxstow; mkdir -p ~/nas');
+    const nas = join(folder.path, 'home', 'nas');
+    // MinIO has the usual port.
+    const said = await type(`lxstow init --yes --store ${nas}/lxstow --nightly 03:00 --keep-daily 14`);
+    assert.match(said, /lxstow can be written to/);
+    assert.match(said, /^1 of 1 backed up$/m);
+    const files = await lxd.fingerprint('c1');
+    await lxd.lxc(['delete', '--force', 'c1']);
+    await type('lxstow restore c1 latest --start');
+    assert.match(await type('lxstow init --yes'), /is as it should be\nlxstow runs already/);
+    const recovery = await type(`cat ${page}`);
+    const undone = await type('lxstow init --undo');
+    assert.match(undone, new RegExp(`the backups: the folder ${nas}/lxstow`));
+    assert.match(undone, /the keys of the store's server: \/var\/lib\/lxstow\/store/);
+    await type(`mv ${nas}/lxstow ${nas}/copy; rm -r /etc/lxstow /var/lib/lxstow`);
+    await lxd.lxc(['delete', '--force', 'c1']);
+    const home = join(folder.path, 'third-home');
+    await mkdir(home);
+    const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };
+    const [commands] = blocksOf(recovery).filter(({ language }) => language === 'sh');
+    await type((commands?.text ?? 'false').replace('nas/lxstow', 'nas/copy'), env);
+    assert.match(await lxd.lxc(['list', '--format', 'csv', '--columns', 'ns']), /^c1,RUNNING/m);
+    const data = (all: Map<string, string>) => [...all].filter(([path]) => path.startsWith('data'));
+    assert.deepEqual(data(await lxd.fingerprint('c1')), data(files));
+    await type('lxstow init --undo', env);
   });
 });

@@ -13,6 +13,7 @@ import { poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import type { Service } from '../../init/units.ts';
 import { setNightly, trustThisUser } from '../client/firstSteps.ts';
+import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { Questions } from '../terminal/questions.ts';
@@ -43,7 +44,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   if (answers.nightly) say(`every instance is backed up next at ${await setNightly(gateway, answers.nightly)}`);
   await writeSecret(places.page, recoveryPage(answers.store, new Date()));
   const status = await firstBackup(gateway, answers.backup);
-  sayNext(places, service.service, answers);
+  await sayNext(places, service.service, answers, gateway);
   return status;
 }
 
@@ -88,7 +89,6 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
     throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
   const kept = await undo(places, record);
   if (record.gateway !== undefined) {
-    const { removeRemote } = await import('../client/remotes.ts');
     await removeRemote(record.gateway).catch(() => undefined);
   }
   stop.throwIfAborted();
@@ -156,16 +156,18 @@ export function withoutKeys(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
 }
 
-function sayNext(places: Places, service: Service, { store }: InitAnswers): void {
+async function sayNext(places: Places, service: Service, { store }: InitAnswers, gateway: string): Promise<void> {
+  const { standard } = await listRemotes();
+  const name = gateway === standard ? 'NAME' : `${gateway}:NAME`;
   const other = process.env.SUDO_USER;
   say(`
 Backups go to ${placeText(store)}. KEEP ${places.page} ELSEWHERE:
 with it and the store, everything can be restored on another machine.
 
 What to type next:
-  lxstow backup NAME                   back up an instance now
-  lxstow list NAME                     its backups
-  lxstow restore NAME latest           restore it where it is gone; --as OTHER: beside it
+  lxstow backup ${name}                   back up an instance now
+  lxstow list ${name}                     its backups
+  lxstow restore ${name} latest           restore it where it is gone; --as OTHER: beside it
   lxstow status                        whether every instance has a recent backup
   lxstow schedule next --instances     what is backed up next, and when
   lxstow doctor                        what is wrong, and what to do`);
