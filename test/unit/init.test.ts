@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { loadConfig } from '../../services/contract/config.ts';
+import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
 import {
   keptConfiguration,
@@ -198,4 +199,11 @@ describe('what lxstow init writes', () => {
     assert.match(page, /--store https:\/\/s3\.example\.net\/backups .*--region eu-central-1/);
     assert.match(recoveryPage({ folder: '/mnt/nas' }, new Date(0)), /--store \/mnt\/nas --no-nightly/);
   });
+});
+
+it('a nats-server is due when it is older than the one that lxstow is tested with', () => {
+  for (const older of ['2.15.0', '2.14.9', '1.99.99', '2.14.0-beta.1'])
+    assert.equal(isOlder(older, '2.15.1'), true, older);
+  for (const newer of ['2.15.1', '2.15.2', '2.16.0', '3.0.0', '2.15.1-beta.1', ''])
+    assert.equal(isOlder(newer, '2.15.1'), false, newer);
 });

@@ -6,6 +6,7 @@ import { type Earlier, type Ports, readEarlier, usualPorts, writeConfiguration }
 import { placeText } from '../../init/initAnswers.ts';
 import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
 import { freePorts } from '../../init/ports.ts';
+import { findProgram } from '../../init/programs.ts';
 import { recoveryPage } from '../../init/recoveryPage.ts';
 import { findServers, type LocalServer } from '../../init/servers.ts';
 import { command, hasSystemd, isReady, logFile, start, unit } from '../../init/standaloneService.ts';
@@ -88,9 +89,9 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   if (!record)
     throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
   const kept = await undo(places, record);
-  if (record.gateway !== undefined) {
-    await removeRemote(record.gateway).catch(() => undefined);
-  }
+  const { remotes } = await listRemotes();
+  if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
+    await removeRemote(record.gateway);
   stop.throwIfAborted();
   say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
@@ -134,7 +135,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   await writeRecord(places, made);
   const service: Service = {
     places,
-    program: [process.execPath, process.argv[1] ?? ''],
+    program: programOf(env),
     env,
     natsPort,
     healthPorts: [ports.gatewayHealth, ports.workerHealth],
@@ -149,6 +150,12 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     await writeRecord(places, made);
   } else say('lxstow runs already');
   return { service, record: made };
+}
+
+/** By its name on the PATH, which the package's own script finds what is carried by; else Node and this file. */
+function programOf(env: NodeJS.ProcessEnv): string[] {
+  const installed = findProgram('lxstow', env);
+  return installed === undefined ? [process.execPath, process.argv[1] ?? ''] : [installed];
 }
 
 /** The configuration has the keys now. */
