@@ -78,10 +78,11 @@ function reportVersion({ connection }: Nats, report: Report): void {
   else report('ok', `NATS ${version} at ${host}`);
 }
 
+/** False for what is not a version. */
 export function isOlder(version: string, than: string): boolean {
-  const [mine, theirs] = [version, than].map((text) => text.split(/[.-]/).slice(0, 3).map(Number));
-  const at = mine?.findIndex((part, index) => part !== theirs?.[index]) ?? -1;
-  return at >= 0 && Number(mine?.[at]) < Number(theirs?.[at]);
+  const [mine = [], theirs = []] = [version, than].map((text) => text.split(/[.-]/).slice(0, 3).map(Number));
+  const at = mine.findIndex((part, index) => part !== theirs[index]);
+  return version !== '' && Number(mine[at]) < Number(theirs[at]);
 }
 
 async function examineTls(config: Config['nats'], signal: AbortSignal, report: Report): Promise<void> {

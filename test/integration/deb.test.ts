@@ -121,7 +121,8 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     for (const { name, version, sha256 } of carried) {
       const path = (await inside('find', '/usr/lib/lxstow', '-maxdepth', '2', '-type', 'f', '-name', name)).trim();
       assert.match(await inside('sha256sum', path), new RegExp(`^${sha256} `), name);
-      if (name !== 'libisal.so.2')
+      // VersityGW knows its version only from its own Makefile.
+      if (['node', 'nats-server'].includes(name))
         assert.match(await inside(path, '--version'), new RegExp(version.replaceAll('.', '\\.')));
     }
     const copyright = await readFile(join(tree, 'usr/share/doc/lxstow/copyright'), 'utf8');
