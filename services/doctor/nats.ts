@@ -1,11 +1,11 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
 import { randomBytes } from 'node:crypto';
-import carried from '../../packaging/carried.json' with { type: 'json' };
 import { until } from '../concurrency/until.ts';
 import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { testedNatsServer } from '../contract/version.ts';
 import { Leases } from '../coordination/leases.ts';
 import { countDeadLetters } from '../jobs/queueDepth.ts';
 import { Bucket } from '../nats/bucket.ts';
@@ -68,11 +68,10 @@ function adviceFor(error: unknown): string {
 function reportVersion({ connection }: Nats, report: Report): void {
   const version = connection.info?.version ?? '';
   const { host } = new URL(`x://${connection.getServer().replace(/^\w+:\/\//, '')}`);
-  const tested = carried['nats-server'].version;
-  if (isOlder(version, tested))
+  if (isOlder(version, testedNatsServer))
     report(
       'warning',
-      `NATS ${version} at ${host} is older than ${tested}, with which lxstow is tested`,
+      `NATS ${version} at ${host} is older than ${testedNatsServer}, with which lxstow is tested`,
       'Install the newer nats-server; jobs wait while it restarts (docs/upgrade.md).',
     );
   else report('ok', `NATS ${version} at ${host}`);
