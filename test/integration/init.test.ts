@@ -11,6 +11,8 @@ import { blocksOf, type TypedPage, typePage } from '../lab/page.ts';
 import { findMinio, findNatsServer, findVersityGw } from '../lab/parts.ts';
 import { answers, startDaemon } from '../lab/processes.ts';
 import { run } from '../lab/run.ts';
+import { onTerminal, openTerminal } from '../lab/terminal.ts';
+import { until } from './stack.ts';
 
 const quiet = () => undefined;
 const found = process.env.LXSTOW_LAB_LXD_SOCKET
@@ -162,6 +164,33 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where shall backups go/);
     await refused('ls ~/other', 2, /No such file/);
     await refused('LXD_DIR=/nowhere lxstow -c ~/other/lxstow.yaml init --yes', 69, /\/nowhere\/unix\.socket/);
+  });
+
+  it('on a terminal it does not show the secret key, and Ctrl-C leaves everything as it is', onTerminal, async () => {
+    const home = join(folder.path, 'home');
+    const env = {
+      ...folder.env,
+      LXD_DIR: lxd.dir,
+      HOME: home,
+      PATH: `${join(folder.path, 'bin')}:${process.env.PATH}`,
+    };
+    const words = [...machine.enter, 'lxstow', '-c', `${home}/tty/lxstow.yaml`, 'init'];
+    const { child, seen, ended } = openTerminal(words, env);
+    const answer = async (question: string, text: string) => {
+      await until(
+        async () => seen(),
+        (all) => all.includes(question),
+      );
+      child.stdin?.write(text);
+    };
+    await answer('Where shall backups go?', `${endpoint}/lxstow\r`);
+    await answer('Access key', 'lxstow\r');
+    await answer('Secret key; it is not shown: ', 'change-me-now\r');
+    await answer('At what time, or no [03:00]: ', '\u0003');
+    assert.equal(await ended, 130);
+    assert.doesNotMatch(seen(), /change-me-now/);
+    assert.match(seen(), /interrupted/);
+    await type(`! ls ${home}/tty`);
   });
 
   it('undone, the backups and their keys are where it says; the page alone brings them back elsewhere', async () => {
