@@ -160,8 +160,12 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       const health = await type('lxstow doctor || true');
       assert.match(health, /, 0 problems/);
       assert.match(health, /gzip by ISA-L/);
-      // Installed once more over what runs: nothing is forgotten.
+      // Installed once more over what runs, and started anew, as systemd would do: nothing is forgotten.
       await inside('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`);
+      await type(
+        'pid=$(cat /var/lib/lxstow/standalone.pid); kill $pid; while [ -s /proc/$pid/cmdline ]; do sleep 0.1; done',
+      );
+      assert.match(await type('lxstow init --yes'), /is as it should be\nstarting lxstow in the background\n/);
       assert.match(await type('lxstow schedule next'), /nightly/);
       assert.match(await type('lxstow list c1'), /backup_/);
       const undone = await type('lxstow init --undo');

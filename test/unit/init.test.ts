@@ -8,6 +8,7 @@ import { loadConfig } from '../../services/contract/config.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
 import {
+  keepCa,
   keptConfiguration,
   readEarlier,
   usualPorts,
@@ -103,6 +104,9 @@ describe('answers to lxstow init', () => {
     assert.match(one.asked[0] ?? '', /LXD has 1, Incus has 3/);
     assert.match(one.refused[0] ?? '', /answer lxd or incus/);
     assert.equal((await chooseServer(both, { engine: 'lxd' }, undefined)).product, 'LXD');
+    // What is configured already is the usual answer.
+    assert.equal((await chooseServer(both, {}, person(''), '/LXD')).product, 'LXD');
+    assert.equal((await chooseServer(both, {}, undefined, '/LXD')).product, 'LXD');
     assert.equal((await chooseServer({ found: [server('LXD', 0)], unusable: [] }, {}, person())).product, 'LXD');
     await assert.rejects(chooseServer({ found: [], unusable: [] }, {}, undefined), /install one and initialise it/);
     await assert.rejects(
@@ -144,6 +148,10 @@ describe('answers to lxstow init', () => {
       nightly: undefined,
       backup: 'none',
     });
+    const same = await findAnswers({ ...asking, earlier, asker: person('', '', '') });
+    assert.deepEqual(same, { store, nightly: undefined, backup: 'none' });
+    const weekly = await findAnswers({ ...asking, options: { keepDaily: '7' }, earlier, asker: undefined });
+    assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
   });
 });
 
@@ -165,6 +173,20 @@ describe('what lxstow init writes', () => {
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }, true), true);
     assert.deepEqual(readEarlier(there)?.ports, ports);
+  });
+
+  it('has the CA beside it, wherever that was', async () => {
+    const there = places();
+    const ca = join(mkdtempSync(join(tmpdir(), 'lxstow-init-')), 'ca.pem');
+    writeFileSync(ca, 'PEM\n', { mode: 0o600 });
+    const store = (await keepCa(there, { ...place, ca })) as S3Place;
+    assert.equal(store.ca, join(there.config, '..', 's3-ca.crt'));
+    assert.equal(statSync(store.ca ?? '').mode & 0o777, 0o644);
+    assert.deepEqual(await keepCa(there, store), store);
+    assert.match(
+      recoveryPage(store, new Date(0)),
+      /cat >lxstow-ca\.crt <<'END'\nPEM\nEND\n[\s\S]*--ca lxstow-ca\.crt\n/,
+    );
   });
 
   it('keeps a configuration that was there, beside it', async () => {

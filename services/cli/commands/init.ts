@@ -2,7 +2,14 @@
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type AnswerOptions, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
-import { type Earlier, type Ports, readEarlier, usualPorts, writeConfiguration } from '../../init/configurationFile.ts';
+import {
+  type Earlier,
+  keepCa,
+  type Ports,
+  readEarlier,
+  usualPorts,
+  writeConfiguration,
+} from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
 import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
 import { freePorts } from '../../init/ports.ts';
@@ -51,7 +58,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
 
 async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlier | undefined, stop: AbortSignal) {
   using asker = options.yes ? undefined : new Questions();
-  const server = await chooseServer(await findServers(env, stop), options, asker);
+  const server = await chooseServer(await findServers(env, stop), options, asker, earlier?.socket);
   const pools = server.pools.map(poolText).join(', ') || 'none';
   const instances = count(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
@@ -120,7 +127,8 @@ interface Preparation {
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const ports: Ports = record && earlier ? earlier.ports : await freePorts({ ...usualPorts });
   const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
-  const settings = { store: answers.store, socket: server.socket, state: record?.state ?? places.state, ports };
+  const store = await keepCa(places, answers.store);
+  const settings = { store, socket: server.socket, state: record?.state ?? places.state, ports };
   const written = await writeConfiguration(places, settings, record !== undefined);
   say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
   const made: InitRecord = {
