@@ -69,20 +69,20 @@ function adviceFor(error: unknown): string {
 function reportVersion({ connection }: Nats, report: Report): void {
   const version = connection.info?.version ?? '';
   const { host } = new URL(`x://${connection.getServer().replace(/^\w+:\/\//, '')}`);
-  const tested = testedNatsServer;
-  if (isOlder(version, tested))
+  if (isOlder(version, testedNatsServer))
     report(
       'warning',
-      `NATS ${version} at ${host} is older than ${tested}, with which lxstow is tested`,
+      `NATS ${version} at ${host} is older than ${testedNatsServer}, with which lxstow is tested`,
       'Install the newer nats-server; jobs wait while it restarts (docs/upgrade.md).',
     );
   else report('ok', `NATS ${version} at ${host}`);
 }
 
+/** False for what is not a version. */
 export function isOlder(version: string, than: string): boolean {
-  const [mine, theirs] = [version, than].map((text) => text.split(/[.-]/).slice(0, 3).map(Number));
-  const at = mine?.findIndex((part, index) => part !== theirs?.[index]) ?? -1;
-  return at >= 0 && Number(mine?.[at]) < Number(theirs?.[at]);
+  const [mine = [], theirs = []] = [version, than].map((text) => text.split(/[.-]/).slice(0, 3).map(Number));
+  const at = mine.findIndex((part, index) => part !== theirs[index]);
+  return version !== '' && Number(mine[at]) < Number(theirs[at]);
 }
 
 async function examineTls(config: Config['nats'], signal: AbortSignal, report: Report): Promise<void> {

@@ -72,10 +72,12 @@ export interface Asking {
   say(text: string): void;
 }
 
+/** `configured`: the socket of an earlier configuration, which is the usual answer. */
 export async function chooseServer(
   { found, unusable }: FoundServers,
   { engine }: AnswerOptions,
   asker: Asker | undefined,
+  configured?: string,
 ): Promise<LocalServer> {
   const named = (name: string) => found.find(({ product }) => product.toLowerCase() === name);
   if (found.length === 0)
@@ -93,7 +95,8 @@ export async function chooseServer(
       `--engine ${engine}: only ${found.map(({ product }) => product).join(' and ')} is here`,
     );
   }
-  const [first, ...others] = found.toSorted((a, b) => b.instances.length - a.instances.length) as [LocalServer];
+  const rank = ({ socket, instances }: LocalServer) => (socket === configured ? Infinity : instances.length);
+  const [first, ...others] = found.toSorted((a, b) => rank(b) - rank(a)) as [LocalServer];
   if (others.length === 0 || !asker) return first;
   const counts = found.map(({ product, instances }) => `${product} has ${instances.length}`).join(', ');
   return asker.ask({

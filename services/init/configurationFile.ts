@@ -1,6 +1,7 @@
 /** The configuration that `lxstow init` writes: commented, and for its owner alone. What people added to it stays. */
 import { existsSync, readFileSync } from 'node:fs';
-import { copyFile } from 'node:fs/promises';
+import { chmod, copyFile, mkdir } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Document, parseDocument } from 'yaml';
 import { LxstowError } from '../contract/errors.ts';
@@ -66,6 +67,17 @@ export async function writeConfiguration(places: Places, settings: Settings, byI
   if (there && !byInit) await copyFile(config, `${config}${beforeInit}`);
   await writeSecret(config, document.toString({ lineWidth: 0 }));
   return true;
+}
+
+/** Copies the CA beside the configuration: the service may not read a file below somebody's home. */
+export async function keepCa({ config }: Places, store: Store): Promise<Store> {
+  if ('folder' in store || store.ca === undefined) return store;
+  const kept = join(dirname(config), 's3-ca.crt');
+  if (resolve(store.ca) === kept) return store;
+  await mkdir(dirname(config), { recursive: true });
+  await copyFile(store.ca, kept);
+  await chmod(kept, 0o644);
+  return { ...store, ca: kept };
 }
 
 /** Where the configuration before init is kept. */

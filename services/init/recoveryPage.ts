@@ -7,7 +7,7 @@ export function recoveryPage(store: Store, written: Date): string {
   const kept =
     'folder' in store
       ? `You need this page, and the folder \`${store.folder}\` of ${hostname()} or a copy of it. It has no password: protect it as you protect the instances.`
-      : 'You need this page alone. It contains the keys of the store: keep it as you keep passwords.';
+      : 'Besides the store you need only this page. It contains the keys: keep it as you keep passwords.';
   return `# How to restore the backups of ${hostname()}
 
 Written by \`lxstow init\` on ${written.toISOString().slice(0, 10)}. Backups are in ${placeText(store)}.

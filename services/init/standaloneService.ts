@@ -12,6 +12,7 @@ import { type Service, unitFiles } from './units.ts';
 export const unit = 'lxstow-standalone.service';
 const startMs = 90_000;
 const stopMs = 60_000;
+const mostStarts = 3;
 const lookEveryMs = 200;
 const usualNatsPort = 4222;
 
@@ -30,8 +31,7 @@ export async function start(service: Service, stop: AbortSignal): Promise<string
   const { places } = service;
   if (!hasSystemd(places)) {
     await stopInBackground(places);
-    await startInBackground(service);
-    await untilReady(service, stop, () => (isRunning(places) ? undefined : lastLines(logFile(places))));
+    await keepStarting(service, stop);
     return [];
   }
   const files = unitFiles(service, command(service));
@@ -44,6 +44,20 @@ export async function start(service: Service, stop: AbortSignal): Promise<string
   await systemctl('restart', unit);
   await untilReady(service, stop, () => undefined);
   return files.map(({ path }) => path);
+}
+
+/** Again when it ends at once, as systemd would do: a busy machine lets the connection to NATS time out. */
+async function keepStarting(service: Service, stop: AbortSignal): Promise<void> {
+  const { places } = service;
+  const why = () => (isRunning(places) ? undefined : lastLines(logFile(places)));
+  for (let tries = 1; ; tries += 1) {
+    await startInBackground(service);
+    try {
+      return await untilReady(service, stop, why);
+    } catch (error) {
+      if (stop.aborted || isRunning(places) || tries === mostStarts) throw error;
+    }
+  }
 }
 
 export async function stopService(places: Places, kind: 'systemd' | 'background', units: string[]): Promise<void> {

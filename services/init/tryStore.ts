@@ -62,11 +62,12 @@ export async function tryFolder(
     return findings;
   }
   report('ok', `${folder} can be written to`);
-  for (const { name } of await poolsOnDiskOf(folder, server))
+  const pools = (await poolsOnDiskOf(folder, server)).map(({ name }) => name);
+  if (pools.length > 0)
     report(
       'warning',
-      `${folder} is on the same disk as storage pool ${name}: if that disk dies, the backups die with the instances`,
-      'Use another disk, a NAS or an S3 server.',
+      `${folder} is on the same disk as the storage of ${server.product} (${pools.join(', ')}): if that disk dies, the backups die with the instances`,
+      'Better use another disk, a NAS or an S3 server.',
     );
   return findings;
 }

@@ -43,7 +43,8 @@ export function dropIn({ places, folder, gid, natsPort }: Service, command: stri
           'DynamicUser=no',
           'User=root',
           'PrivateUsers=no',
-          `ReadWritePaths=${escaped(folder)}`,
+          // It starts without the disk, too: jobs wait until that is mounted.
+          `ReadWritePaths=${escaped(`-${folder}`)}`,
           ...(/^\/(home|root|run\/user)\//.test(folder) ? ['ProtectHome=no'] : []),
         ]),
     ...(natsPort === 4222 ? [] : ['ExecStart=', `ExecStart=${command.map(escaped).join(' ')}`]),

@@ -1,18 +1,26 @@
 /** What a user gets from the Debian package: installed in a bare Debian, used, removed, purged. */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { chown, copyFile, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chown, copyFile, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { findDebian } from '../lab/debian.ts';
+import { findLxd } from '../lab/findLxd.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
+import { startLxd } from '../lab/lxd.ts';
 import { onPath } from '../lab/parts.ts';
 import { freePort } from '../lab/processes.ts';
+import { mark } from '../lab/remnants.ts';
 import { attempt, run } from '../lab/run.ts';
+import { startS3 } from '../lab/s3.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const quiet = () => undefined;
+const found = process.env.LXSTOW_LAB_LXD_SOCKET
+  ? { available: false, reason: 'it has an LXD of its own' }
+  : await findLxd(quiet);
+const noLxd = found.available ? false : found.reason;
 const missing = ['dpkg-deb', 'apt-get', 'chroot'].find((name) => !onPath(name));
 const skip = missing ? `there is no ${missing}` : process.getuid?.() !== 0 && 'a chroot needs root';
 
@@ -20,8 +28,17 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
   let folder: LabFolder;
   let tree: string;
   let file: string;
-  const inside = (...command: string[]) =>
-    run('chroot', [tree, 'env', '-i', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', 'LC_ALL=C', ...command]);
+  // What is left in the background ends with the folder.
+  const clean = () => [
+    'env',
+    '-i',
+    'PATH=/usr/sbin:/usr/bin:/sbin:/bin',
+    'LC_ALL=C',
+    'HOME=/root',
+    `${mark}=${folder.path}`,
+  ];
+  const inside = (...command: string[]) => run('chroot', [tree, ...clean(), ...command]);
+  const type = (line: string) => inside('sh', '-ec', line);
   before(async () => {
     folder = await openFolder('deb', quiet);
     const build = [join(root, 'packaging/deb/build.ts'), folder.path];
@@ -96,6 +113,22 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     assert.match(await inside('bash', '-c', complete), /lxstow$/m);
   });
 
+  it('carries what it needs, and says which versions, with their checksums', async () => {
+    const carried: { name: string; version: string; sha256: string }[] = JSON.parse(
+      await readFile(join(tree, 'usr/share/doc/lxstow/carried.json'), 'utf8'),
+    );
+    assert.deepEqual(carried.map(({ name }) => name).sort(), ['libisal.so.2', 'nats-server', 'node', 'versitygw']);
+    for (const { name, version, sha256 } of carried) {
+      const path = (await inside('find', '/usr/lib/lxstow', '-maxdepth', '2', '-type', 'f', '-name', name)).trim();
+      assert.match(await inside('sha256sum', path), new RegExp(`^${sha256} `), name);
+      // VersityGW knows its version only from its own Makefile.
+      if (['node', 'nats-server'].includes(name))
+        assert.match(await inside(path, '--version'), new RegExp(version.replaceAll('.', '\\.')));
+    }
+    const copyright = await readFile(join(tree, 'usr/share/doc/lxstow/copyright'), 'utf8');
+    assert.match(copyright, /nats-server 2\.[\s\S]+versitygw 1\.[\s\S]+Intel Corporation/);
+  });
+
   it('keeps a changed configuration when it is installed again', async () => {
     const config = join(tree, 'etc/lxstow/lxstow.yaml');
     const text = `${await readFile(config, 'utf8')}\nlog:\n  level: debug\n`;
@@ -104,21 +137,66 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     assert.equal(await readFile(config, 'utf8'), text);
   });
 
+  it('with LXD beside it, `lxstow init` is all: backed up, deleted, restored, upgraded, undone', {
+    skip: noLxd,
+  }, async () => {
+    await using lxd = await startLxd({ name: 'deb', log: quiet });
+    await using s3 = await startS3({ name: 'deb', log: quiet });
+    await lxd.launch('c1', { dataMiB: 1 });
+    await mkdir(join(tree, 'var/lib/lxd'), { recursive: true });
+    await run('mount', ['--bind', lxd.dir, join(tree, 'var/lib/lxd')]);
+    await run('mount', ['-t', 'proc', 'proc', join(tree, 'proc')]);
+    await run('mount', ['--rbind', '--make-rslave', '/dev', join(tree, 'dev')]);
+    const isThere = async () => (await lxd.lxc(['list', '--format', 'csv', '--columns', 'ns'])).trim();
+    const keys = `LXSTOW_S3_ACCESS_KEY=${s3.accessKey} LXSTOW_S3_SECRET_KEY=${s3.secretKey}`;
+    for (const [init, place] of [
+      [`${keys} lxstow init --yes --store ${s3.endpoint}/of-the-package`, /the bucket of-the-package/],
+      ['lxstow init --yes --store /srv/backups', /the folder \/srv\/backups/],
+    ] as const) {
+      assert.match(await type(`${init} --nightly 03:00 --keep-daily 14`), /^1 of 1 backed up$/m);
+      await lxd.lxc(['delete', '--force', 'c1']);
+      await type('lxstow restore c1 latest --start');
+      assert.equal(await isThere(), 'c1,RUNNING');
+      const health = await type('lxstow doctor || true');
+      assert.match(health, /, 0 problems/);
+      assert.match(health, /gzip by ISA-L/);
+      // Installed once more over what runs, and started anew, as systemd would do: nothing is forgotten.
+      await inside('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`);
+      await type(
+        'pid=$(cat /var/lib/lxstow/standalone.pid); kill $pid; while [ -s /proc/$pid/cmdline ]; do sleep 0.1; done',
+      );
+      assert.match(await type('lxstow init --yes'), /is as it should be\nstarting lxstow in the background\n/);
+      assert.match(await type('lxstow schedule next'), /nightly/);
+      assert.match(await type('lxstow list c1'), /backup_/);
+      const undone = await type('lxstow init --undo');
+      assert.match(undone, place);
+      assert.match(undone, /that was there before: \/etc\/lxstow\/lxstow\.yaml/);
+    }
+    for (const place of ['proc', 'var/lib/lxd']) await run('umount', [join(tree, place)]);
+    await run('umount', ['--recursive', join(tree, 'dev')]);
+  });
+
   it('leaves only what is the user’s when it is removed, and of its own nothing when it is purged', async () => {
     await inside('dpkg', '--remove', 'lxstow');
     assert.ok(existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'usr/lib/lxstow')));
-    await mkdir(join(tree, 'var/lib/private/lxstow'), { recursive: true });
-    const { status, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
+    await mkdir(join(tree, 'var/lib/private/lxstow/nats'), { recursive: true });
+    await mkdir(join(tree, 'var/lib/lxstow/store'), { recursive: true });
+    await writeFile(join(tree, 'etc/lxstow/recovery.md'), 'where the backups are\n');
+    const { status, stdout, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
     assert.equal(status, 0, stderr);
+    assert.match(stdout.toString(), /no backup was removed\. \/etc\/lxstow\/recovery\.md says where they are/);
     assert.ok(!existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'var/lib/private/lxstow')));
+    assert.deepEqual(await readdir(join(tree, 'var/lib/lxstow')), ['store']);
+    const kept = (await inside('find', '/etc/lxstow', '-type', 'f')).split('\n').filter(Boolean).sort();
     assert.deepEqual(
-      await inside('find', '/etc/lxstow', '-type', 'f').then((text) => text.split('\n').filter(Boolean).sort()),
+      kept.filter((path) => !path.endsWith('.undone')),
       [
         '/etc/lxstow/credentials/nats-admin',
         '/etc/lxstow/credentials/s3-access-key',
         '/etc/lxstow/credentials/s3-secret-key',
+        '/etc/lxstow/recovery.md',
       ],
     );
   });

@@ -8,15 +8,19 @@ import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { type LabLxd, startLxd } from '../lab/lxd.ts';
 import { type Machine, openMachine } from '../lab/machine.ts';
 import { blocksOf, type TypedPage, typePage } from '../lab/page.ts';
-import { findMinio, findNatsServer } from '../lab/parts.ts';
+import { findMinio, findNatsServer, findVersityGw } from '../lab/parts.ts';
 import { answers, startDaemon } from '../lab/processes.ts';
 import { run } from '../lab/run.ts';
+import { onTerminal, openTerminal } from '../lab/terminal.ts';
+import { until } from './stack.ts';
 
 const quiet = () => undefined;
 const found = process.env.LXSTOW_LAB_LXD_SOCKET
   ? { available: false, reason: 'it has an LXD of its own' }
   : await findLxd(quiet);
 const skip = found.available ? false : found.reason;
+
+const versityGw = await findVersityGw(quiet).catch(() => undefined);
 
 const endpoint = 'http://127.0.0.1:9000';
 const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
@@ -25,7 +29,7 @@ const conversation: [answer: string, said?: RegExp][] = [
   ['backups', /backups is neither a URL nor a path from the root: give \/backups/],
   ['s3://bucket', /give the URL of the S3 server/],
   ['https://key:secret@s3.example.net', /keep the keys out of the URL/],
-  ['/nowhere/backups'],
+  ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
   ['http://127.0.0.1:9', undefined],
   ['Bucket!', /"Bucket!" cannot be a bucket's name/],
   ['lxstow'],
@@ -68,6 +72,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await lxd.launch('c1', { dataMiB: 1 });
     await mkdir(join(folder.path, 'bin'));
     await symlink(await findNatsServer(quiet), join(folder.path, 'bin', 'nats-server'));
+    if (versityGw) await symlink(versityGw, join(folder.path, 'bin', 'versitygw'));
     const [enter = '', ...there] = machine.enter;
     await startDaemon({
       command: enter,
@@ -161,6 +166,33 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await refused('LXD_DIR=/nowhere lxstow -c ~/other/lxstow.yaml init --yes', 69, /\/nowhere\/unix\.socket/);
   });
 
+  it('on a terminal it does not show the secret key, and Ctrl-C leaves everything as it is', onTerminal, async () => {
+    const home = join(folder.path, 'home');
+    const env = {
+      ...folder.env,
+      LXD_DIR: lxd.dir,
+      HOME: home,
+      PATH: `${join(folder.path, 'bin')}:${process.env.PATH}`,
+    };
+    const words = [...machine.enter, 'lxstow', '-c', `${home}/tty/lxstow.yaml`, 'init'];
+    const { child, seen, ended } = openTerminal(words, env);
+    const answer = async (question: string, text: string) => {
+      await until(
+        async () => seen(),
+        (all) => all.includes(question),
+      );
+      child.stdin?.write(text);
+    };
+    await answer('Where shall backups go?', `${endpoint}/lxstow\r`);
+    await answer('Access key', 'lxstow\r');
+    await answer('Secret key; it is not shown: ', 'change-me-now\r');
+    await answer('At what time, or no [03:00]: ', '\u0003');
+    assert.equal(await ended, 130);
+    assert.doesNotMatch(seen(), /change-me-now/);
+    assert.match(seen(), /interrupted/);
+    await type(`! ls ${home}/tty`);
+  });
+
   it('undone, the backups and their keys are where it says; the page alone brings them back elsewhere', async () => {
     const recovery = await type(`cat ${page}`);
     const pid = (await type('cat /var/lib/lxstow/standalone.pid')).trim();
@@ -202,5 +234,35 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const unit = 'lxstow-standalone.service';
     assert.equal(done, `daemon-reload\nenable ${unit}\nrestart ${unit}\ndisable --now ${unit}\ndaemon-reload\n`);
     await type(`! ls /etc/systemd/system/${unit}*`);
+    await type('umount /run/systemd');
+  });
+
+  const noFolder = { skip: versityGw ? false : 'no VersityGW' };
+  it('with a folder as the store, a copy of the folder and the page are enough elsewhere', noFolder, async () => {
+    await type('rm -rf /etc/lxstow /var/lib/lxstow; mkdir -p ~/nas');
+    const nas = join(folder.path, 'home', 'nas');
+    // MinIO has the usual port.
+    const said = await type(`lxstow init --yes --store ${nas}/lxstow --nightly 03:00 --keep-daily 14`);
+    assert.match(said, /lxstow can be written to/);
+    assert.match(said, /^1 of 1 backed up$/m);
+    const files = await lxd.fingerprint('c1');
+    await lxd.lxc(['delete', '--force', 'c1']);
+    await type('lxstow restore c1 latest --start');
+    assert.match(await type('lxstow init --yes'), /is as it should be\nlxstow runs already/);
+    const recovery = await type(`cat ${page}`);
+    const undone = await type('lxstow init --undo');
+    assert.match(undone, new RegExp(`the backups: the folder ${nas}/lxstow`));
+    assert.match(undone, /the keys of the store's server: \/var\/lib\/lxstow\/store/);
+    await type(`mv ${nas}/lxstow ${nas}/copy; rm -r /etc/lxstow /var/lib/lxstow`);
+    await lxd.lxc(['delete', '--force', 'c1']);
+    const home = join(folder.path, 'third-home');
+    await mkdir(home);
+    const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };
+    const [commands] = blocksOf(recovery).filter(({ language }) => language === 'sh');
+    await type((commands?.text ?? 'false').replace('nas/lxstow', 'nas/copy'), env);
+    assert.match(await lxd.lxc(['list', '--format', 'csv', '--columns', 'ns']), /^c1,RUNNING/m);
+    const data = (all: Map<string, string>) => [...all].filter(([path]) => path.startsWith('data'));
+    assert.deepEqual(data(await lxd.fingerprint('c1')), data(files));
+    await type('lxstow init --undo', env);
   });
 });

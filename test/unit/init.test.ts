@@ -5,8 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { loadConfig } from '../../services/contract/config.ts';
+import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
 import {
+  keepCa,
   keptConfiguration,
   readEarlier,
   usualPorts,
@@ -102,6 +104,9 @@ describe('answers to lxstow init', () => {
     assert.match(one.asked[0] ?? '', /LXD has 1, Incus has 3/);
     assert.match(one.refused[0] ?? '', /answer lxd or incus/);
     assert.equal((await chooseServer(both, { engine: 'lxd' }, undefined)).product, 'LXD');
+    // What is configured already is the usual answer.
+    assert.equal((await chooseServer(both, {}, person(''), '/LXD')).product, 'LXD');
+    assert.equal((await chooseServer(both, {}, undefined, '/LXD')).product, 'LXD');
     assert.equal((await chooseServer({ found: [server('LXD', 0)], unusable: [] }, {}, person())).product, 'LXD');
     await assert.rejects(chooseServer({ found: [], unusable: [] }, {}, undefined), /install one and initialise it/);
     await assert.rejects(
@@ -143,6 +148,10 @@ describe('answers to lxstow init', () => {
       nightly: undefined,
       backup: 'none',
     });
+    const same = await findAnswers({ ...asking, earlier, asker: person('', '', '') });
+    assert.deepEqual(same, { store, nightly: undefined, backup: 'none' });
+    const weekly = await findAnswers({ ...asking, options: { keepDaily: '7' }, earlier, asker: undefined });
+    assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
   });
 });
 
@@ -164,6 +173,20 @@ describe('what lxstow init writes', () => {
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }, true), true);
     assert.deepEqual(readEarlier(there)?.ports, ports);
+  });
+
+  it('has the CA beside it, wherever that was', async () => {
+    const there = places();
+    const ca = join(mkdtempSync(join(tmpdir(), 'lxstow-init-')), 'ca.pem');
+    writeFileSync(ca, 'PEM\n', { mode: 0o600 });
+    const store = (await keepCa(there, { ...place, ca })) as S3Place;
+    assert.equal(store.ca, join(there.config, '..', 's3-ca.crt'));
+    assert.equal(statSync(store.ca ?? '').mode & 0o777, 0o644);
+    assert.deepEqual(await keepCa(there, store), store);
+    assert.match(
+      recoveryPage(store, new Date(0)),
+      /cat >lxstow-ca\.crt <<'END'\nPEM\nEND\n[\s\S]*--ca lxstow-ca\.crt\n/,
+    );
   });
 
   it('keeps a configuration that was there, beside it', async () => {
@@ -198,4 +221,11 @@ describe('what lxstow init writes', () => {
     assert.match(page, /--store https:\/\/s3\.example\.net\/backups .*--region eu-central-1/);
     assert.match(recoveryPage({ folder: '/mnt/nas' }, new Date(0)), /--store \/mnt\/nas --no-nightly/);
   });
+});
+
+it('a nats-server is due when it is older than the one that lxstow is tested with', () => {
+  for (const older of ['2.15.0', '2.14.9', '1.99.99', '2.14.0-beta.1'])
+    assert.equal(isOlder(older, '2.15.1'), true, older);
+  for (const newer of ['2.15.1', '2.15.2', '2.16.0', '3.0.0', '2.15.1-beta.1', ''])
+    assert.equal(isOlder(newer, '2.15.1'), false, newer);
 });

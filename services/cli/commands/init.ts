@@ -2,10 +2,18 @@
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type AnswerOptions, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
-import { type Earlier, type Ports, readEarlier, usualPorts, writeConfiguration } from '../../init/configurationFile.ts';
+import {
+  type Earlier,
+  keepCa,
+  type Ports,
+  readEarlier,
+  usualPorts,
+  writeConfiguration,
+} from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
 import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
 import { freePorts } from '../../init/ports.ts';
+import { findProgram } from '../../init/programs.ts';
 import { recoveryPage } from '../../init/recoveryPage.ts';
 import { findServers, type LocalServer } from '../../init/servers.ts';
 import { command, hasSystemd, isReady, logFile, start, unit } from '../../init/standaloneService.ts';
@@ -13,6 +21,7 @@ import { poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import type { Service } from '../../init/units.ts';
 import { setNightly, trustThisUser } from '../client/firstSteps.ts';
+import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { Questions } from '../terminal/questions.ts';
@@ -43,13 +52,13 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   if (answers.nightly) say(`every instance is backed up next at ${await setNightly(gateway, answers.nightly)}`);
   await writeSecret(places.page, recoveryPage(answers.store, new Date()));
   const status = await firstBackup(gateway, answers.backup);
-  sayNext(places, service.service, answers);
+  await sayNext(places, service.service, answers, gateway);
   return status;
 }
 
 async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlier | undefined, stop: AbortSignal) {
   using asker = options.yes ? undefined : new Questions();
-  const server = await chooseServer(await findServers(env, stop), options, asker);
+  const server = await chooseServer(await findServers(env, stop), options, asker, earlier?.socket);
   const pools = server.pools.map(poolText).join(', ') || 'none';
   const instances = count(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
@@ -87,10 +96,9 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   if (!record)
     throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
   const kept = await undo(places, record);
-  if (record.gateway !== undefined) {
-    const { removeRemote } = await import('../client/remotes.ts');
-    await removeRemote(record.gateway).catch(() => undefined);
-  }
+  const { remotes } = await listRemotes();
+  if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
+    await removeRemote(record.gateway);
   stop.throwIfAborted();
   say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
@@ -119,7 +127,8 @@ interface Preparation {
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const ports: Ports = record && earlier ? earlier.ports : await freePorts({ ...usualPorts });
   const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
-  const settings = { store: answers.store, socket: server.socket, state: record?.state ?? places.state, ports };
+  const store = await keepCa(places, answers.store);
+  const settings = { store, socket: server.socket, state: record?.state ?? places.state, ports };
   const written = await writeConfiguration(places, settings, record !== undefined);
   say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
   const made: InitRecord = {
@@ -134,7 +143,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   await writeRecord(places, made);
   const service: Service = {
     places,
-    program: [process.execPath, process.argv[1] ?? ''],
+    program: programOf(env),
     env,
     natsPort,
     healthPorts: [ports.gatewayHealth, ports.workerHealth],
@@ -151,21 +160,29 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   return { service, record: made };
 }
 
+/** By its name on the PATH, which the package's own script finds what is carried by; else Node and this file. */
+function programOf(env: NodeJS.ProcessEnv): string[] {
+  const installed = findProgram('lxstow', env);
+  return installed === undefined ? [process.execPath, process.argv[1] ?? ''] : [installed];
+}
+
 /** The configuration has the keys now. */
 export function withoutKeys(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
 }
 
-function sayNext(places: Places, service: Service, { store }: InitAnswers): void {
+async function sayNext(places: Places, service: Service, { store }: InitAnswers, gateway: string): Promise<void> {
+  const { standard } = await listRemotes();
+  const name = gateway === standard ? 'NAME' : `${gateway}:NAME`;
   const other = process.env.SUDO_USER;
   say(`
 Backups go to ${placeText(store)}. KEEP ${places.page} ELSEWHERE:
 with it and the store, everything can be restored on another machine.
 
 What to type next:
-  lxstow backup NAME                   back up an instance now
-  lxstow list NAME                     its backups
-  lxstow restore NAME latest           restore it where it is gone; --as OTHER: beside it
+  lxstow backup ${name}                   back up an instance now
+  lxstow list ${name}                     its backups
+  lxstow restore ${name} latest           restore it where it is gone; --as OTHER: beside it
   lxstow status                        whether every instance has a recent backup
   lxstow schedule next --instances     what is backed up next, and when
   lxstow doctor                        what is wrong, and what to do`);
