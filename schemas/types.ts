@@ -127,6 +127,7 @@ export interface Everything {
 "run-plan.json"?: RunPlan
 "run.json"?: Run
 "schedule.json"?: Schedule
+"trust-end.json"?: TrustEnd
 "trust-token.json"?: TrustToken
 "trusted-certificate.json"?: TrustedCertificate
 }
@@ -134,7 +135,7 @@ export interface Everything {
  * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
  */
 export interface BackupIndex {
-version: 4
+version: 5
 backups: IndexedBackup[]
 }
 export interface IndexedBackup {
@@ -158,6 +159,8 @@ compressed: boolean
 instance_only: boolean
 tags: Tags
 pinned: boolean
+held: boolean
+locked_until: (string | null)
 }
 /**
  * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
@@ -256,6 +259,10 @@ export interface S3Config {
  */
 endpoint: string
 /**
+ * Backups go into this folder, by a VersityGW of standalone's own that listens at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). In the place of accessKey and secretKey.
+ */
+folder?: string
+/**
  * The same server as clients reach it, for presigned URLs. Default: `endpoint`.
  */
 publicEndpoint?: string
@@ -275,6 +282,14 @@ accessKey: string
  * S3 secret key.
  */
 secretKey: string
+/**
+ * For keys that AWS's STS gave: their session token. When the store refuses the keys, file and environment are read anew, files named by `…_FILE` too.
+ */
+sessionToken?: string
+/**
+ * Whether parts carry `x-amz-checksum-crc32`; false: Content-MD5 instead, which costs CPU, for stores that refuse the header (Backblaze B2).
+ */
+checksumHeaders: boolean
 /**
  * Put before each object's key, without a slash at either end.
  */
@@ -612,6 +627,7 @@ instance_only?: boolean
 container_only?: boolean
 optimized_storage?: boolean
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
+object_lock?: ObjectLock
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -620,6 +636,13 @@ notifyEndpoint?: string
  * Taken, as LXD's clients send it; lxstow keeps backups until they are deleted.
  */
 expires_at?: (string | null)
+}
+/**
+ * Archive and manifest are locked in the store for so many days from the beginning of the upload: neither lxstow nor, with mode compliance, anybody else can remove them. The bucket must have S3 Object Lock.
+ */
+export interface ObjectLock {
+mode: ("governance" | "compliance")
+days: number
 }
 /**
  * A batch of backups as one thing: which instances, and how. Unknown fields are refused.
@@ -633,6 +656,7 @@ selector: RunSelector
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 optimized_storage?: boolean
 instance_only?: boolean
+object_lock?: ObjectLock
 tags?: Tags
 keep?: KeepRule
 /**
@@ -713,6 +737,10 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
+/**
  * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
@@ -782,6 +810,10 @@ keep_tags?: string[]
  * So many of the newest stay, whatever the rest says; 1 without it.
  */
 min_good?: number
+/**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
  * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
@@ -874,6 +906,7 @@ selector?: RunSelector1
 compression_algorithm?: ("" | "gzip" | "zstd" | "none")
 optimized_storage?: boolean
 instance_only?: boolean
+object_lock?: ObjectLock
 tags?: Tags
 keep?: KeepRule2
 /**
@@ -954,6 +987,10 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
+/**
  * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
  */
 zone?: string
@@ -983,7 +1020,12 @@ notes?: string
  * A pinned backup is not deleted. What is left out stays, by PUT too.
  */
 pinned?: boolean
+/**
+ * A legal hold of the store on a backup, which is pinned then. It ends with the pin.
+ */
+held?: boolean
 name?: unknown
+locked_until?: unknown
 created?: unknown
 size?: unknown
 optimized?: unknown
@@ -1036,12 +1078,26 @@ excluded: boolean
  * volatile.uuid, by which a renamed instance is known again.
  */
 uuid?: string
+keep?: InstanceKeep
 was?: NamedInstance
 /**
  * Since when LXD does not have it under this name.
  */
 gone?: string
 renamed?: NamedInstance
+}
+/**
+ * The user.lxstow.keep-* keys on it or on a profile of it, as they were written; of an instance that is gone, the last ones.
+ */
+export interface InstanceKeep {
+"keep-last"?: string
+"keep-hourly"?: string
+"keep-daily"?: string
+"keep-weekly"?: string
+"keep-monthly"?: string
+"keep-yearly"?: string
+"keep-within"?: string
+"keep-tag"?: string
 }
 /**
  * What a renamed or moved instance `was` called before, or was `renamed` to.
@@ -1109,6 +1165,7 @@ optimized?: boolean
  * Leave the instance's snapshots out.
  */
 instance_only?: boolean
+object_lock?: ObjectLock
 tags?: Tags
 /**
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
@@ -1258,6 +1315,18 @@ notes?: string
  * It is not deleted, whatever asks for it, until it is unpinned.
  */
 pinned?: boolean
+/**
+ * It is pinned, and the store has a legal hold on archive and manifest.
+ */
+held?: boolean
+lock?: BackupLock
+}
+/**
+ * Archive and manifest are locked in the store.
+ */
+export interface BackupLock {
+mode: ("governance" | "compliance")
+until: string
 }
 export interface ManifestArchive {
 key: string
@@ -1372,6 +1441,12 @@ operationPage?: OperationPage
 operation?: ShownOperation
 pruneVerdict?: PruneVerdict
 schedule?: ShownSchedule
+schedulePage?: SchedulePage
+scheduleRequest?: ScheduleRequest
+schedulePauseRequest?: SchedulePauseRequest
+scheduleRunRequest?: ScheduleRunRequest
+scheduleNextRequest?: ScheduleNextRequest
+scheduledTimes?: ScheduledTimes
 scheduledAt?: ScheduledAt
 error?: NatsApiError
 }
@@ -1523,6 +1598,14 @@ tags: Tags
  */
 pinned: boolean
 /**
+ * Pinned, and held in the store by a legal hold.
+ */
+held: boolean
+/**
+ * Until when the store lets nobody remove it; null where it was never locked.
+ */
+locked_until: (string | null)
+/**
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
 instance: string
@@ -1629,6 +1712,10 @@ paused?: SchedulePause
  * With the offset of its zone; absent while it is paused.
  */
 next?: string
+/**
+ * Why its requestor may no longer have it. Where that client was restricted to projects, the schedule is paused.
+ */
+owner_trouble?: string
 }
 /**
  * The last time at which it was due.
@@ -1656,6 +1743,66 @@ reason?: string
  */
 until?: string
 }
+export interface SchedulePage {
+/**
+ * By name.
+ */
+schedules: ShownSchedule[]
+/**
+ * There is more: ask again with this as `after`.
+ */
+next?: string
+}
+export interface ScheduleRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+}
+export interface SchedulePauseRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+reason?: string
+until?: string
+}
+export interface ScheduleRunRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+/**
+ * The run's id. The same request with the same id again is the same run.
+ */
+id?: string
+}
+export interface ScheduleNextRequest {
+/**
+ * a schedule's name: small letters, digits and hyphens, up to 63
+ */
+name: string
+/**
+ * When each instance is due the next time.
+ */
+instances?: boolean
+/**
+ * How many times.
+ */
+count?: number
+}
+export interface ScheduledTimes {
+/**
+ * The earliest first.
+ */
+times: ScheduledAt[]
+/**
+ * Hosts whose instances are not in the list, and why.
+ */
+silent?: {
+[k: string]: string
+}
+}
 /**
  * A time at which a schedule is due, or, with its place, one at which an instance is.
  */
@@ -1680,6 +1827,72 @@ project?: string
  * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
  */
 instance?: string
+keep?: KeepRule3
+keys?: InstanceKeep1
+}
+/**
+ * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ */
+export interface KeepRule3 {
+/**
+ * The last n backups. -1, here and below: without end.
+ */
+keep_last?: number
+/**
+ * Of the last n hours that have backups, each one's last.
+ */
+keep_hourly?: number
+/**
+ * The same by days.
+ */
+keep_daily?: number
+/**
+ * The same by weeks, which begin on Monday.
+ */
+keep_weekly?: number
+/**
+ * The same by months.
+ */
+keep_monthly?: number
+/**
+ * The same by years.
+ */
+keep_yearly?: number
+/**
+ * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ */
+keep_within?: string
+/**
+ * Those with one of these tags: a key, or key=value.
+ * 
+ * @maxItems 100
+ */
+keep_tags?: string[]
+/**
+ * So many of the newest stay, whatever the rest says; 1 without it.
+ */
+min_good?: number
+/**
+ * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ */
+instance_keys?: ("lengthen" | "replace" | "ignore")
+/**
+ * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ */
+zone?: string
+}
+/**
+ * The user.lxstow.keep-* keys on it or on a profile of it, as they were written; of an instance that is gone, the last ones.
+ */
+export interface InstanceKeep1 {
+"keep-last"?: string
+"keep-hourly"?: string
+"keep-daily"?: string
+"keep-weekly"?: string
+"keep-monthly"?: string
+"keep-yearly"?: string
+"keep-within"?: string
+"keep-tag"?: string
 }
 export interface NatsApiError {
 /**
@@ -1894,9 +2107,13 @@ backups_kept?: number
  */
 backups_deleted?: number
 /**
- * Size of the archives that a prune has deleted.
+ * Size of the archives that a deletion or prune has deleted.
  */
 bytes_freed?: number
+/**
+ * The same of archives that the bucket keeps as old versions: their space is free when these are removed, by a lifecycle rule or by hand.
+ */
+bytes_in_old_versions?: number
 /**
  * What a job that could run waits for, because others have it or it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
  */
@@ -1918,6 +2135,7 @@ lxdBackup?: string
 tooLittleBytes?: number
 key?: string
 uploadId?: string
+removing?: RemovedBackup
 /**
  * Names of the profiles that the restore has made.
  */
@@ -1926,6 +2144,10 @@ profiles?: string[]
  * An import has begun, under the operation's own name.
  */
 importing?: boolean
+/**
+ * The process of LXD in which the last import began. If that has ended, the instance may be half made.
+ */
+lxdPid?: number
 /**
  * Number of the name under which it is imported, where the names before are blocked by volumes that LXD has left.
  */
@@ -1958,6 +2180,23 @@ swapped?: boolean
  * Why a replace walks back.
  */
 failed?: string
+}
+/**
+ * The backup that is being deleted: another one may have its name by the time of the next attempt.
+ */
+export interface RemovedBackup {
+/**
+ * ETag of its manifest.
+ */
+manifest: string
+/**
+ * ETag of its archive.
+ */
+archive?: string
+/**
+ * What made it; absent where its manifest cannot be read.
+ */
+operation?: string
 }
 /**
  * What the archive says of the keys that a restore changes for a time.
@@ -2355,6 +2594,14 @@ created_at: string
 updated_at: string
 requestor?: Requestor1
 /**
+ * Whoever wrote the definition last, or resumed the schedule, is restricted to projects. The schedule is paused when that client may no longer use them.
+ */
+restricted?: true
+/**
+ * Instances are expected to have backups of the times after this one: it was created then, or its time changed.
+ */
+begun?: string
+/**
  * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
  */
 since: string
@@ -2371,6 +2618,21 @@ export interface Requestor1 {
 username?: string
 protocol?: string
 address?: string
+}
+/**
+ * The end of a certificate's or a token's trust. It takes the place of the certificate or the token in the bucket lxstow_trust: NATS may restore a key that was removed.
+ */
+export interface TrustEnd {
+/**
+ * A token is used by the client that it makes trusted.
+ */
+state: ("revoked" | "used")
+/**
+ * A client's name, for people: up to 255 printable characters.
+ */
+name: string
+at: string
+by: Requestor
 }
 /**
  * A token that makes one client trusted, kept in the bucket lxstow_trust under token.<id>.<SHA-256 of its secret> until it is used or expires.

@@ -1,13 +1,16 @@
 /**
- * `npm run deb [folder]`: builds lxstow_<version>_<architecture>.deb. It includes the Node that lxstow is tested with, because Debian's own may be too
- * old. The build needs only tools that every Debian has.
+ * `npm run deb [folder]`: builds lxstow_<version>_<architecture>.deb. It includes the Node, nats-server and VersityGW that lxstow is tested with, because
+ * Debian has none or older ones, and ISA-L. The build needs Go, and otherwise tools that every Debian has.
  */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { onPath } from '../../test/lab/parts.ts';
 import { run } from '../../test/lab/run.ts';
+import { goPrograms, isal } from './carried.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const packaging = join(root, 'packaging');
@@ -56,21 +59,37 @@ try {
     await cp(join(root, path), join(library, path), { recursive: true, filter: notNested });
   }
   await put(process.execPath, 'usr/lib/lxstow/node', 0o755);
-  await write(
-    'usr/bin/lxstow',
-    '#!/bin/sh\nexec /usr/lib/lxstow/node /usr/lib/lxstow/dist/services/cli/main.js "$@"\n',
-    0o755,
-  );
+  const programs = await goPrograms();
+  const compressor = await isal();
+  for (const { name, file } of programs) {
+    await put(file, `usr/lib/lxstow/bin/${name}`, 0o755);
+    if (onPath('strip')) await run('strip', [join(library, 'bin', name)]);
+  }
+  await put(compressor.file, `usr/lib/lxstow/lib/${compressor.name}`);
+  await put(join(packaging, 'deb', 'lxstow'), 'usr/bin/lxstow', 0o755);
 
   const documents = dirname(await at('usr/share/doc/lxstow/copyright'));
   for (const each of ['README.md', 'CHANGELOG.md', 'docs', 'nats.conf'])
     await rename(join(library, each), join(documents, each));
   await rm(join(library, 'LICENSE'));
+  const carried = [...programs, compressor];
+  const node = {
+    name: 'node',
+    version: process.versions.node,
+    source: `npm's package node ${packages['node_modules/node']?.version ?? ''}`,
+    licence: 'MIT',
+  };
+  const lines = [
+    ...carried.map(({ file, licenceText, ...shown }) => ({ ...shown, place: file.includes('.so') ? 'lib' : 'bin' })),
+    { ...node, place: '.' },
+  ].map(async ({ place, ...shown }) => ({ ...shown, sha256: await sha256Of(join(library, place, shown.name)) }));
+  await write('usr/share/doc/lxstow/carried.json', `${JSON.stringify(await Promise.all(lines), null, 2)}\n`);
   const nodes = join(root, 'node_modules/node/node_modules', `node-${process.platform}-${process.arch}`, 'LICENSE');
   const licences = [
-    `lxstow: ${license}, below. Its node is Node.js ${process.version}, from the npm package node; its licences are after that. The licences of
-the packages in /usr/lib/lxstow/node_modules are beside them.\n`,
+    `lxstow: ${license}, below. After that, the licences of what it carries in /usr/lib/lxstow: ${carried.map(({ name }) => name).join(', ')}, and Node.js
+${process.version}, from the npm package node. The licences of the packages in /usr/lib/lxstow/node_modules are beside them.\n`,
     await readFile(join(root, 'LICENSE'), 'utf8'),
+    ...carried.map(({ name, version, licenceText }) => `${name} ${version}\n\n${licenceText}`),
     await readFile(nodes, 'utf8'),
   ];
   await write('usr/share/doc/lxstow/copyright', licences.join('\n'));
@@ -97,13 +116,13 @@ Architecture: ${architecture}
 Maintainer: lxstow <lxstow@localhost>
 Installed-Size: ${size}
 Depends: libc6 (>= 2.28), libstdc++6
-Recommends: systemd (>= 250), libisal2
-Suggests: nats-server
+Recommends: systemd (>= 250)
 Section: admin
 Priority: optional
 Description: ${description}
  A gateway that speaks like LXD's own REST API, workers beside LXD, and their
- client, in one command. With its own Node.js.
+ client, in one command. With Node.js, nats-server, VersityGW and ISA-L:
+ lxstow init sets up a machine that has LXD or Incus.
 `,
   );
   await write('DEBIAN/conffiles', '/etc/lxstow/lxstow.yaml\n/etc/lxstow/admin.env\n');
@@ -115,4 +134,10 @@ Description: ${description}
   console.log(file);
 } finally {
   await rm(work, { recursive: true, force: true });
+}
+
+async function sha256Of(file: string): Promise<string> {
+  return createHash('sha256')
+    .update(await readFile(file))
+    .digest('hex');
 }

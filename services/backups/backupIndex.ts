@@ -56,7 +56,7 @@ export async function writeIndex(
   signal: AbortSignal,
 ): Promise<void> {
   const key = indexKey(prefix, of);
-  const text = JSON.stringify({ version: 4, backups } satisfies BackupIndex);
+  const text = JSON.stringify({ version: 5, backups } satisfies BackupIndex);
   if (text.length > mostBytes) return;
   try {
     const body = await pack(text);

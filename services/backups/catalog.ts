@@ -36,21 +36,24 @@ export class Catalog {
   }
 
   /**
-   * Changes the tags and notes of a backup: first in its manifest, by compare-and-set, then the tags of its archive. If another process changes the
+   * Changes the tags, notes, pin and legal hold of a backup: tags first in its manifest, by compare-and-set, then the tags of its archive. If another process changes the
    * manifest first, `change` is called again with the new one. Throws not-found, and what `change` throws.
    */
   async change(
     address: BackupAddress,
-    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes' | 'pinned'>,
+    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes' | 'pinned' | 'held'>,
     signal: AbortSignal,
   ): Promise<StoredBackup> {
     const key = manifestKey(this.#prefix, address);
     for (let clashes = 0; ; clashes++) {
       const found = await this.stored(address, signal);
       const { manifest } = found;
-      const { notes: _, pinned: __, ...fixed } = manifest.backup;
+      const { notes: _, pinned: __, held: ___, ...fixed } = manifest.backup;
       const next = { ...manifest, backup: { ...fixed, ...change(found) } };
-      const options = { tags: next.backup.tags, contentType: 'application/json' };
+      const { lock, held = false } = next.backup;
+      // Repeated, it completes what failed halfway: the manifest changes last.
+      if (held !== (manifest.backup.held ?? false)) await this.#hold(address, held, signal);
+      const options = { tags: next.backup.tags, contentType: 'application/json', lock, held };
       try {
         const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
         // A store may take no tags, or no more of them: notes can be changed all the same.
@@ -61,6 +64,12 @@ export class Catalog {
         if (!(isCode(error, 'conflict') || isCode(error, 'not-found')) || clashes >= mostClashes) throw error;
       }
     }
+  }
+
+  /** Holds the archive, for the manifest is held as it is written; or releases both, lest old versions of the manifest stay held. */
+  async #hold(address: BackupAddress, held: boolean, signal: AbortSignal): Promise<void> {
+    await this.#store.hold(archiveKey(this.#prefix, address), held, signal);
+    if (!held) await this.#store.hold(manifestKey(this.#prefix, address), held, signal);
   }
 
   /** Tags the archive, and again if the manifest has changed since: the tags of the last change are written last, whichever request overtakes which. */

@@ -12,15 +12,6 @@ export function formatManifest(manifest: Manifest): Buffer {
   return Buffer.from(`${JSON.stringify(manifest)}\n`);
 }
 
-/** Throws conflict for a pinned backup. */
-export function assertUnpinned({ backup: { instance, name, pinned } }: Manifest): void {
-  if (pinned)
-    throw new LxstowError(
-      'conflict',
-      `backup ${instance}/${name} is pinned; it was not deleted. To delete it, unpin it first: lxstow unpin ${instance} ${name}`,
-    );
-}
-
 export interface AttachedVolume {
   /** The device that attaches it. */
   device: string;

@@ -21,6 +21,10 @@ export interface Summary {
     instance_only: boolean;
     tags: Tags;
     pinned: boolean;
+    /** By a legal hold. */
+    held: boolean;
+    /** Null where it was never locked. May have passed. */
+    locked_until: string | null;
   };
 }
 
@@ -179,5 +183,7 @@ export function summarise({ backup, archive }: Manifest): Summary['backup'] {
     instance_only: archive.instanceOnly,
     tags: backup.tags,
     pinned: backup.pinned ?? false,
+    held: backup.held ?? false,
+    locked_until: backup.lock?.until ?? null,
   };
 }

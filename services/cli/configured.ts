@@ -4,6 +4,7 @@ import { isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createLogger, type Log } from '../telemetry/logger.ts';
 import { besideStandalone } from './ownNats.ts';
+import { besideOwnStore } from './ownStore.ts';
 
 export interface Configured {
   config: Config;
@@ -35,5 +36,6 @@ export function shownConfiguration(source: Source): string {
 }
 
 function configuration(source: Source): Config {
-  return besideStandalone(loadConfig(source), source.env, (path) => isGiven(source, path));
+  const config = besideOwnStore(loadConfig(source), source.env);
+  return besideStandalone(config, source.env, (path) => isGiven(source, path));
 }

@@ -1,19 +1,31 @@
-/** Exit statuses, those of sysexits.h where it has one, and the error that carries one. docs/cli.md lists them for users. */
+/**
+ * Exit statuses, those of sysexits.h where it has one, and the error that carries one. docs/cli.md lists them for users. The status of a command that followed
+ * operations to their end: `exitOfAll` in client/follow.ts.
+ */
 import { LxstowError } from '../contract/errors.ts';
 
 export const exits = {
   ok: 0,
   /** An operation failed, or several failed for more than one reason. */
   failed: 1,
+  /** The command line, or what it asks for, is wrong. */
   usage: 64,
+  /** There is no such instance, backup, operation, … */
   notFound: 66,
+  /** The gateway, or what it needs, is away. */
   unavailable: 69,
   internal: 70,
+  /** It exists already, or is being worked on. */
   conflict: 73,
+  /** The output cannot be written, or a file cannot be read. */
   io: 74,
+  /** Too many requests: try again later. */
   later: 75,
+  /** The answer is not lxstow's. */
   protocol: 76,
+  /** Not trusted, or not allowed. */
   refused: 77,
+  /** The configuration, or a certificate, cannot be used. */
   config: 78,
   interrupted: 130,
 } as const;

@@ -10,6 +10,7 @@ import {
   addRestoreCommand,
 } from './declarations/backupCommands.ts';
 import { addCompletionCommands } from './declarations/completionCommands.ts';
+import { addInitCommand } from './declarations/initCommand.ts';
 import { addRemoteCommands } from './declarations/remoteCommands.ts';
 import { addRetentionCommands } from './declarations/retentionCommands.ts';
 import { addRunCommands } from './declarations/runCommands.ts';
@@ -53,6 +54,7 @@ addOperationCommands(program);
 addRemoteCommands(program);
 addCompletionCommands(program);
 program.commandsGroup('Servers and their administration (--config):');
+addInitCommand(program);
 addServerCommands(program);
 addUpkeepCommands(program, output);
 addTrustCommands(program);

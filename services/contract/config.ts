@@ -65,7 +65,7 @@ export function loadConfig(source: ConfigSource): Config {
 }
 
 function checked(raw: unknown, where: string): Config {
-  const config = check('config.json', raw, where, 'bad-config');
+  const config = check('config.json', withFolder(raw, where), where, 'bad-config');
   if (!(config.worker.remote in config.remotes)) missingRemote('worker.remote', config.worker.remote, config);
   if (!(config.gateway.defaultRemote in config.remotes))
     missingRemote('gateway.defaultRemote', config.gateway.defaultRemote, config);
@@ -75,6 +75,26 @@ function checked(raw: unknown, where: string): Config {
       if (!URL.canParse(endpoint))
         throw new LxstowError('bad-config', `${where}: notify.${key} has an entry that is not a URL`);
   return config;
+}
+
+/** Stands for the secret of a folder's server, until it is read from where standalone keeps it. */
+export const folderKeys = { accessKey: 'lxstow', secretKey: 'kept-by-standalone' };
+/** The server of a folder keeps an open upload for as long as it takes. */
+const noMaxAgeMs = 10 * 365 * 86_400_000;
+
+/** With `s3.folder`, standalone serves it: nobody else's keys, and on loopback only. */
+function withFolder(raw: unknown, where: string): unknown {
+  const s3 = get(raw, ['s3']) as Record<string, unknown> | undefined;
+  if (s3?.folder === undefined) return raw;
+  const fail = (why: string) => {
+    throw new LxstowError('bad-config', `${where}: ${why}`);
+  };
+  if (s3.accessKey !== undefined || s3.secretKey !== undefined)
+    fail('s3.folder and s3.accessKey are both set: keep s3.folder for a folder, or the keys for an S3 server');
+  const { endpoint } = s3;
+  if (typeof endpoint === 'string' && !/^http:\/\/(127\.0\.0\.1|localhost):\d+\/?$/.test(endpoint))
+    fail('with s3.folder, s3.endpoint is where standalone serves it: http://127.0.0.1:PORT');
+  return { ...(raw as object), s3: { uploadMaxAgeMs: noMaxAgeMs, ...s3, ...folderKeys } };
 }
 
 export interface Examined {
@@ -140,6 +160,8 @@ function given(source: ConfigSource) {
     const direct = variables.get(name);
     const variable = variableNamed(name);
     if (!variable) throw new LxstowError('bad-config', `configuration: unknown environment variable ${name}`);
+    // The value itself goes before a file with it, which need not exist then.
+    if (!direct && env[name.replace(/_FILE$/, '')] !== undefined) continue;
     put(raw, variable.path, typed(name, direct ? value : readText(value, name).trimEnd(), variable.node));
   }
   return { raw, file };

@@ -1,49 +1,49 @@
 /**
- * Every error code of lxstow. `status` is the HTTP status; `permanent`: do not repeat this one request at once. Whether a
- * job is retried, outages/blame.ts says.
+ * Every error code of lxstow. `status` is the HTTP status; `repeatable`: the same request may be sent again at once (storage/retrying.ts). What becomes of
+ * a job: worker/retryDecision.ts.
  * The list is closed: clients and runbooks match on these words.
  */
 const codes = {
-  'bad-request': { status: 400, permanent: true },
-  forbidden: { status: 403, permanent: true },
-  'not-found': { status: 404, permanent: true },
-  'method-not-allowed': { status: 405, permanent: true },
-  conflict: { status: 409, permanent: true },
-  'precondition-failed': { status: 412, permanent: true },
-  'too-large': { status: 413, permanent: true },
-  'range-not-satisfiable': { status: 416, permanent: true },
-  'too-many-requests': { status: 429, permanent: false },
-  'bad-message': { status: 400, permanent: true },
-  'bad-manifest': { status: 500, permanent: true },
-  'archive-truncated': { status: 500, permanent: false },
-  'archive-corrupt': { status: 500, permanent: true },
-  'instance-busy': { status: 503, permanent: false },
+  'bad-request': { status: 400, repeatable: false },
+  forbidden: { status: 403, repeatable: false },
+  'not-found': { status: 404, repeatable: false },
+  'method-not-allowed': { status: 405, repeatable: false },
+  conflict: { status: 409, repeatable: false },
+  'precondition-failed': { status: 412, repeatable: false },
+  'too-large': { status: 413, repeatable: false },
+  'range-not-satisfiable': { status: 416, repeatable: false },
+  'too-many-requests': { status: 429, repeatable: true },
+  'bad-message': { status: 400, repeatable: false },
+  'bad-manifest': { status: 500, repeatable: false },
+  'archive-truncated': { status: 500, repeatable: true },
+  'archive-corrupt': { status: 500, repeatable: false },
+  'instance-busy': { status: 503, repeatable: true },
   /** A replace failed and was rolled back. */
-  'not-replaced': { status: 500, permanent: true },
+  'not-replaced': { status: 500, repeatable: false },
   /** The instance is restored, but LXD does not start it. */
-  'not-started': { status: 500, permanent: true },
-  'lxd-unavailable': { status: 503, permanent: false },
-  'lxd-stalled': { status: 503, permanent: false },
-  'lxd-refused': { status: 400, permanent: true },
-  'lxd-full': { status: 503, permanent: false },
-  'lxd-failed': { status: 500, permanent: false },
-  's3-unavailable': { status: 503, permanent: false },
-  's3-denied': { status: 503, permanent: false },
-  's3-refused': { status: 500, permanent: true },
-  's3-full': { status: 507, permanent: true },
-  'nats-unavailable': { status: 503, permanent: false },
-  'nats-unfit': { status: 503, permanent: true },
-  'queue-full': { status: 503, permanent: false },
-  'no-worker': { status: 503, permanent: false },
-  'gateway-busy': { status: 503, permanent: false },
-  'client-stalled': { status: 408, permanent: true },
-  'lease-lost': { status: 503, permanent: false },
-  stopping: { status: 503, permanent: false },
-  'attempts-exhausted': { status: 500, permanent: true },
-  cancelled: { status: 400, permanent: true },
-  'bad-config': { status: 500, permanent: true },
-  internal: { status: 500, permanent: false },
-} as const satisfies Record<string, { status: number; permanent: boolean }>;
+  'not-started': { status: 500, repeatable: false },
+  'lxd-unavailable': { status: 503, repeatable: true },
+  'lxd-stalled': { status: 503, repeatable: true },
+  'lxd-refused': { status: 400, repeatable: false },
+  'lxd-full': { status: 503, repeatable: true },
+  'lxd-failed': { status: 500, repeatable: true },
+  's3-unavailable': { status: 503, repeatable: true },
+  's3-denied': { status: 503, repeatable: true },
+  's3-refused': { status: 500, repeatable: false },
+  's3-full': { status: 507, repeatable: false },
+  'nats-unavailable': { status: 503, repeatable: true },
+  'nats-unfit': { status: 503, repeatable: false },
+  'queue-full': { status: 503, repeatable: true },
+  'no-worker': { status: 503, repeatable: true },
+  'gateway-busy': { status: 503, repeatable: true },
+  'client-stalled': { status: 408, repeatable: false },
+  'lease-lost': { status: 503, repeatable: true },
+  stopping: { status: 503, repeatable: true },
+  'attempts-exhausted': { status: 500, repeatable: false },
+  cancelled: { status: 400, repeatable: false },
+  'bad-config': { status: 500, repeatable: false },
+  internal: { status: 500, repeatable: true },
+} as const satisfies Record<string, { status: number; repeatable: boolean }>;
 
 export type ErrorCode = keyof typeof codes;
 
@@ -69,8 +69,8 @@ export class LxstowError extends Error {
     return codes[this.code].status;
   }
 
-  get permanent(): boolean {
-    return codes[this.code].permanent;
+  get repeatable(): boolean {
+    return codes[this.code].repeatable;
   }
 }
 

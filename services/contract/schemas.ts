@@ -32,6 +32,7 @@ import run from '../../schemas/run.json' with { type: 'json' };
 import runAnswers from '../../schemas/run-answers.json' with { type: 'json' };
 import runPlan from '../../schemas/run-plan.json' with { type: 'json' };
 import schedule from '../../schemas/schedule.json' with { type: 'json' };
+import trustEnd from '../../schemas/trust-end.json' with { type: 'json' };
 import trustToken from '../../schemas/trust-token.json' with { type: 'json' };
 import trustedCertificate from '../../schemas/trusted-certificate.json' with { type: 'json' };
 import type * as types from '../../schemas/types.ts';
@@ -53,7 +54,7 @@ export interface Address {
   instance: string;
 }
 
-/** Identifies a backup; also its object key. */
+/** Identifies a backup. backups/keys.ts makes its keys of it. */
 export interface BackupAddress extends Address {
   backup: string;
 }
@@ -92,6 +93,13 @@ interface Types {
   'nats-api.json#/$defs/backup': types.ShownBackup;
   'nats-api.json#/$defs/operationPage': types.OperationPage;
   'nats-api.json#/$defs/operation': types.ShownOperation;
+  'nats-api.json#/$defs/schedule': types.ShownSchedule;
+  'nats-api.json#/$defs/schedulePage': types.SchedulePage;
+  'nats-api.json#/$defs/scheduleRequest': types.ScheduleRequest;
+  'nats-api.json#/$defs/schedulePauseRequest': types.SchedulePauseRequest;
+  'nats-api.json#/$defs/scheduleRunRequest': types.ScheduleRunRequest;
+  'nats-api.json#/$defs/scheduleNextRequest': types.ScheduleNextRequest;
+  'nats-api.json#/$defs/scheduledTimes': types.ScheduledTimes;
   'nats-api.json#/$defs/error': types.NatsApiError;
   'notice.json': types.Notice;
   'operation.json': types.Operation;
@@ -110,6 +118,7 @@ interface Types {
   'schedule.json': types.Schedule;
   'schedule.json#/$defs/name': string;
   [name: `read-answers.json#/$defs/${string}`]: unknown;
+  'trust-end.json': types.TrustEnd;
   'trust-token.json': types.TrustToken;
   'trusted-certificate.json': types.TrustedCertificate;
   'names.json#/$defs/remoteName': string;
@@ -159,6 +168,7 @@ const schemas = [
   httpCertificatesPost,
   httpCertificatePut,
   trustedCertificate,
+  trustEnd,
   trustToken,
   readAnswers,
   config,
@@ -240,72 +250,4 @@ function inWords(error: ErrorObject): string {
 function shown(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 80));
   return typeof value === 'object' && value !== null ? 'this' : String(value);
-}
-
-/** File extension of an archive by its compression. */
-export const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
-
-/** Content-Type of an archive by its compression. */
-export const contentTypes: Record<Compression, string> = {
-  gzip: 'application/gzip',
-  zstd: 'application/zstd',
-  none: 'application/x-tar',
-};
-
-/**
- * The name of a backup begun at `time`: `backup_2026-02-26-07-5218.tar.gz`, in UTC.
- * `clash` above 1 goes before the extension, for further backups of the same second.
- */
-export function backupName(time: Date, compression: Compression, clash = 1): string {
-  const [date, clock = ''] = time.toISOString().split('T');
-  const [hour, minute = '', second = ''] = clock.slice(0, 8).split(':');
-  return `backup_${date}-${hour}-${minute}${second}${clash > 1 ? `-${clash}` : ''}${extensionOf[compression]}`;
-}
-
-/** The compression that a backup's name says; undefined where it says none. */
-export function compressionNamed(name: string): Compression | undefined {
-  const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
-  return (Object.keys(extensionOf) as Compression[]).find((each) => extensionOf[each] === ending);
-}
-
-/** Throws bad-request if the ending of a chosen name does not fit the archive's compression. */
-export function checkBackupName(name: string, compression: Compression): void {
-  const ending = /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
-  if (ending !== undefined && ending !== extensionOf[compression]) {
-    throw new LxstowError(
-      'bad-request',
-      `backup name ${JSON.stringify(name)} ends in ${ending}, but with compression ${compression} the archive is a ${extensionOf[compression]}`,
-    );
-  }
-}
-
-/**
- * Parses `x-amz-tagging` as S3 does: URL-encoded `key=value&k2=v2`.
- * Throws bad-request for a duplicate key, and for tags that do not match their schema.
- */
-export function parseTagging(header: string): types.Tags {
-  const tags: types.Tags = Object.create(null);
-  for (const pair of header.split('&')) {
-    if (pair === '') continue;
-    const cut = pair.includes('=') ? pair.indexOf('=') : pair.length;
-    const [key, value] = [pair.slice(0, cut), pair.slice(cut + 1)].map(decodeTag) as [string, string];
-    if (key in tags) throw new LxstowError('bad-request', `x-amz-tagging: duplicate key ${JSON.stringify(key)}`);
-    tags[key] = value;
-  }
-  return check('names.json#/$defs/tags', { ...tags }, 'x-amz-tagging');
-}
-
-function decodeTag(text: string): string {
-  try {
-    return decodeURIComponent(text.replaceAll('+', ' '));
-  } catch (cause) {
-    throw new LxstowError('bad-request', `x-amz-tagging: ${JSON.stringify(text)} is not URL-encoded`, { cause });
-  }
-}
-
-/** Formats tags as the `x-amz-tagging` header. */
-export function formatTagging(tags: types.Tags): string {
-  return Object.entries(tags)
-    .map(([key, value]) => `${encodeURIComponent(key)}=${encodeURIComponent(value)}`)
-    .join('&');
 }

@@ -1,13 +1,14 @@
 /**
- * Leases with a TTL: exclusive locks on instances, and permits. A lease that is not renewed expires, and its holder knows before another one can
- * acquire it.
+ * Leases with a TTL: exclusive locks on instances, and permits. A lease is lost when no renewal that was sent within the last TTL has succeeded, by its
+ * holder's clock, or when another's value is found. Another worker can acquire it when NATS has expired it, or after two TTLs without a renewal
+ * (nats/stale.ts): always after its holder knows.
  */
 
-import { setTimeout } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import { type Bucket, parseRecord } from '../nats/bucket.ts';
 import { parseLeaseKey } from '../nats/bucketKeys.ts';
-import { Stale } from '../nats/stale.ts';
+import { StaleEntries } from '../nats/stale.ts';
 import type { Log } from '../telemetry/logger.ts';
 
 /** The value of a lease: who holds it. */
@@ -20,14 +21,14 @@ export class Leases {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
   readonly #onFree: (key: string) => void;
-  readonly #stale: Stale;
+  readonly #stale: StaleEntries;
 
   /** `onFree` gets the key of each released lease. */
   constructor(
     bucket: Bucket,
     ttlMs: number,
     onFree: (key: string) => void = () => undefined,
-    stale: Stale = new Stale(),
+    stale: StaleEntries = new StaleEntries(),
   ) {
     this.#stale = stale;
     this.#bucket = bucket;
@@ -47,7 +48,7 @@ export class Leases {
 
   /** Acquires any of the leases `<keys>.1` to `<keys>.<count>`, a counting semaphore; undefined if all are held. */
   async acquireOneOf(keys: string, count: number, holder: LeaseHolder): Promise<Lease | undefined> {
-    const living = (await this.#bucket.entries(`${keys}.*`)).filter((entry) => !this.#stale.is(entry));
+    const living = (await this.#bucket.entries(`${keys}.*`)).filter((entry) => !this.#stale.seenTooLong(entry));
     const taken = new Set(living.map(({ key }) => key));
     const free = Array.from({ length: count }, (_, index) => `${keys}.${index + 1}`).filter((key) => !taken.has(key));
     // A random start collides with fewer other workers.
@@ -61,7 +62,7 @@ export class Leases {
 
   async #takeStale(key: string, value: string): Promise<number | undefined> {
     const { entry } = await this.#bucket.get(key);
-    return entry && this.#stale.is(entry)
+    return entry && this.#stale.seenTooLong(entry)
       ? this.#bucket.put(key, value, entry.revision, { ttlMs: this.#ttlMs })
       : undefined;
   }
@@ -75,7 +76,7 @@ export class Leases {
     const removed: string[] = [];
     for (const key of keys.filter((each) => parseLeaseKey(each)?.kind !== 'reservation')) {
       const { entry } = await this.#bucket.get(key);
-      if (!entry || !this.#stale.is(entry) || !(await this.#bucket.remove(key, entry.revision))) continue;
+      if (!entry || !this.#stale.seenTooLong(entry) || !(await this.#bucket.remove(key, entry.revision))) continue;
       this.#onFree(key);
       removed.push(key);
     }
@@ -198,9 +199,7 @@ export async function removeStaleRegularly(
   { remote, log, stop }: { remote: string; log: Log; stop: AbortSignal },
 ): Promise<void> {
   for (;;) {
-    await setTimeout(removeStaleEveryMs, undefined, { signal: stop }).catch((error) => {
-      if (!stop.aborted) throw error;
-    });
+    await sleep(removeStaleEveryMs, stop);
     if (stop.aborted) return;
     try {
       for (const lease of await leases.removeStale(remote))

@@ -1,5 +1,7 @@
 /** Reserves a backup's name for one operation from its request on: two requests never get the same name, even in the same second. */
-import { type Address, backupName, type Compression } from '../contract/schemas.ts';
+
+import { backupName } from '../contract/backupNames.ts';
+import type { Address, Compression } from '../contract/schemas.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import { reservationKey, reservationKeys } from '../nats/bucketKeys.ts';
 

@@ -4,16 +4,21 @@ import { asLxstowError } from '../contract/errors.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { Lease, Leases } from './leases.ts';
 
-export interface ServeOptions {
+/** A process that may hold leases. */
+export interface LeaseHolder {
   leases: Leases;
-  key: string;
-  /** This process, as holder of the lease. */
+  /** This process, as holder of a lease. */
   name: string;
   heartbeatMs: number;
   log: Log;
+  /** Aborts when the process stops. */
+  stop: AbortSignal;
+}
+
+export interface ServeOptions extends LeaseHolder {
+  key: string;
   /** What the log says when `serve` throws. */
   what: string;
-  stop: AbortSignal;
 }
 
 /** When the lease is another's, it is asked for again after so long. */

@@ -1,10 +1,12 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
+
 import { randomBytes } from 'node:crypto';
 import { until } from '../concurrency/until.ts';
 import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { testedNatsServer } from '../contract/version.ts';
 import { Leases } from '../coordination/leases.ts';
 import { countDeadLetters } from '../jobs/queueDepth.ts';
 import { Bucket } from '../nats/bucket.ts';
@@ -35,10 +37,7 @@ export async function examineNats(patient: Patient, report: Report): Promise<voi
     return;
   }
   await using nats = connected;
-  report(
-    'ok',
-    `NATS ${nats.connection.info?.version} at ${new URL(`x://${nats.connection.getServer().replace(/^\w+:\/\//, '')}`).host}`,
-  );
+  reportVersion(nats, report);
   for (const role of roles) {
     if (!(await examineRights(nats, config, role, report))) return;
   }
@@ -65,6 +64,25 @@ function adviceFor(error: unknown): string {
     return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name that is in it.";
   if (/bad-config|cannot read/.test(message)) return 'Set the key to a file that this user may read.';
   return 'Is it running there (`systemctl status nats-server`), and is nats.servers right?';
+}
+
+function reportVersion({ connection }: Nats, report: Report): void {
+  const version = connection.info?.version ?? '';
+  const { host } = new URL(`x://${connection.getServer().replace(/^\w+:\/\//, '')}`);
+  const tested = testedNatsServer;
+  if (isOlder(version, tested))
+    report(
+      'warning',
+      `NATS ${version} at ${host} is older than ${tested}, with which lxstow is tested`,
+      'Install the newer nats-server; jobs wait while it restarts (docs/upgrade.md).',
+    );
+  else report('ok', `NATS ${version} at ${host}`);
+}
+
+export function isOlder(version: string, than: string): boolean {
+  const [mine, theirs] = [version, than].map((text) => text.split(/[.-]/).slice(0, 3).map(Number));
+  const at = mine?.findIndex((part, index) => part !== theirs?.[index]) ?? -1;
+  return at >= 0 && Number(mine?.[at]) < Number(theirs?.[at]);
 }
 
 async function examineTls(config: Config['nats'], signal: AbortSignal, report: Report): Promise<void> {

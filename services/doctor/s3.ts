@@ -9,9 +9,10 @@ import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { S3Connection } from '../storage/s3Connection.ts';
-import { isNoBucket } from '../storage/s3Refusals.ts';
+import { isNoBucket, isUnsupported } from '../storage/s3Refusals.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
+import { examineFolder } from './folder.ts';
 import { examineVersions } from './s3Bucket.ts';
 import { RightsTrial } from './s3Rights.ts';
 
@@ -20,10 +21,10 @@ const worstSkewS = 15 * 60;
 const badSkewS = 60;
 const lowShare = 0.1;
 
-export async function examineS3(
-  { config: { s3: config, worker }, signal, roles }: Patient,
-  report: Report,
-): Promise<void> {
+export async function examineS3(patient: Patient, report: Report): Promise<void> {
+  const { signal, roles } = patient;
+  const { s3: config, worker } = patient.config;
+  if (config.folder !== undefined && !(await examineFolder(config.folder, patient, report))) return;
   const ca = config.ca === undefined ? undefined : readText(config.ca, 's3.ca');
   if (new URL(config.endpoint).protocol === 'https:') await examineTls(config, ca, signal, report);
   if (!(await examineClock(config, ca, signal, report))) return;
@@ -50,6 +51,9 @@ function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
   if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
   if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';
+  if (/ExpiredToken|InvalidToken/.test(message)) return 'Set s3.sessionToken, and its keys, to those of a new session.';
+  if (isUnsupported(error))
+    return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
   if (/AccessDenied/.test(message)) return `Give the user of s3.accessKey s3:ListBucket on ${bucket}.`;
   if (/region/i.test(message)) return 'Set s3.region to where the bucket is.';
   return `Does S3 answer at ${endpoint}? See s3.endpoint.`;
@@ -87,7 +91,7 @@ async function examineTls(
 
 /** Compares clocks by the Date of an unsigned request's response. Returns whether one came. */
 async function examineClock(
-  { endpoint }: Config['s3'],
+  { endpoint, folder }: Config['s3'],
   ca: string | undefined,
   signal: AbortSignal,
   report: Report,
@@ -101,9 +105,11 @@ async function examineClock(
     report(
       'problem',
       `S3 at ${endpoint} cannot be reached: ${messageOf(error)}`,
-      certificate
-        ? "Mend the server's certificate, or set s3.ca to its CA."
-        : 'Is it running there, and is s3.endpoint right?',
+      folder !== undefined
+        ? 'Is `lxstow standalone` running? It serves s3.folder.'
+        : certificate
+          ? "Mend the server's certificate, or set s3.ca to its CA."
+          : 'Is it running there, and is s3.endpoint right?',
     );
     return false;
   }

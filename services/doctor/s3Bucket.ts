@@ -1,4 +1,5 @@
 /** The bucket itself, which ObjectStore does not offer: whether it keeps versions, and locks them. */
+import { isCode } from '../contract/errors.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';
 import type { Xml } from '../storage/s3Messages.ts';
 import { briefly, type Report } from './finding.ts';
@@ -9,6 +10,8 @@ export interface Kept {
   /** Written objects cannot be removed for some time. */
   locked: boolean;
 }
+
+const unlocked = '; backups cannot be locked (`object_lock`, `--lock`, `pin --hold`)';
 
 export async function examineVersions(
   s3: S3Connection,
@@ -22,21 +25,29 @@ export async function examineVersions(
   if (versioning instanceof Error) {
     const unsupported = /NotImplemented|MethodNotAllowed/.test(versioning.message);
     if (!unsupported) report('ok', 'this user may not see whether the bucket keeps versions');
+    else report('ok', `the store keeps no versions${unlocked}`);
     return { versions: !unsupported, locked: false };
   }
   const status = versioning.Status;
   if (status !== 'Enabled') {
-    report('ok', 'the bucket keeps no versions: a deleted object frees its space');
+    report('ok', `the bucket keeps no versions: a deleted object frees its space${unlocked}`);
     return { versions: status === 'Suspended', locked: false };
   }
-  const lock = await setting('ObjectLockConfiguration', 'object-lock').catch(() => ({}) as Xml);
+  const found = await setting('ObjectLockConfiguration', 'object-lock').catch((error: Error) => error);
+  const lock = found instanceof Error ? {} : found;
+  if (found instanceof Error && !isCode(found, 's3-denied')) report('ok', `the bucket has no Object Lock${unlocked}`);
   const { Mode: mode, Days: days, Years: years } = ((lock.Rule as Xml | undefined)?.DefaultRetention ?? {}) as Xml;
   const rules = await setting('LifecycleConfiguration', 'lifecycle').catch(() => ({}));
   const ends = /"Noncurrent(VersionExpiration|Days)"/i.test(JSON.stringify(rules));
+  const [, after] = /"NoncurrentDays":"(\d+)"/i.exec(JSON.stringify(rules)) ?? [];
   const period = days === undefined ? `${years} years` : `${days} days`;
   const held = mode ? `, and nobody can remove one for ${period} (${mode})` : '';
   const what = `the bucket keeps versions${held}: what lxstow deletes stays there as an old version`;
-  if (ends) report('ok', `${what} until a lifecycle rule removes it`);
+  if (ends)
+    report(
+      'ok',
+      `${what} until a lifecycle rule removes it${after === undefined ? '' : `, ${after} days after the deletion`}`,
+    );
   else
     report(
       'warning',

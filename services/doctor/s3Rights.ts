@@ -1,7 +1,7 @@
 /** Tries each permission on the bucket that gateway and worker need, on an object of our own, which is removed with all its versions. */
 import { randomUUID } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { crcInS3 } from '../archive/sums.ts';
+import { crcInS3 } from '../archive/crcInS3.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, Upload } from '../storage/objectStore.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';
@@ -49,19 +49,20 @@ export class RightsTrial {
     this.#kept = kept;
     this.#folder = folder;
     this.#prefix = folder + probe;
-    this.#key = `${this.#prefix}${randomUUID()}`;
+    // In a locked bucket what is put stays: one object, however often this is run.
+    this.#key = `${this.#prefix}${kept.locked ? 'locked' : randomUUID()}`;
     this.#signal = signal;
     this.#report = report;
   }
 
-  /** Makes every call of gateway and worker once. In a locked bucket it starts only an upload, which it aborts: an object would stay. */
+  /** Makes every call of gateway and worker once. In a locked bucket it deletes and completes nothing, and leaves one small object. */
   async run(): Promise<void> {
     const { locked } = this.#kept;
     try {
-      if (!locked) await this.#tryObject();
+      await this.#tryObject();
       await this.#tryUpload();
       if (this.#failed) return;
-      const skipped = locked ? '; put and delete were skipped: the object would stay locked' : '';
+      const skipped = locked ? `; the bucket locks objects, so delete was skipped, and ${this.#key} stays there` : '';
       this.#report('ok', `tried, and allowed: ${this.#done.join(', ')}${skipped}`);
     } finally {
       await this.#cleanUp();
@@ -71,8 +72,14 @@ export class RightsTrial {
   async #tryObject(): Promise<void> {
     const store = this.#store;
     const key = this.#key;
-    const etag = await this.#step('put', 's3:PutObject', (signal) => store.create(key, body, small, signal));
-    if (etag === undefined) return;
+    const isPut = await this.#step('put', 's3:PutObject', async (signal) => {
+      await store.create(key, body, small, signal).catch((error) => {
+        // It is there from an earlier run: this one was allowed, too.
+        if (!(this.#kept.locked && isCode(error, 'conflict'))) throw error;
+      });
+      return true;
+    });
+    if (!isPut) return;
     await this.#tryCondition();
     await this.#step('get', 's3:GetObject', async (signal) => {
       if (!(await store.read(key, signal)).body.equals(body))
@@ -83,11 +90,29 @@ export class RightsTrial {
       for await (const object of store.list(this.#prefix, signal)) seen.push(object);
       if (!seen.some((object) => object.key === key))
         throw new LxstowError('s3-refused', 'the object just put is not listed');
-      for (const old of seen)
+      for (const old of this.#kept.locked ? [] : seen)
         if (Date.now() - Date.parse(old.modified) > oldProbeMs) await store.remove(old.key, signal);
     });
-    await this.#step('tag', 's3:PutObjectTagging', (signal) => store.tag(key, { lxstow: 'doctor' }, signal));
+    await this.#tryTags();
+    if (this.#kept.locked) return;
     await this.#step('delete', 's3:DeleteObject', (signal) => store.remove(key, signal));
+  }
+
+  async #tryTags(): Promise<void> {
+    const key = this.#key;
+    const store = this.#store;
+    const tags = await this.#step('tag', 's3:PutObjectTagging', async (signal) => {
+      await store.tag(key, { lxstow: 'doctor' }, signal);
+      // Nobody needs the right to read them.
+      return store.tagsOf(key, signal).catch(() => ({ lxstow: 'doctor' }) as Record<string, string>);
+    });
+    if (tags === undefined || tags.lxstow !== undefined) return;
+    this.#done.pop();
+    this.#report(
+      'warning',
+      "the store has no tags: those of backups are in their manifests alone, and the store's own rules cannot go by them",
+      'Nothing is needed, unless lifecycle rules are to go by tags: docs/s3.md.',
+    );
   }
 
   async #tryUpload(): Promise<void> {
@@ -185,7 +210,11 @@ export class RightsTrial {
 /** Permissions to list are the bucket's, all others its objects'. */
 function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
   if (isCode(error, 's3-full')) return 'Make room in the store.';
-  const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(messageOf(error));
+  const message = messageOf(error);
+  if (/checksum|x-amz-sdk|content-md5/i.test(message) && !/mismatch/i.test(message))
+    return 'Set s3.checksumHeaders to false, if the store takes no sums in headers: docs/s3.md.';
+  if (/ExpiredToken|InvalidToken/.test(message)) return 'Set s3.sessionToken, and its keys, to those of a new session.';
+  const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(message);
   if (missing) return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
   if (/^s3:ListBucket/.test(right))
     return `Give the user of s3.accessKey ${right} on ${bucket}${folder ? `, for the prefix ${folder}` : ''}.`;

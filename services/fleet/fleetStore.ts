@@ -51,6 +51,12 @@ export class FleetStore {
     }
   }
 
+  /** {} if there is none. */
+  async find(address: Address): Promise<InstanceRecord> {
+    const { entry } = await this.#bucket.get(instanceKey(address));
+    return entry ? parseRecord<InstanceRecord>(entry.value) : {};
+  }
+
   /** Writes the record over this revision; false if it is no longer the last. */
   async replace({ address, revision }: Omit<StoredRecord, 'record'>, record: InstanceRecord): Promise<boolean> {
     return (await this.#bucket.put(instanceKey(address), JSON.stringify(record), revision)) !== undefined;

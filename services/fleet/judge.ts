@@ -62,9 +62,3 @@ function age(ms: number): string {
   if (hours >= 72) return `${Math.floor(hours / 24)} days`;
   return hours >= 2 ? `${hours} h` : `${Math.floor(ms / 60_000)} min`;
 }
-
-/** `90m`, `26h` or `8d` in ms. */
-export function parseAge(text: string): number {
-  const [, count, unit = 'h'] = /^(\d+)([mhd])$/.exec(text) ?? [];
-  return Number(count) * { m: 60_000, h: 3_600_000, d: 86_400_000 }[unit as 'm' | 'h' | 'd'];
-}

@@ -4,12 +4,16 @@ import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract/schemas.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
+import { instanceKeepOf, keepKeys } from '../retention/instanceKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { FleetStore, StoredRecord } from './fleetStore.ts';
 import { withSeen, withYoungest } from './instanceRecord.ts';
 import { youngestBackups } from './youngest.ts';
 
 const excludeKey = 'user.lxstow.exclude';
+const uuidKey = 'volatile.uuid';
+/** The keys of LXD's configuration that records tell of. */
+export const recordedKeys = [uuidKey, excludeKey, ...keepKeys];
 const writesInFlight = 64;
 /** How long the record of a deleted instance without backups stays. */
 const forgottenAfterMs = 7 * 24 * 3_600_000;
@@ -83,8 +87,9 @@ function byUuid(seen: SeenInstance | undefined, { project, instance }: Address):
 
 function seenOf({ config, expanded_config }: LxdInstance, at: string): SeenInstance {
   const all = { ...(config as Record<string, string>), ...(expanded_config as Record<string, string>) };
-  const uuid = all['volatile.uuid'];
-  return { at, excluded: all[excludeKey] === 'true', ...(uuid && { uuid }) };
+  const uuid = all[uuidKey];
+  const keep = instanceKeepOf(all);
+  return { at, excluded: all[excludeKey] === 'true', ...(uuid && { uuid }), ...(keep && { keep }) };
 }
 
 function isForgotten({ seen, good }: InstanceRecord): boolean {

@@ -1,5 +1,5 @@
 /** The inventory of a host, taken by its workers at intervals: which instances exist, and once a day whether the records agree with the store. */
-import { setTimeout } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import type { Leases } from '../coordination/leases.ts';
@@ -43,9 +43,7 @@ export async function takeInventoryRegularly(
     } catch (error) {
       if (!stop.aborted) log.warn('the inventory was not taken', { error: asLxstowError(error) });
     }
-    await setTimeout(everySeconds * 1000 * (0.9 + Math.random() / 5), undefined, { signal: stop }).catch((error) => {
-      if (!stop.aborted) throw error;
-    });
+    await sleep(everySeconds * 1000 * (0.9 + Math.random() / 5), stop);
   }
 }
 

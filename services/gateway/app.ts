@@ -6,6 +6,7 @@ import { excessOfJson } from '../contract/json.ts';
 import { traceHeader, traceOf } from '../telemetry/trace.ts';
 import { authorized, bodyAuthorized, unansweredAuthorized } from './access/access.ts';
 import type { Client } from './access/apiClient.ts';
+import { notAuthorized } from './access/apiClient.ts';
 import { audited } from './access/audit.ts';
 import type { Trust } from './access/trust.ts';
 import type { GatewayParts } from './gatewayParts.ts';
@@ -134,7 +135,7 @@ function onlyTrusted(trust: Trust): RequestHandler {
     if (client?.trusted) return next();
     trust.assertHeard({ req: request, res: response });
     if (!client) trust.refused(request.socket.remoteAddress);
-    next(new LxstowError('forbidden', 'not authorized'));
+    next(notAuthorized());
   };
 }
 

@@ -21,7 +21,7 @@ import type { Shares } from './http/shares.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
 
-/** Made once in main.ts, and handed to every route and endpoint. */
+/** Made once in openParts.ts, and handed to every route and endpoint. */
 export interface GatewayParts extends TrustParts {
   config: Config;
   log: Log;

@@ -1,256 +1,84 @@
 /** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps no state that other gateways lack. */
-import { constants } from 'node:crypto';
-import https from 'node:https';
-import type { AddressInfo } from 'node:net';
-import { hostname } from 'node:os';
-import { Threads } from '../archive/compression/threads.ts';
-import { Catalog } from '../backups/catalog.ts';
+import type https from 'node:https';
 import { until } from '../concurrency/until.ts';
-import { readText } from '../contract/config.ts';
-import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
-import { Leases } from '../coordination/leases.ts';
-import { Reservations } from '../coordination/reservations.ts';
-import { FleetStore, FleetView } from '../fleet/fleetStore.ts';
-import { Keeper } from '../fleet/keeper.ts';
-import { Intake } from '../intake/intake.ts';
-import { Submitter } from '../jobs/submit.ts';
-import { Bucket } from '../nats/bucket.ts';
-import { connectNats } from '../nats/connection.ts';
-import { verifySetUp } from '../nats/setup.ts';
-import { leasesBucket } from '../nats/streams.ts';
+import { asLxstowError } from '../contract/errors.ts';
 import { openNotices } from '../notices/openNotices.ts';
-import { OperationStore } from '../operations/operationStore.ts';
-import { Feeder } from '../runs/feeder.ts';
-import { RunStore } from '../runs/runStore.ts';
-import { serveSchedules } from '../schedules/scheduler.ts';
-import { ScheduleStore } from '../schedules/scheduleStore.ts';
-import { measured } from '../storage/measured.ts';
-import { retrying } from '../storage/retrying.ts';
-import { createS3Store } from '../storage/s3.ts';
-import { serveHealth } from '../telemetry/health.ts';
-import { type Log, onLine } from '../telemetry/logger.ts';
-import { countJob, createGatewayMetrics } from '../telemetry/metrics.ts';
+import { type HealthServer, serveHealth } from '../telemetry/health.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
-import { serverCertificate } from '../trust/serverCertificate.ts';
-import { connectionLimits } from './access/connections.ts';
-import { openTrust } from './access/openTrust.ts';
-import { createApp } from './app.ts';
-import { EventSockets } from './events/eventSockets.ts';
-import { takeUpgrades } from './events/upgrade.ts';
-import type { GatewayParts } from './gatewayParts.ts';
 import { Gauges } from './gauges.ts';
-import { Absences } from './http/absences.ts';
-import { listShares } from './http/lines.ts';
+import { createHttpsServer, listen } from './httpsServer.ts';
 import { serveOverNats } from './natsApi/service.ts';
-import { Transfers } from './transfers.ts';
-import { AwayWorkers } from './views/awayWorkers.ts';
-import { cancelOperation } from './views/cancelOperation.ts';
-import { runTools } from './views/runView.ts';
+import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
+import { serveRuns } from './serveRuns.ts';
 
-export interface GatewayOptions {
-  config: Config;
-  /** Reads the configuration again, for credentials that were changed. */
-  reread?: () => Config;
-  env: NodeJS.ProcessEnv;
-  log: Log;
-  /** Aborts to stop: open requests are answered, no new ones taken. */
-  stop: AbortSignal;
+export interface GatewayOptions extends PartsOptions {
   /** Called once, when the gateway takes requests. */
   onListening?: (port: number) => void;
 }
 
-/** A person waits for the answer: after two quick tries S3 counts as away. Workers are more patient. */
-const s3Attempts = 2;
-const s3IdleTimeoutMs = 5000;
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
-const hourMs = 3_600_000;
 
-/** Runs until `stop`. Throws at the start when the configuration is wrong, or NATS or the object store is not set up. */
+/** Runs until `stop`: open requests are answered, and no new ones taken. Throws at the start when it cannot be opened. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
-  const { config, reread, env, onListening } = options;
   const log = options.log.child({ service: 'gateway' });
-  const { gateway } = config;
-  const metrics = createGatewayMetrics();
-  const onRetry = (call: string) => metrics.s3Retries.inc({ call });
-  const certificate = await serverCertificate(config, env, log);
-
-  const s3Options = { reread: reread && (() => reread().s3) };
-  const idleTimeoutMs = Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs);
-  using s3 = createS3Store({ ...config.s3, idleTimeoutMs }, s3Options);
-  await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
-    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
-    log.warn('the object store does not answer yet', { error });
-  });
-  // Archives have their own connections, with a longer timeout.
-  using archives = createS3Store(config.s3, s3Options);
-  await using threads = new Threads({ gzipLibrary: config.gzip.library });
-  await using nats = await connectNats(config.nats, 'lxstow gateway', log, { reread: reread && (() => reread().nats) });
-  const stop = AbortSignal.any([options.stop, nats.closed]);
-  await verifySetUp(nats);
-
-  const operations = new OperationStore(nats, config.nats.operationsKeptHours);
-  const ended = new AbortController();
-  const leases = new Bucket(nats, leasesBucket);
-  const fleet = new FleetView(nats);
-  const fleetRead = fleet.follow(ended.signal, (error) =>
-    log.warn('the records of instances cannot be read', { error }),
-  );
-  const feed = await operations.feed(log, ended.signal);
-  const runs = new RunStore(nats, config.nats.runsKeptHours);
-  const schedules = new ScheduleStore(nats);
-  const runFeed = await runs.feed(log, ended.signal);
-  await using eventSockets = new EventSockets(feed, runFeed, log);
-  using _lines = onLine(log, (line) => eventSockets.line(line));
-  const trust = await openTrust(config, certificate, nats, log, ended.signal);
-  const transfers = new Transfers({
-    most: gateway.transfers,
-    mostPerClient: gateway.transfersPerClient ?? Math.ceil(gateway.transfers / 2),
-    name: `gateway-${hostname()}-${process.pid}`,
-    store: retrying(measured(archives, metrics), { attempts: config.s3.attempts, onRetry }),
-    presigner: archives,
-    threads,
-    leases: new Leases(leases, config.worker.leaseTtlMs),
-    heartbeatMs: config.worker.heartbeatMs,
-    clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
-    log,
-  });
-  const catalogStore = retrying(measured(s3, metrics), { attempts: Math.min(config.s3.attempts, s3Attempts), onRetry });
-  const catalog = new Catalog(catalogStore, config.s3.prefix, log);
-  const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix: config.s3.prefix, log });
-  const gauges = new Gauges({ nats, leases, config, fleet, metrics, log });
-  const reservations = new Reservations(leases);
-  const intake = new Intake({
-    ...transfers.tools,
-    prefix: config.s3.prefix,
-    cancels: feed,
-    operations,
-    reservations,
-    catalog,
-    keeper,
-    onEnd: (operation, result) => countJob(metrics, operation, result),
-  });
-  const parts: GatewayParts = {
-    config,
-    log,
-    nats,
-    operations,
-    feed,
-    runs,
-    runFeed,
-    schedules,
-    eventSockets,
-    reservations,
-    catalog,
-    fleet,
-    keeper,
-    metrics,
-    submitter: new Submitter(nats, operations, log, ended.signal),
-    transfers,
-    lists: listShares(),
-    intake,
-    absences: new Absences(leases, log),
-    awayWorkers: new AwayWorkers({ nats, leases, operations, log }),
-    ...trust,
-    certificate,
-    stop,
-  };
-  const app = createApp(parts);
-  const feeder = new Feeder({
-    nats,
-    runs,
-    runFeed,
-    operations,
-    changes: feed,
-    leases: new Leases(leases, config.worker.leaseTtlMs),
-    leasesBucket: leases,
-    cancel: (id) => cancelOperation(parts, id),
-    name: `gateway-${hostname()}-${process.pid}`,
-    heartbeatMs: config.worker.heartbeatMs,
-    inventoryTimeoutMs: gateway.inventoryTimeoutMs,
-    patienceMs: config.worker.patienceHours * hourMs,
-    log,
-    stop,
-  });
+  await using stack = new AsyncDisposableStack();
+  const opened = await openParts({ ...options, log }, stack);
+  const { parts, leasesBucket, fleetRead } = opened;
+  const { config, nats, metrics, certificate, transfers, eventSockets, stop } = parts;
+  const { address, port: wanted } = config.gateway;
   const notices = await openNotices({ nats, config: config.notify, metrics, log, stop });
-
-  const server = https.createServer(
-    {
-      ...certificate,
-      minVersion: 'TLSv1.2',
-      // Clients that are not trusted get an error envelope, not a failed handshake.
-      requestCert: true,
-      ...connectionLimits,
-      rejectUnauthorized: false,
-      ...(gateway.trustCa ? { ca: readText(gateway.trustCa, 'gateway.trustCa') } : {}),
-      // A resumed session would not show the client's certificate again, and would outlive its trust.
-      // By renegotiation a client could change its certificate within a connection.
-      secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
-    },
-    app,
-  );
-  takeUpgrades(server, app);
-  server.on('secureConnection', (socket) => trust.connections.add(socket));
+  const server = createHttpsServer(parts);
   // So that the first question about states is answered from memory.
   await until(AbortSignal.timeout(startTimeoutMs), fleetRead).catch(() =>
     log.warn('the records of instances are still being read'),
   );
-  const port = await listen(server, gateway.address, gateway.port);
-  await using health = await serveHealth(
-    gateway.healthAddress,
-    gateway.healthPort,
-    { nats: async () => nats.assertConnected() },
-    { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
-    // It takes jobs without it.
-    {
-      s3: (signal) =>
-        s3.probe(signal).catch(async (error) => {
-          throw await parts.absences.explain(asLxstowError(error), false);
-        }),
-    },
-  );
+  const port = await listen(server, address, wanted);
+  const health = stack.use(await serveHealthOf(opened));
   const service = await serveOverNats(parts);
-  log.info('gateway ready', {
-    address: gateway.address,
-    port,
-    health: health.port,
-    fingerprint: fingerprintOf(certificate.cert),
-  });
-  const feeding = feeder.run();
-  const scheduling = serveSchedules({
-    ...{ ...runTools(parts), schedules, remotes: Object.keys(config.remotes) },
-    ...{ leases: new Leases(leases, config.worker.leaseTtlMs), heartbeatMs: config.worker.heartbeatMs },
-    ...{ name: `gateway-${hostname()}-${process.pid}`, log, stop },
-  });
-  trust.announce(port);
-  onListening?.(port);
+  log.info('gateway ready', { address, port, health: health.port, fingerprint: fingerprintOf(certificate.cert) });
+  const runs = serveRuns(parts, leasesBucket);
+  parts.announce(port);
+  options.onListening?.(port);
 
   await new Promise<void>((resolve) => {
     if (stop.aborted) resolve();
     stop.addEventListener('abort', () => resolve(), { once: true });
   });
   log.info('stopping');
-  const closed = new Promise((resolve) => server.close(resolve));
-  server.closeIdleConnections();
-  await eventSockets[Symbol.asyncDispose]();
-  const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
-  await Promise.all([closed, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), feeding, scheduling]);
-  clearTimeout(timer);
+  const closing = close(server, () => eventSockets[Symbol.asyncDispose]());
+  await Promise.all([closing, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), runs]);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
-  ended.abort();
+  opened.unfollow();
   log.info('gateway stopped');
   // Ends with a failure, so that systemd restarts the gateway (packaging/systemd).
   nats.closed.throwIfAborted();
 }
 
-async function listen(server: https.Server, address: string, port: number): Promise<number> {
-  try {
-    await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));
-  } catch (cause) {
-    throw new LxstowError('bad-config', `cannot listen on ${address} port ${port}: ${(cause as Error).message}`, {
-      cause,
-    });
-  }
-  return (server.address() as AddressInfo).port;
+/** Lets open requests end, for some seconds. `closeSockets` ends the websockets, which would keep the server open. */
+async function close(server: https.Server, closeSockets: () => Promise<void>): Promise<void> {
+  const closed = new Promise((resolve) => server.close(resolve));
+  server.closeIdleConnections();
+  await closeSockets();
+  const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
+  await closed;
+  clearTimeout(timer);
+}
+
+function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<HealthServer> {
+  const { config, nats, fleet, metrics, absences, log } = parts;
+  const gauges = new Gauges({ nats, leases: leasesBucket, config, fleet, metrics, log });
+  return serveHealth(
+    config.gateway.healthAddress,
+    config.gateway.healthPort,
+    { nats: async () => nats.assertConnected() },
+    { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
+    // The gateway takes jobs without S3.
+    {
+      s3: (signal) =>
+        probeS3(signal).catch(async (error) => {
+          throw await absences.explain(asLxstowError(error), false);
+        }),
+    },
+  );
 }

@@ -9,13 +9,13 @@ import type { Catalog } from '../backups/catalog.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
 import { formatManifest, manifestVersion } from '../backups/manifest.ts';
 import type { IdleWatch } from '../concurrency/idleWatch.ts';
+import { contentTypes } from '../contract/backupNames.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import {
   type Address,
   type BackupAddress,
   type Compression,
   check,
-  contentTypes,
   type Manifest,
   type ManifestSource,
   type Operation,

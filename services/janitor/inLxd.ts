@@ -45,8 +45,8 @@ export async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
     for (const { name, created } of backups) {
       const operation = operationOfLxdBackup(name);
       if (!operation) continue;
-      const look = () => owners.ofOperation(operation);
-      const owner = await look();
+      const ownerNow = () => owners.ofOperation(operation);
+      const owner = await ownerNow();
       if (owner.state === 'living') continue;
       yield {
         kind: 'lxd-backup',
@@ -55,7 +55,7 @@ export async function* inLxd(tools: SearchTools): AsyncGenerator<Leftover> {
         since: created,
         owner,
         address,
-        look,
+        ownerNow,
         async remove(removing) {
           await deleteLxdBackup(lxd, address, name, { signal: removing, idleTimeoutMs: lxdIdleTimeoutMs });
           return true;
@@ -78,8 +78,8 @@ async function* marks(
     const id = instance.config[markKeys[kind]];
     const restore = owners.known.find((operation) => operation.id === id && operation.kind === 'restore');
     if (id === undefined || !restore) continue;
-    const look = () => owners.ofOperation(id);
-    const owner = await look();
+    const ownerNow = () => owners.ofOperation(id);
+    const owner = await ownerNow();
     if (owner.state === 'living') continue;
     const { checkpoint } = restore;
     const kept = (kind === 'restored' ? checkpoint?.kept : checkpoint?.replaced?.kept) ?? {};
@@ -90,7 +90,7 @@ async function* marks(
       since: new Date(restore.updated_at),
       owner,
       address,
-      look,
+      ownerNow,
       async remove() {
         const config = handedBackConfig(kind, kept, instance.status !== 'Stopped');
         await changeInstance(lxd, address, isMarked(kind, id), { config }, signal);
@@ -107,8 +107,8 @@ async function leftByRestore(
 ): Promise<Leftover | undefined> {
   const own = parseOwnName(address.instance);
   if (!own) return undefined;
-  const look = () => owners.ofOperation(own.operation);
-  const owner = await look();
+  const ownerNow = () => owners.ofOperation(own.operation);
+  const owner = await ownerNow();
   if (owner.state === 'living') return undefined;
 
   const restore = owners.known.find(({ id, kind }) => id === own.operation && kind === 'restore');
@@ -120,7 +120,7 @@ async function leftByRestore(
     since: restore && new Date(restore.updated_at),
     owner,
     address: target,
-    look,
+    ownerNow,
   } as const;
   const kept = (why: string): Leftover => ({ ...finding, kept: why, remove: async () => false });
   if (!restore) return kept('its operation is not known any more: check what it is');

@@ -12,12 +12,12 @@ export async function* leases({ owners, leasesBucket, remote, settledMs }: Searc
     if (!about || operation === undefined || faultsOf('names.json#/$defs/uuid', operation).length > 0) continue;
     const { kind, backup } = about;
     // An attempt may still work when its operation is final: then it renews its lease.
-    if (kind !== 'reservation' && Date.now() - entry.written.getTime() < settledMs) continue;
-    const look =
+    if (kind !== 'reservation' && owners.unrenewedMs(entry.written) < settledMs) continue;
+    const ownerNow =
       kind === 'reservation' && backup !== undefined
         ? () => owners.ofReservation(about, backup)
         : () => owners.ofOperation(operation);
-    yield* inBucket(entry, { kind, what: entry.key, where: leasesBucket.name }, look, leasesBucket);
+    yield* inBucket(entry, { kind, what: entry.key, where: leasesBucket.name }, ownerNow, leasesBucket);
   }
 }
 
@@ -25,8 +25,8 @@ export async function* checkpoints({ owners, checkpoints: bucket, remote }: Sear
   for (const entry of await bucket.entries(`${remote}.>`)) {
     const operation = entry.key.split('.')[1] ?? '';
     if (faultsOf('names.json#/$defs/uuid', operation).length > 0) continue;
-    const look = () => owners.ofOperation(operation);
-    yield* inBucket(entry, { kind: 'checkpoint', what: entry.key, where: bucket.name }, look, bucket);
+    const ownerNow = () => owners.ofOperation(operation);
+    yield* inBucket(entry, { kind: 'checkpoint', what: entry.key, where: bucket.name }, ownerNow, bucket);
   }
 }
 
@@ -34,10 +34,10 @@ export async function* checkpoints({ owners, checkpoints: bucket, remote }: Sear
 async function* inBucket(
   { key, revision, written }: Entry,
   about: Pick<Leftover, 'kind' | 'what' | 'where'>,
-  look: () => Promise<Owner>,
+  ownerNow: () => Promise<Owner>,
   bucket: Bucket,
 ): AsyncGenerator<Leftover> {
-  const owner = await look();
+  const owner = await ownerNow();
   if (owner.state === 'living') return;
-  yield { ...about, since: written, owner, look, remove: () => bucket.remove(key, revision) };
+  yield { ...about, since: written, owner, ownerNow, remove: () => bucket.remove(key, revision) };
 }

@@ -32,8 +32,8 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
     const { key, uploadId, initiated } = upload;
     const address = parseArchiveKey(prefix, key);
     if (!address) continue;
-    const look = () => owners.ofBackup(address, key, 'upload');
-    const owner = await look();
+    const ownerNow = () => owners.ofBackup(address, key, 'upload');
+    const owner = await ownerNow();
     if (owner.state === 'living') continue;
     yield {
       kind: 'upload',
@@ -42,7 +42,7 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
       since: new Date(initiated),
       owner,
       address,
-      look,
+      ownerNow,
       async remove(removing) {
         // Listings may contain uploads that are gone.
         let there = false;
@@ -67,8 +67,8 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
   }
   for (const [key, { object, address }] of objects) {
     if (whole.has(manifestKey(prefix, address))) continue;
-    const look = () => owners.ofBackup(address, key, 'archive');
-    const owner = await look();
+    const ownerNow = () => owners.ofBackup(address, key, 'archive');
+    const owner = await ownerNow();
     if (owner.state === 'living') continue;
     yield {
       kind: 'archive',
@@ -77,7 +77,7 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
       since: new Date(object.modified),
       owner,
       address,
-      look,
+      ownerNow,
       async remove(removing) {
         if (await etagOf(store, manifestKey(prefix, address), removing)) return false;
         if ((await leasesBucket.keys(claimKey(address, address.backup, '*'))).length > 0) return false;

@@ -1,5 +1,9 @@
-/** The janitor: removes what lxstow made on one host and in S3, and no operation owns any more. What may be another's, or in use, stays. */
+/**
+ * The janitor removes what lxstow has left on one host, in S3 and in NATS: what an ended operation left, three lease TTLs after its end, and what no known
+ * operation left, once it is older than `worker.janitorGraceHours`. Each search adds conditions of its own in `remove()`.
+ */
 import { setTimeout } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Lease, LeaseHolder, Leases } from '../coordination/leases.ts';
@@ -66,12 +70,12 @@ export class Janitor {
    * janitor works on this host; all other failures are findings.
    */
   async run({ signal, dryRun = false, patienceMs = 0 }: RunOptions): Promise<Finding[]> {
-    if (dryRun) return this.#look(signal, (leftover) => this.#judge(leftover));
+    if (dryRun) return this.#search(signal, (leftover) => this.#judge(leftover));
     const turn = await this.#turn(patienceMs, signal);
-    return this.#holding(turn, signal, (moving) => this.#look(moving, (leftover) => this.#settle(leftover, moving)));
+    return this.#holding(turn, signal, (moving) => this.#search(moving, (leftover) => this.#settle(leftover, moving)));
   }
 
-  async #look(signal: AbortSignal, treat: (leftover: Leftover) => Promise<Finding['action']>): Promise<Finding[]> {
+  async #search(signal: AbortSignal, treat: (leftover: Leftover) => Promise<Finding['action']>): Promise<Finding[]> {
     const { config, nats, lxd, store, leasesBucket, checkpoints } = this.#tools;
     const { remote, lxdIdleTimeoutMs, leaseTtlMs } = config.worker;
     const { prefix, bucket } = config.s3;
@@ -121,7 +125,7 @@ export class Janitor {
 
   /** Looks the owner up again, now that no operation can begin: one may have begun since the leftover was found. */
   async #remove(leftover: Leftover, signal: AbortSignal): Promise<Finding['action']> {
-    const now = await leftover.look();
+    const now = await leftover.ownerNow();
     if (now.state === 'living') return `kept: operation ${now.operation} has begun since`;
     signal.throwIfAborted();
     return (await leftover.remove(signal)) ? 'removed' : 'kept: it has changed, or is gone, since it was found';
@@ -188,9 +192,7 @@ export async function tidyRegularly(
   if (everyMinutes === 0) return;
   for (let waitMs = firstAfterMs; ; waitMs = everyMinutes * 60_000) {
     // Jittered, so that workers that were started together do not march in step.
-    await setTimeout(waitMs * (0.9 + Math.random() / 5), undefined, { signal: stop }).catch((error) => {
-      if (!stop.aborted) throw error;
-    });
+    await sleep(waitMs * (0.9 + Math.random() / 5), stop);
     if (stop.aborted) return;
     try {
       for (const finding of await janitor.run({ signal: stop })) report(finding, log);

@@ -30,7 +30,7 @@ export interface Leftover {
   /** Why it must stay, if a person has to decide. */
   kept?: string;
   /** Looks the owner up again. */
-  look(): Promise<Owner>;
+  ownerNow(): Promise<Owner>;
   /** Removes it. False: it has changed or gone since it was found, and was not touched. */
   remove(signal: AbortSignal): Promise<boolean>;
 }

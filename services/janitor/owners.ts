@@ -2,7 +2,7 @@
 import { archiveKey } from '../backups/keys.ts';
 import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
-import { queuedJobs } from '../jobs/jobs.ts';
+import { countQueuedJobs } from '../jobs/jobs.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
 import { operationKey, parseLeaseKey, reservationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -10,15 +10,15 @@ import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
 /**
- * `living`: an operation that is not final, or has just become so, or a queued job, owns or may own it. `ended`: its operation is final. `unknown`: no
- * operation is known to have owned it.
+ * `living`: an operation that is not final, or has just become so, or a queued job, owns or may own it. `ended`: its operation is final. `unclear`: no
+ * operation is known to have owned it, or it was a good backup: it stays for the grace period.
  */
 export interface Owner {
-  state: 'living' | 'ended' | 'unknown';
+  state: 'living' | 'ended' | 'unclear';
   operation?: string;
 }
 
-const unknown: Owner = { state: 'unknown' };
+const unclear: Owner = { state: 'unclear' };
 /** MinIO drops uploads of that age itself, and other servers list them without their exact key. */
 const forgottenMs = 48 * 3_600_000;
 
@@ -28,10 +28,12 @@ export class Owners {
   readonly #settledMs: number;
   readonly #operations: Bucket;
   readonly #leases: Bucket;
+  readonly #clock: () => number;
   #known: Operation[] = [];
   #leased = new Set<string>();
 
-  private constructor(nats: Nats, leases: Bucket, prefix: string, settledMs: number) {
+  private constructor(nats: Nats, leases: Bucket, clock: () => number, prefix: string, settledMs: number) {
+    this.#clock = clock;
     this.#nats = nats;
     this.#prefix = prefix;
     this.#settledMs = settledMs;
@@ -48,14 +50,19 @@ export class Owners {
     leases: Bucket,
     { remote, prefix, settledMs }: { remote: string; prefix: string; settledMs: number },
   ): Promise<Owners> {
-    const owners = new Owners(nats, leases, prefix, settledMs);
+    const owners = new Owners(nats, leases, await leases.clock(), prefix, settledMs);
     for (const { key, value, written } of await leases.entries(`${remote}.>`)) {
       const holder = parseLeaseKey(key)?.kind === 'reservation' ? undefined : parseHolder(value);
-      if (holder && Date.now() - written.getTime() < settledMs) owners.#leased.add(holder.operation);
+      if (holder && owners.unrenewedMs(written) < settledMs) owners.#leased.add(holder.operation);
     }
     const entries = await owners.#operations.entries(`${remote}.*`);
     owners.#known = entries.flatMap(({ value }) => readOperation(value) ?? []);
     return owners;
+  }
+
+  /** For how long a lease has not been renewed that NATS has `written` last: by NATS's clock, as this host's may differ. */
+  unrenewedMs(written: Date): number {
+    return this.#clock() - written.getTime();
   }
 
   /** The operations of this host, as they were when they were read. */
@@ -71,7 +78,7 @@ export class Owners {
       // One that cannot be read may live.
       return { state: operation && this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
     }
-    return { state: this.#leased.has(id) ? 'living' : 'unknown', operation: id };
+    return { state: this.#leased.has(id) ? 'living' : 'unclear', operation: id };
   }
 
   /** The owner of an upload at an archive's key, or of an archive. */
@@ -87,19 +94,19 @@ export class Owners {
     }
     named.sort((a, b) => a.updated_at.localeCompare(b.updated_at));
     const last = named.at(-1);
-    if (!last) return unknown;
+    if (!last) return unclear;
     // An archive whose backup succeeded, and was not deleted, was good: without its manifest it stays for the grace period.
     const successful = named.findLast(({ status }) => status === 'Success');
     const wasGood = kind === 'archive' && (successful?.kind === 'backup' || successful?.kind === 'upload');
-    return { state: wasGood ? 'unknown' : 'ended', operation: (successful ?? last).id };
+    return { state: wasGood ? 'unclear' : 'ended', operation: (successful ?? last).id };
   }
 
   /** The owner of a backup's name, by its reservation. The operation of a queued job may not be written yet. */
   async ofReservation(address: Address, backup: string): Promise<Owner> {
     const { entry } = await this.#leases.get(reservationKey(address, backup));
-    if (!entry) return unknown;
+    if (!entry) return unclear;
     const owner = await this.ofOperation(entry.value.toString());
-    const queued = owner.state === 'unknown' && (await queuedJobs(this.#nats, 'backup', address)) > 0;
+    const queued = owner.state === 'unclear' && (await countQueuedJobs(this.#nats, 'backup', address)) > 0;
     return queued ? { ...owner, state: 'living' } : owner;
   }
 

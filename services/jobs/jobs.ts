@@ -18,7 +18,7 @@ import {
 import { parseOwnName } from '../lxd/ownNames.ts';
 import type { Nats } from '../nats/connection.ts';
 import { apiCode, isNoResponders, natsFailure } from '../nats/failures.ts';
-import { isQuick, jobsStream } from '../nats/streams.ts';
+import { jobsStream, onlyDeletes } from '../nats/streams.ts';
 import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
 
@@ -55,7 +55,12 @@ export interface Queued {
  * The same unless a job of this kind and instance is on the queue or at work already: then nothing is queued, and it returns that one. Our own job,
  * sent twice, is queued once.
  */
-export async function publishOnly(nats: Nats, id: string, job: Job, trace?: Trace): Promise<Queued | undefined> {
+export async function publishUnlessQueued(
+  nats: Nats,
+  id: string,
+  job: Job,
+  trace?: Trace,
+): Promise<Queued | undefined> {
   for (;;) {
     try {
       return await publishWith(nats, id, job, trace, { lastSubjectSequence: 0 });
@@ -63,13 +68,13 @@ export async function publishOnly(nats: Nats, id: string, job: Job, trace?: Trac
       if (!(error instanceof SubjectTaken)) throw error;
     }
     // NATS says the same of a job that is ours: only the message tells whose it is.
-    const found = await queuedJob(nats, job.kind, job.address);
+    const found = await lastQueuedJob(nats, job.kind, job.address);
     if (found) return found.operation === id ? undefined : found;
   }
 }
 
 /** The job of this kind that is on the queue for this instance or at work, the last one of several. */
-export async function queuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
+export async function lastQueuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
   try {
     const last = await nats.jsm.streams.getMessage(jobsStream, { last_by_subj: jobSubject(kind, address) });
     if (!last) return undefined;
@@ -159,7 +164,7 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   if (!isJobKind(kind))
     throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
   for (const each of source ? [address, source] : [address]) checkNames(each);
-  if (parseOwnName(address.instance) && !isQuick(kind))
+  if (parseOwnName(address.instance) && !onlyDeletes(kind))
     throw new LxstowError('bad-message', `the name ${address.instance} is for lxstow's own work`);
   const body = check(
     schemas[kind],
@@ -187,7 +192,7 @@ function checkNames({ remote, project, instance }: Address): void {
 }
 
 /** Counts this instance's jobs of this kind, queued or running. */
-export async function queuedJobs(nats: Nats, kind: JobKind, address: Address): Promise<number> {
+export async function countQueuedJobs(nats: Nats, kind: JobKind, address: Address): Promise<number> {
   const subject = jobSubject(kind, address);
   try {
     const { state } = await nats.jsm.streams.info(jobsStream, { subjects_filter: subject });

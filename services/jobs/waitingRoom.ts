@@ -1,17 +1,18 @@
 /**
  * Jobs that wait for a lease: on their instance, or a permit. Each stays on the queue under a delayed NAK, which this worker renews while it lives.
  * The first job of each lease is called when a lease is released, and every few seconds, because a dead holder releases nothing. Any number may wait
- * without slowing down jobs that need not wait (adr/0020).
+ * without slowing down jobs that need not wait (adr/0020). Order: the jobs that wait here for one lease begin by their sequence in the stream; jobs that
+ * wait at other workers are not known.
  */
 
-import { waitedFor } from '../nats/bucketKeys.ts';
+import { waitKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { freedSubject, nudgeSubject } from '../nats/subjects.ts';
 import type { Delivery } from './deliveries.ts';
 
 interface Waiting {
   sequence: number;
-  /** `waitedFor` of the lease's key. */
+  /** `waitKey` of the lease's key. */
   lease: string;
   operation: string;
   /** Reply subject of the message. */
@@ -59,11 +60,11 @@ export class WaitingRoom implements Disposable {
     listen(freedSubject(remote), (_, lease) => this.callFirst(lease));
     // A job that is cancelled while it waits need not wait any longer.
     listen(nudgeSubject(remote, '*'), (subject) => this.#callOperation(subject.split('.').at(-1) ?? ''));
-    const timer = setInterval(() => this.#look(), this.#options.callEveryMs);
+    const timer = setInterval(() => this.#tick(), this.#options.callEveryMs);
     this.#closing.defer(() => clearInterval(timer));
   }
 
-  /** Whether an earlier job waits here for the lease: a new one must not overtake it. */
+  /** Whether an earlier job waits here for the lease: a new one must not overtake it. A redelivered job has waited already, or was called. */
   isBehind(lease: string, { seq, redelivered }: Pick<Delivery, 'seq' | 'redelivered'>): boolean {
     if (redelivered) return false;
     for (const each of this.#byLease.get(lease) ?? []) if (each.sequence < seq) return true;
@@ -93,7 +94,7 @@ export class WaitingRoom implements Disposable {
   /** Announces a released lease to all workers of the remote. */
   freed(key: string): void {
     const { nats, remote } = this.#options;
-    if (nats.connected) nats.connection.publish(freedSubject(remote), waitedFor(key));
+    if (nats.connected) nats.connection.publish(freedSubject(remote), waitKey(key));
   }
 
   /** Has NATS redeliver the first job that waits for this lease now. */
@@ -128,7 +129,7 @@ export class WaitingRoom implements Disposable {
     return this.#options.handedBackMs + this.#waiting.size * longerEachMs;
   }
 
-  #look(): void {
+  #tick(): void {
     const now = performance.now();
     for (const each of this.#waiting.values()) if (each.due <= now) this.#forget(each);
     for (const lease of this.#byLease.keys()) this.callFirst(lease);

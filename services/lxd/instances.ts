@@ -28,7 +28,7 @@ export interface LxdInstance {
 /** What a server reports in `GET /1.0`. */
 export interface LxdServer {
   api_extensions: string[];
-  environment: { server_version: string };
+  environment: { server_version: string; server_pid?: number };
   /** Absent for clients that may not see it. */
   config?: Record<string, unknown>;
 }
@@ -133,12 +133,16 @@ export async function describeInstance(
   };
 }
 
+/** The error of a server that does not trust the worker's certificate. */
+export function mistrust({ title }: LxdClient): LxstowError {
+  return new LxstowError('lxd-refused', `${title} does not trust us: \`lxstow doctor worker\` says what to do`);
+}
+
 /** Asks the server what it is. Throws lxd-refused if it does not trust us: then it says little. */
 export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
   const server = await lxd.get<Partial<LxdServer>>('/1.0', {}, signal);
   const { api_extensions = [], environment } = server;
-  if (!environment)
-    throw new LxstowError('lxd-refused', `${lxd.title} does not trust us: \`lxstow doctor worker\` says what to do`);
+  if (!environment) throw mistrust(lxd);
   return { ...server, api_extensions, environment };
 }
 

@@ -50,9 +50,8 @@ export type LxdObject = Record<string, unknown>;
 /** An instance as LXD returns it, with its project and its remote (`location`). */
 export type LxdInstance = LxdObject & { name: string; project: string; location: string };
 
-/** Lists every instance of its own name, with the keys of its configuration that the records of instances tell of. */
-export async function recordedInstances(lxd: LxdClient, signal: AbortSignal): Promise<LxdInstance[]> {
-  const keys = ['volatile.uuid', 'user.lxstow.exclude'];
+/** Lists every instance of its own name, with these keys of its configuration, by a profile too. */
+export async function recordedInstances(lxd: LxdClient, keys: string[], signal: AbortSignal): Promise<LxdInstance[]> {
   const recorded = ({ address: { project }, instance }: InventoryInstance): LxdInstance | undefined => {
     const { name, config, expanded_config } = instance;
     if (parseOwnName(name)) return undefined;

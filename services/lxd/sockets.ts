@@ -12,15 +12,20 @@ const incusSocket = '/var/lib/incus/unix.socket';
  * usual one. Throws bad-config if both an LXD and an Incus are named by the variables, or installed.
  */
 export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (path: string) => boolean = existsSync) {
-  const told = [
-    env.LXD_DIR ? join(env.LXD_DIR, 'unix.socket') : '',
-    env.INCUS_SOCKET || (env.INCUS_DIR ? join(env.INCUS_DIR, 'unix.socket') : ''),
-  ].filter((path) => path !== '');
-  const lxd = exists(snapSocket) ? snapSocket : lxdSocket;
-  const [first = lxd, second] = told.length > 0 ? told : [lxd, incusSocket].filter(exists);
+  const [first = lxdSocket, second] = knownSockets(env, exists);
   if (second === undefined) return first;
   throw new LxstowError(
     'bad-config',
     `both an LXD (${first}) and an Incus (${second}) are here: set remotes.${remote}.socket to the one that is meant`,
   );
+}
+
+/** The sockets that INCUS_SOCKET, INCUS_DIR and LXD_DIR name; without them, those of the installed servers. */
+export function knownSockets(env: NodeJS.ProcessEnv, exists: (path: string) => boolean = existsSync): string[] {
+  const told = [
+    env.LXD_DIR ? join(env.LXD_DIR, 'unix.socket') : '',
+    env.INCUS_SOCKET || (env.INCUS_DIR ? join(env.INCUS_DIR, 'unix.socket') : ''),
+  ].filter((path) => path !== '');
+  const lxd = exists(snapSocket) ? snapSocket : lxdSocket;
+  return told.length > 0 ? told : [lxd, incusSocket].filter(exists);
 }

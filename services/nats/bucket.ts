@@ -77,12 +77,15 @@ export class Bucket {
     return entry ? undefined : this.put(key, value, revision, options);
   }
 
-  /** Removes the key if its revision is `expected`; returns whether it did. */
-  async remove(key: string, expected: number): Promise<boolean> {
+  /**
+   * Removes the key if its revision is `expected`; returns whether it did. Once the marker of that has expired, a nats-server that is killed restores
+   * the last value (docs/nats.md). `forGood`: the marker never expires; for keys that must not come back, of which there are few.
+   */
+  async remove(key: string, expected: number, { forGood = false } = {}): Promise<boolean> {
     const purge = headers();
     purge.set('KV-Operation', 'PURGE');
     purge.set('Nats-Rollup', 'sub');
-    return (await this.#publish(key, '', expected, markerTtlMs, purge)) !== undefined;
+    return (await this.#publish(key, '', expected, forGood ? undefined : markerTtlMs, purge)) !== undefined;
   }
 
   /** Returns the matching keys that hold a value. */
@@ -96,6 +99,16 @@ export class Bucket {
       this.#nats.jsm.streams.info(`KV_${this.name}`, { subjects_filter: this.#subject(filter) }),
     );
     return Object.keys(info.state.subjects ?? {}).map((subject) => subject.slice(this.#subject('').length));
+  }
+
+  /** Returns NATS's clock, in ms: entries are `written` by it, and this host's clock may differ. */
+  async clock(): Promise<() => number> {
+    const info = await this.#patiently(`reading ${this.name}`, () => this.#nats.jsm.streams.info(`KV_${this.name}`));
+    const asked = performance.now();
+    // The client's type does not have it.
+    const { ts } = info as { ts?: string };
+    const then = ts === undefined ? Date.now() : Date.parse(ts);
+    return () => then + performance.now() - asked;
   }
 
   /** Returns the matching entries that hold a value. */

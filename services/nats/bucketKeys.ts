@@ -51,7 +51,7 @@ export function returningPermits(remote: string, dependency: 's3'): string {
 }
 
 /** What a job waits for if it cannot get this lease: any permit with the same prefix, or the instance's lease itself. */
-export function waitedFor(leaseKey: string): string {
+export function waitKey(leaseKey: string): string {
   return leaseKind(leaseKey) === 'instance' ? leaseKey : leaseKey.slice(0, leaseKey.lastIndexOf('.'));
 }
 

@@ -9,7 +9,7 @@ const ttlsToWait = 2;
 /** Beyond this many, the entries seen first are forgotten, and their time starts again. */
 const mostKept = 10_000;
 
-export class Stale {
+export class StaleEntries {
   readonly #seen = new Map<string, { revision: number; since: number }>();
   readonly #now: () => number;
 
@@ -19,7 +19,7 @@ export class Stale {
   }
 
   /** True if the entry was seen before with the same revision, more than two of its TTLs ago. Call it repeatedly. */
-  is({ key, revision, ttlMs }: Pick<Entry, 'key' | 'revision' | 'ttlMs'>): boolean {
+  seenTooLong({ key, revision, ttlMs }: Pick<Entry, 'key' | 'revision' | 'ttlMs'>): boolean {
     const now = this.#now();
     const seen = this.#seen.get(key);
     if (seen?.revision === revision) return ttlMs !== undefined && now - seen.since > ttlsToWait * ttlMs;

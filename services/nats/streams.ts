@@ -29,7 +29,7 @@ export const lanes = { transfer: ['backup', 'restore'], quick: ['delete', 'prune
 export type Lane = keyof typeof lanes;
 
 /** Whether jobs of this kind only delete backups: they take no lease on the instance, ask no LXD, and cannot be cancelled. */
-export function isQuick(kind: string): kind is (typeof lanes.quick)[number] {
+export function onlyDeletes(kind: string): kind is (typeof lanes.quick)[number] {
   return (lanes.quick as readonly string[]).includes(kind);
 }
 

@@ -104,7 +104,7 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
-/** Where a remote's workers announce released leases to each other. The body is `waitedFor` of the lease's key. */
+/** Where a remote's workers announce released leases to each other. The body is `waitKey` of the lease's key. */
 export function freedSubject(remote: string): string {
   return `lxstow.freed.${remote}`;
 }

@@ -48,7 +48,7 @@ export class Attempt {
   readonly #options: AttemptOptions;
   readonly #ended = new AbortController();
   readonly #lost = new AbortController();
-  readonly #held: Lease[] = [];
+  readonly #leases: Lease[] = [];
   #stored: Stored;
   /** Updates run one after another: each is made from the revision that the one before wrote. */
   #tail: Promise<void> = Promise.resolve();
@@ -80,7 +80,7 @@ export class Attempt {
   }
 
   /** Aborts only when a lease is lost: for steps that neither a cancel nor the worker's stop may leave half done. */
-  get held(): AbortSignal {
+  get leaseLost(): AbortSignal {
     return this.#lost.signal;
   }
 
@@ -101,8 +101,8 @@ export class Attempt {
 
   /** Throws when a lease may be lost. Call it before irreversible steps that a cancel must not end. */
   assertHeld(): void {
-    for (const lease of this.#held) lease.assertHeld();
-    this.held.throwIfAborted();
+    for (const lease of this.#leases) lease.assertHeld();
+    this.leaseLost.throwIfAborted();
   }
 
   /**
@@ -117,7 +117,7 @@ export class Attempt {
     this.#hold(lease);
     return {
       [Symbol.asyncDispose]: async () => {
-        this.#held.splice(this.#held.indexOf(lease), 1);
+        this.#leases.splice(this.#leases.indexOf(lease), 1);
         await this.#giveBack(lease);
       },
     };
@@ -125,7 +125,7 @@ export class Attempt {
 
   /** Renews every lease. Call it several times per TTL. */
   async renew(): Promise<void> {
-    await Promise.all(this.#held.map((lease) => lease.renew()));
+    await Promise.all(this.#leases.map((lease) => lease.renew()));
   }
 
   /** Writes progress to the operation, at most once a second. A failed write does not end the attempt. */
@@ -176,7 +176,7 @@ export class Attempt {
   /** Releases every lease. */
   async release(): Promise<void> {
     this.#stopReporting();
-    for (const lease of this.#held) await this.#giveBack(lease);
+    for (const lease of this.#leases) await this.#giveBack(lease);
   }
 
   async #giveBack(lease: Lease): Promise<void> {
@@ -198,7 +198,7 @@ export class Attempt {
   }
 
   #hold(lease: Lease): void {
-    this.#held.push(lease);
+    this.#leases.push(lease);
     lease.lost.addEventListener('abort', () => this.#lose(asLxstowError(lease.lost.reason)), { once: true });
   }
 
@@ -214,7 +214,7 @@ export class Attempt {
 
   #update(change: (operation: Operation) => Operation): Promise<void> {
     const run = async () => {
-      for (const lease of this.#held) lease.assertHeld();
+      for (const lease of this.#leases) lease.assertHeld();
       const written = await this.#options.store.update(change(this.operation), this.#stored.revision);
       if (written) {
         this.#stored = written;

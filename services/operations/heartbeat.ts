@@ -1,28 +1,28 @@
 /** Keeps an attempt's leases alive while its work runs. */
 import type { Attempt } from './attempt.ts';
 
-/** Calls `look` whenever a cancel of the operation is requested, until the returned object is disposed. */
+/** Calls `checkCancel` whenever a cancel of the operation is requested, until the returned object is disposed. */
 export interface CancelSource {
-  on(operation: string, look: () => void): Disposable;
+  on(operation: string, checkCancel: () => void): Disposable;
 }
 
 /**
- * Until disposed: calls `also`, renews the attempt's leases and checks for a cancel every `everyMs`. Also checks for a cancel whenever `cancels`
+ * Until disposed: calls `onBeat`, renews the attempt's leases and checks for a cancel every `everyMs`. Also checks for a cancel whenever `cancels`
  * reports one.
  */
 export function keepAlive(
   attempt: Attempt,
   cancels: CancelSource,
   everyMs: number,
-  also: () => void = () => undefined,
+  onBeat: () => void = () => undefined,
 ): Disposable {
   const { log, operation } = attempt;
-  const look = () => attempt.lookForCancel().catch((error) => log.debug('not checked for a cancel', { error }));
-  const heard = cancels.on(operation.id, look);
+  const checkCancel = () => attempt.lookForCancel().catch((error) => log.debug('not checked for a cancel', { error }));
+  const heard = cancels.on(operation.id, checkCancel);
   const timer = setInterval(() => {
-    also();
+    onBeat();
     attempt.renew().catch((error) => log.warn('leases not renewed', { error }));
-    void look();
+    void checkCancel();
   }, everyMs);
   return {
     [Symbol.dispose]() {

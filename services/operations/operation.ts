@@ -2,7 +2,7 @@
 
 import type { LxstowError } from '../contract/errors.ts';
 import type { Address, Operation, OperationKind, OperationMetadata, Requestor } from '../contract/schemas.ts';
-import { isQuick } from '../nats/streams.ts';
+import { onlyDeletes } from '../nats/streams.ts';
 
 export type Status = Operation['status'];
 
@@ -60,7 +60,7 @@ export function newOperation({ id, kind, address, body = {}, trace }: NewOperati
     status_code: codes.Pending,
     resources: resources(address, body.backup),
     metadata: {},
-    may_cancel: !isQuick(kind),
+    may_cancel: !onlyDeletes(kind),
     err: '',
     location: address.remote,
     kind,
@@ -139,7 +139,7 @@ export function cancelled(operation: Operation, now: Date): Operation {
  * Returns the operation to the queue for another attempt. `counts`: false when this attempt was only interrupted. An operation that is being cancelled
  * stays so, and a worker cleans up.
  */
-export function handBack(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
+export function requeue(operation: Operation, reason: string, now: Date, counts: boolean): Operation {
   if (operation.status === 'Cancelling') return { ...withoutOwner(operation), updated_at: now.toISOString() };
   const { owner: _, waiting_since: __, ...rest } = move(operation, 'Pending', now);
   const metadata = { ...carriedOver(operation.metadata), retry_reason: reason };
@@ -150,8 +150,14 @@ export function handBack(operation: Operation, reason: string, now: Date, counts
  * Returns the operation to the queue until the dependency that it needs serves us again; the attempt does not count. `since`: when this wait
  * began. `waitingFor`: the dependency that is away, if known.
  */
-export function putOff(operation: Operation, reason: string, since: Date, now: Date, waitingFor?: string): Operation {
-  const back = handBack(operation, reason, now, false);
+export function requeueForOutage(
+  operation: Operation,
+  reason: string,
+  since: Date,
+  now: Date,
+  waitingFor?: string,
+): Operation {
+  const back = requeue(operation, reason, now, false);
   if (back.status !== 'Pending') return back;
   const metadata = { ...back.metadata, ...(waitingFor !== undefined && { waiting_for: waitingFor }) };
   return { ...back, metadata, waiting_since: since.toISOString() };

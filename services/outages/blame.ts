@@ -1,4 +1,7 @@
-/** What an error is blamed on: the one table that decides whether a job ends, is retried, or waits (docs/adr/0032-outages.md). */
+/**
+ * What each error is blamed on (docs/adr/0032-outages.md). worker/retryDecision.ts decides by it what becomes of the job; it handles lease-lost, stopping and
+ * cancelled itself.
+ */
 import { type ErrorCode, LxstowError } from '../contract/errors.ts';
 
 export type Dependency = 's3' | 'lxd' | 'nats';
@@ -7,15 +10,15 @@ export type Blame =
   /** The job asks for something impossible: it fails at once. */
   | { on: 'job' }
   /**
-   * A failure that may not recur: the job is retried, and attempts are counted. `elseBlame`: ask this dependency at once; if it does not answer,
-   * blame it instead. If it does, only this job meets the fault: an object that the store cannot read, say.
+   * A failure that may not recur: the job is retried, and attempts are counted. `suspect`: this dependency is probed at once; if it does not serve us, the
+   * job waits for it. If it does, only this job meets the fault: an object that the store cannot read, say.
    */
-  | { on: 'attempt'; elseBlame?: Dependency }
+  | { on: 'attempt'; suspect?: Dependency }
   /**
-   * The dependency is full, denies us access, or is NATS: the job waits, and no attempt is counted. `jobIfUp`: it refused this one request;
-   * if it serves others, blame the job.
+   * The dependency is full, denies us access, or is NATS: the job waits, and no attempt is counted. `jobsFaultIfUp`: it refused this one request;
+   * if a probe shows that it serves others, the job is to blame.
    */
-  | { on: Dependency; jobIfUp?: true };
+  | { on: Dependency; jobsFaultIfUp?: true };
 
 const job: Blame = { on: 'job' };
 const attempt: Blame = { on: 'attempt' };
@@ -37,14 +40,14 @@ const blames: Record<ErrorCode, Blame> = {
   'instance-busy': attempt,
   'not-replaced': job,
   'not-started': job,
-  'lxd-unavailable': { on: 'attempt', elseBlame: 'lxd' },
-  'lxd-stalled': { on: 'attempt', elseBlame: 'lxd' },
-  'lxd-refused': { on: 'lxd', jobIfUp: true },
+  'lxd-unavailable': { on: 'attempt', suspect: 'lxd' },
+  'lxd-stalled': { on: 'attempt', suspect: 'lxd' },
+  'lxd-refused': { on: 'lxd', jobsFaultIfUp: true },
   'lxd-full': { on: 'lxd' },
-  'lxd-failed': { on: 'attempt', elseBlame: 'lxd' },
-  's3-unavailable': { on: 'attempt', elseBlame: 's3' },
+  'lxd-failed': { on: 'attempt', suspect: 'lxd' },
+  's3-unavailable': { on: 'attempt', suspect: 's3' },
   's3-denied': { on: 's3' },
-  's3-refused': { on: 's3', jobIfUp: true },
+  's3-refused': { on: 's3', jobsFaultIfUp: true },
   's3-full': { on: 's3' },
   'nats-unavailable': { on: 'nats' },
   'nats-unfit': { on: 'nats' },
@@ -74,14 +77,14 @@ const words: Partial<Record<ErrorCode, string>> = {
 };
 
 /** What a job waits for after this error, if no outage is recorded. */
-export function waitedForAfter(code: ErrorCode): string | undefined {
+export function describeMissing(code: ErrorCode): string | undefined {
   return words[code];
 }
 
 /** The dependency to ask whether it is away, when a job fails by this. */
 export function suspectOf(code: ErrorCode): Dependency | undefined {
   const blame = blames[code];
-  if (blame.on === 'attempt') return blame.elseBlame;
+  if (blame.on === 'attempt') return blame.suspect;
   return blame.on === 'job' ? undefined : blame.on;
 }
 

@@ -5,7 +5,7 @@
 
 import type { LxstowError } from '../contract/errors.ts';
 import { faultsOf, type JobKind, type Outage } from '../contract/schemas.ts';
-import { isQuick } from '../nats/streams.ts';
+import { onlyDeletes } from '../nats/streams.ts';
 
 /** A remote with more concurrent jobs than this is not limited any more. */
 const mostAllowed = 32;
@@ -39,7 +39,7 @@ export function nextLookMs({ since, allowed }: Outage, now: Date): number {
 const names = { s3: 'S3', lxd: 'LXD' };
 
 /** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Leaves the reason out, which may change: operations are then written once. */
-export function waitingFor({ dependency, since, allowed, only }: Outage): string {
+export function describeOutage({ dependency, since, allowed, only }: Outage): string {
   const name = names[dependency];
   if (allowed > 0) return `${name}, which has just come back`;
   return `${name}, ${only ? 'which takes no writes' : 'away'} since ${since.slice(0, 19)}Z`;
@@ -47,7 +47,7 @@ export function waitingFor({ dependency, since, allowed, only }: Outage): string
 
 /** Whether jobs of this kind wait for it. */
 export function concerns({ dependency, only }: Outage, kind: JobKind): boolean {
-  return dependency === 'lxd' ? !isQuick(kind) : only === undefined || kind === 'backup';
+  return dependency === 'lxd' ? !onlyDeletes(kind) : only === undefined || kind === 'backup';
 }
 
 /** Parses a stored record; undefined if it is invalid. */

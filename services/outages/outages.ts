@@ -6,7 +6,7 @@ import { asErrorCode, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Outage } from '../contract/schemas.ts';
 import { outageKey, returningPermits } from '../nats/bucketKeys.ts';
 import { mayBeOfWrites, suspectOf } from './blame.ts';
-import { concerns, waitingFor } from './outage.ts';
+import { concerns, describeOutage } from './outage.ts';
 import { type OutagesOptions, Watch } from './watch.ts';
 
 /** What keeps a job from beginning, or limits how many may begin. */
@@ -64,11 +64,13 @@ export class Outages implements AsyncDisposable {
   async gate(kind: JobKind): Promise<Gate | undefined> {
     const lxd = this.#lxd.known;
     if (lxd?.allowed === 0 && concerns(lxd, kind)) return { outage: lxd, permits: undefined };
-    const outage = await this.#s3.look();
+    const outage = await this.#s3.current();
     return outage && concerns(outage, kind) ? { outage, permits: this.#permits } : undefined;
   }
 
-  /** Looks whether a dependency is away that the error of such a job speaks of. What answers is not. `begun`: when the attempt began, in monotonic ms. */
+  /**
+   * Probes the dependency that the error suspects. If it answers, it is not away, and `gate` is undefined. `begun`: when the attempt began, in monotonic ms.
+   */
   async examine({ code }: LxstowError, kind: JobKind, begun: number): Promise<Examined> {
     const on = suspectOf(code);
     if (on !== 's3' && on !== 'lxd') return { gate: undefined, cut: false };
@@ -83,9 +85,9 @@ export class Outages implements AsyncDisposable {
 
   /** Throws the reason if a dependency is away. During a known outage it does not probe again. */
   async check(dependency: Outage['dependency'], signal: AbortSignal): Promise<void> {
-    const outage = await (dependency === 's3' ? this.#s3 : this.#lxd).look();
+    const outage = await (dependency === 's3' ? this.#s3 : this.#lxd).current();
     if (outage?.allowed === 0)
-      throw new LxstowError(asErrorCode(outage.code), `${waitingFor(outage)}: ${outage.reason}`);
+      throw new LxstowError(asErrorCode(outage.code), `${describeOutage(outage)}: ${outage.reason}`);
     await this.#probes[dependency](signal, { writes: false });
   }
 

@@ -1,6 +1,7 @@
 /** Probes: requests that show whether S3 and LXD serve this worker. */
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { LxdClient } from '../lxd/client.ts';
+import { mistrust } from '../lxd/instances.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import { mayBeOfWrites } from './blame.ts';
 
@@ -51,8 +52,7 @@ interface Server {
 export function probeOfLxd(lxd: LxdClient): Probe {
   return async (signal) => {
     const { auth, environment } = await lxd.get<Server>('/1.0', {}, signal);
-    if (auth !== undefined && auth !== 'trusted')
-      throw new LxstowError('lxd-refused', `LXD (${lxd.remote}) does not trust our certificate`);
+    if (auth !== undefined && auth !== 'trusted') throw mistrust(lxd);
     return environment?.server_pid === undefined ? undefined : String(environment.server_pid);
   };
 }

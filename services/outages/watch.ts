@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { LxstowError } from '../contract/errors.ts';
 import type { Outage } from '../contract/schemas.ts';
 import type { Bucket } from '../nats/bucket.ts';
-import { Stale } from '../nats/stale.ts';
+import { StaleEntries } from '../nats/stale.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { answered, failed, nextLookMs, parseOutage } from './outage.ts';
 import { type Probe, WritesRefused } from './probes.ts';
@@ -41,7 +41,7 @@ export class Watch {
   readonly #options: OutagesOptions;
   readonly #onBack: (allowed: number) => void;
   #known: Outage | undefined;
-  readonly #stale = new Stale();
+  readonly #stale = new StaleEntries();
   #revision = 0;
   #readAt = Number.NEGATIVE_INFINITY;
   #last: { outage: Outage; at: number } | undefined;
@@ -73,13 +73,13 @@ export class Watch {
     return this.#known;
   }
 
-  /** When it was last found to have been started again, in monotonic ms. Of several jobs that this has cut, one may come to ask later than another. */
+  /** When a restart was last noticed, in monotonic ms. A time and not a flag: the jobs that one restart has cut ask one after another. */
   get startedAgain(): number {
     return this.#startedAgain;
   }
 
   /** The record, as it was a second ago at most. What NATS does not tell stays as it was. */
-  async look(): Promise<Outage | undefined> {
+  async current(): Promise<Outage | undefined> {
     if (!this.#shared || performance.now() - this.#readAt < readEveryMs) return this.#known;
     try {
       await this.#read();
@@ -91,7 +91,7 @@ export class Watch {
 
   /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. `writes`: whether a write may have been refused. */
   async examine(writes: boolean): Promise<Outage | undefined> {
-    const known = await this.look();
+    const known = await this.current();
     if (known?.allowed === 0 && !known.only) return known;
     const why = await this.#probe(writes || known?.only !== undefined);
     if (why) return this.#record(known, why);
@@ -112,7 +112,7 @@ export class Watch {
     return this.#known ?? outage;
   }
 
-  /** Waits until the loop has ended, and removes a record that this worker kept: the others probe for themselves. */
+  /** Waits for the loop, which removes the record that this worker kept: the others probe for themselves. */
   async end(): Promise<void> {
     await this.#keeping;
   }
@@ -128,7 +128,7 @@ export class Watch {
       if (next) await this.#write(next);
       else if (!(await this.#remove())) {
         // A job of another worker has just failed: it is away again.
-        await this.look();
+        await this.current();
         if (this.#known) continue;
       }
       if (why) continue;
@@ -207,7 +207,7 @@ export class Watch {
     this.#readAt = performance.now();
     this.#revision = revision;
     const outage = entry && parseOutage(entry.value.toString());
-    if (entry && this.#stale.is(entry)) await this.#remove();
+    if (entry && this.#stale.seenTooLong(entry)) await this.#remove();
     else if (outage) this.#remember(outage);
     else this.#known = undefined;
   }

@@ -1,5 +1,6 @@
 /** Which backups of one instance a rule keeps, and why: pure, and decided as restic's `forget` does. */
 import { Temporal } from 'temporal-polyfill';
+import { lockText } from '../backups/protection.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule, Tags } from '../contract/schemas.ts';
 import { checkZone } from '../contract/zones.ts';
@@ -11,6 +12,8 @@ export interface Candidate {
   created: string;
   tags: Tags;
   pinned: boolean;
+  /** RFC 3339; null where it was never locked. */
+  locked_until: string | null;
 }
 
 export interface Verdict<C extends Candidate> {
@@ -39,7 +42,8 @@ const periods = [
 export function checkRule(rule: KeepRule): void {
   const { keep_last = 0, keep_tags = [] } = rule;
   const counts = periods.map(([key]) => rule[key] ?? 0);
-  const keeps = [keep_last, ...counts].some((count) => count !== 0) || keep_tags.length > 0 || !durationOf(rule).blank;
+  const keeps =
+    [keep_last, ...counts].some((count) => count !== 0) || keep_tags.length > 0 || !durationOf(rule.keep_within).blank;
   if (!keeps)
     throw new LxstowError('bad-request', 'keep: the rule keeps nothing; say what to keep, for example keep_daily: 14');
   checkZone(rule.zone ?? 'UTC', 'keep.zone');
@@ -56,14 +60,14 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
     .map((backup) => ({
       backup,
       at: Temporal.Instant.from(backup.created).toZonedDateTimeISO(zone),
-      reasons: backup.pinned ? ['pinned'] : [],
+      reasons: protections(backup, now),
     }))
     .sort((a, b) => Temporal.ZonedDateTime.compare(b.at, a.at) || (a.backup.name < b.backup.name ? 1 : -1));
   const isAhead = ({ at }: { at: Time }) => at.epochMilliseconds > now.getTime() + mostSkewMs;
   for (const { reasons } of all.filter(isAhead)) reasons.push('created in the future');
   const newestFirst = all.filter((each) => !isAhead(each));
   const newest = newestFirst[0]?.at;
-  const youngest = newest?.subtract(durationOf(rule));
+  const youngest = newest?.subtract(durationOf(keep_within));
 
   for (const [index, { backup, at, reasons }] of newestFirst.entries()) {
     if (keep_last < 0 || index < keep_last) reasons.push(keep_last < 0 ? 'all' : `last ${keep_last}`);
@@ -90,9 +94,16 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
     .reverse();
 }
 
-function durationOf({ keep_within = '0h' }: KeepRule): Temporal.Duration {
+function protections({ pinned, locked_until }: Candidate, now: Date): string[] {
+  const isLocked = locked_until !== null && Date.parse(locked_until) > now.getTime();
+  return [...(pinned ? ['pinned'] : []), ...(isLocked ? [`locked until ${lockText(locked_until)}`] : [])];
+}
+
+/** `1y6m`, `14d`, `7d12h`; blank for other text. */
+export function durationOf(text = '0h'): Temporal.Duration {
   const [, years, months, days, hours] =
-    /^(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?$/.exec(keep_within)?.map((text = '0') => Number(text)) ?? [];
+    /^(?:(\d{1,4})y)?(?:(\d{1,4})m)?(?:(\d{1,4})d)?(?:(\d{1,4})h)?$/.exec(text)?.map((text = '0') => Number(text)) ??
+    [];
   return new Temporal.Duration(years, months, 0, days, hours);
 }
 

@@ -6,15 +6,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../concurrency/orderedMap.ts';
 import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
-import type { Lease, Leases } from '../coordination/leases.ts';
-import { serveUnderLease } from '../coordination/serveUnderLease.ts';
-import { queuedJob } from '../jobs/jobs.ts';
+import type { Lease } from '../coordination/leases.ts';
+import { type LeaseHolder, serveUnderLease } from '../coordination/serveUnderLease.ts';
+import { lastQueuedJob } from '../jobs/jobs.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import { feederLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
-import type { Log } from '../telemetry/logger.ts';
 import { chosenOn } from './candidates.ts';
 import { feedChild, pruneBehind } from './feeding.ts';
 import { count, countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from './fold.ts';
@@ -24,27 +23,20 @@ import { remotesAway } from './remotesAway.ts';
 import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
 
-export interface FeederOptions {
+export interface FeederOptions extends LeaseHolder {
   nats: Nats;
   runs: RunStore;
   runFeed: Pick<Feed<StoredRun>, 'onChange'>;
   operations: OperationStore;
   /** Of every operation. */
   changes: Pick<Feed<Operation>, 'onChange'>;
-  leases: Leases;
   /** Where the leases are, and the records of outages. */
   leasesBucket: Bucket;
   /** Asks an operation to end. */
   cancel: (operation: string) => Promise<unknown>;
-  /** This gateway, as holder of the lease. */
-  name: string;
-  heartbeatMs: number;
   inventoryTimeoutMs: number;
   /** How long a run waits for a host to list its instances. */
   patienceMs: number;
-  log: Log;
-  /** Aborts when the gateway stops. */
-  stop: AbortSignal;
 }
 
 /** How often a head, and each chunk of its children, is written at most. */
@@ -66,9 +58,8 @@ export class Feeder {
 
   /** Until `stop`. */
   async run(): Promise<void> {
-    const { leases, name, heartbeatMs, log, stop } = this.#options;
     const what = 'the feeding of runs failed; trying again';
-    await serveUnderLease({ leases, key: feederLeaseKey, name, heartbeatMs, log, what, stop }, async (_, lease) => {
+    await serveUnderLease({ ...this.#options, key: feederLeaseKey, what }, async (_, lease) => {
       this.#term = new Term(this.#options, lease);
       try {
         await this.#term.serve();
@@ -118,7 +109,7 @@ class Term {
   async serve(): Promise<void> {
     const { runs, log, stop } = this.#options;
     for (const stored of (await runs.list()).reverse()) this.seeRun(stored);
-    const removed = await runs.removeOrphans(orphanMs);
+    const removed = await runs.removeUnplanned(orphanMs);
     log.info('feeding runs to the queue', { open: this.#fresh.size, ...(removed > 0 && { orphans: removed }) });
     while (!stop.aborted) {
       this.#lease.assertHeld();
@@ -263,7 +254,7 @@ class Term {
   /** Whether the job of a child that waits has left the queue: NATS drops it as a repeat where another message had its id. */
   async #isLost({ id, child }: OpenChild, revision: number): Promise<boolean> {
     if (child.state !== 'pending') return false;
-    if (await queuedJob(this.#options.nats, 'backup', child)) return false;
+    if (await lastQueuedJob(this.#options.nats, 'backup', child)) return false;
     return (await this.#options.operations.find(id, child.remote))?.revision === revision;
   }
 

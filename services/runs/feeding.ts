@@ -1,6 +1,6 @@
 /** Puts a child on the queue: first its operation, then its job, so that another gateway can repeat it and finds what was done. */
 import type { Address, BackupJob, Run } from '../contract/schemas.ts';
-import { type Job, publishJob, publishOnly, type Queued, queuedJob, uuid5 } from '../jobs/jobs.ts';
+import { type Job, lastQueuedJob, publishJob, publishUnlessQueued, type Queued, uuid5 } from '../jobs/jobs.ts';
 import type { Nats } from '../nats/connection.ts';
 import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
@@ -25,7 +25,7 @@ export async function feedChild({ nats, operations }: FeedingTools, { id, child,
   if (known && (isFinal(known.operation) || !isBackupOf(child, known.operation)))
     return outcomeFor(child, known.operation);
   if (!known) {
-    const before = await queuedJob(nats, 'backup', address);
+    const before = await lastQueuedJob(nats, 'backup', address);
     if (before && before.operation !== id) return await skipped(operations, remote, before);
   }
   const trace = traceOfRun(of.run);
@@ -33,7 +33,7 @@ export async function feedChild({ nats, operations }: FeedingTools, { id, child,
   const operation = newOperation({ id, kind: 'backup', address, body, trace: trace.id }, new Date());
   if (!known) await operations.create(operation);
   const job: Job = { kind: 'backup', address, body };
-  const other = await publishOnly(nats, id, job, trace);
+  const other = await publishUnlessQueued(nats, id, job, trace);
   const now = await operations.find(id, remote);
   if (!other) return now ? outcomeFor(child, now.operation) : { state: 'pending' };
   // Another job was faster: the operation that was made for this child ends unbegun.
@@ -61,7 +61,7 @@ export async function pruneBehind({ nats, operations }: FeedingTools, { id, chil
   if (known && known.operation.status !== 'Pending') return;
   const address = { remote, project, instance };
   // One that waits may have no job: a gateway may have died, or NATS gone away, before it was queued.
-  if (known && (await queuedJob(nats, 'prune', address))?.operation === prune) return;
+  if (known && (await lastQueuedJob(nats, 'prune', address))?.operation === prune) return;
   const trace = traceOfRun(of.run);
   const { requestor } = of.run;
   const body = { keep, run: of.run.id, ...(requestor && { requestor }) };
@@ -71,11 +71,12 @@ export async function pruneBehind({ nats, operations }: FeedingTools, { id, chil
 }
 
 function bodyOf({ id, request, requestor }: Run): BackupJob {
-  const { compression_algorithm, optimized_storage, instance_only, tags } = request;
+  const { compression_algorithm, optimized_storage, instance_only, object_lock, tags } = request;
   return {
     ...(compression_algorithm && { compression: compression_algorithm }),
     ...(optimized_storage !== undefined && { optimized: optimized_storage }),
     ...(instance_only !== undefined && { instance_only }),
+    ...(object_lock && { object_lock }),
     ...(tags && { tags }),
     run: id,
     ...(requestor && { requestor }),

@@ -1,10 +1,10 @@
 /** Finds the hosts that do no jobs now, and why. */
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
-import { askLook } from '../hosts/look.ts';
+import { askLookUp } from '../hosts/lookUp.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
-import { waitingFor } from '../outages/outage.ts';
+import { describeOutage } from '../outages/outage.ts';
 import { listOutages } from '../outages/recordedOutages.ts';
 import { traceOf } from '../telemetry/trace.ts';
 
@@ -17,10 +17,10 @@ export async function remotesAway(nats: Nats, leases: Bucket, of: Address[]): Pr
   const outages = new Map((await listOutages(leases)).map((outage) => [outage.remote, outage]));
   const look = async ({ remote, project, instance }: Address) => {
     try {
-      const answer = await askLook(nats, remote, { project, instance }, askTimeoutMs, traceOf(undefined));
+      const answer = await askLookUp(nats, remote, { project, instance }, askTimeoutMs, traceOf(undefined));
       const outage = outages.get(remote);
       if (!answer) away.set(remote, 'its LXD does not answer');
-      else if (outage?.dependency === 's3') away.set(remote, waitingFor(outage));
+      else if (outage?.dependency === 's3') away.set(remote, describeOutage(outage));
     } catch (error) {
       away.set(remote, asLxstowError(error).message);
     }

@@ -112,15 +112,16 @@ export class RunStore {
   }
 
   /** Removes plans without a head, left by a gateway that died in between. A plan younger than `olderThanMs` may still get its head. */
-  async removeOrphans(olderThanMs: number): Promise<number> {
+  async removeUnplanned(olderThanMs: number): Promise<number> {
     let removed = 0;
+    const now = await this.#bucket.clock();
     const plans = Map.groupBy(await this.#bucket.names(runPlanKey('*', '*', '*')), (key) => key.replace(/\.\d+$/, ''));
     for (const [prefix, keys] of plans) {
       const [id = '', , plan] = prefix.split('.');
       if ((await this.find(id))?.run.plan === plan) continue;
       for (const key of keys) {
         const { entry } = await this.#bucket.get(key);
-        if (!entry || Date.now() - entry.written.getTime() < olderThanMs) continue;
+        if (!entry || now() - entry.written.getTime() < olderThanMs) continue;
         if (await this.#bucket.remove(key, entry.revision)) removed++;
       }
     }

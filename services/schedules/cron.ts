@@ -40,6 +40,7 @@ const monthNames = ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep
 const weekdayNames = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'];
 /** 29 February on a given weekday comes once in 28 years, and over 2100 once in 40. */
 const mostDays = 366 * 41;
+const minuteMs = 60_000;
 
 /** Throws bad-request, naming the field that is wrong. */
 export function parseCron(text: string): Cron {
@@ -94,6 +95,20 @@ export function nextSlot(cron: Cron, zone: string, after: Date): Slot | undefine
   const from = Temporal.Instant.fromEpochMilliseconds(after.getTime()).toZonedDateTimeISO(zone);
   const found = cron.hours.length === 24 ? nextOfEachHour(cron, from) : nextOfDay(cron, from);
   return found && { at: found.at.toString({ timeZoneName: 'never', smallestUnit: 'second' }), wall: found.wall };
+}
+
+/** The last slot that is later than `after` and not later than `until`. */
+export function lastSlot(cron: Cron, zone: string, after: Date, until: Date): Slot | undefined {
+  let found: Slot | undefined;
+  let [low, high] = [after.getTime(), until.getTime()];
+  // Two slots are at least a minute apart.
+  for (let middle = low; high - low >= minuteMs || !found; middle = (low + high) / 2) {
+    const next = nextSlot(cron, zone, new Date(middle));
+    if (next && Date.parse(next.at) <= until.getTime()) [found, low] = [next, Date.parse(next.at)];
+    else if (found) high = middle;
+    else return undefined;
+  }
+  return found;
 }
 
 /** No slot that is later than `after` has an earlier local time: of times that come twice only the first counts. */

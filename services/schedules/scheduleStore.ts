@@ -30,18 +30,18 @@ export class ScheduleStore {
       .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
   }
 
-  /** False when there is one of this name. */
-  async create(schedule: Schedule): Promise<boolean> {
-    return (await this.#bucket.create(schedule.name, JSON.stringify(schedule))) !== undefined;
+  /** Returns its revision; undefined when there is one of this name. */
+  create(schedule: Schedule): Promise<number | undefined> {
+    return this.#bucket.create(schedule.name, JSON.stringify(schedule));
   }
 
-  /** Writes it over the revision that it was made from; false when that has changed. */
-  async update(schedule: Schedule, revision: number): Promise<boolean> {
-    return (await this.#bucket.put(schedule.name, JSON.stringify(schedule), revision)) !== undefined;
+  /** Writes it over the revision that it was made from; undefined when that has changed. */
+  update(schedule: Schedule, revision: number): Promise<number | undefined> {
+    return this.#bucket.put(schedule.name, JSON.stringify(schedule), revision);
   }
 
   /** False when it has changed. */
   async remove({ schedule, revision }: StoredSchedule): Promise<boolean> {
-    return this.#bucket.remove(schedule.name, revision);
+    return this.#bucket.remove(schedule.name, revision, { forGood: true });
   }
 }

@@ -1,5 +1,5 @@
 /** The object store's interface. Every implementation passes test/contract/objectStore.ts. */
-import type { Tags } from '../contract/schemas.ts';
+import type { BackupLock, Tags } from '../contract/schemas.ts';
 
 export interface StoredObject {
   key: string;
@@ -14,7 +14,7 @@ export interface StoredObject {
 export interface Upload {
   key: string;
   uploadId: string;
-  /** Parts of it may be copies, so it carries no checksums. */
+  /** It carries no checksums: parts of it may be copies, or the store takes none. */
   copies?: boolean;
 }
 
@@ -32,7 +32,14 @@ export interface UploadedPart {
   crc32?: string;
 }
 
-export interface UploadOptions {
+/** How a new object is protected by S3 Object Lock. */
+export interface Protection {
+  lock?: BackupLock | undefined;
+  /** By a legal hold, until it is released. */
+  held?: boolean | undefined;
+}
+
+export interface UploadOptions extends Protection {
   tags: Tags;
   contentType: string;
   /** `copyPart` will make parts of it. */
@@ -47,7 +54,7 @@ export interface ObjectStore {
   /** Resolves when the bucket exists and the credentials may list it. */
   probe(signal: AbortSignal): Promise<void>;
 
-  /** Opens an upload. The object will have its tags. */
+  /** Opens an upload. The object will have its tags, where the store has any (docs/s3.md). */
   beginUpload(key: string, options: UploadOptions, signal: AbortSignal): Promise<Upload>;
   /** Uploads one part; returns its ETag. The store refuses the part when its CRC-32 is not `crc32`. `body` may be reused once this settles. */
   putPart(upload: Upload, number: number, body: Buffer, crc32: string, signal: AbortSignal): Promise<string>;
@@ -72,7 +79,7 @@ export interface ObjectStore {
   create(
     key: string,
     body: Buffer,
-    options: { tags?: Tags; contentType: string },
+    options: { tags?: Tags; contentType: string } & Protection,
     signal: AbortSignal,
   ): Promise<string>;
   /** Atomically replaces the small object that has this ETag; throws `conflict` or `not-found` when it is no longer there. Returns the new ETag. */
@@ -80,12 +87,12 @@ export interface ObjectStore {
     key: string,
     etag: string,
     body: Buffer,
-    options: { tags: Tags; contentType: string },
+    options: { tags: Tags; contentType: string } & Protection,
     signal: AbortSignal,
   ): Promise<string>;
-  /** Replaces all tags of an object. */
+  /** Replaces all tags of an object. Does nothing on a store that has none. */
   tag(key: string, tags: Tags, signal: AbortSignal): Promise<void>;
-  /** Reads an object's tags. */
+  /** Reads an object's tags; none on a store that has none. */
   tagsOf(key: string, signal: AbortSignal): Promise<Record<string, string>>;
   /** Reads the whole of a small object. */
   read(key: string, signal: AbortSignal): Promise<{ body: Buffer; etag: string }>;
@@ -93,8 +100,10 @@ export interface ObjectStore {
   stat(key: string, signal: AbortSignal): Promise<{ size: number; etag: string }>;
   /** Fills `into` with the object's bytes from `start` on; throws `conflict` when the object's ETag is no longer `etag`. */
   readRange(key: string, etag: string, start: number, into: Buffer, signal: AbortSignal): Promise<void>;
-  /** Deletes an object. Succeeds if it is already gone. */
-  remove(key: string, signal: AbortSignal): Promise<void>;
+  /** Deletes an object; true where the bucket keeps it as an old version. Succeeds if it is already gone. */
+  remove(key: string, signal: AbortSignal): Promise<boolean>;
+  /** Holds an object by a legal hold, or releases it. Throws s3-refused where the bucket has no Object Lock. */
+  hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
   /** Yields every object whose key begins with `prefix`, once: in order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. */
   list(prefix: string, signal: AbortSignal): AsyncIterable<StoredObject>;
   /** Yields the folders under `prefix`, each once: the keys' beginnings up to and including the first `/` after `prefix`. */

@@ -18,7 +18,7 @@ const firstDelayMs = 200;
 const longestDelayMs = 3200;
 
 /**
- * Wraps the store: tries every call up to `attempts` times, with jittered delays of 0.2 to 3.2 s, unless its error is permanent. When the
+ * Wraps the store: tries every call up to `attempts` times, with jittered delays of 0.2 to 3.2 s, unless its error is not repeatable. When the
  * answer to a write was lost, the retry recognises the write by what the store then holds.
  */
 export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
@@ -119,5 +119,5 @@ export function multipartEtag(parts: Pick<UploadedPart, 'etag'>[]): string {
 
 /** True when a retry may help. Not for s3-denied: wrong keys outlast a request's retries, so the job waits instead (docs/adr/0032-outages.md). */
 function isPassing(error: unknown): boolean {
-  return error instanceof LxstowError && !error.permanent && error.code !== 's3-denied';
+  return error instanceof LxstowError && error.repeatable && error.code !== 's3-denied';
 }

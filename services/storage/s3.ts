@@ -1,13 +1,16 @@
 /** The object store over S3. */
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { s3Locks } from './objectLock.ts';
 import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
+import { onDisk } from './onDisk.ts';
 import { S3Connection, type S3Options } from './s3Connection.ts';
 import { s3Listings } from './s3Listings.ts';
 import { location } from './s3Messages.ts';
 import { s3Objects } from './s3Objects.ts';
 import { isNoBucket } from './s3Refusals.ts';
 import { s3Uploads } from './s3Uploads.ts';
+import { tagsIfAny } from './tagsIfAny.ts';
 
 /** Makes an S3 object store without retries; `retrying` adds them. Opens no connection. */
 export function createS3Store(
@@ -43,12 +46,13 @@ export function createS3Store(
     }
   }
 
+  const writes = tagsIfAny({ ...s3Uploads(s3, config), ...s3Objects(s3) });
   return {
     probe,
     ensureBucket,
-    ...s3Uploads(s3, config.bucket),
-    ...s3Objects(s3),
+    ...(config.folder === undefined ? writes : onDisk(writes, config.folder)),
     ...s3Listings(s3),
+    ...s3Locks(s3),
     presign: async (key, { expirySeconds, filename }) =>
       s3.presign(key, expirySeconds, { 'response-content-disposition': `attachment; filename="${filename}"` }),
     [Symbol.dispose]: () => s3[Symbol.dispose](),

@@ -1,6 +1,7 @@
 /** Signs and sends requests for one bucket (docs/adr/0002-s3-requests.md). */
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
+import { isDeepStrictEqual } from 'node:util';
 import aws4 from 'aws4';
 import { Semaphore } from '../concurrency/semaphore.ts';
 import { readText } from '../contract/config.ts';
@@ -18,6 +19,8 @@ export interface S3Request {
   query?: Record<string, string>;
   headers?: Record<string, string>;
   body?: Buffer | string;
+  /** The server may work on it for long before it answers: given up only when it answers nothing else either. */
+  patient?: boolean;
   signal: AbortSignal;
 }
 
@@ -29,8 +32,14 @@ export interface S3Answer {
 export interface S3Options {
   /** True when the bucket is lxstow's own, which `lxstow setup` creates. Default: true. */
   own?: boolean;
-  /** Reads the configuration again. Called after a refusal (401, 403), to use changed keys from then on. */
+  /** Reads the configuration again. Called after a refusal (401, 403): the request is sent once more with changed keys. */
   reread?: (() => Config['s3']) | undefined;
+}
+
+interface Keys {
+  accessKeyId: string;
+  secretAccessKey: string;
+  sessionToken?: string;
 }
 
 /** Limit for answers that are read whole. The largest are manifests of 10 000 parts, about 3 MB. */
@@ -50,7 +59,7 @@ export class S3Connection implements Disposable {
   readonly #agent: http.Agent;
   readonly #downloader: Downloader;
   readonly #downloads = new Semaphore(mostConnections);
-  #keys: { accessKeyId: string; secretAccessKey: string };
+  #keys: Keys;
 
   /** Opens no connection. */
   constructor(config: Config['s3'], { own = true, reread }: S3Options = {}) {
@@ -72,11 +81,13 @@ export class S3Connection implements Disposable {
     signal.throwIfAborted();
     try {
       const { status, headers, body } = await this.#exchange(request);
-      if (status >= 300) throw this.#refusal(status, body);
-      return { headers, body };
+      if (status < 300) return { headers, body };
+      const refusal = this.#refusal(status, body);
+      if (!this.#hasOtherKeys(refusal, status)) throw refusal;
     } catch (error) {
       throw this.#failure(error, signal);
     }
+    return this.send(request);
   }
 
   /** Sends a request whose answer is XML; returns the content of its element `root`. Throws an error that came with status 200, too. */
@@ -96,19 +107,23 @@ export class S3Connection implements Disposable {
   ): Promise<Awaited<T>> {
     const { signal } = request;
     const waiting = { signal, silence: { ms: this.#config.idleTimeoutMs, error: () => this.#silent() } };
-    using _place = await this.#downloads.take(signal);
+    const place = await this.#downloads.take(signal);
     try {
       const { path, headers } = this.#signed({ method: 'GET', ...request });
       const answer = await this.#downloader.get(this.#bucket.origin + path, headers, waiting);
       try {
-        if (answer.status >= 300) throw this.#refusal(answer.status, await answer.body(errorBytes, waiting));
-        return await use(answer, waiting);
+        if (answer.status < 300) return await use(answer, waiting);
+        const refusal = this.#refusal(answer.status, await answer.body(errorBytes, waiting));
+        if (!this.#hasOtherKeys(refusal, answer.status)) throw refusal;
       } finally {
         answer.destroy();
       }
     } catch (error) {
       throw this.#failure(error, signal);
+    } finally {
+      place[Symbol.dispose]();
     }
+    return this.download(request, use);
   }
 
   /** Makes a URL, at the public endpoint, that needs no credentials to GET the object. Sends no request. */
@@ -148,6 +163,7 @@ export class S3Connection implements Disposable {
 
   async #exchange(request: S3Request): Promise<S3Answer & { status: number }> {
     const { method, body = '', signal } = request;
+    const { idleTimeoutMs } = this.#config;
     const length = { 'content-length': String(Buffer.byteLength(body)) };
     const described =
       method === 'PUT' || method === 'POST' ? { ...request.headers, ...length } : (request.headers ?? {});
@@ -158,7 +174,15 @@ export class S3Connection implements Disposable {
     const outgoing = (this.#isSecure ? https : http).request({ ...address, method, path, headers, signal }, resolve);
     outgoing.on('error', reject);
     let response: IncomingMessage | undefined;
-    outgoing.setTimeout(this.#config.idleTimeoutMs, () => (response ?? outgoing).destroy(this.#silent()));
+    const giveUp = () => (response ?? outgoing).destroy(this.#silent());
+    outgoing.setTimeout(idleTimeoutMs, () => {
+      if (response || !request.patient) giveUp();
+      else
+        this.#exchange({ method: 'HEAD', signal }).then(
+          () => outgoing.setTimeout(idleTimeoutMs),
+          () => response ?? giveUp(),
+        );
+    });
     outgoing.end(body);
     response = await promise;
     const { statusCode: status = 0, headers: answered } = response;
@@ -174,17 +198,23 @@ export class S3Connection implements Disposable {
 
   #refusal(status: number, body: Buffer): LxstowError {
     const { bucket } = this.#config;
-    const error = refusalOf(status, body.toString(), { title: this.#title, bucket, own: this.#own });
-    if (error.code === 's3-denied') this.#renewKeys();
-    return error;
+    return refusalOf(status, body.toString(), { title: this.#title, bucket, own: this.#own });
   }
 
-  #renewKeys(): void {
+  /** After a refusal: whether the configuration has other keys by now, which count from now on. */
+  #hasOtherKeys({ code }: LxstowError, status: number): boolean {
+    // To a HEAD, AWS answers 400 and nothing more when a session token has expired.
+    if (!this.#reread || (code !== 's3-denied' && !(status === 400 && this.#keys.sessionToken !== undefined)))
+      return false;
     try {
-      if (this.#reread) this.#keys = keysOf(this.#reread());
+      const keys = keysOf(this.#reread());
+      if (isDeepStrictEqual(keys, this.#keys)) return false;
+      this.#keys = keys;
+      return true;
     } catch (error) {
       // The file may be half written. The next refusal reads it again.
       if (!isCode(error, 'bad-config')) throw error;
+      return false;
     }
   }
 
@@ -210,8 +240,8 @@ export function etagOf({ headers }: S3Answer): string {
   return bare(headers.etag ?? '');
 }
 
-function keysOf({ accessKey, secretKey }: Config['s3']): { accessKeyId: string; secretAccessKey: string } {
-  return { accessKeyId: accessKey, secretAccessKey: secretKey };
+function keysOf({ accessKey, secretKey, sessionToken }: Config['s3']): Keys {
+  return { accessKeyId: accessKey, secretAccessKey: secretKey, ...(sessionToken && { sessionToken }) };
 }
 
 /**

@@ -44,14 +44,15 @@ async function* listUploads(s3: S3Connection, prefix: string, signal: AbortSigna
     // Ask for plain keys: if asked to encode them, SeaweedFS says that it did, but does not.
     const query = { uploads: '', ...(asked ? { prefix: asked } : {}), ...markers };
     const page = await s3.ask('ListMultipartUploadsResult', { method: 'GET', query, signal }).catch((error) => {
+      const { 'upload-id-marker': id, ...byKey } = markers;
       // The credentials may be limited to the prefix: ask with it.
-      if (asked === prefix || !isCode(error, 's3-denied')) throw error;
+      if (asked !== prefix && isCode(error, 's3-denied')) asked = prefix;
+      // VersityGW turns pages by key only.
+      else if (id !== undefined && isCode(error, 's3-refused')) markers = byKey;
+      else throw error;
       return undefined;
     });
-    if (page === undefined) {
-      asked = prefix;
-      continue;
-    }
+    if (page === undefined) continue;
     const known = given.size;
     for (const entry of (page.Upload ?? []) as Xml[]) {
       const upload = openUpload(entry);

@@ -1,6 +1,8 @@
 /** Objects over S3: small ones whole, archives by range. */
 import { LxstowError } from '../contract/errors.ts';
-import { formatTagging, type Tags } from '../contract/schemas.ts';
+import type { Tags } from '../contract/schemas.ts';
+import { formatTagging } from '../contract/tagging.ts';
+import { lockHeaders } from './objectLock.ts';
 import type { ObjectStore } from './objectStore.ts';
 import { etagOf, type S3Connection, wholeBytes } from './s3Connection.ts';
 import { bare, md5, parseTags, tagging } from './s3Messages.ts';
@@ -10,13 +12,13 @@ type Objects = Pick<ObjectStore, 'create' | 'replace' | 'tag' | 'tagsOf' | 'read
 
 export function s3Objects(s3: S3Connection): Objects {
   return {
-    async create(key, body, { tags = {}, contentType }, signal) {
-      const headers = { 'if-none-match': '*', ...described(body, contentType, tags) };
+    async create(key, body, { tags = {}, contentType, ...protection }, signal) {
+      const headers = { 'if-none-match': '*', ...described(body, contentType, tags), ...lockHeaders(protection) };
       return etagOf(await s3.send({ method: 'PUT', key, headers, body, signal }));
     },
 
-    async replace(key, etag, body, { tags, contentType }, signal) {
-      const headers = { 'if-match': `"${etag}"`, ...described(body, contentType, tags) };
+    async replace(key, etag, body, { tags, contentType, ...protection }, signal) {
+      const headers = { 'if-match': `"${etag}"`, ...described(body, contentType, tags), ...lockHeaders(protection) };
       return etagOf(await s3.send({ method: 'PUT', key, headers, body, signal }));
     },
 
@@ -53,7 +55,11 @@ export function s3Objects(s3: S3Connection): Objects {
     },
 
     async remove(key, signal) {
-      await s3.send({ method: 'DELETE', key, signal }).catch(unlessGone);
+      const sent = s3.send({ method: 'DELETE', key, signal });
+      const headers = await sent.then((answer) => answer.headers, unlessGone);
+      const { 'x-amz-delete-marker': marker, 'x-amz-version-id': version } = headers ?? {};
+      // While versions are suspended, the marker takes the object's place.
+      return marker === 'true' && version !== 'null';
     },
   };
 }

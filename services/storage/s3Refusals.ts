@@ -12,6 +12,14 @@ const meanings: Record<string, ErrorCode> = {
   InvalidObjectState: 's3-refused',
   PreconditionFailed: 'conflict',
   XMinioStorageFull: 's3-full',
+  // VersityGW, for a disk quota.
+  QuotaExceeded: 's3-full',
+  // VersityGW, for whatever goes wrong where an object gets its name. No key of ours is another one's folder.
+  ExistingObjectIsDirectory: 's3-unavailable',
+  // 400 on AWS. A session ends; the configuration may have the next one by now.
+  ExpiredToken: 's3-denied',
+  InvalidToken: 's3-denied',
+  TokenRefreshRequired: 's3-denied',
   // The store does not support the request; a retry cannot help.
   NotImplemented: 's3-refused',
   // The body was damaged or truncated in transit; a retry may succeed.
@@ -29,6 +37,7 @@ const advices: Record<string, string> = {
   [noBucket]: '`lxstow setup` makes it',
   SignatureDoesNotMatch: 'set s3.secretKey to the secret of s3.accessKey',
   InvalidAccessKeyId: 'set s3.accessKey to a user that the store knows',
+  ExpiredToken: 'set s3.sessionToken, and the keys that belong to it, to those of a new session',
   AccessDenied: '`lxstow doctor` says which right is missing',
   'HTTP 403': '`lxstow doctor` says what is wrong',
 };
@@ -48,6 +57,11 @@ export function refusalOf(
   const advice = own && code in advices ? `: ${advices[code]}` : '';
   const isRefused = meaning === 's3-refused' || meaning === 's3-denied';
   return new LxstowError(meaning, isRefused ? `${text} (bucket ${bucket}${advice})` : text);
+}
+
+/** True when the error says that the store does not have what was asked for. Not every store uses the same code. */
+export function isUnsupported(error: unknown): boolean {
+  return isCode(error, 's3-refused') && /NotImplemented|MethodNotAllowed|HTTP (405|501)/.test((error as Error).message);
 }
 
 /** True when the error says that the bucket does not exist. */

@@ -1,5 +1,10 @@
 /** Multipart uploads over S3. */
-import { formatTagging } from '../contract/schemas.ts';
+import zlib from 'node:zlib';
+import { crcInS3 } from '../archive/crcInS3.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import { formatTagging } from '../contract/tagging.ts';
+import { explainNoLock, lockHeaders } from './objectLock.ts';
 import type { ObjectStore, Upload } from './objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
 import { bare, completion, copySource, md5, word, type Xml } from './s3Messages.ts';
@@ -10,21 +15,27 @@ type Uploads = Pick<
   'beginUpload' | 'putPart' | 'completeUpload' | 'copyPart' | 'listParts' | 'abortUpload'
 >;
 
-export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
+export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config['s3']): Uploads {
   return {
-    async beginUpload(key, { tags, contentType, copies = false }, signal) {
+    async beginUpload(key, { tags, contentType, copies: mayCopy = false, ...protection }, signal) {
+      const copies = mayCopy || !checksumHeaders;
       const headers: Record<string, string> = { 'content-type': contentType };
       // MinIO makes no checksum of a copied part, and refuses such a part in an upload with checksums.
       if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      Object.assign(headers, lockHeaders(protection));
       const query = { uploads: '' };
-      const begun = await s3.ask('InitiateMultipartUploadResult', { method: 'POST', key, query, headers, signal });
+      const begun = await s3
+        .ask('InitiateMultipartUploadResult', { method: 'POST', key, query, headers, signal })
+        .catch(explainNoLock);
       return { key, uploadId: word(begun, 'UploadId'), copies };
     },
 
     async putPart({ key, uploadId, copies = false }, number, body, crc32, signal) {
       const query = { partNumber: String(number), uploadId };
       // AWS refuses a CRC-32 in an upload that was begun without an algorithm. A bucket with Object Lock requires a checksum in each PUT.
+      if (copies && crcInS3(zlib.crc32(body)) !== crc32)
+        throw new LxstowError('s3-unavailable', `part ${number} was damaged before it was sent`);
       const headers: Record<string, string> = copies ? { 'content-md5': md5(body) } : { 'x-amz-checksum-crc32': crc32 };
       return etagOf(await s3.send({ method: 'PUT', key, query, headers, body, signal }));
     },
@@ -33,9 +44,11 @@ export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
       const headers: Record<string, string> = { 'content-type': 'application/xml' };
       if (over === undefined) headers['if-none-match'] = '*';
       else headers['if-match'] = `"${over}"`;
-      const content = { query: { uploadId }, headers, body: completion(parts, !copies) };
+      const content = { query: { uploadId }, headers, body: completion(parts, !copies), patient: true };
       const done = await s3.ask('CompleteMultipartUploadResult', { method: 'POST', key, ...content, signal });
-      return bare(word(done, 'ETag'));
+      const etag = bare(word(done, 'ETag'));
+      await assertMade(s3, key, etag, signal);
+      return etag;
     },
 
     async copyPart({ key, uploadId }, number, { etag, start, size }, signal) {
@@ -55,6 +68,13 @@ export function s3Uploads(s3: S3Connection, bucket: string): Uploads {
       await s3.send({ method: 'DELETE', key, query: { uploadId }, signal }).catch(unlessGone);
     },
   };
+}
+
+/** VersityGW says that an upload is completed when its completion has begun, even one that a crash cut off. */
+async function assertMade(s3: S3Connection, key: string, etag: string, signal: AbortSignal): Promise<void> {
+  const answer = await s3.send({ method: 'HEAD', key, signal }).catch(unlessGone);
+  if (answer === undefined || etagOf(answer) !== etag)
+    throw new LxstowError('s3-unavailable', 'S3 says that the upload is completed, but the object is not there');
 }
 
 async function listParts(

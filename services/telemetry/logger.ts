@@ -42,7 +42,7 @@ const errorFields = winston.format((info) => {
   info.error = error.message;
   if ('code' in error) info.code = error.code;
   if (causes.length > 0) info.causes = causes;
-  if (info.level === 'error' && !('permanent' in error)) info.stack = error.stack;
+  if (info.level === 'error' && !('repeatable' in error)) info.stack = error.stack;
   return info;
 });
 

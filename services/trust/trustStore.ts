@@ -1,7 +1,14 @@
 /** The bucket lxstow_trust: trusted certificates, tokens, and addresses of gateways. Every change is a compare-and-set. */
 import { Kvm, KvWatchInclude } from '@nats-io/kv';
 import { LxstowError } from '../contract/errors.ts';
-import { check, type TrustedCertificate, type TrustToken } from '../contract/schemas.ts';
+import {
+  check,
+  faultsOf,
+  type Requestor,
+  type TrustEnd,
+  type TrustedCertificate,
+  type TrustToken,
+} from '../contract/schemas.ts';
 import { Bucket, type Entry, parseRecord } from '../nats/bucket.ts';
 import { certificateKey, gatewayKey, gatewayKeys, tokenKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -17,6 +24,8 @@ export interface StoredCertificate {
 
 /** A gateway that has not announced itself for this long is forgotten. */
 const gatewayKeptMs = 7 * 86_400_000;
+/** Clocks may differ by less. */
+const endKeptMs = 86_400_000;
 
 export class TrustStore {
   readonly #nats: Nats;
@@ -55,7 +64,10 @@ export class TrustStore {
 
   /** Adds a certificate. Throws conflict, in LXD's words, when it is already there. */
   async add(certificate: TrustedCertificate): Promise<StoredCertificate> {
-    const revision = await this.#bucket.create(certificateKey(certificate.fingerprint), JSON.stringify(certificate));
+    const key = certificateKey(certificate.fingerprint);
+    const { entry, revision: before } = await this.#bucket.get(key);
+    const revision =
+      entry && !endOf(entry) ? undefined : await this.#bucket.put(key, JSON.stringify(certificate), before);
     if (revision === undefined) throw new LxstowError('conflict', 'Certificate already in trust store');
     return { certificate, revision };
   }
@@ -66,9 +78,14 @@ export class TrustStore {
     return next === undefined ? undefined : { certificate, revision: next };
   }
 
-  /** Removes a certificate, whatever its revision. */
-  async remove(fingerprint: string): Promise<void> {
-    await this.#removeKey(certificateKey(fingerprint));
+  /** Revokes a certificate, whatever its revision. The record of that stays for good, as NATS may restore a key that was removed. */
+  async revoke({ fingerprint, name }: TrustedCertificate, by: Requestor): Promise<void> {
+    const key = certificateKey(fingerprint);
+    const end = JSON.stringify(trustEnd('revoked', name, by));
+    for (;;) {
+      const { entry, revision } = await this.#bucket.get(key);
+      if (!entry || endOf(entry) || (await this.#bucket.put(key, end, revision)) !== undefined) return;
+    }
   }
 
   async addToken(token: TrustToken, secret: string): Promise<void> {
@@ -88,18 +105,24 @@ export class TrustStore {
     return entry && this.#readToken(entry);
   }
 
-  /** Removes and returns the token with this secret; only one caller gets it. Undefined when there is none. */
-  async redeem(secret: string): Promise<TrustToken | undefined> {
-    const { entry } = await this.#bucket.get(tokenKey('*', secretHash(secret)));
-    const token = entry && this.#readToken(entry);
-    if (!token || !(await this.#bucket.remove(entry.key, entry.revision))) return undefined;
-    return token;
+  /** Uses up and returns the token with this secret; only one caller gets it. Undefined when there is none. */
+  redeem(secret: string, by: Requestor): Promise<TrustToken | undefined> {
+    return this.#endToken(tokenKey('*', secretHash(secret)), 'used', by);
   }
 
-  /** Removes a token; returns whether there was one. */
-  async removeToken(id: string): Promise<boolean> {
-    const { entry } = await this.#bucket.get(tokenKey(id, '*'));
-    return entry !== undefined && (await this.#bucket.remove(entry.key, entry.revision));
+  /** Revokes a token; returns whether there was one. */
+  async revokeToken(id: string, by: Requestor): Promise<boolean> {
+    return (await this.#endToken(tokenKey(id, '*'), 'revoked', by)) !== undefined;
+  }
+
+  /** Writes the end over the token. It stays for longer than the token would be valid. */
+  async #endToken(filter: string, state: TrustEnd['state'], by: Requestor): Promise<TrustToken | undefined> {
+    const { entry } = await this.#bucket.get(filter);
+    const token = entry && this.#readToken(entry);
+    if (!token) return undefined;
+    const ttlMs = Date.parse(token.expires_at) - Date.now() + endKeptMs;
+    const end = JSON.stringify(trustEnd(state, token.name, by));
+    return (await this.#bucket.put(entry.key, end, entry.revision, { ttlMs })) === undefined ? undefined : token;
   }
 
   /** Records where a gateway is, for the tokens that the command line makes. */
@@ -112,7 +135,10 @@ export class TrustStore {
 
   /** The gateways, one per server certificate, last seen first. An address belongs to the gateway that was last seen there. */
   async gateways(): Promise<GatewayPlace[]> {
-    const entries = (await this.#bucket.entries(gatewayKeys)).sort((a, b) => b.written.getTime() - a.written.getTime());
+    const since = Date.now() - gatewayKeptMs;
+    const entries = (await this.#bucket.entries(gatewayKeys))
+      .filter(({ written }) => written.getTime() > since)
+      .sort((a, b) => b.written.getTime() - a.written.getTime());
     const taken = new Set<string>();
     const places = new Map<string, GatewayPlace>();
     for (const { value } of entries) {
@@ -150,7 +176,9 @@ export class TrustStore {
   }
 
   /** Logs an error and returns undefined for an entry that does not match its schema: such an entry grants no trust. */
-  #readCertificate({ key, value, revision }: Entry): StoredCertificate | undefined {
+  #readCertificate(entry: Entry): StoredCertificate | undefined {
+    const { key, value, revision } = entry;
+    if (endOf(entry)) return undefined;
     try {
       const certificate = check('trusted-certificate.json', parseRecord(value), key, 'bad-message');
       if (certificateKey(certificate.fingerprint) !== key) throw new Error('it is under the wrong key');
@@ -161,7 +189,9 @@ export class TrustStore {
     }
   }
 
-  #readToken({ key, value }: Entry): TrustToken | undefined {
+  #readToken(entry: Entry): TrustToken | undefined {
+    const { key, value } = entry;
+    if (endOf(entry)) return undefined;
     try {
       const token = check('trust-token.json', parseRecord(value), 'token', 'bad-message');
       return Date.parse(token.expires_at) > Date.now() ? token : undefined;
@@ -170,11 +200,19 @@ export class TrustStore {
       return undefined;
     }
   }
+}
 
-  async #removeKey(key: string): Promise<void> {
-    for (;;) {
-      const { entry, revision } = await this.#bucket.get(key);
-      if (!entry || (await this.#bucket.remove(key, revision))) return;
-    }
+function trustEnd(state: TrustEnd['state'], name: string, by: Requestor): TrustEnd {
+  return { state, name, at: new Date().toISOString(), by };
+}
+
+/** The end of a certificate's or a token's trust; undefined for any other entry. */
+export function endOf({ value }: Pick<Entry, 'value'>): TrustEnd | undefined {
+  let record: unknown;
+  try {
+    record = parseRecord(value);
+  } catch {
+    return undefined;
   }
+  return faultsOf('trust-end.json', record).length === 0 ? (record as TrustEnd) : undefined;
 }

@@ -6,13 +6,13 @@ import type { Lease, LeaseHolder } from '../coordination/leases.ts';
 import type { Job, JobOf } from '../jobs/jobs.ts';
 import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
 import { instanceLeaseKey, transferPermits } from '../nats/bucketKeys.ts';
-import { waitingFor } from '../outages/outage.ts';
+import { describeOutage } from '../outages/outage.ts';
 import type { Gate } from '../outages/outages.ts';
 import type { Tools } from './tools.ts';
 
 /** Another job holds what the job needs. */
 export interface Wait {
-  /** The lease's key, or the prefix of the permits' keys. */
+  /** What to wait for: the lease's key, or the prefix of the permits' keys (`waitKey`). */
   lease: string;
   /** For people. */
   reason: string;
@@ -29,7 +29,7 @@ export interface AdmissionOptions {
   /** Whether another job comes first for the lease. */
   isBehind: (lease: string) => boolean;
   /** The attempt will move bytes; one that only cleans up does not. */
-  limited: boolean;
+  movesBytes: boolean;
   /** A dependency that has just come back: only a few jobs may use it. */
   returning?: Gate;
 }
@@ -44,20 +44,20 @@ export async function admit(
   job: Job,
   holder: LeaseHolder,
   tools: AdmissionTools,
-  { isBehind, limited, returning }: AdmissionOptions,
+  { isBehind, movesBytes, returning }: AdmissionOptions,
 ): Promise<Admission | Wait> {
   if (job.kind === 'delete' || job.kind === 'prune') return { permits: [] };
   const { leases } = tools;
   let limits: Limit[] = [];
   let fault: LxstowError | undefined;
   try {
-    if (limited) limits = await limitsOf(job, tools);
+    if (movesBytes) limits = await limitsOf(job, tools);
   } catch (error) {
     fault = asLxstowError(error);
   }
   if (returning?.permits && returning.outage.allowed > 0) {
     const { permits, outage } = returning;
-    limits.push({ permits, count: outage.allowed, reason: waitingFor(outage) });
+    limits.push({ permits, count: outage.allowed, reason: describeOutage(outage) });
   }
   const key = instanceLeaseKey(job.address);
   const wanted = [

@@ -1,6 +1,6 @@
 /** Answers gateways' questions about what is in this worker's LXD. */
 import { answerInventory, type InventoryQuestion, largestPageBytes } from '../hosts/hostInventory.ts';
-import { answerLook, type LookAnswer, type LookQuestion } from '../hosts/look.ts';
+import { answerLookUp, type LookUpAnswer, type LookUpQuestion } from '../hosts/lookUp.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import { findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
 import {
@@ -13,14 +13,14 @@ import {
 } from '../lxd/inventory.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { limitsOf } from './restore/limits.ts';
+import { restrictionsOf } from './restore/mayBring.ts';
 import { whyNotReplaceable } from './restore/replace.ts';
 
 const lookTimeoutMs = 5000;
 
 /** Answers until the signal aborts. */
 export function answerQuestions(nats: Nats, lxd: LxdClient, log: Log, signal: AbortSignal): void {
-  answerLook(
+  answerLookUp(
     nats,
     lxd.remote,
     (question, trace) => {
@@ -34,14 +34,14 @@ export function answerQuestions(nats: Nats, lxd: LxdClient, log: Log, signal: Ab
 
 async function look(
   lxd: LxdClient,
-  { project, instance, pool, replace = false, profiles }: LookQuestion,
-): Promise<LookAnswer> {
+  { project, instance, pool, replace = false, profiles }: LookUpQuestion,
+): Promise<LookUpAnswer> {
   const signal = AbortSignal.timeout(lookTimeoutMs);
   const [projectThere, found, driver, limits] = await Promise.all([
     projectExists(lxd, project, signal),
     findInstance(lxd, { remote: lxd.remote, project, instance }, signal),
     pool === undefined ? undefined : poolDriver(lxd, pool, signal),
-    profiles && limitsOf(lxd, project, profiles, signal),
+    profiles && restrictionsOf(lxd, project, profiles, signal),
   ]);
   const refusal = replace && found ? whyNotReplaceable(found) : undefined;
   return {

@@ -6,10 +6,10 @@ import type { Delivery } from '../jobs/deliveries.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { isQuick } from '../nats/streams.ts';
-import { amend, handBack } from '../operations/operation.ts';
+import { onlyDeletes } from '../nats/streams.ts';
+import { amend, requeue } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';
-import { waitingFor } from '../outages/outage.ts';
+import { describeOutage } from '../outages/outage.ts';
 import type { Gate } from '../outages/outages.ts';
 import type { Tools } from './tools.ts';
 
@@ -31,19 +31,14 @@ export async function pause(
   tools: PauseTools,
 ): Promise<void> {
   const now = new Date();
-  const waiting_for = waitingFor(outage);
+  const waiting_for = describeOutage(outage);
   const waiting_since = operation.waiting_since ?? now.toISOString();
   if (operation.status === 'Pending' && operation.metadata.waiting_for !== waiting_for) {
     const metadata = { ...operation.metadata, waiting_for };
     await tools.operations.update(amend(operation, { metadata, waiting_since }, now), revision);
   } else if (operation.status === 'Running' && (await isAbandoned(operation, tools))) {
     // Its worker has died, or could not say how the attempt ended. From now on the job waits as all others do.
-    const back = handBack(
-      operation,
-      'the worker of the last attempt is gone',
-      now,
-      !isCutByNats(operation, tools.nats),
-    );
+    const back = requeue(operation, 'the worker of the last attempt is gone', now, !isCutByNats(operation, tools.nats));
     const metadata = { ...back.metadata, waiting_for };
     await tools.operations.update({ ...back, metadata, waiting_since }, revision);
   }
@@ -62,13 +57,13 @@ export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { con
   const { patienceHours } = config.worker;
   if (outage.allowed > 0 || !waiting_since || Date.now() - Date.parse(waiting_since) < patienceHours * hourMs)
     return undefined;
-  const why = `waited ${patienceHours} h for ${waitingFor(outage)}: ${outage.reason}`;
+  const why = `waited ${patienceHours} h for ${describeOutage(outage)}: ${outage.reason}`;
   return new LxstowError(asErrorCode(outage.code), why);
 }
 
 /** Whether no worker runs the operation: one that does has the lease on the instance, unless it is a deletion. */
 async function isAbandoned(operation: Operation, { worker, tools: { leases } }: PauseTools): Promise<boolean> {
-  if (isQuick(operation.kind)) return operation.owner !== worker;
+  if (onlyDeletes(operation.kind)) return operation.owner !== worker;
   const lease = await leases.acquire(instanceLeaseKey(operation), { worker, operation: operation.id });
   await lease?.release();
   return lease !== undefined;

@@ -4,10 +4,13 @@ import { isDeepStrictEqual } from 'node:util';
 import { parseArchiveKey } from '../backups/keys.ts';
 import { summarise } from '../backups/summaries.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
+import type { Address, InstanceKeep } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
+import { readInstance } from '../lxd/inventory.ts';
 import type { Attempt } from '../operations/attempt.ts';
-import { checkRule, judge } from '../retention/keep.ts';
-import { removeBackup } from './remove.ts';
+import { instanceKeepOf, judgeFor, readKeys } from '../retention/instanceKeys.ts';
+import { checkRule } from '../retention/keep.ts';
+import { finishRemoval, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
 /**
@@ -17,11 +20,15 @@ import type { Tools } from './tools.ts';
 export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { keep } = job.body;
   checkRule(keep);
+  const keys = await keysOf(job.address, attempt, tools);
+  for (const fault of keys ? readKeys(keys).faults : []) attempt.warn(`${job.address.instance}: ${fault}`);
   const { checkpoint, metadata } = attempt.operation;
-  let { backups_deleted = 0, bytes_freed = 0 } = metadata;
+  let { backups_deleted = 0, bytes_freed = 0, bytes_in_old_versions = 0 } = metadata;
   attempt.report({ stage: 'deleting', backups_deleted, bytes_freed });
 
-  if (checkpoint?.key !== undefined) await finishRemoval(checkpoint.key, attempt, tools);
+  const { key, removing } = checkpoint ?? {};
+  const left = key === undefined ? undefined : parseArchiveKey(tools.config.s3.prefix, key);
+  if (left && removing) await finishRemoval(left, removing, attempt, tools);
   const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
@@ -29,9 +36,10 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
       `${which}: nothing of ${instance} was deleted; delete that backup, or mend it`,
     );
   });
-  const verdicts = judge(
+  const verdicts = judgeFor(
     backups.map(({ backup }) => backup),
     keep,
+    keys,
     new Date(),
   );
   let kept = verdicts.length;
@@ -39,13 +47,14 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     if (action === 'keep') continue;
     const name = `${job.address.instance}/${backup.name}`;
     try {
-      await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, (manifest) => {
+      const { isKept } = await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
         if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
           throw new LxstowError('conflict', `backup ${name} was changed while it was looked at`);
       });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
-      bytes_freed += backup.size;
-      attempt.report({ backups_deleted: ++backups_deleted, bytes_freed });
+      if (isKept) bytes_in_old_versions += backup.size;
+      else bytes_freed += backup.size;
+      attempt.report({ backups_deleted: ++backups_deleted, bytes_freed, ...(isKept && { bytes_in_old_versions }) });
       kept--;
     } catch (error) {
       if (isCode(error, 'not-found')) kept--;
@@ -57,13 +66,11 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   attempt.report({ backups_kept: kept });
 }
 
-/** Removes the archive of an attempt that died when it had removed the manifest. A backup that has this name now, or is about to, is not touched. */
-async function finishRemoval(
-  key: string,
-  { signal }: Attempt,
-  { catalog, config, reservations, store }: Tools,
-): Promise<void> {
-  const address = parseArchiveKey(config.s3.prefix, key);
-  if (!address || (await catalog.has(address, signal))) return;
-  if ((await reservations.holder(address, address.backup)) === undefined) await store.remove(key, signal);
+/** The instance's own keys by its record, which has them when it is gone, too. Without a record LXD is asked: what the keys keep must not be deleted. */
+async function keysOf(address: Address, { signal }: Attempt, { fleet, lxd }: Tools): Promise<InstanceKeep | undefined> {
+  const { seen } = await fleet.find(address);
+  if (seen) return seen.keep;
+  const { project, instance } = address;
+  const found = await readInstance(lxd, { project, instance, full: false }, signal);
+  return found && instanceKeepOf({ ...(found.config as object), ...(found.expanded_config as object) });
 }

@@ -1,12 +1,15 @@
 /** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
 import { setTimeout } from 'node:timers/promises';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
-import { assertUnpinned, parseManifest } from '../backups/manifest.ts';
-import { isCode, LxstowError } from '../contract/errors.ts';
-import type { BackupAddress, Manifest } from '../contract/schemas.ts';
+import { parseManifest } from '../backups/manifest.ts';
+import { assertDeletable } from '../backups/protection.ts';
+import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
+import type { BackupAddress, Manifest, RemovedBackup } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
 import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { Attempt } from '../operations/attempt.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import { etagAt } from './backup/archiveUpload.ts';
 import type { Tools } from './tools.ts';
 
 /** How long to wait for those that read or change the backup. */
@@ -15,21 +18,46 @@ const lookAgainMs = 100;
 
 export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: Tools): Promise<void> {
   attempt.report({ stage: 'deleting' });
-  await removeBackup({ ...job.address, backup: job.body.backup }, attempt, tools, (manifest) => {
-    if (manifest) assertUnpinned(manifest);
-  });
+  const address = { ...job.address, backup: job.body.backup };
+  const { key, removing } = attempt.operation.checkpoint ?? {};
+  try {
+    const { bytes, isKept } = await removeBackup(address, attempt, tools, (found) => {
+      if (removing && !isThat(found, removing)) throw missing(address);
+      if (found.manifest) assertDeletable(found.manifest);
+    });
+    attempt.report(isKept ? { bytes_in_old_versions: bytes } : { bytes_freed: bytes });
+  } catch (error) {
+    // An earlier attempt has removed the manifest.
+    if (key === undefined || !isCode(error, 'not-found')) throw error;
+    if (removing) await finishRemoval(address, removing, attempt, tools);
+  }
+}
+
+/** A backup as its deletion finds it. */
+export interface FoundBackup {
+  /** Undefined where it cannot be read. */
+  manifest: Manifest | undefined;
+  /** Of the manifest. */
+  etag: string;
+}
+
+export interface Removed {
+  /** Of the archive; 0 where the manifest could not be read. */
+  bytes: number;
+  /** The bucket keeps the archive as an old version: nothing is freed yet. */
+  isKept: boolean;
 }
 
 /**
- * Deletes a backup, under a claim. `mayGo` gets its manifest as it is under the claim, or undefined for one that cannot be read; what it throws keeps the
- * backup. Throws instance-busy when it is being deleted already, conflict while it is read, not-found.
+ * Deletes a backup, under a claim. `mayGo` gets it as it is under the claim; what it throws keeps the backup. Throws instance-busy when it is being
+ * deleted already, conflict while it is read, not-found.
  */
 export async function removeBackup(
   address: BackupAddress,
   attempt: Attempt,
   { store, leasesBucket, config, keeper }: Tools,
-  mayGo: (manifest: Manifest | undefined) => void,
-): Promise<void> {
+  mayGo: (found: FoundBackup) => void,
+): Promise<Removed> {
   const { signal } = attempt;
   const { prefix } = config.s3;
   const name = `${address.instance}/${address.backup}`;
@@ -44,20 +72,51 @@ export async function removeBackup(
     else throw new LxstowError('conflict', `backup ${name} is being restored or exported; it was not deleted`);
   }
 
-  // An earlier attempt that died between the two removals has left its checkpoint: then we have removed the manifest ourselves.
   const key = archiveKey(prefix, address);
-  const isOurs = attempt.operation.checkpoint?.key === key;
-  const found = await store.read(manifestKey(prefix, address), signal).catch((error) => {
-    if (!isCode(error, 'not-found')) throw error;
-    if (!isOurs) throw new LxstowError('not-found', `backup ${name} does not exist`, { cause: error });
-  });
-  // While that attempt was waited for, the backup may have been pinned.
-  if (found) mayGo(readable(found.body, address));
-  if (!isOurs) await attempt.checkpoint({ key });
+  const stored = await unlessMissing(() => store.read(manifestKey(prefix, address), signal));
+  if (!stored) throw missing(address);
+  const found = { manifest: readable(stored.body, address), etag: stored.etag };
+  mayGo(found);
+  await attempt.checkpoint({ key, removing: await identityOf(found, key, store, signal) });
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
-  await store.remove(key, signal);
+  const isKept = await store.remove(key, signal);
   await keeper.removed(address);
+  return { bytes: found.manifest?.archive.size ?? 0, isKept };
+}
+
+/** Finishes the deletion that an attempt has begun. Touches no backup that has this name now, or is about to have it. */
+export async function finishRemoval(
+  address: BackupAddress,
+  { archive }: RemovedBackup,
+  { signal }: Attempt,
+  { catalog, config, keeper, reservations, store }: Tools,
+): Promise<void> {
+  if (await catalog.has(address, signal)) return;
+  const key = archiveKey(config.s3.prefix, address);
+  const isLeft = archive !== undefined && (await etagAt(store, key, signal)) === archive;
+  if (isLeft && (await reservations.holder(address, address.backup)) === undefined) await store.remove(key, signal);
+  await keeper.removed(address);
+}
+
+async function identityOf(
+  { manifest, etag }: FoundBackup,
+  key: string,
+  store: ObjectStore,
+  signal: AbortSignal,
+): Promise<RemovedBackup> {
+  if (manifest) return { manifest: etag, archive: manifest.archive.etag, operation: manifest.operation };
+  const archive = await etagAt(store, key, signal);
+  return { manifest: etag, ...(archive !== undefined && { archive }) };
+}
+
+/** Tags and pins change a manifest's ETag, but not what made the backup. */
+function isThat({ manifest, etag }: FoundBackup, removing: RemovedBackup): boolean {
+  return etag === removing.manifest || (manifest !== undefined && manifest.operation === removing.operation);
+}
+
+function missing({ instance, backup }: BackupAddress): LxstowError {
+  return new LxstowError('not-found', `backup ${instance}/${backup} does not exist`);
 }
 
 function readable(body: Buffer, address: BackupAddress): Manifest | undefined {

@@ -1,4 +1,4 @@
-/** Decides what becomes of a job whose attempt has failed. Pure. */
+/** Decides what becomes of a job whose attempt has failed: by its error code (outages/blame.ts) and the circumstances. Pure. */
 import type { LxstowError } from '../contract/errors.ts';
 import { blameOf } from '../outages/blame.ts';
 
@@ -6,16 +6,18 @@ export interface Circumstances {
   /** The attempt that has failed, from 1, and how many a job has. */
   attempt: number;
   attempts: number;
+  /** The restored instance is in service: its restore is retried without a limit. */
+  mustFinish?: boolean;
   /** The dependency that the error blames was asked, and does not serve us. */
-  confirmed: boolean;
+  isDependencyAway: boolean;
   /** How many attempts LXD has cut by ending or being started again, this one included; 0 where it did not cut this one. */
-  cuts: number;
+  cutsByLxd: number;
   /** How long the job has waited for its dependencies, and how long it may, in ms. */
   waitedMs: number;
   patienceMs: number;
 }
 
-export type Ending =
+export type AfterFailure =
   /** Writes nothing: another worker has the job, or will have it. */
   | { kind: 'give-up' }
   /** Undoes the job, then Cancelled. */
@@ -26,27 +28,28 @@ export type Ending =
   | { kind: 'retry'; delayMs: number }
   /** Back on the queue until the dependency serves us, or for `delayMs` if it does already; the attempt does not count. */
   | { kind: 'wait'; delayMs: number }
-  /** Undoes the job, then Failure. `letter`: a dead letter keeps the job, as it may succeed later. */
-  | { kind: 'fail'; letter: boolean };
+  /** Undoes the job, then Failure. `deadLetter`: a dead letter keeps the job, as it may succeed later. */
+  | { kind: 'fail'; deadLetter: boolean };
 
 export const firstDelayMs = 5000;
 export const longestDelayMs = 300_000;
 
-export function endingOf({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): Ending {
-  const { attempt, attempts, confirmed, cuts, waitedMs, patienceMs } = circumstances;
+export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): AfterFailure {
+  const { attempt, attempts, mustFinish, isDependencyAway, cutsByLxd, waitedMs, patienceMs } = circumstances;
   if (code === 'lease-lost') return { kind: 'give-up' };
   if (code === 'cancelled') return { kind: 'cancel' };
   if (code === 'stopping') return { kind: 'hand-back' };
   const blame = blameOf(code);
-  if (blame.on === 'job') return { kind: 'fail', letter: code === 'attempts-exhausted' };
-  if (blame.on === 'attempt' && !confirmed) {
-    if (attempt >= attempts) return { kind: 'fail', letter: true };
+  if (blame.on === 'job') return { kind: 'fail', deadLetter: code === 'attempts-exhausted' };
+  if (blame.on === 'attempt' && !isDependencyAway) {
+    if (attempt >= attempts && !mustFinish) return { kind: 'fail', deadLetter: true };
     return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
   }
-  if (blame.on !== 'attempt' && blame.jobIfUp && !confirmed) return { kind: 'fail', letter: false };
-  if (waitedMs >= patienceMs) return { kind: 'fail', letter: true };
-  // The job may be what ends LXD, which cuts others too: the more often, the rarer it is tried.
-  if (cuts > 0) return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cuts - 1), patienceMs - waitedMs) };
+  if (blame.on !== 'attempt' && blame.jobsFaultIfUp && !isDependencyAway) return { kind: 'fail', deadLetter: false };
+  if (waitedMs >= patienceMs) return { kind: 'fail', deadLetter: true };
+  // The job may be what ends LXD, which cutsByLxd others too: the more often, the rarer it is tried.
+  if (cutsByLxd > 0)
+    return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cutsByLxd - 1), patienceMs - waitedMs) };
   // The longer the outage, the longer the pauses: each is a quarter of the time so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
 }

@@ -1,20 +1,20 @@
 /** The worker's one loop: takes a message, finds its operation, and runs an attempt at the job when the job may begin. */
 
-import { setTimeout } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Lease } from '../coordination/leases.ts';
 import type { Deliveries, Delivery } from '../jobs/deliveries.ts';
 import { type Job, operationIdOf, parseJob } from '../jobs/jobs.ts';
-import { returningPermits, waitedFor } from '../nats/bucketKeys.ts';
+import { returningPermits, waitKey } from '../nats/bucketKeys.ts';
 import { Attempt } from '../operations/attempt.ts';
 import { amend, isFinal, newOperation } from '../operations/operation.ts';
 import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
+import { type AttemptTools, freeName, JobAttempt, jittered } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
-import { AttemptRun, type AttemptTools, freeName, jittered } from './runAttempt.ts';
 
 export interface LoopOptions extends AttemptTools {
   /** This worker's name: who owns a running operation. */
@@ -101,19 +101,20 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
   const { tools, worker, waitingRoom, log } = options;
   const { operation } = stored;
   // A restore that has prepared its instance needs nothing but LXD. Its old instance may be renamed away: it skips the limits, and does not wait for S3.
-  const limited = operation.status !== 'Cancelling' && !operation.checkpoint?.prepared;
-  const gate = limited ? await options.outages.gate(job.kind) : undefined;
+  const movesBytes = operation.status !== 'Cancelling' && !operation.checkpoint?.prepared;
+  const gate = movesBytes ? await options.outages.gate(job.kind) : undefined;
   const overdue = gate && overdueFor(gate, operation, tools);
   if (gate?.outage.allowed === 0 && !overdue) return pause(message, gate, stored, options);
   const admission = await admit(job, { worker, operation: operation.id }, tools, {
     isBehind: (lease) => waitingRoom.isBehind(lease, message),
-    limited,
+    movesBytes,
     ...(gate && { returning: gate }),
   });
   if ('reason' in admission) return wait(message, admission, stored, options);
   const { lease, permits, fault } = admission;
   // Another permit may be free: let the next job look.
-  for (const { key } of permits) waitingRoom.callFirst(waitedFor(key));
+  for (const { key } of permits) waitingRoom.callFirst(waitKey(key));
+  // S3 is not away, or no longer: jobs that wait for its return may begin.
   if (!gate) waitingRoom.callFirst(returningPermits(job.address.remote, 's3'));
   const attempt = await Attempt.begin(stored, {
     store: options.operations,
@@ -131,14 +132,15 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
     await releaseAll([lease, ...permits]);
     return message.nak(jittered(busyDelayMs));
   }
-  const doomed = overdue ?? fault;
-  if (doomed) attempt.abort(doomed);
+  const failure = overdue ?? fault;
+  // It is begun all the same: only an attempt can undo the job and write how it ended.
+  if (failure) attempt.abort(failure);
   if (operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   const { attempts } = tools.config.worker;
   if (attempt.operation.attempt > attempts && !attempt.operation.checkpoint?.swapped)
     // Each attempt so far ended with its worker: the job itself may be what kills them.
     attempt.abort(new LxstowError('attempts-exhausted', `${attempts} attempts ended with the death of their worker`));
-  await new AttemptRun(job, attempt, message, options).run();
+  await new JobAttempt(job, attempt, message, options).run();
 }
 
 async function releaseAll(leases: (Lease | undefined)[]): Promise<void> {
@@ -154,11 +156,4 @@ async function wait(message: Delivery, { lease, reason }: Wait, stored: Stored, 
     await options.operations.update(amend(operation, { metadata }, new Date()), revision);
   }
   options.waitingRoom.wait(message, lease, operation.id);
-}
-
-/** Ends early, without an error, when the signal aborts. */
-async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  await setTimeout(ms, undefined, { signal }).catch((error) => {
-    if (!signal.aborted) throw error;
-  });
 }

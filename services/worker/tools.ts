@@ -1,4 +1,4 @@
-/** What the jobs of a worker work with: made in main.ts, and passed on. */
+/** What the jobs of a worker work with: made in openTools.ts, and passed on. */
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Catalog } from '../backups/catalog.ts';
@@ -6,6 +6,7 @@ import type { Bandwidth } from '../concurrency/rateLimit.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Leases } from '../coordination/leases.ts';
 import type { Reservations } from '../coordination/reservations.ts';
+import type { FleetStore } from '../fleet/fleetStore.ts';
 import type { Keeper } from '../fleet/keeper.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { Bucket } from '../nats/bucket.ts';
@@ -24,6 +25,7 @@ export interface Tools {
   leasesBucket: Bucket;
   checkpoints: Bucket;
   reservations: Reservations;
+  fleet: FleetStore;
   keeper: Keeper;
   catalog: Catalog;
   /** This slot's memory. */

@@ -24,7 +24,7 @@ import { createS3Store } from '../../services/storage/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { traceOf } from '../../services/telemetry/trace.ts';
-import type { Runners } from '../../services/worker/runAttempt.ts';
+import type { Runners } from '../../services/worker/jobAttempt.ts';
 import { runLoop } from '../../services/worker/runLoop.ts';
 import { startNats } from '../lab/nats.ts';
 import type { Log } from '../lab/run.ts';
@@ -111,11 +111,13 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     delete: { run: nothing },
     prune: { run: nothing },
   };
+  const fleet = new FleetStore(nats);
   const shared = {
     ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
-    keeper: new Keeper({ fleet: new FleetStore(nats), store, prefix: config.s3.prefix, log }),
+    fleet,
+    keeper: new Keeper({ fleet, store, prefix: config.s3.prefix, log }),
     catalog: new Catalog(store, config.s3.prefix, log),
   };
   await using outages = new Outages({

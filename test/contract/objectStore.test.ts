@@ -5,19 +5,29 @@ import type { Config, Tags } from '../../services/contract/schemas.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
+import { type Dialect, scriptedS3 } from '../fault/scriptedS3.ts';
 import { type S3Kind, startS3 } from '../lab/s3.ts';
+import { poor, strict } from './dialects.ts';
 import { type ContractStore, type Differences, objectStoreContract } from './objectStore.ts';
 
 const log = (line: string) => console.log(line);
 const xml = new XMLParser({ parseTagValue: false, trimValues: false, isArray: (name) => name === 'Tag' });
 
-function opener(kind: S3Kind, wrap: (store: ObjectStore) => ObjectStore): () => Promise<ContractStore> {
+interface Opening {
+  wrap?: (store: ObjectStore) => ObjectStore;
+  /** In front of the server. */
+  dialect?: () => Dialect;
+  change?: Partial<Config['s3']>;
+}
+
+function opener(kind: S3Kind, { wrap = asItIs, dialect, change: always }: Opening = {}): () => Promise<ContractStore> {
   return async () => {
     await using opening = new AsyncDisposableStack();
     const server = opening.use(await startS3({ log, name: 'contract', kind }));
     const { endpoint, bucket, accessKey, secretKey } = server;
+    const proxy = dialect && opening.use(await scriptedS3(endpoint, dialect()));
     const config: Config['s3'] = {
-      endpoint,
+      endpoint: proxy?.endpoint ?? endpoint,
       bucket,
       accessKey,
       secretKey,
@@ -25,8 +35,10 @@ function opener(kind: S3Kind, wrap: (store: ObjectStore) => ObjectStore): () => 
       prefix: '',
       pathStyle: true,
       uploadMaxAgeMs: 86_400_000,
+      checksumHeaders: true,
       idleTimeoutMs: 30_000,
       attempts: 3,
+      ...always,
     };
     const { hostname, port } = new URL(endpoint);
     const client = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey });
@@ -73,7 +85,26 @@ const seaweedfs: Differences = {
   unusableKeys: { keys: ['o\\o'], reason: 'SeaweedFS takes a backslash for a slash' },
 };
 
-objectStoreContract('S3 on MinIO', opener('minio', asItIs), minio);
-objectStoreContract('S3 on MinIO, with retries', opener('minio', withRetries), { ...minio, pages });
-objectStoreContract('S3 on SeaweedFS', opener('seaweedfs', asItIs), seaweedfs);
-objectStoreContract('S3 on SeaweedFS, with retries', opener('seaweedfs', withRetries), { ...seaweedfs, pages });
+const versitygw: Differences = {};
+
+objectStoreContract('S3 on MinIO', opener('minio'), minio);
+objectStoreContract('S3 on MinIO, with retries', opener('minio', { wrap: withRetries }), { ...minio, pages });
+objectStoreContract('S3 on SeaweedFS', opener('seaweedfs'), seaweedfs);
+objectStoreContract('S3 on SeaweedFS, with retries', opener('seaweedfs', { wrap: withRetries }), {
+  ...seaweedfs,
+  pages,
+});
+objectStoreContract('S3 on VersityGW', opener('versitygw'), versitygw);
+objectStoreContract('S3 on VersityGW, with retries', opener('versitygw', { wrap: withRetries }), {
+  ...versitygw,
+  pages,
+});
+objectStoreContract('S3 as AWS has it', opener('versitygw', { dialect: strict, change: { prefix: 'all' } }), {
+  ...versitygw,
+  pages,
+});
+objectStoreContract(
+  'S3 without tags and checksums',
+  opener('versitygw', { dialect: poor, change: { checksumHeaders: false } }),
+  { ...versitygw, pages, noTags: 'they are in the manifest' },
+);

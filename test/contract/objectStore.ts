@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import zlib from 'node:zlib';
 import { archiveKey } from '../../services/backups/keys.ts';
-import { LxstowError } from '../../services/contract/errors.ts';
+import { isCode, LxstowError } from '../../services/contract/errors.ts';
 import type { Config, Tags } from '../../services/contract/schemas.ts';
 import type { ObjectStore, StoredObject, Upload, UploadedPart } from '../../services/storage/objectStore.ts';
 
@@ -29,6 +29,8 @@ export interface Differences {
   wrongChecksumTaken?: string;
   /** Replacing an object that is gone writes it anew. */
   replacesWhatIsGone?: string;
+  /** There are no tags: they are dropped. */
+  noTags?: string;
   /** A part that was sent twice is listed twice. */
   partsOfAllTimes?: string;
   /** Where listings of thousands are tested, if not here: they take a while. */
@@ -59,6 +61,7 @@ export function objectStoreContract(
   describe(name, { timeout: 10 * testTimeoutMs }, () => {
     const never = new AbortController().signal;
     const settings = { tags: {}, contentType: 'application/octet-stream' };
+    const kept = (tags: Tags) => (differs.noTags ? {} : tags);
     const usable = (key: string) => !differs.unusableKeys?.keys.includes(key);
     let subject: ContractStore;
     let store: ObjectStore;
@@ -117,7 +120,7 @@ export function objectStoreContract(
       it('a bucket that is not there is no missing backup', at, async () => {
         const elsewhere = subject.open({ bucket: 'nobody-made-this' });
         await assert.rejects(elsewhere.read('any', never), isError('s3-refused'));
-        await assert.rejects(all(elsewhere.list('', never)), isError('s3-refused'));
+        await assert.rejects(all(elsewhere.list('local/', never)), isError('s3-refused'));
       });
 
       it('a bucket that is not there takes nothing', { ...at, skip: differs.makesBuckets ?? false }, async () => {
@@ -396,8 +399,8 @@ export function objectStoreContract(
           const prefix = folder();
           await upload(`${prefix}upload`, [Buffer.from('x')], { tags, contentType: 'text/plain' });
           await store.create(`${prefix}small`, Buffer.from('x'), { tags, contentType: 'text/plain' }, never);
-          assert.deepEqual((await subject.look(`${prefix}upload`)).tags, tags);
-          assert.deepEqual((await subject.look(`${prefix}small`)).tags, tags);
+          assert.deepEqual((await subject.look(`${prefix}upload`)).tags, kept(tags));
+          assert.deepEqual((await subject.look(`${prefix}small`)).tags, kept(tags));
         });
       }
     });
@@ -453,7 +456,7 @@ export function objectStoreContract(
         const first = await store.create(key, Buffer.from('old'), { ...settings, tags: { a: 'b', c: 'd' } }, never);
         const etag = await over(key, first, 'new', { a: 'x' });
         assert.deepEqual(await store.read(key, never), { body: Buffer.from('new'), etag });
-        assert.deepEqual((await subject.look(key)).tags, { a: 'x' });
+        assert.deepEqual((await subject.look(key)).tags, kept({ a: 'x' }));
       });
 
       it('only as it was seen', at, async () => {
@@ -468,7 +471,7 @@ export function objectStoreContract(
         const prefix = folder();
         const etag = await put(`${prefix}gone`);
         await store.remove(`${prefix}gone`, never);
-        const gone = (error: unknown) => isError('conflict')(error) || isError('not-found')(error);
+        const gone = (error: unknown) => isCode(error, 'conflict') || isCode(error, 'not-found');
         await assert.rejects(over(`${prefix}gone`, etag, 'back again'), gone);
         assert.deepEqual(await keysOf(prefix), []);
       });
@@ -492,15 +495,15 @@ export function objectStoreContract(
         const { etag } = await upload(key, [Buffer.from('x')], { tags: { old: '1' }, contentType: 'text/plain' });
         const tags = { '+-=._:/@ a': ' +-=._:/@ z ', n: '007' };
         await store.tag(key, tags, never);
-        assert.deepEqual((await subject.look(key)).tags, tags);
-        assert.deepEqual(await store.tagsOf(key, never), tags);
+        assert.deepEqual((await subject.look(key)).tags, kept(tags));
+        assert.deepEqual(await store.tagsOf(key, never), kept(tags));
         await store.tag(key, {}, never);
         assert.deepEqual((await subject.look(key)).tags, {});
         assert.deepEqual(await store.tagsOf(key, never), {});
         assert.deepEqual(await store.stat(key, never), { size: 1, etag });
       });
 
-      it('of nothing where there is nothing', at, async () => {
+      it('of nothing where there is nothing', { ...at, skip: differs.noTags ?? false }, async () => {
         await missing(store.tag(`${folder()}missing`, { a: 'b' }, never));
         await missing(store.tagsOf(`${folder()}missing`, never));
       });

@@ -373,4 +373,15 @@ describe('an LXD', { timeout: 600_000 }, () => {
     assertSame(await stack.fingerprint('halved'), files);
     await stack.remove('halved');
   });
+
+  it('that dies while it records an imported instance: the restore does not take what is there, and imports anew', async () => {
+    const fault = lxd.faults.next('import', { hold: 'record' });
+    const answer = await restore('recorded');
+    await fault.reached;
+    await lxd.stop();
+    await lxd.start();
+    await succeeded(stack.stow, answer);
+    assertSame(await stack.fingerprint('recorded'), files);
+    await stack.remove('recorded');
+  });
 });

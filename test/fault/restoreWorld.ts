@@ -16,16 +16,16 @@ import {
   cancel,
   cancelled,
   fail,
-  handBack,
   isFinal,
   newOperation,
+  requeue,
   succeed,
 } from '../../services/operations/operation.ts';
 import type { OperationStore, Stored } from '../../services/operations/operationStore.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { runRestore, undoRestore } from '../../services/worker/restore/restore.ts';
-import { endingOf } from '../../services/worker/retryDecision.ts';
+import { decideAfterFailure } from '../../services/worker/retryDecision.ts';
 import type { Tools } from '../../services/worker/tools.ts';
 import { tarOf } from '../lab/tar.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
@@ -256,8 +256,8 @@ export class World {
     const now = new Date();
     if (!error) return attempt.finish((operation) => succeed(operation, now)).catch(ignoreLoss);
     const limits = { attempts: attempt.operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts };
-    const facts = { ...limits, confirmed: false, cuts: 0, waitedMs: 0, patienceMs: 1 };
-    const { kind } = endingOf(error, { ...facts, attempt: attempt.operation.attempt });
+    const facts = { ...limits, isDependencyAway: false, cutsByLxd: 0, waitedMs: 0, patienceMs: 1 };
+    const { kind } = decideAfterFailure(error, { ...facts, attempt: attempt.operation.attempt });
     const isOver = kind === 'cancel' || kind === 'fail';
     const { code, message } = error;
     if (isOver)
@@ -266,7 +266,7 @@ export class World {
       });
     await attempt
       .finish((operation) => {
-        if (!isOver) return handBack(operation, message, now, true);
+        if (!isOver) return requeue(operation, message, now, true);
         return code === 'cancelled' ? cancelled(operation, now) : fail(operation, new LxstowError(code, message), now);
       })
       .catch(ignoreLoss);

@@ -16,6 +16,15 @@ export interface ScriptedS3 extends AsyncDisposable {
   flip(key: string, at: number): void;
 }
 
+/** What another server than the one behind the proxy refuses. */
+export interface Dialect {
+  refuse(request: http.IncomingMessage): { status: number; code: string; message: string } | undefined;
+  /** Learns of the uploads that are begun. */
+  begun?(request: http.IncomingMessage, uploadId: string): void;
+  /** Errors come without their length. */
+  chunkedErrors?: boolean;
+}
+
 export interface Hold {
   /** A request has come and is held. */
   readonly reached: Promise<void>;
@@ -26,7 +35,7 @@ const refusal = `<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>`;
 
 /** A reverse proxy of the S3 server at `target`; signatures hold, for it passes on what it gets, the Host header too. */
-export async function scriptedS3(target: string): Promise<ScriptedS3> {
+export async function scriptedS3(target: string, dialect?: Dialect): Promise<ScriptedS3> {
   const { hostname, port } = new URL(target);
   const agent = new http.Agent({ keepAlive: true });
   const triedAt: number[] = [];
@@ -44,6 +53,15 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
       response.writeHead(503, { 'content-type': 'application/xml', 'content-length': refusal.length }).end(refusal);
       return;
     }
+    const foreign = dialect?.refuse(request);
+    if (foreign) {
+      await request.resume().toArray();
+      const { status, code, message } = foreign;
+      const text = `<Error><Code>${code}</Code><Message>${message}</Message></Error>`;
+      const length = dialect?.chunkedErrors ? {} : { 'content-length': text.length };
+      response.writeHead(status, { 'content-type': 'application/xml', ...length }).end(method === 'HEAD' ? '' : text);
+      return;
+    }
     if (held?.which.test(url)) {
       held.reached();
       await held.over;
@@ -54,7 +72,16 @@ export async function scriptedS3(target: string): Promise<ScriptedS3> {
     try {
       const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
       const [[answer]] = await Promise.all([answered, pipeline(request, onward)]);
-      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      const { statusCode: status = 502, headers: answeredHeaders } = answer;
+      const shown = { ...answeredHeaders };
+      if (dialect?.chunkedErrors && status >= 300 && method !== 'HEAD') delete shown['content-length'];
+      response.writeHead(status, shown);
+      if (dialect?.begun && method === 'POST' && url.endsWith('?uploads=')) {
+        const body = Buffer.concat(await answer.toArray());
+        dialect.begun(request, /<UploadId>(.*?)<\/UploadId>/.exec(body.toString())?.[1] ?? '');
+        response.end(body);
+        return;
+      }
       const isFlipped =
         method === 'GET' && flipped && decodeURIComponent(url.replace(/\?.*/, '')).endsWith(`/${flipped.key}`);
       const start = Number(/bytes=(\d+)-/.exec(headers.range ?? '')?.[1] ?? 0);

@@ -21,8 +21,8 @@ const elsewhere = ['docs/disaster.md', 'docs/moving-in.md', 'docs/nats.md', 'doc
 /** Each on a machine where nothing of lxstow is yet. */
 const fromNothing = ['README.md', 'docs/quickstart.md', 'docs/homelab.md', 'docs/install.md'];
 /** Where one machine stands for all of its hosts. */
-const cluster = 'docs/production.md';
-const hosts = ['nats-1', 'nats-2', 'nats-3', 's3', 'gw-1 backup', 'gw-2', 'berlin', 'oslo'];
+const severalHosts = ['docs/three-hosts.md', 'docs/production.md'];
+const hosts = ['nats-1', 'nats-2', 'nats-3', 's3', 'gw-1 backup', 'gw-2', 'berlin', 'oslo', 'rome', 'hub'];
 /** In this order, where lxstow is at work. */
 const atWork = [
   'docs/cli.md',
@@ -107,7 +107,7 @@ const found = process.env.LXSTOW_LAB_LXD_SOCKET
 const skip = found.available ? false : found.reason;
 
 it('each page with commands is typed, here or elsewhere', async () => {
-  const known = [...elsewhere, ...fromNothing, cluster, ...atWork];
+  const known = [...elsewhere, ...fromNothing, ...severalHosts, ...atWork];
   const docs = await readdir(join(root, 'docs'));
   const names = docs.filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`);
   for (const name of ['README.md', ...names]) {
@@ -190,20 +190,24 @@ describe('the documents', { timeout: 600_000, skip }, () => {
     });
   }
 
-  it(cluster, async () => {
-    await using oslo = await startLxd({ name: 'docs-oslo', log: quiet });
-    await using folder = await openFolder('docs-page', quiet);
-    for (const each of [lxd, oslo]) await each.launch('c1', { dataMiB: 1 });
-    try {
-      await typePage(cluster, {
-        ...settings(folder),
-        before: happened[cluster] ?? '',
-        hosts: { berlin: { LXD_DIR: lxd.dir }, oslo: { LXD_DIR: oslo.dir } },
-      });
-    } finally {
-      await removeInstances();
-    }
-  });
+  for (const page of severalHosts) {
+    it(page, async () => {
+      await using oslo = await startLxd({ name: 'docs-oslo', log: quiet });
+      await using folder = await openFolder('docs-page', quiet);
+      for (const each of [lxd, oslo]) await each.launch('c1', { dataMiB: 1 });
+      // The production page starts a store of its own.
+      if (page === 'docs/three-hosts.md') await startStore(folder);
+      try {
+        await typePage(page, {
+          ...settings(folder),
+          before: happened[page] ?? '',
+          hosts: { berlin: { LXD_DIR: lxd.dir }, oslo: { LXD_DIR: oslo.dir }, rome: { LXD_DIR: oslo.dir } },
+        });
+      } finally {
+        await removeInstances();
+      }
+    });
+  }
 
   describe('where lxstow is at work', () => {
     let folder: LabFolder;

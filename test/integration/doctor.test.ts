@@ -1,12 +1,14 @@
 /** `lxstow doctor` on real parts, well and ill: each finding is what is so, and nothing is left behind. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import http from 'node:http';
+import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { jetstreamManager } from '@nats-io/jetstream';
@@ -15,6 +17,10 @@ import { Client } from 'minio';
 import { parse } from 'yaml';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { readServer } from '../../services/lxd/instances.ts';
+import { probeOfLxd } from '../../services/outages/probes.ts';
+import { markFolder } from '../../services/storage/folderMarker.ts';
+import { poor, strict } from '../contract/dialects.ts';
+import { type Dialect, scriptedS3 } from '../fault/scriptedS3.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
@@ -26,6 +32,11 @@ import { attempt } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 
+const unsupported = {
+  status: 501,
+  code: 'NotImplemented',
+  message: 'A header you provided implies functionality that is not implemented',
+};
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
 interface Finding {
@@ -251,6 +262,44 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(await of({ bucket: 'missing' }), 'problem', /NoSuchBucket/, /mc mb ALIAS\/missing/);
   });
 
+  it('looks at a folder that is the store: marker, room, and the disk of the pools', async () => {
+    const folder = join(lab.lxd?.dir ?? dir, 'nas');
+    const endpoint = `http://127.0.0.1:${await freePort()}`;
+    const of = () =>
+      doctor({ s3: { folder, endpoint, accessKey: undefined, secretKey: undefined } }, '--only', 's3').then(
+        ({ findings }) => findings,
+      );
+    found(await of(), 'problem', /^the folder .*nas does not exist: is it mounted\?$/, /Mount it/);
+    await mkdir(folder);
+    found(await of(), 'problem', /has no marker: is it mounted\?/, /nothing is written/);
+    await markFolder(folder);
+    const findings = await of();
+    assert.ok(findings.some(({ finding }) => /are free in .*nas$/.test(finding)));
+    found(findings, 'problem', /cannot be reached/, /Is `lxstow standalone` running\?/);
+    if (lab.lxd) found(findings, 'warning', /^.*nas is on the same disk as storage pool/, /another disk/);
+  });
+
+  it('says what a store does not have, and what to do about it', async () => {
+    const behind = async (dialect: Dialect, over: object = {}) => {
+      await using proxy = await scriptedS3(s3.endpoint, dialect);
+      return (await doctor({ s3: { endpoint: proxy.endpoint, ...over } }, '--only', 's3')).findings;
+    };
+    const tagless = await behind(poor(), { checksumHeaders: false });
+    found(tagless, 'warning', /^the store has no tags: those of backups are in their manifests alone/, /docs\/s3\.md/);
+    found(tagless, 'ok', /^tried, and allowed: put, get, list, delete, begin a multipart upload/);
+    found(
+      await behind(poor()),
+      'problem',
+      /does not let us begin a multipart upload/,
+      /Set s3\.checksumHeaders to false/,
+    );
+    const none = { refuse: ({ method = '' }: IncomingMessage) => (method === 'PUT' ? unsupported : undefined) };
+    found(await behind(none), 'problem', /^S3 does not let us put: .*NotImplemented/, /what a store must have/);
+    found(await behind(strict(), { prefix: 'lxd' }), 'ok', /^tried, and allowed: put/);
+    const over = { refuse: () => ({ status: 400, code: 'ExpiredToken', message: 'The provided token has expired.' }) };
+    found(await behind(over), 'problem', /ExpiredToken/, /s3\.sessionToken/);
+  });
+
   it('is not stopped by one that is dead', async () => {
     const dead = await freePort();
     const { status, findings } = await doctor({
@@ -315,8 +364,14 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     await client.setObjectLockConfig('locked', { mode: 'COMPLIANCE', unit: 'Days', validity: 3 } as never);
     const locked = await doctor({ s3: { bucket: 'locked' } }, '--only', 's3');
     found(locked.findings, 'warning', /nobody can remove one for 3 days \(COMPLIANCE\)/);
-    found(locked.findings, 'ok', /^tried, and allowed: begin a multipart upload.*put and delete were skipped/);
-    assert.deepEqual(await leftIn('locked'), []);
+    found(
+      locked.findings,
+      'ok',
+      /^tried, and allowed: put, .*delete was skipped, and lxstow-doctor-locked stays there$/,
+    );
+    // However often it is asked.
+    found((await doctor({ s3: { bucket: 'locked' } }, '--only', 's3')).findings, 'ok', /^tried, and allowed: put/);
+    assert.equal((await leftIn('locked')).length, 1);
   });
 
   it("finds certificates that have expired, or are not their key's, or are good for other names", async () => {
@@ -395,7 +450,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     );
   });
 
-  it('says whom an LXD over https must be told to trust, and so does who asks for its version', async (t) => {
+  it('says whom an LXD over https must be told to trust, and so do a worker and who asks for its version', async (t) => {
     if (!lab.lxd) return t.skip('no LXD here');
     const port = await freePort();
     await lab.lxd.lxc(['config', 'set', 'core.https_address', `127.0.0.1:${port}`]);
@@ -421,11 +476,29 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     using byHttps = new LxdClient('local', local, {});
     const refusal = /does not trust us: `lxstow doctor worker` says what to do/;
     await assert.rejects(readServer(byHttps, signal), { code: 'lxd-refused', message: refusal });
+    await assert.rejects(probeOfLxd(byHttps)(signal, { writes: false }), { code: 'lxd-refused', message: refusal });
+    assert.match(await refusedWorker({ remotes: { local: { ...local, socket: undefined } } }, signal), refusal);
 
     await lab.lxd.lxc(['config', 'trust', 'add', certificate]);
     found(await findings(), 'ok', /answers for host local$/);
     assert.ok((await readServer(byHttps, signal)).environment.server_version);
   });
+
+  /** What a worker says that LXD refuses, before it says that it is ready. */
+  async function refusedWorker(over: Record<string, object>, signal: AbortSignal): Promise<string> {
+    const worker = { healthPort: await freePort() };
+    const args = [cli, '-c', await configured({ ...over, worker, log: { format: 'json' } }), 'worker'];
+    const running = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
+    const ended = once(running, 'exit');
+    let refusal = '';
+    for await (const line of createInterface({ input: running.stderr })) {
+      const { level, message, error } = JSON.parse(line);
+      if (message === 'LXD refuses this worker') refusal = `${level}: ${error}`;
+      if (message === 'worker ready') running.kill();
+    }
+    assert.deepEqual(await ended, [0, null]);
+    return refusal;
+  }
 
   it('names the rights that a user of NATS lacks', async () => {
     const { findings } = await doctor({ nats: { user: 'little', password: 'little' } }, '--only', 'nats', 'worker');

@@ -169,14 +169,15 @@ describe('a list of many backups', { timeout: 600_000 }, () => {
   describe('is right where the index', () => {
     const told = (size: number, name: string, more: Partial<IndexedBackup> = {}): IndexedBackup => ({
       ...{ instance: 'c1', name, etag: 'e', manifestSize: 1, created: new Date(0).toISOString() },
-      ...{ size, optimized: true, compressed: true, instance_only: false, tags: {}, pinned: false, ...more },
+      ...{ size, optimized: true, compressed: true, instance_only: false, tags: {}, pinned: false },
+      ...{ held: false, locked_until: null, ...more },
     });
     const packed = (index: unknown) => gzipSync(JSON.stringify(index));
     type Bytes = (project: { names: string[]; etags: string[]; whole: Buffer }) => Buffer;
     const indexOf =
       (each: (name: string, etag: string) => IndexedBackup): Bytes =>
       ({ names, etags }) =>
-        packed({ version: 4, backups: names.map((name, index) => each(name, etags[index] ?? '')) });
+        packed({ version: 5, backups: names.map((name, index) => each(name, etags[index] ?? '')) });
     const lies: [string, Bytes, damaged?: true][] = [
       ['knows other ETags', indexOf((name) => told(9999, name))],
       [
@@ -186,10 +187,10 @@ describe('a list of many backups', { timeout: 600_000 }, () => {
       ['knows the ETags, but of another instance', indexOf((name, etag) => told(9999, name, { etag, instance: 'c2' }))],
       [
         'tells of backups that are not there',
-        () => packed({ version: 4, backups: [told(1, 'x.tar'), told(2, '../c1/b001.tar')] }),
+        () => packed({ version: 5, backups: [told(1, 'x.tar'), told(2, '../c1/b001.tar')] }),
       ],
-      ['is of a later version', () => packed({ version: 4, backups: 'elsewhere' }), true],
-      ['is not as its schema says', () => packed({ version: 4, backups: [{ instance: 1 }] }), true],
+      ['is of a later version', () => packed({ version: 5, backups: 'elsewhere' }), true],
+      ['is not as its schema says', () => packed({ version: 5, backups: [{ instance: 1 }] }), true],
       ['is not JSON', () => gzipSync('{"version":1'), true],
       ['is not packed', () => Buffer.from('{"version":1,"backups":[]}'), true],
       ['breaks off', ({ whole }) => whole.subarray(0, whole.length - 20), true],

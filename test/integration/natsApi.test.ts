@@ -278,6 +278,92 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     assert.equal((await answered('operations.show.other.default', { id: untouched }, admin)).status, 'Pending');
   });
 
+  describe('schedules', () => {
+    const here = (verb: string) => `schedules.${verb}.local.default`;
+    const yearly = { cron: '30 4 1 1 *', zone: 'Europe/Berlin' };
+    const refusal = async (...asked: Parameters<typeof ask>) =>
+      (await ask(...asked)).headers?.get('Nats-Service-Error') ?? '';
+
+    it("of its project are a publisher's, from the first to the last", async () => {
+      const definition = { ...yearly, selector: { instances: ['c1'] } };
+      const made = await answered(here('create'), { name: 'mine', definition });
+      assert.deepEqual(made.definition.selector, { instances: ['c1'], remotes: ['local'], projects: ['default'] });
+      assert.deepEqual(made.requestor, { username: 'publisher', protocol: 'nats' });
+      assert.equal(made.token, undefined);
+      const { times } = await answered(here('next'), { name: 'mine', count: 2 });
+      assert.deepEqual(
+        times.map(({ at }: { at: string }) => at.slice(4)),
+        Array(2).fill('-01-01T04:30:00+01:00'),
+      );
+      const { times: first } = await answered(here('next'), { name: 'mine', instances: true });
+      assert.deepEqual([first.length, first[0].instance, first[0].host], [1, 'c1', 'local']);
+      const paused = await answered(here('pause'), { name: 'mine', reason: 'the NAS moves' });
+      assert.deepEqual([paused.paused.reason, paused.next], ['the NAS moves', undefined]);
+      const edited = await answered(here('edit'), { name: 'mine', definition: { ...definition, jitter: '30m' } });
+      assert.equal(edited.definition.jitter, '30m');
+      assert.equal(edited.paused.reason, 'the NAS moves');
+      assert.equal((await answered(here('resume'), { name: 'mine' })).paused, undefined);
+      const id = randomUUID();
+      const run = await answered(here('run'), { name: 'mine', id });
+      assert.equal(run.id, id);
+      const over = await answered('runs.wait.local.default', { id, timeout: 60 });
+      assert.deepEqual([over.status, over.counts.success], ['Success', 1]);
+      assert.equal((await answered(here('show'), { name: 'mine' })).name, 'mine');
+      assert.equal((await answered(here('delete'), { name: 'mine' })).name, 'mine');
+      assert.match(await refusal(here('show'), { name: 'mine' }), /schedule mine does not exist/);
+      assert.equal((await stack.stow.request('GET', '/1.0/schedules/mine')).status, 404);
+    });
+
+    it('of other places are not there, and are listed where they belong', async () => {
+      const wide = { name: 'wide', definition: { ...yearly, selector: { all: true } } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body: wide })).status, 201);
+      for (const name of ['a', 'b', 'c']) await answered(here('create'), { name, definition: yearly });
+      await answered('schedules.create.=all.default', { name: 'd', definition: yearly }, admin);
+      for (const verb of ['show', 'pause', 'resume', 'run', 'delete', 'next'])
+        assert.match(await refusal(here(verb), { name: 'wide' }), /schedule wide does not exist/, verb);
+      assert.match(await refusal(here('edit'), { name: 'd', definition: yearly }), /schedule d does not exist/);
+      const listed = async (...asked: Parameters<typeof pages>) =>
+        (await pages(...asked)).map((page) => page.map(({ name }) => name));
+      assert.deepEqual(await listed(here('list'), 'schedules', { limit: 2 }), [['a', 'b'], ['c']]);
+      assert.deepEqual(await listed('schedules.list.=all.=all', 'schedules', {}, admin), [
+        ['a', 'b', 'c', 'd', 'wide'],
+      ]);
+      assert.deepEqual(await listed('schedules.list.=all.default', 'schedules', {}, admin), [['a', 'b', 'c', 'd']]);
+      assert.deepEqual(await listed('schedules.list.local.lxstow-lab', 'schedules', {}, admin), [[]]);
+    });
+
+    const wrong: [string, object, RegExp][] = [
+      ['a rule that deletes', { ...yearly, keep: { keep_last: 1 } }, /keep: a schedule over NATS deletes nothing/],
+      ['another project', { ...yearly, selector: { all: true, projects: ['default', 'x'] } }, /projects goes beyond/],
+      ['another remote', { ...yearly, selector: { all: true, remotes: ['other'] } }, /remotes goes beyond/],
+      ['no time', { cron: '0 25 * * *' }, /cron: "25" is not a hour/],
+      ['no zone', { cron: '@daily', zone: 'Berlin' }, /"Berlin" is not a time zone/],
+      ['an own address', { ...yearly, notifyEndpoint: 'http://127.0.0.1/x' }, /notifyEndpoint: /],
+    ];
+    for (const [why, definition, text] of wrong)
+      it(`with ${why} are refused, made or edited`, async () => {
+        assert.match(await refusal(here('create'), { name: 'wrong', definition }), text);
+        assert.match(await refusal(here('edit'), { name: 'a', definition }), text);
+        assert.deepEqual((await answered(here('show'), { name: 'a' })).definition.cron, yearly.cron);
+      });
+
+    it('of one name are one', async () =>
+      assert.match(await refusal(here('create'), { name: 'wide', definition: yearly }), /wide already exists/));
+
+    it('are in the audit trail by name', async () => {
+      const audited = async () =>
+        [await stack.stow.logOf('gateway'), await second.logOf('gateway')]
+          .flatMap((log) => log.split('\n'))
+          .filter((line) => line.includes('"audit":true') && /schedules-delete.*"name":"/.test(line))
+          .map((line) => JSON.parse(line));
+      const lines = await until(audited, ({ length }) => length >= 2);
+      assert.deepEqual(lines.map(({ name, result, requestor }) => `${name} ${result} ${requestor.username}`).sort(), [
+        'mine done publisher',
+        'wide failed publisher',
+      ]);
+    });
+  });
+
   it('keeps statistics: requests, errors, and how long an answer took', async () => {
     const found = await services<ServiceStats>('stats');
     const sum = (pick: (one: NonNullable<ServiceStats['endpoints']>[number]) => number) =>

@@ -1,16 +1,31 @@
 /** The users of nats.conf, on a real nats-server with it: each can do all its work, and nothing else. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { parseEnv } from 'node:util';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, headers as natsHeaders, PermissionViolationError } from '@nats-io/transport-node';
 import type { BackupPage, StatusPage } from '../../services/contract/schemas.ts';
 import { operationIdOf } from '../../services/jobs/jobs.ts';
-import { lxstow } from '../lab/lxstow.ts';
-import { type LabNatsWithRoles, type NatsUser, type Role, startNatsWithRoles } from '../lab/nats.ts';
+import { openFolder } from '../lab/folder.ts';
+import { lxstow, startLxstow } from '../lab/lxstow.ts';
+import {
+  connectAs,
+  type LabNatsWithRoles,
+  type NatsUser,
+  type Role,
+  startConfigured,
+  startNatsWithRoles,
+} from '../lab/nats.ts';
+import { findNatsServer } from '../lab/parts.ts';
 import { type Receiver, startReceiver } from '../lab/receiver.ts';
+import { attempt } from '../lab/run.ts';
 import { assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
+
+const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
 describe("nats.conf's users", { timeout: 600_000 }, () => {
   let nats: LabNatsWithRoles;
@@ -118,6 +133,9 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
     );
     const after = (await ask('backups.list.local.default.c1', {})) as unknown as BackupPage;
     assert.equal(after.backups.length, before + 1);
+    const definition = { cron: '@yearly', selector: { instances: ['c1'] } };
+    await ask('schedules.create.local.default', { name: 'mine', definition });
+    assert.equal((await ask('schedules.delete.local.default', { name: 'mine' })).name, 'mine');
     assert.doesNotMatch(await nats.log(), /Violation/);
   });
 
@@ -246,6 +264,10 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
         'lxstow.jobs.local.restore.default.c1',
         'lxstow.jobs.local.delete.default.c1',
         'lxstow.jobs.local.backup.lxstow-lab.c1',
+        'lxstow.api.schedules.create.local.lxstow-lab',
+        'lxstow.api.schedules.delete.other.default',
+        'lxstow.api.schedules.list.=all.=all',
+        '$KV.lxstow_schedules.nightly',
         'lxstow.jobs.other.backup.default.c1',
         'lxstow.dead.local.backup.default.c1',
         'lxstow.ask.local.look',
@@ -305,6 +327,74 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
       });
     }
   }
+
+  it('the server of `lxstow nats-config` has a worker for each host, who does all its work and none of another host', async () => {
+    await using folder = await openFolder('nats-config', () => undefined);
+    const made = await lxstow(['nats-config', '--hosts', 'berlin,oslo', '--out', folder.path, '--server', '127.0.0.1']);
+    assert.match(made, /^oslo +worker-oslo\.env server\.crt/m);
+    const again = attempt(process.execPath, [cli, 'nats-config', '--hosts', 'berlin', '--out', folder.path]);
+    assert.deepEqual([(await again).status, /exists, and nothing was written/.test((await again).stderr)], [73, true]);
+    const environments = new Map<string, Record<string, string>>();
+    for (const name of await readdir(folder.path)) {
+      const { mode } = await stat(join(folder.path, name));
+      assert.equal(mode & 0o777, name === 'server.crt' ? 0o644 : 0o600, name);
+      const [, user] = /^(.+)\.env$/.exec(name) ?? [];
+      if (user)
+        environments.set(user, parseEnv(await readFile(join(folder.path, name), 'utf8')) as Record<string, string>);
+    }
+    assert.deepEqual([...environments.keys()].sort(), [
+      'admin',
+      'gateway',
+      'publisher',
+      'worker-berlin',
+      'worker-oslo',
+    ]);
+    const file = join(folder.path, 'nats.conf');
+    const conf = await readFile(file, 'utf8');
+    await writeFile(file, conf.replace('store_dir: "/var/lib/nats"', `store_dir: "${folder.path}/store"`));
+    const { url, daemon } = await startConfigured(folder, await findNatsServer(() => undefined));
+    const environment = (user: string) => ({ ...environments.get(user), LXSTOW_NATS_SERVERS: url });
+    const { socket } = stack.lab.lxd ?? stack.simulator ?? {};
+    const remotes = { local: { socket }, berlin: { socket }, oslo: { socket } };
+    const hosts = ['berlin', 'oslo'];
+    await using stow = await startLxstow({
+      name: 'nats-config',
+      log: () => undefined,
+      natsUrl: url,
+      s3: { ...stack.s3, bucket: 'nats-config' },
+      socket: socket ?? '',
+      workers: 2,
+      environment: (part) => environment(part === 'worker' ? `worker-${hosts.shift()}` : part),
+      config: { remotes, gateway: { defaultRemote: 'berlin' } },
+    });
+    const ca = await readFile(join(folder.path, 'server.crt'), 'utf8');
+    const connection = (user: string) => {
+      const { NATS_PASSWORD, LXSTOW_NATS_PASSWORD: password = NATS_PASSWORD ?? '' } = environments.get(user) ?? {};
+      return connectAs({ url, user, password, ca });
+    };
+    for (const host of ['berlin', 'oslo']) {
+      const made = await stow.request('POST', `/1.0/instances/c1/backups?target=${host}`);
+      await succeeded(stow, made);
+      const path = `/1.0/instances/c1/backups/${made.body.metadata.name}?target=${host}`;
+      const body = { name: `of-${host}`, target: host };
+      await succeeded(stow, await stow.request('POST', path, { body }));
+      await using publisher = await connection('publisher');
+      assert.equal(
+        (await jetstream(publisher).publish(`lxstow.jobs.${host}.backup.default.c1`, '')).stream,
+        'LXSTOW_JOBS',
+      );
+    }
+    assert.doesNotMatch(await readFile(join(folder.path, 'daemon.log'), 'utf8'), /Violation/);
+    await using oslo = await connection('worker-oslo');
+    for (const subject of [
+      '$KV.lxstow_leases.berlin.default.c1',
+      'lxstow.dead.berlin.backup.default.c1',
+      '$JS.API.CONSUMER.MSG.NEXT.LXSTOW_JOBS.berlin_transfer',
+      '$KV.lxstow_trust.certificate.00',
+    ])
+      await assert.rejects(oslo.request(subject, ''), ({ cause }: Error) => cause instanceof PermissionViolationError);
+    await daemon.stop();
+  });
 
   it("NATS's own answers to a publisher end nowhere but in its inbox", async () => {
     await using publisher = await nats.connect('publisher');

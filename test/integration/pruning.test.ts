@@ -5,13 +5,15 @@ import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { archiveKey } from '../../services/backups/keys.ts';
 import { loadConfig } from '../../services/contract/config.ts';
-import type { Operation, PruneVerdict } from '../../services/contract/schemas.ts';
+import type { InstanceStatus, Manifest, Operation, PruneVerdict } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
-import { publishJob } from '../../services/jobs/jobs.ts';
+import { type Job, publishJob } from '../../services/jobs/jobs.ts';
+import { changeInstance } from '../../services/lxd/instanceChanges.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { claimKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats } from '../../services/nats/connection.ts';
@@ -24,7 +26,7 @@ import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
 import { publish } from './publisher.ts';
-import { assertError, openStack, type Stack, until } from './stack.ts';
+import { assertError, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
@@ -35,7 +37,10 @@ describe('pruning', { timeout: 600_000 }, () => {
   let home: string;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-prune-'));
-    stack = await openStack('pruning', { workers: 0, config: { worker: { compression: 'none', graceMs: 0 } } });
+    stack = await openStack('pruning', {
+      workers: 0,
+      config: { worker: { compression: 'none', graceMs: 0, inventoryEverySeconds: 1 } },
+    });
     s3 = await scriptedS3(stack.s3.endpoint);
     await stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: s3.endpoint, LXSTOW_S3_ATTEMPTS: '1' });
     await stack.launch('c1');
@@ -122,6 +127,43 @@ describe('pruning', { timeout: 600_000 }, () => {
     await stack.launch('c1');
   });
 
+  it("keeps for longer what an instance's own keys say, also when it is gone, and nothing for less time", async () => {
+    const [first = '', second = ''] = names;
+    const reasons = async (keep: object) => {
+      const { status, body, text, headers } = await prune({ keep, instances: ['c1'], dry_run: true });
+      assert.equal(status, 200, text);
+      const verdicts: PruneVerdict[] = body.metadata;
+      return { reasons: verdicts.map((each) => each.reasons.join()), warning: headers.warning };
+    };
+    const address = { remote: 'local', project: 'default', instance: 'c1' };
+    const set = (config: Record<string, string>) =>
+      changeInstance(stack.lxd, address, () => true, { config }, AbortSignal.timeout(20_000));
+    const kept = 'last 3 (user.lxstow.keep-last=3)';
+    await set({ 'user.lxstow.keep-last': '3', 'user.lxstow.keep-daily': 'many' });
+    const read = await until(
+      () => reasons({ keep_last: 2 }),
+      ({ reasons: found }) => found[1] === kept,
+    );
+    assert.deepEqual(read.reasons, ['', kept, kept, kept]);
+    assert.match(String(read.warning), /c1: user\.lxstow\.keep-daily=many is not understood/);
+    assert.deepEqual((await reasons({ keep_last: 4 })).reasons, Array(4).fill('last 4'));
+    assert.deepEqual((await reasons({ keep_last: 1, instance_keys: 'ignore' })).reasons, ['', '', '', 'last 1']);
+    await stack.remove('c1');
+    const states = async () =>
+      (await stack.stow.request('GET', '/1.0/status?recursion=1')).body.metadata as InstanceStatus[];
+    await until(states, (all) => all.some(({ instance, state }) => instance === 'c1' && state === 'gone'));
+    const [operation] = await pruned({ keep: { keep_last: 1 } });
+    assert.equal(operation?.metadata.backups_deleted, 1, operation?.err);
+    assert.deepEqual(await left(), names.slice(1));
+    assert.ok(second && !(await left()).includes(first));
+    await stack.launch('c1');
+    // Another instance of this name, without the keys: the rule alone counts.
+    await until(
+      () => reasons({ keep_last: 1 }),
+      ({ reasons: found }) => found[0] === '',
+    );
+  });
+
   it('is about one project, and the instances that are named', async () => {
     await stack.backup('c2', `?project=${stack.project}`);
     await stack.backup('c2', `?project=${stack.project}`);
@@ -204,6 +246,80 @@ describe('pruning', { timeout: 600_000 }, () => {
     assert.ok((await left()).includes(backup));
   });
 
+  it('tried again after kill -9, leaves another backup that has got the name', async () => {
+    const { nats: settings, s3: bucket } = loadConfig({ file: stack.stow.configFile, env: {} });
+    await using nats = await connectNats(settings, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+    const address = { remote: 'local', project: 'default', instance: 'c1' };
+    const named = async () => {
+      const begun = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body: { name: 'again' } });
+      await succeeded(stack.stow, begun);
+      const key = 'local/default/c1/again.manifest.json';
+      return (await new Response(
+        Readable.toWeb(await stack.bucket().getObject(stack.s3.bucket, key)) as never,
+      ).json()) as Manifest;
+    };
+    const old = await named();
+    await stack.stow.request('DELETE', '/1.0/instances/c1/backups/again');
+    const other = await named();
+    // As the worker that was killed has left them: a deletion that waits, and one of another archive with this name.
+    for (const [kind, body] of [
+      ['delete', { backup: 'again' }],
+      ['prune', { keep: { keep_last: 9 } }],
+    ] as const) {
+      const job = { kind, address, body } as Job;
+      const operation = newOperation({ id: randomUUID(), ...job }, new Date());
+      const removing = { manifest: 'gone', archive: old.archive.etag, operation: old.operation };
+      const checkpoint = { key: archiveKey(bucket.prefix, { ...address, backup: 'again' }), removing };
+      await new OperationStore(nats, 1).create({ ...operation, checkpoint });
+      await publishJob(nats, operation.id, job);
+      assert.equal((await ended(operation.id)).status, 'Success');
+    }
+    assert.ok((await left()).includes('again'));
+    const { etag } = await stack.bucket().statObject(stack.s3.bucket, other.archive.key);
+    assert.equal(etag, other.archive.etag);
+  });
+
+  it('leaves what was pinned or tagged while the prune ran, and says so', async () => {
+    const [first = '', second = '', third = ''] = names;
+    // By then the worker has listed and judged all of them.
+    const hold = s3.hold(new RegExp(`/${first}(\\?|$)`));
+    const answer = await prune({ keep: { keep_last: 1 } });
+    await hold.reached;
+    await pin(second, true);
+    const path = `/1.0/instances/c1/backups/${third}`;
+    assert.equal((await stack.stow.request('PATCH', path, { body: { tags: { keep: 'me' } } })).status, 200);
+    hold.release();
+    const operation = await ended(answer.body.metadata[0].id);
+    assert.equal(operation.status, 'Success', operation.err);
+    assert.deepEqual(
+      operation.metadata.warnings,
+      [second, third].map(
+        (name) => `backup c1/${name} was changed while it was looked at; it stays until the next prune`,
+      ),
+    );
+    assert.deepEqual(await left(), names.slice(1));
+  });
+
+  it('that fails behind a backup marks neither the backup nor its run', async () => {
+    await stack.bucket().putObject(stack.s3.bucket, `local/default/c1/${names[1]}.manifest.json`, '{');
+    const body = { selector: { instances: ['c1'] }, keep: { keep_last: 1 } };
+    const { id } = (await stack.stow.request('POST', '/1.0/runs', { body })).body.metadata;
+    const run = await ended(id);
+    assert.equal(run.status, 'Success', run.err);
+    const operations = async () =>
+      (await stack.stow.request('GET', '/1.0/operations?recursion=1')).body.metadata as Record<string, Operation[]>;
+    const failed = await until(
+      async () =>
+        Object.values(await operations())
+          .flat()
+          .filter(({ err }) => err.includes(`c1/${names[1]} cannot be read: nothing of c1 was deleted`)),
+      ({ length }) => length > 0,
+    );
+    assert.equal(failed.length, 1);
+    assert.equal((await left()).length, 4);
+    assert.equal((await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${names[1]}`)).status, 200);
+  });
+
   it('leaves what is being downloaded, and says so', async () => {
     const [first = ''] = names;
     const { nats: settings } = loadConfig({ file: stack.stow.configFile, env: {} });
@@ -221,6 +337,19 @@ describe('pruning', { timeout: 600_000 }, () => {
     ]);
     assert.deepEqual(await left(), [first, ...names.slice(2)]);
     await reader?.release();
+  });
+
+  it('cannot be kept off by a lock or a hold in a bucket without Object Lock: each says so, doctor too', async () => {
+    const body = { object_lock: { mode: 'governance', days: 1 } };
+    const { err } = await failed(stack.stow, await stack.stow.request('POST', '/1.0/instances/c1/backups', { body }));
+    assert.match(err, /the bucket has no Object Lock, which is given to a bucket when it is made \(docs\/s3.md\)/);
+    const pinned = await stack.stow.request('PATCH', `/1.0/instances/c1/backups/${names[0]}`, { body: { held: true } });
+    assert.ok(pinned.status >= 400, pinned.text);
+    assert.match(pinned.text, /the bucket has no Object Lock/);
+    const said = await lxstow(['-c', stack.stow.configFile, 'doctor', '--only', 's3']);
+    assert.match(said, /keeps no versions: a deleted object frees its space; backups cannot be locked/);
+    await stack.assertNothingLeft();
+    assert.deepEqual(await left(), names);
   });
 
   it('is for operators, in their projects', async () => {

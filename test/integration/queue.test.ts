@@ -22,7 +22,7 @@ import {
   operationsBucket,
 } from '../../services/nats/streams.ts';
 import { Attempt } from '../../services/operations/attempt.ts';
-import { amend, begin, fail, handBack, newOperation, succeed } from '../../services/operations/operation.ts';
+import { amend, begin, fail, newOperation, requeue, succeed } from '../../services/operations/operation.ts';
 import { OperationStore, type Stored } from '../../services/operations/operationStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { BackupCheckpoint, type BackupStart, type SentPart } from '../../services/worker/backup/checkpoint.ts';
@@ -953,7 +953,7 @@ describe('an attempt', at, () => {
   it('handed back waits for the next, with its reason and its checkpoint', async () => {
     const attempt = await start();
     await attempt.checkpoint({ lxdBackup: 'x' });
-    await attempt.finish((operation) => handBack(operation, 'later', now(), true));
+    await attempt.finish((operation) => requeue(operation, 'later', now(), true));
     const stored = await found(attempt);
     assert.equal(stored.operation.status, 'Pending');
     const second = await start('w2', stored);

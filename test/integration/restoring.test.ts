@@ -454,7 +454,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     const { body } = await stack.stow.request('GET', '/1.0/instances');
     assert.ok(!body.metadata.some((each: string) => each.includes(name)), body.metadata);
     // What `lxstow status` shows is recorded from this.
-    const recorded = await recordedInstances(stack.lxd, AbortSignal.timeout(10_000));
+    const recorded = await recordedInstances(stack.lxd, [], AbortSignal.timeout(10_000));
     assert.deepEqual(
       [recorded.some((each) => each.name === 'web'), recorded.some((each) => each.name === name)],
       [true, false],

@@ -16,7 +16,7 @@ import {
   type ShownRun,
   type ShownRunChild,
 } from '../../services/contract/schemas.ts';
-import { type Job, publishOnly, queuedJobs } from '../../services/jobs/jobs.ts';
+import { countQueuedJobs, type Job, publishUnlessQueued } from '../../services/jobs/jobs.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { jobsStream } from '../../services/nats/streams.ts';
 import { tally } from '../../services/runs/fold.ts';
@@ -508,18 +508,18 @@ describe('runs', { timeout: 600_000 }, () => {
     const [id, other] = [randomUUID(), randomUUID()];
     // There is no worker of this remote.
     const job: Job = { kind: 'backup', address: { remote: 'later', project: 'default', instance: 'c1' }, body: {} };
-    assert.equal(await publishOnly(nats, id, job), undefined);
-    assert.equal(await publishOnly(nats, id, job), undefined, 'our own is no other');
-    assert.equal((await publishOnly(nats, other, job))?.operation, id);
-    assert.equal(await queuedJobs(nats, 'backup', job.address), 1);
+    assert.equal(await publishUnlessQueued(nats, id, job), undefined);
+    assert.equal(await publishUnlessQueued(nats, id, job), undefined, 'our own is no other');
+    assert.equal((await publishUnlessQueued(nats, other, job))?.operation, id);
+    assert.equal(await countQueuedJobs(nats, 'backup', job.address), 1);
 
     const runs = new RunStore(nats, 1);
     const [newest] = await runs.list();
     assert.ok(newest);
     const orphan = { id: randomUUID(), plan: 'deadbeef' };
     await runs.writeChunk(orphan, 0, [], 0);
-    assert.equal(await runs.removeOrphans(60_000), 0, 'one that may be about to get its head');
-    assert.equal(await runs.removeOrphans(0), 1);
+    assert.equal(await runs.removeUnplanned(60_000), 0, 'one that may be about to get its head');
+    assert.equal(await runs.removeUnplanned(0), 1);
     assert.ok((await runs.chunk(newest.run, 0)).children.length > 0);
   });
 

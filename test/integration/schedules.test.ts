@@ -25,6 +25,7 @@ import { RunStore } from '../../services/runs/runStore.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
+import { fingerprintOf } from '../../services/trust/certificates.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
@@ -105,7 +106,7 @@ describe('schedules', { timeout: 600_000 }, () => {
       ...(projects && { restricted: true, projects }),
     };
     assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
-    return certificate;
+    return { certificate, fingerprint: fingerprintOf(certificate.cert) };
   };
 
   it('back up what they select, and what names them, once each time, and delete what they do not keep', async () => {
@@ -387,10 +388,10 @@ describe('schedules', { timeout: 600_000 }, () => {
   });
 
   it('are for operators, in their projects', async () => {
-    const viewer = await client('viewer');
+    const { certificate: viewer } = await client('viewer');
     assertError(await ask('POST', '', { name: 'v', definition: { cron: '@yearly' } }, viewer), 403, /not authorized/);
     assert.equal((await ask('GET', '', undefined, viewer)).status, 200);
-    const operator = await client('operator', [stack.project]);
+    const { certificate: operator } = await client('operator', [stack.project]);
     assertError(await ask('GET', '/taken', undefined, operator), 404, /does not exist/);
     assertError(await ask('DELETE', '/taken', undefined, operator), 404, /does not exist/);
     const wide = { cron: '@yearly', selector: { all: true, projects: ['default'] } };
@@ -402,5 +403,71 @@ describe('schedules', { timeout: 600_000 }, () => {
     );
     assert.deepEqual((await show('own')).definition.selector?.projects, [stack.project]);
     assert.deepEqual((await ask('GET', '', undefined, operator)).body.metadata, ['/1.0/schedules/own']);
+  });
+
+  describe('whose owner is no longer trusted', () => {
+    const listed = async (name: string) =>
+      (await cli('schedule', 'list')).split('\n').find((line) => line.includes(name)) ?? '';
+    const remove = async ({ fingerprint }: { fingerprint: string }) =>
+      assert.equal((await stack.stow.request('DELETE', `/1.0/certificates/${fingerprint}`)).status, 200);
+    const definition = { cron: '* * * * *', selector: { instances: ['none'] } };
+
+    it('go on if it was not restricted, and say so', async () => {
+      const owner = await client('operator');
+      await ask('POST', '', { name: 'ownerless', definition }, owner.certificate);
+      await remove(owner);
+      const { owner_trouble, paused } = await until(
+        () => show('ownerless'),
+        ({ owner_trouble: trouble }) => trouble !== undefined,
+      );
+      assert.match(owner_trouble ?? '', /^its owner, client [0-9a-f]{12}, is no longer trusted$/);
+      assert.equal(paused, undefined);
+      assert.match(await listed('ownerless'), /active; its owner, client .* is no longer trusted/);
+      await turnBack('ownerless', 61_000);
+      await until(
+        () => show('ownerless'),
+        ({ last }) => last !== undefined,
+      );
+      await ask('DELETE', '/ownerless');
+    });
+
+    it('are paused if it was restricted, until somebody else resumes them', async () => {
+      const owner = await client('operator', [stack.project]);
+      await ask('POST', '', { name: 'orphan', definition }, owner.certificate);
+      await remove(owner);
+      const { paused } = await until(
+        () => show('orphan'),
+        (shown) => shown.paused !== undefined,
+      );
+      assert.match(paused?.reason ?? '', /^its owner, client [0-9a-f]{12}, is no longer trusted$/);
+      await ask('POST', '/orphan/resume');
+      await turnBack('orphan', 61_000);
+      const { last, owner_trouble } = await until(
+        () => show('orphan'),
+        (shown) => shown.last !== undefined,
+      );
+      assert.ok(last);
+      assert.equal(owner_trouble, undefined);
+      await ask('DELETE', '/orphan');
+    });
+
+    it('are paused if it may no longer use a project of theirs, or only look', async () => {
+      const owner = await client('operator', [stack.project]);
+      const path = `/1.0/certificates/${owner.fingerprint}`;
+      for (const [name, change, why] of [
+        ['moved', { projects: ['default'] }, /its owner, operator, may no longer use project/],
+        ['lowered', { projects: [stack.project], role: 'viewer' }, /its owner, operator, may only look/],
+      ] as const) {
+        assert.equal((await stack.stow.request('PATCH', path, { body: { projects: [stack.project] } })).status, 200);
+        await ask('POST', '', { name, definition }, owner.certificate);
+        assert.equal((await stack.stow.request('PATCH', path, { body: change })).status, 200);
+        const { paused } = await until(
+          () => show(name),
+          (shown) => shown.paused !== undefined,
+        );
+        assert.match(paused?.reason ?? '', why);
+        await ask('DELETE', `/${name}`);
+      }
+    });
   });
 });

@@ -1,10 +1,12 @@
 /** The systemd units: what systemd itself says of them. */
 import assert from 'node:assert/strict';
-import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../services/contract/config.ts';
+import { placesFor } from '../../services/init/places.ts';
+import { dropIn, ownUnit } from '../../services/init/units.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { onPath } from '../lab/parts.ts';
 import { attempt } from '../lab/run.ts';
@@ -35,6 +37,29 @@ describe('systemd units', { skip, timeout: 600_000 }, () => {
 
   it('are there for each way to run it', () => {
     assert.deepEqual(units.sort(), ['lxstow-gateway.service', 'lxstow-standalone.service', 'lxstow-worker.service']);
+  });
+
+  it('what `lxstow init` writes has no mistake: a unit of its own, and what differs from the package', async () => {
+    const service = {
+      places: placesFor('/etc/lxstow/lxstow.yaml', {}, true),
+      program: [process.execPath],
+      env: { PATH: '/usr/local/bin:/usr/bin' },
+      natsPort: 4223,
+      healthPorts: [],
+      gid: 0,
+    };
+    const command = [process.execPath, '-c', '/etc/lxstow/lxstow.yaml', 'standalone', '--nats-port', '4223'];
+    const dropIns = join(folder.path, 'lxstow-standalone.service.d');
+    await mkdir(dropIns);
+    for (const store of [undefined, '/mnt/nas/backups of %h', '/home/me/backups']) {
+      await writeFile(join(dropIns, 'init.conf'), dropIn({ ...service, folder: store }, command));
+      const { status, stderr } = await analyze('verify', join(folder.path, 'lxstow-standalone.service'));
+      assert.deepEqual([status, stderr], [0, '']);
+    }
+    await rm(dropIns, { recursive: true });
+    await writeFile(join(folder.path, 'own.service'), ownUnit({ ...service, folder: undefined }, command));
+    const { status, stderr } = await analyze('verify', join(folder.path, 'own.service'));
+    assert.deepEqual([status, stderr], [0, '']);
   });
 
   for (const unit of units) {

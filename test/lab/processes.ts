@@ -21,6 +21,7 @@ export interface DaemonOptions {
   /** Its processes are the folder's: they end when the folder is removed. Its log is `daemon.log` in there. */
   folder: LabFolder;
   env?: NodeJS.ProcessEnv;
+  cwd?: string;
   /** Resolves when the daemon can be used; is aborted when it exits or takes too long. */
   ready(signal: AbortSignal): Promise<void>;
   signal?: AbortSignal | undefined;
@@ -65,12 +66,13 @@ class ChildDaemon implements Daemon {
 
   async start(): Promise<void> {
     if (this.isRunning) throw new Error(`${this.#options.command} already runs`);
-    const { command, args, folder, env, ready, signal } = this.#options;
+    const { command, args, folder, env, cwd, ready, signal } = this.#options;
     const logFile = openSync(join(folder.path, 'daemon.log'), 'a');
     const child = spawn(command, args, {
       detached: true,
       stdio: ['ignore', logFile, logFile],
       env: { ...folder.env, ...env },
+      cwd,
     });
     closeSync(logFile);
     this.#child = child;

@@ -2,20 +2,23 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Client } from 'minio';
+import { folderServer, prepareFolder } from '../../services/storage/folderServer.ts';
 import { mountSmallDisk } from './disk.ts';
 import { type LabFolder, openFolder } from './folder.ts';
-import { findMinio, findWeed } from './parts.ts';
+import { findMinio, findVersityGw, findWeed } from './parts.ts';
 import { answers, type Daemon, type DaemonOptions, freePort, startDaemon } from './processes.ts';
 import { errorText, type Log } from './run.ts';
 
 const bucket = 'lxstow';
 
-export type S3Kind = 'minio' | 'seaweedfs';
+const finders = { minio: findMinio, seaweedfs: findWeed, versitygw: findVersityGw };
+export type S3Kind = keyof typeof finders;
+export const s3Titles: Record<S3Kind, string> = { minio: 'MinIO', seaweedfs: 'SeaweedFS', versitygw: 'VersityGW' };
 
 export interface S3Options {
   log: Log;
   name: string;
-  /** MinIO where it can be had, else SeaweedFS. */
+  /** Default: `$LXSTOW_LAB_S3`; else MinIO where it can be had, else SeaweedFS. */
   kind?: S3Kind;
   /** Its data are on a disk of their own of this size, which can be full. Needs root. */
   diskMiB?: number;
@@ -47,7 +50,7 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
   const port = await freePort();
   const current = { ...access };
   // SeaweedFS has another user, who always may.
-  const known = () => (found.kind === 'minio' ? current : keeper);
+  const known = () => (found.kind === 'seaweedfs' ? keeper : current);
   const client = () =>
     new Client({ endPoint: '127.0.0.1', port, useSSL: false, ...known(), retryOptions: { disableRetry: true } });
   // Health pages say yes, and buckets can be had, some seconds before SeaweedFS has a place for the first object.
@@ -56,18 +59,22 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
     await client().putObject(bucket, 'lab-is-ready', 'yes');
     await client().removeObject(bucket, 'lab-is-ready');
   });
-  const server =
-    found.kind === 'minio' ? minio(folder, port, access) : await seaweedfs(folder, port, { user: access, keeper });
+  const server = await servers[found.kind](folder, port, { user: access, keeper });
   const daemon = await startDaemon({ command: found.command, folder, ready, signal, ...server });
-  log(`${found.kind === 'minio' ? 'MinIO' : 'SeaweedFS'} is ready on port ${port}`);
+  log(`${s3Titles[found.kind]} is ready on port ${port}`);
   const owned = opening.move();
+  const start = daemon.start.bind(daemon);
   return Object.assign(daemon, {
+    async start() {
+      if (found.kind === 'versitygw') await prepareFolder(join(folder.path, 'data'), bucket);
+      await start();
+    },
     kind: found.kind,
     endpoint: `http://127.0.0.1:${port}`,
     ...access,
     useSecret(secretKey: string) {
       current.secretKey = secretKey;
-      if (server.env) server.env.MINIO_ROOT_PASSWORD = secretKey;
+      if (server.env) server.env[found.kind === 'minio' ? 'MINIO_ROOT_PASSWORD' : 'ROOT_SECRET_KEY'] = secretKey;
     },
     useActions: (actions?: readonly string[]) => writeIdentities(folder, { user: access, keeper }, actions),
     bucket,
@@ -77,16 +84,15 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
 }
 
 async function findServer(
-  kind: S3Kind | undefined,
+  kind: S3Kind | undefined = process.env.LXSTOW_LAB_S3 as S3Kind | undefined,
   log: Log,
   signal?: AbortSignal,
 ): Promise<{ kind: S3Kind; command: string }> {
-  if (kind === 'seaweedfs') return { kind, command: await findWeed(log, signal) };
+  if (kind) return { kind, command: await finders[kind](log, signal) };
   try {
     return { kind: 'minio', command: await findMinio(log, signal) };
   } catch (error) {
     signal?.throwIfAborted();
-    if (kind === 'minio') throw error;
     log(`${errorText(error)}: taking SeaweedFS instead`);
     return { kind: 'seaweedfs', command: await findWeed(log, signal) };
   }
@@ -123,9 +129,13 @@ interface Access {
   accessKey: string;
   secretKey: string;
 }
-type Server = Pick<DaemonOptions, 'args' | 'env'>;
+type Server = Pick<DaemonOptions, 'args' | 'env' | 'cwd'>;
+type Starter = (folder: LabFolder, port: number, identities: Identities) => Promise<Server>;
 
-function minio(folder: LabFolder, port: number, { accessKey, secretKey }: Access): Server {
+const servers: Record<S3Kind, Starter> = { minio, seaweedfs, versitygw };
+
+async function minio(folder: LabFolder, port: number, { user }: Identities): Promise<Server> {
+  const { accessKey, secretKey } = user;
   return {
     args: [
       'server',
@@ -137,6 +147,13 @@ function minio(folder: LabFolder, port: number, { accessKey, secretKey }: Access
     ],
     env: { MINIO_ROOT_USER: accessKey, MINIO_ROOT_PASSWORD: secretKey, MINIO_BROWSER: 'off', MINIO_UPDATE: 'off' },
   };
+}
+
+/** As standalone starts it over a folder. */
+async function versitygw(folder: LabFolder, port: number, { user }: Identities): Promise<Server> {
+  const data = join(folder.path, 'data');
+  await prepareFolder(data, bucket);
+  return folderServer({ ...user, folder: data, region: 'us-east-1', port });
 }
 
 /** Four servers in one process (master, volume, filer, S3), each with a port for HTTP and one for gRPC. */

@@ -32,7 +32,7 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
           auth: 'trusted',
           public: false,
           auth_methods: ['tls'],
-          environment: { server: 'lxd', server_version: simulatedVersion, server_pid: process.pid },
+          environment: { server: 'lxd', server_version: simulatedVersion, server_pid: process.pid + state.restarts },
         }),
     },
     '/1.0/projects': {
@@ -92,6 +92,7 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
       async PATCH(call) {
         const { config = {}, devices = {} } = (await call.body(400)) as Partial<Instance>;
         const instance = instanceOf(call);
+        if (instance.isHalfMade) throw new Refusal(404, 'Failed to write backup file: Instance storage pool not found');
         const wanted = call.request.headers['if-match'];
         const etag = etagOf(instance);
         if (wanted !== undefined && wanted !== etag) throw new Refusal(412, `ETag doesn't match: ${etag} vs ${wanted}`);

@@ -28,8 +28,10 @@ export interface JobFaults {
     dropAt?: number;
     /** Nothing more is read after so many bytes. */
     holdAt?: number;
-    /** `answer`: the upload is not answered. `operation`: all is unpacked, but the operation stays Running. */
-    hold?: 'answer' | 'operation';
+    /**
+     * `answer`: the upload is not answered. `operation`: all is unpacked, but the operation stays Running. `record`: the same, and the instance is there, without its volume.
+     */
+    hold?: 'answer' | 'operation' | 'record';
     /** The operation fails with this text, and nothing is left. */
     error?: string;
     /** It becomes what the archive names, whatever the headers ask for. */

@@ -158,6 +158,10 @@ async function restore(
   try {
     if (state.hasFiles) await unpackAll(state, archive, index, instance, signal);
     if (fault?.script.hold === 'operation') await fault.hold(signal);
+    if (fault?.script.hold === 'record') {
+      state.addInstance({ ...instance, isHalfMade: true, snapshots: [] });
+      await fault.hold(signal);
+    }
     if (fault?.script.error) fail(fault, fault.script.error);
     await state.makeLink(instance); // an instance of that name on another pool now points here
     try {

@@ -123,6 +123,7 @@ export async function startSimulator({
     deleteProfile: (name, project = 'default') => void state.profiles(project).delete(name),
     stop: () => daemon.stop(),
     async start() {
+      state.restarts += 1;
       await startThoseThatRan(state, log);
       daemon = await listen(state, faults, dialect, socket, log);
     },

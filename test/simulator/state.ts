@@ -41,6 +41,8 @@ export interface Instance {
   isFrozen: boolean;
   snapshots: string[];
   backups: Map<string, Backup>;
+  /** LXD was killed when it had the instance's record, and none of its volume. */
+  isHalfMade?: true;
 }
 
 const architectures: Partial<Record<NodeJS.Architecture, string>> = { x64: 'x86_64', arm64: 'aarch64' };
@@ -50,6 +52,8 @@ export class State {
   readonly dir: string;
   /** Without files instances are names and configuration only, for models. */
   readonly hasFiles: boolean;
+  /** LXD shows each as another process id. */
+  restarts = 0;
   /** The driver of each storage pool. */
   readonly pools = new Map([
     ['bt', 'btrfs'],

@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import openapi from '../../docs/openapi.json' with { type: 'json' };
 import { isCode } from '../../services/contract/errors.ts';
 import type { Role } from '../../services/contract/schemas.ts';
-import { authorize, nearestRight, type Owners } from '../../services/gateway/access/access.ts';
+import { authorize, nearestRight, type ProjectLookUp } from '../../services/gateway/access/access.ts';
 import type { Client } from '../../services/gateway/access/apiClient.ts';
 import { fullPath, type Right } from '../../services/gateway/http/route.ts';
 import { routeGroups } from '../../services/gateway/routes/table.ts';
@@ -20,7 +20,7 @@ const client = (role: Role, projects?: string[]): Client => ({
 });
 const stranger: Client = { ...client('admin'), trusted: false };
 const nothing = { find: async () => undefined };
-const noOwners: Owners = { operations: nothing, runs: nothing };
+const noOwners: ProjectLookUp = { operations: nothing, runs: nothing };
 const rightFor = nearestRight(routeGroups);
 
 async function may(who: Client, call: string): Promise<boolean> {
@@ -155,8 +155,8 @@ describe('authorization', () => {
 
   for (const [what, right] of [
     ['no right', {}],
-    ['no role', { projects: 'any' }],
-    ['a role that does not exist', { least: 'owner', projects: 'any' }],
+    ['no role', { projects: 'checkedByRoute' }],
+    ['a role that does not exist', { least: 'owner', projects: 'checkedByRoute' }],
     ['no rule for projects', { least: 'viewer' }],
     ['a rule that does not exist', { least: 'viewer', projects: 'most' }],
   ] as const)

@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
 import { checkSchedule } from '../../services/gateway/views/scheduleView.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
-import { dueSlot, windowEnd } from '../../services/schedules/scheduler.ts';
+import { dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
   const cron = parseCron(text);

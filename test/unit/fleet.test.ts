@@ -4,8 +4,9 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { manifestKey } from '../../services/backups/keys.ts';
 import { formatManifest } from '../../services/backups/manifest.ts';
+import { backupName } from '../../services/contract/backupNames.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import { type Address, backupName, type InstanceRecord } from '../../services/contract/schemas.ts';
+import type { Address, InstanceRecord } from '../../services/contract/schemas.ts';
 import type { FleetStore } from '../../services/fleet/fleetStore.ts';
 import {
   mayBeDeleted,

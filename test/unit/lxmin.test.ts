@@ -1,7 +1,7 @@
 /** What is lxmin's in a bucket, by the names of the objects alone. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { backupName } from '../../services/contract/schemas.ts';
+import { backupName } from '../../services/contract/backupNames.ts';
 import { isOf, readLayout, timeInName } from '../../services/lxmin/layout.ts';
 
 const name = 'backup_2022-02-17-09-3329';

@@ -9,19 +9,26 @@ import type { Delivery } from '../../services/jobs/deliveries.ts';
 import type { Bucket } from '../../services/nats/bucket.ts';
 import { begin, newOperation } from '../../services/operations/operation.ts';
 import { blameOf } from '../../services/outages/blame.ts';
-import { answered, concerns, failed, nextLookMs, parseOutage, waitingFor } from '../../services/outages/outage.ts';
+import { answered, concerns, describeOutage, failed, nextLookMs, parseOutage } from '../../services/outages/outage.ts';
 import { type Gate, Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
 import { type PauseTools, pause } from '../../services/worker/pause.ts';
-import { type Circumstances, endingOf, waitingSinceOf } from '../../services/worker/retryDecision.ts';
+import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/retryDecision.ts';
 
 const dayMs = 24 * 3_600_000;
-const usual: Circumstances = { attempt: 1, attempts: 5, confirmed: false, cuts: 0, waitedMs: 0, patienceMs: dayMs };
+const usual: Circumstances = {
+  attempt: 1,
+  attempts: 5,
+  isDependencyAway: false,
+  cutsByLxd: 0,
+  waitedMs: 0,
+  patienceMs: dayMs,
+};
 const circumstances = fc.record({
   attempt: fc.integer({ min: 1, max: 6 }),
   attempts: fc.integer({ min: 1, max: 5 }),
-  confirmed: fc.boolean(),
-  cuts: fc.integer({ min: 0, max: 20 }),
+  isDependencyAway: fc.boolean(),
+  cutsByLxd: fc.integer({ min: 0, max: 20 }),
   waitedMs: fc.integer({ min: 0, max: 2 * dayMs }),
   patienceMs: fc.integer({ min: 0, max: dayMs }),
 });
@@ -33,8 +40,8 @@ describe('a failed attempt', () => {
     it(`that ${code} has ended costs no attempt, however many there were; after the patience, a dead letter`, () => {
       fc.assert(
         fc.property(circumstances, (each) => {
-          const ending = endingOf({ code }, each);
-          if (each.waitedMs >= each.patienceMs) assert.deepEqual(ending, { kind: 'fail', letter: true });
+          const ending = decideAfterFailure({ code }, each);
+          if (each.waitedMs >= each.patienceMs) assert.deepEqual(ending, { kind: 'fail', deadLetter: true });
           else assert.equal(ending.kind, 'wait');
         }),
       );
@@ -42,8 +49,8 @@ describe('a failed attempt', () => {
 
   for (const code of ['s3-refused', 'lxd-refused'] as const)
     it(`that ${code} has ended is the job's fault, unless nothing else is served either`, () => {
-      assert.deepEqual(endingOf({ code }, usual), { kind: 'fail', letter: false });
-      assert.equal(endingOf({ code }, { ...usual, confirmed: true }).kind, 'wait');
+      assert.deepEqual(decideAfterFailure({ code }, usual), { kind: 'fail', deadLetter: false });
+      assert.equal(decideAfterFailure({ code }, { ...usual, isDependencyAway: true }).kind, 'wait');
     });
 
   for (const code of ['s3-unavailable', 'lxd-unavailable', 'lxd-failed', 'lxd-stalled'] as const)
@@ -51,33 +58,39 @@ describe('a failed attempt', () => {
       fc.assert(
         fc.property(circumstances, (each) => {
           const patient = each.waitedMs < each.patienceMs;
-          assert.equal(endingOf({ code }, { ...each, confirmed: true }).kind, patient ? 'wait' : 'fail');
+          assert.equal(
+            decideAfterFailure({ code }, { ...each, isDependencyAway: true }).kind,
+            patient ? 'wait' : 'fail',
+          );
           const more = each.attempt < each.attempts;
-          assert.equal(endingOf({ code }, { ...each, confirmed: false }).kind, more ? 'retry' : 'fail');
+          assert.equal(
+            decideAfterFailure({ code }, { ...each, isDependencyAway: false }).kind,
+            more ? 'retry' : 'fail',
+          );
         }),
       );
     });
 
-  it("that is the job's own fault ends it at once, without a letter", () => {
+  it("that is the job's own fault ends it at once, without a dead letter", () => {
     for (const code of ['not-found', 'conflict', 'bad-manifest', 'archive-corrupt', 'bad-request'] as const)
       fc.assert(
         fc.property(circumstances, (each) => {
-          assert.deepEqual(endingOf({ code }, each), { kind: 'fail', letter: false });
+          assert.deepEqual(decideAfterFailure({ code }, each), { kind: 'fail', deadLetter: false });
         }),
       );
   });
 
   it('that may go better next time is counted: 5 s, 10 s, 20 s, 40 s, then a dead letter', () => {
-    const endings = [1, 2, 3, 4, 5].map((attempt) => endingOf({ code: 'lxd-failed' }, { ...usual, attempt }));
+    const endings = [1, 2, 3, 4, 5].map((attempt) => decideAfterFailure({ code: 'lxd-failed' }, { ...usual, attempt }));
     const retry = (delayMs: number) => ({ kind: 'retry', delayMs });
-    assert.deepEqual(endings, [...[5000, 10_000, 20_000, 40_000].map(retry), { kind: 'fail', letter: true }]);
+    assert.deepEqual(endings, [...[5000, 10_000, 20_000, 40_000].map(retry), { kind: 'fail', deadLetter: true }]);
   });
 
   it('waits between 5 s and 5 min, the longer the longer it has waited', () => {
     fc.assert(
       fc.property(fc.integer({ min: 0, max: dayMs - 1 }), fc.integer({ min: 0, max: dayMs - 1 }), (one, other) => {
         const [sooner, later] = [Math.min(one, other), Math.max(one, other)].map((waitedMs) => {
-          const ending = endingOf({ code: 's3-full' }, { ...usual, waitedMs });
+          const ending = decideAfterFailure({ code: 's3-full' }, { ...usual, waitedMs });
           assert.ok(ending.kind === 'wait' && ending.delayMs >= 5000 && ending.delayMs <= 300_000);
           return ending.delayMs;
         });
@@ -90,7 +103,7 @@ describe('a failed attempt', () => {
     const halfMs = dayMs / 2;
     let tries = 0;
     for (let waitedMs = 0; waitedMs < halfMs; tries++) {
-      const ending = endingOf({ code: 's3-full' }, { ...usual, waitedMs });
+      const ending = decideAfterFailure({ code: 's3-full' }, { ...usual, waitedMs });
       assert.ok(ending.kind === 'wait');
       waitedMs += ending.delayMs;
     }
@@ -109,12 +122,15 @@ describe('a failed attempt', () => {
     const pauses: number[] = [];
     let now = Date.parse('2026-11-28T03:00:00Z');
     let since: string | undefined;
-    for (let cuts = 1; ; cuts++) {
+    for (let cutsByLxd = 1; ; cutsByLxd++) {
       now += ranMs;
       const waitingSince = waitingSinceOf(since, { now, ranMs, cut: true });
-      const ending = endingOf({ code }, { ...usual, confirmed: true, cuts, waitedMs: now - waitingSince });
+      const ending = decideAfterFailure(
+        { code },
+        { ...usual, isDependencyAway: true, cutsByLxd, waitedMs: now - waitingSince },
+      );
       if (ending.kind !== 'wait') {
-        assert.deepEqual(ending, { kind: 'fail', letter: true });
+        assert.deepEqual(ending, { kind: 'fail', deadLetter: true });
         return pauses;
       }
       since = new Date(waitingSince).toISOString();
@@ -285,7 +301,7 @@ describe('S3 that takes no writes', () => {
     assert.deepEqual(faultsOf('outage.json', outage), []);
     const kinds = (['backup', 'restore', 'delete'] as const).filter((kind) => concerns(outage, kind));
     assert.deepEqual(kinds, ['backup']);
-    assert.equal(waitingFor(outage), 'S3, which takes no writes since 2026-11-28T03:00:00Z');
+    assert.equal(describeOutage(outage), 'S3, which takes no writes since 2026-11-28T03:00:00Z');
   });
 });
 
@@ -323,8 +339,8 @@ describe('a dependency', () => {
 
   it('is said to be away in words that stay the same', () => {
     const outage = failed(undefined, by, why, begun);
-    assert.equal(waitingFor(outage), 'S3, away since 2026-11-28T03:00:00Z');
-    assert.equal(waitingFor({ ...outage, code: 's3-denied', reason: 'other words' }), waitingFor(outage));
+    assert.equal(describeOutage(outage), 'S3, away since 2026-11-28T03:00:00Z');
+    assert.equal(describeOutage({ ...outage, code: 's3-denied', reason: 'other words' }), describeOutage(outage));
   });
 
   it('that a later version has recorded is not known', () => {

@@ -10,8 +10,8 @@ it('docs/troubleshooting.md has each code once, with its HTTP status and whether
   const rows = [...page.matchAll(/^\| `([a-z0-9-]+)` \| (\d+) \| (yes|no) \| [^|]+ \| [^\n]+ \|$/gm)];
   const described = rows.map(([, code, status, again]) => `${code} ${status} ${again}`);
   const known = errorCodes.map((code) => {
-    const { status, permanent } = new LxstowError(code, '');
-    return `${code} ${status} ${permanent ? 'no' : 'yes'}`;
+    const { status, repeatable } = new LxstowError(code, '');
+    return `${code} ${status} ${repeatable ? 'yes' : 'no'}`;
   });
   assert.deepEqual(described.toSorted(), known.toSorted());
 });

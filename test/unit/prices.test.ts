@@ -46,7 +46,7 @@ const bounds: Record<string, string> = {
   // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.
   'services/nats/bucket.ts': 'entries that workers and gateways wrote',
   'services/gateway/access/audit.ts': 'a header that NATS writes, or a user of the own account',
-  'services/hosts/look.ts': 'a message of a gateway',
+  'services/hosts/lookUp.ts': 'a message of a gateway',
   'services/hosts/hostInventory.ts': 'messages of workers and gateways; maxOutputLength',
   'services/trust/pair.ts': "the operator's own files",
   'services/runs/createRun.ts': 'what was checked already, as JSON has it',
@@ -72,6 +72,7 @@ const bounds: Record<string, string> = {
   'services/doctor/certificates.ts': "the operator's own files",
   'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
   'services/trust/trustDirectory.ts': "the operator's own files",
+  'services/init/places.ts': "init's own file",
 };
 
 /**

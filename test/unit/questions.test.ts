@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import type { Msg } from '@nats-io/transport-node';
 import { answerInventory, type InventoryQuestion } from '../../services/hosts/hostInventory.ts';
-import { answerLook } from '../../services/hosts/look.ts';
+import { answerLookUp } from '../../services/hosts/lookUp.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 
@@ -66,7 +66,7 @@ describe('an answer', () => {
     answerInventory(nats, 'local', async () => [], never);
     state.closed = true;
     assert.equal(await ask({ kind: 'projects' }), undefined);
-    answerLook(nats, 'local', async () => ({ project: true, instance: true }), never);
+    answerLookUp(nats, 'local', async () => ({ project: true, instance: true }), never);
     assert.equal(await ask({ project: 'default', instance: 'c1' }), undefined);
     assert.equal(await ask({ project: '/', instance: 'c1' }), undefined);
     await new Promise((resolve) => setImmediate(resolve));

@@ -143,7 +143,14 @@ class FaultyStore implements ObjectStore {
   }
 
   remove(key: string) {
-    return this.#run('remove', () => void this.objects.delete(key));
+    return this.#run('remove', () => {
+      this.objects.delete(key);
+      return false;
+    });
+  }
+
+  hold() {
+    return this.#run('hold', () => undefined);
   }
 
   /** In the order in which the objects were put. */
@@ -226,6 +233,7 @@ const calls: Record<Single, (store: ObjectStore, signal: AbortSignal) => Promise
   stat: (store, signal) => store.stat('key', signal),
   readRange: (store, signal) => store.readRange('key', md5('key'), 0, Buffer.alloc(3), signal),
   remove: (store, signal) => store.remove('key', signal),
+  hold: (store, signal) => store.hold('key', true, signal),
 };
 
 async function keysOf(store: ObjectStore, prefix = '', signal = never): Promise<string[]> {

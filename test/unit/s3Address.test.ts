@@ -21,7 +21,7 @@ const cases: [string, Partial<Config['s3']>, string][] = [
 ];
 
 function connection(endpoint: string, change: Partial<Config['s3']>) {
-  const limits = { uploadMaxAgeMs: 86_400_000, idleTimeoutMs: 1000, attempts: 1 };
+  const limits = { uploadMaxAgeMs: 86_400_000, idleTimeoutMs: 1000, attempts: 1, checksumHeaders: true };
   const config = { endpoint, bucket: 'lxstow', region: 'us-east-1', prefix: '', pathStyle: true, ...keys, ...limits };
   return { config: { ...config, ...change }, s3: new S3Connection({ ...config, ...change }) };
 }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { Leases } from '../../services/coordination/leases.ts';
 import type { Bucket, Entry } from '../../services/nats/bucket.ts';
-import { Stale } from '../../services/nats/stale.ts';
+import { StaleEntries } from '../../services/nats/stale.ts';
 
 const holder = { worker: 'w', operation: 'o' };
 
@@ -33,7 +33,7 @@ for (const [what, take] of [
     let now = 0;
     const bucket = bucketThatForgets();
     const held = await new Leases(bucket, 10_000).acquire('k.1', { worker: 'other', operation: 'o' });
-    const leases = new Leases(bucket, 1000, undefined, new Stale(() => now));
+    const leases = new Leases(bucket, 1000, undefined, new StaleEntries(() => now));
     assert.equal(await take(leases), undefined);
     now = 19_000;
     assert.equal(await take(leases), undefined);

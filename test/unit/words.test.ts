@@ -6,16 +6,11 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { archiveKey, listPrefix, manifestKey, parseManifestKey } from '../../services/backups/keys.ts';
 import { parseManifest } from '../../services/backups/manifest.ts';
+import { backupName, checkBackupName } from '../../services/contract/backupNames.ts';
 import { loadConfig, withoutSecrets } from '../../services/contract/config.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import {
-  backupName,
-  checkBackupName,
-  faultsOf,
-  formatTagging,
-  type Manifest,
-  parseTagging,
-} from '../../services/contract/schemas.ts';
+import { faultsOf, type Manifest } from '../../services/contract/schemas.ts';
+import { formatTagging, parseTagging } from '../../services/contract/tagging.ts';
 import { operationIdOf, parseJob } from '../../services/jobs/jobs.ts';
 import type { LxdInstance } from '../../services/lxd/instances.ts';
 import { natsFailure } from '../../services/nats/failures.ts';
@@ -24,10 +19,10 @@ import {
   begin,
   cancel,
   fail,
-  handBack,
   isFinal,
   newOperation,
-  putOff,
+  requeue,
+  requeueForOutage,
   type Status,
   succeed,
 } from '../../services/operations/operation.ts';
@@ -232,7 +227,7 @@ describe('an operation', () => {
   it('ends once: no walk leaves a final state, and each attempt is counted', () => {
     const steps = {
       begin: (op: ReturnType<typeof fresh>) => begin(op, 'w', now),
-      handBack: (op: ReturnType<typeof fresh>) => handBack(op, 'why', now, true),
+      requeue: (op: ReturnType<typeof fresh>) => requeue(op, 'why', now, true),
       succeed: (op: ReturnType<typeof fresh>) => succeed(op, now),
       fail: (op: ReturnType<typeof fresh>) => fail(op, new LxstowError('internal', 'x'), now),
     };
@@ -266,7 +261,7 @@ describe('an operation that is cancelled while its attempt ends', () => {
     const address = { remote: 'local', project: 'p', instance: 'c1' };
     const operation = newOperation({ id: '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11', kind: 'backup', address }, now);
     const cancelling = cancel(begin(operation, 'w', now), now);
-    for (const ended of [handBack(cancelling, 'why', now, true), putOff(cancelling, 'why', now, now, 'S3')]) {
+    for (const ended of [requeue(cancelling, 'why', now, true), requeueForOutage(cancelling, 'why', now, now, 'S3')]) {
       assert.deepEqual([ended.status, ended.owner], ['Cancelling', undefined]);
       assert.deepEqual(faultsOf('operation.json', ended), []);
       assert.equal(begin(ended, 'next', now).owner, 'next');
@@ -293,14 +288,17 @@ describe('the configuration', () => {
       env: {
         LXSTOW_S3_ACCESS_KEY: 'a',
         LXSTOW_S3_SECRET_KEY_FILE: `${file}.secret`,
+        // The value itself goes before its file, which need not be there.
+        LXSTOW_NATS_PASSWORD: 'itself',
+        LXSTOW_NATS_PASSWORD_FILE: '/no/such',
         LXSTOW_WORKER_SLOTS: '7',
         LXSTOW_NATS_SERVERS: 'nats://a:1, nats://b:2',
         LXSTOW_S3_PATH_STYLE: 'false',
       },
     });
     assert.deepEqual(
-      [config.worker.slots, config.worker.remote, config.s3.secretKey, config.s3.pathStyle],
-      [7, 'a', 'from a file', false],
+      [config.worker.slots, config.worker.remote, config.s3.secretKey, config.nats.password, config.s3.pathStyle],
+      [7, 'a', 'from a file', 'itself', false],
     );
     assert.deepEqual(config.nats.servers, ['nats://a:1', 'nats://b:2']);
   });
@@ -331,7 +329,7 @@ describe('the configuration', () => {
     ],
     ['an endpoint with a password', { LXSTOW_NOTIFY_ALLOWED: 'https://u:geheim@a/' }, /^(?!.*geheim).*notify\.allowed/],
     ['a secret without its base64', { LXSTOW_NOTIFY_SECRET: 'whsec_geheim' }, /^(?!.*geheim).*notify\.secret.*whsec_/],
-    ['a file that is not there', { LXSTOW_S3_SECRET_KEY_FILE: '/no/such' }, /LXSTOW_S3_SECRET_KEY_FILE.*\/no\/such/],
+    ['a file that is not there', { LXSTOW_NATS_PASSWORD_FILE: '/no/such' }, /LXSTOW_NATS_PASSWORD_FILE.*\/no\/such/],
   ] as const) {
     it(`${why}: an error that names it`, () =>
       assert.throws(() => loadConfig({ env: { ...keys, ...env } }), { code: 'bad-config', message: said }));

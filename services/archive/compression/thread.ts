@@ -1,7 +1,7 @@
 /** Entry point of a worker thread of threads.ts. */
 import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
-import { crcInS3 } from '../sums.ts';
+import { crcInS3 } from '../crcInS3.ts';
 import { pack, unpack } from './blockFormat.ts';
 import { zlibDeflate } from './deflate.ts';
 import { openIsal } from './isal.ts';

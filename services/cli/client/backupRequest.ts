@@ -1,4 +1,5 @@
 /** How to back up, as options say it, in the fields of the API. */
+import type { ObjectLock } from '../../contract/schemas.ts';
 import { CliError, exits } from '../exit.ts';
 
 export interface HowToBackUp {
@@ -6,6 +7,8 @@ export interface HowToBackUp {
   compression?: string;
   optimized?: boolean;
   instanceOnly?: boolean;
+  lock?: number;
+  lockMode?: ObjectLock['mode'];
   notify?: string;
 }
 
@@ -14,17 +17,25 @@ export const backupOptions = {
   compression_algorithm: '--compression',
   optimized_storage: '--optimized',
   instance_only: '--instance-only',
+  object_lock: '--lock',
   notifyEndpoint: '--notify',
   tags: '--tag',
 };
 
-export function howIn({ compression, optimized, instanceOnly, notify }: HowToBackUp) {
+export function howIn({ compression, optimized, instanceOnly, notify, ...locking }: HowToBackUp) {
   return {
     ...(compression !== undefined && { compression_algorithm: compression as 'gzip' }),
     ...(optimized !== undefined && { optimized_storage: optimized }),
     ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
+    ...lockIn(locking),
     ...(notify !== undefined && { notifyEndpoint: notify }),
   };
+}
+
+/** Throws usage for a mode without days. */
+export function lockIn({ lock: days, lockMode }: Pick<HowToBackUp, 'lock' | 'lockMode'>): { object_lock?: ObjectLock } {
+  if (days === undefined && lockMode) throw new CliError(exits.usage, '--lock-mode is for --lock');
+  return days === undefined ? {} : { object_lock: { mode: lockMode ?? 'governance', days } };
 }
 
 /** Throws usage for what is not `key=value`. */

@@ -56,13 +56,13 @@ export async function follow(
       await cancelAll(open, progress);
     }
     const wait = open.length <= atOnce;
-    await forAll(open, (one) => look(one, wait, progress));
+    await forAll(open, (one) => refresh(one, wait, progress));
     if (!wait)
       await delay(lookEveryMs, undefined, { signal: asked ? undefined : interrupts.first }).catch(() => undefined);
   }
 }
 
-async function look(one: Followed, wait: boolean, progress: Progress): Promise<void> {
+async function refresh(one: Followed, wait: boolean, progress: Progress): Promise<void> {
   const { gateway, operation } = one;
   const path = ['operations', operation?.id ?? '', ...(wait ? ['wait'] : [])];
   const ask = () => gateway.ask('GET', path, wait ? { query: { timeout: '1' } } : {});

@@ -27,6 +27,8 @@ export interface ShownBackup {
   compressed: boolean;
   tags?: Record<string, string>;
   pinned?: boolean;
+  held?: boolean;
+  locked_until?: string | null;
   instance?: string;
   project?: string;
   location?: string;

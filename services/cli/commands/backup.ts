@@ -11,7 +11,7 @@ import {
   sayWarnings,
 } from '../client/follow.ts';
 import { Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
-import { type Outcome, outcomeOf } from '../client/outcome.ts';
+import { type Outcome, outcomeOf } from '../client/outcomeJson.ts';
 import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { type Format, print, size } from '../terminal/output.ts';

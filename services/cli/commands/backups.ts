@@ -1,7 +1,9 @@
 /** `lxstow list`, `info` and `delete`. */
+import type { ShownOperation } from '../client/gatewayClient.ts';
 import { backupName, Gateways, listBackups, type Scope, type ShownBackup, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
+import { sayKept } from '../terminal/oldVersions.ts';
 import { type Format, people, print, size, time } from '../terminal/output.ts';
 
 interface Options extends Scope {
@@ -24,7 +26,7 @@ export async function listCommand(text: string | undefined, options: ListOptions
   const listed = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
   const found = listed.filter(fits);
   const rows = found.map(({ location = '', project = '', instance = where.instance, ...backup }) => {
-    const { name, created, size: bytes, optimized, tags = {}, pinned } = backup;
+    const { name, created, size: bytes, optimized, tags = {} } = backup;
     const tagged = Object.entries(tags).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
     const row = [
       instance,
@@ -32,7 +34,7 @@ export async function listCommand(text: string | undefined, options: ListOptions
       time(created),
       size(bytes),
       optimized ? 'yes' : 'no',
-      [...(pinned ? ['(pinned)'] : []), ...tagged].join(' '),
+      [...protectionOf(backup), ...tagged].join(' '),
     ];
     return all ? [location, project, ...row] : row;
   });
@@ -44,6 +46,15 @@ export async function listCommand(text: string | undefined, options: ListOptions
     empty: emptyOf(where.instance, listed.length > 0),
   });
   return exits.ok;
+}
+
+/** `(pinned)`, `(held)`, `(locked until 2026-12-28)`. */
+function protectionOf({ pinned, held, locked_until }: ShownBackup): string[] {
+  const isLocked = locked_until && Date.parse(locked_until) > Date.now();
+  return [
+    ...(held ? ['(held)'] : pinned ? ['(pinned)'] : []),
+    ...(isLocked ? [`(locked until ${locked_until.slice(0, 10)})`] : []),
+  ];
 }
 
 function emptyOf(instance: string, others: boolean): string {
@@ -91,10 +102,11 @@ export async function deleteCommand(text: string, names: string[], options: Scop
   const failures: CliError[] = [];
   for (const name of names) {
     try {
-      await suggesting(where, name, () =>
+      const { metadata }: ShownOperation = await suggesting(where, name, () =>
         gateway.ask('DELETE', ['instances', instance, 'backups', name], { query: scope }),
       );
       process.stdout.write(`${instance}/${name} is deleted\n`);
+      sayKept(metadata.bytes_in_old_versions);
     } catch (error) {
       if (!(error instanceof CliError) || names.length === 1) throw error;
       failures.push(error);

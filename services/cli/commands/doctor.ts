@@ -20,6 +20,7 @@ import { examineNats } from '../../doctor/nats.ts';
 import { examineS3 } from '../../doctor/s3.ts';
 import { createLogger } from '../../telemetry/logger.ts';
 import { besideStandalone } from '../ownNats.ts';
+import { besideOwnStore } from '../ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
 
 export interface DoctorCommand {
@@ -58,10 +59,10 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   return strict && shown.some(({ level }) => level === 'warning') ? 2 : 0;
 }
 
-/** Reports it as a finding when standalone's NATS cannot be found out. */
+/** Reports it as a finding when standalone's NATS or store cannot be found out. */
 function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, report: Report): Config {
   try {
-    return besideStandalone(config, env, isGiven);
+    return besideStandalone(besideOwnStore(config, env), env, isGiven);
   } catch (error) {
     report('problem', (error as Error).message, 'sudo -u USER lxstow doctor');
     return config;

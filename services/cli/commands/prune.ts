@@ -4,8 +4,10 @@ import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings }
 import type { ShownOperation } from '../client/gatewayClient.ts';
 import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { sayKept } from '../terminal/oldVersions.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
+import { assertNotSimulated, type SimulationOptions, simulateCommand } from './pruneSimulation.ts';
 
 export interface KeepOptions {
   keepLast?: number;
@@ -17,9 +19,10 @@ export interface KeepOptions {
   keepWithin?: string;
   keepTag: string[];
   minGood?: number;
+  instanceKeys?: KeepRule['instance_keys'];
 }
 
-interface Options extends Scope, KeepOptions {
+interface Options extends Scope, KeepOptions, SimulationOptions {
   zone?: string;
   dryRun?: boolean;
   quiet?: boolean;
@@ -35,6 +38,8 @@ interface Job extends Followed {
 
 export async function pruneCommand(texts: string[], options: Options): Promise<Exit> {
   const rule = keepOf(options);
+  if (options.simulate !== undefined) return simulateCommand(texts, rule, options);
+  assertNotSimulated(options);
   if (!rule)
     throw new CliError(exits.usage, 'prune wants to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
@@ -47,7 +52,8 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
     const [{ gateway, scope }] = places as [NamedInstance];
     const instances = places.map(({ instance }) => instance).filter((instance) => instance !== '');
     const body = { keep, ...(instances.length > 0 && { instances }), ...(dryRun && { dry_run: true }) };
-    return gateway.ask('POST', ['prune'], { query: scope, body });
+    const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${warning}\n`);
+    return gateway.ask('POST', ['prune'], { query: scope, body, onWarning });
   };
   if (options.dryRun) {
     const verdicts: PruneVerdict[] = [];
@@ -67,11 +73,12 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   sayFailures(jobs);
   sayWarnings(jobs);
   report(jobs, options.format);
+  sayKept(jobs.reduce((sum, { operation }) => sum + (operation.metadata.bytes_in_old_versions ?? 0), 0));
   return exitOfAll(jobs, never);
 }
 
 /** The rule that the options say, without a zone; undefined where they say none. */
-export function keepOf({ keepTag, minGood, ...options }: KeepOptions): KeepRule | undefined {
+export function keepOf({ keepTag, minGood, instanceKeys, ...options }: KeepOptions): KeepRule | undefined {
   const given = Object.entries({
     keep_last: options.keepLast,
     keep_hourly: options.keepHourly,
@@ -83,7 +90,11 @@ export function keepOf({ keepTag, minGood, ...options }: KeepOptions): KeepRule 
     keep_tags: keepTag.length > 0 ? keepTag : undefined,
   }).filter(([, value]) => value !== undefined);
   if (given.length === 0) return undefined;
-  return { ...Object.fromEntries(given), ...(minGood !== undefined && { min_good: minGood }) };
+  return {
+    ...Object.fromEntries(given),
+    ...(minGood !== undefined && { min_good: minGood }),
+    ...(instanceKeys && { instance_keys: instanceKeys }),
+  };
 }
 
 function show(verdicts: PruneVerdict[], format: Format): Exit {

@@ -1,5 +1,5 @@
 /** `lxstow rebuild`: rebuilds the records of all instances from the bucket in S3 and the hosts. */
-import { asLxstowError } from '../../contract/errors.ts';
+import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { Leases } from '../../coordination/leases.ts';
 import { FleetStore } from '../../fleet/fleetStore.ts';
@@ -8,20 +8,26 @@ import { atWork } from '../../fleet/takeInventory.ts';
 import { askInventory } from '../../hosts/hostInventory.ts';
 import type { LxdInstance } from '../../lxd/inventory.ts';
 import { Bucket } from '../../nats/bucket.ts';
-import { connectNats } from '../../nats/connection.ts';
+import { connectNats, type Nats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
 import { leasesBucket } from '../../nats/streams.ts';
+import type { ObjectStore } from '../../storage/objectStore.ts';
 import { retrying } from '../../storage/retrying.ts';
 import { createS3Store } from '../../storage/s3.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Exit, exits } from '../exit.ts';
-import { type Format, print } from '../terminal/output.ts';
+import { parseTime } from '../terminal/dates.ts';
+import { type Format, print, size, time } from '../terminal/output.ts';
+import { liftMarkers, type ShownDeleted } from './liftMarkers.ts';
 
 export interface RebuildOptions {
   config: Config;
   log: Log;
   stop: AbortSignal;
   format: Format;
+  /** Lift the delete markers that are found. */
+  yes?: boolean;
+  deletedSince?: string;
 }
 
 interface Rebuilt {
@@ -30,13 +36,16 @@ interface Rebuilt {
   backups: number | null;
   instances: number | null;
   error: string | null;
+  /** Its backups that were deleted past lxstow, and are kept by the bucket as old versions. */
+  deleted: Omit<ShownDeleted, 'host'>[];
 }
 
 /** A host with thousands of instances is slow to answer. */
 const inventoryTimeoutMs = 120_000;
 
 /** Prints what was corrected. Returns 1 when a host or the store did not answer: its records stay unchanged. */
-export async function rebuildCommand({ config, log, stop, format }: RebuildOptions): Promise<Exit> {
+export async function rebuildCommand(options: RebuildOptions): Promise<Exit> {
+  const { config, log, stop, format } = options;
   using s3 = createS3Store(config.s3);
   const store = retrying(s3, {
     attempts: config.s3.attempts,
@@ -46,9 +55,12 @@ export async function rebuildCommand({ config, log, stop, format }: RebuildOptio
   await verifySetUp(nats);
   const fleet = new FleetStore(nats);
   const isAtWork = atWork(new Leases(new Bucket(nats, leasesBucket), config.worker.leaseTtlMs));
+  const deleted = await showDeleted(options, store, nats);
   const results: Rebuilt[] = [];
-  for (const host of Object.keys(config.remotes)) {
-    const result: Rebuilt = { host, backups: null, instances: null, error: null };
+  const configured = Object.keys(config.remotes);
+  const deletedOf = (host: string) => (deleted.get(host) ?? []).map(({ host: _, ...each }) => each);
+  for (const host of configured) {
+    const result: Rebuilt = { host, backups: null, instances: null, error: null, deleted: deletedOf(host) };
     const list = async () =>
       (await askInventory(nats, host, { kind: 'instances', full: false }, inventoryTimeoutMs)) as LxdInstance[];
     try {
@@ -60,6 +72,9 @@ export async function rebuildCommand({ config, log, stop, format }: RebuildOptio
     }
     results.push(result);
   }
+  for (const host of deleted.keys())
+    if (!configured.includes(host))
+      results.push({ host, backups: null, instances: null, error: null, deleted: deletedOf(host) });
   const rows = results.map(({ host, backups, instances, error }) => [
     ...[host, said(backups), said(instances)],
     error ?? '-',
@@ -67,6 +82,42 @@ export async function rebuildCommand({ config, log, stop, format }: RebuildOptio
   const heading = ['HOST', 'LAST BACKUPS CORRECTED', 'INSTANCES CORRECTED', 'ERROR'];
   print(format, { heading, rows, raw: results, empty: 'no host is configured' });
   return results.some(({ error }) => error !== null) ? exits.failed : exits.ok;
+}
+
+/** Finds, shows and lifts what was deleted past lxstow; by host. What the store does not let us see is said, and stops nothing. */
+async function showDeleted(
+  { config, stop, format, yes = false, deletedSince }: RebuildOptions,
+  store: ObjectStore,
+  nats: Nats,
+): Promise<Map<string, ShownDeleted[]>> {
+  const since = deletedSince === undefined ? undefined : parseTime(deletedSince, '--deleted-since');
+  const say = (text: string) => void process.stderr.write(`lxstow: ${text}\n`);
+  try {
+    const { shown, others } = await liftMarkers({ config, store, nats, yes, since, stop });
+    if (format === 'table' && shown.length > 0)
+      print(format, {
+        heading: ['HOST', 'PROJECT', 'INSTANCE', 'BACKUP', 'DELETED (UTC)', 'SIZE', 'LIFTED', 'WHY'],
+        rows: shown.map(({ host, project, instance, backup, deleted, size: bytes, lifted, why }) => [
+          ...[host, project, instance, backup, time(deleted), size(bytes), lifted ? 'yes' : 'no', why],
+        ]),
+        raw: shown,
+        empty: '',
+      });
+    const left = shown.filter(({ lifted }) => !lifted).length;
+    if (left > 0)
+      say(yes ? `${left} are being deleted or read now` : `${left} can be brought back: lxstow rebuild --yes`);
+    if (others > 0 && deletedSince === undefined)
+      say(
+        `${others} more deleted backups are kept as old versions: --deleted-since brings back what was deleted since a time`,
+      );
+    return Map.groupBy(shown, ({ host }) => host);
+  } catch (error) {
+    stop.throwIfAborted();
+    // Rights that lxstow's own user need not have; a store that has no versions.
+    if (yes || (!isCode(error, 's3-denied') && !isCode(error, 's3-refused'))) throw error;
+    say(`old versions were not looked at: ${asLxstowError(error).message}`);
+    return new Map();
+  }
 }
 
 function said(count: number | null): string {

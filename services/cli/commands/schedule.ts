@@ -5,12 +5,13 @@ import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { check, type ScheduleBody, type ScheduledAt, type ShownSchedule } from '../../contract/schemas.ts';
-import { tagsIn } from '../client/backupRequest.ts';
+import { lockIn, tagsIn } from '../client/backupRequest.ts';
 import { beginRun, type Following } from '../client/followRun.ts';
 import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
+import { keepWords } from '../terminal/keepWords.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { type KeepOptions, keepOf } from './prune.ts';
 
@@ -31,6 +32,8 @@ export interface CreateOptions extends KeepOptions {
   compression?: 'gzip' | 'zstd' | 'none';
   optimized?: boolean;
   instanceOnly?: boolean;
+  lock?: number;
+  lockMode?: 'governance' | 'compliance';
   notify?: string;
 }
 
@@ -67,6 +70,7 @@ function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody
     ...(compression !== undefined && { compression_algorithm: compression }),
     ...(optimized !== undefined && { optimized_storage: optimized }),
     ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
+    ...lockIn(options),
     ...(tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) }),
     ...(keep && { keep }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
@@ -78,14 +82,19 @@ export async function listCommand(remote: string | undefined, { format }: { form
   const found = await all(await gateways.get(remote?.replace(/:$/, '')));
   print(format, {
     heading: ['NAME', 'CRON', 'ZONE', 'NEXT', 'LAST', 'STATE'],
-    rows: found.map(({ name, definition: { cron, zone = 'UTC' }, next, last, paused }) => [
-      ...[name, cron, zone, next ?? '', last?.at ?? ''],
-      paused ? `paused${paused.reason ? `: ${paused.reason}` : ''}` : 'active',
+    rows: found.map((each) => [
+      ...[each.name, each.definition.cron, each.definition.zone ?? 'UTC', each.next ?? '', each.last?.at ?? ''],
+      stateOf(each),
     ]),
     raw: found,
     empty: 'there are no schedules',
   });
   return exits.ok;
+}
+
+function stateOf({ paused, owner_trouble: trouble }: ShownSchedule): string {
+  if (paused) return paused.reason ? `paused: ${paused.reason}` : 'paused';
+  return trouble === undefined ? 'active' : `active; ${trouble}`;
 }
 
 export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {
@@ -151,9 +160,9 @@ export async function nextCommand(
     );
   times.sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
   print(format, {
-    heading: instances ? ['AT', 'SCHEDULE', 'HOST', 'PROJECT', 'INSTANCE'] : ['AT', 'SCHEDULE'],
-    rows: times.map(({ at, schedule, host = '', project = '', instance = '' }) =>
-      instances ? [at, schedule, host, project, instance] : [at, schedule],
+    heading: instances ? ['AT', 'SCHEDULE', 'HOST', 'PROJECT', 'INSTANCE', 'KEEP'] : ['AT', 'SCHEDULE'],
+    rows: times.map(({ at, schedule, host = '', project = '', instance = '', keep, keys }) =>
+      instances ? [at, schedule, host, project, instance, keep ? keepWords(keep, keys) : 'all'] : [at, schedule],
     ),
     raw: times,
     empty: 'nothing is due',

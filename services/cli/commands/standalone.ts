@@ -1,8 +1,7 @@
-/** `lxstow standalone`: a gateway and a worker in one process, with a nats-server of its own unless one is configured. */
+/** `lxstow standalone`: a gateway and a worker in one process, with a nats-server of its own unless one is configured, and a store over `s3.folder`. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LxstowError } from '../../contract/errors.ts';
@@ -11,8 +10,10 @@ import { runGateway } from '../../gateway/main.ts';
 import { oldestServer } from '../../nats/connection.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { runWorker } from '../../worker/main.ts';
+import { openFolderStore } from '../folderStore.ts';
 import { introduced, strange } from '../natsAt.ts';
-import { type OwnNatsFiles, ownNatsFiles, ownNatsName, withOwnNats } from '../ownNats.ts';
+import { ownNatsFiles, ownNatsName, withOwnNats } from '../ownNats.ts';
+import { ownSecret } from '../ownSecret.ts';
 import { setUpAll } from './setup.ts';
 
 export interface StandaloneOptions {
@@ -40,9 +41,12 @@ export async function runStandalone({
 }: StandaloneOptions): Promise<void> {
   const failed = new AbortController();
   await using own = natsPort === undefined ? undefined : await openNats(given, env, log, natsPort, failed);
-  const config = own?.config ?? given;
+  const withNats = own?.config ?? given;
+  await using store =
+    given.s3.folder === undefined ? undefined : await openFolderStore({ config: withNats, env, log, failed });
+  const config = store?.config ?? withNats;
   await setUpAll(config, log);
-  const again = () => (own ? { ...reread(), nats: config.nats } : reread());
+  const again = () => ({ ...reread(), ...(own && { nats: config.nats }), ...(store && { s3: config.s3 }) });
   const options = { config, reread: again, env, log, stop: AbortSignal.any([stop, failed.signal]) };
   const stopOthers = (error: unknown) => {
     failed.abort(error);
@@ -55,7 +59,7 @@ export async function runStandalone({
 async function openNats(config: Config, env: NodeJS.ProcessEnv, log: Log, port: number, failed: AbortController) {
   const files = ownNatsFiles(config, env);
   const { dir } = files;
-  const password = await secret(files);
+  const password = await ownSecret(files.password);
   const there = await introduced(port);
   if (there && there.name !== ownNatsName(password)) throw strange(port, there);
   const child = there ? undefined : await startServer(dir, port, password, failed);
@@ -118,15 +122,4 @@ logfile_size_limit: 10MB
     throw new LxstowError('nats-unavailable', `nats-server does not listen: see ${join(dir, 'nats.log')}`);
   }
   return child;
-}
-
-/** The server's password. Makes it the first time. */
-async function secret({ dir, password: file }: OwnNatsFiles): Promise<string> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  try {
-    await writeFile(file, randomBytes(24).toString('hex'), { mode: 0o600, flag: 'wx' });
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
-  return readFile(file, 'utf8');
 }

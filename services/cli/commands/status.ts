@@ -1,6 +1,7 @@
 /** `lxstow status`: a line for each instance, those that need attention first. */
+import { parseDuration } from '../../contract/durations.ts';
 import type { InstanceStatus } from '../../contract/schemas.ts';
-import { instanceStates, isRed, parseAge } from '../../fleet/judge.ts';
+import { instanceStates, isRed } from '../../fleet/judge.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print, time } from '../terminal/output.ts';
@@ -19,7 +20,7 @@ const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'R
 /** Returns 1 when an instance is red. */
 export async function statusCommand(text: string | undefined, options: StatusOptions): Promise<Exit> {
   const { project, target, olderThan, summary = false, format } = options;
-  if (olderThan !== undefined && !(parseAge(olderThan) > 0))
+  if (olderThan !== undefined && Number.isNaN(parseDuration(olderThan, 'mhd')))
     throw new CliError(exits.usage, `--older-than: ${JSON.stringify(olderThan)} is not a time span`, {
       hint: 'give it as 26h, 90m or 8d',
     });

@@ -1,8 +1,9 @@
 /** `lxstow trust`: trusted clients and tokens, changed on NATS without a gateway. */
 import { readFileSync } from 'node:fs';
+import { hostname, userInfo } from 'node:os';
 import { basename, extname } from 'node:path';
 import { LxstowError } from '../../contract/errors.ts';
-import { type Config, check, type Role } from '../../contract/schemas.ts';
+import { type Config, check, type Requestor, type Role } from '../../contract/schemas.ts';
 import { projectsText, unknownProjects } from '../../hosts/knownProjects.ts';
 import { connectNats, type Nats } from '../../nats/connection.ts';
 import type { Log } from '../../telemetry/logger.ts';
@@ -110,7 +111,7 @@ export async function editCommand(
 export async function removeCommand({ config, log }: Common, fingerprint: string): Promise<void> {
   await using trust = await open(config, log);
   const { certificate } = await trust.store.find(fingerprint.toLowerCase());
-  await trust.store.remove(certificate.fingerprint);
+  await trust.store.revoke(certificate, byHand());
   print(`${certificate.name} is no longer trusted: ${certificate.fingerprint}\n`);
 }
 
@@ -132,7 +133,7 @@ export async function revokeTokenCommand({ config, log }: Common, name: string):
   await using trust = await open(config, log);
   const found = (await trust.store.tokens()).filter((token) => token.name === name);
   if (found.length === 0) throw new LxstowError('not-found', `there is no token for ${name}`);
-  for (const { id } of found) await trust.store.removeToken(id);
+  for (const { id } of found) await trust.store.revokeToken(id, byHand());
   print(`the token for ${name} is revoked\n`);
 }
 
@@ -152,6 +153,17 @@ async function assertProjects(nats: Nats, config: Config, { project, unchecked =
 async function open(config: Config, log: Log): Promise<{ store: TrustStore; nats: Nats } & AsyncDisposable> {
   const nats = await connectNats(config.nats, 'lxstow trust', log);
   return { store: new TrustStore(nats, log), nats, [Symbol.asyncDispose]: () => nats[Symbol.asyncDispose]() };
+}
+
+/** Who types this, as far as this host knows. */
+function byHand(): Requestor {
+  let username = String(process.getuid?.() ?? '');
+  try {
+    username = userInfo().username;
+  } catch {
+    // A container's user may have a number only.
+  }
+  return { username, protocol: 'nats', address: hostname() };
 }
 
 function grantOf({ role, project }: GrantOptions) {

@@ -1,5 +1,6 @@
 /** What the declarations of commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseDuration } from '../../contract/durations.ts';
 import type { Exit } from '../exit.ts';
 import { formats } from '../terminal/output.ts';
 
@@ -25,13 +26,10 @@ export const selectorOption = () =>
     'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat to narrow the choice',
   );
 
-const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
-
-/** `90s`, `10m` or `1h` in ms. */
 function retryTime(text: string): number {
-  const [, count, unit = ''] = /^([1-9]\d{0,4})([smh])$/.exec(text) ?? [];
-  if (count === undefined) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
-  return Number(count) * (units[unit] as number);
+  const ms = parseDuration(text, 'smh');
+  if (Number.isNaN(ms)) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
+  return ms;
 }
 
 export const retryOption = () =>
@@ -62,6 +60,12 @@ export function waiting(command: Command): Command {
     .addOption(formatOption());
 }
 
+function days(text: string): number {
+  const [, count] = /^([1-9]\d{0,4})d?$/.exec(text) ?? [];
+  if (count === undefined) throw new InvalidArgumentError('Give a number of days, such as 30d.');
+  return Number(count);
+}
+
 /** How to back up. */
 export function backingUp(command: Command, what: 'backup' | 'backups'): Command {
   return command
@@ -69,7 +73,18 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
     .option(...notify)
     .addOption(compressionOption("the worker's setting"))
     .option('--optimized', "use the storage driver's own format, which can be restored only to the same driver")
-    .option('--instance-only', 'leave out snapshots');
+    .option('--instance-only', 'leave out snapshots')
+    .option(
+      '--lock <days>',
+      `lock the ${what} in the store for this many days: 30d (the bucket needs Object Lock)`,
+      days,
+    )
+    .addOption(
+      new Option(
+        '--lock-mode <mode>',
+        'whether users with special rights can remove it earlier, or nobody can (default: governance)',
+      ).choices(['governance', 'compliance']),
+    );
 }
 
 /** Sets the exit status to what the command says. */

@@ -1,5 +1,5 @@
 /** What decides which backups are kept, declared. */
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { backup, examples, exiting, formatOption, instance, quiet, scoped, several } from './options.ts';
 
 /** The options that say what to keep. */
@@ -13,7 +13,13 @@ export function keeping(command: Command): Command {
     .option('--keep-yearly <n>', 'the same for years', count)
     .option('--keep-within <time>', 'keep backups younger than this, counted from the newest one: 1y6m, 14d, 12h')
     .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat for more tags'))
-    .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count);
+    .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count)
+    .addOption(
+      new Option(
+        '--instance-keys <how>',
+        'what user.lxstow.keep-daily and the like on instances do to these options (default: lengthen)',
+      ).choices(['lengthen', 'replace', 'ignore']),
+    );
 }
 
 export function addRetentionCommands(program: Command): void {
@@ -31,11 +37,19 @@ export function addRetentionCommands(program: Command): void {
     )
       .option('--zone <zone>', "time zone of days and hours, such as Europe/Berlin (default: this machine's)")
       .option('--dry-run', 'delete nothing; show what would happen to each backup, and why')
+      .option(
+        '--simulate [time]',
+        'delete nothing; show what would be left of backups made for 1y (default), 6m, 90d …',
+      )
+      .option('--cron <rule>', 'with --simulate: when they were made (default: @daily)')
+      .option('--every <time>', 'the same as a time between two backups: 30m, 6h, 1d or 2w')
+      .option('--schedule <name>', 'the same, and the rule, as in this schedule; --keep options replace its rule')
       .option(...quiet)
       .addOption(formatOption()),
     'lxstow prune --keep-daily 14 --keep-monthly 12 --dry-run',
     'lxstow prune web db --keep-last 3',
     'lxstow prune --keep-within 30d --keep-tag keep --quiet',
+    "lxstow prune --simulate --cron '0 */6 * * *' --keep-hourly 24 --keep-daily 14 --keep-monthly 12",
   ).action(
     exiting(async (names: string[], options) => (await import('../commands/prune.ts')).pruneCommand(names, options)),
   );
@@ -44,10 +58,11 @@ export function addRetentionCommands(program: Command): void {
     ['pin', 'protect backups from every deletion', true],
     ['unpin', 'allow pinned backups to be deleted', false],
   ] as const) {
+    const command = program.command(name);
+    if (pinned) command.option('--hold', 'have the store hold them, too, by a legal hold, until they are unpinned');
     examples(
       scoped(
-        program
-          .command(name)
+        command
           .description(what)
           .argument(...instance)
           .argument('<backup...>', backup[1]),

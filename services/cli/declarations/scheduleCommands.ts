@@ -11,6 +11,12 @@ export function addScheduleCommands(program: Command): void {
     .command('schedule')
     .description('back up instances at fixed times, and delete their old backups');
   addCreate(schedule);
+  addQuestions(schedule);
+  addChanges(schedule);
+}
+
+/** Commands that change nothing. */
+function addQuestions(schedule: Command): void {
   schedule
     .command('list', { isDefault: true })
     .alias('ls')
@@ -32,6 +38,14 @@ export function addScheduleCommands(program: Command): void {
     .option('--count <n>', 'how many times to show for each schedule (default: 5)')
     .addOption(formatOption())
     .action(exiting(async (name: string | undefined, options) => (await commands()).nextCommand(name, options)));
+  schedule
+    .command('export')
+    .description('print schedules as YAML, for `schedule apply`')
+    .argument('[schedule...]', '[gateway:]names of schedules (default: all)')
+    .action(exiting(async (names: string[]) => (await commands()).exportCommand(names)));
+}
+
+function addChanges(schedule: Command): void {
   schedule
     .command('pause')
     .description('pause a schedule until it is resumed')
@@ -58,11 +72,6 @@ export function addScheduleCommands(program: Command): void {
     .description('delete a schedule; its runs and backups stay')
     .argument(...one)
     .action(exiting(async (name: string) => (await commands()).deleteCommand(name)));
-  schedule
-    .command('export')
-    .description('print schedules as YAML, for `schedule apply`')
-    .argument('[schedule...]', '[gateway:]names of schedules (default: all)')
-    .action(exiting(async (names: string[]) => (await commands()).exportCommand(names)));
   examples(
     schedule
       .command('apply')

@@ -2,6 +2,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
 import { beside, configurationSource } from './beside.ts';
+import { examples } from './options.ts';
 
 /** Commands that run until they are stopped. */
 export const servers = ['gateway', 'worker', 'standalone'];
@@ -35,6 +36,7 @@ export function addServerCommands(program: Command): void {
     .command('setup')
     .description('create what gateways and workers need: streams and buckets on NATS, the bucket in S3; safe to repeat')
     .action(beside(async ({ config, log }) => (await import('../commands/setup.ts')).setUpAll(config, log)));
+  addNatsConfig(program);
   program
     .command('config')
     .description('print the configuration in effect, with secrets masked')
@@ -42,6 +44,37 @@ export function addServerCommands(program: Command): void {
       const { shownConfiguration } = await import('../configured.ts');
       process.stdout.write(shownConfiguration(configurationSource(command)));
     });
+}
+
+function addNatsConfig(program: Command): void {
+  examples(
+    program
+      .command('nats-config')
+      .description(
+        'write the configuration of a nats-server for several LXD hosts: certificate, users, their passwords',
+      )
+      .requiredOption('--hosts <names>', 'the LXD hosts, as `remotes` names them, separated by commas', words)
+      .requiredOption('--out <folder>', 'folder for the files; it has the same path on each machine')
+      .option(
+        '--server <names>',
+        "names and addresses of the server's machine; the first is what the others connect to",
+        words,
+        [],
+      )
+      .addHelpText(
+        'after',
+        "\nThe server's name is this machine's, unless --server is given. Files that exist are not overwritten.",
+      )
+      .option('--port <port>', 'port of the server', portOf, 4222),
+    'lxstow nats-config --hosts berlin,oslo --server nats.example.net --out /etc/lxstow/nats',
+  ).action(async (options) => (await import('../commands/natsConfig.ts')).natsConfigCommand(options));
+}
+
+/** Words between commas. */
+function words(text: string): string[] {
+  const found = text.split(',').map((word) => word.trim());
+  if (found.every((word) => /^[\w.:-]+$/.test(word))) return found;
+  throw new InvalidArgumentError('Give names, separated by commas.');
 }
 
 /**

@@ -19,11 +19,15 @@ export function addUpkeepCommands(program: Command, output: Output): void {
     );
   program
     .command('rebuild')
-    .description('rebuild the records of all instances from the bucket in S3 and the hosts; safe to repeat')
+    .description(
+      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted past lxstow; safe to repeat',
+    )
+    .option('--yes', 'bring these back, by removing the delete markers that hide them')
+    .option('--deleted-since <time>', 'the same for all backups that were deleted since a time (UTC), by lxstow too')
     .addOption(formatOption())
     .action(
-      beside(async (options, { format }: { format: Format }) =>
-        (await import('../commands/rebuild.ts')).rebuildCommand({ ...options, format }),
+      beside(async (options, given: { yes?: boolean; deletedSince?: string; format: Format }) =>
+        (await import('../commands/rebuild.ts')).rebuildCommand({ ...options, ...given }),
       ),
     );
   addAdopt(program);

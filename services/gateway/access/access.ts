@@ -1,5 +1,5 @@
 /**
- * Who may do what. A route says its own right (http/route.ts). For a path without a route, the right of the nearest path above it is checked first, and only
+ * Who may do what. Each route in routes/ declares its right: `least` and `projects` (http/route.ts says what they mean). For a path without a route, the right of the nearest path above it is checked first, and only
  * then is it a 404, so that a path which is added later is never open by accident. A restricted client gets no further than its projects.
  */
 import type { ParsedUrlQuery } from 'node:querystring';
@@ -10,7 +10,7 @@ import type { OperationStore } from '../../operations/operationStore.ts';
 import { shownRun } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
 import { fullPath, type Right, type Route, type RouteGroup } from '../http/route.ts';
-import { type Client, clientOf, mayTouch } from './apiClient.ts';
+import { type Client, clientOf, mayTouch, notAuthorized } from './apiClient.ts';
 
 const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
@@ -21,7 +21,7 @@ export interface Call {
 }
 
 /** Where operations and runs are looked up, whose projects decide who sees them. */
-export interface Owners {
+export interface ProjectLookUp {
   operations: Pick<OperationStore, 'find'>;
   runs: Pick<RunStore, 'find'>;
 }
@@ -31,20 +31,20 @@ export async function authorize(
   client: Client,
   { least, projects }: Right,
   { parameters, query }: Call,
-  owners: Owners,
+  projectLookUp: ProjectLookUp,
 ): Promise<void> {
   if (least === 'anyone') return;
   // Written so that a role or a rule that does not exist is refused.
-  if (!client.trusted || !(ranks[client.role] >= ranks[least])) throw refused();
-  if (client.projects === undefined || projects === 'any') return;
+  if (!client.trusted || !(ranks[client.role] >= ranks[least])) throw notAuthorized();
+  if (client.projects === undefined || projects === 'checkedByRoute') return;
   switch (projects) {
     case 'path':
-      if (!mayTouch(client, parameters.project ?? '')) throw refused();
+      if (!mayTouch(client, parameters.project ?? '')) throw notAuthorized();
       return;
     case 'operation': {
       const { id = '' } = parameters;
-      const found = /^[0-9a-f-]+$/.test(id) ? await owners.operations.find(id) : undefined;
-      if (found ? !mayTouch(client, found.operation.project) : !(await seesRun(client, id, owners)))
+      const found = /^[0-9a-f-]+$/.test(id) ? await projectLookUp.operations.find(id) : undefined;
+      if (found ? !mayTouch(client, found.operation.project) : !(await seesRun(client, id, projectLookUp)))
         throw new LxstowError('not-found', `operation ${id} does not exist`);
       return;
     }
@@ -52,17 +52,17 @@ export async function authorize(
     case 'filtered':
       if (!['', '0', 'false', undefined].includes(query['all-projects'] as string)) {
         if (projects === 'filtered') return;
-        throw refused();
+        throw notAuthorized();
       }
-      if (!mayTouch(client, (query.project as string) || 'default')) throw refused();
+      if (!mayTouch(client, (query.project as string) || 'default')) throw notAuthorized();
       return;
     default:
-      throw refused();
+      throw notAuthorized();
   }
 }
 
 /** Whether there is such a run, and something of it is for this client. */
-async function seesRun(client: Client, id: string, { runs }: Owners): Promise<boolean> {
+async function seesRun(client: Client, id: string, { runs }: ProjectLookUp): Promise<boolean> {
   const found = /^[0-9a-f-]+$/.test(id) ? await runs.find(id) : undefined;
   return (
     found !== undefined && shownRun(found.run, (_, project) => mayTouch(client, project), new Date()) !== undefined
@@ -70,28 +70,28 @@ async function seesRun(client: Client, id: string, { runs }: Owners): Promise<bo
 }
 
 /** Lets a request go on to its route only if `authorize` does. What its body names is looked at by `bodyAuthorized`. */
-export function authorized(route: Route, owners: Owners): RequestHandler {
+export function authorized(route: Route, projectLookUp: ProjectLookUp): RequestHandler {
   return async (request, _response, next) => {
     const parameters = request.params as Record<string, string>;
-    await authorize(clientOf(request), rightOf(route, parameters), { parameters, query: request.query }, owners);
+    await authorize(clientOf(request), rightOf(route, parameters), { parameters, query: request.query }, projectLookUp);
     next();
   };
 }
 
-/** The same for a call that no route answers. */
-export function unansweredAuthorized(groups: RouteGroup[], owners: Owners): RequestHandler {
+/** Refuses a call that no route answers, unless `authorize` allows the nearest route's right. */
+export function unansweredAuthorized(groups: RouteGroup[], projectLookUp: ProjectLookUp): RequestHandler {
   const nearest = nearestRight(groups);
   return async (request, _response, next) => {
     const { right, parameters } = nearest(request.method, request.path);
-    await authorize(clientOf(request), right, { parameters, query: request.query }, owners);
+    await authorize(clientOf(request), right, { parameters, query: request.query }, projectLookUp);
     next();
   };
 }
 
-/** The same for the project that a body names, as a restore's does. */
+/** Refuses a request whose body names another project than the client's own, as a restore's body can. */
 export const bodyAuthorized: RequestHandler = (request, _response, next) => {
   const { project } = (request.body ?? {}) as { project?: unknown };
-  if (project !== undefined && project !== '' && !mayTouch(clientOf(request), String(project))) throw refused();
+  if (project !== undefined && project !== '' && !mayTouch(clientOf(request), String(project))) throw notAuthorized();
   next();
 };
 
@@ -132,10 +132,6 @@ export function nearestRight(
       parameters,
     };
   };
-}
-
-function refused(): LxstowError {
-  return new LxstowError('forbidden', 'not authorized');
 }
 
 function decoded(text: string): string {

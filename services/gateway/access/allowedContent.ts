@@ -4,7 +4,7 @@ import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
 import { type ReadOptions, readConfigFile } from '../../archive/tar/lxdIndex.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Address, Config, Manifest } from '../../contract/schemas.ts';
-import type { LookAnswer } from '../../hosts/look.ts';
+import type { LookUpAnswer } from '../../hosts/lookUp.ts';
 import type { Judge } from '../../intake/intake.ts';
 import { forbiddenFor, forbiddenIn, type Limits, refusalOf } from '../../lxd/restrictions.ts';
 import type { Client } from './apiClient.ts';
@@ -15,7 +15,7 @@ export function isLimited(client: Client, { restrictedRestores }: Config['gatewa
 }
 
 /** The project's limits from a worker's answer; undefined when no worker was asked, or none could answer. */
-export function limitsIn(found: LookAnswer | undefined): Limits | undefined {
+export function limitsIn(found: LookUpAnswer | undefined): Limits | undefined {
   if (found?.restricted === undefined || !found.profiles) return undefined;
   const { restricted, sharedProfiles = false, profiles } = found;
   return { restricted, sharedProfiles, profiles };

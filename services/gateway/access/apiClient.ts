@@ -16,7 +16,7 @@ export interface Client {
 /** The client that the trust check let in. */
 export function clientOf(request: Request): Client {
   const client: Client | undefined = request.res?.locals.client;
-  if (!client) throw new LxstowError('forbidden', 'not authorized');
+  if (!client) throw notAuthorized();
   return client;
 }
 
@@ -28,4 +28,9 @@ export function mayTouch(client: Client, project: string): boolean {
 /** True for an admin who is not restricted to projects. */
 export function isAdmin(client: Client): boolean {
   return client.trusted && client.role === 'admin' && client.projects === undefined;
+}
+
+/** The refusal of a client that may not do what it asks, in LXD's words. */
+export function notAuthorized(): LxstowError {
+  return new LxstowError('forbidden', 'not authorized');
 }

@@ -49,15 +49,11 @@ export function audited(log: Log): RequestHandler {
 
 /** Writes the line of a request over NATS. */
 export function auditOverNats(log: Log, asked: { message: Msg; trace: Trace; status: number; body: object }): void {
-  const {
-    message: { subject, reply = '', headers },
-    trace,
-    status,
-    body,
-  } = asked;
-  const { acc: account, user = '' } = importedFrom(reply, headers?.get('Nats-Request-Info'));
+  const { message, trace, status, body } = asked;
+  const { subject, reply: address = '' } = message;
+  const { account, user } = userOf(message);
   log.info('audit', {
-    requestor: { username: user, ...(account && { account }), name: '', role: '', protocol: 'nats', address: reply },
+    requestor: { username: user, ...(account && { account }), name: '', role: '', protocol: 'nats', address },
     subject,
     ...body,
     status,
@@ -70,12 +66,13 @@ export function auditOverNats(log: Log, asked: { message: Msg; trace: Trace; sta
  * Who asks from another account: NATS writes this header over the asker's own at each import of a service, with the user where the import has
  * `share: true`. Inside the gateway's account nobody but the asker could have written it; the inbox says who asks there.
  */
-function importedFrom(reply: string, info = ''): { acc?: string; user?: string } {
-  if (!reply.startsWith('_R_.')) return {};
+export function userOf({ reply = '', headers }: Msg): { user: string; account?: string } {
+  if (!reply.startsWith('_R_.')) return { user: '' };
   try {
-    return JSON.parse(info) ?? {};
+    const { acc: account, user = '' } = JSON.parse(headers?.get('Nats-Request-Info') ?? '') ?? {};
+    return { user, ...(account && { account }) };
   } catch {
-    return {};
+    return { user: '' };
   }
 }
 

@@ -86,6 +86,17 @@ export class Trust {
     }
   }
 
+  /** The certificate with this fingerprint, as the store or the directory has it now; a CA's are in neither. */
+  async known(fingerprint: string): Promise<TrustedCertificate | undefined> {
+    const { copy, directory } = this.#parts;
+    // Another gateway may have added it a moment ago.
+    if (!copy.get(fingerprint)) await copy.refresh(fingerprint);
+    const found = copy.get(fingerprint);
+    if (found) return found;
+    const inDirectory = await directory?.get(fingerprint);
+    return inDirectory && asStored(inDirectory);
+  }
+
   /** Those in the directory, as the store would have them. */
   async inDirectory(): Promise<TrustedCertificate[]> {
     return ((await this.#parts.directory?.all()) ?? []).map(asStored);

@@ -2,7 +2,7 @@
 
 import type { Address, BackupAddress, Operation, RestoreJob, Run } from '../../contract/schemas.ts';
 import { everything, runOperation, shownRun } from '../../runs/fold.ts';
-import { toLxd } from '../views/operationView.ts';
+import { shownOperation } from '../views/operationView.ts';
 
 export const eventTypes = ['operation', 'lifecycle', 'logging'] as const;
 export type EventType = (typeof eventTypes)[number];
@@ -31,7 +31,7 @@ export function eventsOf(operation: Operation): Event[] {
   const about = { timestamp, location, project };
   return [
     ...lifecycleOf(operation).map((metadata) => ({ type: 'lifecycle' as const, ...about, metadata })),
-    { type: 'operation', ...about, metadata: toLxd(operation) },
+    { type: 'operation', ...about, metadata: shownOperation(operation) },
   ];
 }
 

@@ -8,11 +8,11 @@ import {
   type Compression,
   type Config,
   check,
-  parseTagging,
   type Requestor,
   type SchemaName,
   type Tags,
 } from '../../contract/schemas.ts';
+import { parseTagging } from '../../contract/tagging.ts';
 import { parseOwnName } from '../../lxd/ownNames.ts';
 import { refusalOf } from '../../notices/allowedEndpoints.ts';
 import type { Trace } from '../../telemetry/trace.ts';

@@ -5,7 +5,7 @@ import type { ErrorRequestHandler, Request, Response } from 'express';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Log } from '../../telemetry/logger.ts';
-import { toLxd } from '../views/operationView.ts';
+import { shownOperation } from '../views/operationView.ts';
 import type { Absences } from './absences.ts';
 
 /** Shorter answers fit into one packet without gzip. */
@@ -24,7 +24,7 @@ export function created(response: Response, path: string): void {
 
 /** An async answer: 202, the operation's path in `Location` and `operation`, the operation and `more` in the metadata. */
 export function accepted(response: Response, operation: Operation, more: object = {}): void {
-  started(response, operation.id, { ...toLxd(operation), ...more });
+  started(response, operation.id, { ...shownOperation(operation), ...more });
 }
 
 /** The same for an operation as LXD shows it. */

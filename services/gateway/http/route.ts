@@ -7,12 +7,12 @@ import type { GatewayParts } from '../gatewayParts.ts';
  * What a restricted client's projects are held against:
  * `named`: `?project=` (`default` without it) and the body's `project`; `?all-projects` is refused;
  * `filtered`: the same, but with `?all-projects` the route shows only what `mayTouch` allows;
- * `any`: no project; what the route shows of projects it asks `mayTouch`;
+ * `checkedByRoute`: no project; what the route shows of projects it asks `mayTouch`;
  * `path`: `{project}` in the path;
  * `operation`: the project of the operation `{id}`, or one of the run's;
- * `none`: it is about the server, and not for restricted clients.
+ * `unrestrictedOnly`: it is about the server, and not for restricted clients.
  */
-export type ProjectRule = 'named' | 'filtered' | 'any' | 'path' | 'operation' | 'none';
+export type ProjectRule = 'named' | 'filtered' | 'checkedByRoute' | 'path' | 'operation' | 'unrestrictedOnly';
 
 export interface Right {
   /** `anyone`: also clients that are not trusted. */

@@ -1,5 +1,7 @@
 /** A question that can be asked over NATS, and how it is answered. */
-import type { Address, SchemaName } from '../../contract/schemas.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Address, Requestor, RunSelector, SchemaName } from '../../contract/schemas.ts';
+import { all } from '../../nats/subjects.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
@@ -13,6 +15,7 @@ export interface Question {
   /** Aborts when the answer would come too late. */
   signal: AbortSignal;
   trace: Trace;
+  requestor: Requestor;
 }
 
 export interface Endpoint {
@@ -30,6 +33,36 @@ export interface Endpoint {
   /** How long an answer may take. */
   timeoutMs: number;
   run(parts: GatewayParts, question: Question): Promise<object>;
+}
+
+/** Whether a remote and a project are of the place that the subject names. */
+export function isIn({ address }: Question): { remote: (name: string) => boolean; project: (name: string) => boolean } {
+  const fits = (named: string) => (name: string) => named === all || named === name;
+  return { remote: fits(address.remote), project: fits(address.project) };
+}
+
+/** What a selector adds to be of that place. Throws forbidden when it goes beyond it. */
+export function placeIn(question: Question, selector: Pick<RunSelector, 'remotes' | 'projects'>): typeof selector {
+  const { remote, project } = question.address;
+  const place = isIn(question);
+  const beyond = (['remotes', 'projects'] as const).find(
+    (field) => !(selector[field] ?? []).every(field === 'remotes' ? place.remote : place.project),
+  );
+  if (beyond) throw new LxstowError('forbidden', `selector: ${beyond} goes beyond what the subject names`);
+  return { ...(remote !== all && { remotes: [remote] }), ...(project !== all && { projects: [project] }) };
+}
+
+/** As many items as an answer of `room` bytes holds; at least one. */
+export function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
+  const fitting: B[] = [];
+  let bytes = 0;
+  for (const item of items) {
+    const each = shown(item);
+    bytes += Buffer.byteLength(JSON.stringify(each)) + 1;
+    if (bytes > room && fitting.length > 0) break;
+    fitting.push(each);
+  }
+  return fitting;
 }
 
 /** Of endpoints that wait for something to end. */

@@ -17,10 +17,11 @@ import type {
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
-import { toLxd } from '../views/operationView.ts';
+import { shownOperation } from '../views/operationView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
-import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, firstFitting, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';
+import { scheduleEndpoints } from './scheduleEndpoints.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000 };
 const usualLimit = 100;
@@ -82,7 +83,7 @@ export const endpoints: Endpoint[] = [
     run: async (parts, { address, body }) => {
       const found = await operationOf(parts, address, (body as OperationRequest).id);
       const [shown = found] = await parts.awayWorkers.explain([found]);
-      return toLxd(shown);
+      return shownOperation(shown);
     },
   },
   {
@@ -101,7 +102,7 @@ export const endpoints: Endpoint[] = [
       if (now) assertThere(now.operation, address, id);
       // A job that was published straight to the queue has no operation until a worker takes it.
       const found = await parts.feed.untilEnded(id, over, { mayCome: true });
-      return toLxd(assertThere(found, address, id));
+      return shownOperation(assertThere(found, address, id));
     },
   },
   {
@@ -114,7 +115,7 @@ export const endpoints: Endpoint[] = [
     answer: 'nats-api.json#/$defs/operation',
     async run(parts, { address, body }) {
       const { id } = await operationOf(parts, address, (body as OperationRequest).id);
-      return toLxd(await cancelOperation(parts, id));
+      return shownOperation(await cancelOperation(parts, id));
     },
   },
   {
@@ -127,6 +128,7 @@ export const endpoints: Endpoint[] = [
     run: statusPage,
   },
   ...runEndpoints,
+  ...scheduleEndpoints,
 ];
 
 async function statusPage(parts: GatewayParts, { address, body, room }: Question): Promise<StatusPage> {
@@ -171,24 +173,11 @@ async function operationPage(
     .sort((a, b) => (cursor(a) < cursor(b) ? 1 : -1));
   const fitting = firstFitting(
     await awayWorkers.explain(behind.slice(0, limit)),
-    (one) => toLxd(one) as OperationPage['operations'][number],
+    (one) => shownOperation(one) as OperationPage['operations'][number],
     room,
   );
   const last = fitting.length < behind.length ? behind[fitting.length - 1] : undefined;
   return { operations: fitting, ...(last && { next: cursor(last) }) };
-}
-
-/** As many items as an answer of `room` bytes holds; at least one. */
-function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
-  const fitting: B[] = [];
-  let bytes = 0;
-  for (const item of items) {
-    const each = shown(item);
-    bytes += Buffer.byteLength(JSON.stringify(each)) + 1;
-    if (bytes > room && fitting.length > 0) break;
-    fitting.push(each);
-  }
-  return fitting;
 }
 
 /** Returns the operation if it is of this place. Throws not-found otherwise, so that a client of one project learns nothing of another. */

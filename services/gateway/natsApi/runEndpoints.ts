@@ -16,7 +16,7 @@ import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
-import { type Endpoint, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, isIn, longWait, placeIn, type Question, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -113,31 +113,22 @@ export const runEndpoints: Endpoint[] = [
   },
 ];
 
-function seenFrom({ address }: Question): MaySee {
-  return (remote, project) =>
-    (address.remote === all || address.remote === remote) && (address.project === all || address.project === project);
+function seenFrom(question: Question): MaySee {
+  const place = isIn(question);
+  return (remote, project) => place.remote(remote) && place.project(project);
 }
 
 /** The request, limited to the place in its subject. Throws forbidden when it names others. */
-function requestIn({ config }: GatewayParts, { address, body }: Question): CreateRunBody {
-  const { selector, notifyEndpoint, ...options } = body as CreateRunBody;
+function requestIn({ config }: GatewayParts, question: Question): CreateRunBody {
+  const { selector, notifyEndpoint, ...options } = question.body as CreateRunBody;
   // Who may publish runs may have backups made, not deleted.
   if (options.keep) throw new LxstowError('forbidden', 'keep: a run over NATS deletes nothing');
-  for (const [field, place] of [
-    ['remotes', address.remote],
-    ['projects', address.project],
-  ] as const)
-    if (selector[field]?.some((each) => place !== all && each !== place))
-      throw new LxstowError('forbidden', `selector: ${field} goes beyond what the subject names`);
+  const place = placeIn(question, selector);
   const refusal = notifyEndpoint === undefined ? undefined : refusalOf(notifyEndpoint, config.notify);
   if (refusal !== undefined) throw new LxstowError('forbidden', `notifyEndpoint: ${refusal}`);
   return {
     ...options,
-    selector: {
-      ...selector,
-      ...(address.remote !== all && { remotes: [address.remote] }),
-      ...(address.project !== all && { projects: [address.project] }),
-    },
+    selector: { ...selector, ...place },
     ...(notifyEndpoint !== undefined && { notifyEndpoint }),
   };
 }

@@ -5,12 +5,12 @@ import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
 import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import { parseJson } from '../../contract/json.ts';
-import { type Address, check } from '../../contract/schemas.ts';
+import { type Address, check, type Requestor } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { all, apiSubject, parseApiSubject } from '../../nats/subjects.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
-import { auditOverNats } from '../access/audit.ts';
+import { auditOverNats, userOf } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
@@ -126,9 +126,11 @@ async function respond(
       room: Math.floor(largest * roomShare),
       signal,
       trace,
+      requestor: requestorOf(message),
     };
-    const { id, backup } = question.body as { id?: string; backup?: string };
-    Object.assign(about, { project: question.address.project, ...(id && { id }), ...(backup && { backup }) });
+    const { id, backup, name } = question.body as { id?: string; backup?: string; name?: string };
+    const named = { ...(id && { id }), ...(backup && { backup }), ...(name && { name }) };
+    Object.assign(about, { project: question.address.project, ...named });
     const text = JSON.stringify(await endpoint.run(parts, question));
     if (Buffer.byteLength(text) > largest)
       throw new LxstowError('too-large', `the answer is larger than the ${largest} bytes that NATS carries`);
@@ -142,6 +144,11 @@ async function respond(
     respondError(message, error);
     return error;
   }
+}
+
+function requestorOf(message: Msg): Requestor {
+  const { user } = userOf(message);
+  return { ...(user && { username: user }), protocol: 'nats' };
 }
 
 /** Answers an error: status and text in the headers of NATS services, our code in a header of ours, and all three in the body. */

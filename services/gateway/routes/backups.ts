@@ -1,9 +1,10 @@
-/** The five endpoints of the contract: list, show, create, delete and restore backups. */
+/** Routes of backups: list, make, show, change and delete them. Restores are in restore.ts. */
 
 import type { Request, Response } from 'express';
 import type { BackupScope } from '../../backups/keys.ts';
-import { assertUnpinned } from '../../backups/manifest.ts';
+import { assertDeletable as assertUnprotected } from '../../backups/protection.ts';
 import type { Summary } from '../../backups/summaries.ts';
+import { checkBackupName } from '../../contract/backupNames.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import {
@@ -13,14 +14,11 @@ import {
   type Compression,
   type Config,
   check,
-  checkBackupName,
-  type Manifest,
-  type RestoreJob,
+  type ManifestBackup,
+  type UpdateBackupBody,
 } from '../../contract/schemas.ts';
-import { askLook } from '../../hosts/look.ts';
+import { askLookUp } from '../../hosts/lookUp.ts';
 import { isFinal } from '../../operations/operation.ts';
-import type { Trace } from '../../telemetry/trace.ts';
-import { assertContentAllowed, isLimited, limitsIn } from '../access/allowedContent.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
@@ -49,15 +47,13 @@ import type { RouteGroup } from '../http/route.ts';
 import {
   assertInstance,
   findBackup,
-  look,
+  lookUp,
   showListed,
   showStored,
   unfinishedBackup,
   unlessAway,
 } from '../views/backupView.ts';
-import { toLxd } from '../views/operationView.ts';
-
-const instanceName = 'names.json#/$defs/instanceName';
+import { shownOperation } from '../views/operationView.ts';
 
 export const backupRoutes: RouteGroup = {
   path: '/1.0/instances/{instance}/backups',
@@ -75,7 +71,6 @@ export const backupRoutes: RouteGroup = {
     },
     { method: 'POST', path: '/', least: 'operator', projects: 'named', run: makeBackup },
     { method: 'GET', path: '/{backup}', least: 'viewer', projects: 'named', run: showBackup },
-    { method: 'POST', path: '/{backup}', least: 'operator', projects: 'named', run: restoreBackup },
     { method: 'PUT', path: '/{backup}', least: 'operator', projects: 'named', run: changeBackup },
     { method: 'PATCH', path: '/{backup}', least: 'operator', projects: 'named', run: changeBackup },
     { method: 'DELETE', path: '/{backup}', least: 'operator', projects: 'named', run: deleteBackup },
@@ -163,13 +158,24 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
       return {
         tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
         ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
-        ...((wanted.pinned ?? stored.manifest.backup.pinned) && { pinned: true }),
+        ...pinOf(wanted, stored.manifest.backup),
       };
     },
     ended(response),
   );
   response.set('etag', `"${etag}"`);
   sync(response, showStored(manifest));
+}
+
+/** A held backup is pinned, and is released by an unpin. */
+function pinOf(
+  wanted: Pick<UpdateBackupBody, 'pinned' | 'held'>,
+  now: Pick<ManifestBackup, 'pinned' | 'held'>,
+): Pick<ManifestBackup, 'pinned' | 'held'> {
+  if (wanted.held && wanted.pinned === false)
+    throw new LxstowError('bad-request', 'held: a held backup is pinned; give pinned: true, or leave it out');
+  const held = wanted.held ?? (wanted.pinned !== false && now.held);
+  return { ...((held || (wanted.pinned ?? now.pinned)) && { pinned: true }), ...(held && { held: true }) };
 }
 
 async function makeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -199,7 +205,7 @@ async function makeBackup(parts: GatewayParts, request: Request, response: Respo
 /** Throws not-found when a worker says that LXD does not have the instance. */
 async function assertToBackUp(parts: GatewayParts, address: Address, request: Request): Promise<void> {
   const { remote, project, instance } = address;
-  const found = await look(parts, remote, { project, instance }, traceOfRequest(request));
+  const found = await lookUp(parts, remote, { project, instance }, traceOfRequest(request));
   if (found && !found.project) throw new LxstowError('not-found', `project ${project} does not exist on ${remote}`);
   if (found && !found.instance)
     throw new LxstowError('not-found', `instance ${instance} does not exist on ${remote}, project ${project}`);
@@ -221,74 +227,6 @@ async function reserve(
   return name;
 }
 
-async function restoreBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { config, nats, catalog, submitter } = parts;
-  const remotes = Object.keys(config.remotes);
-  const source = storedBackupOf(request, config);
-  const {
-    name = source.instance,
-    project = source.project,
-    target = source.remote,
-    ...options
-  } = restoreOptions(request, config);
-  assertNotOwn(name);
-  if (target === source.remote && !remotes.includes(target))
-    throw new LxstowError(
-      'bad-request',
-      `there is no host ${target} to restore to; name another with \`target\` (--to-target): ${remotes.join(', ')}`,
-    );
-  const address: Address = { remote: knownRemote(target, remotes), project, instance: name };
-  nats.assertConnected();
-  const manifest = await unlessAway(parts, () => catalog.manifest(source, ended(response)), undefined);
-  const limited = isLimited(clientOf(request), config.gateway) ? manifest : undefined;
-  await assertRestorable(parts, address, { ...options, limited }, traceOfRequest(request));
-  const { remote, backup } = source;
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const body: RestoreJob = {
-    backup,
-    source: { remote, project: source.project, instance: source.instance },
-    ...Object.fromEntries(given),
-  };
-  const unrestricted = !isLimited(clientOf(request), config.gateway) && { unrestricted: true as const };
-  accepted(
-    response,
-    await submitter.submit(
-      submitter.newId(),
-      { kind: 'restore', address, body, ...unrestricted },
-      requestorOf(request),
-      traceOfRequest(request),
-    ),
-  );
-}
-
-/** Throws when a worker says that the restore cannot be done. `limited`: the manifest, for a client that may not restore every configuration. */
-async function assertRestorable(
-  parts: GatewayParts,
-  { remote, project, instance }: Address,
-  { pool, replace, limited }: Pick<RestoreJob, 'pool' | 'replace'> & { limited: Manifest | undefined },
-  trace: Trace,
-): Promise<void> {
-  const question = {
-    project,
-    instance,
-    ...(pool !== undefined && { pool }),
-    ...(replace && { replace }),
-    ...(limited && { profiles: limited.instance.profiles.map((each) => each.name) }),
-  };
-  const found = await look(parts, remote, question, trace);
-  if (limited) assertContentAllowed(limited, limitsIn(found));
-  if (!found) return;
-  if (!found.project) throw new LxstowError('not-found', `project ${project} does not exist on ${remote}`);
-  if (found.instance && !replace)
-    throw new LxstowError(
-      'conflict',
-      `instance ${instance} already exists on ${remote}; it was not touched. Restore under another name, or with replace=true`,
-    );
-  if (found.refusal !== undefined)
-    throw new LxstowError('conflict', `instance ${instance} cannot be replaced: ${found.refusal}. Nothing was done`);
-  if (found.pool === false) throw new LxstowError('not-found', `storage pool ${pool} does not exist on ${remote}`);
-}
-
 async function deleteBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { config, nats, submitter, feed, stop } = parts;
   const { backup, ...address } = backupOf(request, config);
@@ -299,7 +237,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   const { remote, project, instance } = address;
   const trace = traceOfRequest(request);
   // Without a worker, fail now and not after deleteTimeoutMs.
-  await askLook(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
+  await askLookUp(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
   const id = submitter.newId();
   await submitter.submit(id, { kind: 'delete', address, body: { backup, ...told } }, requestorOf(request), trace);
   const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
@@ -311,10 +249,10 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   }
   if (operation.status !== 'Success') throw errorOf(operation);
   // LXD's clients read the answer as an operation, and wait for its end.
-  sync(response, toLxd(operation));
+  sync(response, shownOperation(operation));
 }
 
-/** Throws not-found, and conflict for a backup that is pinned or still being made. A backup whose manifest cannot be read can be deleted. */
+/** Throws not-found, and conflict for a backup that is pinned, locked or still being made. A backup whose manifest cannot be read can be deleted. */
 async function assertDeletable(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<void> {
   const manifest = await parts.catalog.manifest(address, signal).catch(async (error) => {
     if (isCode(error, 'bad-manifest')) return undefined;
@@ -323,7 +261,7 @@ async function assertDeletable(parts: GatewayParts, address: BackupAddress, sign
     const name = `backup ${address.instance}/${address.backup}`;
     throw new LxstowError('conflict', `${name} is still being made: see ${operationPath(running.id)}`);
   });
-  if (manifest) assertUnpinned(manifest);
+  if (manifest) assertUnprotected(manifest);
 }
 
 /** Runs both in parallel. When one fails, the other has ended too, so that its effect can be undone. */
@@ -344,19 +282,7 @@ function createOptions(request: Request, { worker, notify }: Config) {
     optimized: flag(request, 'optimize') ?? body.optimized_storage ?? false,
     instance_only: body.instance_only ?? body.container_only ?? false,
     tags: tagsOf(request),
+    ...(body.object_lock && { object_lock: body.object_lock }),
     ...endpointOf(request, notify, body.notifyEndpoint),
-  };
-}
-
-/** The options of a restore, from the body, else from the query. In the query `project` and `target` name the backup, not the destination. */
-function restoreOptions(request: Request, { notify }: Config) {
-  const { notifyEndpoint, ...body } = check('http-restore-backup.json', bodyOf(request), 'body');
-  return {
-    ...body,
-    name: body.name ?? query(request, 'name', instanceName),
-    pool: body.pool ?? query(request, 'pool', 'names.json#/$defs/poolName'),
-    start: body.start ?? flag(request, 'start'),
-    replace: body.replace ?? flag(request, 'replace'),
-    ...endpointOf(request, notify, notifyEndpoint),
   };
 }

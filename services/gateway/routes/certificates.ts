@@ -21,11 +21,11 @@ import {
 } from '../../trust/certificates.ts';
 import { decodeToken, newToken } from '../../trust/tokens.ts';
 import type { StoredCertificate } from '../../trust/trustStore.ts';
-import { clientOf, isAdmin } from '../access/apiClient.ts';
+import { clientOf, isAdmin, notAuthorized } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';
 import { wrongTokenWeight } from '../access/refusalLimit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { bodyOf, query } from '../http/requests.ts';
+import { bodyOf, query, requestorOf } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
@@ -36,12 +36,12 @@ export const certificateRoutes: RouteGroup = {
   path: '/1.0/certificates',
   routes: [
     // A client sees itself; the others are shown to admins only.
-    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listCertificates },
-    { method: 'POST', path: '/', least: 'admin', projects: 'none', run: addCertificate },
-    { method: 'GET', path: '/{fingerprint}', least: 'viewer', projects: 'any', run: showCertificate },
-    { method: 'PUT', path: '/{fingerprint}', least: 'admin', projects: 'none', run: putCertificate },
-    { method: 'PATCH', path: '/{fingerprint}', least: 'admin', projects: 'none', run: patchCertificate },
-    { method: 'DELETE', path: '/{fingerprint}', least: 'admin', projects: 'none', run: removeCertificate },
+    { method: 'GET', path: '/', least: 'viewer', projects: 'checkedByRoute', run: listCertificates },
+    { method: 'POST', path: '/', least: 'admin', projects: 'unrestrictedOnly', run: addCertificate },
+    { method: 'GET', path: '/{fingerprint}', least: 'viewer', projects: 'checkedByRoute', run: showCertificate },
+    { method: 'PUT', path: '/{fingerprint}', least: 'admin', projects: 'unrestrictedOnly', run: putCertificate },
+    { method: 'PATCH', path: '/{fingerprint}', least: 'admin', projects: 'unrestrictedOnly', run: patchCertificate },
+    { method: 'DELETE', path: '/{fingerprint}', least: 'admin', projects: 'unrestrictedOnly', run: removeCertificate },
   ],
 };
 
@@ -77,11 +77,9 @@ async function addCertificate(parts: GatewayParts, request: Request, response: R
 async function showCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const client = clientOf(request);
   // Checked before the look-up, so that others do not learn which certificates exist.
-  if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request)))
-    throw new LxstowError('forbidden', 'not authorized');
+  if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request))) throw notAuthorized();
   const { certificate, revision } = await find(parts, request);
-  if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint)
-    throw new LxstowError('forbidden', 'not authorized');
+  if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint) throw notAuthorized();
   response.set('etag', etagOf(revision));
   sync(response, shown(certificate));
 }
@@ -130,7 +128,7 @@ async function removeCertificate(parts: GatewayParts, request: Request, response
   const { certificate } = await findStored(parts, request);
   leaveIfOwn(parts, request, response, certificate.fingerprint);
   noteForAudit(response, { fingerprint: certificate.fingerprint, name: certificate.name });
-  await trustStore.remove(certificate.fingerprint);
+  await trustStore.revoke(certificate, requestorOf(request));
   await trustCopy.refresh(certificate.fingerprint);
   sync(response);
 }
@@ -188,7 +186,7 @@ export async function enrol(parts: GatewayParts, request: Request, response: Res
     throw new LxstowError('conflict', 'Certificate already in trust store');
   // Before the token is used up.
   trustedCertificate(certificate, '', newGrant({}));
-  const redeemed = await trustStore.redeem(token.secret);
+  const redeemed = await trustStore.redeem(token.secret, { ...requestorOf(request), username: fingerprint });
   if (!redeemed)
     throw refuse(
       token.expires && token.expires.getTime() <= Date.now()

@@ -2,7 +2,7 @@
 import type { TLSSocket } from 'node:tls';
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import { type Client, clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
+import { type Client, clientOf, isAdmin, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import { type EventType, eventTypes } from '../events/lxdEvents.ts';
 import { websocketOf } from '../events/upgrade.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -40,7 +40,7 @@ function wantedTypes(request: Request, client: Client): Set<EventType> {
         `${JSON.stringify(type)} is none of the event types ${eventTypes.join(', ')}`,
       );
     // Log lines name what is in all projects.
-    if (type === 'logging' && !admin) throw new LxstowError('forbidden', 'not authorized');
+    if (type === 'logging' && !admin) throw notAuthorized();
   }
   return new Set((asked as EventType[]) ?? eventTypes.filter((type) => type !== 'logging' || admin));
 }

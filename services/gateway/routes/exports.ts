@@ -5,8 +5,9 @@ import { type ByteRange, largestPart, verifiedParts, write } from '../../archive
 import { checkArchive, readArchive } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
+import { contentTypes } from '../../contract/backupNames.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import { type BackupAddress, contentTypes, type Manifest } from '../../contract/schemas.ts';
+import type { BackupAddress, Manifest } from '../../contract/schemas.ts';
 import type { Claim } from '../../coordination/claims.ts';
 import { clientOf } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';

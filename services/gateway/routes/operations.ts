@@ -10,11 +10,11 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
-import { ended, listedProject, parameter, query } from '../http/requests.ts';
+import { ended, listedProject, parameter, query, requestorOf } from '../http/requests.ts';
 import { operationPath, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
-import { toLxd } from '../views/operationView.ts';
+import { shownOperation } from '../views/operationView.ts';
 import { assertAllOfIt, cancelRun } from '../views/runView.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
 import { seenBy } from './runs.ts';
@@ -50,7 +50,7 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
     found = page.operations;
   }
   const others = after === undefined ? await otherOperations(parts, client, wants) : [];
-  const all = await filtered([...(await awayWorkers.explain(found)).map(toLxd), ...others], filter);
+  const all = await filtered([...(await awayWorkers.explain(found)).map(shownOperation), ...others], filter);
   const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(([status, each = []]) => [
     status,
     full ? each : each.map(({ id }) => operationPath(id)),
@@ -67,7 +67,7 @@ async function* operationBatches(
   yield await otherOperations(parts, client, wants);
   for await (const batch of parts.operations.batches()) {
     const theirs = batch.map(({ operation }) => operation).filter(({ project }) => wants(project));
-    yield (await parts.awayWorkers.explain(theirs)).map(toLxd);
+    yield (await parts.awayWorkers.explain(theirs)).map(shownOperation);
   }
 }
 
@@ -97,7 +97,7 @@ async function showOperation(parts: GatewayParts, request: Request, response: Re
   const id = idOf(request);
   const found = await operations.find(id);
   const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
-  if (operation) return sync(response, toLxd(operation));
+  if (operation) return sync(response, shownOperation(operation));
   const run = shownToClient(request, (await runs.find(id))?.run);
   if (run) return sync(response, run);
   const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
@@ -114,7 +114,7 @@ async function deleteOperation(parts: GatewayParts, request: Request, response: 
     await cancelRun(runs, id);
     return sync(response);
   }
-  const isToken = isAdmin(clientOf(request)) && (await trustStore.removeToken(id));
+  const isToken = isAdmin(clientOf(request)) && (await trustStore.revokeToken(id, requestorOf(request)));
   if (!isToken) await cancelOperation(parts, id);
   sync(response);
 }
@@ -130,7 +130,7 @@ async function waitForOperation(parts: GatewayParts, request: Request, response:
     return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
   const found = await feed.untilEnded(id, until);
   if (!found) throw missingOperation(id);
-  sync(response, toLxd(found));
+  sync(response, shownOperation(found));
 }
 
 function idOf(request: Request): string {

@@ -13,7 +13,7 @@ import { askSome, remotesOf } from '../views/inventoryView.ts';
 export const projectRoutes: RouteGroup = {
   path: '/1.0/projects',
   routes: [
-    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listProjects },
+    { method: 'GET', path: '/', least: 'viewer', projects: 'checkedByRoute', run: listProjects },
     { method: 'GET', path: '/{project}', least: 'viewer', projects: 'path', run: showProject },
   ],
 };
@@ -21,8 +21,8 @@ export const projectRoutes: RouteGroup = {
 export const poolRoutes: RouteGroup = {
   path: '/1.0/storage-pools',
   routes: [
-    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listPools },
-    { method: 'GET', path: '/{pool}', least: 'viewer', projects: 'any', run: showPool },
+    { method: 'GET', path: '/', least: 'viewer', projects: 'checkedByRoute', run: listPools },
+    { method: 'GET', path: '/{pool}', least: 'viewer', projects: 'checkedByRoute', run: showPool },
   ],
 };
 

@@ -7,17 +7,22 @@ import { LxstowError } from '../../contract/errors.ts';
 import {
   type Address,
   check,
+  type InstanceKeep,
   type KeepRule,
   type Operation,
   type PruneJob,
   type PruneVerdict,
 } from '../../contract/schemas.ts';
-import { checkRule, judge } from '../../retention/keep.ts';
+import { judgeFor, readKeys } from '../../retention/instanceKeys.ts';
+import { checkRule } from '../../retention/keep.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import { toLxd } from '../views/operationView.ts';
+import { instanceKeeps } from '../views/instanceKeeps.ts';
+import { shownOperation } from '../views/operationView.ts';
+
+const mostWarnings = 20;
 
 export const pruneRoutes: RouteGroup = {
   path: '/1.0/prune',
@@ -36,13 +41,19 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   if (found.length === 0) knownRemote(place.remote, Object.keys(config.remotes));
   const missing = instances?.find((each) => !groups.has(each) && !unreadable.has(each));
   if (missing !== undefined) throw new LxstowError('not-found', `instance ${missing} has no backups`);
+  const keysOf = await instanceKeeps(parts);
   const judged = [...groups]
     .filter(([instance]) => instances?.includes(instance) ?? true)
     .map(([instance, backups]) => ({
       instance,
-      verdicts: unreadable.has(instance) ? allStay(backups) : judgeAll(backups, keep),
+      verdicts: unreadable.has(instance) ? allStay(backups) : judgeAll(backups, keep, keysOf({ ...place, instance })),
     }));
   if (dry_run) {
+    const faults = judged.flatMap(({ instance }) =>
+      readKeys(keysOf({ ...place, instance }) ?? {}).faults.map((fault) => `199 lxstow "${instance}: ${fault}"`),
+    );
+    // A head of an answer has its limits.
+    for (const fault of faults.slice(0, mostWarnings)) response.append('warning', fault);
     const verdicts = judged.flatMap((each) => each.verdicts);
     return sync(response, verdicts);
   }
@@ -51,7 +62,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const addresses = judged
     .filter(({ verdicts }) => verdicts.some(({ action }) => action === 'delete'))
     .map(({ instance }): Address => ({ ...place, instance }));
-  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(toLxd));
+  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(shownOperation));
 }
 
 /** Queues a prune for each instance. When one cannot be queued, the error says how many are. */
@@ -75,9 +86,11 @@ async function begin(
   return begun;
 }
 
-function judgeAll(backups: Summary[], keep: KeepRule): PruneVerdict[] {
+function judgeAll(backups: Summary[], keep: KeepRule, keys: InstanceKeep | undefined): PruneVerdict[] {
   const candidates = backups.map(({ address, backup }) => ({ ...backup, address }));
-  return judge(candidates, keep, new Date()).map(({ backup, action, reasons }) => shown(backup, action, reasons));
+  return judgeFor(candidates, keep, keys, new Date()).map(({ backup, action, reasons }) =>
+    shown(backup, action, reasons),
+  );
 }
 
 /** Of an instance with a manifest that cannot be read nothing is deleted. */

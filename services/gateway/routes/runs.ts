@@ -1,12 +1,11 @@
 /** Runs: list, make, show, cancel and retry batches of backups. */
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
-import { LxstowError } from '../../contract/errors.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
 import { checkRule } from '../../retention/keep.ts';
 import { type Asker, createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
-import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
+import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { pageOf } from '../http/pages.ts';
@@ -34,12 +33,12 @@ export function seenBy(client: Client): MaySee {
 export const runRoutes: RouteGroup = {
   path: '/1.0/runs',
   routes: [
-    { method: 'GET', path: '/', least: 'viewer', projects: 'any', run: listRuns },
-    { method: 'POST', path: '/', least: 'operator', projects: 'any', run: makeRun },
-    { method: 'GET', path: '/{id}', least: 'viewer', projects: 'any', run: showRun },
-    { method: 'DELETE', path: '/{id}', least: 'operator', projects: 'any', run: deleteRun },
-    { method: 'GET', path: '/{id}/children', least: 'viewer', projects: 'any', run: listChildren },
-    { method: 'POST', path: '/{id}/retry', least: 'operator', projects: 'any', run: repeatRun },
+    { method: 'GET', path: '/', least: 'viewer', projects: 'checkedByRoute', run: listRuns },
+    { method: 'POST', path: '/', least: 'operator', projects: 'checkedByRoute', run: makeRun },
+    { method: 'GET', path: '/{id}', least: 'viewer', projects: 'checkedByRoute', run: showRun },
+    { method: 'DELETE', path: '/{id}', least: 'operator', projects: 'checkedByRoute', run: deleteRun },
+    { method: 'GET', path: '/{id}/children', least: 'viewer', projects: 'checkedByRoute', run: listChildren },
+    { method: 'POST', path: '/{id}/retry', least: 'operator', projects: 'checkedByRoute', run: repeatRun },
   ],
 };
 
@@ -109,14 +108,14 @@ function askerOf(request: Request): Asker {
 
 function accept(request: Request, response: Response, run: Run): void {
   const shown = shownRun(run, seenBy(clientOf(request)), new Date());
-  if (!shown) throw new LxstowError('forbidden', 'not authorized');
+  if (!shown) throw notAuthorized();
   started(response, run.id, runOperation(shown));
 }
 
 /** A restricted client's run is of its projects; it may name some of them. */
 function projectsOf(client: Client, named: string[] | undefined): { projects?: string[] } {
   const other = named?.find((project) => !mayTouch(client, project));
-  if (other !== undefined) throw new LxstowError('forbidden', 'not authorized');
+  if (other !== undefined) throw notAuthorized();
   const projects = named ?? client.projects;
   return projects ? { projects } : {};
 }

@@ -30,14 +30,14 @@ const extensions = [
 export const serverRoutes: RouteGroup = {
   path: '',
   routes: [
-    { method: 'GET', path: '/', least: 'anyone', projects: 'any', run: showVersions },
-    { method: 'GET', path: '/1.0', least: 'anyone', projects: 'any', run: showServer },
+    { method: 'GET', path: '/', least: 'anyone', projects: 'checkedByRoute', run: showVersions },
+    { method: 'GET', path: '/1.0', least: 'anyone', projects: 'checkedByRoute', run: showServer },
   ],
 };
 
 export const openapiRoutes: RouteGroup = {
   path: '/1.0/openapi.json',
-  routes: [{ method: 'GET', path: '/', least: 'viewer', projects: 'any', run: showOpenapi }],
+  routes: [{ method: 'GET', path: '/', least: 'viewer', projects: 'checkedByRoute', run: showOpenapi }],
 };
 
 function showVersions(_parts: GatewayParts, _request: Request, response: Response): void {

@@ -8,6 +8,7 @@ import { instanceRoutes } from './instances.ts';
 import { operationRoutes } from './operations.ts';
 import { poolRoutes, projectRoutes } from './places.ts';
 import { pruneRoutes } from './prune.ts';
+import { restoreRoutes } from './restore.ts';
 import { runRoutes } from './runs.ts';
 import { scheduleRoutes } from './schedules.ts';
 import { openapiRoutes, serverRoutes } from './server.ts';
@@ -19,6 +20,7 @@ export const routeGroups: RouteGroup[] = [
   openapiRoutes,
   certificateRoutes,
   backupRoutes,
+  restoreRoutes,
   exportRoutes,
   instanceRoutes,
   uploadRoutes,

@@ -25,7 +25,7 @@ import {
 } from '../http/requests.ts';
 import { accepted } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import { look } from '../views/backupView.ts';
+import { lookUp } from '../views/backupView.ts';
 
 interface Wanted {
   remote: string;
@@ -154,6 +154,6 @@ async function judgeFor(
   { request, wanted: { remote, project } }: Arriving,
   inTurn: <T>(run: () => Promise<T>) => Promise<T>,
 ): Promise<Judge> {
-  const found = await look(parts, remote, { project, instance, profiles: [] }, traceOfRequest(request));
+  const found = await lookUp(parts, remote, { project, instance, profiles: [] }, traceOfRequest(request));
   return judgeOf(index, { instance }, limitsIn(found), { inTurn });
 }

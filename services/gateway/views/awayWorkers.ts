@@ -7,7 +7,7 @@ import { isAsked } from '../../jobs/queueDepth.ts';
 import type { Bucket } from '../../nats/bucket.ts';
 import type { Nats } from '../../nats/connection.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
-import { waitingFor } from '../../outages/outage.ts';
+import { describeOutage } from '../../outages/outage.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
@@ -61,7 +61,7 @@ export class AwayWorkers {
           of === remote && status === 'Running' && owner !== undefined && !workers.has(owner),
       );
       const [first] = outages.toSorted((a, b) => a.since.localeCompare(b.since));
-      if (first && !others && !(await isAsked(nats, remote, 'transfer'))) waits.set(remote, waitingFor(first));
+      if (first && !others && !(await isAsked(nats, remote, 'transfer'))) waits.set(remote, describeOutage(first));
     }
     return waits;
   }

@@ -3,7 +3,7 @@ import { attachedVolumes } from '../../backups/manifest.ts';
 import { type Summary, summarise } from '../../backups/summaries.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../../contract/schemas.ts';
-import { askLook, type LookAnswer, type LookQuestion } from '../../hosts/look.ts';
+import { askLookUp, type LookUpAnswer, type LookUpQuestion } from '../../hosts/lookUp.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { isS3Away } from '../../outages/blame.ts';
 import type { Trace } from '../../telemetry/trace.ts';
@@ -32,14 +32,14 @@ export async function findBackup(
 }
 
 /** Asks a worker what its LXD has; undefined when none answers. */
-export async function look(
+export async function lookUp(
   { nats, config }: Pick<GatewayParts, 'nats' | 'config'>,
   remote: string,
-  question: LookQuestion,
+  question: LookUpQuestion,
   trace: Trace,
-): Promise<LookAnswer | undefined> {
+): Promise<LookUpAnswer | undefined> {
   try {
-    return await askLook(nats, remote, question, config.gateway.askTimeoutMs, trace);
+    return await askLookUp(nats, remote, question, config.gateway.askTimeoutMs, trace);
   } catch (error) {
     if (isCode(error, 'no-worker')) return undefined;
     throw error;
@@ -52,7 +52,7 @@ export async function assertInstance(
   { remote, project, instance }: Address,
   trace: Trace,
 ): Promise<void> {
-  if ((await look(parts, remote, { project, instance }, trace))?.instance === false)
+  if ((await lookUp(parts, remote, { project, instance }, trace))?.instance === false)
     throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
 }
 
@@ -132,6 +132,7 @@ function showUnfinished(operation: Operation, { backup, ...address }: BackupAddr
       address: { ...address, backup },
       backup: {
         ...{ name: backup, created: created_at, size: bytes_stored, optimized, instance_only, tags, pinned: false },
+        ...{ held: false, locked_until: null },
         compressed: compression !== 'none',
       },
     }),

@@ -3,7 +3,7 @@
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import { nudge } from '../../coordination/nudges.ts';
-import { isQuick } from '../../nats/streams.ts';
+import { onlyDeletes } from '../../nats/streams.ts';
 import { cancel, isFinal } from '../../operations/operation.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
@@ -21,7 +21,7 @@ export async function cancelOperation(
     if (!found) throw missingOperation(id);
     const { operation, revision } = found;
     if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
-    if (isQuick(operation.kind)) throw new LxstowError('bad-request', "This operation can't be cancelled");
+    if (onlyDeletes(operation.kind)) throw new LxstowError('bad-request', "This operation can't be cancelled");
     if (!operation.may_cancel && operation.status !== 'Cancelling')
       throw new LxstowError(
         'bad-request',

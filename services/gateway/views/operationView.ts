@@ -2,7 +2,7 @@
 import type { BackupJob, Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
 
 /** The operation with LXD's fields, as its clients know them. */
-export function toLxd(operation: Operation) {
+export function shownOperation(operation: Operation) {
   const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
     operation;
   const code = operation.error_code;

@@ -1,14 +1,16 @@
 /** Schedules as clients see and change them. */
+import { parseDuration } from '../../contract/durations.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Schedule, ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
 import { checkZone } from '../../contract/zones.ts';
 import { checkRule } from '../../retention/keep.ts';
 import { checkSelector } from '../../runs/selector.ts';
 import { nextSlot, parseCron } from '../../schedules/cron.ts';
-import { runRequest, secondsOf } from '../../schedules/scheduler.ts';
-import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
+import { runRequest } from '../../schedules/scheduler.ts';
+import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
+import { ownerTrouble } from './scheduleOwner.ts';
 
-const mostTries = 20;
 const dayMinutes = 1440;
 
 /** Throws bad-request for what the schema cannot see: rules that are never due, unknown zones, a time outside of the window. */
@@ -30,7 +32,7 @@ function checkTime(due: number, window: string, jitter: string | undefined): voi
   const left = (minutesFrom(begin, end) || dayMinutes) - minutesFrom(begin, due);
   const time = `${String(Math.floor(due / 60)).padStart(2, '0')}:${String(due % 60).padStart(2, '0')}`;
   if (left <= 0) throw new LxstowError('bad-request', `window: ${time}, when the schedule is due, is not in ${window}`);
-  if (jitter !== undefined && secondsOf(jitter) > left * 60)
+  if (jitter !== undefined && parseDuration(jitter) > left * 60_000)
     throw new LxstowError('bad-request', `jitter: ${jitter} behind ${time} is not in the window ${window}`);
 }
 
@@ -38,42 +40,34 @@ function minutesFrom(one: number, other: number): number {
   return (other - one + dayMinutes) % dayMinutes;
 }
 
-export function showSchedule({ schedule }: StoredSchedule, now = new Date()): ShownSchedule {
-  const { token: _, ...shown } = schedule;
+export async function showSchedule(
+  parts: Pick<GatewayParts, 'trust' | 'config'>,
+  { schedule }: StoredSchedule,
+  now = new Date(),
+): Promise<ShownSchedule> {
+  const { token: _, restricted: __, begun: ___, ...shown } = schedule;
   const { definition } = shown;
   const from = activeFrom(schedule, now);
   const next = from && nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', from);
-  return { ...shown, ...(next && { next: next.at }) };
+  const trouble = await ownerTrouble(parts, schedule);
+  return { ...shown, ...(next && { next: next.at }), ...(trouble !== undefined && { owner_trouble: trouble }) };
+}
+
+/** Whether all that a schedule is about is in these projects and on these hosts. */
+export function coversOnly({
+  projects,
+  remotes,
+}: {
+  projects?: ((project: string) => boolean) | undefined;
+  remotes?: ((remote: string) => boolean) | undefined;
+}): (schedule: Pick<Schedule, 'definition'>) => boolean {
+  return ({ definition: { selector } }) =>
+    (projects === undefined || (selector?.projects?.every(projects) ?? false)) &&
+    (remotes === undefined || (selector?.remotes?.every(remotes) ?? false));
 }
 
 /** From when on the schedule is due again; undefined while it is paused without an end. */
 export function activeFrom({ paused }: Schedule, now: Date): Date | undefined {
   if (!paused) return now;
   return paused.until === undefined ? undefined : new Date(Math.max(Date.parse(paused.until), now.getTime()));
-}
-
-/** The schedule, if who asks may see all that it is about. Throws not-found. */
-export async function visibleSchedule(
-  schedules: ScheduleStore,
-  name: string,
-  may: (schedule: Schedule) => boolean,
-): Promise<StoredSchedule> {
-  const found = await schedules.find(name);
-  if (!found || !may(found.schedule)) throw new LxstowError('not-found', `schedule ${name} does not exist`);
-  return found;
-}
-
-/** Changes a schedule, whoever else does so. Throws not-found. */
-export async function changeSchedule(
-  schedules: ScheduleStore,
-  name: string,
-  may: (schedule: Schedule) => boolean,
-  change: (schedule: Schedule) => Schedule,
-): Promise<StoredSchedule> {
-  for (let tries = 0; tries < mostTries; tries++) {
-    const { schedule, revision } = await visibleSchedule(schedules, name, may);
-    const next = change(schedule);
-    if (await schedules.update(next, revision)) return { schedule: next, revision };
-  }
-  throw new LxstowError('conflict', `schedule ${name} is being changed by others: ask again`);
 }

@@ -1,8 +1,11 @@
 /** The state of each instance, for both APIs: from the records in the gateway's memory, without a question to a host. */
+import { parseDuration } from '../../contract/durations.ts';
 import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import type { Inventory } from '../../fleet/fleetStore.ts';
-import { parseAge, statusOf } from '../../fleet/judge.ts';
+import { statusOf } from '../../fleet/judge.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+
+const hourMs = 3_600_000;
 
 export interface StatusQuestion {
   /** Whether records of this place are wanted. */
@@ -30,7 +33,7 @@ export async function instanceStates(
   { fleet, config }: Pick<GatewayParts, 'fleet' | 'config'>,
   { wants, mayName, olderThan, state, after = '', most = Number.POSITIVE_INFINITY }: StatusQuestion,
 ): Promise<Statuses> {
-  const maxAgeMs = parseAge(olderThan ?? `${config.gateway.backupMaxAgeHours}h`);
+  const maxAgeMs = olderThan === undefined ? config.gateway.backupMaxAgeHours * hourMs : parseDuration(olderThan);
   const yardstick = { now: new Date(), maxAgeMs, mayName };
   const { instances, inventories } = await fleet.current();
   const statuses: InstanceStatus[] = [];

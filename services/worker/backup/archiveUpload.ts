@@ -81,13 +81,13 @@ export class ArchiveUpload {
   /** Begins a new upload, and has the store copy the key's object, whose ETag must be `etag`, into it. */
   async reopen(etag: string, signal: AbortSignal): Promise<void> {
     const { store } = this.#tools;
-    const { upload: old } = this.#checkpoint.start;
+    const { upload: old, lock } = this.#checkpoint.start;
     const { uploadId } = this.#attempt.operation.checkpoint ?? {};
     // An earlier attempt died amid its renewal: its copy is incomplete.
     if (uploadId && uploadId !== old.uploadId) await store.abortUpload({ key: old.key, uploadId }, signal);
     const sent = this.#checkpoint.parts;
     const begun = Date.now();
-    const upload = await store.beginUpload(old.key, { ...this.#options, copies: true }, lingering(signal));
+    const upload = await store.beginUpload(old.key, { ...this.#options, lock, copies: true }, lingering(signal));
     await this.#attempt.checkpoint({ key: upload.key, uploadId: upload.uploadId });
     const size = sent.reduce((sum, part) => sum + part.size, 0);
     const parts: UploadedPart[] = [];

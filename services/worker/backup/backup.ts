@@ -2,8 +2,9 @@
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
 import { manifestKey } from '../../backups/keys.ts';
 import { attachedVolumes, formatManifest, manifestVersion } from '../../backups/manifest.ts';
+import { compressionNamed, contentTypes } from '../../contract/backupNames.ts';
 import { isCode } from '../../contract/errors.ts';
-import { type BackupAddress, compressionNamed, contentTypes, type Manifest } from '../../contract/schemas.ts';
+import type { BackupAddress, Manifest } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
@@ -12,7 +13,7 @@ import { ArchiveUpload } from './archiveUpload.ts';
 import { begin, resume } from './begin.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 import { type Sent, sendArchive, storedBytes } from './sendArchive.ts';
-import { assertNoOrphan, isDone, settleName } from './settleName.ts';
+import { assertNoLeftoverArchive, isDone, settleName } from './settleName.ts';
 import { Filled } from './stagingRoom.ts';
 import { removeTraces, tidy } from './traces.ts';
 import { adviseOnZeros } from './zeros.ts';
@@ -27,7 +28,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     attempt.log.warn('the name is not held for longer yet', { error }),
   );
   if (!isFree && (await isDone(address, attempt, tools))) return removeTraces(job, attempt, tools);
-  await assertNoOrphan(address, attempt, tools);
+  await assertNoLeftoverArchive(address, attempt, tools);
 
   const tags = job.body.tags ?? {};
   const found = await resume(job, compression, attempt, tools);
@@ -73,6 +74,7 @@ function describe(
       ...{ name: backup, remote, project, instance },
       created: new Date().toISOString(),
       tags: job.body.tags ?? {},
+      ...(start.lock && { lock: start.lock }),
     },
     archive: {
       key: start.upload.key,
@@ -101,7 +103,8 @@ async function writeManifest(
   attempt: Attempt,
   { store, config, keeper }: Tools,
 ): Promise<void> {
-  const options = { tags: manifest.backup.tags, contentType: 'application/json' };
+  const { tags, lock } = manifest.backup;
+  const options = { tags, contentType: 'application/json', lock };
   attempt.assertOwned();
   // Do not interrupt this write: it may still arrive after undoBackup() has looked for the manifest.
   await store.create(manifestKey(config.s3.prefix, address), formatManifest(manifest), options, cleanupSignal());

@@ -1,7 +1,9 @@
 /** How an attempt at a backup begins: from where an earlier one was, or with a new copy in LXD and a new upload. */
 import { archiveKey } from '../../backups/keys.ts';
+import { lockFrom } from '../../backups/protection.ts';
+import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
-import { type BackupAddress, type Compression, contentTypes, type ManifestLxd } from '../../contract/schemas.ts';
+import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
@@ -64,13 +66,23 @@ export async function begin(
   const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);
   const key = archiveKey(config.s3.prefix, address);
   const begun = Date.now();
+  const lock = job.body.object_lock && lockFrom(job.body.object_lock, begun);
   const upload = await store.beginUpload(
     key,
-    { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
+    { tags: job.body.tags ?? {}, contentType: contentTypes[compression], lock },
     lingering(signal),
   );
   await attempt.checkpoint({ key, uploadId: upload.uploadId });
-  const start: BackupStart = { lxdBackup, compression, upload, begun, session: upload.uploadId, instance, lxd };
+  const start: BackupStart = {
+    lxdBackup,
+    compression,
+    upload,
+    begun,
+    session: upload.uploadId,
+    instance,
+    lxd,
+    ...(lock && { lock }),
+  };
   return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
 }
 

@@ -4,7 +4,7 @@
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
 import type { TarState } from '../../archive/tar/tar.ts';
-import type { Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
+import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/backups.ts';
 import { type Bucket, parseRecord } from '../../nats/bucket.ts';
 import { operationKey } from '../../nats/bucketKeys.ts';
@@ -21,6 +21,8 @@ export interface BackupStart {
   /** The current upload, and when it was begun (ms since 1970). */
   upload: Upload;
   begun: number;
+  /** How archive and manifest are locked. */
+  lock?: BackupLock;
   /** Marks the parts' records; stays the same when the upload is renewed. */
   session: string;
   /** After a renewal: the S3 parts that hold the archive's parts up to and including `upto`, copied from the object with this ETag. */

@@ -90,7 +90,7 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   try {
     if (limit > 0) await new Transfer(send, limit).run(source, partSizeFor(limit));
   } catch (error) {
-    if (attempt.signal.aborted || asLxstowError(error).permanent || isCode(error, 'archive-truncated')) throw error;
+    if (attempt.signal.aborted || !asLxstowError(error).repeatable || isCode(error, 'archive-truncated')) throw error;
     attempt.log.warn('not all sent while LXD was writing', { error });
   } finally {
     source.destroy();

@@ -1,8 +1,9 @@
 /** The name of a backup: settled once for its operation, and free of any other backup. */
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
 import { readManifest } from '../../backups/manifest.ts';
+import { checkBackupName } from '../../contract/backupNames.ts';
 import { LxstowError, unlessMissing } from '../../contract/errors.ts';
-import { type BackupAddress, type Compression, checkBackupName } from '../../contract/schemas.ts';
+import type { BackupAddress, Compression } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
@@ -54,7 +55,7 @@ export async function isDone(
 }
 
 /** Throws conflict if another operation has left an archive without its manifest: otherwise that is noticed only when everything has been sent. */
-export async function assertNoOrphan(
+export async function assertNoLeftoverArchive(
   address: BackupAddress,
   attempt: Attempt,
   { store, config }: Tools,

@@ -51,12 +51,16 @@ export async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools
   const upload = key && uploadId ? { key, uploadId } : undefined;
   await tidy(lxdBackup, upload, attempt, tools);
   if (upload && operation.backup !== undefined)
-    await removeOrphan({ ...job.address, backup: operation.backup }, attempt, tools);
+    await removeLeftoverArchive({ ...job.address, backup: operation.backup }, attempt, tools);
   await removeCheckpoint(tools.checkpoints, operation);
 }
 
 /** Removes an archive that was completed, but never got its manifest. */
-async function removeOrphan(address: BackupAddress, attempt: Attempt, { store, config }: Tools): Promise<void> {
+async function removeLeftoverArchive(
+  address: BackupAddress,
+  attempt: Attempt,
+  { store, config }: Tools,
+): Promise<void> {
   const { prefix } = config.s3;
   const signal = cleanupSignal();
   if ((await etagAt(store, manifestKey(prefix, address), signal)) !== undefined) return;

@@ -6,7 +6,7 @@ import { isCode, LxstowError } from '../../contract/errors.ts';
 import { type Address, type BackupAddress, check, type Manifest } from '../../contract/schemas.ts';
 import { Forward } from '../../lxd/forward.ts';
 import { deleteInstance } from '../../lxd/instanceChanges.ts';
-import { nameOf, poolDriver, projectExists } from '../../lxd/instances.ts';
+import { type LxdInstance, nameOf, poolDriver, projectExists, readServer } from '../../lxd/instances.ts';
 import { identifierOf, isMarked, keptConfig } from '../../lxd/marks.ts';
 import { importedName, parseOwnName, renamed } from '../../lxd/ownNames.ts';
 import { ensureProfiles, knownProfiles } from '../../lxd/profiles.ts';
@@ -14,33 +14,28 @@ import { claimKey, removal } from '../../nats/bucketKeys.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';
-import { assertMayBring } from './limits.ts';
+import { assertMayBring } from './mayBring.ts';
 import { prepare } from './prepare.ts';
 import { assertReplaceable } from './replace.ts';
-import { type Here, look, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
 
 /** LXD has not been seen to leave more than one volume. */
 const mostNames = 4;
 /** Imports the backup, unless an earlier attempt, whose worker died, has. Returns what is there then. */
-export async function bringIn(restoring: Restoring): Promise<Here> {
+export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   const { job, attempt, tools, source, target } = restoring;
   const { signal } = attempt;
   if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
-  let here = await look(restoring, signal);
-  if (!here.isIn && !here.replaced) await assertTargetFree(restoring, here);
-  if (
-    here.imported &&
-    here.imported.status !== 'Stopped' &&
-    !isMarked('restored', attempt.operation.id)(here.imported)
-  ) {
-    // LXD was restarted before we could keep it from starting what it had just imported: the instance is not what was stored any more.
+  let here = await findInstances(restoring, signal);
+  if (!here.targetIsOurs && !here.replaced) await assertTargetFree(restoring, here);
+  if (here.imported && (await isUnfit(here.imported, restoring))) {
     await deleteInstance(tools.lxd, restoring.imported, {
       signal,
       idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
     });
     here = { ...here, imported: undefined };
   }
-  if (!here.isIn && !here.imported) {
+  if (!here.targetIsOurs && !here.imported) {
     if (here.replaced) throw goneError(restoring);
     await claimForReading(source, attempt, tools);
     const { manifest } = await readManifest(tools.store, tools.config.s3.prefix, source, signal);
@@ -59,16 +54,27 @@ export async function bringIn(restoring: Restoring): Promise<Here> {
     await importUnderFreeName(restoring, manifest, server).catch(async (error) => {
       throw await unlessProfileGone(error, restoring, manifest);
     });
-    here = await look(restoring, signal);
+    here = await findInstances(restoring, signal);
   }
-  if (!here.isIn && here.imported && !attempt.operation.checkpoint?.prepared) {
+  if (!here.targetIsOurs && here.imported && !attempt.operation.checkpoint?.prepared) {
     // Unless an earlier attempt has changed the keys, they are the archive's.
     if (!isMarked('restored', attempt.operation.id)(here.imported))
       await attempt.checkpoint({ kept: keptConfig(here.imported) });
     await prepare(restoring, here.imported, here.target);
   }
-  if (!here.isIn && !here.imported) throw goneError(restoring);
+  if (!here.targetIsOurs && !here.imported) throw goneError(restoring);
   return here;
+}
+
+/**
+ * Whether an instance that an earlier attempt imported is not what was stored. An LXD that ends while it imports may leave one without volume, or with some of its
+ * snapshots. One that starts again may start what it had just imported. Once we have marked the instance, it is whole, and LXD does not start it.
+ */
+async function isUnfit(imported: LxdInstance, { attempt, tools }: Restoring): Promise<boolean> {
+  if (isMarked('restored', attempt.operation.id)(imported)) return false;
+  if (imported.status !== 'Stopped') return true;
+  const { lxdPid } = attempt.operation.checkpoint ?? {};
+  return lxdPid !== undefined && lxdPid !== (await readServer(tools.lxd, attempt.signal)).environment.server_pid;
 }
 
 /** Imports under the first name of ours under which LXD has left no volume. */
@@ -111,7 +117,7 @@ function goneError({ imported }: Restoring): LxstowError {
 }
 
 /** Throws conflict if an instance has the name, and is not to be replaced, or cannot be. */
-async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: Here): Promise<void> {
+async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: InstancesFound): Promise<void> {
   const own = parseOwnName(target.instance);
   if (own)
     throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);

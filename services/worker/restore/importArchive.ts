@@ -9,7 +9,7 @@ import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
 import { openImport, runningImport } from '../../lxd/imports.ts';
-import { instanceExists, nameOf } from '../../lxd/instances.ts';
+import { instanceExists, nameOf, readServer } from '../../lxd/instances.ts';
 import { waitForOperation } from '../../lxd/lxdOperation.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
@@ -40,7 +40,8 @@ export async function importArchive(
   let sent = 0;
   const key = archiveKey(config.s3.prefix, from);
   await checkArchive(archive, from, key, store, attempt.signal);
-  await attempt.checkpoint({ importing: true, prepared: false });
+  const { server_pid: lxdPid } = (await readServer(lxd, attempt.signal)).environment;
+  await attempt.checkpoint({ importing: true, prepared: false, ...(lxdPid !== undefined && { lxdPid }) });
   attempt.assertOwned();
   const scan = new SnapshotScan(instance.snapshots);
   const lxdImport = openImport(lxd, to, pool, moving);

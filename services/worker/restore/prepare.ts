@@ -106,7 +106,7 @@ export async function changeWhatMay(
   kind: 'restored' | 'replaced' = 'restored',
 ): Promise<void> {
   const change = (some: Config) =>
-    changeInstance(tools.lxd, address, isMarked(kind, attempt.operation.id), { config: some }, attempt.held);
+    changeInstance(tools.lxd, address, isMarked(kind, attempt.operation.id), { config: some }, attempt.leaseLost);
   try {
     return await change(config);
   } catch (error) {

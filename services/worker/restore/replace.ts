@@ -15,8 +15,8 @@ import {
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
-import { type Here, look, type Restoring } from './restoring.ts';
-import { isFinal, takeName } from './takeName.ts';
+import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
+import { isRetryHopeless, takeName } from './takeName.ts';
 import { startInstance, unlessDone, waitingOf, walkBack } from './walkBack.ts';
 
 /** How long an attempt retries a swap while LXD is away: between two attempts, other jobs of the instance could begin. */
@@ -38,24 +38,24 @@ export function whyNotReplaceable(instance: LxdInstance): string | undefined {
 }
 
 /** Puts the restored instance in the place of the one that has its name, or resumes that after the death of a worker. */
-export async function swap(restoring: Restoring, first: Here): Promise<void> {
+export async function swap(restoring: Restoring, first: InstancesFound): Promise<void> {
   const { attempt, tools } = restoring;
   attempt.assertOwned();
   attempt.report({ stage: 'swapping' });
   const until = performance.now() + swapPatienceMs;
-  for (let here: Here | undefined = first; ; here = undefined) {
+  for (let here: InstancesFound | undefined = first; ; here = undefined) {
     try {
-      here ??= await look(restoring, attempt.held);
-      if (!here.replaced && here.target && !here.isIn) await setAside(restoring);
+      here ??= await findInstances(restoring, attempt.leaseLost);
+      if (!here.replaced && here.target && !here.targetIsOurs) await setAside(restoring);
       return await takeName(restoring, here);
     } catch (error) {
-      if (isFinal(error) && !attempt.held.aborted) {
+      if (isRetryHopeless(error) && !attempt.leaseLost.aborted) {
         const why = isCode(error, 'not-started') ? (error as Error).cause : error;
         await giveUp(restoring, asLxstowError(why).message);
       }
       // The next attempt resumes from what it finds. A cancel is undone by undoRestore().
       if (!isLxdAway(error) || attempt.signal.aborted || performance.now() > until) throw error;
-      await delay(tools.lxd.pollMs, undefined, { signal: attempt.held });
+      await delay(tools.lxd.pollMs, undefined, { signal: attempt.leaseLost });
     }
   }
 }

@@ -14,7 +14,7 @@ import { bringIn } from './bringIn.ts';
 import { settleImport } from './importArchive.ts';
 import { changeWhatMay } from './prepare.ts';
 import { finishReplace, giveUp, swap } from './replace.ts';
-import { look, type Restoring, restoringOf } from './restoring.ts';
+import { findInstances, type Restoring, restoringOf } from './restoring.ts';
 import { takeName, takenAwayError } from './takeName.ts';
 import { handBackElsewhere, walkBack } from './walkBack.ts';
 
@@ -29,7 +29,9 @@ export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools:
   if (checkpoint?.failed !== undefined) await giveUp(restoring, checkpoint.failed);
   if (!checkpoint?.swapped) {
     const here = await bringIn(restoring);
-    if (here.replaced || (job.body.replace && here.target && !here.isIn)) await swap(restoring, here);
+    // A replace has begun, or there is an instance to replace that is not ours yet.
+    const isReplacing = here.replaced || (job.body.replace && here.target && !here.targetIsOurs);
+    if (isReplacing) await swap(restoring, here);
     else await takeName(restoring, here);
   }
   await finish(restoring);
@@ -38,19 +40,19 @@ export async function runRestore(job: JobOf<'restore'>, attempt: Attempt, tools:
 /** Hands the restored instance over to its owner, and deletes the one that it has replaced. */
 async function finish(restoring: Restoring): Promise<void> {
   const { attempt } = restoring;
-  const here = await look(restoring, attempt.signal);
+  const here = await findInstances(restoring, attempt.signal);
   const { checkpoint } = attempt.operation;
-  const isElsewhere = !here.isIn && (await handBackElsewhere(restoring, attempt.held));
-  if (!here.target || isElsewhere || (!here.isIn && !checkpoint?.handedOver))
+  const isElsewhere = !here.targetIsOurs && (await handBackElsewhere(restoring, attempt.leaseLost));
+  if (!here.target || isElsewhere || (!here.targetIsOurs && !checkpoint?.handedOver))
     throw takenAwayError(restoring, here.replaced !== undefined);
-  if (here.isIn) {
+  if (here.targetIsOurs) {
     await handOver(restoring, here.target).catch((error) => {
       const isTaken = isCode(error, 'not-found') || isCode(error, 'conflict');
       throw isTaken ? takenAwayError(restoring, here.replaced !== undefined) : error;
     });
   }
   if (here.replaced) await finishReplace(restoring);
-  else if (checkpoint?.replaced && here.isIn) await handBackElsewhere(restoring, attempt.held);
+  else if (checkpoint?.replaced && here.targetIsOurs) await handBackElsewhere(restoring, attempt.leaseLost);
 }
 
 /** Gives the restored instance its own configuration back, as the last change to it. */
@@ -70,7 +72,7 @@ export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools
   // Once the restored instance is in service, nothing walks back.
   if (!checkpoint || checkpoint.swapped || isCode(attempt.signal.reason, 'lease-lost')) return;
   const restoring = restoringOf(job, attempt, tools);
-  const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.held]);
+  const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.leaseLost]);
   try {
     if (checkpoint.replaced) await walkBack(restoring);
   } finally {
@@ -84,8 +86,8 @@ async function removeImported(restoring: Restoring, signal: AbortSignal): Promis
   const { job, attempt, tools, imported } = restoring;
   const { log } = attempt;
   await settleImport(imported, attempt, tools, signal);
-  const here = await look(restoring, signal);
-  if (here.isIn && here.target) return handOver(restoring, here.target);
+  const here = await findInstances(restoring, signal);
+  if (here.targetIsOurs && here.target) return handOver(restoring, here.target);
   if (!here.imported) return;
   if (job.body.replace && !here.target && !here.replaced)
     return void log.warn('the restored instance is kept: the one that it was to replace is gone', {

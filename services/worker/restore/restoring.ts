@@ -22,12 +22,12 @@ export interface Restoring {
 }
 
 /** The instances that have these names now. */
-export interface Here {
+export interface InstancesFound {
   target: LxdInstance | undefined;
   imported: LxdInstance | undefined;
   replaced: LxdInstance | undefined;
   /** The restored instance has the target's name. */
-  isIn: boolean;
+  targetIsOurs: boolean;
 }
 
 export function restoringOf(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Restoring {
@@ -45,9 +45,12 @@ export function restoringOf(job: JobOf<'restore'>, attempt: Attempt, tools: Tool
 }
 
 /** Asks LXD which instances have these names. */
-export async function look({ attempt, tools, ...at }: Restoring, signal: AbortSignal): Promise<Here> {
+export async function findInstances(
+  { attempt, tools, ...at }: Restoring,
+  signal: AbortSignal,
+): Promise<InstancesFound> {
   const find = (address: Address) => findInstance(tools.lxd, address, signal);
   const [target, imported, replaced] = await Promise.all([find(at.target), find(at.imported), find(at.replaced)]);
-  const isIn = target !== undefined && isMarked('restored', attempt.operation.id)(target);
-  return { target, imported, replaced, isIn };
+  const targetIsOurs = target !== undefined && isMarked('restored', attempt.operation.id)(target);
+  return { target, imported, replaced, targetIsOurs };
 }

@@ -6,13 +6,13 @@ import { LostOperation } from '../../lxd/lxdOperation.ts';
 import { beforeStart, isMarked } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
 import { changeWhatMay } from './prepare.ts';
-import { type Here, look, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
 import { startInstance, waitingOf } from './walkBack.ts';
 
 /** Gives the restored instance its name, which must be free, and puts it into service. From here on a cancel comes too late. */
-export async function takeName(restoring: Restoring, here: Here): Promise<void> {
+export async function takeName(restoring: Restoring, here: InstancesFound): Promise<void> {
   await restoring.attempt.commit();
-  if (!here.isIn) await rename(restoring);
+  if (!here.targetIsOurs) await rename(restoring);
   await putIntoService(restoring);
 }
 
@@ -27,8 +27,8 @@ async function rename(restoring: Restoring): Promise<void> {
     await renameInstance(tools.lxd, imported, target.instance, waiting);
   } catch (error) {
     if (isCode(error, 'lxd-unavailable') || waiting.signal.aborted) throw error;
-    const here = await look(restoring, waiting.signal);
-    if (here.isIn) return;
+    const here = await findInstances(restoring, waiting.signal);
+    if (here.targetIsOurs) return;
     if (here.target) {
       const text = `another client has made an instance ${nameOf(target)} in the meantime; it was not touched`;
       throw new LxstowError('conflict', text, { cause: error });
@@ -41,7 +41,7 @@ async function rename(restoring: Restoring): Promise<void> {
 async function putIntoService(restoring: Restoring): Promise<void> {
   const { job, attempt, tools, target } = restoring;
   const { id, checkpoint } = attempt.operation;
-  const found = await findInstance(tools.lxd, target, attempt.held);
+  const found = await findInstance(tools.lxd, target, attempt.leaseLost);
   if (!found || !isMarked('restored', id)(found)) throw takenAwayError(restoring);
   if (found.status !== 'Running') {
     await changeWhatMay(restoring, target, beforeStart(checkpoint?.kept ?? {}));
@@ -58,7 +58,7 @@ async function start(restoring: Restoring): Promise<void> {
   try {
     await startInstance(restoring);
   } catch (error) {
-    if (!isFinal(error) || attempt.held.aborted) throw error;
+    if (!isRetryHopeless(error) || attempt.leaseLost.aborted) throw error;
     const why = asLxstowError(error).message;
     const text = `instance ${nameOf(target)} is restored, but does not start: ${why}`;
     throw new LxstowError('not-started', text, { cause: error });
@@ -72,8 +72,8 @@ export function takenAwayError({ target, replaced }: Restoring, isAside = false)
   return new LxstowError('conflict', text);
 }
 
-/** Retrying cannot help: LXD's own failure or refusal, or a conflict. */
-export function isFinal(error: unknown): boolean {
+/** Whether starting or renaming the restored instance again cannot help: LXD's own failure or refusal, or a conflict. */
+export function isRetryHopeless(error: unknown): boolean {
   if (error instanceof LostOperation || isCode(error, 'cancelled')) return false;
   const { code } = asLxstowError(error);
   return ['lxd-failed', 'lxd-refused', 'internal'].includes(code) || blameOf(code).on === 'job';

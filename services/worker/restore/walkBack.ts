@@ -6,7 +6,7 @@ import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { beforeStart, handedBackConfig, isMarked } from '../../lxd/marks.ts';
 import { changeWhatMay } from './prepare.ts';
-import { look, type Restoring } from './restoring.ts';
+import { findInstances, type Restoring } from './restoring.ts';
 
 const walkBackMs = 300_000;
 
@@ -25,14 +25,14 @@ export async function walkBack(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, imported, replaced } = restoring;
   const { lxd } = tools;
   const waiting = {
-    signal: AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.held]),
+    signal: AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.leaseLost]),
     idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
   };
-  const here = await look(restoring, waiting.signal);
+  const here = await findInstances(restoring, waiting.signal);
   attempt.assertHeld();
   if (here.replaced && here.target) {
-    if (!here.isIn || here.target.status === 'Running') {
-      const whose = here.isIn ? 'runs already' : 'is another instance';
+    if (!here.targetIsOurs || here.target.status === 'Running') {
+      const whose = here.targetIsOurs ? 'runs already' : 'is another instance';
       const text = `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`;
       throw new LxstowError('conflict', text);
     }
@@ -66,7 +66,7 @@ async function putBack(restoring: Restoring, { status }: LxdInstance, runs: bool
     if (replaced?.status === 'Frozen' && status !== 'Frozen')
       await setState(tools.lxd, target, 'freeze', waitingOf(restoring));
   } catch (error) {
-    if (isLxdAway(error) || attempt.held.aborted) throw error;
+    if (isLxdAway(error) || attempt.leaseLost.aborted) throw error;
     attempt.warn(`instance ${nameOf(target)} is back, but does not run as it did: ${asLxstowError(error).message}`);
   }
   await changeWhatMay(restoring, target, handedBackConfig('replaced', kept, runs), 'replaced');
@@ -97,7 +97,7 @@ export async function handBackElsewhere(restoring: Restoring, signal: AbortSigna
 
 /** For steps that only the loss of the lease ends: neither a cancel nor the worker's stop may leave them half done. */
 export function waitingOf({ attempt, tools }: Restoring) {
-  return { signal: attempt.held, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
+  return { signal: attempt.leaseLost, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }
 
 /** Runs a step; ignores its failure if it took effect. LXD can report such a failure, or forget the step when it is restarted. */

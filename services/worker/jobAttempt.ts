@@ -10,12 +10,12 @@ import { isLxdAway } from '../lxd/lxdOperation.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';
-import { cancelled, fail, handBack, putOff, succeed } from '../operations/operation.ts';
-import { waitedForAfter } from '../outages/blame.ts';
-import { waitingFor } from '../outages/outage.ts';
+import { cancelled, fail, requeue, requeueForOutage, succeed } from '../operations/operation.ts';
+import { describeMissing } from '../outages/blame.ts';
+import { describeOutage } from '../outages/outage.ts';
 import type { Outages } from '../outages/outages.ts';
 import { countJob, type JobResult } from '../telemetry/metrics.ts';
-import { type Ending, endingOf, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
+import { type AfterFailure, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */
@@ -39,7 +39,7 @@ export interface AttemptTools {
 
 const hourMs = 3_600_000;
 
-export class AttemptRun {
+export class JobAttempt {
   readonly #job: Job;
   readonly #attempt: Attempt;
   readonly #message: Delivery;
@@ -73,6 +73,8 @@ export class AttemptRun {
     } finally {
       tools.metrics.running.dec({ kind });
       handingBack.removeEventListener('abort', handBackNow);
+      // While NATS is away or its bucket is full, the end of the attempt may not be written: give back what it held all the same.
+      await this.#attempt.release();
     }
   }
 
@@ -98,15 +100,15 @@ export class AttemptRun {
     const { outages, tools } = this.#tools;
     const { attempts, patienceHours } = tools.config.worker;
     const { gate, cut } = await outages.examine(error, this.#job.kind, begun);
-    const cuts = cut ? (operation.cut_by_lxd ?? 0) + 1 : 0;
+    const cutsByLxd = cut ? (operation.cut_by_lxd ?? 0) + 1 : 0;
     const clock = { now: Date.now(), ranMs: performance.now() - begun, cut };
     const waitingSince = waitingSinceOf(operation.waiting_since, clock);
-    const ending = endingOf(error, {
+    const ending = decideAfterFailure(error, {
       attempt: operation.attempt,
-      // A restored instance that runs already is not given up.
-      attempts: operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts,
-      confirmed: gate !== undefined || cut,
-      cuts,
+      attempts,
+      mustFinish: operation.checkpoint?.swapped !== undefined,
+      isDependencyAway: gate !== undefined || cut,
+      cutsByLxd,
       waitedMs: clock.now - waitingSince,
       patienceMs: patienceHours * hourMs,
     });
@@ -119,12 +121,12 @@ export class AttemptRun {
         log.info('job cancelled');
         return this.#endForGood(error, 'cancelled', (current) => cancelled(current, new Date()));
       case 'wait': {
-        const often = cuts > 1 ? `LXD, which has ended during ${cuts} attempts of this job` : undefined;
-        const away = often ?? (gate ? waitingFor(gate.outage) : waitedForAfter(error.code));
+        const often = cutsByLxd > 1 ? `LXD, which has ended during ${cutsByLxd} attempts of this job` : undefined;
+        const away = often ?? (gate ? describeOutage(gate.outage) : describeMissing(error.code));
         log.warn('attempt ended by an outage', { error, away });
         await this.#attempt.finish((current) => {
-          const known = cut ? { ...current, cut_by_lxd: cuts } : current;
-          return putOff(known, error.message, new Date(waitingSince), new Date(), away);
+          const known = cut ? { ...current, cut_by_lxd: cutsByLxd } : current;
+          return requeueForOutage(known, error.message, new Date(waitingSince), new Date(), away);
         });
         tools.metrics.retries.inc({ kind: this.#job.kind });
         await this.#attempt.release();
@@ -136,30 +138,30 @@ export class AttemptRun {
         return this.#endForNow(error, ending);
       case 'fail':
         log.error('job failed', { error });
-        return this.#endForGood(error, 'failure', (current) => fail(current, error, new Date()), ending.letter);
+        return this.#endForGood(error, 'failure', (current) => fail(current, error, new Date()), ending.deadLetter);
     }
   }
 
   /** Puts the job back on the queue. */
-  async #endForNow(error: LxstowError, ending: Extract<Ending, { kind: 'hand-back' | 'retry' }>): Promise<void> {
+  async #endForNow(error: LxstowError, ending: Extract<AfterFailure, { kind: 'hand-back' | 'retry' }>): Promise<void> {
     const counts = ending.kind === 'retry';
     const delayMs = counts ? jittered(ending.delayMs) : 0;
     this.#attempt.log.warn(counts ? 'attempt failed, another follows' : 'job handed back', { error, delayMs });
-    await this.#attempt.finish((current) => handBack(current, error.message, new Date(), counts));
+    await this.#attempt.finish((current) => requeue(current, error.message, new Date(), counts));
     if (counts) this.#tools.tools.metrics.retries.inc({ kind: this.#job.kind });
     await this.#attempt.release();
     this.#message.nak(delayMs);
   }
 
-  /** Undoes the job, then ends its operation: as `change` writes it. `letter`: a dead letter keeps the job. */
+  /** Undoes the job, then ends its operation: as `change` writes it. `deadLetter`: a dead letter keeps the job. */
   async #endForGood(
     error: LxstowError,
     result: 'failure' | 'cancelled',
     change: (operation: Operation) => Operation,
-    letter = false,
+    deadLetter = false,
   ): Promise<void> {
     if (!(await this.#undo())) return this.#undoLater(error);
-    if (letter) await bury(this.#tools.nats, this.#message, error);
+    if (deadLetter) await bury(this.#tools.nats, this.#message, error);
     await this.#noteEnd(result, error);
     await this.#end(change, result);
     this.#message.term(error.code);
@@ -197,7 +199,7 @@ export class AttemptRun {
   async #undoLater(reason: LxstowError): Promise<void> {
     this.#attempt.log.warn('not undone yet', { error: reason });
     await this.#attempt.finish((current) =>
-      current.status === 'Cancelling' ? current : handBack(current, reason.message, new Date(), false),
+      current.status === 'Cancelling' ? current : requeue(current, reason.message, new Date(), false),
     );
     await this.#attempt.release();
     this.#message.nak(jittered(firstDelayMs));

@@ -8,7 +8,7 @@ import { askSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 
 /** Do these exist in the worker's LXD? The answer has only what was asked for. */
-export interface LookQuestion {
+export interface LookUpQuestion {
   project: string;
   instance: string;
   pool?: string;
@@ -18,7 +18,7 @@ export interface LookQuestion {
   profiles?: string[];
 }
 
-export interface LookAnswer {
+export interface LookUpAnswer {
   project: boolean;
   instance: boolean;
   /** If a pool was asked for. */
@@ -38,13 +38,13 @@ const queueGroup = 'lxstow';
 const mostProfiles = 100;
 
 /** Asks a worker. Undefined if a worker is up but its LXD fails or does not answer in time; throws no-worker if none is up. */
-export async function askLook(
+export async function askLookUp(
   nats: Nats,
   remote: string,
-  question: LookQuestion,
+  question: LookUpQuestion,
   timeoutMs: number,
   trace: Trace,
-): Promise<LookAnswer | undefined> {
+): Promise<LookUpAnswer | undefined> {
   const carried = headers();
   carried.set(traceHeader, formatTraceparent(trace));
   try {
@@ -52,7 +52,7 @@ export async function askLook(
     const reply = await nats.whileConnected(() =>
       nats.connection.request(askSubject(remote, 'look'), JSON.stringify(question), options),
     );
-    const answer = reply.json<LookAnswer | { error: string }>();
+    const answer = reply.json<LookUpAnswer | { error: string }>();
     return 'error' in answer ? undefined : answer;
   } catch (error) {
     if (error instanceof TimeoutError) return undefined;
@@ -63,10 +63,10 @@ export async function askLook(
 }
 
 /** Answers until the signal aborts. */
-export function answerLook(
+export function answerLookUp(
   nats: Nats,
   remote: string,
-  look: (question: LookQuestion, trace: Trace) => Promise<LookAnswer>,
+  look: (question: LookUpQuestion, trace: Trace) => Promise<LookUpAnswer>,
   signal: AbortSignal,
 ): void {
   const subscription = nats.connection.subscribe(askSubject(remote, 'look'), {
@@ -83,8 +83,11 @@ export function answerLook(
   signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
 }
 
-async function answer(data: Uint8Array, look: (question: LookQuestion) => Promise<LookAnswer>): Promise<LookAnswer> {
-  const question = JSON.parse(new TextDecoder().decode(data)) as LookQuestion;
+async function answer(
+  data: Uint8Array,
+  look: (question: LookUpQuestion) => Promise<LookUpAnswer>,
+): Promise<LookUpAnswer> {
+  const question = JSON.parse(new TextDecoder().decode(data)) as LookUpQuestion;
   check('names.json#/$defs/projectName', question.project, 'project');
   check('names.json#/$defs/instanceName', question.instance, 'instance');
   if (question.pool !== undefined) check('names.json#/$defs/poolName', question.pool, 'pool');

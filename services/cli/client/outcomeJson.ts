@@ -1,4 +1,6 @@
-/** The outcome of a backup or restore in JSON and YAML: the same fields whether it was waited for or not. */
+/**
+ * The outcome of a backup or restore in JSON and YAML: the same fields whether it was waited for or not. The exit status is `exitOfAll` in follow.ts.
+ */
 import { type Followed, failureOf } from './follow.ts';
 import type { NamedInstance } from './names.ts';
 

@@ -9,7 +9,7 @@ import { jobSubject } from '../../nats/subjects.ts';
 import type { Restoring } from './restoring.ts';
 
 /** Asks LXD what a project is limited to, and which of these profiles it has. */
-export async function limitsOf(
+export async function restrictionsOf(
   lxd: LxdClient,
   project: string,
   profiles: string[],
@@ -27,7 +27,7 @@ export async function assertMayBring(restoring: Restoring, { instance }: Manifes
   const { job, source, target, tools, attempt } = restoring;
   if (job.unrestricted) return;
   const profiles = instance.profiles.map(({ name }) => name);
-  const limits = await limitsOf(tools.lxd, target.project, profiles, attempt.signal);
+  const limits = await restrictionsOf(tools.lxd, target.project, profiles, attempt.signal);
   const forbidden = forbiddenFor(instance, limits);
   if (forbidden.length === 0) return;
   const subject = jobSubject('restore', target, source, { unrestricted: true });

@@ -9,10 +9,10 @@ import { cancelled, fail, isFinal, succeed } from '../operations/operation.ts';
 import type { Leftover, SearchTools } from './leftoverTypes.ts';
 import type { Owner } from './owners.ts';
 
-export async function* orphans(tools: SearchTools): AsyncGenerator<Leftover> {
+export async function* abandonedUploads(tools: SearchTools): AsyncGenerator<Leftover> {
   const { owners, operations, leasesBucket, settledMs } = tools;
   /** Returns the operation if its gateway works on it no more. */
-  const orphaned = async (id: string) => {
+  const abandoned = async (id: string) => {
     const found = await operations.find(id);
     if (!found || isFinal(found.operation)) return undefined;
     const { backup = '', updated_at } = found.operation;
@@ -20,17 +20,17 @@ export async function* orphans(tools: SearchTools): AsyncGenerator<Leftover> {
     return entry || Date.now() - Date.parse(updated_at) < settledMs ? undefined : found;
   };
   for (const { kind, id, updated_at } of owners.known) {
-    if (kind !== 'upload' || !(await orphaned(id))) continue;
-    const look = async (): Promise<Owner> => ({ state: (await orphaned(id)) ? 'ended' : 'living', operation: id });
+    if (kind !== 'upload' || !(await abandoned(id))) continue;
+    const ownerNow = async (): Promise<Owner> => ({ state: (await abandoned(id)) ? 'ended' : 'living', operation: id });
     yield {
       kind: 'operation',
       what: id,
       where: operationsBucket,
       since: new Date(updated_at),
       owner: { state: 'ended', operation: id },
-      look,
+      ownerNow,
       async remove() {
-        const found = await orphaned(id);
+        const found = await abandoned(id);
         if (!found) return false;
         return (await operations.update(await ended(found.operation, tools), found.revision)) !== undefined;
       },

@@ -1,0 +1,95 @@
+/** Backups that were deleted from the bucket, but that it keeps as old versions. */
+import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { isCode, unlessMissing } from '../contract/errors.ts';
+import type { BackupAddress, Manifest } from '../contract/schemas.ts';
+import type { ObjectStore } from '../storage/objectStore.ts';
+import type { S3Connection } from '../storage/s3Connection.ts';
+import { type DeletedObject, deletedObjects, readVersion } from '../storage/versions.ts';
+import { archiveKey, listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from './keys.ts';
+import { parseManifest } from './manifest.ts';
+import { lockedUntil, lockText } from './protection.ts';
+
+export interface DeletedBackup {
+  address: BackupAddress;
+  /** When the last of its objects was deleted. */
+  deleted: string;
+  /** Bytes of the archive. */
+  size: number;
+  /** What is hidden by a marker: the archive before the manifest, which makes it a backup. */
+  objects: DeletedObject[];
+  /** How it is seen that lxstow has not deleted it; undefined where it may have. */
+  foreign: string | undefined;
+}
+
+interface Tools {
+  s3: S3Connection;
+  store: ObjectStore;
+  prefix: string;
+}
+
+interface Group {
+  address: BackupAddress;
+  manifest?: DeletedObject;
+  archive?: DeletedObject;
+}
+
+const readsInFlight = 16;
+
+/** Those that are whole, of all hosts. Throws s3-denied where old versions may not be listed. */
+export async function deletedBackups(tools: Tools, signal: AbortSignal): Promise<DeletedBackup[]> {
+  const { s3, prefix } = tools;
+  const groups = new Map<string, Group>();
+  for await (const object of deletedObjects(s3, listPrefix(prefix, {}), signal)) {
+    const described = parseManifestKey(prefix, object.key);
+    const address = described ?? parseArchiveKey(prefix, object.key);
+    if (!address) continue;
+    const key = archiveKey(prefix, address);
+    const known = groups.get(key) ?? { address };
+    groups.set(key, { ...known, ...(described ? { manifest: object } : { archive: object }) });
+  }
+  const found: DeletedBackup[] = [];
+  for await (const each of mapInOrder(groups.values(), readsInFlight, (group) => describe(group, tools, signal)))
+    if (each) found.push(each);
+  return found;
+}
+
+/** Undefined for one that could not be restored. */
+async function describe(group: Group, tools: Tools, signal: AbortSignal): Promise<DeletedBackup | undefined> {
+  const { address, manifest: hidden, archive } = group;
+  const manifest = await manifestOf(group, tools, signal);
+  if (!manifest) return undefined;
+  const key = archiveKey(tools.prefix, address);
+  const etag = archive ? archive.etag : (await unlessMissing(() => tools.store.stat(key, signal)))?.etag;
+  if (etag !== manifest.archive.etag) return undefined;
+  const objects = [archive, hidden].filter((each) => each !== undefined);
+  const deleted =
+    objects
+      .map((each) => each.deleted)
+      .sort()
+      .at(-1) ?? '';
+  return { address, deleted, size: manifest.archive.size, objects, foreign: whyForeign(manifest, group) };
+}
+
+async function manifestOf(
+  { address, manifest }: Group,
+  { s3, store, prefix }: Tools,
+  signal: AbortSignal,
+): Promise<Manifest | undefined> {
+  const read = () => (manifest ? readVersion(s3, manifest, signal) : store.read(manifestKey(prefix, address), signal));
+  const found = await unlessMissing(read);
+  try {
+    return found && parseManifest(found.body, address);
+  } catch (error) {
+    if (isCode(error, 'bad-manifest')) return undefined;
+    throw error;
+  }
+}
+
+/** lxstow deletes neither what is locked or pinned, nor one of a backup's objects alone. */
+function whyForeign(found: Manifest, { manifest, archive }: Group): string | undefined {
+  const until = lockedUntil(found);
+  if (until !== undefined) return `locked until ${lockText(until)}`;
+  if (found.backup.pinned) return 'pinned';
+  if (!archive) return 'only its manifest was deleted';
+  return manifest ? undefined : 'only its archive was deleted';
+}

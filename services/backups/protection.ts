@@ -1,0 +1,35 @@
+/** What keeps a backup from being deleted: a pin, a lock of the bucket. */
+import { LxstowError } from '../contract/errors.ts';
+import type { BackupLock, Manifest, ObjectLock } from '../contract/schemas.ts';
+
+const dayMs = 86_400_000;
+const minuteMs = 60_000;
+
+/** The lock of a backup that begins now, up to a whole minute. */
+export function lockFrom({ mode, days }: ObjectLock, nowMs = Date.now()): BackupLock {
+  return { mode, until: new Date(Math.ceil((nowMs + days * dayMs) / minuteMs) * minuteMs).toISOString() };
+}
+
+/** Until when a backup is locked; undefined once that has passed. */
+export function lockedUntil({ backup: { lock } }: Manifest, nowMs = Date.now()): string | undefined {
+  return lock && Date.parse(lock.until) > nowMs ? lock.until : undefined;
+}
+
+/** `2026-12-28 03:00 UTC` */
+export function lockText(until: string): string {
+  return `${until.slice(0, 16).replace('T', ' ')} UTC`;
+}
+
+/** Throws conflict for a backup that is pinned or locked. */
+export function assertDeletable(manifest: Manifest): void {
+  const { instance, name, pinned, lock } = manifest.backup;
+  const until = lockedUntil(manifest);
+  const which = `backup ${instance}/${name} is`;
+  if (until !== undefined)
+    throw new LxstowError('conflict', `${which} locked until ${lockText(until)} (${lock?.mode}); it was not deleted`);
+  if (pinned)
+    throw new LxstowError(
+      'conflict',
+      `${which} pinned; it was not deleted. To delete it, unpin it first: lxstow unpin ${instance} ${name}`,
+    );
+}

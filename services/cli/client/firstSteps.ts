@@ -1,0 +1,88 @@
+/** What `lxstow init` does once the gateway runs: makes it trust this user, and sets the schedule. */
+import { readText, stateDir } from '../../contract/config.ts';
+import type { ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
+import { type Nightly, usualKeepDaily, usualTime } from '../../init/initAnswers.ts';
+import { connectNats } from '../../nats/connection.ts';
+import { commonName, fingerprintOf, newGrant, parseCertificate, trustedCertificate } from '../../trust/certificates.ts';
+import { ownFiles } from '../../trust/serverCertificate.ts';
+import { TrustStore } from '../../trust/trustStore.ts';
+import { configured } from '../configured.ts';
+import { CliError, exits } from '../exit.ts';
+import { Gateway } from './gatewayClient.ts';
+import { addRemote, identity, listRemotes, removeRemote } from './remotes.ts';
+
+const usualName = 'stow';
+const scheduleName = 'nightly';
+const trustMs = 15_000;
+const lookEveryMs = 100;
+
+/** Makes this user's certificate trusted, as admin, and the gateway known. Returns the name of the gateway. */
+export async function trustThisUser(
+  source: { file: string; env: NodeJS.ProcessEnv },
+  stop: AbortSignal,
+): Promise<string> {
+  const { config, log } = configured(source);
+  log.level = 'error';
+  const own = await identity();
+  {
+    await using nats = await connectNats(config.nats, 'lxstow init', log);
+    const trust = new TrustStore(nats, log);
+    const certificate = parseCertificate(own.cert);
+    if (!(await trust.certificate(fingerprintOf(certificate))))
+      await trust.add(trustedCertificate(certificate, commonName(certificate) ?? 'init', newGrant({})));
+  }
+  const url = `https://127.0.0.1:${config.gateway.port}`;
+  const file = config.gateway.certificate ?? ownFiles(stateDir(config, source.env))[0];
+  const name = await makeKnown(url, readText(file, "the gateway's certificate"));
+  using gateway = await openGateway(name);
+  for (const end = performance.now() + trustMs; (await gateway.ask('GET', [])).auth !== 'trusted'; ) {
+    stop.throwIfAborted();
+    if (performance.now() > end)
+      throw new CliError(exits.refused, `the gateway at ${url} does not trust this user`, { hint: 'lxstow doctor' });
+    await new Promise((resolve) => setTimeout(resolve, lookEveryMs));
+  }
+  return name;
+}
+
+/** Under the name that it has already, or `stow`, or the next free one. */
+async function makeKnown(url: string, certificate: string): Promise<string> {
+  const { remotes } = await listRemotes();
+  const same = remotes.find((remote) => remote.url === url);
+  if (same?.certificate?.trim() === certificate.trim()) return same.name;
+  if (same) await removeRemote(same.name);
+  const names = new Set(remotes.map(({ name }) => name));
+  let name = same?.name ?? usualName;
+  for (let n = 2; !same && names.has(name); n += 1) name = `${usualName}${n}`;
+  await addRemote({ name, url, certificate });
+  return name;
+}
+
+export async function openGateway(name: string): Promise<Gateway> {
+  const remote = (await listRemotes()).remotes.find((each) => each.name === name);
+  if (!remote) throw new CliError(exits.notFound, `gateway ${name} is not known`);
+  return new Gateway(remote, await identity());
+}
+
+/** Creates the schedule, or changes what was answered of the one that is there. Returns when it is due next. */
+export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<string | undefined> {
+  using gateway = await openGateway(name);
+  const all: ShownSchedule[] = await gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
+  const there = all.find((schedule) => schedule.name === scheduleName)?.definition;
+  const definition: ScheduleBody = {
+    zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    selector: { all: true },
+    ...there,
+    cron: time === undefined && there ? there.cron : cronOf(time ?? usualTime),
+    keep: { ...there?.keep, keep_daily: keepDaily ?? there?.keep?.keep_daily ?? usualKeepDaily },
+  };
+  if (there) await gateway.ask('PUT', ['schedules', scheduleName], { body: definition });
+  else await gateway.ask('POST', ['schedules'], { body: { name: scheduleName, definition } });
+  const { next }: ShownSchedule = await gateway.ask('GET', ['schedules', scheduleName]);
+  return next;
+}
+
+/** `03:00` → `0 3 * * *` */
+function cronOf(time: string): string {
+  const [hour, minute] = time.split(':').map(Number);
+  return `${minute} ${hour} * * *`;
+}

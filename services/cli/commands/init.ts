@@ -1,0 +1,182 @@
+/** `lxstow init`: from a machine with LXD or Incus to backups every night, by questions or by options. */
+import { type ConfigSource, configFile } from '../../contract/config.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import { type AnswerOptions, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
+import { type Earlier, type Ports, readEarlier, usualPorts, writeConfiguration } from '../../init/configurationFile.ts';
+import { placeText } from '../../init/initAnswers.ts';
+import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
+import { freePorts } from '../../init/ports.ts';
+import { recoveryPage } from '../../init/recoveryPage.ts';
+import { findServers, type LocalServer } from '../../init/servers.ts';
+import { command, hasSystemd, isReady, logFile, start, unit } from '../../init/standaloneService.ts';
+import { poolText } from '../../init/tryStore.ts';
+import { undo } from '../../init/undo.ts';
+import type { Service } from '../../init/units.ts';
+import { setNightly, trustThisUser } from '../client/firstSteps.ts';
+import { configured } from '../configured.ts';
+import { CliError, type Exit, exits } from '../exit.ts';
+import { Questions } from '../terminal/questions.ts';
+
+export interface InitOptions extends AnswerOptions {
+  yes?: boolean;
+  undo?: boolean;
+}
+
+export interface InitContext {
+  source: ConfigSource;
+  stop: AbortSignal;
+}
+
+const usualNatsPort = 4222;
+const say = (text: string) => process.stdout.write(`${text}\n`);
+
+export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
+  const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
+  const record = readRecord(places);
+  const earlier = readEarlier(places);
+  assertOurs(places, record, earlier);
+  const { server, answers } = await ask(options, source.env, earlier, stop);
+  const service = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
+  const gateway = await trustThisUser({ env: withoutKeys(source.env), file: places.config }, stop);
+  await writeRecord(places, { ...service.record, gateway });
+  say(`${gateway}: is the gateway, and trusts this user`);
+  if (answers.nightly) say(`every instance is backed up next at ${await setNightly(gateway, answers.nightly)}`);
+  await writeSecret(places.page, recoveryPage(answers.store, new Date()));
+  const status = await firstBackup(gateway, answers.backup);
+  sayNext(places, service.service, answers);
+  return status;
+}
+
+async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlier | undefined, stop: AbortSignal) {
+  using asker = options.yes ? undefined : new Questions();
+  const server = await chooseServer(await findServers(env, stop), options, asker);
+  const pools = server.pools.map(poolText).join(', ') || 'none';
+  const instances = count(server.instances.length, 'instance');
+  say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
+  return { server, answers: await findAnswers({ options, earlier, server, env, stop, asker, say }) };
+}
+
+async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
+  const how = { tag: [], selector: [], wait: true, format: 'table' } as const;
+  if (which === 'none') return exits.ok;
+  if (which === 'all') {
+    const { runCommand } = await import('./run.ts');
+    return runCommand([`${gateway}:`], {
+      ...how,
+      tag: [],
+      selector: [],
+      all: true,
+      project: [],
+      target: [],
+      exclude: [],
+    });
+  }
+  const [instance = '', project] = which.instance.split('/').reverse();
+  const { backupCommand } = await import('./backup.ts');
+  return backupCommand([`${gateway}:${instance}`], {
+    ...how,
+    tag: [],
+    selector: [],
+    ...(project !== undefined && { project }),
+  });
+}
+
+export async function undoCommand({ source, stop }: InitContext): Promise<Exit> {
+  const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
+  const record = readRecord(places);
+  if (!record)
+    throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
+  const kept = await undo(places, record);
+  if (record.gateway !== undefined) {
+    const { removeRemote } = await import('../client/remotes.ts');
+    await removeRemote(record.gateway).catch(() => undefined);
+  }
+  stop.throwIfAborted();
+  say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
+  for (const line of kept) say(`  ${line}`);
+  return exits.ok;
+}
+
+/** A configuration that somebody else wrote is not to be changed, unless it says nothing about stores and NATS yet. */
+function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
+  if (record || !earlier?.store) return;
+  throw new LxstowError(
+    'conflict',
+    `${config} has a store already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
+  );
+}
+
+interface Preparation {
+  places: Places;
+  record: InitRecord | undefined;
+  earlier: Earlier | undefined;
+  server: LocalServer;
+  answers: InitAnswers;
+  env: NodeJS.ProcessEnv;
+}
+
+/** Writes the configuration, and starts the service unless it runs as it should. */
+async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
+  const ports: Ports = record && earlier ? earlier.ports : await freePorts({ ...usualPorts });
+  const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
+  const settings = { store: answers.store, socket: server.socket, state: record?.state ?? places.state, ports };
+  const written = await writeConfiguration(places, settings, record !== undefined);
+  say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
+  const made: InitRecord = {
+    hadConfiguration: record?.hadConfiguration ?? earlier !== undefined,
+    state: settings.state,
+    natsPort,
+    service: hasSystemd(places) ? 'systemd' : 'background',
+    units: record?.units ?? [],
+    store: placeText(answers.store),
+    ...(record?.gateway !== undefined && { gateway: record.gateway }),
+  };
+  await writeRecord(places, made);
+  const service: Service = {
+    places,
+    program: [process.execPath, process.argv[1] ?? ''],
+    env,
+    natsPort,
+    healthPorts: [ports.gatewayHealth, ports.workerHealth],
+    gid: server.gid,
+    folder: 'folder' in answers.store ? answers.store.folder : undefined,
+  };
+  // What is configured must be sound before it is started.
+  configured({ file: places.config, env: withoutKeys(env) });
+  if (written || !(await isReady(service.healthPorts))) {
+    say(made.service === 'systemd' ? `starting ${unit}` : 'starting lxstow in the background');
+    made.units = await start(service, stop);
+    await writeRecord(places, made);
+  } else say('lxstow runs already');
+  return { service, record: made };
+}
+
+/** The configuration has the keys now. */
+export function withoutKeys(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
+}
+
+function sayNext(places: Places, service: Service, { store }: InitAnswers): void {
+  const other = process.env.SUDO_USER;
+  say(`
+Backups go to ${placeText(store)}. KEEP ${places.page} ELSEWHERE:
+with it and the store, everything can be restored on another machine.
+
+What to type next:
+  lxstow backup NAME                   back up an instance now
+  lxstow list NAME                     its backups
+  lxstow restore NAME latest           restore it where it is gone; --as OTHER: beside it
+  lxstow status                        whether every instance has a recent backup
+  lxstow schedule next --instances     what is backed up next, and when
+  lxstow doctor                        what is wrong, and what to do`);
+  if (!hasSystemd(places))
+    say(`
+There is no systemd for it here, so nothing starts lxstow after a reboot. Its log is ${logFile(places)}. To start it:
+  ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
+  if (other && other !== 'root')
+    say(`\nTo use lxstow as ${other}: lxstow remote add stow "$(sudo lxstow trust token ${other})"`);
+}
+
+function count(n: number, word: string): string {
+  return `${n} ${word}${n === 1 ? '' : 's'}`;
+}

@@ -1,0 +1,39 @@
+/** `lxstow init`, declared. */
+import { type Command, Option } from 'commander';
+import type { InitOptions } from '../commands/init.ts';
+import { configurationSource, stopSignal } from './beside.ts';
+import { examples, exiting } from './options.ts';
+
+export function addInitCommand(program: Command): void {
+  examples(
+    program
+      .command('init')
+      .description(
+        'set up lxstow on this machine: finds LXD or Incus, asks where backups go, starts everything; safe to repeat',
+      )
+      .option('-y, --yes', 'ask nothing: take the usual answer to what no option answers')
+      .option(
+        '--store <place>',
+        'where backups go: a folder, or the URL of an S3 server, such as https://s3.example.net/bucket',
+      )
+      .option('--access-key-file <file>', 'file with the S3 access key (default: LXSTOW_S3_ACCESS_KEY)')
+      .option('--secret-key-file <file>', 'file with its secret key (default: LXSTOW_S3_SECRET_KEY)')
+      .option('--region <name>', 'region of the bucket (default: us-east-1)')
+      .option('--ca <file>', "CA of the S3 server's certificate, PEM")
+      .addOption(new Option('--engine <name>', 'which server to use, where both are here').choices(['lxd', 'incus']))
+      .option('--nightly <time>', 'back up every instance every night at this time (default: 03:00)')
+      .option('--no-nightly', 'make no schedule')
+      .option('--keep-daily <n>', 'for how many nights to keep backups (default: 14)')
+      .option('--backup <which>', 'back up now: all, none, or the name of an instance')
+      .option('--undo', 'stop lxstow and remove what init made; backups, their folder or bucket, and keys stay'),
+    'lxstow init',
+    'lxstow init --yes --store /mnt/nas/lxstow --nightly 03:00 --keep-daily 14',
+    'LXSTOW_S3_ACCESS_KEY=… LXSTOW_S3_SECRET_KEY=… lxstow init --yes --store https://s3.example.net/backups',
+  ).action(
+    exiting(async (options: InitOptions, command: Command) => {
+      const { initCommand, undoCommand } = await import('../commands/init.ts');
+      const given = { source: configurationSource(command), stop: stopSignal() };
+      return options.undo ? undoCommand(given) : initCommand(options, given);
+    }),
+  );
+}

@@ -1,0 +1,8 @@
+/** What a deletion has not freed. */
+import { size } from './output.ts';
+
+export function sayKept(bytes = 0): void {
+  if (bytes === 0) return;
+  const when = 'until a lifecycle rule or an administrator removes them; `lxstow doctor` says which rule there is';
+  process.stderr.write(`${size(bytes)} are not free yet: the bucket keeps old versions ${when}\n`);
+}

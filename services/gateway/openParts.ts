@@ -1,0 +1,146 @@
+/** Opens what the gateway's APIs work with: its connections to S3 and NATS, the stores on them, and the feeds that it follows. */
+import { hostname } from 'node:os';
+import { Threads } from '../archive/compression/threads.ts';
+import { Catalog } from '../backups/catalog.ts';
+import { isCode } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
+import { Leases } from '../coordination/leases.ts';
+import { Reservations } from '../coordination/reservations.ts';
+import { FleetStore, FleetView } from '../fleet/fleetStore.ts';
+import { Keeper } from '../fleet/keeper.ts';
+import { Intake } from '../intake/intake.ts';
+import { Submitter } from '../jobs/submit.ts';
+import { Bucket } from '../nats/bucket.ts';
+import { connectNats } from '../nats/connection.ts';
+import { verifySetUp } from '../nats/setup.ts';
+import { leasesBucket } from '../nats/streams.ts';
+import { OperationStore } from '../operations/operationStore.ts';
+import { RunStore } from '../runs/runStore.ts';
+import { ScheduleStore } from '../schedules/scheduleStore.ts';
+import { measured } from '../storage/measured.ts';
+import { retrying } from '../storage/retrying.ts';
+import { createS3Store } from '../storage/s3.ts';
+import { type Log, onLine } from '../telemetry/logger.ts';
+import { countJob, createGatewayMetrics } from '../telemetry/metrics.ts';
+import { serverCertificate } from '../trust/serverCertificate.ts';
+import { openTrust } from './access/openTrust.ts';
+import { EventSockets } from './events/eventSockets.ts';
+import type { GatewayParts } from './gatewayParts.ts';
+import { Absences } from './http/absences.ts';
+import { listShares } from './http/lines.ts';
+import { Transfers } from './transfers.ts';
+import { AwayWorkers } from './views/awayWorkers.ts';
+
+export interface PartsOptions {
+  config: Config;
+  /** Reads the configuration again, for credentials that were changed. */
+  reread?: () => Config;
+  env: NodeJS.ProcessEnv;
+  log: Log;
+  /** Aborts to stop. */
+  stop: AbortSignal;
+}
+
+export interface OpenedParts {
+  parts: GatewayParts;
+  leasesBucket: Bucket;
+  /** Throws while S3 is away. */
+  probeS3(signal: AbortSignal): Promise<void>;
+  /** Resolves when the records of all instances have been read. */
+  fleetRead: Promise<void>;
+  /** Stops following NATS. Call it when no request needs what is followed any more. */
+  unfollow(): void;
+}
+
+/** A person waits for the answer: after two quick tries S3 counts as away. Workers are more patient. */
+const s3Attempts = 2;
+const s3IdleTimeoutMs = 5000;
+const startTimeoutMs = 10_000;
+
+/** Throws when the configuration is wrong, or NATS or the object store is not set up. What it opens is closed with `stack`. */
+export async function openParts(options: PartsOptions, stack: AsyncDisposableStack): Promise<OpenedParts> {
+  const { config, reread, env, log } = options;
+  const { gateway, worker } = config;
+  const metrics = createGatewayMetrics();
+  const certificate = await serverCertificate(config, env, log);
+  const { s3, catalogStore, archives, archiveStore } = await openStores(options, metrics, stack);
+  const threads = stack.use(new Threads({ gzipLibrary: config.gzip.library }));
+  const nats = stack.use(
+    await connectNats(config.nats, 'lxstow gateway', log, { reread: reread && (() => reread().nats) }),
+  );
+  const stop = AbortSignal.any([options.stop, nats.closed]);
+  await verifySetUp(nats);
+
+  const ended = new AbortController();
+  const operations = new OperationStore(nats, config.nats.operationsKeptHours);
+  const runs = new RunStore(nats, config.nats.runsKeptHours);
+  const leases = new Bucket(nats, leasesBucket);
+  const fleet = new FleetView(nats);
+  const fleetRead = fleet.follow(ended.signal, (error) =>
+    log.warn('the records of instances cannot be read', { error }),
+  );
+  const feed = await operations.feed(log, ended.signal);
+  const runFeed = await runs.feed(log, ended.signal);
+  const eventSockets = stack.use(new EventSockets(feed, runFeed, log));
+  stack.use(onLine(log, (line) => eventSockets.line(line)));
+  const trust = await openTrust(config, certificate, nats, log, ended.signal);
+  const transfers = new Transfers({
+    most: gateway.transfers,
+    mostPerClient: gateway.transfersPerClient ?? Math.ceil(gateway.transfers / 2),
+    name: `gateway-${hostname()}-${process.pid}`,
+    store: archiveStore,
+    presigner: archives,
+    threads,
+    leases: new Leases(leases, worker.leaseTtlMs),
+    heartbeatMs: worker.heartbeatMs,
+    clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
+    log,
+  });
+  const { prefix } = config.s3;
+  const catalog = new Catalog(catalogStore, prefix, log);
+  const keeper = new Keeper({ fleet: new FleetStore(nats), store: catalogStore, prefix, log });
+  const reservations = new Reservations(leases);
+  const intake = new Intake({
+    ...{ ...transfers.tools, prefix, operations, reservations, catalog, keeper },
+    cancels: feed,
+    onEnd: (operation, result) => countJob(metrics, operation, result),
+  });
+  const parts: GatewayParts = {
+    ...{ config, log, metrics, nats, operations, feed, runs, runFeed, eventSockets, reservations },
+    ...{ catalog, fleet, keeper, transfers, intake, certificate, stop, ...trust },
+    schedules: new ScheduleStore(nats),
+    submitter: new Submitter(nats, operations, log, ended.signal),
+    lists: listShares(),
+    absences: new Absences(leases, log),
+    awayWorkers: new AwayWorkers({ nats, leases, operations, log }),
+  };
+  return {
+    ...{ parts, leasesBucket: leases, fleetRead },
+    probeS3: (signal) => s3.probe(signal),
+    unfollow: () => ended.abort(),
+  };
+}
+
+/** Two connections to S3: archives have their own, with a longer timeout and more attempts. */
+async function openStores(
+  { config, reread, log }: PartsOptions,
+  metrics: GatewayParts['metrics'],
+  stack: AsyncDisposableStack,
+) {
+  const onRetry = (call: string) => metrics.s3Retries.inc({ call });
+  const options = { reread: reread && (() => reread().s3) };
+  const { attempts } = config.s3;
+  const idleTimeoutMs = Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs);
+  const s3 = stack.use(createS3Store({ ...config.s3, idleTimeoutMs }, options));
+  await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
+    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
+    log.warn('the object store does not answer yet', { error });
+  });
+  const archives = stack.use(createS3Store(config.s3, options));
+  return {
+    s3,
+    archives,
+    catalogStore: retrying(measured(s3, metrics), { attempts: Math.min(attempts, s3Attempts), onRetry }),
+    archiveStore: retrying(measured(archives, metrics), { attempts, onRetry }),
+  };
+}

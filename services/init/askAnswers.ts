@@ -1,0 +1,267 @@
+/** Finds out what init must know: from the options, from an earlier configuration, or by asking. Each store is tried at once. */
+import { readText } from '../contract/config.ts';
+import { LxstowError } from '../contract/errors.ts';
+import type { Finding } from '../doctor/finding.ts';
+import type { Earlier } from './configurationFile.ts';
+import {
+  type Nightly,
+  placeText,
+  readBucket,
+  readDays,
+  readKey,
+  readPlace,
+  readTime,
+  readYes,
+  type S3Place,
+  type Store,
+  usualBucket,
+  usualKeepDaily,
+  usualRegion,
+  usualTime,
+} from './initAnswers.ts';
+import { findProgram } from './programs.ts';
+import type { FoundServers, LocalServer } from './servers.ts';
+import { tryFolder, tryS3 } from './tryStore.ts';
+
+export interface Question<T> {
+  text: string;
+  /** What an empty line means. */
+  usual?: string | undefined;
+  /** The answer is not shown. */
+  hidden?: boolean;
+  /** The option that answers it. */
+  flag: string;
+  /** Throws bad-request with what is wrong with the answer: it is then asked again. */
+  read(text: string): T | Promise<T>;
+}
+
+/** Asks the person at the terminal. */
+export interface Asker {
+  ask<T>(question: Question<T>): Promise<T>;
+}
+
+export interface AnswerOptions {
+  store?: string;
+  accessKeyFile?: string;
+  secretKeyFile?: string;
+  region?: string;
+  ca?: string;
+  engine?: 'lxd' | 'incus';
+  /** False: no schedule. */
+  nightly?: string | false;
+  keepDaily?: string;
+  backup?: string;
+}
+
+export interface InitAnswers {
+  store: Store;
+  /** Undefined: the schedule is not touched. */
+  nightly: Nightly | undefined;
+  /** What is backed up at once: an instance, all, or none. */
+  backup: 'all' | 'none' | { instance: string };
+}
+
+export interface Asking {
+  options: AnswerOptions;
+  earlier: Earlier | undefined;
+  server: LocalServer;
+  env: NodeJS.ProcessEnv;
+  stop: AbortSignal;
+  /** Undefined with --yes. */
+  asker: Asker | undefined;
+  say(text: string): void;
+}
+
+export async function chooseServer(
+  { found, unusable }: FoundServers,
+  { engine }: AnswerOptions,
+  asker: Asker | undefined,
+): Promise<LocalServer> {
+  const named = (name: string) => found.find(({ product }) => product.toLowerCase() === name);
+  if (found.length === 0)
+    throw new LxstowError(
+      'lxd-unavailable',
+      unusable.length > 0
+        ? `${unusable.join('; ')}. Run this as root, or as a member of the group that may use its socket`
+        : 'there is no LXD and no Incus on this machine: install one and initialise it (`lxd init --auto`, `incus admin init --minimal`), then run this again',
+    );
+  if (engine !== undefined) {
+    const server = named(engine);
+    if (server) return server;
+    throw new LxstowError(
+      'bad-request',
+      `--engine ${engine}: only ${found.map(({ product }) => product).join(' and ')} is here`,
+    );
+  }
+  const [first, ...others] = found.toSorted((a, b) => b.instances.length - a.instances.length) as [LocalServer];
+  if (others.length === 0 || !asker) return first;
+  const counts = found.map(({ product, instances }) => `${product} has ${instances.length}`).join(', ');
+  return asker.ask({
+    text: `Both LXD and Incus are here (instances: ${counts}). Which one is to be backed up?`,
+    usual: first.product.toLowerCase(),
+    flag: '--engine',
+    read(text) {
+      const server = named(text.trim().toLowerCase());
+      if (server) return server;
+      throw new LxstowError('bad-request', `${JSON.stringify(text)}: answer lxd or incus`);
+    },
+  });
+}
+
+export async function findAnswers(asking: Asking): Promise<InitAnswers> {
+  const store =
+    asking.options.store === undefined && !asking.asker ? await usualStore(asking) : await findStore(asking);
+  return { store, nightly: await findNightly(asking), backup: await findBackup(asking) };
+}
+
+/** With --yes and without --store: the one that is configured, else a folder on this machine. */
+async function usualStore(asking: Asking): Promise<Store> {
+  const store = asking.earlier?.store ?? { folder: usualFolder };
+  accept(await tried(store, asking), asking);
+  return store;
+}
+
+const usualFolder = '/var/backups/lxstow';
+
+async function findStore(asking: Asking): Promise<Store> {
+  const { options, earlier, asker, env, say } = asking;
+  let before = earlier?.store;
+  for (;;) {
+    const place = await answer(asking, {
+      text: 'Where shall backups go? A folder, such as that of a NAS, or the URL of an S3 server',
+      usual: before ? placeOf(before) : findProgram('versitygw', env) && usualFolder,
+      flag: '--store',
+      given: options.store,
+      read: readPlace,
+    });
+    const store = 'folder' in place ? place : await findS3(place, asking, before);
+    before = store;
+    const problems = await tried(store, asking);
+    if (accept(problems, asking)) return store;
+    if (!asker || options.store !== undefined)
+      throw new LxstowError('bad-config', `${placeText(store)} cannot be used`);
+    say('Try again, with what is to be mended:');
+  }
+}
+
+const placeOf = (store: Store) => ('folder' in store ? store.folder : `${store.endpoint}/${store.bucket}`);
+
+async function findS3(
+  { endpoint, bucket }: { endpoint: string; bucket: string | undefined },
+  asking: Asking,
+  before: Store | undefined,
+): Promise<S3Place> {
+  const { options, env } = asking;
+  const known = before && !('folder' in before) && before.endpoint === endpoint ? before : undefined;
+  const key = (name: string, file: string | undefined) => {
+    const path = file ?? env[`LXSTOW_S3_${name}_FILE`];
+    return path === undefined ? env[`LXSTOW_S3_${name}`] : readText(path, 'the key').trim();
+  };
+  return {
+    endpoint,
+    bucket:
+      bucket ??
+      (await answer(asking, {
+        text: 'Bucket; it is created if it does not exist',
+        usual: known?.bucket ?? usualBucket,
+        flag: '--store',
+        read: readBucket,
+      })),
+    region: options.region ?? known?.region ?? usualRegion,
+    ...((options.ca ?? known?.ca) !== undefined && { ca: options.ca ?? known?.ca }),
+    accessKey: await answer(asking, {
+      text: 'Access key',
+      usual: known?.accessKey,
+      flag: '--access-key-file or LXSTOW_S3_ACCESS_KEY',
+      given: key('ACCESS_KEY', options.accessKeyFile),
+      read: readKey,
+    }),
+    secretKey: await answer(asking, {
+      text: known ? 'Secret key; empty for the same as before' : 'Secret key; it is not shown',
+      usual: known?.secretKey,
+      hidden: true,
+      flag: '--secret-key-file or LXSTOW_S3_SECRET_KEY',
+      given: key('SECRET_KEY', options.secretKeyFile),
+      read: readKey,
+    }),
+  };
+}
+
+async function tried(store: Store, { server, env, stop }: Asking): Promise<Finding[]> {
+  return 'folder' in store ? tryFolder(store, server, env) : tryS3(store, stop);
+}
+
+/** Prints the findings; whether the store can be used. */
+function accept(findings: Finding[], { asker, say }: Asking): boolean {
+  for (const { level, finding, advice } of findings)
+    say(`  ${level.padEnd(7)}  ${finding}${advice === null ? '' : `\n           → ${advice}`}`);
+  const problems = findings.filter(({ level }) => level === 'problem');
+  if (problems.length > 0 && !asker)
+    throw new LxstowError(
+      'bad-config',
+      `the store cannot be used: ${problems.map(({ finding }) => finding).join('; ')}`,
+    );
+  return problems.length === 0;
+}
+
+async function findNightly(asking: Asking): Promise<Nightly | undefined> {
+  const { options, earlier, asker } = asking;
+  const { nightly, keepDaily } = options;
+  if (nightly === false) return undefined;
+  const repeated = earlier?.store !== undefined;
+  // What is scheduled already stays as it is, unless the options say otherwise.
+  if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
+  const asIs = 'as it is';
+  const time = await answer(asking, {
+    text: 'Back up every instance every night? At what time, or no',
+    usual: repeated ? asIs : usualTime,
+    flag: '--nightly',
+    given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
+    read: (text) => (text === asIs ? asIs : readTime(text)),
+  });
+  if (time === undefined || (time === asIs && keepDaily === undefined)) return undefined;
+  const days = await answer(asking, {
+    text: 'For how many nights are backups kept?',
+    usual: String(usualKeepDaily),
+    flag: '--keep-daily',
+    given: keepDaily ?? (repeated && !asker ? '' : undefined),
+    read: (text) => (text === '' ? undefined : readDays(text)),
+  });
+  return { time: time === asIs ? undefined : time, keepDaily: days };
+}
+
+async function findBackup(asking: Asking): Promise<InitAnswers['backup']> {
+  const { options, earlier, server } = asking;
+  const names = server.instances;
+  if (names.length === 0 && options.backup === undefined) return 'none';
+  return answer(asking, {
+    text: `Back up now? Yes (${names.length === 1 ? names[0] : `all ${names.length} instances`}), no, or the name of an instance`,
+    usual: earlier?.store ? 'no' : 'yes',
+    flag: '--backup',
+    given: options.backup,
+    read(text) {
+      const word = text.trim();
+      if (names.includes(word)) return { instance: word };
+      if (/^(all|none)$/i.test(word)) return word.toLowerCase() as 'all' | 'none';
+      if (/^(y|yes|n|no)$/i.test(word)) return readYes(word) ? 'all' : 'none';
+      throw new LxstowError('bad-request', `there is no instance ${word}; there are: ${names.join(', ') || 'none'}`);
+    },
+  });
+}
+
+/** The option's value, else the answer to the question, else what is usual. */
+async function answer<T>(
+  { asker }: Asking,
+  { given, ...question }: Question<T> & { given?: string | undefined },
+): Promise<T> {
+  const { text, usual, flag, read } = question;
+  if (given === undefined && asker) return asker.ask(question);
+  const value = given ?? usual;
+  if (value === undefined) throw new LxstowError('bad-request', `no answer to “${text}”: give ${flag}`);
+  try {
+    return await read(value);
+  } catch (error) {
+    if (!(error instanceof LxstowError) || given === undefined) throw error;
+    throw new LxstowError(error.code, `${flag}: ${error.message}`, { cause: error });
+  }
+}

@@ -1,0 +1,130 @@
+/** The configuration that `lxstow init` writes: commented, and for its owner alone. What people added to it stays. */
+import { existsSync, readFileSync } from 'node:fs';
+import { copyFile } from 'node:fs/promises';
+import { isDeepStrictEqual } from 'node:util';
+import { type Document, parseDocument } from 'yaml';
+import { LxstowError } from '../contract/errors.ts';
+import type { S3Place, Store } from './initAnswers.ts';
+import { type Places, writeSecret } from './places.ts';
+
+export interface Settings {
+  store: Store;
+  /** LXD's or Incus' socket. */
+  socket: string;
+  state: string;
+  ports: Ports;
+}
+
+export interface Ports {
+  gateway: number;
+  gatewayHealth: number;
+  workerHealth: number;
+  /** Of the server of a folder. */
+  store: number;
+}
+
+export const usualPorts: Ports = { gateway: 8443, gatewayHealth: 8081, workerHealth: 8082, store: 9000 };
+
+/** What an earlier configuration says, as far as init asks for it. */
+export interface Earlier {
+  store: Store | undefined;
+  socket: string | undefined;
+  ports: Ports;
+}
+
+const beforeInit = '.before-init';
+
+export function readEarlier({ config }: Places): Earlier | undefined {
+  if (!existsSync(config)) return undefined;
+  const read = documentIn(readFileSync(config, 'utf8'), config).toJS() ?? {};
+  const { s3 = {}, remotes = {}, gateway = {}, worker = {} } = read;
+  const { folder, endpoint, bucket = 'lxstow', region = 'us-east-1', accessKey, secretKey, ca } = s3;
+  const place = accessKey && secretKey && { endpoint, bucket, region, accessKey, secretKey, ...(ca && { ca }) };
+  return {
+    store: folder ? { folder } : place || undefined,
+    socket: remotes[worker.remote ?? 'local']?.socket,
+    ports: {
+      gateway: gateway.port ?? usualPorts.gateway,
+      gatewayHealth: gateway.healthPort ?? usualPorts.gatewayHealth,
+      workerHealth: worker.healthPort ?? usualPorts.workerHealth,
+      store: Number((folder && endpoint && new URL(endpoint).port) || usualPorts.store),
+    },
+  };
+}
+
+/** Writes the file unless it says the same already; returns whether it was written. A file that init has not written is kept as `….before-init`. */
+export async function writeConfiguration(places: Places, settings: Settings, byInit: boolean): Promise<boolean> {
+  const { config } = places;
+  const there = existsSync(config);
+  const document = documentIn(there ? readFileSync(config, 'utf8') : heading, config);
+  const before = document.toJS();
+  for (const [path, value] of values(settings)) {
+    if (value !== undefined) document.setIn(path, document.createNode(value));
+    else if (document.hasIn(path)) document.deleteIn(path);
+  }
+  if (there && isDeepStrictEqual(document.toJS(), before)) return false;
+  if (there && !byInit) await copyFile(config, `${config}${beforeInit}`);
+  await writeSecret(config, document.toString({ lineWidth: 0 }));
+  return true;
+}
+
+/** Where the configuration before init is kept. */
+export function keptConfiguration({ config }: Places): string {
+  return `${config}${beforeInit}`;
+}
+
+const heading = `# The configuration of lxstow, by \`lxstow init\`. All keys: docs/configuration.md. After a change, restart lxstow.
+
+# Where backups go. With keys here, nobody but the owner of this file may read it.
+s3:
+  bucket: lxstow
+
+# The LXD or Incus on this machine; backups have its name, local.
+remotes:
+  local:
+    socket: ""
+
+# The API, for this machine only. To open it to others: address: 0.0.0.0 (docs/homelab.md)
+gateway:
+  stateDir: ""
+
+# At most 20 MiB/s by day:
+# worker:
+#   bandwidth: 08:00,20MiB 23:00,off
+`;
+
+function values({ store, socket, state, ports }: Settings): [path: string[], value: unknown][] {
+  const ownPort = (path: string[], port: number, usual: number): [string[], unknown][] =>
+    port === usual ? [] : [[path, port]];
+  return [
+    ...storeValues(store, ports),
+    [['remotes', 'local', 'socket'], socket],
+    [['gateway', 'stateDir'], state],
+    ...ownPort(['gateway', 'port'], ports.gateway, usualPorts.gateway),
+    ...ownPort(['gateway', 'healthPort'], ports.gatewayHealth, usualPorts.gatewayHealth),
+    ...ownPort(['worker', 'healthPort'], ports.workerHealth, usualPorts.workerHealth),
+  ];
+}
+
+function storeValues(store: Store, ports: Ports): [path: string[], value: unknown][] {
+  if ('folder' in store) {
+    const gone = ['bucket', 'region', 'accessKey', 'secretKey', 'ca'].map((key): [string[], undefined] => [
+      ['s3', key],
+      undefined,
+    ]);
+    const endpoint = ports.store === usualPorts.store ? undefined : `http://127.0.0.1:${ports.store}`;
+    return [...gone, [['s3', 'endpoint'], endpoint], [['s3', 'folder'], store.folder]];
+  }
+  const { endpoint, bucket, region, accessKey, secretKey, ca }: S3Place = store;
+  return Object.entries({ folder: undefined, endpoint, bucket, region, ca, accessKey, secretKey }).map(
+    ([key, value]) => [['s3', key], value],
+  );
+}
+
+function documentIn(text: string, file: string): Document {
+  const document = parseDocument(text);
+  const [fault] = document.errors;
+  if (fault) throw new LxstowError('bad-config', `${file} is not YAML: ${fault.message}`);
+  if (document.contents === null) return parseDocument(heading);
+  return document as unknown as Document;
+}

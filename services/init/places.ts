@@ -1,0 +1,68 @@
+/** Where `lxstow init` puts its files: for root below /etc and /var, for others below their home. */
+import { readFileSync } from 'node:fs';
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { systemCode } from '../contract/errors.ts';
+
+export interface Places {
+  /** The configuration. */
+  config: string;
+  /** Certificate, NATS's files, log. */
+  state: string;
+  /** The recovery page. */
+  page: string;
+  /** What init did, for its next run and for --undo. */
+  record: string;
+  /** The whole machine's, and so for systemd. */
+  system: boolean;
+}
+
+/** What init did. */
+export interface InitRecord {
+  /** Whether there was a configuration before; it is kept beside the new one. */
+  hadConfiguration: boolean;
+  state: string;
+  natsPort: number;
+  service: 'systemd' | 'background';
+  /** Files that it wrote for systemd. */
+  units: string[];
+  /** The client's name for the gateway. */
+  gateway?: string;
+  /** In words. */
+  store: string;
+}
+
+const systemFolder = '/etc/lxstow';
+
+/** `file`: the configuration that is named or found; undefined if there is none. */
+export function placesFor(file: string | undefined, env: NodeJS.ProcessEnv, root: boolean): Places {
+  const own = join(env.XDG_CONFIG_HOME || join(homedir(), '.config'), 'lxstow');
+  const config = resolve(file ?? join(root ? systemFolder : own, 'lxstow.yaml'));
+  const folder = dirname(config);
+  const system = root && folder === systemFolder;
+  const state = system ? '/var/lib/lxstow' : join(env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'lxstow');
+  return { config, state, page: join(folder, 'recovery.md'), record: join(folder, 'init.json'), system };
+}
+
+export function readRecord({ record }: Places): InitRecord | undefined {
+  try {
+    return JSON.parse(readFileSync(record, 'utf8'));
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+export async function writeRecord({ record }: Places, content: InitRecord): Promise<void> {
+  await writeSecret(record, `${JSON.stringify(content, null, 2)}\n`);
+}
+
+/** For its owner alone, also if it was there with another mode. */
+export async function writeSecret(file: string, content: string): Promise<void> {
+  await mkdir(dirname(file), { recursive: true });
+  const part = `${file}.${process.pid}`;
+  await rm(part, { force: true });
+  await writeFile(part, content, { mode: 0o600, flag: 'wx' });
+  await rename(part, file);
+}

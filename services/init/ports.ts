@@ -1,0 +1,29 @@
+/** Ports that nothing listens on yet: LXD itself may have 8443. */
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+
+/** For each name its usual port, or the next free one behind it. */
+export async function freePorts<K extends string>(usual: Record<K, number>): Promise<Record<K, number>> {
+  const taken = new Set<number>();
+  const found = { ...usual };
+  for (const name of Object.keys(usual) as K[]) {
+    let port = usual[name];
+    while (taken.has(port) || !(await isFree(port))) port += 1;
+    taken.add(port);
+    found[name] = port;
+  }
+  return found;
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  try {
+    server.listen(port, '127.0.0.1');
+    await once(server, 'listening');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    server.close();
+  }
+}

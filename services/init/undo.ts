@@ -1,0 +1,33 @@
+/** Takes back what `lxstow init` did. Never touches a backup, its folder or bucket, or keys; says where they are. */
+import { existsSync } from 'node:fs';
+import { readdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { keptConfiguration } from './configurationFile.ts';
+import type { InitRecord, Places } from './places.ts';
+import { stopService } from './standaloneService.ts';
+
+/** What stays in the state directory: keys of a store. */
+const keysOfStore = 'store';
+
+/** Returns what stays, a line each. */
+export async function undo(places: Places, record: InitRecord): Promise<string[]> {
+  await stopService(places, record.service, record.units);
+  const kept = [`the backups: ${record.store}`];
+  const { state } = record;
+  for (const name of existsSync(state) ? await readdir(state) : [])
+    if (name !== keysOfStore) await rm(join(state, name), { recursive: true, force: true });
+  const keys = join(state, keysOfStore);
+  if (existsSync(keys)) kept.push(`the keys of the store's server: ${keys}`);
+  if (existsSync(places.config)) {
+    const aside = `${places.config}.undone`;
+    await rename(places.config, aside);
+    kept.push(`the configuration, with the keys of the store: ${aside}`);
+  }
+  if (record.hadConfiguration && existsSync(keptConfiguration(places))) {
+    await rename(keptConfiguration(places), places.config);
+    kept.push(`the configuration that was there before: ${places.config}`);
+  }
+  if (existsSync(places.page)) kept.push(`the recovery page, with keys: ${places.page}`);
+  await rm(places.record, { force: true });
+  return kept;
+}

@@ -1,0 +1,111 @@
+/**
+ * What an instance, or a profile of it, says about the retention of its backups: `user.lxstow.keep-daily=30`. Such keys lengthen a rule; they shorten it
+ * only where the rule says so, for who may edit an instance may not for that delete its backups. Pure.
+ */
+import { Temporal } from 'temporal-polyfill';
+import { faultsOf, type InstanceKeep, type KeepRule } from '../contract/schemas.ts';
+import { type Candidate, checkRule, durationOf, judge, type Verdict } from './keep.ts';
+
+const prefix = 'user.lxstow.';
+const counts = ['last', 'hourly', 'daily', 'weekly', 'monthly', 'yearly'] as const;
+const names = [...counts, 'within', 'tag'] as const;
+/** LXD's configuration that is about retention. */
+export const keepKeys = names.map((name) => `${prefix}keep-${name}`);
+const longestValue = 1000;
+
+/** The texts of these keys, by the option's name: `keep-daily`. Undefined where there are none. */
+export function instanceKeepOf(config: Record<string, string | undefined>): InstanceKeep | undefined {
+  const found = keepKeys.flatMap((key) => {
+    const value = config[key]?.slice(0, longestValue);
+    return value ? [[key.slice(prefix.length), value] as const] : [];
+  });
+  return found.length > 0 ? Object.fromEntries(found) : undefined;
+}
+
+export interface ReadKeys {
+  keep: KeepRule;
+  /** Keys that were not understood, for people: they count for nothing. */
+  faults: string[];
+}
+
+export function readKeys(keys: InstanceKeep): ReadKeys {
+  const keep: Record<string, unknown> = {};
+  const faults: string[] = [];
+  for (const [name, text] of Object.entries(keys)) {
+    const [field, value] = optionOf(name, text);
+    if (faultsOf('keep-rule.json', { [field]: value }).length === 0) keep[field] = value;
+    else faults.push(`${prefix}${name}=${shortly(text)} is not understood, and counts for nothing`);
+  }
+  return { keep, faults };
+}
+
+/** Fit for a header and a line of a log. */
+function shortly(text: string): string {
+  return text.slice(0, 40).replaceAll(/[^ -~]|["\\]/g, '?');
+}
+
+function optionOf(name: string, text: string): [field: string, value: unknown] {
+  if (name === 'keep-tag') return ['keep_tags', text.split(',').map((tag) => tag.trim())];
+  const field = name.replace('-', '_');
+  if (name === 'keep-within') return [field, text];
+  return [field, text === 'unlimited' ? -1 : /^-?\d+$/.test(text) ? Number(text) : text];
+}
+
+/** The rule for an instance with these keys: of each option the longer. By `instance_keys: replace` the instance's options count, whatever the rule's are. */
+export function ruleFor(rule: KeepRule, keys: InstanceKeep | undefined): KeepRule {
+  const { instance_keys: how = 'lengthen' } = rule;
+  if (!keys || how === 'ignore') return rule;
+  const { keep } = readKeys(keys);
+  const merged = how === 'replace' ? { ...rule, ...keep } : longer(rule, keep);
+  try {
+    checkRule(merged);
+    return merged;
+  } catch {
+    // Zeros that replace the whole rule.
+    return rule;
+  }
+}
+
+function longer(rule: KeepRule, keep: KeepRule): KeepRule {
+  const longest = { ...rule };
+  for (const name of counts) {
+    const [own = 0, wanted = 0] = [rule[`keep_${name}`], keep[`keep_${name}`]];
+    if (wanted !== 0 && own >= 0 && (wanted < 0 || wanted > own)) longest[`keep_${name}`] = wanted;
+  }
+  const { keep_within, keep_tags } = keep;
+  if (keep_within !== undefined && isLonger(keep_within, rule.keep_within)) longest.keep_within = keep_within;
+  if (keep_tags) longest.keep_tags = [...new Set([...(rule.keep_tags ?? []), ...keep_tags])];
+  return longest;
+}
+
+/** By a calendar without a leap year. */
+function isLonger(one: string, other: string | undefined): boolean {
+  const relativeTo = Temporal.PlainDate.from('2025-01-01');
+  return Temporal.Duration.compare(durationOf(one), durationOf(other), { relativeTo }) > 0;
+}
+
+/** As `judge`, by the rule for this instance. A reason that the rule alone would not have given names the instance's key. */
+export function judgeFor<C extends Candidate>(
+  backups: C[],
+  rule: KeepRule,
+  keys: InstanceKeep | undefined,
+  now: Date,
+): Verdict<C>[] {
+  const meant = ruleFor(rule, keys);
+  if (!keys || meant === rule) return judge(backups, rule, now);
+  const alone = new Map(judge(backups, rule, now).map(({ backup, reasons }) => [backup, new Set(reasons)]));
+  return judge(backups, meant, now).map(({ backup, action, reasons }) => ({
+    ...{ backup, action },
+    reasons: reasons.map((reason) => {
+      const key = alone.get(backup)?.has(reason) ? undefined : keyOf(reason, keys);
+      return key === undefined ? reason : `${reason} (${prefix}${key}=${keys[key]})`;
+    }),
+  }));
+}
+
+/** The key that has given a reason: `oldest, daily` and `daily 2026-11-24` come of keep-daily. */
+function keyOf(reason: string, keys: InstanceKeep): keyof InstanceKeep | undefined {
+  const word = reason === 'all' ? 'last' : reason.replace(/^oldest, /, '').replace(/ .*$/, '');
+  const key = `keep-${word}` as keyof InstanceKeep;
+  return keys[key] === undefined ? undefined : key;
+}

@@ -1,0 +1,75 @@
+/** What a schedule's definition makes of its slots: which are due, which come next, and what a run for one keeps of it. Pure. */
+import { Temporal } from 'temporal-polyfill';
+import { parseDuration } from '../contract/durations.ts';
+import type { RunSchedule, ScheduleBody } from '../contract/schemas.ts';
+import { type Cron, lastSlot, nextSlot, parseCron, type Slot } from './cron.ts';
+
+type Rule = Pick<ScheduleBody, 'cron' | 'zone'>;
+
+/** So many missed slots are counted. */
+const mostCounted = 1000;
+
+/** The last slot that is due, how many before it were missed, and the one behind it. */
+export function dueSlot(
+  { cron: text, zone = 'UTC' }: Rule,
+  since: Date,
+  now: Date,
+): { due?: Slot; missed: number; next: Slot | undefined } {
+  const cron = parseCron(text);
+  const passed = slotsUntil(cron, zone, since, now);
+  const due = passed.length < mostCounted ? passed.at(-1) : lastSlot(cron, zone, since, now);
+  return { ...(due && { due }), missed: Math.max(0, passed.length - 1), next: nextSlot(cron, zone, now) };
+}
+
+function slotsUntil(cron: Cron, zone: string, since: Date, now: Date): Slot[] {
+  const found: Slot[] = [];
+  for (const slot of slotsAfter(cron, zone, since)) {
+    if (found.length === mostCounted || Date.parse(slot.at) > now.getTime()) break;
+    found.push(slot);
+  }
+  return found;
+}
+
+export function nextSlots({ cron, zone = 'UTC' }: Rule, after: Date, count: number): Slot[] {
+  return slotsAfter(parseCron(cron), zone, after).take(count).toArray();
+}
+
+function* slotsAfter(cron: Cron, zone: string, after: Date): Generator<Slot, undefined> {
+  for (let from = after; ; ) {
+    const slot = nextSlot(cron, zone, from);
+    if (!slot) return;
+    yield slot;
+    from = new Date(slot.at);
+  }
+}
+
+/** What a run for this slot keeps of its schedule. One that starts late has less of its window left, in which each instance must have its turn. */
+export function runScheduleOf(
+  name: string,
+  definition: Pick<ScheduleBody, 'jitter' | 'window' | 'zone'>,
+  slot: Slot,
+  starts_at = slot.at,
+): RunSchedule {
+  const { jitter } = definition;
+  const window_ends = windowEnd(definition, slot);
+  const leftMs = window_ends ? Date.parse(window_ends) - Date.parse(starts_at) : Number.POSITIVE_INFINITY;
+  const jitter_seconds = jitter === undefined ? 0 : Math.floor(Math.min(parseDuration(jitter), leftMs) / 1000);
+  return {
+    ...{ name, slot: slot.wall, starts_at },
+    ...(jitter_seconds > 0 && { jitter_seconds }),
+    ...(window_ends && { window_ends }),
+  };
+}
+
+/** When the window that the slot is in ends; undefined without a window. */
+export function windowEnd(
+  { window, zone = 'UTC' }: Pick<ScheduleBody, 'window' | 'zone'>,
+  slot: Slot,
+): string | undefined {
+  if (window === undefined) return undefined;
+  // By what the rule says: clocks may have skipped the rest of the window.
+  const begins = slot.wall.slice(0, 16);
+  const [, end = ''] = window.split('-');
+  const day = Temporal.PlainDate.from(begins).add({ days: end > begins.slice(11) ? 0 : 1 });
+  return new Date(day.toZonedDateTime({ timeZone: zone, plainTime: end }).epochMilliseconds).toISOString();
+}

@@ -1,0 +1,62 @@
+/** VersityGW over a folder: where it keeps what, how it is started, and what a killed one leaves. */
+import { glob, mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+
+export interface FolderServerOptions {
+  folder: string;
+  port: number;
+  region: string;
+  accessKey: string;
+  secretKey: string;
+}
+
+export interface FolderServer {
+  args: string[];
+  cwd: string;
+  env: Record<string, string>;
+}
+
+/**
+ * Arguments and environment of `versitygw`. Its paths are relative: a server whose disk is unmounted lazily stays on that disk, and does not write to
+ * what is below the mount point. ETags and tags are files beside the objects: not every file system has extended attributes, not every copy keeps them.
+ */
+export function folderServer({ folder, port, region, accessKey, secretKey }: FolderServerOptions): FolderServer {
+  const general = ['--port', `127.0.0.1:${port}`, '--region', region, '--keep-alive', '--quiet'];
+  return {
+    args: [
+      ...general,
+      'posix',
+      '--dir-perms',
+      `${0o700}`,
+      '--file-perms',
+      `${0o600}`,
+      '--sidecar',
+      '../metadata',
+      '../objects',
+    ],
+    cwd: join(folder, 'objects'),
+    env: { ROOT_ACCESS_KEY: accessKey, ROOT_SECRET_KEY: secretKey },
+  };
+}
+
+/** Makes the folders of server and bucket, and tidies. Only while no server runs over them. */
+export async function prepareFolder(folder: string, bucket: string): Promise<void> {
+  for (const name of ['objects', 'metadata']) await mkdir(join(folder, name, bucket), { recursive: true, mode: 0o700 });
+  for (const name of ['objects', 'metadata']) await reopenUploads(join(folder, name, bucket));
+  await removeUnfinished(join(folder, 'objects', bucket));
+}
+
+/** A completion that was cut off: asked to complete once more, the server would say that it is done. */
+async function reopenUploads(bucket: string): Promise<void> {
+  for await (const found of glob('.sgwtmp/multipart/*/*.inprogress', { cwd: bucket })) {
+    const [, id] = /^(.*\/[^./]+)\.[^/]*\.inprogress$/.exec(found) ?? [];
+    if (id !== undefined) await rename(join(bucket, found), join(bucket, id));
+  }
+}
+
+/** Bodies that were being written, on file systems that have no unnamed files. */
+async function removeUnfinished(bucket: string): Promise<void> {
+  const hash = '[0-9a-f]'.repeat(64);
+  for await (const found of glob([`.sgwtmp/${hash}.*`, `.sgwtmp/multipart/*/${hash}.*`], { cwd: bucket }))
+    await rm(join(bucket, found), { force: true });
+}

@@ -1,0 +1,70 @@
+/** Old versions in the bucket, and the delete markers over them. For commands by hand: nothing is tried again. */
+import type { S3Connection } from './s3Connection.ts';
+import { bare, decoded, word, type Xml } from './s3Messages.ts';
+
+/** An object that was deleted, but is kept as an old version. */
+export interface DeletedObject {
+  key: string;
+  /** Version id of the marker that hides it. */
+  marker: string;
+  /** When that was put there. */
+  deleted: string;
+  /** Version id, ETag and size of what it hides. */
+  version: string;
+  etag: string;
+  size: number;
+}
+
+/** Of a key: its marker, if that is the newest entry, and the newest object. */
+interface Seen {
+  marker?: Xml;
+  object?: Xml;
+}
+
+/** Yields what is deleted under a prefix. Throws s3-denied without s3:ListBucketVersions. */
+export async function* deletedObjects(
+  s3: S3Connection,
+  prefix: string,
+  signal: AbortSignal,
+): AsyncGenerator<DeletedObject> {
+  const seen = new Map<string, Seen>();
+  let markers: Record<string, string> = {};
+  for (;;) {
+    const query = { versions: '', 'encoding-type': 'url', prefix, ...markers };
+    const page = await s3.ask('ListVersionsResult', { method: 'GET', query, signal });
+    const keyOf = (entry: Xml) => decoded(word(entry, 'Key'), page.EncodingType === 'url');
+    for (const entry of (page.DeleteMarker ?? []) as Xml[])
+      if (entry.IsLatest === 'true') seen.set(keyOf(entry), { ...seen.get(keyOf(entry)), marker: entry });
+    for (const entry of (page.Version ?? []) as Xml[]) {
+      const known = seen.get(keyOf(entry));
+      if (!known?.object || word(entry, 'LastModified') > word(known.object, 'LastModified'))
+        seen.set(keyOf(entry), { ...known, object: entry });
+    }
+    if (page.IsTruncated !== 'true') break;
+    markers = {
+      'key-marker': decoded(word(page, 'NextKeyMarker'), page.EncodingType === 'url'),
+      'version-id-marker': word(page, 'NextVersionIdMarker'),
+    };
+  }
+  for (const [key, { marker, object }] of seen) {
+    if (!marker || !object) continue;
+    const hidden = { version: word(object, 'VersionId'), etag: bare(word(object, 'ETag')) };
+    const size = Number(word(object, 'Size'));
+    yield { key, marker: word(marker, 'VersionId'), deleted: word(marker, 'LastModified'), ...hidden, size };
+  }
+}
+
+/** Reads an old version whole. */
+export async function readVersion(
+  s3: S3Connection,
+  { key, version }: DeletedObject,
+  signal: AbortSignal,
+): Promise<{ body: Buffer; etag: string }> {
+  const { headers, body } = await s3.send({ method: 'GET', key, query: { versionId: version }, signal });
+  return { body, etag: bare(headers.etag ?? '') };
+}
+
+/** Removes the marker, so that the object is there again. Needs s3:DeleteObjectVersion. */
+export async function liftMarker(s3: S3Connection, { key, marker }: DeletedObject, signal: AbortSignal): Promise<void> {
+  await s3.send({ method: 'DELETE', key, query: { versionId: marker }, signal });
+}

@@ -1,0 +1,206 @@
+/** `lxstow init`, typed as a user does, on a machine with LXD, an S3 store and nothing of lxstow. */
+import assert from 'node:assert/strict';
+import { mkdir, stat, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { findLxd } from '../lab/findLxd.ts';
+import { type LabFolder, openFolder } from '../lab/folder.ts';
+import { type LabLxd, startLxd } from '../lab/lxd.ts';
+import { type Machine, openMachine } from '../lab/machine.ts';
+import { blocksOf, type TypedPage, typePage } from '../lab/page.ts';
+import { findMinio, findNatsServer } from '../lab/parts.ts';
+import { answers, startDaemon } from '../lab/processes.ts';
+import { run } from '../lab/run.ts';
+
+const quiet = () => undefined;
+const found = process.env.LXSTOW_LAB_LXD_SOCKET
+  ? { available: false, reason: 'it has an LXD of its own' }
+  : await findLxd(quiet);
+const skip = found.available ? false : found.reason;
+
+const endpoint = 'http://127.0.0.1:9000';
+const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
+/** Each answer that is wrong, what is said to it, and at last the right one. */
+const conversation: [answer: string, said?: RegExp][] = [
+  ['backups', /backups is neither a URL nor a path from the root: give \/backups/],
+  ['s3://bucket', /give the URL of the S3 server/],
+  ['https://key:secret@s3.example.net', /keep the keys out of the URL/],
+  ['/nowhere/backups'],
+  ['http://127.0.0.1:9', undefined],
+  ['Bucket!', /"Bucket!" cannot be a bucket's name/],
+  ['lxstow'],
+  ['', /a key is needed/],
+  ['lxstow'],
+  ['wrong', /S3 at http:\/\/127\.0\.0\.1:9 cannot be reached[\s\S]*Try again/],
+  [endpoint],
+  ['lxstow'],
+  ['lxstow'],
+  ['wrong', /→ Set s3\.secretKey to the secret of s3\.accessKey\.[\s\S]*Try again/],
+  [endpoint],
+  ['lxstow'],
+  ['lxstow'],
+  ['change-me-now', /tried, and allowed: put, get/],
+  ['25:00', /"25:00" is not a time of day/],
+  ['2:30'],
+  ['some', /"some" is not a number of nights/],
+  ['7'],
+  ['c9', /there is no instance c9; there are: c1/],
+  ['c1'],
+];
+
+/** Instead of systemd: starts and stops what the unit says. */
+const systemctl = `echo "$@" >>~/systemctl.log
+unit=/etc/systemd/system/lxstow-standalone.service
+case "$1" in
+  restart) { $(sed -n 's/^ExecStart=//p' $unit) >~/standalone.log 2>&1 & } ; echo $! >~/unit.pid ;;
+  disable) kill "$(cat ~/unit.pid)"; while [ -s "/proc/$(cat ~/unit.pid)/cmdline" ]; do sleep 0.1; done ;;
+esac`;
+
+describe('lxstow init', { timeout: 600_000, skip }, () => {
+  let folder: LabFolder;
+  let machine: Machine;
+  let lxd: LabLxd;
+  let shell: TypedPage;
+  before(async () => {
+    folder = await openFolder('init', quiet);
+    machine = await openMachine(folder);
+    lxd = await startLxd({ name: 'init', log: quiet });
+    await lxd.launch('c1', { dataMiB: 1 });
+    await mkdir(join(folder.path, 'bin'));
+    await symlink(await findNatsServer(quiet), join(folder.path, 'bin', 'nats-server'));
+    const [enter = '', ...there] = machine.enter;
+    await startDaemon({
+      command: enter,
+      args: [...there, await findMinio(quiet), 'server', join(folder.path, 'minio'), '--address', '127.0.0.1:9000'],
+      folder,
+      env: { MINIO_ROOT_USER: 'lxstow', MINIO_ROOT_PASSWORD: 'change-me-now' },
+      ready: answers(() => run(enter, [...there, 'curl', '-sf', `${endpoint}/minio/health/ready`])),
+    });
+    shell = await typePage(undefined, {
+      folder,
+      enter: machine.enter,
+      env: { LXD_DIR: lxd.dir },
+      commands: { systemctl },
+    });
+  });
+  after(async () => {
+    await lxd?.[Symbol.asyncDispose]();
+    await folder?.[Symbol.asyncDispose]();
+  });
+
+  /** Types a line; it must succeed. */
+  const type = async (line: string, env: NodeJS.ProcessEnv = {}) => {
+    const { status, stdout, stderr } = await shell.type(line, env);
+    assert.equal(status, 0, `${line}\n${stdout}${stderr}`);
+    return stdout;
+  };
+  const page = '/etc/lxstow/recovery.md';
+
+  it('asks, says what is wrong with an answer, and asks again; then everything works', async () => {
+    const input = conversation.map(([answer]) => answer).join('\n');
+    const said = await type(`printf '%s\\n' '${input.replaceAll('\n', "' '")}' | lxstow init`);
+    let from = 0;
+    for (const [answer, reason] of conversation) {
+      if (!reason) continue;
+      const at = said.slice(from).search(reason);
+      assert.ok(at >= 0, `behind ${JSON.stringify(answer)} there is no ${reason} in\n${said}`);
+      from += at;
+    }
+    assert.match(said, /^LXD \S+ at \S+unix\.socket: 1 instance; storage pools: .*bt \(btrfs, .* free\)/m);
+    assert.match(said, /c1 +backup_\S+ +Success/);
+    assert.match(said, /There is no systemd for it here/);
+    assert.doesNotMatch(said, /change-me-now/);
+    assert.equal(await type(`stat -c %a /etc/lxstow/lxstow.yaml ${page}`), '600\n600\n');
+    const next = JSON.parse(await type('lxstow schedule show nightly --format json'));
+    assert.deepEqual([next.definition.cron, next.definition.keep], ['30 2 * * *', { keep_daily: 7 }]);
+    await lxd.lxc(['delete', '--force', 'c1']);
+    await type('lxstow restore c1 latest --start');
+    assert.match(await lxd.lxc(['list', '--format', 'csv', '--columns', 'ns']), /^c1,RUNNING/m);
+    assert.match(await type('lxstow doctor || true'), /0 problems/);
+  });
+
+  it('repeated, it changes what it is told to, and nothing else', async () => {
+    const before = await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid');
+    const said = await type('lxstow init --yes');
+    assert.match(said, /is as it should be\nlxstow runs already\nstow: is the gateway/);
+    assert.doesNotMatch(said, /backup_/);
+    assert.equal(await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid'), before);
+    await type('lxstow init --yes --nightly 04:15');
+    const { definition } = JSON.parse(await type('lxstow schedule show nightly --format json'));
+    assert.deepEqual([definition.cron, definition.keep], ['15 4 * * *', { keep_daily: 7 }]);
+    // What a person adds to the file stays.
+    await type("printf 'log:\\n  level: debug # while we look\\n' >>/etc/lxstow/lxstow.yaml");
+    await type(`${keys} lxstow init --yes --store ${endpoint}/other`);
+    const config = await type('cat /etc/lxstow/lxstow.yaml');
+    assert.match(config, /level: debug # while we look/);
+    assert.match(config, /bucket: other/);
+    assert.match(config, /^# Where backups go\..*\ns3:\n {2}bucket: other$/m);
+    assert.match(config, /^# The API/m);
+    await type(`lxstow init --yes --store ${endpoint}/lxstow`);
+    assert.match(await type('lxstow list c1'), /backup_/);
+  });
+
+  it('does not touch a configuration that it has not written, and says what an option lacks', async () => {
+    const refused = async (line: string, status: number, reason: RegExp) => {
+      const { status: was, stdout, stderr } = await shell.type(line);
+      assert.deepEqual([was, reason.test(stderr)], [status, true], stdout + stderr);
+    };
+    await type("mkdir -p ~/mine; echo 's3: { accessKey: a, secretKey: b }' >~/mine/lxstow.yaml");
+    await refused(
+      'lxstow -c ~/mine/lxstow.yaml init --yes',
+      73,
+      /was not written by `lxstow init`: it was not touched/,
+    );
+    const elsewhere = 'lxstow -c ~/other/lxstow.yaml init --yes';
+    await refused(`${elsewhere} --store ${endpoint}`, 64, /no answer to “Access key”: give --access-key-file/);
+    await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);
+    await refused(`${elsewhere} --store ftp://x`, 64, /--store: ftp:\/\/x is neither/);
+    await refused(`${elsewhere} --engine incus`, 64, /only LXD is here/);
+    await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where shall backups go/);
+    await refused('ls ~/other', 2, /No such file/);
+    await refused('LXD_DIR=/nowhere lxstow -c ~/other/lxstow.yaml init --yes', 69, /\/nowhere\/unix\.socket/);
+  });
+
+  it('undone, the backups and their keys are where it says; the page alone brings them back elsewhere', async () => {
+    const recovery = await type(`cat ${page}`);
+    const pid = (await type('cat /var/lib/lxstow/standalone.pid')).trim();
+    const said = await type('lxstow init --undo');
+    assert.match(said, /the backups: the bucket lxstow at http:\/\/127\.0\.0\.1:9000/);
+    assert.match(said, /with the keys of the store: \/etc\/lxstow\/lxstow\.yaml\.undone/);
+    assert.match(said, /the recovery page, with keys: \/etc\/lxstow\/recovery\.md/);
+    assert.equal(
+      await type(`ls /etc/lxstow; ls -A /var/lib/lxstow; cat /proc/${pid}/cmdline 2>/dev/null | wc -c`),
+      'lxstow.yaml.undone\nrecovery.md\n0\n',
+    );
+    assert.equal((await shell.type('lxstow init --undo')).status, 66);
+    assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);
+    await type('rm -r /etc/lxstow /var/lib/lxstow');
+
+    await using other = await startLxd({ name: 'init-other', log: quiet });
+    const home = join(folder.path, 'other-home');
+    await mkdir(home);
+    const [commands] = blocksOf(recovery).filter(({ language }) => language === 'sh');
+    await type(commands?.text ?? 'false', { LXD_DIR: other.dir, HOME: home, XDG_CONFIG_HOME: join(home, '.config') });
+    assert.match(await other.lxc(['list', '--format', 'csv', '--columns', 'ns']), /^c1,RUNNING/m);
+    const marks = async (of: LabLxd) => [...(await of.fingerprint('c1'))].filter(([path]) => path.startsWith('data'));
+    assert.deepEqual(await marks(other), await marks(lxd));
+    await type('lxstow init --undo', { HOME: home, XDG_CONFIG_HOME: join(home, '.config') });
+    assert.ok((await stat(join(folder.path, 'minio', 'lxstow'))).isDirectory());
+  });
+
+  it('with systemd it starts a service, and --undo removes it', async () => {
+    // Of this machine alone.
+    await type('mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && rm -rf /etc/lxstow /var/lib/lxstow');
+    const said = await type(`${keys} lxstow init --yes --store ${endpoint}/lxstow --backup none`);
+    assert.match(said, /starting lxstow-standalone\.service/);
+    assert.doesNotMatch(said, /There is no systemd/);
+    assert.match(await type('lxstow schedule next'), /nightly/);
+    assert.match(await type('lxstow list c1'), /backup_/);
+    await type('lxstow init --yes');
+    await type('lxstow init --undo');
+    const done = await type('cat ~/systemctl.log');
+    const unit = 'lxstow-standalone.service';
+    assert.equal(done, `daemon-reload\nenable ${unit}\nrestart ${unit}\ndisable --now ${unit}\ndaemon-reload\n`);
+    await type(`! ls /etc/systemd/system/${unit}*`);
+  });
+});

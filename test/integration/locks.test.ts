@@ -1,0 +1,185 @@
+/** Locked, held and versioned backups, on a MinIO whose bucket has Object Lock. */
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { Client } from 'minio';
+import type { Operation, PruneVerdict } from '../../services/contract/schemas.ts';
+import { lxstow } from '../lab/lxstow.ts';
+import { attempt } from '../lab/run.ts';
+import { type LabS3, startS3 } from '../lab/s3.ts';
+import { publish } from './publisher.ts';
+import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
+
+const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
+const bucket = 'locked';
+const dayMs = 86_400_000;
+
+describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
+  let s3: LabS3;
+  let stack: Stack;
+  let home: string;
+  let store: Client;
+  before(async () => {
+    home = await mkdtemp(join(tmpdir(), 'lxstow-locks-'));
+    s3 = await startS3({ log: () => undefined, name: 'locks', kind: 'minio' });
+    const { hostname, port } = new URL(s3.endpoint);
+    const { accessKey, secretKey } = s3;
+    store = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey });
+    await store.makeBucket(bucket, '', { ObjectLocking: true });
+    stack = await openStack('locks', {
+      s3: Object.assign(Object.create(s3), { bucket }) as LabS3,
+      config: { worker: { compression: 'none', inventoryEverySeconds: 1 } },
+    });
+    await stack.launch('c1');
+    const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);
+    assert.equal((await cli('remote', 'add', 'stow', token.trim())).status, 0);
+  });
+  after(async () => {
+    await stack?.[Symbol.asyncDispose]();
+    await s3?.[Symbol.asyncDispose]();
+    await rm(home, { recursive: true, force: true });
+  });
+
+  async function cli(...args: string[]) {
+    const env = { ...process.env, XDG_CONFIG_HOME: home };
+    const { status, stdout, stderr } = await attempt(process.execPath, [main, ...args], { env });
+    return { status, stdout: stdout.toString(), stderr };
+  }
+  const rebuild = (...args: string[]) => cli('-c', stack.stow.configFile, 'rebuild', ...args);
+  const path = (name: string) => `/1.0/instances/c1/backups/${name}`;
+  const show = async (name: string) => (await stack.stow.request('GET', path(name))).body.metadata;
+  const names = async (): Promise<string[]> =>
+    (await stack.stow.request('GET', '/1.0/instances/c1/backups')).body.metadata.map(
+      ({ name }: { name: string }) => name,
+    );
+  const key = (name: string) => `local/default/c1/${name}`;
+  async function ended(id: string): Promise<Operation> {
+    const ask = () => stack.stow.request('GET', `/1.0/operations/${id}/wait?timeout=120`);
+    return (await until(ask, ({ status }) => status === 200)).body.metadata;
+  }
+  async function locked(mode: string, days: number): Promise<string> {
+    const body = { object_lock: { mode, days } };
+    const begun = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body });
+    await succeeded(stack.stow, begun);
+    return begun.body.metadata.name;
+  }
+  const retention = (name: string) => store.getObjectRetention(bucket, key(name));
+  const hold = async (name: string) => {
+    const held = await store.getObjectLegalHold(bucket, key(name)).catch((error) => {
+      if (error.code !== 'NoSuchObjectLockConfiguration') throw error;
+      return { Status: 'OFF' };
+    });
+    return (held as unknown as { Status: string }).Status;
+  };
+
+  it('locks archive and manifest; nothing deletes the backup, and each says until when', async () => {
+    const before = Date.now();
+    const name = await locked('compliance', 30);
+    const { locked_until: until } = await show(name);
+    const days = (Date.parse(until) - before) / dayMs;
+    assert.ok(days >= 30 && days < 30.01, until);
+    for (const object of [name, `${name}.manifest.json`]) {
+      const kept = await retention(object);
+      assert.equal(kept?.mode, 'COMPLIANCE');
+      assert.equal(Date.parse(String(kept?.retainUntilDate)), Date.parse(until));
+    }
+    const date = `${until.slice(0, 10)} ${until.slice(11, 16)} UTC`;
+    const refusal = new RegExp(`backup c1/${name} is locked until ${date} \\(compliance\\); it was not deleted`);
+    assertError(await stack.stow.request('DELETE', path(name)), 409, refusal);
+    const byNats = await ended(await publish(stack.nats.url, 'lxstow.jobs.local.delete.default.c1', { backup: name }));
+    assert.equal(byNats.status, 'Failure');
+    assert.match(byNats.err, refusal);
+    const other = await stack.backup('c1');
+    const body = { keep: { keep_last: 1 }, dry_run: true };
+    const verdicts: PruneVerdict[] = (await stack.stow.request('POST', '/1.0/prune', { body })).body.metadata;
+    assert.deepEqual(
+      verdicts.map(({ backup, action, reasons }) => [backup, action, ...reasons]),
+      [
+        [name, 'keep', `locked until ${date}`],
+        [other, 'keep', 'last 1'],
+      ],
+    );
+    assert.match((await cli('list', 'c1')).stdout, new RegExp(`${name} .*\\(locked until ${until.slice(0, 10)}\\)`));
+    // A changed manifest is another version: it is locked, too.
+    assert.equal((await stack.stow.request('PATCH', path(name), { body: { notes: 'x' } })).status, 200);
+    assert.equal(Date.parse(String((await retention(`${name}.manifest.json`))?.retainUntilDate)), Date.parse(until));
+  });
+
+  it('is what a schedule and the command line can ask for', async () => {
+    const { status, stderr } = await cli('backup', 'c1', '--name', 'by-cli', '--lock', '7d', '-q');
+    assert.equal(status, 0, stderr);
+    assert.equal((await retention('by-cli'))?.mode, 'GOVERNANCE');
+    const args = ['--cron', '@yearly', '--instance', 'c1', '--lock', '3', '--lock-mode', 'compliance'];
+    assert.equal((await cli('schedule', 'create', 'safe', ...args)).status, 0);
+    assert.equal((await cli('schedule', 'run', 'safe', '--wait', '-q')).status, 0);
+    const all: { name: string; created: string }[] = (await stack.stow.request('GET', '/1.0/instances/c1/backups')).body
+      .metadata;
+    const newest = all.toSorted((a, b) => a.created.localeCompare(b.created)).at(-1)?.name ?? '';
+    assert.equal((await retention(newest))?.mode, 'COMPLIANCE');
+    assert.match((await cli('backup', 'c1', '--lock-mode', 'compliance')).stderr, /--lock-mode is for --lock/);
+  });
+
+  it('holds a pinned backup by a legal hold until it is unpinned', async () => {
+    const name = await stack.backup('c1');
+    assert.equal((await cli('pin', 'c1', name, '--hold')).stdout, `c1/${name} is pinned and held\n`);
+    assert.deepEqual([await hold(name), await hold(`${name}.manifest.json`)], ['ON', 'ON']);
+    const { pinned, held } = await show(name);
+    assert.deepEqual([pinned, held], [true, true]);
+    assertError(await stack.stow.request('DELETE', path(name)), 409, /is pinned; it was not deleted/);
+    assert.equal((await cli('unpin', 'c1', name)).status, 0);
+    assert.deepEqual([await hold(name), await hold(`${name}.manifest.json`)], ['OFF', 'OFF']);
+    const deleted = await cli('delete', 'c1', name);
+    assert.equal(deleted.stdout, `c1/${name} is deleted\n`);
+    assert.match(deleted.stderr, /KiB|MiB are not free yet: the bucket keeps old versions until a lifecycle rule/);
+  });
+
+  it('frees nothing by a prune, which says so', async () => {
+    const name = await stack.backup('c1');
+    await stack.backup('c1');
+    const done = await cli('prune', 'c1', '--keep-last', '1', '-q', '--format', 'json');
+    assert.equal(done.status, 0, done.stderr);
+    assert.equal(JSON.parse(done.stdout)[0].freed, 0);
+    assert.match(done.stderr, /are not free yet/);
+    assert.ok(!(await names()).includes(name));
+  });
+
+  it('gives back a backup that somebody has deleted past lxstow, and it can be restored', async () => {
+    const files = await stack.fingerprint('c1');
+    const half = await stack.backup('c1');
+    const whole = await locked('governance', 1);
+    const gone = await stack.backup('c1');
+    await store.removeObject(bucket, key(`${half}.manifest.json`));
+    for (const object of [whole, `${whole}.manifest.json`]) await store.removeObject(bucket, key(object));
+    assert.equal((await stack.stow.request('DELETE', path(gone))).status, 200);
+    assert.ok(!(await names()).some((name) => [half, whole, gone].includes(name)));
+
+    const looked = await rebuild('--format', 'json');
+    assert.equal(looked.status, 0, looked.stderr);
+    assert.match(looked.stderr, /2 can be brought back: lxstow rebuild --yes/);
+    assert.match(looked.stderr, /more deleted backups are kept as old versions/);
+    const { deleted } = JSON.parse(looked.stdout)[0];
+    assert.deepEqual(
+      deleted.map(({ backup, lifted }: { backup: string; lifted: boolean }) => [backup, lifted]),
+      [
+        [half, false],
+        [whole, false],
+      ],
+    );
+    const lifted = await rebuild('--yes');
+    assert.equal(lifted.status, 0, lifted.stderr);
+    assert.match(lifted.stdout, new RegExp(`${half} .* yes +only its manifest was deleted`));
+    assert.match(lifted.stdout, new RegExp(`${whole} .* yes +locked until `));
+    for (const name of [half, whole]) assert.ok((await names()).includes(name), name);
+    assert.ok(!(await names()).includes(gone));
+    await succeeded(stack.stow, await stack.stow.request('POST', path(whole), { body: { name: 'c2' } }));
+    assertSame(await stack.fingerprint('c2'), files);
+    await stack.remove('c2');
+    // By a time, what lxstow has deleted itself, too.
+    const all = await rebuild('--yes', '--deleted-since', '1h');
+    assert.equal(all.status, 0, all.stderr);
+    assert.ok((await names()).includes(gone));
+  });
+});

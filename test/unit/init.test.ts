@@ -1,0 +1,201 @@
+/** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { loadConfig } from '../../services/contract/config.ts';
+import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
+import {
+  keptConfiguration,
+  readEarlier,
+  usualPorts,
+  writeConfiguration,
+} from '../../services/init/configurationFile.ts';
+import { readBucket, readDays, readPlace, readTime, readYes, type S3Place } from '../../services/init/initAnswers.ts';
+import { placesFor } from '../../services/init/places.ts';
+import { recoveryPage } from '../../services/init/recoveryPage.ts';
+import type { LocalServer } from '../../services/init/servers.ts';
+import { unitFiles } from '../../services/init/units.ts';
+
+const place: S3Place = {
+  endpoint: 'https://s3.example.net',
+  bucket: 'backups',
+  region: 'eu-central-1',
+  accessKey: 'key',
+  secretKey: 'it\'s # secret: "x"',
+};
+const server = (product: 'LXD' | 'Incus', instances: number): LocalServer => ({
+  product,
+  version: '1',
+  socket: `/${product}`,
+  gid: 0,
+  instances: Array.from({ length: instances }, (_, index) => `c${index}`),
+  pools: [],
+});
+const settings = { store: place, socket: '/s', state: '/state', ports: usualPorts };
+
+/** Gives these answers, one after the other, and remembers what was asked and refused. */
+function person(...answers: string[]) {
+  const asked: string[] = [];
+  const refused: string[] = [];
+  return {
+    asked,
+    refused,
+    async ask<T>({ text, usual, read }: Question<T>): Promise<T> {
+      asked.push(text);
+      for (;;) {
+        const next = answers.shift();
+        assert.ok(next !== undefined, `no answer to ${text}`);
+        try {
+          return await read(next === '' && usual !== undefined ? usual : next);
+        } catch (error) {
+          refused.push((error as Error).message);
+        }
+      }
+    },
+  };
+}
+
+describe('answers to lxstow init', () => {
+  it('a place is a folder, or an S3 server with or without a bucket', () => {
+    assert.deepEqual(readPlace(' /mnt/nas/lxstow/ '), { folder: '/mnt/nas/lxstow' });
+    assert.deepEqual(readPlace('https://s3.example.net'), { endpoint: place.endpoint, bucket: undefined });
+    assert.deepEqual(readPlace('http://box:9000/lxstow/'), { endpoint: 'http://box:9000', bucket: 'lxstow' });
+    for (const wrong of [
+      '',
+      'backups',
+      './x',
+      '/',
+      's3://b',
+      'https://',
+      'https://h/b/more',
+      'https://h/B',
+      'https://u:p@h',
+      'https://h?x',
+      '/a"b',
+    ])
+      assert.throws(() => readPlace(wrong), { code: 'bad-request' }, wrong);
+  });
+
+  it('times, nights, buckets and yes or no', () => {
+    assert.deepEqual(['3', '03:00', '23:59', 'no', 'never'].map(readTime), [
+      '03:00',
+      '03:00',
+      '23:59',
+      undefined,
+      undefined,
+    ]);
+    for (const wrong of ['', '24', '3:60', '3pm', '03:0']) assert.throws(() => readTime(wrong), /time of day/, wrong);
+    assert.equal(readDays(' 14 '), 14);
+    for (const wrong of ['', '0', '-1', '1.5', 'x', '99999'])
+      assert.throws(() => readDays(wrong), /number of nights/, wrong);
+    assert.throws(() => readBucket('ab'), /3 to 63/);
+    assert.deepEqual(['y', 'YES', 'n'].map(readYes), [true, true, false]);
+    assert.throws(() => readYes('perhaps'), /yes or no/);
+  });
+
+  it('with an LXD and an Incus it asks which, and proposes the one with more instances', async () => {
+    const both = { found: [server('LXD', 1), server('Incus', 3)], unusable: [] };
+    const one = person('docker', '');
+    assert.equal((await chooseServer(both, {}, one)).product, 'Incus');
+    assert.match(one.asked[0] ?? '', /LXD has 1, Incus has 3/);
+    assert.match(one.refused[0] ?? '', /answer lxd or incus/);
+    assert.equal((await chooseServer(both, { engine: 'lxd' }, undefined)).product, 'LXD');
+    assert.equal((await chooseServer({ found: [server('LXD', 0)], unusable: [] }, {}, person())).product, 'LXD');
+    await assert.rejects(chooseServer({ found: [], unusable: [] }, {}, undefined), /install one and initialise it/);
+    await assert.rejects(
+      chooseServer({ found: [], unusable: ['no permission'] }, {}, undefined),
+      /no permission\. Run this as root/,
+    );
+  });
+
+  it('a folder is tried at once, and asked for again when it will not do', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+    writeFileSync(join(folder, 'versitygw'), '', { mode: 0o755 });
+    writeFileSync(join(folder, 'file'), '');
+    const said: string[] = [];
+    const asking = {
+      options: {},
+      earlier: undefined,
+      server: server('LXD', 2),
+      env: { PATH: folder },
+      stop: new AbortController().signal,
+      say: (text: string) => void said.push(text),
+    };
+    const asker = person('/nowhere/at/all', `${folder}/file`, `${folder}/store`, 'no', 'c7', 'c1');
+    const { store, nightly, backup } = await findAnswers({ ...asking, asker });
+    assert.deepEqual([store, nightly, backup], [{ folder: `${folder}/store` }, undefined, { instance: 'c1' }]);
+    assert.match(
+      said.join('\n'),
+      /\/nowhere\/at does not exist[\s\S]*it is not a folder[\s\S]*store can be written to/,
+    );
+    const flags = { store: `${folder}/store`, nightly: '01:30', keepDaily: '5', backup: 'none' };
+    assert.deepEqual(await findAnswers({ ...asking, options: flags, asker: undefined }), {
+      store,
+      nightly: { time: '01:30', keepDaily: 5 },
+      backup: 'none',
+    });
+    // A second time, without options, everything stays as it is.
+    const earlier = { store, socket: '/s', ports: usualPorts };
+    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), {
+      store,
+      nightly: undefined,
+      backup: 'none',
+    });
+  });
+});
+
+describe('what lxstow init writes', () => {
+  const places = () =>
+    placesFor(join(mkdtempSync(join(tmpdir(), 'lxstow-init-')), 'lxstow.yaml'), { HOME: '/home/me' }, false);
+
+  it('a configuration that is valid, for its owner alone, and read again by the next run', async () => {
+    const there = places();
+    assert.equal(await writeConfiguration(there, settings, false), true);
+    assert.equal(statSync(there.config).mode & 0o777, 0o600);
+    const config = loadConfig({ file: there.config, env: {} });
+    assert.deepEqual(
+      [config.s3.secretKey, config.s3.region, config.remotes.local?.socket],
+      [place.secretKey, 'eu-central-1', '/s'],
+    );
+    assert.deepEqual(readEarlier(there), { store: place, socket: '/s', ports: usualPorts });
+    assert.equal(await writeConfiguration(there, settings, true), false);
+    const ports = { ...usualPorts, gateway: 9443 };
+    assert.equal(await writeConfiguration(there, { ...settings, ports }, true), true);
+    assert.deepEqual(readEarlier(there)?.ports, ports);
+  });
+
+  it('keeps a configuration that was there, beside it', async () => {
+    const there = places();
+    writeFileSync(there.config, '# mine\nlog:\n  level: debug\n');
+    await writeConfiguration(there, settings, false);
+    assert.equal(readFileSync(keptConfiguration(there), 'utf8'), '# mine\nlog:\n  level: debug\n');
+    assert.match(readFileSync(there.config, 'utf8'), /^# mine\nlog:\n {2}level: debug\n/);
+  });
+
+  it('a unit of its own without the package, with the port of NATS where that is another one', () => {
+    const service = {
+      places: placesFor('/etc/lxstow/lxstow.yaml', {}, true),
+      program: ['/opt/node', '/opt/my lxstow/main.js'],
+      env: { PATH: '/usr/bin' },
+      natsPort: 4223,
+      healthPorts: [],
+      gid: 107,
+      folder: undefined,
+    };
+    const [file] = unitFiles(service, [...service.program, 'standalone', '--nats-port', '4223']);
+    assert.equal(file?.path, '/etc/systemd/system/lxstow-standalone.service');
+    assert.match(
+      file?.content ?? '',
+      /^ExecStart=\/opt\/node "\/opt\/my lxstow\/main\.js" standalone --nats-port 4223$/m,
+    );
+  });
+
+  it('a recovery page whose commands keep keys in one piece', () => {
+    const page = recoveryPage(place, new Date(0));
+    assert.match(page, /export LXSTOW_S3_ACCESS_KEY=key LXSTOW_S3_SECRET_KEY='it'\\''s # secret: "x"'/);
+    assert.match(page, /--store https:\/\/s3\.example\.net\/backups .*--region eu-central-1/);
+    assert.match(recoveryPage({ folder: '/mnt/nas' }, new Date(0)), /--store \/mnt\/nas --no-nightly/);
+  });
+});
