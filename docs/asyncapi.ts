@@ -147,6 +147,10 @@ written(
       'Lxstow-Notice': { ...text, description: 'The webhook-id.' },
       'Lxstow-Endpoint': { ...text, description: 'Who is told.' },
       'Lxstow-Endpoint-Named-By': { enum: ['configuration', 'request'] },
+      'Lxstow-Ping': {
+        ...text,
+        description: 'Of a ping, whose payload is text: `GET` or `POST`, and `start`, `up` or `down`.',
+      },
     }),
     payload: schema('notice.json'),
   },

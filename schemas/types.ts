@@ -520,6 +520,10 @@ endpoints: string[]
  */
 events: ("success" | "failed" | "cancelled")[]
 /**
+ * Whether `endpoints` are also told of each backup and deletion of a run. The notice of the run itself has their counts and its first failures.
+ */
+children: boolean
+/**
  * What notices are signed with: `whsec_` and the base64 of 24 bytes or more. Several, with spaces between: signed with each, to change it. Without it they are not signed.
  */
 secret?: string
@@ -663,6 +667,10 @@ keep?: KeepRule
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+ping?: string
 }
 /**
  * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
@@ -913,6 +921,10 @@ keep?: KeepRule2
  * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 notifyEndpoint?: string
+/**
+ * an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
+ */
+ping?: string
 }
 /**
  * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
@@ -1074,6 +1086,10 @@ at: string
  * user.lxstow.exclude is true, on it or by a profile.
  */
 excluded: boolean
+/**
+ * Those that user.lxstow.schedule names, on it or by a profile.
+ */
+schedules?: string[]
 /**
  * volatile.uuid, by which a renamed instance is known again.
  */
@@ -1496,7 +1512,7 @@ export interface StatusRequest {
  */
 state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
 /**
- * A last backup that is older than this is too old: 90m, 26h, 8d. Default: gateway.backupMaxAgeHours.
+ * A last backup that is older than this is too old, whatever schedules say: 90m, 26h, 8d. Default: by its schedules; gateway.backupMaxAgeHours for instances without one.
  */
 older_than?: string
 /**
@@ -1540,7 +1556,13 @@ state: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
  */
 last_success: (string | null)
 /**
- * Why it is in this state, in words; empty where it is ok.
+ * Those that cover it, as far as who asks may see them; absent where there are none.
+ * 
+ * Items: a schedule's name: small letters, digits and hyphens, up to 63
+ */
+schedules?: string[]
+/**
+ * Why it is in this state, in words; empty where it is ok, unless a schedule of it is paused.
  */
 reason: string
 }

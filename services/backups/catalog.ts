@@ -6,7 +6,7 @@ import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { archiveKey, type BackupScope, manifestKey } from './keys.ts';
 import { formatManifest, readManifest, type StoredBackup } from './manifest.ts';
-import { cursorOf, listManifests, type ManifestEntry } from './manifestListing.ts';
+import { cursorOf, listManifests, type ManifestEntry, manifestsBehind } from './manifestListing.ts';
 import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
 /** How often another process may be faster with a change. */
@@ -92,7 +92,7 @@ export class Catalog {
   async list(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
     const entries: ManifestEntry[] = [];
     for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) entries.push(entry);
-    return this.#summaries.of(entries, of.instance === undefined, signal, onUnreadable);
+    return this.#summaries.of(entries, of.instance === undefined ? 'projects' : 'part', signal, onUnreadable);
   }
 
   /** The same in batches, as the store lists them. */
@@ -101,27 +101,27 @@ export class Catalog {
     for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) {
       entries.push(entry);
       if (entries.length < batchLength) continue;
-      yield await this.#summaries.of(entries, false, signal);
+      yield await this.#summaries.of(entries, 'part', signal);
       entries = [];
     }
-    yield await this.#summaries.of(entries, false, signal);
+    yield await this.#summaries.of(entries, 'part', signal);
   }
 
-  /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. */
+  /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. Costs a page, however many there are. */
   async page(
     of: BackupScope,
-    { limit, after = '' }: { limit: number; after?: string | undefined },
+    { limit, after }: { limit: number; after?: string | undefined },
     signal: AbortSignal,
   ): Promise<{ summaries: Summary[]; next?: string }> {
-    const cursor = ({ address }: ManifestEntry) => cursorOf(address, of);
     const behind: ManifestEntry[] = [];
-    for await (const entry of listManifests(this.#store, this.#prefix, of, signal))
-      if (cursor(entry) > after) behind.push(entry);
-    // Not every store lists in this order (docs/s3.md).
-    behind.sort((a, b) => (cursor(a) < cursor(b) ? -1 : 1));
+    const wanted = { after, count: limit + 1 };
+    for await (const entry of manifestsBehind(this.#store, this.#prefix, of, wanted, signal)) {
+      behind.push(entry);
+      if (behind.length > limit) break;
+    }
     const page = behind.slice(0, limit);
-    const summaries = await this.#summaries.of(page, false, signal);
+    const summaries = await this.#summaries.of(page, 'page', signal);
     const last = behind.length > limit ? page.at(-1) : undefined;
-    return { summaries, ...(last && { next: cursor(last) }) };
+    return { summaries, ...(last && { next: cursorOf(last.address, of) }) };
   }
 }

@@ -13,6 +13,12 @@ export function manifestKey(prefix: string, address: BackupAddress): string {
   return archiveKey(prefix, address) + manifestEnding;
 }
 
+/** The key of the manifest that a cursor of these backups stands for: a cursor is the key's end, behind the scope's remote and project. */
+export function keyOfCursor(prefix: string, of: BackupScope, cursor: string): string {
+  const { remote, project } = of;
+  return `${listPrefix(prefix, project === undefined ? {} : { remote, project })}${cursor}${manifestEnding}`;
+}
+
 /** Selects backups in the bucket. A missing field matches every value. */
 export interface BackupScope {
   remote?: string | undefined;

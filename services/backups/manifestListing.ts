@@ -2,7 +2,7 @@
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
-import { type BackupScope, listPrefix, parseManifestKey, prefixesOf } from './keys.ts';
+import { type BackupScope, keyOfCursor, listPrefix, parseManifestKey, prefixesOf } from './keys.ts';
 
 export interface ManifestEntry {
   address: BackupAddress;
@@ -57,6 +57,47 @@ async function piecesOf(store: ObjectStore, prefix: string, of: BackupScope, sig
     folders = below;
   }
   return prefixesOf(folders, mostPieces) ?? whole;
+}
+
+/** Yields the manifests of these backups behind a cursor, in the order of the store's listing, and asks for no more than about `count` of them. */
+export async function* manifestsBehind(
+  store: ObjectStore,
+  prefix: string,
+  of: BackupScope,
+  { after, count }: { after: string | undefined; count: number },
+  signal: AbortSignal,
+): AsyncGenerator<ManifestEntry> {
+  // Each backup has an archive and a manifest.
+  const options = { atOnce: 2 * count };
+  const start = after === undefined ? undefined : keyOfCursor(prefix, of, after);
+  for (const scope of await scopesOf(store, prefix, of, signal)) {
+    const folder = listPrefix(prefix, scope);
+    // SeaweedFS orders folders by their names, without the slash.
+    const isBefore = start !== undefined && !start.startsWith(folder) && scope !== of && folder < start;
+    if (isBefore) continue;
+    const from = start?.startsWith(folder) || scope === of ? { ...options, after: start } : options;
+    for await (const object of store.list(folder, signal, from)) {
+      const address = parseManifestKey(prefix, object.key);
+      if (address) yield { address, object };
+    }
+  }
+}
+
+/** The same as scopes whose keys have one beginning: a project of all remotes is one for each remote, by name. */
+async function scopesOf(
+  store: ObjectStore,
+  prefix: string,
+  of: BackupScope,
+  signal: AbortSignal,
+): Promise<BackupScope[]> {
+  if (of.remote !== undefined || of.project === undefined) return [of];
+  const root = listPrefix(prefix, {});
+  const remotes: string[] = [];
+  for await (const folder of store.folders(root, signal)) remotes.push(folder.slice(root.length, -1));
+  return remotes
+    .filter((remote) => !remote.startsWith('.'))
+    .sort((a, b) => (`${a}/` < `${b}/` ? -1 : 1))
+    .map((remote) => ({ ...of, remote }));
 }
 
 /** A backup's place in the order of a list; with its remote and project where the list has several. */

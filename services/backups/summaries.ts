@@ -64,12 +64,12 @@ export class Summaries {
   }
 
   /**
-   * Summarises these manifests, in their order. If many of a project had to be read, and these are `whole` projects, writes an index for the next
-   * gateway. Leaves out manifests that are gone, and those that cannot be read: it logs them, and tells `onUnreadable`, which may throw.
+   * Summarises these manifests, in their order. If many of a project had to be read, and these are whole `projects`, writes an index for the next
+   * gateway. A `page` is too small for a project's index, which may have a million backups. Leaves out manifests that are gone, and those that cannot be read: it logs them, and tells `onUnreadable`, which may throw.
    */
   async of(
     entries: ManifestEntry[],
-    whole: boolean,
+    are: 'projects' | 'part' | 'page',
     signal: AbortSignal,
     onUnreadable: OnUnreadable = () => undefined,
   ): Promise<Summary[]> {
@@ -79,7 +79,7 @@ export class Summaries {
       if (backup) found.set(entry, backup);
     }
     const indexes: Index[] = [];
-    for (const [place, each] of byProject(entries)) {
+    for (const [place, each] of are === 'page' ? [] : byProject(entries)) {
       const unknown = each.filter((entry) => !found.has(entry));
       if (unknown.length < worthAnIndex) continue;
       const { told, etag } = await this.#index(place, signal);
@@ -93,7 +93,7 @@ export class Summaries {
     const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal, onUnreadable) });
     for await (const { entry, backup } of mapInOrder(missing, readsInFlight, read))
       if (backup) found.set(entry, backup);
-    for (const index of whole ? indexes : [])
+    for (const index of are === 'projects' ? indexes : [])
       if (index.missing >= worthAnIndex) await this.#writeIndex(index, found, signal);
     return entries.flatMap((entry) => {
       const backup = found.get(entry);

@@ -189,6 +189,8 @@ export class Lease {
 }
 
 const removeStaleEveryMs = 30_000;
+/** Of the removed leases, in the log. */
+const mostNamed = 10;
 
 /**
  * Removes stale leases of a remote regularly until `stop`. A lease that is wanted is taken over when it is stale. A claim never is, but blocks others by being
@@ -202,8 +204,13 @@ export async function removeStaleRegularly(
     await sleep(removeStaleEveryMs, stop);
     if (stop.aborted) return;
     try {
-      for (const lease of await leases.removeStale(remote))
-        log.warn('lease removed that NATS has not ended', { lease });
+      const removed = await leases.removeStale(remote);
+      // After a kill of nats-server these may be hundreds: those that it has restored, too.
+      if (removed.length > 0)
+        log.warn('leases removed that NATS has not ended, or has restored', {
+          count: removed.length,
+          leases: removed.slice(0, mostNamed),
+        });
     } catch (error) {
       if (!stop.aborted) log.warn('stale leases not looked for', { error: asLxstowError(error) });
     }

@@ -14,6 +14,8 @@ const mostClashes = 1000;
 export class Reservations {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
+  /** Revisions of the reservations that this process has made. */
+  readonly #made = new Map<string, number>();
 
   constructor(bucket: Bucket, ttlMs = reservedMs) {
     this.#bucket = bucket;
@@ -22,8 +24,11 @@ export class Reservations {
 
   /** Reserves this name; false if another operation has it. */
   async take(address: Address, name: string, operation: string): Promise<boolean> {
-    const revision = await this.#bucket.create(reservationKey(address, name), operation, { ttlMs: this.#ttlMs });
-    return revision !== undefined || (await this.renew(address, name, operation));
+    const key = reservationKey(address, name);
+    const revision = await this.#bucket.create(key, operation, { ttlMs: this.#ttlMs });
+    if (revision === undefined) return this.renew(address, name, operation);
+    this.#made.set(key, revision);
+    return true;
   }
 
   /** Renews this operation's reservation; false if another operation has the name, or none. */
@@ -77,7 +82,11 @@ export class Reservations {
 
   /** Releases a name if the operation has reserved it. */
   async release(address: Address, name: string, operation: string): Promise<void> {
-    const { entry, revision } = await this.#bucket.get(reservationKey(address, name));
-    if (entry?.value.toString() === operation) await this.#bucket.remove(reservationKey(address, name), revision);
+    const key = reservationKey(address, name);
+    const made = this.#made.get(key);
+    this.#made.delete(key);
+    if (made !== undefined && (await this.#bucket.remove(key, made))) return;
+    const { entry, revision } = await this.#bucket.get(key);
+    if (entry?.value.toString() === operation) await this.#bucket.remove(key, revision);
   }
 }

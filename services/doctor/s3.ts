@@ -47,7 +47,7 @@ export async function examineS3(patient: Patient, report: Report): Promise<void>
 function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   const message = messageOf(error);
   if (isNoBucket(error) || isCode(error, 'not-found'))
-    return `Make it (\`lxstow setup\`, or \`mc mb ALIAS/${bucket}\`), or set s3.bucket.`;
+    return `\`lxstow setup\` makes ${bucket}; or set s3.bucket to one that is there.`;
   if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
   if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
   if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';

@@ -52,7 +52,7 @@ export async function examineVersions(
     report(
       'warning',
       `${what}, and its space is never freed`,
-      `\`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\``,
+      `Give it a lifecycle rule; by MinIO's client, on any store: \`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\`.`,
     );
   return { versions: true, locked: Boolean(mode) };
 }

@@ -201,7 +201,7 @@ export class RightsTrial {
       this.#report(
         'warning',
         `the test object may still be in the bucket: ${messageOf(error)}`,
-        `\`mc rm --versions --force ALIAS/${name}/${key}\``,
+        `Remove it; by MinIO's client, on any store: \`mc rm --versions --force ALIAS/${name}/${key}\`.`,
       );
     }
   }

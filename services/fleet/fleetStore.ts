@@ -51,7 +51,7 @@ export class FleetStore {
     }
   }
 
-  /** {} if there is none. */
+  /** The record of an instance; {} if there is none. */
   async find(address: Address): Promise<InstanceRecord> {
     const { entry } = await this.#bucket.get(instanceKey(address));
     return entry ? parseRecord<InstanceRecord>(entry.value) : {};

@@ -1,5 +1,6 @@
-/** Derives an instance's state and its reason from its record, the time, and the greatest age of a backup. Pure. */
-import type { Address, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
+/** Derives an instance's state and its reason from its record, the time, and what schedules expect or the greatest age of a backup. Pure. */
+import type { Address, GoodBackup, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
+import type { Expectation } from './expectations.ts';
 
 export type InstanceState = InstanceStatus['state'];
 
@@ -12,6 +13,12 @@ export interface Yardstick {
   maxAgeMs: number;
   /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
+  /** Of schedules. They count in the place of `maxAgeMs` for the instances that they cover. */
+  expectations?: Expectation[];
+  /** Judge by `maxAgeMs` alone. */
+  byAge?: boolean;
+  /** Whether the client may see the schedule of an expectation. */
+  maySee?: (expectation: Expectation) => boolean;
 }
 
 export function isRed(state: InstanceState): boolean {
@@ -19,20 +26,24 @@ export function isRed(state: InstanceState): boolean {
 }
 
 /** The instance as `lxstow status` shows it. */
-export function statusOf(
-  { remote, project, instance }: Address,
-  record: InstanceRecord,
-  yardstick: Yardstick,
-): InstanceStatus {
-  const { state, reason } = judge(record, yardstick, project);
-  return { host: remote, project, instance, state, last_success: record.good?.at ?? null, reason };
+export function statusOf(address: Address, record: InstanceRecord, yardstick: Yardstick): InstanceStatus {
+  const { expectations = [], maySee = () => true } = yardstick;
+  const isJudged = !record.seen?.gone && !record.seen?.excluded;
+  const covering = isJudged ? expectations.filter(({ covers }) => covers(address, record)) : [];
+  const { state, reason } = judge(record, yardstick, address.project, covering);
+  const { remote: host, project, instance } = address;
+  const schedules = covering.filter(maySee).map(({ schedule }) => schedule);
+  const fields = { host, project, instance, state, last_success: record.good?.at ?? null, reason };
+  return { ...fields, ...(schedules.length > 0 && { schedules }) };
 }
 
 function judge(
   { seen, good, last }: InstanceRecord,
-  { now, maxAgeMs, mayName }: Yardstick,
+  yardstick: Yardstick,
   project: string,
+  covering: Expectation[],
 ): Pick<InstanceStatus, 'state' | 'reason'> {
+  const { now, maxAgeMs, mayName } = yardstick;
   const named = (other: NamedInstance) => {
     if (other.project === project) return other.instance;
     return mayName(other.project) ? `${other.instance} of project ${other.project}` : 'in another project';
@@ -48,9 +59,39 @@ function judge(
     return { state: 'failing', reason: `the last backup failed, ${minute(last.at)}: ${last.reason ?? ''}${otherwise}` };
   }
   if (!good) return { state: 'never', reason: `it has no backup${before}` };
+  if (covering.length > 0 && !yardstick.byAge) return bySchedules(good, covering, yardstick);
   const ageMs = now.getTime() - Date.parse(good.at);
   if (ageMs > maxAgeMs) return { state: 'overdue', reason: `its last backup is ${age(ageMs)} old` };
   return { state: 'ok', reason: '' };
+}
+
+function bySchedules(
+  good: GoodBackup,
+  covering: Expectation[],
+  { maySee = () => true }: Yardstick,
+): Pick<InstanceStatus, 'state' | 'reason'> {
+  const missed = covering.find(({ owed }) => owed && Date.parse(good.at) < owed.fromMs);
+  const told = missed ?? covering.find(({ paused }) => paused);
+  if (!told) return { state: 'ok', reason: '' };
+  const { schedule, owed, paused } = told;
+  const name = maySee(told) ? `schedule ${schedule}` : 'a schedule';
+  const since = paused && maySee(told) ? pausedSince(paused) : '';
+  if (!missed) return { state: 'ok', reason: `${name} is paused${since}` };
+  return { state: 'overdue', reason: `${name} was due ${owed?.when} ${owed?.why}${owed?.isPaused ? since : ''}` };
+}
+
+function pausedSince({ since, reason }: NonNullable<Expectation['paused']>): string {
+  return ` since ${minute(since)}${reason === undefined ? '' : `: ${reason}`}`;
+}
+
+/** In ms, the time before which an instance's youngest backup is too old by the schedules that cover it; undefined if none does. */
+export function expectedFrom(
+  address: Address,
+  record: InstanceRecord,
+  expectations: Expectation[],
+): number | undefined {
+  const covering = expectations.filter(({ covers }) => covers(address, record));
+  return covering.length === 0 ? undefined : Math.max(...covering.map(({ owed }) => owed?.fromMs ?? 0));
 }
 
 function minute(time: string): string {

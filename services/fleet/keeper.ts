@@ -3,7 +3,14 @@
  * next inventory compares all records of the remote with the store.
  */
 import { isCode, type LxstowError } from '../contract/errors.ts';
-import type { Address, BackupAddress, InstanceRecord, LastBackupJob, Manifest } from '../contract/schemas.ts';
+import type {
+  Address,
+  BackupAddress,
+  GoodBackup,
+  InstanceRecord,
+  LastBackupJob,
+  Manifest,
+} from '../contract/schemas.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -28,6 +35,11 @@ export class Keeper {
 
   constructor(options: KeeperOptions) {
     this.#options = options;
+  }
+
+  /** The last good backup of an instance, as its record has it. */
+  async lastGood(address: Address): Promise<GoodBackup | undefined> {
+    return (await this.#options.fleet.find(address)).good;
   }
 
   /** Call it after the manifest is stored. `job`: the backup job that made it; none for an uploaded archive. */

@@ -5,15 +5,16 @@ import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../co
 import type { LxdInstance } from '../lxd/inventory.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
 import { instanceKeepOf, keepKeys } from '../retention/instanceKeys.ts';
+import { excludeKey, scheduleKey, schedulesOf } from '../runs/selector.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { FleetStore, StoredRecord } from './fleetStore.ts';
 import { withSeen, withYoungest } from './instanceRecord.ts';
 import { youngestBackups } from './youngest.ts';
 
-const excludeKey = 'user.lxstow.exclude';
 const uuidKey = 'volatile.uuid';
 /** The keys of LXD's configuration that records tell of. */
-export const recordedKeys = [uuidKey, excludeKey, ...keepKeys];
+export const recordedKeys = [uuidKey, excludeKey, scheduleKey, ...keepKeys];
+
 const writesInFlight = 64;
 /** How long the record of a deleted instance without backups stays. */
 const forgottenAfterMs = 7 * 24 * 3_600_000;
@@ -85,11 +86,14 @@ function byUuid(seen: SeenInstance | undefined, { project, instance }: Address):
   return seen?.uuid ? [[seen.uuid, { project, instance }]] : [];
 }
 
-function seenOf({ config, expanded_config }: LxdInstance, at: string): SeenInstance {
+function seenOf(instance: LxdInstance, at: string): SeenInstance {
+  const { config, expanded_config } = instance;
   const all = { ...(config as Record<string, string>), ...(expanded_config as Record<string, string>) };
   const uuid = all[uuidKey];
+  const schedules = schedulesOf(instance);
   const keep = instanceKeepOf(all);
-  return { at, excluded: all[excludeKey] === 'true', ...(uuid && { uuid }), ...(keep && { keep }) };
+  const excluded = all[excludeKey]?.toLowerCase() === 'true';
+  return { at, excluded, ...(schedules.length > 0 && { schedules }), ...(uuid && { uuid }), ...(keep && { keep }) };
 }
 
 function isForgotten({ seen, good }: InstanceRecord): boolean {

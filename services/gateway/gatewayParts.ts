@@ -20,6 +20,7 @@ import type { Absences } from './http/absences.ts';
 import type { Shares } from './http/shares.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
+import type { ExpectedBackups } from './views/expectedBackups.ts';
 
 /** Made once in openParts.ts, and handed to every route and endpoint. */
 export interface GatewayParts extends TrustParts {
@@ -36,6 +37,7 @@ export interface GatewayParts extends TrustParts {
   reservations: Reservations;
   catalog: Catalog;
   fleet: FleetView;
+  expected: ExpectedBackups;
   keeper: Keeper;
   submitter: Submitter;
   transfers: Transfers;

@@ -2,14 +2,16 @@
 import { until } from '../concurrency/until.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
-import { instanceStates as allStates, statusOf } from '../fleet/judge.ts';
+import { instanceStates as allStates, expectedFrom, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
 import { deadLetterStream, noticesStream } from '../nats/streams.ts';
 import { listOutages } from '../outages/recordedOutages.ts';
+import { dueNext } from '../schedules/slots.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
+import type { ExpectedBackups } from './views/expectedBackups.ts';
 import { isCovered } from './views/statusView.ts';
 
 export interface GaugesOptions {
@@ -17,6 +19,7 @@ export interface GaugesOptions {
   leases: Bucket;
   config: Config;
   fleet: FleetView;
+  expected: ExpectedBackups;
   metrics: GatewayMetrics;
   log: Log;
 }
@@ -73,14 +76,16 @@ export class Gauges {
   }
 
   async #instances(signal: AbortSignal): Promise<void> {
-    const { fleet, config, metrics, log } = this.#options;
-    const { lastSuccess, instances, inventory } = metrics;
+    const { fleet, config, expected, metrics, log } = this.#options;
+    const { lastSuccess, backupExpected, scheduleDue, instances, inventory } = metrics;
     try {
-      const { instances: known, inventories } = await until(signal, fleet.current());
+      const now = new Date();
+      const both = Promise.all([fleet.current(), expected.current(now)]);
+      const [{ instances: known, inventories }, { expectations, schedules }] = await until(signal, both);
       const maxAgeMs = config.gateway.backupMaxAgeHours * hourMs;
-      const yardstick = { now: new Date(), maxAgeMs, mayName: () => true };
+      const yardstick = { now, maxAgeMs, mayName: () => true, expectations };
       const counts = new Map(this.#remotes.map((remote) => [remote, new Map(allStates.map((state) => [state, 0]))]));
-      lastSuccess.reset();
+      for (const gauge of [lastSuccess, backupExpected, scheduleDue]) gauge.reset();
       for (const { address, record } of known) {
         const count = counts.get(address.remote);
         if (!count) continue;
@@ -89,6 +94,12 @@ export class Gauges {
         if (!isCovered(record)) continue;
         const { remote, project, instance } = address;
         lastSuccess.set({ remote, project, instance }, record.good ? Date.parse(record.good.at) / 1000 : 0);
+        const fromMs = expectedFrom(address, record, expectations);
+        if (fromMs !== undefined) backupExpected.set({ remote, project, instance }, fromMs / 1000);
+      }
+      for (const { schedule } of schedules) {
+        const due = dueNext(schedule);
+        if (due) scheduleDue.set({ schedule: schedule.name }, Date.parse(due.at) / 1000);
       }
       for (const [remote, count] of counts) for (const [state, of] of count) instances.set({ remote, state }, of);
       for (const remote of this.#remotes)

@@ -66,8 +66,8 @@ async function close(server: https.Server, closeSockets: () => Promise<void>): P
 }
 
 function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<HealthServer> {
-  const { config, nats, fleet, metrics, absences, log } = parts;
-  const gauges = new Gauges({ nats, leases: leasesBucket, config, fleet, metrics, log });
+  const { config, nats, fleet, expected, metrics, absences, log } = parts;
+  const gauges = new Gauges({ nats, leases: leasesBucket, config, fleet, expected, metrics, log });
   return serveHealth(
     config.gateway.healthAddress,
     config.gateway.healthPort,

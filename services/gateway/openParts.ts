@@ -30,6 +30,8 @@ import { Absences } from './http/absences.ts';
 import { listShares } from './http/lines.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
+import { ExpectedBackups } from './views/expectedBackups.ts';
+import { MatchedInstances } from './views/matchedInstances.ts';
 
 export interface PartsOptions {
   config: Config;
@@ -56,6 +58,7 @@ export interface OpenedParts {
 const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
 const startTimeoutMs = 10_000;
+const hourMs = 3_600_000;
 
 /** Throws when the configuration is wrong, or NATS or the object store is not set up. What it opens is closed with `stack`. */
 export async function openParts(options: PartsOptions, stack: AsyncDisposableStack): Promise<OpenedParts> {
@@ -105,10 +108,16 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
     cancels: feed,
     onEnd: (operation, result) => countJob(metrics, operation, result),
   });
+  const schedules = new ScheduleStore(nats);
+  const matched = new MatchedInstances({
+    ...{ nats, log },
+    remotes: Object.keys(config.remotes),
+    timeoutMs: gateway.inventoryTimeoutMs,
+  });
+  const expected = new ExpectedBackups({ schedules, runs, matched, patienceMs: gateway.backupMaxAgeHours * hourMs });
   const parts: GatewayParts = {
     ...{ config, log, metrics, nats, operations, feed, runs, runFeed, eventSockets, reservations },
-    ...{ catalog, fleet, keeper, transfers, intake, certificate, stop, ...trust },
-    schedules: new ScheduleStore(nats),
+    ...{ schedules, catalog, fleet, expected, keeper, transfers, intake, certificate, stop, ...trust },
     submitter: new Submitter(nats, operations, log, ended.signal),
     lists: listShares(),
     absences: new Absences(leases, log),

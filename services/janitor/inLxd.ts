@@ -76,8 +76,9 @@ async function* marks(
   if (parseOwnName(address.instance)) return;
   for (const kind of ['restored', 'replaced'] as const) {
     const id = instance.config[markKeys[kind]];
+    if (id === undefined) continue;
     const restore = owners.known.find((operation) => operation.id === id && operation.kind === 'restore');
-    if (id === undefined || !restore) continue;
+    if (!restore) continue;
     const ownerNow = () => owners.ofOperation(id);
     const owner = await ownerNow();
     if (owner.state === 'living') continue;

@@ -21,10 +21,12 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
     return there;
   };
   const keys = new Set(owners.archiveKeys(Date.now()));
-  for (const { value } of await checkpoints.entries(`${remote}.*.start`)) {
-    const { upload } = parseRecord<{ upload?: { key?: string } }>(value);
-    if (upload?.key?.startsWith(all)) keys.add(upload.key);
-  }
+  // Versions up to 0.1 wrote `start`.
+  for (const name of ['begin', 'start'])
+    for (const { value } of await checkpoints.entries(`${remote}.*.${name}`)) {
+      const { upload } = parseRecord<{ upload?: { key?: string } }>(value);
+      if (upload?.key?.startsWith(all)) keys.add(upload.key);
+    }
   for await (const there of mapInOrder(keys, looksInFlight, exact))
     for (const upload of there) found.set(upload.uploadId, upload);
 

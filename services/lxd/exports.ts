@@ -28,8 +28,12 @@ export async function openExport(
   return { size, source: readable(lxd, download) };
 }
 
-/** Pause before asking LXD for what it has written since, unless it says before that it has written all. */
-const lookAgainMs = 100;
+/**
+ * Pause before asking LXD for what it has written since, unless it says before that it has written all. Triples while there is nothing new: LXD may work
+ * for long before it writes, and each question costs a connection (it answers 416 with a wrong length).
+ */
+const shortestPauseMs = 100;
+const longestPauseMs = 1000;
 
 /**
  * Reads the archive while LXD writes it, up to byte `limit`, and waits for bytes that are not there yet. Ends when LXD has said that the backup is
@@ -42,6 +46,7 @@ export function followExport(
   limit: number,
 ): ByteSource {
   let at = 0;
+  let pauseMs = shortestPauseMs;
   let whole = false;
   const settled = made.then(() => {
     whole = true;
@@ -56,11 +61,12 @@ export function followExport(
         if (!stretch) {
           // Reset the caller's idle timer: LXD's operation has its own.
           options.onBytes?.();
-          await Promise.race([settled, delay(lookAgainMs, undefined, { signal })]).catch((error) => {
+          await Promise.race([settled, delay(pauseMs, undefined, { signal })]).catch((error) => {
             throw lxd.failure(error, signal);
           });
           // In this order: an export opened after the backup was complete has all bytes.
           stretch = { last: whole, source: await openWritten(lxd, address, name, signal, at) };
+          pauseMs = stretch.source ? shortestPauseMs : Math.min(3 * pauseMs, longestPauseMs);
         }
         const got = (await stretch.source?.fill(buffer.subarray(filled, wanted), options)) ?? 0;
         filled += got;

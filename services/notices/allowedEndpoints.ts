@@ -1,5 +1,6 @@
 /** Where notices may go: which endpoints a request may name, and which addresses these must not resolve to. */
 import { BlockList, isIP } from 'node:net';
+import { LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 
 /** An endpoint for logs and people: its origin only, because path and query are often secret. */
@@ -21,6 +22,15 @@ export function refusalOf(endpoint: string, config: Config['notify']): string | 
   const named = host === 'localhost' || host.endsWith('.localhost');
   if (named || (isIP(host) !== 0 && isOwn(host))) return ownAddress(host);
   return undefined;
+}
+
+/** Throws forbidden for a field with an endpoint that requests may not name. The error does not contain it. */
+export function checkEndpoints(given: { notifyEndpoint?: string; ping?: string }, config: Config['notify']): void {
+  for (const field of ['notifyEndpoint', 'ping'] as const) {
+    const endpoint = given[field];
+    const refusal = endpoint === undefined ? undefined : refusalOf(endpoint, config);
+    if (refusal !== undefined) throw new LxstowError('forbidden', `${field}: ${refusal}`);
+  }
 }
 
 /** True when `notify.allowed` has a URL with the same scheme, host and port, and the same path or one above. */

@@ -8,8 +8,9 @@ import type { Nats } from '../nats/connection.ts';
 import { isGone } from '../nats/scan.ts';
 import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { endpointIn, noticeId, noticeOf } from './notice.ts';
+import { endpointIn, isOfRun, noticeId, noticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
+import { type Ping, pingOf } from './ping.ts';
 import { runNoticeOf } from './runNotice.ts';
 
 export interface AnnounceOptions {
@@ -49,22 +50,37 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
   }
 }
 
-/** One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. */
+/**
+ * One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. A run's operations are told
+ * together by the notice of the run, unless `notify.children` wants each.
+ */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const operation = message.json<Operation>();
   const notice = noticeOf(operation);
   if (!notice) return [];
   const { remote, id } = operation;
   const common = { id: noticeId(notice), remote, operation: id, body: JSON.stringify(notice) };
-  return toEach(common, notice.state, endpointIn(operation), config);
+  const usual = isOfRun(operation) && !config.children ? [] : config.endpoints;
+  return toEach(common, notice.state, endpointIn(operation), { ...config, endpoints: usual });
 }
 
 function runNoticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const run = message.json<Run>();
+  const common = { remote: runsToken, operation: run.id };
+  const ping = pingOf(run);
+  const pings = ping ? [queuedPing(common, ping)] : [];
   const notice = runNoticeOf(run);
-  if (!notice) return [];
-  const common = { id: noticeId(notice), remote: runsToken, operation: run.id, body: JSON.stringify(notice) };
-  return toEach(common, notice.state, run.request.notifyEndpoint, config);
+  if (!notice) return pings;
+  const told = { ...common, id: noticeId(notice), body: JSON.stringify(notice) };
+  return [...pings, ...toEach(told, notice.state, run.request.notifyEndpoint, config)];
+}
+
+function queuedPing(
+  { remote, operation }: Pick<QueuedNotice, 'remote' | 'operation'>,
+  { url: endpoint, body, method, what }: Ping,
+): QueuedNotice {
+  const id = `${operation}_ping_${what}`;
+  return { id, remote, operation, endpoint, namedBy: 'request', body, ping: { method, what } };
 }
 
 function toEach(

@@ -34,6 +34,8 @@ const longestHeldMs = 5000;
 const firstRetryMs = 2000;
 const longestRetryMs = 2 * 3_600_000;
 const hourMs = 3_600_000;
+/** A ping says how things are: one that comes much later would say something else. */
+const pingTriedMs = { start: 60_000, up: hourMs, down: hourMs };
 
 interface Host {
   slots: Semaphore;
@@ -120,7 +122,7 @@ export class Deliverer {
       retryMs(message),
       Math.min((answer.is === 'later' && answer.afterMs) || 0, longestRetryMs),
     );
-    if (answer.is === 'later' && ageMs(message) + delayMs < this.#options.config.giveUpAfterHours * hourMs) {
+    if (answer.is === 'later' && ageMs(message) + delayMs < this.#triedMs(notice)) {
       metrics.notices.inc({ result: 'retried' });
       log.warn('notice not delivered, it is tried again', { why: answer.why, delayMs });
       return message.nak(delayMs);
@@ -130,8 +132,13 @@ export class Deliverer {
     message.term(answer.why);
   }
 
+  #triedMs({ ping }: QueuedNotice): number {
+    const ms = this.#options.config.giveUpAfterHours * hourMs;
+    return ping ? Math.min(ms, pingTriedMs[ping.what]) : ms;
+  }
+
   /** Checks the endpoint against the configuration of now, not that of the time when the notice was queued. */
-  async #post({ id, endpoint, namedBy, body }: QueuedNotice): Promise<Answer> {
+  async #post({ id, endpoint, namedBy, body, ping }: QueuedNotice): Promise<Answer> {
     const { config, handingBack } = this.#options;
     const listed = config.endpoints.includes(endpoint);
     if (namedBy === 'configuration' && !listed) return { is: 'refused', why: 'notify.endpoints has it no more' };
@@ -139,10 +146,11 @@ export class Deliverer {
     if (refusal !== undefined) return { is: 'refused', why: refusal };
     const url = new URL(endpoint);
     return post(url, {
+      method: ping?.method ?? 'POST',
       headers: {
-        'content-type': 'application/json',
         'user-agent': `lxstow/${version}`,
-        ...webhookHeaders({ id, time: new Date(), body }, config.secret),
+        'content-type': ping ? 'text/markdown; charset=utf-8' : 'application/json',
+        ...(ping ? {} : webhookHeaders({ id, time: new Date(), body }, config.secret)),
       },
       body,
       ca: this.#ca,

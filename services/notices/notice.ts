@@ -2,7 +2,7 @@
 import type { Address, BackupJob, DeleteJob, Notice, Operation, RestoreJob } from '../contract/schemas.ts';
 
 /** The fields that matter here, of any kind of job's message. */
-type Asked = Partial<Pick<BackupJob, 'tags'> & Pick<RestoreJob, 'source'> & Pick<DeleteJob, 'notifyEndpoint'>>;
+type Asked = Partial<Pick<BackupJob, 'run' | 'tags'> & Pick<RestoreJob, 'source'> & Pick<DeleteJob, 'notifyEndpoint'>>;
 
 const states = { Success: 'success', Failure: 'failed', Cancelled: 'cancelled' } as const;
 type Ended = keyof typeof states;
@@ -52,6 +52,11 @@ function shownSource({ remote, ...rest }: NonNullable<RestoreJob['source']>): No
 /** The endpoint that the request named. */
 export function endpointIn(operation: Operation): string | undefined {
   return asked(operation).notifyEndpoint;
+}
+
+/** Whether it is of a run, whose own notice tells how all of them ended. */
+export function isOfRun(operation: Operation): boolean {
+  return asked(operation).run !== undefined;
 }
 
 /** Always the same for one end of an operation: receivers recognise a repeated notice by it. */

@@ -9,6 +9,7 @@ import { pull } from '../nats/pull.ts';
 import { noticesStream } from '../nats/streams.ts';
 import { noticeSubject } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
+import type { Ping } from './ping.ts';
 
 export interface QueuedNotice {
   /** Receivers recognize a repeat by it. */
@@ -18,24 +19,29 @@ export interface QueuedNotice {
   endpoint: string;
   /** Where the endpoint was named. */
   namedBy: 'configuration' | 'request';
-  /** JSON, as it is sent and signed. */
+  /** JSON, as it is sent and signed; of a ping its text. */
   body: string;
+  /** For a ping: how it is sent. */
+  ping?: Pick<Ping, 'what' | 'method'>;
 }
 
 const idHeader = 'Lxstow-Notice';
 const endpointHeader = 'Lxstow-Endpoint';
 const namedByHeader = 'Lxstow-Endpoint-Named-By';
+/** `POST start` */
+const pingHeader = 'Lxstow-Ping';
 
 const pullMs = 5000;
 const pauseMs = 1000;
 
 /** Queues the notice; it is durable when this resolves. A repeat within two minutes is dropped as a duplicate. */
 export async function queueNotice(nats: Nats, notice: QueuedNotice): Promise<void> {
-  const { id, remote, operation, endpoint, namedBy, body } = notice;
+  const { id, remote, operation, endpoint, namedBy, body, ping } = notice;
   const carried = headers();
   carried.set(idHeader, id);
   carried.set(endpointHeader, endpoint);
   carried.set(namedByHeader, namedBy);
+  if (ping) carried.set(pingHeader, `${ping.method} ${ping.what}`);
   try {
     nats.assertConnected();
     await nats.js.publish(noticeSubject(remote, operation), body, {
@@ -54,7 +60,11 @@ export function parseNotice({ subject, headers: carried, data }: JsMsg): QueuedN
   const [id, endpoint, namedBy] = [idHeader, endpointHeader, namedByHeader].map((name) => carried?.get(name));
   if (!remote || !operation || !id || !endpoint) return undefined;
   if (namedBy !== 'configuration' && namedBy !== 'request') return undefined;
-  return { id, remote, operation, endpoint, namedBy, body: Buffer.from(data).toString() };
+  const [, method, what] = /^(GET|POST) (start|up|down)$/.exec(carried?.get(pingHeader) ?? '') ?? [];
+  return {
+    ...{ id, remote, operation, endpoint, namedBy, body: Buffer.from(data).toString() },
+    ...(method && what && { ping: { method, what } as NonNullable<QueuedNotice['ping']> }),
+  };
 }
 
 /** Yields the consumer's messages until `stop`, `room()` of them at a time. While NATS is away, it logs that and retries. */

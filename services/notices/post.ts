@@ -1,4 +1,4 @@
-/** Posts one request to an endpoint. Time, answer and addresses are limited, redirects are not followed, and only the answer's head counts. */
+/** Sends one request to an endpoint. Time, answer and addresses are limited, redirects are not followed, and only the answer's head counts. */
 import { lookup as resolve } from 'node:dns';
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
@@ -6,6 +6,8 @@ import { isIP, type LookupFunction } from 'node:net';
 import { hostOf, isOwn, ownAddress } from './allowedEndpoints.ts';
 
 export interface PostOptions {
+  /** POST without it. */
+  method?: 'GET' | 'POST';
   headers: Record<string, string>;
   body: string;
   /** CAs in PEM, instead of the system's. */
@@ -44,11 +46,15 @@ export async function post(url: URL, options: PostOptions): Promise<Answer> {
   }
 }
 
-function send(url: URL, { headers, body, ca, mayBeOwn }: PostOptions, signal: AbortSignal): Promise<IncomingMessage> {
+function send(
+  url: URL,
+  { method, headers, body, ca, mayBeOwn }: PostOptions,
+  signal: AbortSignal,
+): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     const secure = url.protocol === 'https:';
     const request = (secure ? https : http).request(url, {
-      method: 'POST',
+      method,
       headers: { ...headers, 'content-length': Buffer.byteLength(body) },
       // A new connection: an old one may lead to an address that the name no longer has.
       agent: false,

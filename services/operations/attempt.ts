@@ -53,12 +53,17 @@ export class Attempt {
   /** Updates run one after another: each is made from the revision that the one before wrote. */
   #tail: Promise<void> = Promise.resolve();
   #metadata: OperationMetadata;
-  #reportedAt = 0;
+  /** Facts that the next write records. */
+  #noted: Pick<Facts, 'backup'> = {};
+  /** The progress that was written last, and when. */
+  #written: OperationMetadata;
+  #writtenAt = performance.now();
   #timer: NodeJS.Timeout | undefined;
 
   private constructor(stored: Stored, options: AttemptOptions) {
     this.#stored = stored;
     this.#metadata = carriedOver(stored.operation.metadata);
+    this.#written = this.#metadata;
     this.#options = options;
     this.log = options.log;
     for (const lease of [options.lease, ...(options.permits ?? [])]) if (lease) this.#hold(lease);
@@ -128,16 +133,21 @@ export class Attempt {
     await Promise.all(this.#leases.map((lease) => lease.renew()));
   }
 
-  /** Writes progress to the operation, at most once a second. A failed write does not end the attempt. */
+  /** Writes progress to the operation, with its next write, or a second after the last one. A failed write does not end the attempt. */
   report(metadata: OperationMetadata): void {
     this.#metadata = { ...this.#metadata, ...metadata };
     if (this.#timer || this.signal.aborted) return;
-    const due = Math.max(0, this.#reportedAt + reportEveryMs - performance.now());
+    const due = Math.max(0, this.#writtenAt + reportEveryMs - performance.now());
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      this.#reportedAt = performance.now();
+      if (this.#metadata === this.#written) return;
       this.record({}).catch((error) => this.log.debug('progress not written', { error }));
     }, due);
+  }
+
+  /** Adds facts to the operation, which its next write records. */
+  note(facts: Pick<Facts, 'backup'>): void {
+    this.#noted = { ...this.#noted, ...facts };
   }
 
   /** Writes facts that must be stored before the next step. Throws lease-lost when the operation is no longer ours. */
@@ -155,7 +165,7 @@ export class Attempt {
 
   /** From here on, cancels are refused. Throws `cancelled` when one came before. */
   async commit(): Promise<void> {
-    await this.#update((operation) => refuseCancels(operation, new Date()));
+    await this.#update((operation) => refuseCancels({ ...operation, metadata: this.#metadata }, new Date()));
     if (this.operation.status === 'Cancelling') throw new LxstowError('cancelled', 'cancelled');
   }
 
@@ -215,9 +225,13 @@ export class Attempt {
   #update(change: (operation: Operation) => Operation): Promise<void> {
     const run = async () => {
       for (const lease of this.#leases) lease.assertHeld();
-      const written = await this.#options.store.update(change(this.operation), this.#stored.revision);
+      const metadata = this.#metadata;
+      const noted = this.#noted.backup === undefined ? this.operation : amend(this.operation, this.#noted, new Date());
+      const written = await this.#options.store.update(change(noted), this.#stored.revision);
       if (written) {
         this.#stored = written;
+        this.#written = metadata;
+        this.#writtenAt = performance.now();
         return;
       }
       const found = await this.#options.store.find(this.operation.id, this.operation.remote);

@@ -4,7 +4,7 @@ import type { Address, RunSelector } from '../contract/schemas.ts';
 import { askInventory } from '../hosts/hostInventory.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import type { Nats } from '../nats/connection.ts';
-import { excludeKey, select } from './selector.ts';
+import { excludeKey, scheduleKey, select } from './selector.ts';
 
 export interface Heard {
   addresses: Address[];
@@ -58,15 +58,17 @@ export async function chosenOnAll(
 /** What the record of an instance says of it (services/fleet). */
 export interface KnownInstance extends Address {
   excluded: boolean;
+  /** Those that it names. */
+  schedules: string[];
 }
 
 /** Those of the recorded instances that the selector chooses; none for a selector with `match`, whose values records do not have. */
 export function chosenOfKnown(known: KnownInstance[], selector: RunSelector): Address[] {
   if (selector.match?.length) return [];
-  const found = known.map(({ instance, excluded, ...place }) => ({
+  const found = known.map(({ instance, excluded, schedules, ...place }) => ({
     ...place,
     name: instance,
-    config: excluded ? { [excludeKey]: 'true' } : {},
+    config: { [excludeKey]: String(excluded), [scheduleKey]: schedules.join(',') },
   }));
   return select(found, selector).chosen.map(({ remote, project, name }) => ({ remote, project, instance: name }));
 }

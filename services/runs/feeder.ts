@@ -41,6 +41,8 @@ export interface FeederOptions extends LeaseHolder {
 
 /** How often a head, and each chunk of its children, is written at most. */
 const foldEveryMs = 1000;
+/** Changes that come within this time are handled together. */
+const gatherMs = 50;
 const lookEveryMs = 5000;
 const feedsAtOnce = 64;
 const cancelsAtOnce = 32;
@@ -111,6 +113,20 @@ class Term {
     for (const stored of (await runs.list()).reverse()) this.seeRun(stored);
     const removed = await runs.removeUnplanned(orphanMs);
     log.info('feeding runs to the queue', { open: this.#fresh.size, ...(removed > 0 && { orphans: removed }) });
+    const wake = () => this.#woken.resolve();
+    AbortSignal.any([stop, this.#lease.lost]).addEventListener('abort', wake, { once: true });
+    const timer = setInterval(wake, foldEveryMs);
+    try {
+      await this.#rounds();
+    } finally {
+      clearInterval(timer);
+    }
+    await this.#fold();
+  }
+
+  /** Until `stop`: a round for each change, and one a second. */
+  async #rounds(): Promise<void> {
+    const { stop } = this.#options;
     while (!stop.aborted) {
       this.#lease.assertHeld();
       this.#woken = Promise.withResolvers();
@@ -121,12 +137,9 @@ class Term {
       await this.#prune();
       if (performance.now() - this.#lookedAt >= lookEveryMs) await this.#look();
       if (performance.now() - this.#foldedAt >= foldEveryMs) await this.#fold();
-      const over = AbortSignal.any([stop, this.#lease.lost, AbortSignal.timeout(foldEveryMs)]);
-      await Promise.race([this.#woken.promise, delay(foldEveryMs, undefined, { signal: over, ref: false })]).catch(
-        () => undefined,
-      );
+      await this.#woken.promise;
+      await delay(gatherMs);
     }
-    await this.#fold();
   }
 
   /** Reads the plans of new runs, and the state of their children. */
@@ -172,7 +185,8 @@ class Term {
     await forEach(children, feedsAtOnce, async (each) => {
       try {
         this.#lease.assertHeld();
-        this.#fleet.settle(each, await feedChild(this.#options, each));
+        const outcome = await feedChild(this.#options, each);
+        if (outcome) this.#fleet.settle(each, outcome);
       } catch (error) {
         failure ??= error;
         this.#fleet.unmarkFed(each);

@@ -15,25 +15,29 @@ export interface FeedingTools {
 }
 
 /**
- * Queues a child's backup unless it is queued already; returns the child's state. When it throws, the job may be queued or not. Any gateway may call it
- * again for the same child: there is one backup.
+ * Queues a child's backup unless it is queued already. Returns the child's state; undefined when its job is new on the queue: the changes of its operation
+ * tell how it goes. When it throws, the job may be queued or not. Any gateway may call it again for the same child: there is one backup.
  */
-export async function feedChild({ nats, operations }: FeedingTools, { id, child, of }: OpenChild): Promise<Outcome> {
+export async function feedChild(
+  { nats, operations }: FeedingTools,
+  { id, child, of }: OpenChild,
+): Promise<Outcome | undefined> {
   const { remote, project, instance } = child;
   const address: Address = { remote, project, instance };
-  const known = await operations.find(id, remote);
-  if (known && (isFinal(known.operation) || !isBackupOf(child, known.operation)))
-    return outcomeFor(child, known.operation);
-  if (!known) {
-    const before = await lastQueuedJob(nats, 'backup', address);
-    if (before && before.operation !== id) return await skipped(operations, remote, before);
-  }
   const trace = traceOfRun(of.run);
   const body = bodyOf(of.run);
   const operation = newOperation({ id, kind: 'backup', address, body, trace: trace.id }, new Date());
-  if (!known) await operations.create(operation);
+  const before = await lastQueuedJob(nats, 'backup', address);
+  const taken = before !== undefined && before.operation !== id;
+  const made = taken ? undefined : await operations.create(operation);
+  // Of an earlier try.
+  const known = made ?? (await operations.find(id, remote));
+  if (taken && !known) return await skipped(operations, remote, before);
+  if (known && known !== made && (isFinal(known.operation) || !isBackupOf(child, known.operation)))
+    return outcomeFor(child, known.operation);
   const job: Job = { kind: 'backup', address, body };
   const other = await publishUnlessQueued(nats, id, job, trace);
+  if (!other && made) return undefined;
   const now = await operations.find(id, remote);
   if (!other) return now ? outcomeFor(child, now.operation) : { state: 'pending' };
   // Another job was faster: the operation that was made for this child ends unbegun.

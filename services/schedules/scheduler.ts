@@ -13,9 +13,8 @@ import { uuid5 } from '../jobs/jobs.ts';
 import { schedulerLeaseKey } from '../nats/bucketKeys.ts';
 import { createRun, type RunTools } from '../runs/createRun.ts';
 import { traceOf } from '../telemetry/trace.ts';
-import type { Slot } from './cron.ts';
+import { nextStep, type Step } from './nextStep.ts';
 import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
-import { dueSlot, runScheduleOf } from './slots.ts';
 
 export interface SchedulerOptions extends RunTools, LeaseHolder {
   schedules: ScheduleStore;
@@ -27,8 +26,6 @@ export interface SchedulerOptions extends RunTools, LeaseHolder {
 
 /** Schedules that are created, changed or resumed are seen after so long. */
 const lookEveryMs = 10_000;
-/** A slot that is found later than this was missed. */
-const lateMs = 300_000;
 /** So many schedules ask the hosts at once. */
 const atOnce = 16;
 
@@ -64,32 +61,25 @@ async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promis
 
 async function serveOne(options: SchedulerOptions, { schedule, revision }: StoredSchedule): Promise<number> {
   const { schedules, log } = options;
+  const { name } = schedule;
   const now = new Date();
-  const { definition, paused } = schedule;
-  if (paused) {
-    if (paused.until === undefined || Date.parse(paused.until) > now.getTime()) return Number.POSITIVE_INFINITY;
-    const { paused: _, ...resumed } = schedule;
-    await schedules.update({ ...resumed, since: paused.until }, revision);
+  const trouble = schedule.restricted && !schedule.paused && (await options.ownerTrouble(schedule));
+  const step: Step = trouble
+    ? { is: 'change', to: { ...schedule, paused: { since: now.toISOString(), reason: trouble } }, why: trouble }
+    : nextStep(schedule, now);
+  if (step.is === 'wait') return step.untilMs;
+  if (step.is === 'change') {
+    if (step.why !== undefined) log.warn('a schedule was changed', { schedule: name, why: step.why });
+    await schedules.update(step.to, revision);
     return now.getTime();
   }
-  const trouble = schedule.restricted && (await options.ownerTrouble(schedule));
-  if (trouble) {
-    log.warn('a schedule is paused', { schedule: schedule.name, reason: trouble });
-    await schedules.update({ ...schedule, paused: { since: now.toISOString(), reason: trouble } }, revision);
-    return Number.POSITIVE_INFINITY;
-  }
-  if (Date.parse(schedule.since) > now.getTime() + lateMs) {
-    log.warn('a schedule was served by a clock that was ahead', { schedule: schedule.name, since: schedule.since });
-    await schedules.update({ ...schedule, since: now.toISOString() }, revision);
-    return now.getTime();
-  }
-  const { due, missed, next } = dueSlot(definition, new Date(schedule.since), now);
-  if (!due) return next ? Date.parse(next.at) : Number.POSITIVE_INFINITY;
-  const run = await makeRun(options, schedule, due, missed, now);
-  const last = { slot: due.wall, at: due.at, run: run.id };
-  if ((await schedules.update({ ...schedule, since: due.at, last }, revision)) === undefined) return now.getTime();
-  log.info('schedule due', { schedule: schedule.name, slot: due.wall, run: run.id, class: run.class, missed });
-  return next ? Date.parse(next.at) : Number.POSITIVE_INFINITY;
+  const { slot, missed, nextMs } = step;
+  const run = await makeRun(options, schedule, step);
+  const last = { slot: slot.wall, at: slot.at, run: run.id };
+  const written = await schedules.update({ ...schedule, since: slot.at, last }, revision);
+  if (written === undefined) return now.getTime();
+  log.info('schedule due', { schedule: name, slot: slot.wall, run: run.id, class: run.class, missed });
+  return nextMs;
 }
 
 /** The id of a slot's run: the same for every gateway and every try. A client cannot guess it, and so not take it. */
@@ -99,53 +89,21 @@ export function scheduledRunId({ name, token }: Pick<Schedule, 'name' | 'token'>
 
 async function makeRun(
   options: SchedulerOptions,
-  { name, token, definition, requestor, last }: Schedule,
-  due: Slot,
-  missed: number,
-  now: Date,
+  { name, token, definition, requestor }: Schedule,
+  { slot, occasion }: Extract<Step, { is: 'run' }>,
 ): Promise<Run> {
-  const id = scheduledRunId({ name, token }, due.wall);
+  const id = scheduledRunId({ name, token }, slot.wall);
   const known = await options.runs.find(id);
   if (known) return known.run;
-  const isLate = now.getTime() - Date.parse(due.at) > lateMs;
-  const schedule = runScheduleOf(name, definition, due, isLate ? now.toISOString() : due.at);
-  const reason = isLate ? whyNotMadeUp(definition, due, schedule.window_ends, now) : undefined;
-  const remotes = definition.selector?.remotes ?? options.remotes;
-  return createRun(
-    options,
-    runRequest(name, definition, id),
-    remotes.filter((each) => options.remotes.includes(each)),
-    {
-      ...(requestor && { requestor }),
-      trace: traceOf(undefined),
-      occasion: {
-        class: isLate ? 'catch-up' : 'scheduled',
-        schedule,
-        ...(last && { before: last.run }),
-        ...(reason !== undefined && { missed: reason }),
-        ...(missed > 0 && { note: `${missed} earlier times of schedule ${name} were missed` }),
-      },
-    },
-  );
-}
-
-/** Why a slot that was missed is recorded only. */
-function whyNotMadeUp(
-  { catch_up, window: text }: ScheduleBody,
-  due: Slot,
-  window: string | undefined,
-  now: Date,
-): string | undefined {
-  const missed = `missed ${due.wall}: no gateway was at work then`;
-  if (catch_up === 'never') return `${missed}, and catch_up is never`;
-  if (window && Date.parse(window) <= now.getTime()) return `${missed}, and the window ${text} is over`;
-  return undefined;
+  const remotes = (definition.selector?.remotes ?? options.remotes).filter((each) => options.remotes.includes(each));
+  const asker = { ...(requestor && { requestor }), trace: traceOf(undefined), occasion };
+  return createRun(options, runRequest(name, definition, id), remotes, asker);
 }
 
 /** What a run of the schedule asks for. */
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {
   const { zone = 'UTC', selector, keep, ...rest } = definition;
-  const { compression_algorithm, optimized_storage, instance_only, object_lock, tags, notifyEndpoint } = rest;
+  const { compression_algorithm, optimized_storage, instance_only, object_lock, tags, notifyEndpoint, ping } = rest;
   return {
     id,
     selector: { ...selector, schedule: name },
@@ -156,5 +114,6 @@ export function runRequest(name: string, definition: ScheduleBody, id: string): 
     ...(tags && { tags }),
     ...(keep && { keep: { ...keep, zone: keep.zone ?? zone } }),
     ...(notifyEndpoint && { notifyEndpoint }),
+    ...(ping && { ping }),
   };
 }

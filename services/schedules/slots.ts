@@ -1,7 +1,7 @@
 /** What a schedule's definition makes of its slots: which are due, which come next, and what a run for one keeps of it. Pure. */
 import { Temporal } from 'temporal-polyfill';
 import { parseDuration } from '../contract/durations.ts';
-import type { RunSchedule, ScheduleBody } from '../contract/schemas.ts';
+import type { RunSchedule, Schedule, ScheduleBody } from '../contract/schemas.ts';
 import { type Cron, lastSlot, nextSlot, parseCron, type Slot } from './cron.ts';
 
 type Rule = Pick<ScheduleBody, 'cron' | 'zone'>;
@@ -28,6 +28,13 @@ function slotsUntil(cron: Cron, zone: string, since: Date, now: Date): Slot[] {
     found.push(slot);
   }
   return found;
+}
+
+/** The first time that is not done with: in the past, it waits for a gateway. Undefined while the schedule is paused. */
+export function dueNext({ definition, since, paused }: Schedule): Slot | undefined {
+  if (paused && paused.until === undefined) return undefined;
+  const from = paused?.until !== undefined && paused.until > since ? paused.until : since;
+  return nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', new Date(from));
 }
 
 export function nextSlots({ cron, zone = 'UTC' }: Rule, after: Date, count: number): Slot[] {

@@ -104,8 +104,11 @@ export interface ObjectStore {
   remove(key: string, signal: AbortSignal): Promise<boolean>;
   /** Holds an object by a legal hold, or releases it. Throws s3-refused where the bucket has no Object Lock. */
   hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
-  /** Yields every object whose key begins with `prefix`, once: in order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. */
-  list(prefix: string, signal: AbortSignal): AsyncIterable<StoredObject>;
+  /**
+   * Yields every object whose key begins with `prefix`, once: in order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. With `after`
+   * only those behind this key in that order.
+   */
+  list(prefix: string, signal: AbortSignal, options?: ListOptions): AsyncIterable<StoredObject>;
   /** Yields the folders under `prefix`, each once: the keys' beginnings up to and including the first `/` after `prefix`. */
   folders(prefix: string, signal: AbortSignal): AsyncIterable<string>;
   /**
@@ -113,6 +116,12 @@ export interface ObjectStore {
    * key, and of more than 1 000 uploads of one key, the rest may be missing until some are gone.
    */
   listUploads(prefix: string, signal: AbortSignal): AsyncIterable<OpenUpload>;
+}
+
+export interface ListOptions {
+  after?: string | undefined;
+  /** How many objects are wanted at once, up to 1 000. */
+  atOnce?: number;
 }
 
 /** Creates the bucket. */

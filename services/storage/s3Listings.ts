@@ -1,21 +1,34 @@
 /** Listings over S3. */
 import { isCode } from '../contract/errors.ts';
-import type { ObjectStore, OpenUpload, StoredObject } from './objectStore.ts';
+import type { ListOptions, ObjectStore, OpenUpload, StoredObject } from './objectStore.ts';
 import type { S3Connection } from './s3Connection.ts';
 import { decoded, openUpload, parseListing, storedObject, word, type Xml } from './s3Messages.ts';
+
+/** In one answer, by S3's own limit. */
+const mostKeys = 1000;
 
 type Listings = Pick<ObjectStore, 'list' | 'folders' | 'listUploads'>;
 
 export function s3Listings(s3: S3Connection): Listings {
   return {
-    list: (prefix, signal) => list(s3, prefix, signal),
+    list: (prefix, signal, options) => list(s3, prefix, signal, options),
     folders: (prefix, signal) => folders(s3, prefix, signal),
     listUploads: (prefix, signal) => listUploads(s3, prefix, signal),
   };
 }
 
-async function* list(s3: S3Connection, prefix: string, signal: AbortSignal): AsyncGenerator<StoredObject> {
-  for await (const { Contents, EncodingType } of pages(s3, { prefix }, signal))
+async function* list(
+  s3: S3Connection,
+  prefix: string,
+  signal: AbortSignal,
+  { after, atOnce }: ListOptions = {},
+): AsyncGenerator<StoredObject> {
+  const query = {
+    prefix,
+    ...(after !== undefined && { 'start-after': after }),
+    ...(atOnce !== undefined && { 'max-keys': String(Math.min(atOnce, mostKeys)) }),
+  };
+  for await (const { Contents, EncodingType } of pages(s3, query, signal))
     for (const entry of (Contents ?? []) as Xml[]) yield storedObject(entry, EncodingType === 'url');
 }
 

@@ -204,6 +204,18 @@ function fleetGauges(registers: Registry[]) {
       help: 'How old the newest backup of an instance may be: gateway.backupMaxAgeHours.',
       registers,
     }),
+    backupExpected: new Gauge({
+      name: 'lxstow_backup_expected_timestamp_seconds',
+      help: 'The newest backup of an instance that schedules cover should not be older than this; 0: none is due yet.',
+      labelNames: ['remote', 'project', 'instance'],
+      registers,
+    }),
+    scheduleDue: new Gauge({
+      name: 'lxstow_schedule_due_timestamp_seconds',
+      help: 'When a schedule is due next; in the past, if no gateway has made its run yet. Absent while it is paused.',
+      labelNames: ['schedule'],
+      registers,
+    }),
     instances: new Gauge({
       name: 'lxstow_instances',
       help: 'Instances in each state, as `lxstow status` shows them.',

@@ -6,6 +6,7 @@ import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import { openExport } from '../../services/lxd/exports.ts';
 import { onPath } from '../lab/parts.ts';
 import { run } from '../lab/run.ts';
+import { type LabS3, s3Titles } from '../lab/s3.ts';
 import { type Cost, measure, measureShell } from './measure.ts';
 import type { Contender, Place } from './place.ts';
 
@@ -83,15 +84,19 @@ export function lxdExport(place: Place): Way {
   };
 }
 
+export function storeAlone({ kind }: Pick<LabS3, 'kind'>): string {
+  return `${s3Titles[kind]} alone: parts from memory`;
+}
+
 /** The most that the store takes: as many bytes out of memory, in parts, several at a time. */
-function multipartFromMemory({ store, api, lxd, lxdBackup, dropLxdBackup }: Place): Way {
+function multipartFromMemory({ store, s3, api, lxd, lxdBackup, dropLxdBackup }: Place): Way {
   const body = randomBytes(partBytes);
   const sum = Buffer.alloc(4);
   sum.writeUInt32BE(crc32(body));
   const checksum = sum.toString('base64');
   let size: number | undefined;
   return {
-    name: 'MinIO alone: parts from memory',
+    name: storeAlone(s3),
     async run(instance) {
       size ??= await sizeOf(instance);
       const count = Math.max(1, Math.round(size / partBytes));
@@ -174,7 +179,7 @@ function rclone(place: Place, command: string): Way {
   const { bucket, endpoint, accessKey, secretKey } = place.s3;
   return piped(place, 'export | zstd | rclone rcat', `zstd -q -3 -T0 | '${command}' rcat bench:${bucket}/${key}`, {
     RCLONE_CONFIG_BENCH_TYPE: 's3',
-    RCLONE_CONFIG_BENCH_PROVIDER: 'Minio',
+    RCLONE_CONFIG_BENCH_PROVIDER: place.s3.kind === 'minio' ? 'Minio' : 'Other',
     RCLONE_CONFIG_BENCH_ENDPOINT: endpoint,
     RCLONE_CONFIG_BENCH_ACCESS_KEY_ID: accessKey,
     RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY: secretKey,

@@ -26,7 +26,7 @@ export const hostNames = Array.from({ length: hosts }, (_, index) => `host${inde
 /** The lab without LXD: none is asked. Records are written by the bench in the place of workers. */
 export async function measureFleet(rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'fleet', log, lxd: false });
-  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no MinIO');
+  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no S3 server');
   const remotes = Object.fromEntries(hostNames.map((name) => [name, {}]));
   const config = { remotes, gateway: { defaultRemote: 'host0' } };
   const parts = { natsUrl: lab.nats.url, s3: lab.s3, socket: '/none', workers: 0, config };

@@ -41,7 +41,7 @@ interface Found {
 
 export async function measureHostile(rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'hostile', log, lxd: false });
-  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no MinIO');
+  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no S3 server');
   const loopDelay = new URL('../fault/loopDelay.ts', import.meta.url);
   await using stow = await startLxstow({
     ...{ name: 'hostile', log, natsUrl: lab.nats.url, s3: lab.s3, socket: '/none', workers: 0 },

@@ -30,7 +30,7 @@ const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQue
 /** The lab without LXD: what is measured does not come near it. Operations are changed, and instances told, by the bench in a worker's place. */
 export async function measureLoad(rounds: number, log: Log): Promise<Table[]> {
   await using lab = await openLab({ name: 'load', log, lxd: false });
-  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no MinIO');
+  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no S3 server');
   const parts = { natsUrl: lab.nats.url, s3: lab.s3, socket: '/none', workers: 0 };
   await using stow = await startLxstow({ name: 'load', log, ...parts, cli: built });
   const silent = createLogger({ level: 'error', format: 'json' }, {});

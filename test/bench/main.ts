@@ -5,7 +5,7 @@ import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
 import { errorText, type Log } from '../lab/run.ts';
-import { backupWays, lxdExport, type Way } from './backups.ts';
+import { backupWays, lxdExport, storeAlone, type Way } from './backups.ts';
 import { measureListing, measureRequests } from './control.ts';
 import { measureDrain } from './drain.ts';
 import { measureFleet } from './fleet.ts';
@@ -124,7 +124,7 @@ async function compareBackups(place: Place, title: string, instance: string): Pr
   const costs = await alternate([lxdExport(place), ...backupWays(place, values)], instance);
   const lines = linesOf(costs);
   const wall = (name: string) => lines.find((line) => line.name === name)?.wallS ?? Number.NaN;
-  const floor = wall('LXD alone: create') + Math.max(wall('LXD alone: export'), wall('MinIO alone: parts from memory'));
+  const floor = wall('LXD alone: create') + Math.max(wall('LXD alone: export'), wall(storeAlone(place.s3)));
   if (!Number.isNaN(floor)) for (const line of lines) line.toFloor = wall(line.name) / floor;
   const bytes = costs.get('lxstow, none')?.at(-1)?.storedBytes ?? 0;
   const none = lines.find(({ name }) => name === 'lxstow, none');

@@ -1,4 +1,4 @@
-/** The parts that are measured: one LXD, one MinIO, one NATS, lxstow with one worker of one slot, and the tools to compare with. */
+/** The parts that are measured: one LXD, one S3 server, one NATS, lxstow with one worker of one slot, and the tools to compare with. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';

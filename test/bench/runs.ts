@@ -2,7 +2,6 @@
 
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { answerInventory } from '../../services/hosts/hostInventory.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
@@ -23,7 +22,6 @@ import { built } from './place.ts';
 import type { Table } from './report.ts';
 
 const slotsOfHost = 8;
-const lookEveryMs = 250;
 const shapes = [1, 2, 4, 8];
 const slots = 4;
 const exportMs = 2000;
@@ -36,7 +34,7 @@ const everywhere = { selector: { all: true, remotes: hostNames } };
 /** The bench answers for the workers of all hosts; what is measured is the gateway's process alone. */
 export async function measurePlan(children: number, rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'plan', log, lxd: false });
-  if (!lab.s3) throw new Error('there is no MinIO');
+  if (!lab.s3) throw new Error('there is no S3 server');
   const plans: Cost[] = [];
   for (let round = 1; round <= rounds; round++) {
     await using place = await openHosts(children, lab.s3, true, false);
@@ -72,7 +70,7 @@ export async function measurePlan(children: number, rounds: number, log: Log): P
 export async function measureRunScale(children: number, rounds: number, log: Log): Promise<Table> {
   await using lab = await openLab({ name: 'run-scale', log, lxd: false });
   await using simulator = await startSimulator();
-  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no MinIO');
+  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no S3 server');
   simulator.faults.backupMs = exportMs;
   log(`making ${children} instances of 1 MiB`);
   for (let index = 0; index < children; index++) await makeSmall(simulator, nameOf(index));
@@ -191,11 +189,12 @@ async function post(client: BenchClient, body: object): Promise<string> {
   return JSON.parse(text).metadata.id;
 }
 
+/** Waits as a client does who costs the gateway nothing meanwhile. */
 async function ended(client: BenchClient, id: string): Promise<{ success: number }> {
   for (;;) {
+    await client.request('GET', `/1.0/operations/${id}/wait`);
     const { text } = await client.request('GET', `/1.0/runs/${id}`);
     const { status_code, counts } = JSON.parse(text).metadata;
     if (status_code >= 200) return counts;
-    await delay(lookEveryMs);
   }
 }

@@ -1,4 +1,5 @@
 import { buffer } from 'node:stream/consumers';
+import { it } from 'node:test';
 import { XMLParser } from 'fast-xml-parser';
 import { Client } from 'minio';
 import type { Config, Tags } from '../../services/contract/schemas.ts';
@@ -6,6 +7,7 @@ import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { type Dialect, scriptedS3 } from '../fault/scriptedS3.ts';
+import { hasGarage } from '../lab/parts.ts';
 import { type S3Kind, startS3 } from '../lab/s3.ts';
 import { poor, strict } from './dialects.ts';
 import { type ContractStore, type Differences, objectStoreContract } from './objectStore.ts';
@@ -86,6 +88,7 @@ const seaweedfs: Differences = {
 };
 
 const versitygw: Differences = {};
+const garage: Differences = {};
 
 objectStoreContract('S3 on MinIO', opener('minio'), minio);
 objectStoreContract('S3 on MinIO, with retries', opener('minio', { wrap: withRetries }), { ...minio, pages });
@@ -99,6 +102,8 @@ objectStoreContract('S3 on VersityGW, with retries', opener('versitygw', { wrap:
   ...versitygw,
   pages,
 });
+if (hasGarage()) objectStoreContract('S3 on Garage', opener('garage'), garage);
+else it('S3 on Garage', { skip: 'Garage is not there: LXSTOW_LAB_S3=garage builds it' }, () => undefined);
 objectStoreContract('S3 as AWS has it', opener('versitygw', { dialect: strict, change: { prefix: 'all' } }), {
   ...versitygw,
   pages,

@@ -611,6 +611,18 @@ export function objectStoreContract(
         assert.deepEqual(await foldersIn(`${prefix}none/`), []);
       });
 
+      it('what is behind a key, in its own order, also where that key is gone', at, async () => {
+        const prefix = folder();
+        const names = ['a/b', 'a/b.manifest', 'a/c', 'a-b/x', 'a.b/x', 'a b/x', 'a0/x', 'b/x'];
+        await Promise.all(names.map((name) => put(prefix + name)));
+        const keys = await keysOf(prefix);
+        const behind = async (after: string, below = prefix) =>
+          (await all(store.list(below, never, { after, atOnce: 3 }))).map(({ key }) => key);
+        for (const [index, key] of keys.entries()) assert.deepEqual(await behind(key), keys.slice(index + 1), key);
+        assert.deepEqual(await behind(`${prefix}a/bc`, `${prefix}a/`), [`${prefix}a/c`]);
+        assert.deepEqual(await behind(`${prefix}a/d`, `${prefix}a/`), []);
+      });
+
       it('more than one page', { timeout: 2 * testTimeoutMs, skip: differs.pages ?? false }, async () => {
         const prefix = folder();
         const keys = Array.from({ length: 1005 }, (_, i) => `${prefix}${i.toString().padStart(4, '0')} +&%.json`);

@@ -9,6 +9,7 @@ import { openFolder } from '../lab/folder.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { errorText, type Log } from '../lab/run.ts';
+import { s3Titles } from '../lab/s3.ts';
 import { startSimulator } from '../simulator/simulator.ts';
 import { type Bucket, openBucket } from './bucket.ts';
 import { differences, showFiles, sumUp } from './compare.ts';
@@ -158,6 +159,7 @@ async function bringUp(opened: AsyncDisposableStack): Promise<Stage> {
     file('curlrc'),
     `silent\ncacert = "${server}"\ncert = "${file('client.crt')}"\nkey = "${file('client.key')}"\n`,
   );
+  screen.say(`The store is ${s3Titles[lab.s3.kind]}.`);
   screen.say(`Up after ${screen.seconds(performance.now() - since)}. To type along in another terminal:`);
   screen.say(`  C=${file('curlrc')} S=${stow.url}`);
   screen.say(`  export LXD_DIR=${dirname(host.socket)}`);

@@ -1,5 +1,6 @@
 /** A run over many instances while those who do it are killed: on the simulator, for LXD is not what is in doubt here. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -14,6 +15,10 @@ import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 const rounds = process.env.LXSTOW_LAB_FAULT_ROUNDS;
 const count = rounds ? 1000 : 40;
 const kills = Number(rounds ?? 6);
+const workers = rounds ? 8 : 2;
+const slots = 2;
+/** After which a run is cancelled. */
+const moments = rounds ? [0, 20, 100, 300, 700, 1500, 3000] : [0, 100, 700];
 const log = () => undefined;
 
 describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
@@ -28,10 +33,10 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
     assert.ok(nats && s3);
     for (let i = 0; i < count; i++) await makeSmall(`c${i}`);
     const config = {
-      worker: { slots: 2, graceMs: 0, compression: 'none', attempts: 50, leaseTtlMs: 3000, heartbeatMs: 800 },
+      worker: { slots, graceMs: 0, compression: 'none', attempts: 50, leaseTtlMs: 3000, heartbeatMs: 800 },
     };
     const common = { log, natsUrl: nats.url, s3, socket: simulator.socket, config };
-    const first = stack.use(await startLxstow({ name: 'runs-one', ...common, workers: 2 }));
+    const first = stack.use(await startLxstow({ name: 'runs-one', ...common, workers }));
     gateways = [first, stack.use(await startLxstow({ name: 'runs-two', ...common, workers: 0 }))];
   });
   after(() => stack.disposeAsync());
@@ -114,5 +119,71 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
     assert.equal(new Set(children.map(({ instance }) => instance)).size, count);
     const stored = await ask<{ instance: string }[]>('GET', '/1.0/instances/*/backups');
     assert.equal(stored.length, count + other.counts.success, 'an instance was backed up twice');
+  });
+
+  const begin = async (): Promise<string> => {
+    const id = randomUUID();
+    await ask('POST', '/1.0/runs', { id, selector: { all: true } });
+    return id;
+  };
+  const ended = async (id: string): Promise<ShownRun> => {
+    for (;;) {
+      const run = await ask<ShownRun>('GET', `/1.0/runs/${id}`);
+      const { total, ...each } = run.counts;
+      assert.deepEqual([total, Object.values(each).reduce((sum, n) => sum + n, 0)], [count, count]);
+      if (run.status_code >= 200) return run;
+      await delay(200);
+    }
+  };
+  const backups = async () => (await ask<unknown[]>('GET', '/1.0/instances/*/backups')).length;
+
+  it('and another one begun at the same time: each instance is backed up by one of them at a time', async () => {
+    const before = await backups();
+    const both = await Promise.all((await Promise.all([begin(), begin()])).map(ended));
+    assert.deepEqual(
+      both.map(({ status }) => status),
+      ['Success', 'Success'],
+    );
+    const [success, skipped] = (['success', 'skipped'] as const).map((state) =>
+      both.reduce((sum, { counts }) => sum + counts[state], 0),
+    );
+    assert.equal((success ?? 0) + (skipped ?? 0), 2 * count);
+    assert.ok((success ?? 0) >= count, `${success} of ${count}`);
+    assert.equal((await backups()) - before, success);
+  });
+
+  for (const ms of moments)
+    it(`is cancelled after ${ms} ms: what had been backed up stays, nothing else is`, async () => {
+      const before = await backups();
+      const id = await begin();
+      await delay(ms);
+      await ask('DELETE', `/1.0/operations/${id}`);
+      const { status, counts } = await ended(id);
+      if (counts.cancelled > 0) assert.equal(status, 'Cancelled');
+      assert.deepEqual([counts.failure, counts.skipped], [0, 0]);
+      assert.equal((await backups()) - before, counts.success);
+      const operations = await ask<Record<string, ShownRun[]>>('GET', '/1.0/operations?recursion=1');
+      assert.deepEqual(
+        Object.keys(operations).filter((state) => /running|pending|cancelling/i.test(state)),
+        [],
+      );
+    });
+
+  it('keeps a job by hand waiting behind 2 × slots + 16 others at most', async () => {
+    const id = randomUUID();
+    await ask('POST', '/1.0/runs', { id, selector: { all: true, exclude: ['c0'] } });
+    const done = async () => (await ask<ShownRun>('GET', `/1.0/runs/${id}`)).counts.success;
+    let before: number;
+    do before = await done();
+    while (before < 2);
+    const made = await gateways[0].request('POST', '/1.0/instances/c0/backups');
+    for (;;) {
+      const { status } = await ask<{ status: string }>('GET', `/1.0/operations/${idOf(made)}`);
+      if (status !== 'Pending') break;
+      await delay(20);
+    }
+    const passed = (await done()) - before;
+    assert.ok(passed <= 2 * slots * workers + 16, `${passed} others went before it`);
+    for (;;) if ((await ask<ShownRun>('GET', `/1.0/runs/${id}`)).status_code >= 200) return;
   });
 });

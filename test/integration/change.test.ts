@@ -1,6 +1,9 @@
 /** Tags and notes of a backup that is stored: changed in its manifest and on its objects, whoever else does so. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { poor } from '../contract/dialects.ts';
+import { scriptedS3 } from '../fault/scriptedS3.ts';
+import { startS3 } from '../lab/s3.ts';
 import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('a stored backup', { timeout: 600_000 }, () => {
@@ -108,5 +111,26 @@ describe('a stored backup', { timeout: 600_000 }, () => {
         [],
       );
     }
+  });
+});
+
+describe('a backup on a store without tags and checksum headers', { timeout: 600_000 }, () => {
+  it('has its tags in the manifest, where they and notes are changed', async () => {
+    await using owned = new AsyncDisposableStack();
+    const s3 = owned.use(await startS3({ name: 'tagless', log: () => undefined }));
+    const { endpoint } = owned.use(await scriptedS3(s3.endpoint, poor()));
+    const config = { s3: { checksumHeaders: false } };
+    const stack = owned.use(await openStack('tagless', { s3: { ...s3, endpoint }, config }));
+    await stack.launch('c1');
+    const name = await stack.backup('c1', '', { 'x-amz-tagging': 'os=Ubuntu' });
+    const ask = async (method: string, body?: unknown) => {
+      const answer = await stack.stow.request(method, `/1.0/instances/c1/backups/${name}`, { body });
+      assert.equal(answer.status, 200, answer.text);
+      const { tags, notes } = answer.body.metadata;
+      return { tags, notes };
+    };
+    assert.deepEqual(await ask('GET'), { tags: { os: 'Ubuntu' }, notes: undefined });
+    assert.deepEqual(await ask('PATCH', { notes: 'n' }), { tags: { os: 'Ubuntu' }, notes: 'n' });
+    assert.deepEqual(await ask('PATCH', { tags: { os: 'Debian' } }), { tags: { os: 'Debian' }, notes: 'n' });
   });
 });

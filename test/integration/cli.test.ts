@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomUUID, X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { cp, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -272,6 +273,34 @@ describe('the command line', { timeout: 600_000 }, () => {
     ])
       assert.equal((await run('backup', ...wrong)).status, 64, wrong.join(' '));
     assert.match((await run('backup', '--all', '--notify', 'http://10.0.0.1/')).stderr, /^lxstow: .*notify\.allowed/m);
+  });
+
+  it('watches operations by events: each state of each, also of those behind a restart of the gateway', async () => {
+    const child = spawn(process.execPath, [cli, 'operations', 'watch', '--format', 'json'], { env: env(), cwd: home });
+    const ended = once(child, 'exit');
+    let printed = '';
+    child.stdout.on('data', (data) => {
+      printed += data;
+    });
+    const seen = async () =>
+      printed
+        .split('\n')
+        .slice(0, -1)
+        .map((line) => JSON.parse(line) as Operation);
+    const backUp = async () => {
+      const [{ operation }] = await json('backup', 'c2', '-q');
+      const of = await until(
+        async () => (await seen()).filter(({ id }) => id === operation),
+        (found) => found.at(-1)?.status === 'Success',
+      );
+      assert.equal(of.filter(({ status }) => status === 'Success').length, 1);
+    };
+    await backUp();
+    await stack.stow.gateway.stop();
+    await stack.stow.gateway.start();
+    await backUp();
+    child.kill('SIGINT');
+    assert.deepEqual(await ended, [130, null]);
   });
 
   it('has the fields in JSON that docs/cli.md says, waited for or not, and for people their own clock', async () => {

@@ -14,6 +14,7 @@ import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { findNatsServer, findVersityGw } from '../lab/parts.ts';
 import { answers, type Daemon, freePort, startDaemon } from '../lab/processes.ts';
 import { attempt } from '../lab/run.ts';
+import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 import { until } from './stack.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
@@ -27,12 +28,15 @@ const isThere = await findVersityGw(log).then(
 
 describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false : 'no VersityGW, and no Go' }, () => {
   let folder: LabFolder;
+  let simulator: LxdSimulator;
   let disk: string;
   let path: string;
   let configFile: string;
   let ports: { nats: number; s3: number; gateway: number; worker: number };
   before(async () => {
     folder = await openFolder('folder-store', log);
+    simulator = await startSimulator();
+    await simulator.createInstance('c1');
     disk = join(folder.path, 'disk');
     await mkdir(disk);
     const bin = join(folder.path, 'bin');
@@ -44,21 +48,24 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
     configFile = join(folder.path, 'lxstow.json');
     await configure();
   });
-  after(() => folder?.[Symbol.asyncDispose]());
+  after(async () => {
+    await folder?.[Symbol.asyncDispose]();
+    await simulator?.[Symbol.asyncDispose]();
+  });
 
   const configure = (s3: object = {}) =>
     writeFile(
       configFile,
       JSON.stringify({
         s3: { folder: disk, endpoint: `http://127.0.0.1:${ports.s3}`, attempts: 1, ...s3 },
-        remotes: { local: { socket: '/none' } },
+        remotes: { local: { socket: simulator.socket } },
         gateway: { port: ports.gateway, healthPort: 0, stateDir: join(folder.path, 'state') },
         worker: { healthPort: ports.worker, graceMs: 1000 },
       }),
     );
   const args = () => ['--config', configFile, 'standalone', '--nats-port', String(ports.nats)];
   const lxstow = (...command: string[]) =>
-    attempt(process.execPath, [cli, ...command], { env: { ...process.env, PATH: path } });
+    attempt(process.execPath, [cli, ...command], { env: { ...process.env, PATH: path, XDG_CONFIG_HOME: folder.path } });
   const beside = (...command: string[]) => lxstow('--config', configFile, ...command);
   const start = (): Promise<Daemon> =>
     startDaemon({
@@ -153,6 +160,33 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
     await saysOnProbe(/the folder .*disk does not exist: is it mounted\?/);
     await rename(away, disk);
     await saysOnProbe(/^answers$/);
+    await daemon.stop();
+  });
+
+  it('lets a backup wait, with the reason, and restores what it has made', async () => {
+    const daemon = await start();
+    const token = (await beside('trust', 'token', 'tester')).stdout.toString().trim();
+    const added = await lxstow('remote', 'add', 'stow', token);
+    assert.equal(added.status, 0, added.stderr);
+    const away = join(folder.path, 'unmounted');
+    await rename(disk, away);
+    await mkdir(disk);
+    const backup = lxstow('backup', 'stow:c1', '--name', 'waited');
+    await until(
+      async () => (await lxstow('operations', 'list', '--format', 'json')).stdout.toString(),
+      (listed) => /has no marker: is it mounted/.test(listed),
+    );
+    await until(
+      async () => (await lxstow('status')).stderr,
+      (said) => /jobs of host local wait for S3, away since .*has no marker: is it mounted/.test(said),
+    );
+    assert.deepEqual(await readdir(disk), []);
+    await rm(disk, { recursive: true });
+    await rename(away, disk);
+    const { status, stderr } = await backup;
+    assert.equal(status, 0, stderr);
+    const restored = await lxstow('restore', 'stow:c1', 'waited', '--as', 'c2');
+    assert.equal(restored.status, 0, restored.stderr);
     await daemon.stop();
   });
 

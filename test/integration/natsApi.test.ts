@@ -348,6 +348,7 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       ['another remote', { ...yearly, selector: { all: true, remotes: ['other'] } }, /remotes goes beyond/],
       ['no time', { cron: '0 25 * * *' }, /cron: "25" is not a hour/],
       ['no zone', { cron: '@daily', zone: 'Berlin' }, /"Berlin" is not a time zone/],
+      ['a ping to an own address', { ...yearly, ping: 'http://127.0.0.1/x' }, /ping: /],
       ['an own address', { ...yearly, notifyEndpoint: 'http://127.0.0.1/x' }, /notifyEndpoint: /],
     ];
     for (const [why, definition, text] of wrong)

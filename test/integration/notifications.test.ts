@@ -1,6 +1,6 @@
 /** Who wants to know how an operation ended is told, signed, and once more until it has heard: a real receiver, on real parts. */
 import assert from 'node:assert/strict';
-import { createHmac, randomBytes } from 'node:crypto';
+import { createHmac, randomBytes, randomUUID } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import https from 'node:https';
 import { join } from 'node:path';
@@ -139,6 +139,30 @@ describe('notifications', { timeout: 600_000 }, () => {
     assert.equal((await receiver.until(path)).length, 1);
   });
 
+  it('tell of a run once, and of its backups only where each is wanted', async () => {
+    const run = async () => {
+      const { body } = await stack.stow.request('POST', '/1.0/runs', { body: { selector: { instances: ['c1'] } } });
+      const { id } = body.metadata;
+      const [{ notice } = { notice: undefined }] = await ofAll(id);
+      assert.deepEqual([notice?.opType, notice?.state], ['run', 'success']);
+      const { metadata } = (await stack.stow.request('GET', `/1.0/runs/${id}/children`)).body;
+      await nothingLeft();
+      const child = metadata.children[0].operation.split('/').at(-1);
+      return receiver.received.filter(({ notice: each }) => each.operation === child).length;
+    };
+    assert.equal(await run(), 0);
+    const { configFile, gateway } = stack.stow;
+    const text = await readFile(configFile, 'utf8');
+    const { notify, ...config } = JSON.parse(text);
+    await writeFile(configFile, JSON.stringify({ ...config, notify: { ...notify, children: true } }));
+    await gateway.stop();
+    await gateway.start();
+    assert.equal(await run(), 1);
+    await writeFile(configFile, text);
+    await gateway.stop();
+    await gateway.start();
+  });
+
   it('tell of restores, deletions and uploads too', async () => {
     const name = await stack.backup('c1', '?compression=none');
     const backup = `/1.0/instances/c1/backups/${name}`;
@@ -250,6 +274,54 @@ describe('notifications', { timeout: 600_000 }, () => {
     const tries = (await logged('notice delivered', idOf(answer))).map((line) => line.tries);
     assert.deepEqual(tries.sort(), [1, 4]);
     assert.equal((await receiver.until(path)).length, 4);
+  });
+
+  describe('pings of a run', () => {
+    const begin = (ping: string, instances: string[], id = randomUUID()) =>
+      stack.stow.request('POST', '/1.0/runs', { body: { id, selector: { instances }, ping } });
+
+    it('tell healthchecks.io when it begins and that it succeeded, and are tried again', async () => {
+      const [{ path, notifyEndpoint: url }, id] = [newHook(), randomUUID()];
+      receiver.answers(`${path}?rid=${id}`, says(500));
+      await begin(`${url}/`, ['c1'], id);
+      const [start] = await receiver.until(`${path}/start?rid=${id}`);
+      const [first, again] = await receiver.until(`${path}?rid=${id}`, 2);
+      assert.deepEqual([start?.method, start?.body, first?.method, first?.body], ['POST', '', 'POST', again?.body]);
+      assert.match(again?.body ?? '', /^# Backups: Success, 1 of 1\n/);
+      assert.equal(again?.headers['content-type'], 'text/markdown; charset=utf-8');
+      assert.equal(again?.headers['webhook-signature'], undefined);
+    });
+
+    it('tell it that one failed, and why', async () => {
+      const [{ path, notifyEndpoint: url }, id] = [newHook(), randomUUID()];
+      await begin(url, ['c1', 'c0'], id);
+      const [failed] = await receiver.until(`${path}/fail?rid=${id}`);
+      assert.match(failed?.body ?? '', /^# Backups: Failure, 1 of 1\n.*there is no instance c0/s);
+    });
+
+    it('tell Uptime Kuma how it ended, in its query', async () => {
+      const url = `/hooks/api/push/${token}?status=up&msg=OK&ping=`;
+      await begin(receiver.url + url, ['c1', 'c0']);
+      const found = await until(
+        async () => receiver.received.filter(({ path }) => path.startsWith('/hooks/api/push/')),
+        ({ length }) => length > 0,
+      );
+      const { searchParams } = new URL(found[0]?.path ?? '', receiver.url);
+      assert.deepEqual([found.length, found[0]?.method, searchParams.get('status')], [1, 'GET', 'down']);
+      assert.equal(searchParams.get('msg'), 'Backups: Failure, 1 of 1');
+      assert.ok(Number(searchParams.get('ping')) > 0);
+    });
+
+    it('go nowhere that the configuration does not allow, and are shown to nobody', async () => {
+      const refused = await begin(`${receiver.url}/elsewhere`, ['c1']);
+      assertError(refused, 403, /^ping: .* does not begin as notify.allowed has it/);
+      const body = { name: 'pings', definition: { cron: '@yearly', ping: `${receiver.url}/elsewhere` } };
+      assertError(await stack.stow.request('POST', '/1.0/schedules', { body }), 403, /^ping: /);
+      const id = randomUUID();
+      await begin(newHook().notifyEndpoint, ['c1'], id);
+      const shown = await stack.stow.request('GET', `/1.0/runs/${id}`);
+      assert.doesNotMatch(shown.text, /hooks/);
+    });
   });
 
   it('to one who hangs keep nobody else waiting, and come again', async () => {

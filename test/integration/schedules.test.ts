@@ -1,13 +1,14 @@
 /** Schedules: what is due is backed up once, whoever dies, and what is missed is said. On real parts, with the clock of the record turned back. */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../services/contract/config.ts';
 import type {
+  InstanceStatus,
   PruneJob,
   Run,
   RunChild,
@@ -16,6 +17,7 @@ import type {
   ShownRun,
   ShownSchedule,
 } from '../../services/contract/schemas.ts';
+import { FleetStore } from '../../services/fleet/fleetStore.ts';
 import { uuid5 } from '../../services/jobs/jobs.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { newOperation } from '../../services/operations/operation.ts';
@@ -29,6 +31,7 @@ import { fingerprintOf } from '../../services/trust/certificates.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lxstow, lxstow, startLxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
+import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
@@ -42,7 +45,9 @@ describe('schedules', { timeout: 600_000 }, () => {
   let home: string;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-schedules-'));
-    const config = { worker: { compression: 'none', graceMs: 0, leaseTtlMs: 4000, heartbeatMs: 1000 } };
+    const config = {
+      worker: { compression: 'none', graceMs: 0, inventoryEverySeconds: 2, leaseTtlMs: 4000, heartbeatMs: 1000 },
+    };
     stack = await openStack('schedules', { config });
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     other = await startLxstow({
@@ -355,6 +360,58 @@ describe('schedules', { timeout: 600_000 }, () => {
     assert.equal(await cli('schedule', 'delete', 'byhand'), 'byhand is deleted\n');
   });
 
+  it('are changed in an editor, which opens again until what it wrote is right', onTerminal, async () => {
+    await create('edited', { cron: '0 3 * * *', zone: 'Europe/Berlin' });
+    const editor = join(home, 'editor');
+    /** Each time it is opened, it does the next of these to the file. */
+    async function edit(...steps: string[]): Promise<{ status: number | null; shown: string }> {
+      const cases = steps.map((step, index) => `${index + 1}) ${step} ;;`).join(' ');
+      await writeFile(editor, `#!/bin/sh\necho x >>${home}/opened\ncase $(wc -l <${home}/opened) in ${cases} esac\n`);
+      await chmod(editor, 0o755);
+      await rm(join(home, 'opened'), { force: true });
+      const words = [process.execPath, main, 'schedule', 'edit', 'edited'];
+      const terminal = openTerminal(words, { ...process.env, XDG_CONFIG_HOME: home, VISUAL: '', EDITOR: editor });
+      const asked = () => terminal.seen().split('Press Enter').length - 1;
+      for (let count = 1; count < steps.length; count++) {
+        await until(
+          async () => asked(),
+          (times) => times >= count,
+        );
+        terminal.child.stdin?.write('\r');
+      }
+      const status = await terminal.ended;
+      return { status, shown: terminal.seen() };
+    }
+    const { updated_at } = await show('edited');
+    assert.match((await edit('true')).shown, /edited is as it was/);
+    assert.equal((await show('edited')).updated_at, updated_at);
+    const { shown, status } = await edit(
+      "sed -i 's/^cron:.*/cron: [/' $1",
+      "sed -i 's/^cron:.*/cron: 0 4 * * */; s/^zone/zoone/' $1",
+      "sed -i 's/^zoone:.*/zone: Moon/' $1",
+      "sed -i 's/^zone:.*/zone: Europe\\/Oslo/' $1",
+    );
+    assert.equal(status, 0, shown);
+    const said = [
+      /this is not YAML/,
+      /zoone/,
+      /"Moon" is not a time zone/,
+      /edited is changed, .* next at \S+T04:00:00\+0[12]:00/,
+    ];
+    for (const words of said) assert.match(shown, words);
+    assert.deepEqual((await show('edited')).definition, { cron: '0 4 * * *', zone: 'Europe/Oslo' });
+    assert.match((await edit('exit 1')).shown, /the editor .* failed; nothing was changed/);
+    const yaml = (text: string) =>
+      attempt(process.execPath, [main, 'schedule', 'edit', 'edited'], {
+        env: { ...process.env, XDG_CONFIG_HOME: home },
+        input: text,
+      });
+    assert.equal((await yaml("cron: '@daily'\n")).status, 0);
+    assert.deepEqual((await show('edited')).definition, { cron: '@daily' });
+    assert.equal((await yaml('')).status, 64);
+    await ask('DELETE', '/edited');
+  });
+
   it('begin a run by hand', async () => {
     await create('hand', { cron: '@yearly', selector: { instances: ['s1'] } });
     const answer = await ask('POST', '/hand/run');
@@ -404,6 +461,73 @@ describe('schedules', { timeout: 600_000 }, () => {
     assert.deepEqual((await show('own')).definition.selector?.projects, [stack.project]);
     assert.deepEqual((await ask('GET', '', undefined, operator)).body.metadata, ['/1.0/schedules/own']);
   });
+
+  it('are what the states of the instances that they cover are judged by', async () => {
+    const fleet = new FleetStore(nats);
+    const address = { remote: 'local', project: 'default', instance: 's1' };
+    const of = async (instance: string): Promise<InstanceStatus> => {
+      const { body } = await stack.stow.request('GET', `/1.0/status?recursion=1&project=default`);
+      return body.metadata.find((each: InstanceStatus) => each.instance === instance);
+    };
+    const metric = async (name: string) =>
+      (await (await fetch(`${stack.stow.healthUrl.gateway}/metrics`)).text())
+        .split('\n')
+        .find((line) => line.startsWith(`lxstow_${name}{`));
+    const agoMs = 50 * 3_600_000;
+    const ago = new Date(Date.now() - agoMs).toISOString();
+    await fleet.change(address, ({ last: _, ...record }) => ({ ...record, good: { backup: 'b', at: ago, size: 1 } }));
+    assert.match((await of('s1')).reason, /^its last backup is 50 h old$/);
+
+    await set('s1', { 'user.backup': 'often' });
+    await create('often', { cron: '0 0 * * *', zone: 'Europe/Berlin', selector: { match: ['user.backup=often'] } });
+    const covered = await of('s1');
+    assert.deepEqual([covered.state, covered.reason, covered.schedules], ['ok', '', ['often']]);
+    assert.match((await metric('backup_expected_timestamp_seconds')) ?? '', /instance="s1"} 0$/);
+    const { next = '' } = await show('often');
+    assert.equal(await metric('schedule_due_timestamp_seconds'), due('often', next));
+
+    // As if it had been made long ago.
+    await ask('POST', '/often/pause', { reason: 'the NAS moves' });
+    const found = await schedules.find('often');
+    assert.ok(found);
+    await schedules.update({ ...found.schedule, begun: new Date(Date.now() - agoMs).toISOString() }, found.revision);
+    const paused = await until(
+      () => of('s1'),
+      ({ state }) => state === 'overdue',
+    );
+    const slot = '\\d{4}-\\d\\d-\\d\\d 00:00 Europe/Berlin';
+    assert.match(
+      paused.reason,
+      new RegExp(`^schedule often was due ${slot} and is paused since .* UTC: the NAS moves$`),
+    );
+    assert.doesNotMatch((await metric('backup_expected_timestamp_seconds')) ?? '', / 0$/);
+    assert.equal(await metric('schedule_due_timestamp_seconds'), undefined);
+    const asked = await stack.stow.request('GET', `/1.0/status?recursion=1&project=default&older-than=90h`);
+    assert.equal(asked.body.metadata.find((each: InstanceStatus) => each.instance === 's1').state, 'ok');
+    await ask('POST', '/often/resume');
+    assert.match((await of('s1')).reason, new RegExp(`^schedule often was due ${slot} while it was paused$`));
+    assert.match(await cli('schedule', 'run', 'often', '--wait', '--quiet'), /1 of 1 backed up/);
+    assert.deepEqual([(await of('s1')).state, (await of('s1')).reason], ['ok', '']);
+
+    await create('named', { cron: '@daily' });
+    await set('s2', { 'user.lxstow.schedule': 'named' });
+    await until(
+      () => of('s2'),
+      ({ schedules: names }) => names?.join() === 'named',
+    );
+    const viewer = (await client('viewer', ['default'])).certificate;
+    const restricted = await stack.stow.request('GET', `/1.0/status?recursion=1&project=default`, {
+      certificate: viewer,
+    });
+    for (const { schedules: names } of restricted.body.metadata) assert.equal(names, undefined);
+    for (const name of ['often', 'named']) await ask('DELETE', `/${name}`);
+    await set('s2', { 'user.lxstow.schedule': '' });
+    assert.equal((await of('s1')).schedules, undefined);
+  });
+
+  function due(name: string, at: string): string {
+    return `lxstow_schedule_due_timestamp_seconds{schedule="${name}"} ${Date.parse(at) / 1000}`;
+  }
 
   describe('whose owner is no longer trusted', () => {
     const listed = async (name: string) =>

@@ -17,6 +17,7 @@ const minioVersion = 'v0.0.0-20260212201848-7aac2a2c5b7c';
 const mcVersion = 'v0.0.0-20250313080218-cf909e1063a9';
 const weedVersion = '4.48';
 const versityGwVersion = 'v1.8.0';
+const garageVersion = '2.5.0';
 const natsCliVersion = 'v0.5.0';
 const natsPyVersion = '2.16.0';
 const schemathesisVersion = '4.32.5';
@@ -136,6 +137,25 @@ export function findVersityGw(log: Log, signal?: AbortSignal): Promise<string> {
   );
 }
 
+/** Path of garage: from PATH, the cache, or built with Cargo, which takes half an hour. Throws without Cargo. */
+export function findGarage(log: Log, signal?: AbortSignal): Promise<string> {
+  return findPart(
+    {
+      name: 'garage',
+      version: garageVersion,
+      accepts: async (path) => (await run(path, ['--version'])).startsWith('garage'),
+      installers: [fromCargo('garage', garageVersion)],
+    },
+    log,
+    signal,
+  );
+}
+
+/** Whether `findGarage` has it without building it. */
+export function hasGarage(): boolean {
+  return onPath('garage') !== undefined || existsSync(cacheOf({ name: 'garage', version: garageVersion }));
+}
+
 /** Path of the `nats` CLI: from PATH, the cache, or built with Go. Throws without Go. */
 export function findNatsCli(log: Log, signal?: AbortSignal): Promise<string> {
   return findPart(
@@ -223,11 +243,15 @@ export interface Part {
 /** Puts the binary somewhere below `folder`, which is empty and goes away afterwards, and says where. */
 export type Installer = (folder: string, log: Log, signal?: AbortSignal) => Promise<string>;
 
+function cacheOf({ name, version }: Pick<Part, 'name' | 'version'>): string {
+  return join(partsFolder(), `${name}-${version.replace(/^v/, '')}`);
+}
+
 /** The part's path: from PATH, from the cache, or put there now by the first of its installers that can. */
 export async function findPart(part: Part, log: Log, signal?: AbortSignal): Promise<string> {
   const installed = onPath(part.name);
   if (installed && (await part.accepts(installed).catch(() => false))) return installed;
-  const cached = join(partsFolder(), `${part.name}-${part.version.replace(/^v/, '')}`);
+  const cached = cacheOf(part);
   if (existsSync(cached)) return cached; // it was tried before it was put there
   await mkdir(partsFolder(), { recursive: true });
   return withLock(cached, log, signal, async () => {
@@ -312,6 +336,17 @@ function fromGo(module: string, binary: string, duration: string): Installer {
     const options = { env: { ...process.env, GOBIN: folder }, signal };
     await heard(`still building ${binary}`, log, () => run('go', ['install', module], options));
     return join(folder, binary);
+  };
+}
+
+function fromCargo(crate: string, version: string): Installer {
+  return async (folder, log, signal) => {
+    if (!onPath('cargo')) throw new Error('no Cargo');
+    log(`building ${crate} ${version} with cargo install; the first time this takes about 30 minutes`);
+    const features = ['--no-default-features', '--features', 'bundled-libs,sqlite'];
+    const args = ['install', crate, '--version', version, '--locked', '--root', folder, ...features];
+    await heard(`still building ${crate}`, log, () => run('cargo', args, { signal }));
+    return join(folder, 'bin', crate);
   };
 }
 

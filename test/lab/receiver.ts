@@ -9,6 +9,7 @@ import { freePort } from './processes.ts';
 
 export interface Received {
   path: string;
+  method: string;
   headers: IncomingHttpHeaders;
   /** As it came. */
   body: string;
@@ -42,7 +43,10 @@ export async function startReceiver({ certificate }: { certificate?: Certificate
   const listener: RequestListener = async (request, response) => {
     const body = await text(request);
     const path = request.url ?? '';
-    received.push({ path, headers: request.headers, body, notice: JSON.parse(body) });
+    const { method = '', headers } = request;
+    // A ping is none.
+    const notice = body.startsWith('{') ? JSON.parse(body) : {};
+    received.push({ path, method, headers, body, notice });
     news.emit('received');
     (scripts.get(path)?.shift() ?? says(200))(response);
   };

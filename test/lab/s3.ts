@@ -5,20 +5,25 @@ import { Client } from 'minio';
 import { folderServer, prepareFolder } from '../../services/storage/folderServer.ts';
 import { mountSmallDisk } from './disk.ts';
 import { type LabFolder, openFolder } from './folder.ts';
-import { findMinio, findVersityGw, findWeed } from './parts.ts';
+import { findGarage, findMinio, findVersityGw, findWeed } from './parts.ts';
 import { answers, type Daemon, type DaemonOptions, freePort, startDaemon } from './processes.ts';
 import { errorText, type Log } from './run.ts';
 
 const bucket = 'lxstow';
 
-const finders = { minio: findMinio, seaweedfs: findWeed, versitygw: findVersityGw };
+const finders = { minio: findMinio, seaweedfs: findWeed, versitygw: findVersityGw, garage: findGarage };
 export type S3Kind = keyof typeof finders;
-export const s3Titles: Record<S3Kind, string> = { minio: 'MinIO', seaweedfs: 'SeaweedFS', versitygw: 'VersityGW' };
+export const s3Titles: Record<S3Kind, string> = {
+  minio: 'MinIO',
+  seaweedfs: 'SeaweedFS',
+  versitygw: 'VersityGW',
+  garage: 'Garage',
+};
 
 export interface S3Options {
   log: Log;
   name: string;
-  /** Default: `$LXSTOW_LAB_S3`; else MinIO where it can be had, else SeaweedFS. */
+  /** Default: `$LXSTOW_LAB_S3`; else the first of MinIO, VersityGW and SeaweedFS that can be had. */
   kind?: S3Kind;
   /** Its data are on a disk of their own of this size, which can be full. Needs root. */
   diskMiB?: number;
@@ -46,7 +51,7 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
   const folder = opening.use(await openFolder(`${name}-s3`, log));
   if (diskMiB !== undefined) await mountSmallDisk(join(folder.path, 'data'), diskMiB);
   const keeper = newAccess();
-  const access = newAccess();
+  const access = found.kind === 'garage' ? garageAccess() : newAccess();
   const port = await freePort();
   const current = { ...access };
   // SeaweedFS has another user, who always may.
@@ -89,13 +94,15 @@ async function findServer(
   signal?: AbortSignal,
 ): Promise<{ kind: S3Kind; command: string }> {
   if (kind) return { kind, command: await finders[kind](log, signal) };
-  try {
-    return { kind: 'minio', command: await findMinio(log, signal) };
-  } catch (error) {
-    signal?.throwIfAborted();
-    log(`${errorText(error)}: taking SeaweedFS instead`);
-    return { kind: 'seaweedfs', command: await findWeed(log, signal) };
+  for (const first of ['minio', 'versitygw'] as const) {
+    try {
+      return { kind: first, command: await finders[first](log, signal) };
+    } catch (error) {
+      signal?.throwIfAborted();
+      log(`${errorText(error)}: taking another S3 server instead`);
+    }
   }
+  return { kind: 'seaweedfs', command: await findWeed(log, signal) };
 }
 
 function newAccess(): Access {
@@ -132,7 +139,7 @@ interface Access {
 type Server = Pick<DaemonOptions, 'args' | 'env' | 'cwd'>;
 type Starter = (folder: LabFolder, port: number, identities: Identities) => Promise<Server>;
 
-const servers: Record<S3Kind, Starter> = { minio, seaweedfs, versitygw };
+const servers: Record<S3Kind, Starter> = { minio, seaweedfs, versitygw, garage };
 
 async function minio(folder: LabFolder, port: number, { user }: Identities): Promise<Server> {
   const { accessKey, secretKey } = user;
@@ -154,6 +161,34 @@ async function versitygw(folder: LabFolder, port: number, { user }: Identities):
   const data = join(folder.path, 'data');
   await prepareFolder(data, bucket);
   return folderServer({ ...user, folder: data, region: 'us-east-1', port });
+}
+
+/** Garage wants keys of its own kind. */
+function garageAccess(): Access {
+  return { accessKey: `GK${randomBytes(12).toString('hex')}`, secretKey: randomBytes(32).toString('hex') };
+}
+
+async function garage(folder: LabFolder, port: number, { user }: Identities): Promise<Server> {
+  const config = join(folder.path, 'garage.toml');
+  await writeFile(
+    config,
+    `metadata_dir = "${folder.path}/data/meta"
+data_dir = "${folder.path}/data/data"
+db_engine = "sqlite"
+replication_factor = 1
+rpc_bind_addr = "127.0.0.1:${await freePort()}"
+rpc_secret = "${randomBytes(32).toString('hex')}"
+[s3_api]
+s3_region = "us-east-1"
+api_bind_addr = "127.0.0.1:${port}"
+`,
+  );
+  const env = {
+    GARAGE_DEFAULT_ACCESS_KEY: user.accessKey,
+    GARAGE_DEFAULT_SECRET_KEY: user.secretKey,
+    GARAGE_DEFAULT_BUCKET: bucket,
+  };
+  return { args: ['-c', config, 'server', '--single-node', '--default-bucket'], env };
 }
 
 /** Four servers in one process (master, volume, filer, S3), each with a port for HTTP and one for gRPC. */

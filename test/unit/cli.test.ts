@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { ShownOperation } from '../../services/cli/client/gatewayClient.ts';
+import type { Gateway, ShownOperation } from '../../services/cli/client/gatewayClient.ts';
 import { distance, nearest } from '../../services/cli/client/nearest.ts';
+import { type OperationsScope, WatchedOperations } from '../../services/cli/client/watchedOperations.ts';
 import { tableOf } from '../../services/cli/commands/operations.ts';
 import { exitOf } from '../../services/cli/exit.ts';
 import { parseTime } from '../../services/cli/terminal/dates.ts';
@@ -130,5 +132,68 @@ describe('the words of the command line', () => {
   it('writes sizes and times for people', () => {
     assert.deepEqual([0, 1023, 1024, 77_164_527, 2 ** 40].map(size), ['0B', '1023B', '1.00KiB', '73.59MiB', '1.00TiB']);
     assert.deepEqual([0, 1.2, 61, 3700].map(clock), ['0:00', '0:02', '1:01', '1:01:40']);
+  });
+});
+
+describe('operations that are watched', () => {
+  const operation = (id: string, status_code: number, project = 'default', at = 1) =>
+    ({
+      ...{ id, status_code, created_at: `2026-11-23T13:45:4${id}Z`, updated_at: `2026-11-23T13:46:0${at}Z` },
+      resources: { instances: [`/1.0/instances/c${id}?project=${project}`] },
+    }) as unknown as ShownOperation;
+  function watched(listed: ShownOperation[][], scope: OperationsScope = {}) {
+    const sockets: EventEmitter[] = [];
+    const asked: unknown[] = [];
+    const gateway = {
+      remote: {},
+      async ask(_: string, __: string[], { query }: { query: object }) {
+        asked.push(query);
+        return { all: listed.shift() ?? [] };
+      },
+      async events() {
+        const socket = Object.assign(new EventEmitter(), { terminate: () => undefined });
+        setImmediate(() => socket.emit('open'));
+        sockets.push(socket);
+        return socket;
+      },
+    };
+    const operations = new WatchedOperations(gateway as unknown as Gateway, scope);
+    const ids = async () => (await operations.current()).map(({ id, status_code }) => `${id} ${status_code}`);
+    const hear = (metadata: ShownOperation) => sockets.at(-1)?.emit('message', JSON.stringify({ metadata }));
+    return { asked, sockets, ids, hear };
+  }
+
+  it('are listed once, and then followed by events; those that have ended are shown once', async () => {
+    const { asked, ids, hear } = watched([[operation('2', 103), operation('1', 200)]]);
+    assert.deepEqual(await ids(), ['1 200', '2 103']);
+    assert.deepEqual(await ids(), ['2 103']);
+    hear(operation('3', 105));
+    hear(operation('2', 200, 'default', 2));
+    assert.deepEqual(await ids(), ['2 200', '3 105']);
+    assert.deepEqual(await ids(), ['3 105']);
+    assert.equal(asked.length, 1);
+  });
+
+  it('are of the project that is meant', async () => {
+    const one = watched([[]]);
+    const every = watched([[]], { allProjects: true });
+    for (const { ids, hear } of [one, every]) {
+      await ids();
+      for (const project of ['default', 'web']) hear(operation(project === 'web' ? '2' : '1', 103, project));
+    }
+    assert.deepEqual([await one.ids(), await every.ids()], [['1 103'], ['1 103', '2 103']]);
+    assert.deepEqual(
+      [one.asked, every.asked],
+      [[{ recursion: '1', project: undefined }], [{ recursion: '1', 'all-projects': 'true' }]],
+    );
+  });
+
+  it('are listed again when the events have been cut, and no older state is taken for a newer one', async () => {
+    const { asked, sockets, ids, hear } = watched([[operation('1', 105)], [operation('1', 105), operation('2', 103)]]);
+    await ids();
+    hear(operation('1', 103, 'default', 3));
+    sockets[0]?.emit('close');
+    assert.deepEqual(await ids(), ['1 103', '2 103']);
+    assert.equal(asked.length, 2);
   });
 });

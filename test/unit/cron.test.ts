@@ -3,8 +3,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
+import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
 import { checkSchedule } from '../../services/gateway/views/scheduleView.ts';
+import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
+import { nextStep } from '../../services/schedules/nextStep.ts';
+import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
@@ -174,6 +178,178 @@ describe('what is due', () => {
   it('may not begin behind its window, though clocks skip the whole of it', () => {
     const slot = { at: '2026-03-29T03:00:00+02:00', wall: '2026-03-29T02:30' };
     assert.equal(windowEnd({ window: '02:00-03:00', zone: 'Europe/Berlin' }, slot), '2026-03-29T01:00:00.000Z');
+  });
+});
+
+describe('the next step with a schedule', () => {
+  const zone = 'Europe/Berlin';
+  const schedule = (definition: ScheduleBody, since: string): Schedule => ({
+    ...{ name: 'nightly', definition, token: 'f'.repeat(32), since },
+    ...{ created_at: since, updated_at: since },
+  });
+  const nightly = { cron: '0 1 * * *', zone, jitter: '3h', window: '01:00-04:30' };
+
+  it('of a time that is made up for keeps jitter and window (backrest#8)', () => {
+    const step = nextStep(schedule(nightly, '2026-11-27T12:00:00Z'), new Date('2026-11-28T02:00:00Z'));
+    assert.ok(step.is === 'run');
+    const { class: kind, schedule: of, missed } = step.occasion;
+    assert.deepEqual([kind, of.starts_at, missed], ['catch-up', '2026-11-28T02:00:00.000Z', undefined]);
+    assert.equal(of.window_ends, '2026-11-28T03:30:00.000Z');
+    // What is left of the window.
+    assert.equal(of.jitter_seconds, 5400);
+  });
+
+  it('is a wait while it is paused, whatever was due, and none when that ends', () => {
+    const paused = { since: '2026-11-20T00:00:00Z' };
+    const long = schedule(nightly, '2026-11-01T00:00:00Z');
+    const now = new Date('2026-11-28T12:00:00Z');
+    assert.deepEqual(nextStep({ ...long, paused }, now), { is: 'wait', untilMs: Number.POSITIVE_INFINITY });
+    const until = '2026-11-29T12:00:00.000Z';
+    assert.deepEqual(nextStep({ ...long, paused: { ...paused, until } }, now), {
+      is: 'wait',
+      untilMs: Date.parse(until),
+    });
+    const over = nextStep({ ...long, paused: { ...paused, until: '2026-11-28T11:00:00.000Z' } }, now);
+    assert.deepEqual(over, { is: 'change', to: { ...long, since: '2026-11-28T11:00:00.000Z' } });
+    assert.ok(over.is === 'change');
+    assert.equal(nextStep(over.to, now).is, 'wait');
+  });
+});
+
+/** A gateway that is off now and then, backups that fail, clocks that jump: the scheduler and the rule through a year, with a clock of their own. */
+describe('a year of a schedule', () => {
+  const yearMs = 365 * 86_400_000;
+  const begin = Date.UTC(2026, 0, 1, 12);
+  const rule = { keep_last: 2, keep_daily: 7, keep_weekly: 4, keep_monthly: 6 };
+  interface World {
+    cron: string;
+    zone: string;
+    catch_up: 'once' | 'never';
+    /** When no gateway is up, when S3 is away, and jumps of the gateway's clock: from, for how long, by how much. */
+    outages: [from: number, length: number][];
+    failing: [from: number, length: number][];
+    jumps: [from: number, length: number, by: number][];
+  }
+  const at = fc.double({ min: 0, max: 1, noNaN: true }).map((part) => begin + part * yearMs);
+  const length = fc.integer({ min: 60_000, max: 9 * 86_400_000 });
+  const spans = fc.array(fc.tuple(at, length), { maxLength: 8 });
+  const jump = fc.tuple(
+    at,
+    fc.integer({ min: 600_000, max: 4 * 3_600_000 }),
+    fc.integer({ min: -5_400_000, max: 5_400_000 }),
+  );
+  const worlds: fc.Arbitrary<World> = fc.record({
+    cron: fc.constantFrom('30 2 * * *', '0 3 * * 1-5', '15 */6 * * *', '0 0 1 * *'),
+    zone: fc.constantFrom('Europe/Berlin', 'Australia/Lord_Howe', 'America/Santiago', 'UTC'),
+    catch_up: fc.constantFrom('once' as const, 'never' as const),
+    outages: spans,
+    failing: spans,
+    jumps: fc.array(jump, { maxLength: 3 }),
+  });
+  const isIn = (all: [from: number, length: number][], ms: number) =>
+    all.some(([from, long]) => ms >= from && ms < from + long);
+
+  interface Kept extends Candidate {
+    slot: string;
+  }
+  function live({ cron, zone, catch_up, outages, failing, jumps }: World) {
+    const since = new Date(begin).toISOString();
+    const definition: ScheduleBody = { cron, zone, catch_up };
+    let schedule: Schedule = {
+      name: 's',
+      definition,
+      token: 'f'.repeat(32),
+      created_at: since,
+      updated_at: since,
+      since,
+    };
+    const runs = new Map<string, { isMade: boolean; class: string }>();
+    const good: Kept[] = [];
+    let left: Kept[] = [];
+    const end = begin + yearMs;
+    for (let ms = begin; ms < end; ) {
+      const out = outages.find((span) => isIn([span], ms));
+      if (out) {
+        ms = out[0] + out[1];
+        continue;
+      }
+      const off = jumps.find(([from, long]) => isIn([[from, long]], ms))?.[2] ?? 0;
+      const now = new Date(ms + off);
+      const step = nextStep(schedule, now);
+      if (step.is === 'change') schedule = step.to;
+      if (step.is !== 'run') {
+        // It sleeps until then, but wakes when the clock jumps.
+        const jump = jumps.flatMap(([from, long]) => [from, from + long]).filter((time) => time > ms);
+        ms = step.is === 'change' ? ms : Math.max(ms + 1000, Math.min(step.untilMs - off, end, ...jump));
+        continue;
+      }
+      const { slot, occasion } = step;
+      const id = scheduledRunId(schedule, slot.wall);
+      if (!runs.has(id)) {
+        const isMade = occasion.missed === undefined && !isIn(failing, ms);
+        runs.set(id, { isMade, class: occasion.class });
+        if (isMade) {
+          const backup = {
+            name: id,
+            created: new Date(ms).toISOString(),
+            tags: {},
+            pinned: false,
+            locked_until: null,
+            slot: slot.wall,
+          };
+          good.push(backup);
+          left = judge([...left, backup], { ...rule, zone }, new Date(ms)).flatMap(({ backup: each, action }) =>
+            action === 'keep' ? [each] : [],
+          );
+        }
+      }
+      schedule = { ...schedule, since: slot.at, last: { slot: slot.wall, at: slot.at, run: id } };
+    }
+    return { runs, good, left };
+  }
+
+  it('leaves what the rule says of all that was made, and makes no slot twice', () => {
+    fc.assert(
+      fc.property(worlds, (world) => {
+        const { good, left } = live(world);
+        assert.equal(new Set(good.map(({ slot }) => slot)).size, good.length);
+        const now = new Date(begin + yearMs);
+        const said = judge(good, { ...rule, zone: world.zone }, now).filter(({ action }) => action === 'keep');
+        assert.deepEqual(left.map(({ slot }) => slot).sort(), said.map(({ backup }) => backup.slot).sort());
+        if (good.length > 0) assert.ok(left.some(({ name }) => name === good.at(-1)?.name));
+      }),
+      { numRuns: 6 },
+    );
+  });
+
+  it('without outages has each slot, in time', () => {
+    const { runs, good } = live({
+      cron: '30 2 * * *',
+      zone: 'Europe/Berlin',
+      catch_up: 'once',
+      outages: [],
+      failing: [],
+      jumps: [],
+    });
+    assert.deepEqual([runs.size, good.length], [365, 365]);
+    for (const { class: kind } of runs.values()) assert.equal(kind, 'scheduled');
+  });
+
+  it('with a gateway that is off at each night makes each up once in the morning', () => {
+    const nights = Array.from({ length: 365 }, (_, day): [number, number] => [
+      begin + day * 86_400_000 + 12 * 3_600_000,
+      7 * 3_600_000,
+    ]);
+    const { runs } = live({
+      cron: '30 2 * * *',
+      zone: 'UTC',
+      catch_up: 'once',
+      outages: nights,
+      failing: [],
+      jumps: [],
+    });
+    assert.equal(runs.size, 365);
+    for (const { class: kind } of runs.values()) assert.equal(kind, 'catch-up');
   });
 });
 

@@ -6,7 +6,8 @@ import { manifestKey } from '../../services/backups/keys.ts';
 import { formatManifest } from '../../services/backups/manifest.ts';
 import { backupName } from '../../services/contract/backupNames.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import type { Address, InstanceRecord } from '../../services/contract/schemas.ts';
+import type { Address, InstanceRecord, Schedule } from '../../services/contract/schemas.ts';
+import { expectationOf } from '../../services/fleet/expectations.ts';
 import type { FleetStore } from '../../services/fleet/fleetStore.ts';
 import {
   mayBeDeleted,
@@ -167,6 +168,164 @@ describe('the state of an instance', () => {
     assert.doesNotMatch(judged({ seen: { ...seen, was: moved } }, 26, false), /secret/);
   });
   it('depends on how old a backup may be', () => assert.match(judged({ seen, good: young }, 9), /^overdue/));
+});
+
+describe('the state of an instance that a schedule covers', () => {
+  const zone = 'Europe/Berlin';
+  const nightly: Schedule = {
+    ...{ name: 'nightly', token: '', created_at: '2026-11-01T12:00:00.000Z', updated_at: '2026-11-01T12:00:00.000Z' },
+    definition: { cron: '0 3 * * *', zone, selector: { all: true } },
+    since: '2026-11-28T02:00:00.000Z',
+    last: { slot: '2026-11-28T03:00', at: '2026-11-28T02:00:00.000Z', run: uuid },
+  };
+  const missed = { last: { slot: '2026-11-27T03:00', at: '2026-11-27T02:00:00.000Z', run: uuid } };
+  const made = (time: string, more: InstanceRecord = {}): InstanceRecord => ({
+    seen: { at: at(0), excluded: false },
+    good: { backup: 'b', at: time, size: 1 },
+    ...more,
+  });
+  const expected = (schedule: Schedule, now: string, { isOpen = false, matches = false } = {}) =>
+    expectationOf(schedule, { now: new Date(now), isOpen, patienceMs: 26 * 3_600_000, matches: () => matches });
+  interface Judging {
+    maySee?: boolean;
+    byAge?: boolean;
+    isOpen?: boolean;
+    matches?: boolean;
+  }
+  function judged(
+    change: Partial<Schedule>,
+    record: InstanceRecord,
+    now = '2026-11-28T10:00:00Z',
+    { maySee = true, byAge = false, ...options }: Judging = {},
+  ): string {
+    const expectations = [expected({ ...nightly, ...change }, now, options)];
+    const yardstick = { now: new Date(now), maxAgeMs: 26 * 3_600_000, mayName: () => true, expectations, byAge };
+    const { state, reason, schedules = [] } = statusOf(c1, record, { ...yardstick, maySee: () => maySee });
+    return `${state} [${schedules}]: ${reason}`;
+  }
+  const definition = (more: Partial<Schedule['definition']>) => ({ definition: { ...nightly.definition, ...more } });
+  const old = made('2026-11-27T02:05:00.000Z');
+  const overdue = 'overdue [nightly]: schedule nightly was due 2026-11-28 03:00 Europe/Berlin';
+  const pause = { paused: { since: '2026-11-27T12:00:00.000Z', reason: 'the NAS moves' } };
+
+  const cases: [what: string, said: string, ...given: Parameters<typeof judged>][] = [
+    ['is ok with a backup since', 'ok [nightly]: ', {}, made('2026-11-28T02:00:20.000Z')],
+    ['did not run', `${overdue} and did not run`, { ...missed, since: missed.last.at }, old],
+    ['ran without it', `${overdue} and its run made no backup of it: lxstow run show ${uuid} --children`, {}, old],
+    ['is paused', `${overdue} and is paused since 2026-11-27 12:00 UTC: the NAS moves`, { ...missed, ...pause }, old],
+    ['was paused', `${overdue} while it was paused`, { ...missed, since: '2026-11-28T09:00:00.000Z' }, old],
+    [
+      'is paused, with a backup since',
+      'ok [nightly]: schedule nightly is paused since 2026-11-27 12:00 UTC: the NAS moves',
+      pause,
+      made('2026-11-28T02:05:00.000Z'),
+    ],
+    ['has its hour of grace', 'ok [nightly]: ', {}, old, '2026-11-28T02:59:00Z'],
+    ['has no more than that', `${overdue} and did not run`, missed, old, '2026-11-28T03:00:00Z'],
+    ['has its jitter', 'ok [nightly]: ', definition({ jitter: '3h' }), old, '2026-11-28T05:59:00Z'],
+    ['has its window', 'ok [nightly]: ', definition({ window: '01:00-09:00' }), old, '2026-11-28T08:59:00Z'],
+    ['has no more than its window', overdue, definition({ window: '01:00-09:00' }), old, '2026-11-28T09:00:00Z'],
+    ['has until its run ends', 'ok [nightly]: ', {}, old, '2026-11-29T01:00:00Z', { isOpen: true }],
+    ['has not for ever', overdue, definition({ cron: '0 3 * * 6' }), old, '2026-11-29T04:00:00Z', { isOpen: true }],
+    [
+      'is as old as its schedule is rare',
+      'ok [nightly]: ',
+      definition({ cron: '@monthly' }),
+      made('2026-11-01T00:00:00Z'),
+    ],
+    ['has never been due', 'ok [nightly]: ', { begun: '2026-11-28T03:00:00Z' }, made('2026-01-01T00:00:00.000Z')],
+    [
+      'is covered by what it names',
+      overdue,
+      definition({ selector: {} }),
+      made('2026-11-27T02:05:00.000Z', { seen: { at: at(0), excluded: false, schedules: ['hourly', 'nightly'] } }),
+    ],
+    ['is not covered', 'overdue []: its last backup is 31 h old', definition({ selector: {} }), old],
+    [
+      'is left out',
+      'overdue []: its last backup is 31 h old',
+      definition({ selector: { all: true, exclude: ['c*'] } }),
+      old,
+    ],
+    ['is of another host', 'overdue []: its last', definition({ selector: { all: true, remotes: ['oslo'] } }), old],
+    ['is of another project', 'overdue []: its last', definition({ selector: { all: true, projects: ['web'] } }), old],
+    [
+      'matches, as its host said',
+      overdue,
+      definition({ selector: { match: ['a=b'] } }),
+      old,
+      undefined,
+      { matches: true },
+    ],
+    ['does not match', 'overdue []: its last', definition({ selector: { match: ['a=b'] } }), old],
+    [
+      'is judged by its age if that is asked',
+      'overdue [nightly]: its last backup is 31 h old',
+      {},
+      old,
+      undefined,
+      { byAge: true },
+    ],
+    [
+      'is of a schedule that the client may not see',
+      'overdue []: a schedule was due 2026-11-28 03:00 Europe/Berlin and is paused',
+      { ...missed, ...pause },
+      old,
+      undefined,
+      { maySee: false },
+    ],
+    [
+      'has failed',
+      'failing [nightly]: the last backup failed',
+      {},
+      { ...old, last: { ...last(0, 'failure'), at: '2026-11-28T02:10:00.000Z' } },
+    ],
+    ['has no backup', 'never [nightly]: it has no backup', {}, { seen: { at: at(0), excluded: false } }],
+    ['is gone', 'gone []: ', {}, { ...old, seen: { at: at(0), excluded: false, gone: at(7) } }],
+    ['is excluded', 'excluded []: ', {}, { ...old, seen: { at: at(0), excluded: true } }],
+  ];
+  for (const [what, said, ...given] of cases)
+    it(what, () => {
+      const judgement = judged(...given);
+      assert.ok(judgement.startsWith(said), judgement);
+      if (said === 'ok [nightly]: ') assert.equal(judgement, said);
+    });
+
+  it('is found at once, whatever the rule, in windows of any length', () => {
+    for (const change of [
+      { cron: '* * * * *', window: '03:00-03:00' },
+      { cron: '0 3 29 2 1' },
+      { cron: '*/5 22,23,0-4 * * *', window: '22:00-05:00' },
+    ])
+      for (let hour = 0; hour < 48; hour++) {
+        const now = new Date(Date.UTC(2026, 9, 24, hour)).toISOString();
+        const schedule = { ...nightly, ...definition(change), created_at: '2020-01-01T00:00:00.000Z' };
+        const { owed } = expected(schedule, now);
+        assert.ok(owed && owed.fromMs <= Date.parse(now) - 3_600_000, `${change.cron} ${now}`);
+      }
+  });
+
+  it('costs 10 000 instances and 10 schedules less than half a second', () => {
+    const now = new Date('2026-11-28T10:00:00Z');
+    const expectations = Array.from({ length: 10 }, (_, index) =>
+      expected(
+        {
+          ...nightly,
+          name: `s${index}`,
+          definition: { ...nightly.definition, selector: { instances: [`*${index}`] } },
+        },
+        now.toISOString(),
+      ),
+    );
+    const yardstick = { now, maxAgeMs: 1, mayName: () => true, expectations };
+    const before = process.cpuUsage();
+    const count = Array.from({ length: 10_000 }, (_, index) =>
+      statusOf({ ...c1, instance: `web-${index}` }, old, yardstick),
+    ).filter(({ schedules = [] }, index) => schedules.length === 1 && schedules[0] === `s${index % 10}`).length;
+    const { user, system } = process.cpuUsage(before);
+    assert.equal(count, 10_000);
+    assert.ok(user + system < 500_000, `${user + system} µs`);
+  });
 });
 
 describe('the youngest backup in the store', () => {

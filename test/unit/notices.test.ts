@@ -4,10 +4,11 @@ import type { ServerResponse } from 'node:http';
 import { describe, it } from 'node:test';
 import type { Consumer } from '@nats-io/jetstream';
 import { LxstowError } from '../../services/contract/errors.ts';
-import { type Config, faultsOf, type Operation } from '../../services/contract/schemas.ts';
+import { type Config, faultsOf, type Operation, type Run } from '../../services/contract/schemas.ts';
 import { isOwn, refusalOf, shown } from '../../services/notices/allowedEndpoints.ts';
 import { Deliverer } from '../../services/notices/deliver.ts';
 import { noticeId, noticeOf } from '../../services/notices/notice.ts';
+import { pingOf } from '../../services/notices/ping.ts';
 import { post } from '../../services/notices/post.ts';
 import { webhookHeaders } from '../../services/notices/signature.ts';
 import { begin, cancel, fail, newOperation, succeed } from '../../services/operations/operation.ts';
@@ -84,6 +85,56 @@ describe('a notice', () => {
   });
 });
 
+describe('a ping', () => {
+  const run: Run = {
+    ...{
+      id,
+      status: 'Running',
+      class: 'scheduled',
+      plan: 'p',
+      chunks: 0,
+      places: {},
+      failures: [],
+      away: [],
+      excluded: 0,
+    },
+    ...{ created_at: asked.toISOString(), updated_at: asked.toISOString() },
+    request: { id, selector: { all: true }, ping: 'https://hc.example/uuid' },
+  };
+  const over = (status: Run['status'], ping?: string): Run => ({
+    ...{ ...run, status, updated_at: ended.toISOString(), ended_at: ended.toISOString() },
+    request: { ...run.request, ...(ping && { ping }) },
+  });
+  const shape = (of: Run) => {
+    const { method = '', url = '' } = pingOf(of) ?? {};
+    return `${method} ${url}`;
+  };
+  it('is for the begin and the end of a run, and not between', () => {
+    assert.equal(shape(run), `POST https://hc.example/uuid/start?rid=${id}`);
+    assert.equal(pingOf({ ...run, updated_at: ended.toISOString() }), undefined);
+    assert.equal(shape(over('Success')), `POST https://hc.example/uuid?rid=${id}`);
+    assert.equal(shape(over('Failure')), `POST https://hc.example/uuid/fail?rid=${id}`);
+    assert.equal(shape(over('Cancelled')), `POST https://hc.example/uuid/fail?rid=${id}`);
+    assert.match(pingOf(over('Failure'))?.body ?? '', /^# Backups: Failure, 0 of 0\n/);
+  });
+  it('keeps the path and the query', () =>
+    assert.equal(
+      shape(over('Failure', 'https://hc.example/key/slug/?create=1')),
+      `POST https://hc.example/key/slug/fail?create=1&rid=${id}`,
+    ));
+  it("of Uptime Kuma's is its query, at the end only", () => {
+    const kuma = 'https://kuma.example/api/push/key?status=up&msg=OK&ping=';
+    assert.equal(pingOf({ ...run, request: { ...run.request, ping: kuma } }), undefined);
+    const told = 'msg=Backups%3A+Success%2C+0+of+0&ping=62500';
+    assert.equal(shape(over('Success', kuma)), `GET https://kuma.example/api/push/key?status=up&${told}`);
+    assert.match(shape(over('Failure', kuma)), /\?status=down&msg=Backups%3A\+Failure/);
+  });
+  it('is of runs that ask for it', () => {
+    const { ping: _, ...request } = run.request;
+    assert.equal(pingOf({ ...run, request }), undefined);
+  });
+});
+
 describe('a signature', () => {
   // The example of the specification's own libraries.
   const signed = { id: 'msg_p5jXN8AQM9LWM0D4loKWxJek', time: new Date(1614265330_000), body: '{"test": 2432232314}' };
@@ -112,6 +163,7 @@ const notify = (over: Partial<Config['notify']> = {}) =>
   ({
     endpoints: [],
     events: ['success'],
+    children: false,
     requests: true,
     allowed: [],
     timeoutMs: 1000,

@@ -35,7 +35,7 @@ describe('the holder of a lease', () => {
   for (const aheadMs of [-hourMs, 0, hourMs])
     for (const [ageMs, state] of [
       [5000, 'living'],
-      [60_000, 'unknown'],
+      [60_000, 'unclear'],
     ] as const)
       it(`is ${state} ${ageMs} ms after it was renewed, with NATS ${aheadMs} ms ahead`, async () => {
         const operation = randomUUID();

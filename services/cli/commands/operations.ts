@@ -1,7 +1,8 @@
 /** `lxstow operations` and `cancel`. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Gateway, type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
+import { type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
 import { Gateways, subjectOf } from '../client/names.ts';
+import { listOperations, WatchedOperations } from '../client/watchedOperations.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, json, people, print, size, time } from '../terminal/output.ts';
 import { clock } from '../terminal/progress.ts';
@@ -19,7 +20,7 @@ const lookEveryMs = 1000;
 export async function operationsCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
   const warn = (text: string) => process.stderr.write(`lxstow: ${text}\n`);
-  const found = await list(await gateways.get(remoteName(remote)), options, warn);
+  const found = await listOperations(await gateways.get(remoteName(remote)), options, warn);
   print(options.format, { ...tableOf(found), raw: found, empty: 'there are no operations' });
   return exits.ok;
 }
@@ -46,13 +47,14 @@ export async function showCommand(text: string, { format }: { format: Format }):
 export async function watchCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
   const gateway = await gateways.get(remoteName(remote));
+  using operations = new WatchedOperations(gateway, options);
   const stop = new AbortController();
   process.once('SIGINT', () => stop.abort());
   const show = process.stdout.isTTY && process.env.TERM !== 'dumb' ? screen() : changes(options.format);
   // The reader may be gone: `lxstow operations watch | head -1`.
   while (!stop.signal.aborted && !process.stdout.errored) {
     try {
-      show(await list(gateway, options));
+      show(await operations.current());
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
       process.stderr.write(`lxstow: ${error.message}; still trying\n`);
@@ -110,21 +112,6 @@ export async function cancelCommand(ids: string[]): Promise<Exit> {
     }
   }
   return worst;
-}
-
-async function list(
-  gateway: Gateway,
-  { project = gateway.remote.project, allProjects }: OperationsOptions,
-  onWarning: (text: string) => void = () => undefined,
-): Promise<ShownOperation[]> {
-  const query = { recursion: '1', ...(allProjects ? { 'all-projects': 'true' } : { project }) };
-  const byStatus: Record<string, ShownOperation[]> = await gateway.ask('GET', ['operations'], {
-    query,
-    onWarning,
-  });
-  return Object.values(byStatus)
-    .flat()
-    .sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
 }
 
 function row(operation: ShownOperation): string[] {

@@ -17,6 +17,7 @@ export interface RunOptions extends HowToBackUp, Following {
   project: string[];
   target: string[];
   exclude: string[];
+  ping?: string;
 }
 
 export async function runCommand(texts: string[], options: RunOptions): Promise<Exit> {
@@ -35,8 +36,14 @@ export async function runCommand(texts: string[], options: RunOptions): Promise<
     ...(projects.length > 0 && { projects }),
     ...(target.length > 0 && { remotes: target }),
   };
+  const { ping } = options;
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
-  return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
+  return await beginRun(
+    gateway,
+    ['runs'],
+    { selector, ...howIn(options), ...tags, ...(ping !== undefined && { ping }) },
+    options,
+  );
 }
 
 export async function runRetryCommand(text: string, options: Following): Promise<Exit> {

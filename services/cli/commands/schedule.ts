@@ -35,6 +35,7 @@ export interface CreateOptions extends KeepOptions {
   lock?: number;
   lockMode?: 'governance' | 'compliance';
   notify?: string;
+  ping?: string;
 }
 
 export async function createCommand(text: string, options: CreateOptions): Promise<Exit> {
@@ -48,7 +49,7 @@ export async function createCommand(text: string, options: CreateOptions): Promi
 
 function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody {
   const { cron, description, jitter, window, catchUp, all, selector: match, instance, exclude, target, tag } = options;
-  const { compression, optimized, instanceOnly, notify } = options;
+  const { compression, optimized, instanceOnly, notify, ping } = options;
   const projects = options.project.length > 0 ? options.project : remote.project ? [remote.project] : [];
   const selector = {
     ...(all && { all }),
@@ -74,6 +75,7 @@ function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody
     ...(tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) }),
     ...(keep && { keep }),
     ...(notify !== undefined && { notifyEndpoint: notify }),
+    ...(ping !== undefined && { ping }),
   };
 }
 

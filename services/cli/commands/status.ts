@@ -15,7 +15,7 @@ export interface StatusOptions {
   format: Format;
 }
 
-const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'REASON'];
+const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'SCHEDULES', 'REASON'];
 
 /** Returns 1 when an instance is red. */
 export async function statusCommand(text: string | undefined, options: StatusOptions): Promise<Exit> {
@@ -33,9 +33,9 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
   const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
   // Within a state the gateway's order stays: by host, project and name.
   const sorted = found.toSorted((a, b) => rank(a) - rank(b));
-  const rows = sorted.map(({ state, host, project, instance, last_success, reason }) => [
+  const rows = sorted.map(({ state, host, project, instance, last_success, schedules = [], reason }) => [
     ...[state, host, project, instance],
-    ...[last_success === null ? '-' : time(last_success), reason],
+    ...[last_success === null ? '-' : time(last_success), schedules.join(','), reason],
   ]);
   if (summary) process.stdout.write(`${printable(summaryOf(sorted))}\n`);
   else print(format, { heading, rows, raw: sorted, empty: 'no instance is known yet' });

@@ -14,6 +14,10 @@ export const formatOption = () =>
 export const compressionOption = (usual: string) =>
   new Option('--compression <method>', `how to compress (default: ${usual})`).choices(['gzip', 'zstd', 'none']);
 export const notify = ['--notify <url>', 'POST the outcome to this URL, in addition to notify.endpoints'] as const;
+export const ping = [
+  '--ping <url>',
+  'ping this URL when a run begins and ends: a check of healthchecks.io, or a push monitor of Uptime Kuma',
+] as const;
 export const quiet = ['-q, --quiet', 'print no progress'] as const;
 
 /** An option that may be repeated. */

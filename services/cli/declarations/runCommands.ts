@@ -6,6 +6,7 @@ import {
   exiting,
   formatOption,
   gateway,
+  ping,
   quiet,
   retryOption,
   selectorOption,
@@ -71,6 +72,7 @@ function addCreate(run: Command): void {
       'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway, such as stow:',
     )
     .option('--all', 'every instance that this client may back up')
+    .option(...ping)
     .addOption(selectorOption())
     .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat for more'))
     .addOption(

@@ -1,6 +1,16 @@
 /** `lxstow schedule` and what belongs to it, declared. */
 import { type Command, Option } from 'commander';
-import { backingUp, examples, exiting, formatOption, gateway, quiet, selectorOption, several } from './options.ts';
+import {
+  backingUp,
+  examples,
+  exiting,
+  formatOption,
+  gateway,
+  ping,
+  quiet,
+  selectorOption,
+  several,
+} from './options.ts';
 import { keeping } from './retentionCommands.ts';
 
 const commands = () => import('../commands/schedule.ts');
@@ -38,6 +48,14 @@ function addQuestions(schedule: Command): void {
     .option('--count <n>', 'how many times to show for each schedule (default: 5)')
     .addOption(formatOption())
     .action(exiting(async (name: string | undefined, options) => (await commands()).nextCommand(name, options)));
+  examples(
+    schedule
+      .command('edit')
+      .description('change a schedule in an editor ($VISUAL, $EDITOR), or to the YAML on standard input')
+      .argument(...one),
+    'lxstow schedule edit nightly',
+    'lxstow schedule edit nightly <nightly.yaml',
+  ).action(exiting(async (name: string) => (await import('../commands/scheduleEdit.ts')).editCommand(name)));
   schedule
     .command('export')
     .description('print schedules as YAML, for `schedule apply`')
@@ -95,6 +113,7 @@ function addCreate(schedule: Command): void {
           .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
           .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
           .option('--description <text>', 'what the schedule is for')
+          .option(...ping)
           .option(
             '--jitter <time>',
             'delay the backup of each instance by up to this much, each time by the same amount: 30m',

@@ -1,8 +1,9 @@
-/** Adds to errors of an outage since when it lasts, and that nothing was accepted. */
+/** What is away: says it to who asks for states, and adds to errors of an outage since when it lasts, and that nothing was accepted. */
 import { until } from '../../concurrency/until.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Bucket } from '../../nats/bucket.ts';
 import { suspectOf } from '../../outages/blame.ts';
+import { describeOutage } from '../../outages/outage.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
@@ -36,6 +37,19 @@ export class Absences {
       changes && 'nothing was accepted',
     ];
     return new LxstowError(error.code, parts.filter(Boolean).join('; '), { cause: error });
+  }
+
+  /** What is recorded as away from these hosts now, each in a sentence with its reason. Empty when NATS does not tell in time. */
+  async known(remotes: string[]): Promise<string[]> {
+    try {
+      const outages = await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
+      return outages
+        .filter(({ remote }) => remotes.includes(remote))
+        .map((outage) => `jobs of host ${outage.remote} wait for ${describeOutage(outage)}: ${outage.reason}`);
+    } catch (error) {
+      this.#log.debug('the records of what is away were not read', { error });
+      return [];
+    }
   }
 
   async #since(dependency: 's3' | 'lxd', message: string): Promise<string | undefined> {

@@ -18,8 +18,9 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
+import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
-import { type Endpoint, firstFitting, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, firstFitting, isIn, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';
 import { scheduleEndpoints } from './scheduleEndpoints.ts';
 
@@ -131,13 +132,15 @@ export const endpoints: Endpoint[] = [
   ...scheduleEndpoints,
 ];
 
-async function statusPage(parts: GatewayParts, { address, body, room }: Question): Promise<StatusPage> {
+async function statusPage(parts: GatewayParts, question: Question): Promise<StatusPage> {
+  const { address, body, room } = question;
   const { state, older_than: olderThan, limit = usualLimit, after } = body as StatusRequest;
   const wants = ({ remote, project }: Omit<Address, 'instance'>) =>
     remote === address.remote && project === address.project;
   const { statuses: found } = await instanceStates(parts, {
     wants,
     mayName: () => false,
+    maySee: coversOnly({ remotes: isIn(question).remote, projects: isIn(question).project }),
     state,
     olderThan,
     after,

@@ -11,7 +11,7 @@ import type {
   WaitRequest,
 } from '../../contract/schemas.ts';
 import { all } from '../../nats/subjects.ts';
-import { refusalOf } from '../../notices/allowedEndpoints.ts';
+import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -120,16 +120,14 @@ function seenFrom(question: Question): MaySee {
 
 /** The request, limited to the place in its subject. Throws forbidden when it names others. */
 function requestIn({ config }: GatewayParts, question: Question): CreateRunBody {
-  const { selector, notifyEndpoint, ...options } = question.body as CreateRunBody;
+  const { selector, ...options } = question.body as CreateRunBody;
   // Who may publish runs may have backups made, not deleted.
   if (options.keep) throw new LxstowError('forbidden', 'keep: a run over NATS deletes nothing');
   const place = placeIn(question, selector);
-  const refusal = notifyEndpoint === undefined ? undefined : refusalOf(notifyEndpoint, config.notify);
-  if (refusal !== undefined) throw new LxstowError('forbidden', `notifyEndpoint: ${refusal}`);
+  checkEndpoints(question.body as CreateRunBody, config.notify);
   return {
     ...options,
     selector: { ...selector, ...place },
-    ...(notifyEndpoint !== undefined && { notifyEndpoint }),
   };
 }
 

@@ -2,6 +2,7 @@
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
+import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { checkRule } from '../../retention/keep.ts';
 import { type Asker, createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
@@ -54,6 +55,7 @@ async function makeRun(parts: GatewayParts, request: Request, response: Response
   const { config } = parts;
   const body = check('http-create-run.json', bodyOf(request), 'body');
   if (body.keep) checkRule(body.keep);
+  checkEndpoints(body, config.notify);
   const known = Object.keys(config.remotes);
   const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));
   const tags = body.tags ?? tagsOf(request);

@@ -10,6 +10,7 @@ import { listedProject, query } from '../http/requests.ts';
 import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { instancePath, remotesOf } from '../views/inventoryView.ts';
+import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 
 /** An older inventory may lack new instances; the answer warns of it. */
@@ -36,6 +37,7 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
       (project === undefined || place.project === project) &&
       mayTouch(client, place.project),
     mayName: (other) => mayTouch(client, other),
+    maySee: coversOnly({ projects: client.projects && ((other) => mayTouch(client, other)) }),
     olderThan: query(request, 'older-than', 'nats-api.json#/$defs/olderThan'),
     state: query(request, 'state', 'nats-api.json#/$defs/instanceState'),
     after,
@@ -48,6 +50,8 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
     const since = at === undefined ? 'yet' : `since ${at}`;
     response.append('warning', `199 lxstow "no worker of host ${remote} has taken an inventory ${since}"`);
   }
+  for (const absence of await parts.absences.known(remotes))
+    response.append('warning', `199 lxstow "${absence.replaceAll(/[^\x20-\x7e]|["\\]/g, "'")}"`);
   if (lines) return sendLines(parts, request, response, batchesOf(statuses));
   const matching = await filtered(statuses, filter);
   const page = matching.slice(0, limit);

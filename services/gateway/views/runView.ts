@@ -17,7 +17,10 @@ export function runTools({ nats, runs, config, fleet }: GatewayParts): RunTools 
       const { instances } = await fleet.current();
       return instances
         .filter(({ address, record }) => remotes.includes(address.remote) && record.seen && !record.seen.gone)
-        .map(({ address, record }) => ({ ...address, excluded: record.seen?.excluded ?? false }));
+        .map(({ address, record: { seen } }) => {
+          const { excluded = false, schedules = [] } = seen ?? {};
+          return { ...address, excluded, schedules };
+        });
     },
   };
 }

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Requestor, Run, Schedule, ScheduleBody, ScheduledAt, SchedulePauseBody } from '../../contract/schemas.ts';
-import { refusalOf } from '../../notices/allowedEndpoints.ts';
+import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { chosenOnAll } from '../../runs/candidates.ts';
 import { createRun } from '../../runs/createRun.ts';
 import { dueMs } from '../../runs/plan.ts';
@@ -187,10 +187,8 @@ async function change(
 /** Throws what is wrong with it, whoever asks. */
 function checkDefinition({ config }: GatewayParts, definition: ScheduleBody): void {
   checkSchedule(definition);
-  const { notifyEndpoint, selector } = definition;
-  const refusal = notifyEndpoint === undefined ? undefined : refusalOf(notifyEndpoint, config.notify);
-  if (refusal !== undefined) throw new LxstowError('forbidden', `notifyEndpoint: ${refusal}`);
-  for (const remote of selector?.remotes ?? []) knownRemote(remote, Object.keys(config.remotes));
+  checkEndpoints(definition, config.notify);
+  for (const remote of definition.selector?.remotes ?? []) knownRemote(remote, Object.keys(config.remotes));
 }
 
 function nextOf(schedule: Schedule, count: number): Slot[] {

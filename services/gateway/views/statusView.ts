@@ -4,6 +4,7 @@ import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import type { Inventory } from '../../fleet/fleetStore.ts';
 import { statusOf } from '../../fleet/judge.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import type { ScheduleClient } from './scheduleChanges.ts';
 
 const hourMs = 3_600_000;
 
@@ -12,7 +13,9 @@ export interface StatusQuestion {
   wants: (place: { remote: string; project: string }) => boolean;
   /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
-  /** `26h`; by default gateway.backupMaxAgeHours. */
+  /** Whether the client may see a schedule. */
+  maySee: ScheduleClient['may'];
+  /** `26h`, whatever schedules say; by default these, and gateway.backupMaxAgeHours. */
   olderThan?: string | undefined;
   state?: string | undefined;
   /** Those behind this cursor. */
@@ -30,12 +33,13 @@ export interface Statuses {
 
 /** Leaves out records of hosts that are no longer configured. */
 export async function instanceStates(
-  { fleet, config }: Pick<GatewayParts, 'fleet' | 'config'>,
-  { wants, mayName, olderThan, state, after = '', most = Number.POSITIVE_INFINITY }: StatusQuestion,
+  { fleet, config, expected }: Pick<GatewayParts, 'fleet' | 'config' | 'expected'>,
+  { wants, mayName, maySee, olderThan, state, after = '', most = Number.POSITIVE_INFINITY }: StatusQuestion,
 ): Promise<Statuses> {
   const maxAgeMs = olderThan === undefined ? config.gateway.backupMaxAgeHours * hourMs : parseDuration(olderThan);
-  const yardstick = { now: new Date(), maxAgeMs, mayName };
-  const { instances, inventories } = await fleet.current();
+  const now = new Date();
+  const [{ instances, inventories }, { expectations }] = await Promise.all([fleet.current(), expected.current(now)]);
+  const yardstick = { now, maxAgeMs, mayName, maySee, expectations, byAge: olderThan !== undefined };
   const statuses: InstanceStatus[] = [];
   for (const { address, cursor, record } of instances) {
     if (statuses.length >= most) break;

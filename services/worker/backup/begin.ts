@@ -62,6 +62,7 @@ export async function begin(
   const lxd = describeServer(server);
   const room = await assertStagingRoom(address, job.body, server, attempt, tools);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
+  attempt.report({ stage: 'generating' });
   await attempt.checkpoint({ lxdBackup });
   const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);
   const key = archiveKey(config.s3.prefix, address);
@@ -107,7 +108,6 @@ async function generate(
   const begun = performance.now();
   let movedAt = begun;
   let written = 0;
-  attempt.report({ stage: 'generating' });
   const writing = await beginLxdBackup(
     lxd,
     job.address,

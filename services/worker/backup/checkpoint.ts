@@ -34,12 +34,22 @@ export interface BackupStart {
 /** A part that is stored, the tar scanner's state behind it, and how many of its bytes are zeros, if zerosIn() has counted them. */
 export type SentPart = Part & { tar: TarState; zeros?: number };
 
-/** The stored form. The instance's description is in `pieces` records of its own: with its profiles it may be larger than a message of NATS. */
-type StoredStart = Omit<BackupStart, 'instance'> & { pieces: number };
+/**
+ * The first record: the beginning and the first parts. The instance's description is in it, too, unless it is long: with its profiles it may be larger than
+ * a message of NATS, and is then in `pieces` records of its own.
+ */
+interface StoredStart extends Omit<BackupStart, 'instance'> {
+  packed?: string;
+  pieces: number;
+  parts: SentPart[];
+}
 
+const startName = 'begin';
 const partsInChunk = 64;
+const longestPacked = 8 * 1024;
 const keptMs = 30 * 24 * 3_600_000;
 
+/** The record of later parts. */
 interface Chunk {
   session: string;
   parts: SentPart[];
@@ -52,25 +62,29 @@ interface Place {
   key: string;
 }
 
+/** The description of an instance, as it is stored. */
+interface Packed {
+  bytes: Buffer;
+  /** Revisions of the records that have it; none where it is in the first one. */
+  pieces: number[];
+}
+
 export class BackupCheckpoint {
   #start: BackupStart;
-  readonly #bucket: Bucket;
-  readonly #key: string;
+  readonly #place: Place;
+  readonly #packed: Packed;
   readonly #log: Log;
-  /** Of the record of the beginning, and of each piece of the description. */
-  #revision: number;
-  readonly #pieces: number[];
+  /** By number; the parts of chunk 0 are in the first record. */
   readonly #chunks = new Map<number, { parts: Map<number, SentPart>; revision: number }>();
+  /** Chunks that have changed since they were written. */
   readonly #dirty = new Set<number>();
-  #writing: Promise<void> | undefined;
-  #amending: Promise<void> = Promise.resolve();
+  /** Writes run one after another. */
+  #tail: Promise<void> = Promise.resolve();
 
-  private constructor(start: BackupStart, place: Place, revision: number, pieces: number[], log: Log) {
+  private constructor(start: BackupStart, place: Place, packed: Packed, log: Log) {
     this.#start = start;
-    this.#bucket = place.bucket;
-    this.#key = place.key;
-    this.#revision = revision;
-    this.#pieces = pieces;
+    this.#place = place;
+    this.#packed = packed;
     this.#log = log;
   }
 
@@ -82,9 +96,9 @@ export class BackupCheckpoint {
     log: Log,
   ): Promise<BackupCheckpoint> {
     const place = { bucket, key: operationKey(operation.remote, operation.id) };
-    const pieces = await writeInstance(place, start.instance);
-    const revision = await write(place, 'start', formatStart(start, pieces.length), 0);
-    return new BackupCheckpoint(start, place, revision, pieces, log);
+    const checkpoint = new BackupCheckpoint(start, place, await writeInstance(place, start.instance), log);
+    await checkpoint.#amend({});
+    return checkpoint;
   }
 
   /** Reads what an earlier attempt recorded; undefined if it had not come so far. */
@@ -93,20 +107,21 @@ export class BackupCheckpoint {
     operation: { remote: string; id: string },
     log: Log,
   ): Promise<BackupCheckpoint | undefined> {
-    const key = operationKey(operation.remote, operation.id);
-    const { entry } = await bucket.get(`${key}.start`);
+    const place = { bucket, key: operationKey(operation.remote, operation.id) };
+    const { entry } = await bucket.get(`${place.key}.${startName}`);
     if (!entry) return undefined;
-    const { pieces: count, ...start } = parseRecord<StoredStart>(entry.value);
-    const found = await readInstance({ bucket, key }, count);
-    if (!found) return undefined;
-    const { instance, pieces } = found;
-    const checkpoint = new BackupCheckpoint({ ...start, instance }, { bucket, key }, entry.revision, pieces, log);
-    for (let index = 0; ; index++) {
-      const { entry: found, revision } = await bucket.get(`${key}.${index}`);
+    const { pieces, packed: short, parts, ...stored } = parseRecord<StoredStart>(entry.value);
+    const packed = short === undefined ? await readPieces(place, pieces) : { bytes: fromBase64(short), pieces: [] };
+    if (!packed) return undefined;
+    const instance = JSON.parse(gunzipSync(packed.bytes).toString()) as ManifestInstance;
+    const checkpoint = new BackupCheckpoint({ ...stored, instance }, place, packed, log);
+    checkpoint.#take(0, parts, entry.revision);
+    for (let index = 1; ; index++) {
+      const { entry: found, revision } = await bucket.get(`${place.key}.${index}`);
       if (!found) return checkpoint;
       const { session, parts } = parseRecord<Chunk>(found.value);
       if (session !== checkpoint.start.session) return checkpoint;
-      checkpoint.#chunks.set(index, { parts: new Map(parts.map((part) => [part.number, part])), revision });
+      checkpoint.#take(index, parts, revision);
     }
   }
 
@@ -115,25 +130,13 @@ export class BackupCheckpoint {
   }
 
   /** Records another upload in the place of the current one. */
-  async renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
-    await this.#writing;
-    await this.#amend(facts);
+  renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
+    return this.#amend(facts);
   }
 
   /** Records that LXD's copy is whole. */
   settle(made: LxdBackup): Promise<void> {
     return this.#amend({ made });
-  }
-
-  /** Writes run one after another: each writes all that is known. */
-  #amend(facts: Partial<BackupStart>): Promise<void> {
-    const amend = async () => {
-      this.#start = { ...this.#start, ...facts };
-      this.#revision = await write(this.#place, 'start', formatStart(this.#start, this.#pieces.length), this.#revision);
-    };
-    const amended = this.#amending.then(amend);
-    this.#amending = amended.catch(() => undefined);
-    return amended;
   }
 
   /**
@@ -159,53 +162,68 @@ export class BackupCheckpoint {
   /** Records a part, at once or together with others that come during a write. If the write fails, the next attempt sends the part again. */
   add(part: SentPart): void {
     const index = chunkOf(part.number);
-    const chunk = this.#chunks.get(index) ?? { parts: new Map(), revision: 0 };
-    chunk.parts.set(part.number, part);
-    this.#chunks.set(index, chunk);
+    this.#chunk(index).parts.set(part.number, part);
     this.#dirty.add(index);
-    this.#writing ??= this.#write().finally(() => {
-      this.#writing = undefined;
-    });
+    this.#save().catch((error) => this.#log.warn('checkpoint not written', { error }));
   }
 
   /** Removes every record: the backup is done. */
   async remove(): Promise<void> {
-    await this.#writing;
+    await this.#tail;
     const records: [string, number][] = [
-      ['start', this.#revision],
-      ...this.#pieces.map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
-      ...[...this.#chunks].map(([index, { revision }]): [string, number] => [String(index), revision]),
+      ...[...this.#chunks].map(([index, { revision }]): [string, number] => [nameOf(index), revision]),
+      ...this.#packed.pieces.map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
     ];
     for (const [name, revision] of records) {
-      const key = `${this.#key}.${name}`;
-      if (await this.#bucket.remove(key, revision)) continue;
-      const now = await this.#bucket.get(key);
-      if (now.entry) await this.#bucket.remove(key, now.revision);
+      const key = `${this.#place.key}.${name}`;
+      if (await this.#place.bucket.remove(key, revision)) continue;
+      const now = await this.#place.bucket.get(key);
+      if (now.entry) await this.#place.bucket.remove(key, now.revision);
     }
   }
 
-  get #place(): Place {
-    return { bucket: this.#bucket, key: this.#key };
+  #amend(facts: Partial<BackupStart>): Promise<void> {
+    this.#start = { ...this.#start, ...facts };
+    this.#dirty.add(0);
+    return this.#save();
   }
 
-  async #write(): Promise<void> {
-    for (const index of this.#dirty) {
-      this.#dirty.delete(index);
-      const chunk = this.#chunks.get(index);
-      if (!chunk) continue;
-      const value: Chunk = { session: this.start.session, parts: [...chunk.parts.values()] };
-      try {
-        chunk.revision = await write(this.#place, String(index), JSON.stringify(value), chunk.revision);
-      } catch (error) {
-        this.#log.warn('checkpoint not written', { error });
-        return;
+  /** Writes what is known and not written yet. */
+  #save(): Promise<void> {
+    const saved = this.#tail.then(async () => {
+      for (const index of this.#dirty) {
+        this.#dirty.delete(index);
+        try {
+          const chunk = this.#chunk(index);
+          chunk.revision = await write(this.#place, nameOf(index), this.#format(index), chunk.revision);
+        } catch (error) {
+          this.#dirty.add(index);
+          throw error;
+        }
       }
-    }
+    });
+    this.#tail = saved.catch(() => undefined);
+    return saved;
   }
-}
 
-function formatStart({ instance: _, ...start }: BackupStart, pieces: number): string {
-  return JSON.stringify({ ...start, pieces } satisfies StoredStart);
+  #format(index: number): string {
+    const parts = [...this.#chunk(index).parts.values()];
+    if (index > 0) return JSON.stringify({ session: this.#start.session, parts } satisfies Chunk);
+    const { instance: _, ...start } = this.#start;
+    const { bytes, pieces } = this.#packed;
+    const stored: StoredStart = { ...start, pieces: pieces.length, parts };
+    return JSON.stringify(pieces.length > 0 ? stored : { ...stored, packed: bytes.toString('base64') });
+  }
+
+  #chunk(index: number): { parts: Map<number, SentPart>; revision: number } {
+    return this.#chunks.get(index) ?? this.#take(index, [], 0);
+  }
+
+  #take(index: number, parts: SentPart[], revision: number): { parts: Map<number, SentPart>; revision: number } {
+    const chunk = { parts: new Map(parts.map((part) => [part.number, part])), revision };
+    this.#chunks.set(index, chunk);
+    return chunk;
+  }
 }
 
 /** Writes a record, whatever it holds: the lease on the instance says that it is ours. `expected`: its revision, as far as is known. Returns the new one. */
@@ -218,21 +236,19 @@ async function write({ bucket, key }: Place, name: string, value: Buffer | strin
   }
 }
 
-/** Writes the description of an instance; returns the revisions of its pieces. */
-async function writeInstance(place: Place, instance: ManifestInstance): Promise<number[]> {
-  const packed = gzipSync(JSON.stringify(instance));
+/** Packs the description of an instance, and writes it unless it is short. */
+async function writeInstance(place: Place, instance: ManifestInstance): Promise<Packed> {
+  const bytes = gzipSync(JSON.stringify(instance));
   const size = place.bucket.largestValue;
   const pieces: number[] = [];
-  for (let at = 0; at < packed.length; at += size)
-    pieces.push(await write(place, `instance.${pieces.length}`, packed.subarray(at, at + size), 0));
-  return pieces;
+  if (bytes.length > longestPacked)
+    for (let at = 0; at < bytes.length; at += size)
+      pieces.push(await write(place, `instance.${pieces.length}`, bytes.subarray(at, at + size), 0));
+  return { bytes, pieces };
 }
 
 /** Undefined if a piece is missing. */
-async function readInstance(
-  { bucket, key }: Place,
-  count: number,
-): Promise<{ instance: ManifestInstance; pieces: number[] } | undefined> {
+async function readPieces({ bucket, key }: Place, count: number): Promise<Packed | undefined> {
   const found: Buffer[] = [];
   const pieces: number[] = [];
   while (pieces.length < count) {
@@ -241,26 +257,35 @@ async function readInstance(
     found.push(entry.value);
     pieces.push(entry.revision);
   }
-  return { instance: JSON.parse(gunzipSync(Buffer.concat(found)).toString()) as ManifestInstance, pieces };
+  return { bytes: Buffer.concat(found), pieces };
 }
 
 /** Removes all records of an operation's attempts. */
 export async function removeCheckpoint(bucket: Bucket, { remote, id }: { remote: string; id: string }): Promise<void> {
   const key = operationKey(remote, id);
-  const { entry, revision } = await bucket.get(`${key}.start`);
-  if (entry) await bucket.remove(`${key}.start`, revision);
-  for (const series of [`${key}.instance`, key]) await removeSeries(bucket, series);
+  const { entry, revision } = await bucket.get(`${key}.${startName}`);
+  if (entry) await bucket.remove(`${key}.${startName}`, revision);
+  await removeSeries(bucket, `${key}.instance`, 0);
+  await removeSeries(bucket, key, 1);
 }
 
-/** Removes `key.0`, `key.1`, … up to the first that is not there. */
-async function removeSeries(bucket: Bucket, key: string): Promise<void> {
-  for (let index = 0; ; index++) {
+/** Removes `key.<first>` and the following, up to the first that is not there. */
+async function removeSeries(bucket: Bucket, key: string, first: number): Promise<void> {
+  for (let index = first; ; index++) {
     const { entry, revision } = await bucket.get(`${key}.${index}`);
     if (!entry) return;
     await bucket.remove(`${key}.${index}`, revision);
   }
 }
 
+function nameOf(chunk: number): string {
+  return chunk === 0 ? startName : String(chunk);
+}
+
 function chunkOf(number: number): number {
   return Math.floor((number - 1) / partsInChunk);
+}
+
+function fromBase64(text: string): Buffer {
+  return Buffer.from(text, 'base64');
 }

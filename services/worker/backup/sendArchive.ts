@@ -62,7 +62,7 @@ export async function sendArchive(
   }
   const parts = checkpoint.parts;
   const through = { bytes_done: made.size, bytes_total: made.size, bytes_stored: storedBytes(parts) };
-  await attempt.record({ metadata: { stage: 'uploading', ...through } });
+  attempt.report({ stage: 'uploading', ...through });
   return { parts, etag: await upload.complete(attempt.signal), made };
 }
 

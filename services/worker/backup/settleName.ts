@@ -34,7 +34,8 @@ export async function settleName(
   const backup =
     wanted ??
     (await reservations.takeNext(job.address, new Date(operation.created_at), compression, operation.id, inUse));
-  if (backup !== operation.backup) await attempt.record({ backup });
+  // Another attempt comes to the same name: the reservation is this operation's.
+  if (backup !== operation.backup) attempt.note({ backup });
   return { backup, isFree: wanted === undefined };
 }
 

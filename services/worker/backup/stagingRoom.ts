@@ -6,8 +6,7 @@ import type { StatsFs } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { listPrefix, parseManifestKey } from '../../backups/keys.ts';
-import { parseManifest } from '../../backups/manifest.ts';
+import { readManifest } from '../../backups/manifest.ts';
 import { sizeText } from '../../contract/bytes.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, Manifest } from '../../contract/schemas.ts';
@@ -22,7 +21,7 @@ interface Kind {
   instance_only?: boolean;
 }
 
-type RoomTools = Pick<Tools, 'config' | 'store' | 'metrics'>;
+type RoomTools = Pick<Tools, 'config' | 'store' | 'keeper' | 'metrics'>;
 
 /** The folder to which LXD writes its copies, and the bytes that were free there before it began. */
 export interface StagingRoom {
@@ -143,18 +142,15 @@ function withheldBytes({ blocks, bsize }: StatsFs): number {
 }
 
 async function lastManifest(
-  address: Address,
-  { config, store }: RoomTools,
+  { remote, project, instance }: Address,
+  { config, store, keeper }: RoomTools,
   signal: AbortSignal,
 ): Promise<Manifest | undefined> {
-  const { prefix } = config.s3;
-  let last: { key: string; modified: string } | undefined;
-  for await (const { key, modified } of store.list(listPrefix(prefix, address), signal))
-    if (parseManifestKey(prefix, key) && (!last || modified > last.modified)) last = { key, modified };
-  const of = last && parseManifestKey(prefix, last.key);
-  if (!last || !of) return undefined;
+  const address = { remote, project, instance };
+  const good = await keeper.lastGood(address);
+  if (!good) return undefined;
   try {
-    return parseManifest((await store.read(last.key, signal)).body, of);
+    return (await readManifest(store, config.s3.prefix, { ...address, backup: good.backup }, signal)).manifest;
   } catch (error) {
     // Gone by now, or unreadable: nothing to compare with.
     if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;

@@ -1,0 +1,61 @@
+/** What all schedules expect, as of now. */
+import { type Expectation, type ExpectationOptions, expectationOf } from '../../fleet/expectations.ts';
+import { hasEnded } from '../../runs/fold.ts';
+import type { RunStore } from '../../runs/runStore.ts';
+import { runRequest } from '../../schedules/scheduler.ts';
+import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
+import type { MatchedInstances } from './matchedInstances.ts';
+
+export interface ExpectedBackupsOptions {
+  schedules: ScheduleStore;
+  runs: RunStore;
+  matched: MatchedInstances;
+  /** For so long, a run may back up what it has not yet. */
+  patienceMs: number;
+}
+
+interface Known {
+  revision: number;
+  isOpen: boolean;
+  atMs: number;
+  expectation: Expectation;
+}
+
+/** A rule's last time takes milliseconds to find, and changes with the clock only. */
+const knownForMs = 10_000;
+
+export class ExpectedBackups {
+  readonly #options: ExpectedBackupsOptions;
+  #known = new Map<string, Known>();
+
+  constructor(options: ExpectedBackupsOptions) {
+    this.#options = options;
+  }
+
+  /** Throws nats-unavailable. */
+  async current(now: Date): Promise<{ expectations: Expectation[]; schedules: StoredSchedule[] }> {
+    const { schedules: store, runs, matched, patienceMs } = this.#options;
+    const schedules = await store.list();
+    const selectorOf = ({ schedule: { name, definition } }: StoredSchedule) =>
+      runRequest(name, definition, '').selector;
+    const matches = await matched.current(schedules.map(selectorOf));
+    const expected = async (stored: StoredSchedule) => {
+      const { last } = stored.schedule;
+      const run = last && (await runs.find(last.run))?.run;
+      const selector = selectorOf(stored);
+      const isOpen = run !== undefined && !hasEnded(run);
+      return this.#expected(stored, { now, patienceMs, isOpen, matches: (address) => matches(selector, address) });
+    };
+    const known = await Promise.all(schedules.map(expected));
+    this.#known = new Map(known.map((each) => [each.expectation.schedule, each]));
+    return { expectations: known.map(({ expectation }) => expectation), schedules };
+  }
+
+  #expected({ schedule, revision }: StoredSchedule, options: ExpectationOptions): Known {
+    const before = this.#known.get(schedule.name);
+    const atMs = options.now.getTime();
+    if (before?.revision === revision && before.isOpen === options.isOpen && atMs - before.atMs < knownForMs)
+      return before;
+    return { revision, isOpen: options.isOpen, atMs, expectation: expectationOf(schedule, options) };
+  }
+}
