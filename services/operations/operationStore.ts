@@ -121,7 +121,8 @@ export class OperationStore {
     this.#nats.assertConnected();
     try {
       const { state } = await this.#nats.jsm.streams.info(`KV_${operationsBucket}`);
-      return { first: state.first_seq, last: state.last_seq, length: state.messages };
+      // A stream that never had a message says 0, which is no sequence.
+      return { first: Math.max(1, state.first_seq), last: state.last_seq, length: state.messages };
     } catch (error) {
       throw natsFailure(error, 'listing operations');
     }

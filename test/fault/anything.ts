@@ -89,13 +89,22 @@ const scheduleFields: Record<string, unknown[]> = {
   keep: rules,
   tags: [{ a: 'b' }, { constructor: 'x' }],
 };
-const scheduleBody = bodyLike(scheduleFields);
+/** With a field that must be there; a later one of the same name counts. */
+const having = (field: string, body: fc.Arbitrary<string>) =>
+  body.map((text) => text.replace('{', text === '{}' ? `{${field}` : `{${field},`));
+const scheduleBody = having('"cron":"0 0 29 2 *"', bodyLike(scheduleFields));
 const schedulesBody = fc
   .tuple(fc.constantFrom('s1', 's2', 'S', '..', '*'), scheduleBody)
   .map(([name, definition]) => `{"name":${JSON.stringify(name)},"definition":${definition}}`);
 const pauseBody = bodyLike({ until: times, reason: ['x', '\u001b[0m', '\u0000'] });
-const runBody = bodyLike({ selector: selectors, keep: rules, id: ['x', '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11'] });
-const pruneBody = bodyLike({ keep: rules, instances: [['nobody'], []], dry_run: [true, 1] });
+const runBody = having(
+  '"selector":{"all":true,"projects":["mars"]}',
+  bodyLike({ selector: selectors, keep: rules, id: ['x', '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11'] }),
+);
+const pruneBody = having(
+  '"keep":{"keep_last":1}',
+  bodyLike({ keep: rules, instances: [['nobody'], []], dry_run: [true, 1] }),
+);
 const updateBody = bodyLike({ pinned: [true, null], notes: ['x', '\u0000'], tags: [{ a: null }, { constructor: '' }] });
 
 // ---- HTTP

@@ -53,6 +53,8 @@ describe('long lists', { timeout: 600_000 }, () => {
     const certificate = blue.cert.replaceAll(/-----.*-----|\s/g, '');
     const body = { type: 'client', name: 'blue', role: 'viewer', restricted: true, projects: ['blue'], certificate };
     assert.equal((await stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    const none = await stow.request('GET', '/1.0/operations?limit=1');
+    assert.deepEqual([none.status, none.body.metadata], [200, {}], 'a page of a list that never had anything');
     await forEach(
       Array.from({ length: many }, (_, index) => index),
       32,

@@ -314,6 +314,16 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       assert.equal((await stack.stow.request('GET', '/1.0/schedules/mine')).status, 404);
     });
 
+    it('that delete are run without their rule', async () => {
+      const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
+      const body = { name: 'mine', definition: { ...yearly, selector, keep: { keep_last: 1 } } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body })).status, 201);
+      const run = await answered(here('run'), { name: 'mine' });
+      assert.equal('keep' in run.options, false, 'each backup would push an older one out of the rule');
+      await answered('runs.wait.local.default', { id: run.id, timeout: 60 });
+      assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
+    });
+
     it('of other places are not there, and are listed where they belong', async () => {
       const wide = { name: 'wide', definition: { ...yearly, selector: { all: true } } };
       assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body: wide })).status, 201);

@@ -28,8 +28,10 @@ export interface ScheduleClient {
 }
 
 const mostTries = 20;
+/** Gateways look at all of them each time that one is due. */
+const mostSchedules = 1000;
 
-/** Throws conflict when there is one of this name. */
+/** Throws conflict when there is one of this name, queue-full when there are too many. */
 export async function createSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -40,6 +42,8 @@ export async function createSchedule(
   const token = randomBytes(16).toString('hex');
   const times = { created_at: now, updated_at: now, since: now, begun: now };
   const schedule = ownedBy(client, { name, definition, token, ...times });
+  if ((await parts.schedules.list()).length >= mostSchedules)
+    throw new LxstowError('queue-full', `there are ${mostSchedules} schedules already: delete some first`);
   const revision = await parts.schedules.create(schedule);
   if (revision === undefined) throw new LxstowError('conflict', `schedule ${name} already exists`);
   return { schedule, revision };
@@ -112,9 +116,11 @@ export async function runScheduleNow(
   id: string | undefined,
 ): Promise<Run> {
   const { definition } = (await visibleSchedule(parts, client, name)).schedule;
-  const { id: _, ...wanted } = runRequest(name, definition, '');
+  const { id: _, keep, ...wanted } = runRequest(name, definition, '');
   const { requestor, trace } = client;
-  const request = { ...wanted, ...(id !== undefined && { id }) };
+  // Who may publish runs may have backups made, not deleted: each would push an older one out of the rule.
+  const keeps = keep && requestor.protocol !== 'nats';
+  const request = { ...wanted, ...(keeps && { keep }), ...(id !== undefined && { id }) };
   return createRun(runTools(parts), request, hostsOf(parts, definition), { requestor, trace });
 }
 
