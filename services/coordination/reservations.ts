@@ -14,8 +14,8 @@ const mostClashes = 1000;
 export class Reservations {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
-  /** Revisions of the reservations that this process has made. */
-  readonly #made = new Map<string, number>();
+  /** The reservations that this process has made: for whom, and their revisions. */
+  readonly #made = new Map<string, { operation: string; revision: number }>();
 
   constructor(bucket: Bucket, ttlMs = reservedMs) {
     this.#bucket = bucket;
@@ -27,7 +27,7 @@ export class Reservations {
     const key = reservationKey(address, name);
     const revision = await this.#bucket.create(key, operation, { ttlMs: this.#ttlMs });
     if (revision === undefined) return this.renew(address, name, operation);
-    this.#made.set(key, revision);
+    this.#made.set(key, { operation, revision });
     return true;
   }
 
@@ -84,8 +84,10 @@ export class Reservations {
   async release(address: Address, name: string, operation: string): Promise<void> {
     const key = reservationKey(address, name);
     const made = this.#made.get(key);
-    this.#made.delete(key);
-    if (made !== undefined && (await this.#bucket.remove(key, made))) return;
+    if (made?.operation === operation) {
+      this.#made.delete(key);
+      if (await this.#bucket.remove(key, made.revision)) return;
+    }
     const { entry, revision } = await this.#bucket.get(key);
     if (entry?.value.toString() === operation) await this.#bucket.remove(key, revision);
   }

@@ -16,7 +16,8 @@ import { measureDisk, measureMany, measureSizes, measureSlots } from './memory.t
 import { openPlace, type Place } from './place.ts';
 import { type Line, machine, markdown, type Report, readReport, type Table } from './report.ts';
 import { restoreWays } from './restores.ts';
-import { measurePlan, measureRunScale } from './runs.ts';
+import { measureRunScale } from './runScale.ts';
+import { measurePlan } from './runs.ts';
 import { measureScale } from './scale.ts';
 
 const everything = 'backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile';

@@ -1,7 +1,5 @@
 /** Runs at size: planning and feeding 10 000 children, and what more workers add where LXD takes 2 s for an export. */
 
-import { rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { answerInventory } from '../../services/hosts/hostInventory.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
@@ -14,18 +12,13 @@ import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { startNats } from '../lab/nats.ts';
 import type { Log } from '../lab/run.ts';
 import type { LabS3 } from '../lab/s3.ts';
-import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 import { type BenchClient, openClient } from './client.ts';
 import { fleetSettings, hostNames, hostOf, nameOf } from './fleet.ts';
-import { type Cost, cpuSeconds, measure, median, medianCost } from './measure.ts';
+import { type Cost, measure, medianCost } from './measure.ts';
 import { built } from './place.ts';
 import type { Table } from './report.ts';
 
 const slotsOfHost = 8;
-const shapes = [1, 2, 4, 8];
-const slots = 4;
-const exportMs = 2000;
-const kibOfInstance = 512;
 const silent = createLogger({ level: 'error', format: 'json' }, {});
 
 /** The lab's own remote, `local`, is not among the hosts. */
@@ -64,65 +57,6 @@ export async function measurePlan(children: number, rounds: number, log: Log): P
       { text: 'memory of the gateway ≤ 300 MiB', value: peak, holds: peak <= 300 },
     ],
   };
-}
-
-/** Real workers and a simulated LXD. One worker needs half a second a child: 1 000 children take a quarter of an hour a round. */
-export async function measureRunScale(children: number, rounds: number, log: Log): Promise<Table> {
-  await using lab = await openLab({ name: 'run-scale', log, lxd: false });
-  await using simulator = await startSimulator();
-  if (!lab.nats || !lab.s3) throw new Error('there is no NATS or no S3 server');
-  simulator.faults.backupMs = exportMs;
-  log(`making ${children} instances of 1 MiB`);
-  for (let index = 0; index < children; index++) await makeSmall(simulator, nameOf(index));
-  const parts = { natsUrl: lab.nats.url, s3: lab.s3, socket: simulator.socket, workers: 0, cli: built };
-  const config = { worker: { slots, compression: 'none', janitorEveryMinutes: 0 } };
-  await using stow = await startLxstow({ name: 'run-scale', log, ...parts, config });
-  using client = openClient(stow, 1);
-  const walls = new Map<number, number[]>(shapes.map((workers) => [workers, []]));
-  const overheads: number[] = [];
-  for (let round = 1; round <= rounds; round++)
-    for (const workers of shapes) {
-      const begun = await Promise.all(Array.from({ length: workers }, () => stow.addWorker()));
-      const pids = [stow.gateway.pid, ...begun.map(({ pid }) => pid)].map((pid) => pid ?? 0);
-      const used = async () => (await Promise.all(pids.map(cpuSeconds))).reduce((sum, each) => sum + each, 0);
-      const before = await used();
-      const { wallS } = await measure(async () => {
-        const counts = await ended(client, await post(client, { selector: { all: true } }));
-        if (counts.success !== children) throw new Error(JSON.stringify(counts));
-      });
-      walls.get(workers)?.push(wallS);
-      overheads.push((1000 * ((await used()) - before)) / children);
-      log(
-        `round ${round} of ${rounds}: ${workers} × ${slots}: ${wallS.toFixed(1)} s, ${overheads.at(-1)?.toFixed(0)} ms`,
-      );
-      await Promise.all(begun.map((worker) => worker.stop()));
-    }
-  const wall = (workers: number) => median(walls.get(workers) ?? []);
-  const overhead = median(overheads);
-  return {
-    title: `A run of ${children} by workers of ${slots} slots, where LXD takes ${exportMs / 1000} s an export`,
-    bytes: 0,
-    rounds,
-    lines: shapes.map((workers) => ({
-      name: `${workers} worker${workers > 1 ? 's' : ''}`,
-      wallS: wall(workers),
-      toFloor: wall(workers) / ((Math.ceil(children / (workers * slots)) * exportMs) / 1000),
-    })),
-    bars: [
-      ...shapes.slice(1).map((workers) => {
-        const value = wall(1) / wall(workers) / workers;
-        return { text: `${workers} workers ≥ 0.85 × linear`, value, holds: value >= 0.85 };
-      }),
-      { text: 'user + system time ≤ 30 ms a child of 1 MiB', value: overhead, holds: overhead <= 30 },
-    ],
-  };
-}
-
-/** About 1 MiB, without the odd files that tests want. */
-async function makeSmall(simulator: LxdSimulator, name: string): Promise<void> {
-  const rootfs = await simulator.createInstance(name);
-  await rm(join(rootfs, 'odd'), { recursive: true });
-  await writeFile(join(rootfs, 'data'), Buffer.alloc(kibOfInstance * 1024, name));
 }
 
 interface Hosts extends AsyncDisposable {
@@ -183,14 +117,14 @@ async function callDone(nats: Nats, remote: string, stopping: AbortSignal): Prom
   }
 }
 
-async function post(client: BenchClient, body: object): Promise<string> {
+export async function post(client: BenchClient, body: object): Promise<string> {
   const { status, text } = await client.request('POST', '/1.0/runs', body);
   if (status !== 202) throw new Error(text);
   return JSON.parse(text).metadata.id;
 }
 
 /** Waits as a client does who costs the gateway nothing meanwhile. */
-async function ended(client: BenchClient, id: string): Promise<{ success: number }> {
+export async function ended(client: BenchClient, id: string): Promise<{ success: number }> {
   for (;;) {
     await client.request('GET', `/1.0/operations/${id}/wait`);
     const { text } = await client.request('GET', `/1.0/runs/${id}`);

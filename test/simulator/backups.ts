@@ -1,6 +1,6 @@
 /** LXD's backups of instances: written, listed, sent, removed. */
 import { statSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rm, truncate } from 'node:fs/promises';
+import { type FileHandle, link, mkdir, open, rm, truncate } from 'node:fs/promises';
 import type { OutgoingHttpHeaders } from 'node:http';
 import { dirname } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -49,7 +49,7 @@ export function backupRoutes(
             state,
             instance,
             backup,
-            { ...format, leastMs: faults.backupMs },
+            { ...format, leastMs: faults.backupMs, packed: faults.packed },
             operation,
             faults.takeJob('backup'),
             stopped,
@@ -119,6 +119,7 @@ interface Format {
   backupYaml: boolean;
   /** It takes at least so long. */
   leastMs: number;
+  packed: string | undefined;
 }
 
 /** It is listed, and can be exported, while it is being written. */
@@ -126,7 +127,7 @@ async function write(
   state: State,
   instance: Instance,
   backup: Backup,
-  { compression, version, backupYaml, leastMs }: Format,
+  { compression, version, backupYaml, leastMs, packed }: Format,
   operation: Operation,
   fault: Fault<JobFaults['backup']> | undefined,
   signal: AbortSignal,
@@ -143,13 +144,9 @@ async function write(
   try {
     await mkdir(dirname(file), { recursive: true });
     const index = (snapshots: string[]) => indexOf(state, instance, backup.optimized_storage, version, snapshots);
-    await pack(state, instance, index, file, {
-      optimized: backup.optimized_storage,
-      instanceOnly: backup.instance_only,
-      compression,
-      backupYaml,
-      signal,
-    });
+    const options = { optimized: backup.optimized_storage, instanceOnly: backup.instance_only };
+    if (packed !== undefined) await link(packed, file);
+    else await pack(state, instance, index, file, { ...options, compression, backupYaml, signal });
     await delay(Math.max(0, leastMs - (performance.now() - begun)), undefined, { signal });
     clearInterval(progress);
     if (fault) await apply(fault, file, operation, signal);

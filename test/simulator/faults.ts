@@ -97,6 +97,8 @@ export class Fault<Script> {
 export class Faults {
   /** How long each backup takes at least, besides what goes wrong. */
   backupMs = 0;
+  /** An archive that each backup is a link to, in place of one that is packed. */
+  packed: string | undefined;
   readonly #planned: Planned[] = [];
   /** For models: called before LXD looks at a call, and before its answer goes out. An error thrown there loses the connection. */
   onCall: ((call: string, when: 'before' | 'after') => Promise<void>) | undefined;
