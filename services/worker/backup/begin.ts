@@ -7,7 +7,8 @@ import type { BackupAddress, Compression, ManifestLxd } from '../../contract/sch
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
-import { type Attempt, bytesPerSecond, lingering } from '../../operations/attempt.ts';
+import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../../operations/attempt.ts';
+import type { ObjectStore, Upload, UploadOptions } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
 import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart } from './checkpoint.ts';
@@ -62,29 +63,56 @@ export async function begin(
   const lxd = describeServer(server);
   const room = await assertStagingRoom(address, job.body, server, attempt, tools);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
+  const isFirst = operation.checkpoint?.lxdBackup === undefined;
   attempt.report({ stage: 'generating' });
   await attempt.checkpoint({ lxdBackup });
   const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);
   const key = archiveKey(config.s3.prefix, address);
   const begun = Date.now();
+  if (!isFirst) await abortUploads(key, attempt, store);
   const lock = job.body.object_lock && lockFrom(job.body.object_lock, begun);
-  const upload = await store.beginUpload(
-    key,
-    { tags: job.body.tags ?? {}, contentType: contentTypes[compression], lock },
-    lingering(signal),
-  );
-  await attempt.checkpoint({ key, uploadId: upload.uploadId });
+  const options = { tags: job.body.tags ?? {}, contentType: contentTypes[compression], lock };
+  const upload = await openUpload(key, options, attempt, store);
   const start: BackupStart = {
-    lxdBackup,
-    compression,
-    upload,
-    begun,
+    ...{ lxdBackup, compression, upload, begun, instance, lxd },
     session: upload.uploadId,
-    instance,
-    lxd,
     ...(lock && { lock }),
   };
   return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
+}
+
+/** Opens an upload and records it. Aborts one that cannot be recorded, as NATS is away, say: nobody else knows of it. */
+export async function openUpload(
+  key: string,
+  options: UploadOptions,
+  attempt: Pick<Attempt, 'signal' | 'checkpoint' | 'log'>,
+  store: Pick<ObjectStore, 'beginUpload' | 'abortUpload'>,
+): Promise<Upload> {
+  const upload = await store.beginUpload(key, options, lingering(attempt.signal));
+  try {
+    await attempt.checkpoint({ key, uploadId: upload.uploadId });
+  } catch (error) {
+    await store
+      .abortUpload(upload, cleanupSignal())
+      .catch((left) => attempt.log.error('left behind', { what: 'upload', upload, error: left }));
+    throw error;
+  }
+  return upload;
+}
+
+/** Aborts what earlier attempts opened, and could not record before they were killed. The key is this operation's. */
+export async function abortUploads(
+  key: string,
+  { signal, log }: Pick<Attempt, 'signal' | 'log'>,
+  store: Pick<ObjectStore, 'listUploads' | 'abortUpload'>,
+): Promise<void> {
+  try {
+    for await (const upload of store.listUploads(key, signal))
+      if (upload.key === key) await store.abortUpload(upload, signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    log.warn('uploads of earlier attempts are left to the janitor', { key, error });
+  }
 }
 
 interface Generating {
