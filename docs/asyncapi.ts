@@ -10,9 +10,10 @@ const { files, schemas, schema } = await openBundle();
 
 const parameters: Record<string, Json> = {
   remote: { description: 'A name in `remotes` of the configuration.' },
-  kind: { description: 'backup, restore or delete.' },
+  kind: { description: 'backup, restore, delete or prune.' },
   project: {
-    description: 'An LXD project. All but letters, digits, `_` and `-` is written as `=` and two hex digits a byte.',
+    description:
+      'An LXD project. Every character other than letters, digits, `_` and `-` is written as `=` and two hex digits for each byte.',
   },
   instance: { description: 'An LXD instance.' },
   id: { description: "An operation's id, or a run's." },
@@ -33,7 +34,7 @@ const text = { type: 'string' };
 const headers = (properties: Json): Json => ({ type: 'object', properties });
 const messages: Json = {
   error: {
-    summary: 'In the place of any answer.',
+    summary: 'The answer to a request that failed.',
     headers: headers({
       'Nats-Service-Error': { ...text, description: 'What happened, and what to do.' },
       'Nats-Service-Error-Code': { ...text, description: 'The HTTP status that the REST API would answer with.' },
@@ -51,7 +52,8 @@ const messages: Json = {
         seq: { type: 'integer' },
         duplicate: {
           type: 'boolean',
-          description: 'This Nats-Msg-Id was there in the last two minutes: no second job.',
+          description:
+            'A message with this Nats-Msg-Id was published within the last two minutes, so this one is not a second job.',
         },
       },
     },
@@ -93,11 +95,11 @@ for (const kind of ['backup', 'restore', 'delete']) {
       'Nats-Msg-Id': {
         ...text,
         format: 'uuid',
-        description: "Becomes the operation's id. The same again is no second job.",
+        description: "Becomes the operation's id. A second message with the same id is not a second job.",
       },
       traceparent: {
         ...text,
-        description: 'W3C trace context: the log lines about the job have its trace id, and so has the operation.',
+        description: 'W3C trace context: the log lines about the job and the operation contain its trace id.',
       },
     }),
     payload: schema(file),
@@ -108,7 +110,7 @@ for (const kind of ['backup', 'restore', 'delete']) {
   if (kind === 'restore') {
     const from = `${subject}.from.{sourceRemote}.{sourceProject}.{sourceInstance}`;
     exchange(`job-${kind}-from`, from, `${summary} From a backup of another instance.`, job, ['published']);
-    const free = 'It may bring what LXD refuses in restricted projects.';
+    const free = 'It may contain what LXD refuses in restricted projects.';
     exchange(`job-${kind}-unrestricted`, `${subject}.unrestricted`, `${summary} ${free}`, job, ['published']);
     exchange(
       `job-${kind}-from-unrestricted`,
@@ -141,11 +143,11 @@ written(
 written(
   'notice',
   'lxstow.notices.{remote}.{id}',
-  'What an endpoint is to be told, in the stream LXSTOW_NOTICES until it has taken it.',
+  'A notice to a webhook, in the stream LXSTOW_NOTICES until it is delivered or given up.',
   {
     headers: headers({
       'Lxstow-Notice': { ...text, description: 'The webhook-id.' },
-      'Lxstow-Endpoint': { ...text, description: 'Who is told.' },
+      'Lxstow-Endpoint': { ...text, description: 'The URL of the webhook.' },
       'Lxstow-Endpoint-Named-By': { enum: ['configuration', 'request'] },
       'Lxstow-Ping': {
         ...text,
@@ -158,21 +160,21 @@ written(
 written('run-record', '$KV.lxstow_runs.{id}.head', 'Every state of every run, in the bucket lxstow_runs.', {
   payload: schema('run.json'),
 });
-written('run-notice', 'lxstow.notices.=runs.{id}', 'The same of a run, with the same headers.', {
+written('run-notice', 'lxstow.notices.=runs.{id}', 'A notice about a run, with the same headers.', {
   payload: schema('run-answers.json#/$defs/notice'),
 });
 written(
   'dead-letter',
   'lxstow.dead.{remote}.{kind}.{project}.{instance}',
-  'A message that no worker could do anything with, as it was, in the stream LXSTOW_DEAD.',
+  'A dead letter: the message of a job that failed for good, or that no worker could read, unchanged, in the stream LXSTOW_DEAD.',
   {
     headers: headers({
-      'Lxstow-Error': { ...text, description: 'Why.' },
+      'Lxstow-Error': { ...text, description: 'Why it failed.' },
       'Lxstow-Error-Code': { ...text, description: 'One of the codes in services/contract/errors.ts.' },
       'Lxstow-Operation': { ...text, description: 'The operation that failed.' },
       'Lxstow-Sequence': { ...text, description: 'Its sequence in LXSTOW_JOBS.' },
     }),
-    payload: { description: 'As it was published, whatever that is.' },
+    payload: { description: 'The body as it was published; it need not be JSON.' },
   },
 );
 
@@ -183,7 +185,7 @@ const document = {
   info: {
     title: 'lxstow over NATS',
     version,
-    description: 'As the gateway sees it: what it receives, and what lxstow writes. In words: docs/nats.md.',
+    description: 'What gateways receive, and what lxstow writes. docs/nats.md explains it.',
     license: { name: 'Apache-2.0' },
   },
   servers: { nats: { host: '127.0.0.1:4222', protocol: 'nats', description: 'nats.servers of the configuration.' } },

@@ -23,8 +23,8 @@ function envelope(fields: Json, metadata: Json): Json {
 }
 
 const header = (description: string): Json => ({ description, schema: text });
-const etag = { ETag: header('For `If-Match`.') };
-const location = { Location: header('Its path.') };
+const etag = { ETag: header("The object's ETag, for `If-Match`.") };
+const location = { Location: header('Path of the operation, or of what was created.') };
 
 const done = {
   type: { const: 'sync' },
@@ -35,7 +35,7 @@ const done = {
 const sync = (description: string, metadata: Json, headers: Json = {}): Json => ({
   200: { description, headers, content: json(envelope(done, metadata)) },
 });
-/** A list, which who accepts NDJSON gets whole: an object a line, of all pages. */
+/** A list. With `Accept: application/x-ndjson`, the answer is the whole list, one object per line. */
 const list = (description: string, items: Json, metadata: Json = listOf(items), headers: Json = {}): Json => ({
   200: {
     description,
@@ -68,7 +68,7 @@ const accepted = (description: string, metadata: Json = operation): Json => ({
 const refusal = { $ref: '#/components/responses/refusal' };
 const failure = { $ref: '#/components/responses/failure' };
 
-/** An empty parameter is as if it were not there, as in LXD. */
+/** As in LXD, an empty parameter counts as absent. */
 const query = (name: string, of: Json, description: string): Json => ({
   name,
   in: 'query',
@@ -76,19 +76,28 @@ const query = (name: string, of: Json, description: string): Json => ({
   schema: of === text ? of : { anyOf: [of, { const: '' }] },
 });
 const flag = { enum: ['true', 'false', '1', '0'] };
-const project = query('project', names('projectName'), 'An LXD project; `default` without it.');
-const target_ = query('target', names('remoteName'), 'A remote of the configuration; else gateway.defaultRemote.');
-const compression = query('compression', names('compression'), 'In the place of worker.compression.');
-const told = query('notifyEndpoint', names('endpoint'), 'A URL that is told how it ended; in a body as well.');
-const recursion = query('recursion', text, '1: whole objects in the place of their paths.');
-const allProjects = query('all-projects', flag, 'Of all projects that the client may see.');
+const project = query('project', names('projectName'), 'An LXD project. Default: `default`.');
+const target_ = query('target', names('remoteName'), 'A host of the configuration. Default: gateway.defaultRemote.');
+const compression = query('compression', names('compression'), 'Compression, instead of worker.compression.');
+const told = query(
+  'notifyEndpoint',
+  names('endpoint'),
+  'A webhook that gets the notice of the end. The JSON body may name it instead.',
+);
+const recursion = query('recursion', text, '1: return the objects instead of their paths.');
+const allProjects = query('all-projects', flag, 'true: all projects that the client may see.');
 const tagging: Json = {
   name: 'x-amz-tagging',
   in: 'header',
-  description: 'Tags, as S3 writes them: URL-encoded `key=value&k2=v2`.',
+  description: "Tags in S3's form: URL-encoded `key=value&k2=v2`.",
   schema: text,
 };
-const ifMatch: Json = { name: 'If-Match', in: 'header', description: 'Only what has this ETag.', schema: text };
+const ifMatch: Json = {
+  name: 'If-Match',
+  in: 'header',
+  description: 'Refuse the request with 412 if the ETag is another one.',
+  schema: text,
+};
 
 const pathParameters: Record<string, Json> = {
   instance: names('instanceName'),
@@ -101,7 +110,7 @@ const pathParameters: Record<string, Json> = {
   fingerprint: {
     type: 'string',
     pattern: '^[0-9a-f]{1,64}$',
-    description: 'Or so much of it that it is the only one.',
+    description: 'The fingerprint, or a beginning of it that fits no other certificate.',
   },
 };
 
@@ -138,13 +147,18 @@ function route(path: string, calls: Record<string, Call>): void {
 }
 
 const optionalBody = (file: string): Json => ({
-  content: json({ anyOf: [schema(file), { enum: ['', null], description: "As LXD's clients send nothing." }] }),
+  content: json({
+    anyOf: [schema(file), { enum: ['', null], description: "What LXD's clients send when they have no body." }],
+  }),
 });
 const requiredBody = (file: string): Json => ({ required: true, content: json(schema(file)) });
 
-route('/', { get: { summary: 'The versions of the API', answers: sync('Their paths.', listOf(text)) } });
+route('/', { get: { summary: 'List the versions of the API', answers: sync('Their paths.', listOf(text)) } });
 route('/1.0', {
-  get: { summary: 'What the server is', answers: sync('Less for who is not trusted.', answers('server')) },
+  get: {
+    summary: 'Show the server',
+    answers: sync('A client that is not trusted gets fewer fields.', answers('server')),
+  },
 });
 route('/1.0/openapi.json', {
   get: {
@@ -159,23 +173,31 @@ const place = [project, target_];
 const limit = query(
   'limit',
   text,
-  'A page of so many, 1000 at most; the header `Link` leads to the next one. All without it.',
+  'Items per page, at most 1000. The header `Link` leads to the next page. Default: all items at once.',
 );
-const after = query('after', text, 'Those behind this cursor, which the header `Link` of the page before has.');
+const after = query(
+  'after',
+  text,
+  'Cursor after which the page begins. The header `Link` of the previous page contains it.',
+);
 const nextPage = { Link: header('The next page, `rel="next"`.') };
-const remotes = query('target', names('remoteName'), 'A remote of the configuration; all of them without it.');
+const remotes = query('target', names('remoteName'), 'A host of the configuration. Default: all hosts.');
 const filter = query('filter', text, "LXD's filters: `status eq Running and config.image.os eq ubuntu`.");
-/** As LXD has it: what else is in it is up to LXD. */
+/** An object as LXD returns it: at least these fields. */
 const ofLxd = (...required: string[]): Json => ({ type: 'object', required });
-const warned = { Warning: header('What is not in the answer: a remote that was not heard.') };
+const warned = {
+  Warning: header(
+    'What is missing from the answer, and why: a host of which no worker answered, or, while S3 is away, backups.',
+  ),
+};
 const anyRecursion = query(
   'recursion',
   text,
-  '1 and 2: whole objects in the place of their paths; 2: with state, snapshots and backups.',
+  '1 or 2: return the objects instead of their paths; 2: with state, snapshots and backups.',
 );
 route('/1.0/instances', {
   get: {
-    summary: 'List the instances of all remotes',
+    summary: 'List the instances of all hosts',
     parameters: [
       project,
       allProjects,
@@ -187,7 +209,7 @@ route('/1.0/instances', {
     answers: sync('As LXD shows them.', listOf(text, ofLxd('name', 'type', 'project', 'location')), warned),
   },
   post: {
-    summary: 'Put an archive of LXD into the store, as a backup',
+    summary: 'Upload an LXD archive, and store it as a backup',
     parameters: [
       ...place,
       compression,
@@ -196,22 +218,22 @@ route('/1.0/instances', {
       ...['X-LXD-name', 'X-Incus-name'].map((name) => ({
         name,
         in: 'header',
-        description: 'The instance whose backup it becomes.',
+        description: 'Name of the instance to which the backup belongs.',
         schema: names('instanceName'),
       })),
       ...['X-LXD-pool', 'X-Incus-pool'].map((name) => ({
         name,
         in: 'header',
-        description: 'The pool that it is restored into.',
+        description: 'Storage pool of the backup: a restore that names no pool uses it.',
         schema: names('poolName'),
       })),
     ],
     body: {
       required: true,
-      description: 'A tar, as it is or in gzip or zstd.',
+      description: 'A tar archive: uncompressed, gzip or zstd.',
       content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
     },
-    answers: accepted('It is stored; the operation has ended.', answers('newBackup')),
+    answers: accepted('The backup is stored, and the operation has ended.', answers('newBackup')),
   },
 });
 const instanceStatus = closed(schema('nats-api.json#/$defs/instanceStatus'));
@@ -224,12 +246,16 @@ route('/1.0/status', {
       remotes,
       filter,
       recursion,
-      query('state', schema('nats-api.json#/$defs/instanceState'), 'Only those.'),
-      query('older-than', schema('nats-api.json#/$defs/olderThan'), 'In the place of gateway.backupMaxAgeHours.'),
-      query('limit', text, 'A page of so many; the header `Link` leads to the next one. All without it.'),
-      query('after', text, 'Those behind `host/project/instance`.'),
+      query('state', schema('nats-api.json#/$defs/instanceState'), 'Only instances in this state.'),
+      query(
+        'older-than',
+        schema('nats-api.json#/$defs/olderThan'),
+        'Age from which a last backup is too old. Default: gateway.backupMaxAgeHours.',
+      ),
+      query('limit', text, 'Items per page. The header `Link` leads to the next page. Default: all items at once.'),
+      query('after', text, 'Cursor `host/project/instance`, after which the page begins.'),
     ],
-    answers: list('By host, project and name.', instanceStatus, listOf(text, instanceStatus), {
+    answers: list('Sorted by host, project and name.', instanceStatus, listOf(text, instanceStatus), {
       ...warned,
       ...nextPage,
     }),
@@ -269,9 +295,9 @@ for (const [plural, singular] of [
 ] as const) {
   route(`/1.0/${plural}`, {
     get: {
-      summary: `List the ${plural} of all remotes`,
+      summary: `List the ${plural} of all hosts`,
       parameters: [remotes, filter, anyRecursion],
-      answers: sync('Those of one name are shown as one.', listOf(text, ofLxd('name')), warned),
+      answers: sync('Those with the same name on several hosts are shown as one.', listOf(text, ofLxd('name')), warned),
     },
   });
   route(`/1.0/${plural}/{${singular}}`, {
@@ -285,12 +311,12 @@ for (const [plural, singular] of [
 const stored = query(
   'target',
   names('remoteName'),
-  'The remote whose backups they are, also one that is not in the configuration any more; else gateway.defaultRemote.',
+  'The host whose backups they are; it may no longer be in the configuration. Default: gateway.defaultRemote.',
 );
 const anyStored = query(
   'target',
   { anyOf: [names('remoteName'), { const: '*' }] },
-  'As for one backup; `*` with all instances: of all that have backups.',
+  'The host, as for a single backup. If the instance is `*`, the host may be `*`, too: every host that has backups.',
 );
 const storedPlace = [project, stored];
 const listedBackup = closed(schema('nats-api.json#/$defs/listedBackup'));
@@ -298,11 +324,17 @@ route('/1.0/instances/{instance}/backups', {
   get: {
     summary: 'List backups',
     parameters: [project, allProjects, anyStored, limit, after],
-    answers: list('By name.', listedBackup, listOf(listedBackup), nextPage),
+    answers: list('Sorted by name.', listedBackup, listOf(listedBackup), nextPage),
   },
   post: {
     summary: 'Back the instance up',
-    parameters: [...place, compression, query('optimize', flag, "The storage driver's own format."), tagging, told],
+    parameters: [
+      ...place,
+      compression,
+      query('optimize', flag, "true: use the storage driver's own format."),
+      tagging,
+      told,
+    ],
     body: optionalBody('http-create-backup.json'),
     answers: accepted('The backup is queued.', answers('newBackup')),
   },
@@ -312,14 +344,14 @@ route('/1.0/schedules', {
   get: {
     summary: 'List schedules',
     parameters: [recursion],
-    answers: sync('By name.', listOf(text, scheduled)),
+    answers: sync('Sorted by name.', listOf(text, scheduled)),
   },
   post: {
-    summary: 'Make a schedule',
+    summary: 'Create a schedule',
     body: requiredBody('http-schedules-post.json'),
     answers: {
       201: {
-        description: 'It is made; nothing is begun by that.',
+        description: 'The schedule was created. This does not start a run.',
         headers: location,
         content: json(envelope(done, { type: 'null' })),
       },
@@ -327,13 +359,13 @@ route('/1.0/schedules', {
   },
 });
 route('/1.0/schedules/{name}', {
-  get: { summary: 'Show a schedule', answers: sync('With when it is due next.', scheduled) },
+  get: { summary: 'Show a schedule', answers: sync('The schedule, with the time at which it is next due.', scheduled) },
   put: {
     summary: 'Change a schedule',
     body: requiredBody('http-schedule.json'),
     answers: sync('The schedule as it is now.', scheduled),
   },
-  delete: { summary: 'Delete a schedule; its runs go on', answers: sync('It is gone.', empty) },
+  delete: { summary: 'Delete a schedule; its runs continue', answers: sync('The schedule was deleted.', empty) },
 });
 route('/1.0/schedules/{name}/pause', {
   post: {
@@ -344,23 +376,23 @@ route('/1.0/schedules/{name}/pause', {
 });
 route('/1.0/schedules/{name}/resume', {
   post: {
-    summary: 'Go on with a schedule; what was due meanwhile is not made up for',
+    summary: 'Resume a schedule, without making up for what was due while it was paused',
     answers: sync('The schedule as it is now.', scheduled),
   },
 });
 route('/1.0/schedules/{name}/run', {
   post: {
-    summary: 'Begin a run of a schedule now',
+    summary: 'Start a run of a schedule now',
     body: optionalBody('http-retry-run.json'),
-    answers: accepted('The run is planned. Its operation.'),
+    answers: accepted('The run is planned. The answer is its operation.'),
   },
 });
 route('/1.0/schedules/{name}/next', {
   get: {
-    summary: 'When a schedule is due',
+    summary: 'Show when a schedule is next due',
     parameters: [
-      query('count', text, 'How many times; 5 without it.'),
-      query('instances', flag, 'When each instance begins the next time.'),
+      query('count', text, 'How many times to list. Default: 5.'),
+      query('instances', flag, "true: list when each instance's next backup begins."),
     ],
     answers: sync('The next times.', listOf(closed(schema('nats-api.json#/$defs/scheduledAt'))), warned),
   },
@@ -371,7 +403,7 @@ route('/1.0/prune', {
     parameters: storedPlace,
     body: requiredBody('http-prune.json'),
     answers: sync(
-      'With dry_run what would become of each backup, by instance, the oldest first; else the operations, one for each instance with something to delete.',
+      'With `dry_run`, what would happen to each backup, sorted by instance, oldest first. Otherwise the operations, one for each instance that has backups to delete.',
       { anyOf: [listOf(closed(schema('nats-api.json#/$defs/pruneVerdict'))), listOf(operation)] },
     ),
   },
@@ -380,7 +412,7 @@ route('/1.0/instances/{instance}/backups/{backup}', {
   get: {
     summary: 'Show a backup',
     parameters: storedPlace,
-    answers: sync('While it is made, with its progress.', backup, etag),
+    answers: sync('The backup; while it is being made, with its progress.', backup, etag),
   },
   post: {
     summary: 'Restore a backup',
@@ -396,13 +428,13 @@ route('/1.0/instances/{instance}/backups/{backup}', {
     answers: accepted('The restore is queued.'),
   },
   put: {
-    summary: 'Put tags and notes in the place of those that it has, pin or unpin it',
+    summary: 'Replace the tags and notes of a backup; pin or unpin it',
     parameters: [...place, ifMatch],
     body: requiredBody('http-update-backup.json'),
     answers: sync('The backup as it is now.', backup, etag),
   },
   patch: {
-    summary: 'Change tags and notes, pin or unpin it',
+    summary: 'Change some tags or the notes of a backup; pin or unpin it',
     parameters: [...place, ifMatch],
     body: requiredBody('http-update-backup.json'),
     answers: sync('The backup as it is now.', backup, etag),
@@ -410,7 +442,7 @@ route('/1.0/instances/{instance}/backups/{backup}', {
   delete: {
     summary: 'Delete a backup',
     parameters: [...place, told],
-    answers: sync('It is gone. The operation that did it.', operation),
+    answers: sync('The backup was deleted. The answer is the operation that deleted it.', operation),
   },
 });
 
@@ -423,96 +455,102 @@ const archive = Object.fromEntries(
 const archiveHeaders = {
   ...etag,
   'Accept-Ranges': header('bytes'),
-  'Content-Disposition': header('A name for the file.'),
+  'Content-Disposition': header('Suggested name of the file.'),
 };
 const conditions = ['Range', 'If-Range', 'If-None-Match'].map((name) => ({ name, in: 'header', schema: text }));
 route('/1.0/instances/{instance}/backups/{backup}/export', {
   get: {
-    summary: 'The archive; cut where a part of it is damaged',
+    summary: 'Download the archive; the connection is cut before a damaged part',
     parameters: [...storedPlace, ...conditions, ifMatch],
     answers: {
-      200: { description: 'All of it.', headers: archiveHeaders, content: archive },
+      200: { description: 'The whole archive.', headers: archiveHeaders, content: archive },
       206: {
         description: 'The range.',
-        headers: { ...archiveHeaders, 'Content-Range': header('Which, and of how many bytes.') },
+        headers: { ...archiveHeaders, 'Content-Range': header('The range, and the size of the archive.') },
         content: archive,
       },
-      304: { description: 'The client has it.', headers: etag },
+      304: { description: 'The client already has this archive.', headers: etag },
     },
   },
 });
 route('/1.0/instances/{instance}/backups/{backup}/export/url', {
   get: {
-    summary: 'A URL of the archive for those without a certificate',
+    summary: 'Create a presigned URL of the archive, which works without a certificate',
     parameters: [
       ...storedPlace,
-      query('expiry', { type: 'integer', minimum: 1, maximum: 604_800 }, 'Seconds; 3600 without it.'),
+      query(
+        'expiry',
+        { type: 'integer', minimum: 1, maximum: 604_800 },
+        'How long the URL is valid, in seconds. Default: 3600.',
+      ),
     ],
-    answers: sync('It leads to the store.', answers('url')),
+    answers: sync('A URL of the S3 store.', answers('url')),
   },
 });
 
-const all = [query('project', names('projectName'), '`default` without it.'), allProjects];
+const all = [query('project', names('projectName'), 'Default: `default`.'), allProjects];
 const anyOperation = { anyOf: [operation, answers('token')] };
 route('/1.0/operations', {
   get: {
     summary: 'List operations',
     parameters: [...all, recursion, filter, limit, after],
-    answers: list('By status.', anyOperation, answers('operations'), nextPage),
+    answers: list('Grouped by status.', anyOperation, answers('operations'), nextPage),
   },
 });
 route('/1.0/operations/{id}', {
   get: { summary: 'Show an operation', answers: sync('As it is now.', anyOperation) },
-  delete: { summary: 'Cancel an operation', answers: sync('It is asked to end.', empty) },
+  delete: { summary: 'Cancel an operation', answers: sync('The operation was asked to end.', empty) },
 });
 route('/1.0/operations/{id}/wait', {
   get: {
     summary: 'Wait for an operation',
-    parameters: [query('timeout', { type: 'number' }, 'Seconds; below 0, and without it, until it has ended.')],
-    answers: sync('As it is when it has ended, or the time is over.', operation),
+    parameters: [
+      query('timeout', { type: 'number' }, 'Seconds to wait. Default, and if negative: until the operation has ended.'),
+    ],
+    answers: sync('The operation once it has ended, or as it is after the timeout.', operation),
   },
 });
 const runs = (name: string) => closed(schema(`run-answers.json#/$defs/${name}`));
 const paged = [
-  query('limit', { type: 'integer', minimum: 1, maximum: 1000 }, 'At most so many; 100 without it.'),
-  query('after', text, '`next` of the page before.'),
+  query('limit', { type: 'integer', minimum: 1, maximum: 1000 }, 'Items per page. Default: 100.'),
+  query('after', text, '`next` of the previous page.'),
 ];
 route('/1.0/runs', {
   get: {
     summary: 'List runs',
     parameters: paged,
-    answers: list('The newest first; of each what the client may see of it.', runs('run'), runs('runPage')),
+    answers: list('Newest first; of each run, only what the client may see.', runs('run'), runs('runPage')),
   },
   post: {
-    summary: 'Back many instances up, as one thing',
+    summary: 'Back up many instances as one run',
     parameters: [tagging, told],
     body: requiredBody('http-create-run.json'),
-    answers: accepted('The run is planned. Its operation.'),
+    answers: accepted('The run is planned. The answer is its operation.'),
   },
 });
 route('/1.0/runs/{id}', {
   get: { summary: 'Show a run', answers: sync('As it is now.', runs('run')) },
-  delete: { summary: 'Cancel a run, and all its children', answers: sync('It is asked to end.', empty) },
+  delete: { summary: 'Cancel a run, and all its children', answers: sync('The run was asked to end.', empty) },
 });
 route('/1.0/runs/{id}/children', {
   get: {
     summary: "List a run's children",
-    parameters: [query('state', schema('run.json#/$defs/state'), 'Only those.'), ...paged],
-    answers: list('In the order in which they are begun.', runs('child'), runs('childPage')),
+    parameters: [query('state', schema('run.json#/$defs/state'), 'Only children in this state.'), ...paged],
+    answers: list('In the order in which they are started.', runs('child'), runs('childPage')),
   },
 });
 route('/1.0/runs/{id}/retry', {
   post: {
-    summary: 'Repeat what failed in a run, as a new one',
+    summary: 'Repeat the failed backups of a run, as a new run',
     body: optionalBody('http-retry-run.json'),
-    answers: accepted('The new run is planned. Its operation.'),
+    answers: accepted('The new run is planned. The answer is its operation.'),
   },
 });
 route('/1.0/events', {
   get: {
     summary: "LXD's events, over a websocket",
-    parameters: [...all, query('type', text, 'operation, lifecycle, logging; several with commas.')],
-    answers: { 101: { description: 'A message each.' } },
+    parameters: [...all, query('type', text, 'operation, lifecycle or logging; several are separated by commas.')],
+    answers: { 101: { description: 'One message for each event.' } },
   },
 });
 
@@ -520,28 +558,40 @@ route('/1.0/certificates', {
   get: {
     summary: 'List trusted clients',
     parameters: [recursion],
-    answers: sync('An admin sees all, others themselves.', listOf(text, answers('certificate'))),
+    answers: sync(
+      'An admin sees all clients; other clients see only themselves.',
+      listOf(text, answers('certificate')),
+    ),
   },
   post: {
-    summary: 'Trust a client, or make a token by which one adds itself',
+    summary: 'Trust a client, or create a token with which a client can add itself',
     body: optionalBody('http-certificates-post.json'),
     answers: {
-      201: { description: 'It is trusted.', headers: location, content: json(envelope(done, { type: 'null' })) },
+      201: {
+        description: 'The client is trusted.',
+        headers: location,
+        content: json(envelope(done, { type: 'null' })),
+      },
       ...accepted('The token.', answers('token')),
     },
   },
 });
 const certificateBody = optionalBody('http-certificate-put.json');
 route('/1.0/certificates/{fingerprint}', {
-  get: { summary: 'Show a trusted client', answers: sync('It.', answers('certificate'), etag) },
+  get: { summary: 'Show a trusted client', answers: sync('The client.', answers('certificate'), etag) },
   put: {
     summary: 'Change what a client may do',
     parameters: [ifMatch],
     body: certificateBody,
     answers: sync('Done.', empty),
   },
-  patch: { summary: 'Change some of it', parameters: [ifMatch], body: certificateBody, answers: sync('Done.', empty) },
-  delete: { summary: 'Trust a client no longer', answers: sync('Done.', empty) },
+  patch: {
+    summary: 'Change some of what a client may do',
+    parameters: [ifMatch],
+    body: certificateBody,
+    answers: sync('Done.', empty),
+  },
+  delete: { summary: 'Stop trusting a client', answers: sync('Done.', empty) },
 });
 
 const error = json(answers('error'));
@@ -551,7 +601,7 @@ const document = {
     title: 'lxstow',
     version,
     description:
-      "Backs LXD instances up to S3 and brings them back. LXD's REST API where it has words for it; in ours: docs/api.md. A trailing slash changes nothing.",
+      "Backs up LXD and Incus instances to S3, and restores them. The API is LXD's REST API, with additions: docs/api.md. A trailing slash in a path makes no difference.",
     license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
   },
   servers: [{ url: 'https://127.0.0.1:8443', description: 'gateway.address and gateway.port of the configuration.' }],
@@ -560,11 +610,11 @@ const document = {
   webhooks: {
     notice: {
       post: {
-        summary: 'An operation or a run has ended: what endpoints are told',
+        summary: 'The notice that webhooks get when an operation or a run has ended',
         parameters: ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => ({
           name,
           in: 'header',
-          description: 'As https://www.standardwebhooks.com has it.',
+          description: 'See https://www.standardwebhooks.com.',
           schema: text,
         })),
         requestBody: {
@@ -572,9 +622,9 @@ const document = {
           content: json({ anyOf: [schema('notice.json'), schema('run-answers.json#/$defs/notice')] }),
         },
         responses: {
-          '2XX': { description: 'It is taken.' },
-          '4XX': { description: 'It is not tried again, but for 408 and 429.' },
-          '5XX': { description: 'It is tried again.' },
+          '2XX': { description: 'The notice was accepted.' },
+          '4XX': { description: 'The notice is given up, except after 408 and 429: then it is sent again.' },
+          '5XX': { description: 'The notice is sent again.' },
         },
         security: [],
       },
@@ -584,7 +634,7 @@ const document = {
     securitySchemes: { certificate: { type: 'mutualTLS', description: 'A client certificate that is trusted.' } },
     responses: {
       refusal: { description: 'Refused; nothing was done.', content: error },
-      failure: { description: 'It failed, or cannot be done now.', content: error },
+      failure: { description: 'The request failed, or cannot be done now.', content: error },
     },
     schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))),
   },

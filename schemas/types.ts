@@ -15,7 +15,7 @@ export type Projects = string[]
  */
 export type Patterns = string[]
 /**
- * Names or patterns of those that are left out.
+ * Names or patterns of instances to leave out.
  * 
  * @maxItems 1000
  * 
@@ -23,7 +23,7 @@ export type Patterns = string[]
  */
 export type Patterns1 = string[]
 /**
- * All that the client may use without it.
+ * Only instances of these projects. Default: all projects that the client may use.
  * 
  * @maxItems 1000
  * 
@@ -35,7 +35,7 @@ export type Projects1 = string[]
  */
 export type Instances = InstanceStatus[]
 /**
- * By instance and name.
+ * Sorted by instance and name.
  */
 export type Backups = ListedBackup[]
 /**
@@ -43,19 +43,19 @@ export type Backups = ListedBackup[]
  */
 export type ShownBackup = (ListedBackup & {
 /**
- * What people want to remember of a backup.
+ * What people want to remember about a backup.
  */
 notes?: string
 /**
- * `pool/volume` of each custom volume that was attached: LXD's exports do not have them.
+ * `pool/volume` of each custom volume that was attached. LXD's exports do not contain these volumes.
  */
 excluded_volumes?: string[]
 /**
- * Bytes of the archive, unpacked.
+ * Size of the uncompressed archive in bytes.
  */
 raw_size?: number
 /**
- * How the archive is stored.
+ * How the archive is compressed.
  */
 compression_algorithm?: ("gzip" | "zstd" | "none")
 /**
@@ -64,26 +64,26 @@ compression_algorithm?: ("gzip" | "zstd" | "none")
 type?: string
 architecture?: string
 /**
- * The storage pool that it was in.
+ * The storage pool that the instance was in.
  */
 pool?: string
 /**
- * The pool's.
+ * The driver of this pool.
  */
 driver?: string
 profiles?: string[]
 snapshots?: string[]
 /**
- * Of the LXD or Incus that made it; `unknown` of an upload.
+ * Version of the LXD or Incus that made the backup; `unknown` for an upload.
  */
 server_version?: string
 /**
- * The version of lxstow.
+ * The version of lxstow that wrote the backup.
  */
 writer?: string
 status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * What is being done.
+ * What the operation is doing now.
  */
 stage?: string
 bytes_done?: number
@@ -91,7 +91,7 @@ bytes_total?: number
 bytes_per_second?: number
 progress?: number
 /**
- * Path of the operation that makes it.
+ * Path of the operation that is making the backup.
  */
 operation?: string
 })
@@ -148,7 +148,7 @@ export interface Everything {
 "trusted-certificate.json"?: TrustedCertificate
 }
 /**
- * What lists tell of a project's backups, so that not every manifest is read for them. It is believed only of manifests that the store lists with the same ETag and size.
+ * What lists show of a project's backups, so that a list need not read every manifest. An entry counts only if the store lists its manifest with the same ETag and size.
  */
 export interface BackupIndex {
 version: 5
@@ -158,11 +158,11 @@ export interface IndexedBackup {
 instance: string
 name: string
 /**
- * The manifest's.
+ * ETag of the manifest.
  */
 etag: string
 /**
- * Bytes of the manifest.
+ * Size of the manifest in bytes.
  */
 manifestSize: number
 created: string
@@ -188,13 +188,13 @@ export interface Tags {
 [k: string]: string
 }
 /**
- * One file for gateway and workers. Each key has an environment variable: s3.accessKey is LXSTOW_S3_ACCESS_KEY; with _FILE added, the value is read from that file.
+ * One file for gateways and workers. Each key can also be set by an environment variable: LXSTOW_S3_ACCESS_KEY sets s3.accessKey, and LXSTOW_S3_ACCESS_KEY_FILE names a file that contains its value.
  */
 export interface Config {
 nats: NatsConfig
 s3: S3Config
 /**
- * The LXD servers, by name. A gateway needs the names only.
+ * The LXD and Incus hosts, by name. A gateway needs only the names.
  */
 remotes: {
 [k: string]: RemoteConfig
@@ -207,21 +207,21 @@ log: LogConfig
 }
 export interface NatsConfig {
 /**
- * Servers of one cluster.
+ * Addresses of the NATS servers, all of one cluster.
  * 
  * @minItems 1
  */
 servers: string[]
 /**
- * User, where the servers ask for one.
+ * User, if the servers require one.
  */
 user?: string
 /**
- * Its password.
+ * Password of `nats.user`.
  */
 password?: string
 /**
- * A token in place of user and password.
+ * Token, instead of user and password.
  */
 token?: string
 /**
@@ -233,7 +233,7 @@ credentials?: string
  */
 nkey?: string
 /**
- * Where answers come to, `_INBOX` by default. One of its own for each user keeps others from reading along: `_INBOX_gateway`.
+ * Beginning of the subjects to which answers are sent. Default: `_INBOX`. Give each NATS user its own, such as `_INBOX_gateway`, so that no user can read another's answers.
  */
 inboxPrefix?: string
 /**
@@ -241,37 +241,37 @@ inboxPrefix?: string
  */
 ca?: string
 /**
- * Path of a PEM file: our client certificate.
+ * Path of a PEM file: lxstow's client certificate.
  */
 certificate?: string
 /**
- * Path of a PEM file: its key.
+ * Path of a PEM file: the key of `nats.certificate`.
  */
 key?: string
 /**
- * For servers with `handshake_first: true`: TLS before their greeting. With `auto` it is not needed.
+ * Start TLS before the server's greeting. Needed for servers with `handshake_first: true`, not for those with `auto`.
  */
 tlsFirst?: boolean
 /**
- * Copies of the stream and the buckets that `lxstow setup` asks for.
+ * Replicas of each stream and bucket that `lxstow setup` creates.
  */
 replicas: number
 /**
- * How long a finished operation can be asked for.
+ * How long the record of a finished operation is kept.
  */
 operationsKeptHours: number
 /**
- * How long a finished run can be asked for, and retried.
+ * How long a finished run is kept, and can be retried.
  */
 runsKeptHours: number
 /**
- * A job over this is refused with 503.
+ * Largest number of queued jobs. Further jobs are refused with 503.
  */
 maxQueuedJobs: number
 }
 export interface S3Config {
 /**
- * The S3 server, with http:// or https://.
+ * URL of the S3 server, with http:// or https://.
  */
 endpoint: string
 /**
@@ -279,15 +279,15 @@ endpoint: string
  */
 folder?: string
 /**
- * The same server as clients reach it, for presigned URLs. Default: `endpoint`.
+ * URL at which clients reach the same server, for presigned URLs. Default: `endpoint`.
  */
 publicEndpoint?: string
 /**
- * `lxstow setup` makes it where there is none.
+ * Name of the bucket. `lxstow setup` creates it if it does not exist.
  */
 bucket: string
 /**
- * The region that requests are signed for.
+ * Region for which requests are signed.
  */
 region: string
 /**
@@ -307,7 +307,7 @@ sessionToken?: string
  */
 checksumHeaders: boolean
 /**
- * Put before each object's key, without a slash at either end.
+ * Beginning of each object's key, without a slash at either end.
  */
 prefix: string
 /**
@@ -315,50 +315,50 @@ prefix: string
  */
 ca?: string
 /**
- * endpoint/bucket/key; false: bucket.endpoint/key.
+ * true: the URL of an object is endpoint/bucket/key. false: it is bucket.endpoint/key.
  */
 pathStyle: boolean
 /**
- * A request over which no byte has moved for so long is given up.
+ * A request is given up if no byte moves for this long.
  */
 idleTimeoutMs: number
 /**
- * A multipart upload as old as this is renewed: MinIO removes one a day after its beginning, finished or not.
+ * A multipart upload of this age is replaced by a new one, because MinIO removes an upload one day after it began, even if it is still in progress.
  */
 uploadMaxAgeMs: number
 /**
- * Tries of each request, the first included.
+ * Tries of each request, including the first.
  */
 attempts: number
 }
 /**
- * With url: LXD or Incus over HTTPS. Else: the unix socket.
+ * With `url`, lxstow connects to LXD or Incus over HTTPS; without it, by the unix socket.
  */
 export interface RemoteConfig {
 /**
- * Path of LXD's or Incus's unix socket. Default: $LXD_DIR/unix.socket, $INCUS_SOCKET or $INCUS_DIR/unix.socket, else that of the one that is installed: LXD's snap, /var/lib/lxd or /var/lib/incus. Where both are, it must be set.
+ * Path of LXD's or Incus's unix socket. Default: $LXD_DIR/unix.socket, $INCUS_SOCKET or $INCUS_DIR/unix.socket, otherwise the socket of the installed server: LXD's snap, /var/lib/lxd or /var/lib/incus. If both LXD and Incus are installed, this key must be set.
  */
 socket?: string
 /**
- * LXD's HTTPS address.
+ * HTTPS address of LXD or Incus.
  */
 url?: string
 /**
- * Backups and restores at a time, over all workers of this remote. Default: as many as they have slots.
+ * Backups and restores at a time, over all workers of this host. Default: as many as the workers have slots.
  */
 transfers?: number
 /**
- * The same for each of its storage pools: that of an instance's root disk counts.
+ * Backups and restores at a time for each of the host's storage pools. The pool of an instance's root disk counts.
  */
 transfersPerPool?: number
 /**
- * Storage pools that are to have another limit: `{"ssd": {"transfers": 4}}`.
+ * Storage pools that have a different limit: `{"ssd": {"transfers": 4}}`.
  */
 pools?: {
 [k: string]: PoolConfig
 }
 /**
- * Path of a PEM file: our client certificate, trusted by that LXD.
+ * Path of a PEM file: lxstow's client certificate, which this host must trust.
  */
 certificate?: string
 /**
@@ -366,26 +366,35 @@ certificate?: string
  */
 key?: string
 /**
- * Path of a PEM file: the one server certificate that is accepted.
+ * Path of a PEM file: the only server certificate that lxstow accepts.
  */
 serverCertificate?: string
 }
 export interface PoolConfig {
+/**
+ * Backups and restores at a time from or to this pool, over all workers of the host.
+ */
 transfers?: number
 }
 export interface GatewayConfig {
 /**
- * Where the API listens; 0.0.0.0 or :: for all interfaces.
+ * Address on which the API listens; 0.0.0.0 or :: for all interfaces.
  */
 address: string
+/**
+ * Port of the API, over HTTPS.
+ */
 port: number
+/**
+ * Address on which `healthPort` listens; 0.0.0.0 or :: for all interfaces.
+ */
 healthAddress: string
 /**
- * /healthz, /readyz and /metrics over plain HTTP.
+ * Port of /healthz, /readyz and /metrics, over plain HTTP.
  */
 healthPort: number
 /**
- * Path of a PEM file: the server's certificate. Without it one is made, self-signed, in stateDir.
+ * Path of a PEM file: the gateway's certificate. Without it, the gateway creates a self-signed one in `stateDir`.
  */
 certificate?: string
 /**
@@ -393,72 +402,75 @@ certificate?: string
  */
 key?: string
 /**
- * Where a self-made certificate is kept. Default: $STATE_DIRECTORY, or ~/.local/state/lxstow.
+ * Directory for the certificate that the gateway creates. Default: $STATE_DIRECTORY, or ~/.local/state/lxstow.
  */
 stateDir?: string
 /**
- * A directory of PEM files: client certificates that are trusted, as admins. Read anew when it changes.
+ * Directory of PEM files. The client certificates in them are trusted, as admins. The gateway reads the directory again when it changes.
  */
 trustDir?: string
 /**
- * Path of a PEM file: a client certificate signed by this CA is trusted, as an admin.
+ * Path of a PEM file: client certificates that this CA has signed are trusted, as admins.
  */
 trustCa?: string
 /**
- * Where clients reach the gateway, each as host:port: for tokens. Default: where it listens.
+ * Addresses at which clients reach the gateway, as host:port. Tokens contain them. Default: the address on which it listens.
  * 
  * @minItems 1
  */
 advertise?: string[]
 /**
- * How long a token can be used, unless it is asked for otherwise.
+ * How long a token can be used, unless the request for the token says otherwise.
  */
 tokenExpiryHours: number
 /**
- * Over so many refused calls of untrusted clients from one address, all further ones get 429; a wrong token counts as 10.
+ * Refused calls a minute of untrusted clients from one address. Above this number, their calls get 429. Attempts to use a token are counted separately; a wrong token adds 10.
  */
 refusalsPerMinute: number
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 defaultRemote: string
+/**
+ * Largest JSON body of a request; for a client that is not trusted, at most 64 KiB. Uploaded archives may be larger.
+ */
 bodyLimitBytes: number
 /**
- * How long DELETE waits for the worker.
+ * How long the gateway waits for a worker to delete a backup before it answers the DELETE request.
  */
 deleteTimeoutMs: number
 /**
- * How long a question to a worker may take.
+ * How long the gateway waits for a worker's answer to a look-up.
  */
 askTimeoutMs: number
 /**
- * How long the workers may take to say which instances, projects and pools there are; those of a remote that takes longer are left out.
+ * How long the gateway waits for the workers to list instances, projects and storage pools. Hosts that take longer are left out.
  */
 inventoryTimeoutMs: number
 /**
- * An instance whose last backup is older than this is overdue (docs/status.md). A day and two hours is what a daily backup may take.
+ * An instance whose last backup is older than this is overdue (docs/status.md). The default, a day and two hours, suits daily backups.
  */
 backupMaxAgeHours: number
 /**
- * Exports and uploads at a time, each with two to six parts in memory; more are refused with 503.
+ * Exports and uploads at a time. Each keeps two to six parts in memory. Further ones are refused with 503.
  */
 transfers: number
 /**
- * The same of one client, so that it leaves room for others. Default: half of `transfers`, rounded up.
+ * Exports and uploads of one client at a time, so that other clients have room. Default: half of `transfers`, rounded up.
  */
 transfersPerClient?: number
 /**
- * What LXD refuses in restricted projects (privileged containers, `raw.*`, devices and paths of the host, …), in uploads and restores of clients that are restricted to projects. Into a project that is restricted on LXD, LXD decides ([security.md](security.md#what-restricted-clients-may-restore)).
+ * What happens if a client that is restricted to projects uploads or restores what LXD refuses in restricted projects: privileged containers, `raw.*`, devices and paths of the host, … If LXD restricts the project, LXD itself decides ([security.md](security.md#what-restricted-clients-may-restore)).
  */
 restrictedRestores: ("refuse" | "allow")
 /**
- * A client that takes or sends nothing for so long in an export or upload is cut off, and so is one that takes or sends less than 1 KiB for each second of it.
+ * A client is cut off if its export or upload moves nothing for this long, or less than 1 KiB for each second of this time.
  */
 clientIdleTimeoutMs: number
 }
 export interface WorkerConfig {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote: string
 /**
@@ -466,63 +478,69 @@ remote: string
  */
 slots: number
 /**
- * How often a job is begun before it fails for good; attempts that an outage ended do not count.
+ * Attempts at a job before it fails for good. Attempts that an outage ended do not count.
  */
 attempts: number
 /**
- * How long a job waits for S3 or LXD that are away, full, or do not let us in, before it fails for good.
+ * How long a job waits while S3 or LXD is away, is full, or rejects lxstow's credentials, before the job fails for good.
  */
 patienceHours: number
 /**
- * After SIGTERM: how long running jobs may go on before they are handed back.
+ * How long running jobs may continue after SIGTERM before they return to the queue.
  */
 graceMs: number
+/**
+ * Address on which `healthPort` listens; 0.0.0.0 or :: for all interfaces.
+ */
 healthAddress: string
+/**
+ * Port of /healthz, /readyz and /metrics, over plain HTTP.
+ */
 healthPort: number
 /**
- * A worker that does not renew for so long is taken for dead.
+ * A worker that does not renew its lease for this long counts as dead.
  */
 leaseTtlMs: number
 /**
- * How often leases are renewed and NATS is told that a job is being worked on.
+ * How often the worker renews its leases, and tells NATS that it is still working on its jobs.
  */
 heartbeatMs: number
 /**
- * An LXD operation or export whose progress stands still for so long is given up.
+ * An LXD operation or export is given up if it makes no progress for this long.
  */
 lxdIdleTimeoutMs: number
 /**
- * What all slots together may read a second, of LXD for backups and of the store for restores: `20MiB`, `off`, or by the hours here: `08:00,512KiB 19:00,10MiB 23:00,off` ([limits.md](limits.md)).
+ * How much all slots together may read per second, from LXD for backups and from the store for restores: `20MiB`, `off`, or a timetable in the worker's time zone, such as `08:00,512KiB 19:00,10MiB 23:00,off` ([limits.md](limits.md)).
  */
 bandwidth: string
 /**
- * So many parts of 16 MiB a backup sends at a time, while one more is filled; more only for a store that is far away.
+ * How many parts of 16 MiB a backup sends at a time, while it fills one more. A larger number helps only if the store is far away.
  */
 partsInFlight: number
 /**
- * So much of an export is sent while LXD is still writing it; 0: nothing, before LXD has said that it is whole.
+ * How much of an export is sent while LXD is still writing it. 0: nothing is sent before LXD reports that the export is complete.
  */
 sendAheadMiB: number
 /**
- * Where a job does not say.
+ * The compression if a job does not choose one.
  */
 compression: ("gzip" | "zstd" | "none")
 /**
- * How often leftovers are looked for and removed; 0: only by `lxstow janitor`.
+ * How often the worker looks for leftovers and removes them. 0: only `lxstow janitor` does so.
  */
 janitorEveryMinutes: number
 /**
- * A leftover that no operation is known to have made is removed when it is older than this.
+ * A leftover that belongs to no known operation is removed when it is older than this.
  */
 janitorGraceHours: number
 /**
- * How often the workers of a remote look which instances LXD has, for `lxstow status`.
+ * How often the workers of a host list its instances, for `lxstow status`.
  */
 inventoryEverySeconds: number
 }
 export interface NotifyConfig {
 /**
- * URLs that are told how operations ended ([notifications.md](notifications.md)). `lxstow config` shows their hosts only.
+ * Webhooks: URLs to which a notice of each operation's end is posted ([notifications.md](notifications.md)). `lxstow config` shows only their hosts.
  * 
  * @maxItems 20
  * 
@@ -530,7 +548,7 @@ export interface NotifyConfig {
  */
 endpoints: string[]
 /**
- * Which ends `endpoints` are told. Who is named in a request is told its end, whichever it is.
+ * Which ends are posted to `notify.endpoints`. A webhook that a request names gets the notice of every end of its operation.
  * 
  * @minItems 1
  */
@@ -540,53 +558,56 @@ events: ("success" | "failed" | "cancelled")[]
  */
 children: boolean
 /**
- * What notices are signed with: `whsec_` and the base64 of 24 bytes or more. Several, with spaces between: signed with each, to change it. Without it they are not signed.
+ * The secret that signs notices: `whsec_` and the base64 of 24 bytes or more. To change it, set several secrets, separated by spaces: notices are then signed with each. Without a secret, notices are not signed.
  */
 secret?: string
 /**
- * Whether a request or a job may name an endpoint of its own, as `notifyEndpoint`.
+ * Whether a request or a job may name a webhook of its own, as `notifyEndpoint`.
  */
 requests: boolean
 /**
- * What such an endpoint must begin with: `https://hooks.example.net/backups`. When none is given: any address on the Internet, none of this host or of private networks.
+ * What the URL of such a webhook must begin with, such as `https://hooks.example.net/backups`. If the list is empty, it may be any address on the Internet, but none of this host or of a private network.
  * 
  * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
 allowed: string[]
 /**
- * Path of a PEM file: CAs of endpoints, in the place of the system's.
+ * Path of a PEM file: CAs for the webhooks' certificates, instead of the system's CAs.
  */
 ca?: string
 /**
- * How long an endpoint may take to answer.
+ * How long a webhook may take to answer.
  */
 timeoutMs: number
 /**
- * A notice that no try has delivered for so long is given up, and said in the log.
+ * A notice that could not be delivered for this long is given up, and the gateway logs that.
  */
 giveUpAfterHours: number
 }
 export interface GzipConfig {
 /**
- * ISA-L, by name or path (Debian: package libisal2): the same at a third of zlib's CPU, CRC-32 too. Where it cannot be used, or this is empty, zlib does it.
+ * The ISA-L library, by name or path (Debian: package libisal2). It compresses, and computes CRC-32, with a third of zlib's CPU time. If it cannot be used, or if this key is empty, lxstow uses zlib.
  */
 library: string
 }
 export interface LogConfig {
+/**
+ * The least severe level that is logged.
+ */
 level: ("error" | "warn" | "info" | "debug")
 /**
- * auto: text on a terminal, else JSON.
+ * auto: text on a terminal, otherwise JSON.
  */
 format: ("json" | "text" | "auto")
 }
 /**
- * What the REST API answers with, in LXD's envelopes. Clients must take further fields.
+ * The answers of the REST API, in LXD's envelopes. Clients must accept additional fields.
  */
 export interface HttpAnswers {
 [k: string]: unknown
 }
 /**
- * What LXD takes at PUT and PATCH /1.0/certificates/{fingerprint}, and a role. As in LXD, unknown fields are ignored.
+ * The body of PUT and PATCH /1.0/certificates/{fingerprint}: LXD's fields, and a role. As in LXD, unknown fields are ignored.
  */
 export interface CertificatePutBody {
 /**
@@ -601,18 +622,18 @@ certificate?: string
 restricted?: boolean
 projects?: (null | Projects)
 /**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ * An admin may do everything; an operator may make, restore and delete backups; a viewer may only see them.
  */
 role?: ("admin" | "operator" | "viewer")
 }
 /**
- * What LXD takes at POST /1.0/certificates, and a role and an expiry. As in LXD, unknown fields are ignored.
+ * The body of POST /1.0/certificates: LXD's fields, a role and an expiry. As in LXD, unknown fields are ignored.
  */
 export interface CertificatesPostBody {
 name?: (("" | string) & string)
 type?: ("" | "client")
 /**
- * DER in base64, or PEM; without it, the connection's own is meant.
+ * DER in base64, or PEM. Default: the certificate of the connection.
  */
 certificate?: string
 /**
@@ -627,16 +648,16 @@ trust_token?: string
 restricted?: boolean
 projects?: (null | Projects)
 /**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ * An admin may do everything; an operator may make, restore and delete backups; a viewer may only see them.
  */
 role?: ("admin" | "operator" | "viewer")
 /**
- * Of a token; else after gateway.tokenExpiryHours.
+ * When the token expires. Default: after gateway.tokenExpiryHours.
  */
 expires_at?: string
 }
 /**
- * What LXD takes at POST /1.0/instances/{name}/backups. As in LXD, unknown fields are ignored.
+ * The body of POST /1.0/instances/{name}/backups, with LXD's fields. As in LXD, unknown fields are ignored.
  */
 export interface CreateBackupBody {
 name?: (("" | string) & string)
@@ -653,7 +674,7 @@ object_lock?: ObjectLock
  */
 notifyEndpoint?: string
 /**
- * Taken, as LXD's clients send it; lxstow keeps backups until they are deleted.
+ * Accepted, because LXD's clients send it, but ignored: lxstow keeps backups until they are deleted.
  */
 expires_at?: (string | null)
 }
@@ -665,11 +686,11 @@ mode: ("governance" | "compliance")
 days: number
 }
 /**
- * A batch of backups as one thing: which instances, and how. Unknown fields are refused.
+ * A run to start: which instances to back up, and how. Unknown fields are refused.
  */
 export interface CreateRunBody {
 /**
- * The run's id. The same request with the same id again is the same run.
+ * The run's id. If the request is sent again with the same id, no second run is started.
  */
 id?: string
 selector: RunSelector
@@ -689,75 +710,75 @@ notifyEndpoint?: string
 ping?: string
 }
 /**
- * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
+ * Chooses instances: those that meet all conditions given here. A run needs one of `all`, `instances` and `match`. Instances with user.lxstow.exclude=true are never chosen.
  */
 export interface RunSelector {
 /**
- * All of them, of the projects and remotes that are given.
+ * All instances of the given projects and hosts.
  */
 all?: boolean
 instances?: Patterns
 exclude?: Patterns1
 projects?: Projects1
 /**
- * LXD servers of the configuration; all without it.
+ * Only instances of these hosts. Default: all hosts of the configuration.
  * 
  * @maxItems 1000
  * 
- * Items: A name in `remotes` of the configuration: an LXD server or cluster.
+ * Items: The name of a host: a key in `remotes` of the configuration.
  */
 remotes?: string[]
 /**
- * And those, of these projects and remotes, that name this schedule in user.lxstow.schedule.
+ * Also choose the instances of these projects and hosts that name this schedule in user.lxstow.schedule.
  */
 schedule?: string
 /**
- * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
+ * Conditions that must all be met: `key=value`, `key!=value` or `key`. A key is name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
  * 
  * @maxItems 20
  */
 match?: string[]
 }
 /**
- * Behind each backup, those of its instance that this does not keep are deleted.
+ * After each successful backup, those backups of its instance that this rule does not keep are deleted.
  */
 export interface KeepRule {
 /**
- * The last n backups. -1, here and below: without end.
+ * Keep the last n backups. Here and below, -1 keeps all.
  */
 keep_last?: number
 /**
- * Of the last n hours that have backups, each one's last.
+ * Keep the last backup of each of the last n hours that have backups.
  */
 keep_hourly?: number
 /**
- * The same by days.
+ * The same for days.
  */
 keep_daily?: number
 /**
- * The same by weeks, which begin on Monday.
+ * The same for weeks, which begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same by months.
+ * The same for months.
  */
 keep_monthly?: number
 /**
- * The same by years.
+ * The same for years.
  */
 keep_yearly?: number
 /**
- * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
- * Those with one of these tags: a key, or key=value.
+ * Keep backups with one of these tags: a key, or key=value.
  * 
  * @maxItems 100
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says; 1 without it.
+ * Keep the newest n backups, whatever the other options say. Default: 1.
  */
 min_good?: number
 /**
@@ -765,26 +786,26 @@ min_good?: number
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ * IANA name of the time zone of the hours, days, weeks, months and years: Europe/Berlin. Default: UTC.
  */
 zone?: string
 }
 /**
- * What to keep of a project's backups, instance by instance.
+ * Which backups of a project to keep. The rule is applied to each instance separately.
  */
 export interface PruneBody {
 keep: KeepRule1
 /**
- * Of these instances only. Without: of all in the project that have backups, also of those that are gone.
+ * Only backups of these instances. Default: of all instances of the project that have backups, including instances that no longer exist.
  * 
  * @minItems 1
  * @maxItems 10000
  * 
- * Items: An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * Items: An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instances?: string[]
 /**
- * Delete nothing; say of each backup what would become of it.
+ * Delete nothing; answer what would happen to each backup.
  */
 dry_run?: boolean
 /**
@@ -793,45 +814,45 @@ dry_run?: boolean
 notifyEndpoint?: string
 }
 /**
- * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ * Which backups of an instance are kept. A backup is kept if at least one of these options keeps it; otherwise it may be deleted. The names are restic's, except for min_good and zone.
  */
 export interface KeepRule1 {
 /**
- * The last n backups. -1, here and below: without end.
+ * Keep the last n backups. Here and below, -1 keeps all.
  */
 keep_last?: number
 /**
- * Of the last n hours that have backups, each one's last.
+ * Keep the last backup of each of the last n hours that have backups.
  */
 keep_hourly?: number
 /**
- * The same by days.
+ * The same for days.
  */
 keep_daily?: number
 /**
- * The same by weeks, which begin on Monday.
+ * The same for weeks, which begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same by months.
+ * The same for months.
  */
 keep_monthly?: number
 /**
- * The same by years.
+ * The same for years.
  */
 keep_yearly?: number
 /**
- * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
- * Those with one of these tags: a key, or key=value.
+ * Keep backups with one of these tags: a key, or key=value.
  * 
  * @maxItems 100
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says; 1 without it.
+ * Keep the newest n backups, whatever the other options say. Default: 1.
  */
 min_good?: number
 /**
@@ -839,16 +860,16 @@ min_good?: number
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ * IANA name of the time zone of the hours, days, weeks, months and years: Europe/Berlin. Default: UTC.
  */
 zone?: string
 }
 /**
- * Where and how to restore. What is left out is as it was when the backup was made.
+ * Where and how to restore. The defaults of name, project and target are those of the backup.
  */
 export interface RestoreBackupBody {
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 name?: string
 /**
@@ -860,24 +881,24 @@ pool?: string
  */
 project?: string
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 target?: string
 /**
- * Put the restored instance in the place of one that exists. On any failure that one stays as it was.
+ * Replace an existing instance of this name. If anything fails, the existing instance stays as it was.
  */
 replace?: boolean
 start?: boolean
 /**
- * Keep UUID, MACs and cloud-init identity of the archive, although an instance of that server has them, too: a restore under another name gets its own.
+ * Keep the archive's UUID, MAC addresses and cloud-init identity, even if another instance on the host has them. Otherwise, a restore under another name then gets its own.
  */
 keep_identity?: boolean
 /**
- * False: without its network devices, for a look inside.
+ * False: restore without network devices, to inspect the data.
  */
 network?: boolean
 /**
- * Send the archive although the server is known not to take it.
+ * Send the archive even if the host is known to refuse it.
  */
 anyway?: boolean
 /**
@@ -886,11 +907,11 @@ anyway?: boolean
 notifyEndpoint?: string
 }
 /**
- * A new run of what failed in another. Unknown fields are refused.
+ * A new run of the backups that failed in another run. Unknown fields are refused.
  */
 export interface RetryRunBody {
 /**
- * The new run's id; the same again is the same run.
+ * The new run's id. If the request is sent again with the same id, no second run is started.
  */
 id?: string
 }
@@ -902,28 +923,28 @@ reason?: string
 until?: string
 }
 /**
- * When which instances are backed up, and how: kept as it was written. Unknown fields are refused.
+ * Which instances are backed up, when, and how. The schedule is kept as it was written. Unknown fields are refused.
  */
 export interface ScheduleBody {
 description?: string
 /**
- * Minute, hour, day, month and weekday as cron has them, or @hourly, @daily, @weekly, @monthly, @yearly.
+ * Minute, hour, day, month and weekday, as in cron; or @hourly, @daily, @weekly, @monthly, @yearly.
  */
 cron: string
 /**
- * The time zone whose clock is meant, as IANA names it: Europe/Berlin. UTC without it.
+ * IANA name of the rule's time zone: Europe/Berlin. Default: UTC.
  */
 zone?: string
 /**
- * Each instance begins up to so much later, and always by the same part of it: 30m.
+ * The backup of each instance begins up to this much later, each time by the same delay: 30m.
  */
 jitter?: string
 /**
- * When backups may begin, by the same clock: 01:00-05:00. What has not begun at its end is skipped, and is the first the next time.
+ * The times between which backups may begin, in the same time zone: 01:00-05:00. An instance whose backup has not begun when the window ends is skipped, and comes first in the next run.
  */
 window?: string
 /**
- * What becomes of a time at which no gateway was at work: it is made up for once, which is usual, or recorded as missed.
+ * What happens after times at which no gateway was running. once (the default): one run makes up for them. never: they are recorded as missed.
  */
 catch_up?: ("once" | "never")
 selector?: RunSelector1
@@ -943,75 +964,75 @@ notifyEndpoint?: string
 ping?: string
 }
 /**
- * Which instances: those that fit all that is given. One of `all`, `instances` and `match` must be given. Instances with user.lxstow.exclude=true are never among them.
+ * Chooses instances: those that meet all conditions given here. A run needs one of `all`, `instances` and `match`. Instances with user.lxstow.exclude=true are never chosen.
  */
 export interface RunSelector1 {
 /**
- * All of them, of the projects and remotes that are given.
+ * All instances of the given projects and hosts.
  */
 all?: boolean
 instances?: Patterns
 exclude?: Patterns1
 projects?: Projects1
 /**
- * LXD servers of the configuration; all without it.
+ * Only instances of these hosts. Default: all hosts of the configuration.
  * 
  * @maxItems 1000
  * 
- * Items: A name in `remotes` of the configuration: an LXD server or cluster.
+ * Items: The name of a host: a key in `remotes` of the configuration.
  */
 remotes?: string[]
 /**
- * And those, of these projects and remotes, that name this schedule in user.lxstow.schedule.
+ * Also choose the instances of these projects and hosts that name this schedule in user.lxstow.schedule.
  */
 schedule?: string
 /**
- * `key=value`, `key!=value` or `key`, all of which must fit: name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
+ * Conditions that must all be met: `key=value`, `key!=value` or `key`. A key is name, status, type, architecture, location, or a key of the instance's configuration (`user.backup=daily`).
  * 
  * @maxItems 20
  */
 match?: string[]
 }
 /**
- * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ * Which backups of an instance are kept. A backup is kept if at least one of these options keeps it; otherwise it may be deleted. The names are restic's, except for min_good and zone.
  */
 export interface KeepRule2 {
 /**
- * The last n backups. -1, here and below: without end.
+ * Keep the last n backups. Here and below, -1 keeps all.
  */
 keep_last?: number
 /**
- * Of the last n hours that have backups, each one's last.
+ * Keep the last backup of each of the last n hours that have backups.
  */
 keep_hourly?: number
 /**
- * The same by days.
+ * The same for days.
  */
 keep_daily?: number
 /**
- * The same by weeks, which begin on Monday.
+ * The same for weeks, which begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same by months.
+ * The same for months.
  */
 keep_monthly?: number
 /**
- * The same by years.
+ * The same for years.
  */
 keep_yearly?: number
 /**
- * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
- * Those with one of these tags: a key, or key=value.
+ * Keep backups with one of these tags: a key, or key=value.
  * 
  * @maxItems 100
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says; 1 without it.
+ * Keep the newest n backups, whatever the other options say. Default: 1.
  */
 min_good?: number
 /**
@@ -1019,12 +1040,12 @@ min_good?: number
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ * IANA name of the time zone of the hours, days, weeks, months and years: Europe/Berlin. Default: UTC.
  */
 zone?: string
 }
 /**
- * A schedule to be made.
+ * A schedule to create.
  */
 export interface SchedulesPostBody {
 /**
@@ -1034,18 +1055,18 @@ name: string
 definition: ScheduleBody
 }
 /**
- * What can be changed of a backup. PUT: what is left out becomes empty. PATCH: it stays, and a tag of null is removed. The other fields are taken as GET shows them, and change nothing.
+ * What can be changed about a backup. With PUT, tags and notes that are left out become empty. With PATCH, they stay, and a tag whose value is null is removed. The other fields of GET's answer are accepted, and change nothing.
  */
 export interface UpdateBackupBody {
 tags?: {
 [k: string]: string | null
 }
 /**
- * What people want to remember of a backup.
+ * What people want to remember about a backup.
  */
 notes?: string
 /**
- * A pinned backup is not deleted. What is left out stays, by PUT too.
+ * A pinned backup cannot be deleted. If this field is left out, the pin stays as it is, even with PUT.
  */
 pinned?: boolean
 /**
@@ -1079,27 +1100,27 @@ server_version?: unknown
 writer?: unknown
 }
 /**
- * What is known of one instance, kept in the bucket lxstow_instances under <remote>.<project>.<instance>. Each field has one writer; all of it can be made again from the bucket in S3 and from LXD (`lxstow rebuild`).
+ * What is known about one instance, kept in the bucket lxstow_instances under <remote>.<project>.<instance>. Each field has one writer. `lxstow rebuild` can make the whole record again from the bucket in S3 and from LXD.
  */
 export interface InstanceRecord {
 seen?: SeenInstance
 good?: GoodBackup
 /**
- * When a backup of it was deleted last. A report of a backup that was made before is looked into: it may be the deleted one.
+ * When a backup of the instance was last deleted. A report of a backup that was made before this time is checked, because it may be about the deleted one.
  */
 removed?: string
 last?: LastBackupJob
 }
 /**
- * What the inventory found in LXD. Written only when it changes. Absent: no inventory has met the instance yet.
+ * What the inventory found in LXD; written only when it changes. Absent if no inventory has found the instance yet.
  */
 export interface SeenInstance {
 /**
- * When it was found to be so.
+ * When the inventory found this.
  */
 at: string
 /**
- * user.lxstow.exclude is true, on it or by a profile.
+ * user.lxstow.exclude is true, on the instance or on a profile.
  */
 excluded: boolean
 /**
@@ -1107,13 +1128,13 @@ excluded: boolean
  */
 schedules?: string[]
 /**
- * volatile.uuid, by which a renamed instance is known again.
+ * volatile.uuid, by which a renamed instance is recognised.
  */
 uuid?: string
 keep?: InstanceKeep
 was?: NamedInstance
 /**
- * Since when LXD does not have it under this name.
+ * Since when LXD has had no instance of this name.
  */
 gone?: string
 renamed?: NamedInstance
@@ -1132,7 +1153,7 @@ export interface InstanceKeep {
 "keep-tag"?: string
 }
 /**
- * What a renamed or moved instance `was` called before, or was `renamed` to.
+ * The other name of a renamed or moved instance: its old name in `was`, its new name in `renamed`.
  */
 export interface NamedInstance {
 /**
@@ -1140,20 +1161,20 @@ export interface NamedInstance {
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 }
 /**
- * The youngest backup that is in the store, written by who writes or deletes its manifest.
+ * The newest backup in the store; written by the process that writes or deletes a manifest.
  */
 export interface GoodBackup {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup: string
 /**
- * When it was made, by its manifest.
+ * When the backup was made, according to its manifest.
  */
 at: string
 /**
@@ -1162,18 +1183,18 @@ at: string
 size: number
 }
 /**
- * How the last backup job of it ended, written by who ended it.
+ * How the instance's last backup job ended; written by the process that ended it.
  */
 export interface LastBackupJob {
 operation: string
 /**
- * The run that it belonged to.
+ * The run that the job belonged to.
  */
 run?: string
 at: string
 outcome: ("success" | "failure" | "cancelled")
 /**
- * Why, where it did not end well.
+ * Why the job did not succeed.
  */
 reason?: string
 }
@@ -1182,15 +1203,15 @@ reason?: string
  */
 export interface BackupJob {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup?: string
 /**
- * How the archive is stored.
+ * How the archive is compressed.
  */
 compression?: ("gzip" | "zstd" | "none")
 /**
- * The storage driver's own format. Restorable only into a pool of the same driver.
+ * Use the storage driver's own format, which can be restored only to a pool with the same driver.
  */
 optimized?: boolean
 /**
@@ -1204,13 +1225,13 @@ tags?: Tags
  */
 notifyEndpoint?: string
 /**
- * The run that it is part of.
+ * The run that the backup is part of.
  */
 run?: string
 requestor?: Requestor
 }
 /**
- * Who asked, as LXD's lifecycle events word it.
+ * The client that made the request, in the form of LXD's lifecycle events.
  */
 export interface Requestor {
 /**
@@ -1225,7 +1246,7 @@ address?: string
  */
 export interface DeleteJob {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup: string
 /**
@@ -1235,7 +1256,7 @@ notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
- * Delete what the rule does not keep of the backups of the instance that the subject names: lxstow.jobs.<remote>.prune.<project>.<instance>.
+ * Delete those backups of an instance that the rule does not keep. The subject names the instance: lxstow.jobs.<remote>.prune.<project>.<instance>.
  */
 export interface PruneJob {
 keep: KeepRule1
@@ -1244,25 +1265,25 @@ keep: KeepRule1
  */
 notifyEndpoint?: string
 /**
- * The run behind whose backup it comes.
+ * The run whose backup this prune follows.
  */
 run?: string
 requestor?: Requestor
 }
 /**
- * Restore a backup as the instance that the subject names: lxstow.jobs.<remote>.restore.<project>.<instance>. It must not exist yet.
+ * Restore a backup as the instance that the subject names: lxstow.jobs.<remote>.restore.<project>.<instance>. The instance must not exist yet, unless `replace` is true.
  */
 export interface RestoreJob {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup: string
 /**
- * Whose backup it is. What is left out is as in the subject.
+ * The instance whose backup it is. Fields that are left out are as in the subject.
  */
 source?: {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote?: string
 /**
@@ -1270,7 +1291,7 @@ remote?: string
  */
 project?: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance?: string
 }
@@ -1279,23 +1300,23 @@ instance?: string
  */
 pool?: string
 /**
- * An instance of that name that is there gives way, once the restored one is proved good; it is deleted last.
+ * Replace an existing instance of this name. The existing instance is deleted last, after the restored one has taken its place.
  */
 replace?: boolean
 /**
- * Start the instance when it is restored.
+ * Start the instance after it is restored.
  */
 start?: boolean
 /**
- * Keep UUID, MACs and cloud-init identity of the archive, although an instance of that server has them, too.
+ * Keep the archive's UUID, MAC addresses and cloud-init identity, even if another instance on the host has them.
  */
 keep_identity?: boolean
 /**
- * False: without its network devices, for a look inside.
+ * False: restore without network devices, to inspect the data.
  */
 network?: boolean
 /**
- * Send the archive although the server is known not to take it.
+ * Send the archive even if the host is known to refuse it.
  */
 anyway?: boolean
 /**
@@ -1305,7 +1326,7 @@ notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
- * What makes an archive a backup: all that a restore on an empty host needs. Unknown fields are kept.
+ * The manifest makes an archive a backup: it contains what a restore on an empty host needs beside the archive. Unknown fields are kept.
  */
 export interface Manifest {
 version: 1
@@ -1322,11 +1343,11 @@ source?: ManifestSource
 }
 export interface ManifestBackup {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 name: string
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote: string
 /**
@@ -1334,17 +1355,17 @@ remote: string
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 created: string
 tags: Tags
 /**
- * What people want to remember of a backup.
+ * What people want to remember about a backup.
  */
 notes?: string
 /**
- * It is not deleted, whatever asks for it, until it is unpinned.
+ * The backup cannot be deleted until it is unpinned.
  */
 pinned?: boolean
 /**
@@ -1372,7 +1393,7 @@ size: number
  */
 rawSize: number
 /**
- * How the archive is stored.
+ * How the archive is compressed.
  */
 compression: ("gzip" | "zstd" | "none")
 optimized: boolean
@@ -1390,11 +1411,11 @@ parts: Part[]
 export interface Part {
 number: number
 /**
- * The first byte of the tar that this part holds.
+ * Offset in the tar of the first byte of this part.
  */
 rawStart: number
 /**
- * One past the last.
+ * Offset in the tar of the byte after the last byte of this part.
  */
 rawEnd: number
 /**
@@ -1404,7 +1425,7 @@ size: number
 etag: string
 sha256: string
 /**
- * As S3 writes it: base64 of the big-endian sum.
+ * CRC-32 as S3 writes it: the base64 of the big-endian value.
  */
 crc32: string
 }
@@ -1441,7 +1462,7 @@ version: string
 extensions?: string[]
 }
 /**
- * The object that an adopted backup is a copy of.
+ * The object from which an adopted backup was copied.
  */
 export interface ManifestSource {
 endpoint: string
@@ -1451,13 +1472,13 @@ etag: string
 size: number
 }
 /**
- * The words that every other schema shares.
+ * Definitions that the other schemas share.
  */
 export interface Names {
 [k: string]: unknown
 }
 /**
- * Bodies of requests and answers over NATS. An empty request means {}. services/gateway/natsApi/endpoints.ts has their subjects.
+ * Bodies of requests and answers over NATS. An empty request means {}. The subjects are in services/gateway/natsApi/endpoints.ts.
  */
 export interface NatsApi {
 listRequest?: ListRequest
@@ -1484,17 +1505,17 @@ error?: NatsApiError
 }
 export interface ListRequest {
 /**
- * At most so many; fewer where more would not fit a message.
+ * Largest number of items. The answer has fewer if they would not fit into a message.
  */
 limit?: number
 /**
- * `next` of the page before.
+ * `next` of the previous page.
  */
 after?: string
 }
 export interface BackupRequest {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup: string
 }
@@ -1504,11 +1525,11 @@ export interface OperationsRequest {
  */
 status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * At most so many; fewer where more would not fit a message.
+ * Largest number of items. The answer has fewer if they would not fit into a message.
  */
 limit?: number
 /**
- * `next` of the page before.
+ * `next` of the previous page.
  */
 after?: string
 }
@@ -1518,7 +1539,7 @@ id: string
 export interface WaitRequest {
 id: string
 /**
- * Seconds. When they are over, the operation is answered as it is then.
+ * How many seconds to wait. After that, the answer is the operation as it is then.
  */
 timeout?: number
 }
@@ -1532,24 +1553,24 @@ state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
  */
 older_than?: string
 /**
- * At most so many; fewer where more would not fit a message.
+ * Largest number of items. The answer has fewer if they would not fit into a message.
  */
 limit?: number
 /**
- * `next` of the page before.
+ * `next` of the previous page.
  */
 after?: string
 }
 export interface StatusPage {
 instances: Instances
 /**
- * There is more: ask again with this as `after`.
+ * Present if there are more items: send the request again with this value as `after`.
  */
 next?: string
 }
 export interface InstanceStatus {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 host: string
 /**
@@ -1557,15 +1578,15 @@ host: string
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 /**
- * docs/status.md says what each is, and what to do.
+ * docs/status.md explains each state, and what to do about it.
  */
 state: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
 /**
- * When its youngest backup in the store was made; null where there is none.
+ * When the instance's newest backup in the store was made; null if it has none.
  */
 last_success: (string | null)
 /**
@@ -1582,7 +1603,7 @@ reason: string
 export interface BackupPage {
 backups: Backups
 /**
- * There is more: ask again with this as `after`.
+ * Present if there are more items: send the request again with this value as `after`.
  */
 next?: string
 }
@@ -1591,11 +1612,11 @@ next?: string
  */
 export interface ListedBackup {
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 name: string
 /**
- * When it was made.
+ * When the backup was made.
  */
 created: string
 /**
@@ -1603,11 +1624,11 @@ created: string
  */
 created_at: string
 /**
- * LXD's; never: nothing expires by itself.
+ * Always LXD's value for “never”: backups do not expire by themselves.
  */
 expires_at: "0001-01-01T00:00:00Z"
 /**
- * Bytes of the archive, as far as it is stored.
+ * Size of the archive in bytes; while the backup is being made, the bytes stored so far.
  */
 size: number
 optimized: boolean
@@ -1617,16 +1638,16 @@ optimized: boolean
 optimized_storage: boolean
 compressed: boolean
 /**
- * Without the instance's snapshots.
+ * True if the backup does not contain the instance's snapshots.
  */
 instance_only: boolean
 /**
- * The same, by the name that LXD had for it.
+ * The same as `instance_only`, under LXD's old name.
  */
 container_only: boolean
 tags: Tags
 /**
- * It is not deleted until it is unpinned.
+ * The backup cannot be deleted until it is unpinned.
  */
 pinned: boolean
 /**
@@ -1638,7 +1659,7 @@ held: boolean
  */
 locked_until: (string | null)
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 /**
@@ -1646,17 +1667,17 @@ instance: string
  */
 project: string
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 location: string
 }
 export interface OperationPage {
 /**
- * The newest first.
+ * Newest first.
  */
 operations: ShownOperation[]
 /**
- * There is more: ask again with this as `after`.
+ * Present if there are more items: send the request again with this value as `after`.
  */
 next?: string
 }
@@ -1671,12 +1692,12 @@ created_at: string
 updated_at: string
 status: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * 200 and above: it has ended, at `updated_at`.
+ * 200 or more: the operation has ended, at `updated_at`.
  */
 status_code: (105 | 103 | 104 | 200 | 400 | 401)
 resources?: Resources
 /**
- * Progress as in operation.json, the stage while it runs; `code` (docs/troubleshooting.md) where it failed; `run`, the id of the run that a backup is part of; of a restore `source`: whose backup it is, `location`, `project`, `instance`, `name`.
+ * Progress as in operation.json, with the stage while the operation runs; `code` (docs/troubleshooting.md) if it failed; `run`, the id of the run that a backup is part of; for a restore, `source`: the backup that it reads, as `location`, `project`, `instance` and `name`.
  */
 metadata?: {
 
@@ -1692,11 +1713,11 @@ export interface Resources {
 [k: string]: string[]
 }
 /**
- * What a rule makes of a backup.
+ * What a rule decides about a backup.
  */
 export interface PruneVerdict {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 location: string
 /**
@@ -1704,11 +1725,11 @@ location: string
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup: string
 created: string
@@ -1718,7 +1739,7 @@ created: string
 size: number
 action: ("keep" | "delete")
 /**
- * Why it is kept: `daily 2026-11-28`, `pinned`. Empty where no rule keeps it.
+ * Why the backup is kept: `daily 2026-11-28`, `pinned`. Empty if nothing keeps it.
  */
 reasons: string[]
 }
@@ -1735,13 +1756,13 @@ created_at: string
 updated_at: string
 requestor?: Requestor
 /**
- * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
+ * Times up to this one are settled. It is when the schedule was created, changed or resumed, or when it was last due.
  */
 since: string
 last?: ScheduleLast
 paused?: SchedulePause
 /**
- * With the offset of its zone; absent while it is paused.
+ * When the schedule is next due, with the offset of its zone. Absent while the schedule is paused.
  */
 next?: string
 /**
@@ -1750,35 +1771,35 @@ next?: string
 owner_trouble?: string
 }
 /**
- * The last time at which it was due.
+ * The last time at which the schedule was due.
  */
 export interface ScheduleLast {
 /**
- * The local time as the rule says it.
+ * The local time at which the schedule was due.
  */
 slot: string
 at: string
 run: string
 }
 /**
- * While it is paused nothing is due.
+ * A paused schedule is never due.
  */
 export interface SchedulePause {
 since: string
 /**
- * Fingerprint of the client.
+ * Fingerprint of the client that paused the schedule.
  */
 by?: string
 reason?: string
 /**
- * It goes on by itself then.
+ * When the schedule resumes by itself.
  */
 until?: string
 }
 export interface SchedulePage {
 schedules: Schedules
 /**
- * There is more: ask again with this as `after`.
+ * Present if there are more items: send the request again with this value as `after`.
  */
 next?: string
 }
@@ -1830,7 +1851,7 @@ silent?: {
 }
 }
 /**
- * A time at which a schedule is due, or, with its place, one at which an instance is.
+ * A time at which a schedule is due; with host, project and instance, a time at which the backup of that instance begins.
  */
 export interface ScheduledAt {
 /**
@@ -1842,7 +1863,7 @@ schedule: string
  */
 at: string
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 host?: string
 /**
@@ -1850,52 +1871,52 @@ host?: string
  */
 project?: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance?: string
 keep?: KeepRule3
 keys?: InstanceKeep1
 }
 /**
- * Which of an instance's backups are kept, in restic's words: those that one of these keeps. What none keeps may be deleted.
+ * Which backups of an instance are kept. A backup is kept if at least one of these options keeps it; otherwise it may be deleted. The names are restic's, except for min_good and zone.
  */
 export interface KeepRule3 {
 /**
- * The last n backups. -1, here and below: without end.
+ * Keep the last n backups. Here and below, -1 keeps all.
  */
 keep_last?: number
 /**
- * Of the last n hours that have backups, each one's last.
+ * Keep the last backup of each of the last n hours that have backups.
  */
 keep_hourly?: number
 /**
- * The same by days.
+ * The same for days.
  */
 keep_daily?: number
 /**
- * The same by weeks, which begin on Monday.
+ * The same for weeks, which begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same by months.
+ * The same for months.
  */
 keep_monthly?: number
 /**
- * The same by years.
+ * The same for years.
  */
 keep_yearly?: number
 /**
- * All that are younger than this, seen from the newest one: years, months, days and hours, as 1y6m, 14d, 7d12h.
+ * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
- * Those with one of these tags: a key, or key=value.
+ * Keep backups with one of these tags: a key, or key=value.
  * 
  * @maxItems 100
  */
 keep_tags?: string[]
 /**
- * So many of the newest stay, whatever the rest says; 1 without it.
+ * Keep the newest n backups, whatever the other options say. Default: 1.
  */
 min_good?: number
 /**
@@ -1903,7 +1924,7 @@ min_good?: number
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
- * The time zone whose hours, days, weeks, months and years are meant, as IANA names it: Europe/Berlin. UTC without it.
+ * IANA name of the time zone of the hours, days, weeks, months and years: Europe/Berlin. Default: UTC.
  */
 zone?: string
 }
@@ -1935,37 +1956,37 @@ code: string
 status: number
 }
 /**
- * How an operation ended, as endpoints are told. The fields in camelCase are those of lxmin's notifications; the rest are as operations have them. More may come.
+ * How an operation ended, as it is posted to webhooks. The fields in camelCase are those of lxmin's notifications; the others are as in operations. Later versions may add fields.
  */
 export interface Notice {
 opType: ("backup" | "restore" | "delete" | "prune" | "upload")
 state: ("success" | "failed" | "cancelled")
 /**
- * The backup; empty where it came to no name.
+ * The backup's name; empty if the operation ended before the backup had one.
  */
 name: string
 /**
- * The instance that was backed up, or that was restored.
+ * The instance that was backed up or restored.
  */
 instance: string
 /**
- * When it was asked for.
+ * When the operation was requested.
  */
 startedAt: string
 /**
- * When it ended in success.
+ * When the operation succeeded.
  */
 completedAt?: string
 /**
- * When it failed.
+ * When the operation failed.
  */
 failedAt?: string
 /**
- * The API's path for what was asked, by whichever way it came.
+ * The API's path for what was requested, even if the request came over NATS.
  */
 rawURL: string
 /**
- * Why it failed.
+ * Why the operation failed.
  */
 error?: string
 operation: string
@@ -1973,24 +1994,24 @@ kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 status: ("Success" | "Failure" | "Cancelled")
 status_code: (200 | 400 | 401)
 /**
- * One of the codes in docs/troubleshooting.md, where there is an error.
+ * One of the codes in docs/troubleshooting.md; present if there is an error.
  */
 code?: string
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 location: string
 project: string
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup?: string
 /**
- * Of a restore, whose backup it was, where that is said; what is left out is as in the notice.
+ * For a restore: the instance whose backup it was, if the job names it. Fields that are left out are as in the notice.
  */
 source?: {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 location?: string
 /**
@@ -1998,7 +2019,7 @@ location?: string
  */
 project?: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance?: string
 }
@@ -2013,11 +2034,11 @@ size?: number
 raw_size?: number
 ended_at: string
 /**
- * From the request to the end, waiting and retries included.
+ * Time from the request to the end, including waiting and retries.
  */
 duration_seconds: number
 /**
- * How many times a worker began it.
+ * How many attempts the job had.
  */
 attempts: number
 /**
@@ -2027,7 +2048,7 @@ trace?: string
 warnings?: string[]
 }
 /**
- * One job's state, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own, and the API shows only these (services/gateway/views/operationView.ts), with `code`, `run` and `source` added to the metadata; the rest are lxstow's.
+ * The record of one job, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own. The API shows only these (services/gateway/views/operationView.ts), and adds `code`, `run` and `source` to the metadata. The other fields are lxstow's.
  */
 export interface Operation {
 id: string
@@ -2042,12 +2063,12 @@ metadata: OperationMetadata
 may_cancel: boolean
 err: string
 /**
- * The remote.
+ * The host.
  */
 location: string
 kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote: string
 /**
@@ -2055,16 +2076,16 @@ remote: string
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup?: string
 requestor?: Requestor
 /**
- * The W3C trace id of the request that it came from; log lines have it too.
+ * The W3C trace id of the request that asked for the job; log lines contain it, too.
  */
 trace?: string
 /**
@@ -2074,34 +2095,34 @@ request?: {
 
 }
 /**
- * One of the codes in services/contract/errors.ts, where err is not empty.
+ * One of the codes in services/contract/errors.ts; present if err is not empty.
  */
 error_code?: string
 /**
- * How many times a worker has begun it.
+ * How many attempts at the job have begun.
  */
 attempt: number
 /**
- * Since when what the job needs is away: its waiting, and the attempts that this has ended, are not counted as attempts.
+ * Since when a dependency that the job needs has been away. Neither this wait nor attempts that the outage ended count as attempts.
  */
 waiting_since?: string
 /**
- * How many attempts LXD has cut by ending or being started again. They are not counted as attempts, but it waits twice as long after each.
+ * How many attempts ended because LXD stopped or was restarted. They do not count as attempts, but the wait before the next attempt doubles each time.
  */
 cut_by_lxd?: number
 /**
- * The worker that runs it, or the gateway that takes an upload.
+ * The worker that does the job, or the gateway that receives the upload.
  */
 owner?: string
 checkpoint?: Checkpoint
 }
 /**
- * What a client can draw.
+ * Progress for clients to show.
  */
 export interface OperationMetadata {
 stage?: ("generating" | "uploading" | "restoring" | "unpacking" | "swapping" | "starting" | "deleting")
 /**
- * Bytes of the uncompressed archive that are through.
+ * Bytes of the uncompressed archive that have been processed.
  */
 bytes_done?: number
 /**
@@ -2113,23 +2134,23 @@ bytes_total?: number
  */
 bytes_stored?: number
 /**
- * Average of the present stage.
+ * Average of the current stage.
  */
 bytes_per_second?: number
 /**
- * Room on the disk on which LXD writes its copy, at the last look while it wrote; absent where a worker cannot see that disk.
+ * Free space on the disk to which LXD writes its copy, when it was last measured during the writing. Absent if the worker cannot see that disk.
  */
 lxd_free_bytes?: number
 /**
- * The same as LXD words it.
+ * The progress in LXD's own words.
  */
 create_backup_progress?: string
 /**
- * Backups that a prune has left.
+ * How many backups a prune has kept.
  */
 backups_kept?: number
 /**
- * Backups that a prune has deleted so far.
+ * How many backups a prune has deleted so far.
  */
 backups_deleted?: number
 /**
@@ -2141,33 +2162,33 @@ bytes_freed?: number
  */
 bytes_in_old_versions?: number
 /**
- * What a job that could run waits for, because others have it or it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
+ * What the job waits for, because other jobs use it or because it is away: `instance c1`, `storage pool default`, `remote local`, `S3, away since …`.
  */
 waiting_for?: string
 /**
- * Why the last attempt ended, where another is due.
+ * Why the last attempt ended, if there will be another.
  */
 retry_reason?: string
 warnings?: string[]
 }
 /**
- * What an attempt has made elsewhere, for the next attempt to go on from or to remove.
+ * What an attempt has made in S3 and LXD, so that the next attempt can continue from it or remove it.
  */
 export interface Checkpoint {
 lxdBackup?: string
 /**
- * So much room on LXD's disk was not enough for its copy.
+ * Free space on LXD's disk that was not enough for LXD's copy, in bytes.
  */
 tooLittleBytes?: number
 key?: string
 uploadId?: string
 removing?: RemovedBackup
 /**
- * Names of the profiles that the restore has made.
+ * Names of the profiles that the restore has created.
  */
 profiles?: string[]
 /**
- * An import has begun, under the operation's own name.
+ * An import has begun, under a temporary name of this operation.
  */
 importing?: boolean
 /**
@@ -2175,35 +2196,35 @@ importing?: boolean
  */
 lxdPid?: number
 /**
- * Number of the name under which it is imported, where the names before are blocked by volumes that LXD has left.
+ * Number in the temporary name of the import, if volumes that LXD left behind block the names with lower numbers.
  */
 importName?: number
 kept?: KeptConfig
 /**
- * It is marked, does not start by itself, and is no twin.
+ * The imported instance is marked as lxstow's, does not start by itself, and has been given an identity of its own if it needs one.
  */
 prepared?: boolean
 /**
- * The instance that gives way, as it was before it was stopped.
+ * The instance that is being replaced, as it was before it was stopped.
  */
 replaced?: {
 status: string
 kept: KeptConfig1
 }
 /**
- * Which instance had the name when its replacement began.
+ * Identifier of the instance that had the name when the replacement began.
  */
 givingWay?: string
 /**
- * The restored instance gets its own configuration back now.
+ * The worker has begun to give the restored instance its own configuration back.
  */
 handedOver?: boolean
 /**
- * The restored instance has its name, and has run where that was wanted: nothing walks back.
+ * The restored instance has its name, and has run if it was to be started. From here on, no failure undoes the replacement.
  */
 swapped?: boolean
 /**
- * Why a replace walks back.
+ * Why the replacement is being undone.
  */
 failed?: string
 }
@@ -2225,52 +2246,52 @@ archive?: string
 operation?: string
 }
 /**
- * What the archive says of the keys that a restore changes for a time.
+ * The archive's values of those keys that a restore changes temporarily.
  */
 export interface KeptConfig {
 [k: string]: string
 }
 /**
- * Configuration keys of an instance; an empty value is that of an absent key.
+ * Configuration keys of an instance. An empty value means that the key was not set.
  */
 export interface KeptConfig1 {
 [k: string]: string
 }
 /**
- * What a remote's jobs need and do not get, kept in the bucket lxstow_leases under <remote>.=away.s3, and <remote>.=away.lxd.<worker> for a worker's own LXD. Written by the worker that looks whether it is back; gone when it is, and soon after that worker has died.
+ * The outage of a dependency that a host's jobs need, kept in the bucket lxstow_leases under <remote>.=away.s3, or <remote>.=away.lxd.<worker> for a worker's own LXD. The worker that checks whether the dependency is back writes the record. The record ends with the outage, or soon after that worker has died.
  */
 export interface Outage {
 dependency: ("s3" | "lxd")
 since: string
 /**
- * One of the codes in services/contract/errors.ts: what it said last.
+ * The code of the last error, one of those in services/contract/errors.ts.
  */
 code: string
 /**
- * The same in words.
+ * The last error in words.
  */
 reason: string
 /**
- * How many jobs may be at work on it: 0 while it is away, then more and more.
+ * How many jobs may use the dependency at a time: 0 while it is away, then gradually more.
  */
 allowed: number
 /**
- * It lets us read: only backups wait. Absent where nothing is served.
+ * Only writes fail, so only backups wait. Absent if reads fail, too.
  */
 only?: "writes"
 /**
- * The worker that looks whether it is back.
+ * The worker that checks whether the dependency is back.
  */
 worker: string
 }
 /**
- * What the command line reads in the metadata of a gateway's answers. Further fields are taken.
+ * What the command line reads in the metadata of a gateway's answers. It accepts additional fields.
  */
 export interface ReadAnswers {
 [k: string]: unknown
 }
 /**
- * Runs as the API shows them, over HTTPS and NATS, and what is asked about them over NATS.
+ * Runs as the API shows them, over HTTPS and NATS, and the requests about runs over NATS.
  */
 export interface RunAnswers {
 run?: ShownRun
@@ -2283,22 +2304,22 @@ retryRequest?: RunRetryRequest
 notice?: RunNotice
 }
 /**
- * A run, as far as who asks may see its projects.
+ * A run, limited to the projects that the client may see.
  */
 export interface ShownRun {
 id: string
 status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * 200 and above: it has ended.
+ * 200 or more: the run has ended.
  */
 status_code: (103 | 104 | 200 | 400 | 401)
 /**
- * Its place in the order, the first first.
+ * The run's priority. The classes are listed from the first to the last.
  */
 class: ("hand" | "retry" | "catch-up" | "scheduled")
 schedule?: RunSchedule
 /**
- * The run whose failed children it repeats.
+ * The run whose failed children this run repeats.
  */
 retry_of?: string
 created_at: string
@@ -2306,51 +2327,51 @@ updated_at: string
 ended_at?: string
 selector: RunSelector
 /**
- * compression_algorithm, optimized_storage, instance_only, tags, as they were asked for.
+ * compression_algorithm, optimized_storage, instance_only and tags, as they were requested.
  */
 options: {
 
 }
 counts: RunCounts
 /**
- * In the object store, of those that succeeded.
+ * Bytes in the object store, of the backups that succeeded.
  */
 bytes: number
 /**
- * From the run's begin on.
+ * Average since the run began.
  */
 bytes_per_second?: number
 /**
- * As the children so far make one expect; absent before the first has ended.
+ * Estimate from the children that have ended so far. Absent until the first has ended.
  */
 seconds_left?: number
 away: RunAway[]
 /**
- * The first of them; `children` has all.
+ * The first failures; `children` has all.
  */
 failures: RunFailure[]
 /**
- * Instances that fitted, but have user.lxstow.exclude=true.
+ * How many instances match the selector but have user.lxstow.exclude=true.
  */
 excluded: number
 /**
- * The path of its operation.
+ * The path of the run's operation.
  */
 operation: string
 }
 /**
- * Of a scheduled run: what it was made for, and when its children may begin.
+ * For a scheduled run: the schedule and the time that it was made for, and when its children may begin.
  */
 export interface RunSchedule {
 name: string
 /**
- * The local time as the schedule's rule says it.
+ * The local time at which the schedule was due.
  */
 slot: string
 starts_at: string
 jitter_seconds?: number
 /**
- * Children that have not begun then are skipped.
+ * Children that have not begun by this time are skipped.
  */
 window_ends?: string
 }
@@ -2362,7 +2383,7 @@ total: number
 success: number
 failure: number
 /**
- * Queued or at work already, by something else.
+ * Instances that another operation or an earlier run already backs up.
  */
 skipped: number
 cancelled: number
@@ -2371,31 +2392,31 @@ pending: number
 }
 export interface RunAway {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote: string
 since: string
 reason: string
 /**
- * False: it could not be asked what it has; its children are planned when it answers.
+ * False: the host has not listed its instances yet. Its children are planned when it answers.
  */
 planned: boolean
 /**
- * Its children so far are those that the records of instances named. They wait until it answers; then those that it has besides are added, and those that it does not have are skipped.
+ * The host's children so far come from the records of its instances. They wait until the host answers. Then instances that are missing are added, and instances that the host no longer has are skipped.
  */
 planned_from?: "records"
 }
 export interface RunFailure {
 /**
- * Empty where the whole run is meant.
+ * Empty if the failure concerns the whole run.
  */
 remote: string
 /**
- * Empty where a whole remote is meant.
+ * Empty if the failure concerns no single project.
  */
 project: string
 /**
- * Empty where a whole remote is meant.
+ * Empty if the failure concerns no single instance.
  */
 instance: string
 reason: string
@@ -2403,27 +2424,27 @@ error_code?: string
 }
 export interface RunPage {
 /**
- * The newest first.
+ * Newest first.
  */
 runs: ShownRun[]
 /**
- * There is more: ask again with this as `after`.
+ * Present if there are more items: send the request again with this value as `after`.
  */
 next?: string
 }
 export interface RunChildPage {
 /**
- * In the order in which they are begun.
+ * In the order in which they begin.
  */
 children: ShownRunChild[]
 /**
- * There is more: ask again with this as `after`.
+ * Present if there are more items: send the request again with this value as `after`.
  */
 next?: string
 }
 export interface ShownRunChild {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote: string
 /**
@@ -2431,16 +2452,16 @@ remote: string
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 state: ("success" | "failure" | "skipped" | "cancelled" | "running" | "pending")
 /**
- * The path of its operation, which is there once it is on the queue.
+ * The path of the child's operation, which exists once the child is on the queue.
  */
 operation: string
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup?: string
 bytes?: number
@@ -2454,26 +2475,26 @@ id: string
 }
 export interface RunsRequest {
 /**
- * At most so many; fewer where more would not fit a message.
+ * Largest number of items. The answer has fewer if they would not fit into a message.
  */
 limit?: number
 /**
- * `next` of the page before.
+ * `next` of the previous page.
  */
 after?: string
 }
 export interface RunChildrenRequest {
 id: string
 /**
- * Only those.
+ * Only children in this state.
  */
 state?: ("success" | "failure" | "skipped" | "cancelled" | "running" | "pending")
 /**
- * At most so many; fewer where more would not fit a message.
+ * Largest number of items. The answer has fewer if they would not fit into a message.
  */
 limit?: number
 /**
- * `next` of the page before.
+ * `next` of the previous page.
  */
 after?: string
 }
@@ -2485,7 +2506,7 @@ id: string
 new_id?: string
 }
 /**
- * How a run ended, as endpoints are told; the run as the API shows it is in `run`.
+ * How a run ended, as it is posted to webhooks. `run` contains the run as the API shows it.
  */
 export interface RunNotice {
 opType: "run"
@@ -2505,7 +2526,7 @@ run: ShownRun
 }
 export interface RunChild {
 /**
- * A name in `remotes` of the configuration: an LXD server or cluster.
+ * The name of a host: a key in `remotes` of the configuration.
  */
 remote: string
 /**
@@ -2513,57 +2534,57 @@ remote: string
  */
 project: string
 /**
- * An LXD instance, by LXD's rules: letters, digits and inner hyphens, not a number.
+ * An LXD instance, by LXD's rules: letters, digits and hyphens, with no hyphen at either end, and not only digits.
  */
 instance: string
 state: ("success" | "failure" | "skipped" | "cancelled" | "running" | "pending")
 /**
- * A backup. It is the last part of an object key, so it is kept to letters, digits, dot, hyphen and underscore.
+ * The name of a backup. It is the last part of an object key, so it may contain only letters, digits, dots, hyphens and underscores.
  */
 backup?: string
 /**
- * In the object store.
+ * Bytes of the backup in the object store.
  */
 bytes?: number
 /**
- * Why it failed, was skipped or cancelled.
+ * Why the child failed, or was skipped or cancelled.
  */
 reason?: string
 error_code?: string
 /**
- * Of a skipped one: the operation, or the run, that has the instance already.
+ * For a skipped child: the operation or run that already backs up the instance.
  */
 by?: string
 /**
- * Of a skipped one: since when.
+ * For a skipped child: when that operation was queued, or that run was created.
  */
 since?: string
 /**
- * The window of its schedule's last run left it out: it begins without jitter.
+ * The last run's window ended before this instance's backup had begun, so it now begins without jitter.
  */
 first?: true
 }
 /**
- * A run's head, in the bucket lxstow_runs under <id>.head. Its children are in <id>.plan.<plan>.<nnn>.
+ * A run without its children, in the bucket lxstow_runs under <id>.head. The children are under <id>.plan.<plan>.<nnn>.
  */
 export interface Run {
 id: string
 /**
- * Which of the plans under this id counts. A secret: the ids of the children's operations are made of it.
+ * Which of the plans under this id is valid. It is secret, because the ids of the children's operations are derived from it.
  */
 plan: string
 /**
- * How many chunks the plan has.
+ * Number of chunks in the plan.
  */
 chunks: number
 status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * Its place in the order, the first first.
+ * The run's priority. The classes are listed from the first to the last.
  */
 class: ("hand" | "retry" | "catch-up" | "scheduled")
 schedule?: RunSchedule
 /**
- * The run whose failed children it repeats.
+ * The run whose failed children this run repeats.
  */
 retry_of?: string
 created_at: string
@@ -2573,26 +2594,26 @@ request: CreateRunBody
 requestor?: Requestor
 trace?: string
 /**
- * By `<remote>/<project>`.
+ * Counts of the children, by `<remote>/<project>`.
  */
 places: {
 [k: string]: RunTally
 }
 /**
- * Remotes that its children wait for.
+ * Hosts that the run's children wait for.
  */
 away: RunAway[]
 /**
- * The first of them.
+ * The first failures.
  */
 failures: RunFailure[]
 /**
- * Instances that fitted, but have user.lxstow.exclude=true.
+ * How many instances match the selector but have user.lxstow.exclude=true.
  */
 excluded: number
 }
 /**
- * Children by state, those of none left out; and bytes in the store of those that succeeded.
+ * Number of children in each state that has any, and bytes in the store of the children that succeeded.
  */
 export interface RunTally {
 success?: number
@@ -2613,7 +2634,7 @@ export interface Schedule {
 name: string
 definition: ScheduleBody
 /**
- * Makes the ids of its runs such that nobody can make a run under one of them before it is due. The API leaves it out.
+ * Secret part of the ids of the schedule's runs, so that no client can create a run with such an id before it is due. The API does not show it.
  */
 token: string
 created_at: string
@@ -2628,14 +2649,14 @@ restricted?: true
  */
 begun?: string
 /**
- * Times up to this one are done with: it was created, changed or resumed then, or the last time it was due.
+ * Times up to this one are settled. It is when the schedule was created, changed or resumed, or when it was last due.
  */
 since: string
 last?: ScheduleLast
 paused?: SchedulePause
 }
 /**
- * Who asked, as LXD's lifecycle events word it.
+ * The client that made the request, in the form of LXD's lifecycle events.
  */
 export interface Requestor1 {
 /**
@@ -2672,15 +2693,15 @@ name: string
 restricted: boolean
 projects: Projects
 /**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ * An admin may do everything; an operator may make, restore and delete backups; a viewer may only see them.
  */
 role: ("admin" | "operator" | "viewer")
 /**
- * Of the gateway's certificate.
+ * Fingerprint of the gateway's certificate.
  */
 fingerprint: string
 /**
- * host:port of the gateway.
+ * Addresses of the gateway, as host:port.
  */
 addresses: string[]
 created_at: string
@@ -2701,12 +2722,12 @@ type: "client"
  */
 certificate: string
 /**
- * It gets no further than its projects.
+ * The client can use only its projects.
  */
 restricted: boolean
 projects: Projects
 /**
- * admin may do everything; operator makes, restores and deletes backups; viewer looks at them.
+ * An admin may do everything; an operator may make, restore and delete backups; a viewer may only see them.
  */
 role: ("admin" | "operator" | "viewer")
 added_at: string

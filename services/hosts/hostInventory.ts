@@ -161,7 +161,8 @@ async function packPage(items: LxdInstance[], largest: number): Promise<Buffer> 
   for (;;) {
     const packed = await pack(JSON.stringify({ items: items.slice(0, count), more: count < items.length }));
     if (packed.length <= largest) return packed;
-    if (count <= 1) throw new LxstowError('too-large', `what LXD says of instance ${items[0]?.name} is too large`);
+    if (count <= 1)
+      throw new LxstowError('too-large', `LXD's description of instance ${items[0]?.name} is too large for a message`);
     count = Math.max(1, Math.floor((count * largest * 0.9) / packed.length));
   }
 }

@@ -93,6 +93,6 @@ async function answer(
   if (question.pool !== undefined) check('names.json#/$defs/poolName', question.pool, 'pool');
   const { profiles = [] } = question;
   if (!Array.isArray(profiles) || profiles.length > mostProfiles || profiles.some((name) => typeof name !== 'string'))
-    throw new LxstowError('bad-message', `profiles are ${mostProfiles} names at most`);
+    throw new LxstowError('bad-message', `profiles: at most ${mostProfiles} names`);
   return look(question);
 }

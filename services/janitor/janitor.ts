@@ -151,7 +151,7 @@ export class Janitor {
         const holder = await leases.holder(key);
         throw new LxstowError(
           'instance-busy',
-          `another janitor works on ${config.worker.remote}${holder ? `: ${holder.worker}` : ''}`,
+          `another janitor is at work on host ${config.worker.remote}${holder ? `: ${holder.worker}` : ''}`,
         );
       }
       await setTimeout(askAgainMs, undefined, { signal });

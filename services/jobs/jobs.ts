@@ -162,10 +162,10 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
     throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
   const { kind, source, unrestricted, ...address } = named;
   if (!isJobKind(kind))
-    throw new LxstowError('bad-message', `subject ${subject}: there is no job ${JSON.stringify(kind)}`);
+    throw new LxstowError('bad-message', `subject ${subject}: there is no kind of job ${JSON.stringify(kind)}`);
   for (const each of source ? [address, source] : [address]) checkNames(each);
   if (parseOwnName(address.instance) && !onlyDeletes(kind))
-    throw new LxstowError('bad-message', `the name ${address.instance} is for lxstow's own work`);
+    throw new LxstowError('bad-message', `the name ${address.instance} is reserved for lxstow`);
   const body = check(
     schemas[kind],
     parseJson(data, 'the message', 'bad-message'),
@@ -182,7 +182,7 @@ function sourceOf({ kind, address, body, unrestricted = false }: JobOf<'restore'
   const isNamed = (['remote', 'project', 'instance'] as const).every((key) => meant[key] === named[key]);
   if (isNamed) return named;
   const subject = jobSubject(kind, address, meant, { unrestricted });
-  throw new LxstowError('bad-message', `it restores a backup of ${meant.instance}: that is published to ${subject}`);
+  throw new LxstowError('bad-message', `a restore of a backup of ${meant.instance} must be published to ${subject}`);
 }
 
 function checkNames({ remote, project, instance }: Address): void {

@@ -23,7 +23,7 @@ export async function openExport(
   const size = sizeOf(download);
   if (download.length === 0 || download.length !== size - from) {
     download.destroy();
-    throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} lacks the bytes from ${from} on`);
+    throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} ends before byte ${from}`);
   }
   return { size, source: readable(lxd, download) };
 }
@@ -133,7 +133,7 @@ async function exportRange(
   const { status, length } = download;
   if (status === 416 || (status === 200 ? length === 0 : first === range.split('-')[0])) return download;
   download.destroy();
-  throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} is not from where it was asked for`);
+  throw new LxstowError('lxd-failed', `${lxd.title}: ${exportOf(address, name)} does not begin at the requested byte`);
 }
 
 const contentRange = /^bytes (\d+)-\d+\/(\d+)$/;

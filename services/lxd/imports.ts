@@ -38,7 +38,7 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
       if (await instanceExists(lxd, address, waiting.signal)) return;
       throw new LxstowError(
         'lxd-refused',
-        `${lxd.title} has taken the archive in, but not as ${address.instance}: look for an instance with the name that it had when it was backed up`,
+        `${lxd.title} has imported the archive, but not as ${address.instance}: look for an instance with the name that it had when it was backed up`,
       );
     },
   };

@@ -50,7 +50,7 @@ export function parseCron(text: string): Cron {
   if (fields.length !== 5)
     throw new LxstowError(
       'bad-request',
-      `cron: ${JSON.stringify(text)} has ${fields.length} fields; give five, as 0 3 * * *, or a word, as @daily`,
+      `cron: ${JSON.stringify(text)} has ${fields.length} fields; give five, such as 0 3 * * *, or a word, such as @daily`,
     );
   const weekdays = numbersOf(weekday, 'weekday', 0, 7, weekdayNames).map((each) => each || 7);
   const cron = {

@@ -36,7 +36,7 @@ export function s3Objects(s3: S3Connection): Objects {
     read: (key, signal) =>
       s3.download({ key, signal }, async (answer, waiting) => {
         if (answer.length > wholeBytes)
-          throw new LxstowError('s3-refused', `an object that is read whole is larger than ${wholeBytes} bytes`);
+          throw new LxstowError('s3-refused', `an object is larger than the ${wholeBytes} bytes that are read at once`);
         return { body: await answer.body(wholeBytes, waiting), etag: bare(answer.headers.get('etag') ?? '') };
       }),
 

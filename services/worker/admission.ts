@@ -129,7 +129,7 @@ async function poolOf(job: JobOf<'backup' | 'restore'>, tools: AdmissionTools): 
     if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
     if (!signal.aborted) throw error;
     const where = job.kind === 'backup' ? lxd.title : `${lxd.title} or the object store`;
-    throw new LxstowError('lxd-unavailable', `${where} did not tell the storage pool in ${lookMs} ms`, {
+    throw new LxstowError('lxd-unavailable', `${where} did not name the storage pool within ${lookMs} ms`, {
       cause: error,
     });
   }

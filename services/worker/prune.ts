@@ -33,7 +33,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
       'bad-manifest',
-      `${which}: nothing of ${instance} was deleted; delete that backup, or mend it`,
+      `${which}: no backup of ${instance} was deleted; delete that backup, or repair it`,
     );
   });
   const verdicts = judgeFor(
@@ -49,7 +49,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     try {
       const { isKept } = await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
         if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
-          throw new LxstowError('conflict', `backup ${name} was changed while it was looked at`);
+          throw new LxstowError('conflict', `backup ${name} was changed while the rule was applied to it`);
       });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
       if (isKept) bytes_in_old_versions += backup.size;

@@ -92,7 +92,7 @@ async function settleOperation(
   const begun = new Date(message.time);
   const made = await operations.create(newOperation({ id, kind, address, body, trace: trace.id }, begun));
   const settled = made ?? (await operations.find(id, address.remote));
-  if (!settled) throw new LxstowError('nats-unavailable', `operation ${id} cannot be kept`);
+  if (!settled) throw new LxstowError('nats-unavailable', `the record of operation ${id} cannot be written`);
   return settled;
 }
 
@@ -139,7 +139,7 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
   const { attempts } = tools.config.worker;
   if (attempt.operation.attempt > attempts && !attempt.operation.checkpoint?.swapped)
     // Each attempt so far ended with its worker: the job itself may be what kills them.
-    attempt.abort(new LxstowError('attempts-exhausted', `${attempts} attempts ended with the death of their worker`));
+    attempt.abort(new LxstowError('attempts-exhausted', `${attempts} attempts ended because their worker died`));
   await new JobAttempt(job, attempt, message, options).run();
 }
 

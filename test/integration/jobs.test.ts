@@ -86,7 +86,7 @@ describe('jobs', { timeout: 600_000 }, () => {
       const id = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.b', { backup: 'orphan.tar.gz' });
       const { status, err, metadata } = await ended(id);
       assert.deepEqual([status, (metadata as { code?: string }).code], ['Failure', 'conflict']);
-      assert.match(err, /archive without its manifest is where backup b\/orphan\.tar\.gz would be.*lxstow janitor/);
+      assert.match(err, /archive without its manifest has the name of backup b\/orphan\.tar\.gz.*lxstow janitor/);
       assert.equal((metadata as { bytes_done?: number }).bytes_done, undefined, 'LXD was not asked');
       await stack.bucket().removeObject(bucket, key);
     });

@@ -274,7 +274,7 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     const record = `$KV.lxstow_operations.other.${untouched}`;
     admin.publish('lxstow.api.operations.show.other.default', JSON.stringify({ id: untouched }), { reply: record });
     const logs = () => Promise.all([stack.stow.logOf('gateway'), second.logOf('gateway')]);
-    await until(logs, (both) => both.some((log) => log.includes('is no inbox') && log.includes(untouched)));
+    await until(logs, (both) => both.some((log) => log.includes('is not an inbox') && log.includes(untouched)));
     assert.equal((await answered('operations.show.other.default', { id: untouched }, admin)).status, 'Pending');
   });
 

@@ -481,7 +481,7 @@ describe('notifications', { timeout: 600_000 }, () => {
 
     async function example(language: string): Promise<string> {
       const page = await readFile(new URL('../../docs/notifications.md', import.meta.url), 'utf8');
-      const [, text = ''] = page.split('## Whose it is')[1]?.split(`\`\`\`${language}\n`) ?? [];
+      const [, text = ''] = page.split('## Check the signature')[1]?.split(`\`\`\`${language}\n`) ?? [];
       assert.ok(text);
       return text.split('\n```')[0] ?? '';
     }

@@ -298,7 +298,7 @@ describe('pruning', { timeout: 600_000 }, () => {
     assert.deepEqual(
       operation.metadata.warnings,
       [second, third].map(
-        (name) => `backup c1/${name} was changed while it was looked at; it stays until the next prune`,
+        (name) => `backup c1/${name} was changed while the rule was applied to it; it stays until the next prune`,
       ),
     );
     assert.deepEqual(await left(), names.slice(1));
@@ -382,7 +382,7 @@ describe('pruning', { timeout: 600_000 }, () => {
     assertError(await prune({ keep: { keep_dayly: 1 } }), 400, /unknown field "keep_dayly"/);
     const { status, stderr } = await cli('prune', 'c1');
     assert.equal(status, 64);
-    assert.match(stderr, /prune wants to know what to keep\n {2}for example --keep-daily 14 --keep-monthly 12/);
+    assert.match(stderr, /prune needs to know what to keep\n {2}for example --keep-daily 14 --keep-monthly 12/);
     const subject = 'lxstow.jobs.local.prune.default.c1';
     const failed = await until(
       async () => ended(await publish(stack.nats.url, subject, { keep: {} })),

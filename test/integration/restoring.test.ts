@@ -449,7 +449,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     if (!isReal) return t.skip('no LXD here');
     const backup = await stack.backup('web');
     const name = 'lxstow-0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
-    assertError(await restore('web', backup, { name }), 400, /is for lxstow's own work/);
+    assertError(await restore('web', backup, { name }), 400, /is reserved for lxstow/);
     await lxc('init', 'bb', name);
     const { body } = await stack.stow.request('GET', '/1.0/instances');
     assert.ok(!body.metadata.some((each: string) => each.includes(name)), body.metadata);

@@ -181,7 +181,7 @@ describe('an instance', { timeout: 600_000 }, () => {
     await lxd.call({ ...change, body: note(600_000) });
     const { code, err } = await failed(stow, await stow.request('POST', '/1.0/instances/c1/backups'));
     assert.equal(code, 'too-large');
-    assert.match(err, /its index\.yaml is 12\d{5} bytes, and LXD reads 1048576.*--instance-only/);
+    assert.match(err, /its index\.yaml is 12\d{5} bytes, and LXD reads at most 1048576.*--instance-only/);
     await stack.assertNothingLeft();
     await lxd.call({ ...change, body: note(0) });
   });

@@ -387,7 +387,7 @@ describe('a definition', () => {
     ] as const)
       assert.throws(
         () => checkSchedule({ cron: '0 3 * * *', jitter, window }),
-        new RegExp(`jitter: ${jitter} behind 03:00 is not in the window ${window}`),
+        new RegExp(`jitter: ${jitter} after 03:00 is outside the window ${window}`),
       );
     assert.doesNotThrow(() => checkSchedule({ cron: '0 3 * * *', jitter: '1h', window: '01:00-05:00' }));
     assert.doesNotThrow(() => checkSchedule({ cron: '0 23 * * *', jitter: '5h', window: '23:00-05:00' }));

@@ -41,7 +41,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   if (options.simulate !== undefined) return simulateCommand(texts, rule, options);
   assertNotSimulated(options);
   if (!rule)
-    throw new CliError(exits.usage, 'prune wants to know what to keep', {
+    throw new CliError(exits.usage, 'prune needs to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
     });
   const keep = { ...rule, zone: options.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone };

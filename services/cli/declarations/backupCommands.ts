@@ -25,7 +25,7 @@ export function addBackupCommand(program: Command): void {
     .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway, such as stow:')
     .option('--all', 'back up every instance of the project, as one run')
     .addOption(selectorOption())
-    .option('--name <name>', 'name of the backup, for one instance (default: made from the time)')
+    .option('--name <name>', 'name of the backup; only with a single instance (default: made from the time)')
     .addOption(retryOption());
   examples(
     waiting(scoped(backingUp(command, 'backup'), "the gateway's default host; with --all or --selector, all hosts")),
@@ -49,12 +49,12 @@ export function addRestoreCommand(program: Command): void {
     .option('--at <time>', 'restore the last backup before this time (UTC), or before the end of this date')
     .option('--all', 'restore the latest backup of every instance of the project')
     .option('--all-projects', 'with --all: instances of every project; each returns to its own project')
-    .option('--as <name>', 'restore under this name')
+    .option('--as <name>', 'restore under this name (default: the original one)')
     .option('--pool <pool>', 'restore to this storage pool (default: the original one)')
     .option('--to-project <name>', 'restore to this project (default: the original one)')
     .option('--to-target <host>', 'restore to this host (default: the original one)')
     .option('--start', 'start the instance afterwards')
-    .option('--replace', 'replace an existing instance of this name; it is kept until the restored one runs')
+    .option('--replace', 'replace an existing instance of this name; the old one is kept until the restored one runs')
     .option('--keep-identity', 'keep UUID, MAC addresses and cloud-init identity, even if another instance has them')
     .option('--no-network', 'restore without network devices, to inspect the data')
     .option('--anyway', 'send the archive even if the host is known to refuse it')
@@ -62,10 +62,10 @@ export function addRestoreCommand(program: Command): void {
   examples(
     waiting(scoped(command)),
     'lxstow restore c1 latest                             c1 must not exist',
-    'lxstow restore c1 latest --as c1-test --start        next to c1, with its own UUID and MAC addresses',
+    'lxstow restore c1 latest --as c1-test --start        beside c1, with its own UUID and MAC addresses',
     'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
-    'lxstow restore --all --target web --to-target local  everything from a host that is lost',
+    'lxstow restore --all --target web --to-target local  everything from a lost host',
   ).action(
     exiting(async (name: string | undefined, wanted: string | undefined, options) =>
       (await import('../commands/restore.ts')).restoreCommand(name, wanted, options),
@@ -122,7 +122,7 @@ export function addExportCommand(program: Command): void {
     .description('download a backup to a file; resumes an interrupted download')
     .argument(...instance)
     .argument(...backup)
-    .argument('[file]', 'file to write; - is standard output (default: <instance>-<backup>)')
+    .argument('[file]', 'file to write, or - for standard output (default: <instance>-<backup>)')
     .option('--force', 'overwrite an existing file')
     .option(...quiet);
   examples(

@@ -59,7 +59,7 @@ export function scoped(command: Command, usualHost = "the gateway's default host
 export function waiting(command: Command): Command {
   return command
     .option('--wait', 'wait for the end; Ctrl-C then cancels', true)
-    .option('--no-wait', 'return once it is started')
+    .option('--no-wait', 'start only, and do not wait for the end')
     .option(...quiet)
     .addOption(formatOption());
 }
@@ -76,7 +76,10 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
     .addOption(several('--tag <key=value>', `tag the ${what}; repeat for more tags`))
     .option(...notify)
     .addOption(compressionOption("the worker's setting"))
-    .option('--optimized', "use the storage driver's own format, which can be restored only to the same driver")
+    .option(
+      '--optimized',
+      "use the storage driver's own format, which can be restored only to a pool with the same driver",
+    )
     .option('--instance-only', 'leave out snapshots')
     .option(
       '--lock <days>',

@@ -11,10 +11,10 @@ export function addRemoteCommands(program: Command): void {
     .description('manage the gateways that this client knows, as `lxc remote` does for LXD servers');
   remote
     .command('add')
-    .description('add a gateway: trust it, and be trusted by it')
+    .description('add a gateway, so that it and this client trust each other')
     .argument('<new-name>', 'what to call the gateway')
-    .argument('<url|token>', 'https://host:port, or what `lxstow trust token` printed')
-    .option('--accept-certificate', 'trust the certificate that it shows, without asking')
+    .argument('<url|token>', 'https://host:port, or a token from `lxstow trust token`')
+    .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
     .option('--token <token>', 'token to use with a URL, when the addresses in the token cannot be reached from here')
     .option('--project <name>', 'default project at this gateway')
     .action(
@@ -29,13 +29,15 @@ export function addRemoteCommands(program: Command): void {
   remote
     .command('remove')
     .alias('rm')
-    .description('forget a gateway; it still trusts this client until `lxstow trust remove` is run there')
-    .argument('<name>', 'its name')
+    .description(
+      'remove a gateway from this client; the gateway trusts the client until `lxstow trust remove` is run there',
+    )
+    .argument('<name>', 'name of the gateway')
     .action(exiting(async (name: string) => (await ofRemotes()).removeCommand(name)));
   remote
     .command('switch')
-    .description('make a gateway the default, which commands use when they name none')
-    .argument('<name>', 'its name')
+    .description('make a gateway the default for commands that name none')
+    .argument('<name>', 'name of the gateway')
     .action(exiting(async (name: string) => (await ofRemotes()).switchCommand(name)));
   examples(
     remote,

@@ -13,7 +13,7 @@ export function keeping(command: Command): Command {
     .option('--keep-yearly <n>', 'the same for years', count)
     .option('--keep-within <time>', 'keep backups younger than this, counted from the newest one: 1y6m, 14d, 12h')
     .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat for more tags'))
-    .option('--min-good <n>', 'keep the newest n, whatever the other options say (default: 1)', count)
+    .option('--min-good <n>', 'keep the newest n backups, whatever the other options say (default: 1)', count)
     .addOption(
       new Option(
         '--instance-keys <how>',

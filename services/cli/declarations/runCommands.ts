@@ -20,12 +20,12 @@ const id = ['<id>', '[gateway:]id of the run'] as const;
 export function addRunCommands(program: Command): void {
   const run = program
     .command('run')
-    .description('back up many instances as one run, which continues without its client');
+    .description('back up many instances as one run, which continues without the client');
   addCreate(run);
   following(
     run
       .command('retry')
-      .description('start a new run of the backups that failed in a run')
+      .description('start a new run of those backups that failed in a run')
       .argument(...id),
   ).action(exiting(async (text: string, options) => (await commands()).runRetryCommand(text, options)));
   run
@@ -37,7 +37,7 @@ export function addRunCommands(program: Command): void {
     .action(exiting(async (name: string | undefined, options) => (await commands()).runListCommand(name, options)));
   run
     .command('show')
-    .description('show a run, or its instances')
+    .description('show a run, or each of its instances')
     .argument(...id)
     .option('--children', 'show each instance of the run')
     .addOption(new Option('--state <state>', 'only instances in this state').choices(childStates))
@@ -94,7 +94,7 @@ function addCreate(run: Command): void {
 
 function following(command: Command): Command {
   return command
-    .option('--id <uuid>', 'id for the new run; the same request, repeated with the same id, starts no second run')
+    .option('--id <uuid>', 'id for the new run; repeating the request with the same id starts no second run')
     .option('--wait', 'wait for the end; Ctrl-C then cancels the run')
     .addOption(retryOption())
     .option(...quiet)

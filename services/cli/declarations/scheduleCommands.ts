@@ -73,14 +73,14 @@ function addChanges(schedule: Command): void {
     .action(exiting(async (name: string, options) => (await commands()).pauseCommand(name, options)));
   schedule
     .command('resume')
-    .description('resume a paused schedule; it does not make up for times that it missed')
+    .description('resume a paused schedule, without making up for the times that it missed')
     .argument(...one)
     .action(exiting(async (name: string) => (await commands()).resumeCommand(name)));
   schedule
     .command('run')
     .description('start a run of a schedule now')
     .argument(...one)
-    .option('--wait', 'wait for the end; Ctrl-C then cancels')
+    .option('--wait', 'wait for the end; Ctrl-C then cancels the run')
     .option(...quiet)
     .addOption(formatOption())
     .action(exiting(async (name: string, options) => (await commands()).runNowCommand(name, options)));
@@ -94,8 +94,8 @@ function addChanges(schedule: Command): void {
     schedule
       .command('apply')
       .description('create or change the schedules in a YAML file; other schedules stay as they are')
-      .argument('<file>', 'the file; - is standard input')
-      .option('--remote <gateway>', 'gateway of the schedules (default: the default one)')
+      .argument('<file>', 'file to read, or - for standard input')
+      .option('--remote <gateway>', 'gateway of the schedules (default: the default gateway)')
       .option('--dry-run', 'change nothing; print what would change'),
     'lxstow schedule export >schedules.yaml',
     'lxstow schedule apply schedules.yaml --dry-run',
@@ -122,7 +122,7 @@ function addCreate(schedule: Command): void {
           .addOption(
             new Option(
               '--catch-up <how>',
-              'how often to make up for times at which no gateway was running (default: once)',
+              'whether to make up for times at which no gateway was running (default: once)',
             ).choices(['once', 'never']),
           )
           .option('--all', 'all instances that this client may back up')

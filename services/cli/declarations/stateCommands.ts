@@ -8,14 +8,16 @@ export function addStatusCommand(program: Command): void {
   examples(
     program
       .command('status')
-      .description('show the state of each instance, those that need attention first; exit status 1 if any does')
+      .description(
+        'show the state of each instance, those that need attention first; exit with status 1 if there are any',
+      )
       .argument(...gateway)
       .option('--project <name>', 'only this project (default: all that this client may see)')
       .option('--target <host>', 'only this LXD or Incus host (default: all)')
       .option('--summary', 'print one line, for cron')
       .option(
         '--older-than <time>',
-        'age from which the last backup is too old: 26h, 8d (default: gateway.backupMaxAgeHours)',
+        'age from which a last backup counts as too old: 26h, 8d (default: gateway.backupMaxAgeHours)',
       )
       .addOption(formatOption()),
     'lxstow status',

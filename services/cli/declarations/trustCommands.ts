@@ -7,7 +7,7 @@ const commands = () => import('../commands/trust.ts');
 const roles = ['admin', 'operator', 'viewer'];
 const expiry = 'how long the token can be used: 30m, 12h, 7d (default: gateway.tokenExpiryHours)';
 const fingerprint = '<fingerprint>';
-const byFingerprint = 'the fingerprint of its certificate, or the beginning of it';
+const byFingerprint = "fingerprint of the client's certificate, or the beginning of it";
 
 export function addTrustCommands(program: Command): void {
   const trust = program
@@ -17,17 +17,20 @@ export function addTrustCommands(program: Command): void {
     trust
       .command('token')
       .description(
-        'print a token, which makes one client trusted: `lxstow remote add <name> <token>`, or `lxc remote add`',
+        'print a token that makes one client trusted; the client uses it with `lxstow remote add <name> <token>` or `lxc remote add`',
       )
       .argument('<name>', 'what to call the client')
       .option('--expires <time>', expiry)
-      .option('--gateway <host:port>', 'the gateway to send the client to (default: the one that started last)'),
+      .option(
+        '--gateway <host:port>',
+        'address of the gateway that the client will use (default: the gateway that announced itself last)',
+      ),
   ).action(beside(async (options, name, given) => (await commands()).tokenCommand(options, name, given)));
   granted(
     trust
       .command('add')
       .description('trust a client certificate')
-      .argument('<file>', 'the certificate, PEM')
+      .argument('<file>', 'PEM file with the certificate')
       .option('--name <name>', "what to call the client (default: the certificate's common name)"),
   ).action(beside(async (options, file, given) => (await commands()).addCommand(options, file, given)));
   trust
@@ -40,7 +43,7 @@ export function addTrustCommands(program: Command): void {
     .description("change a client's role, projects or name")
     .argument(fingerprint, byFingerprint)
     .option('--name <name>', 'what to call the client')
-    .addOption(new Option('--role <role>', 'what it may do').choices(roles))
+    .addOption(new Option('--role <role>', 'what the client may do').choices(roles))
     .addOption(projects('unchanged'))
     .addOption(unchecked())
     .option('--all-projects', 'lift the restriction to projects')
@@ -58,13 +61,13 @@ export function addTrustCommands(program: Command): void {
   trust
     .command('revoke-token')
     .description('revoke all tokens of a client')
-    .argument('<name>', 'what the client is called')
+    .argument('<name>', 'name of the client')
     .action(beside(async (options, name) => (await commands()).revokeTokenCommand(options, name)));
 }
 
 /** What the client may do. */
 function granted(command: Command): Command {
-  const role = new Option('--role <role>', 'what it may do (default: admin; operator where --project is given)');
+  const role = new Option('--role <role>', 'what the client may do (default: admin, or operator with --project)');
   return command.addOption(role.choices(roles)).addOption(projects('all projects')).addOption(unchecked());
 }
 

@@ -39,24 +39,31 @@ function addAdopt(program: Command): void {
   examples(
     program
       .command('adopt')
-      .description("copy backups made by lxmin, as backups of lxstow; lxmin's bucket is only read")
+      .description("copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read")
       .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
-      .option('--dry-run', 'only print the backups that exist, and what would be adopted', false)
-      .option('--verify', 'read every archive to its end, and print which are sound; write nothing', false)
+      .option('--dry-run', 'only print which backups exist, and which would be adopted', false)
+      .option('--verify', 'read every archive to its end, and print which are intact; write nothing', false)
       .addOption(new Option('--bucket <name>', "lxmin's bucket").env('LXMIN_BUCKET'))
-      .addOption(new Option('--endpoint <url>', 'its S3 endpoint (default: s3.endpoint)').env('LXMIN_ENDPOINT'))
-      .addOption(new Option('--access-key <key>', 'its access key (default: s3.accessKey)').env('LXMIN_ACCESS_KEY'))
-      .option('--secret-key-file <file>', 'file with its secret key (default: LXMIN_SECRET_KEY, or s3.secretKey)')
-      .option('--region <name>', 'its region (default: s3.region)')
-      .option('--ca <file>', "CA of its endpoint's certificate (default: s3.ca)")
+      .addOption(
+        new Option('--endpoint <url>', 'S3 endpoint of that bucket (default: s3.endpoint)').env('LXMIN_ENDPOINT'),
+      )
+      .addOption(
+        new Option('--access-key <key>', 'access key for that bucket (default: s3.accessKey)').env('LXMIN_ACCESS_KEY'),
+      )
+      .option(
+        '--secret-key-file <file>',
+        'file with the secret key for that bucket (default: LXMIN_SECRET_KEY, or s3.secretKey)',
+      )
+      .option('--region <name>', 'region of that bucket (default: s3.region)')
+      .option('--ca <file>', "CA of that endpoint's certificate (default: s3.ca)")
       .option('--target <host>', 'host that the instances belong to (default: gateway.defaultRemote)')
       .option('--project <name>', 'project that the instances belong to', 'default')
       .addOption(compressionOption('worker.compression'))
       .option(...quiet)
       .addOption(formatOption()),
-    'lxstow adopt --bucket backups --dry-run          list what there is',
+    'lxstow adopt --bucket backups --dry-run          list the backups that exist',
     'lxstow adopt --bucket backups --verify c1        check the backups of c1',
-    'lxstow adopt --bucket backups                    copy everything that is not adopted yet',
+    'lxstow adopt --bucket backups                    copy all backups that are not adopted yet',
   ).action(
     beside(async (options, instances: string[], given) =>
       (await import('../commands/adopt.ts')).adoptCommand(instances, { ...options, ...given }),
@@ -68,15 +75,19 @@ function addDoctor(program: Command, output: Output): void {
   examples(
     program
       .command('doctor')
-      .description('check certificates, NATS, S3, LXD and the configuration, and say what to do; leaves nothing behind')
-      .addArgument(
-        new Argument('[role]', 'what runs on this machine (default: what the configuration is for)').choices([
-          'gateway',
-          'worker',
-        ]),
+      .description(
+        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; leaves nothing behind',
       )
-      .option('--only <areas>', 'only these, separated by commas: configuration, gateway, nats, s3, lxd', (text) =>
-        text.split(','),
+      .addArgument(
+        new Argument(
+          '[role]',
+          'role of this machine (default: each role that has keys in the configuration, or both)',
+        ).choices(['gateway', 'worker']),
+      )
+      .option(
+        '--only <areas>',
+        'check only these areas, separated by commas: configuration, gateway, nats, s3, lxd',
+        (text) => text.split(','),
       )
       .option('--strict', 'exit with status 2 if there are warnings but no problems', false)
       .addOption(formatOption()),
@@ -115,7 +126,7 @@ function addDeadLetters(program: Command): void {
     .command('retry [id...]')
     .description('put jobs back on the queue, each as a new operation')
     .option('--all', 'every dead letter that exists now', false)
-    .option('--code <code>', 'with --all: only jobs with this error code')
+    .option('--code <code>', 'with --all: only jobs that failed with this error code')
     .action(
       beside(async (options, ids: string[], given) =>
         (await commands()).retryCommand(options, ids.map(letterId), given),

@@ -40,9 +40,9 @@ export function judgeOf(
   const refuse = (why: string) =>
     new LxstowError(
       'forbidden',
-      `the archive of ${instance} cannot be judged: ${why}. Clients that are restricted to projects send what LXD has exported, not optimized (gateway.restrictedRestores)`,
+      `the archive of ${instance} cannot be checked: ${why}. Clients that are restricted to projects may upload only archives that LXD has exported, and that are not optimized (gateway.restrictedRestores)`,
     );
-  if (index.optimized) throw refuse('it is optimized, a file system in itself');
+  if (index.optimized) throw refuse('it is optimized, so it contains a file system');
   const said = [
     ...index.described.flatMap(forbiddenIn),
     // Also profiles that the project has: a restore elsewhere would make them.

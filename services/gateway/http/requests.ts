@@ -125,7 +125,7 @@ export function storedBackupOf(request: Request, config: Config): BackupAddress 
 
 /** Throws bad-request for names that restores use for their temporary instances. */
 export function assertNotOwn(name: string): void {
-  if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is for lxstow's own work`);
+  if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is reserved for lxstow`);
 }
 
 /** Aborts when the client has gone. */

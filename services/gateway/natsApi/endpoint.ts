@@ -35,13 +35,13 @@ export interface Endpoint {
   run(parts: GatewayParts, question: Question): Promise<object>;
 }
 
-/** Whether a remote and a project are of the place that the subject names. */
+/** Tests a host and a project against those that the subject names. */
 export function isIn({ address }: Question): { remote: (name: string) => boolean; project: (name: string) => boolean } {
   const fits = (named: string) => (name: string) => named === all || named === name;
   return { remote: fits(address.remote), project: fits(address.project) };
 }
 
-/** What a selector adds to be of that place. Throws forbidden when it goes beyond it. */
+/** The fields that limit a selector to the host and project in the subject. Throws forbidden if the selector names others. */
 export function placeIn(question: Question, selector: Pick<RunSelector, 'remotes' | 'projects'>): typeof selector {
   const { remote, project } = question.address;
   const place = isIn(question);

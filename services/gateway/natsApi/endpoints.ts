@@ -32,7 +32,7 @@ export const endpoints: Endpoint[] = [
     ...usual,
     name: 'backups-list',
     subject: 'backups.list.{remote}.{project}.{instance}',
-    description: 'The backups of an instance, a page of them. not-found where there are none, and no such instance.',
+    description: 'Lists the backups of an instance, one page at a time. not-found if it has none and does not exist.',
     request: 'nats-api.json#/$defs/listRequest',
     answer: 'nats-api.json#/$defs/backupPage',
     async run(parts, question) {
@@ -47,7 +47,7 @@ export const endpoints: Endpoint[] = [
     ...usual,
     name: 'backups-list-all',
     subject: 'backups.list.{remote}.{project}',
-    description: 'The backups of all instances of a project, a page of them.',
+    description: 'Lists the backups of all instances of a project, one page at a time.',
     request: 'nats-api.json#/$defs/listRequest',
     answer: 'nats-api.json#/$defs/backupPage',
     run: (parts, question) => {
@@ -59,7 +59,7 @@ export const endpoints: Endpoint[] = [
     ...usual,
     name: 'backups-show',
     subject: 'backups.show.{remote}.{project}.{instance}',
-    description: 'A backup with its tags; while it is being made, its progress.',
+    description: 'Shows a backup with its tags; while it is being made, with its progress.',
     request: 'nats-api.json#/$defs/backupRequest',
     answer: 'nats-api.json#/$defs/backup',
     run: (parts, { address, body, signal }) =>
@@ -69,7 +69,7 @@ export const endpoints: Endpoint[] = [
     ...usual,
     name: 'operations-list',
     subject: 'operations.list.{remote}.{project}',
-    description: 'The operations of a project, the newest first, a page of them.',
+    description: 'Lists the operations of a project, newest first, one page at a time.',
     request: 'nats-api.json#/$defs/operationsRequest',
     answer: 'nats-api.json#/$defs/operationPage',
     run: operationPage,
@@ -78,7 +78,7 @@ export const endpoints: Endpoint[] = [
     ...usual,
     name: 'operations-show',
     subject: 'operations.show.{remote}.{project}',
-    description: 'An operation.',
+    description: 'Shows an operation.',
     request: 'nats-api.json#/$defs/operationRequest',
     answer: 'nats-api.json#/$defs/operation',
     run: async (parts, { address, body }) => {
@@ -92,7 +92,7 @@ export const endpoints: Endpoint[] = [
     name: 'operations-wait',
     subject: 'operations.wait.{remote}.{project}',
     description:
-      'An operation when it has ended, or as it is when the time is over; one that a worker has yet to make is waited for too.',
+      'Waits for an operation, and shows it once it has ended, or as it is after the timeout. It need not exist yet: a job that is published directly has no operation until a worker takes it.',
     request: 'nats-api.json#/$defs/waitRequest',
     answer: 'nats-api.json#/$defs/operation',
     ...longWait,
@@ -111,7 +111,7 @@ export const endpoints: Endpoint[] = [
     name: 'operations-cancel',
     subject: 'operations.cancel.{remote}.{project}',
     description:
-      'Asks a backup or restore to end; the operation as it is then. It ends as Cancelled when all it made is removed.',
+      'Asks a backup or restore to end, and shows the operation as it is then. It ends as Cancelled once everything that it made is undone.',
     request: 'nats-api.json#/$defs/operationRequest',
     answer: 'nats-api.json#/$defs/operation',
     async run(parts, { address, body }) {
@@ -123,7 +123,7 @@ export const endpoints: Endpoint[] = [
     ...usual,
     name: 'status-list',
     subject: 'status.list.{remote}.{project}',
-    description: 'The state of each instance of a project, with its reason, by name, a page of them.',
+    description: 'Lists the state of each instance of a project with its reason, sorted by name, one page at a time.',
     request: 'nats-api.json#/$defs/statusRequest',
     answer: 'nats-api.json#/$defs/statusPage',
     run: statusPage,
@@ -183,7 +183,7 @@ async function operationPage(
   return { operations: fitting, ...(last && { next: cursor(last) }) };
 }
 
-/** Returns the operation if it is of this place. Throws not-found otherwise, so that a client of one project learns nothing of another. */
+/** Returns the operation if it is of this host and project. Throws not-found otherwise, so that a client of one project learns nothing of another. */
 function assertThere(found: Operation | undefined, { remote, project }: Address, id: string): Operation {
   if (found?.remote !== remote || found.project !== project) throw missingOperation(id);
   return found;

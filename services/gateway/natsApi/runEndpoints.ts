@@ -1,4 +1,4 @@
-/** The endpoints for runs over NATS. The place in the subject, which may be `=all`, limits what a run covers and what the answer shows. */
+/** The endpoints for runs over NATS. The host and project in the subject limit what a run covers and what the answer shows; `=all` stands for all of them. */
 import { LxstowError } from '../../contract/errors.ts';
 import type {
   CreateRunBody,
@@ -27,7 +27,7 @@ export const runEndpoints: Endpoint[] = [
     name: 'runs-create',
     subject: 'runs.create.{remote}.{project}',
     description:
-      'Makes a run of what the selector means in this place. The same request with the same id again is the same run.',
+      'Starts a run of the instances that the selector chooses, limited to the host and project in the subject. The same request with the same id does not start a second run.',
     request: 'http-create-run.json',
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
@@ -40,7 +40,8 @@ export const runEndpoints: Endpoint[] = [
     ...usual,
     name: 'runs-list',
     subject: 'runs.list.{remote}.{project}',
-    description: 'Runs with children in this place, the newest first, a page of them.',
+    description:
+      'Lists the runs that have children on this host and in this project, newest first, one page at a time.',
     request: 'run-answers.json#/$defs/runsRequest',
     answer: 'run-answers.json#/$defs/runPage',
     run: ({ runs }, question) => {
@@ -52,7 +53,7 @@ export const runEndpoints: Endpoint[] = [
     ...usual,
     name: 'runs-show',
     subject: 'runs.show.{remote}.{project}',
-    description: 'A run, as far as it is of this place.',
+    description: 'Shows the part of a run that is on this host and in this project.',
     request: 'run-answers.json#/$defs/runRequest',
     answer: 'run-answers.json#/$defs/run',
     run: async (parts, question) => shown(await runOf(parts, question), question),
@@ -61,7 +62,8 @@ export const runEndpoints: Endpoint[] = [
     ...usual,
     name: 'runs-wait',
     subject: 'runs.wait.{remote}.{project}',
-    description: 'A run when it has ended, or as it is when the time is over, as far as it is of this place.',
+    description:
+      'Waits for a run, and shows the part of it that is on this host and in this project, once it has ended, or as it is after the timeout.',
     request: 'nats-api.json#/$defs/waitRequest',
     answer: 'run-answers.json#/$defs/run',
     ...longWait,
@@ -76,7 +78,7 @@ export const runEndpoints: Endpoint[] = [
     ...usual,
     name: 'runs-children',
     subject: 'runs.children.{remote}.{project}',
-    description: "A run's children in this place, a page of them.",
+    description: "Lists a run's children on this host and in this project, one page at a time.",
     request: 'run-answers.json#/$defs/childrenRequest',
     answer: 'run-answers.json#/$defs/childPage',
     async run(parts, question) {
@@ -88,7 +90,8 @@ export const runEndpoints: Endpoint[] = [
     ...usual,
     name: 'runs-cancel',
     subject: 'runs.cancel.{remote}.{project}',
-    description: 'Asks a run to end, with all its children; the run as it is then. All of it must be of this place.',
+    description:
+      'Asks a run and all its children to end, and shows the run as it is then. The whole run must be on this host and in this project.',
     request: 'run-answers.json#/$defs/runRequest',
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
@@ -100,7 +103,8 @@ export const runEndpoints: Endpoint[] = [
     ...usual,
     name: 'runs-retry',
     subject: 'runs.retry.{remote}.{project}',
-    description: 'Makes a new run of what failed in one that has ended. All of it must be of this place.',
+    description:
+      'Starts a new run of the backups that failed in a finished run. The whole run must be on this host and in this project.',
     request: 'run-answers.json#/$defs/retryRequest',
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
@@ -118,10 +122,10 @@ function seenFrom(question: Question): MaySee {
   return (remote, project) => place.remote(remote) && place.project(project);
 }
 
-/** The request, limited to the place in its subject. Throws forbidden when it names others. */
+/** The request, limited to the host and project in its subject. Throws forbidden if it names others. */
 function requestIn({ config }: GatewayParts, question: Question): CreateRunBody {
   const { selector, ...options } = question.body as CreateRunBody;
-  // Who may publish runs may have backups made, not deleted.
+  // The right to publish runs is a right to make backups, not to delete them.
   if (options.keep) throw new LxstowError('forbidden', 'keep: a run over NATS deletes nothing');
   const place = placeIn(question, selector);
   checkEndpoints(question.body as CreateRunBody, config.notify);

@@ -1,4 +1,4 @@
-/** The endpoints for schedules. In their subjects `=all` may stand for a remote, a project, or both. */
+/** The endpoints for schedules. In their subjects, `=all` stands for all hosts or all projects. */
 import { LxstowError } from '../../contract/errors.ts';
 import type {
   ListRequest,
@@ -40,7 +40,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-create',
     subject: 'schedules.create.{remote}.{project}',
-    description: 'Makes a schedule of what its selector means in this place. It has no rule that deletes.',
+    description:
+      'Creates a schedule for the instances that its selector chooses, limited to the host and project in the subject. It cannot have a rule that deletes backups.',
     request: 'http-schedules-post.json',
     answer: schedule,
     run: shown((parts, question, client) => createSchedule(parts, client, wantedIn(question))),
@@ -49,7 +50,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-list',
     subject: 'schedules.list.{remote}.{project}',
-    description: 'Schedules that are all of this place, by name, a page of them.',
+    description:
+      'Lists the schedules that are entirely on this host and in this project, sorted by name, one page at a time.',
     request: 'nats-api.json#/$defs/listRequest',
     answer: 'nats-api.json#/$defs/schedulePage',
     run: schedulePage,
@@ -58,7 +60,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-show',
     subject: 'schedules.show.{remote}.{project}',
-    description: 'A schedule. As with all that follow, all of it must be of this place.',
+    description:
+      'Shows a schedule. As in all requests about a schedule, it must be entirely on this host and in this project.',
     request: named,
     answer: schedule,
     run: shown((parts, question, client) => visibleSchedule(parts, client, nameIn(question))),
@@ -67,7 +70,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-edit',
     subject: 'schedules.edit.{remote}.{project}',
-    description: 'Replaces the definition of a schedule; as it is then. It has no rule that deletes.',
+    description:
+      'Replaces the definition of a schedule, and shows it as it is then. It cannot have a rule that deletes backups.',
     request: 'http-schedules-post.json',
     answer: schedule,
     run: shown((parts, question, client) => editSchedule(parts, client, wantedIn(question))),
@@ -76,7 +80,7 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-pause',
     subject: 'schedules.pause.{remote}.{project}',
-    description: 'Pauses a schedule, until it is resumed or a time has come; as it is then.',
+    description: 'Pauses a schedule until it is resumed, or until a given time, and shows it as it is then.',
     request: 'nats-api.json#/$defs/schedulePauseRequest',
     answer: schedule,
     run: shown((parts, question, client) => {
@@ -88,7 +92,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-resume',
     subject: 'schedules.resume.{remote}.{project}',
-    description: 'Resumes a schedule; as it is then. It is due the next time, not at once.',
+    description:
+      'Resumes a schedule, and shows it as it is then. Its next run starts when it is next due, not at once.',
     request: named,
     answer: schedule,
     run: shown((parts, question, client) => resumeSchedule(parts, client, nameIn(question))),
@@ -97,7 +102,7 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-run',
     subject: 'schedules.run.{remote}.{project}',
-    description: 'Makes a run of a schedule now.',
+    description: 'Starts a run of a schedule now.',
     request: 'nats-api.json#/$defs/scheduleRunRequest',
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
@@ -110,7 +115,7 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-delete',
     subject: 'schedules.delete.{remote}.{project}',
-    description: 'Deletes a schedule; as it was. Its runs and backups stay.',
+    description: 'Deletes a schedule, and shows it as it was. Its runs and backups stay.',
     request: named,
     answer: schedule,
     run: shown((parts, question, client) => removeSchedule(parts, client, nameIn(question))),
@@ -119,7 +124,7 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-next',
     subject: 'schedules.next.{remote}.{project}',
-    description: 'When a schedule is due next, or when each instance is.',
+    description: "Shows when a schedule is next due, or when each instance's next backup begins.",
     request: 'nats-api.json#/$defs/scheduleNextRequest',
     answer: 'nats-api.json#/$defs/scheduledTimes',
     async run(parts, question) {
@@ -149,7 +154,7 @@ async function schedulePage(parts: GatewayParts, question: Question): Promise<Sc
   return { schedules, ...(last && { next: last.name }) };
 }
 
-/** A schedule is of a place if all that it is about is. */
+/** May touch only schedules that are entirely on the host and in the project that the subject names. */
 function clientIn(question: Question): ScheduleClient {
   const { address, requestor, trace } = question;
   const place = isIn(question);
@@ -164,10 +169,10 @@ function nameIn({ body }: Question): string {
   return (body as ScheduleRequest).name;
 }
 
-/** The schedule, limited to the place in the subject. Throws forbidden when it names others. */
+/** The schedule, limited to the host and project in the subject. Throws forbidden if it names others. */
 function wantedIn(question: Question): SchedulesPostBody {
   const { name, definition } = question.body as SchedulesPostBody;
-  // Who may publish schedules may have backups made, not deleted.
+  // The right to publish schedules is a right to make backups, not to delete them.
   if (definition.keep) throw new LxstowError('forbidden', 'keep: a schedule over NATS deletes nothing');
   const { selector = {} } = definition;
   const bounded = { ...selector, ...placeIn(question, selector) };

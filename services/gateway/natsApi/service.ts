@@ -112,8 +112,8 @@ async function respond(
   const { log, nats } = parts;
   const { subject } = message;
   if (!message.reply || !inbox.test(message.reply)) {
-    log.warn('request over NATS not answered: its reply subject is no inbox', { subject, reply: message.reply });
-    return new LxstowError('bad-request', 'the reply subject is no inbox');
+    log.warn('request over NATS not answered: its reply subject is not an inbox', { subject, reply: message.reply });
+    return new LxstowError('bad-request', 'the reply subject is not an inbox');
   }
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {

@@ -59,7 +59,10 @@ interface Arriving {
 async function upload(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { config, metrics, nats, transfers } = parts;
   if (!request.is('application/octet-stream'))
-    throw new LxstowError('bad-request', 'lxstow makes no instances: send an archive, as application/octet-stream');
+    throw new LxstowError(
+      'bad-request',
+      'lxstow makes no instances: to upload an archive, send it as application/octet-stream',
+    );
   const wanted = wantedOf(request, config);
   nats.assertConnected();
   using place = transfers.begin(clientOf(request).fingerprint);

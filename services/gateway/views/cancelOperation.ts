@@ -25,7 +25,7 @@ export async function cancelOperation(
     if (!operation.may_cancel && operation.status !== 'Cancelling')
       throw new LxstowError(
         'bad-request',
-        `it is too late to cancel: ${operation.instance} is taking its place already`,
+        `it is too late to cancel: ${operation.instance} is taking the place of the old instance already`,
       );
     // When a worker has changed it in between, read it again.
     const asked =

@@ -33,7 +33,7 @@ function checkTime(due: number, window: string, jitter: string | undefined): voi
   const time = `${String(Math.floor(due / 60)).padStart(2, '0')}:${String(due % 60).padStart(2, '0')}`;
   if (left <= 0) throw new LxstowError('bad-request', `window: ${time}, when the schedule is due, is not in ${window}`);
   if (jitter !== undefined && parseDuration(jitter) > left * 60_000)
-    throw new LxstowError('bad-request', `jitter: ${jitter} behind ${time} is not in the window ${window}`);
+    throw new LxstowError('bad-request', `jitter: ${jitter} after ${time} is outside the window ${window}`);
 }
 
 function minutesFrom(one: number, other: number): number {

@@ -202,7 +202,7 @@ class Transfer {
 function indexTooLarge(address: BackupAddress, bytes = 0): LxstowError {
   return new LxstowError(
     'too-large',
-    `LXD would not take the backup of ${nameOf(address)} back: its index.yaml is ${bytes} bytes, and LXD reads ${largestIndexBytes}. Delete snapshots, or large values of its configuration, or use --instance-only`,
+    `LXD could not import the backup of ${nameOf(address)}: its index.yaml is ${bytes} bytes, and LXD reads at most ${largestIndexBytes}. Delete snapshots or large configuration values, or use --instance-only`,
   );
 }
 

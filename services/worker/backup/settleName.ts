@@ -66,6 +66,6 @@ export async function assertNoLeftoverArchive(
   const what = `${address.instance}/${address.backup}`;
   throw new LxstowError(
     'conflict',
-    `an archive without its manifest is where backup ${what} would be, left by an operation that ended: \`lxstow janitor\` removes it, or take another name`,
+    `an archive without its manifest has the name of backup ${what}; an operation that ended has left it. Remove it with \`lxstow janitor\`, or choose another name`,
   );
 }

@@ -120,7 +120,7 @@ function goneError({ imported }: Restoring): LxstowError {
 async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: InstancesFound): Promise<void> {
   const own = parseOwnName(target.instance);
   if (own)
-    throw new LxstowError('bad-request', `the name ${target.instance} is for lxstow's own work: choose another one`);
+    throw new LxstowError('bad-request', `the name ${target.instance} is reserved for lxstow: choose another one`);
   if (!here.target) return;
   if (job.body.replace) {
     assertReplaceable(here.target, nameOf(target));
@@ -161,7 +161,7 @@ async function checkTarget(
   if (archive.optimized && driver !== instance.driver) {
     throw new LxstowError(
       'bad-request',
-      `the backup is in ${instance.driver}'s own format; pool ${wanted} is ${driver}: choose a pool of ${instance.driver}`,
+      `the backup is in ${instance.driver}'s own format, but pool ${wanted} uses ${driver}: choose a pool that uses ${instance.driver}`,
     );
   }
 }

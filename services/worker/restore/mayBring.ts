@@ -32,5 +32,5 @@ export async function assertMayBring(restoring: Restoring, { instance }: Manifes
   if (forbidden.length === 0) return;
   const subject = jobSubject('restore', target, source, { unrestricted: true });
   const refusal = refusalOf(`the backup of ${source.instance}`, forbidden);
-  throw new LxstowError('forbidden', `${refusal}. A job that may bring it is published to ${subject}`);
+  throw new LxstowError('forbidden', `${refusal}. To allow it, publish the job to ${subject}`);
 }

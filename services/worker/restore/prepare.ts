@@ -117,7 +117,9 @@ export async function changeWhatMay(
       await change({ [key]: value });
     } catch (error) {
       if (!isCode(error, 'lxd-refused')) throw error;
-      attempt.warn(`${key} of ${nameOf(target)} is not ${value || 'removed'}: ${asLxstowError(error).message}`);
+      attempt.warn(
+        `${key} of ${nameOf(target)} could not be ${value ? `set to ${value}` : 'removed'}: ${asLxstowError(error).message}`,
+      );
     }
   }
 }

@@ -86,7 +86,7 @@ async function setAside(restoring: Restoring): Promise<void> {
     if (identifierOf(found) !== checkpoint?.givingWay)
       throw new LxstowError(
         'conflict',
-        `instance ${nameOf(target)} is not the one that it was when its replacement began`,
+        `instance ${nameOf(target)} is no longer the instance that was to be replaced: another client has put one in its place`,
       );
     const kept = keptConfig(found);
     await attempt.checkpoint({ replaced: { status: found.status, kept } });
@@ -123,7 +123,7 @@ async function setAside(restoring: Restoring): Promise<void> {
 function exchangedError({ target }: Restoring): LxstowError {
   return new LxstowError(
     'conflict',
-    `instance ${nameOf(target)} was exchanged by another client while it was being replaced`,
+    `instance ${nameOf(target)} was to be replaced, but another client has put a different instance in its place meanwhile`,
   );
 }
 

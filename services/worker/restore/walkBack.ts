@@ -67,7 +67,9 @@ async function putBack(restoring: Restoring, { status }: LxdInstance, runs: bool
       await setState(tools.lxd, target, 'freeze', waitingOf(restoring));
   } catch (error) {
     if (isLxdAway(error) || attempt.leaseLost.aborted) throw error;
-    attempt.warn(`instance ${nameOf(target)} is back, but does not run as it did: ${asLxstowError(error).message}`);
+    attempt.warn(
+      `instance ${nameOf(target)} has its name back, but could not be started as before: ${asLxstowError(error).message}`,
+    );
   }
   await changeWhatMay(restoring, target, handedBackConfig('replaced', kept, runs), 'replaced');
 }
