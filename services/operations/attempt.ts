@@ -6,7 +6,7 @@ import type { Log } from '../telemetry/logger.ts';
 import { amend, begin, carriedOver, isFinal, refuseCancels } from './operation.ts';
 import type { OperationStore, Stored } from './operationStore.ts';
 
-const reportEveryMs = 2000;
+const reportEveryMs = 1000;
 const cleanupMs = 30_000;
 const lingerMs = 5000;
 
@@ -133,7 +133,7 @@ export class Attempt {
     await Promise.all(this.#leases.map((lease) => lease.renew()));
   }
 
-  /** Writes progress to the operation, with its next write, or two seconds after the last one. A failed write does not end the attempt. */
+  /** Writes progress to the operation, with its next write, or a second after the last one. A failed write does not end the attempt. */
   report(metadata: OperationMetadata): void {
     this.#metadata = { ...this.#metadata, ...metadata };
     if (this.#timer || this.signal.aborted) return;

@@ -227,6 +227,8 @@ describe('the documents', { timeout: 600_000, skip }, () => {
         });
       } finally {
         await removeInstances();
+        const [enter = '', ...there] = machine.enter;
+        await run(enter, [...there, 'rm', '-rf', '/etc/lxstow', '/etc/nats', '/var/lib/lxstow']);
       }
     });
   }

@@ -82,7 +82,7 @@ describe("nats.conf's users", { timeout: 600_000 }, () => {
       (listed) => listed.includes(dead),
     );
     assert.match(await lxstowAs('admin', 'trust', 'list-tokens'), /laptop/);
-    const told = (await receiver.until('/', 7)).map(({ notice }) => `${notice.opType} ${notice.state}`);
+    const told = (await receiver.until('/', 6)).map(({ notice }) => `${notice.opType} ${notice.state}`);
     for (const each of [
       'backup success',
       'run success',

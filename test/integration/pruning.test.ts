@@ -218,7 +218,7 @@ describe('pruning', { timeout: 600_000 }, () => {
     const subject = 'lxstow.jobs.local.prune.default.c1';
     const failed = await ended(await publish(stack.nats.url, subject, { keep: { keep_last: 1 } }));
     assert.equal(failed.status, 'Failure');
-    assert.match(failed.err, new RegExp(`manifest of c1/${second} cannot be read: nothing of c1 was deleted`));
+    assert.match(failed.err, new RegExp(`manifest of c1/${second} cannot be read: no backup of c1 was deleted`));
     assert.equal((await left()).length, 3);
     assert.equal((await stack.stow.request('DELETE', `/1.0/instances/c1/backups/${second}`)).status, 200);
   });
@@ -316,7 +316,7 @@ describe('pruning', { timeout: 600_000 }, () => {
       async () =>
         Object.values(await operations())
           .flat()
-          .filter(({ err }) => err.includes(`c1/${names[1]} cannot be read: nothing of c1 was deleted`)),
+          .filter(({ err }) => err.includes(`c1/${names[1]} cannot be read: no backup of c1 was deleted`)),
       ({ length }) => length > 0,
     );
     assert.equal(failed.length, 1);

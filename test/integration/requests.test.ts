@@ -54,7 +54,7 @@ describe('requests', { timeout: 600_000 }, () => {
     ['an unknown backup to restore', 'POST', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
     ['an unknown backup to delete', 'DELETE', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
     ['an unknown remote', 'POST', `${backups}?target=mars`, 404, /host mars does not exist; there are: local/],
-    ['an unknown remote in a list', 'GET', `${backups}?target=mars`, 404, /remote mars/],
+    ['an unknown host in a list', 'GET', `${backups}?target=mars`, 404, /host mars/],
     ['an unknown project', 'POST', `${backups}?project=mars`, 404, /project mars does not exist/],
     [
       'an unknown operation',
@@ -110,7 +110,7 @@ describe('requests', { timeout: 600_000 }, () => {
     ['a body over the limit', 'POST', backups, 413, /bodyLimitBytes/, { body: { name: long.repeat(10) } }],
     ['an unknown field where to restore', 'POST', `${backups}/$backup`, 400, /"nmae"/, { body: { nmae: 'c2' } }],
     ['a bad name to restore under', 'POST', `${backups}/$backup`, 400, /name/, { body: { name: 'a/b' } }],
-    ['an unknown remote to restore to', 'POST', `${backups}/$backup`, 404, /remote mars/, { body: { target: 'mars' } }],
+    ['an unknown host to restore to', 'POST', `${backups}/$backup`, 404, /host mars/, { body: { target: 'mars' } }],
     [
       'an unknown project to restore to',
       'POST',

@@ -141,14 +141,22 @@ describe('a restore', { timeout: 600_000 }, () => {
     await lxc('config', 'set', 'large', 'security.protection.delete', 'true');
     const backup = await stack.backup('large', '?compression=none');
     await lxc('config', 'unset', 'large', 'security.protection.delete');
-    const answer = await restore('large', backup, { name: 'large-copy' });
-    // LXD has made it, under a name of ours, and unpacks.
-    await until(
-      () => instances('large-copy'),
-      (there) => there.some((name) => name.startsWith('lxstow-')),
-    );
-    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
-    assert.equal((await stack.stow.finished(answer)).status, 'Cancelled');
+    // LXD may have unpacked it before the cancel comes, which is then refused: once more.
+    for (let tries = 1; ; tries++) {
+      const answer = await restore('large', backup, { name: 'large-copy' });
+      // LXD has made it, under a name of ours, and unpacks.
+      await until(
+        () => instances('large-copy'),
+        (there) => there.some((name) => name.startsWith('lxstow-') || name.startsWith('large-copy')),
+      );
+      const { status } = await stack.stow.request('DELETE', answer.body.operation);
+      const operation = await stack.stow.finished(answer);
+      assert.equal(operation.status, status === 200 ? 'Cancelled' : 'Success', operation.err);
+      if (status === 200) break;
+      assert.ok(tries < 10, 'each cancel came too late');
+      await lxc('config', 'unset', 'large-copy', 'security.protection.delete');
+      await lxc('delete', '-f', 'large-copy');
+    }
     assert.deepEqual(await instances('large'), ['large Running']);
   });
 
@@ -227,7 +235,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     const answer = await restore('web', backup, { project: 'narrow', name: 'web' });
     if (stack.lab.lxd?.engine === 'lxd') {
       const { metadata } = await succeeded(stack.stow, answer);
-      assert.match(metadata.warnings?.join() ?? '', /volatile\.uuid of web \(project narrow\) is not /);
+      assert.match(metadata.warnings?.join() ?? '', /volatile\.uuid of web \(project narrow\) could not be set to /);
       await stack.remove('web', 'narrow');
     } else {
       // The later ones take no import into such a project: every archive has such keys.
@@ -465,7 +473,7 @@ describe('a restore', { timeout: 600_000 }, () => {
         async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation,
         (found) => found?.status_code >= 200,
       );
-      assert.match(refused.err, /the name lxstow-\S+ is for lxstow's own work/);
+      assert.match(refused.err, /the name lxstow-\S+ is reserved for lxstow/);
     }
     await stack.remove(name);
   });
