@@ -19,8 +19,8 @@ import { examineLxd } from '../../doctor/lxd.ts';
 import { examineNats } from '../../doctor/nats.ts';
 import { examineS3 } from '../../doctor/s3.ts';
 import { createLogger } from '../../telemetry/logger.ts';
-import { besideStandalone } from '../ownNats.ts';
-import { besideOwnStore } from '../ownStore.ts';
+import { besideOwnNats } from '../standalone/ownNats.ts';
+import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
 
 export interface DoctorCommand {
@@ -62,7 +62,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
 /** Reports it as a finding when standalone's NATS or store cannot be found out. */
 function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, report: Report): Config {
   try {
-    return besideStandalone(besideOwnStore(config, env), env, isGiven);
+    return besideOwnNats(besideOwnStore(config, env), env, isGiven);
   } catch (error) {
     report('problem', (error as Error).message, 'sudo -u USER lxstow doctor');
     return config;
