@@ -5,7 +5,7 @@ import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Document, parseDocument } from 'yaml';
 import { LxstowError } from '../contract/errors.ts';
-import type { S3Place, Store } from './initAnswers.ts';
+import { type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
 export interface Settings {
@@ -20,13 +20,13 @@ export interface Ports {
   gateway: number;
   gatewayHealth: number;
   workerHealth: number;
-  /** Of the server of a folder. */
+  /** Of VersityGW, which serves a folder. */
   store: number;
 }
 
 export const usualPorts: Ports = { gateway: 8443, gatewayHealth: 8081, workerHealth: 8082, store: 9000 };
 
-/** What an earlier configuration says, as far as init asks for it. */
+/** What the configuration already says about what init asks. */
 export interface Earlier {
   store: Store | undefined;
   socket: string | undefined;
@@ -39,7 +39,7 @@ export function readEarlier({ config }: Places): Earlier | undefined {
   if (!existsSync(config)) return undefined;
   const read = documentIn(readFileSync(config, 'utf8'), config).toJS() ?? {};
   const { s3 = {}, remotes = {}, gateway = {}, worker = {} } = read;
-  const { folder, endpoint, bucket = 'lxstow', region = 'us-east-1', accessKey, secretKey, ca } = s3;
+  const { folder, endpoint, bucket = usualBucket, region = usualRegion, accessKey, secretKey, ca } = s3;
   const place = accessKey && secretKey && { endpoint, bucket, region, accessKey, secretKey, ...(ca && { ca }) };
   return {
     store: folder ? { folder } : place || undefined,

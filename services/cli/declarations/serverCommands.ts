@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
+import { usualNatsPort } from '../../init/ports.ts';
 import { beside, configurationSource } from './beside.ts';
 import { examples } from './options.ts';
 
@@ -42,7 +43,7 @@ function addStandalone(program: Command): void {
   program
     .command('standalone')
     .description('run a gateway and a worker in one process, with its own nats-server unless nats.servers is set')
-    .option('--nats-port <port>', 'port of its own nats-server, on 127.0.0.1', portOf, 4222)
+    .option('--nats-port <port>', 'port of its own nats-server, on 127.0.0.1', portOf, usualNatsPort)
     .option('--store <folder>', 'keep backups in this folder, as with s3.folder (LXSTOW_S3_FOLDER)', folderOf)
     .hook('preAction', growSlowly)
     .action(
