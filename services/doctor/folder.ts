@@ -13,7 +13,11 @@ const lowShare = 0.1;
 export async function examineFolder(folder: string, patient: Patient, report: Report): Promise<boolean> {
   const fault = await folderFault(folder);
   if (fault) {
-    report('problem', fault, 'Mount it, or let the user who runs standalone write to it; jobs wait until then, and nothing is written.');
+    report(
+      'problem',
+      fault,
+      'Mount it, or let the user who runs standalone write to it; jobs wait until then, and nothing is written.',
+    );
     return false;
   }
   const { bavail, blocks, bsize } = await statfs(folder);
@@ -41,8 +45,7 @@ export interface PoolSource {
 export async function poolsBeside(folder: string, pools: PoolSource[]): Promise<string[]> {
   const disk = await diskOf(folder);
   const found: string[] = [];
-  for (const { name, source } of pools)
-    if (source.startsWith('/') && (await diskOf(source)) === disk) found.push(name);
+  for (const { name, source } of pools) if (source.startsWith('/') && (await diskOf(source)) === disk) found.push(name);
   return found;
 }
 

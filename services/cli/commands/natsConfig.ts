@@ -23,7 +23,7 @@ export interface NatsConfigOptions {
 const secret = 0o600;
 const publicFile = 0o644;
 
-/** Writes all files, or none: throws conflict when the folder has one of them. */
+/** Writes all files. Throws conflict, and writes none, when the folder has one of them already. */
 export async function natsConfigCommand({ hosts, out, server, port }: NatsConfigOptions): Promise<void> {
   for (const host of hosts) check('names.json#/$defs/remoteName', host, '--hosts');
   if (new Set(hosts).size < hosts.length) throw new LxstowError('bad-request', '--hosts: a host is named twice');
