@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { loadConfig } from '../../services/contract/config.ts';
+import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
 import {
@@ -153,6 +154,17 @@ describe('answers to lxstow init', () => {
     const weekly = await findAnswers({ ...asking, options: { keepDaily: '7' }, earlier, asker: undefined });
     assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
   });
+});
+
+it('a pool is beside a folder when its folder or disk image is on the same disk', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  const pools = [
+    { name: 'folder', source: folder },
+    { name: 'image', source: join(folder, 'default.img') },
+    { name: 'dataset', source: 'tank/lxd' },
+    { name: 'elsewhere', source: '/proc' },
+  ];
+  assert.deepEqual(await poolsBeside(folder, pools), ['folder', 'image']);
 });
 
 describe('what lxstow init writes', () => {

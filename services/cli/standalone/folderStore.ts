@@ -115,8 +115,10 @@ class FolderStore implements AsyncDisposable {
     await this.#standIn.say('the server of s3.folder starts');
     const first = Promise.withResolvers<void>();
     void this.#keep(first.resolve).catch((error) => this.#options.failed.abort(error));
-    await Promise.race([first.promise, delay(patienceMs, undefined, { ref: false })]);
-    this.#options.failed.signal.throwIfAborted();
+    const { signal } = this.#options.failed;
+    const patience = delay(patienceMs, undefined, { ref: false, signal }).catch(() => undefined);
+    await Promise.race([first.promise, patience]);
+    signal.throwIfAborted();
   }
 
   /** Looks at the folder each second, and starts and ends the server accordingly. `looked` is called after each look, and at the end. */
