@@ -111,7 +111,8 @@ interface Preparation {
 
 /** Writes the configuration, and starts the service unless it runs as it should. */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
-  const ports: Ports = record && earlier ? earlier.ports : await freePorts({ ...usualPorts });
+  const usual = earlier?.ports ?? usualPorts;
+  const ports: Ports = record && earlier ? usual : await freePorts<keyof Ports>(usual);
   const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
   const store = await keepCa(places, answers.store);
   const settings = { store, socket: server.socket, state: record?.state ?? places.state, ports };
