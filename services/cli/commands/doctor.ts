@@ -9,6 +9,7 @@ import {
   type Check,
   examine,
   type Finding,
+  type Patient,
   type Report,
   type Role,
   reportTo,
@@ -51,7 +52,8 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   if (config) {
     examineGzip(config, report);
     if (file) await examineFile(file, secrets.some(examineConfig({ file, env: {} }).isGiven), report);
-    findings.push(...(await examineAll(config, source.env, role ? [role] : rolesIn(examined), wanted, stop)));
+    const running = role ? [role] : rolesIn(examined);
+    findings.push(...(await examineAll({ config, env: source.env, roles: running }, wanted, stop)));
   }
   const shown = findings.filter(({ area }) => wanted.includes(area) || (area === 'configuration' && !config));
   show(shown, format);
@@ -70,9 +72,7 @@ function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, r
 }
 
 async function examineAll(
-  config: Config,
-  env: NodeJS.ProcessEnv,
-  running: Role[],
+  given: Pick<Patient, 'config' | 'env' | 'roles'>,
   wanted: readonly Area[],
   stop: AbortSignal,
 ): Promise<Finding[]> {
@@ -84,10 +84,10 @@ async function examineAll(
     lxd: examineLxd,
   };
   const used = (area: Area) =>
-    area === 'gateway' ? running.includes('gateway') : area !== 'lxd' || running.includes('worker');
-  const log = createLogger(config.log, {});
+    area === 'gateway' ? given.roles.includes('gateway') : area !== 'lxd' || given.roles.includes('worker');
+  const log = createLogger(given.config.log, {});
   log.silent = true;
-  const patient = { config, env, roles: running, log };
+  const patient = { ...given, log };
   const found = await Promise.all(
     areas
       .filter((area) => wanted.includes(area) && used(area))
