@@ -39,7 +39,7 @@ interface FolderStoreOptions {
 export async function openFolderStore(options: FolderStoreOptions): Promise<AsyncDisposable & { config: Config }> {
   const files = ownStoreFiles(options.config, options.env);
   const config = withOwnStore(options.config, await ownSecret(files.secret));
-  await endOrphan(files);
+  await endLeftover(files);
   await markAtFirst(config.s3.folder ?? '', files);
   const store = new FolderStore({ ...options, config }, files);
   try {
@@ -69,7 +69,7 @@ async function markAtFirst(folder: string, { marked }: OwnStoreFiles): Promise<v
 }
 
 /** Ends a server whose standalone was killed. Throws bad-config when its standalone still runs. */
-async function endOrphan({ pids, dir }: OwnStoreFiles): Promise<void> {
+async function endLeftover({ pids, dir }: OwnStoreFiles): Promise<void> {
   const [pid = 0, parent] = (await readFile(pids, 'utf8').catch(() => '')).split(' ').map(Number);
   const command = pid > 0 ? await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '') : '';
   if (!command.includes(program)) return;
