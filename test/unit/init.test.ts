@@ -209,6 +209,17 @@ describe('what lxstow init writes', () => {
     assert.match(readFileSync(there.config, 'utf8'), /^# mine\nlog:\n {2}level: debug\n/);
   });
 
+  it('fills sections that were there, and empty', async () => {
+    const there = places();
+    writeFileSync(there.config, 's3:\n  # bucket: mine\nremotes:\nworker:\n  # slots: 2\n');
+    assert.equal(readEarlier(there)?.store, undefined);
+    await writeConfiguration(there, settings, false);
+    assert.equal(loadConfig({ file: there.config, env: {} }).s3.bucket, 'backups');
+    assert.match(readFileSync(there.config, 'utf8'), /^s3:\n {2}# bucket: mine\n {2}endpoint: /);
+    writeFileSync(there.config, '- s3\n');
+    assert.throws(() => readEarlier(there), /must hold keys and values/);
+  });
+
   it('a unit of its own without the package, with the port of NATS where that is another one', () => {
     const service = {
       places: placesFor('/etc/lxstow/lxstow.yaml', {}, true),
