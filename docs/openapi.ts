@@ -601,7 +601,7 @@ const document = {
     title: 'lxstow',
     version,
     description:
-      "Backs up LXD and Incus instances to S3, and restores them. The API is LXD's REST API, with additions: docs/api.md. A trailing slash in a path makes no difference.",
+      "Backs up LXD and Incus instances to S3 or to a folder, and restores them. The API is LXD's REST API, with additions: docs/api.md. A trailing slash in a path makes no difference.",
     license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
   },
   servers: [{ url: 'https://127.0.0.1:8443', description: 'gateway.address and gateway.port of the configuration.' }],

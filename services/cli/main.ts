@@ -29,7 +29,7 @@ if (Number(process.versions.node.split('.')[0]) < oldestNode) {
 }
 
 const program = new Command('lxstow')
-  .description('Backs up LXD and Incus instances to S3, and restores them.')
+  .description('Backs up LXD and Incus instances to S3 or to a folder, and restores them.')
   .version(version)
   .option(
     '-c, --config <file>',

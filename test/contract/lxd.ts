@@ -276,8 +276,8 @@ export function lxdContract(
       });
 
       it('has the snapshots, unless they are not wanted', async () => {
-        assert.ok((await exported('d1')).includes('backup/snapshots/first/'));
-        assert.ok(!(await exported('d1', { instanceOnly: true })).includes('backup/snapshots/first/'));
+        assert.ok((await exported('d1')).includes(`backup/snapshots/${snapshot}/`));
+        assert.ok(!(await exported('d1', { instanceOnly: true })).includes(`backup/snapshots/${snapshot}/`));
       });
 
       it('can be read from any byte on', async () => {

@@ -47,8 +47,8 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
   const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
   await writeRecord(places, { ...made, gateway });
-  say(`${gateway}: is the gateway, and trusts this user`);
-  if (answers.nightly) say(`every instance is backed up next at ${await setNightly(gateway, answers.nightly)}`);
+  say(`the gateway is called ${gateway}: here, and trusts this user`);
+  if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writeSecret(places.page, recoveryPage(answers.store, new Date()));
   const status = await firstBackup(gateway, answers.backup);
   await sayNext(places, service, answers, gateway);

@@ -16,7 +16,7 @@ export interface NatsConfigOptions {
   /** The folder. It has the same path on each machine. */
   out: string;
   /** Names and addresses of the server's machine; clients use the first. */
-  server: string[];
+  server?: string[];
   port: number;
 }
 
@@ -25,7 +25,7 @@ const secret = 0o600;
 const publicFile = 0o644;
 
 /** Writes all files. Throws conflict, and writes none, when the folder has one of them already. */
-export async function natsConfigCommand({ hosts, out, server, port }: NatsConfigOptions): Promise<void> {
+export async function natsConfigCommand({ hosts, out, server = [], port }: NatsConfigOptions): Promise<void> {
   for (const host of hosts) check('names.json#/$defs/remoteName', host, '--hosts');
   if (new Set(hosts).size < hosts.length) throw new LxstowError('bad-request', '--hosts: a host is named twice');
   const names = server.length > 0 ? server : [hostname()];

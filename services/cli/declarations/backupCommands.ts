@@ -50,7 +50,7 @@ export function addRestoreCommand(program: Command): void {
     .option('--all', 'restore the latest backup of every instance of the project')
     .option('--all-projects', 'with --all: instances of every project; each returns to its own project')
     .option('--as <name>', 'restore under this name (default: the original one)')
-    .option('--pool <pool>', 'restore to this storage pool (default: the original one)')
+    .option('--pool <pool>', 'restore to this storage pool (default: the original one, or that of the default profile)')
     .option('--to-project <name>', 'restore to this project (default: the original one)')
     .option('--to-target <host>', 'restore to this host (default: the original one)')
     .option('--start', 'start the instance afterwards')

@@ -11,7 +11,7 @@ export function addInitCommand(program: Command): void {
       .description(
         'set up lxstow on this machine: finds LXD or Incus, asks where backups go, starts everything; safe to repeat',
       )
-      .option('-y, --yes', 'ask nothing: take the usual answer to what no option answers')
+      .option('-y, --yes', 'ask nothing: a question that no option answers gets its usual answer')
       .option(
         '--store <place>',
         'where backups go: a folder, or the URL of an S3 server, such as https://s3.example.net/bucket',
@@ -20,11 +20,16 @@ export function addInitCommand(program: Command): void {
       .option('--secret-key-file <file>', 'file with its secret key (default: LXSTOW_S3_SECRET_KEY)')
       .option('--region <name>', 'region of the bucket (default: us-east-1)')
       .option('--ca <file>', "CA of the S3 server's certificate, PEM")
-      .addOption(new Option('--engine <name>', 'which server to use, where both are here').choices(['lxd', 'incus']))
+      .addOption(
+        new Option('--engine <name>', 'which server to use, if both are on this machine').choices(['lxd', 'incus']),
+      )
       .option('--nightly <time>', 'back up every instance every night at this time (default: 03:00)')
       .option('--no-nightly', 'make no schedule')
       .option('--keep-daily <n>', 'for how many nights to keep backups (default: 14)')
-      .option('--backup <which>', 'back up now: all, none, or the name of an instance')
+      .option(
+        '--backup <which>',
+        'back up now: all, none, or the name of an instance (default: all; none if init is repeated)',
+      )
       .option('--undo', 'stop lxstow and remove what init made; backups, their folder or bucket, and keys stay'),
     'lxstow init',
     'lxstow init --yes --store /mnt/nas/lxstow --nightly 03:00 --keep-daily 14',

@@ -41,9 +41,12 @@ export function addRetentionCommands(program: Command): void {
         '--simulate [time]',
         'delete nothing; show what would be left of backups made for 1y (default), 6m, 90d …',
       )
-      .option('--cron <rule>', 'with --simulate: when they were made (default: @daily)')
-      .option('--every <time>', 'the same as a time between two backups: 30m, 6h, 1d or 2w')
-      .option('--schedule <name>', 'the same, and the rule, as in this schedule; --keep options replace its rule')
+      .option('--cron <rule>', 'with --simulate: when the backups were made (default: @daily)')
+      .option('--every <time>', 'with --simulate: the time between two backups, instead of --cron: 30m, 6h, 1d or 2w')
+      .option(
+        '--schedule <name>',
+        'with --simulate: the times and the rule of this schedule; --keep options replace its rule',
+      )
       .option(...quiet)
       .addOption(formatOption()),
     'lxstow prune --keep-daily 14 --keep-monthly 12 --dry-run',

@@ -20,7 +20,11 @@ const id = ['<id>', '[gateway:]id of the run'] as const;
 export function addRunCommands(program: Command): void {
   const run = program
     .command('run')
-    .description('back up many instances as one run, which continues without the client');
+    .description('back up many instances as one run, which continues without the client')
+    .addHelpText(
+      'after',
+      '\n`lxstow run …` without one of these commands is `lxstow run create …`; `lxstow run create --help` has its options.',
+    );
   addCreate(run);
   following(
     run
@@ -37,7 +41,7 @@ export function addRunCommands(program: Command): void {
     .action(exiting(async (name: string | undefined, options) => (await commands()).runListCommand(name, options)));
   run
     .command('show')
-    .description('show a run, or each of its instances')
+    .description('show a run; with --children, each of its instances')
     .argument(...id)
     .option('--children', 'show each instance of the run')
     .addOption(new Option('--state <state>', 'only instances in this state').choices(childStates))

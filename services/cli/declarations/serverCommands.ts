@@ -72,14 +72,10 @@ function addNatsConfig(program: Command): void {
       .requiredOption('--out <folder>', 'folder for the files; it has the same path on each machine')
       .option(
         '--server <names>',
-        "names and addresses of the server's machine; the first is what the others connect to",
+        "names and addresses of the server's machine; the first is what the others connect to (default: this machine's name)",
         words,
-        [],
       )
-      .addHelpText(
-        'after',
-        "\nThe server's name is this machine's, unless --server is given. Files that exist are not overwritten.",
-      )
+      .addHelpText('after', '\nFiles that exist are not overwritten.')
       .option('--port <port>', 'port of the server', portOf, 4222),
     'lxstow nats-config --hosts berlin,oslo --server nats.example.net --out /etc/lxstow/nats',
   ).action(async (options) => (await import('../commands/natsConfig.ts')).natsConfigCommand(options));

@@ -22,8 +22,8 @@ export function addUpkeepCommands(program: Command, output: Output): void {
     .description(
       'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted past lxstow; safe to repeat',
     )
-    .option('--yes', 'bring these back, by removing the delete markers that hide them')
-    .option('--deleted-since <time>', 'the same for all backups that were deleted since a time (UTC), by lxstow too')
+    .option('--yes', 'bring back the deleted backups that are found, by removing the delete markers that hide them')
+    .option('--deleted-since <time>', 'also find backups that lxstow itself may have deleted, since this time (UTC)')
     .addOption(formatOption())
     .action(
       beside(async (options, given: { yes?: boolean; deletedSince?: string; format: Format }) =>
