@@ -8,7 +8,7 @@ import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, wri
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { onPath } from '../../test/lab/parts.ts';
+import { onPath } from '../../test/lab/findPart.ts';
 import { run } from '../../test/lab/run.ts';
 import { goPrograms, isal } from './carried.ts';
 

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { glob, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { findPart, partsFolder } from '../../test/lab/parts.ts';
+import { findPart, partsFolder } from '../../test/lab/findPart.ts';
 import { run } from '../../test/lab/run.ts';
 import carried from '../carried.json' with { type: 'json' };
 

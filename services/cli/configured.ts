@@ -3,8 +3,8 @@ import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createLogger, type Log } from '../telemetry/logger.ts';
-import { besideStandalone } from './ownNats.ts';
-import { besideOwnStore } from './ownStore.ts';
+import { besideOwnNats } from './standalone/ownNats.ts';
+import { besideOwnStore } from './standalone/ownStore.ts';
 
 export interface Configured {
   config: Config;
@@ -37,5 +37,5 @@ export function shownConfiguration(source: Source): string {
 
 function configuration(source: Source): Config {
   const config = besideOwnStore(loadConfig(source), source.env);
-  return besideStandalone(config, source.env, (path) => isGiven(source, path));
+  return besideOwnNats(config, source.env, (path) => isGiven(source, path));
 }

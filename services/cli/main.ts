@@ -2,7 +2,7 @@
 /** The command line. Commands are declared in declarations/, and each loads its own file of commands/ when it runs. */
 import { Command, CommanderError } from 'commander';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
-import { version } from '../contract/version.ts';
+import { oldestNode, version } from '../contract/version.ts';
 import {
   addBackupCommand,
   addExportCommand,
@@ -23,7 +23,6 @@ import { CliError, exitOf, exits } from './exit.ts';
 import { watchOutput } from './terminal/outputErrors.ts';
 import { printableLines } from './terminal/table.ts';
 
-const oldestNode = 24;
 if (Number(process.versions.node.split('.')[0]) < oldestNode) {
   process.stderr.write(`lxstow: Node.js ${process.versions.node} is too old: lxstow needs ${oldestNode} or newer\n`);
   process.exit(exits.config);

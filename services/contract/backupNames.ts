@@ -24,13 +24,13 @@ export function backupName(time: Date, compression: Compression, clash = 1): str
 
 /** The compression that a backup's name says; undefined where it says none. */
 export function compressionNamed(name: string): Compression | undefined {
-  const ending = decideAfterFailure(name);
+  const ending = archiveEnding(name);
   return (Object.keys(extensionOf) as Compression[]).find((each) => extensionOf[each] === ending);
 }
 
 /** Throws bad-request if the ending of a chosen name does not fit the archive's compression. */
 export function checkBackupName(name: string, compression: Compression): void {
-  const ending = decideAfterFailure(name);
+  const ending = archiveEnding(name);
   if (ending !== undefined && ending !== extensionOf[compression]) {
     throw new LxstowError(
       'bad-request',
@@ -39,6 +39,7 @@ export function checkBackupName(name: string, compression: Compression): void {
   }
 }
 
-function decideAfterFailure(name: string): string | undefined {
+/** `.tar`, or `.tar.gz` and the like; undefined where the name has no such ending. */
+function archiveEnding(name: string): string | undefined {
   return /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
 }

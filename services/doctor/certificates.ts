@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import tls from 'node:tls';
 import { pemCertificates } from '../trust/certificates.ts';
-import { faultOfKey } from '../trust/pair.ts';
+import { faultOfKey, type PairPlace } from '../trust/pair.ts';
 import { answerMs, type Report } from './finding.ts';
 
 /** Renewals happen a month before the end: with fewer days left, one was missed. */
@@ -32,24 +32,27 @@ export async function readCertificates(
   }
 }
 
+export interface ExaminedPair extends PairPlace {
+  what: string;
+  /** What to do when it ends. */
+  renew: string;
+}
+
 /** Checks a certificate and its key, in files. Returns the certificate if both are valid, its dates aside. */
-export async function examinePair(
-  what: string,
-  [path, key]: [string, string],
-  [pathName, keyName]: [string, string],
-  renew: string,
-  report: Report,
-): Promise<X509Certificate | undefined> {
-  const [certificate] = (await readCertificates(path, pathName, report)) ?? [];
+export async function examinePair(pair: ExaminedPair, report: Report): Promise<X509Certificate | undefined> {
+  const { what, files, settings, renew } = pair;
+  const [path, key] = files;
+  const [pathSetting, keySetting] = settings;
+  const [certificate] = (await readCertificates(path, pathSetting, report)) ?? [];
   if (!certificate) return undefined;
   const text = await readFile(key, 'utf8').catch((error: Error) => error);
   const fault =
     text instanceof Error
       ? {
           said: `the key in ${key} cannot be used: ${text.message}`,
-          advice: `Set ${keyName} to a PEM file, without a passphrase, that this user may read.`,
+          advice: `Set ${keySetting} to a PEM file, without a passphrase, that this user may read.`,
         }
-      : faultOfKey(certificate, text, { files: [path, key], settings: [pathName, keyName] });
+      : faultOfKey(certificate, text, pair);
   if (fault) {
     report('problem', `${what}: ${fault.said}`, fault.advice);
     return undefined;

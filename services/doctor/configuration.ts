@@ -3,10 +3,9 @@ import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { openIsal } from '../archive/compression/isal.ts';
 import type { Config, RemoteConfig } from '../contract/schemas.ts';
+import { oldestNode } from '../contract/version.ts';
 import { ackWaitMs } from '../nats/streams.ts';
 import { messageOf, type Patient, type Report } from './finding.ts';
-
-const oldestNode = 24;
 
 export function examineNode(report: Report, version = process.versions.node): void {
   if (Number(version.split('.')[0]) >= oldestNode) report('ok', `Node.js ${version}`);

@@ -13,7 +13,11 @@ const lowShare = 0.1;
 export async function examineFolder(folder: string, patient: Patient, report: Report): Promise<boolean> {
   const fault = await folderFault(folder);
   if (fault) {
-    report('problem', fault, 'Mount it; jobs wait until then, and nothing is written.');
+    report(
+      'problem',
+      fault,
+      'Mount it, or let the user who runs standalone write to it; jobs wait until then, and nothing is written.',
+    );
     return false;
   }
   const { bavail, blocks, bsize } = await statfs(folder);
@@ -21,36 +25,48 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
   if (bavail < blocks * lowShare)
     report('warning', room, 'Delete backups, or take a larger disk: a full one lets jobs wait.');
   else report('ok', room);
-  for (const pool of patient.roles.includes('worker') ? await poolsBeside(folder, patient) : [])
+  const pools = patient.roles.includes('worker') ? await localPools(patient) : [];
+  for (const pool of await poolsBeside(folder, pools))
     report(
       'warning',
-      `${folder} is on the same disk as storage pool ${pool}: who loses the one loses the other`,
+      `${folder} is on the same disk as storage pool ${pool}: if that disk dies, the backups die with the instances`,
       'Take another disk, or another machine.',
     );
   return true;
 }
 
-interface Pool {
+export interface PoolSource {
   name: string;
-  config?: { source?: string };
+  /** Its folder, device or dataset. */
+  source: string;
 }
 
-/** The storage pools whose disk the folder is on, as far as can be seen from here. */
-async function poolsBeside(folder: string, { config, env, signal }: Patient): Promise<string[]> {
+/** The names of those pools that are on the folder's disk, as far as can be seen from here. */
+export async function poolsBeside(folder: string, pools: PoolSource[]): Promise<string[]> {
+  const disk = await diskOf(folder);
+  const found: string[] = [];
+  for (const { name, source } of pools) if (source.startsWith('/') && (await diskOf(source)) === disk) found.push(name);
+  return found;
+}
+
+/** The pools of the LXD on this host; none if it is on another one. */
+async function localPools({ config, env, signal }: Patient): Promise<PoolSource[]> {
   const { remote } = config.worker;
   const settings = config.remotes[remote] ?? {};
   if (settings.url !== undefined) return [];
   using lxd = new LxdClient(remote, settings, env);
-  // What is wrong with LXD is its own area's.
-  const pools = await lxd.get<Pool[]>('/1.0/storage-pools', { recursion: '1' }, briefly(signal)).catch(() => []);
-  const disk = await diskOf(folder);
-  const found: string[] = [];
-  for (const { name, config: { source = '' } = {} } of pools)
-    if (source.startsWith('/') && (await diskOf(source)) === disk) found.push(name);
-  return found;
+  const listed = lxd.get<ListedPool[]>('/1.0/storage-pools', { recursion: '1' }, briefly(signal));
+  // When LXD does not answer, the check of LXD says why.
+  const pools = await listed.catch(() => []);
+  return pools.map(({ name, config: { source = '' } = {} }) => ({ name, source }));
 }
 
-/** The disk that a path is on, or that a device is a partition of. Of what this user may not see: that of the folder above. */
+interface ListedPool {
+  name: string;
+  config?: { source?: string };
+}
+
+/** The disk that a path is on, or that a device is a partition of. For a path that this user may not see: the disk of the folder above it. */
 async function diskOf(path: string): Promise<string> {
   const found = await stat(path).catch(() => undefined);
   if (!found) return path === '/' ? '' : diskOf(dirname(path));

@@ -22,10 +22,12 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
   if (gateway.certificate !== undefined && gateway.key !== undefined) {
     const renew = `Put a new one in ${gateway.certificate}, and restart the gateway.`;
     const found = await examinePair(
-      what,
-      [gateway.certificate, gateway.key],
-      ['gateway.certificate', 'gateway.key'],
-      renew,
+      {
+        what,
+        files: [gateway.certificate, gateway.key],
+        settings: ['gateway.certificate', 'gateway.key'],
+        renew,
+      },
       report,
     );
     if (found) judgeNames(found, gateway.advertise ?? [], report);
@@ -34,7 +36,7 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
     const files = ownFiles(dir);
     const renew = `Remove ${files.join(' and ')}, and restart the gateway: it makes new ones, which clients must be told (\`lxstow remote remove\` and \`add\`).`;
     if (files.every((file) => existsSync(file)))
-      await examinePair(what, files, ['gateway.stateDir', 'gateway.stateDir'], renew, report);
+      await examinePair({ what, files, settings: ['gateway.stateDir', 'gateway.stateDir'], renew }, report);
     else {
       await access(existing(dir), constants.W_OK).then(
         () => report('ok', `${what} will be made in ${dir} at the first start`),

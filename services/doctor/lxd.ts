@@ -60,7 +60,7 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
       `\`${lxd.product === 'Incus' ? 'incus admin init' : 'lxd init'}\`, or \`${cli} storage create NAME DRIVER\`.`,
     );
   else report('ok', `storage pools: ${pools.map(({ name, driver }) => `${name} (${driver})`).join(', ')}`);
-  await examineStaging(lxd, pools, server.config?.['storage.backups_volume'], patient, report);
+  await examineStaging({ lxd, pools, volume: server.config?.['storage.backups_volume'] }, patient, report);
 }
 
 /** Over HTTPS, an Incus tells a client that it does not trust nothing of itself. */
@@ -105,10 +105,12 @@ async function examineTls(
   const where = `remotes.${remote}`;
   if (certificate !== undefined && key !== undefined)
     await examinePair(
-      `our certificate for LXD (${remote})`,
-      [certificate, key],
-      [`${where}.certificate`, `${where}.key`],
-      `Make a new one, and \`lxc config trust add\` it on ${url}.`,
+      {
+        what: `our certificate for LXD (${remote})`,
+        files: [certificate, key],
+        settings: [`${where}.certificate`, `${where}.key`],
+        renew: `Make a new one, and \`lxc config trust add\` it on ${url}.`,
+      },
       report,
     );
   if (serverCertificate !== undefined) await readCertificates(serverCertificate, `${where}.serverCertificate`, report);

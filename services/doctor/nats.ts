@@ -1,5 +1,4 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
-
 import { randomBytes } from 'node:crypto';
 import { until } from '../concurrency/until.ts';
 import { sizeText } from '../contract/bytes.ts';
@@ -89,10 +88,12 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
   const { certificate, key, ca, servers, tlsFirst = false } = config;
   if (certificate !== undefined && key !== undefined)
     await examinePair(
-      "this user's certificate for NATS",
-      [certificate, key],
-      ['nats.certificate', 'nats.key'],
-      `Put a new one in ${certificate}.`,
+      {
+        what: "this user's certificate for NATS",
+        files: [certificate, key],
+        settings: ['nats.certificate', 'nats.key'],
+        renew: `Put a new one in ${certificate}.`,
+      },
       report,
     );
   if (ca !== undefined) {

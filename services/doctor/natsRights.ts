@@ -1,5 +1,4 @@
 /** Tries each permission of NATS that a role needs, without any effect. */
-
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import type { Config } from '../contract/schemas.ts';
 import {

@@ -5,14 +5,13 @@ import https from 'node:https';
 import { listPrefix } from '../backups/keys.ts';
 import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
-import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { S3Connection } from '../storage/s3Connection.ts';
-import { isNoBucket, isUnsupported } from '../storage/s3Refusals.ts';
 import { judgeDates, readCertificates, shownBy } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
 import { examineFolder } from './folder.ts';
+import { adviceFor } from './s3Advice.ts';
 import { examineVersions } from './s3Bucket.ts';
 import { RightsTrial } from './s3Rights.ts';
 
@@ -21,13 +20,21 @@ const worstSkewS = 15 * 60;
 const badSkewS = 60;
 const lowShare = 0.1;
 
+/** The S3 server, for requests that are not the store's. */
+interface Server {
+  config: Config['s3'];
+  /** PEM. */
+  ca: string | undefined;
+  signal: AbortSignal;
+}
+
 export async function examineS3(patient: Patient, report: Report): Promise<void> {
   const { signal, roles } = patient;
   const { s3: config, worker } = patient.config;
   if (config.folder !== undefined && !(await examineFolder(config.folder, patient, report))) return;
-  const ca = config.ca === undefined ? undefined : readText(config.ca, 's3.ca');
-  if (new URL(config.endpoint).protocol === 'https:') await examineTls(config, ca, signal, report);
-  if (!(await examineClock(config, ca, signal, report))) return;
+  const server = { config, ca: config.ca === undefined ? undefined : readText(config.ca, 's3.ca'), signal };
+  if (new URL(config.endpoint).protocol === 'https:') await examineTls(server, report);
+  if (!(await examineClock(server, report))) return;
   using store = createS3Store({ ...config, idleTimeoutMs: answerMs });
   try {
     await store.probe(briefly(signal));
@@ -40,31 +47,12 @@ export async function examineS3(patient: Patient, report: Report): Promise<void>
   const kept = await examineVersions(bucket, config.bucket, signal, report);
   const { prefix } = config;
   const folder = roles.includes('gateway') ? prefix && `${prefix}/` : listPrefix(prefix, worker);
-  await new RightsTrial(store, { bucket, name: config.bucket }, kept, folder, signal, report).run();
-  await examineSpace(config, ca, signal, report);
+  await new RightsTrial({ store, bucket, name: config.bucket, kept, folder, signal }, report).run();
+  await examineSpace(server, report);
 }
 
-function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
-  const message = messageOf(error);
-  if (isNoBucket(error) || isCode(error, 'not-found'))
-    return `\`lxstow setup\` makes ${bucket}; or set s3.bucket to one that is there.`;
-  if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
-  if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
-  if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';
-  if (/ExpiredToken|InvalidToken/.test(message)) return 'Set s3.sessionToken, and its keys, to those of a new session.';
-  if (isUnsupported(error))
-    return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
-  if (/AccessDenied/.test(message)) return `Give the user of s3.accessKey s3:ListBucket on ${bucket}.`;
-  if (/region/i.test(message)) return 'Set s3.region to where the bucket is.';
-  return `Does S3 answer at ${endpoint}? See s3.endpoint.`;
-}
-
-async function examineTls(
-  { endpoint, ca: caFile }: Config['s3'],
-  ca: string | undefined,
-  signal: AbortSignal,
-  report: Report,
-): Promise<void> {
+async function examineTls({ config, ca, signal }: Server, report: Report): Promise<void> {
+  const { endpoint, ca: caFile } = config;
   const { hostname, port, host } = new URL(endpoint);
   if (caFile !== undefined) {
     const [first] = (await readCertificates(caFile, 's3.ca', report)) ?? [];
@@ -90,16 +78,12 @@ async function examineTls(
 }
 
 /** Compares clocks by the Date of an unsigned request's response. Returns whether one came. */
-async function examineClock(
-  { endpoint, folder }: Config['s3'],
-  ca: string | undefined,
-  signal: AbortSignal,
-  report: Report,
-): Promise<boolean> {
+async function examineClock(server: Server, report: Report): Promise<boolean> {
+  const { endpoint, folder } = server.config;
   let answered: Awaited<ReturnType<typeof get>>;
   const before = Date.now();
   try {
-    answered = await get(endpoint, '/', {}, ca, signal);
+    answered = await get(server, '/');
   } catch (error) {
     const certificate = /certificate|self.signed|altname/i.test(messageOf(error));
     report(
@@ -134,14 +118,8 @@ async function examineClock(
   return true;
 }
 
-function get(
-  endpoint: string,
-  path: string,
-  headers: Record<string, string>,
-  ca: string | undefined,
-  signal: AbortSignal,
-) {
-  const url = new URL(path, endpoint);
+function get({ config, ca, signal }: Server, path: string, headers: Record<string, string> = {}) {
+  const url = new URL(path, config.endpoint);
   const client = url.protocol === 'https:' ? https : http;
   return new Promise<{ status: number; headers: http.IncomingHttpHeaders; body: string }>((resolve, reject) => {
     const options = { agent: false, headers, signal: briefly(signal), ...(ca === undefined ? {} : { ca }) };
@@ -159,16 +137,12 @@ function get(
 }
 
 /** MinIO reports its free space to users who may see its metrics. */
-async function examineSpace(
-  { endpoint, accessKey, secretKey }: Config['s3'],
-  ca: string | undefined,
-  signal: AbortSignal,
-  report: Report,
-): Promise<void> {
+async function examineSpace(server: Server, report: Report): Promise<void> {
+  const { accessKey, secretKey } = server.config;
   const base64 = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
   const claims = `${base64({ alg: 'HS512', typ: 'JWT' })}.${base64({ sub: accessKey, iss: 'prometheus', exp: Math.floor(Date.now() / 1000) + 60 })}`;
   const authorization = `Bearer ${claims}.${createHmac('sha512', secretKey).update(claims).digest('base64url')}`;
-  const answer = await get(endpoint, '/minio/v2/metrics/cluster', { authorization }, ca, signal).catch(() => undefined);
+  const answer = await get(server, '/minio/v2/metrics/cluster', { authorization }).catch(() => undefined);
   const number = (metric: string) =>
     Number(new RegExp(`^${metric}(?:{[^}]*})? ([0-9.e+]+)$`, 'm').exec(answer?.body ?? '')?.[1]);
   const [free, total] = [

@@ -2,6 +2,7 @@
 import { isCode } from '../contract/errors.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';
 import type { Xml } from '../storage/s3Messages.ts';
+import { isUnsupported } from '../storage/s3Refusals.ts';
 import { briefly, type Report } from './finding.ts';
 
 /** What the bucket does with deleted objects. */
@@ -23,7 +24,7 @@ export async function examineVersions(
     s3.ask(root, { method: 'GET', query: { [name]: '' }, signal: briefly(signal) });
   const versioning = await setting('VersioningConfiguration', 'versioning').catch((error: Error) => error);
   if (versioning instanceof Error) {
-    const unsupported = /NotImplemented|MethodNotAllowed/.test(versioning.message);
+    const unsupported = isUnsupported(versioning);
     if (!unsupported) report('ok', 'this user may not see whether the bucket keeps versions');
     else report('ok', `the store keeps no versions${unlocked}`);
     return { versions: !unsupported, locked: false };

@@ -7,12 +7,18 @@ import type { ObjectStore, Upload } from '../storage/objectStore.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';
 import { word, type Xml } from '../storage/s3Messages.ts';
 import { answerMs, briefly, messageOf, type Report } from './finding.ts';
+import { adviceForRight } from './s3Advice.ts';
 import type { Kept } from './s3Bucket.ts';
 
-/** The bucket itself: for versions, which ObjectStore does not offer. */
-interface BucketItself {
+interface TrialOptions {
+  store: ObjectStore;
+  /** The bucket itself, for versions, which ObjectStore does not offer; and its name. */
   bucket: S3Connection;
   name: string;
+  kept: Kept;
+  /** What keys must begin with: empty, or with a slash at the end. */
+  folder: string;
+  signal: AbortSignal;
 }
 
 const probe = 'lxstow-doctor-';
@@ -21,37 +27,26 @@ const small = { contentType: 'text/plain' };
 const body = Buffer.from('lxstow doctor: this may be removed\n');
 
 export class RightsTrial {
+  readonly #options: TrialOptions;
   readonly #store: ObjectStore;
-  readonly #bucket: BucketItself;
   readonly #kept: Kept;
-  /** What keys must begin with: empty, or with a slash at the end. */
-  readonly #folder: string;
   /** What the keys of all trials begin with. */
   readonly #prefix: string;
   readonly #key: string;
-  readonly #signal: AbortSignal;
   readonly #report: Report;
   readonly #done: string[] = [];
   #failed = false;
   /** The open upload. */
   #upload: Upload | undefined;
 
-  constructor(
-    store: ObjectStore,
-    bucket: BucketItself,
-    kept: Kept,
-    folder: string,
-    signal: AbortSignal,
-    report: Report,
-  ) {
+  constructor(options: TrialOptions, report: Report) {
+    const { store, kept, folder } = options;
+    this.#options = options;
     this.#store = store;
-    this.#bucket = bucket;
     this.#kept = kept;
-    this.#folder = folder;
     this.#prefix = folder + probe;
     // In a locked bucket what is put stays: one object, however often this is run.
     this.#key = `${this.#prefix}${kept.locked ? 'locked' : randomUUID()}`;
-    this.#signal = signal;
     this.#report = report;
   }
 
@@ -135,7 +130,7 @@ export class RightsTrial {
       );
       if (made !== undefined) {
         this.#upload = undefined;
-        await store.remove(key, briefly(this.#signal));
+        await store.remove(key, briefly(this.#options.signal));
         this.#upload = await this.#step(undefined, 's3:PutObject', begin);
       }
     }
@@ -150,9 +145,9 @@ export class RightsTrial {
     right: string,
     call: (signal: AbortSignal) => Promise<T>,
   ): Promise<T | undefined> {
-    this.#signal.throwIfAborted();
+    this.#options.signal.throwIfAborted();
     try {
-      const result = await call(briefly(this.#signal));
+      const result = await call(briefly(this.#options.signal));
       if (what) this.#done.push(what);
       return result;
     } catch (error) {
@@ -160,7 +155,7 @@ export class RightsTrial {
       this.#report(
         'problem',
         `S3 does not let us ${what ?? 'begin another upload'}: ${messageOf(error)}`,
-        adviceForRight(error, right, this.#bucket.name, this.#folder),
+        adviceForRight(error, right, this.#options.name, this.#options.folder),
       );
       return undefined;
     }
@@ -170,7 +165,7 @@ export class RightsTrial {
   async #tryCondition(): Promise<void> {
     const advice = 'Use a store that takes If-None-Match on PUT, or a newer version of this one: docs/s3.md.';
     try {
-      await this.#store.create(this.#key, Buffer.from('second'), small, briefly(this.#signal));
+      await this.#store.create(this.#key, Buffer.from('second'), small, briefly(this.#options.signal));
     } catch (error) {
       if (isCode(error, 'conflict')) return;
       return this.#report('problem', `S3 does not know conditional writes: ${messageOf(error)}`, advice);
@@ -184,7 +179,7 @@ export class RightsTrial {
 
   /** Removes what was put, whatever failed, and even after an abort. */
   async #cleanUp(): Promise<void> {
-    const { bucket, name } = this.#bucket;
+    const { bucket, name } = this.#options;
     const key = this.#key;
     const now = () => AbortSignal.timeout(answerMs);
     try {
@@ -205,18 +200,4 @@ export class RightsTrial {
       );
     }
   }
-}
-
-/** Permissions to list are the bucket's, all others its objects'. */
-function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
-  if (isCode(error, 's3-full')) return 'Make room in the store.';
-  const message = messageOf(error);
-  if (/checksum|x-amz-sdk|content-md5/i.test(message) && !/mismatch/i.test(message))
-    return 'Set s3.checksumHeaders to false, if the store takes no sums in headers: docs/s3.md.';
-  if (/ExpiredToken|InvalidToken/.test(message)) return 'Set s3.sessionToken, and its keys, to those of a new session.';
-  const missing = /NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(message);
-  if (missing) return 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
-  if (/^s3:ListBucket/.test(right))
-    return `Give the user of s3.accessKey ${right} on ${bucket}${folder ? `, for the prefix ${folder}` : ''}.`;
-  return `Give the user of s3.accessKey ${right} on ${bucket}/${folder}*.`;
 }

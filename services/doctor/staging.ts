@@ -44,14 +44,14 @@ interface Room {
   more: string;
 }
 
-/** `volume`: LXD's storage.backups_volume. */
-export async function examineStaging(
-  lxd: LxdClient,
-  pools: Pool[],
-  volume: unknown,
-  patient: Patient,
-  report: Report,
-): Promise<void> {
+interface Staging {
+  lxd: LxdClient;
+  pools: Pool[];
+  /** LXD's storage.backups_volume. */
+  volume: unknown;
+}
+
+export async function examineStaging({ lxd, pools, volume }: Staging, patient: Patient, report: Report): Promise<void> {
   const { signal } = patient;
   const { slots } = patient.config.worker;
   const { where, free, more } =

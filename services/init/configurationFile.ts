@@ -3,9 +3,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import { chmod, copyFile, mkdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { type Document, parseDocument } from 'yaml';
+import { type Document, isMap, isScalar, parseDocument } from 'yaml';
 import { LxstowError } from '../contract/errors.ts';
-import type { S3Place, Store } from './initAnswers.ts';
+import { type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
 export interface Settings {
@@ -20,13 +20,13 @@ export interface Ports {
   gateway: number;
   gatewayHealth: number;
   workerHealth: number;
-  /** Of the server of a folder. */
+  /** Of VersityGW, which serves a folder. */
   store: number;
 }
 
 export const usualPorts: Ports = { gateway: 8443, gatewayHealth: 8081, workerHealth: 8082, store: 9000 };
 
-/** What an earlier configuration says, as far as init asks for it. */
+/** What the configuration already says about what init asks. */
 export interface Earlier {
   store: Store | undefined;
   socket: string | undefined;
@@ -34,12 +34,14 @@ export interface Earlier {
 }
 
 const beforeInit = '.before-init';
+/** Those that init reads or writes. */
+const sections = ['s3', 'remotes', 'gateway', 'worker'];
 
 export function readEarlier({ config }: Places): Earlier | undefined {
   if (!existsSync(config)) return undefined;
   const read = documentIn(readFileSync(config, 'utf8'), config).toJS() ?? {};
   const { s3 = {}, remotes = {}, gateway = {}, worker = {} } = read;
-  const { folder, endpoint, bucket = 'lxstow', region = 'us-east-1', accessKey, secretKey, ca } = s3;
+  const { folder, endpoint, bucket = usualBucket, region = usualRegion, accessKey, secretKey, ca } = s3;
   const place = accessKey && secretKey && { endpoint, bucket, region, accessKey, secretKey, ...(ca && { ca }) };
   return {
     store: folder ? { folder } : place || undefined,
@@ -138,5 +140,16 @@ function documentIn(text: string, file: string): Document {
   const [fault] = document.errors;
   if (fault) throw new LxstowError('bad-config', `${file} is not YAML: ${fault.message}`);
   if (document.contents === null) return parseDocument(heading);
+  if (!isMap(document.contents)) throw new LxstowError('bad-config', `${file} must hold keys and values`);
+  for (const section of sections) fillIfEmpty(document as unknown as Document, section);
   return document as unknown as Document;
+}
+
+/** Makes a map of a section that has nothing, or nothing but comments, which stay. */
+function fillIfEmpty(document: Document, section: string): void {
+  const empty = document.get(section, true);
+  if (!isScalar(empty) || empty.value !== null) return;
+  const map = document.createNode({});
+  if (empty.comment) map.commentBefore = empty.comment;
+  document.set(section, map);
 }

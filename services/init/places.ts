@@ -14,7 +14,7 @@ export interface Places {
   page: string;
   /** What init did, for its next run and for --undo. */
   record: string;
-  /** The whole machine's, and so for systemd. */
+  /** Whether it is set up for the whole machine, so that systemd may run it. */
   system: boolean;
 }
 
@@ -29,7 +29,7 @@ export interface InitRecord {
   units: string[];
   /** The client's name for the gateway. */
   gateway?: string;
-  /** In words. */
+  /** Where backups go, in words. */
   store: string;
 }
 

@@ -1,6 +1,9 @@
-/** Ports that nothing listens on yet: LXD itself may have 8443. */
+/** Ports of this machine: which are free. LXD itself may listen on 8443. */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
+
+/** Of standalone's nats-server, unless `--nats-port` says another. */
+export const usualNatsPort = 4222;
 
 /** For each name its usual port, or the next free one behind it. */
 export async function freePorts<K extends string>(usual: Record<K, number>): Promise<Record<K, number>> {

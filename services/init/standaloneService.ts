@@ -1,20 +1,20 @@
 /** Starts and stops `lxstow standalone`: as a service where there is systemd, else in the background. */
 import { spawn } from 'node:child_process';
-import { existsSync, openSync, readFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LxstowError } from '../contract/errors.ts';
 import type { Places } from './places.ts';
+import { usualNatsPort } from './ports.ts';
 import { runProgram } from './programs.ts';
-import { type Service, unitFiles } from './units.ts';
+import { type Service, unitFiles, unitName } from './units.ts';
 
-export const unit = 'lxstow-standalone.service';
 const startMs = 90_000;
 const stopMs = 60_000;
 const mostStarts = 3;
 const lookEveryMs = 200;
-const usualNatsPort = 4222;
 
 export function hasSystemd({ system }: Places): boolean {
   return system && existsSync('/run/systemd/system');
@@ -26,7 +26,7 @@ export function command({ places, program, natsPort }: Service): string[] {
   return [...program, '-c', places.config, 'standalone', ...port];
 }
 
-/** Starts it, or starts it anew with what is configured now. Returns what it wrote for systemd. */
+/** Starts it with the present configuration; stops it first if it runs. Returns the files that it wrote for systemd. */
 export async function start(service: Service, stop: AbortSignal): Promise<string[]> {
   const { places } = service;
   if (!hasSystemd(places)) {
@@ -40,16 +40,16 @@ export async function start(service: Service, stop: AbortSignal): Promise<string
     await writeFile(path, content);
   }
   await systemctl('daemon-reload');
-  await systemctl('enable', unit);
-  await systemctl('restart', unit);
+  await systemctl('enable', unitName);
+  await systemctl('restart', unitName);
   await untilReady(service, stop, () => undefined);
   return files.map(({ path }) => path);
 }
 
-/** Again when it ends at once, as systemd would do: a busy machine lets the connection to NATS time out. */
+/** Starts it again when it ends at once, as systemd does: on a busy machine the connection to NATS may time out. */
 async function keepStarting(service: Service, stop: AbortSignal): Promise<void> {
   const { places } = service;
-  const why = () => (isRunning(places) ? undefined : lastLines(logFile(places)));
+  const why = () => (isRunning(places) ? undefined : `${logFile(places)} ends with:\n${lastLines(logFile(places))}`);
   for (let tries = 1; ; tries += 1) {
     await startInBackground(service);
     try {
@@ -62,7 +62,7 @@ async function keepStarting(service: Service, stop: AbortSignal): Promise<void> 
 
 export async function stopService(places: Places, kind: 'systemd' | 'background', units: string[]): Promise<void> {
   if (kind === 'background') return stopInBackground(places);
-  if (hasSystemd(places)) await systemctl('disable', '--now', unit);
+  if (hasSystemd(places)) await systemctl('disable', '--now', unitName);
   for (const path of units) await rm(path, { force: true });
   if (hasSystemd(places)) await systemctl('daemon-reload');
 }
@@ -83,9 +83,9 @@ async function untilReady({ healthPorts, places }: Service, stop: AbortSignal, d
     await delay(lookEveryMs, undefined, { signal: stop })
   ) {
     const why = died();
-    if (why !== undefined) throw new LxstowError('nats-unavailable', `lxstow ended:\n${why}`);
+    if (why !== undefined) throw new LxstowError('nats-unavailable', `lxstow ended; ${why}`);
     if (performance.now() < end) continue;
-    const where = hasSystemd(places) ? `journalctl -u ${unit} -n 20` : `tail ${logFile(places)}`;
+    const where = hasSystemd(places) ? `journalctl -u ${unitName} -n 20` : `tail ${logFile(places)}`;
     throw new LxstowError(
       'nats-unavailable',
       `lxstow is not ready after ${startMs / 1000} s; this shows why: ${where}`,
@@ -101,16 +101,17 @@ async function startInBackground(service: Service): Promise<void> {
   await mkdir(places.state, { recursive: true, mode: 0o700 });
   const log = openSync(logFile(places), 'a', 0o600);
   const [program = '', ...args] = command(service);
-  // The configuration has the keys by now.
-  const kept = Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_'));
-  const child = spawn(program, args, {
-    detached: true,
-    stdio: ['ignore', log, log],
-    env: Object.fromEntries(kept),
-    cwd: '/',
-  });
+  const stdio = ['ignore' as const, log, log];
+  const child = spawn(program, args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });
+  closeSync(log);
+  await once(child, 'spawn');
   await writeFile(pidFile(places), String(child.pid));
   child.unref();
+}
+
+/** The environment without what it says of the store: that is in the configuration by now. */
+export function withoutStore(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
 }
 
 /** Its process, if that still runs; not another one that has its number by now. */

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { sizeText } from '../contract/bytes.ts';
 import { check } from '../contract/schemas.ts';
 import { examine, type Finding, reportTo } from '../doctor/finding.ts';
+import { poolsBeside } from '../doctor/folder.ts';
 import { examineS3 } from '../doctor/s3.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
@@ -20,7 +21,7 @@ export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[
   log.silent = true;
   {
     using store = createS3Store({ ...config.s3, attempts: 1, idleTimeoutMs: bucketMs });
-    // Whatever is wrong, examineS3 says it better.
+    // If it fails, examineS3 says why.
     await store.ensureBucket(AbortSignal.any([stop, AbortSignal.timeout(bucketMs)])).catch(() => undefined);
   }
   stop.throwIfAborted();
@@ -62,7 +63,7 @@ export async function tryFolder(
     return findings;
   }
   report('ok', `${folder} can be written to`);
-  const pools = (await poolsOnDiskOf(folder, server)).map(({ name }) => name);
+  const pools = await poolsBeside(folder, server.pools);
   if (pools.length > 0)
     report(
       'warning',
@@ -70,17 +71,6 @@ export async function tryFolder(
       'Better use another disk, a NAS or an S3 server.',
     );
   return findings;
-}
-
-async function poolsOnDiskOf(folder: string, { pools, socket }: LocalServer): Promise<{ name: string }[]> {
-  const { dev } = await stat(folder);
-  const on = async (path: string) => path.startsWith('/') && (await stat(path).catch(() => undefined))?.dev === dev;
-  const same = await Promise.all(
-    pools.map(
-      async ({ source, name }) => (await on(source)) || (await on(join(dirname(socket), 'storage-pools', name))),
-    ),
-  );
-  return pools.filter((_, index) => same[index]);
 }
 
 /** `default (btrfs, 40 GiB free)` */

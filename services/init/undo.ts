@@ -6,7 +6,7 @@ import { keptConfiguration } from './configurationFile.ts';
 import type { InitRecord, Places } from './places.ts';
 import { stopService } from './standaloneService.ts';
 
-/** What stays in the state directory: keys of a store. */
+/** The folder in the state directory that stays: it has the keys of VersityGW. */
 const keysOfStore = 'store';
 
 /** Returns what stays, a line each. */

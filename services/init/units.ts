@@ -1,15 +1,16 @@
-/** What systemd is told: how the package's unit differs here, or a unit of its own where there is no package. */
+/** Files for systemd: a drop-in for the package's unit; without the package, a whole unit. */
 import { existsSync } from 'node:fs';
 import type { Places } from './places.ts';
+import { usualNatsPort } from './ports.ts';
 
 export interface Service {
   places: Places;
-  /** How this command line is run: Node and its file. */
+  /** The command `lxstow`: a program on the PATH, or Node and its file. */
   program: string[];
   env: NodeJS.ProcessEnv;
   natsPort: number;
   healthPorts: number[];
-  /** LXD's socket's group. */
+  /** The group that may use LXD's socket. */
   gid: number;
   /** The folder of backups, if the store is one. */
   folder: string | undefined;
@@ -20,14 +21,14 @@ export interface UnitFile {
   content: string;
 }
 
-const name = 'lxstow-standalone.service';
+export const unitName = 'lxstow-standalone.service';
 const written = '# Written by `lxstow init`; `lxstow init --undo` removes it.\n';
-const packaged = ['/usr/lib/systemd/system', '/lib/systemd/system'].map((folder) => `${folder}/${name}`);
+const packaged = ['/usr/lib/systemd/system', '/lib/systemd/system'].map((folder) => `${folder}/${unitName}`);
 
 export function unitFiles(service: Service, command: string[]): UnitFile[] {
   if (packaged.some((path) => existsSync(path)))
-    return [{ path: `/etc/systemd/system/${name}.d/init.conf`, content: dropIn(service, command) }];
-  return [{ path: `/etc/systemd/system/${name}`, content: ownUnit(service, command) }];
+    return [{ path: `/etc/systemd/system/${unitName}.d/init.conf`, content: dropIn(service, command) }];
+  return [{ path: `/etc/systemd/system/${unitName}`, content: ownUnit(service, command) }];
 }
 
 /** The configuration has the keys of the store, so only root may read it; systemd hands it to the service. */
@@ -38,7 +39,7 @@ export function dropIn({ places, folder, gid, natsPort }: Service, command: stri
     `SupplementaryGroups=${gid}`,
     ...(folder === undefined
       ? [`LoadCredential=lxstow.yaml:${places.config}`, 'Environment=LXSTOW_CONFIG=%d/lxstow.yaml']
-      : // Files in the folder belong to a user, and that of DynamicUser is another one each time. It has no capabilities.
+      : // The folder's files need an owner that stays, and DynamicUser may be another user at each start. This root has no capabilities.
         [
           'DynamicUser=no',
           'User=root',
@@ -47,7 +48,7 @@ export function dropIn({ places, folder, gid, natsPort }: Service, command: stri
           `ReadWritePaths=${escaped(`-${folder}`)}`,
           ...(/^\/(home|root|run\/user)\//.test(folder) ? ['ProtectHome=no'] : []),
         ]),
-    ...(natsPort === 4222 ? [] : ['ExecStart=', `ExecStart=${command.map(escaped).join(' ')}`]),
+    ...(natsPort === usualNatsPort ? [] : ['ExecStart=', `ExecStart=${command.map(escaped).join(' ')}`]),
   ];
   return `${written}[Service]\n${lines.join('\n')}\n`;
 }

@@ -8,14 +8,13 @@ export const markerName = '.lxstow-store';
 
 const content = 'lxstow keeps backups in this folder, and writes nothing where this file is missing: see docs/s3.md.\n';
 
-/** Marks an existing folder. Throws bad-config when the folder does not exist, or cannot be written to. */
-export async function markFolder(folder: string): Promise<'made' | 'there'> {
+/** Marks an existing folder, unless it is marked already. Throws bad-config when the folder does not exist, or cannot be written to. */
+export async function markFolder(folder: string): Promise<void> {
   try {
     await writeFile(join(folder, markerName), content, { flag: 'wx' });
-    return 'made';
   } catch (error) {
     const code = systemCode(error);
-    if (code === 'EEXIST') return 'there';
+    if (code === 'EEXIST') return;
     const what =
       code === 'ENOENT' ? 'does not exist: make it, or mount it' : `cannot be written to: ${messageOf(error)}`;
     throw new LxstowError('bad-config', `s3.folder: ${folder} ${what}`, { cause: error });

@@ -1,4 +1,4 @@
-/** VersityGW over a folder: where it keeps what, how it is started, and what a killed one leaves. */
+/** VersityGW over a folder: where it keeps what, how it is started, and what it leaves behind when it is killed. */
 import { glob, mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -39,14 +39,14 @@ export function folderServer({ folder, port, region, accessKey, secretKey }: Fol
   };
 }
 
-/** Makes the folders of server and bucket, and tidies. Only while no server runs over them. */
+/** Makes the folders of server and bucket, and removes what a killed server has left. Call it only while no server runs over them. */
 export async function prepareFolder(folder: string, bucket: string): Promise<void> {
   for (const name of ['objects', 'metadata']) await mkdir(join(folder, name, bucket), { recursive: true, mode: 0o700 });
   for (const name of ['objects', 'metadata']) await reopenUploads(join(folder, name, bucket));
   await removeUnfinished(join(folder, 'objects', bucket));
 }
 
-/** A completion that was cut off: asked to complete once more, the server would say that it is done. */
+/** Makes completions that were cut off open uploads again. Otherwise the server answers the next completion with success, and there is no object. */
 async function reopenUploads(bucket: string): Promise<void> {
   for await (const found of glob('.sgwtmp/multipart/*/*.inprogress', { cwd: bucket })) {
     const [, id] = /^(.*\/[^./]+)\.[^/]*\.inprogress$/.exec(found) ?? [];
@@ -54,7 +54,7 @@ async function reopenUploads(bucket: string): Promise<void> {
   }
 }
 
-/** Bodies that were being written, on file systems that have no unnamed files. */
+/** Removes bodies that were being written. They have names only on file systems without unnamed files (O_TMPFILE). */
 async function removeUnfinished(bucket: string): Promise<void> {
   const hash = '[0-9a-f]'.repeat(64);
   for await (const found of glob([`.sgwtmp/${hash}.*`, `.sgwtmp/multipart/*/${hash}.*`], { cwd: bucket }))

@@ -1,4 +1,4 @@
-/** A folder as the store: what is written is on its disk before the call ends. VersityGW leaves it in memory, where a power cut loses it. */
+/** A folder as the store: a call that writes an object ends once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
@@ -6,7 +6,7 @@ import type { ObjectStore } from './objectStore.ts';
 
 const run = promisify(execFile);
 
-/** For the calls that make an object. */
+/** Wraps the calls that make an object. */
 export function onDisk<S extends Pick<ObjectStore, 'completeUpload' | 'create' | 'replace'>>(
   store: S,
   folder: string,

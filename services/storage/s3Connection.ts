@@ -19,7 +19,7 @@ export interface S3Request {
   query?: Record<string, string>;
   headers?: Record<string, string>;
   body?: Buffer | string;
-  /** The server may work on it for long before it answers: given up only when it answers nothing else either. */
+  /** The server may take long to answer. The request is given up only when the server answers no other request either. */
   patient?: boolean;
   signal: AbortSignal;
 }

@@ -5,7 +5,7 @@ import { isUnsupported } from './s3Refusals.ts';
 
 type Tagging = Pick<ObjectStore, 'beginUpload' | 'create' | 'replace' | 'tag' | 'tagsOf'>;
 
-/** For the calls that have to do with tags. A store that refuses a request with tags, and takes it without, is asked without from then on. */
+/** Wraps the calls that send or read tags. A store that refuses a request with tags, and takes it without, is asked without from then on. */
 export function tagsIfAny<S extends Tagging>(store: S): S {
   let hasTags = true;
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import { openExport } from '../../services/lxd/exports.ts';
-import { onPath } from '../lab/parts.ts';
+import { onPath } from '../lab/findPart.ts';
 import { run } from '../lab/run.ts';
 import { type LabS3, s3Titles } from '../lab/s3.ts';
 import { type Cost, measure, measureShell } from './measure.ts';

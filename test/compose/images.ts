@@ -6,8 +6,9 @@ import { cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findDebian } from '../lab/debian.ts';
 import type { LabDocker } from '../lab/docker.ts';
+import { onPath } from '../lab/findPart.ts';
 import type { LabFolder } from '../lab/folder.ts';
-import { findMc, findMinio, findNatsServer, onPath } from '../lab/parts.ts';
+import { findMc, findMinio, findNatsServer } from '../lab/parts.ts';
 import { type Log, run } from '../lab/run.ts';
 
 const debian = 'lxstow-lab/debian';

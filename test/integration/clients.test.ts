@@ -8,9 +8,9 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openImport } from '../../services/lxd/imports.ts';
 import { type Found, findGoProgram, findIncus, findPylxd } from '../lab/clients.ts';
+import { onPath } from '../lab/findPart.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { openUserLxc, type UserLxc } from '../lab/lxc.ts';
-import { onPath } from '../lab/parts.ts';
 import { run } from '../lab/run.ts';
 import { assertSame, openStack, type Stack } from './stack.ts';
 

@@ -67,10 +67,10 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
   const lxstow = (...command: string[]) =>
     attempt(process.execPath, [cli, ...command], { env: { ...process.env, PATH: path, XDG_CONFIG_HOME: folder.path } });
   const beside = (...command: string[]) => lxstow('--config', configFile, ...command);
-  const start = (): Promise<Daemon> =>
+  const start = (...options: string[]): Promise<Daemon> =>
     startDaemon({
       command: process.execPath,
-      args: [cli, ...args()],
+      args: [cli, ...args(), ...options],
       folder,
       env: { PATH: path },
       ready: answers(async (signal) => {
@@ -201,6 +201,29 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
     await rename(away, disk);
     await saysOnProbe(/^answers$/);
     await daemon.stop();
+  });
+
+  it('takes another folder by --store for one run, and marks neither a second time', async () => {
+    const other = join(folder.path, 'other');
+    await mkdir(other);
+    const daemon = await start('--store', other);
+    assert.ok(existsSync(join(other, markerName)));
+    using store = await opened();
+    await store.create('in/other', Buffer.from('kept'), small, never);
+    assert.equal(await readFile(join(other, 'objects', 'lxstow', 'in', 'other'), 'utf8'), 'kept');
+    await daemon.stop();
+    const away = join(folder.path, 'unmounted');
+    await rename(disk, away);
+    await mkdir(disk);
+    const configured = await start();
+    await saysOnProbe(/the folder .*disk has no marker/);
+    assert.deepEqual(await readdir(disk), []);
+    await configured.stop();
+    await rm(disk, { recursive: true });
+    await rename(away, disk);
+    const nothing = await lxstow(...args(), '--store', '');
+    assert.equal(nothing.status, 64, nothing.stderr);
+    assert.match(nothing.stderr, /Give a folder/);
   });
 
   it('says what is wrong with port, program and configuration', async () => {

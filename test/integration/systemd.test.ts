@@ -7,8 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../services/contract/config.ts';
 import { placesFor } from '../../services/init/places.ts';
 import { dropIn, ownUnit } from '../../services/init/units.ts';
+import { onPath } from '../lab/findPart.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
-import { onPath } from '../lab/parts.ts';
 import { attempt } from '../lab/run.ts';
 
 const packaging = fileURLToPath(new URL('../../packaging/', import.meta.url));

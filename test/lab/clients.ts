@@ -5,8 +5,8 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { findTree } from './engines.ts';
+import { onPath, partsFolder } from './findPart.ts';
 import { withLock } from './lock.ts';
-import { onPath, partsFolder } from './parts.ts';
 import { errorText, run } from './run.ts';
 
 const pylxdVersion = '2.4.2';

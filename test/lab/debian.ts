@@ -1,7 +1,7 @@
 /** From Debian, without installing anything on this machine: packages unpacked in the lab's cache, and a bare system. */
 import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { findPart, onPath } from './parts.ts';
+import { findPart, onPath } from './findPart.ts';
 import { attempt, type Log, type RunOptions, run } from './run.ts';
 
 /** What Docker needs, as apt sees it: it adds what those need and this machine lacks. */

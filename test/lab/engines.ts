@@ -1,6 +1,7 @@
 /** The engines that the lab can start: LXD and Incus as Debian has them, each but the machine's own LXD in a system of its own. */
 import { type DebianSystem, makeSystem } from './debian.ts';
-import { findPart, heard } from './parts.ts';
+import { findPart } from './findPart.ts';
+import { heard } from './installers.ts';
 import { type Log, run } from './run.ts';
 
 /** What both engines want of a system before they make virtual machines; it need not run any. Debian has them under these names for x86 only. */

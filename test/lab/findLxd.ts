@@ -1,6 +1,6 @@
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { defaultEngine, type Engine, findTree, titleOf } from './engines.ts';
-import { onPath } from './parts.ts';
+import { onPath } from './findPart.ts';
 import { attempt, errorText, type Log, run } from './run.ts';
 
 /** Debian's; Ubuntu's package of that name only installs the snap. */

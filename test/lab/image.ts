@@ -1,6 +1,6 @@
 import { chmod, chown, copyFile, link, lutimes, mkdir, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { onPath } from './parts.ts';
+import { onPath } from './findPart.ts';
 import { run } from './run.ts';
 
 /**

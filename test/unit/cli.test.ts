@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import type { Gateway, ShownOperation } from '../../services/cli/client/gatewayClient.ts';
 import { distance, nearest } from '../../services/cli/client/nearest.ts';
 import { type OperationsScope, WatchedOperations } from '../../services/cli/client/watchedOperations.ts';
+import { natsConfigCommand } from '../../services/cli/commands/natsConfig.ts';
 import { tableOf } from '../../services/cli/commands/operations.ts';
 import { exitOf } from '../../services/cli/exit.ts';
 import { parseTime } from '../../services/cli/terminal/dates.ts';
@@ -35,6 +36,11 @@ describe('the words of the command line', () => {
         assert.ok(distance(a, swapped) <= 1);
       }),
     );
+  });
+
+  it('takes no port in the name of a nats-server, from which an address would be made that nobody can reach', async () => {
+    const given = { hosts: ['berlin'], out: '/nowhere', server: ['nats.example.net:4222'], port: 4222 };
+    await assert.rejects(natsConfigCommand(given), /nats\.example\.net:4222: .*the port is given by --port/);
   });
 
   it('selects by fields and by configuration', () => {

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { loadConfig } from '../../services/contract/config.ts';
+import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
 import {
@@ -155,6 +156,17 @@ describe('answers to lxstow init', () => {
   });
 });
 
+it('a pool is beside a folder when its folder or disk image is on the same disk', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  const pools = [
+    { name: 'folder', source: folder },
+    { name: 'image', source: join(folder, 'default.img') },
+    { name: 'dataset', source: 'tank/lxd' },
+    { name: 'elsewhere', source: '/proc' },
+  ];
+  assert.deepEqual(await poolsBeside(folder, pools), ['folder', 'image']);
+});
+
 describe('what lxstow init writes', () => {
   const places = () =>
     placesFor(join(mkdtempSync(join(tmpdir(), 'lxstow-init-')), 'lxstow.yaml'), { HOME: '/home/me' }, false);
@@ -195,6 +207,17 @@ describe('what lxstow init writes', () => {
     await writeConfiguration(there, settings, false);
     assert.equal(readFileSync(keptConfiguration(there), 'utf8'), '# mine\nlog:\n  level: debug\n');
     assert.match(readFileSync(there.config, 'utf8'), /^# mine\nlog:\n {2}level: debug\n/);
+  });
+
+  it('fills sections that were there, and empty', async () => {
+    const there = places();
+    writeFileSync(there.config, 's3:\n  # bucket: mine\nremotes:\nworker:\n  # slots: 2\n');
+    assert.equal(readEarlier(there)?.store, undefined);
+    await writeConfiguration(there, settings, false);
+    assert.equal(loadConfig({ file: there.config, env: {} }).s3.bucket, 'backups');
+    assert.match(readFileSync(there.config, 'utf8'), /^s3:\n {2}# bucket: mine\n {2}endpoint: /);
+    writeFileSync(there.config, '- s3\n');
+    assert.throws(() => readEarlier(there), /must hold keys and values/);
   });
 
   it('a unit of its own without the package, with the port of NATS where that is another one', () => {

@@ -70,7 +70,7 @@ const bounds: Record<string, string> = {
   'services/cli/commands/remote.ts': "the user's own token",
   'services/cli/commands/schedule.ts': "the user's own file",
   'services/cli/commands/scheduleEdit.ts': "the user's own text",
-  'services/cli/natsAt.ts': 'one line of a NATS on this machine',
+  'services/cli/standalone/natsAt.ts': 'one line of a NATS on this machine',
   'services/doctor/certificates.ts': "the operator's own files",
   'services/doctor/s3.ts': "the store's own metrics; RegExp: of constants",
   'services/trust/trustDirectory.ts': "the operator's own files",

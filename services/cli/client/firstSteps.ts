@@ -1,4 +1,5 @@
 /** What `lxstow init` does once the gateway runs: makes it trust this user, and sets the schedule. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { readText, stateDir } from '../../contract/config.ts';
 import type { ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
 import { type Nightly, usualKeepDaily, usualTime } from '../../init/initAnswers.ts';
@@ -39,12 +40,12 @@ export async function trustThisUser(
     stop.throwIfAborted();
     if (performance.now() > end)
       throw new CliError(exits.refused, `the gateway at ${url} does not trust this user`, { hint: 'lxstow doctor' });
-    await new Promise((resolve) => setTimeout(resolve, lookEveryMs));
+    await delay(lookEveryMs);
   }
   return name;
 }
 
-/** Under the name that it has already, or `stow`, or the next free one. */
+/** Adds the gateway to this user's; returns its name: the one that it has already, else `stow`, else `stow2` and so on. */
 async function makeKnown(url: string, certificate: string): Promise<string> {
   const { remotes } = await listRemotes();
   const same = remotes.find((remote) => remote.url === url);
@@ -57,13 +58,13 @@ async function makeKnown(url: string, certificate: string): Promise<string> {
   return name;
 }
 
-export async function openGateway(name: string): Promise<Gateway> {
+async function openGateway(name: string): Promise<Gateway> {
   const remote = (await listRemotes()).remotes.find((each) => each.name === name);
   if (!remote) throw new CliError(exits.notFound, `gateway ${name} is not known`);
   return new Gateway(remote, await identity());
 }
 
-/** Creates the schedule, or changes what was answered of the one that is there. Returns when it is due next. */
+/** Creates the schedule, or changes what the answers say of an existing one. Returns when it is due next. */
 export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<string | undefined> {
   using gateway = await openGateway(name);
   const all: ShownSchedule[] = await gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });

@@ -9,6 +9,7 @@ import {
   type Check,
   examine,
   type Finding,
+  type Patient,
   type Report,
   type Role,
   reportTo,
@@ -19,8 +20,8 @@ import { examineLxd } from '../../doctor/lxd.ts';
 import { examineNats } from '../../doctor/nats.ts';
 import { examineS3 } from '../../doctor/s3.ts';
 import { createLogger } from '../../telemetry/logger.ts';
-import { besideStandalone } from '../ownNats.ts';
-import { besideOwnStore } from '../ownStore.ts';
+import { besideOwnNats } from '../standalone/ownNats.ts';
+import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
 
 export interface DoctorCommand {
@@ -51,7 +52,8 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   if (config) {
     examineGzip(config, report);
     if (file) await examineFile(file, secrets.some(examineConfig({ file, env: {} }).isGiven), report);
-    findings.push(...(await examineAll(config, source.env, role ? [role] : rolesIn(examined), wanted, stop)));
+    const running = role ? [role] : rolesIn(examined);
+    findings.push(...(await examineAll({ config, env: source.env, roles: running }, wanted, stop)));
   }
   const shown = findings.filter(({ area }) => wanted.includes(area) || (area === 'configuration' && !config));
   show(shown, format);
@@ -62,7 +64,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
 /** Reports it as a finding when standalone's NATS or store cannot be found out. */
 function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, report: Report): Config {
   try {
-    return besideStandalone(besideOwnStore(config, env), env, isGiven);
+    return besideOwnNats(besideOwnStore(config, env), env, isGiven);
   } catch (error) {
     report('problem', (error as Error).message, 'sudo -u USER lxstow doctor');
     return config;
@@ -70,9 +72,7 @@ function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, r
 }
 
 async function examineAll(
-  config: Config,
-  env: NodeJS.ProcessEnv,
-  running: Role[],
+  given: Pick<Patient, 'config' | 'env' | 'roles'>,
   wanted: readonly Area[],
   stop: AbortSignal,
 ): Promise<Finding[]> {
@@ -84,10 +84,10 @@ async function examineAll(
     lxd: examineLxd,
   };
   const used = (area: Area) =>
-    area === 'gateway' ? running.includes('gateway') : area !== 'lxd' || running.includes('worker');
-  const log = createLogger(config.log, {});
+    area === 'gateway' ? given.roles.includes('gateway') : area !== 'lxd' || given.roles.includes('worker');
+  const log = createLogger(given.config.log, {});
   log.silent = true;
-  const patient = { config, env, roles: running, log };
+  const patient = { ...given, log };
   const found = await Promise.all(
     areas
       .filter((area) => wanted.includes(area) && used(area))

@@ -12,14 +12,14 @@ import {
 } from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
 import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
-import { freePorts } from '../../init/ports.ts';
+import { freePorts, usualNatsPort } from '../../init/ports.ts';
 import { findProgram } from '../../init/programs.ts';
 import { recoveryPage } from '../../init/recoveryPage.ts';
 import { findServers, type LocalServer } from '../../init/servers.ts';
-import { command, hasSystemd, isReady, logFile, start, unit } from '../../init/standaloneService.ts';
+import { command, hasSystemd, isReady, logFile, start, withoutStore } from '../../init/standaloneService.ts';
 import { poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
-import type { Service } from '../../init/units.ts';
+import { type Service, unitName } from '../../init/units.ts';
 import { setNightly, trustThisUser } from '../client/firstSteps.ts';
 import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
@@ -36,7 +36,6 @@ export interface InitContext {
   stop: AbortSignal;
 }
 
-const usualNatsPort = 4222;
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
 export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
@@ -45,14 +44,14 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
   const { server, answers } = await ask(options, source.env, earlier, stop);
-  const service = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
-  const gateway = await trustThisUser({ env: withoutKeys(source.env), file: places.config }, stop);
-  await writeRecord(places, { ...service.record, gateway });
+  const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
+  const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
+  await writeRecord(places, { ...made, gateway });
   say(`the gateway is called ${gateway}: here, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writeSecret(places.page, recoveryPage(answers.store, new Date()));
   const status = await firstBackup(gateway, answers.backup);
-  await sayNext(places, service.service, answers, gateway);
+  await sayNext(places, service, answers, gateway);
   return status;
 }
 
@@ -66,28 +65,15 @@ async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlie
 }
 
 async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
-  const how = { tag: [], selector: [], wait: true, format: 'table' } as const;
+  const how = { tag: [], selector: [], wait: true, format: 'table' as const };
   if (which === 'none') return exits.ok;
   if (which === 'all') {
     const { runCommand } = await import('./run.ts');
-    return runCommand([`${gateway}:`], {
-      ...how,
-      tag: [],
-      selector: [],
-      all: true,
-      project: [],
-      target: [],
-      exclude: [],
-    });
+    return runCommand([`${gateway}:`], { ...how, all: true, project: [], target: [], exclude: [] });
   }
   const [instance = '', project] = which.instance.split('/').reverse();
   const { backupCommand } = await import('./backup.ts');
-  return backupCommand([`${gateway}:${instance}`], {
-    ...how,
-    tag: [],
-    selector: [],
-    ...(project !== undefined && { project }),
-  });
+  return backupCommand([`${gateway}:${instance}`], { ...how, ...(project !== undefined && { project }) });
 }
 
 export async function undoCommand({ source, stop }: InitContext): Promise<Exit> {
@@ -105,7 +91,7 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   return exits.ok;
 }
 
-/** A configuration that somebody else wrote is not to be changed, unless it says nothing about stores and NATS yet. */
+/** Throws conflict for a configuration that init has not written, unless it names no store yet. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
   if (record || !earlier?.store) return;
   throw new LxstowError(
@@ -125,7 +111,8 @@ interface Preparation {
 
 /** Writes the configuration, and starts the service unless it runs as it should. */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
-  const ports: Ports = record && earlier ? earlier.ports : await freePorts({ ...usualPorts });
+  const usual = earlier?.ports ?? usualPorts;
+  const ports: Ports = record && earlier ? usual : await freePorts<keyof Ports>(usual);
   const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
   const store = await keepCa(places, answers.store);
   const settings = { store, socket: server.socket, state: record?.state ?? places.state, ports };
@@ -150,25 +137,20 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     gid: server.gid,
     folder: 'folder' in answers.store ? answers.store.folder : undefined,
   };
-  // What is configured must be sound before it is started.
-  configured({ file: places.config, env: withoutKeys(env) });
+  // Throws bad-config here, before the service would.
+  configured({ file: places.config, env: withoutStore(env) });
   if (written || !(await isReady(service.healthPorts))) {
-    say(made.service === 'systemd' ? `starting ${unit}` : 'starting lxstow in the background');
+    say(made.service === 'systemd' ? `starting ${unitName}` : 'starting lxstow in the background');
     made.units = await start(service, stop);
     await writeRecord(places, made);
   } else say('lxstow runs already');
   return { service, record: made };
 }
 
-/** By its name on the PATH, which the package's own script finds what is carried by; else Node and this file. */
+/** `lxstow` on the PATH: the package's script also finds the programs that the package carries. Else Node and this file. */
 function programOf(env: NodeJS.ProcessEnv): string[] {
   const installed = findProgram('lxstow', env);
   return installed === undefined ? [process.execPath, process.argv[1] ?? ''] : [installed];
-}
-
-/** The configuration has the keys now. */
-export function withoutKeys(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
 }
 
 async function sayNext(places: Places, service: Service, { store }: InitAnswers, gateway: string): Promise<void> {

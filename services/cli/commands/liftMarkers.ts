@@ -14,7 +14,7 @@ export interface LiftOptions {
   config: Config;
   store: ObjectStore;
   nats: Nats;
-  /** Lift the markers; else only say which. */
+  /** Lift the markers; otherwise only list them. */
   yes: boolean;
   /** Also what lxstow itself may have deleted since then. */
   since: Date | undefined;
@@ -49,9 +49,9 @@ export async function liftMarkers({ config, store, nats, yes, since, stop }: Lif
   const shown: ShownDeleted[] = [];
   for (const each of found.filter(isMeant)) {
     const { remote: host, backup, ...place } = each.address;
-    // Somebody may be amid its deletion.
+    // A worker may be deleting or reading it right now.
     const isClaimed = (await leases.keys(claimKey(each.address, backup, '*'))).length > 0;
-    if (yes && !isClaimed) for (const object of each.objects) await liftMarker(s3, object, stop).catch(explain);
+    if (yes && !isClaimed) for (const object of each.objects) await liftMarker(s3, object, stop).catch(explainRight);
     const why = each.foreign ?? `deleted since ${since?.toISOString().slice(0, 16)}`;
     shown.push({
       ...{ host, project: place.project, instance: place.instance, backup, deleted: each.deleted, size: each.size },
@@ -61,7 +61,7 @@ export async function liftMarkers({ config, store, nats, yes, since, stop }: Lif
   return { shown, others: found.length - shown.length };
 }
 
-function explain(error: unknown): never {
+function explainRight(error: unknown): never {
   if (!isCode(error, 's3-denied')) throw error;
   const { message } = asLxstowError(error);
   throw new LxstowError('s3-denied', `${message}; to lift delete markers, s3:DeleteObjectVersion is needed`, {

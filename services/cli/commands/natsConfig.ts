@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { isIPv6 } from 'node:net';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { LxstowError } from '../../contract/errors.ts';
@@ -23,17 +24,21 @@ export interface NatsConfigOptions {
 const secret = 0o600;
 const publicFile = 0o644;
 
-/** Writes all files, or none: throws conflict when the folder has one of them. */
+/** Writes all files. Throws conflict, and writes none, when the folder has one of them already. */
 export async function natsConfigCommand({ hosts, out, server = [], port }: NatsConfigOptions): Promise<void> {
   for (const host of hosts) check('names.json#/$defs/remoteName', host, '--hosts');
   if (new Set(hosts).size < hosts.length) throw new LxstowError('bad-request', '--hosts: a host is named twice');
   const names = server.length > 0 ? server : [hostname()];
+  for (const name of names)
+    if (name.includes(':') && !isIPv6(name))
+      throw new LxstowError('bad-request', `--server ${name}: give a name or an address; the port is given by --port`);
   const folder = resolve(out);
   // Goes into nats.conf and into files that a shell reads.
   if (!/^[\w./+@-]+$/.test(folder))
     throw new LxstowError('bad-request', `--out ${folder}: choose a path of letters, digits and . _ - + @`);
   const passwords = new Map(serverUsers(hosts).map((user) => [user, randomBytes(24).toString('hex')]));
-  const url = `tls://${names[0]?.includes(':') ? `[${names[0]}]` : names[0]}:${port}`;
+  const [first = ''] = names;
+  const url = `tls://${isIPv6(first) ? `[${first}]` : first}:${port}`;
   const pair = await selfSigned({
     commonName: 'nats-server of lxstow',
     usage: 'server',

@@ -29,7 +29,7 @@ interface Options extends Scope, KeepOptions, SimulationOptions {
   format: Format;
 }
 
-/** What is deleted is gone: Ctrl-C leaves, and cancels nothing. */
+/** Ctrl-C ends the command and cancels no prune: what is deleted cannot come back. */
 const never = { first: new AbortController().signal };
 
 interface Job extends Followed {

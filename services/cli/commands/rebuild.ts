@@ -84,7 +84,7 @@ export async function rebuildCommand(options: RebuildOptions): Promise<Exit> {
   return results.some(({ error }) => error !== null) ? exits.failed : exits.ok;
 }
 
-/** Finds, shows and lifts what was deleted past lxstow; by host. What the store does not let us see is said, and stops nothing. */
+/** Lists the backups that were deleted past lxstow, and lifts their markers with `yes`; by host. Without `yes`, an error of the store is only a warning. */
 async function showDeleted(
   { config, stop, format, yes = false, deletedSince }: RebuildOptions,
   store: ObjectStore,

@@ -10,20 +10,29 @@ export function configurationSource(command: Command) {
   return { file: command.optsWithGlobals<{ config?: string }>().config, env: process.env };
 }
 
+export interface ActionOptions<A extends unknown[]> {
+  /** False: the command may start the NATS that the configuration is for. Default: true. */
+  besideOwnNats?: boolean;
+  /** Variables of the environment that the command's options stand for; they override the configuration file. */
+  variables?: (...args: A) => NodeJS.ProcessEnv;
+}
+
 /**
  * An action of a command: reads the configuration, and runs until it ends or SIGINT or SIGTERM comes. A second signal ends the process at once. A number that
  * `run` returns is the exit status.
  */
 export function beside<A extends unknown[]>(
   run: (options: BesideOptions, ...args: A) => Promise<unknown>,
-  { besideOwnNats = true } = {},
+  { besideOwnNats = true, variables }: ActionOptions<A> = {},
 ): (this: Command, ...args: A) => Promise<void> {
   return async function (this: Command, ...args: A) {
     const { configured } = await import('../configured.ts');
-    const { assertOwnNats } = await import('../ownNats.ts');
-    const found = configured(configurationSource(this));
-    if (besideOwnNats) await assertOwnNats(found.config, process.env);
-    const status = await run({ ...found, env: process.env, stop: stopSignal() }, ...args);
+    const { assertOwnNats } = await import('../standalone/ownNats.ts');
+    const source = configurationSource(this);
+    const env = { ...source.env, ...variables?.(...args) };
+    const found = configured({ ...source, env });
+    if (besideOwnNats) await assertOwnNats(found.config, env);
+    const status = await run({ ...found, env, stop: stopSignal() }, ...args);
     if (typeof status === 'number') process.exitCode = status;
   };
 }

@@ -1,6 +1,8 @@
 /** Servers and their setup, declared. */
+import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
+import { usualNatsPort } from '../../init/ports.ts';
 import { beside, configurationSource } from './beside.ts';
 import { examples } from './options.ts';
 
@@ -17,21 +19,7 @@ export function addServerCommands(program: Command): void {
     .description('run a worker, which does the jobs of one host')
     .hook('preAction', growSlowly)
     .action(beside(async (options) => (await import('../../worker/main.ts')).runWorker(options)));
-  program
-    .command('standalone')
-    .description('run a gateway and a worker in one process, with its own nats-server unless nats.servers is set')
-    .option('--nats-port <port>', 'port of its own nats-server, on 127.0.0.1', portOf, 4222)
-    .hook('preAction', growSlowly)
-    .action(
-      beside(
-        async (options, { natsPort }: { natsPort: number }) => {
-          const { runStandalone } = await import('../commands/standalone.ts');
-          const own = !options.isGiven(['nats', 'servers']);
-          await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
-        },
-        { besideOwnNats: false },
-      ),
-    );
+  addStandalone(program);
   program
     .command('setup')
     .description('create what gateways and workers need: streams and buckets on NATS, the bucket in S3; safe to repeat')
@@ -44,6 +32,33 @@ export function addServerCommands(program: Command): void {
       const { shownConfiguration } = await import('../configured.ts');
       process.stdout.write(shownConfiguration(configurationSource(command)));
     });
+}
+
+interface StandaloneFlags {
+  natsPort: number;
+  store?: string;
+}
+
+function addStandalone(program: Command): void {
+  program
+    .command('standalone')
+    .description('run a gateway and a worker in one process, with its own nats-server unless nats.servers is set')
+    .option('--nats-port <port>', 'port of its own nats-server, on 127.0.0.1', portOf, usualNatsPort)
+    .option('--store <folder>', 'keep backups in this folder, as with s3.folder (LXSTOW_S3_FOLDER)', folderOf)
+    .hook('preAction', growSlowly)
+    .action(
+      beside(
+        async (options, { natsPort }: StandaloneFlags) => {
+          const { runStandalone } = await import('../commands/standalone.ts');
+          const own = !options.isGiven(['nats', 'servers']);
+          await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
+        },
+        {
+          besideOwnNats: false,
+          variables: ({ store }) => (store === undefined ? {} : { LXSTOW_S3_FOLDER: store }),
+        },
+      ),
+    );
 }
 
 function addNatsConfig(program: Command): void {
@@ -64,6 +79,12 @@ function addNatsConfig(program: Command): void {
       .option('--port <port>', 'port of the server', portOf, 4222),
     'lxstow nats-config --hosts berlin,oslo --server nats.example.net --out /etc/lxstow/nats',
   ).action(async (options) => (await import('../commands/natsConfig.ts')).natsConfigCommand(options));
+}
+
+function folderOf(text: string): string {
+  // `--store "$UNSET"` is not the current folder.
+  if (text === '') throw new InvalidArgumentError('Give a folder.');
+  return resolve(text);
 }
 
 /** Words between commas. */

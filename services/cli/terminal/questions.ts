@@ -9,11 +9,11 @@ import { printableLines } from './table.ts';
 export class Questions implements Asker, Disposable {
   readonly #lines: AsyncIterator<string>;
   readonly #close: () => void;
-  readonly #screen: Screen;
+  readonly #screen = new Screen();
   #interrupted = false;
 
-  constructor(input: NodeJS.ReadStream = process.stdin, output: NodeJS.WriteStream = process.stdout) {
-    this.#screen = new Screen(output);
+  constructor() {
+    const input = process.stdin;
     const lines = createInterface({ input, output: this.#screen, terminal: input.isTTY });
     lines.on('SIGINT', () => {
       this.#interrupted = true;
@@ -48,23 +48,17 @@ export class Questions implements Asker, Disposable {
   }
 }
 
-/** What readline echoes to. */
+/** What readline echoes to: the terminal, unless the answer is hidden. */
 class Screen extends Writable {
   muted = false;
-  readonly #output: NodeJS.WriteStream;
 
-  constructor(output: NodeJS.WriteStream) {
-    super();
-    this.#output = output;
-  }
-
-  /** readline asks for it. */
+  /** For readline, which breaks lines there. */
   get columns(): number {
-    return this.#output.columns;
+    return process.stdout.columns;
   }
 
   override _write(chunk: Buffer | string, _encoding: string, next: () => void): void {
-    if (!this.muted) this.#output.write(chunk);
+    if (!this.muted) process.stdout.write(chunk);
     next();
   }
 }

@@ -2,10 +2,10 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { readText, stateDir } from '../contract/config.ts';
-import { LxstowError, systemCode } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
+import { readText, stateDir } from '../../contract/config.ts';
+import type { Config } from '../../contract/schemas.ts';
 import { introduced, strange } from './natsAt.ts';
+import { readOwn } from './stateFiles.ts';
 
 export interface OwnNatsFiles {
   dir: string;
@@ -29,29 +29,19 @@ export function withOwnNats(config: Config, url: string, password: string): Conf
   return { ...config, nats: { ...config.nats, servers: [url], user: 'lxstow', password } };
 }
 
+/** Keys of `nats` that say which NATS to use, and how. */
 const ways = ['servers', 'user', 'password', 'token', 'credentials', 'nkey'];
 
 /** The configuration with standalone's own NATS, if that runs and no other is configured. */
-export function besideStandalone(config: Config, env: NodeJS.ProcessEnv, isGiven: (path: string[]) => boolean): Config {
+export function besideOwnNats(config: Config, env: NodeJS.ProcessEnv, isGiven: (path: string[]) => boolean): Config {
   if (ways.some((way) => isGiven(['nats', way]))) return config;
   const files = ownNatsFiles(config, env);
-  const read = (file: string) => readText(file, 'nats.servers is not configured, and the NATS of `lxstow standalone`');
-  try {
-    return withOwnNats(config, read(files.url), read(files.password));
-  } catch (error) {
-    const why = systemCode((error as Error).cause);
-    if (why === 'ENOENT' || why === 'ENOTDIR') return config;
-    throw new LxstowError(
-      'bad-config',
-      `${(error as Error).message}: run this command as the user who runs standalone`,
-      {
-        cause: error,
-      },
-    );
-  }
+  const read = (file: string) => readOwn(file, 'nats.servers is not configured, and the NATS of `lxstow standalone`');
+  const [url, password] = [read(files.url), read(files.password)];
+  return url && password ? withOwnNats(config, url, password) : config;
 }
 
-/** Throws bad-config when the configuration means the NATS of a killed `standalone` and another server has its port by now: it must not get the password. */
+/** Throws bad-config when the configuration is for the NATS of a killed `standalone`, whose port another server has by now: that must not get the password. */
 export async function assertOwnNats(config: Config, env: NodeJS.ProcessEnv): Promise<void> {
   const { url, password } = ownNatsFiles(config, env);
   if (!existsSync(url)) return;

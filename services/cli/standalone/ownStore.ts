@@ -1,14 +1,14 @@
 /** Standalone's own store, over a folder: its files in the state directory, by which other commands reach it. */
 import { join } from 'node:path';
-import { folderKeys, readText, stateDir } from '../contract/config.ts';
-import { LxstowError, systemCode } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
+import { folderKeys, stateDir } from '../../contract/config.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { readOwn } from './stateFiles.ts';
 
 export interface OwnStoreFiles {
   dir: string;
   /** The secret key. Made once; with another one, the folder is the same. */
   secret: string;
-  /** The folder that standalone has marked, or found marked. */
+  /** The folders that standalone has marked, or found marked: one each line. */
   marked: string;
   /** Process ids of the server and of its standalone. */
   pids: string;
@@ -21,22 +21,13 @@ export function ownStoreFiles(config: Config, env: NodeJS.ProcessEnv): OwnStoreF
   return { dir, secret: file('secret'), marked: file('marked'), pids: file('pids'), log: file('versitygw.log') };
 }
 
-export function withSecret(config: Config, secretKey: string): Config {
+export function withOwnStore(config: Config, secretKey: string): Config {
   return { ...config, s3: { ...config.s3, ...folderKeys, secretKey } };
 }
 
 /** The configuration with the keys of standalone's own store, if it has one and standalone has run. */
 export function besideOwnStore(config: Config, env: NodeJS.ProcessEnv): Config {
   if (config.s3.folder === undefined) return config;
-  try {
-    return withSecret(
-      config,
-      readText(ownStoreFiles(config, env).secret, 's3.folder is configured, and the key of its server'),
-    );
-  } catch (error) {
-    const why = systemCode((error as Error).cause);
-    if (why === 'ENOENT' || why === 'ENOTDIR') return config;
-    const what = `${(error as Error).message}: run this command as the user who runs standalone`;
-    throw new LxstowError('bad-config', what, { cause: error });
-  }
+  const secret = readOwn(ownStoreFiles(config, env).secret, 's3.folder is configured, and the key of its server');
+  return secret === undefined ? config : withOwnStore(config, secret);
 }

@@ -1,29 +1,28 @@
-/** Standalone's own store: keeps VersityGW running over the folder, as long as the folder has its marker. */
+/** Standalone's own store: keeps VersityGW running over the folder while the folder has its marker. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { closeSync, openSync, statSync } from 'node:fs';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { closeSync, existsSync, openSync, statSync } from 'node:fs';
+import { appendFile, readFile, rm, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import { LxstowError, systemCode } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
-import { folderFault, folderIdentity, markFolder } from '../storage/folderMarker.ts';
-import { folderServer, prepareFolder } from '../storage/folderServer.ts';
-import { createS3Store } from '../storage/s3.ts';
-import type { Log } from '../telemetry/logger.ts';
-import { ownSecret } from './ownSecret.ts';
-import { type OwnStoreFiles, ownStoreFiles, withSecret } from './ownStore.ts';
+import { LxstowError, systemCode } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { folderFault, folderIdentity, markFolder } from '../../storage/folderMarker.ts';
+import { folderServer, prepareFolder } from '../../storage/folderServer.ts';
+import { createS3Store } from '../../storage/s3.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { endChild, stopMs } from './endChild.ts';
+import { type OwnStoreFiles, ownStoreFiles, withOwnStore } from './ownStore.ts';
 import { StandIn } from './standIn.ts';
+import { ownSecret } from './stateFiles.ts';
 
 const program = 'versitygw';
 const lookEveryMs = 1000;
 const startMs = 30_000;
-const stopMs = 10_000;
-/** A server that has ended is started again after so long; twice as long each time that it ends within a minute. */
+/** Pause before a server that has ended is started again. It doubles each time that the server has run for less than a minute. */
 const restartMs = 500;
 const longestRestartMs = 30_000;
 const steadyMs = 60_000;
 const askEveryMs = 20;
-/** `standalone` goes on without the folder after so long. */
+/** How long the start of standalone waits for the store. */
 const patienceMs = 10_000;
 const mostLogBytes = 10_000_000;
 
@@ -36,47 +35,58 @@ interface FolderStoreOptions {
   failed: AbortController;
 }
 
-/** Resolves when the store can be used, or is known to be away: then it comes by itself. `config` has its keys. */
+/** Resolves when the store can be used, or is known to be away; it is started as soon as the folder is there. `config` has its keys. */
 export async function openFolderStore(options: FolderStoreOptions): Promise<AsyncDisposable & { config: Config }> {
   const files = ownStoreFiles(options.config, options.env);
-  const config = withSecret(options.config, await ownSecret(files.secret));
-  await endOrphan(files);
+  const config = withOwnStore(options.config, await ownSecret(files.secret));
+  await endLeftover(files);
   await markAtFirst(config.s3.folder ?? '', files);
   const store = new FolderStore({ ...options, config }, files);
-  await store.open();
+  try {
+    await store.open();
+  } catch (error) {
+    // Another part of standalone may have failed, and this one run already.
+    await store[Symbol.asyncDispose]();
+    throw error;
+  }
   return Object.assign(store, { config });
 }
 
-/** Marks the folder the first time that standalone runs with it. A folder that does not exist may be mounted later: it has its marker, or gets none. */
+/**
+ * Marks a folder the first time that standalone runs with it, and never again: without its marker, it is the empty mount point of a disk that is away. A
+ * folder that does not exist stays unmarked; it may be mounted later.
+ */
 async function markAtFirst(folder: string, { marked }: OwnStoreFiles): Promise<void> {
-  const known = await readFile(marked, 'utf8').catch(() => undefined);
-  if (known === folder) return;
+  const known = await readFile(marked, 'utf8').catch(() => '');
+  if (known.split('\n').includes(folder)) return;
   try {
     await markFolder(folder);
   } catch (error) {
     if (systemCode((error as Error).cause) === 'ENOENT') return;
     throw error;
   }
-  await writeFile(marked, folder);
+  await appendFile(marked, `\n${folder}`);
 }
 
 /** Ends a server whose standalone was killed. Throws bad-config when its standalone still runs. */
-async function endOrphan({ pids, dir }: OwnStoreFiles): Promise<void> {
+async function endLeftover({ pids, dir }: OwnStoreFiles): Promise<void> {
   const [pid = 0, parent] = (await readFile(pids, 'utf8').catch(() => '')).split(' ').map(Number);
   const command = pid > 0 ? await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '') : '';
   if (!command.includes(program)) return;
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
   if (Number(/^PPid:\s*(\d+)$/m.exec(status)?.[1]) === parent)
     throw new LxstowError('bad-config', `another standalone (process ${parent}) runs with the state directory ${dir}`);
-  for (const until = performance.now() + stopMs; isRunning(pid); await delay(askEveryMs))
-    process.kill(pid, performance.now() < until ? 'SIGTERM' : 'SIGKILL');
+  const until = performance.now() + stopMs;
+  while (isSent(pid, performance.now() < until ? 'SIGTERM' : 'SIGKILL')) await delay(askEveryMs);
 }
 
-function isRunning(pid: number): boolean {
+/** Sends a signal; false when the process has ended. */
+function isSent(pid: number, signal: NodeJS.Signals): boolean {
   try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
+    return process.kill(pid, signal);
+  } catch (error) {
+    if (systemCode(error) === 'ESRCH') return false;
+    throw error;
   }
 }
 
@@ -105,11 +115,13 @@ class FolderStore implements AsyncDisposable {
     await this.#standIn.say('the server of s3.folder starts');
     const first = Promise.withResolvers<void>();
     void this.#keep(first.resolve).catch((error) => this.#options.failed.abort(error));
-    await Promise.race([first.promise, delay(patienceMs, undefined, { ref: false })]);
-    this.#options.failed.signal.throwIfAborted();
+    const { signal } = this.#options.failed;
+    const patience = delay(patienceMs, undefined, { ref: false, signal }).catch(() => undefined);
+    await Promise.race([first.promise, patience]);
+    signal.throwIfAborted();
   }
 
-  /** Until the end: looks at the folder, and starts and ends the server. `looked` is called after the first time. */
+  /** Looks at the folder each second, and starts and ends the server accordingly. `looked` is called after each look, and at the end. */
   async #keep(looked: () => void): Promise<void> {
     const { signal } = this.#ended;
     const over = AbortSignal.any([signal, this.#options.failed.signal]);
@@ -126,17 +138,19 @@ class FolderStore implements AsyncDisposable {
   async #look(): Promise<void> {
     const fault = await folderFault(this.#folder);
     if (this.#ended.signal.aborted) return;
-    if (fault) return this.#leave(fault);
-    const identity = await folderIdentity(this.#folder);
-    if (this.#server && this.#server.identity !== identity) await this.#leave('another disk is mounted there now');
+    if (fault) return this.#withdraw(fault);
+    const identity = await folderIdentity(this.#folder).catch(() => undefined);
+    // Unmounted since: the next look says so.
+    if (identity === undefined) return;
+    if (this.#server && this.#server.identity !== identity) await this.#withdraw('another disk is mounted there now');
     if (!this.#server && performance.now() >= this.#notBefore) await this.#start(identity);
   }
 
-  /** Ends the server at once: nothing is to be written. The stand-in says why. */
-  async #leave(reason: string): Promise<void> {
+  /** Kills the server, so that it writes nothing more; the stand-in answers with the reason. */
+  async #withdraw(reason: string): Promise<void> {
     const child = this.#server?.child;
     this.#server = undefined;
-    if (child) await end(child, 'SIGKILL');
+    if (child) await endChild(child, 'SIGKILL');
     await this.#say(reason);
   }
 
@@ -156,6 +170,7 @@ class FolderStore implements AsyncDisposable {
       return this.#say(`the folder ${this.#folder} cannot be used: ${(error as Error).message}`);
     }
     await this.#standIn[Symbol.asyncDispose]();
+    if (this.#ended.signal.aborted) return;
     const { args, cwd, env } = folderServer({ folder: this.#folder, port: this.#port, region, accessKey, secretKey });
     const output = openSync(this.#files.log, isLong(this.#files.log) ? 'w' : 'a', 0o600);
     const { PATH, HOME } = process.env;
@@ -168,7 +183,11 @@ class FolderStore implements AsyncDisposable {
     });
     closeSync(output);
     this.#server = { child, identity, begun: performance.now() };
-    child.on('error', (error) => this.#options.failed.abort(notThere(error)));
+    child.on('error', (error) => {
+      this.#server = undefined;
+      // Without its folder, no program starts: unmounted since, and the next look says so.
+      if (existsSync(cwd)) this.#options.failed.abort(notStarted(error));
+    });
     child.on('exit', (code, signal) => void this.#ends(child, signal ?? `status ${code}`));
     if (child.pid === undefined) return;
     await writeFile(this.#files.pids, `${child.pid} ${process.pid}`);
@@ -177,7 +196,7 @@ class FolderStore implements AsyncDisposable {
     this.#said = '';
   }
 
-  /** Whether it has come to answer. One that does not in half a minute is ended. */
+  /** Waits until the server answers; false when it has ended. One that does not answer in half a minute is killed. */
   async #answers(child: ChildProcess): Promise<boolean> {
     using store = createS3Store(this.#options.config.s3);
     for (const until = performance.now() + startMs; this.#server?.child === child; await delay(askEveryMs)) {
@@ -207,26 +226,17 @@ class FolderStore implements AsyncDisposable {
     this.#ended.abort();
     const child = this.#server?.child;
     this.#server = undefined;
-    if (child) await end(child, 'SIGTERM');
+    if (child) await endChild(child, 'SIGTERM');
     await this.#standIn[Symbol.asyncDispose]();
     await rm(this.#files.pids, { force: true });
   }
-}
-
-async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
-  const exit = once(child, 'exit');
-  child.kill(signal);
-  const timer = setTimeout(() => child.kill('SIGKILL'), stopMs);
-  await exit;
-  clearTimeout(timer);
 }
 
 function isLong(file: string): boolean {
   return (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > mostLogBytes;
 }
 
-function notThere(error: Error): LxstowError {
+function notStarted(error: Error): LxstowError {
   const what = `s3.folder is configured, and ${program} cannot be started: ${error.message}. Install VersityGW 1.8 or newer on the PATH, or configure an S3 server`;
   return new LxstowError('s3-unavailable', what, { cause: error });
 }

@@ -1,7 +1,7 @@
 /** Answers in the place of the store's server while that is not there: every request, with the reason. */
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import { LxstowError, systemCode } from '../contract/errors.ts';
+import { LxstowError, systemCode } from '../../contract/errors.ts';
 
 export class StandIn implements AsyncDisposable {
   readonly #port: number;

@@ -1,9 +1,10 @@
 /** Finds out what listens on the port of standalone's own nats-server. */
 import { connect } from 'node:net';
-import { LxstowError } from '../contract/errors.ts';
+import { LxstowError } from '../../contract/errors.ts';
 
 /** A NATS server sends its INFO line at once. */
 const introductionMs = 2000;
+const longestIntroduction = 64 * 1024;
 
 export interface Introduction {
   /** Undefined: it is not a NATS server. */
@@ -26,7 +27,7 @@ export function introduced(port: number): Promise<Introduction | undefined> {
     });
     socket.setEncoding('utf8').on('data', (text: string) => {
       said += text;
-      if (said.includes('\n')) end(introductionIn(said));
+      if (said.includes('\n') || said.length > longestIntroduction) end(introductionIn(said));
     });
     socket.on('timeout', () => end({}));
     for (const event of ['error', 'close']) socket.on(event, () => end(there ? {} : undefined));
