@@ -207,7 +207,7 @@ class Term {
           reason: `host ${remote} has not listed its instances since ${since}, and the window is over: ${reason}`,
         });
       of.run.away = away.filter(({ planned }) => planned);
-      const reason = `had not begun when the window of schedule ${schedule.name} ended, at ${schedule.window_ends}`;
+      const reason = `had not begun when its schedule's window ended, at ${schedule.window_ends}`;
       for (const each of this.#fleet.open(of).filter(({ fed }) => !fed))
         this.#fleet.settle(each, { state: 'skipped', reason, error_code: windowCode });
     }

@@ -290,9 +290,10 @@ describe('a run', () => {
     const [first] = children;
     const failures = [{ remote: 'r1', project: '', instance: '', reason: 'there is no instance top-secret' }];
     const selector = { projects, instances: ['c1', 'top-secret'], match: ['user.password=1'] };
-    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3 });
+    const schedule = { name: 'secretly', slot: '2026-11-28T03:00', starts_at: '2026-11-28T03:00:00Z' };
+    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3, schedule });
     const seen = (shown: string[]) => shownRun(named, (_, project) => shown.includes(project), new Date());
-    assert.deepEqual(seen(projects)?.selector, selector);
+    assert.deepEqual([seen(projects)?.selector, seen(projects)?.schedule], [selector, schedule]);
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
