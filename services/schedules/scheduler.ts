@@ -95,9 +95,13 @@ async function makeRun(
   const id = scheduledRunId({ name, token }, slot.wall);
   const known = await options.runs.find(id);
   if (known) return known.run;
-  const remotes = (definition.selector?.remotes ?? options.remotes).filter((each) => options.remotes.includes(each));
   const asker = { ...(requestor && { requestor }), trace: traceOf(undefined), occasion };
-  return createRun(options, runRequest(name, definition, id), remotes, asker);
+  return createRun(options, runRequest(name, definition, id), hostsOf(definition, options.remotes), asker);
+}
+
+/** The hosts that the schedule is about, as far as they are configured. */
+export function hostsOf({ selector }: ScheduleBody, configured: string[]): string[] {
+  return configured.filter((each) => selector?.remotes?.includes(each) ?? true);
 }
 
 /** What a run of the schedule asks for. */
