@@ -7,7 +7,7 @@ import { forEach } from '../concurrency/orderedMap.ts';
 import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Lease } from '../coordination/leases.ts';
-import { type LeaseHolder, serveUnderLease } from '../coordination/serveUnderLease.ts';
+import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLease.ts';
 import { lastQueuedJob } from '../jobs/jobs.ts';
 import { feederLeaseKey } from '../nats/bucketKeys.ts';
 import type { Feed } from '../nats/feed.ts';
@@ -19,7 +19,7 @@ import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
 import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
-export interface FeederOptions extends LeaseHolder, SilentHostsOptions {
+export interface FeederOptions extends LeaseTools, SilentHostsOptions {
   runs: RunStore;
   runFeed: Pick<Feed<StoredRun>, 'onChange'>;
   operations: OperationStore;
