@@ -56,8 +56,12 @@ describe('a reserved name', () => {
     const made = bucket();
     const read = mock.method(made, 'get');
     const reservations = new Reservations(made);
-    for (let index = 0; index <= mostRemembered; index++) assert.ok(await reservations.take(address, `b${index}`, 'one'));
-    for (const [name, reads] of [[`b${mostRemembered}`, 0], ['b0', 1]] as const) {
+    for (let index = 0; index <= mostRemembered; index++)
+      assert.ok(await reservations.take(address, `b${index}`, 'one'));
+    for (const [name, reads] of [
+      [`b${mostRemembered}`, 0],
+      ['b0', 1],
+    ] as const) {
       read.mock.resetCalls();
       await reservations.release(address, name, 'one');
       assert.equal(read.mock.callCount(), reads);
