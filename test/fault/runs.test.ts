@@ -82,6 +82,7 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
         await victim.start();
       }
     })();
+    let again: Promise<string> | undefined;
     let run: ShownRun;
     const half = () => run.counts.success + run.counts.failure >= count / 2;
     do {
@@ -89,12 +90,12 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
       run = await ask<ShownRun>('GET', `/1.0/runs/${body.id}`);
       const { total, ...each } = run.counts;
       assert.deepEqual([total, Object.values(each).reduce((sum, n) => sum + n, 0)], [count, count]);
+      // The same again, meanwhile: all that is not over is skipped.
+      if (run.counts.success > 0) again ??= begin();
     } while (run.status_code < 200 && !half());
     stop.abort();
     await killing;
-    // The same again, meanwhile: all that is not over is skipped.
-    const again = await one.request('POST', '/1.0/runs', { body: { selector: { all: true } } });
-    const second = idOf(again);
+    const second = await (again ?? begin());
     while (run.status_code < 200) {
       await delay(200);
       run = await ask<ShownRun>('GET', `/1.0/runs/${body.id}`);
