@@ -10,11 +10,13 @@ const reservedMs = 7 * 24 * 3_600_000;
 /** A Node timer takes at most 24 days. */
 const longestIntervalMs = 24 * 3_600_000;
 const mostClashes = 1000;
+/** Of so many, the last ones, a release need not read the revision. */
+export const mostRemembered = 1000;
 
 export class Reservations {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
-  /** The reservations that this process has made: for whom, and their revisions. */
+  /** The reservations that this process has made of late: for whom, and their revisions. A gateway leaves the release of most to workers. */
   readonly #made = new Map<string, { operation: string; revision: number }>();
 
   constructor(bucket: Bucket, ttlMs = reservedMs) {
@@ -28,6 +30,8 @@ export class Reservations {
     const revision = await this.#bucket.create(key, operation, { ttlMs: this.#ttlMs });
     if (revision === undefined) return this.renew(address, name, operation);
     this.#made.set(key, { operation, revision });
+    const [oldest] = this.#made.keys();
+    if (this.#made.size > mostRemembered && oldest !== undefined) this.#made.delete(oldest);
     return true;
   }
 

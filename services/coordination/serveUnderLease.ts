@@ -1,11 +1,11 @@
 /** For what one process does for all: who gets a lease does it until the lease is lost, and then another. */
-import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { Lease, Leases } from './leases.ts';
 
-/** A process that may hold leases. */
-export interface LeaseHolder {
+/** With what a process takes leases. */
+export interface LeaseTools {
   leases: Leases;
   /** This process, as holder of a lease. */
   name: string;
@@ -15,7 +15,7 @@ export interface LeaseHolder {
   stop: AbortSignal;
 }
 
-export interface ServeOptions extends LeaseHolder {
+export interface ServeOptions extends LeaseTools {
   key: string;
   /** What the log says when `serve` throws. */
   what: string;
@@ -46,6 +46,6 @@ export async function serveUnderLease(
       if (!stop.aborted) log.warn(what, { error: asLxstowError(error) });
     }
     await lease?.release().catch((error) => log.debug('the lease ends by itself', { key, error }));
-    await delay(askAgainMs, undefined, { signal: stop, ref: false }).catch(() => undefined);
+    await sleep(askAgainMs, stop);
   }
 }

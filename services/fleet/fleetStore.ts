@@ -107,7 +107,8 @@ const staleMs = 50_000;
 export class FleetView {
   readonly #nats: Nats;
   readonly #known = new Map<string, KnownInstance>();
-  readonly #inventories = new Map<string, Inventory>();
+  /** Never emptied: who asked has it in hand. */
+  #inventories = new Map<string, Inventory>();
   /** Sorted by cursor; undefined after an instance was added or removed. */
   #sorted: KnownInstance[] | undefined;
   #next = 1;
@@ -172,7 +173,7 @@ export class FleetView {
 
   #clear(): void {
     this.#known.clear();
-    this.#inventories.clear();
+    this.#inventories = new Map();
     this.#sorted = undefined;
     this.#next = 1;
     this.#readAt = Number.NEGATIVE_INFINITY;

@@ -63,7 +63,7 @@ const hourMs = 3_600_000;
 /** Throws when the configuration is wrong, or NATS or the object store is not set up. What it opens is closed with `stack`. */
 export async function openParts(options: PartsOptions, stack: AsyncDisposableStack): Promise<OpenedParts> {
   const { config, reread, env, log } = options;
-  const { gateway, worker } = config;
+  const { gateway } = config;
   const metrics = createGatewayMetrics();
   const certificate = await serverCertificate(config, env, log);
   const { s3, catalogStore, archives, archiveStore } = await openStores(options, metrics, stack);
@@ -88,16 +88,10 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   stack.use(onLine(log, (line) => eventSockets.line(line)));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const transfers = new Transfers({
-    most: gateway.transfers,
-    mostPerClient: gateway.transfersPerClient ?? Math.ceil(gateway.transfers / 2),
+    ...limitsOf(config),
+    ...{ store: archiveStore, presigner: archives, threads, log },
     name: `gateway-${hostname()}-${process.pid}`,
-    store: archiveStore,
-    presigner: archives,
-    threads,
-    leases: new Leases(leases, worker.leaseTtlMs),
-    heartbeatMs: worker.heartbeatMs,
-    clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
-    log,
+    leases: new Leases(leases, config.worker.leaseTtlMs),
   });
   const { prefix } = config.s3;
   const catalog = new Catalog(catalogStore, prefix, log);
@@ -109,11 +103,8 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
     onEnd: (operation, result) => countJob(metrics, operation, result),
   });
   const schedules = new ScheduleStore(nats);
-  const matched = new MatchedInstances({
-    ...{ nats, log },
-    remotes: Object.keys(config.remotes),
-    timeoutMs: gateway.inventoryTimeoutMs,
-  });
+  const { inventoryTimeoutMs: timeoutMs } = gateway;
+  const matched = new MatchedInstances({ nats, log, remotes: Object.keys(config.remotes), timeoutMs });
   const expected = new ExpectedBackups({ schedules, runs, matched, patienceMs: gateway.backupMaxAgeHours * hourMs });
   const parts: GatewayParts = {
     ...{ config, log, metrics, nats, operations, feed, runs, runFeed, eventSockets, reservations },
@@ -127,6 +118,16 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
     ...{ parts, leasesBucket: leases, fleetRead },
     probeS3: (signal) => s3.probe(signal),
     unfollow: () => ended.abort(),
+  };
+}
+
+/** Of transfers through this gateway. */
+function limitsOf({ gateway, worker }: Config) {
+  return {
+    most: gateway.transfers,
+    mostPerClient: gateway.transfersPerClient ?? Math.ceil(gateway.transfers / 2),
+    heartbeatMs: worker.heartbeatMs,
+    clientIdleTimeoutMs: gateway.clientIdleTimeoutMs,
   };
 }
 

@@ -2,12 +2,12 @@
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { JSONParser } from '@streamparser/json';
-import { readText } from '../contract/config.ts';
 import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';
 import { type Download, Downloader } from '../http/download.ts';
 import { isRefusal } from './refusals.ts';
 import { defaultSocket } from './sockets.ts';
+import { tlsOf } from './tls.ts';
 
 export interface LxdRequest {
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -73,11 +73,7 @@ export class LxdClient implements Disposable {
       const url = new URL(config.url);
       this.#where = url.origin;
       this.#transport = https;
-      const tls = {
-        ...(config.certificate ? { cert: readText(config.certificate, `remotes.${remote}.certificate`) } : {}),
-        ...(config.key ? { key: readText(config.key, `remotes.${remote}.key`) } : {}),
-        ...pinned(remote, config),
-      };
+      const tls = tlsOf(remote, config);
       this.#agent = new https.Agent({ keepAlive: true, ...tls });
       this.#options = { host: url.hostname, port: url.port || 8443 };
       this.#origin = `https://${url.hostname}:${url.port || 8443}`;
@@ -295,13 +291,4 @@ function target({ path, query = {} }: LxdRequest): string {
 function endpointOf(path: string): string {
   const [version = '', ...rest] = path.split('/').slice(1);
   return ['', version, ...rest.map((word, index) => (index % 2 === 0 ? word : '*'))].join('/');
-}
-
-/** LXD's own certificates are self-signed and pinned: the configured one is the only CA, and its name is not checked. */
-function pinned(remote: string, config: RemoteConfig): https.AgentOptions {
-  if (!config.serverCertificate) return {};
-  return {
-    ca: readText(config.serverCertificate, `remotes.${remote}.serverCertificate`),
-    checkServerIdentity: () => undefined,
-  };
 }

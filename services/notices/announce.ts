@@ -36,15 +36,15 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
       if (message.headers && isGone(message.headers)) notices = [];
       else notices = of === 'runs' ? runNoticesIn(message, config) : noticesIn(message, config);
     } catch (error) {
-      log.error('not an operation', { subject: message.subject, error });
-      message.term('not an operation');
+      log.error(`not one of the ${of}`, { subject: message.subject, error });
+      message.term(`not one of the ${of}`);
       continue;
     }
     try {
       for (const notice of notices) await queueNotice(nats, notice);
       message.ack();
     } catch (error) {
-      log.warn('notices of an operation were not queued; trying again', { subject: message.subject, error });
+      log.warn('notices of an end were not queued; trying again', { subject: message.subject, error });
       message.nak(againMs);
     }
   }

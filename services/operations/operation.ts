@@ -91,11 +91,13 @@ export function begin(operation: Operation, owner: string, now: Date, counts = t
 }
 
 /** The part of an operation's metadata that is kept from one attempt to the next. */
-export function carriedOver({ warnings, backups_deleted, bytes_freed }: OperationMetadata): OperationMetadata {
+export function carriedOver(metadata: OperationMetadata): OperationMetadata {
+  const { warnings, backups_deleted, bytes_freed, bytes_in_old_versions } = metadata;
   return {
     ...(warnings && { warnings }),
     ...(backups_deleted !== undefined && { backups_deleted }),
     ...(bytes_freed !== undefined && { bytes_freed }),
+    ...(bytes_in_old_versions !== undefined && { bytes_in_old_versions }),
   };
 }
 

@@ -7,36 +7,26 @@ import { forEach } from '../concurrency/orderedMap.ts';
 import { asLxstowError, isCode } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
 import type { Lease } from '../coordination/leases.ts';
-import { type LeaseHolder, serveUnderLease } from '../coordination/serveUnderLease.ts';
+import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLease.ts';
 import { lastQueuedJob } from '../jobs/jobs.ts';
-import type { Bucket } from '../nats/bucket.ts';
 import { feederLeaseKey } from '../nats/bucketKeys.ts';
-import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
-import { chosenOn } from './candidates.ts';
 import { feedChild, pruneBehind } from './feeding.ts';
-import { count, countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from './fold.ts';
-import { Fleet, type OpenChild, type OpenRun } from './openRuns.ts';
-import { childId, chunksOf, longestReason, plan } from './plan.ts';
-import { remotesAway } from './remotesAway.ts';
+import { countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from './fold.ts';
+import { Fleet, type OpenChild } from './openRuns.ts';
 import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
+import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
-export interface FeederOptions extends LeaseHolder {
-  nats: Nats;
+export interface FeederOptions extends LeaseTools, SilentHostsOptions {
   runs: RunStore;
   runFeed: Pick<Feed<StoredRun>, 'onChange'>;
   operations: OperationStore;
   /** Of every operation. */
   changes: Pick<Feed<Operation>, 'onChange'>;
-  /** Where the leases are, and the records of outages. */
-  leasesBucket: Bucket;
   /** Asks an operation to end. */
   cancel: (operation: string) => Promise<unknown>;
-  inventoryTimeoutMs: number;
-  /** How long a run waits for a host to list its instances. */
-  patienceMs: number;
 }
 
 /** How often a head, and each chunk of its children, is written at most. */
@@ -78,12 +68,13 @@ class Term {
   readonly #lease: Lease;
   readonly #fleet = new Fleet();
   readonly #records: Records;
+  readonly #silent: SilentHosts;
   /** Runs whose plan is not read yet. */
   readonly #fresh = new Map<string, StoredRun>();
   /** When an operation of each remote changed last, by performance.now(). */
   readonly #moved = new Map<string, number>();
   /** Children that were asked to end. */
-  readonly #cancelled = new Set<string>();
+  readonly #cancelled = new WeakSet<OpenChild>();
   #woken = Promise.withResolvers<void>();
   #foldedAt = 0;
   #lookedAt = performance.now();
@@ -92,6 +83,7 @@ class Term {
     this.#options = options;
     this.#lease = lease;
     this.#records = new Records(options.runs, options.log);
+    this.#silent = new SilentHosts(options, this.#fleet, this.#records, () => this.#woken.resolve());
   }
 
   see(operation: Operation): void {
@@ -136,6 +128,7 @@ class Term {
       await this.#topUp();
       await this.#prune();
       if (performance.now() - this.#lookedAt >= lookEveryMs) await this.#look();
+      await this.#silent.act();
       if (performance.now() - this.#foldedAt >= foldEveryMs) await this.#fold();
       await this.#woken.promise;
       await delay(gatherMs);
@@ -207,7 +200,7 @@ class Term {
           reason: `host ${remote} has not listed its instances since ${since}, and the window is over: ${reason}`,
         });
       of.run.away = away.filter(({ planned }) => planned);
-      const reason = `had not begun when the window of schedule ${schedule.name} ended, at ${schedule.window_ends}`;
+      const reason = `had not begun when its schedule's window ended, at ${schedule.window_ends}`;
       for (const each of this.#fleet.open(of).filter(({ fed }) => !fed))
         this.#fleet.settle(each, { state: 'skipped', reason, error_code: windowCode });
     }
@@ -231,24 +224,21 @@ class Term {
     for (const of of this.#fleet.runs.filter(({ run }) => run.status === 'Cancelling')) {
       // Hosts that have not answered yet are no longer waited for.
       of.run.away = of.run.away.filter(({ planned }) => planned);
-      const open = this.#fleet.open(of).filter(({ id }) => !this.#cancelled.has(id));
+      const open = this.#fleet.open(of).filter((each) => !this.#cancelled.has(each));
       await forEach(open, cancelsAtOnce, async (each) => {
         if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
         // A refusal means that it has ended, or can no longer be cancelled.
         await cancel(each.id).catch((error) => {
           if (!isCode(error, 'bad-request') && !isCode(error, 'not-found')) throw error;
         });
-        this.#cancelled.add(each.id);
+        this.#cancelled.add(each);
       });
     }
   }
 
-  /**
-   * For hosts where nothing has changed of late: reads the operations of their children, as the watch may have missed a change, and asks whether the
-   * hosts are away. Plans the children of hosts that were away when the run was made.
-   */
+  /** For hosts where nothing has changed of late: reads the operations of their children, as the watch may have missed a change, and asks the hosts. */
   async #look(): Promise<void> {
-    const { nats, leasesBucket, operations } = this.#options;
+    const { operations } = this.#options;
     const before = performance.now() - lookEveryMs;
     this.#lookedAt = performance.now();
     const still = this.#fleet.fed().filter(({ child }) => (this.#moved.get(child.remote) ?? 0) < before);
@@ -257,12 +247,7 @@ class Term {
       if (found) this.#fleet.see(found.operation);
       if (!found || (await this.#isLost(each, found.revision))) this.#fleet.unmarkFed(each);
     });
-    const oneEach = new Map(still.map(({ child }) => [child.remote, child]));
-    const reasons = await remotesAway(nats, leasesBucket, [...oneEach.values()]);
-    for (const of of this.#fleet.runs) {
-      this.#note(of, reasons);
-      for (const { remote, planned } of of.run.away) if (!planned) await this.#planLate(of, remote);
-    }
+    this.#silent.ask([...new Map(still.map(({ child }) => [child.remote, child])).values()]);
   }
 
   /** Whether the job of a child that waits has left the queue: NATS drops it as a repeat where another message had its id. */
@@ -270,58 +255,6 @@ class Term {
     if (child.state !== 'pending') return false;
     if (await lastQueuedJob(this.#options.nats, 'backup', child)) return false;
     return (await this.#options.operations.find(id, child.remote))?.revision === revision;
-  }
-
-  /** Records which of a run's hosts are away. */
-  #note(of: OpenRun, reasons: Map<string, string>): void {
-    const known = new Map(of.run.away.map((each) => [each.remote, each]));
-    const now = new Date().toISOString();
-    const away = of.run.away.filter(({ planned }) => !planned);
-    for (const remote of this.#fleet.remotes(of)) {
-      const reason = reasons.get(remote);
-      if (reason === undefined || away.some((each) => each.remote === remote)) continue;
-      away.push({ remote, since: known.get(remote)?.since ?? now, reason, planned: true });
-    }
-    if (JSON.stringify(away) !== JSON.stringify(of.run.away)) of.changed = true;
-    of.run.away = away;
-  }
-
-  /** Asks a host that was away when the run was made: adds children that the records did not name, skips those that it lacks. Gives up after `patienceMs`. */
-  async #planLate(of: OpenRun, remote: string): Promise<void> {
-    const { nats, inventoryTimeoutMs, patienceMs } = this.#options;
-    const { run } = of;
-    const others = run.away.filter((each) => each.remote !== remote);
-    try {
-      const heard = await chosenOn(nats, remote, run.request.selector, inventoryTimeoutMs);
-      const known = new Map(this.#fleet.on(of, remote).map((each) => [each.id, each]));
-      const meant = new Set(heard.addresses.map((address) => childId(run, address)));
-      for (const [id, each] of known)
-        if (!meant.has(id)) this.#fleet.settle(each, { state: 'skipped', reason: notThere(remote) });
-      const more = heard.addresses.filter((address) => !known.has(childId(run, address)));
-      for (const children of chunksOf(plan(more))) {
-        await this.#records.addChunk(of, children);
-        for (const child of children) count(run.places, child, 1);
-        this.#fleet.addChunk(of, children);
-      }
-      Object.assign(run, { away: others, excluded: run.excluded + heard.excluded });
-      // Written before a child is queued, so that the next holder of the lease knows of it.
-      await this.#records.write(of, false);
-      return;
-    } catch (error) {
-      if (isCode(error, 'lease-lost')) throw error;
-      const { message: reason, code } = asLxstowError(error);
-      const since = run.away.find((each) => each.remote === remote)?.since ?? run.created_at;
-      if (Date.now() - Date.parse(since) < patienceMs) {
-        run.away = run.away.map((each) => (each.remote === remote ? { ...each, reason } : each));
-        return;
-      }
-      const given = `host ${remote} has not answered since ${since}: ${reason}`;
-      run.failures = withFailure(run.failures, { remote, project: '', instance: '', reason: given, error_code: code });
-      for (const each of this.#fleet.on(of, remote))
-        this.#fleet.settle(each, { state: 'failure', reason: given.slice(0, longestReason), error_code: code });
-      run.away = others;
-    }
-    of.changed = true;
   }
 
   async #fold(): Promise<void> {
@@ -336,9 +269,4 @@ class Term {
       if (over) this.#fleet.remove(of);
     }
   }
-}
-
-/** Why a child that was planned from the records is left out. */
-function notThere(remote: string): string {
-  return `planned from the records of host ${remote}, which no longer has it, or excludes it`;
 }

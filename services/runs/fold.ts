@@ -148,7 +148,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     status_code: codes[status],
     class: run.class,
     ...(retry_of !== undefined && { retry_of }),
-    ...(run.schedule && { schedule: run.schedule }),
+    ...(whole && run.schedule && { schedule: run.schedule }),
     created_at,
     updated_at,
     ...(ended_at !== undefined && { ended_at }),

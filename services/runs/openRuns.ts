@@ -3,8 +3,10 @@ import type { Operation, Run, RunChild } from '../contract/schemas.ts';
 import { count, failureOf, isOpen, type Outcome, outcomeFor, withFailure } from './fold.ts';
 import { addressKey, childId, dueMs } from './plan.ts';
 
-/** Children of a host on the queue, besides two for each that is running: a job by hand waits behind 2 × slots + 16 others at most. */
-export const spareChildren = 16;
+/** So many children of a host are on the queue before the first of them runs. */
+export const fewestChildren = 4;
+/** So many may have been handed back to it: each waits for a limit, a dependency, or its next attempt, while others run. */
+export const mostHandedBack = 16;
 const ranks: Record<Run['class'], number> = { hand: 0, retry: 1, 'catch-up': 2, scheduled: 3 };
 
 export interface OpenRun {
@@ -23,19 +25,20 @@ export interface OpenChild {
   child: RunChild;
   /** It is on the queue, or may be: a publish may have failed halfway. */
   fed: boolean;
+  /** A worker had it, and handed it back. */
+  handedBack: boolean;
   /** When it may begin, by Date.now(). */
   dueMs: number;
 }
 
 /** A host, with its children of all runs. */
 interface Host {
-  /** Counts of open children that are fed, and of those that are running. */
-  fed: number;
-  running: number;
+  /** Open children on the queue or at work. */
+  readonly fed: Set<OpenChild>;
   /** Counts up, so that runs of one class take turns. */
   turn: number;
   /** Children that are not fed, by run. */
-  waiting: Map<OpenRun, OpenChild[]>;
+  readonly waiting: Map<OpenRun, OpenChild[]>;
 }
 
 export class Fleet {
@@ -73,7 +76,7 @@ export class Fleet {
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
     const added = children.map((child) => ({
-      ...{ id: childId(of.run, child), of, chunk, child, fed: false },
+      ...{ id: childId(of.run, child), of, chunk, child, fed: false, handedBack: false },
       dueMs: dueMs(of.run, child),
     }));
     of.chunks.push(added);
@@ -85,7 +88,6 @@ export class Fleet {
       const queue = host.waiting.get(of) ?? [];
       host.waiting.set(of, queue);
       queue.push(each);
-      if (each.child.state === 'running') host.running++;
       this.#hold(each);
     }
     if (of.run.schedule?.jitter_seconds)
@@ -122,6 +124,7 @@ export class Fleet {
     const child = this.#children.get(operation.id);
     if (!child) return undefined;
     this.markFed(child);
+    child.handedBack = isHandedBack(operation);
     this.settle(child, outcomeFor(child.child, operation));
     return child;
   }
@@ -130,19 +133,16 @@ export class Fleet {
     if (open.fed) return;
     open.fed = true;
     const host = this.#host(open.child.remote);
-    host.fed++;
-    const queue = host.waiting.get(open.of);
-    const at = queue?.indexOf(open) ?? -1;
-    if (at >= 0) queue?.splice(at, 1);
-    if (queue?.length === 0) host.waiting.delete(open.of);
+    host.fed.add(open);
+    this.#waitsNoLonger(open, host);
   }
 
   /** Takes back markFed, for a child that could not be queued. */
   unmarkFed(open: OpenChild): void {
     if (!open.fed || !this.#children.has(open.id)) return;
-    open.fed = false;
+    Object.assign(open, { fed: false, handedBack: false });
     const host = this.#host(open.child.remote);
-    host.fed--;
+    host.fed.delete(open);
     host.waiting.set(open.of, [open, ...(host.waiting.get(open.of) ?? [])]);
   }
 
@@ -152,8 +152,6 @@ export class Fleet {
     if (!isOpen(child) || (outcome.state === child.state && isOpen(outcome))) return;
     const { remote, project, instance } = child;
     const settled: RunChild = { remote, project, instance, ...outcome };
-    const host = this.#host(remote);
-    host.running += Number(settled.state === 'running') - Number(child.state === 'running');
     count(of.run.places, child, -1);
     count(of.run.places, settled, 1);
     if (settled.state === 'failure') of.run.failures = withFailure(of.run.failures, failureOf(settled));
@@ -170,13 +168,13 @@ export class Fleet {
   }
 
   /**
-   * The children to queue now, marked as fed: of each host up to 2 for each running child plus `spareChildren`. Runs of the first class go first;
-   * runs of one class take turns. No child that is due later than `nowMs`.
+   * The children to queue now, marked as fed: of each host as few as keep its slots busy, so that a job by hand does not wait behind many. Runs of the first
+   * class go first; runs of one class take turns. No child that is due later than `nowMs`.
    */
   next(nowMs = Date.now()): OpenChild[] {
     const chosen: OpenChild[] = [];
     for (const [remote, host] of this.#hosts) {
-      for (let room = 2 * host.running + spareChildren - host.fed; room > 0; room--) {
+      for (let room = roomOf(host); room > 0; room--) {
         const child = this.#nextOf(remote, host, nowMs);
         if (!child) break;
         this.markFed(child);
@@ -211,22 +209,42 @@ export class Fleet {
   #end(open: OpenChild): void {
     this.#children.delete(open.id);
     const host = this.#host(open.child.remote);
-    if (open.fed) host.fed--;
-    const queue = host.waiting.get(open.of);
-    const at = queue?.indexOf(open) ?? -1;
-    if (at >= 0) queue?.splice(at, 1);
-    if (queue?.length === 0) host.waiting.delete(open.of);
+    host.fed.delete(open);
+    this.#waitsNoLonger(open, host);
     const instance = addressKey(open.child);
     if (this.#holders.get(instance) === open) this.#holders.delete(instance);
+  }
+
+  #waitsNoLonger(open: OpenChild, { waiting }: Host): void {
+    const queue = waiting.get(open.of);
+    const at = queue?.indexOf(open) ?? -1;
+    if (at >= 0) queue?.splice(at, 1);
+    if (queue?.length === 0) waiting.delete(open.of);
   }
 
   #host(remote: string): Host {
     const known = this.#hosts.get(remote);
     if (known) return known;
-    const host = { fed: 0, running: 0, turn: 0, waiting: new Map() };
+    const host = { fed: new Set<OpenChild>(), turn: 0, waiting: new Map() };
     this.#hosts.set(remote, host);
     return host;
   }
+}
+
+/**
+ * How many more children of a host to queue. When all that run end at once, there is one for each slot, and one more. What is running is known from the
+ * operations: so the queue grows with the slots, whose number the feeder does not know.
+ */
+function roomOf({ fed }: Host): number {
+  const each = [...fed];
+  const running = each.filter(({ child }) => child.state === 'running').length;
+  const handedBack = each.filter((open) => open.handedBack).length;
+  if (handedBack >= mostHandedBack) return 0;
+  return Math.max(2 * running + 1, fewestChildren) - (fed.size - handedBack);
+}
+
+function isHandedBack({ status, attempt, metadata }: Operation): boolean {
+  return status === 'Pending' && (attempt > 0 || metadata.waiting_for !== undefined);
 }
 
 /** Whether a host has not answered this run yet. Its children are those of the records then, and wait. */

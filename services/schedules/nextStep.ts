@@ -2,7 +2,7 @@
 import type { Schedule, ScheduleBody } from '../contract/schemas.ts';
 import type { Occasion } from '../runs/createRun.ts';
 import type { Slot } from './cron.ts';
-import { dueSlot, runScheduleOf } from './slots.ts';
+import { dueSlot, resumedSince, runScheduleOf } from './slots.ts';
 
 export type Step =
   | { is: 'wait'; untilMs: number }
@@ -21,7 +21,7 @@ export function nextStep(schedule: Schedule, now: Date): Step {
     if (paused.until === undefined) return { is: 'wait', untilMs: Number.POSITIVE_INFINITY };
     if (Date.parse(paused.until) > nowMs) return { is: 'wait', untilMs: Date.parse(paused.until) };
     const { paused: _, ...resumed } = schedule;
-    return { is: 'change', to: { ...resumed, since: paused.until } };
+    return { is: 'change', to: { ...resumed, since: resumedSince(since, paused.until) } };
   }
   if (Date.parse(since) > nowMs + lateMs)
     return { is: 'change', to: { ...schedule, since: now.toISOString() }, why: 'a clock was ahead' };

@@ -4,11 +4,11 @@
  * made twice (docs/adr/0039-schedules.md).
  */
 
-import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../concurrency/orderedMap.ts';
+import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { CreateRunBody, Run, Schedule, ScheduleBody } from '../contract/schemas.ts';
-import { type LeaseHolder, serveUnderLease } from '../coordination/serveUnderLease.ts';
+import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLease.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 import { schedulerLeaseKey } from '../nats/bucketKeys.ts';
 import { createRun, type RunTools } from '../runs/createRun.ts';
@@ -16,7 +16,7 @@ import { traceOf } from '../telemetry/trace.ts';
 import { nextStep, type Step } from './nextStep.ts';
 import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
 
-export interface SchedulerOptions extends RunTools, LeaseHolder {
+export interface SchedulerOptions extends RunTools, LeaseTools {
   schedules: ScheduleStore;
   /** Of the configuration. */
   remotes: string[];
@@ -36,7 +36,7 @@ export async function serveSchedules(options: SchedulerOptions): Promise<void> {
     while (!over.aborted) {
       const nextMs = await makeDueRuns(options, over);
       const pauseMs = Math.min(lookEveryMs, Math.max(0, nextMs - Date.now()));
-      await delay(pauseMs, undefined, { signal: over, ref: false }).catch(() => undefined);
+      await sleep(pauseMs, over);
     }
   };
   const what = 'schedules wait for a moment';
@@ -95,9 +95,13 @@ async function makeRun(
   const id = scheduledRunId({ name, token }, slot.wall);
   const known = await options.runs.find(id);
   if (known) return known.run;
-  const remotes = (definition.selector?.remotes ?? options.remotes).filter((each) => options.remotes.includes(each));
   const asker = { ...(requestor && { requestor }), trace: traceOf(undefined), occasion };
-  return createRun(options, runRequest(name, definition, id), remotes, asker);
+  return createRun(options, runRequest(name, definition, id), hostsOf(definition, options.remotes), asker);
+}
+
+/** The hosts that the schedule is about, as far as they are configured. */
+export function hostsOf({ selector }: ScheduleBody, configured: string[]): string[] {
+  return configured.filter((each) => selector?.remotes?.includes(each) ?? true);
 }
 
 /** What a run of the schedule asks for. */

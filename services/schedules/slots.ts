@@ -33,8 +33,12 @@ function slotsUntil(cron: Cron, zone: string, since: Date, now: Date): Slot[] {
 /** The first time that is not done with: in the past, it waits for a gateway. Undefined while the schedule is paused. */
 export function dueNext({ definition, since, paused }: Schedule): Slot | undefined {
   if (paused && paused.until === undefined) return undefined;
-  const from = paused?.until !== undefined && paused.until > since ? paused.until : since;
-  return nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', new Date(from));
+  return nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', new Date(resumedSince(since, paused?.until)));
+}
+
+/** Since when a schedule is due again whose pause ends by itself: one that was edited during the pause is not due for the time before that. */
+export function resumedSince(since: string, until: string | undefined): string {
+  return until !== undefined && Date.parse(until) > Date.parse(since) ? until : since;
 }
 
 export function nextSlots({ cron, zone = 'UTC' }: Rule, after: Date, count: number): Slot[] {

@@ -82,6 +82,7 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
         await victim.start();
       }
     })();
+    let again: Promise<string> | undefined;
     let run: ShownRun;
     const half = () => run.counts.success + run.counts.failure >= count / 2;
     do {
@@ -89,12 +90,12 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
       run = await ask<ShownRun>('GET', `/1.0/runs/${body.id}`);
       const { total, ...each } = run.counts;
       assert.deepEqual([total, Object.values(each).reduce((sum, n) => sum + n, 0)], [count, count]);
+      // The same again, meanwhile: all that is not over is skipped.
+      if (run.counts.success > 0) again ??= begin();
     } while (run.status_code < 200 && !half());
     stop.abort();
     await killing;
-    // The same again, meanwhile: all that is not over is skipped.
-    const again = await one.request('POST', '/1.0/runs', { body: { selector: { all: true } } });
-    const second = idOf(again);
+    const second = await (again ?? begin());
     while (run.status_code < 200) {
       await delay(200);
       run = await ask<ShownRun>('GET', `/1.0/runs/${body.id}`);
@@ -169,21 +170,23 @@ describe(`a run over ${count} instances`, { timeout: 3_600_000 }, () => {
       );
     });
 
-  it('keeps a job by hand waiting behind 2 × slots + 16 others at most', async () => {
+  it('keeps a job by hand waiting behind those at work and slots + 3 others at most', async () => {
     const id = randomUUID();
+    const already = await backups();
     await ask('POST', '/1.0/runs', { id, selector: { all: true, exclude: ['c0'] } });
-    const done = async () => (await ask<ShownRun>('GET', `/1.0/runs/${id}`)).counts.success;
     let before: number;
-    do before = await done();
-    while (before < 2);
+    do before = await backups();
+    while (before < already + 2);
     const made = await gateways[0].request('POST', '/1.0/instances/c0/backups');
     for (;;) {
       const { status } = await ask<{ status: string }>('GET', `/1.0/operations/${idOf(made)}`);
       if (status !== 'Pending') break;
       await delay(20);
     }
-    const passed = (await done()) - before;
-    assert.ok(passed <= 2 * slots * workers + 16, `${passed} others went before it`);
+    const passed = (await backups()) - before;
+    // Some end while they are counted, and one may be the job's own.
+    const meanwhile = 3;
+    assert.ok(passed <= 2 * slots * workers + 3 + meanwhile, `${passed} others went before it`);
     for (;;) if ((await ask<ShownRun>('GET', `/1.0/runs/${id}`)).status_code >= 200) return;
   });
 });

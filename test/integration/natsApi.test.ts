@@ -306,7 +306,8 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       const id = randomUUID();
       const run = await answered(here('run'), { name: 'mine', id });
       assert.equal(run.id, id);
-      const over = await answered('runs.wait.local.default', { id, timeout: 60 });
+      // Not a whole number of milliseconds.
+      const over = await answered('runs.wait.local.default', { id, timeout: 59.9995 });
       assert.deepEqual([over.status, over.counts.success], ['Success', 1]);
       assert.equal((await answered(here('show'), { name: 'mine' })).name, 'mine');
       assert.equal((await answered(here('delete'), { name: 'mine' })).name, 'mine');

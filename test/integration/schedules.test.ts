@@ -276,7 +276,7 @@ describe('schedules', { timeout: 600_000 }, () => {
         ['skipped', 'window'],
       ],
     );
-    assert.match(left[0].reason, /had not begun when the window of schedule windowed ended, at /);
+    assert.match(left[0].reason, /had not begun when its schedule's window ended, at /);
     const order = plan(addresses, new Set(['local/default/s2']));
     assert.deepEqual(
       order.map(({ instance }) => instance),

@@ -9,7 +9,7 @@ import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
 import { nextStep } from '../../services/schedules/nextStep.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
-import { dueSlot, windowEnd } from '../../services/schedules/slots.ts';
+import { dueNext, dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
   const cron = parseCron(text);
@@ -213,6 +213,21 @@ describe('the next step with a schedule', () => {
     assert.deepEqual(over, { is: 'change', to: { ...long, since: '2026-11-28T11:00:00.000Z' } });
     assert.ok(over.is === 'change');
     assert.equal(nextStep(over.to, now).is, 'wait');
+  });
+
+  it('is none for the time before it was edited during a pause, whose end is seen a little later', () => {
+    const [end, edited, now] = ['2026-11-28T00:59:59.000Z', '2026-11-28T01:00:05.000Z', '2026-11-28T01:00:09.000Z'];
+    const paused = { since: '2026-11-20T00:00:00Z', until: end };
+    const step = nextStep({ ...schedule({ cron: '* * * * *' }, edited), paused }, new Date(now));
+    assert.ok(step.is === 'change');
+    assert.equal(step.to.since, edited);
+    assert.deepEqual(nextStep(step.to, new Date(now)), { is: 'wait', untilMs: Date.parse('2026-11-28T01:01:00Z') });
+  });
+
+  it('is as it is shown, whichever offsets its times have', () => {
+    const paused = { since: '2026-11-20T00:00:00Z', until: '2026-11-28T02:30:00.000Z' };
+    const due = { ...schedule({ cron: '0 * * * *' }, '2026-11-28T07:00:00+05:00'), paused };
+    assert.equal(dueNext(due)?.wall, '2026-11-28T03:00+00:00');
   });
 });
 

@@ -1,7 +1,7 @@
 /** The name of a backup is its operation's for as long as that lasts. */
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
-import { Reservations } from '../../services/coordination/reservations.ts';
+import { mostRemembered, Reservations } from '../../services/coordination/reservations.ts';
 import type { Bucket } from '../../services/nats/bucket.ts';
 
 const dayMs = 24 * 3_600_000;
@@ -24,6 +24,7 @@ function bucket(): Bucket {
   return {
     put,
     get: async (key: string) => ({ entry: found(key), revision: kept.get(key)?.revision ?? 0 }),
+    remove: async (key: string, expected: number) => kept.get(key)?.revision === expected && kept.delete(key),
     create: async (key: string, value: string, options: object) =>
       found(key) ? undefined : put(key, value, kept.get(key)?.revision ?? 0, options),
   } as unknown as Bucket;
@@ -48,6 +49,23 @@ describe('a reserved name', () => {
       assert.equal(await reservations.renew(address, 'b', 'one'), false);
     } finally {
       mock.timers.reset();
+    }
+  });
+
+  it('is released though it was made long ago: only the last revisions are remembered', async () => {
+    const made = bucket();
+    const read = mock.method(made, 'get');
+    const reservations = new Reservations(made);
+    for (let index = 0; index <= mostRemembered; index++)
+      assert.ok(await reservations.take(address, `b${index}`, 'one'));
+    for (const [name, reads] of [
+      [`b${mostRemembered}`, 0],
+      ['b0', 1],
+    ] as const) {
+      read.mock.resetCalls();
+      await reservations.release(address, name, 'one');
+      assert.equal(read.mock.callCount(), reads);
+      assert.equal(await reservations.holder(address, name), undefined);
     }
   });
 });

@@ -6,7 +6,7 @@ import { type Address, faultsOf, type Operation, type Run, type RunChild } from 
 import { runNoticeOf } from '../../services/notices/runNotice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
-import { Fleet, type OpenRun, spareChildren } from '../../services/runs/openRuns.ts';
+import { Fleet, fewestChildren, mostHandedBack, type OpenChild, type OpenRun } from '../../services/runs/openRuns.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
 import { fitsPattern, select } from '../../services/runs/selector.ts';
@@ -179,7 +179,7 @@ describe('the fleet', () => {
     );
   });
 
-  it('never has more on the queue than two for each at work and some, and ends with every child fed once', () => {
+  it('never has more on the queue than its slots can soon take, and ends with every child fed once', () => {
     fc.assert(
       fc.property(
         fc.array(addresses, { minLength: 1, maxLength: 3 }),
@@ -200,7 +200,7 @@ describe('the fleet', () => {
               fed.add(id);
               queued.set(child.remote, [...(queued.get(child.remote) ?? []), id]);
             }
-            for (const ids of queued.values()) assert.ok(ids.length <= 2 * slots + spareChildren);
+            for (const ids of queued.values()) assert.ok(ids.length <= Math.max(2 * slots + 1, fewestChildren));
             if ([...queued.values()].every(({ length }) => length === 0)) break;
             for (const ids of queued.values()) {
               for (const id of ids.slice(0, slots)) hear(id, 'Running');
@@ -225,10 +225,32 @@ describe('the fleet', () => {
     const retry = fleet.add(runOf(of('r'), { class: 'retry' }), chunksOf(of('r')));
     const [one, two] = ['a', 'b'].map((prefix) => fleet.add(runOf(of(prefix)), chunksOf(of(prefix))));
     const first = fleet.next();
-    assert.equal(first.length, spareChildren);
-    assert.equal(first.filter((each) => each.of === one).length, spareChildren / 2);
-    assert.equal(first.filter((each) => each.of === two).length, spareChildren / 2);
+    assert.equal(first.length, fewestChildren);
+    assert.equal(first.filter((each) => each.of === one).length, fewestChildren / 2);
+    assert.equal(first.filter((each) => each.of === two).length, fewestChildren / 2);
     assert.equal(first.filter((each) => each.of === retry).length, 0);
+  });
+
+  it('goes on while some of its children wait for a limit or for their next attempt, but not without end', () => {
+    const fleet = new Fleet();
+    const children = plan(
+      Array.from({ length: 60 }, (_, i) => ({ remote: 'r', project: 'default', instance: `c${i}` })),
+    );
+    fleet.add(runOf(children), chunksOf(children));
+    const handBack = ({ of, child }: OpenChild, more: Partial<Operation>) =>
+      fleet.see({ ...operation(of.run, child, 'Pending'), ...more });
+    const held: OpenChild[] = [];
+    for (let next = fleet.next(); next.length > 0; next = fleet.next()) {
+      assert.ok(next.length <= fewestChildren);
+      for (const [index, each] of next.entries())
+        handBack(each, index % 2 === 0 ? { metadata: { waiting_for: 'remote r' } } : { attempt: 1 });
+      held.push(...next);
+    }
+    assert.equal(held.length, mostHandedBack);
+    // One begins at last, and another takes its place.
+    const [first] = held;
+    if (first) fleet.see(operation(first.of.run, first.child, 'Running'));
+    assert.equal(fleet.next().length, fewestChildren - 1);
   });
 
   it('begins with what the last window left out, though jitter puts it last', () => {
@@ -290,9 +312,10 @@ describe('a run', () => {
     const [first] = children;
     const failures = [{ remote: 'r1', project: '', instance: '', reason: 'there is no instance top-secret' }];
     const selector = { projects, instances: ['c1', 'top-secret'], match: ['user.password=1'] };
-    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3 });
+    const schedule = { name: 'secretly', slot: '2026-11-28T03:00', starts_at: '2026-11-28T03:00:00Z' };
+    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3, schedule });
     const seen = (shown: string[]) => shownRun(named, (_, project) => shown.includes(project), new Date());
-    assert.deepEqual(seen(projects)?.selector, selector);
+    assert.deepEqual([seen(projects)?.selector, seen(projects)?.schedule], [selector, schedule]);
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);

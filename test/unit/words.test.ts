@@ -16,6 +16,7 @@ import type { LxdInstance } from '../../services/lxd/instances.ts';
 import { natsFailure } from '../../services/nats/failures.ts';
 import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';
 import {
+  amend,
   begin,
   cancel,
   fail,
@@ -253,6 +254,16 @@ describe('an operation', () => {
         },
       ),
     );
+  });
+});
+
+describe('a prune that is attempted again', () => {
+  it('goes on counting where the attempt before it ended', () => {
+    const address = { remote: 'local', project: 'p', instance: 'c1' };
+    const fresh = newOperation({ id: '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11', kind: 'prune', address }, now);
+    const counts = { backups_deleted: 2, bytes_freed: 10, bytes_in_old_versions: 20 };
+    const cut = amend(begin(fresh, 'w', now), { metadata: { ...counts, stage: 'deleting' } }, now);
+    assert.deepEqual(begin(requeue(cut, 'why', now, true), 'w', now).metadata, counts);
   });
 });
 

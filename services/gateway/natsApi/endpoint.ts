@@ -65,6 +65,12 @@ export function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: numb
   return fitting;
 }
 
+/** Aborts when a client's wait is over, or the gateway stops. */
+export function overAfter(seconds: number, { stop }: Pick<GatewayParts, 'stop'>): AbortSignal {
+  // A timeout takes whole milliseconds only.
+  return AbortSignal.any([AbortSignal.timeout(Math.ceil(seconds * 1000)), stop]);
+}
+
 /** Of endpoints that wait for something to end. */
 export const longWait = { atOnce: 1000, timeoutMs: 70_000 };
 export const usualWaitSeconds = 30;

@@ -20,7 +20,7 @@ import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
 import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
-import { type Endpoint, firstFitting, isIn, longWait, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, firstFitting, isIn, longWait, overAfter, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';
 import { scheduleEndpoints } from './scheduleEndpoints.ts';
 
@@ -98,11 +98,10 @@ export const endpoints: Endpoint[] = [
     ...longWait,
     async run(parts, { address, body }) {
       const { id, timeout = usualWaitSeconds } = body as WaitRequest;
-      const over = AbortSignal.any([AbortSignal.timeout(Math.ceil(timeout * 1000)), parts.stop]);
       const now = await parts.operations.find(id, address.remote);
       if (now) assertThere(now.operation, address, id);
       // A job that was published straight to the queue has no operation until a worker takes it.
-      const found = await parts.feed.untilEnded(id, over, { mayCome: true });
+      const found = await parts.feed.untilEnded(id, overAfter(timeout, parts), { mayCome: true });
       return shownOperation(assertThere(found, address, id));
     },
   },

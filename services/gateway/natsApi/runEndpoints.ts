@@ -16,7 +16,7 @@ import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
-import { type Endpoint, isIn, longWait, placeIn, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, isIn, longWait, overAfter, placeIn, type Question, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -70,8 +70,7 @@ export const runEndpoints: Endpoint[] = [
     async run(parts, question) {
       const { id, timeout = usualWaitSeconds } = question.body as WaitRequest;
       const before = await runOf(parts, question);
-      const over = AbortSignal.any([AbortSignal.timeout(timeout * 1000), parts.stop]);
-      return shown((await parts.runFeed.untilEnded(id, over))?.run ?? before, question);
+      return shown((await parts.runFeed.untilEnded(id, overAfter(timeout, parts)))?.run ?? before, question);
     },
   },
   {

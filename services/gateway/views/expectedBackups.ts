@@ -40,8 +40,11 @@ export class ExpectedBackups {
       runRequest(name, definition, '').selector;
     const matches = await matched.current(schedules.map(selectorOf));
     const expected = async (stored: StoredSchedule) => {
-      const { last } = stored.schedule;
-      const run = last && (await runs.find(last.run))?.run;
+      const { last, name } = stored.schedule;
+      const before = this.#known.get(name);
+      // A run that has ended stays so.
+      const isOver = before?.revision === stored.revision && !before.isOpen;
+      const run = last && !isOver ? (await runs.find(last.run))?.run : undefined;
       const selector = selectorOf(stored);
       const isOpen = run !== undefined && !hasEnded(run);
       return this.#expected(stored, { now, patienceMs, isOpen, matches: (address) => matches(selector, address) });

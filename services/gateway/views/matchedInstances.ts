@@ -38,13 +38,19 @@ export class MatchedInstances {
     const wanted = selectors.filter(({ match = [] }) => match.length > 0);
     const isNew = wanted.some((selector) => !this.#asked.has(keyOf(selector)));
     if (isNew || (wanted.length > 0 && performance.now() - this.#askedAt > askAgainMs)) {
+      // What is being asked is not about a selector that is new.
+      if (isNew && this.#asking) await this.#shortly(this.#asking);
       this.#asking ??= this.#ask(wanted).finally(() => {
         this.#asking = undefined;
       });
-      if (isNew) await until(AbortSignal.timeout(firstWaitMs), this.#asking).catch(() => undefined);
+      if (isNew) await this.#shortly(this.#asking);
     }
     return (selector, address) =>
       (this.#found.get(`${address.remote} ${keyOf(selector)}`) ?? nothing).has(addressKey(address));
+  }
+
+  async #shortly(asking: Promise<void>): Promise<void> {
+    await until(AbortSignal.timeout(firstWaitMs), asking).catch(() => undefined);
   }
 
   async #ask(selectors: RunSelector[]): Promise<void> {

@@ -8,7 +8,7 @@ import { chosenOnAll } from '../../runs/candidates.ts';
 import { createRun } from '../../runs/createRun.ts';
 import { dueMs } from '../../runs/plan.ts';
 import type { Slot } from '../../schedules/cron.ts';
-import { runRequest } from '../../schedules/scheduler.ts';
+import { hostsOf, runRequest } from '../../schedules/scheduler.ts';
 import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
 import { nextSlots, runScheduleOf } from '../../schedules/slots.ts';
 import type { Trace } from '../../telemetry/trace.ts';
@@ -20,7 +20,7 @@ import { activeFrom, checkSchedule } from './scheduleView.ts';
 /** Who asks. */
 export interface ScheduleClient {
   requestor: Requestor;
-  /** Its trust is limited to projects: its schedules end with it (schedules/owners.ts). */
+  /** Its trust is limited to projects: its schedules are paused when that ends (scheduleOwner.ts). */
   restricted: boolean;
   /** Whether all that the schedule is about is the client's. */
   may: (schedule: Pick<Schedule, 'definition'>) => boolean;
@@ -121,7 +121,10 @@ export async function runScheduleNow(
   // Who may publish runs may have backups made, not deleted: each would push an older one out of the rule.
   const keeps = keep && requestor.protocol !== 'nats';
   const request = { ...wanted, ...(keeps && { keep }), ...(id !== undefined && { id }) };
-  return createRun(runTools(parts), request, hostsOf(parts, definition), { requestor, trace });
+  return createRun(runTools(parts), request, hostsOf(definition, Object.keys(parts.config.remotes)), {
+    requestor,
+    trace,
+  });
 }
 
 /** The next times at which it is due. */
@@ -147,8 +150,9 @@ export async function nextInstances(
   if (!slot) return { times: [], silent: new Map() };
   const { selector, keep } = runRequest(name, definition, '');
   const keysOf = await instanceKeeps(parts);
-  const { inventoryTimeoutMs } = parts.config.gateway;
-  const heard = await chosenOnAll(parts.nats, hostsOf(parts, definition), selector, inventoryTimeoutMs);
+  const { remotes, gateway } = parts.config;
+  const hosts = hostsOf(definition, Object.keys(remotes));
+  const heard = await chosenOnAll(parts.nats, hosts, selector, gateway.inventoryTimeoutMs);
   const run = { schedule: runScheduleOf(name, definition, slot) };
   const times = heard.addresses.map((address) => {
     const { remote: host, project, instance } = address;
@@ -194,10 +198,6 @@ function checkDefinition({ config }: GatewayParts, definition: ScheduleBody): vo
 function nextOf(schedule: Schedule, count: number): Slot[] {
   const from = activeFrom(schedule, new Date());
   return from ? nextSlots(schedule.definition, from, count) : [];
-}
-
-function hostsOf({ config }: GatewayParts, { selector }: ScheduleBody): string[] {
-  return selector?.remotes ?? Object.keys(config.remotes);
 }
 
 function isSameTime(one: ScheduleBody, other: ScheduleBody): boolean {
