@@ -1,6 +1,6 @@
 /** What a user gets from `npm install`: packed, installed in an empty folder, and at work. */
 import assert from 'node:assert/strict';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -21,6 +21,8 @@ describe('the package', { timeout: 600_000 }, () => {
     folder = await openFolder('package', quiet);
     place = join(folder.path, 'empty');
     await mkdir(place);
+    // Without it, npm installs into the next folder above that has a node_modules.
+    await writeFile(join(place, 'package.json'), '{}');
     // Nothing of the settings of who runs this, nor of the npm that may have started it.
     const own = Object.entries(process.env).filter(([name]) => !/^(npm_|.*_proxy$)/i.test(name));
     await using registry = await startRegistry();
