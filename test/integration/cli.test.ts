@@ -275,8 +275,9 @@ describe('the command line', { timeout: 600_000 }, () => {
     assert.match((await run('backup', '--all', '--notify', 'http://10.0.0.1/')).stderr, /^lxstow: .*notify\.allowed/m);
   });
 
-  it('watches operations by events: each state of each, also of those behind a restart of the gateway', async () => {
+  it('watches operations by events: each state of each, also of those behind a restart of the gateway', async (t) => {
     const child = spawn(process.execPath, [cli, 'operations', 'watch', '--format', 'json'], { env: env(), cwd: home });
+    t.after(() => child.kill());
     const ended = once(child, 'exit');
     let printed = '';
     child.stdout.on('data', (data) => {
