@@ -1,5 +1,6 @@
 /** Backups that were deleted from the bucket, but that it keeps as old versions. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { minuteText } from '../contract/durations.ts';
 import { isCode, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest } from '../contract/schemas.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
@@ -7,7 +8,7 @@ import type { S3Connection } from '../storage/s3Connection.ts';
 import { type DeletedObject, deletedObjects, readVersion } from '../storage/versions.ts';
 import { archiveKey, listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from './keys.ts';
 import { parseManifest } from './manifest.ts';
-import { lockedUntil, lockText } from './protection.ts';
+import { lockedUntil } from './protection.ts';
 
 export interface DeletedBackup {
   address: BackupAddress;
@@ -88,7 +89,7 @@ async function manifestOf(
 /** lxstow deletes neither what is locked or pinned, nor one of a backup's objects alone. */
 function whyForeign(found: Manifest, { manifest, archive }: Group): string | undefined {
   const until = lockedUntil(found);
-  if (until !== undefined) return `locked until ${lockText(until)}`;
+  if (until !== undefined) return `locked until ${minuteText(until)}`;
   if (found.backup.pinned) return 'pinned';
   if (!archive) return 'only its manifest was deleted';
   return manifest ? undefined : 'only its archive was deleted';

@@ -1,4 +1,5 @@
 /** What keeps a backup from being deleted: a pin, a lock of the bucket. */
+import { minuteText } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { BackupLock, Manifest, ObjectLock } from '../contract/schemas.ts';
 
@@ -15,18 +16,13 @@ export function lockedUntil({ backup: { lock } }: Manifest, nowMs = Date.now()):
   return lock && Date.parse(lock.until) > nowMs ? lock.until : undefined;
 }
 
-/** `2026-12-28 03:00 UTC` */
-export function lockText(until: string): string {
-  return `${until.slice(0, 16).replace('T', ' ')} UTC`;
-}
-
 /** Throws conflict for a backup that is pinned or locked. */
 export function assertDeletable(manifest: Manifest): void {
   const { instance, name, pinned, lock } = manifest.backup;
   const until = lockedUntil(manifest);
   const which = `backup ${instance}/${name} is`;
   if (until !== undefined)
-    throw new LxstowError('conflict', `${which} locked until ${lockText(until)} (${lock?.mode}); it was not deleted`);
+    throw new LxstowError('conflict', `${which} locked until ${minuteText(until)} (${lock?.mode}); it was not deleted`);
   if (pinned)
     throw new LxstowError(
       'conflict',

@@ -1,4 +1,4 @@
-/** Spans of time as people write them: `90s`, `30m`, `26h`, `8d`. */
+/** Spans of time as people write them: `90s`, `30m`, `26h`, `8d`; and times as people read them. */
 
 const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
@@ -6,4 +6,9 @@ const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 8
 export function parseDuration(text: string, units = 'smhd'): number {
   const [, count, unit = ''] = /^([1-9]\d{0,4})([smhd])$/.exec(text) ?? [];
   return units.includes(unit) ? Number(count) * (unitsMs[unit] ?? Number.NaN) : Number.NaN;
+}
+
+/** A time of RFC 3339 in UTC, to the minute: `2026-12-28 03:00 UTC`. */
+export function minuteText(time: string): string {
+  return `${time.slice(0, 16).replace('T', ' ')} UTC`;
 }

@@ -1,4 +1,5 @@
 /** Derives an instance's state and its reason from its record, the time, and what schedules expect or the greatest age of a backup. Pure. */
+import { minuteText } from '../contract/durations.ts';
 import type { Address, GoodBackup, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
 import type { Expectation } from './expectations.ts';
 
@@ -50,13 +51,16 @@ function judge(
   };
   if (seen?.gone) {
     const where = seen.renamed ? `it is ${named(seen.renamed)} now` : 'LXD does not have it';
-    return { state: 'gone', reason: `${where}, since ${minute(seen.gone)} or a little before` };
+    return { state: 'gone', reason: `${where}, since ${minuteText(seen.gone)} or a little before` };
   }
   if (seen?.excluded) return { state: 'excluded', reason: 'user.lxstow.exclude is true' };
   const before = seen?.was ? ` under this name; it was ${named(seen.was)}` : '';
   if (last?.outcome === 'failure' && !(good && good.at > last.at)) {
     const otherwise = good ? '' : '; it has no backup';
-    return { state: 'failing', reason: `the last backup failed, ${minute(last.at)}: ${last.reason ?? ''}${otherwise}` };
+    return {
+      state: 'failing',
+      reason: `the last backup failed, ${minuteText(last.at)}: ${last.reason ?? ''}${otherwise}`,
+    };
   }
   if (!good) return { state: 'never', reason: `it has no backup${before}` };
   if (covering.length > 0 && !yardstick.byAge) return bySchedules(good, covering, yardstick);
@@ -81,7 +85,7 @@ function bySchedules(
 }
 
 function pausedSince({ since, reason }: NonNullable<Expectation['paused']>): string {
-  return ` since ${minute(since)}${reason === undefined ? '' : `: ${reason}`}`;
+  return ` since ${minuteText(since)}${reason === undefined ? '' : `: ${reason}`}`;
 }
 
 /** In ms, the time before which an instance's youngest backup is too old by the schedules that cover it; undefined if none does. */
@@ -92,10 +96,6 @@ export function expectedFrom(
 ): number | undefined {
   const covering = expectations.filter(({ covers }) => covers(address, record));
   return covering.length === 0 ? undefined : Math.max(...covering.map(({ owed }) => owed?.fromMs ?? 0));
-}
-
-function minute(time: string): string {
-  return `${time.slice(0, 16).replace('T', ' ')} UTC`;
 }
 
 function age(ms: number): string {

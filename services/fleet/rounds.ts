@@ -5,7 +5,7 @@ import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../co
 import type { LxdInstance } from '../lxd/inventory.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
 import { instanceKeepOf, keepKeys } from '../retention/instanceKeys.ts';
-import { excludeKey, scheduleKey, schedulesOf } from '../runs/selector.ts';
+import { excludeKey, excludesItself, scheduleKey, schedulesOf } from '../runs/selector.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { FleetStore, StoredRecord } from './fleetStore.ts';
 import { withSeen, withYoungest } from './instanceRecord.ts';
@@ -92,7 +92,7 @@ function seenOf(instance: LxdInstance, at: string): SeenInstance {
   const uuid = all[uuidKey];
   const schedules = schedulesOf(instance);
   const keep = instanceKeepOf(all);
-  const excluded = all[excludeKey]?.toLowerCase() === 'true';
+  const excluded = excludesItself(instance);
   return { at, excluded, ...(schedules.length > 0 && { schedules }), ...(uuid && { uuid }), ...(keep && { keep }) };
 }
 

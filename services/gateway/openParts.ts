@@ -2,7 +2,6 @@
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { Catalog } from '../backups/catalog.ts';
-import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { Leases } from '../coordination/leases.ts';
 import { Reservations } from '../coordination/reservations.ts';
@@ -15,6 +14,7 @@ import { connectNats } from '../nats/connection.ts';
 import { verifySetUp } from '../nats/setup.ts';
 import { leasesBucket } from '../nats/streams.ts';
 import { OperationStore } from '../operations/operationStore.ts';
+import { probeAtStart } from '../outages/probes.ts';
 import { RunStore } from '../runs/runStore.ts';
 import { ScheduleStore } from '../schedules/scheduleStore.ts';
 import { measured } from '../storage/measured.ts';
@@ -57,7 +57,6 @@ export interface OpenedParts {
 /** A person waits for the answer: after two quick tries S3 counts as away. Workers are more patient. */
 const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
-const startTimeoutMs = 10_000;
 const hourMs = 3_600_000;
 
 /** Throws when the configuration is wrong, or NATS or the object store is not set up. What it opens is closed with `stack`. */
@@ -142,10 +141,7 @@ async function openStores(
   const { attempts } = config.s3;
   const idleTimeoutMs = Math.min(config.s3.idleTimeoutMs, s3IdleTimeoutMs);
   const s3 = stack.use(createS3Store({ ...config.s3, idleTimeoutMs }, options));
-  await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
-    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
-    log.warn('the object store does not answer yet', { error });
-  });
+  await probeAtStart(s3, log);
   const archives = stack.use(createS3Store(config.s3, options));
   return {
     s3,

@@ -3,7 +3,10 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import { mistrust } from '../lxd/instances.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { mayBeOfWrites } from './blame.ts';
+
+const startTimeoutMs = 10_000;
 
 /** S3 lets us read, but not write. */
 export class WritesRefused extends LxstowError {}
@@ -40,6 +43,14 @@ async function tryToWrite(store: ObjectStore, key: string, signal: AbortSignal):
   await store.remove(key, signal).catch((error) => {
     // Backups need no permission to delete.
     if (!isCode(error, 's3-denied')) throw error;
+  });
+}
+
+/** Probes S3 when the program starts. Throws if it refuses us, which will not change by itself; one that is not up yet may come. */
+export async function probeAtStart(store: Pick<ObjectStore, 'probe'>, log: Log): Promise<void> {
+  await store.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
+    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
+    log.warn('the object store does not answer yet', { error });
   });
 }
 

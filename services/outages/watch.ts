@@ -1,5 +1,5 @@
 /** Watches one dependency of a worker: probes it and keeps the record of its outage (docs/adr/0032-outages.md). */
-import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Outage } from '../contract/schemas.ts';
 import type { Bucket } from '../nats/bucket.ts';
@@ -120,7 +120,7 @@ export class Watch {
   async #keep(): Promise<void> {
     const { worker, stopping, log } = this.#options;
     while (this.#known?.worker === worker) {
-      await delay(nextLookMs(this.#known, new Date()), undefined, { signal: stopping }).catch(() => undefined);
+      await sleep(nextLookMs(this.#known, new Date()), stopping);
       if (stopping.aborted) break;
       const known = this.#known;
       const why = await this.#probe(known.only !== undefined);

@@ -1,6 +1,6 @@
 /** Which backups of one instance a rule keeps, and why: pure, and decided as restic's `forget` does. */
 import { Temporal } from 'temporal-polyfill';
-import { lockText } from '../backups/protection.ts';
+import { minuteText } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule, Tags } from '../contract/schemas.ts';
 import { checkZone } from '../contract/zones.ts';
@@ -96,7 +96,7 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
 
 function protections({ pinned, locked_until }: Candidate, now: Date): string[] {
   const isLocked = locked_until !== null && Date.parse(locked_until) > now.getTime();
-  return [...(pinned ? ['pinned'] : []), ...(isLocked ? [`locked until ${lockText(locked_until)}`] : [])];
+  return [...(pinned ? ['pinned'] : []), ...(isLocked ? [`locked until ${minuteText(locked_until)}`] : [])];
 }
 
 /** `1y6m`, `14d`, `7d12h`; blank for other text. */

@@ -98,8 +98,13 @@ export function select<I extends Selectable & { project: string }>(
   selector: RunSelector,
 ): { chosen: I[]; excluded: number } {
   const meant = instances.filter(meaningOf(selector));
-  const chosen = meant.filter((each) => configValue(each, excludeKey)?.toLowerCase() !== 'true');
+  const chosen = meant.filter((each) => !excludesItself(each));
   return { chosen, excluded: meant.length - chosen.length };
+}
+
+/** Whether an instance, or a profile of it, says that it is not to be backed up by runs. */
+export function excludesItself(instance: Selectable): boolean {
+  return configValue(instance, excludeKey)?.toLowerCase() === 'true';
 }
 
 /** The schedules that an instance, or a profile of it, names. */

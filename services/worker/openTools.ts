@@ -23,7 +23,7 @@ import { verifySetUp } from '../nats/setup.ts';
 import { checkpointsBucket, leasesBucket } from '../nats/streams.ts';
 import { OperationStore } from '../operations/operationStore.ts';
 import { Outages } from '../outages/outages.ts';
-import { probeOfLxd, probeOfS3 } from '../outages/probes.ts';
+import { probeAtStart, probeOfLxd, probeOfS3 } from '../outages/probes.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
@@ -123,11 +123,7 @@ async function openStore(
       log.warn('the object store is tried again', { call, error });
     },
   });
-  await s3.probe(AbortSignal.timeout(startTimeoutMs)).catch((error) => {
-    // A store that is not up yet may come; one that refuses us will not change its mind.
-    if (!isCode(error, 's3-unavailable') && (error as Error).name !== 'TimeoutError') throw error;
-    log.warn('the object store does not answer yet', { error });
-  });
+  await probeAtStart(s3, log);
   return { s3, store };
 }
 

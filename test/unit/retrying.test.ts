@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { describe, it } from 'node:test';
+import { beforeEach, describe, it } from 'node:test';
 import { type ErrorCode, LxstowError } from '../../services/contract/errors.ts';
 import { measured } from '../../services/storage/measured.ts';
 import type { ObjectStore, OpenUpload, StoredObject, UploadedPart } from '../../services/storage/objectStore.ts';
@@ -416,33 +416,27 @@ describe('a listing of uploads that breaks off', () => {
 });
 
 describe('a listing that is seen enough of', () => {
+  let closed = 0;
+  beforeEach(() => {
+    closed = 0;
+  });
+  const endless = {
+    async *list() {
+      try {
+        for (let i = 0; ; i++) yield { key: `k${i}`, size: 0, etag: 'e', modified: '' };
+      } finally {
+        closed++;
+      }
+    },
+  } as unknown as ObjectStore;
+
   it('is closed, the one inside too', async () => {
-    let closed = 0;
-    const endless = {
-      async *list() {
-        try {
-          for (let i = 0; ; i++) yield { key: `k${i}`, size: 0, etag: 'e', modified: '' };
-        } finally {
-          closed++;
-        }
-      },
-    } as unknown as ObjectStore;
     for await (const { key } of retrying(endless, { attempts: 3 }).list('', never)) if (key === 'k3') break;
     assert.equal(closed, 1);
   });
 
   it('is closed by what measures it, too, and counts as one call that went well', async () => {
-    let closed = 0;
     const counted: object[] = [];
-    const endless = {
-      async *list() {
-        try {
-          for (let i = 0; ; i++) yield { key: `k${i}`, size: 0, etag: 'e', modified: '' };
-        } finally {
-          closed++;
-        }
-      },
-    } as unknown as ObjectStore;
     const metrics = { s3Requests: { observe: (labels: object) => counted.push(labels) } } as unknown as StoreMetrics;
     for await (const { key } of measured(endless, metrics).list('', never)) if (key === 'k3') break;
     assert.equal(closed, 1);

@@ -1,5 +1,6 @@
 /** Asking again while a gateway, or what it needs, is away. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '../../concurrency/sleep.ts';
 import { CliError } from '../exit.ts';
 import { Unreachable } from './gatewayClient.ts';
 
@@ -27,7 +28,7 @@ export async function patiently<T>(run: () => Promise<T>, { until, note, signal 
       const left = until - performance.now();
       if (!(error instanceof Unreachable) || error.inDoubt || signal.aborted || left <= 0) throw error;
       if (pauseMs === firstPauseMs) note(`${error.message}; trying again`);
-      await delay(Math.min(pauseMs, left), undefined, { signal }).catch(() => undefined);
+      await sleep(Math.min(pauseMs, left), signal);
     }
   }
 }

@@ -1,5 +1,5 @@
 /** `lxstow operations` and `cancel`. */
-import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '../../concurrency/sleep.ts';
 import { type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
 import { Gateways, subjectOf } from '../client/names.ts';
 import { listOperations, WatchedOperations } from '../client/watchedOperations.ts';
@@ -59,7 +59,7 @@ export async function watchCommand(remote: string | undefined, options: Operatio
       if (!(error instanceof Unreachable)) throw error;
       process.stderr.write(`lxstow: ${error.message}; still trying\n`);
     }
-    await delay(lookEveryMs, undefined, { signal: stop.signal }).catch(() => undefined);
+    await sleep(lookEveryMs, stop.signal);
   }
   return process.stdout.errored ? exits.ok : exits.interrupted;
 }

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, statSync } from 'node:fs';
 import { appendFile, readFile, rm, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '../../concurrency/sleep.ts';
 import { LxstowError, systemCode } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { folderFault, folderIdentity, markFolder } from '../../storage/folderMarker.ts';
@@ -126,7 +127,7 @@ class FolderStore implements AsyncDisposable {
     const { signal } = this.#ended;
     const over = AbortSignal.any([signal, this.#options.failed.signal]);
     try {
-      for (; !over.aborted; await delay(lookEveryMs, undefined, { signal: over }).catch(() => undefined)) {
+      for (; !over.aborted; await sleep(lookEveryMs, over)) {
         await this.#look();
         looked();
       }
