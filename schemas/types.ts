@@ -179,7 +179,7 @@ held: boolean
 locked_until: (string | null)
 }
 /**
- * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
+ * S3 object tags, by rules that every store takes: at most 10, ASCII letters, digits, space and + - = . _ : / @.
  */
 export interface Tags {
 /**
@@ -279,6 +279,10 @@ endpoint: string
  */
 folder?: string
 /**
+ * A folder on the disk of an S3 server that runs on this host and leaves what it is given in memory for a while, as VersityGW and Garage do: an object counts once `sync -f` has put it onto that disk, so that a power cut takes no backup away. With `folder`, it is that one.
+ */
+syncFolder?: string
+/**
  * URL at which clients reach the same server, for presigned URLs. Default: `endpoint`.
  */
 publicEndpoint?: string
@@ -323,7 +327,7 @@ pathStyle: boolean
  */
 idleTimeoutMs: number
 /**
- * A multipart upload of this age is replaced by a new one, because MinIO removes an upload one day after it began, even if it is still in progress.
+ * A multipart upload of this age is replaced by a new one, because some stores (MinIO, or by a rule of the bucket) remove an upload one day after it began, even if it is still in progress.
  */
 uploadMaxAgeMs: number
 /**

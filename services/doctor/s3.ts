@@ -152,6 +152,6 @@ async function examineSpace(server: Server, report: Report): Promise<void> {
   if (answer?.status !== 200 || !(total > 0)) return;
   const said = `MinIO has ${sizeText(free)} of ${sizeText(total)} free`;
   if (free < total * lowShare)
-    report('warning', said, 'Delete backups, or add drives; a full MinIO refuses backups (s3-full).');
+    report('warning', said, 'Delete backups, or add drives: a full store refuses backups (s3-full).');
   else report('ok', said);
 }

@@ -1,6 +1,7 @@
 /** What to do about an error of S3. */
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { notOnDisk } from '../storage/onDisk.ts';
 import { isNoBucket, isUnsupported } from '../storage/s3Refusals.ts';
 import { messageOf } from './finding.ts';
 
@@ -26,6 +27,8 @@ export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): s
 export function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
   if (isCode(error, 's3-full')) return 'Make room in the store.';
   const message = messageOf(error);
+  if (message.startsWith(notOnDisk))
+    return 'Set s3.syncFolder to a folder on the disk of the S3 server, or leave it out; is the disk whole?';
   if (/checksum|x-amz-sdk|content-md5/i.test(message) && !/mismatch/i.test(message))
     return 'Set s3.checksumHeaders to false, if the store takes no sums in headers: docs/s3.md.';
   if (/ExpiredToken|InvalidToken/.test(message)) return newSession;

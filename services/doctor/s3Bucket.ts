@@ -12,6 +12,15 @@ export interface Kept {
   locked: boolean;
 }
 
+const lifecycle = JSON.stringify({
+  Rules: [
+    {
+      ...{ ID: 'lxstow', Status: 'Enabled', Filter: {} },
+      NoncurrentVersionExpiration: { NoncurrentDays: 30 },
+      Expiration: { ExpiredObjectDeleteMarker: true },
+    },
+  ],
+});
 const unlocked = '; backups cannot be locked (`object_lock`, `--lock`, `pin --hold`)';
 
 export async function examineVersions(
@@ -53,7 +62,7 @@ export async function examineVersions(
     report(
       'warning',
       `${what}, and its space is never freed`,
-      `Give it a lifecycle rule; by MinIO's client, on any store: \`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\`.`,
+      `Give it a lifecycle rule: \`aws s3api put-bucket-lifecycle-configuration --bucket ${bucket} --lifecycle-configuration '${lifecycle}'\`.`,
     );
   return { versions: true, locked: Boolean(mode) };
 }

@@ -118,6 +118,7 @@ export class RightsTrial {
     if (!open) return;
     this.#upload = open;
     const sum = crcInS3(crc32(body));
+    await this.#tryWrongSum(open, sum);
     const etag = await this.#step('put a part', 's3:PutObject', (signal) => store.putPart(open, 1, body, sum, signal));
     await this.#step('list parts', 's3:ListMultipartUploadParts', (signal) => store.listParts(open, signal));
     await this.#step('list uploads', 's3:ListBucketMultipartUploads', async (signal) => {
@@ -177,6 +178,22 @@ export class RightsTrial {
     );
   }
 
+  /** Tests whether the store looks at the checksum of a part, which the next one replaces. Without these headers, it gets Content-MD5. */
+  async #tryWrongSum(upload: Upload, sumOfBody: string): Promise<void> {
+    if (upload.copies) return;
+    const other = Buffer.from('other');
+    try {
+      await this.#store.putPart(upload, 1, other, sumOfBody, briefly(this.#options.signal));
+    } catch {
+      return;
+    }
+    this.#report(
+      'warning',
+      'the store does not look at the checksums of parts: one that is damaged on its way is found by a restore only',
+      'Set s3.checksumHeaders to false: parts then have Content-MD5, which every store looks at.',
+    );
+  }
+
   /** Removes what was put, whatever failed, and even after an abort. */
   async #cleanUp(): Promise<void> {
     const { bucket, name } = this.#options;
@@ -196,7 +213,7 @@ export class RightsTrial {
       this.#report(
         'warning',
         `the test object may still be in the bucket: ${messageOf(error)}`,
-        `Remove it; by MinIO's client, on any store: \`mc rm --versions --force ALIAS/${name}/${key}\`.`,
+        `Remove it, with its versions: \`aws s3 rm s3://${name}/${key}\`; where the bucket keeps versions, then \`aws s3api delete-object\` with each \`--version-id\`.`,
       );
     }
   }

@@ -1,8 +1,8 @@
 /** Retries as a wrapper of the store: callers get the answer, or an error that retries did not cure. */
-import { createHash } from 'node:crypto';
 import pRetry from 'p-retry';
 import { isCode, LxstowError } from '../contract/errors.ts';
-import type { ObjectStore, OpenUpload, UploadedPart } from './objectStore.ts';
+import type { ObjectStore, OpenUpload } from './objectStore.ts';
+import { multipartEtag } from './s3Messages.ts';
 import { type StoreCall, type StoreListing, signalOf, wrapped } from './wrapped.ts';
 
 export interface RetryPolicy {
@@ -108,13 +108,6 @@ async function* resumed(
 function nameOf(item: unknown): string {
   const { uploadId, key } = item as Partial<OpenUpload>;
   return uploadId ?? key ?? (item as string);
-}
-
-/** The ETag that S3 gives an object made from these parts: the MD5 of the parts' MD5s, and their number. */
-export function multipartEtag(parts: Pick<UploadedPart, 'etag'>[]): string {
-  const hash = createHash('md5');
-  for (const { etag } of parts) hash.update(Buffer.from(etag, 'hex'));
-  return `${hash.digest('hex')}-${parts.length}`;
 }
 
 /** True when a retry may help. Not for s3-denied: wrong keys outlast a request's retries, so the job waits instead (docs/adr/0032-outages.md). */

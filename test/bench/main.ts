@@ -5,6 +5,7 @@ import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
 import { errorText, type Log } from '../lab/run.ts';
+import { s3Titles } from '../lab/s3.ts';
 import { backupWays, lxdExport, storeAlone, type Way } from './backups.ts';
 import { measureListing, measureRequests } from './control.ts';
 import { measureDrain } from './drain.ts';
@@ -54,7 +55,10 @@ process.once('SIGINT', () => process.exit(130)); // the lab removes itself when 
 try {
   const before = values.compare ? await readReport(values.compare) : undefined;
   await using place = await openPlace(log, values);
-  const report: Report = { machine: machine({ LXD: place.lxd.version, gzip: `by ${place.gzip}` }), tables: [] };
+  const report: Report = {
+    machine: machine({ LXD: place.lxd.version, S3: `on ${s3Titles[place.s3.kind]}`, gzip: `by ${place.gzip}` }),
+    tables: [],
+  };
   const add = (table: Table) => {
     report.tables.push(table);
     log(`\n${markdown({ ...report, tables: [table] }, before)}\n`);

@@ -6,6 +6,7 @@ import { LxdClient } from '../../services/lxd/client.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import type { Log } from '../lab/run.ts';
+import { s3Titles } from '../lab/s3.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 import { type BenchClient, openClient } from './client.ts';
 import { nameOf } from './fleet.ts';
@@ -18,7 +19,6 @@ const shapes = [1, 2, 4, 8];
 const slots = 4;
 const exportMs = 2000;
 const kibOfInstance = 512;
-const partNames = ['gateway', 'workers', 'NATS', 'MinIO', 'simulated LXD and the bench'];
 
 /** Real workers and a simulated LXD. One worker needs half a second a child: 1 000 children take a quarter of an hour a round. */
 export async function measureRunScale(children: number, rounds: number, log: Log): Promise<Table> {
@@ -26,6 +26,7 @@ export async function measureRunScale(children: number, rounds: number, log: Log
   await using simulator = await startSimulator();
   const { nats, s3 } = lab;
   if (!nats || !s3) throw new Error('there is no NATS or no S3 server');
+  const partNames = ['gateway', 'workers', 'NATS', s3Titles[s3.kind], 'simulated LXD and the bench'];
   log(`making ${children} instances of 1 MiB`);
   for (let index = 0; index < children; index++) await makeSmall(simulator, nameOf(index));
   simulator.faults.packed = await packedOnce(simulator, nameOf(0));

@@ -344,7 +344,12 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     await client.makeBucket('versioned');
     await client.setBucketVersioning('versioned', { Status: 'Enabled' });
     const versioned = await doctor({ s3: { bucket: 'versioned' } }, '--only', 's3', '--strict');
-    found(versioned.findings, 'warning', /^the bucket keeps versions: what lxstow deletes stays/, /mc ilm rule add/);
+    found(
+      versioned.findings,
+      'warning',
+      /^the bucket keeps versions: what lxstow deletes stays/,
+      /put-bucket-lifecycle-configuration/,
+    );
     found(versioned.findings, 'ok', /^the bucket has no Object Lock; backups cannot be locked/);
     found(versioned.findings, 'ok', /^tried, and allowed: put/);
     found(versioned.findings, 'ok', /^MinIO has .* free$/);

@@ -6,7 +6,7 @@ import { unlessMissing } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, lingering } from '../../operations/attempt.ts';
 import type { UploadedPart } from '../../storage/objectStore.ts';
-import { multipartEtag } from '../../storage/retrying.ts';
+import { multipartEtag } from '../../storage/s3Messages.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
