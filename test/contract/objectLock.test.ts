@@ -9,7 +9,7 @@ import { createS3Store } from '../../services/storage/s3.ts';
 import { S3Connection } from '../../services/storage/s3Connection.ts';
 import { type DeletedObject, deletedObjects, liftMarker } from '../../services/storage/versions.ts';
 import { type S3Kind, serversHere, startS3 } from '../lab/s3.ts';
-import { type Server, servers } from './servers.ts';
+import { type Differences, servers } from './servers.ts';
 
 const locked = 'locked';
 const settings = { tags: {}, contentType: 'text/plain' };
@@ -43,7 +43,10 @@ async function upload(store: ObjectStore, key: string, signal: AbortSignal): Pro
   await store.completeUpload(begun, [{ number: 1, etag, crc32 }], signal);
 }
 
-const kinds = serversHere.map((kind) => ({ kind, locks: !(servers[kind] as Server).differs.lock }));
+const kinds = serversHere.map((kind) => {
+  const { lock: instead, lockRefused }: Differences = servers[kind].differs;
+  return { kind, locks: instead === undefined, refuses: lockRefused === undefined };
+});
 
 async function lockAndKeep(kind: S3Kind): Promise<void> {
   await using server = await open(kind);
@@ -88,18 +91,25 @@ for (const { kind, locks } of kinds)
     else it('is not there', () => assert.rejects(lockAndKeep(kind)));
   });
 
-for (const { kind } of kinds)
-  it(`${kind} refuses a lock and a hold in a bucket without Object Lock, and keeps nothing that is deleted`, {
-    timeout: 120_000,
-  }, async () => {
-    await using server = await open(kind);
-    using store = createS3Store(server.of(server.bucket));
-    using s3 = new S3Connection(server.of(server.bucket));
-    const signal = AbortSignal.timeout(60_000);
-    await store.create('a/b', Buffer.from('x'), settings, signal);
-    const noLock = /the bucket has no Object Lock/;
-    await assert.rejects(store.beginUpload('a/c', { ...settings, lock }, signal), noLock);
-    await assert.rejects(store.hold('a/b', true, signal), noLock);
-    assert.equal(await store.remove('a/b', signal), false);
-    for await (const each of deletedObjects(s3, 'a/', signal)) assert.fail(each.key);
-  });
+/** Of a bucket without Object Lock. */
+async function refuseAndForget(kind: S3Kind): Promise<void> {
+  await using server = await open(kind);
+  using store = createS3Store(server.of(server.bucket));
+  using s3 = new S3Connection(server.of(server.bucket));
+  const signal = AbortSignal.timeout(60_000);
+  await store.create('a/b', Buffer.from('x'), settings, signal);
+  const noLock = /the bucket has no Object Lock/;
+  await assert.rejects(store.beginUpload('a/c', { ...settings, lock }, signal), noLock);
+  await assert.rejects(store.hold('a/b', true, signal), noLock);
+  assert.equal(await store.remove('a/b', signal), false);
+  for await (const each of deletedObjects(s3, 'a/', signal)) assert.fail(each.key);
+}
+
+for (const { kind, refuses } of kinds)
+  it(
+    `${kind} ${refuses ? 'refuses' : 'does not refuse'} a lock and a hold in a bucket without Object Lock, and keeps nothing that is deleted`,
+    {
+      timeout: 120_000,
+    },
+    () => (refuses ? refuseAndForget(kind) : assert.rejects(refuseAndForget(kind))),
+  );

@@ -130,7 +130,7 @@ if (foreign) {
   else
     it(
       'S3 on Garage',
-      { skip: 'Garage is not there: LXSTOW_LAB_GARAGE=1 has it built, in half an hour' },
+      { skip: 'Garage is not there: LXSTOW_LAB_GARAGE=1 has it built, in some minutes' },
       () => undefined,
     );
   objectStoreContract('S3 as AWS has it', opener('versitygw', { dialect: strict, change: { prefix: 'all' } }), {
@@ -140,6 +140,6 @@ if (foreign) {
   objectStoreContract(
     'S3 without tags and checksums',
     opener('versitygw', { dialect: poor, change: { checksumHeaders: false } }),
-    { differs: { ...versitygw.differs, tags: 'they are in the manifest' }, pages },
+    { differs: { ...versitygw.differs, tags: 'none', tagsOfUploads: 'none' }, pages },
   );
 }

@@ -18,6 +18,7 @@ export const traits = {
   tags: { row: 'tags', kept: 'yes' },
   tagsOfUploads: { row: 'tags given at the beginning of an upload', kept: 'kept' },
   lock: { row: 'Object Lock, legal holds, versions', kept: 'yes' },
+  lockRefused: { row: 'a lock, where the bucket has none', kept: 'refused' },
   uploadsKept: { row: 'open uploads, after a restart', kept: 'listed' },
   uploadsOfOneKey: { row: 'a listing of more than 1 000 uploads of one key', kept: 'whole' },
   powerCut: { row: 'a power cut right after its answer', kept: 'keeps what was written' },
@@ -36,11 +37,9 @@ export interface Server {
   differs: Differences;
   /** Parts of keys that do not come back as they were sent. */
   unusable?: string[];
-  /** Nobody has run the tests on it yet: docs/s3.md does not show it. */
-  fromSource?: boolean;
 }
 
-const never = 'not for lxstow: `lxstow doctor` says so';
+const never = '**ignored**: not for lxstow, and `lxstow doctor` says so';
 const unsynced = 'loses what was written in the last half minute: `s3.syncFolder`';
 
 export const servers = {
@@ -85,6 +84,8 @@ export const servers = {
       partSum: '**taken**: `s3.checksumHeaders: false`, it checks Content-MD5',
       copyCondition: "**copied**: an upload's key is its own",
       tagsOfUploads: 'dropped: they are in the manifest, and on it',
+      lock: 'not tried',
+      lockRefused: 'not tried',
       uploadsKept: 'not tried',
       powerCut: 'not tried',
       full: 'not tried',
@@ -93,7 +94,6 @@ export const servers = {
   },
   garage: {
     title: 'Garage 2.5',
-    fromSource: true,
     differs: {
       createOnce: never,
       replaceOnce: never,
@@ -103,13 +103,16 @@ export const servers = {
       tags: 'none',
       tagsOfUploads: 'none',
       lock: 'none',
+      lockRefused: 'taken, and not kept',
+      powerCut: unsynced,
+      full: '503: `s3-unavailable`, jobs wait as well',
     },
   },
 } as const satisfies Record<string, Server>;
 
 /** The table of docs/s3.md. */
 export function serversTable(): string {
-  const all = Object.values<Server>(servers).filter(({ fromSource }) => !fromSource);
+  const all = Object.values<Server>(servers);
   const rows = Object.entries(traits).map(([trait, { row, kept }]) => [
     row,
     ...all.map(({ differs }) => differs[trait as Trait] ?? kept),

@@ -103,7 +103,7 @@ const garage: Part = {
   installers: [fromCargo('garage', garageVersion)],
 };
 
-/** Building it takes half an hour. */
+/** Building it takes some minutes of both cores. */
 export const findGarage = finds(garage);
 
 /** Whether the store's tests run on it: where it need not be built, or LXSTOW_LAB_GARAGE=1 says so. */
