@@ -4,9 +4,10 @@ import { until } from '../concurrency/until.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import { openNotices } from '../notices/openNotices.ts';
 import { type HealthServer, serveHealth } from '../telemetry/health.ts';
+import { listen } from '../telemetry/listen.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
 import { Gauges } from './gauges.ts';
-import { createHttpsServer, listen } from './httpsServer.ts';
+import { createHttpsServer } from './httpsServer.ts';
 import { serveOverNats } from './natsApi/service.ts';
 import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
 import { serveRuns } from './serveRuns.ts';
@@ -33,7 +34,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   await until(AbortSignal.timeout(startTimeoutMs), fleetRead).catch(() =>
     log.warn('the records of instances are still being read'),
   );
-  const port = await listen(server, address, wanted);
+  const port = await listen(server, address, wanted, 'gateway.port');
   const health = stack.use(await serveHealthOf(opened));
   const service = await serveOverNats(parts);
   log.info('gateway ready', { address, port, health: health.port, fingerprint: fingerprintOf(certificate.cert) });
@@ -68,9 +69,9 @@ async function close(server: https.Server, closeSockets: () => Promise<void>): P
 function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<HealthServer> {
   const { config, nats, fleet, expected, metrics, absences, log } = parts;
   const gauges = new Gauges({ nats, leases: leasesBucket, config, fleet, expected, metrics, log });
+  const { healthAddress, healthPort } = config.gateway;
   return serveHealth(
-    config.gateway.healthAddress,
-    config.gateway.healthPort,
+    { address: healthAddress, port: healthPort, key: 'gateway.healthPort' },
     { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
     // The gateway takes jobs without S3.

@@ -37,8 +37,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const { slots, graceMs, healthAddress, healthPort } = options.config.worker;
   const health = stack.use(
     await serveHealth(
-      healthAddress,
-      healthPort,
+      { address: healthAddress, port: healthPort, key: 'worker.healthPort' },
       {
         nats: async () => nats.assertConnected(),
         s3: (signal) => outages.check('s3', signal),

@@ -97,7 +97,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
   const client = await makeCertificate({ commonName: 'lab client' });
   await writeFile(join(trustDir, 'client.crt'), client.cert);
   const port = await freePort();
-  const ports = { gateway: await freePort(), worker: [await freePort()] };
+  const ports = { gateway: await freePort(), worker: await freePort() };
   const config = merged(
     {
       nats: { servers: [natsUrl] },
@@ -130,7 +130,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     const place = await openFolder(`${name}-worker`, log);
     stack.use(place);
     folders.push(place);
-    const healthPort = ports.worker[workers.length] ?? (await freePort());
+    const healthPort = folders.length === 1 ? ports.worker : await freePort();
     const worker = await start('worker', place, healthPort, {
       LXSTOW_WORKER_HEALTH_PORT: String(healthPort),
       ...env,
@@ -181,7 +181,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     configFile,
     trustDir,
     client,
-    healthUrl: { gateway: `http://127.0.0.1:${ports.gateway}`, worker: `http://127.0.0.1:${ports.worker[0]}` },
+    healthUrl: { gateway: `http://127.0.0.1:${ports.gateway}`, worker: `http://127.0.0.1:${ports.worker}` },
     request,
     async finished(answer) {
       if (answer.body.type !== 'async') throw new Error(`no operation: ${answer.text}`);
