@@ -76,7 +76,7 @@ function addDoctor(program: Command, output: Output): void {
     program
       .command('doctor')
       .description(
-        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; leaves nothing behind',
+        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; safe to run at any time',
       )
       .addArgument(
         new Argument(
