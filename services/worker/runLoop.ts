@@ -67,7 +67,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   }
   const stored = await settleOperation(id, job, message, trace, options);
   if (!isOf(stored.operation, { kind: job.kind, ...job.address })) {
-    const error = new LxstowError('bad-message', `operation ${id} is another job's`);
+    const error = new LxstowError('bad-message', `operation ${id} belongs to another job`);
     return discard(message, error, log, options);
   }
   if (isFinal(stored.operation)) {

@@ -19,7 +19,7 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
     socket.on('error', () => socket.destroy());
     const upgraded = String(request.headers.upgrade).toLowerCase() === 'websocket';
     if (request.method !== 'GET' || !upgraded)
-      return refuse(request, socket, 'only GET may ask for an upgrade, to a websocket');
+      return refuse(request, socket, 'only a GET request can be upgraded, and only to a websocket');
     const response = answerOn(request, socket);
     const accept = () =>
       new Promise<WebSocket>((resolve) => {
@@ -33,7 +33,7 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
 /** Makes the request a websocket. Throws bad-request when it does not ask for one. A handshake that is wrong is answered by the library. */
 export function websocketOf(response: Response): Promise<WebSocket> {
   const { accept } = response.locals as { accept?: () => Promise<WebSocket> };
-  if (!accept) throw new LxstowError('bad-request', 'this is a websocket: ask for an upgrade');
+  if (!accept) throw new LxstowError('bad-request', 'this path is a websocket: send an upgrade request');
   return accept();
 }
 

@@ -34,7 +34,7 @@ export class Absences {
     const parts = [
       error.message,
       since && `${dependency === 's3' ? 'S3' : 'LXD'} has been away since ${since.slice(0, 19)}Z`,
-      changes && 'nothing was accepted',
+      changes && 'nothing was started',
     ];
     return new LxstowError(error.code, parts.filter(Boolean).join('; '), { cause: error });
   }

@@ -118,7 +118,7 @@ async function respond(
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {
     if (running > endpoint.atOnce)
-      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: ask again`);
+      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: try again`);
     const signal = AbortSignal.timeout(endpoint.timeoutMs);
     const question = {
       address: addressOf(parts, endpoint, subject),

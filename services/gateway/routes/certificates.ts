@@ -112,7 +112,7 @@ async function change(
     if (ifMatch !== undefined && ifMatch !== '*' && ifMatch !== etagOf(revision))
       throw new LxstowError('precondition-failed', "ETag doesn't match");
     if (body.certificate && fingerprintOf(parseCertificate(body.certificate)) !== before.fingerprint)
-      throw new LxstowError('bad-request', 'a certificate cannot be exchanged: add the new one, remove the old one');
+      throw new LxstowError('bad-request', 'a certificate cannot be replaced: add the new one, and remove the old one');
     const after = { ...before, name: body.name || before.name, ...grantOf(body, before) };
     if (body.projects) await assertProjects(parts, after.projects);
     leaveIfOwn(parts, request, response, before.fingerprint);

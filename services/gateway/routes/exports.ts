@@ -171,7 +171,7 @@ function rangeOf(
     response.set('content-range', `bytes */${size}`);
     throw new LxstowError(
       'range-not-satisfiable',
-      `the archive has ${size} bytes: ${request.get('range')} is not a part of it`,
+      `the archive has ${size} bytes: ${request.get('range')} is outside of it`,
     );
   }
   if (!Array.isArray(ranges) || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;

@@ -61,7 +61,7 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
   if (!request.is('application/octet-stream'))
     throw new LxstowError(
       'bad-request',
-      'lxstow makes no instances: to upload an archive, send it as application/octet-stream',
+      'an upload creates no instance: to upload an archive, send it as application/octet-stream',
     );
   const wanted = wantedOf(request, config);
   nats.assertConnected();

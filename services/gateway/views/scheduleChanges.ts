@@ -79,7 +79,7 @@ export async function removeSchedule(
 ): Promise<StoredSchedule> {
   const found = await visibleSchedule(parts, client, name);
   if (await parts.schedules.remove(found)) return found;
-  throw new LxstowError('conflict', `schedule ${name} was changed meanwhile: ask again`);
+  throw new LxstowError('conflict', `schedule ${name} was changed by another client in the meantime: try again`);
 }
 
 /** Throws bad-request for an `until` that has passed. */
@@ -185,7 +185,7 @@ async function change(
     const written = await schedules.update(next, revision);
     if (written !== undefined) return { schedule: next, revision: written };
   }
-  throw new LxstowError('conflict', `schedule ${name} is being changed by others: ask again`);
+  throw new LxstowError('conflict', `schedule ${name} is being changed by other clients: try again`);
 }
 
 /** Throws what is wrong with it, whoever asks. */

@@ -66,6 +66,6 @@ export async function assertNoLeftoverArchive(
   const what = `${address.instance}/${address.backup}`;
   throw new LxstowError(
     'conflict',
-    `an archive without its manifest has the name of backup ${what}; an operation that ended has left it. Remove it with \`lxstow janitor\`, or choose another name`,
+    `an archive without its manifest has the name of backup ${what}; it is a leftover of an operation. Remove it with \`lxstow janitor\`, or choose another name`,
   );
 }

@@ -123,7 +123,7 @@ async function setAside(restoring: Restoring): Promise<void> {
 function exchangedError({ target }: Restoring): LxstowError {
   return new LxstowError(
     'conflict',
-    `instance ${nameOf(target)} was to be replaced, but another client has put a different instance in its place meanwhile`,
+    `instance ${nameOf(target)} was to be replaced, but another client has put a different instance in its place`,
   );
 }
 
