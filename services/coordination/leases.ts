@@ -212,7 +212,7 @@ export async function removeStaleRegularly(
           leases: removed.slice(0, mostNamed),
         });
     } catch (error) {
-      if (!stop.aborted) log.warn('stale leases not looked for', { error: asLxstowError(error) });
+      if (!stop.aborted) log.warn('stale leases could not be looked for', { error: asLxstowError(error) });
     }
   }
 }

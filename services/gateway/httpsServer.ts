@@ -1,4 +1,4 @@
-/** The gateway's HTTPS server: clients show their certificates, and those that are not trusted get an error, not a failed handshake. */
+/** The gateway's HTTPS server. It asks clients for their certificates; an untrusted client gets an error, not a failed handshake. */
 import { constants } from 'node:crypto';
 import https from 'node:https';
 import { readText } from '../contract/config.ts';
@@ -20,8 +20,8 @@ export function createHttpsServer(parts: GatewayParts): https.Server {
       ...connectionLimits,
       rejectUnauthorized: false,
       ...(trustCa ? { ca: readText(trustCa, 'gateway.trustCa') } : {}),
-      // A resumed session would not show the client's certificate again, and would outlive its trust.
-      // By renegotiation a client could change its certificate within a connection.
+      // No session tickets: a resumed session would not show the client's certificate again, and would outlive its trust.
+      // No renegotiation: with it, a client could change its certificate within a connection.
       secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
     },
     app,

@@ -13,14 +13,14 @@ import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
 import { serveRuns } from './serveRuns.ts';
 
 export interface GatewayOptions extends PartsOptions {
-  /** Called once, when the gateway takes requests. */
+  /** Called once, when the gateway accepts requests. */
   onListening?: (port: number) => void;
 }
 
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
 
-/** Runs until `stop`: open requests are answered, and no new ones taken. Throws at the start when it cannot be opened. */
+/** Runs until `stop` aborts; then it answers open requests and accepts no new ones. Throws if it cannot start. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
   const log = options.log.child({ service: 'gateway' });
   await using stack = new AsyncDisposableStack();
@@ -56,7 +56,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   nats.closed.throwIfAborted();
 }
 
-/** Lets open requests end, for some seconds. `closeSockets` ends the websockets, which would keep the server open. */
+/** Gives open requests some seconds to end. `closeSockets` ends the websockets, which would keep the server open. */
 async function close(server: https.Server, closeSockets: () => Promise<void>): Promise<void> {
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
@@ -74,7 +74,7 @@ function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<H
     { address: healthAddress, port: healthPort, key: 'gateway.healthPort' },
     { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
-    // The gateway takes jobs without S3.
+    // The gateway is ready even without S3, because it can still accept jobs.
     {
       s3: (signal) =>
         probeS3(signal).catch(async (error) => {

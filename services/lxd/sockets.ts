@@ -16,7 +16,7 @@ export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (p
   if (second === undefined) return first;
   throw new LxstowError(
     'bad-config',
-    `both an LXD (${first}) and an Incus (${second}) are here: set remotes.${remote}.socket to the one that is meant`,
+    `both an LXD (${first}) and an Incus (${second}) are on this machine: set remotes.${remote}.socket to the one to use`,
   );
 }
 

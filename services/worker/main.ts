@@ -86,7 +86,7 @@ async function takeJobs(lane: Lane, opened: OpenedWorker, handingBack: AbortSign
   });
 }
 
-/** What the worker does for its host beside the jobs, until it stops: the janitor, the inventory, and leases that outlived their holders. */
+/** What the worker does for its host besides jobs: runs the janitor, takes the inventory, and removes leases that outlived their holders. */
 function upkeep({ worker, nats, tools, log, stop }: OpenedWorker): Promise<void>[] {
   const { config, lxd, leases, fleet, keeper, store } = tools;
   const { remote, janitorEveryMinutes, inventoryEverySeconds } = config.worker;

@@ -14,8 +14,8 @@ import { finishRemoval, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
 /**
- * Deletes nothing where the listing breaks or a manifest cannot be read. A backup that is read, was changed since it was listed, or is being deleted by
- * another stays, with a warning.
+ * Deletes nothing if the listing fails or a manifest cannot be read. A backup that is being read, was changed since it was listed, or is being deleted by
+ * another operation stays, with a warning.
  */
 export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { keep } = job.body;
@@ -66,7 +66,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   attempt.report({ backups_kept: kept });
 }
 
-/** The instance's own keys by its record, which has them when it is gone, too. Without a record LXD is asked: what the keys keep must not be deleted. */
+/** The instance's own keys, from its record, which has them even when the instance is gone. Without a record, LXD is asked, because what the keys keep must not be deleted. */
 async function keysOf(address: Address, { signal }: Attempt, { fleet, lxd }: Tools): Promise<InstanceKeep | undefined> {
   const { seen } = await fleet.find(address);
   if (seen) return seen.keep;

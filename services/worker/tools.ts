@@ -1,4 +1,4 @@
-/** What the jobs of a worker work with: made in openTools.ts, and passed on. */
+/** The tools of a worker's jobs, made in openTools.ts. */
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Catalog } from '../backups/catalog.ts';
@@ -19,7 +19,7 @@ export interface Tools {
   lxd: LxdClient;
   store: ObjectStore;
   threads: Threads;
-  /** What all slots together may read. */
+  /** Limits how fast all slots together may read. */
   bandwidth: Bandwidth;
   leases: Leases;
   leasesBucket: Bucket;

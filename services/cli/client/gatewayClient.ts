@@ -220,7 +220,7 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
   const text = printable(error || `status ${status}`);
   const exit = exitOfStatus(status);
   const hints: Record<number, string> = {
-    403: "this client's certificate may not do that, or not in this project (--project); `lxstow trust list`, beside the gateway, shows its rights",
+    403: "this client's certificate may not do that, or not in this project (--project); `lxstow trust list`, on the gateway's machine, shows its rights",
     429: `try again in ${response.headers['retry-after'] ?? 'some'} s`,
     500: "see the gateway's log",
     503: 'try again later; nothing was started, unless the message names an operation',

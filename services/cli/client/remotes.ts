@@ -82,10 +82,10 @@ export async function findRemote(name: string | undefined): Promise<Remote> {
   if (wanted !== undefined && names.includes(wanted)) return load(known, wanted);
   if (names.length === 0)
     throw new CliError(exits.config, 'no gateway is known yet', {
-      hint: 'lxstow remote add NAME URL|TOKEN; `lxstow trust token` makes a token beside the gateway',
+      hint: "lxstow remote add NAME URL|TOKEN; `lxstow trust token`, on the gateway's machine, makes a token",
     });
   if (wanted === undefined)
-    throw new CliError(exits.config, 'no gateway is the default one', { hint: 'lxstow remote switch NAME' });
+    throw new CliError(exits.config, 'there is no default gateway', { hint: 'lxstow remote switch NAME' });
   const near = nearest(wanted, names);
   throw new CliError(exits.notFound, `gateway ${wanted} is not known; known gateways: ${names.join(', ')}`, {
     hint: near && `did you mean ${near}: ?`,

@@ -34,7 +34,8 @@ export function assertNotSimulated({ cron, every, schedule }: SimulationOptions)
 
 export async function simulateCommand(texts: string[], rule: KeepRule | undefined, options: Options): Promise<Exit> {
   const { cron, every, schedule, dryRun, format, simulate: span } = options;
-  if (texts.length > 0) throw new CliError(exits.usage, 'a simulation is of a rule, not of instances: name none');
+  if (texts.length > 0)
+    throw new CliError(exits.usage, '--simulate tries a rule, not instances: give no instance names');
   if (dryRun) throw new CliError(exits.usage, 'give --dry-run or --simulate, not both');
   if ([cron, every, schedule].filter((each) => each !== undefined).length > 1)
     throw new CliError(exits.usage, 'give one of --cron, --every and --schedule');
@@ -53,7 +54,7 @@ export async function simulateCommand(texts: string[], rule: KeepRule | undefine
 
 function ofOptions(rule: KeepRule | undefined, { cron = '@daily', every, zone }: Options): Simulation {
   if (!rule)
-    throw new CliError(exits.usage, 'prune wants to know what to keep', {
+    throw new CliError(exits.usage, 'prune needs to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
     });
   const here = zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone;

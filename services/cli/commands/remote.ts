@@ -58,7 +58,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
     if (token) await gateway.ask('POST', ['certificates'], { body: { type: 'client', trust_token: token.text } });
     if (!token || !(await trusted()))
       throw new CliError(exits.refused, `${name} (${url}) does not trust this client yet, and was not added`, {
-        hint: `beside the gateway, run \`lxstow trust token\` and give the token here, or run \`lxstow trust add\` with ${own.file}`,
+        hint: `on the gateway's machine, run \`lxstow trust token\` and give the token here, or run \`lxstow trust add\` with ${own.file}`,
       });
   }
   const project = remote.project ?? (await ownProject(gateway, own.cert));

@@ -210,7 +210,7 @@ export async function applyCommand(
       const far = `${name}: ${error.message}; the schedules before it are applied`;
       throw new CliError(error.exit, far, { hint: error.hint, cause: error });
     }
-    process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ', if this were no dry run' : ''}\n`);
+    process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ' (dry run)' : ''}\n`);
   }
   return exits.ok;
 }

@@ -15,7 +15,7 @@ export async function editCommand(text: string): Promise<Exit> {
   if (name === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
   const { definition }: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   const take = (written: string) => replace(gateway, name, definition, written);
-  const heading = `# The definition of schedule ${name}. A line that begins with # is left out.\n`;
+  const heading = `# The definition of schedule ${name}. Lines that begin with # are ignored.\n`;
   const changed = process.stdin.isTTY
     ? await edited(`${name}.yaml`, heading + stringify(definition), take)
     : await take(await allOf(process.stdin));
@@ -38,7 +38,7 @@ async function replace(
   if (isDeepStrictEqual(definition, before)) return undefined;
   const now: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   if (!isDeepStrictEqual(now.definition, before))
-    throw new CliError(exits.conflict, `schedule ${name} was changed by somebody else meanwhile`, {
+    throw new CliError(exits.conflict, `schedule ${name} was changed by another client in the meantime`, {
       hint: `see: lxstow schedule show ${name}`,
     });
   return gateway.ask('PUT', ['schedules', name], { body: definition });

@@ -1,4 +1,4 @@
-/** `lxstow backup`, `restore`, and what is done to backups, declared. */
+/** Declares `lxstow backup` and `restore`, and the commands that list, show, delete and export backups. */
 import type { Command } from 'commander';
 import {
   backingUp,
@@ -22,7 +22,7 @@ export function addBackupCommand(program: Command): void {
   const command = program
     .command('backup')
     .description('back up instances')
-    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway, such as stow:')
+    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway such as stow:')
     .option('--all', 'back up every instance of the project, as one run')
     .addOption(selectorOption())
     .option('--name <name>', 'name of the backup; only with a single instance (default: made from the time)')
@@ -44,13 +44,16 @@ export function addRestoreCommand(program: Command): void {
   const command = program
     .command('restore')
     .description('restore instances from backups')
-    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all only a gateway, such as stow:')
+    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all only a gateway such as stow:')
     .argument('[backup]', backup[1])
     .option('--at <time>', 'restore the last backup before this time (UTC), or before the end of this date')
     .option('--all', 'restore the latest backup of every instance of the project')
-    .option('--all-projects', 'with --all: instances of every project; each returns to its own project')
+    .option('--all-projects', 'with --all: instances of every project, each restored to its own project')
     .option('--as <name>', 'restore under this name (default: the original one)')
-    .option('--pool <pool>', 'restore to this storage pool (default: the original one, or that of the default profile)')
+    .option(
+      '--pool <pool>',
+      'restore to this storage pool (default: the original one, else that of the default profile)',
+    )
     .option('--to-project <name>', 'restore to this project (default: the original one)')
     .option('--to-target <host>', 'restore to this host (default: the original one)')
     .option('--start', 'start the instance afterwards')
@@ -62,7 +65,7 @@ export function addRestoreCommand(program: Command): void {
   examples(
     waiting(scoped(command)),
     'lxstow restore c1 latest                             c1 must not exist',
-    'lxstow restore c1 latest --as c1-test --start        beside c1, with its own UUID and MAC addresses',
+    'lxstow restore c1 latest --as c1-test --start        a copy next to c1, with its own UUID and MAC addresses',
     'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
     'lxstow restore --all --target web --to-target local  everything from a lost host',

@@ -1,4 +1,4 @@
-/** `lxstow remote`: the gateways that a client knows, declared. */
+/** Declares `lxstow remote`, which manages the gateways that a client knows. */
 import type { Command } from 'commander';
 import type { Format } from '../terminal/output.ts';
 import { examples, exiting, formatOption } from './options.ts';
@@ -30,7 +30,7 @@ export function addRemoteCommands(program: Command): void {
     .command('remove')
     .alias('rm')
     .description(
-      'remove a gateway from this client; the gateway trusts the client until `lxstow trust remove` is run there',
+      'remove a gateway from this client; the gateway still trusts the client until `lxstow trust remove` is run there',
     )
     .argument('<name>', 'name of the gateway')
     .action(exiting(async (name: string) => (await ofRemotes()).removeCommand(name)));
@@ -41,8 +41,8 @@ export function addRemoteCommands(program: Command): void {
     .action(exiting(async (name: string) => (await ofRemotes()).switchCommand(name)));
   examples(
     remote,
-    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          by a token, which vouches for the gateway',
-    'lxstow remote add stow https://192.0.2.7:8443        by its address, if it trusts this client already',
+    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          with a token from the gateway',
+    'lxstow remote add stow https://192.0.2.7:8443        with its address, if it trusts this client already',
     'lxstow remote switch stow',
   );
 }

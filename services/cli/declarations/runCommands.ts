@@ -1,4 +1,4 @@
-/** `lxstow run` and what belongs to it, declared. */
+/** Declares `lxstow run` and its subcommands. */
 import { type Command, Option } from 'commander';
 import {
   backingUp,
@@ -29,7 +29,7 @@ export function addRunCommands(program: Command): void {
   following(
     run
       .command('retry')
-      .description('start a new run of those backups that failed in a run')
+      .description('start a new run that repeats the failed backups of a run')
       .argument(...id),
   ).action(exiting(async (text: string, options) => (await commands()).runRetryCommand(text, options)));
   run
@@ -73,7 +73,7 @@ function addCreate(run: Command): void {
     .description('start a run')
     .argument(
       '[instance...]',
-      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway, such as stow:',
+      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway such as stow:',
     )
     .option('--all', 'every instance that this client may back up')
     .option(...ping)
@@ -90,7 +90,7 @@ function addCreate(run: Command): void {
   examples(
     following(backingUp(create, 'backups')),
     'lxstow run --all --wait                              back up everything, and wait for the end',
-    "lxstow run 'web-*' --exclude web-test --tag keep=yes  by a pattern",
+    "lxstow run 'web-*' --exclude web-test --tag keep=yes  all that match a pattern, but not web-test",
     'lxstow run --selector user.backup=daily --wait --quiet --retry 10m   for cron',
     'lxstow run report ID | mail -s backups root',
   ).action(exiting(async (names: string[], options) => (await commands()).runCommand(names, options)));

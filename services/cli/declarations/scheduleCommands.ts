@@ -1,4 +1,4 @@
-/** `lxstow schedule` and what belongs to it, declared. */
+/** Declares `lxstow schedule` and its subcommands. */
 import { type Command, Option } from 'commander';
 import {
   backingUp,
@@ -51,7 +51,7 @@ function addQuestions(schedule: Command): void {
   examples(
     schedule
       .command('edit')
-      .description('change a schedule in an editor ($VISUAL, $EDITOR), or to the YAML on standard input')
+      .description('edit a schedule in $VISUAL or $EDITOR, or replace it by the YAML on standard input')
       .argument(...one),
     'lxstow schedule edit nightly',
     'lxstow schedule edit nightly <nightly.yaml',
@@ -108,7 +108,7 @@ function addCreate(schedule: Command): void {
       backingUp(
         schedule
           .command('create')
-          .description('create a schedule; its first backups are made when it is next due')
+          .description('create a schedule; its first run starts at the next time that --cron matches')
           .argument(...one)
           .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
           .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
@@ -116,7 +116,7 @@ function addCreate(schedule: Command): void {
           .option(...ping)
           .option(
             '--jitter <time>',
-            'delay the backup of each instance by up to this much, each time by the same amount: 30m',
+            'spread the backups over this much time, such as 30m; the delay of an instance is always the same',
           )
           .option('--window <times>', 'start backups only between these times: 01:00-05:00')
           .addOption(

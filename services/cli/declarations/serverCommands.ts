@@ -1,4 +1,4 @@
-/** Servers and their setup, declared. */
+/** Declares the servers, and the commands that set them up. */
 import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
@@ -66,13 +66,13 @@ function addNatsConfig(program: Command): void {
     program
       .command('nats-config')
       .description(
-        'write the configuration of a nats-server for several LXD hosts: certificate, users, their passwords',
+        'write the configuration of a nats-server for several LXD hosts, with certificate, users and passwords',
       )
-      .requiredOption('--hosts <names>', 'the LXD hosts, as `remotes` names them, separated by commas', words)
-      .requiredOption('--out <folder>', 'folder for the files; it has the same path on each machine')
+      .requiredOption('--hosts <names>', 'names of the LXD hosts, as in `remotes`, separated by commas', words)
+      .requiredOption('--out <folder>', 'folder for the files; it must have the same path on each machine')
       .option(
         '--server <names>',
-        "names and addresses of the server's machine; the first is what the others connect to (default: this machine's name)",
+        "names and addresses of the server's machine, separated by commas; the other machines connect to the first (default: this machine's name)",
         words,
       )
       .addHelpText('after', '\nFiles that exist are not overwritten.')
@@ -87,7 +87,7 @@ function folderOf(text: string): string {
   return resolve(text);
 }
 
-/** Words between commas. */
+/** Names separated by commas. */
 function words(text: string): string[] {
   const found = text.split(',').map((word) => word.trim());
   if (found.every((word) => /^[\w.:-]+$/.test(word))) return found;
@@ -95,8 +95,8 @@ function words(text: string): string[] {
 }
 
 /**
- * For a server's memory, where archives pass through (docs/adr/0026-threads.md): V8's old generation, which grows by a third, grows by less. V8 reads this
- * flag at each collection. Flags that V8 reads at its start are set by units and image: docs/install.md.
+ * Saves memory in servers that handle archives (docs/adr/0026-threads.md): makes V8's old generation grow in smaller steps than its usual third. V8 reads this
+ * flag at each collection. Flags that V8 reads only when it starts are set by the systemd units and the image: docs/install.md.
  */
 function growSlowly(): void {
   setFlagsFromString('--heap-growing-percent=20');
@@ -104,5 +104,5 @@ function growSlowly(): void {
 
 function portOf(text: string): number {
   if (/^\d{1,5}$/.test(text) && Number(text) > 0 && Number(text) < 65_536) return Number(text);
-  throw new InvalidArgumentError('It is not a port.');
+  throw new InvalidArgumentError('Give a port: 1 to 65535.');
 }

@@ -1,4 +1,4 @@
-/** `lxstow status`, `operations` and `cancel`, declared. */
+/** Declares `lxstow status`, `operations` and `cancel`. */
 import type { Command } from 'commander';
 import { examples, exiting, formatOption, gateway, operation } from './options.ts';
 
@@ -9,7 +9,7 @@ export function addStatusCommand(program: Command): void {
     program
       .command('status')
       .description(
-        'show the state of each instance, those that need attention first; exit with status 1 if there are any',
+        'show the state of each instance, those that need attention first; exit with status 1 if any needs attention',
       )
       .argument(...gateway)
       .option('--project <name>', 'only this project (default: all that this client may see)')
@@ -17,7 +17,7 @@ export function addStatusCommand(program: Command): void {
       .option('--summary', 'print one line, for cron')
       .option(
         '--older-than <time>',
-        'age from which a last backup counts as too old: 26h, 8d (default: gateway.backupMaxAgeHours)',
+        "age from which an instance's last backup is too old: 26h, 8d (default: gateway.backupMaxAgeHours)",
       )
       .addOption(formatOption()),
     'lxstow status',

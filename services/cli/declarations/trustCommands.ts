@@ -1,4 +1,4 @@
-/** `lxstow trust`, declared. */
+/** Declares `lxstow trust`. */
 import { type Command, Option } from 'commander';
 import { beside } from './beside.ts';
 import { formatOption, several } from './options.ts';
@@ -23,7 +23,7 @@ export function addTrustCommands(program: Command): void {
       .option('--expires <time>', expiry)
       .option(
         '--gateway <host:port>',
-        'address of the gateway that the client will use (default: the gateway that announced itself last)',
+        'address of the gateway that the client will use (default: the gateway that was started last)',
       ),
   ).action(beside(async (options, name, given) => (await commands()).tokenCommand(options, name, given)));
   granted(
@@ -65,7 +65,7 @@ export function addTrustCommands(program: Command): void {
     .action(beside(async (options, name) => (await commands()).revokeTokenCommand(options, name)));
 }
 
-/** What the client may do. */
+/** Adds the options that say what the client may do. */
 function granted(command: Command): Command {
   const role = new Option('--role <role>', 'what the client may do (default: admin, or operator with --project)');
   return command.addOption(role.choices(roles)).addOption(projects('all projects')).addOption(unchecked());

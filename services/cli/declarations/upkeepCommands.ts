@@ -1,4 +1,4 @@
-/** What operators do beside NATS, declared: upkeep, checks, and moving in. */
+/** Declares the administrative commands: janitor, rebuild, adopt, doctor and dead-letters. */
 import { Argument, type Command, Option } from 'commander';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Format } from '../terminal/output.ts';
@@ -20,7 +20,7 @@ export function addUpkeepCommands(program: Command, output: Output): void {
   program
     .command('rebuild')
     .description(
-      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted past lxstow; safe to repeat',
+      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted by other means than lxstow; safe to repeat',
     )
     .option('--yes', 'bring back the deleted backups that are found, by removing the delete markers that hide them')
     .option('--deleted-since <time>', 'also find backups that lxstow itself may have deleted, since this time (UTC)')
@@ -76,7 +76,7 @@ function addDoctor(program: Command, output: Output): void {
     program
       .command('doctor')
       .description(
-        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; leaves nothing behind',
+        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; safe to run at any time',
       )
       .addArgument(
         new Argument(
@@ -102,7 +102,7 @@ function addDoctor(program: Command, output: Output): void {
       source: configurationSource(command),
       stop: stopSignal(),
     });
-    // A check that hangs would keep the process alive.
+    // Exits explicitly, because a check that hangs would keep the process alive.
     process.stdout.write('', () => process.exit(output.statusFor(status)));
   });
 }

@@ -15,7 +15,7 @@ import { RefusalLimit } from './refusalLimit.ts';
 import { Trust } from './trust.ts';
 
 const announceEveryMs = 600_000;
-/** Clients that one address may have, with all that is allowed to each, before it counts as one that shows many certificates. */
+/** How many times the limit of one client an address may use, before it counts as a client that shows many certificates. */
 const clientsOfAnAddress = 10;
 
 export interface TrustParts {
@@ -24,13 +24,13 @@ export interface TrustParts {
   trustCopy: TrustCopy;
   connections: Connections;
   audit: Log;
-  /** Where clients find this gateway, and others with its certificate. */
+  /** The addresses of this gateway, and of others with the same certificate. */
   place(): Promise<GatewayPlace>;
   /** Records this gateway's addresses at intervals, for the command line. */
   announce(port: number): void;
 }
 
-/** Throws when NATS lacks the bucket. */
+/** Throws if NATS does not have the bucket. */
 export async function openTrust(
   config: Config,
   certificate: ServerCertificate,

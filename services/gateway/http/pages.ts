@@ -1,4 +1,4 @@
-/** Pages of lists: `?limit=` of them, those behind the cursor `?after=`. */
+/** Pages of lists: `?limit=` entries after the cursor `?after=`. */
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { query } from './requests.ts';
@@ -9,7 +9,7 @@ export interface Page {
   after: string | undefined;
 }
 
-/** Throws bad-request for a limit that is none, or more than `most`. */
+/** The requested page. Throws bad-request for a limit that is not a number from 1 to `most`. */
 export function pageOf(request: Request, most = 1000): Page {
   const text = query(request, 'limit');
   const limit = text === undefined ? undefined : Number(text);
@@ -18,7 +18,7 @@ export function pageOf(request: Request, most = 1000): Page {
   return { limit, after: query(request, 'after') };
 }
 
-/** Says in the header `Link` where the next page is; with no cursor, that there is none. */
+/** Says in the header `Link` where the next page is. Without a cursor, there is none. */
 export function linkNext(request: Request, response: Response, after: string | undefined): void {
   if (after === undefined) return;
   const { pathname } = new URL(request.originalUrl, 'https://gateway');

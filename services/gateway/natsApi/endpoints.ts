@@ -100,7 +100,7 @@ export const endpoints: Endpoint[] = [
       const { id, timeout = usualWaitSeconds } = body as WaitRequest;
       const now = await parts.operations.find(id, address.remote);
       if (now) assertThere(now.operation, address, id);
-      // A job that was published straight to the queue has no operation until a worker takes it.
+      // A job that was published directly to the queue has no operation until a worker takes it.
       const found = await parts.feed.untilEnded(id, overAfter(timeout, parts), { mayCome: true });
       return shownOperation(assertThere(found, address, id));
     },

@@ -154,7 +154,7 @@ async function schedulePage(parts: GatewayParts, question: Question): Promise<Sc
   return { schedules, ...(last && { next: last.name }) };
 }
 
-/** May touch only schedules that are entirely on the host and in the project that the subject names. */
+/** A client that may touch only schedules entirely within the host and project of the subject. */
 function clientIn(question: Question): ScheduleClient {
   const { address, requestor, trace } = question;
   const place = isIn(question);

@@ -1,4 +1,4 @@
-/** The API over NATS: request and reply, found by `$SRV` (ADR-32 of NATS). One gateway of the queue group answers each request. */
+/** Serves the API over NATS, by request and reply; clients find it through `$SRV` (NATS's ADR-32). One gateway of the queue group answers each request. */
 import { setTimeout } from 'node:timers/promises';
 import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHeader, Svcm } from '@nats-io/services';
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
@@ -16,7 +16,7 @@ import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
 
 export interface NatsService {
-  /** Takes no new requests; resolves when those under way are answered, or so much time has passed. */
+  /** Accepts no new requests; resolves when the current ones are answered, or this much time has passed. */
   drain(withinMs: number): Promise<void>;
 }
 
@@ -81,7 +81,7 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
   };
 }
 
-/** The library brings types of an older nats-core; the methods that it calls are the same. */
+/** The library has types of an older nats-core; the methods that it calls are the same. */
 function connectionOf({ connection }: Nats): ConstructorParameters<typeof Svcm>[0] {
   return connection as unknown as ConstructorParameters<typeof Svcm>[0];
 }
@@ -118,7 +118,7 @@ async function respond(
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {
     if (running > endpoint.atOnce)
-      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: ask again`);
+      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: try again`);
     const signal = AbortSignal.timeout(endpoint.timeoutMs);
     const question = {
       address: addressOf(parts, endpoint, subject),
@@ -151,7 +151,7 @@ function requestorOf(message: Msg): Requestor {
   return { ...(user && { username: user }), protocol: 'nats' };
 }
 
-/** Answers an error: status and text in the headers of NATS services, our code in a header of ours, and all three in the body. */
+/** Answers with an error: status and text in the headers of NATS services, our code in our own header, and all three in the body. */
 function respondError(message: Msg, { code, status, message: said }: LxstowError): void {
   const text = code === 'internal' ? 'internal error; the gateway has logged its cause' : said;
   const headers = natsHeaders();

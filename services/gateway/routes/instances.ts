@@ -1,4 +1,4 @@
-/** Instances, as LXD shows them, of all remotes: listed, shown, their state. */
+/** Routes that list and show instances of all hosts, and their states, as LXD shows them. */
 import type { Request, Response } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import { check } from '../../contract/schemas.ts';
@@ -17,7 +17,7 @@ import { askRemotes, askSome, instancePath, remotesOf } from '../views/inventory
 const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;
 const mask = '********';
 
-/** Masks these secrets for viewers, in the snapshots too. */
+/** Masks these secrets for viewers, also in snapshots. */
 function shownTo<T extends LxdObject>(client: Client, object: T): T {
   if (client.role !== 'viewer') return object;
   const masked = Object.entries(object).map(([field, value]) => {
@@ -58,7 +58,7 @@ async function listInstances(parts: GatewayParts, request: Request, response: Re
   const found = await askSome(parts, response, remotesOf(request, config), question);
   const seen = ([...found.values()].flat() as LxdInstance[])
     .filter((instance) => mayTouch(client, instance.project) && (type === undefined || instance.type === type))
-    // Before the filter: that would tell a secret letter by letter.
+    // Mask before filtering, because a filter could reveal a secret letter by letter.
     .map((instance) => shownTo(client, instance));
   const instances = await filtered(seen, filter);
   const { defaultRemote } = config.gateway;
@@ -108,7 +108,7 @@ function oneInFull(parts: GatewayParts, request: Request, response: Response): P
   return one(parts, request, response, (address) => ({ kind: 'instance', full: true, ...address }));
 }
 
-/** The requested instance, and its host: without `?target=` that of the default host, else the only one. */
+/** The requested instance, and its host: without `?target=`, the default host's instance, otherwise the only one of this name. */
 async function one(
   parts: GatewayParts,
   request: Request,

@@ -1,4 +1,4 @@
-/** Operations: listed, shown, waited for. */
+/** Routes that list, show, cancel and wait for operations. */
 
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
@@ -58,7 +58,7 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
   sync(response, Object.fromEntries(shown));
 }
 
-/** All operations in batches. One may come twice: the later line is its state. */
+/** All operations, in batches. An operation may come twice; the later line is current. */
 async function* operationBatches(
   parts: GatewayParts,
   client: Client,
@@ -71,13 +71,13 @@ async function* operationBatches(
   }
 }
 
-/** Runs, and for admins tokens: LXD's clients know them as operations. */
+/** Runs, and for admins tokens, which LXD's clients see as operations. */
 async function otherOperations(
   { runs, trustStore }: GatewayParts,
   client: Client,
   wants: (project: string) => boolean,
 ): Promise<(ReturnType<typeof runOperation> | ReturnType<typeof tokenOperation>)[]> {
-  // In LXD too, a token runs in the default project.
+  // As in LXD, a token belongs to the default project.
   const tokens = isAdmin(client) && wants('default') ? await trustStore.tokens() : [];
   const batches = (await runs.list()).flatMap(({ run }) => {
     const shown = shownRun(run, (_, each) => (each === '' ? mayTouch(client, each) : wants(each)), new Date());
@@ -137,7 +137,7 @@ function idOf(request: Request): string {
   return parameter(request, 'id', 'names.json#/$defs/uuid');
 }
 
-/** Says in a header how many dead letters there are: LXD's clients expect the body as it is. */
+/** Says in a header how many dead letters there are, because LXD's clients do not expect this in the body. */
 async function tellDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
   try {
     const count = await countDeadLetters(nats);

@@ -1,4 +1,4 @@
-/** What a rule would keep of a project's backups, and having the rest deleted: one operation for each instance. */
+/** The route that shows what a rule would keep of a project's backups, or deletes the rest, with one operation for each instance. */
 
 import type { Request, Response } from 'express';
 import type { Summary } from '../../backups/summaries.ts';
@@ -52,7 +52,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
     const faults = judged.flatMap(({ instance }) =>
       readKeys(keysOf({ ...place, instance }) ?? {}).faults.map((fault) => `199 lxstow "${instance}: ${fault}"`),
     );
-    // A head of an answer has its limits.
+    // The size of an answer's header is limited.
     for (const fault of faults.slice(0, mostWarnings)) response.append('warning', fault);
     const verdicts = judged.flatMap((each) => each.verdicts);
     return sync(response, verdicts);
@@ -65,7 +65,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(shownOperation));
 }
 
-/** Queues a prune for each instance. When one cannot be queued, the error says how many are. */
+/** Queues a prune for each instance. If one cannot be queued, the error says how many have been. */
 async function begin(
   { submitter }: GatewayParts,
   request: Request,
@@ -93,7 +93,7 @@ function judgeAll(backups: Summary[], keep: KeepRule, keys: InstanceKeep | undef
   );
 }
 
-/** Of an instance with a manifest that cannot be read nothing is deleted. */
+/** The answer for an instance with a manifest that cannot be read: nothing is deleted. */
 function allStay(backups: Summary[]): PruneVerdict[] {
   return backups.map(({ address, backup }) =>
     shown({ ...backup, address }, 'keep', ['a manifest of this instance cannot be read']),

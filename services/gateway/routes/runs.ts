@@ -1,4 +1,4 @@
-/** Runs: list, make, show, cancel and retry batches of backups. */
+/** Routes that list, make, show, cancel and retry runs. */
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
@@ -26,7 +26,7 @@ import {
 
 const usualLimit = 100;
 
-/** What a client may see of runs: its projects, on whichever remote. */
+/** What a client may see of runs: its projects, on every host. */
 export function seenBy(client: Client): MaySee {
   return (_remote, project) => mayTouch(client, project);
 }
@@ -97,7 +97,7 @@ function runOf({ runs }: GatewayParts, request: Request): Promise<Run> {
   return visibleRun(runs, parameter(request, 'id', 'names.json#/$defs/uuid'), seenBy(clientOf(request)));
 }
 
-/** Throws forbidden where the run has children that the client may not touch. */
+/** Throws forbidden if the run has children that the client may not touch. */
 async function wholeRunOf(parts: GatewayParts, request: Request): Promise<Run> {
   const run = await runOf(parts, request);
   assertAllOfIt(run, seenBy(clientOf(request)));
@@ -114,7 +114,7 @@ function accept(request: Request, response: Response, run: Run): void {
   started(response, run.id, runOperation(shown));
 }
 
-/** A restricted client's run is of its projects; it may name some of them. */
+/** Limits a restricted client's run to its projects, or to those of them that it names. */
 function projectsOf(client: Client, named: string[] | undefined): { projects?: string[] } {
   const other = named?.find((project) => !mayTouch(client, project));
   if (other !== undefined) throw notAuthorized();

@@ -1,4 +1,4 @@
-/** Schedules: runs that are made by the clock. */
+/** Routes of schedules. */
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
@@ -105,7 +105,7 @@ function nameOf(request: Request): string {
   return parameter(request, 'name', 'schedule.json#/$defs/name');
 }
 
-/** A schedule is for who may see all of it. */
+/** The client, as the changes of schedules need it. It may see a schedule only if it may see all that the schedule covers. */
 function askerOf(request: Request): ScheduleClient {
   const client = clientOf(request);
   return {
@@ -116,7 +116,7 @@ function askerOf(request: Request): ScheduleClient {
   };
 }
 
-/** The definition as it was written, but that a restricted client's schedule is of its projects. Throws forbidden for other projects. */
+/** The definition as it was written, but limited to a restricted client's projects. Throws forbidden if it names other projects. */
 function inProjects(client: Client, given: ScheduleBody): ScheduleBody {
   const projects = given.selector?.projects ?? client.projects;
   if (projects?.some((project) => !mayTouch(client, project))) throw notAuthorized();

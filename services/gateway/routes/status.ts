@@ -13,7 +13,7 @@ import { instancePath, remotesOf } from '../views/inventoryView.ts';
 import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 
-/** An older inventory may lack new instances; the answer warns of it. */
+/** If an inventory is older than this, it may lack new instances, and the answer warns of that. */
 const staleMs = 900_000;
 const mostOfPage = 10_000;
 
@@ -41,7 +41,7 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
     olderThan: query(request, 'older-than', 'nats-api.json#/$defs/olderThan'),
     state: query(request, 'state', 'nats-api.json#/$defs/instanceState'),
     after,
-    // One more tells whether there is another page. With a filter it is not known how many to look at.
+    // One more than the limit shows whether there is another page. With a filter, all must be looked at.
     ...(filter === undefined && limit !== undefined && !lines && { most: limit + 1 }),
   });
   for (const remote of remotes) {

@@ -8,7 +8,7 @@ import type { LxdObject } from '../../lxd/inventory.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { query } from '../http/requests.ts';
 
-/** The hosts that a request is about: `?target=`, or all, the default one first. */
+/** The hosts of a request: the one that `?target=` names, or all, beginning with the default one. */
 export function remotesOf(request: Request, { remotes, gateway }: Config): string[] {
   const known = Object.keys(remotes);
   const target = query(request, 'target', 'names.json#/$defs/remoteName');
@@ -23,7 +23,7 @@ export interface Told {
   silent: Map<string, LxstowError>;
 }
 
-/** Asks all of them, for up to `gateway.inventoryTimeoutMs`. Hosts that do not answer are named in a `Warning` header and in the log. */
+/** Asks all of them, and waits up to `gateway.inventoryTimeoutMs`. Hosts that do not answer are named in a `Warning` header and in the log. */
 export async function askRemotes(
   { nats, config, log }: Pick<GatewayParts, 'nats' | 'config' | 'log'>,
   response: Response,
@@ -46,7 +46,7 @@ export async function askRemotes(
   return told;
 }
 
-/** The same. Throws the first host's error when none answers. */
+/** The same, but throws the first host's error if none answers. */
 export async function askSome(...asked: Parameters<typeof askRemotes>): Promise<Told['found']> {
   const { found, silent } = await askRemotes(...asked);
   const [error] = silent.values();

@@ -17,21 +17,21 @@ import { instanceKeeps, shownKeep } from './instanceKeeps.ts';
 import { runTools } from './runView.ts';
 import { activeFrom, checkSchedule } from './scheduleView.ts';
 
-/** Who asks. */
+/** The client that makes the request. */
 export interface ScheduleClient {
   requestor: Requestor;
-  /** Its trust is limited to projects: its schedules are paused when that ends (scheduleOwner.ts). */
+  /** Whether the client is restricted to projects: then its schedules are paused when its trust ends (scheduleOwner.ts). */
   restricted: boolean;
-  /** Whether all that the schedule is about is the client's. */
+  /** Whether the client may use everything that the schedule covers. */
   may: (schedule: Pick<Schedule, 'definition'>) => boolean;
   trace: Trace;
 }
 
 const mostTries = 20;
-/** Gateways look at all of them each time that one is due. */
+/** The number is limited because gateways look at all schedules each time that one is due. */
 const mostSchedules = 1000;
 
-/** Throws conflict when there is one of this name, queue-full when there are too many. */
+/** Creates a schedule. Throws conflict if there is one of this name, and queue-full if there are too many. */
 export async function createSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -49,7 +49,7 @@ export async function createSchedule(
   return { schedule, revision };
 }
 
-/** Replaces the definition. A time that has passed is not due by a new rule; other changes leave alone what is due. */
+/** Replaces the definition. If the rule changes, times that have passed are not due by the new rule; other changes do not affect what is due. */
 export function editSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -66,12 +66,12 @@ export function editSchedule(
   );
 }
 
-/** Who writes or resumes a schedule owns it. */
+/** Makes the client the owner of the schedule that it writes or resumes. */
 function ownedBy({ requestor, restricted }: ScheduleClient, { restricted: _, ...schedule }: Schedule): Schedule {
   return { ...schedule, requestor, ...(restricted && { restricted }) };
 }
 
-/** Throws conflict for one that is being changed. */
+/** Removes a schedule. Throws conflict if it is being changed. */
 export async function removeSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -79,10 +79,10 @@ export async function removeSchedule(
 ): Promise<StoredSchedule> {
   const found = await visibleSchedule(parts, client, name);
   if (await parts.schedules.remove(found)) return found;
-  throw new LxstowError('conflict', `schedule ${name} was changed meanwhile: ask again`);
+  throw new LxstowError('conflict', `schedule ${name} was changed by another client in the meantime: try again`);
 }
 
-/** Throws bad-request for an `until` that has passed. */
+/** Pauses a schedule. Throws bad-request if `until` has passed. */
 export async function pauseSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -108,7 +108,7 @@ export function resumeSchedule(parts: GatewayParts, client: ScheduleClient, name
   );
 }
 
-/** Makes a run of it now. */
+/** Starts a run of a schedule now. */
 export async function runScheduleNow(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -118,7 +118,7 @@ export async function runScheduleNow(
   const { definition } = (await visibleSchedule(parts, client, name)).schedule;
   const { id: _, keep, ...wanted } = runRequest(name, definition, '');
   const { requestor, trace } = client;
-  // Who may publish runs may have backups made, not deleted: each would push an older one out of the rule.
+  // The right to publish runs is a right to make backups, not to delete them. With a rule, each new backup could cause the deletion of an older one.
   const keeps = keep && requestor.protocol !== 'nats';
   const request = { ...wanted, ...(keeps && { keep }), ...(id !== undefined && { id }) };
   return createRun(runTools(parts), request, hostsOf(definition, Object.keys(parts.config.remotes)), {
@@ -162,7 +162,7 @@ export async function nextInstances(
   return { times: times.sort((a, b) => (a.at < b.at ? -1 : 1)), silent: heard.silent };
 }
 
-/** The schedule, if who asks may see all that it is about. Throws not-found. */
+/** The schedule, if the client may see everything that it covers. Throws not-found. */
 export async function visibleSchedule(
   { schedules }: { schedules: ScheduleStore },
   { may }: Pick<ScheduleClient, 'may'>,
@@ -185,10 +185,10 @@ async function change(
     const written = await schedules.update(next, revision);
     if (written !== undefined) return { schedule: next, revision: written };
   }
-  throw new LxstowError('conflict', `schedule ${name} is being changed by others: ask again`);
+  throw new LxstowError('conflict', `schedule ${name} is being changed by other clients: try again`);
 }
 
-/** Throws what is wrong with it, whoever asks. */
+/** Throws if the definition is wrong, for every client. */
 function checkDefinition({ config }: GatewayParts, definition: ScheduleBody): void {
   checkSchedule(definition);
   checkEndpoints(definition, config.notify);

@@ -10,7 +10,7 @@ import { multipartEtag } from '../../storage/retrying.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
-/** Bytes that one copy inside the store covers: S3 takes 5 GiB, but its answer then takes long. */
+/** Bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
 const copyBytes = 1024 ** 3;
 
 export interface ArchiveUploadOptions {
@@ -109,7 +109,7 @@ export class ArchiveUpload {
   async #renew(signal: AbortSignal): Promise<void> {
     await Promise.allSettled(this.#inFlight);
     const sent = this.#checkpoint.parts;
-    // While a part that overtook another leaves a gap, the next part renews.
+    // Do not renew while an earlier part is missing, because a later one was faster. The next part does.
     if (!this.#isOld() || sent.length === 0 || sent.length !== this.#checkpoint.recorded) return;
     await this.reopen(await this.complete(signal), signal);
   }

@@ -1,4 +1,4 @@
-/** How an attempt at a backup begins: from where an earlier one was, or with a new copy in LXD and a new upload. */
+/** Begins an attempt at a backup: resumes an earlier attempt, or starts a new copy in LXD and a new upload. */
 import { archiveKey } from '../../backups/keys.ts';
 import { lockFrom } from '../../backups/protection.ts';
 import { contentTypes } from '../../contract/backupNames.ts';
@@ -14,7 +14,7 @@ import { ArchiveUpload, etagAt } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart } from './checkpoint.ts';
 import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
 
-/** What an earlier attempt got done, if LXD and the store still have it as it was recorded. */
+/** Resumes an earlier attempt. Undefined unless LXD and the store still have all that it recorded. */
 export async function resume(
   job: JobOf<'backup'>,
   compression: Compression,
@@ -48,7 +48,7 @@ export async function resume(
   return checkpoint;
 }
 
-/** Has LXD begin its copy, and opens an upload for it. LXD's progress is followed until `listening` ends. */
+/** Lets LXD begin its copy, and opens an upload for it. Follows LXD's progress until `listening` aborts. */
 export async function begin(
   job: JobOf<'backup'>,
   address: BackupAddress,
@@ -81,7 +81,7 @@ export async function begin(
   return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
 }
 
-/** Opens an upload and records it. Aborts one that cannot be recorded, as NATS is away, say: nobody else knows of it. */
+/** Opens an upload and records it. If it cannot be recorded, for example because NATS is away, aborts the upload: no other process would know of it. */
 export async function openUpload(
   key: string,
   options: UploadOptions,
@@ -100,7 +100,7 @@ export async function openUpload(
   return upload;
 }
 
-/** Aborts what earlier attempts opened, and could not record before they were killed. The key is this operation's. */
+/** Aborts uploads that earlier attempts opened but did not record before they were killed. Their key is this operation's alone. */
 export async function abortUploads(
   key: string,
   { signal, log }: Pick<Attempt, 'signal' | 'log'>,

@@ -15,7 +15,7 @@ import type { Log } from '../../telemetry/logger.ts';
 export interface BackupStart {
   /** The name of LXD's own copy. */
   lxdBackup: string;
-  /** Set once LXD has said that its copy is whole: only then can another attempt resume. */
+  /** Set once LXD has reported that its copy is complete. Only then can another attempt resume. */
   made?: LxdBackup;
   compression: Compression;
   /** The current upload, and when it was begun (ms since 1970). */
@@ -55,17 +55,17 @@ interface Chunk {
   parts: SentPart[];
 }
 
-/** The records of one operation. */
+/** Where the records of an operation are. */
 interface Place {
   bucket: Bucket;
-  /** What their keys begin with. */
+  /** The beginning of their keys. */
   key: string;
 }
 
 /** The description of an instance, as it is stored. */
 interface Packed {
   bytes: Buffer;
-  /** Revisions of the records that have it; none where it is in the first one. */
+  /** Revisions of the records that contain it; empty if it is in the first record. */
   pieces: number[];
 }
 
@@ -101,7 +101,7 @@ export class BackupCheckpoint {
     return checkpoint;
   }
 
-  /** Reads what an earlier attempt recorded; undefined if it had not come so far. */
+  /** Reads the records of an earlier attempt; undefined if there are none. */
   static async load(
     bucket: Bucket,
     operation: { remote: string; id: string },
@@ -129,18 +129,18 @@ export class BackupCheckpoint {
     return this.#start;
   }
 
-  /** Records another upload in the place of the current one. */
+  /** Records a new upload that replaces the current one. */
   renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
     return this.#amend(facts);
   }
 
-  /** Records that LXD's copy is whole. */
+  /** Records that LXD's copy is complete. */
   settle(made: LxdBackup): Promise<void> {
     return this.#amend({ made });
   }
 
   /**
-   * The parts from the first on, up to the first that is not recorded, or does not begin where the one before it ends: it may be of an attempt whose
+   * The parts from the first on, up to the first gap: a part that is not recorded, or that does not begin where the previous one ends. It may be from an attempt whose
    * parts had another size.
    */
   get parts(): SentPart[] {
@@ -152,14 +152,14 @@ export class BackupCheckpoint {
     }
   }
 
-  /** Number of recorded parts, those behind a gap too. */
+  /** Number of recorded parts, including those behind a gap. */
   get recorded(): number {
     let count = 0;
     for (const { parts } of this.#chunks.values()) count += parts.size;
     return count;
   }
 
-  /** Records a part, at once or together with others that come during a write. If the write fails, the next attempt sends the part again. */
+  /** Records a part, at once, or together with others if a write is running. If the write fails, the next attempt sends the part again. */
   add(part: SentPart): void {
     const index = chunkOf(part.number);
     this.#chunk(index).parts.set(part.number, part);
@@ -167,7 +167,7 @@ export class BackupCheckpoint {
     this.#save().catch((error) => this.#log.warn('checkpoint not written', { error }));
   }
 
-  /** Removes every record: the backup is done. */
+  /** Removes every record, once the backup is done. */
   async remove(): Promise<void> {
     await this.#tail;
     const records: [string, number][] = [
@@ -188,7 +188,7 @@ export class BackupCheckpoint {
     return this.#save();
   }
 
-  /** Writes what is known and not written yet. */
+  /** Writes the chunks that have changed. */
   #save(): Promise<void> {
     const saved = this.#tail.then(async () => {
       for (const index of this.#dirty) {
@@ -226,17 +226,17 @@ export class BackupCheckpoint {
   }
 }
 
-/** Writes a record, whatever it holds: the lease on the instance says that it is ours. `expected`: its revision, as far as is known. Returns the new one. */
+/** Writes a record, over whatever is there: with the lease on the instance, the record is ours. `expected`: its revision, as far as is known. Returns the new revision. */
 async function write({ bucket, key }: Place, name: string, value: Buffer | string, expected: number): Promise<number> {
   for (let revision = expected; ; ) {
     const written = await bucket.put(`${key}.${name}`, value, revision, { ttlMs: keptMs });
     if (written !== undefined) return written;
-    // Another attempt's record, its marker, or a write of ours whose answer was lost.
+    // The key has another attempt's record, the marker of a removed one, or our own write whose answer was lost.
     revision = (await bucket.get(`${key}.${name}`)).revision;
   }
 }
 
-/** Packs the description of an instance, and writes it unless it is short. */
+/** Packs the description of an instance. If it is too long for the first record, writes it in pieces. */
 async function writeInstance(place: Place, instance: ManifestInstance): Promise<Packed> {
   const bytes = gzipSync(JSON.stringify(instance));
   const size = place.bucket.largestValue;

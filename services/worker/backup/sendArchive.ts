@@ -22,7 +22,7 @@ import { zerosIn } from './zeros.ts';
 export interface Sent {
   parts: SentPart[];
   etag: string;
-  /** LXD's copy, which it was made of. */
+  /** LXD's copy, from which it was made. */
   made: LxdBackup;
 }
 
@@ -98,7 +98,7 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   return settled;
 }
 
-/** For an export that is not as long as LXD announced. */
+/** The error for an export whose length is not the one that LXD announced. */
 function truncated(address: BackupAddress, made: LxdBackup, size: number): LxstowError {
   return new LxstowError(
     'archive-truncated',
@@ -106,19 +106,19 @@ function truncated(address: BackupAddress, made: LxdBackup, size: number): Lxsto
   );
 }
 
-/** Sends a part of the export, from behind what is stored. */
+/** Sends the export, from the first byte that is not stored yet. */
 class Transfer {
   readonly #send: Send;
   readonly #limit: number;
   readonly #tar: TarScanner;
-  /** The scanner's state behind each block, by the tar's byte: what resuming behind a part needs. */
+  /** The scanner's state after each block, by its position in the tar. It is recorded with each part, so that an attempt can resume after it. */
   readonly #states = new Map<number, TarState>();
   readonly #start: { number: number; rawStart: number };
   readonly #begun = performance.now();
   #read: number;
   #stored: number;
 
-  /** Sends up to byte `limit` of the export; a part that the limit cuts short is not sent. */
+  /** Sends the export up to byte `limit`, but no part that would be shorter because of the limit. */
   constructor(send: Send, limit = Number.POSITIVE_INFINITY) {
     const sent = send.checkpoint.parts;
     const last = sent.at(-1);
@@ -130,7 +130,7 @@ class Transfer {
     this.#stored = storedBytes(sent);
   }
 
-  /** Returns the byte that it came to. */
+  /** Returns the position that was reached. */
   async run(source: ByteSource, partSize: number): Promise<number> {
     const { address, checkpoint, attempt, tools } = this.#send;
     const { threads, bandwidth, memory, config } = tools;
@@ -198,7 +198,7 @@ class Transfer {
   }
 }
 
-/** LXD can write an archive that it does not take back: the index has each snapshot's configuration twice. */
+/** LXD can write an archive that it cannot import, because the index is too large: it contains each snapshot's configuration twice. */
 function indexTooLarge(address: BackupAddress, bytes = 0): LxstowError {
   return new LxstowError(
     'too-large',

@@ -11,7 +11,7 @@ import type { Tools } from '../tools.ts';
 import { etagAt } from './archiveUpload.ts';
 import { removeCheckpoint } from './checkpoint.ts';
 
-/** Removes all that this operation's attempts have made, the backup too: the operation says that there is none. */
+/** Removes everything that this operation's attempts have made, including the backup, because the operation will end without one. */
 export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { backup, checkpoint } = attempt.operation;
   if (isCode(attempt.signal.reason, 'lease-lost')) return;
@@ -19,7 +19,7 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
     if (checkpoint?.uploadId && backup !== undefined)
       await removeOwnManifest({ ...job.address, backup }, attempt, tools);
   } finally {
-    // LXD's copy takes its room even if the store does not answer.
+    // Delete LXD's copy, which takes space, even if the store does not answer.
     await removeTraces(job, attempt, tools);
   }
 }
@@ -42,7 +42,7 @@ async function removeOwnManifest(
   }
 }
 
-/** Removes what this operation's attempts have left in LXD and in the store. The backup itself, once its manifest is there, stays. */
+/** Removes what this operation's attempts have left in LXD and in the store. A backup that already has its manifest stays. */
 export async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
   // An attempt writes its checkpoint before it makes anything.

@@ -1,4 +1,4 @@
-/** Prepares an imported instance for its name: marks it as ours, and keeps it from being the twin of another instance. */
+/** Prepares an imported instance for its final name: marks it as ours, and gives it an identity of its own if another instance has the same. */
 import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import { changeInstance, moveInstance } from '../../lxd/instanceChanges.ts';
@@ -26,7 +26,7 @@ export async function prepare(restoring: Restoring, found: LxdInstance, named: L
     const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
     const names = twins.map(({ address }) => nameOf(address)).join(', ');
     if (isCopy(restoring) && !keepIdentity) {
-      // The rename gives the copy a new instance-id; the archive's is its twin's.
+      // The rename gives the copy a new instance-id. The archive's belongs to its twin, so it is not put back.
       const { 'volatile.cloud-init.instance-id': _, ...rest } = kept;
       await attempt.checkpoint({ kept: rest });
       await changeWhatMay(restoring, imported, ownIdentity(found));
@@ -38,7 +38,7 @@ export async function prepare(restoring: Restoring, found: LxdInstance, named: L
   await attempt.checkpoint({ prepared: true });
 }
 
-/** Moves the instance to the cluster member of the one that it replaces: LXD imports on the member that is asked. */
+/** Moves the instance to the cluster member of the instance that it replaces, because LXD imports on the member that receives the request. */
 async function moveTo(
   { attempt, tools, target, imported }: Restoring,
   found: LxdInstance,
@@ -83,7 +83,7 @@ async function twinsOf({ job, tools, attempt, target, imported, replaced }: Rest
   return twins;
 }
 
-/** Warns of shared static addresses: they are configuration, which only the owner may change. */
+/** Warns of shared static addresses, which only the instance's owner may change. */
 function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin[]): void {
   for (const { device, address, isStatic } of identityOf(found).addresses) {
     const twin =
@@ -96,7 +96,7 @@ function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin
 }
 
 /**
- * Changes keys of an instance of ours, and warns of those that LXD refuses: a restricted project does not take all (seen on LXD 5.0.2). Throws any
+ * Changes keys of an instance of ours, and warns of those that LXD refuses: a restricted project does not accept all (seen on LXD 5.0.2). Throws any
  * other failure.
  */
 export async function changeWhatMay(

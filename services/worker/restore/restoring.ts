@@ -15,9 +15,9 @@ export interface Restoring {
   source: BackupAddress;
   /** The name that was asked for. */
   target: Address;
-  /** The name of ours that the restored instance has until it takes `target`'s. */
+  /** Our own name that the restored instance has until it gets that of `target`. */
   imported: Address;
-  /** The name of ours that the replaced instance gets, with `replace`. */
+  /** Our own name that the replaced instance gets, with `replace`. */
   replaced: Address;
 }
 

@@ -1,4 +1,4 @@
-/** Walks back from a replace that failed: gives the old instance its name again, and starts it if it ran. */
+/** Undoes a replacement that failed: gives the old instance its name again, and starts it if it ran. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import { renameInstance, setState, shutDown } from '../../lxd/instanceChanges.ts';
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
@@ -20,7 +20,7 @@ export function startInstance(restoring: Restoring): Promise<void> {
   );
 }
 
-/** Undoes a replace, however far it got: the instance that was to be replaced has its name again, and runs if it ran. */
+/** Undoes a replacement at whatever point it stopped: the old instance gets its name again, and runs if it ran before. */
 export async function walkBack(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, imported, replaced } = restoring;
   const { lxd } = tools;
@@ -97,12 +97,12 @@ export async function handBackElsewhere(restoring: Restoring, signal: AbortSigna
   return found;
 }
 
-/** For steps that only the loss of the lease ends: neither a cancel nor the worker's stop may leave them half done. */
+/** Options for steps that only the loss of the lease may interrupt. A cancel or a stop of the worker must not leave them half done. */
 export function waitingOf({ attempt, tools }: Restoring) {
   return { signal: attempt.leaseLost, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }
 
-/** Runs a step; ignores its failure if it took effect. LXD can report such a failure, or forget the step when it is restarted. */
+/** Runs a step, and ignores its failure if it took effect all the same. LXD can report a failure then, or lose the operation when it restarts. */
 export async function unlessDone(step: () => Promise<void>, isDone: () => Promise<boolean>): Promise<void> {
   try {
     await step();
