@@ -11,7 +11,7 @@ import type { TarHead } from './tar/tarHead.ts';
 
 const partsAhead = 3;
 
-export interface PartsOptions {
+interface PartsOptions {
   /** Fills the buffer with stored bytes, from offset `start` on. */
   fetch: (start: number, into: Buffer) => Promise<void>;
   threads: Threads;
@@ -22,7 +22,7 @@ export interface PartsOptions {
   signal: AbortSignal;
 }
 
-export interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
+interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
   memory: SlotMemory;
   /** Gets the start of the tar before the sink does, and may change it. */
   head?: TarHead;
@@ -72,7 +72,7 @@ export async function writeTar(archive: ManifestArchive, sink: Writable, options
   for (const piece of head?.rest() ?? []) await write(sink, piece, signal);
 }
 
-export interface VerifiedPart {
+interface VerifiedPart {
   part: Part;
   /** Offset of the part in the stored archive. */
   start: number;

@@ -15,7 +15,7 @@ export interface LeaseTools {
   stop: AbortSignal;
 }
 
-export interface ServeOptions extends LeaseTools {
+interface ServeOptions extends LeaseTools {
   key: string;
   /** What the log says when `serve` throws. */
   what: string;

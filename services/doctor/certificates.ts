@@ -32,7 +32,7 @@ export async function readCertificates(
   }
 }
 
-export interface ExaminedPair extends PairPlace {
+interface ExaminedPair extends PairPlace {
   what: string;
   /** What to do when it ends. */
   renew: string;

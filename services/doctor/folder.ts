@@ -35,7 +35,7 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
   return true;
 }
 
-export interface PoolSource {
+interface PoolSource {
   name: string;
   /** Its folder, device or dataset. */
   source: string;

@@ -15,7 +15,7 @@ const compareEveryMs = 24 * 3_600_000;
 const compareTimeoutMs = 3_600_000;
 const listTimeoutMs = 120_000;
 
-export interface InventoryTools {
+interface InventoryTools {
   remote: string;
   fleet: FleetStore;
   keeper: Keeper;
@@ -53,7 +53,7 @@ export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
 }
 
 /** Takes the inventory now. Returns the revision of its entry. */
-export async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
+async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
   const { remote, fleet, keeper, store, prefix, list, leases, log } = tools;
   const { inventory, revision } = await fleet.inventory(remote);
   const at = new Date().toISOString();

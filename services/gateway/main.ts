@@ -11,7 +11,7 @@ import { serveOverNats } from './natsApi/service.ts';
 import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
 import { serveRuns } from './serveRuns.ts';
 
-export interface GatewayOptions extends PartsOptions {
+interface GatewayOptions extends PartsOptions {
   /** Called once, when the gateway takes requests. */
   onListening?: (port: number) => void;
 }

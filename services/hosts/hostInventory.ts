@@ -14,7 +14,7 @@ import { isNoResponders, natsFailure } from '../nats/failures.ts';
 import { askSubject } from '../nats/subjects.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
-export interface InstancesQuestion {
+interface InstancesQuestion {
   kind: 'instances';
   projects?: string[];
   full: boolean;
@@ -40,7 +40,7 @@ interface Failure {
 }
 
 /** How a worker finds the answer: the objects, or none if the requested one does not exist. Of instances, it may leave out those up to `after`, and those behind a page. */
-export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
+type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
 /** Room in a message for its subject and headers. */

@@ -16,7 +16,7 @@ export interface Service {
   folder: string | undefined;
 }
 
-export interface UnitFile {
+interface UnitFile {
   path: string;
   content: string;
 }

@@ -55,7 +55,7 @@ export interface IntakeTools {
   onEnd?: (operation: Operation, result: JobResult) => void;
 }
 
-export interface Incoming {
+interface Incoming {
   /** The operation's id. */
   id: string;
   place: Address;

@@ -18,7 +18,7 @@ const usualPartBytes = 32 * 1024 * 1024;
 const allowance = 1.25;
 const wantedInFlight = 2;
 
-export interface ReceiveOptions {
+interface ReceiveOptions {
   compression: Compression;
   /** Bytes that the client announced. */
   length: number | undefined;

@@ -31,7 +31,7 @@ export interface Finding {
   action: 'removed' | 'would remove' | `kept: ${string}` | `failed: ${string}`;
 }
 
-export interface JanitorTools {
+interface JanitorTools {
   /** Who holds the janitor's leases. */
   worker: string;
   config: Config;
@@ -44,7 +44,7 @@ export interface JanitorTools {
   log: Log;
 }
 
-export interface RunOptions {
+interface RunOptions {
   signal: AbortSignal;
   /** Removes nothing, only tells what it would remove. */
   dryRun?: boolean;

@@ -131,7 +131,7 @@ export class UncertainPublish extends LxstowError {
 }
 
 /** A message as the stream delivered it. */
-export interface RawJob {
+interface RawJob {
   subject: string;
   data: Uint8Array;
   messageId: string | undefined;

@@ -27,7 +27,7 @@ export interface Writing {
 }
 
 /** A backup that LXD is to write. */
-export interface LxdBackupRequest {
+interface LxdBackupRequest {
   name: string;
   optimized: boolean;
   instanceOnly: boolean;

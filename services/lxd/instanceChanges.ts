@@ -43,7 +43,7 @@ function change(
 /** Seconds that a guest has to shut down before it is stopped by force. */
 const shutdownSeconds = 30;
 
-export type StateAction = 'start' | 'stop' | 'freeze';
+type StateAction = 'start' | 'stop' | 'freeze';
 
 /** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws LXD's reason if it cannot. */
 export function setState(
@@ -91,7 +91,7 @@ export function moveInstance(lxd: LxdClient, address: Address, member: string, w
 }
 
 /** An empty value removes its key. A device replaces the one of its name. */
-export interface InstanceChange {
+interface InstanceChange {
   config?: Config;
   devices?: Devices;
 }

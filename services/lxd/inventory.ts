@@ -67,7 +67,7 @@ export function only(keys: string[], config: Config): Config {
   return Object.fromEntries(keys.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]]])));
 }
 
-export interface ListedInstances {
+interface ListedInstances {
   /** Default: all. */
   projects?: string[] | undefined;
   /** Adds state and snapshots. */

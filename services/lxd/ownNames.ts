@@ -5,7 +5,7 @@ const uuid = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
 const ownName = new RegExp(`^lxstow-(?:(old-)(${uuid})|(${uuid})(?:-[2-9])?)$`);
 
 /** `restored`: the instance that a restore imports. `replaced`: the one that it replaces, from its renaming to its deletion. */
-export type OwnKind = 'restored' | 'replaced';
+type OwnKind = 'restored' | 'replaced';
 
 /** The name under which an operation imports an instance; `count` is 2 to 9 where the names before are blocked. */
 export function importedName(operation: string, count = 1): string {

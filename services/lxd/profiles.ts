@@ -18,7 +18,7 @@ export async function knownProfiles(
   return names.filter((_, index) => found[index]);
 }
 
-export interface EnsuredProfiles {
+interface EnsuredProfiles {
   made: string[];
   /** Present, but with other contents than the backup's. They are left unchanged. */
   different: string[];

@@ -6,7 +6,7 @@ import type { ManifestInstance } from '../contract/schemas.ts';
 import type { Config, Devices } from './instances.ts';
 
 /** What an instance, a snapshot or a profile is made of. */
-export interface Described {
+interface Described {
   config: Config;
   devices: Devices;
 }

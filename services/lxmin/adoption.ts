@@ -28,7 +28,7 @@ import { about, type LxminBucket, readArchiveOf, urlOf, verifyArchiveOf } from '
 import { type LxminBackup, timeInName } from './layout.ts';
 import { adoptedAs, checkName, compareProfiles, lacks, type Sound, sourceOf } from './survey.ts';
 
-export interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
+interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   from: LxminBucket;
   intake: Intake;
   /** How long to wait for the claim of another run, which may have died amid the same backup. */
@@ -37,7 +37,7 @@ export interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   idleTimeoutMs: number;
 }
 
-export interface Adopted {
+interface Adopted {
   /** Its name in lxstow. */
   name: string;
   /** False if it had been adopted before. */

@@ -10,18 +10,18 @@ import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import { type LxminBucket, readIndexOf, urlOf } from './archive.ts';
 import { isOf, type LxminBackup, readLayout } from './layout.ts';
 
-export interface SourceTools {
+interface SourceTools {
   from: LxminBucket;
 }
 
 /** What finds the copies among lxstow's own backups. */
-export interface CopyTools extends SourceTools {
+interface CopyTools extends SourceTools {
   store: Pick<ObjectStore, 'list'>;
   catalog: Catalog;
   prefix: string;
 }
 
-export interface SurveyTools extends CopyTools {
+interface SurveyTools extends CopyTools {
   /** Project of the adopted backups, and their host unless lxmin's bucket names a configured one. */
   to: Omit<Address, 'instance'>;
   /** The configured hosts. */

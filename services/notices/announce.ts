@@ -13,7 +13,7 @@ import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
 import { type Ping, pingOf } from './ping.ts';
 import { runNoticeOf } from './runNotice.ts';
 
-export interface AnnounceOptions {
+interface AnnounceOptions {
   nats: Nats;
   /** Delivers the changes of operations, or of runs. */
   consumer: Consumer;

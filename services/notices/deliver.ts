@@ -11,7 +11,7 @@ import { parseNotice, pulled, type QueuedNotice } from './noticeQueue.ts';
 import { type Answer, post } from './post.ts';
 import { webhookHeaders } from './signature.ts';
 
-export interface DeliverOptions {
+interface DeliverOptions {
   consumer: Consumer;
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;

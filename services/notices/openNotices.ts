@@ -11,7 +11,7 @@ import { Deliverer } from './deliver.ts';
 
 const goingBackMs = 1000;
 
-export interface NoticesOptions {
+interface NoticesOptions {
   nats: Nats;
   config: Config['notify'];
   metrics: GatewayMetrics;
@@ -20,7 +20,7 @@ export interface NoticesOptions {
   stop: AbortSignal;
 }
 
-export interface Notices {
+interface Notices {
   /** Resolves when nothing is under way; what still is after `withinMs` goes back to the queue. */
   drain(withinMs: number): Promise<void>;
 }

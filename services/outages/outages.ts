@@ -17,7 +17,7 @@ export interface Gate {
 }
 
 /** What `examine` found. */
-export interface Examined {
+interface Examined {
   /** The outage that stops the job; undefined if there is none. */
   gate: Gate | undefined;
   /** LXD is away, or has restarted since the attempt began: that interrupted the job. */

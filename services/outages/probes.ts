@@ -11,7 +11,7 @@ const startTimeoutMs = 10_000;
 /** S3 lets us read, but not write. */
 export class WritesRefused extends LxstowError {}
 
-export interface Question {
+interface Question {
   /** Also tries a write. Only after a write was refused: each costs a request and, in a versioned bucket, a version. */
   writes: boolean;
 }

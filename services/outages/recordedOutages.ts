@@ -4,7 +4,7 @@ import type { Bucket, Entry } from '../nats/bucket.ts';
 import { outageKey } from '../nats/bucketKeys.ts';
 import { parseOutage } from './outage.ts';
 
-export interface RemoteOutage extends Outage {
+interface RemoteOutage extends Outage {
   remote: string;
 }
 

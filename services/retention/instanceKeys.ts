@@ -22,7 +22,7 @@ export function instanceKeepOf(config: Record<string, string | undefined>): Inst
   return found.length > 0 ? Object.fromEntries(found) : undefined;
 }
 
-export interface ReadKeys {
+interface ReadKeys {
   keep: KeepRule;
   /** Keys that were not understood, for people: they count for nothing. */
   faults: string[];

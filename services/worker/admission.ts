@@ -18,14 +18,14 @@ export interface Wait {
   reason: string;
 }
 
-export interface Admission {
+interface Admission {
   lease?: Lease;
   permits: Lease[];
   /** Why it is unknown what the job needs: then the attempt fails at once. */
   fault?: LxstowError;
 }
 
-export interface AdmissionOptions {
+interface AdmissionOptions {
   /** Whether another job comes first for the lease. */
   isBehind: (lease: string) => boolean;
   /** The attempt will move bytes; one that only cleans up does not. */

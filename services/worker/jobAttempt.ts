@@ -19,7 +19,7 @@ import { type AfterFailure, decideAfterFailure, firstDelayMs, waitingSinceOf } f
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */
-export interface Runner<K extends JobKind> {
+interface Runner<K extends JobKind> {
   run(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
   /** Removes what the job's attempts have left, when no other attempt follows. */
   undo?(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;

@@ -34,14 +34,14 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
 }
 
 /** A backup as its deletion finds it. */
-export interface FoundBackup {
+interface FoundBackup {
   /** Undefined where it cannot be read. */
   manifest: Manifest | undefined;
   /** Of the manifest. */
   etag: string;
 }
 
-export interface Removed {
+interface Removed {
   /** Of the archive; 0 where the manifest could not be read. */
   bytes: number;
   /** The bucket keeps the archive as an old version: nothing is freed yet. */

@@ -32,7 +32,7 @@ export type AfterFailure =
   | { kind: 'fail'; deadLetter: boolean };
 
 export const firstDelayMs = 5000;
-export const longestDelayMs = 300_000;
+const longestDelayMs = 300_000;
 
 export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): AfterFailure {
   const { attempt, attempts, mustFinish, isDependencyAway, cutsByLxd, waitedMs, patienceMs } = circumstances;

@@ -10,7 +10,7 @@ import type { LabNats, LabNatsWithRoles } from '../lab/nats.ts';
 import type { LabS3 } from '../lab/s3.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 
-export interface LaunchOptions {
+interface LaunchOptions {
   project?: string;
   pool?: string;
   dataMiB?: number;

@@ -14,7 +14,7 @@ import type { Held, Tool } from './tools.ts';
 /** Far more than LXD needs to delete what a test leaves; after it the processes are ended all the same. */
 const deleteTimeoutMs = 30_000;
 
-export interface LxdOptions {
+interface LxdOptions {
   log: Log;
   name: string;
   /** That of LXSTOW_LAB_ENGINE unless told, else the machine's own LXD. findLxd() says whether it can be had. */
@@ -24,7 +24,7 @@ export interface LxdOptions {
   signal?: AbortSignal;
 }
 
-export interface LaunchOptions {
+interface LaunchOptions {
   project?: string;
   pool?: string;
   /** Yes unless told otherwise: not every kernel lets a container have users of its own. */
@@ -34,7 +34,7 @@ export interface LaunchOptions {
   kind?: DataKind;
 }
 
-export interface MachineOptions {
+interface MachineOptions {
   project?: string;
   pool?: string;
   diskMiB: number;

@@ -40,7 +40,7 @@ export interface Answer {
   text: string;
 }
 
-export interface Envelope {
+interface Envelope {
   type: 'sync' | 'async' | 'error';
   status: string;
   status_code: number;

@@ -8,7 +8,7 @@ import { attempt } from './run.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
-export interface Block {
+interface Block {
   language: string;
   text: string;
   /** Why it is not to be run: what a comment in the line before says. */

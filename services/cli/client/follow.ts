@@ -135,7 +135,7 @@ export function sayWarnings(all: Pick<Followed, 'label' | 'operation'>[]): void 
       process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
 }
 
-export interface Interrupts extends Disposable {
+interface Interrupts extends Disposable {
   /** Aborts at the first Ctrl-C. */
   readonly first: AbortSignal;
 }

@@ -24,14 +24,14 @@ export type ShownOperation = Pick<
 > & { class: string; metadata: Operation['metadata'] & { code?: string; run?: string; source?: Source } };
 
 /** The backup that a restore reads. */
-export interface Source {
+interface Source {
   location: string;
   project: string;
   instance: string;
   name: string;
 }
 
-export interface RequestOptions {
+interface RequestOptions {
   query?: Record<string, string | undefined>;
   /** Sent as JSON. */
   body?: object;

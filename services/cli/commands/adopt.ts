@@ -28,7 +28,7 @@ import { CliError, type Exit, exitOf, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
 
-export interface AdoptOptions {
+interface AdoptOptions {
   config: Config;
   env: NodeJS.ProcessEnv;
   stop: AbortSignal;

@@ -17,7 +17,7 @@ import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { type Format, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 
-export interface BackupOptions extends Scope, HowToBackUp {
+interface BackupOptions extends Scope, HowToBackUp {
   all?: boolean;
   selector: string[];
   name?: string;

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { Gateways, instanceNames, listBackups } from '../client/names.ts';
 import { listRemotes } from '../client/remotes.ts';
 
-export const shells = ['bash', 'zsh', 'fish'] as const;
+const shells = ['bash', 'zsh', 'fish'] as const;
 
 const scripts: Record<(typeof shells)[number], string> = {
   bash: `# source <(lxstow completion bash)

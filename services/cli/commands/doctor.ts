@@ -24,7 +24,7 @@ import { besideOwnNats } from '../standalone/ownNats.ts';
 import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
 
-export interface DoctorCommand {
+interface DoctorCommand {
   source: ConfigSource;
   /** What runs here; undefined: what the configuration is for. */
   role: Role | undefined;

@@ -31,7 +31,7 @@ export interface InitOptions extends AnswerOptions {
   undo?: boolean;
 }
 
-export interface InitContext {
+interface InitContext {
   source: ConfigSource;
   stop: AbortSignal;
 }

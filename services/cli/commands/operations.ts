@@ -8,7 +8,7 @@ import { type Format, json, people, print, size, time } from '../terminal/output
 import { clock } from '../terminal/progress.ts';
 import { printable } from '../terminal/table.ts';
 
-export interface OperationsOptions {
+interface OperationsOptions {
   project?: string;
   allProjects?: boolean;
   format: Format;

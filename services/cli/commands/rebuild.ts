@@ -20,7 +20,7 @@ import { parseTime } from '../terminal/dates.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { liftMarkers, type ShownDeleted } from './liftMarkers.ts';
 
-export interface RebuildOptions {
+interface RebuildOptions {
   config: Config;
   log: Log;
   stop: AbortSignal;

@@ -15,7 +15,7 @@ import {
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print } from '../terminal/output.ts';
 
-export interface AddOptions {
+interface AddOptions {
   acceptCertificate?: boolean;
   token?: string;
   project?: string;

@@ -11,7 +11,7 @@ import { openProgress } from '../terminal/progress.ts';
 import { runHeading, runOutcome, runProgress, runRow } from '../terminal/runWords.ts';
 import { printableLines } from '../terminal/table.ts';
 
-export interface RunOptions extends HowToBackUp, Following {
+interface RunOptions extends HowToBackUp, Following {
   all?: boolean;
   selector: string[];
   project: string[];

@@ -15,7 +15,7 @@ import { keepWords } from '../terminal/keepWords.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { type KeepOptions, keepOf } from './prune.ts';
 
-export interface CreateOptions extends KeepOptions {
+interface CreateOptions extends KeepOptions {
   cron: string;
   zone?: string;
   description?: string;

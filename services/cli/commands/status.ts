@@ -7,7 +7,7 @@ import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print, time } from '../terminal/output.ts';
 import { printable } from '../terminal/table.ts';
 
-export interface StatusOptions {
+interface StatusOptions {
   project?: string;
   target?: string;
   olderThan?: string;

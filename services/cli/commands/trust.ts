@@ -17,7 +17,7 @@ interface Common {
   log: Log;
 }
 
-export interface GrantOptions {
+interface GrantOptions {
   role?: Role;
   /** Empty: the client is not restricted. */
   project: string[];

@@ -3,14 +3,14 @@ import type { Command } from 'commander';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Configured } from '../configured.ts';
 
-export type BesideOptions = Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal };
+type BesideOptions = Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal };
 
 /** The file that is given, and the environment. */
 export function configurationSource(command: Command) {
   return { file: command.optsWithGlobals<{ config?: string }>().config, env: process.env };
 }
 
-export interface ActionOptions<A extends unknown[]> {
+interface ActionOptions<A extends unknown[]> {
   /** False: the command may start the NATS that the configuration is for. Default: true. */
   besideOwnNats?: boolean;
   /** Variables of the environment that the command's options stand for; they override the configuration file. */

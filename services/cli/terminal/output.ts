@@ -6,7 +6,7 @@ import { escaped, printable, printableLines, table } from './table.ts';
 export const formats = ['table', 'json', 'yaml', 'csv'] as const;
 export type Format = (typeof formats)[number];
 
-export interface Result {
+interface Result {
   heading: string[];
   rows: string[][];
   /** What JSON and YAML show. */
@@ -43,7 +43,7 @@ function withLocalTimes(heading: string[], rows: string[][]): [heading: string[]
 }
 
 /** Converts a time in UTC to local time, `2026-11-23 14:45:47`; empty where they are the same. */
-export function localTime(text: string): string {
+function localTime(text: string): string {
   const moment = new Date(`${text.slice(0, 19).replace(' ', 'T')}Z`);
   if (Number.isNaN(moment.getTime()) || moment.getTimezoneOffset() === 0) return '';
   return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());

@@ -15,7 +15,7 @@ import { type Client, clientOf, mayTouch, notAuthorized } from './apiClient.ts';
 const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
 /** What a call says of projects, and of operations. */
-export interface Call {
+interface Call {
   parameters: Record<string, string>;
   query: ParsedUrlQuery | Record<string, unknown>;
 }

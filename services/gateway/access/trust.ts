@@ -14,7 +14,7 @@ import type { Client } from './apiClient.ts';
 import type { Connections } from './connections.ts';
 import type { RefusalLimit } from './refusalLimit.ts';
 
-export interface Sources {
+interface Sources {
   config: Config['gateway'];
   log: Log;
   copy: TrustCopy;
@@ -27,7 +27,7 @@ export interface Sources {
 }
 
 /** Counted apart from refusals: what others behind its address do must not keep a new client from enrolling. */
-export interface EnrolmentLimits {
+interface EnrolmentLimits {
   ofClient: RefusalLimit;
   /** Many times as much, for who shows a certificate after the other. */
   ofAddress: RefusalLimit;

@@ -8,7 +8,7 @@ import type { Log } from '../../telemetry/logger.ts';
 import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
 
 /** What a socket is told of. */
-export interface Subscription {
+interface Subscription {
   types: ReadonlySet<EventType>;
   /** Whether it may and wants to see what happens in this project. */
   wants(project: string): boolean;

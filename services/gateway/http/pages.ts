@@ -3,7 +3,7 @@ import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { query } from './requests.ts';
 
-export interface Page {
+interface Page {
   /** Undefined: all. */
   limit: number | undefined;
   after: string | undefined;

@@ -1,7 +1,7 @@
 /** How much of one kind is under way at a gateway, of all clients together and of each. */
 import { LxstowError } from '../../contract/errors.ts';
 
-export interface ShareLimits {
+interface ShareLimits {
   most: number;
   mostPerClient: number;
   /** The error where there are `most`, and where one client has its share. */

@@ -15,7 +15,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
 
-export interface NatsService {
+interface NatsService {
   /** Takes no new requests; resolves when those under way are answered, or so much time has passed. */
   drain(withinMs: number): Promise<void>;
 }

@@ -16,7 +16,7 @@ export function remotesOf(request: Request, { remotes, gateway }: Config): strin
   return [gateway.defaultRemote, ...known.filter((remote) => remote !== gateway.defaultRemote)];
 }
 
-export interface Told {
+interface Told {
   /** By host, in the order in which they were asked. */
   found: Map<string, LxdObject[]>;
   /** Why the other hosts did not answer. */

@@ -13,7 +13,7 @@ import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 /** Bytes that one copy inside the store covers: S3 takes 5 GiB, but its answer then takes long. */
 const copyBytes = 1024 ** 3;
 
-export interface ArchiveUploadOptions {
+interface ArchiveUploadOptions {
   tags: Tags;
   contentType: string;
 }

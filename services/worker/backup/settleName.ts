@@ -9,7 +9,7 @@ import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { etagAt } from './archiveUpload.ts';
 
-export interface SettledName {
+interface SettledName {
   backup: string;
   /** No backup with this name is stored. */
   isFree: boolean;

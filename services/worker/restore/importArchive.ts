@@ -17,7 +17,7 @@ import type { Tools } from '../tools.ts';
 /** An LXD that was killed during an import has left a volume without its instance: it blocks further imports under this name. */
 export class BlockedName extends LxstowError {}
 
-export interface Importing {
+interface Importing {
   from: BackupAddress;
   /** A name of ours that is free. */
   to: Address;
