@@ -84,11 +84,6 @@ export async function beginLxdBackup(
   return { name, made };
 }
 
-/** Has LXD write a backup, and waits until it is complete. */
-export async function createLxdBackup(...request: Parameters<typeof beginLxdBackup>): Promise<LxdBackup> {
-  return (await beginLxdBackup(...request)).made;
-}
-
 export function lxdBackupExists(lxd: LxdClient, address: Address, name: string, signal: AbortSignal): Promise<boolean> {
   return exists(lxd, `${backupsPath(address)}/${name}`, { project: address.project }, signal);
 }

@@ -15,7 +15,7 @@ import { describeMissing } from '../outages/blame.ts';
 import { describeOutage } from '../outages/outage.ts';
 import type { Outages } from '../outages/outages.ts';
 import { countJob, type JobResult } from '../telemetry/metrics.ts';
-import { type AfterFailure, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
+import { type AfterFailure, attemptsOf, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */
@@ -105,8 +105,7 @@ export class JobAttempt {
     const waitingSince = waitingSinceOf(operation.waiting_since, clock);
     const ending = decideAfterFailure(error, {
       attempt: operation.attempt,
-      attempts,
-      mustFinish: operation.checkpoint?.swapped !== undefined,
+      attempts: attemptsOf(operation, attempts),
       isDependencyAway: gate !== undefined || cut,
       cutsByLxd,
       waitedMs: clock.now - waitingSince,

@@ -1,13 +1,12 @@
 /** Decides what becomes of a job whose attempt has failed: by its error code (outages/blame.ts) and the circumstances. Pure. */
 import type { LxstowError } from '../contract/errors.ts';
+import type { Operation } from '../contract/schemas.ts';
 import { blameOf } from '../outages/blame.ts';
 
 export interface Circumstances {
-  /** The attempt that has failed, from 1, and how many a job has. */
+  /** The attempt that has failed, from 1, and how many the job has (`attemptsOf`). */
   attempt: number;
   attempts: number;
-  /** The restored instance is in service: its restore is retried without a limit. */
-  mustFinish?: boolean;
   /** The dependency that the error blames was asked, and does not serve us. */
   isDependencyAway: boolean;
   /** How many attempts LXD has cut by ending or being started again, this one included; 0 where it did not cut this one. */
@@ -35,14 +34,14 @@ export const firstDelayMs = 5000;
 const longestDelayMs = 300_000;
 
 export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): AfterFailure {
-  const { attempt, attempts, mustFinish, isDependencyAway, cutsByLxd, waitedMs, patienceMs } = circumstances;
+  const { attempt, attempts, isDependencyAway, cutsByLxd, waitedMs, patienceMs } = circumstances;
   if (code === 'lease-lost') return { kind: 'give-up' };
   if (code === 'cancelled') return { kind: 'cancel' };
   if (code === 'stopping') return { kind: 'hand-back' };
   const blame = blameOf(code);
   if (blame.on === 'job') return { kind: 'fail', deadLetter: code === 'attempts-exhausted' };
   if (blame.on === 'attempt' && !isDependencyAway) {
-    if (attempt >= attempts && !mustFinish) return { kind: 'fail', deadLetter: true };
+    if (attempt >= attempts) return { kind: 'fail', deadLetter: true };
     return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
   }
   if (blame.on !== 'attempt' && blame.jobsFaultIfUp && !isDependencyAway) return { kind: 'fail', deadLetter: false };
@@ -52,6 +51,11 @@ export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumst
     return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cutsByLxd - 1), patienceMs - waitedMs) };
   // The longer the outage, the longer the pauses: each is a quarter of the time so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
+}
+
+/** How many attempts a job has. Once the restored instance is in service, its restore must end well: it is retried without a limit. */
+export function attemptsOf({ checkpoint }: Operation, configured: number): number {
+  return checkpoint?.swapped ? Number.POSITIVE_INFINITY : configured;
 }
 
 /**

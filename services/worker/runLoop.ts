@@ -15,6 +15,7 @@ import { admit, type Wait } from './admission.ts';
 import { type AttemptTools, freeName, JobAttempt, jittered } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
+import { attemptsOf } from './retryDecision.ts';
 
 export interface LoopOptions extends AttemptTools {
   /** This worker's name: who owns a running operation. */
@@ -137,7 +138,7 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
   if (failure) attempt.abort(failure);
   if (operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   const { attempts } = tools.config.worker;
-  if (attempt.operation.attempt > attempts && !attempt.operation.checkpoint?.swapped)
+  if (attempt.operation.attempt > attemptsOf(attempt.operation, attempts))
     // Each attempt so far ended with its worker: the job itself may be what kills them.
     attempt.abort(new LxstowError('attempts-exhausted', `${attempts} attempts ended because their worker died`));
   await new JobAttempt(job, attempt, message, options).run();

@@ -1,6 +1,7 @@
 /** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { isFinal } from '../../operations/operation.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import type { Progress, Step } from '../terminal/progress.ts';
 import { namesOf, printable } from '../terminal/table.ts';
@@ -22,10 +23,6 @@ export const askingToCancel = 'Asking the gateway to cancel. Ctrl-C again leaves
 /** Up to this many operations are waited for side by side; with more, each is asked for every second. */
 const atOnce = 8;
 const lookEveryMs = 1000;
-
-export function isFinal(operation: ShownOperation | undefined): boolean {
-  return (operation?.status_code ?? 0) >= 200;
-}
 
 /** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {

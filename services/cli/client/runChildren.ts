@@ -1,8 +1,9 @@
 /** The children of a run: listed, and followed while they are at work. */
 import type { WebSocket } from 'ws';
 import type { RunChildPage, ShownRunChild } from '../../contract/schemas.ts';
+import { isFinal } from '../../operations/operation.ts';
 import type { Step } from '../terminal/progress.ts';
-import { type Followed, isFinal, stepOf } from './follow.ts';
+import { type Followed, stepOf } from './follow.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { subjectOf } from './names.ts';
 

@@ -1,6 +1,6 @@
 /** Operations as they change: listed once, then followed by the gateway's events. */
 import type { WebSocket } from 'ws';
-import { isFinal } from './follow.ts';
+import { isFinal } from '../../operations/operation.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { subjectOf } from './names.ts';
 
