@@ -1,5 +1,7 @@
 /** Checks certificates: in files, and as servers present them. */
+
 import { X509Certificate } from 'node:crypto';
+import { addAbortListener } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import tls from 'node:tls';
@@ -100,7 +102,6 @@ export async function shownBy({
   const plain: Socket = connectTcp({ host, port });
   let secure: tls.TLSSocket | undefined;
   const fail = (error: Error) => reject(error);
-  const abort = () => fail(signal.reason);
   const start = () => {
     secure = tls.connect({
       socket: plain,
@@ -111,7 +112,7 @@ export async function shownBy({
     secure.once('secureConnect', () => resolve(secure as tls.TLSSocket));
     secure.once('error', fail);
   };
-  signal.addEventListener('abort', abort, { once: true });
+  using _listener = addAbortListener(signal, () => fail(signal.reason));
   plain.setTimeout(answerMs, () => fail(new Error(`no answer in ${answerMs / 1000} s`)));
   plain.once('error', fail);
   plain.once('close', () => fail(new Error('the connection was closed')));
@@ -125,7 +126,6 @@ export async function shownBy({
       : String((socket.authorizationError as unknown as { code?: string })?.code ?? socket.authorizationError);
     return { certificate, distrust };
   } finally {
-    signal.removeEventListener('abort', abort);
     secure?.destroy();
     plain.destroy();
   }

@@ -1,4 +1,5 @@
 /** A pull from a consumer that a signal ends. */
+import { addAbortListener } from 'node:events';
 import type { Consumer, FetchMessages, JsMsg } from '@nats-io/jetstream';
 
 /** Yields the messages of one pull, until it is complete or expires, or `stop` aborts. Throws the client's errors. */
@@ -8,12 +9,6 @@ export async function* pull(
   stop: AbortSignal,
 ): AsyncGenerator<JsMsg, undefined> {
   const messages = await consumer.fetch(options);
-  const end = () => messages.stop();
-  stop.addEventListener('abort', end, { once: true });
-  if (stop.aborted) end();
-  try {
-    yield* messages;
-  } finally {
-    stop.removeEventListener('abort', end);
-  }
+  using _listener = addAbortListener(stop, () => messages.stop());
+  yield* messages;
 }

@@ -51,10 +51,9 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
   );
   return {
     async drain(withinMs) {
-      const timer = setTimeout(() => handingBack.abort(), withinMs);
+      using _timer = setTimeout(() => handingBack.abort(), withinMs);
       // While NATS is away, nothing can be handed back: stop waiting, NATS redelivers it.
       await Promise.race([running, delay(withinMs + goingBackMs, undefined, { ref: false })]);
-      clearTimeout(timer);
     },
   };
 }

@@ -55,9 +55,8 @@ export class Outages implements AsyncDisposable {
     if (!this.#lxd.known || this.#stopping.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#paused.push(resolve);
-    const timer = setTimeout(resolve, lookAtQueueMs);
+    using _timer = setTimeout(resolve, lookAtQueueMs);
     await promise;
-    clearTimeout(timer);
   }
 
   /** Returns what keeps a job of this kind from beginning here; undefined if nothing does. */

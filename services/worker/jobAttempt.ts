@@ -1,4 +1,5 @@
 /** Runs one attempt at a job, and writes how it ended: to the operation, to the message, and to who waits for either. */
+import { addAbortListener } from 'node:events';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Operation } from '../contract/schemas.ts';
 import type { Nudges } from '../coordination/nudges.ts';
@@ -59,9 +60,8 @@ export class JobAttempt {
     const { nudges, tools, handingBack } = this.#tools;
     const { log, operation } = this.#attempt;
     const { kind } = this.#job;
-    const handBackNow = () => this.#attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
-    handingBack.addEventListener('abort', handBackNow, { once: true });
-    if (handingBack.aborted) handBackNow();
+    const stopped = new LxstowError('stopping', 'the worker was stopped');
+    using _listener = addAbortListener(handingBack, () => this.#attempt.abort(stopped));
     using _alive = keepAlive(this.#attempt, nudges, tools.config.worker.heartbeatMs, () => this.#message.working());
     log.info('job begun', { attempt: operation.attempt });
     tools.metrics.running.inc({ kind });
@@ -72,7 +72,6 @@ export class JobAttempt {
       else await this.#endWell();
     } finally {
       tools.metrics.running.dec({ kind });
-      handingBack.removeEventListener('abort', handBackNow);
       // While NATS is away or its bucket is full, the end of the attempt may not be written: give back what it held all the same.
       await this.#attempt.release();
     }

@@ -144,7 +144,7 @@ export class Gateway implements Disposable {
     let size = 0;
     const { bodyMs } = this.#patience;
     const tooSlow = new Error(`its answer is not complete after ${bodyMs / 1000} s`);
-    const timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
+    using _timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
     try {
       for await (const chunk of response as AsyncIterable<Buffer>) {
         size += chunk.length;
@@ -153,8 +153,6 @@ export class Gateway implements Disposable {
       }
     } catch (error) {
       throw error instanceof CliError ? error : inDoubt(method, connectionError(error as Error, this.remote));
-    } finally {
-      clearTimeout(timer);
     }
     const text = Buffer.concat(chunks).toString();
     try {

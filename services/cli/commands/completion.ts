@@ -96,13 +96,9 @@ async function valuesOf(
 ): Promise<string[]> {
   if (choices) return [...choices];
   const asked = Promise.withResolvers<string[]>();
-  const timer = setTimeout(() => asked.resolve([]), patienceMs);
+  using _timer = setTimeout(() => asked.resolve([]), patienceMs);
   namesFor(name, given, current, project).then(asked.resolve, () => asked.resolve([]));
-  try {
-    return await asked.promise;
-  } finally {
-    clearTimeout(timer);
-  }
+  return await asked.promise;
 }
 
 /** Names of gateways, instances, backups or operations that an argument can take. */
