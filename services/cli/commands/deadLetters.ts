@@ -25,7 +25,7 @@ interface Common {
 
 const print = (text: string) => process.stdout.write(text);
 
-export async function listCommand({ config, log, stop }: Common, format: Format): Promise<void> {
+export async function listCommand({ config, log, stop }: Common, { format }: { format: Format }): Promise<void> {
   await using nats = await connect(config, log);
   const letters: DeadLetter[] = [];
   for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
@@ -44,12 +44,13 @@ export async function listCommand({ config, log, stop }: Common, format: Format)
   });
 }
 
-export async function showCommand({ config, log }: Common, id: number, format: Format): Promise<void> {
+export async function showCommand({ config, log }: Common, id: string, { format }: { format: Format }): Promise<void> {
+  const number = letterId(id);
   await using nats = await connect(config, log);
-  const letter = await getDeadLetter(nats, id);
+  const letter = await getDeadLetter(nats, number);
   const { time, subject, operation, code, reason, headers } = letter;
   const lines: [string, string][] = [
-    ['id', String(id)],
+    ['id', id],
     ['time', time.toISOString()],
     ['subject', subject],
     ['operation', operation],
@@ -66,9 +67,10 @@ export async function showCommand({ config, log }: Common, id: number, format: F
 /** `all`: every letter that is there now, or those with this error code. */
 export async function retryCommand(
   { config, log, stop }: Common,
-  ids: number[],
+  texts: string[],
   { all, code }: { all: boolean; code?: string },
 ): Promise<void> {
+  const ids = texts.map(letterId);
   if (all === ids.length > 0) throw new LxstowError('bad-request', 'retry needs either ids or --all');
   if (code !== undefined && !all) throw new LxstowError('bad-request', '--code needs --all');
   await using nats = await connect(config, log);
@@ -88,7 +90,12 @@ export async function retryCommand(
   print(`${letters.length} dead letters queued again\n`);
 }
 
-export async function discardCommand({ config, log }: Common, ids: number[], all: boolean): Promise<void> {
+export async function discardCommand(
+  { config, log }: Common,
+  texts: string[],
+  { all }: { all: boolean },
+): Promise<void> {
+  const ids = texts.map(letterId);
   if (all === ids.length > 0) throw new LxstowError('bad-request', 'discard needs either ids or --all');
   await using nats = await connect(config, log);
   if (all) return void print(`${await discardAllDeadLetters(nats)} dead letters discarded\n`);
@@ -97,6 +104,12 @@ export async function discardCommand({ config, log }: Common, ids: number[], all
     await discardDeadLetter(nats, id);
     print(`dead letter ${id} discarded\n`);
   }
+}
+
+function letterId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text))
+    throw new LxstowError('bad-request', `${JSON.stringify(text)} is not the id of a dead letter`);
+  return Number(text);
 }
 
 /** Writes the operation now, so that it can be shown before a worker takes the job. */

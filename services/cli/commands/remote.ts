@@ -80,7 +80,7 @@ async function ownProject(gateway: Gateway, cert: string): Promise<string | unde
   }
 }
 
-export async function listCommand(format: Format): Promise<Exit> {
+export async function listCommand({ format }: { format: Format }): Promise<Exit> {
   const { remotes, standard } = await listRemotes();
   const rows = remotes.map(({ name, url, project, certificate }) => [
     name === standard ? `${name} (current)` : name,

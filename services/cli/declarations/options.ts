@@ -94,6 +94,14 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
     );
 }
 
+/** A command whose file is loaded when it runs. It gets its arguments, then its options. */
+export function lazily<M extends Record<K, (...args: never[]) => Promise<unknown>>, K extends keyof M>(
+  load: () => Promise<M>,
+  command: K,
+): (...args: Parameters<M[K]>) => ReturnType<M[K]> {
+  return (...args) => load().then((file) => file[command](...args)) as ReturnType<M[K]>;
+}
+
 /** Sets the exit status to what the command says. */
 export function exiting<A extends unknown[]>(run: (...args: A) => Promise<Exit>): (...args: A) => Promise<void> {
   return async (...args) => {

@@ -4,7 +4,7 @@ import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
 import { usualNatsPort } from '../../init/ports.ts';
 import { beside, configurationSource } from './beside.ts';
-import { examples } from './options.ts';
+import { examples, lazily } from './options.ts';
 
 /** Commands that run until they are stopped. */
 export const servers = ['gateway', 'worker', 'standalone'];
@@ -13,12 +13,12 @@ export function addServerCommands(program: Command): void {
   program
     .command('gateway')
     .description('run a gateway, which serves the HTTPS API')
-    .action(beside(async (options) => (await import('../../gateway/main.ts')).runGateway(options)));
+    .action(beside(lazily(() => import('../../gateway/main.ts'), 'runGateway')));
   program
     .command('worker')
     .description('run a worker, which does the jobs of one host')
     .hook('preAction', growSlowly)
-    .action(beside(async (options) => (await import('../../worker/main.ts')).runWorker(options)));
+    .action(beside(lazily(() => import('../../worker/main.ts'), 'runWorker')));
   addStandalone(program);
   program
     .command('setup')
