@@ -6,7 +6,7 @@ import { runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
-import { created, started, sync } from '../http/respond.ts';
+import { created, started, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import {
   createSchedule,
@@ -97,7 +97,7 @@ async function next(parts: GatewayParts, request: Request, response: Response): 
   const [asker, name] = [askerOf(request), nameOf(request)];
   if (!flag(request, 'instances')) return sync(response, await nextTimes(parts, asker, name, countOf(request)));
   const { times, silent } = await nextInstances(parts, asker, name);
-  for (const [remote, { message }] of silent) response.append('warning', `199 lxstow "${remote}: ${message}"`);
+  for (const [remote, { message }] of silent) warn(response, `${remote}: ${message}`);
   sync(response, times);
 }
 
