@@ -14,12 +14,6 @@ export interface Clock {
 
 const realClock: Clock = { now: () => performance.now(), date: () => new Date(), sleep: (ms) => setTimeout(ms) };
 
-interface Waiting {
-  bytes: number;
-  grant(): void;
-  onWait: () => void;
-}
-
 export interface TakeOptions {
   signal: AbortSignal;
   /** Called several times a second while the caller waits. */
@@ -36,7 +30,7 @@ const stepMs = 250;
 export class Bandwidth {
   readonly #timetable: Timetable;
   readonly #clock: Clock;
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting: { bytes: number; grant(): void; onWait: () => void }[] = [];
   #tokens: number;
   #filledAt: number;
   #granting = false;

@@ -43,13 +43,11 @@ function change(
 /** Seconds that a guest has to shut down before it is stopped by force. */
 const shutdownSeconds = 30;
 
-type StateAction = 'start' | 'stop' | 'freeze';
-
 /** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws LXD's reason if it cannot. */
 export function setState(
   lxd: LxdClient,
   address: Address,
-  action: StateAction,
+  action: 'start' | 'stop' | 'freeze',
   waiting: Waiting,
   force = false,
 ): Promise<void> {
@@ -90,21 +88,15 @@ export function moveInstance(lxd: LxdClient, address: Address, member: string, w
   return change(lxd, address, { method: 'POST', query: { target: member }, body }, waiting);
 }
 
-/** An empty value removes its key. A device replaces the one of its name. */
-interface InstanceChange {
-  config?: Config;
-  devices?: Devices;
-}
-
 /**
  * Changes keys of an instance if `isRight` is true for it. LXD checks by ETag that the instance is still the same; if it has changed, it is read
- * again. Throws not-found, and conflict if `isRight` is false.
+ * again. An empty value removes its key; a device replaces the one of its name. Throws not-found, and conflict if `isRight` is false.
  */
 export async function changeInstance(
   lxd: LxdClient,
   address: Address,
   isRight: (instance: LxdInstance) => boolean,
-  body: InstanceChange,
+  body: { config?: Config; devices?: Devices },
   signal: AbortSignal,
 ): Promise<void> {
   const [path, query] = [instancePath(address), { project: address.project }];

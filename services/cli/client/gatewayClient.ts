@@ -139,7 +139,10 @@ export class Gateway implements Disposable {
     });
   }
 
-  async #envelope(response: IncomingMessage, method: string): Promise<Envelope> {
+  async #envelope(
+    response: IncomingMessage,
+    method: string,
+  ): Promise<{ type?: unknown; error?: unknown; metadata?: unknown }> {
     const chunks: Buffer[] = [];
     let size = 0;
     const { bodyMs } = this.#patience;
@@ -200,12 +203,6 @@ function pinned(certificate: string): https.AgentOptions {
         ? undefined
         : Object.assign(new Error('another certificate'), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' }),
   };
-}
-
-interface Envelope {
-  type?: unknown;
-  error?: unknown;
-  metadata?: unknown;
 }
 
 function notOurs({ name, url }: Remote, what: string): CliError {

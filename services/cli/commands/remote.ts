@@ -21,12 +21,6 @@ interface AddOptions {
   project?: string;
 }
 
-interface Token {
-  text: string;
-  fingerprint: string;
-  addresses: string[];
-}
-
 const usualPort = 8443;
 const connectTimeoutMs = 10_000;
 
@@ -115,7 +109,7 @@ export async function switchCommand(name: string): Promise<Exit> {
 }
 
 /** Reads a token in LXD's form; undefined for anything else. */
-function readToken(text: string): Token | undefined {
+function readToken(text: string): { text: string; fingerprint: string; addresses: string[] } | undefined {
   try {
     const { fingerprint, addresses, secret } = JSON.parse(Buffer.from(text, 'base64').toString());
     if (typeof secret !== 'string' || typeof fingerprint !== 'string' || !Array.isArray(addresses)) return undefined;

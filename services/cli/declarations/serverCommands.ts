@@ -34,11 +34,6 @@ export function addServerCommands(program: Command): void {
     });
 }
 
-interface StandaloneFlags {
-  natsPort: number;
-  store?: string;
-}
-
 function addStandalone(program: Command): void {
   program
     .command('standalone')
@@ -48,7 +43,7 @@ function addStandalone(program: Command): void {
     .hook('preAction', growSlowly)
     .action(
       beside(
-        async (options, { natsPort }: StandaloneFlags) => {
+        async (options, { natsPort }: { natsPort: number; store?: string }) => {
           const { runStandalone } = await import('../commands/standalone.ts');
           const own = !options.isGiven(['nats', 'servers']);
           await runStandalone({ ...options, natsPort: own ? natsPort : undefined });

@@ -9,19 +9,16 @@ import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { etagAt } from './archiveUpload.ts';
 
-interface SettledName {
-  backup: string;
-  /** No backup with this name is stored. */
-  isFree: boolean;
-}
-
-/** Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. */
+/**
+ * Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. `isFree`: no
+ * backup with this name is stored.
+ */
 export async function settleName(
   job: JobOf<'backup'>,
   compression: Compression,
   attempt: Attempt,
   { reservations, store, config }: Tools,
-): Promise<SettledName> {
+): Promise<{ backup: string; isFree: boolean }> {
   const { operation, signal } = attempt;
   const wanted = operation.backup ?? job.body.backup;
   if (wanted !== undefined) {
