@@ -60,9 +60,9 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
     onProgress(rawSize, size);
     return part;
   };
-  const parts: Part[] = [];
+  let parts: Part[];
   try {
-    for await (const part of mapInOrder(drafts, inFlight, sendPart)) parts.push(part);
+    parts = await Array.fromAsync(mapInOrder(drafts, inFlight, sendPart));
     scanner.finish();
   } catch (error) {
     if (!isCode(error, 'archive-truncated') && !isCode(error, 'archive-corrupt')) throw error;

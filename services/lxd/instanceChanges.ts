@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import type { LxdClient, LxdRequest } from './client.ts';
-import { type Config, type Devices, findInstance, instancePath, type LxdInstance, nameOf } from './instances.ts';
+import { type Config, type Devices, findInstance, instancePath, isOn, type LxdInstance, nameOf } from './instances.ts';
 import { type Waiting, waitForOperation } from './lxdOperation.ts';
 
 /** After a failed start, LXD 5.0.2 cleans up for some seconds and refuses all else: `Instance is busy running a "stop" operation`. */
@@ -121,7 +121,7 @@ export async function changeInstance(
 export const protection = 'security.protection.delete';
 
 export function isProtected({ expanded_config }: Pick<LxdInstance, 'expanded_config'>): boolean {
-  return ['true', '1', 'yes', 'on'].includes(expanded_config[protection]?.toLowerCase() ?? '');
+  return isOn(expanded_config[protection]);
 }
 
 /** Deletes an instance that lxstow has created, running or not, protected or not; does nothing if it is gone. */

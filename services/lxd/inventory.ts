@@ -57,9 +57,7 @@ export async function recordedInstances(lxd: LxdClient, keys: string[], signal: 
     if (parseOwnName(name)) return undefined;
     return { name, project, location: lxd.remote, config: only(keys, { ...config, ...expanded_config }) };
   };
-  const found: LxdInstance[] = [];
-  for await (const instance of everyInstance(lxd, recorded, signal)) found.push(instance);
-  return found;
+  return await Array.fromAsync(everyInstance(lxd, recorded, signal));
 }
 
 /** The configuration with these keys only. */

@@ -1,5 +1,4 @@
 /** Finds lxmin's backups in its bucket, and judges each by its beginning. Only reads. */
-import { Readable } from 'node:stream';
 import type { LxdIndex } from '../archive/tar/indexYaml.ts';
 import type { Catalog } from '../backups/catalog.ts';
 import { archiveKey, parseManifestKey } from '../backups/keys.ts';
@@ -55,14 +54,10 @@ const looksInFlight = 8;
 
 /** Lists all backups, or those of these instances. Reads the beginning of each archive. */
 export async function takeSurvey(tools: SurveyTools, instances: string[], signal: AbortSignal): Promise<Survey> {
-  const objects: StoredObject[] = [];
-  for await (const object of tools.from.store.list('', signal)) objects.push(object);
-  const { backups, foreign } = readLayout(objects);
-  const found: Found[] = [];
+  const { backups, foreign } = readLayout(await Array.fromAsync(tools.from.store.list('', signal)));
   const chosen = backups.filter((backup) => instances.length === 0 || instances.some((name) => isOf(backup, name)));
-  for await (const each of mapInOrder(Readable.from(chosen), looksInFlight, (backup) => look(tools, backup, signal)))
-    found.push(each);
-  return { backups: found, foreign };
+  const looked = mapInOrder(chosen, looksInFlight, (backup) => look(tools, backup, signal));
+  return { backups: await Array.fromAsync(looked), foreign };
 }
 
 async function look(tools: SurveyTools, backup: LxminBackup, signal: AbortSignal): Promise<Found> {

@@ -1,5 +1,6 @@
 /** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
 import { setTimeout } from 'node:timers/promises';
+import { etagAt } from '../backups/archives.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { assertDeletable } from '../backups/protection.ts';
@@ -9,7 +10,6 @@ import type { JobOf } from '../jobs/jobs.ts';
 import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
-import { etagAt } from './backup/archiveUpload.ts';
 import type { Tools } from './tools.ts';
 
 /** How long to wait for those that read or change the backup. */

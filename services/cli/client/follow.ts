@@ -1,6 +1,6 @@
 /** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import type { Progress, Step } from '../terminal/progress.ts';
@@ -26,7 +26,7 @@ const lookEveryMs = 1000;
 
 /** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
-  const done = mapInOrder(all, atOnce, async (one) => {
+  await forEach(all, atOnce, async (one) => {
     try {
       await each(one);
     } catch (error) {
@@ -34,7 +34,6 @@ export async function forAll<F extends Followed>(all: F[], each: (one: F) => Pro
       one.error = error;
     }
   });
-  for await (const _ of done);
 }
 
 /** Resolves when all have ended. The first Ctrl-C cancels them, and waits until they are cancelled. */

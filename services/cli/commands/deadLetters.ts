@@ -27,8 +27,7 @@ const print = (text: string) => process.stdout.write(text);
 
 export async function listCommand({ config, log, stop }: Common, { format }: { format: Format }): Promise<void> {
   await using nats = await connect(config, log);
-  const letters: DeadLetter[] = [];
-  for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
+  const letters = await Array.fromAsync(listDeadLetters(nats, stop));
   const rows = letters.map(({ id, time, subject, code, reason }) => [
     String(id),
     shortTime(time.toISOString()),
@@ -83,9 +82,9 @@ export async function retryCommand(
   for (const id of ids) await again(await getDeadLetter(nats, id));
   if (!all) return;
   // List first: a job that fails again becomes a new letter, which must not be queued twice.
-  const letters: DeadLetter[] = [];
-  for await (const letter of listDeadLetters(nats, stop))
-    if (code === undefined || letter.code === code) letters.push(letter);
+  const letters = (await Array.fromAsync(listDeadLetters(nats, stop))).filter(
+    (letter) => code === undefined || letter.code === code,
+  );
   for (const letter of letters) await again(letter);
   print(`${letters.length} dead letters queued again\n`);
 }

@@ -1,7 +1,8 @@
 /** `lxstow remote`: the gateways that this client knows, and how each comes to trust the other. */
-import { X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
+import { fingerprintOf } from '../../trust/certificates.ts';
 import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
 import {
   addRemote,
@@ -32,7 +33,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
     throw new CliError(exits.usage, '--token: this is not a token of lxstow or LXD');
   const urls = given ? given.addresses.map(urlOf) : [urlOf(address)];
   const { url, certificate, vouchedFor } = await firstThatAnswers(name, urls);
-  const fingerprint = certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+  const fingerprint = fingerprintOf(certificate);
   if (token && token.fingerprint !== fingerprint)
     throw new CliError(
       exits.refused,
@@ -64,7 +65,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
 /** The first project that this client is restricted to; undefined when it is not restricted, or the gateway does not say. */
 async function ownProject(gateway: Gateway, cert: string): Promise<string | undefined> {
   try {
-    const fingerprint = new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase();
+    const fingerprint = fingerprintOf(cert);
     const { restricted, projects } = await gateway.ask('GET', ['certificates', fingerprint]);
     return restricted && !projects.includes('default') ? projects[0] : undefined;
   } catch (error) {

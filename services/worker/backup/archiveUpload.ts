@@ -2,7 +2,6 @@
  * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
  * busy it is (docs/s3.md).
  */
-import { unlessMissing } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, lingering } from '../../operations/attempt.ts';
 import type { UploadedPart } from '../../storage/objectStore.ts';
@@ -131,9 +130,4 @@ export class ArchiveUpload {
     const { copied } = this.#checkpoint.start;
     return copied ? number - copied.upto + copied.parts.length : number;
   }
-}
-
-/** The ETag of the object under a key; undefined when there is none. */
-export async function etagAt(store: Tools['store'], key: string, signal: AbortSignal): Promise<string | undefined> {
-  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

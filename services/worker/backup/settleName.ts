@@ -1,4 +1,5 @@
 /** The name of a backup: settled once for its operation, and free of any other backup. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
 import { readManifest } from '../../backups/manifest.ts';
 import { checkBackupName } from '../../contract/backupNames.ts';
@@ -7,7 +8,6 @@ import type { BackupAddress, Compression } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { etagAt } from './archiveUpload.ts';
 
 /**
  * Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. `isFree`: no
