@@ -1,4 +1,4 @@
-/** Prints results on standard output, in the formats of `lxc`. */
+/** Prints results on standard output, in the formats of `lxc`, and remarks on standard error. */
 import { styleText } from 'node:util';
 import { Document, stringify, visit } from 'yaml';
 import { escaped, printable, printableLines, table } from './table.ts';
@@ -30,6 +30,11 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
         return rows.length === 0 ? `${empty}\n` : table(...withLocalTimes(heading, rows), coloured);
     }
   }
+}
+
+/** A remark beside the result, such as a warning. */
+export function say(text: string): void {
+  process.stderr.write(`lxstow: ${printable(text)}\n`);
 }
 
 const utc = ' (UTC)';
