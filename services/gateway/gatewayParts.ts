@@ -1,4 +1,3 @@
-/** What the gateway's APIs work with. */
 import type { Catalog } from '../backups/catalog.ts';
 import type { Config, Operation } from '../contract/schemas.ts';
 import type { Reservations } from '../coordination/reservations.ts';

@@ -1,4 +1,3 @@
-/** Which projects there are on the hosts. */
 import { LxstowError } from '../contract/errors.ts';
 import type { Nats } from '../nats/connection.ts';
 import { askInventory } from './hostInventory.ts';

@@ -1,4 +1,3 @@
-/** What the declarations of commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../../contract/durations.ts';
 import type { Exit } from '../exit.ts';

@@ -1,4 +1,3 @@
-/** `lxstow schedule` and what belongs to it, declared. */
 import { type Command, Option } from 'commander';
 import {
   backingUp,

@@ -1,4 +1,3 @@
-/** Servers and their setup, declared. */
 import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';

@@ -1,4 +1,3 @@
-/** `lxstow status`, `operations` and `cancel`, declared. */
 import type { Command } from 'commander';
 import { examples, exiting, formatOption, gateway, lazily, operation } from './options.ts';
 

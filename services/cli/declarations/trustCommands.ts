@@ -1,4 +1,3 @@
-/** `lxstow trust`, declared. */
 import { type Command, Option } from 'commander';
 import { beside } from './beside.ts';
 import { formatOption, lazily, several } from './options.ts';

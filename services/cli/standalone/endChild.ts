@@ -1,4 +1,3 @@
-/** Ends a server that standalone has started. */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 

@@ -1,5 +1,3 @@
-/** Operations: listed, shown, waited for. */
-
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation, Run } from '../../contract/schemas.ts';

@@ -1,4 +1,3 @@
-/** Schedules: runs that are made by the clock. */
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
