@@ -79,7 +79,31 @@ export function judgeDates(what: string, certificate: X509Certificate, renew: st
   else report('ok', `${what} is valid until ${date(to)}`);
 }
 
-export interface Server {
+/** Reports until when a CA's certificate, or the first in its file, is valid; returns whether it can be read. */
+export async function examineCa(
+  what: string,
+  { file, key, renew = 'Put the new one there.' }: { file: string; key: string; renew?: string },
+  report: Report,
+): Promise<boolean> {
+  const [first] = (await readCertificates(file, key, report)) ?? [];
+  if (first) judgeDates(`${what} (${file})`, first, renew, report);
+  return first !== undefined;
+}
+
+/** Reports until when a server's certificate is valid, and, with `trust` for advice, that it is not trusted. Throws the connection's error. */
+export async function examineServer(
+  what: string,
+  server: Server,
+  { renew, trust }: { renew: string; trust?: string },
+  report: Report,
+): Promise<void> {
+  const { certificate, distrust } = await shownBy(server);
+  judgeDates(what, certificate, renew, report);
+  if (trust !== undefined && distrust !== undefined && distrust !== 'CERT_HAS_EXPIRED')
+    report('problem', `${what} is not trusted: ${distrust}`, trust);
+}
+
+interface Server {
   /** As in a URL: an IPv6 address in brackets. */
   host: string;
   port: number;
@@ -90,7 +114,7 @@ export interface Server {
 }
 
 /** Returns the certificate that a server presents, and why it is not trusted, if so. Throws the connection's error. */
-export async function shownBy({
+async function shownBy({
   host: bracketed,
   port,
   ca,
