@@ -1,4 +1,5 @@
 /** The inventory of a host, taken by its workers at intervals: which instances exist, and once a day whether the records agree with the store. */
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
@@ -43,7 +44,7 @@ export async function takeInventoryRegularly(
     } catch (error) {
       if (!stop.aborted) log.warn('the inventory was not taken', { error: asLxstowError(error) });
     }
-    await sleep(everySeconds * 1000 * (0.9 + Math.random() / 5), stop);
+    await sleep(jittered(everySeconds * 1000, 0.1), stop);
   }
 }
 

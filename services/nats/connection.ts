@@ -1,3 +1,4 @@
+/** The connection to NATS. */
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { ConnectionError, connect, type Msg, type NatsConnection } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';

@@ -1,5 +1,4 @@
 /** A pull from a consumer that a signal ends. */
-import { addAbortListener } from 'node:events';
 import type { Consumer, FetchMessages, JsMsg } from '@nats-io/jetstream';
 
 /** Yields the messages of one pull, until it is complete or expires, or `stop` aborts. Throws the client's errors. */
@@ -9,6 +8,12 @@ export async function* pull(
   stop: AbortSignal,
 ): AsyncGenerator<JsMsg, undefined> {
   const messages = await consumer.fetch(options);
-  using _listener = addAbortListener(stop, () => messages.stop());
-  yield* messages;
+  const end = () => messages.stop();
+  stop.addEventListener('abort', end, { once: true });
+  if (stop.aborted) end();
+  try {
+    yield* messages;
+  } finally {
+    stop.removeEventListener('abort', end);
+  }
 }

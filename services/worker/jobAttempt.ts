@@ -1,5 +1,6 @@
 /** Runs one attempt at a job, and writes how it ended: to the operation, to the message, and to who waits for either. */
 import { addAbortListener } from 'node:events';
+import { jittered } from '../concurrency/jitter.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Operation } from '../contract/schemas.ts';
 import type { Nudges } from '../coordination/nudges.ts';
@@ -215,9 +216,4 @@ export class JobAttempt {
 /** Releases the backup's name: the backup itself has it now, or it is free again. If NATS does not answer, the message comes again and it is done then. */
 export async function freeName(job: Job, { backup, id }: Operation, { reservations }: Tools): Promise<void> {
   if (job.kind === 'backup' && backup !== undefined) await reservations.release(job.address, backup, id);
-}
-
-/** Varies a delay by a quarter, so that jobs do not march in step. */
-export function jittered(ms: number): number {
-  return Math.round(ms * (0.75 + Math.random() / 2));
 }

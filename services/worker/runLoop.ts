@@ -1,5 +1,6 @@
 /** The worker's one loop: takes a message, finds its operation, and runs an attempt at the job when the job may begin. */
 
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Lease } from '../coordination/leases.ts';
@@ -12,7 +13,7 @@ import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
-import { type AttemptTools, freeName, JobAttempt, jittered } from './jobAttempt.ts';
+import { type AttemptTools, freeName, JobAttempt } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
 import { attemptsOf } from './retryDecision.ts';
