@@ -6,7 +6,7 @@ import { findPart, partsFolder } from '../../test/lab/findPart.ts';
 import { run } from '../../test/lab/run.ts';
 import carried from '../carried.json' with { type: 'json' };
 
-export interface Carried {
+interface Carried {
   name: string;
   version: string;
   /** Where it is from, with the checksum that was verified. */

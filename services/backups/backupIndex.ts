@@ -13,7 +13,7 @@ import { indexKey } from './keys.ts';
 type Place = { remote: string; project: string };
 
 /** The index that was read, and that `writeIndex` replaces. */
-export interface StoredIndex {
+interface StoredIndex {
   backups: IndexedBackup[];
   /** Undefined if there is none. */
   etag: string | undefined;

@@ -90,8 +90,7 @@ export class Catalog {
 
   /** Lists all backups of an instance, a project or a remote, or all, by these and their name. Logs and leaves out manifests that cannot be read; `onUnreadable` may throw. */
   async list(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
-    const entries: ManifestEntry[] = [];
-    for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) entries.push(entry);
+    const entries = await Array.fromAsync(listManifests(this.#store, this.#prefix, of, signal));
     return this.#summaries.of(entries, of.instance === undefined ? 'projects' : 'part', signal, onUnreadable);
   }
 

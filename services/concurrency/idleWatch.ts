@@ -1,7 +1,7 @@
 import { type ErrorCode, LxstowError } from '../contract/errors.ts';
 
 /** How slow the other side may be. */
-export interface Pace {
+interface Pace {
   /** Bytes that have arrived so far. */
   moved: () => number;
   /** The fewest bytes that must arrive per idle timeout. */

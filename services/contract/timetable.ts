@@ -1,14 +1,8 @@
 /** A limit of bandwidth as the configuration writes it: one rate, or a timetable as rclone has them. Pure. */
 import { LxstowError } from './errors.ts';
 
-/** From this minute of the week on (Sunday 00:00 is 0): bytes a second; Infinity is no limit. */
-interface Entry {
-  from: number;
-  rate: number;
-}
-
-/** In the order of the week. */
-export type Timetable = Entry[];
+/** In the order of the week: from this minute on (Sunday 00:00 is 0), bytes a second; Infinity is no limit. */
+export type Timetable = { from: number; rate: number }[];
 
 const days = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'];
 const minutesADay = 24 * 60;

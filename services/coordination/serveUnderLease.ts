@@ -15,7 +15,7 @@ export interface LeaseTools {
   stop: AbortSignal;
 }
 
-export interface ServeOptions extends LeaseTools {
+interface ServeOptions extends LeaseTools {
   key: string;
   /** What the log says when `serve` throws. */
   what: string;
@@ -35,12 +35,8 @@ export async function serveUnderLease(
       lease = await leases.acquire(key, { worker: name, operation: '' });
       if (lease) {
         const held = lease;
-        const timer = setInterval(() => void held.renew(), heartbeatMs);
-        try {
-          await serve(held.lost, held);
-        } finally {
-          clearInterval(timer);
-        }
+        using _heartbeat = setInterval(() => void held.renew(), heartbeatMs);
+        await serve(held.lost, held);
       }
     } catch (error) {
       if (!stop.aborted) log.warn(what, { error: asLxstowError(error) });

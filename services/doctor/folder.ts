@@ -35,7 +35,7 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
   return true;
 }
 
-export interface PoolSource {
+interface PoolSource {
   name: string;
   /** Its folder, device or dataset. */
   source: string;
@@ -55,15 +55,14 @@ async function localPools({ config, env, signal }: Patient): Promise<PoolSource[
   const settings = config.remotes[remote] ?? {};
   if (settings.url !== undefined) return [];
   using lxd = new LxdClient(remote, settings, env);
-  const listed = lxd.get<ListedPool[]>('/1.0/storage-pools', { recursion: '1' }, briefly(signal));
+  const listed = lxd.get<{ name: string; config?: { source?: string } }[]>(
+    '/1.0/storage-pools',
+    { recursion: '1' },
+    briefly(signal),
+  );
   // When LXD does not answer, the check of LXD says why.
   const pools = await listed.catch(() => []);
   return pools.map(({ name, config: { source = '' } = {} }) => ({ name, source }));
-}
-
-interface ListedPool {
-  name: string;
-  config?: { source?: string };
 }
 
 /** The disk that a path is on, or that a device is a partition of. For a path that this user may not see: the disk of the folder above it. */

@@ -13,7 +13,7 @@ import { hostOf } from '../notices/allowedEndpoints.ts';
 import { isInTime } from '../trust/certificates.ts';
 import { ownFiles } from '../trust/serverCertificate.ts';
 import { certificateFiles } from '../trust/trustDirectory.ts';
-import { examinePair, judgeDates, readCertificates } from './certificates.ts';
+import { examineCa, examinePair, judgeDates, readCertificates } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report } from './finding.ts';
 
 export async function examineGateway({ config, env, signal }: Patient, report: Report): Promise<void> {
@@ -50,14 +50,8 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
     }
   }
   if (gateway.trustCa !== undefined) {
-    const [ca] = (await readCertificates(gateway.trustCa, 'gateway.trustCa', report)) ?? [];
-    if (ca)
-      judgeDates(
-        `the clients' CA (${gateway.trustCa})`,
-        ca,
-        'Make a new CA, and set gateway.trustCa to both until every client has a new certificate.',
-        report,
-      );
+    const renew = 'Make a new CA, and set gateway.trustCa to both until every client has a new certificate.';
+    await examineCa("the clients' CA", { file: gateway.trustCa, key: 'gateway.trustCa', renew }, report);
   }
   if (gateway.trustDir !== undefined) await examineTrustDir(gateway.trustDir, report);
   await examineEndpoints(config.notify, signal, report);

@@ -81,8 +81,7 @@ export class RightsTrial {
         throw new LxstowError('s3-refused', 'other bytes came back');
     });
     await this.#step('list', 's3:ListBucket', async (signal) => {
-      const seen = [];
-      for await (const object of store.list(this.#prefix, signal)) seen.push(object);
+      const seen = await Array.fromAsync(store.list(this.#prefix, signal));
       if (!seen.some((object) => object.key === key))
         throw new LxstowError('s3-refused', 'the object just put is not listed');
       for (const old of this.#kept.locked ? [] : seen)

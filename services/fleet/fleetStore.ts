@@ -92,7 +92,7 @@ export class FleetStore {
 }
 
 /** An instance as a gateway keeps it in memory. */
-export interface KnownInstance {
+interface KnownInstance {
   address: Address;
   /** Where it is in lists: `remote/project/instance`. */
   cursor: string;

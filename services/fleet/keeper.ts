@@ -20,7 +20,7 @@ import { goodOf, youngestBackups } from './youngest.ts';
 
 const lookTimeoutMs = 30_000;
 
-export interface KeeperOptions {
+interface KeeperOptions {
   fleet: FleetStore;
   store: ObjectStore;
   /** Prefix of the keys in the store. */

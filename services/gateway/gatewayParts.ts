@@ -1,4 +1,3 @@
-/** The parts that the gateway's routes and endpoints use. */
 import type { Catalog } from '../backups/catalog.ts';
 import type { Config, Operation } from '../contract/schemas.ts';
 import type { Reservations } from '../coordination/reservations.ts';

@@ -14,7 +14,7 @@ import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import type { ExpectedBackups } from './views/expectedBackups.ts';
 import { isCovered } from './views/statusView.ts';
 
-export interface GaugesOptions {
+interface GaugesOptions {
   nats: Nats;
   leases: Bucket;
   config: Config;

@@ -1,4 +1,5 @@
 /** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps no state that other gateways lack. */
+import { once } from 'node:events';
 import type https from 'node:https';
 import { until } from '../concurrency/until.ts';
 import { asLxstowError } from '../contract/errors.ts';
@@ -12,7 +13,7 @@ import { serveOverNats } from './natsApi/service.ts';
 import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
 import { serveRuns } from './serveRuns.ts';
 
-export interface GatewayOptions extends PartsOptions {
+interface GatewayOptions extends PartsOptions {
   /** Called once, when the gateway accepts requests. */
   onListening?: (port: number) => void;
 }
@@ -42,10 +43,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   parts.announce(port);
   options.onListening?.(port);
 
-  await new Promise<void>((resolve) => {
-    if (stop.aborted) resolve();
-    stop.addEventListener('abort', () => resolve(), { once: true });
-  });
+  if (!stop.aborted) await once(stop, 'abort');
   log.info('stopping');
   const closing = close(server, () => eventSockets[Symbol.asyncDispose]());
   await Promise.all([closing, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), runs]);
@@ -61,9 +59,8 @@ async function close(server: https.Server, closeSockets: () => Promise<void>): P
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
   await closeSockets();
-  const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
+  using _timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
   await closed;
-  clearTimeout(timer);
 }
 
 function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<HealthServer> {

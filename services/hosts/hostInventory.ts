@@ -14,7 +14,7 @@ import { isNoResponders, natsFailure } from '../nats/failures.ts';
 import { askSubject } from '../nats/subjects.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
-export interface InstancesQuestion {
+interface InstancesQuestion {
   kind: 'instances';
   projects?: string[];
   full: boolean;
@@ -34,13 +34,8 @@ interface Page {
   more: boolean;
 }
 
-interface Failure {
-  code: ErrorCode;
-  message: string;
-}
-
 /** How a worker finds the answer: the objects, or none if the requested one does not exist. Of instances, it may leave out those up to `after`, and those behind a page. */
-export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
+type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
 /** Room in a message for its subject and headers. */
@@ -86,7 +81,7 @@ async function askPage(nats: Nats, remote: string, question: InventoryQuestion, 
     throw natsFailure(error, `asking a worker of ${remote}`);
   }
   const text = await unpack(packed, { maxOutputLength: 2 * largestPageBytes });
-  const answer = JSON.parse(text.toString()) as Page | { failure: Failure };
+  const answer = JSON.parse(text.toString()) as Page | { failure: { code: ErrorCode; message: string } };
   if ('failure' in answer) throw new LxstowError(answer.failure.code, answer.failure.message);
   return answer;
 }

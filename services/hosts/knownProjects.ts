@@ -1,9 +1,8 @@
-/** Which projects there are on the hosts. */
 import { LxstowError } from '../contract/errors.ts';
 import type { Nats } from '../nats/connection.ts';
 import { askInventory } from './hostInventory.ts';
 
-export interface UnknownProjects {
+interface UnknownProjects {
   /** Projects that no host which answered has. */
   missing: string[];
   /** Hosts that did not answer: they may have them. */

@@ -61,7 +61,7 @@ export interface InitAnswers {
   backup: 'all' | 'none' | { instance: string };
 }
 
-export interface Asking {
+interface Asking {
   options: AnswerOptions;
   earlier: Earlier | undefined;
   server: LocalServer;

@@ -3,6 +3,7 @@
  * operation left, once it is older than `worker.janitorGraceHours`. Each search adds conditions of its own in `remove()`.
  */
 import { setTimeout } from 'node:timers/promises';
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -31,7 +32,7 @@ export interface Finding {
   action: 'removed' | 'would remove' | `kept: ${string}` | `failed: ${string}`;
 }
 
-export interface JanitorTools {
+interface JanitorTools {
   /** Who holds the janitor's leases. */
   worker: string;
   config: Config;
@@ -44,7 +45,7 @@ export interface JanitorTools {
   log: Log;
 }
 
-export interface RunOptions {
+interface RunOptions {
   signal: AbortSignal;
   /** Removes nothing, only tells what it would remove. */
   dryRun?: boolean;
@@ -191,8 +192,7 @@ export async function tidyRegularly(
 ): Promise<void> {
   if (everyMinutes === 0) return;
   for (let waitMs = firstAfterMs; ; waitMs = everyMinutes * 60_000) {
-    // Jittered, so that workers that were started together do not march in step.
-    await sleep(waitMs * (0.9 + Math.random() / 5), stop);
+    await sleep(jittered(waitMs, 0.1), stop);
     if (stop.aborted) return;
     try {
       for (const finding of await janitor.run({ signal: stop })) report(finding, log);

@@ -17,7 +17,7 @@ import {
 } from '../contract/schemas.ts';
 import { parseOwnName } from '../lxd/ownNames.ts';
 import type { Nats } from '../nats/connection.ts';
-import { apiCode, isNoResponders, natsFailure } from '../nats/failures.ts';
+import { isNoResponders, isWrongSequence, natsFailure } from '../nats/failures.ts';
 import { jobsStream, onlyDeletes } from '../nats/streams.ts';
 import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
@@ -86,7 +86,6 @@ export async function lastQueuedJob(nats: Nats, kind: JobKind, address: Address)
 }
 
 class SubjectTaken extends Error {}
-const wrongLastSequence = [10071, 10164];
 
 async function publishWith(
   nats: Nats,
@@ -109,7 +108,7 @@ async function publishWith(
       await nats.whileConnected(() => nats.js.publish(subject, JSON.stringify(body), options));
       return undefined;
     } catch (error) {
-      if (wrongLastSequence.includes(apiCode(error) ?? 0)) throw new SubjectTaken();
+      if (isWrongSequence(error)) throw new SubjectTaken();
       const failure = natsFailure(error, 'queueing the job');
       if (failure.code !== 'nats-unavailable') throw failure;
       // Without a connection or a responder, NATS cannot have stored the job.
@@ -131,7 +130,7 @@ export class UncertainPublish extends LxstowError {
 }
 
 /** A message as the stream delivered it. */
-export interface RawJob {
+interface RawJob {
   subject: string;
   data: Uint8Array;
   messageId: string | undefined;

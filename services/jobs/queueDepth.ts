@@ -4,7 +4,7 @@ import { natsFailure } from '../nats/failures.ts';
 import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
 import { jobFilters } from '../nats/subjects.ts';
 
-export interface LaneDepth {
+interface LaneDepth {
   remote: string;
   lane: Lane;
   /** Jobs that no worker has taken yet. */

@@ -27,7 +27,7 @@ export interface Writing {
 }
 
 /** A backup that LXD is to write. */
-export interface LxdBackupRequest {
+interface LxdBackupRequest {
   name: string;
   optimized: boolean;
   instanceOnly: boolean;
@@ -82,11 +82,6 @@ export async function beginLxdBackup(
   // Avoid an unhandled rejection: when the caller's other work fails first, it does not await `made`.
   made.catch(() => undefined);
   return { name, made };
-}
-
-/** Has LXD write a backup, and waits until it is complete. */
-export async function createLxdBackup(...request: Parameters<typeof beginLxdBackup>): Promise<LxdBackup> {
-  return (await beginLxdBackup(...request)).made;
 }
 
 export function lxdBackupExists(lxd: LxdClient, address: Address, name: string, signal: AbortSignal): Promise<boolean> {

@@ -19,7 +19,7 @@ export interface LxdRequest {
 }
 
 /** LXD's envelope of a sync or async response. */
-export interface LxdAnswer<T = unknown> {
+interface LxdAnswer<T = unknown> {
   type: 'sync' | 'async' | 'error';
   operation?: string;
   metadata: T;
@@ -30,7 +30,7 @@ export interface LxdAnswer<T = unknown> {
 }
 
 /** A request to LXD that was answered or has failed. */
-export interface LxdCall {
+interface LxdCall {
   method: string;
   /** The path, with `*` for each name. */
   endpoint: string;

@@ -104,7 +104,7 @@ export class Forward {
 type Judged = Pick<ManifestInstance, 'type' | 'config' | 'devices'>;
 
 /** Lists the reasons why a server would refuse an instance; empty if none is known. Keys that are not in the tables pass. */
-export function reasonsToRefuse(
+function reasonsToRefuse(
   { type, config, devices }: Judged,
   { api_extensions, environment: { driver = '' } }: Abilities,
 ): string[] {

@@ -7,7 +7,7 @@ import { instanceExists } from './instances.ts';
 import { type Waiting, waitForOperation } from './lxdOperation.ts';
 
 /** An import in progress: write the tar into `request`, and end it only when all of it is verified. */
-export interface Import {
+interface Import {
   request: ClientRequest;
   /** Waits until LXD has received everything, calls `onTaken`, and waits until LXD has unpacked. Throws with LXD's reason; LXD then keeps nothing. */
   finish(waiting: Waiting, onTaken?: () => void): Promise<void>;

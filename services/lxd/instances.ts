@@ -72,7 +72,7 @@ export async function projectLimits(
   const path = `/1.0/projects/${segment(project)}`;
   const found = await unlessMissing(() => lxd.get<{ config?: Config }>(path, {}, signal));
   const { restricted, 'features.profiles': own = '' } = found?.config ?? {};
-  const sharedProfiles = project !== 'default' && !['true', '1', 'yes', 'on'].includes(own.toLowerCase());
+  const sharedProfiles = project !== 'default' && !isOn(own);
   return { restricted: restricted === 'true', sharedProfiles };
 }
 
@@ -158,6 +158,11 @@ export function describeServer({ api_extensions, environment }: LxdServer): Mani
     version: environment.server_version,
     extensions: api_extensions.filter((name) => telling.includes(name)),
   };
+}
+
+/** Whether LXD takes a key's value for true. */
+export function isOn(value = ''): boolean {
+  return ['true', '1', 'yes', 'on'].includes(value.toLowerCase());
 }
 
 /** `c1`, or `c1 (project p)`. */

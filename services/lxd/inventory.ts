@@ -57,9 +57,7 @@ export async function recordedInstances(lxd: LxdClient, keys: string[], signal: 
     if (parseOwnName(name)) return undefined;
     return { name, project, location: lxd.remote, config: only(keys, { ...config, ...expanded_config }) };
   };
-  const found: LxdInstance[] = [];
-  for await (const instance of everyInstance(lxd, recorded, signal)) found.push(instance);
-  return found;
+  return await Array.fromAsync(everyInstance(lxd, recorded, signal));
 }
 
 /** The configuration with these keys only. */
@@ -67,7 +65,7 @@ export function only(keys: string[], config: Config): Config {
   return Object.fromEntries(keys.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]]])));
 }
 
-export interface ListedInstances {
+interface ListedInstances {
   /** Default: all. */
   projects?: string[] | undefined;
   /** Adds state and snapshots. */

@@ -4,7 +4,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { LxdClient } from './client.ts';
 import { isRefusal } from './refusals.ts';
 
-export interface LxdOperation {
+interface LxdOperation {
   id: string;
   status: string;
   status_code: number;

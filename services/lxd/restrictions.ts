@@ -5,12 +5,6 @@
 import type { ManifestInstance } from '../contract/schemas.ts';
 import type { Config, Devices } from './instances.ts';
 
-/** What an instance, a snapshot or a profile is made of. */
-export interface Described {
-  config: Config;
-  devices: Devices;
-}
-
 const lowLevelKeys = new Set([
   'boot.host_shutdown_timeout',
   'limits.memory.hugepages',
@@ -30,7 +24,7 @@ const harmlessTypes = new Set(['none', 'tpm']);
 const ownSources = new Set(['agent:config', 'cloud-init:config']);
 
 /** Names each key and device that a restricted project would refuse. */
-export function forbiddenIn({ config, devices }: Described): string[] {
+export function forbiddenIn({ config, devices }: { config: Config; devices: Devices }): string[] {
   const keys = Object.entries(config)
     .filter(([key, value]) => isForbiddenKey(key, value))
     .map(([key]) => key);

@@ -1,4 +1,3 @@
-/** The sockets of LXD and Incus. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { LxstowError } from '../contract/errors.ts';

@@ -7,7 +7,7 @@ import { setTimeout } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
-import { apiCode, natsFailure } from './failures.ts';
+import { isWrongSequence, natsFailure } from './failures.ts';
 import { isGone } from './scan.ts';
 
 export interface Entry {
@@ -20,7 +20,6 @@ export interface Entry {
   ttlMs?: number;
 }
 
-const wrongLastSequence = [10071, 10164];
 const readsInFlight = 64;
 /** A leader election takes some seconds; a person who waits for an answer waits no longer than this. */
 const usualPatienceMs = 5000;
@@ -141,7 +140,7 @@ export class Bucket {
         });
         return seq;
       } catch (error) {
-        if (!wrongLastSequence.includes(apiCode(error) ?? 0)) throw error;
+        if (!isWrongSequence(error)) throw error;
         // A single server compares the sequence before the id: our own first try may have stored it.
         const last = again ? await this.#last(key) : undefined;
         return last?.header.get('Nats-Msg-Id') === msgID ? last.seq : undefined;

@@ -15,7 +15,7 @@ export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string 
 export const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
-export interface ConnectOptions {
+interface ConnectOptions {
   /** How long the first connection may take; the client's 20 s by default. */
   timeoutMs?: number;
   /** Reads the configuration again. Called before each login, so that changed passwords and keys take effect. */

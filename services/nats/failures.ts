@@ -15,6 +15,11 @@ export function violationOf(error: unknown): PermissionViolationError | undefine
   return undefined;
 }
 
+/** Whether a write was refused because its subject has another last message than was expected. */
+export function isWrongSequence(error: unknown): boolean {
+  return [10071, 10164].includes(apiCode(error) ?? 0);
+}
+
 /** Whether nothing received the request, no JetStream either: then it had no effect. */
 export function isNoResponders(error: unknown): boolean {
   return (error instanceof RequestError && error.isNoResponders()) || (error as Error).name === 'JetStreamNotEnabled';

@@ -1,7 +1,7 @@
 /** nats-server's configuration for several hosts, made from nats.conf, which has the rights of each role for a host named `local`. Pure. */
 import { LxstowError } from '../contract/errors.ts';
 
-export interface ServerPlan {
+interface ServerPlan {
   /** LXD hosts, by their names in `remotes`. */
   hosts: string[];
   /** Where the server listens: `0.0.0.0:4222`. */

@@ -66,7 +66,7 @@ export function parseJobSubject(subject: string): JobName | undefined {
 }
 
 /** What a job's subject names. */
-export type JobName = Address & { kind: string; source?: Address; unrestricted?: true };
+type JobName = Address & { kind: string; source?: Address; unrestricted?: true };
 
 function parseJobTokens(tokens: string[]): JobName | undefined {
   const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;

@@ -8,12 +8,11 @@ import type { Nats } from '../nats/connection.ts';
 import { isGone } from '../nats/scan.ts';
 import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { endpointIn, isOfRun, noticeId, noticeOf } from './notice.ts';
+import { endpointIn, isOfRun, noticeId, noticeOf, runNoticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
 import { type Ping, pingOf } from './ping.ts';
-import { runNoticeOf } from './runNotice.ts';
 
-export interface AnnounceOptions {
+interface AnnounceOptions {
   nats: Nats;
   /** Delivers the changes of operations, or of runs. */
   consumer: Consumer;

@@ -1,5 +1,6 @@
 /** Takes notices from the queue and posts each to its endpoint, until the endpoint accepts it or lxstow gives up. */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
+import { jittered } from '../concurrency/jitter.ts';
 import { Semaphore } from '../concurrency/semaphore.ts';
 import { readText } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -11,7 +12,7 @@ import { parseNotice, pulled, type QueuedNotice } from './noticeQueue.ts';
 import { type Answer, post } from './post.ts';
 import { webhookHeaders } from './signature.ts';
 
-export interface DeliverOptions {
+interface DeliverOptions {
   consumer: Consumer;
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
@@ -163,8 +164,7 @@ export class Deliverer {
 
 /** 2 s doubling to 2 h, by the number of deliveries; jittered, so that notices that failed together are not retried together. */
 function retryMs({ info }: JsMsg): number {
-  const delayMs = Math.min(firstRetryMs * 2 ** (info.deliveryCount - 1), longestRetryMs);
-  return Math.round(delayMs * (0.75 + Math.random() / 2));
+  return jittered(Math.min(firstRetryMs * 2 ** (info.deliveryCount - 1), longestRetryMs));
 }
 
 /** Time since the message was queued. */

@@ -28,7 +28,7 @@ export function bytesPerSecond(bytes: number, begun: number): number {
   return Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
 }
 
-export interface AttemptOptions {
+interface AttemptOptions {
   store: OperationStore;
   leases: Leases;
   /** The lease on the instance; undefined for jobs that touch no instance. */

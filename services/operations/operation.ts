@@ -37,7 +37,7 @@ export function isFinal({ status_code }: Pick<Operation, 'status_code'>): boolea
   return status_code >= 200;
 }
 
-export interface NewOperation {
+interface NewOperation {
   id: string;
   kind: OperationKind;
   address: Address;

@@ -4,9 +4,9 @@
  */
 import { type ErrorCode, LxstowError } from '../contract/errors.ts';
 
-export type Dependency = 's3' | 'lxd' | 'nats';
+type Dependency = 's3' | 'lxd' | 'nats';
 
-export type Blame =
+type Blame =
   /** The job asks for something impossible: it fails at once. */
   | { on: 'job' }
   /**

@@ -17,7 +17,7 @@ export interface Gate {
 }
 
 /** What `examine` found. */
-export interface Examined {
+interface Examined {
   /** The outage that stops the job; undefined if there is none. */
   gate: Gate | undefined;
   /** LXD is away, or has restarted since the attempt began: that interrupted the job. */
@@ -55,9 +55,8 @@ export class Outages implements AsyncDisposable {
     if (!this.#lxd.known || this.#stopping.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#paused.push(resolve);
-    const timer = setTimeout(resolve, lookAtQueueMs);
+    using _timer = setTimeout(resolve, lookAtQueueMs);
     await promise;
-    clearTimeout(timer);
   }
 
   /** Returns what keeps a job of this kind from beginning here; undefined if nothing does. */

@@ -22,13 +22,8 @@ export function instanceKeepOf(config: Record<string, string | undefined>): Inst
   return found.length > 0 ? Object.fromEntries(found) : undefined;
 }
 
-export interface ReadKeys {
-  keep: KeepRule;
-  /** Keys that were not understood, for people: they count for nothing. */
-  faults: string[];
-}
-
-export function readKeys(keys: InstanceKeep): ReadKeys {
+/** `faults`: keys that were not understood, for people; they count for nothing. */
+export function readKeys(keys: InstanceKeep): { keep: KeepRule; faults: string[] } {
   const keep: Record<string, unknown> = {};
   const faults: string[] = [];
   for (const [name, text] of Object.entries(keys)) {

@@ -19,7 +19,7 @@ import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
 import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
-export interface FeederOptions extends LeaseTools, SilentHostsOptions {
+interface FeederOptions extends LeaseTools, SilentHostsOptions {
   runs: RunStore;
   runFeed: Pick<Feed<StoredRun>, 'onChange'>;
   operations: OperationStore;

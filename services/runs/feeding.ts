@@ -9,7 +9,7 @@ import { isBackupOf, type Outcome, outcomeFor, skippedCode } from './fold.ts';
 import type { OpenChild } from './openRuns.ts';
 import { longestReason } from './plan.ts';
 
-export interface FeedingTools {
+interface FeedingTools {
   nats: Nats;
   operations: OperationStore;
 }

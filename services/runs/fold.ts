@@ -11,11 +11,11 @@ import type {
 } from '../contract/schemas.ts';
 import { childId, longestReason } from './plan.ts';
 
-export type ChildState = RunChild['state'];
+type ChildState = RunChild['state'];
 /** The state of a child with its details, from its operation or from the feeder. */
 export type Outcome = Omit<RunChild, 'remote' | 'project' | 'instance'>;
 
-export const childStates = ['success', 'failure', 'skipped', 'cancelled', 'running', 'pending'] as const;
+const childStates = ['success', 'failure', 'skipped', 'cancelled', 'running', 'pending'] as const;
 const openStates: ChildState[] = ['running', 'pending'];
 /** How many failures a head holds. */
 const mostFailures = 50;
@@ -65,7 +65,7 @@ function outcomeOf({ status, err, error_code, backup, metadata }: Operation): Ou
   }
 }
 
-export function placeOf({ remote, project }: Pick<RunChild, 'remote' | 'project'>): string {
+function placeOf({ remote, project }: Pick<RunChild, 'remote' | 'project'>): string {
   return `${remote}/${project}`;
 }
 

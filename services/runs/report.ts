@@ -2,7 +2,7 @@
 import type { RunChild, ShownRun, ShownRunChild } from '../contract/schemas.ts';
 
 /** A run, and its children that did not succeed. */
-export interface RunReport extends ShownRun {
+interface RunReport extends ShownRun {
   children: ShownRunChild[];
 }
 

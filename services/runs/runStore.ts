@@ -17,7 +17,7 @@ export interface StoredRun {
   revision: number;
 }
 
-export interface Chunk {
+interface Chunk {
   children: RunChild[];
   revision: number;
 }

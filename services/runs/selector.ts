@@ -3,7 +3,7 @@ import { LxstowError } from '../contract/errors.ts';
 import type { RunSelector } from '../contract/schemas.ts';
 
 /** The fields of an instance that a selector reads. */
-export interface Selectable {
+interface Selectable {
   name: string;
   status?: unknown;
   type?: unknown;
@@ -22,7 +22,7 @@ export const scheduleKey = 'user.lxstow.schedule';
 const mostPatterns = 32;
 const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
 
-export type Match = (instance: Selectable) => boolean;
+type Match = (instance: Selectable) => boolean;
 
 /**
  * `status=running`, `type=container`, and any key of the instance's configuration: `user.backup=daily`; `!=` for the others, a key alone for those that

@@ -30,6 +30,11 @@ export class ScheduleStore {
       .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
   }
 
+  /** Whether there are so many or more. Keys are counted first, which is one request; those of deleted schedules are among them. */
+  async hasAtLeast(count: number): Promise<boolean> {
+    return (await this.#bucket.names('*')).length >= count && (await this.list()).length >= count;
+  }
+
   /** Returns its revision; undefined when there is one of this name. */
   create(schedule: Schedule): Promise<number | undefined> {
     return this.#bucket.create(schedule.name, JSON.stringify(schedule));

@@ -16,7 +16,7 @@ import { traceOf } from '../telemetry/trace.ts';
 import { nextStep, type Step } from './nextStep.ts';
 import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
 
-export interface SchedulerOptions extends RunTools, LeaseTools {
+interface SchedulerOptions extends RunTools, LeaseTools {
   schedules: ScheduleStore;
   /** Of the configuration. */
   remotes: string[];

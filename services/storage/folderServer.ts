@@ -2,7 +2,7 @@
 import { glob, mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
-export interface FolderServerOptions {
+interface FolderServerOptions {
   folder: string;
   port: number;
   region: string;
@@ -10,7 +10,7 @@ export interface FolderServerOptions {
   secretKey: string;
 }
 
-export interface FolderServer {
+interface FolderServer {
   args: string[];
   cwd: string;
   env: Record<string, string>;

@@ -5,7 +5,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, OpenUpload, UploadedPart } from './objectStore.ts';
 import { type StoreCall, type StoreListing, signalOf, wrapped } from './wrapped.ts';
 
-export interface RetryPolicy {
+interface RetryPolicy {
   /** Tries per call, including the first. */
   attempts: number;
   /** Delay before the second try. It doubles with each try, up to 3.2 s. Default: 200. */

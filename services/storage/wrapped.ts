@@ -10,7 +10,7 @@ const listings = ['list', 'folders', 'listUploads'] as const;
 export type StoreCall = (typeof calls)[number];
 export type StoreListing = (typeof listings)[number];
 
-export interface Wrapper {
+interface Wrapper {
   /** Around a call with these arguments; `run` makes it, and may be called again. */
   call(name: StoreCall, args: readonly unknown[], run: () => Promise<unknown>): Promise<unknown>;
   /** Around a listing; `open` begins one. */

@@ -6,14 +6,14 @@ import type { Registry } from 'prom-client';
 import { listen } from './listen.ts';
 
 /** Resolves if the dependency works; throws what is wrong otherwise. */
-export type Probe = (signal: AbortSignal) => Promise<void>;
+type Probe = (signal: AbortSignal) => Promise<void>;
 
 export interface HealthServer extends AsyncDisposable {
   readonly port: number;
 }
 
 /** What /metrics serves. */
-export interface Exposition {
+interface Exposition {
   registry: Registry;
   /** Called before each response; it must end soon after `signal` aborts. */
   refresh?: (signal: AbortSignal) => Promise<void>;

@@ -1,4 +1,5 @@
 /** The bucket lxstow_trust: trusted certificates, tokens, and addresses of gateways. Every change is a compare-and-set. */
+import { addAbortListener } from 'node:events';
 import { Kvm, KvWatchInclude } from '@nats-io/kv';
 import { LxstowError } from '../contract/errors.ts';
 import {
@@ -165,14 +166,8 @@ export class TrustStore {
   async watch(see: (key: string, revision: number) => void, signal: AbortSignal): Promise<void> {
     const kv = await new Kvm(this.#nats.js).open(trustBucket, { allow_direct: true });
     const watch = await kv.watch({ include: KvWatchInclude.UpdatesOnly, headers_only: true });
-    const end = () => watch.stop();
-    signal.addEventListener('abort', end, { once: true });
-    if (signal.aborted) watch.stop();
-    try {
-      for await (const { key, revision } of watch) see(key, revision);
-    } finally {
-      signal.removeEventListener('abort', end);
-    }
+    using _listener = addAbortListener(signal, () => watch.stop());
+    for await (const { key, revision } of watch) see(key, revision);
   }
 
   /** Logs an error and returns undefined for an entry that does not match its schema: such an entry grants no trust. */

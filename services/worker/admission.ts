@@ -18,14 +18,14 @@ export interface Wait {
   reason: string;
 }
 
-export interface Admission {
+interface Admission {
   lease?: Lease;
   permits: Lease[];
   /** Set if it could not be found out what the job needs: the attempt then fails with this error. */
   fault?: LxstowError;
 }
 
-export interface AdmissionOptions {
+interface AdmissionOptions {
   /** Whether an earlier job waits for the lease. */
   isBehind: (lease: string) => boolean;
   /** Whether the attempt transfers an archive; an attempt that only cleans up does not. */

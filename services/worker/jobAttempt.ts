@@ -1,4 +1,6 @@
 /** Runs one attempt at a job, and records how it ended, in the operation and on the message. */
+import { addAbortListener } from 'node:events';
+import { jittered } from '../concurrency/jitter.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Operation } from '../contract/schemas.ts';
 import type { Nudges } from '../coordination/nudges.ts';
@@ -15,11 +17,11 @@ import { describeMissing } from '../outages/blame.ts';
 import { describeOutage } from '../outages/outage.ts';
 import type { Outages } from '../outages/outages.ts';
 import { countJob, type JobResult } from '../telemetry/metrics.ts';
-import { type AfterFailure, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
+import { type AfterFailure, attemptsOf, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */
-export interface Runner<K extends JobKind> {
+interface Runner<K extends JobKind> {
   run(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
   /** Removes what the job's attempts have left, when no other attempt follows. */
   undo?(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
@@ -59,9 +61,8 @@ export class JobAttempt {
     const { nudges, tools, handingBack } = this.#tools;
     const { log, operation } = this.#attempt;
     const { kind } = this.#job;
-    const handBackNow = () => this.#attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
-    handingBack.addEventListener('abort', handBackNow, { once: true });
-    if (handingBack.aborted) handBackNow();
+    const stopped = new LxstowError('stopping', 'the worker was stopped');
+    using _listener = addAbortListener(handingBack, () => this.#attempt.abort(stopped));
     using _alive = keepAlive(this.#attempt, nudges, tools.config.worker.heartbeatMs, () => this.#message.working());
     log.info('job begun', { attempt: operation.attempt });
     tools.metrics.running.inc({ kind });
@@ -72,7 +73,6 @@ export class JobAttempt {
       else await this.#endWell();
     } finally {
       tools.metrics.running.dec({ kind });
-      handingBack.removeEventListener('abort', handBackNow);
       // If NATS is away or its bucket is full, the end of the attempt cannot be written. Give back its lease and permits all the same.
       await this.#attempt.release();
     }
@@ -105,8 +105,7 @@ export class JobAttempt {
     const waitingSince = waitingSinceOf(operation.waiting_since, clock);
     const ending = decideAfterFailure(error, {
       attempt: operation.attempt,
-      attempts,
-      mustFinish: operation.checkpoint?.swapped !== undefined,
+      attempts: attemptsOf(operation, attempts),
       isDependencyAway: gate !== undefined || cut,
       cutsByLxd,
       waitedMs: clock.now - waitingSince,
@@ -217,9 +216,4 @@ export class JobAttempt {
 /** Releases the reservation of the backup's name: the backup now exists, or the name is free again. If NATS does not answer, the message is delivered again, and the next attempt does this. */
 export async function freeName(job: Job, { backup, id }: Operation, { reservations }: Tools): Promise<void> {
   if (job.kind === 'backup' && backup !== undefined) await reservations.release(job.address, backup, id);
-}
-
-/** Varies a delay by up to a quarter, so that jobs do not all try again at the same moment. */
-export function jittered(ms: number): number {
-  return Math.round(ms * (0.75 + Math.random() / 2));
 }

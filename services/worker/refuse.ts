@@ -12,7 +12,7 @@ import type { OperationStore } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { Tools } from './tools.ts';
 
-export interface RefuseTools {
+interface RefuseTools {
   nats: Nats;
   operations: OperationStore;
   tools: Pick<Tools, 'metrics'>;

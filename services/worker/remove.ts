@@ -1,5 +1,6 @@
 /** Deletes a backup: first the manifest, after which the backup no longer exists, then the archive. */
 import { setTimeout } from 'node:timers/promises';
+import { etagAt } from '../backups/archives.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { assertDeletable } from '../backups/protection.ts';
@@ -9,7 +10,6 @@ import type { JobOf } from '../jobs/jobs.ts';
 import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
-import { etagAt } from './backup/archiveUpload.ts';
 import type { Tools } from './tools.ts';
 
 /** How long to wait for operations that read or change the backup. */
@@ -34,14 +34,14 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
 }
 
 /** A backup as its deletion finds it. */
-export interface FoundBackup {
+interface FoundBackup {
   /** Undefined if it cannot be read. */
   manifest: Manifest | undefined;
   /** The ETag of the manifest. */
   etag: string;
 }
 
-export interface Removed {
+interface Removed {
   /** Bytes of the archive; 0 if the manifest could not be read. */
   bytes: number;
   /** Whether the bucket keeps the archive as an old version, so that no space is free yet. */

@@ -1,13 +1,12 @@
 /** Decides what happens to a job whose attempt has failed, from the error code (outages/blame.ts) and the circumstances. Pure. */
 import type { LxstowError } from '../contract/errors.ts';
+import type { Operation } from '../contract/schemas.ts';
 import { blameOf } from '../outages/blame.ts';
 
 export interface Circumstances {
-  /** The attempt that has failed, from 1, and how many a job has. */
+  /** The attempt that has failed, from 1, and how many the job has (`attemptsOf`). */
   attempt: number;
   attempts: number;
-  /** The restored instance is in service: its restore is retried without a limit. */
-  mustFinish?: boolean;
   /** The dependency that is to blame was asked, and does not serve us. */
   isDependencyAway: boolean;
   /** How many attempts were interrupted because LXD ended or restarted, including this one; 0 if this one was not. */
@@ -32,17 +31,17 @@ export type AfterFailure =
   | { kind: 'fail'; deadLetter: boolean };
 
 export const firstDelayMs = 5000;
-export const longestDelayMs = 300_000;
+const longestDelayMs = 300_000;
 
 export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumstances: Circumstances): AfterFailure {
-  const { attempt, attempts, mustFinish, isDependencyAway, cutsByLxd, waitedMs, patienceMs } = circumstances;
+  const { attempt, attempts, isDependencyAway, cutsByLxd, waitedMs, patienceMs } = circumstances;
   if (code === 'lease-lost') return { kind: 'give-up' };
   if (code === 'cancelled') return { kind: 'cancel' };
   if (code === 'stopping') return { kind: 'hand-back' };
   const blame = blameOf(code);
   if (blame.on === 'job') return { kind: 'fail', deadLetter: code === 'attempts-exhausted' };
   if (blame.on === 'attempt' && !isDependencyAway) {
-    if (attempt >= attempts && !mustFinish) return { kind: 'fail', deadLetter: true };
+    if (attempt >= attempts) return { kind: 'fail', deadLetter: true };
     return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
   }
   if (blame.on !== 'attempt' && blame.jobsFaultIfUp && !isDependencyAway) return { kind: 'fail', deadLetter: false };
@@ -52,6 +51,11 @@ export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumst
     return { kind: 'wait', delayMs: Math.min(firstDelayMs * 2 ** (cutsByLxd - 1), patienceMs - waitedMs) };
   // The longer the outage, the longer the pauses: each is a quarter of the time waited so far.
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
+}
+
+/** How many attempts a job has. Once the restored instance is in service, its restore must end well: it is retried without a limit. */
+export function attemptsOf({ checkpoint }: Operation, configured: number): number {
+  return checkpoint?.swapped ? Number.POSITIVE_INFINITY : configured;
 }
 
 /**

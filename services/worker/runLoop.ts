@@ -1,5 +1,6 @@
 /** The worker's one loop: takes a message, finds its operation, and runs an attempt at the job when the job may begin. */
 
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Lease } from '../coordination/leases.ts';
@@ -12,9 +13,10 @@ import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
-import { type AttemptTools, freeName, JobAttempt, jittered } from './jobAttempt.ts';
+import { type AttemptTools, freeName, JobAttempt } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
+import { attemptsOf } from './retryDecision.ts';
 
 export interface LoopOptions extends AttemptTools {
   /** This worker's name: who owns a running operation. */
@@ -137,7 +139,7 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
   if (failure) attempt.abort(failure);
   if (operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   const { attempts } = tools.config.worker;
-  if (attempt.operation.attempt > attempts && !attempt.operation.checkpoint?.swapped)
+  if (attempt.operation.attempt > attemptsOf(attempt.operation, attempts))
     // Every attempt so far ended because its worker died, so the job itself may be what kills workers.
     attempt.abort(new LxstowError('attempts-exhausted', `${attempts} attempts ended because their worker died`));
   await new JobAttempt(job, attempt, message, options).run();

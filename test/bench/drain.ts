@@ -33,7 +33,7 @@ import type { Table } from './report.ts';
 
 const submittedAtOnce = 64;
 
-export interface DrainOptions {
+interface DrainOptions {
   jobs: number;
   slots: number;
   rounds: number;

@@ -1,9 +1,10 @@
 /** What more workers add to a run where LXD takes 2 s for an export, and what a child costs each part. */
 import { link, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { deleteLxdBackup } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
+import { createLxdBackup } from '../lab/lxdBackup.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import type { Log } from '../lab/run.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
@@ -104,12 +105,7 @@ async function packedOnce(simulator: LxdSimulator, instance: string): Promise<st
   const address = { remote: 'local', project: 'default', instance };
   const waiting = { signal: new AbortController().signal, idleTimeoutMs: 60_000 };
   const name = 'packed';
-  await createLxdBackup(
-    lxd,
-    address,
-    { name, optimized: false, instanceOnly: false },
-    { ...waiting, onProgress: () => undefined },
-  );
+  await createLxdBackup(lxd, address, name, waiting);
   const kept = join(simulator.state.dir, 'packed.tar');
   await link(simulator.state.backupFile({ name: instance, project: 'default' }, name), kept);
   await deleteLxdBackup(lxd, address, name, waiting);

@@ -19,7 +19,7 @@ const slackBytes = 4 * mib;
 
 export type Away = 's3' | 'nats' | 'lxd';
 
-export interface Jobs {
+interface Jobs {
   running: Answer[];
   queued: Answer[];
 }
@@ -47,7 +47,7 @@ export interface FullQueue extends AsyncDisposable {
   start(part: Away): Promise<void>;
 }
 
-export interface FullQueueOptions extends StackOptions {
+interface FullQueueOptions extends StackOptions {
   /** Small backups; 50 unless told. */
   queued?: number;
 }

@@ -25,7 +25,7 @@ export interface Dialect {
   chunkedErrors?: boolean;
 }
 
-export interface Hold {
+interface Hold {
   /** A request has come and is held. */
   readonly reached: Promise<void>;
   release(): void;

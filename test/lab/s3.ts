@@ -20,7 +20,7 @@ export const s3Titles: Record<S3Kind, string> = {
   garage: 'Garage',
 };
 
-export interface S3Options {
+interface S3Options {
   log: Log;
   name: string;
   /** Default: `$LXSTOW_LAB_S3`; else the first of MinIO, VersityGW and SeaweedFS that can be had. */

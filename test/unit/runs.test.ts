@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { type Address, faultsOf, type Operation, type Run, type RunChild } from '../../services/contract/schemas.ts';
-import { runNoticeOf } from '../../services/notices/runNotice.ts';
+import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
 import { Fleet, fewestChildren, mostHandedBack, type OpenChild, type OpenRun } from '../../services/runs/openRuns.ts';

@@ -186,7 +186,7 @@ export async function* rejoined(head: Buffer, chunks: AsyncIterator<Buffer>): As
 const zstdMagic = 0xfd2fb528;
 
 /** Cuts the chunks so that none crosses the end of a zstd frame: Node's decoder starts another frame only with a new chunk. */
-export async function* cutAtFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+async function* cutAtFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   let header: number[] = [];
   let needed = 5;
   let [skip, last, checksum, inFrame] = [0, false, 0, false];

@@ -9,6 +9,7 @@ import { ownFiles } from '../../trust/serverCertificate.ts';
 import { TrustStore } from '../../trust/trustStore.ts';
 import { configured } from '../configured.ts';
 import { CliError, exits } from '../exit.ts';
+import { localZone } from '../terminal/dates.ts';
 import { Gateway } from './gatewayClient.ts';
 import { addRemote, identity, listRemotes, removeRemote } from './remotes.ts';
 
@@ -70,7 +71,7 @@ export async function setNightly(name: string, { time, keepDaily }: Nightly): Pr
   const all: ShownSchedule[] = await gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
   const there = all.find((schedule) => schedule.name === scheduleName)?.definition;
   const definition: ScheduleBody = {
-    zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    zone: localZone(),
     selector: { all: true },
     ...there,
     cron: time === undefined && there ? there.cron : cronOf(time ?? usualTime),

@@ -1,6 +1,7 @@
 /** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
+import { isFinal } from '../../operations/operation.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import type { Progress, Step } from '../terminal/progress.ts';
 import { namesOf, printable } from '../terminal/table.ts';
@@ -23,13 +24,9 @@ export const askingToCancel = 'Asking the gateway to cancel. Ctrl-C again leaves
 const atOnce = 8;
 const lookEveryMs = 1000;
 
-export function isFinal(operation: ShownOperation | undefined): boolean {
-  return (operation?.status_code ?? 0) >= 200;
-}
-
 /** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
-  const done = mapInOrder(all, atOnce, async (one) => {
+  await forEach(all, atOnce, async (one) => {
     try {
       await each(one);
     } catch (error) {
@@ -37,7 +34,6 @@ export async function forAll<F extends Followed>(all: F[], each: (one: F) => Pro
       one.error = error;
     }
   });
-  for await (const _ of done);
 }
 
 /** Resolves when all have ended. The first Ctrl-C cancels them, and waits until they are cancelled. */
@@ -135,7 +131,7 @@ export function sayWarnings(all: Pick<Followed, 'label' | 'operation'>[]): void 
       process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
 }
 
-export interface Interrupts extends Disposable {
+interface Interrupts extends Disposable {
   /** Aborts at the first Ctrl-C. */
   readonly first: AbortSignal;
 }

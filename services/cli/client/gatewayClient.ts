@@ -24,14 +24,14 @@ export type ShownOperation = Pick<
 > & { class: string; metadata: Operation['metadata'] & { code?: string; run?: string; source?: Source } };
 
 /** The backup that a restore reads. */
-export interface Source {
+interface Source {
   location: string;
   project: string;
   instance: string;
   name: string;
 }
 
-export interface RequestOptions {
+interface RequestOptions {
   query?: Record<string, string | undefined>;
   /** Sent as JSON. */
   body?: object;
@@ -139,12 +139,15 @@ export class Gateway implements Disposable {
     });
   }
 
-  async #envelope(response: IncomingMessage, method: string): Promise<Envelope> {
+  async #envelope(
+    response: IncomingMessage,
+    method: string,
+  ): Promise<{ type?: unknown; error?: unknown; metadata?: unknown }> {
     const chunks: Buffer[] = [];
     let size = 0;
     const { bodyMs } = this.#patience;
     const tooSlow = new Error(`its answer is not complete after ${bodyMs / 1000} s`);
-    const timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
+    using _timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
     try {
       for await (const chunk of response as AsyncIterable<Buffer>) {
         size += chunk.length;
@@ -153,8 +156,6 @@ export class Gateway implements Disposable {
       }
     } catch (error) {
       throw error instanceof CliError ? error : inDoubt(method, connectionError(error as Error, this.remote));
-    } finally {
-      clearTimeout(timer);
     }
     const text = Buffer.concat(chunks).toString();
     try {
@@ -202,12 +203,6 @@ function pinned(certificate: string): https.AgentOptions {
         ? undefined
         : Object.assign(new Error('another certificate'), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' }),
   };
-}
-
-interface Envelope {
-  type?: unknown;
-  error?: unknown;
-  metadata?: unknown;
 }
 
 function notOurs({ name, url }: Remote, what: string): CliError {

@@ -39,8 +39,9 @@ export class Gateways implements Disposable {
   readonly #open = new Map<string, Gateway>();
   #identity: Promise<Identity> | undefined;
 
+  /** By its name, with or without its colon, or the default one. */
   async get(name: string | undefined): Promise<Gateway> {
-    const remote = await findRemote(name);
+    const remote = await findRemote(name?.replace(/:$/, ''));
     this.#identity ??= identity();
     const own = await this.#identity;
     const gateway = this.#open.get(remote.name) ?? new Gateway(remote, own);
@@ -74,6 +75,13 @@ export class Gateways implements Disposable {
   async withId(text: string): Promise<{ gateway: Gateway; id: string }> {
     const cut = text.indexOf(':');
     return { gateway: await this.get(cut < 0 ? undefined : text.slice(0, cut)), id: text.slice(cut + 1) };
+  }
+
+  /** `[gateway:]schedule` */
+  async schedule(text: string): Promise<{ gateway: Gateway; name: string }> {
+    const { gateway, id: name } = await this.withId(text);
+    if (name === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
+    return { gateway, name };
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,3 @@
-/** Finds the name that was meant. */
-
 /** The name with the fewest edits, if these are few for its length; undefined when none is near. */
 export function nearest(wanted: string, names: Iterable<string>): string | undefined {
   let best: string | undefined;

@@ -10,7 +10,7 @@ const lookEveryMs = 1000;
 /** How long to go on looking after something that was begun. */
 const outageMs = 120_000;
 
-export interface Patience {
+interface Patience {
   /** Until when to ask again, by performance.now(). */
   until: number;
   /** Called the first time that something is away. */

@@ -27,8 +27,9 @@ import { createLogger } from '../../telemetry/logger.ts';
 import { CliError, type Exit, exitOf, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
+import { plural } from '../terminal/table.ts';
 
-export interface AdoptOptions {
+interface AdoptOptions {
   config: Config;
   env: NodeJS.ProcessEnv;
   stop: AbortSignal;
@@ -200,8 +201,9 @@ function sayForeign({ foreign }: Survey, { bucket }: Config['s3'], progress: Pro
   if (foreign.length === 0) return;
   const shown = foreign.slice(0, shownForeign).map(({ key }) => key);
   const more = foreign.length > shown.length ? ', …' : '';
-  const count = foreign.length === 1 ? '1 object' : `${foreign.length} objects`;
-  progress.note(`ignored ${count} in s3://${bucket} that lxmin did not make: ${shown.join(', ')}${more}`);
+  progress.note(
+    `ignored ${plural(foreign.length, 'object')} in s3://${bucket} that lxmin did not make: ${shown.join(', ')}${more}`,
+  );
 }
 
 function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {

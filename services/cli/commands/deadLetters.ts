@@ -25,10 +25,9 @@ interface Common {
 
 const print = (text: string) => process.stdout.write(text);
 
-export async function listCommand({ config, log, stop }: Common, format: Format): Promise<void> {
+export async function listCommand({ config, log, stop }: Common, { format }: { format: Format }): Promise<void> {
   await using nats = await connect(config, log);
-  const letters: DeadLetter[] = [];
-  for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
+  const letters = await Array.fromAsync(listDeadLetters(nats, stop));
   const rows = letters.map(({ id, time, subject, code, reason }) => [
     String(id),
     shortTime(time.toISOString()),
@@ -44,12 +43,13 @@ export async function listCommand({ config, log, stop }: Common, format: Format)
   });
 }
 
-export async function showCommand({ config, log }: Common, id: number, format: Format): Promise<void> {
+export async function showCommand({ config, log }: Common, id: string, { format }: { format: Format }): Promise<void> {
+  const number = letterId(id);
   await using nats = await connect(config, log);
-  const letter = await getDeadLetter(nats, id);
+  const letter = await getDeadLetter(nats, number);
   const { time, subject, operation, code, reason, headers } = letter;
   const lines: [string, string][] = [
-    ['id', String(id)],
+    ['id', id],
     ['time', time.toISOString()],
     ['subject', subject],
     ['operation', operation],
@@ -66,9 +66,10 @@ export async function showCommand({ config, log }: Common, id: number, format: F
 /** `all`: every letter that is there now, or those with this error code. */
 export async function retryCommand(
   { config, log, stop }: Common,
-  ids: number[],
+  texts: string[],
   { all, code }: { all: boolean; code?: string },
 ): Promise<void> {
+  const ids = texts.map(letterId);
   if (all === ids.length > 0) throw new LxstowError('bad-request', 'retry needs either ids or --all');
   if (code !== undefined && !all) throw new LxstowError('bad-request', '--code needs --all');
   await using nats = await connect(config, log);
@@ -81,14 +82,19 @@ export async function retryCommand(
   for (const id of ids) await again(await getDeadLetter(nats, id));
   if (!all) return;
   // List first: a job that fails again becomes a new letter, which must not be queued twice.
-  const letters: DeadLetter[] = [];
-  for await (const letter of listDeadLetters(nats, stop))
-    if (code === undefined || letter.code === code) letters.push(letter);
+  const letters = (await Array.fromAsync(listDeadLetters(nats, stop))).filter(
+    (letter) => code === undefined || letter.code === code,
+  );
   for (const letter of letters) await again(letter);
   print(`${letters.length} dead letters queued again\n`);
 }
 
-export async function discardCommand({ config, log }: Common, ids: number[], all: boolean): Promise<void> {
+export async function discardCommand(
+  { config, log }: Common,
+  texts: string[],
+  { all }: { all: boolean },
+): Promise<void> {
+  const ids = texts.map(letterId);
   if (all === ids.length > 0) throw new LxstowError('bad-request', 'discard needs either ids or --all');
   await using nats = await connect(config, log);
   if (all) return void print(`${await discardAllDeadLetters(nats)} dead letters discarded\n`);
@@ -97,6 +103,12 @@ export async function discardCommand({ config, log }: Common, ids: number[], all
     await discardDeadLetter(nats, id);
     print(`dead letter ${id} discarded\n`);
   }
+}
+
+function letterId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text))
+    throw new LxstowError('bad-request', `${JSON.stringify(text)} is not the id of a dead letter`);
+  return Number(text);
 }
 
 /** Writes the operation now, so that it can be shown before a worker takes the job. */

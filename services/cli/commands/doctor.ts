@@ -23,8 +23,9 @@ import { createLogger } from '../../telemetry/logger.ts';
 import { besideOwnNats } from '../standalone/ownNats.ts';
 import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
+import { plural } from '../terminal/table.ts';
 
-export interface DoctorCommand {
+interface DoctorCommand {
   source: ConfigSource;
   /** What runs here; undefined: what the configuration is for. */
   role: Role | undefined;
@@ -124,8 +125,7 @@ function show(findings: Finding[], format: Format): void {
   print(format, { heading: ['LEVEL', 'AREA', 'FINDING'], rows, raw: findings, empty: 'nothing was checked' });
   if (format !== 'table') return;
   const count = (level: string) => findings.filter((each) => each.level === level).length;
-  const many = (n: number, word: string) => `${n} ${word}${n === 1 ? '' : 's'}`;
   process.stdout.write(
-    `${count('ok')} ok, ${many(count('warning'), 'warning')}, ${many(count('problem'), 'problem')}\n`,
+    `${count('ok')} ok, ${plural(count('warning'), 'warning')}, ${plural(count('problem'), 'problem')}\n`,
   );
 }

@@ -8,7 +8,7 @@ import { CliError, type Exit, exits } from '../exit.ts';
 import { size } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
 
-export interface ExportOptions extends Scope {
+interface ExportOptions extends Scope {
   force?: boolean;
   quiet?: boolean;
 }

@@ -25,13 +25,14 @@ import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { Questions } from '../terminal/questions.ts';
+import { plural } from '../terminal/table.ts';
 
 export interface InitOptions extends AnswerOptions {
   yes?: boolean;
   undo?: boolean;
 }
 
-export interface InitContext {
+interface InitContext {
   source: ConfigSource;
   stop: AbortSignal;
 }
@@ -59,7 +60,7 @@ async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlie
   using asker = options.yes ? undefined : new Questions();
   const server = await chooseServer(await findServers(env, stop), options, asker, earlier?.socket);
   const pools = server.pools.map(poolText).join(', ') || 'none';
-  const instances = count(server.instances.length, 'instance');
+  const instances = plural(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
   return { server, answers: await findAnswers({ options, earlier, server, env, stop, asker, say }) };
 }
@@ -174,8 +175,4 @@ There is no systemd for it here, so nothing starts lxstow after a reboot. Its lo
   ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
   if (other && other !== 'root')
     say(`\nTo use lxstow as ${other}: lxstow remote add stow "$(sudo lxstow trust token ${other})"`);
-}
-
-function count(n: number, word: string): string {
-  return `${n} ${word}${n === 1 ? '' : 's'}`;
 }

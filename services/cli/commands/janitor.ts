@@ -15,7 +15,7 @@ import type { Log } from '../../telemetry/logger.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { duration } from '../terminal/table.ts';
 
-export interface JanitorCommand {
+interface JanitorCommand {
   config: Config;
   env: NodeJS.ProcessEnv;
   log: Log;

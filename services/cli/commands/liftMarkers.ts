@@ -10,7 +10,7 @@ import type { ObjectStore } from '../../storage/objectStore.ts';
 import { S3Connection } from '../../storage/s3Connection.ts';
 import { liftMarker } from '../../storage/versions.ts';
 
-export interface LiftOptions {
+interface LiftOptions {
   config: Config;
   store: ObjectStore;
   nats: Nats;
@@ -33,7 +33,7 @@ export interface ShownDeleted {
   lifted: boolean;
 }
 
-export interface Lifted {
+interface Lifted {
   shown: ShownDeleted[];
   /** Backups that lxstow may have deleted itself, and that are still there as old versions. */
   others: number;

@@ -11,7 +11,7 @@ import { passwordFile, type ServerUser, serverConfiguration, serverUsers } from 
 import { selfSigned } from '../../trust/selfSigned.ts';
 import { print } from '../terminal/output.ts';
 
-export interface NatsConfigOptions {
+interface NatsConfigOptions {
   hosts: string[];
   /** The folder. It has the same path on each machine. */
   out: string;

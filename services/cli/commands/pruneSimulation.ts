@@ -3,6 +3,7 @@ import type { KeepRule, ShownSchedule } from '../../contract/schemas.ts';
 import { type Pace, simulate } from '../../retention/simulate.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { localZone } from '../terminal/dates.ts';
 import { keptCalendar } from '../terminal/keptCalendar.ts';
 import { type Format, print } from '../terminal/output.ts';
 
@@ -57,8 +58,7 @@ function ofOptions(rule: KeepRule | undefined, { cron = '@daily', every, zone }:
     throw new CliError(exits.usage, 'prune needs to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
     });
-  const here = zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
-  return { pace: every === undefined ? { cron } : { every }, rule: { ...rule, zone: here } };
+  return { pace: every === undefined ? { cron } : { every }, rule: { ...rule, zone: zone ?? localZone() } };
 }
 
 async function ofSchedule(text: string, rule: KeepRule | undefined, { zone: wanted }: Options): Promise<Simulation> {

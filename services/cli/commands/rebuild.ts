@@ -17,10 +17,10 @@ import { createS3Store } from '../../storage/s3.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
-import { type Format, print, size, time } from '../terminal/output.ts';
+import { type Format, print, say, size, time } from '../terminal/output.ts';
 import { liftMarkers, type ShownDeleted } from './liftMarkers.ts';
 
-export interface RebuildOptions {
+interface RebuildOptions {
   config: Config;
   log: Log;
   stop: AbortSignal;
@@ -91,7 +91,6 @@ async function showDeleted(
   nats: Nats,
 ): Promise<Map<string, ShownDeleted[]>> {
   const since = deletedSince === undefined ? undefined : parseTime(deletedSince, '--deleted-since');
-  const say = (text: string) => void process.stderr.write(`lxstow: ${text}\n`);
   try {
     const { shown, others } = await liftMarkers({ config, store, nats, yes, since, stop });
     if (format === 'table' && shown.length > 0)

@@ -1,7 +1,8 @@
 /** `lxstow remote`: the gateways that this client knows, and how each comes to trust the other. */
-import { X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
+import { fingerprintOf } from '../../trust/certificates.ts';
 import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
 import {
   addRemote,
@@ -15,16 +16,10 @@ import {
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print } from '../terminal/output.ts';
 
-export interface AddOptions {
+interface AddOptions {
   acceptCertificate?: boolean;
   token?: string;
   project?: string;
-}
-
-interface Token {
-  text: string;
-  fingerprint: string;
-  addresses: string[];
 }
 
 const usualPort = 8443;
@@ -38,7 +33,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
     throw new CliError(exits.usage, '--token: this is not a token of lxstow or LXD');
   const urls = given ? given.addresses.map(urlOf) : [urlOf(address)];
   const { url, certificate, vouchedFor } = await firstThatAnswers(name, urls);
-  const fingerprint = certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+  const fingerprint = fingerprintOf(certificate);
   if (token && token.fingerprint !== fingerprint)
     throw new CliError(
       exits.refused,
@@ -70,7 +65,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
 /** The first project that this client is restricted to; undefined when it is not restricted, or the gateway does not say. */
 async function ownProject(gateway: Gateway, cert: string): Promise<string | undefined> {
   try {
-    const fingerprint = new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase();
+    const fingerprint = fingerprintOf(cert);
     const { restricted, projects } = await gateway.ask('GET', ['certificates', fingerprint]);
     return restricted && !projects.includes('default') ? projects[0] : undefined;
   } catch (error) {
@@ -80,7 +75,7 @@ async function ownProject(gateway: Gateway, cert: string): Promise<string | unde
   }
 }
 
-export async function listCommand(format: Format): Promise<Exit> {
+export async function listCommand({ format }: { format: Format }): Promise<Exit> {
   const { remotes, standard } = await listRemotes();
   const rows = remotes.map(({ name, url, project, certificate }) => [
     name === standard ? `${name} (current)` : name,
@@ -115,7 +110,7 @@ export async function switchCommand(name: string): Promise<Exit> {
 }
 
 /** Reads a token in LXD's form; undefined for anything else. */
-function readToken(text: string): Token | undefined {
+function readToken(text: string): { text: string; fingerprint: string; addresses: string[] } | undefined {
   try {
     const { fingerprint, addresses, secret } = JSON.parse(Buffer.from(text, 'base64').toString());
     if (typeof secret !== 'string' || typeof fingerprint !== 'string' || !Array.isArray(addresses)) return undefined;

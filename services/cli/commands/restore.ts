@@ -16,7 +16,7 @@ import { type Format, print } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 import { sayLeft } from './backup.ts';
 
-export interface RestoreOptions extends Scope {
+interface RestoreOptions extends Scope {
   all?: boolean;
   allProjects?: boolean;
   as?: string;

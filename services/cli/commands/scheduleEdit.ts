@@ -11,20 +11,17 @@ import { edited } from '../terminal/editor.ts';
 
 export async function editCommand(text: string): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, id: name } = await gateways.withId(text);
-  if (name === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
+  const { gateway, name } = await gateways.schedule(text);
   const { definition }: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   const take = (written: string) => replace(gateway, name, definition, written);
   const heading = `# The definition of schedule ${name}. Lines that begin with # are ignored.\n`;
   const changed = process.stdin.isTTY
     ? await edited(`${name}.yaml`, heading + stringify(definition), take)
     : await take(await allOf(process.stdin));
-  process.stdout.write(changed ? `${name} is changed, and is due next at ${changed.next ?? '-'}\n` : unchanged(name));
+  process.stdout.write(
+    changed ? `${name} is changed, and is due next at ${changed.next ?? '-'}\n` : `${name} is as it was\n`,
+  );
   return exits.ok;
-}
-
-function unchanged(name: string): string {
-  return `${name} is as it was\n`;
 }
 
 /** Undefined for a definition that says the same. Throws conflict for a schedule that somebody else has changed since. */

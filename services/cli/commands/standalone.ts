@@ -7,7 +7,7 @@ import { openFolderStore } from '../standalone/folderStore.ts';
 import { openNatsServer } from '../standalone/natsServer.ts';
 import { setUpAll } from './setup.ts';
 
-export interface StandaloneOptions {
+interface StandaloneOptions {
   config: Config;
   reread(): Config;
   env: NodeJS.ProcessEnv;

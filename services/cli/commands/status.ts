@@ -4,10 +4,10 @@ import type { InstanceStatus } from '../../contract/schemas.ts';
 import { instanceStates, isRed } from '../../fleet/judge.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Format, print, time } from '../terminal/output.ts';
+import { type Format, print, say, time } from '../terminal/output.ts';
 import { printable } from '../terminal/table.ts';
 
-export interface StatusOptions {
+interface StatusOptions {
   project?: string;
   target?: string;
   olderThan?: string;
@@ -25,11 +25,10 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
       hint: 'give it as 26h, 90m or 8d',
     });
   using gateways = new Gateways();
-  const gateway = await gateways.get(text?.replace(/:$/, ''));
+  const gateway = await gateways.get(text);
   const where = project === undefined ? { 'all-projects': 'true' } : { project };
   const query = { ...where, recursion: '1', target, 'older-than': olderThan };
-  const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${printable(warning)}\n`);
-  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning });
+  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning: say });
   const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
   // Within a state the gateway's order stays: by host, project and name.
   const sorted = found.toSorted((a, b) => rank(a) - rank(b));

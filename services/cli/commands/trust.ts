@@ -17,7 +17,7 @@ interface Common {
   log: Log;
 }
 
-export interface GrantOptions {
+interface GrantOptions {
   role?: Role;
   /** Empty: the client is not restricted. */
   project: string[];
@@ -60,7 +60,7 @@ export async function addCommand(
   print(`${entry.name} is trusted: ${entry.fingerprint}\n`);
 }
 
-export async function listCommand({ config, log }: Common, format: Format): Promise<void> {
+export async function listCommand({ config, log }: Common, { format }: { format: Format }): Promise<void> {
   await using trust = await open(config, log);
   const found = (await trust.store.certificates()).map(({ certificate }) => certificate);
   found.sort((a, b) => a.name.localeCompare(b.name));
@@ -115,7 +115,7 @@ export async function removeCommand({ config, log }: Common, fingerprint: string
   print(`${certificate.name} is no longer trusted: ${certificate.fingerprint}\n`);
 }
 
-export async function listTokensCommand({ config, log }: Common, format: Format): Promise<void> {
+export async function listTokensCommand({ config, log }: Common, { format }: { format: Format }): Promise<void> {
   await using trust = await open(config, log);
   const found = (await trust.store.tokens()).sort((a, b) => a.name.localeCompare(b.name));
   const rows = found.map(({ name, role, restricted, projects, expires_at }) => [

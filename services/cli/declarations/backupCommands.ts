@@ -7,6 +7,7 @@ import {
   exiting,
   formatOption,
   instance,
+  lazily,
   notify,
   quiet,
   retryOption,
@@ -33,11 +34,7 @@ export function addBackupCommand(program: Command): void {
     'lxstow backup c1 stow2:c2 --tag keep=yes             two instances, at two gateways',
     'lxstow backup --selector user.backup=daily --quiet --retry 10m   for cron',
     'lxstow backup --all --no-wait --format json          start a run of all instances',
-  ).action(
-    exiting(async (instances: string[], options) =>
-      (await import('../commands/backup.ts')).backupCommand(instances, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/backup.ts'), 'backupCommand')));
 }
 
 export function addRestoreCommand(program: Command): void {
@@ -69,11 +66,7 @@ export function addRestoreCommand(program: Command): void {
     'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
     'lxstow restore --all --target web --to-target local  everything from a lost host',
-  ).action(
-    exiting(async (name: string | undefined, wanted: string | undefined, options) =>
-      (await import('../commands/restore.ts')).restoreCommand(name, wanted, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/restore.ts'), 'restoreCommand')));
 }
 
 export function addListCommands(program: Command): void {
@@ -95,7 +88,7 @@ export function addListCommands(program: Command): void {
     'lxstow list --all',
     'lxstow list c1 --format json | jq -r ".[-1].name"',
     'lxstow list stow2: --project web --format csv',
-  ).action(exiting(async (name: string | undefined, options) => (await ofBackups()).listCommand(name, options)));
+  ).action(exiting(lazily(ofBackups, 'listCommand')));
 
   const info = program
     .command('info')
@@ -105,7 +98,7 @@ export function addListCommands(program: Command): void {
     .argument(...instance)
     .argument(...backup);
   examples(scoped(info).addOption(formatOption()), 'lxstow info c1 latest').action(
-    exiting(async (name: string, wanted: string, options) => (await ofBackups()).infoCommand(name, wanted, options)),
+    exiting(lazily(ofBackups, 'infoCommand')),
   );
 
   const remove = program
@@ -115,7 +108,7 @@ export function addListCommands(program: Command): void {
     .argument(...instance)
     .argument('<backup...>', 'names of backups');
   examples(scoped(remove), 'lxstow delete c1 backup_2026-11-23-13-4544.tar.gz').action(
-    exiting(async (name: string, names: string[], options) => (await ofBackups()).deleteCommand(name, names, options)),
+    exiting(lazily(ofBackups, 'deleteCommand')),
   );
 }
 
@@ -133,9 +126,5 @@ export function addExportCommand(program: Command): void {
     'lxstow export c1 latest',
     'lxstow export c1 latest c1.tar.gz && lxc import c1.tar.gz',
     'lxstow export c1 latest - | tar -tz',
-  ).action(
-    exiting(async (name: string, wanted: string, file: string | undefined, options) =>
-      (await import('../commands/export.ts')).exportCommand(name, wanted, file, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/export.ts'), 'exportCommand')));
 }

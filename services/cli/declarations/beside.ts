@@ -3,14 +3,14 @@ import type { Command } from 'commander';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Configured } from '../configured.ts';
 
-export type BesideOptions = Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal };
+type BesideOptions = Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal };
 
 /** Where the configuration comes from: the file of --config, and the environment. */
 export function configurationSource(command: Command) {
   return { file: command.optsWithGlobals<{ config?: string }>().config, env: process.env };
 }
 
-export interface ActionOptions<A extends unknown[]> {
+interface ActionOptions<A extends unknown[]> {
   /** False for a command that may start standalone's own NATS itself. Default: true. */
   besideOwnNats?: boolean;
   /** Environment variables that the command's options set; they override the configuration file. */

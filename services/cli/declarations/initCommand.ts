@@ -1,4 +1,3 @@
-/** Declares `lxstow init`. */
 import { type Command, Option } from 'commander';
 import type { InitOptions } from '../commands/init.ts';
 import { configurationSource, stopSignal } from './beside.ts';

@@ -1,4 +1,3 @@
-/** Arguments and options that several commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../../contract/durations.ts';
 import type { Exit } from '../exit.ts';
@@ -92,6 +91,14 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
         'governance: users with special rights can end a lock early; compliance: nobody can (default: governance)',
       ).choices(['governance', 'compliance']),
     );
+}
+
+/** A command whose file is loaded when it runs. It gets its arguments, then its options. */
+export function lazily<M extends Record<K, (...args: never[]) => Promise<unknown>>, K extends keyof M>(
+  load: () => Promise<M>,
+  command: K,
+): (...args: Parameters<M[K]>) => ReturnType<M[K]> {
+  return (...args) => load().then((file) => file[command](...args)) as ReturnType<M[K]>;
 }
 
 /** Sets the exit status to the one that the command returns. */

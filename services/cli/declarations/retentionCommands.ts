@@ -1,6 +1,6 @@
 /** Declares `lxstow prune`, `pin` and `unpin`, and the options of a keep rule. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { backup, examples, exiting, formatOption, instance, quiet, scoped, several } from './options.ts';
+import { backup, examples, exiting, formatOption, instance, lazily, quiet, scoped, several } from './options.ts';
 
 /** Adds the options of a keep rule. */
 export function keeping(command: Command): Command {
@@ -53,9 +53,7 @@ export function addRetentionCommands(program: Command): void {
     'lxstow prune web db --keep-last 3',
     'lxstow prune --keep-within 30d --keep-tag keep --quiet',
     "lxstow prune --simulate --cron '0 */6 * * *' --keep-hourly 24 --keep-daily 14 --keep-monthly 12",
-  ).action(
-    exiting(async (names: string[], options) => (await import('../commands/prune.ts')).pruneCommand(names, options)),
-  );
+  ).action(exiting(lazily(() => import('../commands/prune.ts'), 'pruneCommand')));
 
   for (const [name, what, pinned] of [
     ['pin', 'protect backups from every deletion', true],

@@ -1,10 +1,9 @@
-/** Declares the servers, and the commands that set them up. */
 import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
 import { usualNatsPort } from '../../init/ports.ts';
 import { beside, configurationSource } from './beside.ts';
-import { examples } from './options.ts';
+import { examples, lazily } from './options.ts';
 
 /** Commands that run until they are stopped. */
 export const servers = ['gateway', 'worker', 'standalone'];
@@ -13,12 +12,12 @@ export function addServerCommands(program: Command): void {
   program
     .command('gateway')
     .description('run a gateway, which serves the HTTPS API')
-    .action(beside(async (options) => (await import('../../gateway/main.ts')).runGateway(options)));
+    .action(beside(lazily(() => import('../../gateway/main.ts'), 'runGateway')));
   program
     .command('worker')
     .description('run a worker, which does the jobs of one host')
     .hook('preAction', growSlowly)
-    .action(beside(async (options) => (await import('../../worker/main.ts')).runWorker(options)));
+    .action(beside(lazily(() => import('../../worker/main.ts'), 'runWorker')));
   addStandalone(program);
   program
     .command('setup')
@@ -34,11 +33,6 @@ export function addServerCommands(program: Command): void {
     });
 }
 
-interface StandaloneFlags {
-  natsPort: number;
-  store?: string;
-}
-
 function addStandalone(program: Command): void {
   program
     .command('standalone')
@@ -48,7 +42,7 @@ function addStandalone(program: Command): void {
     .hook('preAction', growSlowly)
     .action(
       beside(
-        async (options, { natsPort }: StandaloneFlags) => {
+        async (options, { natsPort }: { natsPort: number; store?: string }) => {
           const { runStandalone } = await import('../commands/standalone.ts');
           const own = !options.isGiven(['nats', 'servers']);
           await runStandalone({ ...options, natsPort: own ? natsPort : undefined });

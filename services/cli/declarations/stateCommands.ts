@@ -1,6 +1,5 @@
-/** Declares `lxstow status`, `operations` and `cancel`. */
 import type { Command } from 'commander';
-import { examples, exiting, formatOption, gateway, operation } from './options.ts';
+import { examples, exiting, formatOption, gateway, lazily, operation } from './options.ts';
 
 const ofOperations = () => import('../commands/operations.ts');
 
@@ -24,11 +23,7 @@ export function addStatusCommand(program: Command): void {
     'lxstow status --summary                              one line: what needs attention, and how many are ok',
     'lxstow status --older-than 8d --format csv',
     'lxstow status --format json | jq -r ".[] | select(.state == \\"never\\").instance"',
-  ).action(
-    exiting(async (name: string | undefined, options) =>
-      (await import('../commands/status.ts')).statusCommand(name, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/status.ts'), 'statusCommand')));
 }
 
 export function addOperationCommands(program: Command): void {
@@ -40,17 +35,17 @@ export function addOperationCommands(program: Command): void {
       .option('--all-projects', 'all projects that this client may see')
       .addOption(formatOption());
   listed(operations.command('list', { isDefault: true }).description('list operations, oldest first')).action(
-    exiting(async (name: string | undefined, options) => (await ofOperations()).operationsCommand(name, options)),
+    exiting(lazily(ofOperations, 'operationsCommand')),
   );
   operations
     .command('show')
     .description('show one operation')
     .argument('<operation>', operation)
     .addOption(formatOption())
-    .action(exiting(async (id: string, options) => (await ofOperations()).showCommand(id, options)));
+    .action(exiting(lazily(ofOperations, 'showCommand')));
   listed(
     operations.command('watch').description('follow operations until Ctrl-C; in a pipe, print a line for each change'),
-  ).action(exiting(async (name: string | undefined, options) => (await ofOperations()).watchCommand(name, options)));
+  ).action(exiting(lazily(ofOperations, 'watchCommand')));
   examples(
     operations,
     'lxstow operations',
@@ -61,5 +56,5 @@ export function addOperationCommands(program: Command): void {
   examples(
     program.command('cancel').description('cancel backups and restores').argument('<operation...>', operation),
     'lxstow cancel 4414c3d3-52ea-43a6-aa47-23439a72fc3f',
-  ).action(exiting(async (ids: string[]) => (await ofOperations()).cancelCommand(ids)));
+  ).action(exiting(lazily(ofOperations, 'cancelCommand')));
 }

@@ -1,10 +1,9 @@
 /** Declares the administrative commands: janitor, rebuild, adopt, doctor and dead-letters. */
 import { Argument, type Command, Option } from 'commander';
-import { LxstowError } from '../../contract/errors.ts';
 import type { Format } from '../terminal/output.ts';
 import type { Output } from '../terminal/outputErrors.ts';
 import { beside, configurationSource, stopSignal } from './beside.ts';
-import { compressionOption, examples, formatOption, quiet } from './options.ts';
+import { compressionOption, examples, formatOption, lazily, quiet } from './options.ts';
 
 export function addUpkeepCommands(program: Command, output: Output): void {
   program
@@ -116,35 +115,21 @@ function addDeadLetters(program: Command): void {
     .command('list')
     .description('list dead letters, oldest first')
     .addOption(formatOption())
-    .action(beside(async (options, { format }) => (await commands()).listCommand(options, format)));
+    .action(beside(lazily(commands, 'listCommand')));
   letters
     .command('show <id>')
     .description('show a dead letter, with headers and body')
     .addOption(formatOption())
-    .action(beside(async (options, id, { format }) => (await commands()).showCommand(options, letterId(id), format)));
+    .action(beside(lazily(commands, 'showCommand')));
   letters
     .command('retry [id...]')
     .description('put jobs back on the queue, each as a new operation')
     .option('--all', 'every dead letter that exists now', false)
     .option('--code <code>', 'with --all: only jobs that failed with this error code')
-    .action(
-      beside(async (options, ids: string[], given) =>
-        (await commands()).retryCommand(options, ids.map(letterId), given),
-      ),
-    );
+    .action(beside(lazily(commands, 'retryCommand')));
   letters
     .command('discard [id...]')
     .description('discard dead letters')
     .option('--all', 'every dead letter that exists now', false)
-    .action(
-      beside(async (options, ids: string[], { all }) =>
-        (await commands()).discardCommand(options, ids.map(letterId), all),
-      ),
-    );
-}
-
-function letterId(text: string): number {
-  if (!/^[1-9]\d{0,14}$/.test(text))
-    throw new LxstowError('bad-request', `${JSON.stringify(text)} is not the id of a dead letter`);
-  return Number(text);
+    .action(beside(lazily(commands, 'discardCommand')));
 }

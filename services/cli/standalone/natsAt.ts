@@ -6,7 +6,7 @@ import { LxstowError } from '../../contract/errors.ts';
 const introductionMs = 2000;
 const longestIntroduction = 64 * 1024;
 
-export interface Introduction {
+interface Introduction {
   /** Undefined: it is not a NATS server. */
   name?: string | undefined;
   version?: string | undefined;

@@ -7,7 +7,7 @@ import type { Config } from '../../contract/schemas.ts';
 import { introduced, strange } from './natsAt.ts';
 import { readOwn } from './stateFiles.ts';
 
-export interface OwnNatsFiles {
+interface OwnNatsFiles {
   dir: string;
   /** Made once. */
   password: string;

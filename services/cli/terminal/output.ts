@@ -1,4 +1,4 @@
-/** Prints results on standard output, in the formats of `lxc`. */
+/** Prints results on standard output, in the formats of `lxc`, and remarks on standard error. */
 import { styleText } from 'node:util';
 import { Document, stringify, visit } from 'yaml';
 import { escaped, printable, printableLines, table } from './table.ts';
@@ -6,7 +6,7 @@ import { escaped, printable, printableLines, table } from './table.ts';
 export const formats = ['table', 'json', 'yaml', 'csv'] as const;
 export type Format = (typeof formats)[number];
 
-export interface Result {
+interface Result {
   heading: string[];
   rows: string[][];
   /** What JSON and YAML show. */
@@ -32,6 +32,11 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
   }
 }
 
+/** A remark beside the result, such as a warning. */
+export function say(text: string): void {
+  process.stderr.write(`lxstow: ${printable(text)}\n`);
+}
+
 const utc = ' (UTC)';
 
 /** Adds a column of local times next to the times in UTC, unless they are the same. */
@@ -43,7 +48,7 @@ function withLocalTimes(heading: string[], rows: string[][]): [heading: string[]
 }
 
 /** Converts a time in UTC to local time, `2026-11-23 14:45:47`; empty where they are the same. */
-export function localTime(text: string): string {
+function localTime(text: string): string {
   const moment = new Date(`${text.slice(0, 19).replace(' ', 'T')}Z`);
   if (Number.isNaN(moment.getTime()) || moment.getTimezoneOffset() === 0) return '';
   return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());

@@ -2,7 +2,6 @@
  * Who may do what. Each route in routes/ declares its right: `least` and `projects` (http/route.ts says what they mean). For a path without a route, the right of the nearest path above it is checked first, and only
  * then is it a 404, so that a path that is added later is never open by accident. A restricted client can use only its projects.
  */
-import type { ParsedUrlQuery } from 'node:querystring';
 import type { RequestHandler } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Role } from '../../contract/schemas.ts';
@@ -14,12 +13,6 @@ import { type Client, clientOf, mayTouch, notAuthorized } from './apiClient.ts';
 
 const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
-/** The projects and the operation that a call names. */
-export interface Call {
-  parameters: Record<string, string>;
-  query: ParsedUrlQuery | Record<string, unknown>;
-}
-
 /** Looks up operations and runs, whose projects decide who may see them. */
 export interface ProjectLookUp {
   operations: Pick<OperationStore, 'find'>;
@@ -30,7 +23,7 @@ export interface ProjectLookUp {
 export async function authorize(
   client: Client,
   { least, projects }: Right,
-  { parameters, query }: Call,
+  { parameters, query }: { parameters: Record<string, string>; query: Record<string, unknown> },
   projectLookUp: ProjectLookUp,
 ): Promise<void> {
   if (least === 'anyone') return;

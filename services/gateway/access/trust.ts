@@ -14,7 +14,7 @@ import type { Client } from './apiClient.ts';
 import type { Connections } from './connections.ts';
 import type { RefusalLimit } from './refusalLimit.ts';
 
-export interface Sources {
+interface Sources {
   config: Config['gateway'];
   log: Log;
   copy: TrustCopy;
@@ -27,7 +27,7 @@ export interface Sources {
 }
 
 /** Limits of enrolment. They are separate from refusals, so that other clients behind the same address cannot keep a new client from enrolling. */
-export interface EnrolmentLimits {
+interface EnrolmentLimits {
   ofClient: RefusalLimit;
   /** A higher limit for the whole address, against clients that show one certificate after another. */
   ofAddress: RefusalLimit;

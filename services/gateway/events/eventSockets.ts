@@ -8,7 +8,7 @@ import type { Log } from '../../telemetry/logger.ts';
 import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
 
 /** What a socket gets. */
-export interface Subscription {
+interface Subscription {
   types: ReadonlySet<EventType>;
   /** Whether the client wants events of this project, and may see them. */
   wants(project: string): boolean;

@@ -41,31 +41,28 @@ export class Absences {
 
   /** The recorded outages of these hosts, each as a sentence with its reason. Empty if NATS does not answer in time. */
   async known(remotes: string[]): Promise<string[]> {
-    try {
-      const outages = await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
-      return outages
-        .filter(({ remote }) => remotes.includes(remote))
-        .map((outage) => `jobs of host ${outage.remote} wait for ${describeOutage(outage)}: ${outage.reason}`);
-    } catch (error) {
-      this.#log.debug('the records of what is away were not read', { error });
-      return [];
-    }
+    return (await this.#recorded())
+      .filter(({ remote }) => remotes.includes(remote))
+      .map((outage) => `jobs of host ${outage.remote} wait for ${describeOutage(outage)}: ${outage.reason}`);
   }
 
   async #since(dependency: 's3' | 'lxd', message: string): Promise<string | undefined> {
     const met = dependency === 's3' ? this.#meet().toISOString() : undefined;
+    const [recorded] = (await this.#recorded())
+      .filter((outage) => outage.dependency === dependency && outage.allowed === 0)
+      // There is one S3, and an LXD for each remote: which one, the error names.
+      .filter(({ remote }) => dependency === 's3' || message.includes(`LXD (${remote})`))
+      .map(({ since }) => since)
+      .sort();
+    return recorded ?? met;
+  }
+
+  async #recorded(): ReturnType<typeof listOutages> {
     try {
-      const outages = await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
-      const recorded = outages
-        .filter((outage) => outage.dependency === dependency && outage.allowed === 0)
-        // There is one S3, but an LXD for each host; the error names which one.
-        .filter(({ remote }) => dependency === 's3' || message.includes(`LXD (${remote})`))
-        .map(({ since }) => since)
-        .sort()[0];
-      return recorded ?? met;
+      return await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
     } catch (error) {
       this.#log.debug('the records of what is away were not read', { error });
-      return met;
+      return [];
     }
   }
 

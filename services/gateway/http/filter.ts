@@ -33,7 +33,7 @@ export const stepsAtOnce = 100_000;
 export const mostSteps = 10_000_000;
 
 /** Steps that matching has taken, of all objects so far. */
-export interface Spent {
+interface Spent {
   steps: number;
 }
 

@@ -3,14 +3,8 @@ import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { query } from './requests.ts';
 
-export interface Page {
-  /** Undefined: all. */
-  limit: number | undefined;
-  after: string | undefined;
-}
-
-/** The requested page. Throws bad-request for a limit that is not a number from 1 to `most`. */
-export function pageOf(request: Request, most = 1000): Page {
+/** Without a limit: all. Throws bad-request for a limit that is not a number from 1 to `most`. */
+export function pageOf(request: Request, most = 1000): { limit: number | undefined; after: string | undefined } {
   const text = query(request, 'limit');
   const limit = text === undefined ? undefined : Number(text);
   if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1 && limit <= most))

@@ -41,6 +41,11 @@ export function started(response: Response, id: string, metadata: object): void 
   });
 }
 
+/** Adds a warning to an answer, which `lxstow` prints. It must be added before the answer. */
+export function warn(response: Response, text: string): void {
+  response.append('warning', `199 lxstow "${text.replaceAll(/[^\x20-\x7e]|["\\]/g, "'")}"`);
+}
+
 function success(metadata: unknown): object {
   return { type: 'sync', status: 'Success', status_code: 200, operation: '', error_code: 0, error: '', metadata };
 }

@@ -12,7 +12,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
  * `operation`: the project of the operation `{id}`, or one of the run's;
  * `unrestrictedOnly`: it is about the server, and not for restricted clients.
  */
-export type ProjectRule = 'named' | 'filtered' | 'checkedByRoute' | 'path' | 'operation' | 'unrestrictedOnly';
+type ProjectRule = 'named' | 'filtered' | 'checkedByRoute' | 'path' | 'operation' | 'unrestrictedOnly';
 
 export interface Right {
   /** `anyone`: also clients that are not trusted. */

@@ -1,7 +1,7 @@
 /** Limits how many transfers or lists a gateway handles at a time, in total and for each client. */
 import { LxstowError } from '../../contract/errors.ts';
 
-export interface ShareLimits {
+interface ShareLimits {
   most: number;
   mostPerClient: number;
   /** Error texts: at `most` in total, and when one client has its share. */

@@ -15,7 +15,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
 
-export interface NatsService {
+interface NatsService {
   /** Accepts no new requests; resolves when the current ones are answered, or this much time has passed. */
   drain(withinMs: number): Promise<void>;
 }

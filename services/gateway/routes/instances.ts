@@ -8,7 +8,7 @@ import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { ended, listedProject, parameter, query } from '../http/requests.ts';
-import { sync } from '../http/respond.ts';
+import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { showListed } from '../views/backupView.ts';
 import { askRemotes, askSome, instancePath, remotesOf } from '../views/inventoryView.ts';
@@ -151,7 +151,7 @@ async function backupsOf(
   } catch (error) {
     if (!isCode(error, 's3-unavailable')) throw error;
     log.warn('instance shown without its backups', { remote, project, instance, error });
-    response.append('warning', `199 lxstow "backups are not in this answer: s3-unavailable"`);
+    warn(response, 'backups are not in this answer: s3-unavailable');
     return null;
   }
 }

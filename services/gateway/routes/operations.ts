@@ -1,5 +1,3 @@
-/** Routes that list, show, cancel and wait for operations. */
-
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation, Run } from '../../contract/schemas.ts';
@@ -11,7 +9,7 @@ import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
 import { ended, listedProject, parameter, query, requestorOf } from '../http/requests.ts';
-import { operationPath, sync } from '../http/respond.ts';
+import { operationPath, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
@@ -141,7 +139,7 @@ function idOf(request: Request): string {
 async function tellDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
   try {
     const count = await countDeadLetters(nats);
-    if (count > 0) response.append('warning', `199 lxstow "${wordsFor(count)}"`);
+    if (count > 0) warn(response, wordsFor(count));
   } catch (error) {
     log.debug('dead letters were not counted', { error });
   }

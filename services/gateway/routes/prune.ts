@@ -17,7 +17,7 @@ import { judgeFor, readKeys } from '../../retention/instanceKeys.ts';
 import { checkRule } from '../../retention/keep.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
-import { sync } from '../http/respond.ts';
+import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { instanceKeeps } from '../views/instanceKeeps.ts';
 import { shownOperation } from '../views/operationView.ts';
@@ -50,10 +50,10 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
     }));
   if (dry_run) {
     const faults = judged.flatMap(({ instance }) =>
-      readKeys(keysOf({ ...place, instance }) ?? {}).faults.map((fault) => `199 lxstow "${instance}: ${fault}"`),
+      readKeys(keysOf({ ...place, instance }) ?? {}).faults.map((fault) => `${instance}: ${fault}`),
     );
     // The size of an answer's header is limited.
-    for (const fault of faults.slice(0, mostWarnings)) response.append('warning', fault);
+    for (const fault of faults.slice(0, mostWarnings)) warn(response, fault);
     const verdicts = judged.flatMap((each) => each.verdicts);
     return sync(response, verdicts);
   }

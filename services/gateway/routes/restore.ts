@@ -1,5 +1,3 @@
-/** The route that restores a backup. */
-
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';

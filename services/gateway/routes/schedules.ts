@@ -1,4 +1,3 @@
-/** Routes of schedules. */
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
@@ -6,20 +5,9 @@ import { runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
-import { created, started, sync } from '../http/respond.ts';
+import { created, started, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import {
-  createSchedule,
-  editSchedule,
-  nextInstances,
-  nextTimes,
-  pauseSchedule,
-  removeSchedule,
-  resumeSchedule,
-  runScheduleNow,
-  type ScheduleClient,
-  visibleSchedule,
-} from '../views/scheduleChanges.ts';
+import * as schedules from '../views/scheduleChanges.ts';
 import { coversOnly, showSchedule } from '../views/scheduleView.ts';
 
 const mostSlots = 100;
@@ -57,37 +45,40 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
 async function create(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { name, definition } = check('http-schedules-post.json', bodyOf(request), 'body');
   const wanted = { name, definition: inProjects(clientOf(request), definition) };
-  const { schedule } = await createSchedule(parts, askerOf(request), wanted);
+  const { schedule } = await schedules.createSchedule(parts, askerOf(request), wanted);
   created(response, pathOf(schedule));
 }
 
 async function show(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await showSchedule(parts, await visibleSchedule(parts, askerOf(request), nameOf(request))));
+  sync(response, await showSchedule(parts, await schedules.visibleSchedule(parts, askerOf(request), nameOf(request))));
 }
 
 async function replace(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const definition = inProjects(clientOf(request), check('http-schedule.json', bodyOf(request), 'body'));
   const wanted = { name: nameOf(request), definition };
-  sync(response, await showSchedule(parts, await editSchedule(parts, askerOf(request), wanted)));
+  sync(response, await showSchedule(parts, await schedules.editSchedule(parts, askerOf(request), wanted)));
 }
 
 async function remove(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  await removeSchedule(parts, askerOf(request), nameOf(request));
+  await schedules.removeSchedule(parts, askerOf(request), nameOf(request));
   sync(response);
 }
 
 async function pause(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const body = check('http-schedule-pause.json', bodyOf(request), 'body');
-  sync(response, await showSchedule(parts, await pauseSchedule(parts, askerOf(request), nameOf(request), body)));
+  sync(
+    response,
+    await showSchedule(parts, await schedules.pauseSchedule(parts, askerOf(request), nameOf(request), body)),
+  );
 }
 
 async function resume(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await showSchedule(parts, await resumeSchedule(parts, askerOf(request), nameOf(request))));
+  sync(response, await showSchedule(parts, await schedules.resumeSchedule(parts, askerOf(request), nameOf(request))));
 }
 
 async function runNow(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { id } = check('http-retry-run.json', bodyOf(request), 'body');
-  const run = await runScheduleNow(parts, askerOf(request), nameOf(request), id);
+  const run = await schedules.runScheduleNow(parts, askerOf(request), nameOf(request), id);
   const shown = shownRun(run, (_remote, project) => mayTouch(clientOf(request), project), new Date());
   if (!shown) throw notAuthorized();
   started(response, run.id, runOperation(shown));
@@ -95,9 +86,10 @@ async function runNow(parts: GatewayParts, request: Request, response: Response)
 
 async function next(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const [asker, name] = [askerOf(request), nameOf(request)];
-  if (!flag(request, 'instances')) return sync(response, await nextTimes(parts, asker, name, countOf(request)));
-  const { times, silent } = await nextInstances(parts, asker, name);
-  for (const [remote, { message }] of silent) response.append('warning', `199 lxstow "${remote}: ${message}"`);
+  if (!flag(request, 'instances'))
+    return sync(response, await schedules.nextTimes(parts, asker, name, countOf(request)));
+  const { times, silent } = await schedules.nextInstances(parts, asker, name);
+  for (const [remote, { message }] of silent) warn(response, `${remote}: ${message}`);
   sync(response, times);
 }
 
@@ -106,7 +98,7 @@ function nameOf(request: Request): string {
 }
 
 /** The client, as the changes of schedules need it. It may see a schedule only if it may see all that the schedule covers. */
-function askerOf(request: Request): ScheduleClient {
+function askerOf(request: Request): schedules.ScheduleClient {
   const client = clientOf(request);
   return {
     requestor: requestorOf(request),

@@ -7,7 +7,7 @@ import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
 import { listedProject, query } from '../http/requests.ts';
-import { sync } from '../http/respond.ts';
+import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { instancePath, remotesOf } from '../views/inventoryView.ts';
 import { coversOnly } from '../views/scheduleView.ts';
@@ -48,10 +48,9 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
     const at = inventories.get(remote)?.at;
     if (at !== undefined && Date.now() - Date.parse(at) < staleMs) continue;
     const since = at === undefined ? 'yet' : `since ${at}`;
-    response.append('warning', `199 lxstow "no worker of host ${remote} has taken an inventory ${since}"`);
+    warn(response, `no worker of host ${remote} has taken an inventory ${since}`);
   }
-  for (const absence of await parts.absences.known(remotes))
-    response.append('warning', `199 lxstow "${absence.replaceAll(/[^\x20-\x7e]|["\\]/g, "'")}"`);
+  for (const absence of await parts.absences.known(remotes)) warn(response, absence);
   if (lines) return sendLines(parts, request, response, batchesOf(statuses));
   const matching = await filtered(statuses, filter);
   const page = matching.slice(0, limit);

@@ -11,7 +11,7 @@ import { describeOutage } from '../../outages/outage.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-export interface AwayWorkersOptions {
+interface AwayWorkersOptions {
   nats: Nats;
   /** The bucket that the workers' records are in. */
   leases: Bucket;

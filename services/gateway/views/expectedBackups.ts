@@ -6,7 +6,7 @@ import { runRequest } from '../../schedules/scheduler.ts';
 import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { MatchedInstances } from './matchedInstances.ts';
 
-export interface ExpectedBackupsOptions {
+interface ExpectedBackupsOptions {
   schedules: ScheduleStore;
   runs: RunStore;
   matched: MatchedInstances;

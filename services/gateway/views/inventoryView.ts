@@ -7,6 +7,7 @@ import { askInventory, type InventoryQuestion } from '../../hosts/hostInventory.
 import type { LxdObject } from '../../lxd/inventory.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { query } from '../http/requests.ts';
+import { warn } from '../http/respond.ts';
 
 /** The hosts of a request: the one that `?target=` names, or all, beginning with the default one. */
 export function remotesOf(request: Request, { remotes, gateway }: Config): string[] {
@@ -16,7 +17,7 @@ export function remotesOf(request: Request, { remotes, gateway }: Config): strin
   return [gateway.defaultRemote, ...known.filter((remote) => remote !== gateway.defaultRemote)];
 }
 
-export interface Told {
+interface Told {
   /** By host, in the order in which they were asked. */
   found: Map<string, LxdObject[]>;
   /** Why the other hosts did not answer. */
@@ -41,7 +42,7 @@ export async function askRemotes(
   }
   for (const [remote, error] of told.silent) {
     log.warn('a host did not answer', { remote, error });
-    response.append('warning', `199 lxstow "host ${remote} is not in this answer: ${error.code}"`);
+    warn(response, `host ${remote} is not in this answer: ${error.code}`);
   }
   return told;
 }

@@ -9,7 +9,7 @@ import { addressKey } from '../../runs/plan.ts';
 import { meaningOf } from '../../runs/selector.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-export interface MatchedOptions {
+interface MatchedOptions {
   nats: Nats;
   remotes: string[];
   timeoutMs: number;

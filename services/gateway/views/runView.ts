@@ -59,7 +59,7 @@ export async function* runBatches(runs: RunStore, may: MaySee): AsyncGenerator<S
   yield (await runs.list()).flatMap(({ run }) => shownRun(run, may, now) ?? []);
 }
 
-export interface ChildrenAsked {
+interface ChildrenAsked {
   state?: RunChild['state'] | undefined;
   limit: number;
   after?: string | undefined;

@@ -42,7 +42,7 @@ export async function createSchedule(
   const token = randomBytes(16).toString('hex');
   const times = { created_at: now, updated_at: now, since: now, begun: now };
   const schedule = ownedBy(client, { name, definition, token, ...times });
-  if ((await parts.schedules.list()).length >= mostSchedules)
+  if (await parts.schedules.hasAtLeast(mostSchedules))
     throw new LxstowError('queue-full', `there are ${mostSchedules} schedules already: delete some first`);
   const revision = await parts.schedules.create(schedule);
   if (revision === undefined) throw new LxstowError('conflict', `schedule ${name} already exists`);

@@ -8,7 +8,7 @@ import type { ScheduleClient } from './scheduleChanges.ts';
 
 const hourMs = 3_600_000;
 
-export interface StatusQuestion {
+interface StatusQuestion {
   /** Whether records of this host and project are wanted. */
   wants: (place: { remote: string; project: string }) => boolean;
   /** Whether the client may learn that this project exists. */
@@ -24,7 +24,7 @@ export interface StatusQuestion {
   most?: number | undefined;
 }
 
-export interface Statuses {
+interface Statuses {
   /** Sorted by host, project and name. */
   statuses: InstanceStatus[];
   /** The last inventory of each remote that has had one. */

@@ -2,7 +2,6 @@
  * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
  * busy it is (docs/s3.md).
  */
-import { unlessMissing } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, lingering } from '../../operations/attempt.ts';
 import type { UploadedPart } from '../../storage/objectStore.ts';
@@ -13,7 +12,7 @@ import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 /** Bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
 const copyBytes = 1024 ** 3;
 
-export interface ArchiveUploadOptions {
+interface ArchiveUploadOptions {
   tags: Tags;
   contentType: string;
 }
@@ -131,9 +130,4 @@ export class ArchiveUpload {
     const { copied } = this.#checkpoint.start;
     return copied ? number - copied.upto + copied.parts.length : number;
   }
-}
-
-/** The ETag of the object under a key; undefined when there is none. */
-export async function etagAt(store: Tools['store'], key: string, signal: AbortSignal): Promise<string | undefined> {
-  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

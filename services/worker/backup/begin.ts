@@ -1,4 +1,5 @@
 /** Begins an attempt at a backup: resumes an earlier attempt, or starts a new copy in LXD and a new upload. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
 import { lockFrom } from '../../backups/protection.ts';
 import { contentTypes } from '../../contract/backupNames.ts';
@@ -10,7 +11,7 @@ import { describeInstance, describeServer, readServer } from '../../lxd/instance
 import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../../operations/attempt.ts';
 import type { ObjectStore, Upload, UploadOptions } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
-import { ArchiveUpload, etagAt } from './archiveUpload.ts';
+import { ArchiveUpload } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart } from './checkpoint.ts';
 import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
 

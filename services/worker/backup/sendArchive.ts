@@ -5,8 +5,9 @@ import { draftParts } from '../../archive/draftParts.ts';
 import { paced } from '../../archive/pace.ts';
 import { largestIndexBytes } from '../../archive/tar/indexYaml.ts';
 import { TarScanner, type TarState } from '../../archive/tar/tar.ts';
+import { etagAt } from '../../backups/archives.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
-import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { BackupAddress, OperationMetadata } from '../../contract/schemas.ts';
 import type { LxdBackup, Writing } from '../../lxd/backups.ts';
@@ -14,7 +15,7 @@ import { followExport, openExport } from '../../lxd/exports.ts';
 import { nameOf } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
+import type { ArchiveUpload } from './archiveUpload.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import { zerosIn } from './zeros.ts';
 
@@ -148,8 +149,7 @@ class Transfer {
       signal,
       start: this.#start,
     });
-    const sendPart = (draft: PartDraft) => this.#sendPart(draft, partSize, signal);
-    for await (const _ of mapInOrder(drafts, inFlight, sendPart));
+    await forEach(drafts, inFlight, (draft) => this.#sendPart(draft, partSize, signal));
     if (this.#read < this.#limit) this.#tar.finish();
     return this.#read;
   }

@@ -1,4 +1,5 @@
 /** Chooses the name of a backup, once for its operation, so that no other backup has it. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
 import { readManifest } from '../../backups/manifest.ts';
 import { checkBackupName } from '../../contract/backupNames.ts';
@@ -7,21 +8,17 @@ import type { BackupAddress, Compression } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { etagAt } from './archiveUpload.ts';
 
-export interface SettledName {
-  backup: string;
-  /** No backup with this name is stored. */
-  isFree: boolean;
-}
-
-/** Returns the name that an earlier attempt has chosen, the requested one, or the next free one, and reserves it for this operation. */
+/**
+ * Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. `isFree`: no
+ * backup with this name is stored.
+ */
 export async function settleName(
   job: JobOf<'backup'>,
   compression: Compression,
   attempt: Attempt,
   { reservations, store, config }: Tools,
-): Promise<SettledName> {
+): Promise<{ backup: string; isFree: boolean }> {
   const { operation, signal } = attempt;
   const wanted = operation.backup ?? job.body.backup;
   if (wanted !== undefined) {

@@ -16,11 +16,6 @@ import { defaultSocket } from '../../lxd/sockets.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
-interface Kind {
-  optimized?: boolean;
-  instance_only?: boolean;
-}
-
 type RoomTools = Pick<Tools, 'config' | 'store' | 'keeper' | 'metrics'>;
 
 /** The folder to which LXD writes its copies, and the bytes that were free there before it began. */
@@ -48,7 +43,7 @@ const moreShare = 1.1;
  */
 export async function assertStagingRoom(
   address: Address,
-  kind: Kind,
+  kind: { optimized?: boolean; instance_only?: boolean },
   server: LxdServer,
   attempt: Attempt,
   tools: RoomTools,

@@ -1,4 +1,5 @@
 /** What a backup's attempts leave in LXD, in the store and in NATS, and its removal. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
 import { parseManifest } from '../../backups/manifest.ts';
 import { isCode } from '../../contract/errors.ts';
@@ -8,7 +9,6 @@ import { deleteLxdBackup } from '../../lxd/backups.ts';
 import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
 import type { Upload } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
-import { etagAt } from './archiveUpload.ts';
 import { removeCheckpoint } from './checkpoint.ts';
 
 /** Removes everything that this operation's attempts have made, including the backup, because the operation will end without one. */

@@ -17,7 +17,7 @@ import { BlockedName, importArchive, settleImport } from './importArchive.ts';
 import { assertMayBring } from './mayBring.ts';
 import { prepare } from './prepare.ts';
 import { assertReplaceable } from './replace.ts';
-import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
 
 /** Names to try. LXD was never seen to leave more than one volume behind. */
 const mostNames = 4;
@@ -29,10 +29,7 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   let here = await findInstances(restoring, signal);
   if (!here.targetIsOurs && !here.replaced) await assertTargetFree(restoring, here);
   if (here.imported && (await isUnfit(here.imported, restoring))) {
-    await deleteInstance(tools.lxd, restoring.imported, {
-      signal,
-      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-    });
+    await deleteInstance(tools.lxd, restoring.imported, waitingOf(restoring, signal));
     here = { ...here, imported: undefined };
   }
   if (!here.targetIsOurs && !here.imported) {

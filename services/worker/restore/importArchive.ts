@@ -17,7 +17,7 @@ import type { Tools } from '../tools.ts';
 /** Thrown if LXD was killed during an earlier import and left a volume without its instance, which blocks further imports under this name. */
 export class BlockedName extends LxstowError {}
 
-export interface Importing {
+interface Importing {
   from: BackupAddress;
   /** A free name of lxstow's own. */
   to: Address;

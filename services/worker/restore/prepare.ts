@@ -7,7 +7,7 @@ import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
-import type { Restoring } from './restoring.ts';
+import { type Restoring, waitingOf } from './restoring.ts';
 
 /**
  * Marks the instance, keeps LXD from starting it by itself, and gives it an identity of its own if another instance has the archive's. `named`: the
@@ -39,19 +39,13 @@ export async function prepare(restoring: Restoring, found: LxdInstance, named: L
 }
 
 /** Moves the instance to the cluster member of the instance that it replaces, because LXD imports on the member that receives the request. */
-async function moveTo(
-  { attempt, tools, target, imported }: Restoring,
-  found: LxdInstance,
-  location: string,
-): Promise<void> {
+async function moveTo(restoring: Restoring, found: LxdInstance, location: string): Promise<void> {
+  const { attempt, tools, target, imported } = restoring;
   const { signal } = attempt;
   if (location === found.location) return;
   try {
     attempt.assertOwned();
-    await moveInstance(tools.lxd, imported, location, {
-      signal,
-      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-    });
+    await moveInstance(tools.lxd, imported, location, waitingOf(restoring, signal));
   } catch (error) {
     if (isLxdAway(error) || signal.aborted) throw error;
     attempt.warn(
@@ -78,9 +72,7 @@ async function twinsOf({ job, tools, attempt, target, imported, replaced }: Rest
     const identity = identityOf(instance);
     return areTwins(own, identity) ? { address, identity } : undefined;
   };
-  const twins: Twin[] = [];
-  for await (const found of everyInstance(tools.lxd, twin, attempt.signal)) twins.push(found);
-  return twins;
+  return await Array.fromAsync(everyInstance(tools.lxd, twin, attempt.signal));
 }
 
 /** Warns of shared static addresses, which only the instance's owner may change. */

@@ -15,9 +15,9 @@ import {
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
-import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
 import { isRetryHopeless, takeName } from './takeName.ts';
-import { startInstance, unlessDone, waitingOf, walkBack } from './walkBack.ts';
+import { startInstance, unlessDone, walkBack } from './walkBack.ts';
 
 /** How long an attempt retries a swap while LXD is away, because between two attempts other jobs of the instance could begin. */
 const swapPatienceMs = 60_000;
@@ -128,11 +128,11 @@ function exchangedError({ target }: Restoring): LxstowError {
 }
 
 /** Deletes the replaced instance. If that fails, the operation gets a warning, and the janitor tries again. */
-export async function finishReplace({ attempt, tools, replaced }: Restoring): Promise<void> {
-  const waiting = { signal: attempt.signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
+export async function finishReplace(restoring: Restoring): Promise<void> {
+  const { attempt, tools, replaced } = restoring;
   try {
     attempt.assertOwned();
-    await deleteStoppedInstance(tools.lxd, replaced, waiting);
+    await deleteStoppedInstance(tools.lxd, replaced, waitingOf(restoring, attempt.signal));
   } catch (error) {
     attempt.signal.throwIfAborted();
     if (isLxdAway(error)) throw error;

@@ -14,7 +14,7 @@ import { bringIn } from './bringIn.ts';
 import { settleImport } from './importArchive.ts';
 import { changeWhatMay } from './prepare.ts';
 import { finishReplace, giveUp, swap } from './replace.ts';
-import { findInstances, type Restoring, restoringOf } from './restoring.ts';
+import { findInstances, type Restoring, restoringOf, waitingOf } from './restoring.ts';
 import { takeName, takenAwayError } from './takeName.ts';
 import { handBackElsewhere, walkBack } from './walkBack.ts';
 
@@ -93,6 +93,6 @@ async function removeImported(restoring: Restoring, signal: AbortSignal): Promis
     return void log.warn('the restored instance is kept: the one that it was to replace is gone', {
       instance: imported.instance,
     });
-  await deleteInstance(tools.lxd, imported, { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs });
+  await deleteInstance(tools.lxd, imported, waitingOf(restoring, signal));
   log.info('the restored instance is removed', { instance: imported.instance });
 }

@@ -2,6 +2,7 @@
 import type { Address, BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { findInstance, type LxdInstance } from '../../lxd/instances.ts';
+import type { Waiting } from '../../lxd/lxdOperation.ts';
 import { isMarked } from '../../lxd/marks.ts';
 import { importedName, renamed, replacedName } from '../../lxd/ownNames.ts';
 import type { Attempt } from '../../operations/attempt.ts';
@@ -53,4 +54,9 @@ export async function findInstances(
   const [target, imported, replaced] = await Promise.all([find(at.target), find(at.imported), find(at.replaced)]);
   const targetIsOurs = target !== undefined && isMarked('restored', attempt.operation.id)(target);
   return { target, imported, replaced, targetIsOurs };
+}
+
+/** Of steps in LXD. By default only the loss of the lease ends them: neither a cancel nor the worker's stop may leave them half done. */
+export function waitingOf({ attempt, tools }: Restoring, signal = attempt.leaseLost): Waiting {
+  return { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }

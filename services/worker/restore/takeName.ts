@@ -6,8 +6,8 @@ import { LostOperation } from '../../lxd/lxdOperation.ts';
 import { beforeStart, isMarked } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
 import { changeWhatMay } from './prepare.ts';
-import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
-import { startInstance, waitingOf } from './walkBack.ts';
+import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
+import { startInstance } from './walkBack.ts';
 
 /** Gives the restored instance its name, which must be free, and puts it into service. From here on a cancel comes too late. */
 export async function takeName(restoring: Restoring, here: InstancesFound): Promise<void> {

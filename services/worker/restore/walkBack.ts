@@ -6,7 +6,7 @@ import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { beforeStart, handedBackConfig, isMarked } from '../../lxd/marks.ts';
 import { changeWhatMay } from './prepare.ts';
-import { findInstances, type Restoring } from './restoring.ts';
+import { findInstances, type Restoring, waitingOf } from './restoring.ts';
 
 const walkBackMs = 300_000;
 
@@ -24,10 +24,7 @@ export function startInstance(restoring: Restoring): Promise<void> {
 export async function walkBack(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, imported, replaced } = restoring;
   const { lxd } = tools;
-  const waiting = {
-    signal: AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.leaseLost]),
-    idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-  };
+  const waiting = waitingOf(restoring, AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.leaseLost]));
   const here = await findInstances(restoring, waiting.signal);
   attempt.assertHeld();
   if (here.replaced && here.target) {
@@ -95,11 +92,6 @@ export async function handBackElsewhere(restoring: Restoring, signal: AbortSigna
     }
   }
   return found;
-}
-
-/** Options for steps that only the loss of the lease may interrupt. A cancel or a stop of the worker must not leave them half done. */
-export function waitingOf({ attempt, tools }: Restoring) {
-  return { signal: attempt.leaseLost, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }
 
 /** Runs a step, and ignores its failure if it took effect all the same. LXD can report a failure then, or lose the operation when it restarts. */
