@@ -90,7 +90,7 @@ export function moveInstance(lxd: LxdClient, address: Address, member: string, w
   return change(lxd, address, { method: 'POST', query: { target: member }, body }, waiting);
 }
 
-/** An empty value removes its key. A device replaces the one of its name. */
+/** An empty value removes its key. A device replaces the device of the same name. */
 export interface InstanceChange {
   config?: Config;
   devices?: Devices;

@@ -24,7 +24,7 @@ export interface EnsuredProfiles {
   different: string[];
 }
 
-/** Creates the profiles that the project lacks, and tells `onMade` of each. Existing ones are left unchanged. */
+/** Creates the profiles that the project lacks, and calls `onMade` for each. Existing ones are left unchanged. */
 export async function ensureProfiles(
   lxd: LxdClient,
   project: string,
@@ -58,7 +58,7 @@ export async function ensureProfiles(
   return { made, different };
 }
 
-/** Deletes those of the profiles that nothing uses: LXD keeps the others. */
+/** Deletes those of the profiles that nothing uses. LXD refuses to delete the others. */
 export async function deleteUnusedProfiles(
   lxd: LxdClient,
   project: string,

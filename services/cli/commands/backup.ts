@@ -21,7 +21,7 @@ export interface BackupOptions extends Scope, HowToBackUp {
   all?: boolean;
   selector: string[];
   name?: string;
-  /** For how long to ask again, ms. */
+  /** How long to repeat the request, in ms. */
   retry?: number;
   wait: boolean;
   quiet?: boolean;
@@ -55,7 +55,7 @@ async function backUpMany(gateways: Gateways, texts: string[], options: BackupOp
     ...(target !== undefined && { remotes: [target] }),
   };
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
-  // Loaded late: naming instances must not wait for it.
+  // Load this only now, because a backup of named instances does not need it.
   const { beginRun } = await import('../client/followRun.ts');
   return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
 }
@@ -124,7 +124,7 @@ function report(jobs: Job[], { format }: BackupOptions): void {
   print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'SIZE', 'OPERATION'], rows, raw, empty: '' });
 }
 
-/** Names the operations that go on without this client. */
+/** Prints the operations that continue without this client. */
 export function sayLeft(all: Followed[]): void {
   const open = all.flatMap(({ label, operation }) =>
     operation && operation.status_code < 200 ? [`${label} ${operation.id}`] : [],
