@@ -29,7 +29,7 @@ export async function openExport(
 }
 
 /**
- * Pause before asking LXD for what it has written since, unless it says before that it has written all. Triples while there is nothing new: LXD may work
+ * Pause before asking LXD for what it has written in the meantime, unless it reports before that the backup is complete. Triples while there is nothing new: LXD may work
  * for long before it writes, and each question costs a connection (it answers 416 with a wrong length).
  */
 const shortestPauseMs = 100;

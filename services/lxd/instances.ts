@@ -63,7 +63,7 @@ export function projectExists(lxd: LxdClient, project: string, signal: AbortSign
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
 }
 
-/** Whether a project is restricted, when LXD itself enforces its limits; and whether it has no profiles of its own, but those of `default`. */
+/** Whether a project is restricted, so that LXD itself enforces its limits; and whether it uses the profiles of `default` instead of its own. */
 export async function projectLimits(
   lxd: LxdClient,
   project: string,
@@ -138,7 +138,7 @@ export function mistrust({ title }: LxdClient): LxstowError {
   return new LxstowError('lxd-refused', `${title} does not trust us: \`lxstow doctor worker\` says what to do`);
 }
 
-/** Asks the server what it is. Throws lxd-refused if it does not trust us: then it says little. */
+/** Asks the server what it is and can do. Throws lxd-refused if it does not trust us, because it then says little. */
 export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
   const server = await lxd.get<Partial<LxdServer>>('/1.0', {}, signal);
   const { api_extensions = [], environment } = server;

@@ -15,7 +15,7 @@ interface LxdOperation {
 /** How to wait for an operation. */
 export interface Waiting {
   signal: AbortSignal;
-  /** How long it may make no progress. */
+  /** How long the operation may make no progress. */
   idleTimeoutMs: number;
   onProgress?: (metadata: Record<string, unknown>) => void;
 }

@@ -52,7 +52,7 @@ export async function ensureProfiles(
   return { made, different };
 }
 
-/** Deletes those of the profiles that nothing uses: LXD keeps the others. */
+/** Deletes those of the profiles that nothing uses. LXD refuses to delete the others. */
 export async function deleteUnusedProfiles(
   lxd: LxdClient,
   project: string,

@@ -16,7 +16,7 @@ export interface Entry {
   revision: number;
   /** By the server's clock. */
   written: Date;
-  /** After which it was to end; undefined where it stays. */
+  /** After which it expires; undefined if it does not. */
   ttlMs?: number;
 }
 

@@ -1,4 +1,4 @@
-/** The client's errors: what they say, and as LxstowError. */
+/** Interprets the client's errors, and translates them to LxstowError. */
 import { JetStreamApiError } from '@nats-io/jetstream';
 import { PermissionViolationError, RequestError } from '@nats-io/transport-node';
 import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
@@ -25,13 +25,13 @@ export function isNoResponders(error: unknown): boolean {
   return (error instanceof RequestError && error.isNoResponders()) || (error as Error).name === 'JetStreamNotEnabled';
 }
 
-/** The stream is full, the server is (disk or memory), or the account has reached its limit for them: 10002 and 10028. */
+/** The stream is full, the server's disk or memory is full, or the account has reached its limit (10002 and 10028). */
 const noRoom = [10077, 10023, 10047, 10002, 10028];
 
 /** Translates a failed call to NATS: the server refused it, could not be reached, or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
-  // A fault of our own, say in what reads the messages.
+  // A bug of our own, for example in the code that reads the messages.
   if (isFault(error)) return asLxstowError(error);
   const code = apiCode(error);
   if (code !== undefined && noRoom.includes(code)) {

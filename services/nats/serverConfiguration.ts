@@ -19,7 +19,7 @@ export interface ServerUser {
   host?: string;
 }
 
-/** Everyone that serverConfiguration lets in. */
+/** All users in the configuration. */
 export function serverUsers(hosts: string[]): ServerUser[] {
   const named = (name: string) => ({ name, variable: variableOf(name) });
   return [

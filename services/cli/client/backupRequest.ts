@@ -1,4 +1,4 @@
-/** How to back up, as options say it, in the fields of the API. */
+/** Translates the options that say how to back up into fields of the API. */
 import type { ObjectLock, RunSelector } from '../../contract/schemas.ts';
 import { CliError, exits } from '../exit.ts';
 import type { Remote } from './remotes.ts';
@@ -58,13 +58,13 @@ export function selectorIn(
   };
 }
 
-/** Throws usage for a mode without days. */
+/** Throws usage if a mode is given without days. */
 function lockIn({ lock: days, lockMode }: Pick<HowToBackUp, 'lock' | 'lockMode'>): { object_lock?: ObjectLock } {
   if (days === undefined && lockMode) throw new CliError(exits.usage, '--lock-mode is for --lock');
   return days === undefined ? {} : { object_lock: { mode: lockMode ?? 'governance', days } };
 }
 
-/** Throws usage for what is not `key=value`. */
+/** Throws usage if a text is not `key=value`. */
 export function tagsIn(texts: string[]): [key: string, value: string][] {
   return texts.map((text) => {
     const cut = text.indexOf('=');

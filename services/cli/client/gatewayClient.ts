@@ -41,22 +41,22 @@ interface RequestOptions {
   onWarning?: (text: string) => void;
 }
 
-/** The gateway was not reached, or did not answer; it may later. */
+/** The gateway could not be reached, or did not answer; a later try may succeed. */
 export class Unreachable extends CliError {
-  /** The request may have been accepted: only the answer was lost. */
+  /** True if the request may have been accepted, and only the answer was lost. */
   inDoubt = false;
 }
 
 const usualPatience = {
-  /** To the answer's headers. A deletion waits for its worker, for gateway.deleteTimeoutMs (30 s); this is some more. */
+  /** Until the answer's headers. Longer than gateway.deleteTimeoutMs (30 s), for which a deletion waits. */
   headMs: 90_000,
-  /** From the headers to the end: the longest answer at 220 KiB a second. */
+  /** From the headers to the end: enough for the longest answer at 220 KiB a second. */
   bodyMs: 300_000,
 };
 const mostSockets = 16;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
-/** A gateway, for one client. */
+/** A connection of one client to a gateway. */
 export class Gateway implements Disposable {
   readonly remote: Remote;
   readonly #agent: https.Agent;
@@ -75,7 +75,7 @@ export class Gateway implements Disposable {
   async ask(method: string, path: string[], options?: RequestOptions): Promise<any> {
     const call = `${method} ${path.map(encodeURIComponent).join('/')}`;
     const schema = answers.find(([pattern]) => pattern.test(call))?.[1];
-    // Loaded while the gateway works.
+    // Load the schemas while the gateway works on the answer.
     const validators = schema && import('../../contract/schemas.ts');
     const response = await this.open(method, path, options);
     for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
@@ -192,7 +192,7 @@ const answers: [call: RegExp, SchemaName][] = [
   [/^GET status$/, 'read-answers.json#/$defs/statuses'],
 ];
 
-/** Trusts this certificate and no other, whatever name it has: the gateway may be reached by another name. */
+/** Trusts only this certificate, and ignores the names in it, because the gateway may be reached by another name. */
 function pinned(certificate: string): https.AgentOptions {
   const der = Buffer.from(certificate.replaceAll(/-----[A-Z ]+-----|\s/g, ''), 'base64');
   return {

@@ -1,4 +1,4 @@
-/** The children of a run: listed, and followed while they are at work. */
+/** Lists the children of a run, and follows them while they are running. */
 import type { RunChildPage, ShownRunChild } from '../../contract/schemas.ts';
 import { isFinal } from '../../operations/operation.ts';
 import type { Step } from '../terminal/progress.ts';
@@ -34,14 +34,14 @@ interface Child {
   operation: ShownOperation;
 }
 
-/** Progress and warnings of each child, from the gateway's events. A socket that fails loses some of them: the next call opens another. */
+/** Progress and warnings of each child, from the gateway's events. If the socket fails, some events are lost, and the next call opens another socket. */
 export class RunChildren implements Disposable {
   /** The run's id. */
   readonly run: string;
   readonly #events: OperationEvents;
   readonly #changed = new Map<string, Child>();
   readonly #warned: Child[] = [];
-  /** Hosts and projects of the children seen so far: with one only, labels leave it out. */
+  /** Hosts and projects of the children seen so far. If there is only one, labels leave it out. */
   readonly #seenAt = new Set<string>();
 
   constructor(gateway: Gateway, run: string) {

@@ -1,16 +1,16 @@
-/** Operations as they change: listed once, then followed by the gateway's events. */
+/** Watches operations: lists them once, then follows the gateway's events. */
 import type { WebSocket } from 'ws';
 import { isFinal } from '../../operations/operation.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { subjectOf } from './names.ts';
 
-/** Which operations: of a project, or of all. */
+/** Which operations to watch: those of a project, or of all projects. */
 export interface OperationsScope {
   project?: string;
   allProjects?: boolean;
 }
 
-/** Lists all that the client may see, the oldest first. */
+/** Lists all operations that the client may see, oldest first. */
 export async function listOperations(
   gateway: Gateway,
   { project = gateway.remote.project, allProjects }: OperationsScope,
@@ -21,7 +21,7 @@ export async function listOperations(
   return inOrder(Object.values(byStatus).flat());
 }
 
-/** Without events, which a proxy may not let through, each call lists. */
+/** If there are no events, which a proxy may block, each call lists the operations again. */
 export class WatchedOperations implements Disposable {
   readonly #gateway: Gateway;
   readonly #scope: OperationsScope;
@@ -38,11 +38,11 @@ export class WatchedOperations implements Disposable {
     });
   }
 
-  /** Operations that have not ended, and those that ended since the last call; at the first call all. */
+  /** Operations that have not ended, and those that have ended since the last call; in the first call, all operations. */
   async current(): Promise<ShownOperation[]> {
     if (!this.#events.areHeard) {
       await this.#events.listen();
-      // Behind the opening: no change falls between the two.
+      // List after opening the socket, so that no change is missed between the two.
       for (const each of await listOperations(this.#gateway, this.#scope)) this.#see(each);
     }
     const found = inOrder([...this.#known.values()]);

@@ -60,7 +60,7 @@ interface Line {
   error?: LxstowError;
 }
 
-/** Prints the backups and what became of them. Returns the exit status. */
+/** Lists, verifies or copies the backups, and prints the result of each. Returns the exit status. */
 export async function adoptCommand(instances: string[], options: AdoptOptions): Promise<Exit> {
   const { config, stop, quiet, format, dryRun, verify } = options;
   const source = sourceOf(options);
@@ -135,7 +135,7 @@ function sourceOf({ config, env, ...given }: AdoptOptions): Config['s3'] {
   return check('config.json', { ...config, s3: { ...config.s3, ...over } }, "lxmin's bucket").s3;
 }
 
-/** A backup whose beginning is sound. */
+/** A backup that can be adopted, judging by its beginning. */
 type Adoptable = Extract<Found, Sound>;
 
 type Work = (
@@ -173,7 +173,7 @@ function brief(found: Found, verify: boolean): Line | undefined {
   }
 }
 
-/** Does the work on one backup, unless stopped before. */
+/** Copies or verifies one backup, unless the command was stopped before. */
 async function move(found: Adoptable, work: Work | undefined, progress: Progress, stop: AbortSignal): Promise<Line> {
   if (!work || stop.aborted) return { found, state: 'new', notes: found.notes };
   const label = `${found.instance}/${found.name}`;
@@ -241,7 +241,7 @@ function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
   });
 }
 
-/** The reason, when all that failed have the same one; else 1. */
+/** The exit status of the failures if they all have the same one, otherwise 1. */
 function statusOf(lines: Line[], dryRun: boolean): Exit {
   const reasons = new Set<Exit>();
   for (const { state, error } of lines) {

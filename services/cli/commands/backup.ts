@@ -20,7 +20,7 @@ interface BackupOptions extends Scope, HowToBackUp {
   all?: boolean;
   selector: string[];
   name?: string;
-  /** For how long to ask again, ms. */
+  /** How long to repeat the request, in ms. */
   retry?: number;
   wait: boolean;
   quiet?: boolean;
@@ -50,7 +50,7 @@ async function backUpMany(gateways: Gateways, texts: string[], options: BackupOp
   const places = { project: [project], target: target === undefined ? [] : [target], exclude: [] };
   const selector = selectorIn({ ...options, ...places, instances: [] }, gateway.remote);
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
-  // Loaded late: naming instances must not wait for it.
+  // Load this only now, because a backup of named instances does not need it.
   const { beginRun } = await import('../client/followRun.ts');
   return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
 }
@@ -119,7 +119,7 @@ function report(jobs: Job[], { format }: BackupOptions): void {
   print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'SIZE', 'OPERATION'], rows, raw, empty: '' });
 }
 
-/** Names the operations that go on without this client. */
+/** Prints the operations that continue without this client. */
 export function sayLeft(all: Followed[]): void {
   const open = all.flatMap(({ label, operation }) =>
     operation && operation.status_code < 200 ? [`${label} ${operation.id}`] : [],

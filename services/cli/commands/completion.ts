@@ -40,10 +40,10 @@ export function completionCommand(shell: (typeof shells)[number]): void {
   process.stdout.write(scripts[shell]);
 }
 
-/** Longer than this, a shell gets no names from the gateway. */
+/** If the gateway takes longer than this, the shell gets no names from it. */
 const patienceMs = 3000;
 
-/** Completions of the last word; none when the gateway does not answer. */
+/** Completions of the last word. If the gateway does not answer, they lack its names. */
 export async function complete(program: Command, words: string[]): Promise<string[]> {
   let command = program;
   const given: string[] = [];

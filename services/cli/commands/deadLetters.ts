@@ -63,7 +63,7 @@ export async function showCommand({ config, log }: Common, id: string, { format 
   for (const [name, value] of lines) print(`${`${name}:`.padEnd(11)}${printable(value)}\n`);
 }
 
-/** `all`: every letter that is there now, or those with this error code. */
+/** `all`: every dead letter that exists now, or those with this error code. */
 export async function retryCommand(
   { config, log, stop }: Common,
   texts: string[],
@@ -81,7 +81,7 @@ export async function retryCommand(
   };
   for (const id of ids) await again(await getDeadLetter(nats, id));
   if (!all) return;
-  // List first: a job that fails again becomes a new letter, which must not be queued twice.
+  // List them before retrying any: a job that fails again becomes a new dead letter, which must not be retried again.
   const letters = (await Array.fromAsync(listDeadLetters(nats, stop))).filter(
     (letter) => code === undefined || letter.code === code,
   );
@@ -111,12 +111,12 @@ function letterId(text: string): number {
   return Number(text);
 }
 
-/** Writes the operation now, so that it can be shown before a worker takes the job. */
+/** Creates the operation now, so that it can be shown before a worker takes the job. */
 async function makeVisible(id: string, letter: DeadLetter, operations: OperationStore, log: Log): Promise<void> {
   try {
     await operations.create(newOperation({ id, ...parseJob(letter) }, new Date()));
   } catch (error) {
-    // A worker writes it later, and reports what is wrong with the message.
+    // A worker creates it later, and reports what is wrong with the message.
     log.debug('operation not written yet', { operation: id, error });
   }
 }

@@ -1,4 +1,4 @@
-/** `lxstow init`: from a machine with LXD or Incus to backups every night, by questions or by options. */
+/** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type AnswerOptions, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
@@ -92,7 +92,7 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   return exits.ok;
 }
 
-/** Throws conflict for a configuration that init has not written, unless it names no store yet. */
+/** Throws conflict if the configuration names a store and was not written by init. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
   if (record || !earlier?.store) return;
   throw new LxstowError(
@@ -110,7 +110,7 @@ interface Preparation {
   env: NodeJS.ProcessEnv;
 }
 
-/** Writes the configuration, and starts the service unless it runs as it should. */
+/** Writes the configuration, and starts the service unless it already runs with that configuration. */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const usual = earlier?.ports ?? usualPorts;
   const ports: Ports = record && earlier ? usual : await freePorts<keyof Ports>(usual);
@@ -138,7 +138,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     gid: server.gid,
     folder: 'folder' in answers.store ? answers.store.folder : undefined,
   };
-  // Throws bad-config here, before the service would.
+  // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });
   if (written || !(await isReady(service.healthPorts))) {
     say(made.service === 'systemd' ? `starting ${unitName}` : 'starting lxstow in the background');
@@ -148,7 +148,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   return { service, record: made };
 }
 
-/** `lxstow` on the PATH: the package's script also finds the programs that the package carries. Else Node and this file. */
+/** The command that runs lxstow: `lxstow` on the PATH, because the package's script also finds the programs in the package; otherwise Node and this file. */
 function programOf(env: NodeJS.ProcessEnv): string[] {
   const installed = findProgram('lxstow', env);
   return installed === undefined ? [process.execPath, process.argv[1] ?? ''] : [installed];

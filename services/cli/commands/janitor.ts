@@ -24,7 +24,7 @@ interface JanitorCommand {
   format: Format;
 }
 
-/** How long to wait for the run of a worker's janitor. */
+/** How long to wait while a worker's janitor is running. */
 const patienceMs = 60_000;
 
 /** Prints the findings. Returns 1 when something could not be searched or removed. */

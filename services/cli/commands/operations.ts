@@ -24,9 +24,9 @@ export async function operationsCommand(remote: string | undefined, options: Ope
   return exits.ok;
 }
 
-/** With the hosts, where there is more than one. */
+/** The table of operations; it has a column for hosts if there are several. */
 export function tableOf(found: ShownOperation[]): { heading: string[]; rows: string[][] } {
-  // Tokens are of none.
+  // Tokens have no host.
   const hosts = new Set(found.map(({ location }) => location).filter((location) => location !== 'none'));
   if (hosts.size <= 1) return { heading, rows: found.map(row) };
   return { heading: ['HOST', ...heading], rows: found.map((each) => [each.location ?? '-', ...row(each)]) };
@@ -42,7 +42,7 @@ export async function showCommand(text: string, { format }: { format: Format }):
   return exits.ok;
 }
 
-/** Until Ctrl-C: redraws the unfinished operations on a terminal; elsewhere prints a line for each change, or JSON. */
+/** Follows operations until Ctrl-C: on a terminal, redraws the unfinished ones; elsewhere, prints a line or JSON for each change. */
 export async function watchCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
   const gateway = await gateways.get(remote);

@@ -30,7 +30,7 @@ interface Options extends Scope, KeepOptions, SimulationOptions {
   format: Format;
 }
 
-/** Ctrl-C ends the command and cancels no prune: what is deleted cannot come back. */
+/** Ctrl-C only ends the command: a prune cannot be cancelled. */
 const never = { first: new AbortController().signal };
 
 interface Job extends Followed {
@@ -77,7 +77,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   return exitOfAll(jobs, never);
 }
 
-/** The rule that the options say, without a zone; undefined where they say none. */
+/** The rule in the options, without a zone; undefined if they contain none. */
 export function keepOf({ keepTag, minGood, instanceKeys, ...options }: KeepOptions): KeepRule | undefined {
   const given = Object.entries({
     keep_last: options.keepLast,

@@ -1,4 +1,4 @@
-/** `lxstow prune --simulate`: draws what a rule leaves of backups that are made by the clock. Asks a gateway for a schedule only. */
+/** `lxstow prune --simulate`: draws which of regularly made backups a rule keeps. It needs a gateway only for `--schedule`. */
 import type { KeepRule, ShownSchedule } from '../../contract/schemas.ts';
 import { type Pace, simulate } from '../../retention/simulate.ts';
 import { Gateways } from '../client/names.ts';
@@ -8,7 +8,7 @@ import { keptCalendar } from '../terminal/keptCalendar.ts';
 import { type Format, print } from '../terminal/output.ts';
 
 export interface SimulationOptions {
-  /** True stands for a year. */
+  /** True means a year. */
   simulate?: string | true;
   cron?: string;
   every?: string;
@@ -27,7 +27,7 @@ interface Simulation {
   rule: KeepRule;
 }
 
-/** Throws where options of a simulation are given without one: the command would delete backups. */
+/** Throws if options of a simulation are given without --simulate, because the command would then delete backups. */
 export function assertNotSimulated({ cron, every, schedule }: SimulationOptions): void {
   if (cron !== undefined || every !== undefined || schedule !== undefined)
     throw new CliError(exits.usage, '--cron, --every and --schedule are for --simulate');

@@ -1,4 +1,4 @@
-/** `lxstow remote`: the gateways that this client knows, and how each comes to trust the other. */
+/** `lxstow remote`: manages the gateways that this client knows, and establishes trust between gateway and client. */
 import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
@@ -62,14 +62,14 @@ export async function addCommand(name: string, address: string, options: AddOpti
   return exits.ok;
 }
 
-/** The first project that this client is restricted to; undefined when it is not restricted, or the gateway does not say. */
+/** The first project that this client is restricted to; undefined if it is not restricted, or the gateway does not say. */
 async function ownProject(gateway: Gateway, cert: string): Promise<string | undefined> {
   try {
     const fingerprint = fingerprintOf(cert);
     const { restricted, projects } = await gateway.ask('GET', ['certificates', fingerprint]);
     return restricted && !projects.includes('default') ? projects[0] : undefined;
   } catch (error) {
-    // A client that a CA vouches for is not listed.
+    // A client that is trusted because of a CA is not listed.
     if (error instanceof CliError && error.exit !== exits.unavailable) return undefined;
     throw error;
   }
@@ -135,7 +135,7 @@ function urlOf(address: string): string {
 interface Found {
   url: string;
   certificate: X509Certificate;
-  /** A CA of the system signed it. */
+  /** Whether a CA of the system has signed it. */
   vouchedFor: boolean;
 }
 
@@ -155,7 +155,7 @@ async function firstThatAnswers(name: string, urls: string[]): Promise<Found> {
   );
 }
 
-/** Connects to fetch the certificate; sends no request. */
+/** Connects only to get the gateway's certificate; sends no request. */
 function look(name: string, url: string): Promise<Found> {
   const { hostname, port } = new URL(url);
   const host = hostname.replace(/^\[|\]$/g, '');

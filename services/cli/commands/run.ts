@@ -1,4 +1,4 @@
-/** `lxstow run`: many backups as one run. */
+/** `lxstow run`: starts, shows and cancels runs. */
 import type { RunPage, ShownRun } from '../../contract/schemas.ts';
 import { markdownOf } from '../../runs/report.ts';
 import { type Choice, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
@@ -70,7 +70,7 @@ export async function runShowCommand(
   return exits.ok;
 }
 
-/** Follows a run to its end. Ctrl-C leaves it alone. */
+/** Follows a run to its end. Ctrl-C does not cancel it. */
 export async function runWatchCommand(text: string, options: { quiet?: boolean; format: Format }): Promise<Exit> {
   using gateways = new Gateways();
   const { gateway, id } = await gateways.withId(text);

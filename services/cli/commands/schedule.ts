@@ -1,4 +1,4 @@
-/** `lxstow schedule`: runs that are made by the clock. */
+/** `lxstow schedule`: manages schedules. */
 
 import { readFile } from 'node:fs/promises';
 import { text as allOf } from 'node:stream/consumers';
@@ -170,7 +170,7 @@ export async function applyCommand(
   using gateways = new Gateways();
   const gateway = await gateways.get(remote);
   const wanted = await readSchedules(file);
-  // What the schema refuses is said before anything is changed.
+  // Check all definitions before changing anything.
   for (const [name, definition] of Object.entries(wanted))
     check('http-schedules-post.json', { name, definition }, name);
   const known = new Map((await all(gateway)).map((each) => [each.name, each.definition]));

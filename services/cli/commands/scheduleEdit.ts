@@ -1,4 +1,4 @@
-/** `lxstow schedule edit`: a schedule's definition in an editor, or from standard input. */
+/** `lxstow schedule edit`: changes a schedule's definition in an editor, or from standard input. */
 import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
@@ -24,7 +24,7 @@ export async function editCommand(text: string): Promise<Exit> {
   return exits.ok;
 }
 
-/** Undefined for a definition that says the same. Throws conflict for a schedule that somebody else has changed since. */
+/** Replaces the definition; returns undefined if it has not changed. Throws conflict if another client has changed the schedule in the meantime. */
 async function replace(
   gateway: Gateway,
   name: string,

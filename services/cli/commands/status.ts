@@ -1,4 +1,4 @@
-/** `lxstow status`: a line for each instance, those that need attention first. */
+/** `lxstow status`: prints a line for each instance, those that need attention first. */
 import { parseDuration } from '../../contract/durations.ts';
 import type { InstanceStatus } from '../../contract/schemas.ts';
 import { instanceStates, isRed } from '../../fleet/judge.ts';
@@ -17,7 +17,7 @@ interface StatusOptions {
 
 const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'SCHEDULES', 'REASON'];
 
-/** Returns 1 when an instance is red. */
+/** Returns 1 if an instance needs attention. */
 export async function statusCommand(text: string | undefined, options: StatusOptions): Promise<Exit> {
   const { project, target, olderThan, summary = false, format } = options;
   if (olderThan !== undefined && Number.isNaN(parseDuration(olderThan, 'mhd')))
@@ -30,7 +30,7 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
   const query = { ...where, recursion: '1', target, 'older-than': olderThan };
   const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning: say });
   const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
-  // Within a state the gateway's order stays: by host, project and name.
+  // Within a state, keep the gateway's order: by host, project and name.
   const sorted = found.toSorted((a, b) => rank(a) - rank(b));
   const rows = sorted.map(({ state, host, project, instance, last_success, schedules = [], reason }) => [
     ...[state, host, project, instance],

@@ -1,4 +1,4 @@
-/** `lxstow trust`: trusted clients and tokens, changed on NATS without a gateway. */
+/** `lxstow trust`: manages trusted clients and tokens directly on NATS, without a gateway. */
 import { readFileSync } from 'node:fs';
 import { hostname, userInfo } from 'node:os';
 import { basename, extname } from 'node:path';
@@ -79,7 +79,7 @@ export async function listCommand({ config, log }: Common, { format }: { format:
   });
 }
 
-/** Changes what is given. The client's open connections end; it connects again with its new rights. */
+/** Changes only what is given. The client's open connections end, and it connects again with its new rights. */
 export async function editCommand(
   { config, log }: Common,
   fingerprint: string,
@@ -137,7 +137,7 @@ export async function revokeTokenCommand({ config, log }: Common, name: string):
   print(`the token for ${name} is revoked\n`);
 }
 
-/** Throws not-found for a project that exists on no host, and no-worker when no worker answers. */
+/** Throws not-found for a project that exists on no host, and no-worker if no worker answers. */
 async function assertProjects(nats: Nats, config: Config, { project, unchecked = false }: GrantOptions): Promise<void> {
   if (unchecked) return;
   const remotes = Object.keys(config.remotes);
@@ -155,13 +155,13 @@ async function open(config: Config, log: Log): Promise<{ store: TrustStore; nats
   return { store: new TrustStore(nats, log), nats, [Symbol.asyncDispose]: () => nats[Symbol.asyncDispose]() };
 }
 
-/** Who types this, as far as this host knows. */
+/** The user who runs this command, as far as this machine knows. */
 function byHand(): Requestor {
   let username = String(process.getuid?.() ?? '');
   try {
     username = userInfo().username;
   } catch {
-    // A container's user may have a number only.
+    // In a container, a user may have only a number.
   }
   return { username, protocol: 'nats', address: hostname() };
 }

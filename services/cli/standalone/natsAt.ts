@@ -7,12 +7,12 @@ const introductionMs = 2000;
 const longestIntroduction = 64 * 1024;
 
 interface Introduction {
-  /** Undefined: it is not a NATS server. */
+  /** Undefined if it is not a NATS server. */
   name?: string | undefined;
   version?: string | undefined;
 }
 
-/** What listens there; undefined for nothing. A NATS server tells its name before a client sends anything. */
+/** What listens on the port; undefined if nothing does. A NATS server sends its name before a client sends anything. */
 export function introduced(port: number): Promise<Introduction | undefined> {
   return new Promise((resolve) => {
     const socket = connect({ host: '127.0.0.1', port, timeout: introductionMs });
@@ -43,7 +43,7 @@ function introductionIn(said: string): Introduction {
   }
 }
 
-/** The error for a port that something else has: jobs and secrets must not go to any NATS that happens to listen there. */
+/** The error if something else uses the port: jobs and secrets must not go to another NATS that happens to listen there. */
 export function strange(port: number, { name, version }: Introduction): LxstowError {
   const what =
     name === undefined

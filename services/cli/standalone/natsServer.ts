@@ -20,12 +20,12 @@ interface NatsServerOptions {
   env: NodeJS.ProcessEnv;
   log: Log;
   port: number;
-  /** Aborted when the server ends by itself. */
+  /** Is aborted if the server ends by itself. */
   failed: AbortController;
 }
 
 /**
- * Starts the server; `config` reaches it. Its password is in the state directory. A server that a killed `standalone` left running is used, and left
+ * Starts the server; the returned `config` is for it. Its password is in the state directory. A server that a killed `standalone` left running is used, and left
  * running.
  */
 export async function openNatsServer(options: NatsServerOptions): Promise<AsyncDisposable & { config: Config }> {

@@ -1,4 +1,4 @@
-/** Standalone's own nats-server: its files in the state directory, by which other commands find it. */
+/** The files of standalone's own nats-server in the state directory, with which other commands find it. */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFil
   return { dir, password: join(dir, 'password'), url: join(dir, 'url') };
 }
 
-/** The server's name, made from its password: a client that knows the password recognises the server before it sends the password. */
+/** The server's name, derived from its password, so that a client that knows the password recognises the server before it sends the password. */
 export function ownNatsName(password: string): string {
   return `lxstow-${createHash('sha256').update(password).digest('hex').slice(0, 16)}`;
 }
@@ -41,7 +41,7 @@ export function besideOwnNats(config: Config, env: NodeJS.ProcessEnv, isGiven: (
   return url && password ? withOwnNats(config, url, password) : config;
 }
 
-/** Throws bad-config when the configuration is for the NATS of a killed `standalone`, whose port another server has by now: that must not get the password. */
+/** Throws bad-config if the configuration is for the NATS of a killed `standalone`, and another server uses its port by now: that server must not get the password. */
 export async function assertOwnNats(config: Config, env: NodeJS.ProcessEnv): Promise<void> {
   const { url, password } = ownNatsFiles(config, env);
   if (!existsSync(url)) return;

@@ -54,13 +54,13 @@ function localTime(text: string): string {
   return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());
 }
 
-/** As RFC 4180 has it, with a table's escapes; no heading, as `lxc`. */
+/** CSV as in RFC 4180, with the escapes of tables, and without a heading, as in `lxc`. */
 function csv(text: string): string {
   const cell = printable(text);
   return /[",]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
 }
 
-/** JSON that no terminal acts on: JSON.stringify escapes what is below U+0020 only. */
+/** JSON without characters that control a terminal. JSON.stringify escapes only those below U+0020. */
 export function json(value: unknown, indent?: number): string {
   return escaped(JSON.stringify(value, null, indent), (code) =>
     String.fromCodePoint(code)
@@ -70,7 +70,7 @@ export function json(value: unknown, indent?: number): string {
   );
 }
 
-/** The same in YAML, which has escapes between double quotes only. */
+/** The same in YAML, where escapes exist only between double quotes. */
 function yaml(value: unknown): string {
   const acts = (text: string) => escaped(text, () => '') !== text;
   const document = new Document(value);
@@ -117,7 +117,7 @@ export function time(text: string): string {
   return text.slice(0, 19).replace('T', ' ');
 }
 
-/** LXD's time for `not set`. */
+/** LXD's value for a time that is not set. */
 const never = '0001-01-01T';
 const isoTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}/;
 

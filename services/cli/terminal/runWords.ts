@@ -1,4 +1,4 @@
-/** A run in words, for people: how far it is, and what became of it. */
+/** A run in words: its progress, and how it ended. */
 import type { ShownRun, ShownRunChild } from '../../contract/schemas.ts';
 import { size, time } from './output.ts';
 import { clock } from './progress.ts';

@@ -10,17 +10,17 @@ export function table(heading: string[], rows: string[][], paint: (cell: string)
     .join('');
 }
 
-/** Puts foreign text on one line, with control characters escaped. */
+/** Puts text from elsewhere on one line, with control characters escaped. */
 export function printable(text: string): string {
   return escaped(text.replaceAll('\n', '\\n'), (code) => `\\u{${code.toString(16)}}`);
 }
 
-/** The same of text that has several lines. */
+/** The same for text with several lines. */
 export function printableLines(text: string): string {
   return text.split('\n').map(printable).join('\n');
 }
 
-/** Whatever acts on a terminal, or changes how it shows what is around it, as `written` has it; line feeds stay. */
+/** Replaces every character that controls a terminal, or changes how it shows its neighbours, by `written`. Line feeds stay. */
 export function escaped(text: string, written: (code: number) => string): string {
   return text.replaceAll(/[^\P{Cc}\n]|[\p{Cf}\u2028\u2029]/gu, (character) => written(character.codePointAt(0) ?? 0));
 }
