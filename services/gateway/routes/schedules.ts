@@ -4,6 +4,7 @@ import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
+import { choiceOf, noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
@@ -56,6 +57,7 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
 
 async function create(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { name, definition } = check('http-schedules-post.json', bodyOf(request), 'body');
+  noteForAudit(response, { name, ...choiceOf(definition) });
   const wanted = { name, definition: inProjects(clientOf(request), definition) };
   const { schedule } = await createSchedule(parts, askerOf(request), wanted);
   created(response, pathOf(schedule));
@@ -66,7 +68,9 @@ async function show(parts: GatewayParts, request: Request, response: Response): 
 }
 
 async function replace(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const definition = inProjects(clientOf(request), check('http-schedule.json', bodyOf(request), 'body'));
+  const given = check('http-schedule.json', bodyOf(request), 'body');
+  noteForAudit(response, choiceOf(given));
+  const definition = inProjects(clientOf(request), given);
   const wanted = { name: nameOf(request), definition };
   sync(response, await showSchedule(parts, await editSchedule(parts, askerOf(request), wanted)));
 }

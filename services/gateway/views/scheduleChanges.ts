@@ -1,5 +1,6 @@
 /** What clients can do with schedules, for both APIs. */
 import { randomBytes } from 'node:crypto';
+import { checkLock } from '../../backups/protection.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Requestor, Run, Schedule, ScheduleBody, ScheduledAt, SchedulePauseBody } from '../../contract/schemas.ts';
@@ -30,6 +31,8 @@ export interface ScheduleClient {
 const mostTries = 20;
 /** Gateways look at all of them each time that one is due. */
 const mostSchedules = 1000;
+/** Of these, as many as restricted clients and publishers may make: they cannot keep the others from making one. */
+const mostOfLimited = mostSchedules / 2;
 
 /** Throws conflict when there is one of this name, queue-full when there are too many. */
 export async function createSchedule(
@@ -42,8 +45,14 @@ export async function createSchedule(
   const token = randomBytes(16).toString('hex');
   const times = { created_at: now, updated_at: now, since: now, begun: now };
   const schedule = ownedBy(client, { name, definition, token, ...times });
-  if ((await parts.schedules.list()).length >= mostSchedules)
-    throw new LxstowError('queue-full', `there are ${mostSchedules} schedules already: delete some first`);
+  const known = (await parts.schedules.list()).map((stored) => stored.schedule);
+  const isFull = known.length >= mostSchedules;
+  if (isFull || (isLimited(schedule) && known.filter(isLimited).length >= mostOfLimited)) {
+    const most = isFull
+      ? `${mostSchedules} schedules`
+      : `${mostOfLimited} schedules of restricted clients and publishers`;
+    throw new LxstowError('queue-full', `there are ${most} already: delete some first`);
+  }
   const revision = await parts.schedules.create(schedule);
   if (revision === undefined) throw new LxstowError('conflict', `schedule ${name} already exists`);
   return { schedule, revision };
@@ -64,6 +73,11 @@ export function editSchedule(
       ...(isSameTime(schedule.definition, definition) ? {} : { since: now, begun: now }),
     }),
   );
+}
+
+/** Whether a restricted client or a publisher owns it. */
+function isLimited({ restricted, requestor }: Pick<Schedule, 'restricted' | 'requestor'>): boolean {
+  return restricted === true || requestor?.protocol === 'nats';
 }
 
 /** Who writes or resumes a schedule owns it. */
@@ -191,6 +205,7 @@ async function change(
 /** Throws what is wrong with it, whoever asks. */
 function checkDefinition({ config }: GatewayParts, definition: ScheduleBody): void {
   checkSchedule(definition);
+  checkLock(definition.object_lock, config.s3);
   checkEndpoints(definition, config.notify);
   for (const remote of definition.selector?.remotes ?? []) knownRemote(remote, Object.keys(config.remotes));
 }
