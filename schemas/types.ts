@@ -327,6 +327,10 @@ idleTimeoutMs: number
  */
 uploadMaxAgeMs: number
 /**
+ * Backups may be locked by Object Lock for at most so many days. Default: as long as is asked for, so whoever may make backups can fill the store with what nobody can delete.
+ */
+longestLockDays?: number
+/**
  * Tries of each request, including the first.
  */
 attempts: number

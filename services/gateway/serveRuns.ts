@@ -25,7 +25,7 @@ export async function serveRuns(parts: GatewayParts, leasesBucket: Bucket): Prom
     patienceMs: patienceHours * hourMs,
   });
   const scheduling = serveSchedules({
-    ...{ ...runTools(parts), ...holder, schedules, remotes: Object.keys(config.remotes) },
+    ...{ ...runTools(parts), ...holder, schedules, audit: parts.audit, remotes: Object.keys(config.remotes) },
     ownerTrouble: (schedule) => ownerTrouble(parts, schedule),
   });
   await Promise.all([feeder.run(), scheduling]);

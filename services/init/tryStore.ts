@@ -51,7 +51,7 @@ export async function tryFolder(
     if (!(await stat(folder)).isDirectory()) throw new Error('it is not a folder');
     await access(folder, constants.R_OK | constants.W_OK | constants.X_OK);
     const probe = join(folder, `.lxstow-init-${process.pid}`);
-    await writeFile(probe, '');
+    await writeFile(probe, '', { flag: 'wx' });
     await rm(probe);
   } catch (error) {
     const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';

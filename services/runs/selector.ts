@@ -1,6 +1,7 @@
 /** Which instances a run is about. Pure. */
 import { LxstowError } from '../contract/errors.ts';
 import type { RunSelector } from '../contract/schemas.ts';
+import { isSecretKey } from '../lxd/secretKeys.ts';
 
 /** The fields of an instance that a selector reads. */
 interface Selectable {
@@ -29,14 +30,40 @@ type Match = (instance: Selectable) => boolean;
  * have it. Throws bad-request for any other text.
  */
 export function parseMatch(text: string): Match {
-  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
-  if (key === '') throw new LxstowError('bad-request', `${text}: give it as key=value, key!=value or key`);
+  const { key, operator, value } = partsOf(text);
   const field = fields.find((each) => each === key);
   const found = (instance: Selectable) =>
     field ? String(instance[field] ?? '').toLowerCase() : configValue(instance, key);
   const meant = field ? value.toLowerCase() : value;
   if (operator === undefined) return (instance) => found(instance) !== undefined;
   return (instance) => (found(instance) === meant) === (operator === '=');
+}
+
+function partsOf(text: string): { key: string; operator: string | undefined; value: string } {
+  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
+  if (key === '') throw new LxstowError('bad-request', `${text}: give it as key=value, key!=value or key`);
+  return { key, operator, value };
+}
+
+/**
+ * For who may not see secrets: throws forbidden for a selector that compares one with a value. Which instances it chooses would tell the secret, guess by
+ * guess. That an instance has such a key is no secret.
+ */
+export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void {
+  const secret = match.map(partsOf).find(({ key, operator }) => operator !== undefined && isSecretKey(key));
+  if (!secret) return;
+  const { key } = secret;
+  const why = `the values of ${key} may be secret, so a selector over NATS cannot compare them`;
+  throw new LxstowError('forbidden', `selector: ${why}; match the key alone (${key}), or a user.* key`);
+}
+
+/** The selector for the audit trail: without the values that it compares secrets with. */
+export function withoutSecrets<S extends Pick<RunSelector, 'match'>>(selector: S): S {
+  const masked = (text: string) => {
+    const [, key = '', operator = ''] = /^([^=!]+)(!?=)?/.exec(text) ?? [];
+    return isSecretKey(key) ? `${key}${operator && `${operator}********`}` : text;
+  };
+  return { ...selector, ...(selector.match && { match: selector.match.map(masked) }) };
 }
 
 /** Whether a name fits a pattern: `*` is any number of characters, `?` one. */

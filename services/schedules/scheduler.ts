@@ -12,11 +12,14 @@ import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLeas
 import { uuid5 } from '../jobs/jobs.ts';
 import { schedulerLeaseKey } from '../nats/bucketKeys.ts';
 import { createRun, type RunTools } from '../runs/createRun.ts';
+import { withoutSecrets } from '../runs/selector.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { traceOf } from '../telemetry/trace.ts';
 import { nextStep, type Step } from './nextStep.ts';
 import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
 
 interface SchedulerOptions extends RunTools, LeaseTools {
+  audit: Log;
   schedules: ScheduleStore;
   /** Of the configuration. */
   remotes: string[];
@@ -60,7 +63,7 @@ async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promis
 }
 
 async function serveOne(options: SchedulerOptions, { schedule, revision }: StoredSchedule): Promise<number> {
-  const { schedules, log } = options;
+  const { schedules, log, audit } = options;
   const { name } = schedule;
   const now = new Date();
   const trouble = schedule.restricted && !schedule.paused && (await options.ownerTrouble(schedule));
@@ -78,6 +81,10 @@ async function serveOne(options: SchedulerOptions, { schedule, revision }: Store
   const last = { slot: slot.wall, at: slot.at, run: run.id };
   const written = await schedules.update({ ...schedule, since: slot.at, last }, revision);
   if (written === undefined) return now.getTime();
+  const { requestor, definition } = schedule;
+  const { selector, keep } = runRequest(name, definition, run.id);
+  const chosen = { selector: withoutSecrets(selector), keep };
+  audit.info('audit', { requestor, schedule: name, slot: slot.wall, run: run.id, ...chosen, result: 'done' });
   log.info('schedule due', { schedule: name, slot: slot.wall, run: run.id, class: run.class, missed });
   return nextMs;
 }

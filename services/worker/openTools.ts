@@ -27,7 +27,7 @@ import { probeAtStart, probeOfLxd, probeOfS3 } from '../outages/probes.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
-import type { Log } from '../telemetry/logger.ts';
+import { auditLog, type Log } from '../telemetry/logger.ts';
 import { createWorkerMetrics, type WorkerMetrics } from '../telemetry/metrics.ts';
 import type { Tools } from './tools.ts';
 
@@ -90,6 +90,7 @@ export async function openTools(options: WorkerOptions, stack: AsyncDisposableSt
   const fleet = new FleetStore(nats);
   const tools = {
     ...{ config, metrics, lxd, store, threads, fleet },
+    audit: auditLog(config.log, 'worker'),
     bandwidth: new Bandwidth(parseBandwidth(config.worker.bandwidth)),
     leases: new Leases(bucket, leaseTtlMs, (key) => waitingRoom.freed(key)),
     leasesBucket: bucket,

@@ -10,7 +10,7 @@ import { readInstance } from '../lxd/inventory.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import { instanceKeepOf, judgeFor, readKeys } from '../retention/instanceKeys.ts';
 import { checkRule } from '../retention/keep.ts';
-import { finishRemoval, removeBackup } from './remove.ts';
+import { auditRemoval, finishRemoval, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
 /**
@@ -28,7 +28,11 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
 
   const { key, removing } = checkpoint ?? {};
   const left = key === undefined ? undefined : parseArchiveKey(tools.config.s3.prefix, key);
-  if (left && removing) await finishRemoval(left, removing, attempt, tools);
+  const by = { keep, instance_keep: keys, run: job.body.run };
+  if (left && removing) {
+    await finishRemoval(left, removing, attempt, tools);
+    auditRemoval(left, attempt, tools, by);
+  }
   const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
@@ -52,6 +56,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
           throw new LxstowError('conflict', `backup ${name} was changed while the rule was applied to it`);
       });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
+      auditRemoval({ ...job.address, backup: backup.name }, attempt, tools, { created: backup.created, ...by });
       if (isKept) bytes_in_old_versions += backup.size;
       else bytes_freed += backup.size;
       attempt.report({ backups_deleted: ++backups_deleted, bytes_freed, ...(isKept && { bytes_in_old_versions }) });

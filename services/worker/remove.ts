@@ -25,12 +25,32 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
       if (removing && !isThat(found, removing)) throw missing(address);
       if (found.manifest) assertDeletable(found.manifest);
     });
+    auditRemoval(address, attempt, tools);
     attempt.report(isKept ? { bytes_in_old_versions: bytes } : { bytes_freed: bytes });
   } catch (error) {
     // An earlier attempt has deleted the manifest.
     if (key === undefined || !isCode(error, 'not-found')) throw error;
     if (removing) await finishRemoval(address, removing, attempt, tools);
+    auditRemoval(address, attempt, tools);
   }
+}
+
+/** Writes a deletion's line of the audit trail. `by`: what chose the backup. */
+export function auditRemoval(address: BackupAddress, attempt: Attempt, { audit }: Tools, by: object = {}): void {
+  const { id: operation, kind, requestor, trace } = attempt.operation;
+  const { remote: location, project, instance, backup } = address;
+  audit.info('audit', {
+    requestor,
+    kind,
+    location,
+    project,
+    instance,
+    backup,
+    ...by,
+    result: 'done',
+    operation,
+    trace,
+  });
 }
 
 /** A backup as its deletion finds it. */

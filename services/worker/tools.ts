@@ -11,11 +11,14 @@ import type { Keeper } from '../fleet/keeper.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
 import type { WorkerMetrics } from '../telemetry/metrics.ts';
 
 export interface Tools {
   config: Config;
   metrics: WorkerMetrics;
+  /** Of deletions. */
+  audit: Log;
   lxd: LxdClient;
   store: ObjectStore;
   threads: Threads;

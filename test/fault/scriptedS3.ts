@@ -10,8 +10,8 @@ export interface ScriptedS3 extends AsyncDisposable {
   readonly triedAt: number[];
   /** The next `times` requests whose path and query match are refused. */
   refuse(which: RegExp, times: number): void;
-  /** Requests whose path and query match get no further until they are released. */
-  hold(which: RegExp): Hold;
+  /** Requests whose path and query match, and whose method is this if one is given, get no further until they are released. */
+  hold(which: RegExp, method?: string): Hold;
   /** In the answer to each GET of `key`, the stored object's byte `at` is another. */
   flip(key: string, at: number): void;
 }
@@ -40,7 +40,7 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
   const agent = new http.Agent({ keepAlive: true });
   const triedAt: number[] = [];
   let refused: { which: RegExp; left: number } | undefined;
-  let held: { which: RegExp; reached(): void; over: Promise<void> } | undefined;
+  let held: { which: RegExp; method: string | undefined; reached(): void; over: Promise<void> } | undefined;
   let flipped: { key: string; at: number } | undefined;
 
   const server = http.createServer(async (request, response) => {
@@ -62,7 +62,7 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
       response.writeHead(status, { 'content-type': 'application/xml', ...length }).end(method === 'HEAD' ? '' : text);
       return;
     }
-    if (held?.which.test(url)) {
+    if (held?.which.test(url) && (held.method ?? method) === method) {
       held.reached();
       await held.over;
       // Who asked may have died meanwhile.
@@ -101,10 +101,10 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
       triedAt.length = 0;
       refused = { which, left: times };
     },
-    hold(which) {
+    hold(which, method) {
       const reached = Promise.withResolvers<void>();
       const over = Promise.withResolvers<void>();
-      held = { which, reached: reached.resolve, over: over.promise };
+      held = { which, method, reached: reached.resolve, over: over.promise };
       return {
         reached: reached.promise,
         release() {

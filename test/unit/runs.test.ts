@@ -9,7 +9,7 @@ import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../
 import { Fleet, fewestChildren, mostHandedBack, type OpenChild, type OpenRun } from '../../services/runs/openRuns.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
-import { fitsPattern, select } from '../../services/runs/selector.ts';
+import { checkNoSecrets, fitsPattern, select } from '../../services/runs/selector.ts';
 
 const names = fc.stringMatching(/^[ab-]{1,6}$/);
 const addresses = fc.array(
@@ -90,6 +90,16 @@ describe('a selector', () => {
     assert.deepEqual(chosen({ instances: ['web-*'], exclude: ['*-2'], projects: ['default'] }), ['default/web-1', 0]);
     assert.deepEqual(chosen({ match: ['status=stopped'] }), ['default/db shop/db', 0]);
     assert.deepEqual(chosen({ instances: ['web-9'] }), ['', 1]);
+  });
+
+  it('of who may not see secrets compares none of them, and may ask who has one', () => {
+    const open = ['user.backup=daily', 'status=running', 'environment.KEY', 'user.user-data', 'environmental=x'];
+    checkNoSecrets({ match: open });
+    for (const secret of ['environment.KEY=x', 'environment.KEY!=', 'cloud-init.user-data=x', 'user.meta-data=x'])
+      assert.throws(() => checkNoSecrets({ match: [...open, secret] }), {
+        code: 'forbidden',
+        message: new RegExp(`the values of ${secret.replace(/!?=.*/, '')} may be secret`),
+      });
   });
 });
 

@@ -38,7 +38,9 @@ function addAdopt(program: Command): void {
   examples(
     program
       .command('adopt')
-      .description("copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read")
+      .description(
+        "copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read. Adopted backups cannot be locked, but held: lxstow pin --hold",
+      )
       .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
       .option('--dry-run', 'only print which backups exist, and which would be adopted', false)
       .option('--verify', 'read every archive to its end, and print which are intact; write nothing', false)

@@ -1,19 +1,16 @@
 /**
- * The audit trail: a log line for each call that changes something, each call that is refused, each download of an archive, and each request
+ * The gateway's part of the audit trail: a log line for each call that changes something, each call that is refused, each download of an archive, and each request
  * over NATS, at whatever level the log is.
  */
 import type { Msg } from '@nats-io/transport-node';
 import type { RequestHandler, Response } from 'express';
-import type { Config } from '../../contract/schemas.ts';
-import { createLogger, type Log } from '../../telemetry/logger.ts';
+import type { ScheduleBody } from '../../contract/schemas.ts';
+import { withoutSecrets } from '../../runs/selector.ts';
+import type { Log } from '../../telemetry/logger.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { Client } from './apiClient.ts';
 
 const refusals = [401, 403, 429];
-
-export function auditLog(config: Config['log']): Log {
-  return createLogger({ ...config, level: 'info' }, { service: 'gateway', audit: true });
-}
 
 /** Writes the line when the answer is sent, or the client has disconnected. */
 export function audited(log: Log): RequestHandler {
@@ -79,6 +76,11 @@ export function userOf({ reply = '', headers }: Msg): { user: string; account?: 
 /** Adds fields to a request's audit line; a call that only reads gets a line because of this. Add nothing secret. */
 export function noteForAudit(response: Response, fields: Record<string, unknown>): void {
   response.locals.audit = { ...response.locals.audit, ...fields };
+}
+
+/** Of a run or schedule: what it backs up, and by which rule it deletes. */
+export function choiceOf({ selector, keep }: Pick<ScheduleBody, 'selector' | 'keep'>): Record<string, unknown> {
+  return { ...(selector && { selector: withoutSecrets(selector) }), ...(keep && { keep }) };
 }
 
 interface Locals {

@@ -2,14 +2,13 @@
 import { setTimeout } from 'node:timers/promises';
 import type { Config } from '../../contract/schemas.ts';
 import type { Nats } from '../../nats/connection.ts';
-import type { Log } from '../../telemetry/logger.ts';
+import { auditLog, type Log } from '../../telemetry/logger.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import { advertisedAddresses, type ServerCertificate } from '../../trust/serverCertificate.ts';
 import type { GatewayPlace } from '../../trust/tokens.ts';
 import { TrustCopy } from '../../trust/trustCopy.ts';
 import { TrustDirectory } from '../../trust/trustDirectory.ts';
 import { TrustStore } from '../../trust/trustStore.ts';
-import { auditLog } from './audit.ts';
 import { Connections } from './connections.ts';
 import { RefusalLimit } from './refusalLimit.ts';
 import { Trust } from './trust.ts';
@@ -56,7 +55,7 @@ export async function openTrust(
       ? undefined
       : new TrustDirectory(gateway.trustDir, log, (client) => connections.close(client));
   void directory?.follow(signal);
-  const audit = auditLog(config.log);
+  const audit = auditLog(config.log, 'gateway');
   const refusals = new RefusalLimit(gateway.refusalsPerMinute);
   const enrolments = {
     ofClient: new RefusalLimit(gateway.refusalsPerMinute),

@@ -70,6 +70,13 @@ export function tagsOf(request: Request): Tags {
   return header === undefined ? {} : parseTagging(header);
 }
 
+/** Throws bad-request for S3's headers for a lock, which lxstow does not honour. `instead`: what to do. */
+export function refuseLockHeaders(request: Request, instead: string): void {
+  const asked = ['mode', 'retain-until-date', 'legal-hold'].map((word) => `x-amz-object-lock-${word}`);
+  const found = asked.find((name) => request.get(name) !== undefined);
+  if (found) throw new LxstowError('bad-request', `${found}: this does not lock a backup; ${instead}`);
+}
+
 /** The project of a list, or undefined for all: `?project=` (default: `default`) or `?all-projects=true`. */
 export function listedProject(request: Request): string | undefined {
   const project = query(request, 'project', 'names.json#/$defs/projectName');

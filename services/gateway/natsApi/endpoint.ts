@@ -2,6 +2,7 @@
 import { LxstowError } from '../../contract/errors.ts';
 import type { Address, Requestor, RunSelector, SchemaName } from '../../contract/schemas.ts';
 import { all } from '../../nats/subjects.ts';
+import { checkNoSecrets } from '../../runs/selector.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
@@ -41,15 +42,20 @@ export function isIn({ address }: Question): { remote: (name: string) => boolean
   return { remote: fits(address.remote), project: fits(address.project) };
 }
 
-/** The fields that limit a selector to the host and project in the subject. Throws forbidden if the selector names others. */
-export function placeIn(question: Question, selector: Pick<RunSelector, 'remotes' | 'projects'>): typeof selector {
+/** The selector, limited to the host and project in the subject. Throws forbidden if it names others, or compares secrets. */
+export function selectorIn<S extends RunSelector>(question: Question, selector: S): S {
+  checkNoSecrets(selector);
   const { remote, project } = question.address;
   const place = isIn(question);
   const beyond = (['remotes', 'projects'] as const).find(
     (field) => !(selector[field] ?? []).every(field === 'remotes' ? place.remote : place.project),
   );
   if (beyond) throw new LxstowError('forbidden', `selector: ${beyond} goes beyond what the subject names`);
-  return { ...(remote !== all && { remotes: [remote] }), ...(project !== all && { projects: [project] }) };
+  return {
+    ...selector,
+    ...(remote !== all && { remotes: [remote] }),
+    ...(project !== all && { projects: [project] }),
+  };
 }
 
 /** As many items as fit into an answer of `room` bytes; at least one. */

@@ -15,7 +15,7 @@ import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import * as schedules from '../views/scheduleChanges.ts';
 import { coversOnly, showSchedule } from '../views/scheduleView.ts';
-import { type Endpoint, firstFitting, isIn, placeIn, type Question } from './endpoint.ts';
+import { type Endpoint, firstFitting, isIn, type Question, selectorIn } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -158,12 +158,11 @@ function nameIn({ body }: Question): string {
   return (body as ScheduleRequest).name;
 }
 
-/** The schedule, limited to the host and project in the subject. Throws forbidden if it names others. */
+/** The schedule, with its selector limited. */
 function wantedIn(question: Question): SchedulesPostBody {
   const { name, definition } = question.body as SchedulesPostBody;
   // The right to publish schedules is a right to make backups, not to delete them.
   if (definition.keep) throw new LxstowError('forbidden', 'keep: a schedule over NATS deletes nothing');
-  const { selector = {} } = definition;
-  const bounded = { ...selector, ...placeIn(question, selector) };
+  const bounded = selectorIn(question, definition.selector ?? {});
   return { name, definition: { ...definition, ...(Object.keys(bounded).length > 0 && { selector: bounded }) } };
 }

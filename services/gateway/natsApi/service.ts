@@ -5,12 +5,12 @@ import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
 import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import { parseJson } from '../../contract/json.ts';
-import { type Address, check, type Requestor } from '../../contract/schemas.ts';
+import { type Address, check, type Requestor, type ScheduleBody } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { all, apiSubject, parseApiSubject } from '../../nats/subjects.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
-import { auditOverNats, userOf } from '../access/audit.ts';
+import { auditOverNats, choiceOf, userOf } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
@@ -100,6 +100,9 @@ async function answer(
   return error;
 }
 
+/** The fields of requests that the audit trail gets. */
+type Named = { id?: string; backup?: string; name?: string; definition?: ScheduleBody } & ScheduleBody;
+
 /** Fills `about` with the fields that the audit trail gets. */
 async function respond(
   parts: GatewayParts,
@@ -128,8 +131,13 @@ async function respond(
       trace,
       requestor: requestorOf(message),
     };
-    const { id, backup, name } = question.body as { id?: string; backup?: string; name?: string };
-    const named = { ...(id && { id }), ...(backup && { backup }), ...(name && { name }) };
+    const { id, backup, name, definition, ...body } = question.body as Named;
+    const named = {
+      ...(id && { id }),
+      ...(backup && { backup }),
+      ...(name && { name }),
+      ...choiceOf(definition ?? body),
+    };
     Object.assign(about, { project: question.address.project, ...named });
     const text = JSON.stringify(await endpoint.run(parts, question));
     if (Buffer.byteLength(text) > largest)

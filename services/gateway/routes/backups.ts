@@ -2,7 +2,7 @@
 
 import type { Request, Response } from 'express';
 import type { BackupScope } from '../../backups/keys.ts';
-import { assertDeletable as assertUnprotected } from '../../backups/protection.ts';
+import { assertDeletable as assertUnprotected, checkLock } from '../../backups/protection.ts';
 import type { Summary } from '../../backups/summaries.ts';
 import { checkBackupName } from '../../contract/backupNames.ts';
 import { knownRemote } from '../../contract/config.ts';
@@ -36,6 +36,7 @@ import {
   listedProject,
   placeOf,
   query,
+  refuseLockHeaders,
   requestorOf,
   storedBackupOf,
   storedInstanceOf,
@@ -270,10 +271,12 @@ async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]>
   return Promise.all([one, other]);
 }
 
-function createOptions(request: Request, { worker, notify }: Config) {
+function createOptions(request: Request, { worker, notify, s3 }: Config) {
+  refuseLockHeaders(request, 'give object_lock in the body');
   const usual = worker.compression;
   const body = check('http-create-backup.json', bodyOf(request), 'body');
   const compression = compressionQuery(request) ?? (body.compression_algorithm || usual);
+  checkLock(body.object_lock, s3);
   const name = body.name || undefined;
   if (name !== undefined) checkBackupName(name, compression);
   return {

@@ -4,6 +4,7 @@ import { isCode, LxstowError } from '../../contract/errors.ts';
 import { check } from '../../contract/schemas.ts';
 import type { InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
+import { isSecretKey } from '../../lxd/secretKeys.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
@@ -13,17 +14,15 @@ import type { RouteGroup } from '../http/route.ts';
 import { showListed } from '../views/backupView.ts';
 import { askRemotes, askSome, instancePath, remotesOf } from '../views/inventoryView.ts';
 
-/** Keys of an instance's configuration whose values are often secrets. */
-const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;
 const mask = '********';
 
-/** Masks these secrets for viewers, also in snapshots. */
+/** Masks secrets for viewers, also in snapshots. */
 function shownTo<T extends LxdObject>(client: Client, object: T): T {
   if (client.role !== 'viewer') return object;
   const masked = Object.entries(object).map(([field, value]) => {
     if (field === 'snapshots' && Array.isArray(value)) return [field, value.map((each) => shownTo(client, each))];
     if (!/^(expanded_)?config$/.test(field) || typeof value !== 'object' || value === null) return [field, value];
-    const entries = Object.entries(value).map(([key, text]) => [key, secrets.test(key) && text ? mask : text]);
+    const entries = Object.entries(value).map(([key, text]) => [key, isSecretKey(key) && text ? mask : text]);
     return [field, Object.fromEntries(entries)];
   });
   return Object.fromEntries(masked) as T;

@@ -15,6 +15,7 @@ import {
 } from '../../contract/schemas.ts';
 import { judgeFor, readKeys } from '../../retention/instanceKeys.ts';
 import { checkRule } from '../../retention/keep.ts';
+import { noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { sync, warn } from '../http/respond.ts';
@@ -33,6 +34,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const { config, catalog, nats } = parts;
   const { keep, instances, dry_run, notifyEndpoint } = check('http-prune.json', bodyOf(request), 'body');
   checkRule(keep);
+  noteForAudit(response, { keep, instances, dry_run });
   const place = placeOf(request, undefined, config.gateway.defaultRemote);
   const told = endpointOf(request, config.notify, notifyEndpoint);
   const unreadable = new Set<string>();
@@ -62,7 +64,9 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const addresses = judged
     .filter(({ verdicts }) => verdicts.some(({ action }) => action === 'delete'))
     .map(({ instance }): Address => ({ ...place, instance }));
-  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(shownOperation));
+  const begun = await begin(parts, request, addresses, { keep, ...told });
+  noteForAudit(response, { operations: begun.map(({ id }) => id) });
+  sync(response, begun.map(shownOperation));
 }
 
 /** Queues a prune for each instance. If one cannot be queued, the error says how many have been. */

@@ -1,5 +1,6 @@
 /** Routes that list, make, show, cancel and retry runs. */
 import type { Request, Response } from 'express';
+import { checkLock } from '../../backups/protection.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
 import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
@@ -7,6 +8,7 @@ import { checkRule } from '../../retention/keep.ts';
 import { type Asker, createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
+import { choiceOf, noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { pageOf } from '../http/pages.ts';
@@ -54,7 +56,9 @@ async function listRuns(parts: GatewayParts, request: Request, response: Respons
 async function makeRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { config } = parts;
   const body = check('http-create-run.json', bodyOf(request), 'body');
+  noteForAudit(response, choiceOf(body));
   if (body.keep) checkRule(body.keep);
+  checkLock(body.object_lock, config.s3);
   checkEndpoints(body, config.notify);
   const known = Object.keys(config.remotes);
   const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));

@@ -3,6 +3,7 @@ import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
+import { choiceOf, noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { created, started, sync, warn } from '../http/respond.ts';
@@ -44,6 +45,7 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
 
 async function create(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { name, definition } = check('http-schedules-post.json', bodyOf(request), 'body');
+  noteForAudit(response, { name, ...choiceOf(definition) });
   const wanted = { name, definition: inProjects(clientOf(request), definition) };
   const { schedule } = await schedules.createSchedule(parts, askerOf(request), wanted);
   created(response, pathOf(schedule));
@@ -54,7 +56,9 @@ async function show(parts: GatewayParts, request: Request, response: Response): 
 }
 
 async function replace(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const definition = inProjects(clientOf(request), check('http-schedule.json', bodyOf(request), 'body'));
+  const given = check('http-schedule.json', bodyOf(request), 'body');
+  noteForAudit(response, choiceOf(given));
+  const definition = inProjects(clientOf(request), given);
   const wanted = { name: nameOf(request), definition };
   sync(response, await showSchedule(parts, await schedules.editSchedule(parts, askerOf(request), wanted)));
 }

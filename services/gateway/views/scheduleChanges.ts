@@ -1,5 +1,6 @@
 /** What clients can do with schedules, for both APIs. */
 import { randomBytes } from 'node:crypto';
+import { checkLock } from '../../backups/protection.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Requestor, Run, Schedule, ScheduleBody, ScheduledAt, SchedulePauseBody } from '../../contract/schemas.ts';
@@ -30,6 +31,8 @@ export interface ScheduleClient {
 const mostTries = 20;
 /** The number is limited because gateways look at all schedules each time that one is due. */
 const mostSchedules = 1000;
+/** Of these, as many as restricted clients and publishers may make: they cannot keep the others from making one. */
+const mostOfLimited = mostSchedules / 2;
 
 /** Creates a schedule. Throws conflict if there is one of this name, and queue-full if there are too many. */
 export async function createSchedule(
@@ -42,8 +45,12 @@ export async function createSchedule(
   const token = randomBytes(16).toString('hex');
   const times = { created_at: now, updated_at: now, since: now, begun: now };
   const schedule = ownedBy(client, { name, definition, token, ...times });
-  if (await parts.schedules.hasAtLeast(mostSchedules))
-    throw new LxstowError('queue-full', `there are ${mostSchedules} schedules already: delete some first`);
+  if (await parts.schedules.hasAtLeast(mostSchedules)) throw tooMany(`${mostSchedules} schedules`);
+  if (isLimited(schedule)) {
+    const limited = (await parts.schedules.list()).filter((stored) => isLimited(stored.schedule));
+    if (limited.length >= mostOfLimited)
+      throw tooMany(`${mostOfLimited} schedules of restricted clients and publishers`);
+  }
   const revision = await parts.schedules.create(schedule);
   if (revision === undefined) throw new LxstowError('conflict', `schedule ${name} already exists`);
   return { schedule, revision };
@@ -64,6 +71,15 @@ export function editSchedule(
       ...(isSameTime(schedule.definition, definition) ? {} : { since: now, begun: now }),
     }),
   );
+}
+
+function tooMany(what: string): LxstowError {
+  return new LxstowError('queue-full', `there are ${what} already: delete some first`);
+}
+
+/** Whether a restricted client or a publisher owns it. */
+function isLimited({ restricted, requestor }: Pick<Schedule, 'restricted' | 'requestor'>): boolean {
+  return restricted === true || requestor?.protocol === 'nats';
 }
 
 /** Makes the client the owner of the schedule that it writes or resumes. */
@@ -191,6 +207,7 @@ async function change(
 /** Throws if the definition is wrong, for every client. */
 function checkDefinition({ config }: GatewayParts, definition: ScheduleBody): void {
   checkSchedule(definition);
+  checkLock(definition.object_lock, config.s3);
   checkEndpoints(definition, config.notify);
   for (const remote of definition.selector?.remotes ?? []) knownRemote(remote, Object.keys(config.remotes));
 }

@@ -1,7 +1,7 @@
 /** Begins an attempt at a backup: resumes an earlier attempt, or starts a new copy in LXD and a new upload. */
 import { etagAt } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
-import { lockFrom } from '../../backups/protection.ts';
+import { checkLock, lockFrom } from '../../backups/protection.ts';
 import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
@@ -60,6 +60,7 @@ export async function begin(
 ): Promise<{ checkpoint: BackupCheckpoint; writing: Writing; room: StagingRoom | undefined }> {
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
+  checkLock(job.body.object_lock, config.s3);
   const [instance, server] = await Promise.all([describeInstance(client, address, signal), readServer(client, signal)]);
   const lxd = describeServer(server);
   const room = await assertStagingRoom(address, job.body, server, attempt, tools);

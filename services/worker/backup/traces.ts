@@ -1,7 +1,7 @@
 /** What a backup's attempts leave in LXD, in the store and in NATS, and its removal. */
 import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
-import { parseManifest } from '../../backups/manifest.ts';
+import { formatManifest, parseManifest } from '../../backups/manifest.ts';
 import { isCode } from '../../contract/errors.ts';
 import type { BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
@@ -24,7 +24,10 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
   }
 }
 
-/** Removes a manifest whose answer was lost, or that was written while the operation was cancelled. */
+/**
+ * Removes a manifest whose answer was lost, or that was written while the operation was cancelled. One that is locked stays in the bucket as an old
+ * version, which `lxstow rebuild` would take for a backup that a stranger has deleted: so the newest version says that it is not locked.
+ */
 async function removeOwnManifest(
   address: BackupAddress,
   attempt: Attempt,
@@ -33,8 +36,12 @@ async function removeOwnManifest(
   const key = manifestKey(config.s3.prefix, address);
   const signal = cleanupSignal();
   try {
-    const { body } = await store.read(key, signal);
-    if (parseManifest(body, address).operation !== attempt.operation.id) return;
+    const { body, etag } = await store.read(key, signal);
+    const manifest = parseManifest(body, address);
+    if (manifest.operation !== attempt.operation.id) return;
+    const { lock, ...backup } = manifest.backup;
+    const options = { tags: backup.tags, contentType: 'application/json' };
+    if (lock) await store.replace(key, etag, formatManifest({ ...manifest, backup }), options, signal);
     await store.remove(key, signal);
     await keeper.removed(address);
   } catch (error) {
