@@ -20,11 +20,7 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
     );
     return false;
   }
-  const { bavail, blocks, bsize } = await statfs(folder);
-  const room = `${sizeText(bavail * bsize)} of ${sizeText(blocks * bsize)} are free in ${folder}`;
-  if (bavail < blocks * lowShare)
-    report('warning', room, 'Delete backups, or take a larger disk: a full one lets jobs wait.');
-  else report('ok', room);
+  await examineRoom(folder, report);
   const pools = patient.roles.includes('worker') ? await localPools(patient) : [];
   for (const pool of await poolsBeside(folder, pools))
     report(
@@ -33,6 +29,15 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
       'Take another disk, or another machine.',
     );
   return true;
+}
+
+/** Warns when little of its disk is free. */
+export async function examineRoom(folder: string, report: Report): Promise<void> {
+  const { bavail, blocks, bsize } = await statfs(folder);
+  const room = `${sizeText(bavail * bsize)} of ${sizeText(blocks * bsize)} are free in ${folder}`;
+  if (bavail < blocks * lowShare)
+    report('warning', room, 'Delete backups, or take a larger disk: a full one lets jobs wait.');
+  else report('ok', room);
 }
 
 interface PoolSource {

@@ -64,6 +64,8 @@ export interface InitAnswers {
 interface Asking {
   options: AnswerOptions;
   earlier: Earlier | undefined;
+  /** An earlier run has come to its end. */
+  repeated: boolean;
   server: LocalServer;
   env: NodeJS.ProcessEnv;
   stop: AbortSignal;
@@ -208,10 +210,9 @@ function accept(findings: Finding[], { asker, say }: Asking): boolean {
 }
 
 async function findNightly(asking: Asking): Promise<Nightly | undefined> {
-  const { options, earlier, asker } = asking;
+  const { options, repeated, asker } = asking;
   const { nightly, keepDaily } = options;
   if (nightly === false) return undefined;
-  const repeated = earlier?.store !== undefined;
   // What is scheduled already stays as it is, unless the options say otherwise.
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
@@ -234,12 +235,12 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
 }
 
 async function findBackup(asking: Asking): Promise<InitAnswers['backup']> {
-  const { options, earlier, server } = asking;
+  const { options, repeated, server } = asking;
   const names = server.instances;
   if (names.length === 0 && options.backup === undefined) return 'none';
   return answer(asking, {
     text: `Back up now? Yes (${names.length === 1 ? names[0] : `all ${names.length} instances`}), no, or the name of an instance`,
-    usual: earlier?.store ? 'no' : 'yes',
+    usual: repeated ? 'no' : 'yes',
     flag: '--backup',
     given: options.backup,
     read(text) {

@@ -31,6 +31,10 @@ export interface InitRecord {
   gateway?: string;
   /** Where backups go, in words. */
   store: string;
+  /** What the service was started with: it is started again when this is not so any more. */
+  started?: string;
+  /** It was cut off before its end: whatever was asked is asked again. */
+  unfinished?: boolean;
 }
 
 const systemFolder = '/etc/lxstow';
@@ -58,10 +62,10 @@ export async function writeRecord({ record }: Places, content: InitRecord): Prom
   await writeSecret(record, `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** For its owner alone, also if it was there with another mode. */
+/** For its owner alone, also if it was there with another mode; whole, or as it was. */
 export async function writeSecret(file: string, content: string): Promise<void> {
   await mkdir(dirname(file), { recursive: true });
-  const part = `${file}.${process.pid}`;
+  const part = `${file}.part`;
   await rm(part, { force: true });
   await writeFile(part, content, { mode: 0o600, flag: 'wx' });
   await rename(part, file);

@@ -1,23 +1,33 @@
 /** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import { type AnswerOptions, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
+import { type AnswerOptions, type Asking, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
 import {
   type Earlier,
   keepCa,
+  keepConfiguration,
   type Ports,
   readEarlier,
   usualPorts,
   writeConfiguration,
 } from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
-import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
+import { type InitRecord, type Places, placesFor, readRecord, writeRecord } from '../../init/places.ts';
 import { freePorts, usualNatsPort } from '../../init/ports.ts';
 import { findProgram } from '../../init/programs.ts';
-import { recoveryPage } from '../../init/recoveryPage.ts';
+import { writePage } from '../../init/recoveryPage.ts';
 import { findServers, type LocalServer } from '../../init/servers.ts';
-import { command, hasSystemd, isReady, logFile, start, withoutStore } from '../../init/standaloneService.ts';
-import { poolText } from '../../init/tryStore.ts';
+import {
+  command,
+  digestOf,
+  hasSystemd,
+  isReady,
+  logFile,
+  start,
+  unitsOf,
+  withoutStore,
+} from '../../init/standaloneService.ts';
+import { makeFolder, poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import { type Service, unitName } from '../../init/units.ts';
 import { setNightly, trustThisUser } from '../client/firstSteps.ts';
@@ -44,25 +54,28 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const record = readRecord(places);
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
-  const { server, answers } = await ask(options, source.env, earlier, stop);
+  const repeated = earlier?.store !== undefined && !record?.unfinished;
+  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, stop });
   const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
   const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
   await writeRecord(places, { ...made, gateway });
   say(`the gateway is called ${gateway}: here, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
-  await writeSecret(places.page, recoveryPage(answers.store, new Date()));
+  await writePage(places, answers.store);
+  await writeRecord(places, { ...made, gateway, unfinished: false });
   const status = await firstBackup(gateway, answers.backup);
   await sayNext(places, service, answers, gateway);
   return status;
 }
 
-async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlier | undefined, stop: AbortSignal) {
+async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> & { options: InitOptions }) {
+  const { options, earlier, env, stop } = given;
   using asker = options.yes ? undefined : new Questions();
   const server = await chooseServer(await findServers(env, stop), options, asker, earlier?.socket);
   const pools = server.pools.map(poolText).join(', ') || 'none';
   const instances = plural(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
-  return { server, answers: await findAnswers({ options, earlier, server, env, stop, asker, say }) };
+  return { server, answers: await findAnswers({ ...given, server, asker, say }) };
 }
 
 async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
@@ -82,10 +95,10 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   const record = readRecord(places);
   if (!record)
     throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
-  const kept = await undo(places, record);
   const { remotes } = await listRemotes();
   if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
     await removeRemote(record.gateway);
+  const kept = await undo(places, record);
   stop.throwIfAborted();
   say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
@@ -110,39 +123,41 @@ interface Preparation {
   env: NodeJS.ProcessEnv;
 }
 
-/** Writes the configuration, and starts the service unless it already runs with that configuration. */
+/**
+ * Writes the configuration, and starts the service unless it already runs with that configuration. The record goes first: whenever this is cut off, it says what is to be
+ * done again, or taken back.
+ */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const usual = earlier?.ports ?? usualPorts;
-  const ports: Ports = record && earlier ? usual : await freePorts<keyof Ports>(usual);
+  const ports: Ports = record && earlier?.store ? usual : await freePorts<keyof Ports>(usual);
   const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
-  const store = await keepCa(places, answers.store);
-  const settings = { store, socket: server.socket, state: record?.state ?? places.state, ports };
-  const written = await writeConfiguration(places, settings, record !== undefined);
-  say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
+  const folder = 'folder' in answers.store ? answers.store.folder : undefined;
+  const healthPorts = [ports.gatewayHealth, ports.workerHealth];
+  const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
+  const state = record?.state ?? places.state;
+  const hadConfiguration = record?.hadConfiguration ?? (await keepConfiguration(places));
   const made: InitRecord = {
-    hadConfiguration: record?.hadConfiguration ?? earlier !== undefined,
-    state: settings.state,
+    ...record,
+    hadConfiguration,
+    state,
     natsPort,
     service: hasSystemd(places) ? 'systemd' : 'background',
-    units: record?.units ?? [],
+    units: [...new Set([...(record?.units ?? []), ...unitsOf(service).map(({ path }) => path)])],
     store: placeText(answers.store),
-    ...(record?.gateway !== undefined && { gateway: record.gateway }),
+    unfinished: record?.unfinished ?? record === undefined,
   };
   await writeRecord(places, made);
-  const service: Service = {
-    places,
-    program: programOf(env),
-    env,
-    natsPort,
-    healthPorts: [ports.gatewayHealth, ports.workerHealth],
-    gid: server.gid,
-    folder: 'folder' in answers.store ? answers.store.folder : undefined,
-  };
+  const store = await keepCa(places, answers.store);
+  const written = await writeConfiguration(places, { store, socket: server.socket, state, ports });
+  say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
+  if (folder !== undefined) await makeFolder(folder);
   // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });
-  if (written || !(await isReady(service.healthPorts))) {
+  const wanted = digestOf(service);
+  if (record?.started !== wanted || !(await isReady(healthPorts))) {
     say(made.service === 'systemd' ? `starting ${unitName}` : 'starting lxstow in the background');
-    made.units = await start(service, stop);
+    await start(service, stop);
+    made.started = wanted;
     await writeRecord(places, made);
   } else say('lxstow runs already');
   return { service, record: made };

@@ -31,7 +31,7 @@ export class Questions implements Asker, Disposable {
       const { value, done } = await this.#lines.next();
       this.#screen.muted = false;
       if (hidden || !process.stdin.isTTY) process.stdout.write('\n');
-      if (this.#interrupted) throw new CliError(exits.interrupted, 'interrupted; nothing was changed by this question');
+      if (this.#interrupted) throw new CliError(exits.interrupted, 'interrupted; nothing is set up');
       if (done)
         throw new CliError(exits.usage, `no answer to: ${text}`, { hint: `answer it on a terminal, or give ${flag}` });
       try {
