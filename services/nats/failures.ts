@@ -1,7 +1,7 @@
 /** The client's errors: what they say, and as LxstowError. */
 import { JetStreamApiError } from '@nats-io/jetstream';
 import { PermissionViolationError, RequestError } from '@nats-io/transport-node';
-import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, type ErrorCode, isFault, LxstowError } from '../contract/errors.ts';
 
 /** Returns the server's own error code (10071, …) if it answered with one. */
 export function apiCode(error: unknown): number | undefined {
@@ -22,6 +22,11 @@ export function isNoResponders(error: unknown): boolean {
 
 /** The stream is full, the server is (disk or memory), or the account has reached its limit for them: 10002 and 10028. */
 const noRoom = [10077, 10023, 10047, 10002, 10028];
+
+/** Whether NATS itself is why a request failed, not what was asked. */
+export function isOfNats(code: ErrorCode): boolean {
+  return code === 'nats-unavailable' || code === 'nats-unfit' || code === 'queue-full';
+}
 
 /** Translates a failed call to NATS: the server refused it, could not be reached, or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {

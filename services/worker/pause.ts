@@ -15,7 +15,7 @@ import type { Tools } from './tools.ts';
 
 export interface PauseTools {
   worker: string;
-  nats: Pick<Nats, 'backSince'>;
+  nats: Pick<Nats, 'servesSince'>;
   operations: OperationStore;
   waitingRoom: WaitingRoom;
   tools: Pick<Tools, 'leases'>;
@@ -47,9 +47,9 @@ export async function pause(
   else message.nak();
 }
 
-/** Whether nothing was written of an attempt since NATS was away: it was cut by that, or its worker could not say how it ended. It does not count. */
-export function isCutByNats({ updated_at }: Operation, { backSince }: Pick<Nats, 'backSince'>): boolean {
-  return Date.parse(updated_at) < backSince;
+/** Whether nothing was written of an attempt since NATS failed us: it was cut by that, or its worker could not say how it ended. It does not count. */
+export function isCutByNats({ updated_at }: Operation, { servesSince }: Pick<Nats, 'servesSince'>): boolean {
+  return Date.parse(updated_at) < servesSince;
 }
 
 /** The error of a job that has waited for as long as it may; undefined while it may wait. */
