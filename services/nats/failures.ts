@@ -20,8 +20,8 @@ export function isNoResponders(error: unknown): boolean {
   return (error instanceof RequestError && error.isNoResponders()) || (error as Error).name === 'JetStreamNotEnabled';
 }
 
-/** The stream is full, the server is (disk or memory), or the account has reached its limit for them: 10002 and 10028. */
-const noRoom = [10077, 10023, 10047, 10002, 10028];
+/** The stream is full, the server is (disk or memory), or the account has reached a limit: of bytes (10002, 10028) or of consumers (10026). */
+const noRoom = [10077, 10023, 10047, 10002, 10028, 10026];
 
 /** Whether NATS itself is why a request failed, not what was asked. */
 export function isOfNats(code: ErrorCode): boolean {

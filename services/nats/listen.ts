@@ -1,7 +1,4 @@
-/**
- * Subscriptions that last. NATS ends a subscription when a reload takes away the right to it, and does not say when the right is back; after a reload the
- * client does not even notice that one of a queue group has ended.
- */
+/** Subscriptions that last. NATS ends one when a reload takes away the right to it, and does not say when the right is back. */
 import type { Msg, Subscription } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 
