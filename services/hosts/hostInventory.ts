@@ -4,13 +4,14 @@
  */
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
-import { TimeoutError } from '@nats-io/transport-node';
+import { type Msg, TimeoutError } from '@nats-io/transport-node';
 import { Semaphore } from '../concurrency/semaphore.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { listen } from '../nats/listen.ts';
 import { askSubject } from '../nats/subjects.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
@@ -102,13 +103,9 @@ export function answerInventory(nats: Nats, remote: string, inventory: Inventory
       return await pack(JSON.stringify({ failure: { code, message: message.slice(0, longestFailure) } }));
     }
   };
-  const subscription = nats.connection.subscribe(askSubject(remote, 'inventory'), {
-    queue: queueGroup,
-    callback: (error, message) => {
-      if (!error) void answer(message.data).then((packed) => respond(nats, message, packed));
-    },
-  });
-  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+  const hear = (message: Msg) => void answer(message.data).then((packed) => respond(nats, message, packed));
+  const listening = listen(nats, askSubject(remote, 'inventory'), hear, queueGroup);
+  signal.addEventListener('abort', () => listening[Symbol.dispose](), { once: true });
 }
 
 function parseQuestion(data: Uint8Array): InventoryQuestion {

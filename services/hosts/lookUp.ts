@@ -1,9 +1,10 @@
 /** The question `look` to a remote's workers: request and reply, answered by any one of them. */
-import { headers, TimeoutError } from '@nats-io/transport-node';
+import { headers, type Msg, TimeoutError } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { listen } from '../nats/listen.ts';
 import { askSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 
@@ -69,18 +70,15 @@ export function answerLookUp(
   look: (question: LookUpQuestion, trace: Trace) => Promise<LookUpAnswer>,
   signal: AbortSignal,
 ): void {
-  const subscription = nats.connection.subscribe(askSubject(remote, 'look'), {
-    queue: queueGroup,
-    callback: (error, message) => {
-      if (error) return;
-      const trace = traceOf(message.headers?.get(traceHeader));
-      answer(message.data, (question) => look(question, trace)).then(
-        (found) => respond(nats, message, JSON.stringify(found)),
-        (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),
-      );
-    },
-  });
-  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+  const hear = (message: Msg) => {
+    const trace = traceOf(message.headers?.get(traceHeader));
+    answer(message.data, (question) => look(question, trace)).then(
+      (found) => respond(nats, message, JSON.stringify(found)),
+      (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),
+    );
+  };
+  const listening = listen(nats, askSubject(remote, 'look'), hear, queueGroup);
+  signal.addEventListener('abort', () => listening[Symbol.dispose](), { once: true });
 }
 
 async function answer(

@@ -61,7 +61,7 @@ export interface InitAnswers {
   backup: 'all' | 'none' | { instance: string };
 }
 
-interface Asking {
+export interface Asking {
   options: AnswerOptions;
   earlier: Earlier | undefined;
   /** An earlier run has come to its end. */

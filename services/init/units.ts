@@ -16,11 +16,16 @@ export interface Service {
   folder: string | undefined;
 }
 
+export interface UnitFile {
+  path: string;
+  content: string;
+}
+
 export const unitName = 'lxstow-standalone.service';
 const written = '# Written by `lxstow init`; `lxstow init --undo` removes it.\n';
 const packaged = ['/usr/lib/systemd/system', '/lib/systemd/system'].map((folder) => `${folder}/${unitName}`);
 
-export function unitFiles(service: Service, command: string[]): { path: string; content: string }[] {
+export function unitFiles(service: Service, command: string[]): UnitFile[] {
   if (packaged.some((path) => existsSync(path)))
     return [{ path: `/etc/systemd/system/${unitName}.d/init.conf`, content: dropIn(service, command) }];
   return [{ path: `/etc/systemd/system/${unitName}`, content: ownUnit(service, command) }];

@@ -7,8 +7,9 @@ import { setTimeout } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
-import { isWrongSequence, natsFailure } from './failures.ts';
+import { isOfNats, isWrongSequence, natsFailure } from './failures.ts';
 import { isGone } from './scan.ts';
+import { leasesBucket, operationsBucket } from './streams.ts';
 
 export interface Entry {
   key: string;
@@ -20,6 +21,8 @@ export interface Entry {
   ttlMs?: number;
 }
 
+/** Without these no attempt at a job can go on. */
+const vital = [operationsBucket, leasesBucket];
 const readsInFlight = 64;
 /** A leader election takes some seconds; a person who waits for an answer waits no longer than this. */
 const usualPatienceMs = 5000;
@@ -160,6 +163,7 @@ export class Bucket {
         return await this.#nats.whileConnected(() => ask(again));
       } catch (error) {
         const failure = natsFailure(error, what);
+        if (vital.includes(this.name) && isOfNats(failure.code)) this.#nats.noteFailure();
         if (failure.code !== 'nats-unavailable' || performance.now() >= until) throw failure;
       }
       await setTimeout(askAgainMs);

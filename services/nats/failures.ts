@@ -1,7 +1,7 @@
 /** Interprets the client's errors, and translates them to LxstowError. */
 import { JetStreamApiError } from '@nats-io/jetstream';
 import { PermissionViolationError, RequestError } from '@nats-io/transport-node';
-import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, type ErrorCode, isFault, LxstowError } from '../contract/errors.ts';
 
 /** Returns the server's own error code (10071, …) if it answered with one. */
 export function apiCode(error: unknown): number | undefined {
@@ -25,8 +25,13 @@ export function isNoResponders(error: unknown): boolean {
   return (error instanceof RequestError && error.isNoResponders()) || (error as Error).name === 'JetStreamNotEnabled';
 }
 
-/** The stream is full, the server's disk or memory is full, or the account has reached its limit (10002 and 10028). */
-const noRoom = [10077, 10023, 10047, 10002, 10028];
+/** The stream is full, the server's disk or memory is full, or the account has reached a limit: of bytes (10002, 10028) or of consumers (10026). */
+const noRoom = [10077, 10023, 10047, 10002, 10028, 10026];
+
+/** Whether NATS itself is why a request failed, not what was asked. */
+export function isOfNats(code: ErrorCode): boolean {
+  return code === 'nats-unavailable' || code === 'nats-unfit' || code === 'queue-full';
+}
 
 /** Translates a failed call to NATS: the server refused it, could not be reached, or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {

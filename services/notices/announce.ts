@@ -29,7 +29,7 @@ const againMs = 5000;
 
 /** Runs until `stop` aborts. */
 export async function announceEnds({ nats, consumer, of, config, log, stop }: AnnounceOptions): Promise<void> {
-  for await (const message of pulled(consumer, async () => atOnce, stop, log)) {
+  for await (const message of pulled(nats, consumer, async () => atOnce, stop, log)) {
     let notices: QueuedNotice[];
     try {
       if (message.headers && isGone(message.headers)) notices = [];

@@ -13,6 +13,7 @@ import { type Answer, post } from './post.ts';
 import { webhookHeaders } from './signature.ts';
 
 interface DeliverOptions {
+  nats: Parameters<typeof pulled>[0];
   consumer: Consumer;
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
@@ -59,8 +60,8 @@ export class Deliverer {
 
   /** Runs until `stop` aborts; resolves when the notices under way have ended. */
   async run(): Promise<void> {
-    const { consumer, stop, log } = this.#options;
-    for await (const message of pulled(consumer, () => this.#room(), stop, log)) {
+    const { nats, consumer, stop, log } = this.#options;
+    for await (const message of pulled(nats, consumer, () => this.#room(), stop, log)) {
       const handling = this.#handle(message).catch((error) => {
         // NATS redelivers it.
         log.warn('a notice was dropped for now', { subject: message.subject, error });

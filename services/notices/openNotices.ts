@@ -38,7 +38,7 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
   if (config.endpoints.length > 0 && config.secret === undefined)
     log.warn('notices are not signed: there is no notify.secret');
   const deliverer = new Deliverer({
-    ...{ consumer: queued, config, metrics, log, stop },
+    ...{ nats, consumer: queued, config, metrics, log, stop },
     handingBack: handingBack.signal,
   });
   const running = Promise.all([

@@ -15,7 +15,7 @@ import type { Tools } from './tools.ts';
 
 export interface PauseTools {
   worker: string;
-  nats: Pick<Nats, 'backSince'>;
+  nats: Pick<Nats, 'servesSince'>;
   operations: OperationStore;
   waitingRoom: WaitingRoom;
   tools: Pick<Tools, 'leases'>;
@@ -47,9 +47,9 @@ export async function pause(
   else message.nak();
 }
 
-/** Whether nothing was written about an attempt since NATS was away. Then that outage ended it, or kept its worker from recording how it ended: it does not count. */
-export function isCutByNats({ updated_at }: Operation, { backSince }: Pick<Nats, 'backSince'>): boolean {
-  return Date.parse(updated_at) < backSince;
+/** Whether nothing was written about an attempt since NATS last failed us. Then that failure ended it, or kept its worker from recording how it ended: it does not count. */
+export function isCutByNats({ updated_at }: Operation, { servesSince }: Pick<Nats, 'servesSince'>): boolean {
+  return Date.parse(updated_at) < servesSince;
 }
 
 /** The error of a job that has waited as long as it may; undefined while it may wait longer. */

@@ -1,6 +1,12 @@
 /** Serves the API over NATS, by request and reply; clients find it through `$SRV` (NATS's ADR-32). One gateway of the queue group answers each request. */
 import { setTimeout } from 'node:timers/promises';
-import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHeader, Svcm } from '@nats-io/services';
+import {
+  type Endpoint as NatsEndpoint,
+  type Service,
+  ServiceErrorCodeHeader,
+  ServiceErrorHeader,
+  Svcm,
+} from '@nats-io/services';
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
 import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
@@ -8,6 +14,7 @@ import { parseJson } from '../../contract/json.ts';
 import { type Address, check, type Requestor, type ScheduleBody } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { Nats } from '../../nats/connection.ts';
+import { keepSubscribed } from '../../nats/listen.ts';
 import { all, apiSubject, parseApiSubject } from '../../nats/subjects.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { auditOverNats, choiceOf, userOf } from '../access/audit.ts';
@@ -29,10 +36,57 @@ const roomShare = 0.9;
  */
 const inbox = /^_(INBOX|R_)/;
 
-/** Registers every endpoint. When NATS forbids the gateway to subscribe to one, that is logged and the service ends; the REST API continues. */
+/**
+ * Registers every endpoint. When NATS forbids the gateway to subscribe to one, that is logged and the service ends; it begins again when NATS allows it.
+ * The REST API continues.
+ */
 export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
   const { nats, log } = parts;
   const measured = new Map(endpoints.map(({ name }) => [name, new Measure()]));
+  const underWay = new Set<Promise<void>>();
+  let service: Promise<Service> | undefined;
+  let isEnded = false;
+  const begin = async () => {
+    await (await service)?.stop();
+    const begun = await addService(parts, measured, underWay);
+    void begun.stopped.then((error) => {
+      if (error && !isEnded) log.error('the API over NATS has ended', { error });
+      isEnded ||= error !== null;
+    });
+    await nats.connection.flush();
+    if (isEnded && !begun.isStopped) log.info('the API over NATS is served again');
+    isEnded &&= begun.isStopped;
+    return begun;
+  };
+  const keeping = keepSubscribed(nats, isServed, () => {
+    service = begin();
+    service.catch((error) => log.error('the API over NATS was not begun', { error }));
+  });
+  await service;
+  return {
+    async drain(withinMs) {
+      keeping[Symbol.dispose]();
+      const drained = async () => {
+        await (await service)?.stop();
+        await Promise.all(underWay);
+        await nats.connection.flush();
+      };
+      const gaveUp = (error: unknown) => log.warn('requests over NATS may not be answered', { error });
+      await Promise.race([drained().catch(gaveUp), setTimeout(withinMs, undefined, { ref: false })]);
+    },
+  };
+}
+
+function isServed(subject: string): boolean {
+  return subject.startsWith('$SRV.') || subject.startsWith(apiSubject(''));
+}
+
+async function addService(
+  parts: GatewayParts,
+  measured: Map<string, Measure>,
+  underWay: Set<Promise<void>>,
+): Promise<Service> {
+  const { nats, log } = parts;
   const service = await new Svcm(connectionOf(nats)).add({
     name: 'lxstow',
     version,
@@ -46,7 +100,6 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
       return { running: measure?.running };
     },
   });
-  const underWay = new Set<Promise<void>>();
   const api = service.addGroup('');
   for (const endpoint of endpoints) {
     const measure = measured.get(endpoint.name) ?? new Measure();
@@ -65,20 +118,7 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
       },
     });
   }
-  void service.stopped.then((error) => {
-    if (error) log.error('the API over NATS has ended', { error });
-  });
-  return {
-    async drain(withinMs) {
-      const drained = async () => {
-        await service.stop();
-        await Promise.all(underWay);
-        await nats.connection.flush();
-      };
-      const gaveUp = (error: unknown) => log.warn('requests over NATS may not be answered', { error });
-      await Promise.race([drained().catch(gaveUp), setTimeout(withinMs, undefined, { ref: false })]);
-    },
-  };
+  return service;
 }
 
 /** The library has types of an older nats-core; the methods that it calls are the same. */
