@@ -1,7 +1,7 @@
 /** A nudge tells a worker to read its operation again, after a cancel request. It may be lost: the worker reads at each heartbeat anyway. */
 import type { Nats } from '../nats/connection.ts';
-import { listen } from '../nats/listen.ts';
 import { nudgeSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 
 export function nudge(nats: Nats, remote: string, operation: string): void {
   nats.connection.publish(nudgeSubject(remote, operation));

@@ -11,8 +11,8 @@ import { check } from '../contract/schemas.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
-import { listen } from '../nats/listen.ts';
 import { askSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
 interface InstancesQuestion {

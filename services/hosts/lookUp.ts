@@ -4,8 +4,8 @@ import { LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
-import { listen } from '../nats/listen.ts';
 import { askSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 
 /** Do these exist in the worker's LXD? The answer has only what was asked for. */

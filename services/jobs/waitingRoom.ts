@@ -7,8 +7,8 @@
 import type { Msg } from '@nats-io/transport-node';
 import { waitKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { listen } from '../nats/listen.ts';
 import { freedSubject, nudgeSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 import type { Delivery } from './deliveries.ts';
 
 interface Waiting {
