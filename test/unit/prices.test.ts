@@ -235,7 +235,8 @@ describe('prices', () => {
     const [owner, publisher] = ['tls', 'nats'].map((protocol) => ({ username: 'u', protocol, address: '' }));
     const of = (count: number, owned: object) => Array.from({ length: count }, () => ({ schedule: owned }));
     const create = (known: object[], asks: object) => {
-      const schedules = { list: async () => known, create: async () => 1 };
+      const hasAtLeast = async (count: number) => known.length >= count;
+      const schedules = { hasAtLeast, list: async () => known, create: async () => 1 };
       const wanted = { name: 'one', definition: { cron: '@daily' } };
       return createSchedule({ config, schedules } as unknown as GatewayParts, asks as ScheduleClient, wanted);
     };
