@@ -6,7 +6,7 @@ export class WaiterQueue<T> {
   async wait(signal: AbortSignal): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const giveUp = () => {
-      // Served and aborted in the same turn: it keeps the thing, and has left the queue.
+      // If the waiter is served and aborted in the same turn, it keeps the thing, and has already left the queue.
       const at = this.#waiting.indexOf(resolve);
       if (at >= 0) this.#waiting.splice(at, 1);
       reject(signal.reason);

@@ -44,7 +44,7 @@ export function noticeOf(operation: Operation): Notice | undefined {
   };
 }
 
-/** In the words of the API. */
+/** The source with the API's field names. */
 function shownSource({ remote, ...rest }: NonNullable<RestoreJob['source']>): Notice['source'] {
   return { ...rest, ...(remote !== undefined && { location: remote }) };
 }
@@ -54,7 +54,7 @@ export function endpointIn(operation: Operation): string | undefined {
   return asked(operation).notifyEndpoint;
 }
 
-/** Whether it is of a run, whose own notice tells how all of them ended. */
+/** Whether the operation belongs to a run, whose own notice covers it. */
 export function isOfRun(operation: Operation): boolean {
   return asked(operation).run !== undefined;
 }
