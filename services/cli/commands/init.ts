@@ -47,7 +47,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
   const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
   await writeRecord(places, { ...made, gateway });
-  say(`the gateway is called ${gateway}: here, and trusts this user`);
+  say(`the gateway is called ${gateway}: in commands, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writeSecret(places.page, recoveryPage(answers.store, new Date()));
   const status = await firstBackup(gateway, answers.backup);
@@ -86,7 +86,7 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
     await removeRemote(record.gateway);
   stop.throwIfAborted();
-  say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
+  say('lxstow is stopped, and what `lxstow init` set up is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
   return exits.ok;
 }
