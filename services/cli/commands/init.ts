@@ -164,7 +164,7 @@ with it and the store, everything can be restored on another machine.
 What to type next:
   lxstow backup ${name}                   back up an instance now
   lxstow list ${name}                     its backups
-  lxstow restore ${name} latest           restore it where it is gone; --as OTHER: beside it
+  lxstow restore ${name} latest           restore it if it is gone; --as OTHER makes a copy
   lxstow status                        whether every instance has a recent backup
   lxstow schedule next --instances     what is backed up next, and when
   lxstow doctor                        what is wrong, and what to do`);
