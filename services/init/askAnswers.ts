@@ -143,7 +143,7 @@ async function findStore(asking: Asking): Promise<Store> {
     if (accept(problems, asking)) return store;
     if (!asker || options.store !== undefined)
       throw new LxstowError('bad-config', `${placeText(store)} cannot be used`);
-    say('Please try again:');
+    say('Try again:');
   }
 }
 
