@@ -46,7 +46,7 @@ backup of each instance; existing instances are not touched. One instance alone:
 
 function commandsFor(store: Store): string {
   const init = (place: string) => `lxstow init --yes --store ${quoted(place)} --no-nightly --backup none`;
-  if ('folder' in store) return `${init(store.folder)}    # where the folder is there`;
+  if ('folder' in store) return `${init(store.folder)}    # where the folder is mounted`;
   const { endpoint, bucket, region, accessKey, secretKey, ca } = store;
   const file = 'lxstow-ca.crt';
   return [

@@ -64,7 +64,7 @@ export async function tryFolder(
     report(
       'warning',
       `${folder} is on the same disk as the storage of ${server.product} (${pools.join(', ')}): if that disk dies, the backups die with the instances`,
-      'Better use another disk, a NAS or an S3 server.',
+      'Use another disk, a NAS or an S3 server instead.',
     );
   return findings;
 }

@@ -88,7 +88,7 @@ export function endpointIn(operation: Operation): string | undefined {
   return asked(operation).notifyEndpoint;
 }
 
-/** Whether it is of a run, whose own notice tells how all of them ended. */
+/** Whether the operation belongs to a run, whose own notice covers it. */
 export function isOfRun(operation: Operation): boolean {
   return asked(operation).run !== undefined;
 }

@@ -1,4 +1,4 @@
-/** Which instances a run is about. Pure. */
+/** Which instances a run's selector chooses. Pure. */
 import { LxstowError } from '../contract/errors.ts';
 import type { RunSelector } from '../contract/schemas.ts';
 import { isSecretKey } from '../lxd/secretKeys.ts';
@@ -79,7 +79,7 @@ export function fitsPattern(name: string, pattern: string): boolean {
   return mark === pattern.length;
 }
 
-/** Whether a name fits one of the patterns. Plain names among them are looked up, not compared one by one. */
+/** Whether a name matches one of the patterns. Plain names among them are looked up, not compared one by one. */
 function fitsAny(patterns: string[]): (name: string) => boolean {
   const plain = new Set(patterns);
   const wild = patterns.filter(isWild).map((pattern) => ({ pattern, end: /[^*?]*$/.exec(pattern)?.[0] ?? '' }));
@@ -105,7 +105,7 @@ export function checkSelector(selector: RunSelector): void {
   for (const text of match) parseMatch(text);
 }
 
-/** Whether the selector means an instance, those included that exclude themselves by `excludeKey`. */
+/** Whether the selector matches an instance, even if the instance excludes itself by `excludeKey`. */
 export function meaningOf(selector: RunSelector): (instance: Selectable & { project: string }) => boolean {
   const { all, instances: names = [], exclude = [], match = [], projects, schedule } = selector;
   const [isNamed, isExcluded] = [fitsAny(names), fitsAny(exclude)];

@@ -22,7 +22,7 @@ export class ScheduleStore {
     return entry && { schedule: parseRecord<Schedule>(entry.value), revision: entry.revision };
   }
 
-  /** All, by name. */
+  /** All schedules, sorted by name. */
   async list(): Promise<StoredSchedule[]> {
     const found = await this.#bucket.entries('*');
     return found
@@ -40,12 +40,12 @@ export class ScheduleStore {
     return this.#bucket.create(schedule.name, JSON.stringify(schedule));
   }
 
-  /** Writes it over the revision that it was made from; undefined when that has changed. */
+  /** Replaces this revision of the schedule; undefined if it has changed in the meantime. */
   update(schedule: Schedule, revision: number): Promise<number | undefined> {
     return this.#bucket.put(schedule.name, JSON.stringify(schedule), revision);
   }
 
-  /** False when it has changed. */
+  /** Removes the schedule; false if it has changed in the meantime. */
   async remove({ schedule, revision }: StoredSchedule): Promise<boolean> {
     return this.#bucket.remove(schedule.name, revision, { forGood: true });
   }
