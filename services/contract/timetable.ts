@@ -1,7 +1,7 @@
 /** Parses the bandwidth limit in the configuration: one rate, or a timetable like rclone's. Pure. */
 import { LxstowError } from './errors.ts';
 
-/** In the order of the week: from this minute on (Sunday 00:00 is 0), bytes a second; Infinity is no limit. */
+/** Rates in bytes per second, each from a minute of the week on (Sunday 00:00 is 0), in the order of the week. Infinity is no limit. */
 export type Timetable = { from: number; rate: number }[];
 
 const days = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'];

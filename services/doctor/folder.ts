@@ -31,7 +31,7 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
   return true;
 }
 
-/** Warns when little of its disk is free. */
+/** Warns if little space on MinIO's disks is free. */
 export async function examineRoom(folder: string, report: Report): Promise<void> {
   const { bavail, blocks, bsize } = await statfs(folder);
   const room = `${sizeText(bavail * bsize)} of ${sizeText(blocks * bsize)} are free in ${folder}`;

@@ -64,7 +64,7 @@ export interface InitAnswers {
 export interface Asking {
   options: AnswerOptions;
   earlier: Earlier | undefined;
-  /** An earlier run has come to its end. */
+  /** Whether an earlier init has run to its end. */
   repeated: boolean;
   server: LocalServer;
   env: NodeJS.ProcessEnv;

@@ -232,7 +232,7 @@ export class Intake {
   }
 }
 
-/** Throws bad-request for what the archive's index says, and no manifest may. */
+/** Throws bad-request if the archive's index says something that a manifest may not contain. */
 function manifestOf(
   { backup: name, ...place }: BackupAddress,
   operation: string,

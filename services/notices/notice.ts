@@ -21,7 +21,7 @@ function hasEnded(status: string): status is Ended {
   return status in states;
 }
 
-/** What every notice says: how it ended, and when. */
+/** The fields of every notice: how the operation or run ended, and when. */
 function ending(status: Ended, startedAt: string, ended_at: string, error: string) {
   const state = states[status];
   return {

@@ -22,7 +22,7 @@ export function instanceKeepOf(config: Record<string, string | undefined>): Inst
   return found.length > 0 ? Object.fromEntries(found) : undefined;
 }
 
-/** `faults`: keys that were not understood, for people; they count for nothing. */
+/** `faults`: messages about keys that were not understood, and have no effect. */
 export function readKeys(keys: InstanceKeep): { keep: KeepRule; faults: string[] } {
   const keep: Record<string, unknown> = {};
   const faults: string[] = [];

@@ -46,8 +46,8 @@ function partsOf(text: string): { key: string; operator: string | undefined; val
 }
 
 /**
- * For who may not see secrets: throws forbidden for a selector that compares one with a value. Which instances it chooses would tell the secret, guess by
- * guess. That an instance has such a key is no secret.
+ * For clients that may not see secrets: throws forbidden if the selector compares a secret with a value. The chosen instances would reveal the secret, guess by
+ * guess. Whether an instance has such a key is no secret.
  */
 export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void {
   const secret = match.map(partsOf).find(({ key, operator }) => operator !== undefined && isSecretKey(key));
@@ -57,7 +57,7 @@ export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void
   throw new LxstowError('forbidden', `selector: ${why}; match the key alone (${key}), or a user.* key`);
 }
 
-/** The selector for the audit trail: without the values that it compares secrets with. */
+/** The selector for the audit trail, without the values with which it compares secrets. */
 export function withoutSecrets<S extends Pick<RunSelector, 'match'>>(selector: S): S {
   const masked = (text: string) => {
     const [, key = '', operator = ''] = /^([^=!]+)(!?=)?/.exec(text) ?? [];

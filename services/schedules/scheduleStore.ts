@@ -30,7 +30,7 @@ export class ScheduleStore {
       .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
   }
 
-  /** Whether there are so many or more. Keys are counted first, which is one request; those of deleted schedules are among them. */
+  /** Whether there are at least this many. Keys are counted first, which takes one request; they include those of deleted schedules. */
   async hasAtLeast(count: number): Promise<boolean> {
     return (await this.#bucket.names('*')).length >= count && (await this.list()).length >= count;
   }

@@ -124,8 +124,8 @@ interface Preparation {
 }
 
 /**
- * Writes the configuration, and starts the service unless it already runs with that configuration. The record goes first: whenever this is cut off, it says what is to be
- * done again, or taken back.
+ * Writes the configuration, and starts the service unless it already runs with that configuration. The record is written first, so that after an interruption it says what must be
+ * done again or undone.
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const usual = earlier?.ports ?? usualPorts;
