@@ -217,7 +217,7 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
   const time = await answer(asking, {
-    text: 'Back up every instance every night? At what time, or no',
+    text: 'Back up every instance every night? Give a time, or no',
     usual: repeated ? asIs : usualTime,
     flag: '--nightly',
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),

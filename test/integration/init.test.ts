@@ -194,7 +194,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await answer('Where should backups go?', `${endpoint}/lxstow\r`);
     await answer('Access key', 'lxstow\r');
     await answer('Secret key; it is not shown: ', 'change-me-now\r');
-    await answer('At what time, or no [03:00]: ', '\u0003');
+    await answer('Give a time, or no [03:00]: ', '\u0003');
     assert.equal(await ended, 130);
     assert.doesNotMatch(seen(), /change-me-now/);
     assert.match(seen(), /interrupted/);
