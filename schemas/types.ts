@@ -327,7 +327,7 @@ idleTimeoutMs: number
  */
 uploadMaxAgeMs: number
 /**
- * Backups may be locked by Object Lock for at most so many days. Default: as long as is asked for, so whoever may make backups can fill the store with what nobody can delete.
+ * How many days a backup may be locked by Object Lock at most. Without a limit (the default), anyone who may make backups can fill the store with backups that nobody can delete.
  */
 longestLockDays?: number
 /**

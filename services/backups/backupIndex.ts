@@ -1,5 +1,5 @@
 /**
- * The index of a project's backups: one object with what lists tell of them, so that a gateway that has just started need not read every manifest. An
+ * The index of a project's backups: one object with what lists show of them, so that a gateway that has just started need not read every manifest. An
  * entry counts only if its ETag and size are those of the listing (adr/0019).
  */
 import { promisify } from 'node:util';

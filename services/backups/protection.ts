@@ -1,4 +1,4 @@
-/** What keeps a backup from being deleted: a pin, a lock of the bucket. */
+/** What protects a backup from deletion: a pin, or a lock in the store. */
 import { minuteText } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { BackupLock, Config, Manifest, ObjectLock } from '../contract/schemas.ts';

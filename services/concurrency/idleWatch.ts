@@ -11,7 +11,7 @@ interface Pace {
 }
 
 /**
- * Aborts a transfer when the other side (LXD, a client) keeps us waiting too long, or, with a `pace`, sends too little of it. Time in which we keep it
+ * Aborts a transfer if the other side (LXD, a client) keeps us waiting too long, or, with a `pace`, sends too slowly. Time in which we keep it
  * waiting, say for S3, does not count.
  */
 export class IdleWatch implements Disposable {

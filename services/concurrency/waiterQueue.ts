@@ -9,7 +9,7 @@ export class WaiterQueue<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     this.#waiting.push(resolve);
     using _listener = addAbortListener(signal, () => {
-      // Served and aborted in the same turn: it keeps the thing, and has left the queue.
+      // If the waiter is served and aborted in the same turn, it keeps the thing, and has already left the queue.
       const at = this.#waiting.indexOf(resolve);
       if (at >= 0) this.#waiting.splice(at, 1);
       reject(signal.reason);

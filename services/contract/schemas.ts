@@ -54,7 +54,7 @@ export interface Address {
   instance: string;
 }
 
-/** Identifies a backup. backups/keys.ts makes its keys of it. */
+/** Identifies a backup. backups/keys.ts derives its keys from it. */
 export interface BackupAddress extends Address {
   backup: string;
 }
@@ -186,7 +186,7 @@ function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
   });
   formats.default(ajv);
   const { validate: isDateTime } = formats.default.get('date-time') as { validate: (text: string) => boolean };
-  // Leap seconds and `+01` are times to this library, and none to JavaScript.
+  // This library accepts leap seconds and `+01`, but JavaScript cannot parse them.
   ajv.addFormat('date-time', (text) => isDateTime(text) && !Number.isNaN(Date.parse(text)));
   for (const schema of schemas) ajv.addSchema(schema);
   return ajv;
@@ -197,7 +197,7 @@ const firstFault = validators({ allErrors: false });
 
 /**
  * Returns `value` with its defaults filled in if it matches the schema.
- * Throws `code`, naming `what`, the first fault, and where it is; of the configuration, up to five faults.
+ * Throws `code`, naming `what`, the first fault, and where it is; for the configuration, up to five faults.
  */
 export function check<N extends SchemaName>(
   name: N,
@@ -212,7 +212,7 @@ export function check<N extends SchemaName>(
 
 /** Describes the faults of `value`; empty if it matches. */
 export function faultsOf(name: SchemaName, value: unknown): string[] {
-  // Of the configuration, which is the operator's own and is read once, all faults at once.
+  // For the configuration, which is trusted and read only once, collect all faults.
   const ajv = name === 'config.json' ? validators({ allErrors: true }) : firstFault;
   const validate = ajv.getSchema(name) as ValidateFunction | undefined;
   if (!validate) throw new Error(`no schema ${name}`);

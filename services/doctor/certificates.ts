@@ -9,7 +9,7 @@ import { pemCertificates } from '../trust/certificates.ts';
 import { faultOfKey, type PairPlace } from '../trust/pair.ts';
 import { answerMs, type Report } from './finding.ts';
 
-/** Renewals happen a month before the end: with fewer days left, one was missed. */
+/** Certificates are usually renewed a month before they expire. With fewer days left than this, a renewal was missed. */
 const soonDays = 21;
 const dayMs = 86_400_000;
 
@@ -36,7 +36,7 @@ export async function readCertificates(
 
 interface ExaminedPair extends PairPlace {
   what: string;
-  /** What to do when it ends. */
+  /** How to renew it. */
   renew: string;
 }
 
@@ -104,7 +104,7 @@ export async function examineServer(
 }
 
 interface Server {
-  /** As in a URL: an IPv6 address in brackets. */
+  /** Host as in a URL: an IPv6 address is in brackets. */
   host: string;
   port: number;
   ca: string | undefined;
@@ -113,7 +113,7 @@ interface Server {
   signal: AbortSignal;
 }
 
-/** Returns the certificate that a server presents, and why it is not trusted, if so. Throws the connection's error. */
+/** Returns the certificate that a server presents, and the reason if it is not trusted. Throws the connection's error. */
 async function shownBy({
   host: bracketed,
   port,

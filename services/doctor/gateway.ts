@@ -57,7 +57,7 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
   await examineEndpoints(config.notify, signal, report);
 }
 
-/** Calls no endpoint: it would take the call for a notice. */
+/** Checks the webhooks without calling them, because a webhook would take the call for a notice. */
 async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSignal, report: Report): Promise<void> {
   for (const url of endpoints.map((endpoint) => new URL(endpoint))) {
     try {
@@ -73,7 +73,7 @@ async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSi
   }
 }
 
-/** Warns about advertised addresses, which are in tokens, that the certificate does not name: only clients that pin it can connect there. */
+/** Warns about advertised addresses that the certificate does not name. They are in tokens, but only clients that pin the certificate can connect there. */
 function judgeNames(certificate: X509Certificate, advertised: string[], report: Report): void {
   const wrong = advertised
     .map((address) => address.replace(/:\d+$/, '').replace(/^\[|\]$/g, ''))

@@ -63,7 +63,7 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   await examineStaging({ lxd, pools, volume: server.config?.['storage.backups_volume'] }, patient, report);
 }
 
-/** Over HTTPS, an Incus tells a client that it does not trust nothing of itself. */
+/** How to make the server trust the worker. Over HTTPS, an Incus does not identify itself to clients that it does not trust. */
 function adviceToTrust({ product }: LxdClient, { url, certificate = 'CERTIFICATE' }: RemoteConfig): string {
   const [lxd, incus] = [
     `\`lxc config trust add ${certificate}\``,

@@ -138,16 +138,16 @@ export async function examineRights(nats: Nats, config: Config, role: Role, repo
       await nats.connection.request(subject, data, { timeout: rightsMs, ...(headers ? { headers } : {}) }).catch(note);
     }),
   );
-  const user = config.nats.user === undefined ? 'this user' : `user ${config.nats.user}`;
+  const user = config.nats.user === undefined ? 'this user' : `the NATS user ${config.nats.user}`;
   if (refused.size === 0) {
-    report('ok', `${user} of NATS may do what a ${role} does`);
+    report('ok', `${user} has the rights of a ${role}`);
     return true;
   }
   const shown = [...refused].slice(0, 6).join(', ');
   report(
     'problem',
-    `${user} of NATS may not do what a ${role} does: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
-    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} in the place of local)` : ''}, and \`nats-server --signal reload\`; and set nats.inboxPrefix as there.`,
+    `${user} lacks rights of a ${role}: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
+    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} instead of local)` : ''}, then run \`nats-server --signal reload\`. Also set nats.inboxPrefix as there.`,
   );
   // Without replies, every further request would time out.
   return ![...refused].some((each) => each.startsWith(`subscribe ${config.nats.inboxPrefix ?? '_INBOX'}`));

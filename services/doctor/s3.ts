@@ -115,7 +115,7 @@ async function get({ config, ca, signal }: Server, path: string, headers: Record
   const client = url.protocol === 'https:' ? https : http;
   const options = { agent: false, headers, signal: briefly(signal), ...(ca === undefined ? {} : { ca }) };
   try {
-    // It may fail after the answer has begun, too.
+    // The answer may also fail after it has begun.
     const request = client.get(url, options).on('error', () => undefined);
     const [response] = (await once(request, 'response')) as [http.IncomingMessage];
     return { status: response.statusCode, headers: response.headers, body: await text(response) };

@@ -14,7 +14,7 @@ interface Yardstick {
   maxAgeMs: number;
   /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
-  /** Of schedules. They count in the place of `maxAgeMs` for the instances that they cover. */
+  /** Expectations of schedules. They replace `maxAgeMs` for the instances that they cover. */
   expectations?: Expectation[];
   /** Judge by `maxAgeMs` alone. */
   byAge?: boolean;

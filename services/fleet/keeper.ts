@@ -37,7 +37,7 @@ export class Keeper {
     this.#options = options;
   }
 
-  /** The last good backup of an instance, as its record has it. */
+  /** The newest backup in an instance's record. */
   async lastGood(address: Address): Promise<GoodBackup | undefined> {
     return (await this.#options.fleet.find(address)).good;
   }

@@ -12,7 +12,7 @@ import { withSeen, withYoungest } from './instanceRecord.ts';
 import { youngestBackups } from './youngest.ts';
 
 const uuidKey = 'volatile.uuid';
-/** The keys of LXD's configuration that records tell of. */
+/** The keys of LXD's configuration that records contain. */
 export const recordedKeys = [uuidKey, excludeKey, scheduleKey, ...keepKeys];
 
 const writesInFlight = 64;

@@ -35,7 +35,7 @@ interface Page {
   more: boolean;
 }
 
-/** How a worker finds the answer: the objects, or none if the requested one does not exist. Of instances, it may leave out those up to `after`, and those behind a page. */
+/** How a worker finds the answer: the objects, or none if the requested one does not exist. A list of instances may leave out those up to `after`, and those after the page. */
 type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';

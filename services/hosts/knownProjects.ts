@@ -3,9 +3,9 @@ import type { Nats } from '../nats/connection.ts';
 import { askInventory } from './hostInventory.ts';
 
 interface UnknownProjects {
-  /** Projects that no host which answered has. */
+  /** Projects that none of the hosts that answered has. */
   missing: string[];
-  /** Hosts that did not answer: they may have them. */
+  /** Hosts that did not answer, and may have these projects. */
   silent: string[];
 }
 

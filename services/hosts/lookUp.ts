@@ -26,16 +26,16 @@ export interface LookUpAnswer {
   pool?: boolean;
   /** Why the instance cannot be replaced, if that was asked for. */
   refusal?: string;
-  /** The project is restricted: LXD itself refuses what is not to be in it. */
+  /** Whether the project is restricted, so that LXD itself enforces its limits. */
   restricted?: boolean;
-  /** The project has no profiles of its own, but those of `default`. Workers before this version do not say it. */
+  /** Whether the project uses the profiles of `default` instead of its own. Older workers do not report this. */
   sharedProfiles?: boolean;
-  /** Which of the profiles that were asked for the project has. */
+  /** Those of the requested profiles that the project has. */
   profiles?: string[];
 }
 
 const queueGroup = 'lxstow';
-/** Each is a question to LXD. */
+/** The largest number of profiles, because each costs a request to LXD. */
 const mostProfiles = 100;
 
 /** Asks a worker. Undefined if a worker is up but its LXD fails or does not answer in time; throws no-worker if none is up. */

@@ -1,4 +1,4 @@
-/** Makes a backup of an archive from elsewhere, under an operation that clients can watch and cancel. If it fails, nothing is left. */
+/** Makes a backup from an archive that comes from elsewhere, as an operation that clients can watch and cancel. If it fails, nothing is left. */
 import { Readable } from 'node:stream';
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
@@ -66,7 +66,7 @@ interface Incoming {
   tags: Tags;
   /** Announced bytes. */
   length: number | undefined;
-  /** The time in its name. Default: now. */
+  /** The time in the backup's name. Default: now. */
   named?: Date;
   /** When the archive was made, if known. */
   created?: Date;
@@ -91,7 +91,7 @@ interface Incoming {
 
 export interface Judge {
   onEntry: OnEntry;
-  /** Throws if the archive may not be taken. */
+  /** Throws if the archive may not be accepted. */
   finish(): Promise<void>;
 }
 
@@ -232,7 +232,7 @@ export class Intake {
   }
 }
 
-/** Throws bad-request for what the archive's index says, and no manifest may. */
+/** Throws bad-request if the archive's index says something that a manifest may not contain. */
 function manifestOf(
   { backup: name, ...place }: BackupAddress,
   operation: string,

@@ -56,7 +56,7 @@ interface RunOptions {
 /** Stands for the operation in the janitor's leases. */
 const ownName = 'janitor';
 const askAgainMs = 500;
-/** After so many TTLs of a lease, its former holder does not work any more. */
+/** After this many TTLs, the former holder of a lease is certainly not working any more. */
 const ttlsToSettle = 3;
 
 export class Janitor {
@@ -98,7 +98,7 @@ export class Janitor {
     return findings;
   }
 
-  /** Tells what #settle would do. */
+  /** Says what #settle would do. */
   async #judge(leftover: Leftover): Promise<Finding['action']> {
     const kept = this.#reasonToKeep(leftover);
     if (kept) return `kept: ${kept}`;
@@ -124,7 +124,7 @@ export class Janitor {
     }
   }
 
-  /** Looks the owner up again, now that no operation can begin: one may have begun since the leftover was found. */
+  /** Looks up the owner again, now that no operation can begin, because one may have begun since the leftover was found. */
   async #remove(leftover: Leftover, signal: AbortSignal): Promise<Finding['action']> {
     const now = await leftover.ownerNow();
     if (now.state === 'living') return `kept: operation ${now.operation} has begun since`;
@@ -182,10 +182,10 @@ function busy(name: string, holder: LeaseHolder | undefined): string {
   return `${name} is being worked on${holder ? ` by ${holder.worker}` : ''}`;
 }
 
-/** Soon after the start, for what a crash has left, but not while everything else starts. */
+/** Delay of the first run: soon after the start, because a crash may have left something, but not while everything else starts. */
 const firstAfterMs = 10_000;
 
-/** Runs the janitor every so often until `stop`; logs what it removed, and what it could not remove. 0 minutes: never. */
+/** Runs the janitor at intervals until `stop`; logs what it removed, and what it could not remove. 0 minutes: never. */
 export async function tidyRegularly(
   janitor: Janitor,
   { everyMinutes, log, stop }: { everyMinutes: number; log: Log; stop: AbortSignal },

@@ -1,4 +1,4 @@
-/** The operation that owns what lxstow has made, and whether it lives. It is read again before each removal. */
+/** Finds the operation that owns what lxstow has made, and whether it is still unfinished. It is read again before each removal. */
 import { archiveKey } from '../backups/keys.ts';
 import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
@@ -60,7 +60,7 @@ export class Owners {
     return owners;
   }
 
-  /** For how long a lease has not been renewed that NATS has `written` last: by NATS's clock, as this host's may differ. */
+  /** How long ago a lease was last renewed (`written`), by NATS's clock, because this machine's may differ. */
   unrenewedMs(written: Date): number {
     return this.#clock() - written.getTime();
   }
@@ -70,12 +70,12 @@ export class Owners {
     return this.#known;
   }
 
-  /** The owner of what bears an operation's id. */
+  /** The owner of a thing that has an operation's id in its name. */
   async ofOperation(id: string): Promise<Owner> {
     const { entry } = await this.#operations.get(operationKey('*', id));
     if (entry) {
       const operation = readOperation(entry.value);
-      // One that cannot be read may live.
+      // An operation that cannot be read may be unfinished.
       return { state: operation && this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
     }
     return { state: this.#leased.has(id) ? 'living' : 'unclear', operation: id };
@@ -126,7 +126,7 @@ export class Owners {
     return isFinal(operation) && Date.now() - Date.parse(operation.updated_at) >= this.#settledMs;
   }
 
-  /** On any host of the configuration: two may be the same LXD. */
+  /** On any host in the configuration, because two hosts may be the same LXD. */
   async #find(id: string): Promise<Operation | undefined> {
     const { entry } = await this.#operations.get(operationKey('*', id));
     return entry && readOperation(entry.value);
@@ -140,7 +140,7 @@ export class Owners {
   }
 }
 
-/** Undefined for a record that is none: it must not hide the others. */
+/** Undefined for a record that is not valid: it must not hide the others. */
 function readOperation(value: Buffer): Operation | undefined {
   try {
     return parseRecord<Operation>(value);

@@ -27,7 +27,7 @@ export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDep
   }
 }
 
-/** Whether a worker asks for jobs of this lane now. */
+/** Whether any worker is asking for jobs of this lane now. */
 export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
   nats.assertConnected();
   try {
@@ -41,12 +41,12 @@ export function countDeadLetters(nats: Nats): Promise<number> {
   return messagesIn(nats, deadLetterStream, 'counting dead letters');
 }
 
-/** For people: how many there are, and what to do. */
+/** Says how many dead letters there are, and what to do. */
 export function wordsFor(deadLetters: number): string {
   return `${deadLetters} dead letter${deadLetters === 1 ? '' : 's'}; lxstow dead-letters list`;
 }
 
-/** How many notices wait for their endpoint. */
+/** How many notices wait to be delivered. */
 export function countNotices(nats: Nats): Promise<number> {
   return messagesIn(nats, noticesStream, 'counting notices');
 }

@@ -91,7 +91,7 @@ export class WaitingRoom implements Disposable {
     if (nats.connected) nats.connection.publish(freedSubject(remote), waitKey(key));
   }
 
-  /** Has NATS redeliver the first job that waits for this lease now. */
+  /** Lets NATS redeliver, now, the first job that waits for this lease. */
   callFirst(lease: string): void {
     let first: Waiting | undefined;
     for (const each of this.#byLease.get(lease) ?? [])
@@ -99,7 +99,7 @@ export class WaitingRoom implements Disposable {
     if (first) this.#call(first);
   }
 
-  /** Has NATS redeliver all waiting jobs now, to any worker. */
+  /** Lets NATS redeliver all waiting jobs now, to any worker. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;

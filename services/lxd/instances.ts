@@ -160,7 +160,7 @@ export function describeServer({ api_extensions, environment }: LxdServer): Mani
   };
 }
 
-/** Whether LXD takes a key's value for true. */
+/** Whether LXD understands a key's value as true. */
 export function isOn(value = ''): boolean {
   return ['true', '1', 'yes', 'on'].includes(value.toLowerCase());
 }

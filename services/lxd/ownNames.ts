@@ -15,7 +15,7 @@ export function replacedName(operation: string): string {
 }
 
 /**
- * Parses a reserved name; undefined for any other. `restored`: the instance that a restore imports. `replaced`: the one that it replaces, from its renaming
+ * Parses a reserved name; undefined for any other. `restored`: the instance that a restore imports. `replaced`: the one that it replaces, from its rename
  * to its deletion.
  */
 export function parseOwnName(name: string): { kind: 'restored' | 'replaced'; operation: string } | undefined {

@@ -18,7 +18,7 @@ export async function knownProfiles(
   return names.filter((_, index) => found[index]);
 }
 
-/** Creates the profiles that the project lacks, and tells `onMade` of each. Existing ones are left unchanged; `different` names those with other contents. */
+/** Creates the profiles that the project lacks, and calls `onMade` for each. Existing ones are left unchanged; `different` names those with other contents. */
 export async function ensureProfiles(
   lxd: LxdClient,
   project: string,

@@ -13,7 +13,7 @@ interface SourceTools {
   from: LxminBucket;
 }
 
-/** What finds the copies among lxstow's own backups. */
+/** What is needed to find copies among lxstow's own backups. */
 interface CopyTools extends SourceTools {
   store: Pick<ObjectStore, 'list'>;
   catalog: Catalog;
@@ -39,9 +39,9 @@ export interface Sound extends LxminBackup {
 export type Found =
   | (Sound & { state: 'new' })
   | (Sound & { state: 'adopted'; as: string })
-  /** A part is missing. */
+  /** Something is missing. */
   | (LxminBackup & { state: 'incomplete'; why: string; address?: Address | undefined })
-  /** It cannot be read, or is damaged. */
+  /** The archive cannot be read, or is damaged. */
   | (LxminBackup & { state: 'unreadable'; error: LxstowError; address?: Address | undefined });
 
 export interface Survey {

@@ -21,7 +21,7 @@ export interface Entry {
   ttlMs?: number;
 }
 
-/** Without these no attempt at a job can go on. */
+/** Subjects without which no attempt at a job can continue. */
 const vital = [operationsBucket, leasesBucket];
 const readsInFlight = 64;
 /** A leader election takes some seconds; a person who waits for an answer waits no longer than this. */

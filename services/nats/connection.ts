@@ -78,7 +78,7 @@ export class Nats implements AsyncDisposable {
   readonly #servers: string;
   readonly #closed = new AbortController();
   readonly #watching: Promise<void>;
-  /** Aborts when the connection that there is now is lost. */
+  /** Aborts when the current connection is lost. */
   #loss = new AbortController();
   #back = Promise.withResolvers<void>();
   /** Rejects what waits for a reply. */
@@ -104,18 +104,18 @@ export class Nats implements AsyncDisposable {
     return this.#goneSince === undefined;
   }
 
-  /** Since when NATS serves us, in ms of the clock: its last reconnect, or the last failure that was noted. -Infinity if it always did. */
+  /** Since when NATS has served us, in ms of the clock: the last reconnect, or the last failure that was noted. -Infinity if it always has. */
   get servesSince(): number {
     return this.#servesSince;
   }
 
-  /** Notes that NATS did not do what jobs depend on, connected or not: it had no room, no leader or no right for us. */
+  /** Notes that NATS failed at something that jobs depend on, connected or not: it had no room or no leader, or gave us no right. */
   noteFailure(): void {
     this.#servesSince = Date.now();
   }
 
   /**
-   * Calls `heed` with the subject of each subscription that NATS ends, or does not take, because we have no right to it. It returns whether it will
+   * Calls `heed` with the subject of each subscription that NATS ends or refuses because we have no right to it. `heed` returns whether it will
    * subscribe again.
    */
   onRefusedSubscription(heed: (subject: string) => boolean): Disposable {
@@ -133,7 +133,7 @@ export class Nats implements AsyncDisposable {
     return this.#loss.signal;
   }
 
-  /** Resolves when there is a connection, or `stop` aborts. */
+  /** Resolves once there is a connection, or `stop` aborts. */
   async untilConnected(stop: AbortSignal): Promise<void> {
     while (!this.connected && !stop.aborted) await until(stop, this.#back.promise).catch(() => undefined);
   }
@@ -183,8 +183,8 @@ export class Nats implements AsyncDisposable {
   }
 
   /**
-   * Whether it is to be logged. The client reports a disconnect, an error and, in the end, a reconnect for each login that is refused; and
-   * `keepSubscribed` tries a refused subscription until NATS takes it.
+   * Whether to log it. For each refused login, the client reports a disconnect, an error and, in the end, a reconnect; and
+   * `keepSubscribed` repeats a refused subscription until NATS accepts it.
    */
   #isNews(status: Status): boolean {
     if (status.type === 'disconnect') return this.connected;

@@ -15,7 +15,7 @@ export function violationOf(error: unknown): PermissionViolationError | undefine
   return undefined;
 }
 
-/** Whether a write was refused because its subject has another last message than was expected. */
+/** Whether a write was refused because the subject's last message is not the expected one. */
 export function isWrongSequence(error: unknown): boolean {
   return [10071, 10164].includes(apiCode(error) ?? 0);
 }
@@ -28,7 +28,7 @@ export function isNoResponders(error: unknown): boolean {
 /** The stream is full, the server's disk or memory is full, or the account has reached a limit: of bytes (10002, 10028) or of consumers (10026). */
 const noRoom = [10077, 10023, 10047, 10002, 10028, 10026];
 
-/** Whether NATS itself is why a request failed, not what was asked. */
+/** Whether a request failed because of NATS itself, not because of its content. */
 export function isOfNats(code: ErrorCode): boolean {
   return code === 'nats-unavailable' || code === 'nats-unfit' || code === 'queue-full';
 }

@@ -45,8 +45,8 @@ export function connectionOptions(
 }
 
 /**
- * Returns an authenticator that reads the configuration and its files at each login. While they cannot be used, because they are being written, say, it
- * logs in as before: an authenticator that throws ends the connection for good. Throws bad-config the first time.
+ * Returns an authenticator that reads the configuration and its files at each login. While they cannot be used, for example because they are being written, it
+ * logs in as before, because an authenticator that throws would end the connection for good. Throws bad-config the first time.
  */
 function authenticatorOf(current: () => Config['nats']): Authenticator {
   let last = loginOf(current());
@@ -69,7 +69,7 @@ function loginOf({ credentials, nkey, token, user, password }: Config['nats']): 
   return user ? usernamePasswordAuthenticator(user, password) : () => undefined;
 }
 
-/** Throws bad-config if the file cannot be read, or has something else in it. */
+/** Throws bad-config if the file cannot be read, or contains something else. */
 function fromFile(name: string, path: string, make: (content: Uint8Array) => Authenticator): Authenticator {
   const text = readText(path, name).trim();
   // A .creds file must end with a line break, a seed must not.

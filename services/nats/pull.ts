@@ -4,7 +4,7 @@ import type { Nats } from './connection.ts';
 
 /**
  * Yields the messages of one pull, until it is complete or expires, the connection is lost, or `stop` aborts. Waits for a connection first. The client
- * itself would let the pull go on over a reconnect, and pull once more for each login that was refused meanwhile. Throws the client's errors.
+ * itself would continue the pull after a reconnect, and pull once more for each login that was refused in between. Throws the client's errors.
  */
 export async function* pull(
   nats: Pick<Nats, 'loss' | 'untilConnected'>,

@@ -1,11 +1,11 @@
-/** Subscriptions that last. NATS ends one when a reload takes away the right to it, and does not say when the right is back. */
+/** Keeps subscriptions alive. When a reload takes away the right to one, NATS ends it, and does not say when the right is given back. */
 import type { Msg, Subscription } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
 
 const againMs = 10_000;
 
 /**
- * Calls `begin` now, and again 10 s after NATS has refused a subscription whose subject `concerns` it, until disposed. `begin` ends what it began before.
+ * Calls `begin` now, and again 10 s after NATS has refused a subscription to whose subject `concerns` returns true, until disposed. `begin` must end what it began before.
  */
 export function keepSubscribed(nats: Nats, concerns: (subject: string) => boolean, begin: () => void): Disposable {
   let timer: NodeJS.Timeout | undefined;

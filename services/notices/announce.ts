@@ -20,7 +20,7 @@ interface AnnounceOptions {
   of: 'operations' | 'runs';
   config: Config['notify'];
   log: Log;
-  /** Aborts when no more ends are to be announced. */
+  /** Aborts when this process must announce no more ends. */
   stop: AbortSignal;
 }
 
@@ -50,8 +50,8 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
 }
 
 /**
- * One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. A run's operations are told
- * together by the notice of the run, unless `notify.children` wants each.
+ * One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. A run's operations are covered
+ * by the notice of the run, unless `notify.children` is true.
  */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const operation = message.json<Operation>();

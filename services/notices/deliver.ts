@@ -18,9 +18,9 @@ interface DeliverOptions {
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
   log: Log;
-  /** Aborts when no more notices are to be taken. */
+  /** Aborts when this process must take no more notices. */
   stop: AbortSignal;
-  /** Aborts when notices under way must go back to the queue. */
+  /** Aborts when notices that are being delivered must go back to the queue. */
   handingBack: AbortSignal;
 }
 
@@ -36,7 +36,7 @@ const longestHeldMs = 5000;
 const firstRetryMs = 2000;
 const longestRetryMs = 2 * 3_600_000;
 const hourMs = 3_600_000;
-/** A ping says how things are: one that comes much later would say something else. */
+/** How long a ping is tried: if it arrives much later, what it says is no longer true. */
 const pingTriedMs = { start: 60_000, up: hourMs, down: hourMs };
 
 interface Host {
@@ -139,7 +139,7 @@ export class Deliverer {
     return ping ? Math.min(ms, pingTriedMs[ping.what]) : ms;
   }
 
-  /** Checks the endpoint against the configuration of now, not that of the time when the notice was queued. */
+  /** Posts the notice if the current configuration allows its endpoint, whatever the configuration was when the notice was queued. */
   async #post({ id, endpoint, namedBy, body, ping }: QueuedNotice): Promise<Answer> {
     const { config, handingBack } = this.#options;
     const listed = config.endpoints.includes(endpoint);

@@ -21,7 +21,7 @@ function hasEnded(status: string): status is Ended {
   return status in states;
 }
 
-/** What every notice says: how it ended, and when. */
+/** The fields of every notice: how the operation or run ended, and when. */
 function ending(status: Ended, startedAt: string, ended_at: string, error: string) {
   const state = states[status];
   return {
@@ -88,7 +88,7 @@ export function endpointIn(operation: Operation): string | undefined {
   return asked(operation).notifyEndpoint;
 }
 
-/** Whether it is of a run, whose own notice tells how all of them ended. */
+/** Whether the operation belongs to a run, whose own notice covers it. */
 export function isOfRun(operation: Operation): boolean {
   return asked(operation).run !== undefined;
 }

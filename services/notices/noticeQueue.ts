@@ -19,7 +19,7 @@ export interface QueuedNotice {
   endpoint: string;
   /** Where the endpoint was named. */
   namedBy: 'configuration' | 'request';
-  /** JSON, as it is sent and signed; of a ping its text. */
+  /** The JSON as it is sent and signed; for a ping, its text. */
   body: string;
   /** For a ping: how it is sent. */
   ping?: Pick<Ping, 'what' | 'method'>;

@@ -75,7 +75,7 @@ export class Outages implements AsyncDisposable {
     if (on !== 's3' && on !== 'lxd') return { gate: undefined, cut: false };
     const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
     const outage = await suspect.examine(mayBeOfWrites(code));
-    // One outage may hide the other: no job gets so far as to meet it.
+    // One outage may hide the other, because no job gets far enough to notice it.
     if (outage?.allowed === 0) await other.examine(false);
     const cut = on === 'lxd' && (outage !== undefined || suspect.startedAgain > begun);
     if (!outage || !concerns(outage, kind)) return { gate: undefined, cut };

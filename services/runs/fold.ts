@@ -30,18 +30,18 @@ export function hasEnded({ status }: Pick<Run, 'status'>): boolean {
   return codes[status] >= 200;
 }
 
-/** The code of a child's operation that ended unbegun because another job has the instance. */
+/** The code of a child's operation that ended before it began, because another job works on the instance. */
 export const skippedCode = 'instance-busy';
 
 /** The code of a child that had not begun when its schedule's window ended. */
 export const windowCode = 'window';
 
-/** Whether it is the backup that this child stands for. The message of another job may have had its id. */
+/** Whether the operation is the child's backup. The message of another job may have had the same id. */
 export function isBackupOf({ project, instance }: RunChild, operation: Operation): boolean {
   return operation.kind === 'backup' && operation.project === project && operation.instance === instance;
 }
 
-/** What an operation with the child's id says of the child. */
+/** The child's state according to the operation with its id. */
 export function outcomeFor(child: RunChild, operation: Operation): Outcome {
   if (isBackupOf(child, operation)) return outcomeOf(operation);
   const reason = `operation ${operation.id} is the ${operation.kind} of ${operation.instance}: another message had its id`;
@@ -129,7 +129,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
   const places = seenPlaces(run, may);
   const all = places.length === Object.keys(run.places).length;
   const { projects = [''], remotes = [''] } = run.request.selector;
-  // Not where the request names more than what came of it.
+  // Leave out the request if it names more than the client may see.
   const whole = all && projects.every((project) => remotes.every((remote) => may(remote, project)));
   if (places.length === 0 && !whole) return undefined;
   const tallies = places.map((place) => run.places[place] ?? {});

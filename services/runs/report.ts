@@ -13,7 +13,7 @@ const headings: Partial<Record<RunChild['state'], string>> = {
   running: 'At work',
   pending: 'Waiting',
 };
-/** Lines for each state; the JSON has all children. */
+/** Most lines for each state; the JSON has all children. */
 const mostLines = 200;
 
 /** The report as Markdown, which mail, chats and ntfy render. */
@@ -45,7 +45,7 @@ export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: numb
   return `${lines.join('\n')}\n`;
 }
 
-/** Escapes foreign text for one line of Markdown. */
+/** Escapes text from elsewhere for one line of Markdown. */
 function escaped(text: string): string {
   return text.replaceAll(/\s+/g, ' ').replaceAll(/[\\`*_[\]<>|#]/g, '\\$&');
 }

@@ -1,4 +1,4 @@
-/** Which instances a run is about. Pure. */
+/** Which instances a run's selector chooses. Pure. */
 import { LxstowError } from '../contract/errors.ts';
 import type { RunSelector } from '../contract/schemas.ts';
 import { isSecretKey } from '../lxd/secretKeys.ts';
@@ -46,8 +46,8 @@ function partsOf(text: string): { key: string; operator: string | undefined; val
 }
 
 /**
- * For who may not see secrets: throws forbidden for a selector that compares one with a value. Which instances it chooses would tell the secret, guess by
- * guess. That an instance has such a key is no secret.
+ * For clients that may not see secrets: throws forbidden if the selector compares a secret with a value. The chosen instances would reveal the secret, guess by
+ * guess. Whether an instance has such a key is no secret.
  */
 export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void {
   const secret = match.map(partsOf).find(({ key, operator }) => operator !== undefined && isSecretKey(key));
@@ -57,7 +57,7 @@ export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void
   throw new LxstowError('forbidden', `selector: ${why}; match the key alone (${key}), or a user.* key`);
 }
 
-/** The selector for the audit trail: without the values that it compares secrets with. */
+/** The selector for the audit trail, without the values with which it compares secrets. */
 export function withoutSecrets<S extends Pick<RunSelector, 'match'>>(selector: S): S {
   const masked = (text: string) => {
     const [, key = '', operator = ''] = /^([^=!]+)(!?=)?/.exec(text) ?? [];
@@ -79,7 +79,7 @@ export function fitsPattern(name: string, pattern: string): boolean {
   return mark === pattern.length;
 }
 
-/** Whether a name fits one of the patterns. Plain names among them are looked up, not compared one by one. */
+/** Whether a name matches one of the patterns. Plain names among them are looked up, not compared one by one. */
 function fitsAny(patterns: string[]): (name: string) => boolean {
   const plain = new Set(patterns);
   const wild = patterns.filter(isWild).map((pattern) => ({ pattern, end: /[^*?]*$/.exec(pattern)?.[0] ?? '' }));
@@ -105,7 +105,7 @@ export function checkSelector(selector: RunSelector): void {
   for (const text of match) parseMatch(text);
 }
 
-/** Whether the selector means an instance, those included that exclude themselves by `excludeKey`. */
+/** Whether the selector matches an instance, even if the instance excludes itself by `excludeKey`. */
 export function meaningOf(selector: RunSelector): (instance: Selectable & { project: string }) => boolean {
   const { all, instances: names = [], exclude = [], match = [], projects, schedule } = selector;
   const [isNamed, isExcluded] = [fitsAny(names), fitsAny(exclude)];

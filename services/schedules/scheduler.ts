@@ -1,7 +1,7 @@
 /**
- * Makes the runs of schedules when they are due. One gateway does it, the holder of a lease. What is due is found by comparing: the slots since the last
- * one with the clock. So a slot that no gateway was at work for is found by the next one, and a run's id, made of schedule and slot, keeps it from being
- * made twice (docs/adr/0039-schedules.md).
+ * Starts the runs of schedules when they are due. One gateway does this, the holder of a lease. It finds what is due by comparing the slots since the last
+ * one with the clock. So a slot at which no gateway was running is found by the next gateway. A run's id is derived from schedule and slot, so it cannot be
+ * created twice (docs/adr/0039-schedules.md).
  */
 
 import { forEach } from '../concurrency/orderedMap.ts';
@@ -21,15 +21,15 @@ import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
 interface SchedulerOptions extends RunTools, LeaseTools {
   audit: Log;
   schedules: ScheduleStore;
-  /** Of the configuration. */
+  /** The hosts in the configuration. */
   remotes: string[];
   /** Why a schedule's owner may no longer have it. */
   ownerTrouble(schedule: Schedule): Promise<string | undefined>;
 }
 
-/** Schedules that are created, changed or resumed are seen after so long. */
+/** New, changed and resumed schedules are noticed after this time at the latest. */
 const lookEveryMs = 10_000;
-/** So many schedules ask the hosts at once. */
+/** How many schedules are handled in parallel, each of which asks the hosts. */
 const atOnce = 16;
 
 /** Runs until `stop`. */
@@ -46,7 +46,7 @@ export async function serveSchedules(options: SchedulerOptions): Promise<void> {
   await serveUnderLease({ ...options, key: schedulerLeaseKey, what }, serve);
 }
 
-/** Makes what is due; returns when the next one will be. One schedule that fails does not stop the others. */
+/** Starts the runs that are due; returns when the next one will be due. A schedule that fails does not stop the others. */
 async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promise<number> {
   let nextMs = Number.POSITIVE_INFINITY;
   // A host that does not answer must not make all schedules of the hour late.
@@ -89,7 +89,7 @@ async function serveOne(options: SchedulerOptions, { schedule, revision }: Store
   return nextMs;
 }
 
-/** The id of a slot's run: the same for every gateway and every try. A client cannot guess it, and so not take it. */
+/** The id of a slot's run: the same for every gateway and every try. A client cannot guess it, so it cannot create a run with this id. */
 export function scheduledRunId({ name, token }: Pick<Schedule, 'name' | 'token'>, slot: string): string {
   return uuid5(`schedule|${name}|${token}|${slot}`);
 }
@@ -106,12 +106,12 @@ async function makeRun(
   return createRun(options, runRequest(name, definition, id), hostsOf(definition, options.remotes), asker);
 }
 
-/** The hosts that the schedule is about, as far as they are configured. */
+/** The schedule's hosts that are in the configuration. */
 export function hostsOf({ selector }: ScheduleBody, configured: string[]): string[] {
   return configured.filter((each) => selector?.remotes?.includes(each) ?? true);
 }
 
-/** What a run of the schedule asks for. */
+/** The request for a run of the schedule. */
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {
   const { zone = 'UTC', selector, keep, ...rest } = definition;
   const { compression_algorithm, optimized_storage, instance_only, object_lock, tags, notifyEndpoint, ping } = rest;

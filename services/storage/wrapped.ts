@@ -1,4 +1,4 @@
-/** Wraps an object store: for what is the same around every call. */
+/** Wraps an object store in code that is the same around every call. */
 import type { ObjectStore } from './objectStore.ts';
 
 const calls = [

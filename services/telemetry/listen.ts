@@ -1,7 +1,7 @@
 import type { AddressInfo, Server } from 'node:net';
 import { LxstowError } from '../contract/errors.ts';
 
-/** Listens, and returns the port. `key`: where the configuration has it. Throws bad-config. */
+/** Listens, and returns the port. `key`: the configuration key of the port. Throws bad-config. */
 export async function listen(server: Server, address: string, port: number, key: string): Promise<number> {
   try {
     await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));

@@ -25,7 +25,7 @@ export interface StoredCertificate {
 
 /** A gateway that has not announced itself for this long is forgotten. */
 const gatewayKeptMs = 7 * 86_400_000;
-/** Clocks may differ by less. */
+/** How much longer than a token its end is kept: clocks differ by less than this. */
 const endKeptMs = 86_400_000;
 
 export class TrustStore {
@@ -106,7 +106,7 @@ export class TrustStore {
     return entry && this.#readToken(entry);
   }
 
-  /** Uses up and returns the token with this secret; only one caller gets it. Undefined when there is none. */
+  /** Uses up and returns the token with this secret; only one caller gets it. Undefined if there is none. */
   redeem(secret: string, by: Requestor): Promise<TrustToken | undefined> {
     return this.#endToken(tokenKey('*', secretHash(secret)), 'used', by);
   }

@@ -53,7 +53,7 @@ export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumst
   return { kind: 'wait', delayMs: bounded(waitedMs / 4) };
 }
 
-/** How many attempts a job has. Once the restored instance is in service, its restore must end well: it is retried without a limit. */
+/** How many attempts a job has. Once the restored instance is in service, the restore must succeed, so it is retried without a limit. */
 export function attemptsOf({ checkpoint }: Operation, configured: number): number {
   return checkpoint?.swapped ? Number.POSITIVE_INFINITY : configured;
 }

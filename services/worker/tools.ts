@@ -17,7 +17,7 @@ import type { WorkerMetrics } from '../telemetry/metrics.ts';
 export interface Tools {
   config: Config;
   metrics: WorkerMetrics;
-  /** Of deletions. */
+  /** The audit log of deletions. */
   audit: Log;
   lxd: LxdClient;
   store: ObjectStore;

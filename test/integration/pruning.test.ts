@@ -384,7 +384,7 @@ describe('pruning', { timeout: 600_000 }, () => {
     const uploaded = await stack.stow.request('POST', '/1.0/instances', {
       ...{ body: 'x', headers: { ...headers, 'content-type': 'application/octet-stream' } },
     });
-    assertError(uploaded, 400, /cannot be locked, but held: lxstow pin INSTANCE BACKUP --hold/);
+    assertError(uploaded, 400, /cannot be locked; to protect it: lxstow pin INSTANCE BACKUP --hold/);
     const pinned = await stack.stow.request('PATCH', `/1.0/instances/c1/backups/${names[0]}`, { body: { held: true } });
     assert.ok(pinned.status >= 400, pinned.text);
     assert.match(pinned.text, /the bucket has no Object Lock/);

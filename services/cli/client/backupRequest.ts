@@ -13,7 +13,7 @@ export interface HowToBackUp {
   notify?: string;
 }
 
-/** Of which instances; empty lists choose none. */
+/** Which instances to choose; an empty list means no restriction. */
 export interface Choice {
   all?: boolean;
   selector: string[];
@@ -42,7 +42,7 @@ export function howIn({ compression, optimized, instanceOnly, notify, ...locking
   };
 }
 
-/** Without `--project`, of the gateway's default project, if it has one. */
+/** The project: `--project`, otherwise the gateway's default project, if it has one. */
 export function selectorIn(
   { all, selector: match, exclude, project, target, instances }: Choice & { instances: string[] },
   { project: own }: Remote,

@@ -39,7 +39,7 @@ export class Gateways implements Disposable {
   readonly #open = new Map<string, Gateway>();
   #identity: Promise<Identity> | undefined;
 
-  /** By its name, with or without its colon, or the default one. */
+  /** The gateway with this name, with or without its colon, or the default one. */
   async get(name: string | undefined): Promise<Gateway> {
     const remote = await findRemote(name?.replace(/:$/, ''));
     this.#identity ??= identity();

@@ -60,7 +60,7 @@ export class WatchedOperations implements Disposable {
   }
 }
 
-/** A gateway's events of operations, as far as this client may see them. */
+/** A gateway's events about operations that this client may see. */
 export class OperationEvents implements Disposable {
   readonly #gateway: Gateway;
   readonly #see: (operation: ShownOperation) => void;

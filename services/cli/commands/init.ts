@@ -59,7 +59,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
   const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
   await writeRecord(places, { ...made, gateway });
-  say(`the gateway is called ${gateway}: here, and trusts this user`);
+  say(`the gateway is called ${gateway}: in commands, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writePage(places, answers.store);
   await writeRecord(places, { ...made, gateway, unfinished: false });
@@ -100,7 +100,7 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
     await removeRemote(record.gateway);
   const kept = await undo(places, record);
   stop.throwIfAborted();
-  say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
+  say('lxstow is stopped, and what `lxstow init` set up is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
   return exits.ok;
 }
@@ -124,8 +124,8 @@ interface Preparation {
 }
 
 /**
- * Writes the configuration, and starts the service unless it already runs with that configuration. The record goes first: whenever this is cut off, it says what is to be
- * done again, or taken back.
+ * Writes the configuration, and starts the service unless it already runs with that configuration. The record is written first, so that after an interruption it says what must be
+ * done again or undone.
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const usual = earlier?.ports ?? usualPorts;
@@ -180,7 +180,7 @@ with it and the store, everything can be restored on another machine.
 What to type next:
   lxstow backup ${name}                   back up an instance now
   lxstow list ${name}                     its backups
-  lxstow restore ${name} latest           restore it where it is gone; --as OTHER: beside it
+  lxstow restore ${name} latest           restore it if it is gone; --as OTHER makes a copy
   lxstow status                        whether every instance has a recent backup
   lxstow schedule next --instances     what is backed up next, and when
   lxstow doctor                        what is wrong, and what to do`);

@@ -93,7 +93,7 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
     );
 }
 
-/** A command whose file is loaded when it runs. It gets its arguments, then its options. */
+/** Makes the action of a command whose file is loaded only when it runs. It gets the arguments, then the options. */
 export function lazily<M extends Record<K, (...args: never[]) => Promise<unknown>>, K extends keyof M>(
   load: () => Promise<M>,
   command: K,

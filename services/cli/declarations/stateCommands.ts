@@ -16,7 +16,7 @@ export function addStatusCommand(program: Command): void {
       .option('--summary', 'print one line, for cron')
       .option(
         '--older-than <time>',
-        "age from which an instance's last backup is too old: 26h, 8d (default: gateway.backupMaxAgeHours)",
+        "age from which an instance's last backup is too old: 26h, 8d (default: its schedules decide, else gateway.backupMaxAgeHours)",
       )
       .addOption(formatOption()),
     'lxstow status',

@@ -39,7 +39,7 @@ function addAdopt(program: Command): void {
     program
       .command('adopt')
       .description(
-        "copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read. Adopted backups cannot be locked, but held: lxstow pin --hold",
+        "copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read. Adopted backups cannot be locked; `lxstow pin --hold` protects them",
       )
       .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
       .option('--dry-run', 'only print which backups exist, and which would be adopted', false)

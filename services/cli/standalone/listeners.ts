@@ -1,9 +1,9 @@
-/** Whose programs listen on a port of this machine, as Linux tells it. */
+/** Finds out which users' programs listen on a port of this machine, from Linux. */
 import { readFile } from 'node:fs/promises';
 
 const listening = '0A';
 
-/** User ids; none where the system does not tell. Every address counts: what listens on all of them answers on loopback, too. */
+/** Their user ids; none if the system does not say. Every address counts, because a program that listens on all addresses also answers on loopback. */
 export async function usersListening(port: number): Promise<number[]> {
   const tables = ['tcp', 'tcp6'].map((name) => readFile(`/proc/self/net/${name}`, 'utf8').catch(() => ''));
   const rows = (await Promise.all(tables)).flatMap((table) => table.split('\n').slice(1));

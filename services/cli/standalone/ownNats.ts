@@ -22,7 +22,7 @@ export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFil
 }
 
 /**
- * The server's name, derived from its password, so that a client that knows the password recognises the server before it sends the password. It is no
+ * The server's name, derived from its password, so that a client that knows the password recognises the server before it sends the password. This is no
  * proof: everybody can read the name.
  */
 export function ownNatsName(password: string): string {
@@ -31,7 +31,7 @@ export function ownNatsName(password: string): string {
 
 /**
  * Whether standalone's own server listens on the port; false if nothing does. Throws bad-config for any other server, which must get neither password nor
- * jobs, also if it has the name but belongs to another user.
+ * jobs, even if it has the right name but belongs to another user.
  */
 export async function isOwnNatsAt(port: number, password: string, files: OwnNatsFiles): Promise<boolean> {
   const there = await introduced(port);

@@ -78,7 +78,7 @@ export function noteForAudit(response: Response, fields: Record<string, unknown>
   response.locals.audit = { ...response.locals.audit, ...fields };
 }
 
-/** Of a run or schedule: what it backs up, and by which rule it deletes. */
+/** Audit fields of a run or schedule: what it backs up, and by which rule it deletes backups. */
 export function choiceOf({ selector, keep }: Pick<ScheduleBody, 'selector' | 'keep'>): Record<string, unknown> {
   return { ...(selector && { selector: withoutSecrets(selector) }), ...(keep && { keep }) };
 }

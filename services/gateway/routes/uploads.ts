@@ -64,7 +64,7 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
       'bad-request',
       'an upload creates no instance: to upload an archive, send it as application/octet-stream',
     );
-  refuseLockHeaders(request, 'an uploaded one cannot be locked, but held: lxstow pin INSTANCE BACKUP --hold');
+  refuseLockHeaders(request, 'an uploaded backup cannot be locked; to protect it: lxstow pin INSTANCE BACKUP --hold');
   const wanted = wantedOf(request, config);
   nats.assertConnected();
   using place = transfers.begin(clientOf(request).fingerprint);

@@ -31,7 +31,7 @@ export interface ScheduleClient {
 const mostTries = 20;
 /** The number is limited because gateways look at all schedules each time that one is due. */
 const mostSchedules = 1000;
-/** Of these, as many as restricted clients and publishers may make: they cannot keep the others from making one. */
+/** How many of these restricted clients and publishers may have, so that they cannot prevent others from making one. */
 const mostOfLimited = mostSchedules / 2;
 
 /** Creates a schedule. Throws conflict if there is one of this name, and queue-full if there are too many. */
@@ -77,7 +77,7 @@ function tooMany(what: string): LxstowError {
   return new LxstowError('queue-full', `there are ${what} already: delete some first`);
 }
 
-/** Whether a restricted client or a publisher owns it. */
+/** Whether a restricted client or a publisher owns the schedule. */
 function isLimited({ restricted, requestor }: Pick<Schedule, 'restricted' | 'requestor'>): boolean {
   return restricted === true || requestor?.protocol === 'nats';
 }

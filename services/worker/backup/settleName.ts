@@ -10,7 +10,7 @@ import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
 /**
- * Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. `isFree`: no
+ * Returns the name that an earlier attempt has chosen, the requested one, or the next free one, and reserves it for this operation. `isFree`: no
  * backup with this name is stored.
  */
 export async function settleName(

@@ -56,7 +56,7 @@ export async function findInstances(
   return { target, imported, replaced, targetIsOurs };
 }
 
-/** Of steps in LXD. By default only the loss of the lease ends them: neither a cancel nor the worker's stop may leave them half done. */
+/** Options of steps in LXD. By default, only the loss of the lease interrupts them: a cancel or the worker's stop must not leave them half done. */
 export function waitingOf({ attempt, tools }: Restoring, signal = attempt.leaseLost): Waiting {
   return { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }
