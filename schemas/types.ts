@@ -2322,6 +2322,10 @@ schedule?: RunSchedule
  * The run whose failed children this run repeats.
  */
 retry_of?: string
+/**
+ * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ */
+note?: string
 created_at: string
 updated_at: string
 ended_at?: string
@@ -2587,6 +2591,10 @@ schedule?: RunSchedule
  * The run whose failed children this run repeats.
  */
 retry_of?: string
+/**
+ * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ */
+note?: string
 created_at: string
 updated_at: string
 ended_at?: string
