@@ -24,7 +24,7 @@ import {
   operationsBucket,
   runsBucket,
 } from '../nats/streams.ts';
-import { deadSubject, jobSubject, noticeSubject, runsToken } from '../nats/subjects.ts';
+import { deadSubject, jobSubject, noticeSubject, progressSubject, runsToken } from '../nats/subjects.ts';
 import type { Report, Role } from './finding.ts';
 
 /** The name of an instance, project or stream that does not exist. */
@@ -93,7 +93,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },
       ]),
     ],
-    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow'],
+    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow', progressSubject(nobody, nobody)],
   };
 }
 
@@ -113,6 +113,8 @@ function workerProbes({ worker: { remote } }: Config): Probes {
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
       api('DIRECT.GET.KV_lxstow_instances'),
+      // A token too many: no gateway hears it.
+      { subject: `${progressSubject(remote, nobody)}.${nobody}` },
     ],
     subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],
   };

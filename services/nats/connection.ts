@@ -1,9 +1,10 @@
 /** The connection to NATS. */
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { ConnectionError, connect, type Msg, type NatsConnection } from '@nats-io/transport-node';
+import { ConnectionError, connect, type Msg, type NatsConnection, type Status } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Log } from '../telemetry/logger.ts';
+import { violationOf } from './failures.ts';
 import { connectionOptions } from './login.ts';
 
 /** The servers' addresses without credentials, for messages. */
@@ -14,6 +15,7 @@ export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string 
 /** The oldest NATS that has every feature lxstow uses; tests pin 2.15.1. */
 export const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
+const sayAgainMs = 60_000;
 
 export interface ConnectOptions {
   /** How long the first connection may take; the client's 20 s by default. */
@@ -72,6 +74,7 @@ export class Nats implements AsyncDisposable {
   readonly #watching: Promise<void>;
   /** Rejects what waits for a reply. */
   readonly #waiting = new Set<(lost: Error) => void>();
+  #lastRefused = { of: '', at: 0 };
   #goneSince: Date | undefined;
   #backSince = Number.NEGATIVE_INFINITY;
   #closing = false;
@@ -135,7 +138,7 @@ export class Nats implements AsyncDisposable {
         this.#goneSince = undefined;
         this.#backSince = Date.now();
       }
-      if (logged.includes(status.type)) {
+      if (logged.includes(status.type) && !this.#isRepeat(status)) {
         const error = status.type === 'error' && { error: status.error };
         this.log.warn('nats', { status: status.type, servers: this.#servers, ...error });
       }
@@ -144,6 +147,16 @@ export class Nats implements AsyncDisposable {
     if (this.#closing) return;
     const message = `the connection to NATS at ${this.#servers} has ended for good`;
     this.#closed.abort(new LxstowError('nats-unavailable', message));
+  }
+
+  /** A right that progress lacks is missed each second, for every operation. */
+  #isRepeat(status: Status): boolean {
+    const violation = status.type === 'error' ? violationOf(status.error) : undefined;
+    if (!violation) return false;
+    const of = `${violation.operation} ${violation.subject.split('.').slice(0, 3).join('.')}`;
+    const isRepeat = of === this.#lastRefused.of && performance.now() - this.#lastRefused.at < sayAgainMs;
+    if (!isRepeat) this.#lastRefused = { of, at: performance.now() };
+    return isRepeat;
   }
 
   #lost(): void {
