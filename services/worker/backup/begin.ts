@@ -78,7 +78,7 @@ export async function begin(
     session: upload.uploadId,
     ...(lock && { lock }),
   };
-  return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
+  return { writing, room, checkpoint: BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
 }
 
 /** Opens an upload and records it. Aborts one that cannot be recorded, as NATS is away, say: nobody else knows of it. */
