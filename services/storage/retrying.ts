@@ -22,9 +22,9 @@ const longestDelayMs = 3200;
  * answer to a write was lost, the retry recognises the write by what the store then holds.
  */
 export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
-  const call = (name: StoreCall, args: readonly unknown[], run: (attempt: number) => Promise<unknown>) =>
+  const call = (name: StoreCall, args: readonly unknown[], run: () => Promise<unknown>) =>
     again(name, policy, signalOf(args), (attempt) =>
-      run(attempt).catch((error) => {
+      run().catch((error) => {
         if (attempt === 1 || !(isCode(error, 'conflict') || isCode(error, 'not-found'))) throw error;
         return wonBefore(store, name, args, error);
       }),
