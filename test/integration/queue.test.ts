@@ -24,6 +24,7 @@ import {
 import { Attempt } from '../../services/operations/attempt.ts';
 import { amend, begin, fail, newOperation, requeue, succeed } from '../../services/operations/operation.ts';
 import { OperationStore, type Stored } from '../../services/operations/operationStore.ts';
+import { ProgressFeed } from '../../services/operations/progressFeed.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { BackupCheckpoint, type BackupStart, type SentPart } from '../../services/worker/backup/checkpoint.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
@@ -927,18 +928,19 @@ describe('an attempt', at, () => {
     assert.deepEqual((await found(attempt)).operation.checkpoint, { lxdBackup: 'x', key: 'k', uploadId: 'u' });
   });
 
-  it('shows its progress, not more often than once a second, and the last of it at the end', async () => {
-    const attempt = await start();
+  it('tells its progress once a second, records it with its next stage, and the last of it at the end', async () => {
     const controller = new AbortController();
+    const feed = await operations.feed(log, controller.signal);
+    using progress = new ProgressFeed(nats, operations, feed);
+    const attempt = await start();
+    const { id } = attempt.operation;
     const seen: Operation[] = [];
     const events = new EventEmitter();
-    const { id } = attempt.operation;
-    const see = (operation: Operation) => {
+    progress.onProgress((operation) => {
       if (operation.id !== id) return;
       seen.push(operation);
       events.emit('seen');
-    };
-    await operations.watch(see, controller.signal, () => undefined);
+    });
     const begun = performance.now();
     const timer = setInterval(() => attempt.report({ bytes_done: Math.round(performance.now() - begun) }), 5);
     try {
@@ -947,14 +949,23 @@ describe('an attempt', at, () => {
       clearInterval(timer);
     }
     assert.ok(performance.now() - begun > 1900);
+    const recorded = (await found(attempt)).operation;
+    assert.deepEqual(recorded, attempt.operation);
+    assert.equal(progress.latest(recorded).metadata.bytes_done, seen.at(-1)?.metadata.bytes_done);
     attempt.report({ bytes_done: 1_000_000, stage: 'uploading' });
-    await attempt.finish((operation) => succeed(operation, now()));
+    await until(
+      async () => (await found(attempt)).operation.metadata,
+      ({ stage, bytes_done }) => stage === 'uploading' && bytes_done === 1_000_000,
+    );
     attempt.report({ bytes_done: 2_000_000 });
+    await attempt.finish((operation) => succeed(operation, now()));
+    attempt.report({ bytes_done: 3_000_000 });
     const { operation } = await found(attempt);
     assert.deepEqual(
       [operation.status, operation.metadata],
-      ['Success', { bytes_done: 1_000_000, stage: 'uploading' }],
+      ['Success', { bytes_done: 2_000_000, stage: 'uploading' }],
     );
+    assert.equal(progress.latest(operation), operation);
     assert.equal(operation.owner, undefined);
     assert.equal(operation.checkpoint, undefined);
     controller.abort();
