@@ -86,6 +86,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
       api(`STREAM.MSG.GET.${jobsStream}`),
+      api(`CONSUMER.LIST.${jobsStream}`),
       ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
       ...['operations', 'runs', 'trust'].flatMap((bucket) => [
         api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
@@ -112,7 +113,7 @@ function workerProbes({ worker: { remote } }: Config): Probes {
       ...['operations', 'leases', 'checkpoints', 'instances'].map((bucket) =>
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
-      api('DIRECT.GET.KV_lxstow_instances'),
+      ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
       // A token too many: no gateway hears it.
       { subject: `${progressSubject(remote, nobody)}.${nobody}` },
     ],
