@@ -4,8 +4,8 @@ import type { Checkpoint, Operation, OperationMetadata } from '../contract/schem
 import type { Lease, Leases } from '../coordination/leases.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { amend, begin, carriedOver, isFinal, refuseCancels } from './operation.ts';
+import { onlyMoved } from './operationProgress.ts';
 import type { OperationStore, Stored } from './operationStore.ts';
-import { onlyMoved } from './progress.ts';
 
 const reportEveryMs = 1000;
 /** Progress that was only told is recorded after this time, for gateways that start and for attempts that end with their worker. */

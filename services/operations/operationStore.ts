@@ -12,7 +12,7 @@ import { progressSubject } from '../nats/subjects.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { isFinal } from './operation.ts';
-import { progressOf } from './progress.ts';
+import { progressOf } from './operationProgress.ts';
 
 export interface Stored {
   operation: Operation;

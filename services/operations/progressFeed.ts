@@ -4,8 +4,8 @@ import { check, type Operation, type Progress } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
 import { parseProgressSubject, progressSubject } from '../nats/subjects.ts';
+import { isAtWork, withProgress } from './operationProgress.ts';
 import type { OperationStore } from './operationStore.ts';
-import { isAtWork, withProgress } from './progress.ts';
 
 /** Of so many operations it remembers what was told last: some 4 kB each. */
 const mostRemembered = 4096;

@@ -5,7 +5,7 @@ import { faultsOf, type Operation, type OperationMetadata, type Progress } from 
 import type { Nats } from '../../services/nats/connection.ts';
 import { progressSubject } from '../../services/nats/subjects.ts';
 import { begin, newOperation, succeed } from '../../services/operations/operation.ts';
-import { onlyMoved, progressOf, withProgress } from '../../services/operations/progress.ts';
+import { onlyMoved, progressOf, withProgress } from '../../services/operations/operationProgress.ts';
 import { ProgressFeed } from '../../services/operations/progressFeed.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 
