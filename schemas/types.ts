@@ -137,6 +137,7 @@ export interface Everything {
 "notice.json"?: Notice
 "operation.json"?: Operation
 "outage.json"?: Outage
+"progress.json"?: Progress
 "read-answers.json"?: ReadAnswers
 "requestor.json"?: Requestor
 "run-answers.json"?: RunAnswers
@@ -2289,6 +2290,47 @@ only?: "writes"
 worker: string
 }
 /**
+ * How far a running operation is, published to lxstow.progress.<remote>.<operation> about once a second, and stored nowhere. The operation's record has it with the next change, after 30 s at the latest.
+ */
+export interface Progress {
+/**
+ * The worker that does the job, or the gateway that receives the upload.
+ */
+owner: string
+/**
+ * How many attempts at the job have begun.
+ */
+attempt: number
+at: string
+metadata: ProgressMetadata
+}
+/**
+ * It takes the place of these fields in the record, if it is younger.
+ */
+export interface ProgressMetadata {
+/**
+ * Bytes of the uncompressed archive that have been processed.
+ */
+bytes_done?: number
+/**
+ * Bytes of the uncompressed archive; absent until it is known.
+ */
+bytes_total?: number
+/**
+ * Bytes in the object store.
+ */
+bytes_stored?: number
+/**
+ * Average of the current stage.
+ */
+bytes_per_second?: number
+/**
+ * Free space on the disk to which LXD writes its copy, when it was last measured during the writing. Absent if the worker cannot see that disk.
+ */
+lxd_free_bytes?: number
+create_backup_progress?: string
+}
+/**
  * What the command line reads from the metadata of a gateway's answers. It accepts additional fields.
  */
 export interface ReadAnswers {
@@ -2326,6 +2368,10 @@ schedule?: RunSchedule
  * The run whose failed children this run repeats.
  */
 retry_of?: string
+/**
+ * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ */
+note?: string
 created_at: string
 updated_at: string
 ended_at?: string
@@ -2591,6 +2637,10 @@ schedule?: RunSchedule
  * The run whose failed children this run repeats.
  */
 retry_of?: string
+/**
+ * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ */
+note?: string
 created_at: string
 updated_at: string
 ended_at?: string

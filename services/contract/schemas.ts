@@ -26,6 +26,7 @@ import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
 import notice from '../../schemas/notice.json' with { type: 'json' };
 import operation from '../../schemas/operation.json' with { type: 'json' };
 import outage from '../../schemas/outage.json' with { type: 'json' };
+import progress from '../../schemas/progress.json' with { type: 'json' };
 import readAnswers from '../../schemas/read-answers.json' with { type: 'json' };
 import requestor from '../../schemas/requestor.json' with { type: 'json' };
 import run from '../../schemas/run.json' with { type: 'json' };
@@ -104,6 +105,7 @@ interface Types {
   'notice.json': types.Notice;
   'operation.json': types.Operation;
   'outage.json': types.Outage;
+  'progress.json': types.Progress;
   'run.json': types.Run;
   'run.json#/$defs/state': types.RunChild['state'];
   'run-plan.json': types.RunPlan;
@@ -147,6 +149,7 @@ const schemas = [
   keepRule,
   operation,
   outage,
+  progress,
   notice,
   instanceRecord,
   natsApi,

@@ -24,7 +24,7 @@ import {
   operationsBucket,
   runsBucket,
 } from '../nats/streams.ts';
-import { deadSubject, jobSubject, noticeSubject, runsToken } from '../nats/subjects.ts';
+import { deadSubject, jobSubject, noticeSubject, progressSubject, runsToken } from '../nats/subjects.ts';
 import type { Report, Role } from './finding.ts';
 
 /** The name of an instance, project or stream that does not exist. */
@@ -86,6 +86,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
       api(`STREAM.MSG.GET.${jobsStream}`),
+      api(`CONSUMER.LIST.${jobsStream}`),
       ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
       ...['operations', 'runs', 'trust'].flatMap((bucket) => [
         api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
@@ -93,7 +94,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },
       ]),
     ],
-    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow'],
+    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow', progressSubject(nobody, nobody)],
   };
 }
 
@@ -112,7 +113,9 @@ function workerProbes({ worker: { remote } }: Config): Probes {
       ...['operations', 'leases', 'checkpoints', 'instances'].map((bucket) =>
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
-      api('DIRECT.GET.KV_lxstow_instances'),
+      ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
+      // A token too many: no gateway hears it.
+      { subject: `${progressSubject(remote, nobody)}.${nobody}` },
     ],
     subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],
   };

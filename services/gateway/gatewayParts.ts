@@ -8,6 +8,7 @@ import type { Submitter } from '../jobs/submit.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
+import type { ProgressFeed } from '../operations/progressFeed.ts';
 import type { RunStore, StoredRun } from '../runs/runStore.ts';
 import type { ScheduleStore } from '../schedules/scheduleStore.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -29,6 +30,7 @@ export interface GatewayParts extends TrustParts {
   nats: Nats;
   operations: OperationStore;
   feed: Feed<Operation>;
+  progress: ProgressFeed;
   runs: RunStore;
   runFeed: Feed<StoredRun>;
   schedules: ScheduleStore;

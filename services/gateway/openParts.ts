@@ -14,6 +14,7 @@ import { connectNats } from '../nats/connection.ts';
 import { verifySetUp } from '../nats/setup.ts';
 import { leasesBucket } from '../nats/streams.ts';
 import { OperationStore } from '../operations/operationStore.ts';
+import { ProgressFeed } from '../operations/progressFeed.ts';
 import { probeAtStart } from '../outages/probes.ts';
 import { RunStore } from '../runs/runStore.ts';
 import { ScheduleStore } from '../schedules/scheduleStore.ts';
@@ -83,7 +84,8 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   );
   const feed = await operations.feed(log, ended.signal);
   const runFeed = await runs.feed(log, ended.signal);
-  const eventSockets = stack.use(new EventSockets(feed, runFeed, log));
+  const progress = stack.use(new ProgressFeed(nats, operations, feed));
+  const eventSockets = stack.use(new EventSockets({ feed, progress, runFeed, log }));
   stack.use(onLine(log, (line) => eventSockets.line(line)));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const transfers = new Transfers({
@@ -106,7 +108,7 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   const matched = new MatchedInstances({ nats, log, remotes: Object.keys(config.remotes), timeoutMs });
   const expected = new ExpectedBackups({ schedules, runs, matched, patienceMs: gateway.backupMaxAgeHours * hourMs });
   const parts: GatewayParts = {
-    ...{ config, log, metrics, nats, operations, feed, runs, runFeed, eventSockets, reservations },
+    ...{ config, log, metrics, nats, operations, feed, progress, runs, runFeed, eventSockets, reservations },
     ...{ schedules, catalog, fleet, expected, keeper, transfers, intake, certificate, stop, ...trust },
     submitter: new Submitter(nats, operations, log, ended.signal),
     lists: listShares(),

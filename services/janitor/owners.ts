@@ -6,6 +6,7 @@ import { countQueuedJobs } from '../jobs/jobs.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
 import { operationKey, parseLeaseKey, reservationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
+import { scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
@@ -55,9 +56,24 @@ export class Owners {
       const holder = parseLeaseKey(key)?.kind === 'reservation' ? undefined : parseHolder(value);
       if (holder && owners.unrenewedMs(written) < settledMs) owners.#leased.add(holder.operation);
     }
-    const entries = await owners.#operations.entries(`${remote}.*`);
-    owners.#known = entries.flatMap(({ value }) => readOperation(value) ?? []);
+    owners.#known = [...(await owners.#readAll(`${remote}.*`)).values()].flatMap((value) => readOperation(value) ?? []);
     return owners;
+  }
+
+  /** Values by key: in batches, or one by one for a NATS user that may read no batches (an older nats.conf). */
+  async #readAll(keys: string): Promise<Map<string, Buffer>> {
+    const values = new Map<string, Buffer>();
+    try {
+      await scan(
+        this.#nats,
+        operationsBucket,
+        (key, _, value) => void (value ? values.set(key, Buffer.from(value)) : values.delete(key)),
+        { keys },
+      );
+    } catch {
+      for (const { key, value } of await this.#operations.entries(keys)) values.set(key, value);
+    }
+    return values;
   }
 
   /** How long ago a lease was last renewed (`written`), by NATS's clock, because this machine's may differ. */
@@ -113,9 +129,10 @@ export class Owners {
   /** The keys at which ended operations may have left an upload that listings do not contain. */
   archiveKeys(now: number): string[] {
     const keys = this.#known.flatMap((operation) => {
-      const { kind, backup, status, updated_at } = operation;
+      const { kind, backup, status, updated_at, attempt } = operation;
       if ((kind !== 'backup' && kind !== 'upload') || backup === undefined || !isFinal(operation)) return [];
-      if (status === 'Success' && Date.parse(updated_at) < now - forgottenMs) return [];
+      // A first attempt that succeeded has completed the only upload.
+      if (status === 'Success' && (attempt <= 1 || Date.parse(updated_at) < now - forgottenMs)) return [];
       return archiveKey(this.#prefix, { ...operation, backup });
     });
     return [...new Set(keys)];

@@ -72,9 +72,10 @@ export async function beginLxdBackup(
         if (typeof text === 'string') options.onProgress(parseProgress(text), text);
       },
     });
-    const details = lxd.get<{ optimized_storage: boolean }>(`${backupsPath(address)}/${name}`, { project }, signal);
+    const ask = () => lxd.get<{ optimized_storage: boolean }>(`${backupsPath(address)}/${name}`, { project }, signal);
+    const plain = { optimized_storage: false };
     const [{ optimized_storage: optimized }, size] = await Promise.all([
-      details,
+      backup.optimized ? ask() : plain,
       exportSize(lxd, address, name, signal),
     ]);
     return { size, optimized };

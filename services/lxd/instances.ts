@@ -82,6 +82,12 @@ export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSign
   return (await unlessMissing(() => lxd.get<{ driver: string }>(path, {}, signal)))?.driver;
 }
 
+/** The driver of a pool that an instance is on. */
+async function driverOf(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
+  const path = `/1.0/storage-pools/${segment(pool)}`;
+  return (await unlessMissing(() => lxd.getRecent<{ driver: string }>(path, signal)))?.driver;
+}
+
 /** The pool of an instance's root disk; undefined when there is no such instance, or LXD does not say. */
 export async function instancePool(lxd: LxdClient, address: Address, signal: AbortSignal): Promise<string | undefined> {
   const found = await findInstance(lxd, address, signal);
@@ -116,7 +122,7 @@ export async function describeInstance(
   const pool = rootPool(instance.expanded_devices) ?? '';
   const [snapshots, driver = '', ...profiles] = await Promise.all([
     lxd.get<{ name: string }[]>(`${instancePath(address)}/snapshots`, { ...query, recursion: '1' }, signal),
-    pool ? poolDriver(lxd, pool, signal) : '',
+    pool ? driverOf(lxd, pool, signal) : '',
     ...instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
   ]);
   const { architecture, config, devices, type } = instance;
@@ -140,7 +146,15 @@ export function mistrust({ title }: LxdClient): LxstowError {
 
 /** Asks the server what it is and can do. Throws lxd-refused if it does not trust us, because it then says little. */
 export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
-  const server = await lxd.get<Partial<LxdServer>>('/1.0', {}, signal);
+  return trusting(lxd, await lxd.get<Partial<LxdServer>>('/1.0', {}, signal));
+}
+
+/** The same, as it was some seconds ago: enough to describe it. */
+export async function recentServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
+  return trusting(lxd, await lxd.getRecent<Partial<LxdServer>>('/1.0', signal));
+}
+
+function trusting(lxd: LxdClient, server: Partial<LxdServer>): LxdServer {
   const { api_extensions = [], environment } = server;
   if (!environment) throw mistrust(lxd);
   return { ...server, api_extensions, environment };

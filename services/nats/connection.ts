@@ -191,8 +191,8 @@ export class Nats implements AsyncDisposable {
     if (status.type === 'reconnect') return !this.connected;
     if (status.type !== 'error') return true;
     const { error } = status;
-    if (error instanceof PermissionViolationError && error.operation === 'subscription')
-      return this.#isNewRefusal(error.subject);
+    if (error instanceof PermissionViolationError)
+      return error.operation === 'subscription' ? this.#isNewRefusal(error.subject) : this.#isNewPublish(error.subject);
     const isSame = !this.connected && error.message === this.#lastError;
     this.#lastError = error.message;
     return !isSame;
@@ -200,9 +200,17 @@ export class Nats implements AsyncDisposable {
 
   #isNewRefusal(subject: string): boolean {
     const concerned = [...this.#refusalListeners].filter((heed) => heed(subject));
-    if (concerned.length === 0) return true;
-    const before = this.#refusedAt.get(subject) ?? Number.NEGATIVE_INFINITY;
-    this.#refusedAt.set(subject, performance.now());
+    return concerned.length === 0 || this.#isRare(subject);
+  }
+
+  /** A missing right to publish progress is refused each second, for every operation. */
+  #isNewPublish(subject: string): boolean {
+    return this.#isRare(`publish ${subject.split('.').slice(0, 3).join('.')}`);
+  }
+
+  #isRare(refusal: string): boolean {
+    const before = this.#refusedAt.get(refusal) ?? Number.NEGATIVE_INFINITY;
+    this.#refusedAt.set(refusal, performance.now());
     return performance.now() - before > sameRefusalMs;
   }
 

@@ -4,6 +4,7 @@ import type { Address, JobKind } from '../contract/schemas.ts';
 const jobsPrefix = 'lxstow.jobs';
 export const deadPrefix = 'lxstow.dead';
 export const noticesPrefix = 'lxstow.notices';
+const progressPrefix = 'lxstow.progress';
 
 /**
  * Encodes a name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits per byte. Names are never
@@ -102,6 +103,16 @@ export function askSubject(remote: string, question: 'look' | 'inventory'): stri
 
 export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
+}
+
+/** Where a worker tells how far an operation is. */
+export function progressSubject(remote: string, operation: string): string {
+  return `${progressPrefix}.${remote}.${operation}`;
+}
+
+export function parseProgressSubject(subject: string): { remote: string; operation: string } | undefined {
+  const [remote, operation, ...rest] = subject.slice(progressPrefix.length + 1).split('.');
+  return remote && operation && rest.length === 0 ? { remote, operation } : undefined;
 }
 
 /** Where a remote's workers announce released leases to each other. The body is `waitKey` of the lease's key. */

@@ -1,6 +1,6 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
-import type { Operation } from '../contract/schemas.ts';
+import type { Operation, OperationMetadata } from '../contract/schemas.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
 import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -8,9 +8,11 @@ import { natsFailure } from '../nats/failures.ts';
 import { Feed, type Followed } from '../nats/feed.ts';
 import { type ScanOptions, scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
+import { progressSubject } from '../nats/subjects.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { isFinal } from './operation.ts';
+import { progressOf } from './operationProgress.ts';
 
 export interface Stored {
   operation: Operation;
@@ -54,6 +56,18 @@ export class OperationStore {
       ttl,
     );
     return next === undefined ? undefined : { operation, revision: next };
+  }
+
+  /**
+   * Tells who listens how far a running operation is. False where a record must say it: the connection was lost since the last one, which would look as
+   * if the attempt had ended with it.
+   */
+  tell(operation: Operation, metadata: OperationMetadata): boolean {
+    const { id, remote, updated_at } = operation;
+    if (!this.#nats.connected || Date.parse(updated_at) < this.#nats.servesSince) return false;
+    const told = progressOf(operation, metadata, new Date());
+    this.#nats.connection.publish(progressSubject(remote, id), JSON.stringify(told));
+    return true;
   }
 
   /** Finds the operation with this id, by default on any remote. */

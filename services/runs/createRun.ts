@@ -41,7 +41,7 @@ export interface Occasion {
   before?: string;
   /** Why nothing is backed up for this slot. */
   missed?: string;
-  /** A note for people who read the run. */
+  /** What the run says beside its outcome. */
   note?: string;
 }
 
@@ -80,13 +80,14 @@ export async function createRun(
   }));
   const missing = silent.size > 0 || occasion?.missed !== undefined ? [] : missingNames(selector, heard.known);
   const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(runs, occasion.before);
-  const told = [occasion?.missed ?? (isEmpty ? none : undefined), occasion?.note].filter((text) => text !== undefined);
+  const missed = occasion?.missed ?? (isEmpty ? none : undefined);
   const addresses = [...answered, ...fromRecords];
   const head = {
     ...headOf({ id, request, class: occasion?.class ?? 'hand', addresses, now, away, excluded, requestor, trace }),
     ...(occasion && { schedule: occasion.schedule }),
+    ...(occasion?.note !== undefined && { note: occasion.note }),
     failures: [
-      ...told.map((reason) => missedFailure(reason)),
+      ...(missed === undefined ? [] : [missedFailure(missed)]),
       ...missing.map((name) => missingFailure(name, remotes)),
     ].reduce(withFailure, [] as RunFailure[]),
   };

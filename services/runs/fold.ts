@@ -135,7 +135,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
   const tallies = places.map((place) => run.places[place] ?? {});
   const counts = countsOf(tallies);
   const bytes = tallies.reduce((sum, each) => sum + (each.bytes ?? 0), 0);
-  const { id, status, retry_of, created_at, updated_at, ended_at, request, away, excluded } = run;
+  const { id, status, retry_of, note, created_at, updated_at, ended_at, request, away, excluded } = run;
   const { selector, id: _, notifyEndpoint: __, ping: ___, ...options } = request;
   const seconds = Math.max(0, Date.parse(ended_at ?? now.toISOString()) - Date.parse(created_at)) / 1000;
   const ended = counts.total - counts.running - counts.pending;
@@ -149,6 +149,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     class: run.class,
     ...(retry_of !== undefined && { retry_of }),
     ...(whole && run.schedule && { schedule: run.schedule }),
+    ...(whole && note !== undefined && { note }),
     created_at,
     updated_at,
     ...(ended_at !== undefined && { ended_at }),

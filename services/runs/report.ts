@@ -18,7 +18,7 @@ const mostLines = 200;
 
 /** The report as Markdown, which mail, chats and ntfy render. */
 export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: number) => string): string {
-  const { id, status, counts, bytes, created_at, ended_at, away, excluded } = run;
+  const { id, status, counts, bytes, created_at, ended_at, away, excluded, note } = run;
   const seconds = Math.round((Date.parse(ended_at ?? run.updated_at) - Date.parse(created_at)) / 1000);
   const lines = [
     `# Backups: ${status}, ${counts.success} of ${counts.total}`,
@@ -30,6 +30,7 @@ export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: numb
     `| ${counts.success} | ${counts.failure} | ${counts.skipped} | ${counts.cancelled} | ${counts.running} | ${counts.pending} |`,
   ];
   if (excluded > 0) lines.push('', `${excluded} left out: user.lxstow.exclude=true.`);
+  if (note !== undefined) lines.push('', `${escaped(note)}.`);
   const remotes = run.failures.filter(({ instance }) => instance === '');
   for (const { reason } of remotes) lines.push('', `**${escaped(reason)}**`);
   for (const { remote, since, reason } of away)

@@ -73,7 +73,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
 
 /** The instance's own keys, from its record, which has them even when the instance is gone. Without a record, LXD is asked, because what the keys keep must not be deleted. */
 async function keysOf(address: Address, { signal }: Attempt, { fleet, lxd }: Tools): Promise<InstanceKeep | undefined> {
-  const { seen } = await fleet.find(address);
+  const { seen } = (await fleet.read(address)).record;
   if (seen) return seen.keep;
   const { project, instance } = address;
   const found = await readInstance(lxd, { project, instance, full: false }, signal);

@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Feed } from '../../nats/feed.ts';
+import type { ProgressFeed } from '../../operations/progressFeed.ts';
 import type { StoredRun } from '../../runs/runStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
@@ -18,6 +19,14 @@ interface Subscription {
   connection: Duplex;
   /** For the log. */
   client: string;
+}
+
+/** What there are events of. */
+export interface EventSources {
+  feed: Pick<Feed<Operation>, 'onChange'>;
+  progress: Pick<ProgressFeed, 'onProgress'>;
+  runFeed: Pick<Feed<StoredRun>, 'onChange'>;
+  log: Log;
 }
 
 interface Subscriber extends Subscription {
@@ -58,13 +67,15 @@ export class EventSockets implements AsyncDisposable {
   #second = 0;
   #lines = 0;
 
-  constructor(feed: Pick<Feed<Operation>, 'onChange'>, runFeed: Pick<Feed<StoredRun>, 'onChange'>, log: Log) {
+  constructor({ feed, progress, runFeed, log }: EventSources) {
     this.#log = log;
-    feed.onChange((operation) => {
+    const tell = (events: () => Event[]) => {
       if (this.#subscribers.size === 0) return;
-      for (const event of eventsOf(operation)) this.#tell(event);
-    });
-    runFeed.onChange(({ run }) => this.#tell(runEvent(run)));
+      for (const event of events()) this.#tell(event);
+    };
+    feed.onChange((operation) => tell(() => eventsOf(operation)));
+    progress.onProgress((operation) => tell(() => eventsOf(operation)));
+    runFeed.onChange(({ run }) => tell(() => [runEvent(run)]));
     this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
   }
 

@@ -30,7 +30,7 @@ export const operationRoutes: RouteGroup = {
 };
 
 async function listOperations(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { operations, awayWorkers } = parts;
+  const { operations, awayWorkers, progress } = parts;
   const project = listedProject(request);
   const filter = query(request, 'filter');
   const full = (query(request, 'recursion') ?? '0') !== '0';
@@ -48,7 +48,8 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
     found = page.operations;
   }
   const others = after === undefined ? await otherOperations(parts, client, wants) : [];
-  const all = await filtered([...(await awayWorkers.explain(found)).map(shownOperation), ...others], filter);
+  const latest = (await awayWorkers.explain(found)).map((each) => shownOperation(progress.latest(each)));
+  const all = await filtered([...latest, ...others], filter);
   const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(([status, each = []]) => [
     status,
     full ? each : each.map(({ id }) => operationPath(id)),
@@ -65,7 +66,7 @@ async function* operationBatches(
   yield await otherOperations(parts, client, wants);
   for await (const batch of parts.operations.batches()) {
     const theirs = batch.map(({ operation }) => operation).filter(({ project }) => wants(project));
-    yield (await parts.awayWorkers.explain(theirs)).map(shownOperation);
+    yield (await parts.awayWorkers.explain(theirs)).map((each) => shownOperation(parts.progress.latest(each)));
   }
 }
 
@@ -91,11 +92,11 @@ function revisionOf(cursor: string | undefined): number | undefined {
 }
 
 async function showOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { operations, awayWorkers, runs, trustStore } = parts;
+  const { operations, awayWorkers, progress, runs, trustStore } = parts;
   const id = idOf(request);
   const found = await operations.find(id);
   const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
-  if (operation) return sync(response, shownOperation(operation));
+  if (operation) return sync(response, shownOperation(progress.latest(operation)));
   const run = shownToClient(request, (await runs.find(id))?.run);
   if (run) return sync(response, run);
   const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
@@ -118,7 +119,7 @@ async function deleteOperation(parts: GatewayParts, request: Request, response: 
 }
 
 async function waitForOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { feed, runs, runFeed, stop } = parts;
+  const { feed, progress, runs, runFeed, stop } = parts;
   const id = idOf(request);
   const seconds = Number(query(request, 'timeout') ?? -1);
   if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
@@ -128,7 +129,7 @@ async function waitForOperation(parts: GatewayParts, request: Request, response:
     return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
   const found = await feed.untilEnded(id, until);
   if (!found) throw missingOperation(id);
-  sync(response, shownOperation(found));
+  sync(response, shownOperation(progress.latest(found)));
 }
 
 function idOf(request: Request): string {

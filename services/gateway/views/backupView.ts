@@ -113,12 +113,12 @@ export function showStored(manifest: Manifest): object {
 
 /** The operation that is making this backup. */
 export async function unfinishedBackup(
-  { reservations, operations }: Pick<GatewayParts, 'reservations' | 'operations'>,
+  { reservations, operations, progress }: Pick<GatewayParts, 'reservations' | 'operations' | 'progress'>,
   address: BackupAddress,
 ): Promise<Operation | undefined> {
   const id = await reservations.holder(address, address.backup);
   const operation = id === undefined ? undefined : (await operations.find(id, address.remote))?.operation;
-  return operation && !isFinal(operation) ? operation : undefined;
+  return operation && !isFinal(operation) ? progress.latest(operation) : undefined;
 }
 
 /** A backup that is being made: its fields as far as they are known, and its progress. */

@@ -27,8 +27,11 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   using _kept = tools.reservations.keep(address, backup, attempt.operation.id, (error) =>
     attempt.log.warn('the name is not held for longer yet', { error }),
   );
-  if (!isFree && (await isDone(address, attempt, tools))) return removeTraces(job, attempt, tools);
-  await assertNoLeftoverArchive(address, attempt, tools);
+  // Of a name that is made of the operation's time, the store says at the end whether it is free.
+  if (!isFree) {
+    if (await isDone(address, attempt, tools)) return removeTraces(job, attempt, tools);
+    await assertNoLeftoverArchive(address, attempt, tools);
+  }
 
   const tags = job.body.tags ?? {};
   const found = await resume(job, compression, attempt, tools);

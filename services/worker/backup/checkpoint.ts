@@ -1,8 +1,10 @@
 /**
  * How far a backup is, for another attempt to resume: its beginning, and each part that is stored. Kept beside the operation, not in it: ten thousand
- * parts are too much for one record that changes every second.
+ * parts are too much for one record. Nothing is written while LXD may still write its copy, for no attempt can resume that, nor for a backup of one
+ * part, which is as quickly made again.
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
+import { smallestPartBytes } from '../../archive/cutParts.ts';
 import type { TarState } from '../../archive/tar/tar.ts';
 import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/backups.ts';
@@ -72,7 +74,8 @@ interface Packed {
 export class BackupCheckpoint {
   #start: BackupStart;
   readonly #place: Place;
-  readonly #packed: Packed;
+  /** Undefined until it is written. */
+  #packed: Packed | undefined;
   readonly #log: Log;
   /** By number; the parts of chunk 0 are in the first record. */
   readonly #chunks = new Map<number, { parts: Map<number, SentPart>; revision: number }>();
@@ -81,24 +84,21 @@ export class BackupCheckpoint {
   /** Writes run one after another. */
   #tail: Promise<void> = Promise.resolve();
 
-  private constructor(start: BackupStart, place: Place, packed: Packed, log: Log) {
+  private constructor(start: BackupStart, place: Place, packed: Packed | undefined, log: Log) {
     this.#start = start;
     this.#place = place;
     this.#packed = packed;
     this.#log = log;
   }
 
-  /** Records the beginning. The records of an earlier attempt must be removed by then. */
-  static async create(
+  /** The records of an earlier attempt must be removed by then. */
+  static create(
     bucket: Bucket,
     operation: { remote: string; id: string },
     start: BackupStart,
     log: Log,
-  ): Promise<BackupCheckpoint> {
-    const place = { bucket, key: operationKey(operation.remote, operation.id) };
-    const checkpoint = new BackupCheckpoint(start, place, await writeInstance(place, start.instance), log);
-    await checkpoint.#amend({});
-    return checkpoint;
+  ): BackupCheckpoint {
+    return new BackupCheckpoint(start, { bucket, key: operationKey(operation.remote, operation.id) }, undefined, log);
   }
 
   /** Reads the records of an earlier attempt; undefined if there are none. */
@@ -134,7 +134,7 @@ export class BackupCheckpoint {
     return this.#amend(facts);
   }
 
-  /** Records that LXD's copy is complete. */
+  /** Records that LXD's copy is whole, and what was sent of it before. */
   settle(made: LxdBackup): Promise<void> {
     return this.#amend({ made });
   }
@@ -170,9 +170,10 @@ export class BackupCheckpoint {
   /** Removes every record, once the backup is done. */
   async remove(): Promise<void> {
     await this.#tail;
+    if (!this.#isKept) return;
     const records: [string, number][] = [
       ...[...this.#chunks].map(([index, { revision }]): [string, number] => [nameOf(index), revision]),
-      ...this.#packed.pieces.map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
+      ...(this.#packed?.pieces ?? []).map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
     ];
     for (const [name, revision] of records) {
       const key = `${this.#place.key}.${name}`;
@@ -188,14 +189,21 @@ export class BackupCheckpoint {
     return this.#save();
   }
 
-  /** Writes the chunks that have changed. */
+  /** Whether another attempt could resume, and would save something. */
+  get #isKept(): boolean {
+    return (this.#start.made?.size ?? 0) > smallestPartBytes;
+  }
+
+  /** Writes what is known and not written yet. */
   #save(): Promise<void> {
+    if (!this.#isKept) return this.#tail;
     const saved = this.#tail.then(async () => {
+      this.#packed ??= await writeInstance(this.#place, this.#start.instance);
       for (const index of this.#dirty) {
         this.#dirty.delete(index);
         try {
           const chunk = this.#chunk(index);
-          chunk.revision = await write(this.#place, nameOf(index), this.#format(index), chunk.revision);
+          chunk.revision = await write(this.#place, nameOf(index), this.#format(index, this.#packed), chunk.revision);
         } catch (error) {
           this.#dirty.add(index);
           throw error;
@@ -206,11 +214,10 @@ export class BackupCheckpoint {
     return saved;
   }
 
-  #format(index: number): string {
+  #format(index: number, { bytes, pieces }: Packed): string {
     const parts = [...this.#chunk(index).parts.values()];
     if (index > 0) return JSON.stringify({ session: this.#start.session, parts } satisfies Chunk);
     const { instance: _, ...start } = this.#start;
-    const { bytes, pieces } = this.#packed;
     const stored: StoredStart = { ...start, pieces: pieces.length, parts };
     return JSON.stringify(pieces.length > 0 ? stored : { ...stored, packed: bytes.toString('base64') });
   }
