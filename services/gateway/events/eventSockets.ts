@@ -22,7 +22,7 @@ interface Subscription {
 }
 
 /** What there are events of. */
-export interface EventSources {
+interface EventSources {
   feed: Pick<Feed<Operation>, 'onChange'>;
   progress: Pick<ProgressFeed, 'onProgress'>;
   runFeed: Pick<Feed<StoredRun>, 'onChange'>;
