@@ -1,22 +1,26 @@
 /**
- * `npm run deb [folder]`: builds lxstow_<version>_<architecture>.deb. It includes the Node, nats-server and VersityGW that lxstow is tested with, because
- * Debian has none or older ones, and ISA-L. The build needs Go, and otherwise tools that every Debian has.
+ * `npm run deb -- [--arch arm64] [folder]`: builds lxstow_<version>_<architecture>.deb, for this machine's architecture unless told. It includes the Node,
+ * nats-server and VersityGW that lxstow is tested with, because Debian has none or older ones, and ISA-L. The build needs Go, and otherwise tools that every
+ * Debian has.
  */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import { onPath } from '../../test/lab/findPart.ts';
 import { run } from '../../test/lab/run.ts';
-import { goPrograms, isal } from './carried.ts';
+import { architectureOf, assertMachine, isFor, type LockedPackage, placeOf } from './architecture.ts';
+import { goPrograms, isal, nodeFor } from './carried.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const packaging = join(root, 'packaging');
 const { name, version, description, license } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'));
-const target = resolve(process.argv[2] ?? root);
-const architecture = (await run('dpkg', ['--print-architecture'])).trim();
+const { values, positionals } = parseArgs({ options: { arch: { type: 'string' } }, allowPositionals: true });
+const target = resolve(positionals[0] ?? root);
+const here = (await run('dpkg', ['--print-architecture'])).trim();
+const architecture = architectureOf(values.arch ?? here);
 
 const work = await mkdtemp(join(tmpdir(), 'lxstow-deb-'));
 try {
@@ -51,19 +55,21 @@ try {
     '-C',
     library,
   ]);
-  // Copy what is installed here, which matches package-lock.json (test/lab/ensure.mjs).
+  // Copy what is installed here, which matches package-lock.json (test/lab/ensure.mjs); fetch what is another one there.
   const { packages } = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8'));
   const notNested = (path: string) => !path.endsWith('/node_modules');
-  for (const [path, { dev, optional }] of Object.entries<{ dev?: true; optional?: true }>(packages)) {
-    if (!path || dev || (optional && !existsSync(join(root, path)))) continue;
-    await cp(join(root, path), join(library, path), { recursive: true, filter: notNested });
+  for (const [path, locked] of Object.entries<LockedPackage>(packages)) {
+    if (!path || !isFor(architecture, locked)) continue;
+    const from = await placeOf(path, locked, root, join(work, 'fetched'));
+    if (from) await cp(from, join(library, path), { recursive: true, filter: notNested });
   }
-  await put(process.execPath, 'usr/lib/lxstow/node', 0o755);
-  const programs = await goPrograms();
-  const compressor = await isal();
+  const node = await nodeFor(architecture);
+  await put(node.file, 'usr/lib/lxstow/node', 0o755);
+  const programs = await goPrograms(architecture);
+  const compressor = await isal(architecture);
   for (const { name, file } of programs) {
     await put(file, `usr/lib/lxstow/bin/${name}`, 0o755);
-    if (onPath('strip')) await run('strip', [join(library, 'bin', name)]);
+    if (architecture.name === here && onPath('strip')) await run('strip', [join(library, 'bin', name)]);
   }
   await put(compressor.file, `usr/lib/lxstow/lib/${compressor.name}`);
   await put(join(packaging, 'deb', 'lxstow'), 'usr/bin/lxstow', 0o755);
@@ -72,25 +78,19 @@ try {
   for (const each of ['README.md', 'CHANGELOG.md', 'docs', 'nats.conf'])
     await rename(join(library, each), join(documents, each));
   await rm(join(library, 'LICENSE'));
-  const carried = [...programs, compressor];
-  const node = {
-    name: 'node',
-    version: process.versions.node,
-    source: `npm's package node ${packages['node_modules/node']?.version ?? ''}`,
-    licence: 'MIT',
-  };
-  const lines = [
-    ...carried.map(({ file, licenceText, ...shown }) => ({ ...shown, place: file.includes('.so') ? 'lib' : 'bin' })),
-    { ...node, place: '.' },
-  ].map(async ({ place, ...shown }) => ({ ...shown, sha256: await sha256Of(join(library, place, shown.name)) }));
+  const carried = [...programs, compressor, node];
+  const placeIn = ({ name, file }: { name: string; file: string }) =>
+    join(library, name === 'node' ? '.' : file.includes('.so') ? 'lib' : 'bin', name);
+  const lines = carried.map(async ({ file, licenceText, ...shown }) => ({
+    ...shown,
+    sha256: await sha256Of(placeIn({ name: shown.name, file })),
+  }));
   await write('usr/share/doc/lxstow/carried.json', `${JSON.stringify(await Promise.all(lines), null, 2)}\n`);
-  const nodes = join(root, 'node_modules/node/node_modules', `node-${process.platform}-${process.arch}`, 'LICENSE');
   const licences = [
-    `lxstow: ${license}, below. After that, the licences of what it carries in /usr/lib/lxstow: ${carried.map(({ name }) => name).join(', ')}, and Node.js
-${process.version}, from the npm package node. The licences of the packages in /usr/lib/lxstow/node_modules are beside them.\n`,
+    `lxstow: ${license}, below. After that, the licences of what it carries in /usr/lib/lxstow: ${carried.map(({ name }) => name).join(', ')}. The
+licences of the packages in /usr/lib/lxstow/node_modules are beside them.\n`,
     await readFile(join(root, 'LICENSE'), 'utf8'),
     ...carried.map(({ name, version, licenceText }) => `${name} ${version}\n\n${licenceText}`),
-    await readFile(nodes, 'utf8'),
   ];
   await write('usr/share/doc/lxstow/copyright', licences.join('\n'));
 
@@ -112,7 +112,7 @@ ${process.version}, from the npm package node. The licences of the packages in /
     'DEBIAN/control',
     `Package: ${name}
 Version: ${version}
-Architecture: ${architecture}
+Architecture: ${architecture.name}
 Maintainer: lxstow <lxstow@localhost>
 Installed-Size: ${size}
 Depends: libc6 (>= 2.28), libstdc++6
@@ -129,7 +129,8 @@ Description: ${description}
   for (const script of ['postinst', 'prerm', 'postrm'])
     await put(join(packaging, 'deb', script), `DEBIAN/${script}`, 0o755);
   await run('chmod', ['-R', 'go-w', tree]);
-  const file = join(target, `${name}_${version}_${architecture}.deb`);
+  await assertMachine(library, architecture);
+  const file = join(target, `${name}_${version}_${architecture.name}.deb`);
   await run('dpkg-deb', ['--root-owner-group', '-Zzstd', '-z9', '--build', tree, file]);
   console.log(file);
 } finally {

@@ -1,12 +1,14 @@
-/** What the package carries besides Node.js: programs built from their Go modules, whose sums are in carried.json, and ISA-L. The lab's cache keeps them. */
+/** What the package carries: Node.js, programs built from their Go modules, and ISA-L. carried.json has the sums. The lab's cache keeps them. */
 import { existsSync } from 'node:fs';
 import { glob, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { downloadPackage } from '../../test/lab/debian.ts';
 import { findPart, partsFolder } from '../../test/lab/findPart.ts';
 import { run } from '../../test/lab/run.ts';
-import carried from '../carried.json' with { type: 'json' };
+import carriedJson from '../carried.json' with { type: 'json' };
+import { type Architecture, fetchPackage } from './architecture.ts';
 
-export interface Carried {
+interface Carried {
   name: string;
   version: string;
   /** Where it is from, with the checksum that was verified. */
@@ -19,24 +21,52 @@ export interface Carried {
 
 const log = (line: string) => void process.stderr.write(`${line}\n`);
 
+const { node, ...programs } = carriedJson;
+
+/** Throws when Node.js is not the one of carried.json. */
+export async function nodeFor({ name, cpu }: Architecture): Promise<Carried> {
+  if (process.versions.node !== node.version)
+    throw new Error(`this is Node.js ${process.versions.node}, and carried.json has ${node.version}`);
+  const npm = `node-linux-${cpu}`;
+  const folder = await findPart(
+    {
+      name: `${npm}-carried`,
+      version: node.version,
+      accepts: async (path) => existsSync(join(path, 'bin/node')),
+      installers: [(into) => fetchPackage(npm, node.version, node.integrity[name], into)],
+    },
+    log,
+  );
+  return {
+    name: 'node',
+    version: node.version,
+    source: `npm's package ${npm}@${node.version} ${node.integrity[name]}`,
+    licence: node.licence,
+    file: join(folder, 'bin/node'),
+    licenceText: await readFile(join(folder, 'LICENSE'), 'utf8'),
+  };
+}
+
 /** Throws where there is no Go, or a module is not the one of carried.json. */
-export async function goPrograms(): Promise<Carried[]> {
+export async function goPrograms(architecture: Architecture): Promise<Carried[]> {
   const all: Carried[] = [];
-  for (const [name, { version, module, command, sum, licence }] of Object.entries(carried)) {
+  for (const [name, { version, module, command, sum, licence }] of Object.entries(programs)) {
     const { Sum, Dir } = JSON.parse(await run('go', ['mod', 'download', '-json', `${module}@v${version}`]));
     if (Sum !== sum) throw new Error(`${module}@v${version} has the sum ${Sum}, and carried.json ${sum}`);
-    const isIt = async (path: string) =>
-      (await run('go', ['version', '-m', path])).includes(`${module}\tv${version}\t${sum}`);
+    const isIt = async (path: string) => {
+      const built = await run('go', ['version', '-m', path]);
+      return built.includes(`${module}\tv${version}\t${sum}`) && built.includes(`\tGOARCH=${architecture.name}\n`);
+    };
     // What the lab has built of the same module will do.
     const built = join(partsFolder(), `${name}-${version}`);
     const file = (await isIt(built).catch(() => false))
       ? built
       : await findPart(
           {
-            name: `${name}-carried`,
+            name: `${name}-carried-${architecture.name}`,
             version,
             accepts: isIt,
-            installers: [(folder) => build(`${command}@v${version}`, name, folder)],
+            installers: [(folder) => build(`${command}@v${version}`, name, architecture, folder)],
           },
           log,
         );
@@ -53,23 +83,27 @@ export async function goPrograms(): Promise<Carried[]> {
 }
 
 /** Static, so that it runs on every Linux. The sums of what it depends on are in its go.sum. */
-async function build(command: string, name: string, folder: string): Promise<string> {
-  log(`building ${command}; the first time this takes minutes`);
-  const env = { ...process.env, CGO_ENABLED: '0', GOBIN: folder };
+async function build(command: string, name: string, architecture: Architecture, folder: string): Promise<string> {
+  log(`building ${command} for ${architecture.name}; the first time this takes minutes`);
+  const modules = (await run('go', ['env', 'GOMODCACHE'])).trim();
+  // For another architecture, Go refuses GOBIN.
+  const there = { GOPATH: folder, GOMODCACHE: modules, GOBIN: '', GOOS: 'linux', GOARCH: architecture.name };
+  const env = { ...process.env, ...there, CGO_ENABLED: '0' };
   await run('go', ['install', '-trimpath', '-ldflags', '-s -w', command], { env });
-  return join(folder, name);
+  for await (const built of glob([`bin/${name}`, `bin/*/${name}`], { cwd: folder })) return join(folder, built);
+  throw new Error(`go install ${command} has left no ${name}`);
 }
 
 /** ISA-L of this machine's Debian, whose signature apt has verified. */
-export async function isal(): Promise<Carried> {
+export async function isal({ name: architecture }: Architecture): Promise<Carried> {
   const folder = await findPart(
     {
-      name: 'libisal2-carried',
+      name: `libisal2-carried-${architecture}`,
       version: '1',
       accepts: async (path) => existsSync(join(path, 'usr/share/doc/libisal2/copyright')),
       installers: [
         async (into) => {
-          await run('apt-get', ['download', '-q', 'libisal2'], { cwd: into });
+          await downloadPackage('libisal2', architecture, into);
           const archive = (await readdir(into)).find((name) => name.endsWith('.deb')) ?? '';
           await run('dpkg-deb', ['-R', archive, 'content'], { cwd: into });
           return join(into, 'content');

@@ -8,7 +8,7 @@ import { messageOf } from './finding.ts';
 const newSession = 'Set s3.sessionToken, and its keys, to those of a new session.';
 const otherStore = 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
 
-/** After the first request, which lists the bucket. */
+/** Advice after the first request, which lists the bucket, has failed. */
 export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   const message = messageOf(error);
   if (isNoBucket(error) || isCode(error, 'not-found'))
@@ -23,7 +23,7 @@ export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): s
   return `Does S3 answer at ${endpoint}? See s3.endpoint.`;
 }
 
-/** After a request that needs this right. Rights to list are the bucket's; all others are its objects'. `folder`: what keys begin with. */
+/** Advice after a request that needs this right has failed. Rights to list are granted on the bucket, all others on its objects. `folder`: the beginning of keys. */
 export function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
   if (isCode(error, 's3-full')) return 'Make room in the store.';
   const message = messageOf(error);

@@ -1,4 +1,4 @@
-/** The bucket itself, which ObjectStore does not offer: whether it keeps versions, and locks them. */
+/** Checks settings of the bucket that ObjectStore does not offer: whether it keeps versions, and locks them. */
 import { isCode } from '../contract/errors.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';
 import type { Xml } from '../storage/s3Messages.ts';
@@ -8,7 +8,7 @@ import { briefly, type Report } from './finding.ts';
 /** What the bucket does with deleted objects. */
 export interface Kept {
   versions: boolean;
-  /** Written objects cannot be removed for some time. */
+  /** Whether the bucket locks what is written to it. */
   locked: boolean;
 }
 

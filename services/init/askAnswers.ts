@@ -64,6 +64,8 @@ export interface InitAnswers {
 export interface Asking {
   options: AnswerOptions;
   earlier: Earlier | undefined;
+  /** Whether an earlier init has run to its end. */
+  repeated: boolean;
   server: LocalServer;
   env: NodeJS.ProcessEnv;
   stop: AbortSignal;
@@ -100,7 +102,7 @@ export async function chooseServer(
   if (others.length === 0 || !asker) return first;
   const counts = found.map(({ product, instances }) => `${product} has ${instances.length}`).join(', ');
   return asker.ask({
-    text: `Both LXD and Incus are here (instances: ${counts}). Which one is to be backed up?`,
+    text: `Both LXD and Incus are on this machine (instances: ${counts}). Which one should be backed up?`,
     usual: first.product.toLowerCase(),
     flag: '--engine',
     read(text) {
@@ -131,7 +133,7 @@ async function findStore(asking: Asking): Promise<Store> {
   let before = earlier?.store;
   for (;;) {
     const place = await answer(asking, {
-      text: 'Where shall backups go? A folder, such as that of a NAS, or the URL of an S3 server',
+      text: 'Where should backups go? A folder, for example on a NAS, or the URL of an S3 server',
       usual: before ? placeOf(before) : findProgram('versitygw', env) && usualFolder,
       flag: '--store',
       given: options.store,
@@ -143,7 +145,7 @@ async function findStore(asking: Asking): Promise<Store> {
     if (accept(problems, asking)) return store;
     if (!asker || options.store !== undefined)
       throw new LxstowError('bad-config', `${placeText(store)} cannot be used`);
-    say('Try again, with what is to be mended:');
+    say('Try again:');
   }
 }
 
@@ -208,15 +210,14 @@ function accept(findings: Finding[], { asker, say }: Asking): boolean {
 }
 
 async function findNightly(asking: Asking): Promise<Nightly | undefined> {
-  const { options, earlier, asker } = asking;
+  const { options, repeated, asker } = asking;
   const { nightly, keepDaily } = options;
   if (nightly === false) return undefined;
-  const repeated = earlier?.store !== undefined;
   // What is scheduled already stays as it is, unless the options say otherwise.
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
   const time = await answer(asking, {
-    text: 'Back up every instance every night? At what time, or no',
+    text: 'Back up every instance every night? Give a time, or no',
     usual: repeated ? asIs : usualTime,
     flag: '--nightly',
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
@@ -224,7 +225,7 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
   });
   if (time === undefined || (time === asIs && keepDaily === undefined)) return undefined;
   const days = await answer(asking, {
-    text: 'For how many nights are backups kept?',
+    text: 'For how many nights should backups be kept?',
     usual: String(usualKeepDaily),
     flag: '--keep-daily',
     given: keepDaily ?? (repeated && !asker ? '' : undefined),
@@ -234,12 +235,12 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
 }
 
 async function findBackup(asking: Asking): Promise<InitAnswers['backup']> {
-  const { options, earlier, server } = asking;
+  const { options, repeated, server } = asking;
   const names = server.instances;
   if (names.length === 0 && options.backup === undefined) return 'none';
   return answer(asking, {
     text: `Back up now? Yes (${names.length === 1 ? names[0] : `all ${names.length} instances`}), no, or the name of an instance`,
-    usual: earlier?.store ? 'no' : 'yes',
+    usual: repeated ? 'no' : 'yes',
     flag: '--backup',
     given: options.backup,
     read(text) {

@@ -8,7 +8,7 @@ import { LxstowError } from '../contract/errors.ts';
 import { type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
-export interface Settings {
+interface Settings {
   store: Store;
   /** LXD's or Incus' socket. */
   socket: string;
@@ -33,7 +33,6 @@ export interface Earlier {
   ports: Ports;
 }
 
-const beforeInit = '.before-init';
 /** Those that init reads or writes. */
 const sections = ['s3', 'remotes', 'gateway', 'worker'];
 
@@ -55,9 +54,8 @@ export function readEarlier({ config }: Places): Earlier | undefined {
   };
 }
 
-/** Writes the file unless it says the same already; returns whether it was written. A file that init has not written is kept as `….before-init`. */
-export async function writeConfiguration(places: Places, settings: Settings, byInit: boolean): Promise<boolean> {
-  const { config } = places;
+/** Writes the file unless it says the same already; returns whether it was written. */
+export async function writeConfiguration({ config }: Places, settings: Settings): Promise<boolean> {
   const there = existsSync(config);
   const document = documentIn(there ? readFileSync(config, 'utf8') : heading, config);
   const before = document.toJS();
@@ -66,7 +64,6 @@ export async function writeConfiguration(places: Places, settings: Settings, byI
     else if (document.hasIn(path)) document.deleteIn(path);
   }
   if (there && isDeepStrictEqual(document.toJS(), before)) return false;
-  if (there && !byInit) await copyFile(config, `${config}${beforeInit}`);
   await writeSecret(config, document.toString({ lineWidth: 0 }));
   return true;
 }
@@ -82,9 +79,16 @@ export async function keepCa({ config }: Places, store: Store): Promise<Store> {
   return { ...store, ca: kept };
 }
 
+/** Keeps the configuration that init is about to change for the first time; returns whether there is one. */
+export async function keepConfiguration(places: Places): Promise<boolean> {
+  if (!existsSync(places.config)) return false;
+  await copyFile(places.config, keptConfiguration(places));
+  return true;
+}
+
 /** Where the configuration before init is kept. */
 export function keptConfiguration({ config }: Places): string {
-  return `${config}${beforeInit}`;
+  return `${config}.before-init`;
 }
 
 const heading = `# The configuration of lxstow, by \`lxstow init\`. All keys: docs/configuration.md. After a change, restart lxstow.

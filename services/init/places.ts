@@ -31,6 +31,10 @@ export interface InitRecord {
   gateway?: string;
   /** Where backups go, in words. */
   store: string;
+  /** Digest of what the service was started with. If it differs, the service is restarted. */
+  started?: string;
+  /** Whether init was interrupted: then it asks all questions again. */
+  unfinished?: boolean;
 }
 
 const systemFolder = '/etc/lxstow';
@@ -58,10 +62,10 @@ export async function writeRecord({ record }: Places, content: InitRecord): Prom
   await writeSecret(record, `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** For its owner alone, also if it was there with another mode. */
+/** Writes a file that only its owner may read, even if it existed with another mode. After an interruption, it has either the old or the new content. */
 export async function writeSecret(file: string, content: string): Promise<void> {
   await mkdir(dirname(file), { recursive: true });
-  const part = `${file}.${process.pid}`;
+  const part = `${file}.part`;
   await rm(part, { force: true });
   await writeFile(part, content, { mode: 0o600, flag: 'wx' });
   await rename(part, file);

@@ -1,5 +1,6 @@
 /** Starts and stops `lxstow standalone`: as a service where there is systemd, else in the background. */
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
@@ -9,7 +10,7 @@ import { LxstowError } from '../contract/errors.ts';
 import type { Places } from './places.ts';
 import { usualNatsPort } from './ports.ts';
 import { runProgram } from './programs.ts';
-import { type Service, unitFiles, unitName } from './units.ts';
+import { type Service, type UnitFile, unitFiles, unitName } from './units.ts';
 
 const startMs = 90_000;
 const stopMs = 60_000;
@@ -26,16 +27,25 @@ export function command({ places, program, natsPort }: Service): string[] {
   return [...program, '-c', places.config, 'standalone', ...port];
 }
 
-/** Starts it with the present configuration; stops it first if it runs. Returns the files that it wrote for systemd. */
-export async function start(service: Service, stop: AbortSignal): Promise<string[]> {
+/** The service's files for systemd; none if there is no systemd. */
+export function unitsOf(service: Service): UnitFile[] {
+  return hasSystemd(service.places) ? unitFiles(service, command(service)) : [];
+}
+
+/** Digest of everything that the service is started with. */
+export function digestOf(service: Service): string {
+  const all = [readFileSync(service.places.config, 'utf8'), command(service), unitsOf(service)];
+  return createHash('sha256').update(JSON.stringify(all)).digest('hex');
+}
+
+/** Starts it with the present configuration; stops it first if it runs. */
+export async function start(service: Service, stop: AbortSignal): Promise<void> {
   const { places } = service;
   if (!hasSystemd(places)) {
     await stopInBackground(places);
-    await keepStarting(service, stop);
-    return [];
+    return keepStarting(service, stop);
   }
-  const files = unitFiles(service, command(service));
-  for (const { path, content } of files) {
+  for (const { path, content } of unitsOf(service)) {
     await mkdir(dirname(path), { recursive: true });
     await writeFile(path, content);
   }
@@ -43,7 +53,6 @@ export async function start(service: Service, stop: AbortSignal): Promise<string
   await systemctl('enable', unitName);
   await systemctl('restart', unitName);
   await untilReady(service, stop, () => undefined);
-  return files.map(({ path }) => path);
 }
 
 /** Starts it again when it ends at once, as systemd does: on a busy machine the connection to NATS may time out. */
@@ -100,12 +109,13 @@ async function startInBackground(service: Service): Promise<void> {
   const { places, env } = service;
   await mkdir(places.state, { recursive: true, mode: 0o700 });
   const log = openSync(logFile(places), 'a', 0o600);
-  const [program = '', ...args] = command(service);
   const stdio = ['ignore' as const, log, log];
-  const child = spawn(program, args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });
+  // The shell, which then becomes lxstow, writes the file, so it is written even if this process is killed now.
+  const args = ['-c', 'echo $$ >"$0" && exec "$@"', pidFile(places), ...command(service)];
+  const child = spawn('sh', args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });
   closeSync(log);
   await once(child, 'spawn');
-  await writeFile(pidFile(places), String(child.pid));
+  await writeFile(pidFile(places), `${child.pid}\n`);
   child.unref();
 }
 

@@ -1,10 +1,12 @@
 /** Tries a store before anything is written: an S3 server by doctor's checks, a folder by writing to it. */
-import { access, constants, mkdir, rm, stat, writeFile } from 'node:fs/promises';
+import { statSync } from 'node:fs';
+import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { sizeText } from '../contract/bytes.ts';
+import { systemCode } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { examine, type Finding, reportTo } from '../doctor/finding.ts';
-import { poolsBeside } from '../doctor/folder.ts';
+import { examineRoom, poolsBeside } from '../doctor/folder.ts';
 import { examineS3 } from '../doctor/s3.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
@@ -13,6 +15,7 @@ import { findProgram } from './programs.ts';
 import type { LocalServer } from './servers.ts';
 
 const bucketMs = 10_000;
+const probeBytes = 1024 * 1024;
 
 /** Creates the bucket if it is not there. */
 export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[]> {
@@ -28,7 +31,7 @@ export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[
   return examine('s3', examineS3, { config, env: {}, roles: ['gateway', 'worker'], log }, stop);
 }
 
-/** Creates the folder if the one that it is in exists. */
+/** Tests the folder, and leaves nothing behind, not even the folder, because the user may stop before the last question. */
 export async function tryFolder(
   { folder }: FolderPlace,
   server: LocalServer,
@@ -44,33 +47,67 @@ export async function tryFolder(
     );
     return findings;
   }
+  let made = false;
   try {
-    await mkdir(folder, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EEXIST') throw error;
-    });
-    if (!(await stat(folder)).isDirectory()) throw new Error('it is not a folder');
-    await access(folder, constants.R_OK | constants.W_OK | constants.X_OK);
-    const probe = join(folder, `.lxstow-init-${process.pid}`);
-    await writeFile(probe, '');
-    await rm(probe);
+    made = await makeFolder(folder);
+    await writeInto(folder);
+    report('ok', `${folder} can be written to`);
+    await examineRoom(folder, report);
   } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
-    report(
-      'problem',
-      missing ? `${dirname(folder)} does not exist` : `${folder} cannot be used: ${(error as Error).message}`,
-      missing ? 'Mount the disk or share first, or create the folder.' : 'Give a folder that this user may write to.',
-    );
+    report('problem', ...faultOf(folder, error as NodeJS.ErrnoException));
     return findings;
+  } finally {
+    if (made) await rmdir(folder);
   }
-  report('ok', `${folder} can be written to`);
   const pools = await poolsBeside(folder, server.pools);
   if (pools.length > 0)
     report(
       'warning',
       `${folder} is on the same disk as the storage of ${server.product} (${pools.join(', ')}): if that disk dies, the backups die with the instances`,
-      'Better use another disk, a NAS or an S3 server.',
+      'Use another disk, a NAS or an S3 server instead.',
     );
   return findings;
+}
+
+/** Returns whether it did not exist. */
+export async function makeFolder(folder: string): Promise<boolean> {
+  try {
+    await mkdir(folder, { mode: 0o700 });
+    return true;
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+/** A few bytes that do not fit on a full disk. */
+async function writeInto(folder: string): Promise<void> {
+  const probe = join(folder, `.lxstow-init-${process.pid}`);
+  try {
+    await writeFile(probe, Buffer.alloc(probeBytes), { flag: 'wx' });
+  } finally {
+    await rm(probe, { force: true }).catch(() => undefined);
+  }
+}
+
+/** What is wrong, and what to do. */
+function faultOf(folder: string, error: NodeJS.ErrnoException): [finding: string, advice: string] {
+  const another = 'Give a folder that this user may write to.';
+  const faults: Record<string, [string, string]> = {
+    ENOENT: [`${dirname(folder)} does not exist`, 'Mount the disk or share first, or create the folder.'],
+    ENOTDIR: [`${noFolderIn(folder)} is not a folder`, another],
+    EACCES: [`this user may not write to ${folder}`, another],
+    EPERM: [`this user may not write to ${folder}`, another],
+    EROFS: [`${folder} is on a disk that is mounted read-only`, 'Mount it for writing, or give another folder.'],
+    ENOSPC: [`there is no room in ${folder}`, 'Make room, or give a folder on another disk.'],
+    EDQUOT: [`there is no room for this user in ${folder}`, 'Make room, or give a folder on another disk.'],
+  };
+  return faults[error.code ?? ''] ?? [`${folder} cannot be used: ${error.message}`, another];
+}
+
+/** The part of the path that is not a folder, but a file, for example. */
+function noFolderIn(path: string): string {
+  return path === '/' || statSync(path, { throwIfNoEntry: false }) ? path : noFolderIn(dirname(path));
 }
 
 /** `default (btrfs, 40 GiB free)` */

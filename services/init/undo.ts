@@ -18,11 +18,11 @@ export async function undo(places: Places, record: InitRecord): Promise<string[]
     if (name !== keysOfStore) await rm(join(state, name), { recursive: true, force: true });
   const keys = join(state, keysOfStore);
   if (existsSync(keys)) kept.push(`the keys of the store's server: ${keys}`);
-  if (existsSync(places.config)) {
-    const aside = `${places.config}.undone`;
-    await rename(places.config, aside);
-    kept.push(`the configuration, with the keys of the store: ${aside}`);
-  }
+  const aside = `${places.config}.undone`;
+  // An interrupted undo may already have restored the configuration from before init.
+  const isBack = record.hadConfiguration && existsSync(aside) && !existsSync(keptConfiguration(places));
+  if (existsSync(places.config) && !isBack) await rename(places.config, aside);
+  if (existsSync(aside)) kept.push(`the configuration, with the keys of the store: ${aside}`);
   if (record.hadConfiguration && existsSync(keptConfiguration(places))) {
     await rename(keptConfiguration(places), places.config);
     kept.push(`the configuration that was there before: ${places.config}`);

@@ -1,4 +1,4 @@
-/** For a store on this host: a call that writes an object ends once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
+/** For a store on this host: a call that writes an object returns only once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
@@ -32,7 +32,7 @@ async function synced(call: Promise<string>, folder: string, signal: AbortSignal
     return etag;
   } catch (error) {
     signal.throwIfAborted();
-    // Not for a retry: the kernel reports an error of the disk once, and then takes the bytes for written.
+    // Do not retry: the kernel reports a disk error only once, and then takes the bytes as written.
     throw new LxstowError('s3-refused', `${notOnDisk} ${folder}: ${(error as Error).message}`, {
       cause: error,
     });

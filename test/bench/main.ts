@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --planned 10000 --children 160 --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --planned 10000 --children 125 --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 // Two builds, or two settings, in one run: --ways lxstow --beside '/other/dist/services/cli/main.js' --beside 'LXSTOW_GZIP_LIBRARY='
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
@@ -36,7 +36,7 @@ const { values } = parseArgs({
     jobs: { type: 'string', default: '10000' },
     slots: { type: 'string', default: '64' },
     planned: { type: 'string', default: '10000' },
-    children: { type: 'string', default: '160' },
+    children: { type: 'string', default: '125' },
     lxmin: { type: 'string' },
     json: { type: 'string' },
     profile: { type: 'string' },

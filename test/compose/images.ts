@@ -14,7 +14,7 @@ import { type Log, run } from '../lab/run.ts';
 const debian = 'lxstow-lab/debian';
 
 /** Their names, as the project's files have them, by what is in them. */
-export interface ImageNames {
+interface ImageNames {
   node: string;
   nats: string;
   versitygw: string;

@@ -25,7 +25,7 @@ export interface ContractStore extends AsyncDisposable {
 }
 
 /** How the contract is run. */
-export interface Running {
+interface Running {
   /** What the server does differently, and must. Undefined for a server that nobody has described: what it does is printed. */
   differs?: Differences | undefined;
   /** Parts of keys that do not come back as they were sent. */

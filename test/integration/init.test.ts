@@ -24,12 +24,19 @@ const versityGw = await findVersityGw(quiet).catch(() => undefined);
 
 const endpoint = 'http://127.0.0.1:9000';
 const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
+const wrongFolders: [answer: string, said: RegExp][] = [
+  ['/etc/hostname', /\/etc\/hostname is not a folder[\s\S]*Try again/],
+  ['/etc/hostname/backups', /\/etc\/hostname is not a folder[\s\S]*Try again/],
+  ['/var/lib/full/backups', /there is no room in \/var\/lib\/full\/backups\n.*Make room[\s\S]*Try again/],
+  ['/var/lib/cd/backups', /\/var\/lib\/cd\/backups is on a disk that is mounted read-only[\s\S]*Try again/],
+];
 /** Each answer that is wrong, what is said to it, and at last the right one. */
 const conversation: [answer: string, said?: RegExp][] = [
   ['backups', /backups is neither a URL nor a path from the root: give \/backups/],
   ['s3://bucket', /give the URL of the S3 server/],
   ['https://key:secret@s3.example.net', /keep the keys out of the URL/],
   ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
+  ...(versityGw ? wrongFolders : []),
   ['http://127.0.0.1:9', undefined],
   ['Bucket!', /"Bucket!" cannot be a bucket's name/],
   ['lxstow'],
@@ -102,6 +109,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   const page = '/etc/lxstow/recovery.md';
 
   it('asks, says what is wrong with an answer, and asks again; then everything works', async () => {
+    await type('cd /var/lib; mkdir full cd; mount -t tmpfs -o size=64k none full; mount -t tmpfs -o ro none cd');
     const input = conversation.map(([answer]) => answer).join('\n');
     const said = await type(`printf '%s\\n' '${input.replaceAll('\n', "' '")}' | lxstow init`);
     let from = 0;
@@ -161,7 +169,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);
     await refused(`${elsewhere} --store ftp://x`, 64, /--store: ftp:\/\/x is neither/);
     await refused(`${elsewhere} --engine incus`, 64, /only LXD is here/);
-    await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where shall backups go/);
+    await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where should backups go/);
     await refused('ls ~/other', 2, /No such file/);
     await refused('LXD_DIR=/nowhere lxstow -c ~/other/lxstow.yaml init --yes', 69, /\/nowhere\/unix\.socket/);
   });
@@ -183,10 +191,10 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
       );
       child.stdin?.write(text);
     };
-    await answer('Where shall backups go?', `${endpoint}/lxstow\r`);
+    await answer('Where should backups go?', `${endpoint}/lxstow\r`);
     await answer('Access key', 'lxstow\r');
     await answer('Secret key; it is not shown: ', 'change-me-now\r');
-    await answer('At what time, or no [03:00]: ', '\u0003');
+    await answer('Give a time, or no [03:00]: ', '\u0003');
     assert.equal(await ended, 130);
     assert.doesNotMatch(seen(), /change-me-now/);
     assert.match(seen(), /interrupted/);
@@ -237,13 +245,32 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('umount /run/systemd');
   });
 
+  it('killed at any point, it does the rest when it is repeated', async () => {
+    await type('rm -rf /etc/lxstow /var/lib/lxstow ~/.config/lxstow');
+    const init = `${keys} lxstow init --yes --store ${endpoint}/lxstow --backup none`;
+    const made = ['/etc/lxstow/init.json', '/etc/lxstow/lxstow.yaml', '/var/lib/lxstow/standalone.pid'];
+    for (const file of [...made, '~/.config/lxstow/remotes.yml', page])
+      await type(
+        `(${init}) & until [ -e ${file} ] || ! [ -s /proc/$!/cmdline ]; do :; done; kill -9 $!; wait $! || [ -e ${file} ]`,
+      );
+    assert.match(await type('lxstow init --yes --backup none'), /next backup of every instance: |lxstow runs already/);
+    assert.match(await type('lxstow schedule next'), /nightly/);
+    assert.match(await type('lxstow list c1'), /backup_/);
+    assert.match(await type(`cat ${page}`), /Backups are in the bucket lxstow/);
+    assert.equal(await type('ls /etc/lxstow'), 'init.json\nlxstow.yaml\nrecovery.md\n');
+    await type('lxstow init --undo');
+    await type('! curl -sf http://127.0.0.1:8081/healthz && ! curl -s http://127.0.0.1:4222');
+    assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);
+  });
+
   const noFolder = { skip: versityGw ? false : 'no VersityGW' };
   it('with a folder as the store, a copy of the folder and the page are enough elsewhere', noFolder, async () => {
     await type('rm -rf /etc/lxstow /var/lib/lxstow; mkdir -p ~/nas');
     const nas = join(folder.path, 'home', 'nas');
     // MinIO has the usual port.
     const said = await type(`lxstow init --yes --store ${nas}/lxstow --nightly 03:00 --keep-daily 14`);
-    assert.match(said, /lxstow can be written to/);
+    assert.match(said, /lxstow can be written to\n {2}(ok|warning) .* are free in /);
+    assert.match(said, /warning .*lxstow is on the same disk as the storage of LXD \(.*\): if that disk dies/);
     assert.match(said, /^1 of 1 backed up$/m);
     const files = await lxd.fingerprint('c1');
     await lxd.lxc(['delete', '--force', 'c1']);

@@ -198,7 +198,12 @@ async function unpackWithDependencies(packages: string[], tree: string, folder: 
   await unpackAll(archives, tree, { signal });
 }
 
-/** Past what apt knows of: with lists of its own. */
+/** Downloads a package of this machine's own release into the folder, for any architecture; what it depends on is not. */
+export async function downloadPackage(name: string, architecture: string, folder: string): Promise<void> {
+  const { mirror, codename } = await debianArchive();
+  await downloadFromSuite(name, codename, mirror, folder, { architecture });
+}
+
 async function unpackFromSuite(
   name: string,
   suite: string,
@@ -208,8 +213,20 @@ async function unpackFromSuite(
   signal?: AbortSignal,
 ) {
   const archives = join(folder, `archives-of-${suite}`);
-  const lists = join(folder, 'lists');
   await mkdir(archives);
+  await downloadFromSuite(name, suite, mirror, archives, { signal });
+  await unpackAll(archives, tree, { signal });
+}
+
+/** Past what apt knows of: with lists of its own, beside what it downloads. */
+async function downloadFromSuite(
+  name: string,
+  suite: string,
+  mirror: string,
+  folder: string,
+  { architecture, signal }: { architecture?: string; signal?: AbortSignal | undefined },
+) {
+  const lists = join(folder, 'lists');
   await mkdir(join(lists, 'partial'), { recursive: true });
   const source = join(folder, 'suite.list');
   const keys = '/usr/share/keyrings/debian-archive-keyring.gpg';
@@ -222,11 +239,11 @@ async function unpackFromSuite(
     'Dir::Cache::srcpkgcache': '',
     'Acquire::Languages': 'none',
     'APT::Sandbox::User': 'root',
+    ...(architecture && { 'APT::Architecture': architecture, 'APT::Architectures': architecture }),
   };
   const options = Object.entries(config).flatMap(([key, value]) => ['-o', `${key}=${value}`]);
   await run('apt-get', ['update', '-q', ...options], { signal });
-  await run('apt-get', ['download', '-q', ...options, name], { cwd: archives, signal });
-  await unpackAll(archives, tree, { signal });
+  await run('apt-get', ['download', '-q', ...options, name], { cwd: folder, signal });
 }
 
 async function unpackAll(archives: string, tree: string, options: RunOptions): Promise<void> {

@@ -23,7 +23,7 @@ export const s3Titles: Record<S3Kind, string> = {
 /** Those that tests of every server run on. */
 export const serversHere = (Object.keys(finders) as S3Kind[]).filter((kind) => kind !== 'garage' || hasGarage());
 
-export interface S3Options {
+interface S3Options {
   log: Log;
   name: string;
   /** Default: `$LXSTOW_LAB_S3`; else the first of MinIO, VersityGW and SeaweedFS that can be had. */

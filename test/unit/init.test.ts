@@ -1,6 +1,6 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -10,6 +10,7 @@ import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
 import {
   keepCa,
+  keepConfiguration,
   keptConfiguration,
   readEarlier,
   usualPorts,
@@ -124,34 +125,41 @@ describe('answers to lxstow init', () => {
     const asking = {
       options: {},
       earlier: undefined,
+      repeated: false,
       server: server('LXD', 2),
       env: { PATH: folder },
       stop: new AbortController().signal,
       say: (text: string) => void said.push(text),
     };
-    const asker = person('/nowhere/at/all', `${folder}/file`, `${folder}/store`, 'no', 'c7', 'c1');
+    const wrong = ['/nowhere/at/all', `${folder}/file`, `${folder}/file/below`];
+    const asker = person(...wrong, `${folder}/store`, 'no', 'c7', 'c1');
     const { store, nightly, backup } = await findAnswers({ ...asking, asker });
     assert.deepEqual([store, nightly, backup], [{ folder: `${folder}/store` }, undefined, { instance: 'c1' }]);
-    assert.match(
-      said.join('\n'),
-      /\/nowhere\/at does not exist[\s\S]*it is not a folder[\s\S]*store can be written to/,
-    );
+    const faults = said.filter((text) => / problem /.test(text)).map((text) => text.split('\n')[0]?.trim());
+    assert.deepEqual(faults, [
+      'problem  /nowhere/at does not exist',
+      `problem  ${folder}/file is not a folder`,
+      `problem  ${folder}/file is not a folder`,
+    ]);
+    assert.match(said.join('\n'), /store can be written to\n.* are free in /);
+    assert.ok(!existsSync(`${folder}/store`), 'nothing is made before all is answered');
     const flags = { store: `${folder}/store`, nightly: '01:30', keepDaily: '5', backup: 'none' };
     assert.deepEqual(await findAnswers({ ...asking, options: flags, asker: undefined }), {
       store,
       nightly: { time: '01:30', keepDaily: 5 },
       backup: 'none',
     });
-    // A second time, without options, everything stays as it is.
+    // After one that was cut off, everything is asked again, and the store is the usual answer.
     const earlier = { store, socket: '/s', ports: usualPorts };
-    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), {
-      store,
-      nightly: undefined,
-      backup: 'none',
-    });
-    const same = await findAnswers({ ...asking, earlier, asker: person('', '', '') });
+    const usual = { store, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
+    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), usual);
+    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: person('', '', '', '') }), usual);
+    // A second time, without options, everything stays as it is.
+    const again = { ...asking, earlier, repeated: true };
+    assert.deepEqual(await findAnswers({ ...again, asker: undefined }), { store, nightly: undefined, backup: 'none' });
+    const same = await findAnswers({ ...again, asker: person('', '', '') });
     assert.deepEqual(same, { store, nightly: undefined, backup: 'none' });
-    const weekly = await findAnswers({ ...asking, options: { keepDaily: '7' }, earlier, asker: undefined });
+    const weekly = await findAnswers({ ...again, options: { keepDaily: '7' }, asker: undefined });
     assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
   });
 });
@@ -173,7 +181,7 @@ describe('what lxstow init writes', () => {
 
   it('a configuration that is valid, for its owner alone, and read again by the next run', async () => {
     const there = places();
-    assert.equal(await writeConfiguration(there, settings, false), true);
+    assert.equal(await writeConfiguration(there, settings), true);
     assert.equal(statSync(there.config).mode & 0o777, 0o600);
     const config = loadConfig({ file: there.config, env: {} });
     assert.deepEqual(
@@ -181,9 +189,9 @@ describe('what lxstow init writes', () => {
       [place.secretKey, 'eu-central-1', '/s'],
     );
     assert.deepEqual(readEarlier(there), { store: place, socket: '/s', ports: usualPorts });
-    assert.equal(await writeConfiguration(there, settings, true), false);
+    assert.equal(await writeConfiguration(there, settings), false);
     const ports = { ...usualPorts, gateway: 9443 };
-    assert.equal(await writeConfiguration(there, { ...settings, ports }, true), true);
+    assert.equal(await writeConfiguration(there, { ...settings, ports }), true);
     assert.deepEqual(readEarlier(there)?.ports, ports);
   });
 
@@ -203,8 +211,10 @@ describe('what lxstow init writes', () => {
 
   it('keeps a configuration that was there, beside it', async () => {
     const there = places();
+    assert.equal(await keepConfiguration(there), false);
     writeFileSync(there.config, '# mine\nlog:\n  level: debug\n');
-    await writeConfiguration(there, settings, false);
+    assert.equal(await keepConfiguration(there), true);
+    await writeConfiguration(there, settings);
     assert.equal(readFileSync(keptConfiguration(there), 'utf8'), '# mine\nlog:\n  level: debug\n');
     assert.match(readFileSync(there.config, 'utf8'), /^# mine\nlog:\n {2}level: debug\n/);
   });
@@ -213,7 +223,7 @@ describe('what lxstow init writes', () => {
     const there = places();
     writeFileSync(there.config, 's3:\n  # bucket: mine\nremotes:\nworker:\n  # slots: 2\n');
     assert.equal(readEarlier(there)?.store, undefined);
-    await writeConfiguration(there, settings, false);
+    await writeConfiguration(there, settings);
     assert.equal(loadConfig({ file: there.config, env: {} }).s3.bucket, 'backups');
     assert.match(readFileSync(there.config, 'utf8'), /^s3:\n {2}# bucket: mine\n {2}endpoint: /);
     writeFileSync(there.config, '- s3\n');

@@ -1,23 +1,33 @@
-/** `lxstow init`: from a machine with LXD or Incus to backups every night, by questions or by options. */
+/** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import { type AnswerOptions, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
+import { type AnswerOptions, type Asking, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
 import {
   type Earlier,
   keepCa,
+  keepConfiguration,
   type Ports,
   readEarlier,
   usualPorts,
   writeConfiguration,
 } from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
-import { type InitRecord, type Places, placesFor, readRecord, writeRecord, writeSecret } from '../../init/places.ts';
+import { type InitRecord, type Places, placesFor, readRecord, writeRecord } from '../../init/places.ts';
 import { freePorts, usualNatsPort } from '../../init/ports.ts';
 import { findProgram } from '../../init/programs.ts';
-import { recoveryPage } from '../../init/recoveryPage.ts';
+import { writePage } from '../../init/recoveryPage.ts';
 import { findServers, type LocalServer } from '../../init/servers.ts';
-import { command, hasSystemd, isReady, logFile, start, withoutStore } from '../../init/standaloneService.ts';
-import { poolText } from '../../init/tryStore.ts';
+import {
+  command,
+  digestOf,
+  hasSystemd,
+  isReady,
+  logFile,
+  start,
+  unitsOf,
+  withoutStore,
+} from '../../init/standaloneService.ts';
+import { makeFolder, poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import { type Service, unitName } from '../../init/units.ts';
 import { setNightly, trustThisUser } from '../client/firstSteps.ts';
@@ -25,13 +35,14 @@ import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { Questions } from '../terminal/questions.ts';
+import { plural } from '../terminal/table.ts';
 
 export interface InitOptions extends AnswerOptions {
   yes?: boolean;
   undo?: boolean;
 }
 
-export interface InitContext {
+interface InitContext {
   source: ConfigSource;
   stop: AbortSignal;
 }
@@ -43,25 +54,28 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const record = readRecord(places);
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
-  const { server, answers } = await ask(options, source.env, earlier, stop);
+  const repeated = earlier?.store !== undefined && !record?.unfinished;
+  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, stop });
   const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
   const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
   await writeRecord(places, { ...made, gateway });
-  say(`the gateway is called ${gateway}: here, and trusts this user`);
+  say(`the gateway is called ${gateway}: in commands, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
-  await writeSecret(places.page, recoveryPage(answers.store, new Date()));
+  await writePage(places, answers.store);
+  await writeRecord(places, { ...made, gateway, unfinished: false });
   const status = await firstBackup(gateway, answers.backup);
   await sayNext(places, service, answers, gateway);
   return status;
 }
 
-async function ask(options: InitOptions, env: NodeJS.ProcessEnv, earlier: Earlier | undefined, stop: AbortSignal) {
+async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> & { options: InitOptions }) {
+  const { options, earlier, env, stop } = given;
   using asker = options.yes ? undefined : new Questions();
   const server = await chooseServer(await findServers(env, stop), options, asker, earlier?.socket);
   const pools = server.pools.map(poolText).join(', ') || 'none';
-  const instances = count(server.instances.length, 'instance');
+  const instances = plural(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
-  return { server, answers: await findAnswers({ options, earlier, server, env, stop, asker, say }) };
+  return { server, answers: await findAnswers({ ...given, server, asker, say }) };
 }
 
 async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
@@ -81,17 +95,17 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   const record = readRecord(places);
   if (!record)
     throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
-  const kept = await undo(places, record);
   const { remotes } = await listRemotes();
   if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
     await removeRemote(record.gateway);
+  const kept = await undo(places, record);
   stop.throwIfAborted();
-  say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
+  say('lxstow is stopped, and what `lxstow init` set up is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
   return exits.ok;
 }
 
-/** Throws conflict for a configuration that init has not written, unless it names no store yet. */
+/** Throws conflict if the configuration names a store and was not written by init. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
   if (record || !earlier?.store) return;
   throw new LxstowError(
@@ -109,45 +123,47 @@ interface Preparation {
   env: NodeJS.ProcessEnv;
 }
 
-/** Writes the configuration, and starts the service unless it runs as it should. */
+/**
+ * Writes the configuration, and starts the service unless it already runs with that configuration. The record is written first, so that after an interruption it says what must be
+ * done again or undone.
+ */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const usual = earlier?.ports ?? usualPorts;
-  const ports: Ports = record && earlier ? usual : await freePorts<keyof Ports>(usual);
+  const ports: Ports = record && earlier?.store ? usual : await freePorts<keyof Ports>(usual);
   const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
-  const store = await keepCa(places, answers.store);
-  const settings = { store, socket: server.socket, state: record?.state ?? places.state, ports };
-  const written = await writeConfiguration(places, settings, record !== undefined);
-  say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
+  const folder = 'folder' in answers.store ? answers.store.folder : undefined;
+  const healthPorts = [ports.gatewayHealth, ports.workerHealth];
+  const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
+  const state = record?.state ?? places.state;
+  const hadConfiguration = record?.hadConfiguration ?? (await keepConfiguration(places));
   const made: InitRecord = {
-    hadConfiguration: record?.hadConfiguration ?? earlier !== undefined,
-    state: settings.state,
+    ...record,
+    hadConfiguration,
+    state,
     natsPort,
     service: hasSystemd(places) ? 'systemd' : 'background',
-    units: record?.units ?? [],
+    units: [...new Set([...(record?.units ?? []), ...unitsOf(service).map(({ path }) => path)])],
     store: placeText(answers.store),
-    ...(record?.gateway !== undefined && { gateway: record.gateway }),
+    unfinished: record?.unfinished ?? record === undefined,
   };
   await writeRecord(places, made);
-  const service: Service = {
-    places,
-    program: programOf(env),
-    env,
-    natsPort,
-    healthPorts: [ports.gatewayHealth, ports.workerHealth],
-    gid: server.gid,
-    folder: 'folder' in answers.store ? answers.store.folder : undefined,
-  };
-  // Throws bad-config here, before the service would.
+  const store = await keepCa(places, answers.store);
+  const written = await writeConfiguration(places, { store, socket: server.socket, state, ports });
+  say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
+  if (folder !== undefined) await makeFolder(folder);
+  // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });
-  if (written || !(await isReady(service.healthPorts))) {
+  const wanted = digestOf(service);
+  if (record?.started !== wanted || !(await isReady(healthPorts))) {
     say(made.service === 'systemd' ? `starting ${unitName}` : 'starting lxstow in the background');
-    made.units = await start(service, stop);
+    await start(service, stop);
+    made.started = wanted;
     await writeRecord(places, made);
   } else say('lxstow runs already');
   return { service, record: made };
 }
 
-/** `lxstow` on the PATH: the package's script also finds the programs that the package carries. Else Node and this file. */
+/** The command that runs lxstow: `lxstow` on the PATH, because the package's script also finds the programs in the package; otherwise Node and this file. */
 function programOf(env: NodeJS.ProcessEnv): string[] {
   const installed = findProgram('lxstow', env);
   return installed === undefined ? [process.execPath, process.argv[1] ?? ''] : [installed];
@@ -164,7 +180,7 @@ with it and the store, everything can be restored on another machine.
 What to type next:
   lxstow backup ${name}                   back up an instance now
   lxstow list ${name}                     its backups
-  lxstow restore ${name} latest           restore it where it is gone; --as OTHER: beside it
+  lxstow restore ${name} latest           restore it if it is gone; --as OTHER makes a copy
   lxstow status                        whether every instance has a recent backup
   lxstow schedule next --instances     what is backed up next, and when
   lxstow doctor                        what is wrong, and what to do`);
@@ -174,8 +190,4 @@ There is no systemd for it here, so nothing starts lxstow after a reboot. Its lo
   ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
   if (other && other !== 'root')
     say(`\nTo use lxstow as ${other}: lxstow remote add stow "$(sudo lxstow trust token ${other})"`);
-}
-
-function count(n: number, word: string): string {
-  return `${n} ${word}${n === 1 ? '' : 's'}`;
 }

@@ -1,4 +1,4 @@
-/** Questions to the person at the terminal, or to a file of answers, line by line. */
+/** Asks questions on the terminal, or reads the answers line by line from a file. */
 import { createInterface } from 'node:readline';
 import { Writable } from 'node:stream';
 import { LxstowError } from '../../contract/errors.ts';
@@ -31,7 +31,7 @@ export class Questions implements Asker, Disposable {
       const { value, done } = await this.#lines.next();
       this.#screen.muted = false;
       if (hidden || !process.stdin.isTTY) process.stdout.write('\n');
-      if (this.#interrupted) throw new CliError(exits.interrupted, 'interrupted; nothing was changed by this question');
+      if (this.#interrupted) throw new CliError(exits.interrupted, 'interrupted; nothing is set up');
       if (done)
         throw new CliError(exits.usage, `no answer to: ${text}`, { hint: `answer it on a terminal, or give ${flag}` });
       try {
@@ -52,7 +52,7 @@ export class Questions implements Asker, Disposable {
 class Screen extends Writable {
   muted = false;
 
-  /** For readline, which breaks lines there. */
+  /** Width of the terminal, at which readline breaks lines. */
   get columns(): number {
     return process.stdout.columns;
   }
