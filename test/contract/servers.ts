@@ -9,6 +9,7 @@ export const traits = {
   replaceOnce: { row: '`If-Match` on PUT, eight at once', kept: 'one wins' },
   replaceGone: { row: '`If-Match` on PUT, where the object is gone', kept: 'refused' },
   completionCondition: { row: '`If-None-Match: *`, `If-Match` on a completion', kept: 'refused' },
+  /** A race: where several may win, a test in which one wins proves nothing. */
   completionOnce: { row: '`If-None-Match: *` on a completion, four at once', kept: 'one wins' },
   completionTwice: { row: 'completing once more', kept: 'refused' },
   goneUpload: { row: 'completing an upload that was given up', kept: '`NoSuchUpload`' },
@@ -54,6 +55,7 @@ export const servers = {
   seaweedfs: {
     title: 'SeaweedFS 4.48',
     differs: {
+      completionOnce: '**several may win**: the manifest decides',
       powerCut: unsynced,
       full: '500: `s3-unavailable`, jobs wait as well',
       partOnce: 'listed with both ETags: a resumed backup compares them, and begins anew',
