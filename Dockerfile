@@ -12,6 +12,7 @@ COPY tsconfig.json tsconfig.build.json ./
 COPY schemas schemas
 COPY services services
 COPY docs/openapi.json docs/
+COPY packaging/carried.json packaging/
 RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
  && install -D -m 644 docs/openapi.json dist/docs/openapi.json \
  && chmod 755 dist/services/cli/main.js \

@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 
 export type Json = { [key: string]: unknown };
 
-export interface Bundle {
+interface Bundle {
   files: Record<string, Json>;
   /** What was referred to so far, for `components.schemas`. */
   schemas: Record<string, unknown>;

@@ -1,8 +1,12 @@
-/** Writes the tables in docs/configuration.md from schemas/config.json: `node docs/generate.ts`. With --check it only says whether they are stale. */
+/**
+ * Writes the tables in docs/configuration.md from schemas/config.json, and the one in docs/s3.md from test/contract/servers.ts: `node docs/generate.ts`.
+ * With --check it only says whether they are stale.
+ */
 import { readFile, writeFile } from 'node:fs/promises';
 import schema from '../schemas/config.json' with { type: 'json' };
 import names from '../schemas/names.json' with { type: 'json' };
 import { variableOf } from '../services/contract/config.ts';
+import { serversTable } from '../test/contract/servers.ts';
 
 interface Node {
   $ref?: string;
@@ -16,19 +20,22 @@ interface Node {
   'x-secret'?: boolean;
 }
 
-const target = new URL('configuration.md', import.meta.url);
 const [beginning, end] = ['<!-- made by docs/generate.ts: begin -->', '<!-- made by docs/generate.ts: end -->'];
 
-const text = await readFile(target, 'utf8');
-const [before, behind] = [text.split(beginning)[0], text.split(end)[1]];
-if (before === undefined || behind === undefined) throw new Error('docs/configuration.md has lost its marks');
-const fresh = `${before}${beginning}\n\n${tables().join('\n\n')}\n\n${end}${behind}`;
-if (process.argv.includes('--check')) {
-  if (fresh !== text) {
-    console.error('docs/configuration.md is stale: run `node docs/generate.ts`');
-    process.exitCode = 1;
-  }
-} else if (fresh !== text) await writeFile(target, fresh);
+await refresh('configuration.md', tables().join('\n\n'));
+await refresh('s3.md', serversTable());
+
+async function refresh(page: string, made: string): Promise<void> {
+  const target = new URL(page, import.meta.url);
+  const text = await readFile(target, 'utf8');
+  const [before, behind] = [text.split(beginning)[0], text.split(end)[1]];
+  if (before === undefined || behind === undefined) throw new Error(`docs/${page} has lost its marks`);
+  const fresh = `${before}${beginning}\n\n${made}\n\n${end}${behind}`;
+  if (fresh === text) return;
+  if (!process.argv.includes('--check')) return writeFile(target, fresh);
+  console.error(`docs/${page} is stale: run \`node docs/generate.ts\``);
+  process.exitCode = 1;
+}
 
 function tables(): string[] {
   const groups = Object.entries(schema.properties as Record<string, Node>);

@@ -1,4 +1,7 @@
-/** Holds services/ against the table of floors in docs/architecture.md: `node docs/layout.ts`, part of `npm run check`. Circles are Biome's: noImportCycles. */
+/**
+ * Holds services/ against the table of floors in docs/architecture.md, and finds exports that nothing imports: `node docs/layout.ts`, part of
+ * `npm run check`. Circles are Biome's: noImportCycles.
+ */
 import { glob, readFile } from 'node:fs/promises';
 import { basename, dirname, join, normalize } from 'node:path/posix';
 
@@ -62,13 +65,30 @@ function importsOf(path: string, text: string): string[] {
   );
 }
 
+/** The names that a file exports and no file that imports it uses, a sentence each. `files`: path and text of each file in the repository. */
+export function needlessExports(files: Map<string, string>): string[] {
+  const importers = Map.groupBy(
+    [...files].flatMap(([path, text]) => {
+      const words = new Set(text.match(/\w+/g));
+      return importsOf(path, text).map((target) => ({ target, words }));
+    }),
+    ({ target }) => target,
+  );
+  return [...files].flatMap(([path, text]) =>
+    [...text.matchAll(/^export (?:abstract |async )*(?:class|const|function\*?|interface|type) (\w+)/gm)]
+      .filter(([, name = '']) => !importers.get(path)?.some(({ words }) => words.has(name)))
+      .map(([, name]) => `${path}: ${name} is exported, but no other file uses it`),
+  );
+}
+
 if (import.meta.main) {
   const root = join(import.meta.dirname, '..');
-  const files = new Map<string, string>();
-  for await (const path of glob('services/**/*.ts', { cwd: root }))
-    files.set(path, await readFile(join(root, path), 'utf8'));
+  const all = new Map<string, string>();
+  for await (const path of glob('{services,test,docs,schemas,packaging}/**/*.{ts,mjs}', { cwd: root }))
+    if (path !== 'schemas/types.ts') all.set(path, await readFile(join(root, path), 'utf8'));
+  const services = new Map([...all].filter(([path]) => path.startsWith('services/')));
   const floors = floorsIn(await readFile(join(root, 'docs/architecture.md'), 'utf8'));
-  const faults = faultsOfLayout(files, floors);
+  const faults = [...faultsOfLayout(services, floors), ...needlessExports(all)];
   for (const fault of faults) console.error(fault);
   if (faults.length > 0) process.exit(1);
 }

@@ -137,6 +137,7 @@ export interface Everything {
 "notice.json"?: Notice
 "operation.json"?: Operation
 "outage.json"?: Outage
+"progress.json"?: Progress
 "read-answers.json"?: ReadAnswers
 "requestor.json"?: Requestor
 "run-answers.json"?: RunAnswers
@@ -148,7 +149,7 @@ export interface Everything {
 "trusted-certificate.json"?: TrustedCertificate
 }
 /**
- * What lists show of a project's backups, so that a list need not read every manifest. An entry counts only if the store lists its manifest with the same ETag and size.
+ * What lists show of a project's backups. With it, a list need not read every manifest. An entry counts only if the store lists its manifest with the same ETag and size.
  */
 export interface BackupIndex {
 version: 5
@@ -179,7 +180,7 @@ held: boolean
 locked_until: (string | null)
 }
 /**
- * S3 object tags, by the rules that AWS and MinIO share: at most 10, ASCII letters, digits, space and + - = . _ : / @.
+ * S3 object tags, by rules that every store takes: at most 10, ASCII letters, digits, space and + - = . _ : / @.
  */
 export interface Tags {
 /**
@@ -275,9 +276,13 @@ export interface S3Config {
  */
 endpoint: string
 /**
- * Backups go into this folder, by a VersityGW of standalone's own that listens at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). In the place of accessKey and secretKey.
+ * `lxstow standalone` keeps backups in this folder, and runs the S3 server VersityGW for it at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). Set it instead of accessKey and secretKey.
  */
 folder?: string
+/**
+ * A folder on the disk of an S3 server that runs on this host and leaves what it is given in memory for a while, as VersityGW and Garage do: an object counts once `sync -f` has put it onto that disk, so that a power cut takes no backup away. With `folder`, it is that one.
+ */
+syncFolder?: string
 /**
  * URL at which clients reach the same server, for presigned URLs. Default: `endpoint`.
  */
@@ -299,11 +304,11 @@ accessKey: string
  */
 secretKey: string
 /**
- * For keys that AWS's STS gave: their session token. When the store refuses the keys, file and environment are read anew, files named by `…_FILE` too.
+ * Session token of temporary keys, as AWS's STS issues them. When the store refuses the keys, lxstow reads the configuration file, the environment and the files that `…_FILE` names again.
  */
 sessionToken?: string
 /**
- * Whether parts carry `x-amz-checksum-crc32`; false: Content-MD5 instead, which costs CPU, for stores that refuse the header (Backblaze B2).
+ * Whether parts are sent with `x-amz-checksum-crc32`. Set it to false for stores that refuse this header (Backblaze B2): parts then have Content-MD5, which costs CPU time.
  */
 checksumHeaders: boolean
 /**
@@ -323,9 +328,13 @@ pathStyle: boolean
  */
 idleTimeoutMs: number
 /**
- * A multipart upload of this age is replaced by a new one, because MinIO removes an upload one day after it began, even if it is still in progress.
+ * A multipart upload of this age is replaced by a new one, because some stores (MinIO, or by a rule of the bucket) remove an upload one day after it began, even if it is still in progress.
  */
 uploadMaxAgeMs: number
+/**
+ * How many days a backup may be locked by Object Lock at most. Without a limit (the default), anyone who may make backups can fill the store with backups that nobody can delete.
+ */
+longestLockDays?: number
 /**
  * Tries of each request, including the first.
  */
@@ -452,7 +461,7 @@ inventoryTimeoutMs: number
  */
 backupMaxAgeHours: number
 /**
- * Exports and uploads at a time. Each keeps two to six parts in memory. Further ones are refused with 503.
+ * Exports and uploads at a time. Each keeps two to six parts in memory. Further requests get 503.
  */
 transfers: number
 /**
@@ -460,11 +469,11 @@ transfers: number
  */
 transfersPerClient?: number
 /**
- * What happens if a client that is restricted to projects uploads or restores what LXD refuses in restricted projects: privileged containers, `raw.*`, devices and paths of the host, … If LXD restricts the project, LXD itself decides ([security.md](security.md#what-restricted-clients-may-restore)).
+ * Whether clients that are restricted to projects may upload or restore what LXD refuses in restricted projects: privileged containers, `raw.*`, devices and paths of the host, … If LXD restricts the project, LXD itself decides ([security.md](security.md#what-restricted-clients-may-restore)).
  */
 restrictedRestores: ("refuse" | "allow")
 /**
- * A client is cut off if its export or upload moves nothing for this long, or less than 1 KiB for each second of this time.
+ * A client is cut off if its export or upload transfers nothing for this long, or less than 1 KiB for each second of this time.
  */
 clientIdleTimeoutMs: number
 }
@@ -518,7 +527,7 @@ bandwidth: string
  */
 partsInFlight: number
 /**
- * How much of an export is sent while LXD is still writing it. 0: nothing is sent before LXD reports that the export is complete.
+ * How much of an export is sent while LXD is still writing it. 0: sending begins only when LXD reports that the export is complete.
  */
 sendAheadMiB: number
 /**
@@ -540,7 +549,7 @@ inventoryEverySeconds: number
 }
 export interface NotifyConfig {
 /**
- * Webhooks: URLs to which a notice of each operation's end is posted ([notifications.md](notifications.md)). `lxstow config` shows only their hosts.
+ * Webhooks: URLs that get a notice when an operation or a run ends ([notifications.md](notifications.md)). `lxstow config` shows only their hosts.
  * 
  * @maxItems 20
  * 
@@ -548,13 +557,13 @@ export interface NotifyConfig {
  */
 endpoints: string[]
 /**
- * Which ends are posted to `notify.endpoints`. A webhook that a request names gets the notice of every end of its operation.
+ * Which outcomes are posted to `notify.endpoints`. A webhook that a request names gets a notice of every outcome.
  * 
  * @minItems 1
  */
 events: ("success" | "failed" | "cancelled")[]
 /**
- * Whether `endpoints` are also told of each backup and deletion of a run. The notice of the run itself has their counts and its first failures.
+ * Whether `endpoints` also get a notice of each backup and deletion of a run. The notice of the run itself has counts and the first failures.
  */
 children: boolean
 /**
@@ -566,7 +575,7 @@ secret?: string
  */
 requests: boolean
 /**
- * What the URL of such a webhook must begin with, such as `https://hooks.example.net/backups`. If the list is empty, it may be any address on the Internet, but none of this host or of a private network.
+ * What the URL of such a webhook must begin with, such as `https://hooks.example.net/backups`. If the list is empty, any address on the Internet is allowed, but no address of this host or of a private network.
  * 
  * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -580,7 +589,7 @@ ca?: string
  */
 timeoutMs: number
 /**
- * A notice that could not be delivered for this long is given up, and the gateway logs that.
+ * If a notice cannot be delivered for this long, the gateway gives it up, and logs that.
  */
 giveUpAfterHours: number
 }
@@ -679,7 +688,7 @@ notifyEndpoint?: string
 expires_at?: (string | null)
 }
 /**
- * Archive and manifest are locked in the store for so many days from the beginning of the upload: neither lxstow nor, with mode compliance, anybody else can remove them. The bucket must have S3 Object Lock.
+ * Locks archive and manifest in the store for this many days from the beginning of the upload. lxstow cannot remove them; with mode compliance, nobody can. The bucket must have S3 Object Lock.
  */
 export interface ObjectLock {
 mode: ("governance" | "compliance")
@@ -782,7 +791,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -856,7 +865,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -890,7 +899,7 @@ target?: string
 replace?: boolean
 start?: boolean
 /**
- * Keep the archive's UUID, MAC addresses and cloud-init identity, even if another instance on the host has them. Otherwise, a restore under another name then gets its own.
+ * Keep the archive's UUID, MAC addresses and cloud-init identity, even if another instance on the host has them. Otherwise, a restore under another name gets its own.
  */
 keep_identity?: boolean
 /**
@@ -1036,7 +1045,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -1124,7 +1133,7 @@ at: string
  */
 excluded: boolean
 /**
- * Those that user.lxstow.schedule names, on it or by a profile.
+ * The schedules that user.lxstow.schedule names, on the instance or on a profile.
  */
 schedules?: string[]
 /**
@@ -1140,7 +1149,7 @@ gone?: string
 renamed?: NamedInstance
 }
 /**
- * The user.lxstow.keep-* keys on it or on a profile of it, as they were written; of an instance that is gone, the last ones.
+ * The user.lxstow.keep-* keys of the instance or its profiles, as they were written. For an instance that is gone: the last ones.
  */
 export interface InstanceKeep {
 "keep-last"?: string
@@ -1231,7 +1240,7 @@ run?: string
 requestor?: Requestor
 }
 /**
- * The client that made the request, in the form of LXD's lifecycle events.
+ * The client that made the request, as in LXD's lifecycle events.
  */
 export interface Requestor {
 /**
@@ -1549,7 +1558,7 @@ export interface StatusRequest {
  */
 state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
 /**
- * A last backup that is older than this is too old, whatever schedules say: 90m, 26h, 8d. Default: by its schedules; gateway.backupMaxAgeHours for instances without one.
+ * The age from which an instance's last backup is too old: 90m, 26h, 8d. Default: the instance's schedules decide, or gateway.backupMaxAgeHours if it has none.
  */
 older_than?: string
 /**
@@ -1590,13 +1599,13 @@ state: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
  */
 last_success: (string | null)
 /**
- * Those that cover it, as far as who asks may see them; absent where there are none.
+ * The schedules that cover the instance, as far as the client may see them. Absent if there are none.
  * 
  * Items: a schedule's name: small letters, digits and hyphens, up to 63
  */
 schedules?: string[]
 /**
- * Why it is in this state, in words; empty where it is ok, unless a schedule of it is paused.
+ * Why the instance is in this state. Empty if it is ok, unless one of its schedules is paused.
  */
 reason: string
 }
@@ -1655,7 +1664,7 @@ pinned: boolean
  */
 held: boolean
 /**
- * Until when the store lets nobody remove it; null where it was never locked.
+ * When the store's lock ends; null if the backup was never locked.
  */
 locked_until: (string | null)
 /**
@@ -1756,7 +1765,7 @@ created_at: string
 updated_at: string
 requestor?: Requestor
 /**
- * Times up to this one are settled. It is when the schedule was created, changed or resumed, or when it was last due.
+ * The schedule is next due after this time: when it was last due, or when it was created, changed or resumed.
  */
 since: string
 last?: ScheduleLast
@@ -1766,7 +1775,7 @@ paused?: SchedulePause
  */
 next?: string
 /**
- * Why its requestor may no longer have it. Where that client was restricted to projects, the schedule is paused.
+ * Why the schedule's owner may no longer have it. If the owner was restricted to projects, the schedule is paused.
  */
 owner_trouble?: string
 }
@@ -1823,7 +1832,7 @@ export interface ScheduleRunRequest {
  */
 name: string
 /**
- * The run's id. The same request with the same id again is the same run.
+ * The run's id. If the request is sent again with the same id, no second run is started.
  */
 id?: string
 }
@@ -1833,7 +1842,7 @@ export interface ScheduleNextRequest {
  */
 name: string
 /**
- * When each instance is due the next time.
+ * True: the answer says when the next backup of each instance begins.
  */
 instances?: boolean
 /**
@@ -1920,7 +1929,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * What becomes of user.lxstow.keep-daily and the like on an instance or its profiles. Of each option the longer counts (lengthen, which is usual), the instance's in the place of this one (replace: who may edit an instance may then have its backups deleted), or this one (ignore).
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -1929,7 +1938,7 @@ instance_keys?: ("lengthen" | "replace" | "ignore")
 zone?: string
 }
 /**
- * The user.lxstow.keep-* keys on it or on a profile of it, as they were written; of an instance that is gone, the last ones.
+ * The user.lxstow.keep-* keys of the instance or its profiles, as they were written. For an instance that is gone: the last ones.
  */
 export interface InstanceKeep1 {
 "keep-last"?: string
@@ -2089,7 +2098,7 @@ requestor?: Requestor
  */
 trace?: string
 /**
- * What was asked for: the job's message, as far as it matched its schema.
+ * The request: the job's message, as far as it matched its schema.
  */
 request?: {
 
@@ -2158,7 +2167,7 @@ backups_deleted?: number
  */
 bytes_freed?: number
 /**
- * The same of archives that the bucket keeps as old versions: their space is free when these are removed, by a lifecycle rule or by hand.
+ * Size of deleted archives that the bucket still keeps as old versions. Their space is free once these are removed, by a lifecycle rule or by hand.
  */
 bytes_in_old_versions?: number
 /**
@@ -2192,7 +2201,7 @@ profiles?: string[]
  */
 importing?: boolean
 /**
- * The process of LXD in which the last import began. If that has ended, the instance may be half made.
+ * Process id of LXD when the last import began. If that process has ended, the instance may be incomplete.
  */
 lxdPid?: number
 /**
@@ -2229,7 +2238,7 @@ swapped?: boolean
 failed?: string
 }
 /**
- * The backup that is being deleted: another one may have its name by the time of the next attempt.
+ * The backup that is being deleted. It is recorded because another backup may have its name when the next attempt begins.
  */
 export interface RemovedBackup {
 /**
@@ -2241,7 +2250,7 @@ manifest: string
  */
 archive?: string
 /**
- * What made it; absent where its manifest cannot be read.
+ * The operation that made it; absent if its manifest cannot be read.
  */
 operation?: string
 }
@@ -2285,7 +2294,48 @@ only?: "writes"
 worker: string
 }
 /**
- * What the command line reads in the metadata of a gateway's answers. It accepts additional fields.
+ * How far a running operation is, published to lxstow.progress.<remote>.<operation> about once a second, and stored nowhere. The operation's record has it with the next change, after 30 s at the latest.
+ */
+export interface Progress {
+/**
+ * The worker that does the job, or the gateway that receives the upload.
+ */
+owner: string
+/**
+ * How many attempts at the job have begun.
+ */
+attempt: number
+at: string
+metadata: ProgressMetadata
+}
+/**
+ * It takes the place of these fields in the record, if it is younger.
+ */
+export interface ProgressMetadata {
+/**
+ * Bytes of the uncompressed archive that have been processed.
+ */
+bytes_done?: number
+/**
+ * Bytes of the uncompressed archive; absent until it is known.
+ */
+bytes_total?: number
+/**
+ * Bytes in the object store.
+ */
+bytes_stored?: number
+/**
+ * Average of the current stage.
+ */
+bytes_per_second?: number
+/**
+ * Free space on the disk to which LXD writes its copy, when it was last measured during the writing. Absent if the worker cannot see that disk.
+ */
+lxd_free_bytes?: number
+create_backup_progress?: string
+}
+/**
+ * What the command line reads from the metadata of a gateway's answers. It accepts additional fields.
  */
 export interface ReadAnswers {
 [k: string]: unknown
@@ -2322,6 +2372,10 @@ schedule?: RunSchedule
  * The run whose failed children this run repeats.
  */
 retry_of?: string
+/**
+ * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ */
+note?: string
 created_at: string
 updated_at: string
 ended_at?: string
@@ -2587,6 +2641,10 @@ schedule?: RunSchedule
  * The run whose failed children this run repeats.
  */
 retry_of?: string
+/**
+ * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ */
+note?: string
 created_at: string
 updated_at: string
 ended_at?: string
@@ -2641,22 +2699,22 @@ created_at: string
 updated_at: string
 requestor?: Requestor1
 /**
- * Whoever wrote the definition last, or resumed the schedule, is restricted to projects. The schedule is paused when that client may no longer use them.
+ * The owner is restricted to projects. The schedule is paused when the owner may no longer use them.
  */
 restricted?: true
 /**
- * Instances are expected to have backups of the times after this one: it was created then, or its time changed.
+ * When the schedule was created, or its times last changed. From then on, its instances should have backups.
  */
 begun?: string
 /**
- * Times up to this one are settled. It is when the schedule was created, changed or resumed, or when it was last due.
+ * The schedule is next due after this time: when it was last due, or when it was created, changed or resumed.
  */
 since: string
 last?: ScheduleLast
 paused?: SchedulePause
 }
 /**
- * The client that made the request, in the form of LXD's lifecycle events.
+ * The client that made the request, as in LXD's lifecycle events.
  */
 export interface Requestor1 {
 /**
@@ -2667,11 +2725,11 @@ protocol?: string
 address?: string
 }
 /**
- * The end of a certificate's or a token's trust. It takes the place of the certificate or the token in the bucket lxstow_trust: NATS may restore a key that was removed.
+ * Says that a certificate is revoked, or a token used or revoked. It replaces the certificate or token in the bucket lxstow_trust, because NATS may restore a key that was removed.
  */
 export interface TrustEnd {
 /**
- * A token is used by the client that it makes trusted.
+ * `used`: a client has become trusted by the token.
  */
 state: ("revoked" | "used")
 /**

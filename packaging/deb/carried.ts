@@ -8,7 +8,7 @@ import { run } from '../../test/lab/run.ts';
 import carriedJson from '../carried.json' with { type: 'json' };
 import { type Architecture, fetchPackage } from './architecture.ts';
 
-export interface Carried {
+interface Carried {
   name: string;
   version: string;
   /** Where it is from, with the checksum that was verified. */

@@ -1,4 +1,5 @@
 /** Reads a byte source into blocks. */
+import { addAbortListener } from 'node:events';
 import { Readable } from 'node:stream';
 import type { BufferPool } from './bufferPool.ts';
 
@@ -97,12 +98,11 @@ class StreamSource implements ByteSource {
       this.#rest = chunk.subarray(copied);
       settle();
     };
-    signal.addEventListener('abort', settle, { once: true });
+    using _listener = addAbortListener(signal, settle);
     if (!this.#ended && !this.#error) {
       this.#source.resume();
       await promise;
     }
-    signal.removeEventListener('abort', settle);
     signal.throwIfAborted();
     if (this.#error) throw this.#error;
     return filled;

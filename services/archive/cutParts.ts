@@ -13,7 +13,7 @@ export interface PartDraft {
   release(): void;
 }
 
-const smallestPartBytes = 16 * 1024 * 1024;
+export const smallestPartBytes = 16 * 1024 * 1024;
 /** S3 allows 10 000; a tenth is reserved for archives that turn out larger than announced. */
 const partsAimedAt = 9000;
 

@@ -8,7 +8,7 @@ import type { Threads } from './compression/threads.ts';
 import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './cutParts.ts';
 import type { SlotMemory } from './slotMemory.ts';
 
-export interface DraftOptions {
+interface DraftOptions {
   compression: Compression;
   partSize: number;
   /** Parts uploaded in parallel; one more is being filled. */

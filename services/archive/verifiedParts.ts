@@ -1,4 +1,5 @@
 /** Reads archives. Verifies each part before passing on a byte of it. */
+import { addAbortListener } from 'node:events';
 import type { Writable } from 'node:stream';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { LxstowError } from '../contract/errors.ts';
@@ -11,7 +12,7 @@ import type { TarHead } from './tar/tarHead.ts';
 
 const partsAhead = 3;
 
-export interface PartsOptions {
+interface PartsOptions {
   /** Fills the buffer with stored bytes, from offset `start` on. */
   fetch: (start: number, into: Buffer) => Promise<void>;
   threads: Threads;
@@ -22,7 +23,7 @@ export interface PartsOptions {
   signal: AbortSignal;
 }
 
-export interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
+interface ReadOptions extends Omit<PartsOptions, 'pool' | 'ahead'> {
   memory: SlotMemory;
   /** Gets the start of the tar before the sink does, and may change it. */
   head?: TarHead;
@@ -72,7 +73,7 @@ export async function writeTar(archive: ManifestArchive, sink: Writable, options
   for (const piece of head?.rest() ?? []) await write(sink, piece, signal);
 }
 
-export interface VerifiedPart {
+interface VerifiedPart {
   part: Part;
   /** Offset of the part in the stored archive. */
   start: number;
@@ -123,21 +124,17 @@ async function* placed(parts: Part[], range: ByteRange): AsyncGenerator<{ part: 
 }
 
 /** Resolves when the stream has taken the chunk and its memory may be reused. Rejects when the stream fails or the signal aborts. */
-export function write(stream: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const done = (error?: unknown) => {
-      stream.off('error', done);
-      stream.off('close', closed);
-      signal.removeEventListener('abort', aborted);
-      if (error) reject(error);
-      else resolve();
-    };
-    const closed = () => done(new Error('the stream was closed'));
-    const aborted = () => done(signal.reason);
-    if (stream.destroyed || signal.aborted) return signal.aborted ? aborted() : closed();
-    stream.once('error', done);
-    stream.once('close', closed);
-    signal.addEventListener('abort', aborted, { once: true });
-    stream.write(chunk, (error) => done(error));
-  });
+export async function write(stream: Writable, chunk: Buffer, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const closed = () => reject(new Error('the stream was closed'));
+  if (stream.destroyed) closed();
+  using _listener = addAbortListener(signal, () => reject(signal.reason));
+  stream.once('error', reject).once('close', closed);
+  try {
+    if (!stream.destroyed) stream.write(chunk, (error) => (error ? reject(error) : resolve()));
+    await promise;
+  } finally {
+    stream.off('error', reject).off('close', closed);
+  }
 }

@@ -1,5 +1,5 @@
 /** Checks and reads a backup's archive in the object store by its manifest. */
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, ManifestArchive } from '../contract/schemas.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 
@@ -44,4 +44,9 @@ function explain(error: unknown, { instance, backup }: BackupAddress): never {
     );
   }
   throw error;
+}
+
+/** The ETag of the object under a key; undefined when there is none. */
+export async function etagAt(store: ObjectStore, key: string, signal: AbortSignal): Promise<string | undefined> {
+  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

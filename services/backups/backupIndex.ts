@@ -1,5 +1,5 @@
 /**
- * The index of a project's backups: one object with what lists tell of them, so that a gateway that has just started need not read every manifest. An
+ * The index of a project's backups: one object with what lists show of them, so that a gateway that has just started need not read every manifest. An
  * entry counts only if its ETag and size are those of the listing (adr/0019).
  */
 import { promisify } from 'node:util';
@@ -13,7 +13,7 @@ import { indexKey } from './keys.ts';
 type Place = { remote: string; project: string };
 
 /** The index that was read, and that `writeIndex` replaces. */
-export interface StoredIndex {
+interface StoredIndex {
   backups: IndexedBackup[];
   /** Undefined if there is none. */
   etag: string | undefined;

@@ -1,4 +1,4 @@
-/** The backups that are stored, read from the bucket. Their manifests are the truth; what memory has of one counts only with its ETag. */
+/** The stored backups, read from the bucket. Their manifests are authoritative; a copy in memory counts only if its ETag matches. */
 import { isDeepStrictEqual } from 'node:util';
 import { isCode, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest, ManifestBackup } from '../contract/schemas.ts';
@@ -9,7 +9,7 @@ import { formatManifest, readManifest, type StoredBackup } from './manifest.ts';
 import { cursorOf, listManifests, type ManifestEntry, manifestsBehind } from './manifestListing.ts';
 import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
-/** How often another process may be faster with a change. */
+/** How often a change is repeated because another process was faster. */
 const mostClashes = 20;
 /** As many as summaries are kept in memory: a project's index is read once for each batch. */
 const batchLength = 20_000;
@@ -56,7 +56,7 @@ export class Catalog {
       const options = { tags: next.backup.tags, contentType: 'application/json', lock, held };
       try {
         const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
-        // A store may take no tags, or no more of them: notes can be changed all the same.
+        // A store may accept no tags, or no more of them. Notes can be changed all the same.
         if (!isDeepStrictEqual(next.backup.tags, manifest.backup.tags))
           await this.#tagArchive(address, { manifest: next, etag }, signal);
         return { manifest: next, etag };
@@ -66,7 +66,7 @@ export class Catalog {
     }
   }
 
-  /** Holds the archive, for the manifest is held as it is written; or releases both, lest old versions of the manifest stay held. */
+  /** Puts a hold on the archive (the manifest is held as it is written), or releases both, so that no old version of the manifest stays held. */
   async #hold(address: BackupAddress, held: boolean, signal: AbortSignal): Promise<void> {
     await this.#store.hold(archiveKey(this.#prefix, address), held, signal);
     if (!held) await this.#store.hold(manifestKey(this.#prefix, address), held, signal);
@@ -90,8 +90,7 @@ export class Catalog {
 
   /** Lists all backups of an instance, a project or a remote, or all, by these and their name. Logs and leaves out manifests that cannot be read; `onUnreadable` may throw. */
   async list(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
-    const entries: ManifestEntry[] = [];
-    for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) entries.push(entry);
+    const entries = await Array.fromAsync(listManifests(this.#store, this.#prefix, of, signal));
     return this.#summaries.of(entries, of.instance === undefined ? 'projects' : 'part', signal, onUnreadable);
   }
 
@@ -107,7 +106,7 @@ export class Catalog {
     yield await this.#summaries.of(entries, 'part', signal);
   }
 
-  /** As `list`, `limit` at most, those behind the cursor `after`; `next` is the cursor of a page that is not the last. Costs a page, however many there are. */
+  /** Like `list`, but at most `limit` backups after the cursor `after`; `next` is the cursor of the next page, if there is one. Reads only one page, however many backups there are. */
   async page(
     of: BackupScope,
     { limit, after }: { limit: number; after?: string | undefined },

@@ -1,4 +1,4 @@
-/** Backups that were deleted from the bucket, but that it keeps as old versions. */
+/** Backups that were deleted, but that the bucket still keeps as old versions. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { minuteText } from '../contract/durations.ts';
 import { isCode, unlessMissing } from '../contract/errors.ts';
@@ -16,9 +16,9 @@ export interface DeletedBackup {
   deleted: string;
   /** Bytes of the archive. */
   size: number;
-  /** What is hidden by a marker: the archive before the manifest, which makes it a backup. */
+  /** The objects that a delete marker hides: the archive, then the manifest, which makes it a backup. */
   objects: DeletedObject[];
-  /** How it is seen that lxstow has not deleted it; undefined where it may have. */
+  /** Why it is certain that lxstow did not delete it; undefined if lxstow may have. */
   foreign: string | undefined;
 }
 
@@ -36,7 +36,7 @@ interface Group {
 
 const readsInFlight = 16;
 
-/** Those that are whole, of all hosts. Throws s3-denied where old versions may not be listed. */
+/** All deleted backups that are complete, of all hosts. Throws s3-denied if the credentials do not allow to list old versions. */
 export async function deletedBackups(tools: Tools, signal: AbortSignal): Promise<DeletedBackup[]> {
   const { s3, prefix } = tools;
   const groups = new Map<string, Group>();
@@ -54,7 +54,7 @@ export async function deletedBackups(tools: Tools, signal: AbortSignal): Promise
   return found;
 }
 
-/** Undefined for one that could not be restored. */
+/** Undefined if the backup could not be restored. */
 async function describe(group: Group, tools: Tools, signal: AbortSignal): Promise<DeletedBackup | undefined> {
   const { address, manifest: hidden, archive } = group;
   const manifest = await manifestOf(group, tools, signal);

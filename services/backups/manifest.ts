@@ -12,7 +12,7 @@ export function formatManifest(manifest: Manifest): Buffer {
   return Buffer.from(`${JSON.stringify(manifest)}\n`);
 }
 
-export interface AttachedVolume {
+interface AttachedVolume {
   /** The device that attaches it. */
   device: string;
   pool: string;

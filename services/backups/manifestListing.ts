@@ -14,7 +14,7 @@ const pageLength = 1000;
 /** A store lists one page after the other, but several listings at a time: three times as fast on MinIO with two cores. */
 const listsInFlight = 4;
 const mostPieces = 16;
-/** Folders are remotes, in them projects, in them instances. */
+/** Levels of folders: hosts, projects, instances. */
 const instanceLevel = 3;
 
 /** Yields the manifests of these backups, in the order of the store's listing. Lists more than one page in pieces, several at a time. */
@@ -59,7 +59,7 @@ async function piecesOf(store: ObjectStore, prefix: string, of: BackupScope, sig
   return prefixesOf(folders, mostPieces) ?? whole;
 }
 
-/** Yields the manifests of these backups behind a cursor, in the order of the store's listing, and asks for no more than about `count` of them. */
+/** Yields the manifests of these backups after a cursor, in the order of the store's listing, and asks the store for about `count` of them at most. */
 export async function* manifestsBehind(
   store: ObjectStore,
   prefix: string,
@@ -83,7 +83,7 @@ export async function* manifestsBehind(
   }
 }
 
-/** The same as scopes whose keys have one beginning: a project of all remotes is one for each remote, by name. */
+/** Splits a scope into scopes whose keys have a common prefix: a project of all hosts becomes one scope for each host, by name. */
 async function scopesOf(
   store: ObjectStore,
   prefix: string,
@@ -100,7 +100,7 @@ async function scopesOf(
     .map((remote) => ({ ...of, remote }));
 }
 
-/** A backup's place in the order of a list; with its remote and project where the list has several. */
+/** A backup's cursor in a list; with its host and project if the list has several. */
 export function cursorOf({ remote, project, instance, backup }: BackupAddress, of: BackupScope): string {
   const own = `${instance}/${backup}`;
   return of.remote === undefined || of.project === undefined ? `${remote}/${project}/${own}` : own;

@@ -1,4 +1,4 @@
-/** What lists tell of backups: from memory, from their project's index, or from their manifests. */
+/** What lists show of backups: from memory, from their project's index, or from their manifests. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { isCode } from '../contract/errors.ts';
 import type { BackupAddress, Manifest, Tags } from '../contract/schemas.ts';
@@ -9,7 +9,7 @@ import { manifestKey } from './keys.ts';
 import { parseManifest } from './manifest.ts';
 import type { ManifestEntry } from './manifestListing.ts';
 
-/** A backup in a list, as the contract has it, and its address. */
+/** A backup in a list, with the schema's fields, and its address. */
 export interface Summary {
   address: BackupAddress;
   backup: {
@@ -23,7 +23,7 @@ export interface Summary {
     pinned: boolean;
     /** By a legal hold. */
     held: boolean;
-    /** Null where it was never locked. May have passed. */
+    /** Null if it was never locked. May be in the past. */
     locked_until: string | null;
   };
 }
@@ -31,7 +31,7 @@ export interface Summary {
 const readsInFlight = 32;
 /** Summaries in memory. */
 const mostKept = 20_000;
-/** With so many unknown manifests the index is read; when so many had to be read, a new index is written. */
+/** If this many manifests are unknown, the index is read; if this many had to be read, a new index is written. */
 const worthAnIndex = 64;
 
 type Place = { remote: string; project: string };
@@ -43,11 +43,11 @@ interface Index {
   entries: ManifestEntry[];
   /** How many of them had to be read. */
   missing: number;
-  /** Of the object that the index was read from. */
+  /** ETag of the object from which the index was read. */
   etag: string | undefined;
 }
 
-/** Gets the address of a backup whose manifest cannot be read. */
+/** Called with the address of a backup whose manifest cannot be read. */
 export type OnUnreadable = (address: BackupAddress) => void;
 
 export class Summaries {

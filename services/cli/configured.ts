@@ -1,4 +1,4 @@
-/** What servers and operators' commands need first: the configuration in effect, and a log. */
+/** What servers and administrative commands need first: the configuration in effect, and a log. */
 import { stringify } from 'yaml';
 import { isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -8,7 +8,7 @@ import { besideOwnStore } from './standalone/ownStore.ts';
 
 export interface Configured {
   config: Config;
-  /** Reads it again from its files. Throws bad-config. */
+  /** Reads the configuration again from its files. Throws bad-config. */
   reread(): Config;
   /** Whether the value at this path was set, and is not a default. */
   isGiven(path: string[]): boolean;
@@ -30,7 +30,7 @@ export function configured(source: Source): Configured {
   };
 }
 
-/** As YAML, secrets masked. */
+/** The configuration as YAML, with secrets masked. */
 export function shownConfiguration(source: Source): string {
   return stringify(withoutSecrets(configuration(source)));
 }

@@ -8,20 +8,20 @@ export const exits = {
   ok: 0,
   /** An operation failed, or several failed for more than one reason. */
   failed: 1,
-  /** The command line, or what it asks for, is wrong. */
+  /** The command line, or the request, is wrong. */
   usage: 64,
   /** There is no such instance, backup, operation, … */
   notFound: 66,
   /** The gateway, or what it needs, is away. */
   unavailable: 69,
   internal: 70,
-  /** It exists already, or is being worked on. */
+  /** Something exists already, or is in use. */
   conflict: 73,
   /** The output cannot be written, or a file cannot be read. */
   io: 74,
   /** Too many requests: try again later. */
   later: 75,
-  /** The answer is not lxstow's. */
+  /** The answer does not come from a gateway of lxstow. */
   protocol: 76,
   /** Not trusted, or not allowed. */
   refused: 77,
@@ -32,7 +32,7 @@ export const exits = {
 
 export type Exit = (typeof exits)[keyof typeof exits];
 
-/** The error of a client command. `hint` says what to do, where the message does not. */
+/** The error of a client command. `hint` says what to do, if the message does not. */
 export class CliError extends Error {
   override readonly name = 'CliError';
   readonly exit: Exit;
@@ -45,7 +45,7 @@ export class CliError extends Error {
   }
 }
 
-/** Names the option instead of the body's field that an error of the gateway is about. */
+/** Replaces the names of the body's fields in a gateway's error by those of options. */
 export function inOptions(error: unknown, options: Record<string, string>): unknown {
   if (!(error instanceof CliError)) return error;
   const [head = '', field = ''] = /^body: (\w+): /.exec(error.message) ?? [];

@@ -1,7 +1,7 @@
 import { type ErrorCode, LxstowError } from '../contract/errors.ts';
 
 /** How slow the other side may be. */
-export interface Pace {
+interface Pace {
   /** Bytes that have arrived so far. */
   moved: () => number;
   /** The fewest bytes that must arrive per idle timeout. */
@@ -11,7 +11,7 @@ export interface Pace {
 }
 
 /**
- * Aborts a transfer when the other side (LXD, a client) keeps us waiting too long, or, with a `pace`, sends too little of it. Time in which we keep it
+ * Aborts a transfer if the other side (LXD, a client) keeps us waiting too long, or, with a `pace`, sends too slowly. Time in which we keep it
  * waiting, say for S3, does not count.
  */
 export class IdleWatch implements Disposable {

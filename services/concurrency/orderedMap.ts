@@ -27,7 +27,11 @@ export async function* mapInOrder<A, B>(
 }
 
 /** Runs `fn` on each item, up to `limit` in parallel. Throws the first failure once the running calls have ended, and starts no more. */
-export async function forEach<A>(items: Iterable<A>, limit: number, fn: (item: A) => unknown): Promise<void> {
+export async function forEach<A>(
+  items: AsyncIterable<A> | Iterable<A>,
+  limit: number,
+  fn: (item: A) => unknown,
+): Promise<void> {
   for await (const _ of mapInOrder(items, limit, async (item) => fn(item)));
 }
 

@@ -1,4 +1,5 @@
 /** Bandwidth limit: parses a rate or a timetable of rates, and enforces it with a token bucket. */
+import { addAbortListener } from 'node:events';
 import { setTimeout } from 'node:timers/promises';
 import { rateAt, type Timetable } from '../contract/timetable.ts';
 
@@ -12,12 +13,6 @@ export interface Clock {
 }
 
 const realClock: Clock = { now: () => performance.now(), date: () => new Date(), sleep: (ms) => setTimeout(ms) };
-
-interface Waiting {
-  bytes: number;
-  grant(): void;
-  onWait: () => void;
-}
 
 export interface TakeOptions {
   signal: AbortSignal;
@@ -35,7 +30,7 @@ const stepMs = 250;
 export class Bandwidth {
   readonly #timetable: Timetable;
   readonly #clock: Clock;
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting: { bytes: number; grant(): void; onWait: () => void }[] = [];
   #tokens: number;
   #filledAt: number;
   #granting = false;
@@ -58,19 +53,14 @@ export class Bandwidth {
     if (this.#waiting.length === 0 && this.#spend(bytes)) return;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiting = { bytes, grant: resolve, onWait };
-    const abort = () => {
+    using _listener = addAbortListener(signal, () => {
       const at = this.#waiting.indexOf(waiting);
       if (at >= 0) this.#waiting.splice(at, 1);
       reject(signal.reason);
-    };
-    signal.addEventListener('abort', abort, { once: true });
+    });
     this.#waiting.push(waiting);
     void this.#grant();
-    try {
-      await promise;
-    } finally {
-      signal.removeEventListener('abort', abort);
-    }
+    await promise;
   }
 
   /** Serves the waiters until none is left. */

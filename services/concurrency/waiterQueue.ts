@@ -1,3 +1,5 @@
+import { addAbortListener } from 'node:events';
+
 /** FIFO queue of waiters for a scarce resource. */
 export class WaiterQueue<T> {
   readonly #waiting: ((thing: T) => void)[] = [];
@@ -5,19 +7,14 @@ export class WaiterQueue<T> {
   /** Resolves with the next thing served. Rejects with the signal's reason. */
   async wait(signal: AbortSignal): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
-    const giveUp = () => {
-      // Served and aborted in the same turn: it keeps the thing, and has left the queue.
+    this.#waiting.push(resolve);
+    using _listener = addAbortListener(signal, () => {
+      // If the waiter is served and aborted in the same turn, it keeps the thing, and has already left the queue.
       const at = this.#waiting.indexOf(resolve);
       if (at >= 0) this.#waiting.splice(at, 1);
       reject(signal.reason);
-    };
-    this.#waiting.push(resolve);
-    signal.addEventListener('abort', giveUp, { once: true });
-    try {
-      return await promise;
-    } finally {
-      signal.removeEventListener('abort', giveUp);
-    }
+    });
+    return await promise;
   }
 
   /** Gives the thing to the first waiter; false if there is none. */

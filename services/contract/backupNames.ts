@@ -3,7 +3,7 @@ import { LxstowError } from './errors.ts';
 import type { Compression } from './schemas.ts';
 
 /** File extension of an archive by its compression. */
-export const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
+const extensionOf: Record<Compression, string> = { gzip: '.tar.gz', zstd: '.tar.zst', none: '.tar' };
 
 /** Content-Type of an archive by its compression. */
 export const contentTypes: Record<Compression, string> = {

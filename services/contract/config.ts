@@ -77,12 +77,12 @@ function checked(raw: unknown, where: string): Config {
   return config;
 }
 
-/** Stands for the secret of a folder's server, until it is read from where standalone keeps it. */
+/** Placeholder for the keys of a folder's server, until they are read from standalone's files. */
 export const folderKeys = { accessKey: 'lxstow', secretKey: 'kept-by-standalone' };
-/** The server of a folder keeps an open upload for as long as it takes. */
+/** The server of a folder keeps open uploads without a time limit. */
 const noMaxAgeMs = 10 * 365 * 86_400_000;
 
-/** With `s3.folder`, standalone serves it: nobody else's keys, and on loopback only. */
+/** Fills in the store's settings if `s3.folder` is set, because standalone itself serves the folder, on loopback only. Other keys are refused. */
 function withFolder(raw: unknown, where: string): unknown {
   const s3 = get(raw, ['s3']) as Record<string, unknown> | undefined;
   if (s3?.folder === undefined) return raw;
@@ -98,7 +98,7 @@ function withFolder(raw: unknown, where: string): unknown {
 }
 
 export interface Examined {
-  /** Without its unknown keys; undefined if it cannot be used. */
+  /** The configuration without unknown keys; undefined if it cannot be used. */
   config: Config | undefined;
   faults: string[];
   /** Whether the file or the environment sets this path. */
@@ -160,7 +160,7 @@ function given(source: ConfigSource) {
     const direct = variables.get(name);
     const variable = variableNamed(name);
     if (!variable) throw new LxstowError('bad-config', `configuration: unknown environment variable ${name}`);
-    // The value itself goes before a file with it, which need not exist then.
+    // A value takes precedence over a file with the value; the file need not exist then.
     if (!direct && env[name.replace(/_FILE$/, '')] !== undefined) continue;
     put(raw, variable.path, typed(name, direct ? value : readText(value, name).trimEnd(), variable.node));
   }
@@ -190,7 +190,7 @@ function stateHome(): string {
     const home = homedir();
     if (home) return join(home, '.local', 'state');
   } catch {
-    // The error below says so.
+    // The error is thrown below.
   }
   throw new LxstowError('bad-config', 'this user has no home directory: set gateway.stateDir, or HOME');
 }

@@ -2,7 +2,7 @@
 
 const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-/** In ms; NaN for a text that is none in these units. */
+/** Milliseconds; NaN if the text is not a duration in these units. */
 export function parseDuration(text: string, units = 'smhd'): number {
   const [, count, unit = ''] = /^([1-9]\d{0,4})([smhd])$/.exec(text) ?? [];
   return units.includes(unit) ? Number(count) * (unitsMs[unit] ?? Number.NaN) : Number.NaN;

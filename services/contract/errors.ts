@@ -1,6 +1,6 @@
 /**
- * Every error code of lxstow. `status` is the HTTP status; `repeatable`: the same request may be sent again at once (storage/retrying.ts). What becomes of
- * a job: worker/retryDecision.ts.
+ * Every error code of lxstow. `status` is the HTTP status; `repeatable`: the same request may be sent again at once (storage/retrying.ts). For what happens to
+ * a job, see worker/retryDecision.ts.
  * The list is closed: clients and runbooks match on these words.
  */
 const codes = {
@@ -18,7 +18,7 @@ const codes = {
   'archive-truncated': { status: 500, repeatable: true },
   'archive-corrupt': { status: 500, repeatable: false },
   'instance-busy': { status: 503, repeatable: true },
-  /** A replace failed and was rolled back. */
+  /** A replacement failed and was undone. */
   'not-replaced': { status: 500, repeatable: false },
   /** The instance is restored, but LXD does not start it. */
   'not-started': { status: 500, repeatable: false },

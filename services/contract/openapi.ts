@@ -1,10 +1,10 @@
-/** The description of the API, docs/openapi.json. Nothing needs it but who asks for it. */
+/** Reads the description of the API, docs/openapi.json, when a client asks for it. */
 import { readFile } from 'node:fs/promises';
 import { LxstowError } from './errors.ts';
 
 const page = new URL('docs/openapi.json', new URL('../../', import.meta.url));
 
-/** Throws not-found where the page is not installed. */
+/** Throws not-found if the file is not installed. */
 export async function readOpenapi(): Promise<Buffer> {
   try {
     return await readFile(page);

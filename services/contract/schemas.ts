@@ -26,6 +26,7 @@ import natsApi from '../../schemas/nats-api.json' with { type: 'json' };
 import notice from '../../schemas/notice.json' with { type: 'json' };
 import operation from '../../schemas/operation.json' with { type: 'json' };
 import outage from '../../schemas/outage.json' with { type: 'json' };
+import progress from '../../schemas/progress.json' with { type: 'json' };
 import readAnswers from '../../schemas/read-answers.json' with { type: 'json' };
 import requestor from '../../schemas/requestor.json' with { type: 'json' };
 import run from '../../schemas/run.json' with { type: 'json' };
@@ -54,7 +55,7 @@ export interface Address {
   instance: string;
 }
 
-/** Identifies a backup. backups/keys.ts makes its keys of it. */
+/** Identifies a backup. backups/keys.ts derives its keys from it. */
 export interface BackupAddress extends Address {
   backup: string;
 }
@@ -104,6 +105,7 @@ interface Types {
   'notice.json': types.Notice;
   'operation.json': types.Operation;
   'outage.json': types.Outage;
+  'progress.json': types.Progress;
   'run.json': types.Run;
   'run.json#/$defs/state': types.RunChild['state'];
   'run-plan.json': types.RunPlan;
@@ -147,6 +149,7 @@ const schemas = [
   keepRule,
   operation,
   outage,
+  progress,
   notice,
   instanceRecord,
   natsApi,
@@ -186,7 +189,7 @@ function validators({ allErrors }: { allErrors: boolean }): Ajv2020 {
   });
   formats.default(ajv);
   const { validate: isDateTime } = formats.default.get('date-time') as { validate: (text: string) => boolean };
-  // Leap seconds and `+01` are times to this library, and none to JavaScript.
+  // This library accepts leap seconds and `+01`, but JavaScript cannot parse them.
   ajv.addFormat('date-time', (text) => isDateTime(text) && !Number.isNaN(Date.parse(text)));
   for (const schema of schemas) ajv.addSchema(schema);
   return ajv;
@@ -197,7 +200,7 @@ const firstFault = validators({ allErrors: false });
 
 /**
  * Returns `value` with its defaults filled in if it matches the schema.
- * Throws `code`, naming `what`, the first fault, and where it is; of the configuration, up to five faults.
+ * Throws `code`, naming `what`, the first fault, and where it is; for the configuration, up to five faults.
  */
 export function check<N extends SchemaName>(
   name: N,
@@ -212,7 +215,7 @@ export function check<N extends SchemaName>(
 
 /** Describes the faults of `value`; empty if it matches. */
 export function faultsOf(name: SchemaName, value: unknown): string[] {
-  // Of the configuration, which is the operator's own and is read once, all faults at once.
+  // For the configuration, which is trusted and read only once, collect all faults.
   const ajv = name === 'config.json' ? validators({ allErrors: true }) : firstFault;
   const validate = ajv.getSchema(name) as ValidateFunction | undefined;
   if (!validate) throw new Error(`no schema ${name}`);

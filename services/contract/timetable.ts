@@ -1,14 +1,8 @@
-/** A limit of bandwidth as the configuration writes it: one rate, or a timetable as rclone has them. Pure. */
+/** Parses the bandwidth limit in the configuration: one rate, or a timetable like rclone's. Pure. */
 import { LxstowError } from './errors.ts';
 
-/** From this minute of the week on (Sunday 00:00 is 0): bytes a second; Infinity is no limit. */
-interface Entry {
-  from: number;
-  rate: number;
-}
-
-/** In the order of the week. */
-export type Timetable = Entry[];
+/** Rates in bytes per second, each from a minute of the week on (Sunday 00:00 is 0), in the order of the week. Infinity is no limit. */
+export type Timetable = { from: number; rate: number }[];
 
 const days = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'];
 const minutesADay = 24 * 60;
@@ -61,7 +55,7 @@ function parseRate(text: string): number {
   return rate;
 }
 
-/** With less, no backup would end in useful time. */
+/** With a lower rate, no backup would end in useful time. */
 const leastRate = 1024;
 
 function wrong(why: string): LxstowError {

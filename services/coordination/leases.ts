@@ -68,8 +68,8 @@ export class Leases {
   }
 
   /**
-   * Removes the remote's leases, claims and permits that outlived their holders; returns their keys. A lease counts as stale when two calls, more than two of
-   * its TTLs apart, saw it unrenewed, so call this regularly. Names of backups are reserved for days, and stay.
+   * Removes the host's leases, claims and permits that outlived their holders; returns their keys. A lease counts as stale if two calls, more than two of
+   * its TTLs apart, found it not renewed, so call this regularly. Reserved names of backups stay, because they are reserved for days.
    */
   async removeStale(remote: string): Promise<string[]> {
     const keys = await this.#bucket.names(`${remote}.>`);
@@ -189,12 +189,12 @@ export class Lease {
 }
 
 const removeStaleEveryMs = 30_000;
-/** Of the removed leases, in the log. */
+/** How many removed leases the log names. */
 const mostNamed = 10;
 
 /**
- * Removes stale leases of a remote regularly until `stop`. A lease that is wanted is taken over when it is stale. A claim never is, but blocks others by being
- * there (a dead reader blocks a deletion): so it must be removed.
+ * Removes stale leases of a host regularly until `stop`. A stale lease is taken over by a process that wants it. A claim is never taken over, but its existence blocks others
+ * (a dead reader's claim blocks a deletion), so it must be removed.
  */
 export async function removeStaleRegularly(
   leases: Leases,
@@ -205,14 +205,14 @@ export async function removeStaleRegularly(
     if (stop.aborted) return;
     try {
       const removed = await leases.removeStale(remote);
-      // After a kill of nats-server these may be hundreds: those that it has restored, too.
+      // After nats-server was killed, there may be hundreds, including those that it has restored.
       if (removed.length > 0)
         log.warn('leases removed that NATS has not ended, or has restored', {
           count: removed.length,
           leases: removed.slice(0, mostNamed),
         });
     } catch (error) {
-      if (!stop.aborted) log.warn('stale leases not looked for', { error: asLxstowError(error) });
+      if (!stop.aborted) log.warn('stale leases could not be looked for', { error: asLxstowError(error) });
     }
   }
 }

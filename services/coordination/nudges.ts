@@ -1,7 +1,7 @@
 /** A nudge tells a worker to read its operation again, after a cancel request. It may be lost: the worker reads at each heartbeat anyway. */
-import type { Subscription } from '@nats-io/transport-node';
 import type { Nats } from '../nats/connection.ts';
 import { nudgeSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 
 export function nudge(nats: Nats, remote: string, operation: string): void {
   nats.connection.publish(nudgeSubject(remote, operation));
@@ -10,14 +10,12 @@ export function nudge(nats: Nats, remote: string, operation: string): void {
 /** Receives the nudges of a remote's operations by one subscription. */
 export class Nudges implements Disposable {
   readonly #looks = new Map<string, () => void>();
-  readonly #subscription: Subscription;
+  readonly #listening: Disposable;
 
   constructor(nats: Nats, remote: string) {
-    this.#subscription = nats.connection.subscribe(nudgeSubject(remote, '*'), {
-      callback: (error, { subject }) => {
-        if (!error) this.#looks.get(subject.slice(subject.lastIndexOf('.') + 1))?.();
-      },
-    });
+    this.#listening = listen(nats, nudgeSubject(remote, '*'), ({ subject }) =>
+      this.#looks.get(subject.slice(subject.lastIndexOf('.') + 1))?.(),
+    );
   }
 
   /** Calls `look` at each nudge of this operation, until disposed. */
@@ -30,6 +28,6 @@ export class Nudges implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#subscription.unsubscribe();
+    this.#listening[Symbol.dispose]();
   }
 }

@@ -7,16 +7,16 @@ import { reservationKey, reservationKeys } from '../nats/bucketKeys.ts';
 
 /** TTL of a reservation; longer than jobs wait in the queue. */
 const reservedMs = 7 * 24 * 3_600_000;
-/** A Node timer takes at most 24 days. */
+/** The longest interval of a Node timer is 24 days. */
 const longestIntervalMs = 24 * 3_600_000;
 const mostClashes = 1000;
-/** Of so many, the last ones, a release need not read the revision. */
+/** How many of the last reservations are remembered, so that their release need not read the revision. */
 export const mostRemembered = 1000;
 
 export class Reservations {
   readonly #bucket: Bucket;
   readonly #ttlMs: number;
-  /** The reservations that this process has made of late: for whom, and their revisions. A gateway leaves the release of most to workers. */
+  /** The last reservations that this process has made, with operation and revision. Most reservations of a gateway are released by workers. */
   readonly #made = new Map<string, { operation: string; revision: number }>();
 
   constructor(bucket: Bucket, ttlMs = reservedMs) {
@@ -72,7 +72,7 @@ export class Reservations {
     throw new Error(`${mostClashes} backups of ${address.instance} in one second`);
   }
 
-  /** The operation that a name is reserved for. */
+  /** The operation for which a name is reserved. */
   async holder(address: Address, name: string): Promise<string | undefined> {
     const { entry } = await this.#bucket.get(reservationKey(address, name));
     return entry?.value.toString();

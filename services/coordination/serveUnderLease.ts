@@ -1,10 +1,10 @@
-/** For what one process does for all: who gets a lease does it until the lease is lost, and then another. */
+/** Runs a task in one process at a time: the holder of a lease runs it until the lease is lost, and then another process does. */
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { Lease, Leases } from './leases.ts';
 
-/** With what a process takes leases. */
+/** What a process needs to take leases. */
 export interface LeaseTools {
   leases: Leases;
   /** This process, as holder of a lease. */
@@ -15,13 +15,13 @@ export interface LeaseTools {
   stop: AbortSignal;
 }
 
-export interface ServeOptions extends LeaseTools {
+interface ServeOptions extends LeaseTools {
   key: string;
   /** What the log says when `serve` throws. */
   what: string;
 }
 
-/** When the lease is another's, it is asked for again after so long. */
+/** How long to wait before trying again if another process has the lease. */
 const askAgainMs = 2000;
 
 /** Calls `serve` whenever this process holds the lease, until `stop`. `serve` gets a signal that aborts when the lease is lost. */
@@ -35,12 +35,8 @@ export async function serveUnderLease(
       lease = await leases.acquire(key, { worker: name, operation: '' });
       if (lease) {
         const held = lease;
-        const timer = setInterval(() => void held.renew(), heartbeatMs);
-        try {
-          await serve(held.lost, held);
-        } finally {
-          clearInterval(timer);
-        }
+        using _heartbeat = setInterval(() => void held.renew(), heartbeatMs);
+        await serve(held.lost, held);
       }
     } catch (error) {
       if (!stop.aborted) log.warn(what, { error: asLxstowError(error) });

@@ -1,5 +1,7 @@
 /** Checks certificates: in files, and as servers present them. */
+
 import { X509Certificate } from 'node:crypto';
+import { addAbortListener } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import tls from 'node:tls';
@@ -7,7 +9,7 @@ import { pemCertificates } from '../trust/certificates.ts';
 import { faultOfKey, type PairPlace } from '../trust/pair.ts';
 import { answerMs, type Report } from './finding.ts';
 
-/** Renewals happen a month before the end: with fewer days left, one was missed. */
+/** Certificates are usually renewed a month before they expire. With fewer days left than this, a renewal was missed. */
 const soonDays = 21;
 const dayMs = 86_400_000;
 
@@ -32,9 +34,9 @@ export async function readCertificates(
   }
 }
 
-export interface ExaminedPair extends PairPlace {
+interface ExaminedPair extends PairPlace {
   what: string;
-  /** What to do when it ends. */
+  /** How to renew it. */
   renew: string;
 }
 
@@ -77,8 +79,32 @@ export function judgeDates(what: string, certificate: X509Certificate, renew: st
   else report('ok', `${what} is valid until ${date(to)}`);
 }
 
-export interface Server {
-  /** As in a URL: an IPv6 address in brackets. */
+/** Reports until when a CA's certificate, or the first in its file, is valid; returns whether it can be read. */
+export async function examineCa(
+  what: string,
+  { file, key, renew = 'Put the new one there.' }: { file: string; key: string; renew?: string },
+  report: Report,
+): Promise<boolean> {
+  const [first] = (await readCertificates(file, key, report)) ?? [];
+  if (first) judgeDates(`${what} (${file})`, first, renew, report);
+  return first !== undefined;
+}
+
+/** Reports until when a server's certificate is valid, and, with `trust` for advice, that it is not trusted. Throws the connection's error. */
+export async function examineServer(
+  what: string,
+  server: Server,
+  { renew, trust }: { renew: string; trust?: string },
+  report: Report,
+): Promise<void> {
+  const { certificate, distrust } = await shownBy(server);
+  judgeDates(what, certificate, renew, report);
+  if (trust !== undefined && distrust !== undefined && distrust !== 'CERT_HAS_EXPIRED')
+    report('problem', `${what} is not trusted: ${distrust}`, trust);
+}
+
+interface Server {
+  /** Host as in a URL: an IPv6 address is in brackets. */
   host: string;
   port: number;
   ca: string | undefined;
@@ -87,8 +113,8 @@ export interface Server {
   signal: AbortSignal;
 }
 
-/** Returns the certificate that a server presents, and why it is not trusted, if so. Throws the connection's error. */
-export async function shownBy({
+/** Returns the certificate that a server presents, and the reason if it is not trusted. Throws the connection's error. */
+async function shownBy({
   host: bracketed,
   port,
   ca,
@@ -100,7 +126,6 @@ export async function shownBy({
   const plain: Socket = connectTcp({ host, port });
   let secure: tls.TLSSocket | undefined;
   const fail = (error: Error) => reject(error);
-  const abort = () => fail(signal.reason);
   const start = () => {
     secure = tls.connect({
       socket: plain,
@@ -111,7 +136,7 @@ export async function shownBy({
     secure.once('secureConnect', () => resolve(secure as tls.TLSSocket));
     secure.once('error', fail);
   };
-  signal.addEventListener('abort', abort, { once: true });
+  using _listener = addAbortListener(signal, () => fail(signal.reason));
   plain.setTimeout(answerMs, () => fail(new Error(`no answer in ${answerMs / 1000} s`)));
   plain.once('error', fail);
   plain.once('close', () => fail(new Error('the connection was closed')));
@@ -125,7 +150,6 @@ export async function shownBy({
       : String((socket.authorizationError as unknown as { code?: string })?.code ?? socket.authorizationError);
     return { certificate, distrust };
   } finally {
-    signal.removeEventListener('abort', abort);
     secure?.destroy();
     plain.destroy();
   }

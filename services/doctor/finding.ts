@@ -6,7 +6,7 @@ import type { Log } from '../telemetry/logger.ts';
 
 export const areas = ['configuration', 'gateway', 'nats', 's3', 'lxd'] as const;
 export type Area = (typeof areas)[number];
-export type Level = 'ok' | 'warning' | 'problem';
+type Level = 'ok' | 'warning' | 'problem';
 export const roles = ['gateway', 'worker'] as const;
 export type Role = (typeof roles)[number];
 

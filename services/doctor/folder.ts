@@ -1,4 +1,4 @@
-/** Checks the folder that is the store: its marker, its room, and whether it would be lost together with LXD's pool. */
+/** Checks the folder that is the store: its marker, its free space, and whether it is on the same disk as LXD's pool. */
 import { existsSync } from 'node:fs';
 import { realpath, stat, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -31,7 +31,7 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
   return true;
 }
 
-/** Warns when little of its disk is free. */
+/** Warns if little space is free. */
 export async function examineRoom(folder: string, report: Report): Promise<void> {
   const { bavail, blocks, bsize } = await statfs(folder);
   const room = `${sizeText(bavail * bsize)} of ${sizeText(blocks * bsize)} are free in ${folder}`;
@@ -40,13 +40,13 @@ export async function examineRoom(folder: string, report: Report): Promise<void>
   else report('ok', room);
 }
 
-export interface PoolSource {
+interface PoolSource {
   name: string;
-  /** Its folder, device or dataset. */
+  /** The pool's folder, device or dataset. */
   source: string;
 }
 
-/** The names of those pools that are on the folder's disk, as far as can be seen from here. */
+/** The names of the pools that are on the folder's disk, as far as this machine can tell. */
 export async function poolsBeside(folder: string, pools: PoolSource[]): Promise<string[]> {
   const disk = await diskOf(folder);
   const found: string[] = [];
@@ -54,21 +54,20 @@ export async function poolsBeside(folder: string, pools: PoolSource[]): Promise<
   return found;
 }
 
-/** The pools of the LXD on this host; none if it is on another one. */
+/** The pools of the LXD on this machine; none if LXD is on another machine. */
 async function localPools({ config, env, signal }: Patient): Promise<PoolSource[]> {
   const { remote } = config.worker;
   const settings = config.remotes[remote] ?? {};
   if (settings.url !== undefined) return [];
   using lxd = new LxdClient(remote, settings, env);
-  const listed = lxd.get<ListedPool[]>('/1.0/storage-pools', { recursion: '1' }, briefly(signal));
+  const listed = lxd.get<{ name: string; config?: { source?: string } }[]>(
+    '/1.0/storage-pools',
+    { recursion: '1' },
+    briefly(signal),
+  );
   // When LXD does not answer, the check of LXD says why.
   const pools = await listed.catch(() => []);
   return pools.map(({ name, config: { source = '' } = {} }) => ({ name, source }));
-}
-
-interface ListedPool {
-  name: string;
-  config?: { source?: string };
 }
 
 /** The disk that a path is on, or that a device is a partition of. For a path that this user may not see: the disk of the folder above it. */
@@ -76,7 +75,7 @@ async function diskOf(path: string): Promise<string> {
   const found = await stat(path).catch(() => undefined);
   if (!found) return path === '/' ? '' : diskOf(dirname(path));
   const device = found.isBlockDevice() ? found.rdev : found.dev;
-  // As the kernel's new_encode_dev() packs them.
+  // The numbers are packed as by the kernel's new_encode_dev().
   const [major, minor] = [(device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00)];
   const node = await realpath(`/sys/dev/block/${major}:${minor}`).catch(() => `device ${device}`);
   return existsSync(join(node, 'partition')) ? dirname(node) : node;

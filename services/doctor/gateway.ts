@@ -13,7 +13,7 @@ import { hostOf } from '../notices/allowedEndpoints.ts';
 import { isInTime } from '../trust/certificates.ts';
 import { ownFiles } from '../trust/serverCertificate.ts';
 import { certificateFiles } from '../trust/trustDirectory.ts';
-import { examinePair, judgeDates, readCertificates } from './certificates.ts';
+import { examineCa, examinePair, judgeDates, readCertificates } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report } from './finding.ts';
 
 export async function examineGateway({ config, env, signal }: Patient, report: Report): Promise<void> {
@@ -50,20 +50,14 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
     }
   }
   if (gateway.trustCa !== undefined) {
-    const [ca] = (await readCertificates(gateway.trustCa, 'gateway.trustCa', report)) ?? [];
-    if (ca)
-      judgeDates(
-        `the clients' CA (${gateway.trustCa})`,
-        ca,
-        'Make a new CA, and set gateway.trustCa to both until every client has a new certificate.',
-        report,
-      );
+    const renew = 'Make a new CA, and set gateway.trustCa to both until every client has a new certificate.';
+    await examineCa("the clients' CA", { file: gateway.trustCa, key: 'gateway.trustCa', renew }, report);
   }
   if (gateway.trustDir !== undefined) await examineTrustDir(gateway.trustDir, report);
   await examineEndpoints(config.notify, signal, report);
 }
 
-/** Calls no endpoint: it would take the call for a notice. */
+/** Checks the webhooks without calling them, because a webhook would take the call for a notice. */
 async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSignal, report: Report): Promise<void> {
   for (const url of endpoints.map((endpoint) => new URL(endpoint))) {
     try {
@@ -79,7 +73,7 @@ async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSi
   }
 }
 
-/** Warns about advertised addresses, which are in tokens, that the certificate does not name: only clients that pin it can connect there. */
+/** Warns about advertised addresses that the certificate does not name. They are in tokens, but only clients that pin the certificate can connect there. */
 function judgeNames(certificate: X509Certificate, advertised: string[], report: Report): void {
   const wrong = advertised
     .map((address) => address.replace(/:\d+$/, '').replace(/^\[|\]$/g, ''))

@@ -3,7 +3,7 @@ import { systemCode } from '../contract/errors.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';
 import { LxdClient } from '../lxd/client.ts';
 import { defaultSocket } from '../lxd/sockets.ts';
-import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
+import { examinePair, examineServer, readCertificates } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report } from './finding.ts';
 import { examineStaging, type Pool } from './staging.ts';
 
@@ -63,7 +63,7 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   await examineStaging({ lxd, pools, volume: server.config?.['storage.backups_volume'] }, patient, report);
 }
 
-/** Over HTTPS, an Incus tells a client that it does not trust nothing of itself. */
+/** How to make the server trust the worker. Over HTTPS, an Incus does not identify itself to clients that it does not trust. */
 function adviceToTrust({ product }: LxdClient, { url, certificate = 'CERTIFICATE' }: RemoteConfig): string {
   const [lxd, incus] = [
     `\`lxc config trust add ${certificate}\``,
@@ -116,16 +116,12 @@ async function examineTls(
   if (serverCertificate !== undefined) await readCertificates(serverCertificate, `${where}.serverCertificate`, report);
   const { hostname, port } = new URL(url);
   try {
-    const shown = await shownBy({
-      host: hostname,
-      port: Number(port || 8443),
-      ca: undefined,
-      signal: briefly(signal),
-    });
-    judgeDates(
+    await examineServer(
       `the certificate of LXD (${remote})`,
-      shown.certificate,
-      `On that host: \`lxc config trust list\`; remove server.crt and server.key of LXD, restart it, and set ${where}.serverCertificate to the new one.`,
+      { host: hostname, port: Number(port || 8443), ca: undefined, signal: briefly(signal) },
+      {
+        renew: `On that host: \`lxc config trust list\`; remove server.crt and server.key of LXD, restart it, and set ${where}.serverCertificate to the new one.`,
+      },
       report,
     );
   } catch {

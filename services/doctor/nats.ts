@@ -14,11 +14,11 @@ import { connectNats, type Nats, serversOf } from '../nats/connection.ts';
 import { natsFailure, violationOf } from '../nats/failures.ts';
 import { compareSetUp } from '../nats/setup.ts';
 import { consumerName, jobsStream, type Lane, lanes, leasesBucket } from '../nats/streams.ts';
-import { examinePair, judgeDates, readCertificates, shownBy } from './certificates.ts';
+import { examineCa, examinePair, examineServer } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report, type Role } from './finding.ts';
 import { examineRights, nobody } from './natsRights.ts';
 
-/** One backup a day, and two hours to make it. */
+/** Jobs older than this count as stuck: a day, and two hours for the backup. */
 const oldJobHours = 26;
 const fullShare = 0.8;
 
@@ -57,7 +57,7 @@ function adviceFor(error: unknown): string {
     return 'Install nats-server 2.14 or newer: https://docs.nats.io/running-a-nats-service/introduction/installation';
   if (/authorization|authentication/i.test(message))
     return "Set nats.user and nats.password (or token, credentials, nkey) to what nats-server's configuration has.";
-  // The error of nats.js for a server that waits for TLS.
+  // nats.js gives this error if the server waits for TLS.
   if (/undefined error/.test(message)) return 'Set nats.tlsFirst where nats-server has `handshake_first: true`.';
   if (/certificate|tls|ssl/i.test(message))
     return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name that is in it.";
@@ -77,7 +77,7 @@ function reportVersion({ connection }: Nats, report: Report): void {
   else report('ok', `NATS ${version} at ${host}`);
 }
 
-/** False for what is not a version. */
+/** Whether a version is older than another; false for a text that is not a version. */
 export function isOlder(version: string, than: string): boolean {
   const [mine = [], theirs = []] = [version, than].map((text) => text.split(/[.-]/).slice(0, 3).map(Number));
   const at = mine.findIndex((part, index) => part !== theirs[index]);
@@ -97,33 +97,27 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
       report,
     );
   if (ca !== undefined) {
-    const [first] = (await readCertificates(ca, 'nats.ca', report)) ?? [];
-    if (!first) return;
-    judgeDates(`NATS's CA (${ca})`, first, 'Put the new one there.', report);
+    if (!(await examineCa("NATS's CA", { file: ca, key: 'nats.ca' }, report))) return;
   } else if (!servers.some((server) => server.startsWith('tls:'))) return;
   for (const server of servers) {
     const { hostname, port } = new URL(server.includes('://') ? server : `nats://${server}`);
     const where = `${hostname}:${port || 4222}`;
     try {
-      const shown = await shownBy({
-        host: hostname,
-        port: Number(port || 4222),
-        ca: ca === undefined ? undefined : readText(ca, 'nats.ca'),
-        greets: !tlsFirst,
-        signal: briefly(signal),
-      });
-      judgeDates(
+      await examineServer(
         `the certificate of NATS at ${where}`,
-        shown.certificate,
-        'Give nats-server a new one, and `nats-server --signal reload`.',
+        {
+          host: hostname,
+          port: Number(port || 4222),
+          ca: ca === undefined ? undefined : readText(ca, 'nats.ca'),
+          greets: !tlsFirst,
+          signal: briefly(signal),
+        },
+        {
+          renew: 'Give nats-server a new one, and `nats-server --signal reload`.',
+          trust: 'Set nats.ca to its CA, and nats.servers to a name that is in it.',
+        },
         report,
       );
-      if (shown.distrust !== undefined && shown.distrust !== 'CERT_HAS_EXPIRED')
-        report(
-          'problem',
-          `the certificate of NATS at ${where} is not trusted: ${shown.distrust}`,
-          'Set nats.ca to its CA, and nats.servers to a name that is in it.',
-        );
     } catch (error) {
       report(
         servers.length > 1 ? 'warning' : 'problem',

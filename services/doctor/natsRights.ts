@@ -24,7 +24,7 @@ import {
   operationsBucket,
   runsBucket,
 } from '../nats/streams.ts';
-import { deadSubject, jobSubject, noticeSubject, runsToken } from '../nats/subjects.ts';
+import { deadSubject, jobSubject, noticeSubject, progressSubject, runsToken } from '../nats/subjects.ts';
 import type { Report, Role } from './finding.ts';
 
 /** The name of an instance, project or stream that does not exist. */
@@ -86,6 +86,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
       api(`STREAM.MSG.GET.${jobsStream}`),
+      api(`CONSUMER.LIST.${jobsStream}`),
       ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
       ...['operations', 'runs', 'trust'].flatMap((bucket) => [
         api(`CONSUMER.CREATE.KV_lxstow_${bucket}.${nobody}`),
@@ -93,7 +94,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },
       ]),
     ],
-    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow'],
+    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow', progressSubject(nobody, nobody)],
   };
 }
 
@@ -112,7 +113,9 @@ function workerProbes({ worker: { remote } }: Config): Probes {
       ...['operations', 'leases', 'checkpoints', 'instances'].map((bucket) =>
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
-      api('DIRECT.GET.KV_lxstow_instances'),
+      ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
+      // A token too many: no gateway hears it.
+      { subject: `${progressSubject(remote, nobody)}.${nobody}` },
     ],
     subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],
   };
@@ -138,16 +141,16 @@ export async function examineRights(nats: Nats, config: Config, role: Role, repo
       await nats.connection.request(subject, data, { timeout: rightsMs, ...(headers ? { headers } : {}) }).catch(note);
     }),
   );
-  const user = config.nats.user === undefined ? 'this user' : `user ${config.nats.user}`;
+  const user = config.nats.user === undefined ? 'this user' : `the NATS user ${config.nats.user}`;
   if (refused.size === 0) {
-    report('ok', `${user} of NATS may do what a ${role} does`);
+    report('ok', `${user} has the rights of a ${role}`);
     return true;
   }
   const shown = [...refused].slice(0, 6).join(', ');
   report(
     'problem',
-    `${user} of NATS may not do what a ${role} does: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
-    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} in the place of local)` : ''}, and \`nats-server --signal reload\`; and set nats.inboxPrefix as there.`,
+    `${user} lacks rights of a ${role}: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
+    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} instead of local)` : ''}, then run \`nats-server --signal reload\`. Also set nats.inboxPrefix as there.`,
   );
   // Without replies, every further request would time out.
   return ![...refused].some((each) => each.startsWith(`subscribe ${config.nats.inboxPrefix ?? '_INBOX'}`));

@@ -1,14 +1,16 @@
 /** Checks S3: TLS, its clock, the bucket, each permission, and free space. */
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
+import { text } from 'node:stream/consumers';
 import { listPrefix } from '../backups/keys.ts';
 import { sizeText } from '../contract/bytes.ts';
 import { readText } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createS3Store } from '../storage/s3.ts';
 import { S3Connection } from '../storage/s3Connection.ts';
-import { judgeDates, readCertificates, shownBy } from './certificates.ts';
+import { examineCa, examineServer } from './certificates.ts';
 import { answerMs, briefly, messageOf, type Patient, type Report } from './finding.ts';
 import { examineFolder } from './folder.ts';
 import { adviceFor } from './s3Advice.ts';
@@ -54,24 +56,14 @@ export async function examineS3(patient: Patient, report: Report): Promise<void>
 async function examineTls({ config, ca, signal }: Server, report: Report): Promise<void> {
   const { endpoint, ca: caFile } = config;
   const { hostname, port, host } = new URL(endpoint);
-  if (caFile !== undefined) {
-    const [first] = (await readCertificates(caFile, 's3.ca', report)) ?? [];
-    if (first) judgeDates(`S3's CA (${caFile})`, first, 'Put the new one there.', report);
-  }
+  if (caFile !== undefined) await examineCa("S3's CA", { file: caFile, key: 's3.ca' }, report);
   try {
-    const { certificate, distrust } = await shownBy({
-      host: hostname,
-      port: Number(port || 443),
-      ca,
-      signal: briefly(signal),
-    });
-    judgeDates(`the certificate of S3 at ${host}`, certificate, 'Give the server a new one.', report);
-    if (distrust !== undefined && distrust !== 'CERT_HAS_EXPIRED')
-      report(
-        'problem',
-        `the certificate of S3 at ${host} is not trusted: ${distrust}`,
-        'Set s3.ca to its CA, and s3.endpoint to a name that is in it.',
-      );
+    await examineServer(
+      `the certificate of S3 at ${host}`,
+      { host: hostname, port: Number(port || 443), ca, signal: briefly(signal) },
+      { renew: 'Give the server a new one.', trust: 'Set s3.ca to its CA, and s3.endpoint to a name that is in it.' },
+      report,
+    );
   } catch {
     // The next request reports it better.
   }
@@ -118,22 +110,18 @@ async function examineClock(server: Server, report: Report): Promise<boolean> {
   return true;
 }
 
-function get({ config, ca, signal }: Server, path: string, headers: Record<string, string> = {}) {
+async function get({ config, ca, signal }: Server, path: string, headers: Record<string, string> = {}) {
   const url = new URL(path, config.endpoint);
   const client = url.protocol === 'https:' ? https : http;
-  return new Promise<{ status: number; headers: http.IncomingHttpHeaders; body: string }>((resolve, reject) => {
-    const options = { agent: false, headers, signal: briefly(signal), ...(ca === undefined ? {} : { ca }) };
-    const request = client.get(url, options, (response) => {
-      let body = '';
-      response.setEncoding('utf8');
-      response.on('data', (chunk: string) => {
-        body += chunk;
-      });
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body }));
-      response.on('error', reject);
-    });
-    request.on('error', (error) => reject(error.name === 'AbortError' ? (options.signal.reason as Error) : error));
-  });
+  const options = { agent: false, headers, signal: briefly(signal), ...(ca === undefined ? {} : { ca }) };
+  try {
+    // The answer may also fail after it has begun.
+    const request = client.get(url, options).on('error', () => undefined);
+    const [response] = (await once(request, 'response')) as [http.IncomingMessage];
+    return { status: response.statusCode, headers: response.headers, body: await text(response) };
+  } catch (error) {
+    throw options.signal.aborted ? options.signal.reason : error;
+  }
 }
 
 /** MinIO reports its free space to users who may see its metrics. */
@@ -152,6 +140,6 @@ async function examineSpace(server: Server, report: Report): Promise<void> {
   if (answer?.status !== 200 || !(total > 0)) return;
   const said = `MinIO has ${sizeText(free)} of ${sizeText(total)} free`;
   if (free < total * lowShare)
-    report('warning', said, 'Delete backups, or add drives; a full MinIO refuses backups (s3-full).');
+    report('warning', said, 'Delete backups, or add drives: a full store refuses backups (s3-full).');
   else report('ok', said);
 }

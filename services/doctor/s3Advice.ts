@@ -1,13 +1,14 @@
 /** What to do about an error of S3. */
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
+import { notOnDisk } from '../storage/onDisk.ts';
 import { isNoBucket, isUnsupported } from '../storage/s3Refusals.ts';
 import { messageOf } from './finding.ts';
 
 const newSession = 'Set s3.sessionToken, and its keys, to those of a new session.';
 const otherStore = 'The store does not have this, and lxstow needs it: docs/s3.md says what a store must have.';
 
-/** After the first request, which lists the bucket. */
+/** Advice after the first request, which lists the bucket, has failed. */
 export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   const message = messageOf(error);
   if (isNoBucket(error) || isCode(error, 'not-found'))
@@ -22,10 +23,12 @@ export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): s
   return `Does S3 answer at ${endpoint}? See s3.endpoint.`;
 }
 
-/** After a request that needs this right. Rights to list are the bucket's; all others are its objects'. `folder`: what keys begin with. */
+/** Advice after a request that needs this right has failed. Rights to list are granted on the bucket, all others on its objects. `folder`: the beginning of keys. */
 export function adviceForRight(error: unknown, right: string, bucket: string, folder: string): string {
   if (isCode(error, 's3-full')) return 'Make room in the store.';
   const message = messageOf(error);
+  if (message.startsWith(notOnDisk))
+    return 'Set s3.syncFolder to a folder on the disk of the S3 server, or leave it out; is the disk whole?';
   if (/checksum|x-amz-sdk|content-md5/i.test(message) && !/mismatch/i.test(message))
     return 'Set s3.checksumHeaders to false, if the store takes no sums in headers: docs/s3.md.';
   if (/ExpiredToken|InvalidToken/.test(message)) return newSession;

@@ -1,4 +1,4 @@
-/** The bucket itself, which ObjectStore does not offer: whether it keeps versions, and locks them. */
+/** Checks settings of the bucket that ObjectStore does not offer: whether it keeps versions, and locks them. */
 import { isCode } from '../contract/errors.ts';
 import type { S3Connection } from '../storage/s3Connection.ts';
 import type { Xml } from '../storage/s3Messages.ts';
@@ -8,10 +8,19 @@ import { briefly, type Report } from './finding.ts';
 /** What the bucket does with deleted objects. */
 export interface Kept {
   versions: boolean;
-  /** Written objects cannot be removed for some time. */
+  /** Whether the bucket locks what is written to it. */
   locked: boolean;
 }
 
+const lifecycle = JSON.stringify({
+  Rules: [
+    {
+      ...{ ID: 'lxstow', Status: 'Enabled', Filter: {} },
+      NoncurrentVersionExpiration: { NoncurrentDays: 30 },
+      Expiration: { ExpiredObjectDeleteMarker: true },
+    },
+  ],
+});
 const unlocked = '; backups cannot be locked (`object_lock`, `--lock`, `pin --hold`)';
 
 export async function examineVersions(
@@ -53,7 +62,7 @@ export async function examineVersions(
     report(
       'warning',
       `${what}, and its space is never freed`,
-      `Give it a lifecycle rule; by MinIO's client, on any store: \`mc ilm rule add --noncurrent-expire-days 30 --expire-delete-marker ALIAS/${bucket}\`.`,
+      `Give it a lifecycle rule: \`aws s3api put-bucket-lifecycle-configuration --bucket ${bucket} --lifecycle-configuration '${lifecycle}'\`.`,
     );
   return { versions: true, locked: Boolean(mode) };
 }

@@ -16,7 +16,7 @@ interface TrialOptions {
   bucket: S3Connection;
   name: string;
   kept: Kept;
-  /** What keys must begin with: empty, or with a slash at the end. */
+  /** The beginning that all keys must have: empty, or ending with a slash. */
   folder: string;
   signal: AbortSignal;
 }
@@ -30,7 +30,7 @@ export class RightsTrial {
   readonly #options: TrialOptions;
   readonly #store: ObjectStore;
   readonly #kept: Kept;
-  /** What the keys of all trials begin with. */
+  /** The beginning of the keys of all trials. */
   readonly #prefix: string;
   readonly #key: string;
   readonly #report: Report;
@@ -45,7 +45,7 @@ export class RightsTrial {
     this.#store = store;
     this.#kept = kept;
     this.#prefix = folder + probe;
-    // In a locked bucket what is put stays: one object, however often this is run.
+    // In a bucket that locks, an object stays: so use one key, however often this is run.
     this.#key = `${this.#prefix}${kept.locked ? 'locked' : randomUUID()}`;
     this.#report = report;
   }
@@ -69,7 +69,7 @@ export class RightsTrial {
     const key = this.#key;
     const isPut = await this.#step('put', 's3:PutObject', async (signal) => {
       await store.create(key, body, small, signal).catch((error) => {
-        // It is there from an earlier run: this one was allowed, too.
+        // The object exists from an earlier run, so this request was allowed, too.
         if (!(this.#kept.locked && isCode(error, 'conflict'))) throw error;
       });
       return true;
@@ -81,8 +81,7 @@ export class RightsTrial {
         throw new LxstowError('s3-refused', 'other bytes came back');
     });
     await this.#step('list', 's3:ListBucket', async (signal) => {
-      const seen = [];
-      for await (const object of store.list(this.#prefix, signal)) seen.push(object);
+      const seen = await Array.fromAsync(store.list(this.#prefix, signal));
       if (!seen.some((object) => object.key === key))
         throw new LxstowError('s3-refused', 'the object just put is not listed');
       for (const old of this.#kept.locked ? [] : seen)
@@ -98,7 +97,7 @@ export class RightsTrial {
     const store = this.#store;
     const tags = await this.#step('tag', 's3:PutObjectTagging', async (signal) => {
       await store.tag(key, { lxstow: 'doctor' }, signal);
-      // Nobody needs the right to read them.
+      // lxstow does not need the right to read tags.
       return store.tagsOf(key, signal).catch(() => ({ lxstow: 'doctor' }) as Record<string, string>);
     });
     if (tags === undefined || tags.lxstow !== undefined) return;
@@ -118,6 +117,7 @@ export class RightsTrial {
     if (!open) return;
     this.#upload = open;
     const sum = crcInS3(crc32(body));
+    await this.#tryWrongSum(open, sum);
     const etag = await this.#step('put a part', 's3:PutObject', (signal) => store.putPart(open, 1, body, sum, signal));
     await this.#step('list parts', 's3:ListMultipartUploadParts', (signal) => store.listParts(open, signal));
     await this.#step('list uploads', 's3:ListBucketMultipartUploads', async (signal) => {
@@ -177,6 +177,22 @@ export class RightsTrial {
     );
   }
 
+  /** Tests whether the store looks at the checksum of a part, which the next one replaces. Without these headers, it gets Content-MD5. */
+  async #tryWrongSum(upload: Upload, sumOfBody: string): Promise<void> {
+    if (upload.copies) return;
+    const other = Buffer.from('other');
+    try {
+      await this.#store.putPart(upload, 1, other, sumOfBody, briefly(this.#options.signal));
+    } catch {
+      return;
+    }
+    this.#report(
+      'warning',
+      'the store does not look at the checksums of parts: one that is damaged on its way is found by a restore only',
+      'Set s3.checksumHeaders to false: parts then have Content-MD5, which every store looks at.',
+    );
+  }
+
   /** Removes what was put, whatever failed, and even after an abort. */
   async #cleanUp(): Promise<void> {
     const { bucket, name } = this.#options;
@@ -196,7 +212,7 @@ export class RightsTrial {
       this.#report(
         'warning',
         `the test object may still be in the bucket: ${messageOf(error)}`,
-        `Remove it; by MinIO's client, on any store: \`mc rm --versions --force ALIAS/${name}/${key}\`.`,
+        `Remove it, with its versions: \`aws s3 rm s3://${name}/${key}\`; where the bucket keeps versions, then \`aws s3api delete-object\` with each \`--version-id\`.`,
       );
     }
   }

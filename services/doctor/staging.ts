@@ -27,10 +27,10 @@ interface ListedInstance {
 interface Instance {
   /** `c1`, or `c1 (project p)`. */
   name: string;
-  /** Of its root disk. */
+  /** The pool of its root disk. */
   pool: string | undefined;
   /**
-   * Of a backup, which contains each snapshot in full unless it is optimized or `instance_only`. Btrfs without quotas, and directories, report no usage,
+   * Size of a backup, which contains each snapshot in full unless it is optimized or `instance_only`. Btrfs without quotas, and directories, report no usage,
    * or almost none.
    */
   bytes: number;
@@ -40,7 +40,7 @@ interface Room {
   where: string;
   /** Bytes; undefined if unknown. */
   free: number | undefined;
-  /** How to get more. */
+  /** How to get more space. */
   more: string;
 }
 
@@ -108,7 +108,7 @@ async function roomOnDisk(lxd: LxdClient, { config, env }: Patient): Promise<Roo
   const more = `Make room, or \`${command} storage volume create POOL backups\` and \`${command} config set storage.backups_volume POOL/backups\`.`;
   if (url !== undefined) return { where: `on the host of ${url}`, free: undefined, more };
   const dir = join(dirname(socket ?? defaultSocket(lxd.remote, env)), 'backups');
-  // Some of these only root may read; the parent is on the same disk.
+  // Only root may read some of these folders; their parents are on the same disk.
   const disk = await statfs(existsSync(dir) ? dir : dirname(dir)).catch(() => undefined);
   return { where: dir, free: disk && disk.bavail * disk.bsize, more };
 }

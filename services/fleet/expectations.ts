@@ -1,4 +1,4 @@
-/** What schedules lead one to expect of an instance's backups. Pure. */
+/** Which backups of an instance should exist according to its schedules. Pure. */
 import { parseDuration } from '../contract/durations.ts';
 import type { Address, InstanceRecord, Schedule } from '../contract/schemas.ts';
 import { meaningOf, scheduleKey } from '../runs/selector.ts';
@@ -10,7 +10,7 @@ export interface Expectation {
   schedule: string;
   definition: Schedule['definition'];
   covers: (address: Address, record: InstanceRecord) => boolean;
-  /** The last time at which it was due, long enough ago: since then, each instance should have a backup. Absent before the first. */
+  /** The last time it was due, if that is long enough ago that each instance should have a backup since. Absent if there is no such time yet. */
   owed?: { fromMs: number; when: string; why: string; isPaused: boolean };
   paused?: { since: string; reason?: string };
 }
@@ -19,13 +19,13 @@ export interface ExpectationOptions {
   now: Date;
   /** Whether the run of the schedule's last slot has not ended. */
   isOpen: boolean;
-  /** For so long, such a run may still back up what it has not yet. */
+  /** How long such a run may take before its missing backups count as overdue. */
   patienceMs: number;
-  /** Whether the selector's `match` fits an instance, as its host said. */
+  /** Whether the selector's `match` matches an instance, by its host's last answer. */
   matches: (address: Address) => boolean;
 }
 
-/** A backup takes its time. */
+/** Time that a backup may take. */
 const graceMs = 3_600_000;
 const dayMs = 86_400_000;
 
@@ -49,7 +49,7 @@ export function expectationOf(schedule: Schedule, options: ExpectationOptions): 
   };
 }
 
-/** The last slot for which the time to begin is over, the grace too, and the run as well, unless it lasts too long. */
+/** The last slot for which backups should exist by now: the time to begin and the grace are over, and its run has ended or takes too long. */
 function owedSlot(
   { definition, created_at, begun = created_at, last }: Schedule,
   { now, isOpen, patienceMs }: Omit<ExpectationOptions, 'matches'>,
@@ -61,7 +61,7 @@ function owedSlot(
   let slot = before(now.getTime() - graceMs - jitterMs);
   for (let end = slot && windowEnd(definition, slot); slot && end; end = slot && windowEnd(definition, slot)) {
     if (Date.parse(end) + graceMs <= now.getTime()) break;
-    // All slots of a window end with it; those of the one before are a day older.
+    // All slots of a window end with the window; those of the previous window are a day older.
     slot = before(Math.min(Date.parse(end) - dayMs, Date.parse(slot.at)) - 1);
   }
   const isRunning = isOpen && last?.slot === slot?.wall;
@@ -79,7 +79,7 @@ function whyNot({ last, paused, since }: Schedule, { at, wall }: Slot): { why: s
   return { why: Date.parse(since) > due ? 'while it was paused' : 'and did not run', isPaused };
 }
 
-/** A selector with `match` is for the hosts to say: the records do not have what it is about. */
+/** Whether a schedule covers an instance. For a selector with `match`, the hosts' answers decide, because the records do not contain the values to match. */
 function coverOf({ name, definition }: Schedule, matches: (address: Address) => boolean): Expectation['covers'] {
   const { remotes, ...selector } = definition.selector ?? {};
   const { projects, exclude = [], match = [] } = selector;

@@ -18,10 +18,14 @@ export interface Inventory {
   compared?: string;
 }
 
-export interface StoredRecord {
-  address: Address;
+/** A record, and where it stands: 0 where there never was one. */
+export interface ReadRecord {
   record: InstanceRecord;
   revision: number;
+}
+
+export interface StoredRecord extends ReadRecord {
+  address: Address;
 }
 
 export class FleetStore {
@@ -35,26 +39,28 @@ export class FleetStore {
 
   /**
    * Writes what `change` returns for the record, {} if there is none. Calls it again if another process changes the record first. Writes nothing if it
-   * returns undefined or an equal record.
+   * returns undefined or an equal record. `known`: the record as it was read before, which is tried first.
    */
   async change(
     address: Address,
     change: (record: InstanceRecord) => InstanceRecord | undefined | Promise<InstanceRecord | undefined>,
+    known?: ReadRecord,
   ): Promise<void> {
     const key = instanceKey(address);
-    for (;;) {
-      const { entry, revision } = await this.#bucket.get(key);
-      const record = entry ? parseRecord<InstanceRecord>(entry.value) : {};
+    for (let read = known; ; read = undefined) {
+      const { record, revision } = read ?? (await this.read(address));
       const next = await change(record);
-      if (next === undefined || isDeepStrictEqual(next, record)) return;
+      const isSame = next === undefined || isDeepStrictEqual(next, record);
+      if (isSame && read) continue;
+      if (isSame) return;
       if ((await this.#bucket.put(key, JSON.stringify(next), revision)) !== undefined) return;
     }
   }
 
   /** The record of an instance; {} if there is none. */
-  async find(address: Address): Promise<InstanceRecord> {
-    const { entry } = await this.#bucket.get(instanceKey(address));
-    return entry ? parseRecord<InstanceRecord>(entry.value) : {};
+  async read(address: Address): Promise<ReadRecord> {
+    const { entry, revision } = await this.#bucket.get(instanceKey(address));
+    return { record: entry ? parseRecord<InstanceRecord>(entry.value) : {}, revision };
   }
 
   /** Writes the record over this revision; false if it is no longer the last. */
@@ -92,7 +98,7 @@ export class FleetStore {
 }
 
 /** An instance as a gateway keeps it in memory. */
-export interface KnownInstance {
+interface KnownInstance {
   address: Address;
   /** Where it is in lists: `remote/project/instance`. */
   cursor: string;

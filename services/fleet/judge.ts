@@ -3,18 +3,18 @@ import { minuteText } from '../contract/durations.ts';
 import type { Address, GoodBackup, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
 import type { Expectation } from './expectations.ts';
 
-export type InstanceState = InstanceStatus['state'];
+type InstanceState = InstanceStatus['state'];
 
 /** States that need action, the worst first. */
-export const redStates = ['never', 'failing', 'overdue'] as const satisfies InstanceState[];
+const redStates = ['never', 'failing', 'overdue'] as const satisfies InstanceState[];
 export const instanceStates = [...redStates, 'ok', 'excluded', 'gone'] as const satisfies InstanceState[];
 
-export interface Yardstick {
+interface Yardstick {
   now: Date;
   maxAgeMs: number;
   /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
-  /** Of schedules. They count in the place of `maxAgeMs` for the instances that they cover. */
+  /** Expectations of schedules. They replace `maxAgeMs` for the instances that they cover. */
   expectations?: Expectation[];
   /** Judge by `maxAgeMs` alone. */
   byAge?: boolean;

@@ -14,13 +14,15 @@ import type {
 import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
-import type { FleetStore } from './fleetStore.ts';
+import type { FleetStore, ReadRecord } from './fleetStore.ts';
 import { mayBeDeleted, withGood, withLast, withRemoved, withYoungest } from './instanceRecord.ts';
 import { goodOf, youngestBackups } from './youngest.ts';
 
 const lookTimeoutMs = 30_000;
+/** As many as a worker has slots. */
+const mostRemembered = 256;
 
-export interface KeeperOptions {
+interface KeeperOptions {
   fleet: FleetStore;
   store: ObjectStore;
   /** Prefix of the keys in the store. */
@@ -30,6 +32,8 @@ export interface KeeperOptions {
 
 export class Keeper {
   readonly #options: KeeperOptions;
+  /** What `lastGood` has read: the first change of that record need not read it again. */
+  readonly #read = new Map<string, ReadRecord>();
   /** A record could not be written since the last comparison with the store. */
   behind = false;
 
@@ -37,9 +41,13 @@ export class Keeper {
     this.#options = options;
   }
 
-  /** The last good backup of an instance, as its record has it. */
+  /** The newest backup in an instance's record. */
   async lastGood(address: Address): Promise<GoodBackup | undefined> {
-    return (await this.#options.fleet.find(address)).good;
+    const read = await this.#options.fleet.read(address);
+    this.#read.set(instanceKey(address), read);
+    const [oldest] = this.#read.keys();
+    if (this.#read.size > mostRemembered && oldest !== undefined) this.#read.delete(oldest);
+    return read.record.good;
   }
 
   /** Call it after the manifest is stored. `job`: the backup job that made it; none for an uploaded archive. */
@@ -86,8 +94,10 @@ export class Keeper {
     address: Address,
     change: (record: InstanceRecord) => InstanceRecord | undefined | Promise<InstanceRecord | undefined>,
   ): Promise<void> {
+    const known = this.#read.get(instanceKey(address));
+    this.#read.delete(instanceKey(address));
     try {
-      await this.#options.fleet.change(address, change);
+      await this.#options.fleet.change(address, change, known);
     } catch (error) {
       this.behind = true;
       this.#options.log.warn('record of an instance not written', { ...address, error });

@@ -1,6 +1,6 @@
 /** Compares the records of a remote with its instances in LXD and its backups in the store, and writes only what differs. */
 import { isDeepStrictEqual } from 'node:util';
-import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { forEach } from '../concurrency/orderedMap.ts';
 import type { Address, InstanceRecord, NamedInstance, SeenInstance } from '../contract/schemas.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
@@ -12,7 +12,7 @@ import { withSeen, withYoungest } from './instanceRecord.ts';
 import { youngestBackups } from './youngest.ts';
 
 const uuidKey = 'volatile.uuid';
-/** The keys of LXD's configuration that records tell of. */
+/** The keys of LXD's configuration that records contain. */
 export const recordedKeys = [uuidKey, excludeKey, scheduleKey, ...keepKeys];
 
 const writesInFlight = 64;
@@ -44,7 +44,7 @@ export async function compareInstances(
     await fleet.change(address, (record) => withSeen(record, seen));
     written++;
   };
-  for await (const _ of mapInOrder(changes, writesInFlight, write));
+  await forEach(changes, writesInFlight, write);
   const forgotten = [...records].filter(([key, { record }]) => !present.has(key) && isForgotten(record));
   for (const [, stored] of forgotten) await fleet.forget(stored);
   return written + forgotten.length;
@@ -123,7 +123,7 @@ export async function compareBackups(
     if (await fleet.replace({ address, revision }, next)) count++;
     else await correct(fleet, address, { store, prefix }, signal);
   };
-  for await (const _ of mapInOrder(stored, writesInFlight, write));
+  await forEach(stored, writesInFlight, write);
   return count;
 }
 

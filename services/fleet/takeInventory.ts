@@ -1,4 +1,5 @@
 /** The inventory of a host, taken by its workers at intervals: which instances exist, and once a day whether the records agree with the store. */
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
@@ -15,7 +16,7 @@ const compareEveryMs = 24 * 3_600_000;
 const compareTimeoutMs = 3_600_000;
 const listTimeoutMs = 120_000;
 
-export interface InventoryTools {
+interface InventoryTools {
   remote: string;
   fleet: FleetStore;
   keeper: Keeper;
@@ -43,7 +44,7 @@ export async function takeInventoryRegularly(
     } catch (error) {
       if (!stop.aborted) log.warn('the inventory was not taken', { error: asLxstowError(error) });
     }
-    await sleep(everySeconds * 1000 * (0.9 + Math.random() / 5), stop);
+    await sleep(jittered(everySeconds * 1000, 0.1), stop);
   }
 }
 
@@ -53,7 +54,7 @@ export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
 }
 
 /** Takes the inventory now. Returns the revision of its entry. */
-export async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
+async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
   const { remote, fleet, keeper, store, prefix, list, leases, log } = tools;
   const { inventory, revision } = await fleet.inventory(remote);
   const at = new Date().toISOString();

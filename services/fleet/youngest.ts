@@ -17,7 +17,7 @@ interface Candidate {
   latest: number;
 }
 
-export interface Youngest {
+interface Youngest {
   address: Address;
   good: GoodBackup;
 }

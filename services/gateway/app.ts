@@ -32,7 +32,7 @@ export function createApp(parts: GatewayParts): Express {
   app.use(guarded);
   app.use(identify(parts.trust));
   const trusted = onlyTrusted(parts.trust);
-  // LXD's clients send JSON under any type, and `""` where they mean nothing.
+  // LXD's clients send JSON with any content type, and `""` for an empty body.
   const json = jsonUpTo(config.gateway.bodyLimitBytes);
   const strangersJson = jsonUpTo(Math.min(config.gateway.bodyLimitBytes, strangersBodyBytes));
   // Express would answer OPTIONS itself, in plain text and without a check of trust.
@@ -53,7 +53,7 @@ export function createApp(parts: GatewayParts): Express {
   return app;
 }
 
-/** Registers the routes: first the check of the right, then the body, then the route itself. */
+/** Registers the routes: for each, first the check of the right, then reading the body, then the route itself. */
 function register(app: Express, groups: RouteGroup[], parts: GatewayParts, readBody: RequestHandler[]): void {
   for (const group of groups) {
     const router = Router({ mergeParams: true });
@@ -73,7 +73,7 @@ function isForAnyone({ routes }: RouteGroup): boolean {
   return routes.every(({ least }) => least === 'anyone');
 }
 
-/** LXD's old paths, which name containers alone; old clients use them. */
+/** Old clients use LXD's old paths, which are for containers only. */
 const containersAreInstances: RequestHandler = (request, _response, next) => {
   const [, rest] = /^\/1\.0\/containers(?=[/?]|$)(.*)$/s.exec(request.url) ?? [];
   if (rest !== undefined) {
@@ -93,7 +93,7 @@ const methods = [
   ),
 ].map(([path, routes]) => {
   const pattern = path.replaceAll('.', '\\.').replaceAll(/{\w+}/g, '[^/]+').replace(/\/$/, '');
-  // Express answers HEAD wherever it answers GET.
+  // Express also answers HEAD for every GET.
   const allowed = routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]));
   return { pattern: new RegExp(`^${pattern}/?$`), allowed };
 });
@@ -103,8 +103,8 @@ function allowedOn(path: string): string[] | undefined {
 }
 
 /**
- * Refuses requests of pages from another origin, because a browser sends the client's certificate with them too. No Strict-Transport-Security: it would apply to
- * every port of this host, the store's console among them.
+ * Refuses requests of pages from another origin, because a browser sends the client's certificate with them, too. Does not set Strict-Transport-Security, which would apply to
+ * every port of this host, including the store's console.
  */
 const guarded: RequestHandler = (request, response, next) => {
   response.set({
@@ -143,7 +143,7 @@ const onlyStrangers: RequestHandler = (_request, response, next) => {
   next(response.locals.client?.trusted ? 'route' : undefined);
 };
 
-/** Counts an enrolment before its body is read, so that wrong bodies count too. */
+/** Counts an enrolment before its body is read, so that wrong bodies count, too. */
 function heard(trust: Trust): RequestHandler {
   return (request, response, next) => {
     trust.assertHeard({ req: request, res: response }, 'enrolments');
@@ -172,7 +172,7 @@ function jsonUpTo(limit: number): RequestHandler {
   return onBody(express.json({ type: () => true, strict: false, limit, verify }));
 }
 
-/** Bodies mean something on POST, PUT and PATCH only. */
+/** Parses the body of POST, PUT and PATCH only; other methods have none that matters. */
 function onBody(parse: RequestHandler): RequestHandler {
   return (request, response, next) => {
     if (!['POST', 'PUT', 'PATCH'].includes(request.method)) return next();
@@ -184,7 +184,7 @@ function onBody(parse: RequestHandler): RequestHandler {
   };
 }
 
-/** Skips the handler for a known path: a wrong method is a 405, whatever the body is. */
+/** Skips the handler for known paths, so that a wrong method is a 405 whatever the body is. */
 function unlessKnown(handler: RequestHandler): RequestHandler {
   return (request, response, next) => (allowedOn(request.path) ? next() : handler(request, response, next));
 }

@@ -1,4 +1,3 @@
-/** What the gateway's APIs work with. */
 import type { Catalog } from '../backups/catalog.ts';
 import type { Config, Operation } from '../contract/schemas.ts';
 import type { Reservations } from '../coordination/reservations.ts';
@@ -9,6 +8,7 @@ import type { Submitter } from '../jobs/submit.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
+import type { ProgressFeed } from '../operations/progressFeed.ts';
 import type { RunStore, StoredRun } from '../runs/runStore.ts';
 import type { ScheduleStore } from '../schedules/scheduleStore.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -30,6 +30,7 @@ export interface GatewayParts extends TrustParts {
   nats: Nats;
   operations: OperationStore;
   feed: Feed<Operation>;
+  progress: ProgressFeed;
   runs: RunStore;
   runFeed: Feed<StoredRun>;
   schedules: ScheduleStore;

@@ -1,4 +1,4 @@
-/** Gauges that every gateway shows alike, read from NATS at each scrape: the queue, outages, and the state of each instance. */
+/** Gauges that have the same values on every gateway, because they are read from NATS at each scrape: the queue, outages, and the state of each instance. */
 import { until } from '../concurrency/until.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
@@ -14,7 +14,7 @@ import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import type { ExpectedBackups } from './views/expectedBackups.ts';
 import { isCovered } from './views/statusView.ts';
 
-export interface GaugesOptions {
+interface GaugesOptions {
   nats: Nats;
   leases: Bucket;
   config: Config;
@@ -60,7 +60,7 @@ export class Gauges {
       this.#dead = dead;
       noticesQueued.set({ stream: noticesStream }, notices);
       outage.reset();
-      // Of several workers' LXDs, the one that has been away longest.
+      // If the LXDs of several workers are away, report the one that has been away longest.
       for (const { remote, dependency, since, allowed } of outages.toSorted((a, b) => b.since.localeCompare(a.since)))
         if (allowed === 0) outage.set({ remote, dependency }, Math.max(0, (Date.now() - Date.parse(since)) / 1000));
       for (const { remote, lane, waiting, taken, oldest: since } of depths) {

@@ -1,25 +1,27 @@
 /** The gateway: HTTPS with client certificates in front, NATS and the object store behind. It keeps no state that other gateways lack. */
+import { once } from 'node:events';
 import type https from 'node:https';
 import { until } from '../concurrency/until.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import { openNotices } from '../notices/openNotices.ts';
 import { type HealthServer, serveHealth } from '../telemetry/health.ts';
+import { listen } from '../telemetry/listen.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
 import { Gauges } from './gauges.ts';
-import { createHttpsServer, listen } from './httpsServer.ts';
+import { createHttpsServer } from './httpsServer.ts';
 import { serveOverNats } from './natsApi/service.ts';
 import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
 import { serveRuns } from './serveRuns.ts';
 
-export interface GatewayOptions extends PartsOptions {
-  /** Called once, when the gateway takes requests. */
+interface GatewayOptions extends PartsOptions {
+  /** Called once, when the gateway accepts requests. */
   onListening?: (port: number) => void;
 }
 
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
 
-/** Runs until `stop`: open requests are answered, and no new ones taken. Throws at the start when it cannot be opened. */
+/** Runs until `stop` aborts; then it answers open requests and accepts no new ones. Throws if it cannot start. */
 export async function runGateway(options: GatewayOptions): Promise<void> {
   const log = options.log.child({ service: 'gateway' });
   await using stack = new AsyncDisposableStack();
@@ -33,7 +35,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   await until(AbortSignal.timeout(startTimeoutMs), fleetRead).catch(() =>
     log.warn('the records of instances are still being read'),
   );
-  const port = await listen(server, address, wanted);
+  const port = await listen(server, address, wanted, 'gateway.port');
   const health = stack.use(await serveHealthOf(opened));
   const service = await serveOverNats(parts);
   log.info('gateway ready', { address, port, health: health.port, fingerprint: fingerprintOf(certificate.cert) });
@@ -41,10 +43,7 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   parts.announce(port);
   options.onListening?.(port);
 
-  await new Promise<void>((resolve) => {
-    if (stop.aborted) resolve();
-    stop.addEventListener('abort', () => resolve(), { once: true });
-  });
+  if (!stop.aborted) await once(stop, 'abort');
   log.info('stopping');
   const closing = close(server, () => eventSockets[Symbol.asyncDispose]());
   await Promise.all([closing, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), runs]);
@@ -55,25 +54,24 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   nats.closed.throwIfAborted();
 }
 
-/** Lets open requests end, for some seconds. `closeSockets` ends the websockets, which would keep the server open. */
+/** Gives open requests some seconds to end. `closeSockets` ends the websockets, which would keep the server open. */
 async function close(server: https.Server, closeSockets: () => Promise<void>): Promise<void> {
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
   await closeSockets();
-  const timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
+  using _timer = setTimeout(() => server.closeAllConnections(), lastAnswersMs);
   await closed;
-  clearTimeout(timer);
 }
 
 function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<HealthServer> {
   const { config, nats, fleet, expected, metrics, absences, log } = parts;
   const gauges = new Gauges({ nats, leases: leasesBucket, config, fleet, expected, metrics, log });
+  const { healthAddress, healthPort } = config.gateway;
   return serveHealth(
-    config.gateway.healthAddress,
-    config.gateway.healthPort,
+    { address: healthAddress, port: healthPort, key: 'gateway.healthPort' },
     { nats: async () => nats.assertConnected() },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
-    // The gateway takes jobs without S3.
+    // The gateway is ready even without S3, because it can still accept jobs.
     {
       s3: (signal) =>
         probeS3(signal).catch(async (error) => {

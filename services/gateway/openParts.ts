@@ -1,4 +1,4 @@
-/** Opens what the gateway's APIs work with: its connections to S3 and NATS, the stores on them, and the feeds that it follows. */
+/** Opens the gateway's parts: its connections to S3 and NATS, the stores on them, and the feeds that it follows. */
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { Catalog } from '../backups/catalog.ts';
@@ -14,6 +14,7 @@ import { connectNats } from '../nats/connection.ts';
 import { verifySetUp } from '../nats/setup.ts';
 import { leasesBucket } from '../nats/streams.ts';
 import { OperationStore } from '../operations/operationStore.ts';
+import { ProgressFeed } from '../operations/progressFeed.ts';
 import { probeAtStart } from '../outages/probes.ts';
 import { RunStore } from '../runs/runStore.ts';
 import { ScheduleStore } from '../schedules/scheduleStore.ts';
@@ -50,16 +51,16 @@ export interface OpenedParts {
   probeS3(signal: AbortSignal): Promise<void>;
   /** Resolves when the records of all instances have been read. */
   fleetRead: Promise<void>;
-  /** Stops following NATS. Call it when no request needs what is followed any more. */
+  /** Stops following NATS. Call it when no request needs the feeds any more. */
   unfollow(): void;
 }
 
-/** A person waits for the answer: after two quick tries S3 counts as away. Workers are more patient. */
+/** Tries of each S3 request: few, because a person waits for the answer. Workers are more patient. */
 const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
 const hourMs = 3_600_000;
 
-/** Throws when the configuration is wrong, or NATS or the object store is not set up. What it opens is closed with `stack`. */
+/** Opens everything; disposing of `stack` closes it. Throws if the configuration is wrong, or NATS or the object store is not set up. */
 export async function openParts(options: PartsOptions, stack: AsyncDisposableStack): Promise<OpenedParts> {
   const { config, reread, env, log } = options;
   const { gateway } = config;
@@ -83,7 +84,8 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   );
   const feed = await operations.feed(log, ended.signal);
   const runFeed = await runs.feed(log, ended.signal);
-  const eventSockets = stack.use(new EventSockets(feed, runFeed, log));
+  const progress = stack.use(new ProgressFeed(nats, operations, feed));
+  const eventSockets = stack.use(new EventSockets({ feed, progress, runFeed, log }));
   stack.use(onLine(log, (line) => eventSockets.line(line)));
   const trust = await openTrust(config, certificate, nats, log, ended.signal);
   const transfers = new Transfers({
@@ -106,7 +108,7 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   const matched = new MatchedInstances({ nats, log, remotes: Object.keys(config.remotes), timeoutMs });
   const expected = new ExpectedBackups({ schedules, runs, matched, patienceMs: gateway.backupMaxAgeHours * hourMs });
   const parts: GatewayParts = {
-    ...{ config, log, metrics, nats, operations, feed, runs, runFeed, eventSockets, reservations },
+    ...{ config, log, metrics, nats, operations, feed, progress, runs, runFeed, eventSockets, reservations },
     ...{ schedules, catalog, fleet, expected, keeper, transfers, intake, certificate, stop, ...trust },
     submitter: new Submitter(nats, operations, log, ended.signal),
     lists: listShares(),
@@ -120,7 +122,7 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   };
 }
 
-/** Of transfers through this gateway. */
+/** The limits of transfers through this gateway. */
 function limitsOf({ gateway, worker }: Config) {
   return {
     most: gateway.transfers,

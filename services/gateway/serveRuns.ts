@@ -1,4 +1,4 @@
-/** The gateway's part in runs: it feeds their children to the queues, and starts the runs of schedules. One gateway at a time does each. */
+/** Feeds the children of runs to the queues, and starts the runs of schedules. One gateway at a time does each of these. */
 import { hostname } from 'node:os';
 import { Leases } from '../coordination/leases.ts';
 import type { Bucket } from '../nats/bucket.ts';
@@ -11,7 +11,7 @@ import { ownerTrouble } from './views/scheduleOwner.ts';
 
 const hourMs = 3_600_000;
 
-/** Resolves after the gateway's stop. */
+/** Runs until the gateway stops. */
 export async function serveRuns(parts: GatewayParts, leasesBucket: Bucket): Promise<void> {
   const { config, nats, operations, feed, runs, runFeed, schedules, log, stop } = parts;
   const { leaseTtlMs, heartbeatMs, patienceHours } = config.worker;
@@ -25,7 +25,7 @@ export async function serveRuns(parts: GatewayParts, leasesBucket: Bucket): Prom
     patienceMs: patienceHours * hourMs,
   });
   const scheduling = serveSchedules({
-    ...{ ...runTools(parts), ...holder, schedules, remotes: Object.keys(config.remotes) },
+    ...{ ...runTools(parts), ...holder, schedules, audit: parts.audit, remotes: Object.keys(config.remotes) },
     ownerTrouble: (schedule) => ownerTrouble(parts, schedule),
   });
   await Promise.all([feeder.run(), scheduling]);

@@ -1,4 +1,4 @@
-/** Archives that pass through the gateway: how many at a time, and what each works with. */
+/** Transfers of archives through the gateway: limits how many run at a time, and gives each its memory and claims. */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import type { Threads } from '../archive/compression/threads.ts';
@@ -16,7 +16,7 @@ import { Shares } from './http/shares.ts';
 export interface TransferTools {
   /** Transfers at a time. */
   most: number;
-  /** The same of one client. */
+  /** The same for one client. */
   mostPerClient: number;
   /** This gateway's name, as the holder of claims. */
   name: string;
@@ -31,7 +31,7 @@ export interface TransferTools {
 
 export class Transfers {
   readonly tools: TransferTools;
-  /** One index of an upload is parsed at a time, however many arrive. */
+  /** Only one upload's index is parsed at a time. */
   readonly parsing = new Semaphore(1);
   readonly #ended = new EventEmitter();
   /** Memory of transfers that have ended, for the next ones; never more than ran at the same time. */
@@ -50,7 +50,7 @@ export class Transfers {
   }
 
   /**
-   * Begins one transfer of a client; dispose of the result when it has ended, and use its memory no longer. Throws gateway-busy when the gateway or the client
+   * Begins a transfer of a client. Dispose of the result when it has ended, and do not use its memory after that. Throws gateway-busy if the gateway or the client
    * has as many as it may.
    */
   begin(client: string): { memory: SlotMemory } & Disposable {
@@ -91,7 +91,7 @@ export class Transfers {
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} is being deleted`);
   }
 
-  /** The same for an export. Without NATS there is no claim, and none is needed: deletions come by NATS too. */
+  /** The same for an export. While NATS is away, there is no claim, and none is needed, because deletions need NATS, too. */
   async claimToRead(address: BackupAddress): Promise<Claim> {
     try {
       return await this.claim(address);

@@ -4,7 +4,7 @@
  */
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
-import { TimeoutError } from '@nats-io/transport-node';
+import { type Msg, TimeoutError } from '@nats-io/transport-node';
 import { Semaphore } from '../concurrency/semaphore.ts';
 import { asLxstowError, type ErrorCode, LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
@@ -12,9 +12,10 @@ import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
 import { askSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 
 /** Without `projects`: all. `after`: the last instance of the previous page. */
-export interface InstancesQuestion {
+interface InstancesQuestion {
   kind: 'instances';
   projects?: string[];
   full: boolean;
@@ -34,13 +35,8 @@ interface Page {
   more: boolean;
 }
 
-interface Failure {
-  code: ErrorCode;
-  message: string;
-}
-
-/** How a worker finds the answer: the objects, or none if the requested one does not exist. Of instances, it may leave out those up to `after`, and those behind a page. */
-export type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
+/** How a worker finds the answer: the objects, or none if the requested one does not exist. A list of instances may leave out those up to `after`, and those after the page. */
+type Inventory = (question: InventoryQuestion, signal: AbortSignal) => Promise<LxdObject[]>;
 
 const queueGroup = 'lxstow';
 /** Room in a message for its subject and headers. */
@@ -86,7 +82,7 @@ async function askPage(nats: Nats, remote: string, question: InventoryQuestion, 
     throw natsFailure(error, `asking a worker of ${remote}`);
   }
   const text = await unpack(packed, { maxOutputLength: 2 * largestPageBytes });
-  const answer = JSON.parse(text.toString()) as Page | { failure: Failure };
+  const answer = JSON.parse(text.toString()) as Page | { failure: { code: ErrorCode; message: string } };
   if ('failure' in answer) throw new LxstowError(answer.failure.code, answer.failure.message);
   return answer;
 }
@@ -107,13 +103,9 @@ export function answerInventory(nats: Nats, remote: string, inventory: Inventory
       return await pack(JSON.stringify({ failure: { code, message: message.slice(0, longestFailure) } }));
     }
   };
-  const subscription = nats.connection.subscribe(askSubject(remote, 'inventory'), {
-    queue: queueGroup,
-    callback: (error, message) => {
-      if (!error) void answer(message.data).then((packed) => respond(nats, message, packed));
-    },
-  });
-  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+  const hear = (message: Msg) => void answer(message.data).then((packed) => respond(nats, message, packed));
+  const listening = listen(nats, askSubject(remote, 'inventory'), hear, queueGroup);
+  signal.addEventListener('abort', () => listening[Symbol.dispose](), { once: true });
 }
 
 function parseQuestion(data: Uint8Array): InventoryQuestion {

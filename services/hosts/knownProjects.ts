@@ -1,12 +1,11 @@
-/** Which projects there are on the hosts. */
 import { LxstowError } from '../contract/errors.ts';
 import type { Nats } from '../nats/connection.ts';
 import { askInventory } from './hostInventory.ts';
 
-export interface UnknownProjects {
-  /** Projects that no host which answered has. */
+interface UnknownProjects {
+  /** Projects that none of the hosts that answered has. */
   missing: string[];
-  /** Hosts that did not answer: they may have them. */
+  /** Hosts that did not answer, and may have these projects. */
   silent: string[];
 }
 

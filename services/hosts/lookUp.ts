@@ -1,10 +1,11 @@
 /** The question `look` to a remote's workers: request and reply, answered by any one of them. */
-import { headers, TimeoutError } from '@nats-io/transport-node';
+import { headers, type Msg, TimeoutError } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
 import { askSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 
 /** Do these exist in the worker's LXD? The answer has only what was asked for. */
@@ -25,16 +26,16 @@ export interface LookUpAnswer {
   pool?: boolean;
   /** Why the instance cannot be replaced, if that was asked for. */
   refusal?: string;
-  /** The project is restricted: LXD itself refuses what is not to be in it. */
+  /** Whether the project is restricted, so that LXD itself enforces its limits. */
   restricted?: boolean;
-  /** The project has no profiles of its own, but those of `default`. Workers before this version do not say it. */
+  /** Whether the project uses the profiles of `default` instead of its own. Older workers do not report this. */
   sharedProfiles?: boolean;
-  /** Which of the profiles that were asked for the project has. */
+  /** Those of the requested profiles that the project has. */
   profiles?: string[];
 }
 
 const queueGroup = 'lxstow';
-/** Each is a question to LXD. */
+/** The largest number of profiles, because each costs a request to LXD. */
 const mostProfiles = 100;
 
 /** Asks a worker. Undefined if a worker is up but its LXD fails or does not answer in time; throws no-worker if none is up. */
@@ -69,18 +70,15 @@ export function answerLookUp(
   look: (question: LookUpQuestion, trace: Trace) => Promise<LookUpAnswer>,
   signal: AbortSignal,
 ): void {
-  const subscription = nats.connection.subscribe(askSubject(remote, 'look'), {
-    queue: queueGroup,
-    callback: (error, message) => {
-      if (error) return;
-      const trace = traceOf(message.headers?.get(traceHeader));
-      answer(message.data, (question) => look(question, trace)).then(
-        (found) => respond(nats, message, JSON.stringify(found)),
-        (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),
-      );
-    },
-  });
-  signal.addEventListener('abort', () => subscription.unsubscribe(), { once: true });
+  const hear = (message: Msg) => {
+    const trace = traceOf(message.headers?.get(traceHeader));
+    answer(message.data, (question) => look(question, trace)).then(
+      (found) => respond(nats, message, JSON.stringify(found)),
+      (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),
+    );
+  };
+  const listening = listen(nats, askSubject(remote, 'look'), hear, queueGroup);
+  signal.addEventListener('abort', () => listening[Symbol.dispose](), { once: true });
 }
 
 async function answer(

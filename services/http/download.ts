@@ -8,7 +8,7 @@ import { DownloadConnection, type Waiting } from './downloadConnection.ts';
 import { dechunked, type ResponseHead, requestHead } from './downloadMessages.ts';
 
 /** Where requests go: a unix socket, or the host of the URL. */
-export interface DownloadOptions {
+interface DownloadOptions {
   socketPath?: string;
   /** For https. */
   tls?: tls.ConnectionOptions;

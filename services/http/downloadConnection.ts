@@ -1,3 +1,4 @@
+import { addAbortListener } from 'node:events';
 import type net from 'node:net';
 import { parseHead, type ResponseHead } from './downloadMessages.ts';
 
@@ -111,14 +112,13 @@ export class DownloadConnection {
     this.#wake = wake;
     signal.throwIfAborted();
     if (this.#failure) throw this.#failure;
-    signal.addEventListener('abort', wake, { once: true });
+    using _listener = addAbortListener(signal, wake);
     this.#silence = silence;
     this.#socket.setTimeout(silence?.ms ?? 0);
     this.#socket.resume();
     try {
       await promise;
     } finally {
-      signal.removeEventListener('abort', wake);
       this.#socket.setTimeout(0);
     }
     signal.throwIfAborted();

@@ -64,7 +64,7 @@ export interface InitAnswers {
 export interface Asking {
   options: AnswerOptions;
   earlier: Earlier | undefined;
-  /** An earlier run has come to its end. */
+  /** Whether an earlier init has run to its end. */
   repeated: boolean;
   server: LocalServer;
   env: NodeJS.ProcessEnv;
@@ -102,7 +102,7 @@ export async function chooseServer(
   if (others.length === 0 || !asker) return first;
   const counts = found.map(({ product, instances }) => `${product} has ${instances.length}`).join(', ');
   return asker.ask({
-    text: `Both LXD and Incus are here (instances: ${counts}). Which one is to be backed up?`,
+    text: `Both LXD and Incus are on this machine (instances: ${counts}). Which one should be backed up?`,
     usual: first.product.toLowerCase(),
     flag: '--engine',
     read(text) {
@@ -133,7 +133,7 @@ async function findStore(asking: Asking): Promise<Store> {
   let before = earlier?.store;
   for (;;) {
     const place = await answer(asking, {
-      text: 'Where shall backups go? A folder, such as that of a NAS, or the URL of an S3 server',
+      text: 'Where should backups go? A folder, for example on a NAS, or the URL of an S3 server',
       usual: before ? placeOf(before) : findProgram('versitygw', env) && usualFolder,
       flag: '--store',
       given: options.store,
@@ -145,7 +145,7 @@ async function findStore(asking: Asking): Promise<Store> {
     if (accept(problems, asking)) return store;
     if (!asker || options.store !== undefined)
       throw new LxstowError('bad-config', `${placeText(store)} cannot be used`);
-    say('Try again, with what is to be mended:');
+    say('Try again:');
   }
 }
 
@@ -217,7 +217,7 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
   const time = await answer(asking, {
-    text: 'Back up every instance every night? At what time, or no',
+    text: 'Back up every instance every night? Give a time, or no',
     usual: repeated ? asIs : usualTime,
     flag: '--nightly',
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
@@ -225,7 +225,7 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
   });
   if (time === undefined || (time === asIs && keepDaily === undefined)) return undefined;
   const days = await answer(asking, {
-    text: 'For how many nights are backups kept?',
+    text: 'For how many nights should backups be kept?',
     usual: String(usualKeepDaily),
     flag: '--keep-daily',
     given: keepDaily ?? (repeated && !asker ? '' : undefined),

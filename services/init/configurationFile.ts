@@ -8,7 +8,7 @@ import { LxstowError } from '../contract/errors.ts';
 import { type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
-export interface Settings {
+interface Settings {
   store: Store;
   /** LXD's or Incus' socket. */
   socket: string;

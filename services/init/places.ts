@@ -31,9 +31,9 @@ export interface InitRecord {
   gateway?: string;
   /** Where backups go, in words. */
   store: string;
-  /** What the service was started with: it is started again when this is not so any more. */
+  /** Digest of what the service was started with. If it differs, the service is restarted. */
   started?: string;
-  /** It was cut off before its end: whatever was asked is asked again. */
+  /** Whether init was interrupted: then it asks all questions again. */
   unfinished?: boolean;
 }
 
@@ -62,7 +62,7 @@ export async function writeRecord({ record }: Places, content: InitRecord): Prom
   await writeSecret(record, `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** For its owner alone, also if it was there with another mode; whole, or as it was. */
+/** Writes a file that only its owner may read, even if it existed with another mode. After an interruption, it has either the old or the new content. */
 export async function writeSecret(file: string, content: string): Promise<void> {
   await mkdir(dirname(file), { recursive: true });
   const part = `${file}.part`;

@@ -5,7 +5,7 @@ import { hostname } from 'node:os';
 import { placeText, type Store } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
-/** A page of another store stays beside it: it may be the last that has the keys of that one. */
+/** Writes the page. A page of another store is kept beside it, because it may be the last copy of that store's keys. */
 export async function writePage({ page }: Places, store: Store): Promise<void> {
   const now = new Date();
   const old = await readFile(page, 'utf8').catch(() => undefined);
@@ -46,7 +46,7 @@ backup of each instance; existing instances are not touched. One instance alone:
 
 function commandsFor(store: Store): string {
   const init = (place: string) => `lxstow init --yes --store ${quoted(place)} --no-nightly --backup none`;
-  if ('folder' in store) return `${init(store.folder)}    # where the folder is there`;
+  if ('folder' in store) return `${init(store.folder)}    # where the folder is mounted`;
   const { endpoint, bucket, region, accessKey, secretKey, ca } = store;
   const file = 'lxstow-ca.crt';
   return [

@@ -15,7 +15,7 @@ export interface LocalServer {
   pools: LocalPool[];
 }
 
-export interface LocalPool {
+interface LocalPool {
   name: string;
   driver: string;
   /** Unknown for some drivers. */

@@ -28,17 +28,17 @@ export function command({ places, program, natsPort }: Service): string[] {
   return [...program, '-c', places.config, 'standalone', ...port];
 }
 
-/** Whether systemd runs it. */
+/** Whether systemd runs the service. */
 export async function isActive(): Promise<boolean> {
   return (await runProgram('systemctl', ['is-active', '--quiet', unitName])).status === 0;
 }
 
-/** The files that systemd needs for it; none where there is no systemd. */
+/** The service's files for systemd; none if there is no systemd. */
 export function unitsOf(service: Service): UnitFile[] {
   return hasSystemd(service.places) ? unitFiles(service, command(service)) : [];
 }
 
-/** Of all that it is started with. */
+/** Digest of everything that the service is started with. */
 export function digestOf(service: Service): string {
   const all = [readFileSync(service.places.config, 'utf8'), command(service), unitsOf(service)];
   return createHash('sha256').update(JSON.stringify(all)).digest('hex');
@@ -113,7 +113,7 @@ async function startInBackground(service: Service): Promise<void> {
   await mkdir(places.state, { recursive: true, mode: 0o700 });
   const log = openSync(logFile(places), 'a', 0o600);
   const stdio = ['ignore' as const, log, log];
-  // The shell, which becomes lxstow, writes the file even if this process is killed now. It is never seen half-written.
+  // The shell, which then becomes lxstow, writes the file, so it is written even if this process is killed now. Nobody ever reads half of it.
   const script = 'echo $$ >"$0.part" && mv "$0.part" "$0" && exec "$@"';
   const args = ['-c', script, pidFile(places), ...command(service)];
   const child = spawn('sh', args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });

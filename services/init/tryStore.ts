@@ -31,7 +31,7 @@ export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[
   return examine('s3', examineS3, { config, env: {}, roles: ['gateway', 'worker'], log }, stop);
 }
 
-/** Leaves nothing in the folder, and no folder: the answers that follow may be broken off. */
+/** Tests the folder, and leaves nothing behind, not even the folder, because the user may stop before the last question. */
 export async function tryFolder(
   { folder }: FolderPlace,
   server: LocalServer,
@@ -64,12 +64,12 @@ export async function tryFolder(
     report(
       'warning',
       `${folder} is on the same disk as the storage of ${server.product} (${pools.join(', ')}): if that disk dies, the backups die with the instances`,
-      'Better use another disk, a NAS or an S3 server.',
+      'Use another disk, a NAS or an S3 server instead.',
     );
   return findings;
 }
 
-/** Returns whether it was not there. */
+/** Returns whether it did not exist. */
 export async function makeFolder(folder: string): Promise<boolean> {
   try {
     await mkdir(folder, { mode: 0o700 });
@@ -80,11 +80,11 @@ export async function makeFolder(folder: string): Promise<boolean> {
   }
 }
 
-/** A little, which a full disk does not take. */
+/** A few bytes that do not fit on a full disk. */
 async function writeInto(folder: string): Promise<void> {
   const probe = join(folder, `.lxstow-init-${process.pid}`);
   try {
-    await writeFile(probe, Buffer.alloc(probeBytes));
+    await writeFile(probe, Buffer.alloc(probeBytes), { flag: 'wx' });
   } finally {
     await rm(probe, { force: true }).catch(() => undefined);
   }
@@ -105,7 +105,7 @@ function faultOf(folder: string, error: NodeJS.ErrnoException): [finding: string
   return faults[error.code ?? ''] ?? [`${folder} cannot be used: ${error.message}`, another];
 }
 
-/** The part of the path that is something else, such as a file. */
+/** The part of the path that is not a folder, but a file, for example. */
 function noFolderIn(path: string): string {
   return path === '/' || statSync(path, { throwIfNoEntry: false }) ? path : noFolderIn(dirname(path));
 }

@@ -19,7 +19,7 @@ export async function undo(places: Places, record: InitRecord): Promise<string[]
   const keys = join(state, keysOfStore);
   if (existsSync(keys)) kept.push(`the keys of the store's server: ${keys}`);
   const aside = `${places.config}.undone`;
-  // One that was cut off may have put back the configuration before init already.
+  // An interrupted undo may already have restored the configuration from before init.
   const isBack = record.hadConfiguration && existsSync(aside) && !existsSync(keptConfiguration(places));
   if (existsSync(places.config) && !isBack) await rename(places.config, aside);
   if (existsSync(aside)) kept.push(`the configuration, with the keys of the store: ${aside}`);

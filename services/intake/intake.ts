@@ -1,4 +1,4 @@
-/** Makes a backup of an archive from elsewhere, under an operation that clients can watch and cancel. If it fails, nothing is left. */
+/** Makes a backup from an archive that comes from elsewhere, as an operation that clients can watch and cancel. If it fails, nothing is left. */
 import { Readable } from 'node:stream';
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
@@ -17,6 +17,7 @@ import {
   type Compression,
   check,
   type Manifest,
+  type ManifestArchive,
   type ManifestSource,
   type Operation,
   type OperationMetadata,
@@ -55,7 +56,7 @@ export interface IntakeTools {
   onEnd?: (operation: Operation, result: JobResult) => void;
 }
 
-export interface Incoming {
+interface Incoming {
   /** The operation's id. */
   id: string;
   place: Address;
@@ -65,7 +66,7 @@ export interface Incoming {
   tags: Tags;
   /** Announced bytes. */
   length: number | undefined;
-  /** The time in its name. Default: now. */
+  /** The time in the backup's name. Default: now. */
   named?: Date;
   /** When the archive was made, if known. */
   created?: Date;
@@ -90,7 +91,7 @@ export interface Incoming {
 
 export interface Judge {
   onEntry: OnEntry;
-  /** Throws if the archive may not be taken. */
+  /** Throws if the archive may not be accepted. */
   finish(): Promise<void>;
 }
 
@@ -162,7 +163,7 @@ export class Intake {
   /** Stores archive and manifest. If it throws, nothing is left of either. */
   async #fill(address: BackupAddress, incoming: Incoming, attempt: Attempt): Promise<void> {
     const { prefix, store, threads, keeper } = this.#tools;
-    const { index, tar, compression, tags, length, created, notes, source, judge, memory, idle, gone } = incoming;
+    const { index, tar, compression, tags, length, judge, memory, idle, gone } = incoming;
     const signal = AbortSignal.any([attempt.signal, gone]);
     const key = archiveKey(prefix, address);
     const upload = await store.beginUpload(key, { tags, contentType: contentTypes[compression] }, lingering(signal));
@@ -196,23 +197,8 @@ export class Intake {
       attempt.assertOwned();
       completing = true;
       const etag = await store.completeUpload(upload, received.parts, signal);
-      const { remote, project, instance, backup: name } = address;
-      const manifest: Manifest = {
-        version: manifestVersion,
-        writer: `lxstow ${version}`,
-        operation: attempt.operation.id,
-        backup: {
-          ...{ name, remote, project, instance },
-          created: (created ?? new Date()).toISOString(),
-          tags,
-          ...(notes !== undefined && { notes }),
-        },
-        archive: { key, etag, compression, optimized: index.optimized, instanceOnly: false, ...received },
-        instance: index.instance,
-        lxd: { version: 'unknown' },
-        ...(source && { source }),
-      };
-      check('manifest.json', manifest, "the archive's description");
+      const archive = { key, etag, compression, optimized: index.optimized, instanceOnly: false, ...received };
+      const manifest = manifestOf(address, attempt.operation.id, incoming, archive);
       attempt.assertOwned();
       // Do not interrupt this write: it may still arrive after #undo has looked for the manifest.
       const options = { tags, contentType: 'application/json' };
@@ -244,4 +230,29 @@ export class Intake {
       attempt.log.error('left behind', { upload, error });
     }
   }
+}
+
+/** Throws bad-request if the archive's index says something that a manifest may not contain. */
+function manifestOf(
+  { backup: name, ...place }: BackupAddress,
+  operation: string,
+  { index, tags, created, notes, source }: Incoming,
+  archive: ManifestArchive,
+): Manifest {
+  const manifest: Manifest = {
+    version: manifestVersion,
+    writer: `lxstow ${version}`,
+    operation,
+    backup: {
+      ...{ name, ...place },
+      created: (created ?? new Date()).toISOString(),
+      tags,
+      ...(notes !== undefined && { notes }),
+    },
+    archive,
+    instance: index.instance,
+    lxd: { version: 'unknown' },
+    ...(source && { source }),
+  };
+  return check('manifest.json', manifest, "the archive's description");
 }

@@ -18,7 +18,7 @@ const usualPartBytes = 32 * 1024 * 1024;
 const allowance = 1.25;
 const wantedInFlight = 2;
 
-export interface ReceiveOptions {
+interface ReceiveOptions {
   compression: Compression;
   /** Bytes that the client announced. */
   length: number | undefined;
@@ -60,9 +60,9 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
     onProgress(rawSize, size);
     return part;
   };
-  const parts: Part[] = [];
+  let parts: Part[];
   try {
-    for await (const part of mapInOrder(drafts, inFlight, sendPart)) parts.push(part);
+    parts = await Array.fromAsync(mapInOrder(drafts, inFlight, sendPart));
     scanner.finish();
   } catch (error) {
     if (!isCode(error, 'archive-truncated') && !isCode(error, 'archive-corrupt')) throw error;

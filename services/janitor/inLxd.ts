@@ -17,7 +17,7 @@ import type { Leftover, SearchTools } from './leftoverTypes.ts';
 
 export const looksInFlight = 8;
 
-/** What the janitor looks at of an instance. */
+/** The facts about an instance that the janitor needs. */
 interface JudgedInstance {
   address: Address;
   instance: Pick<LxdInstance, 'status' | 'config' | 'expanded_config'>;

@@ -1,4 +1,4 @@
-/** Operations of uploads whose gateway has died: no queue brings them to another gateway, so the janitor ends them, by what is in the store. */
+/** Operations of uploads whose gateway has died. No queue delivers them to another gateway, so the janitor ends them, as Success or Failure depending on the store. */
 import { manifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
@@ -11,7 +11,7 @@ import type { Owner } from './owners.ts';
 
 export async function* abandonedUploads(tools: SearchTools): AsyncGenerator<Leftover> {
   const { owners, operations, leasesBucket, settledMs } = tools;
-  /** Returns the operation if its gateway works on it no more. */
+  /** Returns the operation if its gateway no longer works on it. */
   const abandoned = async (id: string) => {
     const found = await operations.find(id);
     if (!found || isFinal(found.operation)) return undefined;

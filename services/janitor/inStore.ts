@@ -1,11 +1,11 @@
 /** Leftovers in the object store: uploads that no operation will complete, and archives without a manifest. */
+import { etagAt } from '../backups/archives.ts';
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
-import { unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { parseRecord } from '../nats/bucket.ts';
 import { claimKey } from '../nats/bucketKeys.ts';
-import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
+import type { OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { looksInFlight } from './inLxd.ts';
 import type { Leftover, SearchTools } from './leftoverTypes.ts';
 
@@ -15,11 +15,8 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
   const all = listPrefix(prefix, { remote });
   for await (const upload of store.listUploads(all, signal)) found.set(upload.uploadId, upload);
   // MinIO lists some uploads only by their exact key.
-  const exact = async (key: string) => {
-    const there: OpenUpload[] = [];
-    for await (const upload of store.listUploads(key, signal)) if (upload.key === key) there.push(upload);
-    return there;
-  };
+  const exact = async (key: string) =>
+    (await Array.fromAsync(store.listUploads(key, signal))).filter((upload) => upload.key === key);
   const keys = new Set(owners.archiveKeys(Date.now()));
   // Versions up to 0.1 wrote `start`.
   for (const name of ['begin', 'start'])
@@ -81,16 +78,12 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
       address,
       ownerNow,
       async remove(removing) {
-        if (await etagOf(store, manifestKey(prefix, address), removing)) return false;
+        if (await etagAt(store, manifestKey(prefix, address), removing)) return false;
         if ((await leasesBucket.keys(claimKey(address, address.backup, '*'))).length > 0) return false;
-        if ((await etagOf(store, key, removing)) !== object.etag) return false;
+        if ((await etagAt(store, key, removing)) !== object.etag) return false;
         await store.remove(key, removing);
         return true;
       },
     };
   }
-}
-
-async function etagOf(store: ObjectStore, key: string, signal: AbortSignal): Promise<string | undefined> {
-  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

@@ -3,6 +3,7 @@
  * operation left, once it is older than `worker.janitorGraceHours`. Each search adds conditions of its own in `remove()`.
  */
 import { setTimeout } from 'node:timers/promises';
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -31,7 +32,7 @@ export interface Finding {
   action: 'removed' | 'would remove' | `kept: ${string}` | `failed: ${string}`;
 }
 
-export interface JanitorTools {
+interface JanitorTools {
   /** Who holds the janitor's leases. */
   worker: string;
   config: Config;
@@ -44,7 +45,7 @@ export interface JanitorTools {
   log: Log;
 }
 
-export interface RunOptions {
+interface RunOptions {
   signal: AbortSignal;
   /** Removes nothing, only tells what it would remove. */
   dryRun?: boolean;
@@ -55,7 +56,7 @@ export interface RunOptions {
 /** Stands for the operation in the janitor's leases. */
 const ownName = 'janitor';
 const askAgainMs = 500;
-/** After so many TTLs of a lease, its former holder does not work any more. */
+/** After this many TTLs, the former holder of a lease is certainly not working any more. */
 const ttlsToSettle = 3;
 
 export class Janitor {
@@ -97,7 +98,7 @@ export class Janitor {
     return findings;
   }
 
-  /** Tells what #settle would do. */
+  /** Says what #settle would do. */
   async #judge(leftover: Leftover): Promise<Finding['action']> {
     const kept = this.#reasonToKeep(leftover);
     if (kept) return `kept: ${kept}`;
@@ -123,7 +124,7 @@ export class Janitor {
     }
   }
 
-  /** Looks the owner up again, now that no operation can begin: one may have begun since the leftover was found. */
+  /** Looks up the owner again, now that no operation can begin, because one may have begun since the leftover was found. */
   async #remove(leftover: Leftover, signal: AbortSignal): Promise<Finding['action']> {
     const now = await leftover.ownerNow();
     if (now.state === 'living') return `kept: operation ${now.operation} has begun since`;
@@ -181,18 +182,17 @@ function busy(name: string, holder: LeaseHolder | undefined): string {
   return `${name} is being worked on${holder ? ` by ${holder.worker}` : ''}`;
 }
 
-/** Soon after the start, for what a crash has left, but not while everything else starts. */
+/** Delay of the first run: soon after the start, because a crash may have left something, but not while everything else starts. */
 const firstAfterMs = 10_000;
 
-/** Runs the janitor every so often until `stop`; logs what it removed, and what it could not remove. 0 minutes: never. */
+/** Runs the janitor at intervals until `stop`; logs what it removed, and what it could not remove. 0 minutes: never. */
 export async function tidyRegularly(
   janitor: Janitor,
   { everyMinutes, log, stop }: { everyMinutes: number; log: Log; stop: AbortSignal },
 ): Promise<void> {
   if (everyMinutes === 0) return;
   for (let waitMs = firstAfterMs; ; waitMs = everyMinutes * 60_000) {
-    // Jittered, so that workers that were started together do not march in step.
-    await sleep(waitMs * (0.9 + Math.random() / 5), stop);
+    await sleep(jittered(waitMs, 0.1), stop);
     if (stop.aborted) return;
     try {
       for (const finding of await janitor.run({ signal: stop })) report(finding, log);

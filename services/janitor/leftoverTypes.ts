@@ -22,14 +22,14 @@ export interface Leftover {
   kind: LeftoverKind;
   what: string;
   where: string;
-  /** When it was made, if known; of a lease the last renewal, of a mark the operation's last change. */
+  /** When it was made, if known; for a lease, the last renewal; for a mark, the operation's last change. */
   since: Date | undefined;
   owner: Owner;
   /** The instance whose lease the removal needs; undefined if the removal is one atomic step. */
   address?: Address;
   /** Why it must stay, if a person has to decide. */
   kept?: string;
-  /** Looks the owner up again. */
+  /** Looks up the owner again. */
   ownerNow(): Promise<Owner>;
   /** Removes it. False: it has changed or gone since it was found, and was not touched. */
   remove(signal: AbortSignal): Promise<boolean>;
@@ -46,7 +46,7 @@ export interface SearchTools {
   checkpoints: Bucket;
   operations: OperationStore;
   owners: Owners;
-  /** Leases and claims end in seconds: one that was not renewed for so long was not expired by NATS. */
+  /** Leases and claims expire within seconds. If one was not renewed for this long, NATS has failed to expire it. */
   settledMs: number;
   signal: AbortSignal;
 }

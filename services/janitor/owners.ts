@@ -1,4 +1,4 @@
-/** The operation that owns what lxstow has made, and whether it lives. It is read again before each removal. */
+/** Finds the operation that owns what lxstow has made, and whether it is still unfinished. It is read again before each removal. */
 import { archiveKey } from '../backups/keys.ts';
 import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
@@ -6,6 +6,7 @@ import { countQueuedJobs } from '../jobs/jobs.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
 import { operationKey, parseLeaseKey, reservationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
+import { scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
@@ -55,12 +56,27 @@ export class Owners {
       const holder = parseLeaseKey(key)?.kind === 'reservation' ? undefined : parseHolder(value);
       if (holder && owners.unrenewedMs(written) < settledMs) owners.#leased.add(holder.operation);
     }
-    const entries = await owners.#operations.entries(`${remote}.*`);
-    owners.#known = entries.flatMap(({ value }) => readOperation(value) ?? []);
+    owners.#known = [...(await owners.#readAll(`${remote}.*`)).values()].flatMap((value) => readOperation(value) ?? []);
     return owners;
   }
 
-  /** For how long a lease has not been renewed that NATS has `written` last: by NATS's clock, as this host's may differ. */
+  /** Values by key: in batches, or one by one for a NATS user that may read no batches (an older nats.conf). */
+  async #readAll(keys: string): Promise<Map<string, Buffer>> {
+    const values = new Map<string, Buffer>();
+    try {
+      await scan(
+        this.#nats,
+        operationsBucket,
+        (key, _, value) => void (value ? values.set(key, Buffer.from(value)) : values.delete(key)),
+        { keys },
+      );
+    } catch {
+      for (const { key, value } of await this.#operations.entries(keys)) values.set(key, value);
+    }
+    return values;
+  }
+
+  /** How long ago a lease was last renewed (`written`), by NATS's clock, because this machine's may differ. */
   unrenewedMs(written: Date): number {
     return this.#clock() - written.getTime();
   }
@@ -70,12 +86,12 @@ export class Owners {
     return this.#known;
   }
 
-  /** The owner of what bears an operation's id. */
+  /** The owner of a thing that has an operation's id in its name. */
   async ofOperation(id: string): Promise<Owner> {
     const { entry } = await this.#operations.get(operationKey('*', id));
     if (entry) {
       const operation = readOperation(entry.value);
-      // One that cannot be read may live.
+      // An operation that cannot be read may be unfinished.
       return { state: operation && this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
     }
     return { state: this.#leased.has(id) ? 'living' : 'unclear', operation: id };
@@ -113,9 +129,10 @@ export class Owners {
   /** The keys at which ended operations may have left an upload that listings do not contain. */
   archiveKeys(now: number): string[] {
     const keys = this.#known.flatMap((operation) => {
-      const { kind, backup, status, updated_at } = operation;
+      const { kind, backup, status, updated_at, attempt } = operation;
       if ((kind !== 'backup' && kind !== 'upload') || backup === undefined || !isFinal(operation)) return [];
-      if (status === 'Success' && Date.parse(updated_at) < now - forgottenMs) return [];
+      // A first attempt that succeeded has completed the only upload.
+      if (status === 'Success' && (attempt <= 1 || Date.parse(updated_at) < now - forgottenMs)) return [];
       return archiveKey(this.#prefix, { ...operation, backup });
     });
     return [...new Set(keys)];
@@ -126,7 +143,7 @@ export class Owners {
     return isFinal(operation) && Date.now() - Date.parse(operation.updated_at) >= this.#settledMs;
   }
 
-  /** On any host of the configuration: two may be the same LXD. */
+  /** On any host in the configuration, because two hosts may be the same LXD. */
   async #find(id: string): Promise<Operation | undefined> {
     const { entry } = await this.#operations.get(operationKey('*', id));
     return entry && readOperation(entry.value);
@@ -140,7 +157,7 @@ export class Owners {
   }
 }
 
-/** Undefined for a record that is none: it must not hide the others. */
+/** Undefined for a record that is not valid: it must not hide the others. */
 function readOperation(value: Buffer): Operation | undefined {
   try {
     return parseRecord<Operation>(value);

@@ -98,7 +98,7 @@ export async function retryDeadLetter(nats: Nats, letter: DeadLetter): Promise<s
 }
 
 /** Id of the operation that a retry of this letter starts. */
-export function retryId({ id, time }: Pick<DeadLetter, 'id' | 'time'>): string {
+function retryId({ id, time }: Pick<DeadLetter, 'id' | 'time'>): string {
   return uuid5(`${deadLetterStream}:${id}:${time.toISOString()}`);
 }
 

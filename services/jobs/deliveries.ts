@@ -18,31 +18,32 @@ export type Delivery = Pick<
 const pullExpiresMs = 5000;
 
 export class Deliveries {
+  readonly #nats: Nats;
   readonly #consumer: Consumer;
   readonly #stopping: AbortSignal;
 
   /** `stopping` ends the wait in `next`. Throws nats-unavailable, nats-unfit. */
   static async open(nats: Nats, consumer: string, stopping: AbortSignal): Promise<Deliveries> {
     try {
-      return new Deliveries(await nats.js.consumers.get(jobsStream, consumer), stopping);
+      return new Deliveries(nats, await nats.js.consumers.get(jobsStream, consumer), stopping);
     } catch (error) {
       throw natsFailure(error, 'looking for the queue');
     }
   }
 
-  private constructor(consumer: Consumer, stopping: AbortSignal) {
+  private constructor(nats: Nats, consumer: Consumer, stopping: AbortSignal) {
+    this.#nats = nats;
     this.#consumer = consumer;
     this.#stopping = stopping;
   }
 
   /** Waits for the next message without a time limit; undefined when the worker stops. Throws if the consumer is gone or has no leader. */
   async next(): Promise<Delivery | undefined> {
-    // `bind`: after a reconnect the client pulls again at once, without a look at the consumer.
-    const options = { max_messages: 1, expires: pullExpiresMs, bind: true };
+    const options = { max_messages: 1, expires: pullExpiresMs };
     try {
       while (!this.#stopping.aborted) {
         // A message that is still on its way when the worker stops is redelivered after `ackWaitMs`.
-        for await (const message of pull(this.#consumer, options, this.#stopping)) {
+        for await (const message of pull(this.#nats, this.#consumer, options, this.#stopping)) {
           if (!this.#stopping.aborted) return message;
           message.nak();
         }

@@ -17,7 +17,7 @@ import {
 } from '../contract/schemas.ts';
 import { parseOwnName } from '../lxd/ownNames.ts';
 import type { Nats } from '../nats/connection.ts';
-import { apiCode, isNoResponders, natsFailure } from '../nats/failures.ts';
+import { isNoResponders, isWrongSequence, natsFailure } from '../nats/failures.ts';
 import { jobsStream, onlyDeletes } from '../nats/streams.ts';
 import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
@@ -29,7 +29,7 @@ interface Bodies {
   prune: PruneJob;
 }
 
-/** A job: what is to be done, and to which instance. `unrestricted`: a restore that may bring what LXD's restricted projects refuse. */
+/** A job: what to do, and to which instance. `unrestricted`: the restore may contain what LXD refuses in restricted projects. */
 export type Job = { [K in JobKind]: { kind: K; address: Address; body: Bodies[K]; unrestricted?: boolean } }[JobKind];
 export type JobOf<K extends JobKind> = Extract<Job, { kind: K }>;
 
@@ -45,14 +45,14 @@ export async function publishJob(nats: Nats, id: string, job: Job, trace?: Trace
   await publishWith(nats, id, job, trace, {});
 }
 
-/** What is on the queue, or at work, for an instance. */
+/** A job that is queued or running for an instance. */
 export interface Queued {
   operation: string;
   since: Date;
 }
 
 /**
- * The same unless a job of this kind and instance is on the queue or at work already: then nothing is queued, and it returns that one. Our own job,
+ * The same, unless a job of this kind is already queued or running for the instance: then it queues nothing and returns that job. Our own job,
  * sent twice, is queued once.
  */
 export async function publishUnlessQueued(
@@ -67,13 +67,13 @@ export async function publishUnlessQueued(
     } catch (error) {
       if (!(error instanceof SubjectTaken)) throw error;
     }
-    // NATS says the same of a job that is ours: only the message tells whose it is.
+    // NATS answers the same if the queued job is our own; only the message shows whose it is.
     const found = await lastQueuedJob(nats, job.kind, job.address);
     if (found) return found.operation === id ? undefined : found;
   }
 }
 
-/** The job of this kind that is on the queue for this instance or at work, the last one of several. */
+/** The last job of this kind that is queued or running for this instance. */
 export async function lastQueuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
   try {
     const last = await nats.jsm.streams.getMessage(jobsStream, { last_by_subj: jobSubject(kind, address) });
@@ -86,7 +86,6 @@ export async function lastQueuedJob(nats: Nats, kind: JobKind, address: Address)
 }
 
 class SubjectTaken extends Error {}
-const wrongLastSequence = [10071, 10164];
 
 async function publishWith(
   nats: Nats,
@@ -109,7 +108,7 @@ async function publishWith(
       await nats.whileConnected(() => nats.js.publish(subject, JSON.stringify(body), options));
       return undefined;
     } catch (error) {
-      if (wrongLastSequence.includes(apiCode(error) ?? 0)) throw new SubjectTaken();
+      if (isWrongSequence(error)) throw new SubjectTaken();
       const failure = natsFailure(error, 'queueing the job');
       if (failure.code !== 'nats-unavailable') throw failure;
       // Without a connection or a responder, NATS cannot have stored the job.
@@ -131,14 +130,14 @@ export class UncertainPublish extends LxstowError {
 }
 
 /** A message as the stream delivered it. */
-export interface RawJob {
+interface RawJob {
   subject: string;
   data: Uint8Array;
   messageId: string | undefined;
   sequence: number;
 }
 
-/** The operation's id: the message's own id if that is a UUID, else one derived from its sequence in the stream, the same at each delivery. */
+/** The operation's id: the message's own id if that is a UUID, otherwise one derived from its sequence in the stream, which is the same at each delivery. */
 export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' | 'sequence'>): string {
   if (messageId && faultsOf('names.json#/$defs/uuid', messageId).length === 0) return messageId;
   return uuid5(`${jobsStream}:${sequence}`);
@@ -176,7 +175,7 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   return job.kind === 'restore' ? { ...job, body: { ...job.body, source: sourceOf(job, source ?? address) } } : job;
 }
 
-/** Whose backup a restore reads: as the subject says, for that is what NATS has held against the publisher's rights. */
+/** The instance whose backup a restore reads: the one in the subject, because NATS has checked the publisher's rights on that. */
 function sourceOf({ kind, address, body, unrestricted = false }: JobOf<'restore'>, named: Address): Address {
   const meant = { ...address, ...(body.source ?? named) };
   const isNamed = (['remote', 'project', 'instance'] as const).every((key) => meant[key] === named[key]);

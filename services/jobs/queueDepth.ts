@@ -1,10 +1,11 @@
 /** Queue depth, read from NATS itself. */
+import type { ConsumerInfo } from '@nats-io/jetstream';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure } from '../nats/failures.ts';
+import { natsFailure, violationOf } from '../nats/failures.ts';
 import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
 import { jobFilters } from '../nats/subjects.ts';
 
-export interface LaneDepth {
+interface LaneDepth {
   remote: string;
   lane: Lane;
   /** Jobs that no worker has taken yet. */
@@ -19,15 +20,36 @@ export interface LaneDepth {
 export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
   nats.assertConnected();
   try {
-    return await Promise.all(
-      remotes.flatMap((remote) => Object.keys(lanes).map((lane) => laneDepth(nats, remote, lane as Lane))),
+    const listed = await listConsumers(nats);
+    const depths = remotes.flatMap((remote) =>
+      (Object.keys(lanes) as Lane[]).map(async (lane) => {
+        const name = consumerName(remote, lane);
+        const info = listed.get(name) ?? (await nats.jsm.consumers.info(jobsStream, name));
+        return laneDepth(nats, remote, lane, info);
+      }),
     );
+    return await Promise.all(depths);
   } catch (error) {
     throw natsFailure(error, 'looking how full the queue is');
   }
 }
 
-/** Whether a worker asks for jobs of this lane now. */
+/** All consumers by name, 256 a request; none for a NATS user that may not list them (an older nats.conf): then each is asked for. */
+async function listConsumers(nats: Nats): Promise<Map<string, ConsumerInfo>> {
+  const found = new Map<string, ConsumerInfo>();
+  if (unlisted.has(nats)) return found;
+  try {
+    for await (const info of nats.jsm.consumers.list(jobsStream)) found.set(info.name, info);
+  } catch (error) {
+    if (!violationOf(error)) throw error;
+    unlisted.add(nats);
+  }
+  return found;
+}
+
+const unlisted = new WeakSet<Nats>();
+
+/** Whether any worker is asking for jobs of this lane now. */
 export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
   nats.assertConnected();
   try {
@@ -41,12 +63,12 @@ export function countDeadLetters(nats: Nats): Promise<number> {
   return messagesIn(nats, deadLetterStream, 'counting dead letters');
 }
 
-/** For people: how many there are, and what to do. */
+/** Says how many dead letters there are, and what to do. */
 export function wordsFor(deadLetters: number): string {
   return `${deadLetters} dead letter${deadLetters === 1 ? '' : 's'}; lxstow dead-letters list`;
 }
 
-/** How many notices wait for their endpoint. */
+/** How many notices wait to be delivered. */
 export function countNotices(nats: Nats): Promise<number> {
   return messagesIn(nats, noticesStream, 'counting notices');
 }
@@ -60,11 +82,12 @@ async function messagesIn(nats: Nats, stream: string, what: string): Promise<num
   }
 }
 
-async function laneDepth(nats: Nats, remote: string, lane: Lane): Promise<LaneDepth> {
-  const { num_pending, num_ack_pending, delivered } = await nats.jsm.consumers.info(
-    jobsStream,
-    consumerName(remote, lane),
-  );
+async function laneDepth(
+  nats: Nats,
+  remote: string,
+  lane: Lane,
+  { num_pending, num_ack_pending, delivered }: ConsumerInfo,
+): Promise<LaneDepth> {
   const times =
     num_pending === 0
       ? []

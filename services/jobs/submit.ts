@@ -1,4 +1,4 @@
-/** From a checked request to a job that is on the queue for good. */
+/** Turns a checked request into a durable job on the queue. */
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { LxstowError } from '../contract/errors.ts';
@@ -12,7 +12,7 @@ import { type Job, publishJob, UncertainPublish } from './jobs.ts';
 
 const undoEveryMs = 1000;
 const undoTries = 600;
-/** So long the client waits for it. */
+/** How long the client waits for an undo. */
 const undoSoonMs = 1000;
 
 export class Submitter {
@@ -33,7 +33,7 @@ export class Submitter {
     return randomUUID();
   }
 
-  /** Queues the job; returns its operation when it is durable. On an error nothing will be done. */
+  /** Queues the job; returns its operation once the job is durable. If this throws, the job will not be done. */
   async submit(id: string, job: Job, requestor: Requestor, trace: Trace): Promise<Operation> {
     const body = { ...job.body, requestor };
     const operation = newOperation({ id, kind: job.kind, address: job.address, body, trace: trace.id }, new Date());
@@ -54,7 +54,7 @@ export class Submitter {
     }
   }
 
-  /** Takes back what a refused request has done; while NATS does not answer, in the background. Resolves soon in either case. */
+  /** Undoes what a refused request has done; if NATS does not answer, continues in the background. Resolves soon in either case. */
   async undo(operation: string, run: () => Promise<void>): Promise<void> {
     await Promise.race([this.#untilDone(operation, run), setTimeout(undoSoonMs, undefined, { ref: false })]);
   }

@@ -4,10 +4,11 @@
  * without slowing down jobs that need not wait (adr/0020). Order: the jobs that wait here for one lease begin by their sequence in the stream; jobs that
  * wait at other workers are not known.
  */
-
+import type { Msg } from '@nats-io/transport-node';
 import { waitKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { freedSubject, nudgeSubject } from '../nats/subjects.ts';
+import { listen } from '../nats/subscriptions.ts';
 import type { Delivery } from './deliveries.ts';
 
 interface Waiting {
@@ -49,17 +50,10 @@ export class WaitingRoom implements Disposable {
   constructor(options: WaitingRoomOptions) {
     this.#options = { callEveryMs: 3000, handedBackMs: 15_000, onChange: () => undefined, ...options };
     const { nats, remote } = options;
-    const listen = (subject: string, heard: (subject: string, text: string) => void) => {
-      const subscription = nats.connection.subscribe(subject, {
-        callback: (error, message) => {
-          if (!error) heard(message.subject, message.string());
-        },
-      });
-      this.#closing.defer(() => subscription.unsubscribe());
-    };
-    listen(freedSubject(remote), (_, lease) => this.callFirst(lease));
+    this.#closing.use(listen(nats, freedSubject(remote), (message) => this.callFirst(message.string())));
     // A job that is cancelled while it waits need not wait any longer.
-    listen(nudgeSubject(remote, '*'), (subject) => this.#callOperation(subject.split('.').at(-1) ?? ''));
+    const cancelled = ({ subject }: Msg) => this.#callOperation(subject.split('.').at(-1) ?? '');
+    this.#closing.use(listen(nats, nudgeSubject(remote, '*'), cancelled));
     const timer = setInterval(() => this.#tick(), this.#options.callEveryMs);
     this.#closing.defer(() => clearInterval(timer));
   }
@@ -97,7 +91,7 @@ export class WaitingRoom implements Disposable {
     if (nats.connected) nats.connection.publish(freedSubject(remote), waitKey(key));
   }
 
-  /** Has NATS redeliver the first job that waits for this lease now. */
+  /** Lets NATS redeliver, now, the first job that waits for this lease. */
   callFirst(lease: string): void {
     let first: Waiting | undefined;
     for (const each of this.#byLease.get(lease) ?? [])
@@ -105,7 +99,7 @@ export class WaitingRoom implements Disposable {
     if (first) this.#call(first);
   }
 
-  /** Has NATS redeliver all waiting jobs now, to any worker. */
+  /** Lets NATS redeliver all waiting jobs now, to any worker. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;

@@ -27,7 +27,7 @@ export interface Writing {
 }
 
 /** A backup that LXD is to write. */
-export interface LxdBackupRequest {
+interface LxdBackupRequest {
   name: string;
   optimized: boolean;
   instanceOnly: boolean;
@@ -72,9 +72,10 @@ export async function beginLxdBackup(
         if (typeof text === 'string') options.onProgress(parseProgress(text), text);
       },
     });
-    const details = lxd.get<{ optimized_storage: boolean }>(`${backupsPath(address)}/${name}`, { project }, signal);
+    const ask = () => lxd.get<{ optimized_storage: boolean }>(`${backupsPath(address)}/${name}`, { project }, signal);
+    const plain = { optimized_storage: false };
     const [{ optimized_storage: optimized }, size] = await Promise.all([
-      details,
+      backup.optimized ? ask() : plain,
       exportSize(lxd, address, name, signal),
     ]);
     return { size, optimized };
@@ -82,11 +83,6 @@ export async function beginLxdBackup(
   // Avoid an unhandled rejection: when the caller's other work fails first, it does not await `made`.
   made.catch(() => undefined);
   return { name, made };
-}
-
-/** Has LXD write a backup, and waits until it is complete. */
-export async function createLxdBackup(...request: Parameters<typeof beginLxdBackup>): Promise<LxdBackup> {
-  return (await beginLxdBackup(...request)).made;
 }
 
 export function lxdBackupExists(lxd: LxdClient, address: Address, name: string, signal: AbortSignal): Promise<boolean> {

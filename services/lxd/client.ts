@@ -19,7 +19,7 @@ export interface LxdRequest {
 }
 
 /** LXD's envelope of a sync or async response. */
-export interface LxdAnswer<T = unknown> {
+interface LxdAnswer<T = unknown> {
   type: 'sync' | 'async' | 'error';
   operation?: string;
   metadata: T;
@@ -30,7 +30,7 @@ export interface LxdAnswer<T = unknown> {
 }
 
 /** A request to LXD that was answered or has failed. */
-export interface LxdCall {
+interface LxdCall {
   method: string;
   /** The path, with `*` for each name. */
   endpoint: string;
@@ -42,6 +42,7 @@ export interface LxdCall {
 
 /** Timeout of a call; long tasks are operations. */
 const answerTimeoutMs = 60_000;
+const recentMs = 10_000;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
 /** Methods throw `not-found`, `lxd-refused` (LXD said no), `lxd-failed` (LXD failed), `lxd-unavailable`, `lxd-stalled`. */
@@ -54,6 +55,7 @@ export class LxdClient implements Disposable {
   readonly #agent: http.Agent;
   readonly #transport: typeof http | typeof https;
   readonly #downloader: Downloader;
+  readonly #recent = new Map<string, { metadata: unknown; at: number }>();
   readonly #origin: string;
   /** Interval between polls of an operation. */
   readonly pollMs: number;
@@ -113,6 +115,15 @@ export class LxdClient implements Disposable {
   /** GETs a path; returns the metadata of its sync response. */
   async get<T>(path: string, query: Record<string, string>, signal: AbortSignal): Promise<T> {
     return (await this.call<T>({ path, query, signal })).metadata;
+  }
+
+  /** GETs what hardly ever changes: the server, a pool. An answer of the last seconds will do, unless LXD was away since. */
+  async getRecent<T>(path: string, signal: AbortSignal): Promise<T> {
+    const known = this.#recent.get(path);
+    if (known && performance.now() - known.at < recentMs) return known.metadata as T;
+    const metadata = await this.get<T>(path, {}, signal);
+    this.#recent.set(path, { metadata, at: performance.now() });
+    return metadata;
   }
 
   /** GETs a list; yields its items as they come, so that memory holds few of them. Do not wait for anything slow between two items: LXD waits, too. */
@@ -261,6 +272,7 @@ export class LxdClient implements Disposable {
   }
 
   #unavailable(why: string, cause?: unknown): LxstowError {
+    this.#recent.clear();
     return new LxstowError('lxd-unavailable', `${this.title} at ${this.#where}: ${why}`, { cause });
   }
 

@@ -29,11 +29,12 @@ export async function openExport(
 }
 
 /**
- * Pause before asking LXD for what it has written since, unless it says before that it has written all. Triples while there is nothing new: LXD may work
- * for long before it writes, and each question costs a connection (it answers 416 with a wrong length).
+ * Pause before asking LXD for what it has written since, unless it says before that it has written all. Triples while there is little new: LXD may work
+ * for long before it writes, and a question to which there is no answer costs a connection (it answers 416 with a wrong length).
  */
 const shortestPauseMs = 100;
 const longestPauseMs = 1000;
+const muchBytes = 4 * 1024 * 1024;
 
 /**
  * Reads the archive while LXD writes it, up to byte `limit`, and waits for bytes that are not there yet. Ends when LXD has said that the backup is
@@ -42,17 +43,18 @@ const longestPauseMs = 1000;
 export function followExport(
   lxd: LxdClient,
   address: Address,
-  { name, made }: { name: string; made: Promise<unknown> },
+  { name, made }: { name: string; made: Promise<{ size: number }> },
   limit: number,
 ): ByteSource {
   let at = 0;
   let pauseMs = shortestPauseMs;
-  let whole = false;
-  const settled = made.then(() => {
-    whole = true;
+  /** Set once LXD has said that the backup is complete. */
+  let size: number | undefined;
+  const settled = made.then((backup) => {
+    size = backup.size;
   });
   settled.catch(() => undefined);
-  let stretch: { last: boolean; source: ByteSource | undefined } | undefined;
+  let stretch: { last: boolean; source: ByteSource | undefined; from: number } | undefined;
   return {
     async fill(buffer, options) {
       const { signal } = options;
@@ -64,15 +66,18 @@ export function followExport(
           await Promise.race([settled, delay(pauseMs, undefined, { signal })]).catch((error) => {
             throw lxd.failure(error, signal);
           });
+          if (at === size) break;
           // In this order: an export opened after the backup was complete has all bytes.
-          stretch = { last: whole, source: await openWritten(lxd, address, name, signal, at) };
-          pauseMs = stretch.source ? shortestPauseMs : Math.min(3 * pauseMs, longestPauseMs);
+          const last = size !== undefined;
+          stretch = { last, source: await openWritten(lxd, address, name, signal, at), from: at };
         }
         const got = (await stretch.source?.fill(buffer.subarray(filled, wanted), options)) ?? 0;
         filled += got;
         at += got;
         if (filled === wanted || (stretch.last && got === 0)) break;
-        if (!stretch.last) stretch = undefined;
+        if (stretch.last) continue;
+        pauseMs = at - stretch.from >= muchBytes ? shortestPauseMs : Math.min(3 * pauseMs, longestPauseMs);
+        stretch = undefined;
       }
       return filled;
     },

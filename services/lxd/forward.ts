@@ -1,5 +1,5 @@
 /**
- * Finds out, before a byte is sent, what a server would refuse of a backup after the whole upload. Judges by what the server says that it can do
+ * Finds out, before a byte is sent, whether a server would refuse a backup after the whole upload. Judges by what the server says that it can do
  * (`api_extensions`, its drivers), never by its version: Debian 12's and 13's LXD both say 5.0.2.
  */
 import type { IndexFormat } from '../archive/tar/tarHead.ts';
@@ -104,7 +104,7 @@ export class Forward {
 type Judged = Pick<ManifestInstance, 'type' | 'config' | 'devices'>;
 
 /** Lists the reasons why a server would refuse an instance; empty if none is known. Keys that are not in the tables pass. */
-export function reasonsToRefuse(
+function reasonsToRefuse(
   { type, config, devices }: Judged,
   { api_extensions, environment: { driver = '' } }: Abilities,
 ): string[] {

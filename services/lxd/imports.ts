@@ -1,4 +1,4 @@
-/** Archives into LXD: its imports, begun by us or by others. */
+/** Imports archives into LXD, and finds imports that are running. */
 import type { ClientRequest } from 'node:http';
 import { LxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
@@ -7,7 +7,7 @@ import { instanceExists } from './instances.ts';
 import { type Waiting, waitForOperation } from './lxdOperation.ts';
 
 /** An import in progress: write the tar into `request`, and end it only when all of it is verified. */
-export interface Import {
+interface Import {
   request: ClientRequest;
   /** Waits until LXD has received everything, calls `onTaken`, and waits until LXD has unpacked. Throws with LXD's reason; LXD then keeps nothing. */
   finish(waiting: Waiting, onTaken?: () => void): Promise<void>;
@@ -49,7 +49,7 @@ function forEachServer(what: 'name' | 'pool', value: string): Record<string, str
 }
 
 /**
- * Path of a running import, begun by any client, that is or may be of this instance; undefined if there is none. LXD 6 does not say in `resources`
+ * Path of a running import, begun by any client, that is or may be for this instance; undefined if there is none. LXD 6 does not say in `resources`
  * what an import works on. An import of an unknown instance is returned too: waiting for it does no harm.
  */
 export async function runningImport(

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import type { LxdClient, LxdRequest } from './client.ts';
-import { type Config, type Devices, findInstance, instancePath, type LxdInstance, nameOf } from './instances.ts';
+import { type Config, type Devices, findInstance, instancePath, isOn, type LxdInstance, nameOf } from './instances.ts';
 import { type Waiting, waitForOperation } from './lxdOperation.ts';
 
 /** After a failed start, LXD 5.0.2 cleans up for some seconds and refuses all else: `Instance is busy running a "stop" operation`. */
@@ -43,13 +43,11 @@ function change(
 /** Seconds that a guest has to shut down before it is stopped by force. */
 const shutdownSeconds = 30;
 
-export type StateAction = 'start' | 'stop' | 'freeze';
-
 /** Changes the state of an instance. `force` stops it without asking its guest to shut down. Throws LXD's reason if it cannot. */
 export function setState(
   lxd: LxdClient,
   address: Address,
-  action: StateAction,
+  action: 'start' | 'stop' | 'freeze',
   waiting: Waiting,
   force = false,
 ): Promise<void> {
@@ -90,21 +88,15 @@ export function moveInstance(lxd: LxdClient, address: Address, member: string, w
   return change(lxd, address, { method: 'POST', query: { target: member }, body }, waiting);
 }
 
-/** An empty value removes its key. A device replaces the one of its name. */
-export interface InstanceChange {
-  config?: Config;
-  devices?: Devices;
-}
-
 /**
  * Changes keys of an instance if `isRight` is true for it. LXD checks by ETag that the instance is still the same; if it has changed, it is read
- * again. Throws not-found, and conflict if `isRight` is false.
+ * again. An empty value removes its key; a device replaces the one of its name. Throws not-found, and conflict if `isRight` is false.
  */
 export async function changeInstance(
   lxd: LxdClient,
   address: Address,
   isRight: (instance: LxdInstance) => boolean,
-  body: InstanceChange,
+  body: { config?: Config; devices?: Devices },
   signal: AbortSignal,
 ): Promise<void> {
   const [path, query] = [instancePath(address), { project: address.project }];
@@ -129,7 +121,7 @@ export async function changeInstance(
 export const protection = 'security.protection.delete';
 
 export function isProtected({ expanded_config }: Pick<LxdInstance, 'expanded_config'>): boolean {
-  return ['true', '1', 'yes', 'on'].includes(expanded_config[protection]?.toLowerCase() ?? '');
+  return isOn(expanded_config[protection]);
 }
 
 /** Deletes an instance that lxstow has created, running or not, protected or not; does nothing if it is gone. */

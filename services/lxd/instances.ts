@@ -63,7 +63,7 @@ export function projectExists(lxd: LxdClient, project: string, signal: AbortSign
   return exists(lxd, `/1.0/projects/${segment(project)}`, {}, signal);
 }
 
-/** Whether a project is restricted, when LXD itself enforces its limits; and whether it has no profiles of its own, but those of `default`. */
+/** Whether a project is restricted, so that LXD itself enforces its limits; and whether it uses the profiles of `default` instead of its own. */
 export async function projectLimits(
   lxd: LxdClient,
   project: string,
@@ -72,7 +72,7 @@ export async function projectLimits(
   const path = `/1.0/projects/${segment(project)}`;
   const found = await unlessMissing(() => lxd.get<{ config?: Config }>(path, {}, signal));
   const { restricted, 'features.profiles': own = '' } = found?.config ?? {};
-  const sharedProfiles = project !== 'default' && !['true', '1', 'yes', 'on'].includes(own.toLowerCase());
+  const sharedProfiles = project !== 'default' && !isOn(own);
   return { restricted: restricted === 'true', sharedProfiles };
 }
 
@@ -80,6 +80,12 @@ export async function projectLimits(
 export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
   const path = `/1.0/storage-pools/${segment(pool)}`;
   return (await unlessMissing(() => lxd.get<{ driver: string }>(path, {}, signal)))?.driver;
+}
+
+/** The driver of a pool that an instance is on. */
+async function driverOf(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
+  const path = `/1.0/storage-pools/${segment(pool)}`;
+  return (await unlessMissing(() => lxd.getRecent<{ driver: string }>(path, signal)))?.driver;
 }
 
 /** The pool of an instance's root disk; undefined when there is no such instance, or LXD does not say. */
@@ -116,7 +122,7 @@ export async function describeInstance(
   const pool = rootPool(instance.expanded_devices) ?? '';
   const [snapshots, driver = '', ...profiles] = await Promise.all([
     lxd.get<{ name: string }[]>(`${instancePath(address)}/snapshots`, { ...query, recursion: '1' }, signal),
-    pool ? poolDriver(lxd, pool, signal) : '',
+    pool ? driverOf(lxd, pool, signal) : '',
     ...instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
   ]);
   const { architecture, config, devices, type } = instance;
@@ -138,9 +144,17 @@ export function mistrust({ title }: LxdClient): LxstowError {
   return new LxstowError('lxd-refused', `${title} does not trust us: \`lxstow doctor worker\` says what to do`);
 }
 
-/** Asks the server what it is. Throws lxd-refused if it does not trust us: then it says little. */
+/** Asks the server what it is and can do. Throws lxd-refused if it does not trust us, because it then says little. */
 export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
-  const server = await lxd.get<Partial<LxdServer>>('/1.0', {}, signal);
+  return trusting(lxd, await lxd.get<Partial<LxdServer>>('/1.0', {}, signal));
+}
+
+/** The same, as it was some seconds ago: enough to describe it. */
+export async function recentServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
+  return trusting(lxd, await lxd.getRecent<Partial<LxdServer>>('/1.0', signal));
+}
+
+function trusting(lxd: LxdClient, server: Partial<LxdServer>): LxdServer {
   const { api_extensions = [], environment } = server;
   if (!environment) throw mistrust(lxd);
   return { ...server, api_extensions, environment };
@@ -158,6 +172,11 @@ export function describeServer({ api_extensions, environment }: LxdServer): Mani
     version: environment.server_version,
     extensions: api_extensions.filter((name) => telling.includes(name)),
   };
+}
+
+/** Whether LXD understands a key's value as true. */
+export function isOn(value = ''): boolean {
+  return ['true', '1', 'yes', 'on'].includes(value.toLowerCase());
 }
 
 /** `c1`, or `c1 (project p)`. */

@@ -50,16 +50,14 @@ export type LxdObject = Record<string, unknown>;
 /** An instance as LXD returns it, with its project and its remote (`location`). */
 export type LxdInstance = LxdObject & { name: string; project: string; location: string };
 
-/** Lists every instance of its own name, with these keys of its configuration, by a profile too. */
+/** Lists every instance except those of running restores, with these keys of its configuration, profiles included. */
 export async function recordedInstances(lxd: LxdClient, keys: string[], signal: AbortSignal): Promise<LxdInstance[]> {
   const recorded = ({ address: { project }, instance }: InventoryInstance): LxdInstance | undefined => {
     const { name, config, expanded_config } = instance;
     if (parseOwnName(name)) return undefined;
     return { name, project, location: lxd.remote, config: only(keys, { ...config, ...expanded_config }) };
   };
-  const found: LxdInstance[] = [];
-  for await (const instance of everyInstance(lxd, recorded, signal)) found.push(instance);
-  return found;
+  return await Array.fromAsync(everyInstance(lxd, recorded, signal));
 }
 
 /** The configuration with these keys only. */
@@ -67,14 +65,14 @@ export function only(keys: string[], config: Config): Config {
   return Object.fromEntries(keys.flatMap((key) => (config[key] === undefined ? [] : [[key, config[key]]])));
 }
 
-export interface ListedInstances {
+interface ListedInstances {
   /** Default: all. */
   projects?: string[] | undefined;
   /** Adds state and snapshots. */
   full: boolean;
-  /** Leaves out the instances up to this one. */
+  /** List only instances after this one. */
   after?: { project: string; name: string } | undefined;
-  /** Ends the list behind the instance with which its JSON exceeds this size. Default: lists all. */
+  /** Ends the list after the instance with which its JSON exceeds this size. Default: lists all. */
   bytes?: number;
 }
 
@@ -104,10 +102,10 @@ export async function listInstances(
   return found;
 }
 
-/** Sorting each time that one is added would take long. */
+/** The list is sorted and cut only after this many more bytes, because sorting it after every item would take long. */
 const slackBytes = 4 * 1024 * 1024;
 
-/** The first instances by name of those that were added, up to the one with which they exceed a size. */
+/** Keeps the first instances by name, up to the one with which they exceed a size. */
 class FirstInstances {
   readonly #limit: number;
   #items: { instance: LxdInstance; bytes: number }[] = [];

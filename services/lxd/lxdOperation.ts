@@ -4,7 +4,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { LxdClient } from './client.ts';
 import { isRefusal } from './refusals.ts';
 
-export interface LxdOperation {
+interface LxdOperation {
   id: string;
   status: string;
   status_code: number;
@@ -15,7 +15,7 @@ export interface LxdOperation {
 /** How to wait for an operation. */
 export interface Waiting {
   signal: AbortSignal;
-  /** How long it may make no progress. */
+  /** How long the operation may make no progress. */
   idleTimeoutMs: number;
   onProgress?: (metadata: Record<string, unknown>) => void;
 }

@@ -1,8 +1,8 @@
-/** Marks on instances that lxstow changes for a time, and their configuration before. Pure. */
+/** Marks on instances that a restore changes temporarily, and the configuration that they had before. Pure. */
 import type { KeptConfig } from '../contract/schemas.ts';
 import type { Config, LxdInstance } from './instances.ts';
 
-/** Set on an instance that is ours to change until its restore has ended; the value is the operation's id. */
+/** Keys set on an instance that lxstow may change until its restore has ended; the value is the operation's id. */
 export const marks = { restored: 'user.lxstow.restored', replaced: 'user.lxstow.replaced' } as const;
 
 const autostart = 'boot.autostart';
@@ -12,7 +12,7 @@ const power = 'volatile.last_state.power';
 const changedByRename = ['volatile.cloud-init.instance-id', 'volatile.apply_template'] as const;
 const kept = [...changedByRename, autostart] as const;
 
-/** The keys that a restore must change for a time, as they are. An absent key is an empty text, which removes it in LXD, too. */
+/** The current values of the keys that a restore must change temporarily. An absent key is an empty text, which also removes the key in LXD. */
 export function keptConfig({ config }: Pick<LxdInstance, 'config'>): KeptConfig {
   return Object.fromEntries(kept.map((key) => [key, config[key] ?? '']));
 }
@@ -29,7 +29,7 @@ export function isMarked(
   return ({ config }) => config[marks[kind]] === operation;
 }
 
-/** The keys that a rename has changed, as they were. */
+/** The keys that a rename has changed, with their old values. */
 export function beforeStart(was: KeptConfig): Config {
   return Object.fromEntries(changedByRename.flatMap((key) => (was[key] === undefined ? [] : [[key, was[key]]])));
 }

@@ -18,20 +18,14 @@ export async function knownProfiles(
   return names.filter((_, index) => found[index]);
 }
 
-export interface EnsuredProfiles {
-  made: string[];
-  /** Present, but with other contents than the backup's. They are left unchanged. */
-  different: string[];
-}
-
-/** Creates the profiles that the project lacks, and tells `onMade` of each. Existing ones are left unchanged. */
+/** Creates the profiles that the project lacks, and calls `onMade` for each. Existing ones are left unchanged; `different` names those with other contents. */
 export async function ensureProfiles(
   lxd: LxdClient,
   project: string,
   profiles: Profile[],
   signal: AbortSignal,
   onMade?: (made: string[]) => Promise<void>,
-): Promise<EnsuredProfiles> {
+): Promise<{ made: string[]; different: string[] }> {
   const made: string[] = [];
   const different: string[] = [];
   for (const profile of profiles) {
@@ -58,7 +52,7 @@ export async function ensureProfiles(
   return { made, different };
 }
 
-/** Deletes those of the profiles that nothing uses: LXD keeps the others. */
+/** Deletes those of the profiles that nothing uses. LXD refuses to delete the others. */
 export async function deleteUnusedProfiles(
   lxd: LxdClient,
   project: string,

@@ -1,15 +1,9 @@
 /**
- * What LXD refuses in a project with `restricted=true` and nothing else set (its doc/reference/projects.md): what would make root in an instance root on
- * the host. Where LXD's own list is shorter than its intent (GHSA-fm2x-c5qw-4h6f: `raw.qemu.conf`), this one is not.
+ * What LXD refuses in a project with `restricted=true` and nothing else set (its doc/reference/projects.md), because it could make root in an instance root on
+ * the host. LXD's own list lacked keys that it meant to include (GHSA-fm2x-c5qw-4h6f: `raw.qemu.conf`); this list includes them.
  */
 import type { ManifestInstance } from '../contract/schemas.ts';
 import type { Config, Devices } from './instances.ts';
-
-/** What an instance, a snapshot or a profile is made of. */
-export interface Described {
-  config: Config;
-  devices: Devices;
-}
 
 const lowLevelKeys = new Set([
   'boot.host_shutdown_timeout',
@@ -22,15 +16,15 @@ const lowLevelKeys = new Set([
   'security.idmap.size',
 ]);
 const lowLevelPrefixes = ['raw.', 'security.delegate_bpf', 'security.syscalls.'];
-/** Harmless while they are off. */
+/** Keys that are harmless while they are off. */
 const switches = ['security.privileged', 'security.nesting'];
 const interception = 'security.syscalls.intercept.';
 const harmlessTypes = new Set(['none', 'tpm']);
-/** LXD itself makes these, from the instance's configuration. */
+/** Sources of disks that LXD itself makes from the instance's configuration. */
 const ownSources = new Set(['agent:config', 'cloud-init:config']);
 
 /** Names each key and device that a restricted project would refuse. */
-export function forbiddenIn({ config, devices }: Described): string[] {
+export function forbiddenIn({ config, devices }: { config: Config; devices: Devices }): string[] {
   const keys = Object.entries(config)
     .filter(([key, value]) => isForbiddenKey(key, value))
     .map(([key]) => key);
@@ -43,15 +37,15 @@ export function forbiddenIn({ config, devices }: Described): string[] {
 
 /** What is known of the target project. */
 export interface Limits {
-  /** The project is restricted: LXD itself enforces its limits. */
+  /** Whether the project is restricted, so that LXD itself enforces its limits. */
   restricted: boolean;
-  /** It has no profiles of its own, but those of `default`: one that is made there is everybody's. */
+  /** Whether it uses the profiles of `default` instead of its own. A profile that is created there is visible to every such project. */
   sharedProfiles?: boolean;
-  /** Names of its profiles; others would be made. */
+  /** Names of its profiles; a restore would create others. */
   profiles: string[];
 }
 
-/** The same for an instance and the profiles that would be made for it. LXD itself enforces a restricted project's limits, but not where a profile is made. */
+/** The same for an instance and the profiles that would be created for it. LXD itself enforces a restricted project's limits, but not in which project a profile is created. */
 export function forbiddenFor(
   instance: Pick<ManifestInstance, 'config' | 'devices' | 'profiles'>,
   limits: Limits,

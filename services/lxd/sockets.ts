@@ -1,4 +1,3 @@
-/** The sockets of LXD and Incus. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { LxstowError } from '../contract/errors.ts';
@@ -8,7 +7,7 @@ const lxdSocket = '/var/lib/lxd/unix.socket';
 const incusSocket = '/var/lib/incus/unix.socket';
 
 /**
- * The socket of a remote that has neither `socket` nor `url`: from INCUS_SOCKET, INCUS_DIR or LXD_DIR, else that of the installed server, else LXD's
+ * The socket of a host that has neither `socket` nor `url`: from INCUS_SOCKET, INCUS_DIR or LXD_DIR, otherwise that of the installed server, otherwise LXD's
  * usual one. Throws bad-config if both an LXD and an Incus are named by the variables, or installed.
  */
 export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (path: string) => boolean = existsSync) {
@@ -16,7 +15,7 @@ export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (p
   if (second === undefined) return first;
   throw new LxstowError(
     'bad-config',
-    `both an LXD (${first}) and an Incus (${second}) are here: set remotes.${remote}.socket to the one that is meant`,
+    `both an LXD (${first}) and an Incus (${second}) are on this machine: set remotes.${remote}.socket to the one to use`,
   );
 }
 

@@ -1,4 +1,4 @@
-/** How LXD is reached over HTTPS: with the worker's certificate, and by LXD's own, which is self-signed. */
+/** TLS options for LXD over HTTPS: the worker's certificate, and LXD's own, which is self-signed. */
 import type https from 'node:https';
 import { readText } from '../contract/config.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';

@@ -1,5 +1,4 @@
 /** Adopts lxmin's backups: verifies and copies them. Never changes lxmin's bucket. */
-import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SlotMemory } from '../archive/slotMemory.ts';
 import { type LxdIndex, parseProfile } from '../archive/tar/indexYaml.ts';
@@ -28,7 +27,7 @@ import { about, type LxminBucket, readArchiveOf, urlOf, verifyArchiveOf } from '
 import { type LxminBackup, timeInName } from './layout.ts';
 import { adoptedAs, checkName, compareProfiles, lacks, type Sound, sourceOf } from './survey.ts';
 
-export interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
+interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   from: LxminBucket;
   intake: Intake;
   /** How long to wait for the claim of another run, which may have died amid the same backup. */
@@ -37,7 +36,7 @@ export interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   idleTimeoutMs: number;
 }
 
-export interface Adopted {
+interface Adopted {
   /** Its name in lxstow. */
   name: string;
   /** False if it had been adopted before. */
@@ -130,9 +129,7 @@ export class Adoption {
     const { from } = this.#tools;
     const read = ({ name, object }: LxminBackup['profiles'][number]) =>
       about(from, object, async () => parseProfile(name, (await from.store.read(object.key, signal)).body));
-    const found: Profile[] = [];
-    for await (const profile of mapInOrder(Readable.from(profiles), profilesInFlight, read)) found.push(profile);
-    return found;
+    return await Array.fromAsync(mapInOrder(profiles, profilesInFlight, read));
   }
 
   /** Acquires a claim. Waits for that of a killed run, which lasts some seconds. Throws conflict if another run keeps it. */

@@ -1,7 +1,7 @@
 /** lxmin's object keys: `<instance>/<backup>_instance.tar.gz`, and `<backup>_profile_<nnn>_<name>.yaml` for each profile. Pure. */
 import type { StoredObject } from '../storage/objectStore.ts';
 
-export interface LxminProfile {
+interface LxminProfile {
   /** Its position among the instance's profiles, from 0. */
   number: number;
   name: string;

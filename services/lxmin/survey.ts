@@ -1,5 +1,4 @@
 /** Finds lxmin's backups in its bucket, and judges each by its beginning. Only reads. */
-import { Readable } from 'node:stream';
 import type { LxdIndex } from '../archive/tar/indexYaml.ts';
 import type { Catalog } from '../backups/catalog.ts';
 import { archiveKey, parseManifestKey } from '../backups/keys.ts';
@@ -10,18 +9,18 @@ import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import { type LxminBucket, readIndexOf, urlOf } from './archive.ts';
 import { isOf, type LxminBackup, readLayout } from './layout.ts';
 
-export interface SourceTools {
+interface SourceTools {
   from: LxminBucket;
 }
 
-/** What finds the copies among lxstow's own backups. */
-export interface CopyTools extends SourceTools {
+/** What is needed to find copies among lxstow's own backups. */
+interface CopyTools extends SourceTools {
   store: Pick<ObjectStore, 'list'>;
   catalog: Catalog;
   prefix: string;
 }
 
-export interface SurveyTools extends CopyTools {
+interface SurveyTools extends CopyTools {
   /** Project of the adopted backups, and their host unless lxmin's bucket names a configured one. */
   to: Omit<Address, 'instance'>;
   /** The configured hosts. */
@@ -40,9 +39,9 @@ export interface Sound extends LxminBackup {
 export type Found =
   | (Sound & { state: 'new' })
   | (Sound & { state: 'adopted'; as: string })
-  /** A part is missing. */
+  /** Something is missing. */
   | (LxminBackup & { state: 'incomplete'; why: string; address?: Address | undefined })
-  /** It cannot be read, or is damaged. */
+  /** The archive cannot be read, or is damaged. */
   | (LxminBackup & { state: 'unreadable'; error: LxstowError; address?: Address | undefined });
 
 export interface Survey {
@@ -55,14 +54,10 @@ const looksInFlight = 8;
 
 /** Lists all backups, or those of these instances. Reads the beginning of each archive. */
 export async function takeSurvey(tools: SurveyTools, instances: string[], signal: AbortSignal): Promise<Survey> {
-  const objects: StoredObject[] = [];
-  for await (const object of tools.from.store.list('', signal)) objects.push(object);
-  const { backups, foreign } = readLayout(objects);
-  const found: Found[] = [];
+  const { backups, foreign } = readLayout(await Array.fromAsync(tools.from.store.list('', signal)));
   const chosen = backups.filter((backup) => instances.length === 0 || instances.some((name) => isOf(backup, name)));
-  for await (const each of mapInOrder(Readable.from(chosen), looksInFlight, (backup) => look(tools, backup, signal)))
-    found.push(each);
-  return { backups: found, foreign };
+  const looked = mapInOrder(chosen, looksInFlight, (backup) => look(tools, backup, signal));
+  return { backups: await Array.fromAsync(looked), foreign };
 }
 
 async function look(tools: SurveyTools, backup: LxminBackup, signal: AbortSignal): Promise<Found> {

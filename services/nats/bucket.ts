@@ -7,8 +7,9 @@ import { setTimeout } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from './connection.ts';
-import { apiCode, natsFailure } from './failures.ts';
+import { isOfNats, isWrongSequence, natsFailure } from './failures.ts';
 import { isGone } from './scan.ts';
+import { leasesBucket, operationsBucket } from './streams.ts';
 
 export interface Entry {
   key: string;
@@ -16,11 +17,12 @@ export interface Entry {
   revision: number;
   /** By the server's clock. */
   written: Date;
-  /** After which it was to end; undefined where it stays. */
+  /** After which it expires; undefined if it does not. */
   ttlMs?: number;
 }
 
-const wrongLastSequence = [10071, 10164];
+/** Subjects without which no attempt at a job can continue. */
+const vital = [operationsBucket, leasesBucket];
 const readsInFlight = 64;
 /** A leader election takes some seconds; a person who waits for an answer waits no longer than this. */
 const usualPatienceMs = 5000;
@@ -141,7 +143,7 @@ export class Bucket {
         });
         return seq;
       } catch (error) {
-        if (!wrongLastSequence.includes(apiCode(error) ?? 0)) throw error;
+        if (!isWrongSequence(error)) throw error;
         // A single server compares the sequence before the id: our own first try may have stored it.
         const last = again ? await this.#last(key) : undefined;
         return last?.header.get('Nats-Msg-Id') === msgID ? last.seq : undefined;
@@ -161,6 +163,7 @@ export class Bucket {
         return await this.#nats.whileConnected(() => ask(again));
       } catch (error) {
         const failure = natsFailure(error, what);
+        if (vital.includes(this.name) && isOfNats(failure.code)) this.#nats.noteFailure();
         if (failure.code !== 'nats-unavailable' || performance.now() >= until) throw failure;
       }
       await setTimeout(askAgainMs);

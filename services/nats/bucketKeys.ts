@@ -85,15 +85,15 @@ export function parseLeaseKey(
   return { kind: 'claim', ...address, backup: decodeToken(backup), holder };
 }
 
-/** Key of what is known of an instance. */
+/** Key of an instance's record. */
 export const instanceKey = instanceLeaseKey;
 
-/** Key under which a remote's workers say when they looked which instances there are. No project is called so. */
+/** Key of a host's inventory note. No project has this name. */
 export function inventoryKey(remote: string): string {
   return `${remote}.=inventory`;
 }
 
-/** The instance whose record this key holds; undefined for other keys of the bucket. */
+/** The instance whose record has this key; undefined for other keys of the bucket. */
 export function parseInstanceKey(key: string): Address | undefined {
   const [remote, project, instance, ...rest] = key.split('.');
   if (!remote || !project || !instance || rest.length > 0) return undefined;

@@ -1,6 +1,14 @@
 /** The connection to NATS. */
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { ConnectionError, connect, type Msg, type NatsConnection } from '@nats-io/transport-node';
+import {
+  ConnectionError,
+  connect,
+  type Msg,
+  type NatsConnection,
+  PermissionViolationError,
+  type Status,
+} from '@nats-io/transport-node';
+import { until } from '../concurrency/until.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -15,7 +23,7 @@ export function serversOf({ servers }: Pick<Config['nats'], 'servers'>): string 
 export const oldestServer = [2, 14] as const;
 const requestTimeoutMs = 5000;
 
-export interface ConnectOptions {
+interface ConnectOptions {
   /** How long the first connection may take; the client's 20 s by default. */
   timeoutMs?: number;
   /** Reads the configuration again. Called before each login, so that changed passwords and keys take effect. */
@@ -70,10 +78,16 @@ export class Nats implements AsyncDisposable {
   readonly #servers: string;
   readonly #closed = new AbortController();
   readonly #watching: Promise<void>;
+  /** Aborts when the current connection is lost. */
+  #loss = new AbortController();
+  #back = Promise.withResolvers<void>();
   /** Rejects what waits for a reply. */
   readonly #waiting = new Set<(lost: Error) => void>();
+  readonly #refusalListeners = new Set<(subject: string) => boolean>();
+  readonly #refusedAt = new Map<string, number>();
+  #lastError: string | undefined;
   #goneSince: Date | undefined;
-  #backSince = Number.NEGATIVE_INFINITY;
+  #servesSince = Number.NEGATIVE_INFINITY;
   #closing = false;
 
   constructor(connection: NatsConnection, jsm: JetStreamManager, servers: string, log: Log) {
@@ -90,14 +104,38 @@ export class Nats implements AsyncDisposable {
     return this.#goneSince === undefined;
   }
 
-  /** Time of the last reconnect, in ms of the clock; -Infinity if the connection was never lost. */
-  get backSince(): number {
-    return this.#backSince;
+  /** Since when NATS has served us, in ms of the clock: the last reconnect, or the last failure that was noted. -Infinity if it always has. */
+  get servesSince(): number {
+    return this.#servesSince;
+  }
+
+  /** Notes that NATS failed at something that jobs depend on, connected or not: it had no room or no leader, or gave us no right. */
+  noteFailure(): void {
+    this.#servesSince = Date.now();
+  }
+
+  /**
+   * Calls `heed` with the subject of each subscription that NATS ends or refuses because we have no right to it. `heed` returns whether it will
+   * subscribe again.
+   */
+  onRefusedSubscription(heed: (subject: string) => boolean): Disposable {
+    this.#refusalListeners.add(heed);
+    return { [Symbol.dispose]: () => void this.#refusalListeners.delete(heed) };
   }
 
   /** Aborts with nats-unavailable when the connection has ended for good and we did not close it. */
   get closed(): AbortSignal {
     return this.#closed.signal;
+  }
+
+  /** Aborts when the connection is lost; aborted while there is none. */
+  get loss(): AbortSignal {
+    return this.#loss.signal;
+  }
+
+  /** Resolves once there is a connection, or `stop` aborts. */
+  async untilConnected(stop: AbortSignal): Promise<void> {
+    while (!this.connected && !stop.aborted) await until(stop, this.#back.promise).catch(() => undefined);
   }
 
   /** Throws nats-unavailable, with since when, while there is no connection. */
@@ -130,12 +168,10 @@ export class Nats implements AsyncDisposable {
 
   async #watch(): Promise<void> {
     for await (const status of this.connection.status()) {
+      const isNews = this.#isNews(status);
       if (status.type === 'disconnect') this.#lost();
-      if (status.type === 'reconnect') {
-        this.#goneSince = undefined;
-        this.#backSince = Date.now();
-      }
-      if (logged.includes(status.type)) {
+      if (status.type === 'reconnect') this.#found();
+      if (isNews && logged.includes(status.type)) {
         const error = status.type === 'error' && { error: status.error };
         this.log.warn('nats', { status: status.type, servers: this.#servers, ...error });
       }
@@ -146,12 +182,56 @@ export class Nats implements AsyncDisposable {
     this.#closed.abort(new LxstowError('nats-unavailable', message));
   }
 
+  /**
+   * Whether to log it. For each refused login, the client reports a disconnect, an error and, in the end, a reconnect; and
+   * `keepSubscribed` repeats a refused subscription until NATS accepts it.
+   */
+  #isNews(status: Status): boolean {
+    if (status.type === 'disconnect') return this.connected;
+    if (status.type === 'reconnect') return !this.connected;
+    if (status.type !== 'error') return true;
+    const { error } = status;
+    if (error instanceof PermissionViolationError)
+      return error.operation === 'subscription' ? this.#isNewRefusal(error.subject) : this.#isNewPublish(error.subject);
+    const isSame = !this.connected && error.message === this.#lastError;
+    this.#lastError = error.message;
+    return !isSame;
+  }
+
+  #isNewRefusal(subject: string): boolean {
+    const concerned = [...this.#refusalListeners].filter((heed) => heed(subject));
+    return concerned.length === 0 || this.#isRare(subject);
+  }
+
+  /** A missing right to publish progress is refused each second, for every operation. */
+  #isNewPublish(subject: string): boolean {
+    return this.#isRare(`publish ${subject.split('.').slice(0, 3).join('.')}`);
+  }
+
+  #isRare(refusal: string): boolean {
+    const before = this.#refusedAt.get(refusal) ?? Number.NEGATIVE_INFINITY;
+    this.#refusedAt.set(refusal, performance.now());
+    return performance.now() - before > sameRefusalMs;
+  }
+
+  #found(): void {
+    if (this.connected) return;
+    this.#goneSince = undefined;
+    this.#servesSince = Date.now();
+    this.#loss = new AbortController();
+    this.#back.resolve();
+  }
+
   #lost(): void {
+    if (this.connected) this.#back = Promise.withResolvers();
     this.#goneSince ??= new Date();
+    this.#loss.abort();
     for (const reject of this.#waiting) reject(new ConnectionError('the connection was lost before the reply'));
   }
 }
 
+/** A subscription that is refused again within this time is not logged again. */
+const sameRefusalMs = 60_000;
 const logged = ['disconnect', 'reconnect', 'error', 'slowConsumer', 'staleConnection'];
 
 /**

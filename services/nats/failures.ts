@@ -1,7 +1,7 @@
-/** The client's errors: what they say, and as LxstowError. */
+/** Interprets the client's errors, and translates them to LxstowError. */
 import { JetStreamApiError } from '@nats-io/jetstream';
 import { PermissionViolationError, RequestError } from '@nats-io/transport-node';
-import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, type ErrorCode, isFault, LxstowError } from '../contract/errors.ts';
 
 /** Returns the server's own error code (10071, …) if it answered with one. */
 export function apiCode(error: unknown): number | undefined {
@@ -15,18 +15,28 @@ export function violationOf(error: unknown): PermissionViolationError | undefine
   return undefined;
 }
 
+/** Whether a write was refused because the subject's last message is not the expected one. */
+export function isWrongSequence(error: unknown): boolean {
+  return [10071, 10164].includes(apiCode(error) ?? 0);
+}
+
 /** Whether nothing received the request, no JetStream either: then it had no effect. */
 export function isNoResponders(error: unknown): boolean {
   return (error instanceof RequestError && error.isNoResponders()) || (error as Error).name === 'JetStreamNotEnabled';
 }
 
-/** The stream is full, the server is (disk or memory), or the account has reached its limit for them: 10002 and 10028. */
-const noRoom = [10077, 10023, 10047, 10002, 10028];
+/** The stream is full, the server's disk or memory is full, or the account has reached a limit: of bytes (10002, 10028) or of consumers (10026). */
+const noRoom = [10077, 10023, 10047, 10002, 10028, 10026];
+
+/** Whether a request failed because of NATS itself, not because of its content. */
+export function isOfNats(code: ErrorCode): boolean {
+  return code === 'nats-unavailable' || code === 'nats-unfit' || code === 'queue-full';
+}
 
 /** Translates a failed call to NATS: the server refused it, could not be reached, or did not answer in time. */
 export function natsFailure(error: unknown, what: string): LxstowError {
   if (error instanceof LxstowError) return error;
-  // A fault of our own, say in what reads the messages.
+  // A bug of our own, for example in the code that reads the messages.
   if (isFault(error)) return asLxstowError(error);
   const code = apiCode(error);
   if (code !== undefined && noRoom.includes(code)) {

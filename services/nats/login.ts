@@ -8,7 +8,7 @@ import {
   usernamePasswordAuthenticator,
 } from '@nats-io/transport-node';
 import { readText } from '../contract/config.ts';
-import { isCode } from '../contract/errors.ts';
+import { LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 
 /** Options of a connection with these settings; `current` reads them again for each login. Throws bad-config. */
@@ -18,7 +18,7 @@ export function connectionOptions(
   current: () => Config['nats'],
 ): NodeConnectionOptions {
   const { ca, certificate, key, inboxPrefix, tlsFirst } = config;
-  const authenticator = authenticatorOf(config, current);
+  const authenticator = authenticatorOf(current);
   // The client reads these files for each connection. Reading them once here reports an unreadable one early.
   for (const [name, path] of Object.entries({ ca, certificate, key })) if (path) readText(path, `nats.${name}`);
   const tls = {
@@ -39,35 +39,47 @@ export function connectionOptions(
     reconnectTimeWait: 500,
     pingInterval: 10_000,
     maxPingOut: 2,
-    ...(authenticator ? { authenticator } : {}),
+    authenticator,
     ...(Object.keys(tls).length > 0 ? { tls } : {}),
   };
 }
 
-/** Returns the authenticator, which reads the configuration and its files at each login; undefined if the first configuration has no credentials. */
-function authenticatorOf(first: Config['nats'], current: () => Config['nats']): Authenticator | undefined {
-  if (first.credentials) return credsAuthenticator(contentOf('nats.credentials', () => current().credentials));
-  if (first.nkey) return nkeyAuthenticator(contentOf('nats.nkey', () => current().nkey));
-  if (first.token) return tokenAuthenticator(() => current().token ?? '');
-  if (!first.user) return undefined;
-  return usernamePasswordAuthenticator(
-    () => current().user ?? '',
-    () => current().password ?? '',
-  );
+/**
+ * Returns an authenticator that reads the configuration and its files at each login. While they cannot be used, for example because they are being written, it
+ * logs in as before, because an authenticator that throws would end the connection for good. Throws bad-config the first time.
+ */
+function authenticatorOf(current: () => Config['nats']): Authenticator {
+  let last = loginOf(current());
+  return (nonce) => {
+    try {
+      const login = loginOf(current());
+      const answer = login(nonce);
+      last = login;
+      return answer;
+    } catch {
+      return last(nonce);
+    }
+  };
 }
 
-/**
- * Returns a reader of the file. While the file cannot be read (it is being replaced, say), the last content counts. Throws bad-config the first time.
- */
-function contentOf(name: string, path: () => string | undefined): () => Uint8Array {
-  const read = () => new TextEncoder().encode(readText(path() ?? '', name).trim());
-  let last = read();
-  return () => {
-    try {
-      last = read();
-    } catch (error) {
-      if (!isCode(error, 'bad-config')) throw error;
-    }
-    return last;
-  };
+function loginOf({ credentials, nkey, token, user, password }: Config['nats']): Authenticator {
+  if (credentials) return fromFile('nats.credentials', credentials, credsAuthenticator);
+  if (nkey) return fromFile('nats.nkey', nkey, nkeyAuthenticator);
+  if (token) return tokenAuthenticator(token);
+  return user ? usernamePasswordAuthenticator(user, password) : () => undefined;
+}
+
+/** Throws bad-config if the file cannot be read, or contains something else. */
+function fromFile(name: string, path: string, make: (content: Uint8Array) => Authenticator): Authenticator {
+  const text = readText(path, name).trim();
+  // A .creds file must end with a line break, a seed must not.
+  const login = make(new TextEncoder().encode(name === 'nats.credentials' ? `${text}\n` : text));
+  try {
+    login();
+  } catch (cause) {
+    throw new LxstowError('bad-config', `${name}: ${path} is not what it should be: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  return login;
 }

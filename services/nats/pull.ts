@@ -1,19 +1,27 @@
-/** A pull from a consumer that a signal ends. */
+/** A pull from a consumer that ends with the connection. */
 import type { Consumer, FetchMessages, JsMsg } from '@nats-io/jetstream';
+import type { Nats } from './connection.ts';
 
-/** Yields the messages of one pull, until it is complete or expires, or `stop` aborts. Throws the client's errors. */
+/**
+ * Yields the messages of one pull, until it is complete or expires, the connection is lost, or `stop` aborts. Waits for a connection first. The client
+ * itself would continue the pull after a reconnect, and pull once more for each login that was refused in between. Throws the client's errors.
+ */
 export async function* pull(
+  nats: Pick<Nats, 'loss' | 'untilConnected'>,
   consumer: Consumer,
   options: FetchMessages,
   stop: AbortSignal,
 ): AsyncGenerator<JsMsg, undefined> {
+  await nats.untilConnected(stop);
+  if (stop.aborted) return;
+  const ends = [stop, nats.loss];
   const messages = await consumer.fetch(options);
   const end = () => messages.stop();
-  stop.addEventListener('abort', end, { once: true });
-  if (stop.aborted) end();
+  for (const signal of ends) signal.addEventListener('abort', end, { once: true });
+  if (ends.some(({ aborted }) => aborted)) end();
   try {
     yield* messages;
   } finally {
-    stop.removeEventListener('abort', end);
+    for (const signal of ends) signal.removeEventListener('abort', end);
   }
 }

@@ -1,7 +1,7 @@
 /** nats-server's configuration for several hosts, made from nats.conf, which has the rights of each role for a host named `local`. Pure. */
 import { LxstowError } from '../contract/errors.ts';
 
-export interface ServerPlan {
+interface ServerPlan {
   /** LXD hosts, by their names in `remotes`. */
   hosts: string[];
   /** Where the server listens: `0.0.0.0:4222`. */
@@ -19,7 +19,7 @@ export interface ServerUser {
   host?: string;
 }
 
-/** Everyone that serverConfiguration lets in. */
+/** All users in the configuration. */
 export function serverUsers(hosts: string[]): ServerUser[] {
   const named = (name: string) => ({ name, variable: variableOf(name) });
   return [

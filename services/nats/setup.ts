@@ -95,7 +95,7 @@ const buckets = [
   schedulesBucket,
   trustBucket,
 ];
-/** Workers have no use for them, and may not read them. */
+/** Buckets that workers do not need, and may not read. */
 const gatewaysBuckets = [runsBucket, schedulesBucket, trustBucket];
 
 /** Settings of the stream behind a bucket that already exists. */

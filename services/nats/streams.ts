@@ -9,9 +9,9 @@ export const operationsBucket = 'lxstow_operations';
 export const leasesBucket = 'lxstow_leases';
 /** What running backups have stored. */
 export const checkpointsBucket = 'lxstow_checkpoints';
-/** What is known of each instance: seen, last good backup, last outcome (schemas/instance-record.json). */
+/** The record of each instance (schemas/instance-record.json). */
 export const instancesBucket = 'lxstow_instances';
-/** Runs: what each is, and its children. */
+/** Runs and their children. */
 export const runsBucket = 'lxstow_runs';
 /** Schedules: what people wrote, and the last time each was due. */
 export const schedulesBucket = 'lxstow_schedules';

@@ -4,6 +4,7 @@ import type { Address, JobKind } from '../contract/schemas.ts';
 const jobsPrefix = 'lxstow.jobs';
 export const deadPrefix = 'lxstow.dead';
 export const noticesPrefix = 'lxstow.notices';
+const progressPrefix = 'lxstow.progress';
 
 /**
  * Encodes a name as one token of a subject or key: all but letters, digits, `_` and `-` becomes `=` and two hex digits per byte. Names are never
@@ -24,12 +25,12 @@ export function decodeToken(token: string): string {
 
 /** Separates the instance that a restore creates from the one whose backup it reads, if they differ. */
 const fromWord = 'from';
-/** Behind all of it: the restore may bring what LXD's restricted projects refuse. */
+/** Last word of a subject: the restore may contain what LXD refuses in restricted projects. */
 const unrestrictedWord = 'unrestricted';
 
 /**
  * `lxstow.jobs.<remote>.<kind>.<project>.<instance>`: all that a job touches, so that NATS can hold it against the publisher's rights. A restore from
- * another instance's backup has `.from.<remote>.<project>.<instance>` behind it, one that may bring anything `.unrestricted`.
+ * another instance's backup adds `.from.<remote>.<project>.<instance>`; a restore that may contain anything adds `.unrestricted`.
  */
 export function jobSubject(
   kind: JobKind,
@@ -55,7 +56,7 @@ export function jobFilters(remote: string, kind: JobKind): string[] {
   return [...restores, ...restores.map((each) => `${each}.${unrestrictedWord}`)];
 }
 
-/** The parts of a job's subject; undefined when it is none. The names are not checked. */
+/** The parts of a job's subject; undefined if it is no such subject. The names are not checked. */
 export function parseJobSubject(subject: string): JobName | undefined {
   const all = subject.split('.');
   if (all.some((token) => token === '')) return undefined;
@@ -66,7 +67,7 @@ export function parseJobSubject(subject: string): JobName | undefined {
 }
 
 /** What a job's subject names. */
-export type JobName = Address & { kind: string; source?: Address; unrestricted?: true };
+type JobName = Address & { kind: string; source?: Address; unrestricted?: true };
 
 function parseJobTokens(tokens: string[]): JobName | undefined {
   const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;
@@ -88,7 +89,7 @@ export function buriedSubject(subject: string): string {
   return jobsPrefix + subject.slice(deadPrefix.length);
 }
 
-/** In the subject of a run's notice, in the place of a remote: none is called so. */
+/** Stands for the remote in the subject of a run's notice. No remote has this name. */
 export const runsToken = '=runs';
 
 export function noticeSubject(remote: string, operation: string): string {
@@ -104,15 +105,25 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
+/** Where a worker tells how far an operation is. */
+export function progressSubject(remote: string, operation: string): string {
+  return `${progressPrefix}.${remote}.${operation}`;
+}
+
+export function parseProgressSubject(subject: string): { remote: string; operation: string } | undefined {
+  const [remote, operation, ...rest] = subject.slice(progressPrefix.length + 1).split('.');
+  return remote && operation && rest.length === 0 ? { remote, operation } : undefined;
+}
+
 /** Where a remote's workers announce released leases to each other. The body is `waitKey` of the lease's key. */
 export function freedSubject(remote: string): string {
   return `lxstow.freed.${remote}`;
 }
 
 const apiPrefix = 'lxstow.api';
-/** In a request's subject in the place of a name: all of them. No name is encoded so. */
+/** Stands for all names in a request's subject. No encoded name equals it. */
 const allToken = '=all';
-/** What `=all` stands for once it is read: no name of a remote or project. */
+/** What `=all` is parsed to. No remote or project has this name. */
 export const all = '*';
 
 /** Fills names into a request's `pattern` (`backups.list.{remote}.{project}`); a missing name becomes a wildcard. */

@@ -8,12 +8,11 @@ import type { Nats } from '../nats/connection.ts';
 import { isGone } from '../nats/scan.ts';
 import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { endpointIn, isOfRun, noticeId, noticeOf } from './notice.ts';
+import { endpointIn, isOfRun, noticeId, noticeOf, runNoticeOf } from './notice.ts';
 import { pulled, type QueuedNotice, queueNotice } from './noticeQueue.ts';
 import { type Ping, pingOf } from './ping.ts';
-import { runNoticeOf } from './runNotice.ts';
 
-export interface AnnounceOptions {
+interface AnnounceOptions {
   nats: Nats;
   /** Delivers the changes of operations, or of runs. */
   consumer: Consumer;
@@ -21,7 +20,7 @@ export interface AnnounceOptions {
   of: 'operations' | 'runs';
   config: Config['notify'];
   log: Log;
-  /** Aborts when no more ends are to be announced. */
+  /** Aborts when this process must announce no more ends. */
   stop: AbortSignal;
 }
 
@@ -30,7 +29,7 @@ const againMs = 5000;
 
 /** Runs until `stop` aborts. */
 export async function announceEnds({ nats, consumer, of, config, log, stop }: AnnounceOptions): Promise<void> {
-  for await (const message of pulled(consumer, async () => atOnce, stop, log)) {
+  for await (const message of pulled(nats, consumer, async () => atOnce, stop, log)) {
     let notices: QueuedNotice[];
     try {
       if (message.headers && isGone(message.headers)) notices = [];
@@ -51,8 +50,8 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
 }
 
 /**
- * One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. A run's operations are told
- * together by the notice of the run, unless `notify.children` wants each.
+ * One notice per endpoint; an endpoint that both name counts as the configuration's. None for an operation that has not ended. A run's operations are covered
+ * by the notice of the run, unless `notify.children` is true.
  */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const operation = message.json<Operation>();

@@ -1,5 +1,6 @@
 /** Takes notices from the queue and posts each to its endpoint, until the endpoint accepts it or lxstow gives up. */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
+import { jittered } from '../concurrency/jitter.ts';
 import { Semaphore } from '../concurrency/semaphore.ts';
 import { readText } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -11,14 +12,15 @@ import { parseNotice, pulled, type QueuedNotice } from './noticeQueue.ts';
 import { type Answer, post } from './post.ts';
 import { webhookHeaders } from './signature.ts';
 
-export interface DeliverOptions {
+interface DeliverOptions {
+  nats: Parameters<typeof pulled>[0];
   consumer: Consumer;
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
   log: Log;
-  /** Aborts when no more notices are to be taken. */
+  /** Aborts when this process must take no more notices. */
   stop: AbortSignal;
-  /** Aborts when notices under way must go back to the queue. */
+  /** Aborts when notices that are being delivered must go back to the queue. */
   handingBack: AbortSignal;
 }
 
@@ -34,7 +36,7 @@ const longestHeldMs = 5000;
 const firstRetryMs = 2000;
 const longestRetryMs = 2 * 3_600_000;
 const hourMs = 3_600_000;
-/** A ping says how things are: one that comes much later would say something else. */
+/** How long a ping is tried: if it arrives much later, what it says is no longer true. */
 const pingTriedMs = { start: 60_000, up: hourMs, down: hourMs };
 
 interface Host {
@@ -58,8 +60,8 @@ export class Deliverer {
 
   /** Runs until `stop` aborts; resolves when the notices under way have ended. */
   async run(): Promise<void> {
-    const { consumer, stop, log } = this.#options;
-    for await (const message of pulled(consumer, () => this.#room(), stop, log)) {
+    const { nats, consumer, stop, log } = this.#options;
+    for await (const message of pulled(nats, consumer, () => this.#room(), stop, log)) {
       const handling = this.#handle(message).catch((error) => {
         // NATS redelivers it.
         log.warn('a notice was dropped for now', { subject: message.subject, error });
@@ -137,7 +139,7 @@ export class Deliverer {
     return ping ? Math.min(ms, pingTriedMs[ping.what]) : ms;
   }
 
-  /** Checks the endpoint against the configuration of now, not that of the time when the notice was queued. */
+  /** Posts the notice if the current configuration allows its endpoint, whatever the configuration was when the notice was queued. */
   async #post({ id, endpoint, namedBy, body, ping }: QueuedNotice): Promise<Answer> {
     const { config, handingBack } = this.#options;
     const listed = config.endpoints.includes(endpoint);
@@ -163,8 +165,7 @@ export class Deliverer {
 
 /** 2 s doubling to 2 h, by the number of deliveries; jittered, so that notices that failed together are not retried together. */
 function retryMs({ info }: JsMsg): number {
-  const delayMs = Math.min(firstRetryMs * 2 ** (info.deliveryCount - 1), longestRetryMs);
-  return Math.round(delayMs * (0.75 + Math.random() / 2));
+  return jittered(Math.min(firstRetryMs * 2 ** (info.deliveryCount - 1), longestRetryMs));
 }
 
 /** Time since the message was queued. */

@@ -1,5 +1,15 @@
-/** Builds the notice of an operation that has ended. Pure. */
-import type { Address, BackupJob, DeleteJob, Notice, Operation, RestoreJob } from '../contract/schemas.ts';
+/** Builds the notices of operations and runs that have ended. Pure. */
+import type {
+  Address,
+  BackupJob,
+  DeleteJob,
+  Notice,
+  Operation,
+  RestoreJob,
+  Run,
+  RunNotice,
+} from '../contract/schemas.ts';
+import { everything, runOperation, shownRun } from '../runs/fold.ts';
 
 /** The fields that matter here, of any kind of job's message. */
 type Asked = Partial<Pick<BackupJob, 'run' | 'tags'> & Pick<RestoreJob, 'source'> & Pick<DeleteJob, 'notifyEndpoint'>>;
@@ -7,26 +17,36 @@ type Asked = Partial<Pick<BackupJob, 'run' | 'tags'> & Pick<RestoreJob, 'source'
 const states = { Success: 'success', Failure: 'failed', Cancelled: 'cancelled' } as const;
 type Ended = keyof typeof states;
 
+function hasEnded(status: string): status is Ended {
+  return status in states;
+}
+
+/** The fields of every notice: how the operation or run ended, and when. */
+function ending(status: Ended, startedAt: string, ended_at: string, error: string) {
+  const state = states[status];
+  return {
+    ...{ state, startedAt, status, ended_at },
+    ...(state === 'success' && { completedAt: ended_at }),
+    ...(state === 'failed' && { failedAt: ended_at }),
+    ...(error !== '' && { error }),
+    duration_seconds: Math.max(0, Date.parse(ended_at) - Date.parse(startedAt)) / 1000,
+  };
+}
+
 /** The notice of an operation; undefined while it has not ended. */
 export function noticeOf(operation: Operation): Notice | undefined {
   const { id, kind, status, backup, err, error_code, created_at, updated_at, metadata } = operation;
-  if (!(status in states)) return undefined;
-  const state = states[status as Ended];
+  if (!hasEnded(status)) return undefined;
   const { tags, source } = asked(operation);
   const { bytes_stored, bytes_total, warnings } = metadata;
   return {
     opType: kind,
-    state,
     name: backup ?? '',
     instance: operation.instance,
-    startedAt: created_at,
-    ...(state === 'success' && { completedAt: updated_at }),
-    ...(state === 'failed' && { failedAt: updated_at }),
+    ...ending(status, created_at, updated_at, err),
     rawURL: pathOf(operation),
-    ...(err !== '' && { error: err }),
     operation: id,
     kind,
-    status: status as Ended,
     status_code: operation.status_code as Notice['status_code'],
     ...(error_code !== undefined && { code: error_code }),
     location: operation.remote,
@@ -36,11 +56,25 @@ export function noticeOf(operation: Operation): Notice | undefined {
     ...(tags && { tags }),
     ...(bytes_stored !== undefined && { size: bytes_stored }),
     ...(bytes_total !== undefined && { raw_size: bytes_total }),
-    ended_at: updated_at,
-    duration_seconds: Math.max(0, Date.parse(updated_at) - Date.parse(created_at)) / 1000,
     attempts: operation.attempt,
     ...(operation.trace !== undefined && { trace: operation.trace }),
     ...(warnings && { warnings }),
+  };
+}
+
+/** The notice of a run; undefined while it has not ended. */
+export function runNoticeOf(run: Run): RunNotice | undefined {
+  const { id, status, created_at, updated_at, ended_at = updated_at } = run;
+  const shown = shownRun(run, everything, new Date(updated_at));
+  if (!hasEnded(status) || !shown) return undefined;
+  return {
+    opType: 'run',
+    ...ending(status, created_at, ended_at, runOperation(shown).err),
+    rawURL: `/1.0/runs/${id}`,
+    operation: id,
+    kind: 'run',
+    status_code: shown.status_code as RunNotice['status_code'],
+    run: shown,
   };
 }
 
@@ -54,7 +88,7 @@ export function endpointIn(operation: Operation): string | undefined {
   return asked(operation).notifyEndpoint;
 }
 
-/** Whether it is of a run, whose own notice tells how all of them ended. */
+/** Whether the operation belongs to a run, whose own notice covers it. */
 export function isOfRun(operation: Operation): boolean {
   return asked(operation).run !== undefined;
 }

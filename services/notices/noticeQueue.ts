@@ -19,7 +19,7 @@ export interface QueuedNotice {
   endpoint: string;
   /** Where the endpoint was named. */
   namedBy: 'configuration' | 'request';
-  /** JSON, as it is sent and signed; of a ping its text. */
+  /** The JSON as it is sent and signed; for a ping, its text. */
   body: string;
   /** For a ping: how it is sent. */
   ping?: Pick<Ping, 'what' | 'method'>;
@@ -69,6 +69,7 @@ export function parseNotice({ subject, headers: carried, data }: JsMsg): QueuedN
 
 /** Yields the consumer's messages until `stop`, `room()` of them at a time. While NATS is away, it logs that and retries. */
 export async function* pulled(
+  nats: Parameters<typeof pull>[0],
   consumer: Consumer,
   room: () => Promise<number>,
   stop: AbortSignal,
@@ -76,7 +77,7 @@ export async function* pulled(
 ): AsyncGenerator<JsMsg> {
   while (!stop.aborted) {
     try {
-      yield* pull(consumer, { max_messages: await room(), expires: pullMs }, stop);
+      yield* pull(nats, consumer, { max_messages: await room(), expires: pullMs }, stop);
     } catch (error) {
       if (stop.aborted) return;
       log.warn('notices wait for NATS', { error: natsFailure(error, 'waiting for notices') });

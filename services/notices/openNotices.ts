@@ -11,7 +11,7 @@ import { Deliverer } from './deliver.ts';
 
 const goingBackMs = 1000;
 
-export interface NoticesOptions {
+interface NoticesOptions {
   nats: Nats;
   config: Config['notify'];
   metrics: GatewayMetrics;
@@ -20,7 +20,7 @@ export interface NoticesOptions {
   stop: AbortSignal;
 }
 
-export interface Notices {
+interface Notices {
   /** Resolves when nothing is under way; what still is after `withinMs` goes back to the queue. */
   drain(withinMs: number): Promise<void>;
 }
@@ -38,7 +38,7 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
   if (config.endpoints.length > 0 && config.secret === undefined)
     log.warn('notices are not signed: there is no notify.secret');
   const deliverer = new Deliverer({
-    ...{ consumer: queued, config, metrics, log, stop },
+    ...{ nats, consumer: queued, config, metrics, log, stop },
     handingBack: handingBack.signal,
   });
   const running = Promise.all([
@@ -51,10 +51,9 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
   );
   return {
     async drain(withinMs) {
-      const timer = setTimeout(() => handingBack.abort(), withinMs);
+      using _timer = setTimeout(() => handingBack.abort(), withinMs);
       // While NATS is away, nothing can be handed back: stop waiting, NATS redelivers it.
       await Promise.race([running, delay(withinMs + goingBackMs, undefined, { ref: false })]);
-      clearTimeout(timer);
     },
   };
 }

@@ -1,4 +1,4 @@
-/** Pings for services that watch whether something has run: healthchecks.io and the like, and Uptime Kuma. Pure. */
+/** Builds pings for services that raise an alarm when something has not run: healthchecks.io and similar ones, and Uptime Kuma. Pure. */
 import { sizeText } from '../contract/bytes.ts';
 import type { Run } from '../contract/schemas.ts';
 import { everything, hasEnded, shownRun } from '../runs/fold.ts';
@@ -18,7 +18,7 @@ export interface Ping {
 const longestText = 200;
 
 /**
- * What this state of a run is worth: that it has begun, if it is the first one, or how it ended. Else undefined. A run that was cancelled is down: its
+ * The ping for this state of a run: that it has begun, if this is its first state, or how it ended; otherwise undefined. A run that was cancelled is down, because its
  * backups were not made.
  */
 export function pingOf(run: Run): Ping | undefined {
@@ -30,7 +30,7 @@ export function pingOf(run: Run): Ping | undefined {
   return isKumas(url) ? kumaPing(run, url, what) : healthcheck(run, url, what);
 }
 
-/** By https://healthchecks.io/docs/http_api: the URL itself is success; `rid` has it measure how long the run took. */
+/** As in https://healthchecks.io/docs/http_api: a POST to the URL itself means success; with `rid`, the service measures how long the run took. */
 function healthcheck(run: Run, url: URL, what: Ping['what']): Ping {
   const path = url.pathname.replace(/\/$/, '');
   url.pathname = { start: `${path}/start`, up: path, down: `${path}/fail` }[what];

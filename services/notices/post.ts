@@ -5,7 +5,7 @@ import https from 'node:https';
 import { isIP, type LookupFunction } from 'node:net';
 import { hostOf, isOwn, ownAddress } from './allowedEndpoints.ts';
 
-export interface PostOptions {
+interface PostOptions {
   /** POST without it. */
   method?: 'GET' | 'POST';
   headers: Record<string, string>;

@@ -1,7 +1,7 @@
 /** Signatures by https://www.standardwebhooks.com, version 1: HMAC-SHA256 of id, time and body. Pure. */
 import { createHmac } from 'node:crypto';
 
-export interface Signed {
+interface Signed {
   id: string;
   /** Time of sending. */
   time: Date;

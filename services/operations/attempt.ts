@@ -4,9 +4,12 @@ import type { Checkpoint, Operation, OperationMetadata } from '../contract/schem
 import type { Lease, Leases } from '../coordination/leases.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { amend, begin, carriedOver, isFinal, refuseCancels } from './operation.ts';
+import { onlyMoved } from './operationProgress.ts';
 import type { OperationStore, Stored } from './operationStore.ts';
 
 const reportEveryMs = 1000;
+/** Progress that was only told is recorded after this time, for gateways that start and for attempts that end with their worker. */
+const recordEveryMs = 30_000;
 const cleanupMs = 30_000;
 const lingerMs = 5000;
 
@@ -28,7 +31,7 @@ export function bytesPerSecond(bytes: number, begun: number): number {
   return Math.round((bytes * 1000) / Math.max(1, performance.now() - begun));
 }
 
-export interface AttemptOptions {
+interface AttemptOptions {
   store: OperationStore;
   leases: Leases;
   /** The lease on the instance; undefined for jobs that touch no instance. */
@@ -58,12 +61,16 @@ export class Attempt {
   /** The progress that was written last, and when. */
   #written: OperationMetadata;
   #writtenAt = performance.now();
+  /** The progress that was told or written last, and when. */
+  #told: OperationMetadata;
+  #toldAt = performance.now();
   #timer: NodeJS.Timeout | undefined;
 
   private constructor(stored: Stored, options: AttemptOptions) {
     this.#stored = stored;
     this.#metadata = carriedOver(stored.operation.metadata);
     this.#written = this.#metadata;
+    this.#told = this.#metadata;
     this.#options = options;
     this.log = options.log;
     for (const lease of [options.lease, ...(options.permits ?? [])]) if (lease) this.#hold(lease);
@@ -133,16 +140,26 @@ export class Attempt {
     await Promise.all(this.#leases.map((lease) => lease.renew()));
   }
 
-  /** Writes progress to the operation, with its next write, or a second after the last one. A failed write does not end the attempt. */
+  /**
+   * Tells progress, a second after it was told last; a change of another kind, such as the stage, is written then. The next write of the operation has
+   * all of it. A failed write does not end the attempt.
+   */
   report(metadata: OperationMetadata): void {
     this.#metadata = { ...this.#metadata, ...metadata };
     if (this.#timer || this.signal.aborted) return;
-    const due = Math.max(0, this.#writtenAt + reportEveryMs - performance.now());
+    const due = Math.max(0, this.#toldAt + reportEveryMs - performance.now());
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      if (this.#metadata === this.#written) return;
-      this.record({}).catch((error) => this.log.debug('progress not written', { error }));
+      if (this.#metadata !== this.#told) this.#tell();
     }, due);
+  }
+
+  #tell(): void {
+    const metadata = this.#metadata;
+    const isRecent = performance.now() - this.#writtenAt < recordEveryMs;
+    const told = isRecent && onlyMoved(this.#written, metadata) && this.#options.store.tell(this.operation, metadata);
+    if (told) [this.#told, this.#toldAt] = [metadata, performance.now()];
+    else this.record({}).catch((error) => this.log.debug('progress not written', { error }));
   }
 
   /** Adds facts to the operation, which its next write records. */
@@ -230,8 +247,8 @@ export class Attempt {
       const written = await this.#options.store.update(change(noted), this.#stored.revision);
       if (written) {
         this.#stored = written;
-        this.#written = metadata;
-        this.#writtenAt = performance.now();
+        [this.#written, this.#writtenAt] = [metadata, performance.now()];
+        [this.#told, this.#toldAt] = [metadata, this.#writtenAt];
         return;
       }
       const found = await this.#options.store.find(this.operation.id, this.operation.remote);

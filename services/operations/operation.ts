@@ -37,7 +37,7 @@ export function isFinal({ status_code }: Pick<Operation, 'status_code'>): boolea
   return status_code >= 200;
 }
 
-export interface NewOperation {
+interface NewOperation {
   id: string;
   kind: OperationKind;
   address: Address;
@@ -101,7 +101,7 @@ export function carriedOver(metadata: OperationMetadata): OperationMetadata {
   };
 }
 
-/** Marks that the last steps have begun, which a cancel does not undo. A Cancelling operation stays so. */
+/** Records that the last steps have begun, which a cancel cannot undo. An operation that is Cancelling stays so. */
 export function refuseCancels(operation: Operation, now: Date): Operation {
   return { ...amend(operation, {}, now), may_cancel: false };
 }
@@ -126,7 +126,7 @@ export function fail(operation: Operation, error: LxstowError, now: Date): Opera
   return { ...withoutOwner(move(operation, 'Failure', now)), err: error.message, error_code: error.code };
 }
 
-/** Cancels: at once when no work was begun, else as soon as a worker has cleaned up. */
+/** Cancels the operation: at once if no work has begun, otherwise once a worker has cleaned up. */
 export function cancel(operation: Operation, now: Date): Operation {
   if (operation.status === 'Pending' && operation.checkpoint === undefined) return cancelled(operation, now);
   return { ...move(operation, 'Cancelling', now), may_cancel: false };

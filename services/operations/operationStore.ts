@@ -1,6 +1,6 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
-import type { Operation } from '../contract/schemas.ts';
+import type { Operation, OperationMetadata } from '../contract/schemas.ts';
 import { Bucket, parseRecord } from '../nats/bucket.ts';
 import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -8,9 +8,11 @@ import { natsFailure } from '../nats/failures.ts';
 import { Feed, type Followed } from '../nats/feed.ts';
 import { type ScanOptions, scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
+import { progressSubject } from '../nats/subjects.ts';
 import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { isFinal } from './operation.ts';
+import { progressOf } from './operationProgress.ts';
 
 export interface Stored {
   operation: Operation;
@@ -32,7 +34,7 @@ export class OperationStore {
     this.#keptMs = keptHours * 3_600_000;
   }
 
-  /** Writes a new operation; undefined when its id already exists. */
+  /** Writes a new operation; undefined if its id already exists. */
   async create(operation: Operation): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
     const revision = await this.#bucket.put(
@@ -56,6 +58,18 @@ export class OperationStore {
     return next === undefined ? undefined : { operation, revision: next };
   }
 
+  /**
+   * Tells who listens how far a running operation is. False where a record must say it: the connection was lost since the last one, which would look as
+   * if the attempt had ended with it.
+   */
+  tell(operation: Operation, metadata: OperationMetadata): boolean {
+    const { id, remote, updated_at } = operation;
+    if (!this.#nats.connected || Date.parse(updated_at) < this.#nats.servesSince) return false;
+    const told = progressOf(operation, metadata, new Date());
+    this.#nats.connection.publish(progressSubject(remote, id), JSON.stringify(told));
+    return true;
+  }
+
   /** Finds the operation with this id, by default on any remote. */
   async find(id: string, remote = '*'): Promise<Stored | undefined> {
     const { entry } = await this.#bucket.get(operationKey(remote, id));
@@ -70,7 +84,7 @@ export class OperationStore {
     return [...operations.values()];
   }
 
-  /** The same in batches, by their last change, the oldest first. One that changes in between comes again, as it is then; none is missed. */
+  /** The same in batches, those with the oldest last change first. An operation that changes in the meantime comes again, in its new state; none is missed. */
   async *batches(remote = '*'): AsyncGenerator<Stored[]> {
     for (let next = 1, full = true; full; ) {
       const batch: Stored[] = [];
@@ -87,8 +101,8 @@ export class OperationStore {
   }
 
   /**
-   * A page of those that are wanted, by their last change, the latest first: `limit` of them, changed before the revision `before`. One that changes between
-   * two pages is on neither: it is on the first page from then on. `next` is the `before` of the page behind.
+   * A page of the matching operations, those with the latest change first: `limit` of them, changed before the revision `before`. An operation that changes between
+   * two pages is on neither; it moves to the first page. `next` is the `before` of the next page.
    */
   async page(
     wanted: (operation: Operation) => boolean,
@@ -121,14 +135,14 @@ export class OperationStore {
     this.#nats.assertConnected();
     try {
       const { state } = await this.#nats.jsm.streams.info(`KV_${operationsBucket}`);
-      // A stream that never had a message says 0, which is no sequence.
+      // A stream that never had a message reports 0, which is not a valid sequence.
       return { first: Math.max(1, state.first_seq), last: state.last_seq, length: state.messages };
     } catch (error) {
       throw natsFailure(error, 'listing operations');
     }
   }
 
-  /** Calls `see` with each, until it returns false; undefined stands for one that is gone, or cannot be read. */
+  /** Calls `see` with each operation until it returns false; with undefined for one that is gone or cannot be read. */
   async #scan(options: ScanOptions, see: (found: Stored | undefined, revision: number) => boolean): Promise<void> {
     this.#nats.assertConnected();
     try {
@@ -142,7 +156,7 @@ export class OperationStore {
     }
   }
 
-  /** Undefined for a record that is none: it must not hide the others. */
+  /** Undefined for a record that is not valid: it must not hide the others. */
   #readOperation(key: string, data: Uint8Array): Operation | undefined {
     try {
       return parseRecord<Operation>(data);

@@ -1,12 +1,12 @@
 /**
- * What each error is blamed on (docs/adr/0032-outages.md). worker/retryDecision.ts decides by it what becomes of the job; it handles lease-lost, stopping and
+ * What each error is blamed on (docs/adr/0032-outages.md). From this, worker/retryDecision.ts decides what happens to the job; it handles lease-lost, stopping and
  * cancelled itself.
  */
 import { type ErrorCode, LxstowError } from '../contract/errors.ts';
 
-export type Dependency = 's3' | 'lxd' | 'nats';
+type Dependency = 's3' | 'lxd' | 'nats';
 
-export type Blame =
+type Blame =
   /** The job asks for something impossible: it fails at once. */
   | { on: 'job' }
   /**
@@ -81,14 +81,14 @@ export function describeMissing(code: ErrorCode): string | undefined {
   return words[code];
 }
 
-/** The dependency to ask whether it is away, when a job fails by this. */
+/** The dependency to probe if a job fails with this code. */
 export function suspectOf(code: ErrorCode): Dependency | undefined {
   const blame = blames[code];
   if (blame.on === 'attempt') return blame.suspect;
   return blame.on === 'job' ? undefined : blame.on;
 }
 
-/** Whether S3 has refused a request that may have been a write: then it is asked whether it takes any. */
+/** Whether S3 has refused a request that may have been a write: then the probe must also try a write. */
 export function mayBeOfWrites(code: ErrorCode): boolean {
   return code === 's3-denied' || code === 's3-full';
 }

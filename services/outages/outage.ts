@@ -7,7 +7,7 @@ import type { LxstowError } from '../contract/errors.ts';
 import { faultsOf, type JobKind, type Outage } from '../contract/schemas.ts';
 import { onlyDeletes } from '../nats/streams.ts';
 
-/** A remote with more concurrent jobs than this is not limited any more. */
+/** The slow start ends when this many jobs may use the dependency. */
 const mostAllowed = 32;
 const firstLookMs = 1000;
 const longestLookMs = 30_000;
@@ -38,14 +38,14 @@ export function nextLookMs({ since, allowed }: Outage, now: Date): number {
 
 const names = { s3: 'S3', lxd: 'LXD' };
 
-/** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Leaves the reason out, which may change: operations are then written once. */
+/** What a job waits for, in words: `S3, away since 2026-11-28T03:12:07Z`. Leaves out the reason, which may change, so that operations are written only once. */
 export function describeOutage({ dependency, since, allowed, only }: Outage): string {
   const name = names[dependency];
   if (allowed > 0) return `${name}, which has just come back`;
   return `${name}, ${only ? 'which takes no writes' : 'away'} since ${since.slice(0, 19)}Z`;
 }
 
-/** Whether jobs of this kind wait for it. */
+/** Whether jobs of this kind wait for the end of this outage. */
 export function concerns({ dependency, only }: Outage, kind: JobKind): boolean {
   return dependency === 'lxd' ? !onlyDeletes(kind) : only === undefined || kind === 'backup';
 }

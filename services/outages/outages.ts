@@ -17,7 +17,7 @@ export interface Gate {
 }
 
 /** What `examine` found. */
-export interface Examined {
+interface Examined {
   /** The outage that stops the job; undefined if there is none. */
   gate: Gate | undefined;
   /** LXD is away, or has restarted since the attempt began: that interrupted the job. */
@@ -55,9 +55,8 @@ export class Outages implements AsyncDisposable {
     if (!this.#lxd.known || this.#stopping.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#paused.push(resolve);
-    const timer = setTimeout(resolve, lookAtQueueMs);
+    using _timer = setTimeout(resolve, lookAtQueueMs);
     await promise;
-    clearTimeout(timer);
   }
 
   /** Returns what keeps a job of this kind from beginning here; undefined if nothing does. */
@@ -76,7 +75,7 @@ export class Outages implements AsyncDisposable {
     if (on !== 's3' && on !== 'lxd') return { gate: undefined, cut: false };
     const [suspect, other] = on === 's3' ? [this.#s3, this.#lxd] : [this.#lxd, this.#s3];
     const outage = await suspect.examine(mayBeOfWrites(code));
-    // One outage may hide the other: no job gets so far as to meet it.
+    // One outage may hide the other, because no job gets far enough to notice it.
     if (outage?.allowed === 0) await other.examine(false);
     const cut = on === 'lxd' && (outage !== undefined || suspect.startedAgain > begun);
     if (!outage || !concerns(outage, kind)) return { gate: undefined, cut };

@@ -11,7 +11,7 @@ const startTimeoutMs = 10_000;
 /** S3 lets us read, but not write. */
 export class WritesRefused extends LxstowError {}
 
-export interface Question {
+interface Question {
   /** Also tries a write. Only after a write was refused: each costs a request and, in a versioned bucket, a version. */
   writes: boolean;
 }
@@ -54,15 +54,14 @@ export async function probeAtStart(store: Pick<ObjectStore, 'probe'>, log: Log):
   });
 }
 
-interface Server {
-  auth?: string;
-  environment?: { server_pid?: number };
-}
-
 /** Asks LXD whether it trusts us: LXD also answers clients that it does not trust. */
 export function probeOfLxd(lxd: LxdClient): Probe {
   return async (signal) => {
-    const { auth, environment } = await lxd.get<Server>('/1.0', {}, signal);
+    const { auth, environment } = await lxd.get<{ auth?: string; environment?: { server_pid?: number } }>(
+      '/1.0',
+      {},
+      signal,
+    );
     if (auth !== undefined && auth !== 'trusted') throw mistrust(lxd);
     return environment?.server_pid === undefined ? undefined : String(environment.server_pid);
   };

@@ -4,12 +4,8 @@ import type { Bucket, Entry } from '../nats/bucket.ts';
 import { outageKey } from '../nats/bucketKeys.ts';
 import { parseOutage } from './outage.ts';
 
-export interface RemoteOutage extends Outage {
-  remote: string;
-}
-
 /** `leases`: the bucket with the records. Skips a record that this version cannot read. */
-export async function listOutages(leases: Bucket): Promise<RemoteOutage[]> {
+export async function listOutages(leases: Bucket): Promise<(Outage & { remote: string })[]> {
   const found = await Promise.all([leases.entries(outageKey('*', 's3')), leases.entries(outageKey('*', 'lxd', '*'))]);
   return found.flat().flatMap((entry) => {
     const { key, value } = entry;

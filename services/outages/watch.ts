@@ -78,7 +78,7 @@ export class Watch {
     return this.#startedAgain;
   }
 
-  /** The record, as it was a second ago at most. What NATS does not tell stays as it was. */
+  /** The record, at most a second old. If NATS does not answer, the last known one. */
   async current(): Promise<Outage | undefined> {
     if (!this.#shared || performance.now() - this.#readAt < readEveryMs) return this.#known;
     try {
@@ -112,7 +112,7 @@ export class Watch {
     return this.#known ?? outage;
   }
 
-  /** Waits for the loop, which removes the record that this worker kept: the others probe for themselves. */
+  /** Waits for the loop to end, which removes the record that this worker kept; other workers then probe themselves. */
   async end(): Promise<void> {
     await this.#keeping;
   }
@@ -127,7 +127,7 @@ export class Watch {
       const next = why ? failed(known, known, inRecord(why), new Date()) : answered(known);
       if (next) await this.#write(next);
       else if (!(await this.#remove())) {
-        // A job of another worker has just failed: it is away again.
+        // Read the record again: a job of another worker may just have failed, so that the dependency is away again.
         await this.current();
         if (this.#known) continue;
       }

@@ -1,6 +1,6 @@
 /**
- * What an instance, or a profile of it, says about the retention of its backups: `user.lxstow.keep-daily=30`. Such keys lengthen a rule; they shorten it
- * only where the rule says so, for who may edit an instance may not for that delete its backups. Pure.
+ * Keys with which an instance or its profile changes how long its backups are kept: `user.lxstow.keep-daily=30`. Such keys make a rule keep more; they make it keep less
+ * only if the rule allows that, because the right to edit an instance is not a right to delete its backups. Pure.
  */
 import { Temporal } from 'temporal-polyfill';
 import { faultsOf, type InstanceKeep, type KeepRule } from '../contract/schemas.ts';
@@ -9,11 +9,11 @@ import { type Candidate, checkRule, durationOf, judge, type Verdict } from './ke
 const prefix = 'user.lxstow.';
 const counts = ['last', 'hourly', 'daily', 'weekly', 'monthly', 'yearly'] as const;
 const names = [...counts, 'within', 'tag'] as const;
-/** LXD's configuration that is about retention. */
+/** The keys of LXD's configuration for retention. */
 export const keepKeys = names.map((name) => `${prefix}keep-${name}`);
 const longestValue = 1000;
 
-/** The texts of these keys, by the option's name: `keep-daily`. Undefined where there are none. */
+/** The texts of these keys, by the option's name: `keep-daily`. Undefined if there are none. */
 export function instanceKeepOf(config: Record<string, string | undefined>): InstanceKeep | undefined {
   const found = keepKeys.flatMap((key) => {
     const value = config[key]?.slice(0, longestValue);
@@ -22,13 +22,8 @@ export function instanceKeepOf(config: Record<string, string | undefined>): Inst
   return found.length > 0 ? Object.fromEntries(found) : undefined;
 }
 
-export interface ReadKeys {
-  keep: KeepRule;
-  /** Keys that were not understood, for people: they count for nothing. */
-  faults: string[];
-}
-
-export function readKeys(keys: InstanceKeep): ReadKeys {
+/** `faults`: messages about keys that were not understood, and have no effect. */
+export function readKeys(keys: InstanceKeep): { keep: KeepRule; faults: string[] } {
   const keep: Record<string, unknown> = {};
   const faults: string[] = [];
   for (const [name, text] of Object.entries(keys)) {
@@ -39,7 +34,7 @@ export function readKeys(keys: InstanceKeep): ReadKeys {
   return { keep, faults };
 }
 
-/** Fit for a header and a line of a log. */
+/** Shortens a text to fit into a header or a log line. */
 function shortly(text: string): string {
   return text.slice(0, 40).replaceAll(/[^ -~]|["\\]/g, '?');
 }
@@ -51,7 +46,7 @@ function optionOf(name: string, text: string): [field: string, value: unknown] {
   return [field, text === 'unlimited' ? -1 : /^-?\d+$/.test(text) ? Number(text) : text];
 }
 
-/** The rule for an instance with these keys: of each option the longer. By `instance_keys: replace` the instance's options count, whatever the rule's are. */
+/** The rule for an instance with these keys: for each option, the one that keeps more. With `instance_keys: replace`, the instance's options replace the rule's. */
 export function ruleFor(rule: KeepRule, keys: InstanceKeep | undefined): KeepRule {
   const { instance_keys: how = 'lengthen' } = rule;
   if (!keys || how === 'ignore') return rule;
@@ -61,7 +56,7 @@ export function ruleFor(rule: KeepRule, keys: InstanceKeep | undefined): KeepRul
     checkRule(merged);
     return merged;
   } catch {
-    // Zeros that replace the whole rule.
+    // The keys would replace the whole rule by zeros, so the rule stays.
     return rule;
   }
 }
@@ -78,13 +73,13 @@ function longer(rule: KeepRule, keep: KeepRule): KeepRule {
   return longest;
 }
 
-/** By a calendar without a leap year. */
+/** Whether one duration is longer than another, in a calendar without leap years. */
 function isLonger(one: string, other: string | undefined): boolean {
   const relativeTo = Temporal.PlainDate.from('2025-01-01');
   return Temporal.Duration.compare(durationOf(one), durationOf(other), { relativeTo }) > 0;
 }
 
-/** As `judge`, by the rule for this instance. A reason that the rule alone would not have given names the instance's key. */
+/** Like `judge`, with the rule for this instance. A reason that the rule alone would not give names the instance's key. */
 export function judgeFor<C extends Candidate>(
   backups: C[],
   rule: KeepRule,
@@ -103,7 +98,7 @@ export function judgeFor<C extends Candidate>(
   }));
 }
 
-/** The key that has given a reason: `oldest, daily` and `daily 2026-11-24` come of keep-daily. */
+/** The key behind a reason: `oldest, daily` and `daily 2026-11-24` come from keep-daily. */
 function keyOf(reason: string, keys: InstanceKeep): keyof InstanceKeep | undefined {
   const word = reason === 'all' ? 'last' : reason.replace(/^oldest, /, '').replace(/ .*$/, '');
   const key = `keep-${word}` as keyof InstanceKeep;

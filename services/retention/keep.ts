@@ -1,36 +1,36 @@
-/** Which backups of one instance a rule keeps, and why: pure, and decided as restic's `forget` does. */
+/** Decides which backups of one instance a rule keeps, and why, as restic's `forget` does. Pure. */
 import { Temporal } from 'temporal-polyfill';
 import { minuteText } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule, Tags } from '../contract/schemas.ts';
 import { checkZone } from '../contract/zones.ts';
 
-/** What a rule looks at. */
+/** The facts about a backup that a rule considers. */
 export interface Candidate {
   name: string;
   /** RFC 3339. */
   created: string;
   tags: Tags;
   pinned: boolean;
-  /** RFC 3339; null where it was never locked. */
+  /** RFC 3339; null if the backup was never locked. */
   locked_until: string | null;
 }
 
 export interface Verdict<C extends Candidate> {
   backup: C;
   action: 'keep' | 'delete';
-  /** Why it is kept; empty for one that no rule keeps. */
+  /** Why the backup is kept; empty if nothing keeps it. */
   reasons: string[];
 }
 
 type Time = Temporal.ZonedDateTime;
 
-/** By so much the clocks of hosts may differ. */
+/** The clocks of hosts may differ by this much. */
 const mostSkewMs = 300_000;
 
 const two = (number: number) => String(number).padStart(2, '0');
 const periods = [
-  // With the offset: when clocks are put back, one hour's name comes twice.
+  // With the offset, because the same hour comes twice when clocks go back.
   ['keep_hourly', 'hourly', (t: Time) => `${t.toPlainDate()} ${two(t.hour)}h ${t.offset}`],
   ['keep_daily', 'daily', (t: Time) => `${t.toPlainDate()}`],
   ['keep_weekly', 'weekly', (t: Time) => `${t.yearOfWeek}-W${two(t.weekOfYear ?? 0)}`],
@@ -50,9 +50,9 @@ export function checkRule(rule: KeepRule): void {
 }
 
 /**
- * Judges the complete backups of one instance, in any order; returns them from the oldest to the newest. A period counts only where it has backups,
- * and keeps its last one; the oldest backup of all stays while a count is not used up. A backup that is dated later than `now` stays and does not count: a
- * wrong clock must not make the others old. `rule` as `checkRule` passes it.
+ * Judges the complete backups of one instance, in any order; returns them from the oldest to the newest. A period counts only if it has backups,
+ * and its last backup is kept; the oldest backup of all stays while a count is not used up. A backup dated later than `now` stays and does not count, because a
+ * wrong clock must not make the others look old. `rule` must have passed `checkRule`.
  */
 export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Date): Verdict<C>[] {
   const { zone = 'UTC', keep_last = 0, keep_within, keep_tags = [], min_good = 1 } = rule;
@@ -99,7 +99,7 @@ function protections({ pinned, locked_until }: Candidate, now: Date): string[] {
   return [...(pinned ? ['pinned'] : []), ...(isLocked ? [`locked until ${minuteText(locked_until)}`] : [])];
 }
 
-/** `1y6m`, `14d`, `7d12h`; blank for other text. */
+/** Parses `1y6m`, `14d`, `7d12h`; other text gives an empty duration. */
 export function durationOf(text = '0h'): Temporal.Duration {
   const [, years, months, days, hours] =
     /^(?:(\d{1,4})y)?(?:(\d{1,4})m)?(?:(\d{1,4})d)?(?:(\d{1,4})h)?$/.exec(text)?.map((text = '0') => Number(text)) ??

@@ -1,11 +1,11 @@
-/** What a rule would have kept of a time's backups, had they been made and pruned by the clock. Pure. */
+/** Simulates which backups a rule would have kept if they had been made and pruned regularly. Pure. */
 import { Temporal } from 'temporal-polyfill';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule } from '../contract/schemas.ts';
 import { nextSlot, parseCron } from '../schedules/cron.ts';
 import { type Candidate, checkRule, durationOf, judge } from './keep.ts';
 
-/** When backups would have been made: by a cron rule, or every so often. */
+/** When backups are made: by a cron rule, or at a fixed interval. */
 export type Pace = { cron: string } | { every: string };
 
 export interface Simulated extends Pick<Candidate, 'created'> {
@@ -13,12 +13,12 @@ export interface Simulated extends Pick<Candidate, 'created'> {
   reasons: string[];
 }
 
-/** Judged at once; more would take minutes. */
+/** The largest number of backups; judging more would take minutes. */
 const mostBackups = 100_000;
 const unitMs: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
 
 /**
- * The backups of `span` (as `1y`, `90d`) up to `now`, the oldest first. The rule is applied once, at the end: applied behind each backup it keeps the same
+ * The backups of `span` (such as `1y` or `90d`) up to `now`, oldest first. The rule is applied once, at the end: applied after each backup, it would keep the same
  * ones. Throws bad-request.
  */
 export function simulate(pace: Pace, rule: KeepRule, span: string, now: Date): Simulated[] {

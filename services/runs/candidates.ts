@@ -1,4 +1,4 @@
-/** Asks hosts for the instances that a run is about. */
+/** Asks hosts for the instances that a run's selector chooses. */
 import { asLxstowError, isCode, type LxstowError } from '../contract/errors.ts';
 import type { Address, RunSelector } from '../contract/schemas.ts';
 import { askInventory } from '../hosts/hostInventory.ts';
@@ -19,7 +19,7 @@ export async function chosenOn(nats: Nats, remote: string, selector: RunSelector
     const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
     return (await askInventory(nats, remote, question, timeoutMs)) as LxdInstance[];
   };
-  // LXD refuses the whole list when one of the projects does not exist on it.
+  // LXD refuses the whole list if one of the projects does not exist there.
   const found = await ask(selector.projects).catch((error) => {
     if (selector.projects && (isCode(error, 'not-found') || isCode(error, 'lxd-refused'))) return ask(undefined);
     throw error;
@@ -34,7 +34,7 @@ export async function chosenOn(nats: Nats, remote: string, selector: RunSelector
   };
 }
 
-/** The same for several hosts in parallel: the instances of those that answer, and for each other one the reason. */
+/** The same for several hosts in parallel: the instances of the hosts that answer, and the reason for each that does not. */
 export async function chosenOnAll(
   nats: Nats,
   remotes: string[],
@@ -55,14 +55,14 @@ export async function chosenOnAll(
   return { ...heard, silent };
 }
 
-/** What the record of an instance says of it (services/fleet). */
+/** The facts about an instance in its record (services/fleet). */
 export interface KnownInstance extends Address {
   excluded: boolean;
-  /** Those that it names. */
+  /** The schedules that the instance names. */
   schedules: string[];
 }
 
-/** Those of the recorded instances that the selector chooses; none for a selector with `match`, whose values records do not have. */
+/** Those of the recorded instances that the selector chooses; none for a selector with `match`, because records do not contain the values to match. */
 export function chosenOfKnown(known: KnownInstance[], selector: RunSelector): Address[] {
   if (selector.match?.length) return [];
   const found = known.map(({ instance, excluded, schedules, ...place }) => ({

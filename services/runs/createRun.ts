@@ -1,4 +1,4 @@
-/** Makes a run of a checked request. */
+/** Creates a run from a checked request. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
@@ -33,22 +33,22 @@ export interface Asker {
   occasion?: Occasion;
 }
 
-/** Why a schedule makes a run: it is planned even if nothing fits, or no remote answers, for nobody is there to be told. */
+/** Set for a schedule's run. It is planned even if nothing matches or no host answers, because there is no client to get an error. */
 export interface Occasion {
   class: Run['class'];
   schedule: RunSchedule;
-  /** The schedule's run before: what its window left out goes first. */
+  /** The schedule's previous run: instances that its window left out go first. */
   before?: string;
   /** Why nothing is backed up for this slot. */
   missed?: string;
-  /** For whoever reads the run. */
+  /** What the run says beside its outcome. */
   note?: string;
 }
 
 /**
- * Plans a run on these hosts; durable when it resolves. Hosts that do not answer are planned from their last inventory. The same request with the same id
- * returns the same run. Throws bad-request for a selector that chooses nothing, not-found when no instance fits it, conflict when another run has the id;
- * when no host answers, the first one's error.
+ * Plans a run on these hosts; the run is durable when this resolves. Hosts that do not answer are planned from their last inventory. The same request with the same id
+ * returns the same run. Throws bad-request for a selector that chooses nothing, not-found if no instance matches it, conflict if another run has the id;
+ * and the first host's error if no host answers.
  */
 export async function createRun(
   { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
@@ -70,7 +70,7 @@ export async function createRun(
   const none = excluded > 0 ? 'each instance that fits the selector is excluded' : 'no instance fits the selector';
   if (isEmpty && !occasion) throw new LxstowError('not-found', none);
   const now = new Date().toISOString();
-  // When every named instance is found, the request is not about hosts that did not answer.
+  // If every named instance was found, hosts that did not answer do not matter.
   const waited = areAllFound(selector, answered) ? [] : [...silent];
   const known = waited.length > 0 ? await lastKnown(waited.map(([remote]) => remote)) : [];
   const fromRecords = chosenOfKnown(known, selector);
@@ -80,13 +80,14 @@ export async function createRun(
   }));
   const missing = silent.size > 0 || occasion?.missed !== undefined ? [] : missingNames(selector, heard.known);
   const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(runs, occasion.before);
-  const told = [occasion?.missed ?? (isEmpty ? none : undefined), occasion?.note].filter((text) => text !== undefined);
+  const missed = occasion?.missed ?? (isEmpty ? none : undefined);
   const addresses = [...answered, ...fromRecords];
   const head = {
     ...headOf({ id, request, class: occasion?.class ?? 'hand', addresses, now, away, excluded, requestor, trace }),
     ...(occasion && { schedule: occasion.schedule }),
+    ...(occasion?.note !== undefined && { note: occasion.note }),
     failures: [
-      ...told.map((reason) => missedFailure(reason)),
+      ...(missed === undefined ? [] : [missedFailure(missed)]),
       ...missing.map((name) => missingFailure(name, remotes)),
     ].reduce(withFailure, [] as RunFailure[]),
   };
@@ -94,7 +95,7 @@ export async function createRun(
   return made ?? sameRun((await runs.find(id))?.run, request);
 }
 
-/** Makes a run of the failed children of another. Throws conflict when that has not ended, or nothing failed. */
+/** Creates a run from the failed children of another. Throws conflict if that run has not ended, or nothing failed. */
 export async function retryRun(
   { runs }: Pick<RunTools, 'runs'>,
   of: Run,

@@ -19,11 +19,11 @@ import { Records } from './runRecords.ts';
 import type { RunStore, StoredRun } from './runStore.ts';
 import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
-export interface FeederOptions extends LeaseTools, SilentHostsOptions {
+interface FeederOptions extends LeaseTools, SilentHostsOptions {
   runs: RunStore;
   runFeed: Pick<Feed<StoredRun>, 'onChange'>;
   operations: OperationStore;
-  /** Of every operation. */
+  /** The changes of every operation. */
   changes: Pick<Feed<Operation>, 'onChange'>;
   /** Asks an operation to end. */
   cancel: (operation: string) => Promise<unknown>;
@@ -69,7 +69,7 @@ class Term {
   readonly #fleet = new Fleet();
   readonly #records: Records;
   readonly #silent: SilentHosts;
-  /** Runs whose plan is not read yet. */
+  /** Runs whose plan has not been read yet. */
   readonly #fresh = new Map<string, StoredRun>();
   /** When an operation of each remote changed last, by performance.now(). */
   readonly #moved = new Map<string, number>();
@@ -206,7 +206,7 @@ class Term {
     }
   }
 
-  /** Has what the rules of runs do not keep deleted, behind the backups that have been made. */
+  /** After successful backups, queues the deletion of what the rules of their runs do not keep. */
   async #prune(): Promise<void> {
     const children = this.#fleet.takeBackedUp();
     await forEach(children, feedsAtOnce, async (each) => {
@@ -236,7 +236,7 @@ class Term {
     }
   }
 
-  /** For hosts where nothing has changed of late: reads the operations of their children, as the watch may have missed a change, and asks the hosts. */
+  /** For hosts without a recent change: reads the operations of their children, because the watch may have missed a change, and asks the hosts. */
   async #look(): Promise<void> {
     const { operations } = this.#options;
     const before = performance.now() - lookEveryMs;
@@ -250,7 +250,7 @@ class Term {
     this.#silent.ask([...new Map(still.map(({ child }) => [child.remote, child])).values()]);
   }
 
-  /** Whether the job of a child that waits has left the queue: NATS drops it as a repeat where another message had its id. */
+  /** Whether the job of a waiting child is not on the queue: NATS drops it as a duplicate if another message had its id. */
   async #isLost({ id, child }: OpenChild, revision: number): Promise<boolean> {
     if (child.state !== 'pending') return false;
     if (await lastQueuedJob(this.#options.nats, 'backup', child)) return false;

@@ -9,7 +9,7 @@ import { isBackupOf, type Outcome, outcomeFor, skippedCode } from './fold.ts';
 import type { OpenChild } from './openRuns.ts';
 import { longestReason } from './plan.ts';
 
-export interface FeedingTools {
+interface FeedingTools {
   nats: Nats;
   operations: OperationStore;
 }
@@ -30,7 +30,7 @@ export async function feedChild(
   const before = await lastQueuedJob(nats, 'backup', address);
   const taken = before !== undefined && before.operation !== id;
   const made = taken ? undefined : await operations.create(operation);
-  // Of an earlier try.
+  // The operation exists from an earlier try.
   const known = made ?? (await operations.find(id, remote));
   if (taken && !known) return await skipped(operations, remote, before);
   if (known && known !== made && (isFinal(known.operation) || !isBackupOf(child, known.operation)))
@@ -40,7 +40,7 @@ export async function feedChild(
   if (!other && made) return undefined;
   const now = await operations.find(id, remote);
   if (!other) return now ? outcomeFor(child, now.operation) : { state: 'pending' };
-  // Another job was faster: the operation that was made for this child ends unbegun.
+  // Another job was faster, so the operation that was created for this child ends before it began.
   if (now && now.operation.status !== 'Pending') return outcomeFor(child, now.operation);
   const outcome = await skipped(operations, remote, other);
   const ended = { ...cancelled(now?.operation ?? operation, new Date()), err: outcome.reason ?? '' };
@@ -55,7 +55,7 @@ async function skipped(operations: OperationStore, remote: string, { operation, 
   return { state: 'skipped', reason, by: operation, since: since.toISOString() };
 }
 
-/** Queues the deletion of what the run's rule does not keep of a child's instance; once, however often it is called. */
+/** Queues the deletion of those backups of a child's instance that the run's rule does not keep. Repeated calls queue it only once. */
 export async function pruneBehind({ nats, operations }: FeedingTools, { id, child, of }: OpenChild): Promise<void> {
   const { keep } = of.run.request;
   if (!keep) return;

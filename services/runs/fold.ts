@@ -11,11 +11,11 @@ import type {
 } from '../contract/schemas.ts';
 import { childId, longestReason } from './plan.ts';
 
-export type ChildState = RunChild['state'];
+type ChildState = RunChild['state'];
 /** The state of a child with its details, from its operation or from the feeder. */
 export type Outcome = Omit<RunChild, 'remote' | 'project' | 'instance'>;
 
-export const childStates = ['success', 'failure', 'skipped', 'cancelled', 'running', 'pending'] as const;
+const childStates = ['success', 'failure', 'skipped', 'cancelled', 'running', 'pending'] as const;
 const openStates: ChildState[] = ['running', 'pending'];
 /** How many failures a head holds. */
 const mostFailures = 50;
@@ -30,18 +30,18 @@ export function hasEnded({ status }: Pick<Run, 'status'>): boolean {
   return codes[status] >= 200;
 }
 
-/** The code of a child's operation that ended unbegun because another job has the instance. */
+/** The code of a child's operation that ended before it began, because another job works on the instance. */
 export const skippedCode = 'instance-busy';
 
 /** The code of a child that had not begun when its schedule's window ended. */
 export const windowCode = 'window';
 
-/** Whether it is the backup that this child stands for. The message of another job may have had its id. */
+/** Whether the operation is the child's backup. The message of another job may have had the same id. */
 export function isBackupOf({ project, instance }: RunChild, operation: Operation): boolean {
   return operation.kind === 'backup' && operation.project === project && operation.instance === instance;
 }
 
-/** What an operation with the child's id says of the child. */
+/** The child's state according to the operation with its id. */
 export function outcomeFor(child: RunChild, operation: Operation): Outcome {
   if (isBackupOf(child, operation)) return outcomeOf(operation);
   const reason = `operation ${operation.id} is the ${operation.kind} of ${operation.instance}: another message had its id`;
@@ -65,7 +65,7 @@ function outcomeOf({ status, err, error_code, backup, metadata }: Operation): Ou
   }
 }
 
-export function placeOf({ remote, project }: Pick<RunChild, 'remote' | 'project'>): string {
+function placeOf({ remote, project }: Pick<RunChild, 'remote' | 'project'>): string {
   return `${remote}/${project}`;
 }
 
@@ -129,13 +129,13 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
   const places = seenPlaces(run, may);
   const all = places.length === Object.keys(run.places).length;
   const { projects = [''], remotes = [''] } = run.request.selector;
-  // Not where the request names more than what came of it.
+  // Leave out the request if it names more than the client may see.
   const whole = all && projects.every((project) => remotes.every((remote) => may(remote, project)));
   if (places.length === 0 && !whole) return undefined;
   const tallies = places.map((place) => run.places[place] ?? {});
   const counts = countsOf(tallies);
   const bytes = tallies.reduce((sum, each) => sum + (each.bytes ?? 0), 0);
-  const { id, status, retry_of, created_at, updated_at, ended_at, request, away, excluded } = run;
+  const { id, status, retry_of, note, created_at, updated_at, ended_at, request, away, excluded } = run;
   const { selector, id: _, notifyEndpoint: __, ping: ___, ...options } = request;
   const seconds = Math.max(0, Date.parse(ended_at ?? now.toISOString()) - Date.parse(created_at)) / 1000;
   const ended = counts.total - counts.running - counts.pending;
@@ -149,6 +149,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     class: run.class,
     ...(retry_of !== undefined && { retry_of }),
     ...(whole && run.schedule && { schedule: run.schedule }),
+    ...(whole && note !== undefined && { note }),
     created_at,
     updated_at,
     ...(ended_at !== undefined && { ended_at }),

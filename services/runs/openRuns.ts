@@ -3,9 +3,9 @@ import type { Operation, Run, RunChild } from '../contract/schemas.ts';
 import { count, failureOf, isOpen, type Outcome, outcomeFor, withFailure } from './fold.ts';
 import { addressKey, childId, dueMs } from './plan.ts';
 
-/** So many children of a host are on the queue before the first of them runs. */
+/** At least this many children of a host are queued or running. */
 export const fewestChildren = 4;
-/** So many may have been handed back to it: each waits for a limit, a dependency, or its next attempt, while others run. */
+/** At most this many may have been handed back to the queue: each waits for a limit, a dependency, or its next attempt, while others run. */
 export const mostHandedBack = 16;
 const ranks: Record<Run['class'], number> = { hand: 0, retry: 1, 'catch-up': 2, scheduled: 3 };
 
@@ -23,9 +23,9 @@ export interface OpenChild {
   of: OpenRun;
   chunk: number;
   child: RunChild;
-  /** It is on the queue, or may be: a publish may have failed halfway. */
+  /** Whether it is on the queue, or may be: a publish may have failed halfway. */
   fed: boolean;
-  /** A worker had it, and handed it back. */
+  /** Whether a worker took it and handed it back. */
   handedBack: boolean;
   /** When it may begin, by Date.now(). */
   dueMs: number;
@@ -48,7 +48,7 @@ export class Fleet {
   readonly #holders = new Map<string, OpenChild>();
   readonly #hosts = new Map<string, Host>();
 
-  /** Children of runs with a keep rule that have been backed up, and behind which nothing has been deleted yet. */
+  /** Children of runs with a keep rule that have been backed up, and whose rule has not been applied yet. */
   readonly backedUp: OpenChild[] = [];
 
   /** Returns `backedUp`, and empties it. */
@@ -168,8 +168,8 @@ export class Fleet {
   }
 
   /**
-   * The children to queue now, marked as fed: of each host as few as keep its slots busy, so that a job by hand does not wait behind many. Runs of the first
-   * class go first; runs of one class take turns. No child that is due later than `nowMs`.
+   * The children to queue now, marked as fed: for each host, as few as keep its slots busy, so that a job started by hand does not wait behind many. Runs of the first
+   * class go first; runs of one class take turns. Leaves out children that are due later than `nowMs`.
    */
   next(nowMs = Date.now()): OpenChild[] {
     const chosen: OpenChild[] = [];
@@ -232,8 +232,8 @@ export class Fleet {
 }
 
 /**
- * How many more children of a host to queue. When all that run end at once, there is one for each slot, and one more. What is running is known from the
- * operations: so the queue grows with the slots, whose number the feeder does not know.
+ * How many more children of a host to queue. If all running ones end at once, there is one for each slot, and one more. The running ones are known from the
+ * operations, so the queue grows with the number of slots, which the feeder does not know.
  */
 function roomOf({ fed }: Host): number {
   const each = [...fed];
@@ -247,7 +247,7 @@ function isHandedBack({ status, attempt, metadata }: Operation): boolean {
   return status === 'Pending' && (attempt > 0 || metadata.waiting_for !== undefined);
 }
 
-/** Whether a host has not answered this run yet. Its children are those of the records then, and wait. */
+/** Whether a host has not answered for this run yet. Its children so far come from the records, and wait. */
 function isUnheard({ away }: Run, remote: string): boolean {
   return away.some((each) => each.remote === remote && !each.planned);
 }

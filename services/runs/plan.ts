@@ -2,7 +2,7 @@
 import type { Address, Run, RunChild } from '../contract/schemas.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 
-/** With the longest names and reasons a chunk is below half a message of 1 MiB. */
+/** Children per chunk: with the longest names and reasons, a chunk stays below half a message of 1 MiB. */
 export const chunkSize = 500;
 /** Characters of a reason that a child keeps. */
 export const longestReason = 200;
@@ -41,7 +41,7 @@ export function addressKey({ remote, project, instance }: Address): string {
   return `${remote}/${project}/${instance}`;
 }
 
-/** When a child of a scheduled run may begin: always the same part of the jitter for one instance, but `first` at once. 0 for other runs. */
+/** When a child of a scheduled run may begin: for each instance always after the same part of the jitter, but at once for those in `first`. 0 for other runs. */
 export function dueMs({ schedule }: Pick<Run, 'schedule'>, child: Address & Pick<RunChild, 'first'>): number {
   if (!schedule) return 0;
   const { name, starts_at, jitter_seconds = 0 } = schedule;

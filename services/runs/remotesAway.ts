@@ -1,4 +1,4 @@
-/** Finds the hosts that do no jobs now, and why. */
+/** Finds the hosts that cannot do jobs now, and why. */
 import { asLxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
 import { askLookUp } from '../hosts/lookUp.ts';

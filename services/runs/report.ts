@@ -2,7 +2,7 @@
 import type { RunChild, ShownRun, ShownRunChild } from '../contract/schemas.ts';
 
 /** A run, and its children that did not succeed. */
-export interface RunReport extends ShownRun {
+interface RunReport extends ShownRun {
   children: ShownRunChild[];
 }
 
@@ -13,12 +13,12 @@ const headings: Partial<Record<RunChild['state'], string>> = {
   running: 'At work',
   pending: 'Waiting',
 };
-/** Lines for each state; the JSON has all children. */
+/** Most lines for each state; the JSON has all children. */
 const mostLines = 200;
 
 /** The report as Markdown, which mail, chats and ntfy render. */
 export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: number) => string): string {
-  const { id, status, counts, bytes, created_at, ended_at, away, excluded } = run;
+  const { id, status, counts, bytes, created_at, ended_at, away, excluded, note } = run;
   const seconds = Math.round((Date.parse(ended_at ?? run.updated_at) - Date.parse(created_at)) / 1000);
   const lines = [
     `# Backups: ${status}, ${counts.success} of ${counts.total}`,
@@ -30,6 +30,7 @@ export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: numb
     `| ${counts.success} | ${counts.failure} | ${counts.skipped} | ${counts.cancelled} | ${counts.running} | ${counts.pending} |`,
   ];
   if (excluded > 0) lines.push('', `${excluded} left out: user.lxstow.exclude=true.`);
+  if (note !== undefined) lines.push('', `${escaped(note)}.`);
   const remotes = run.failures.filter(({ instance }) => instance === '');
   for (const { reason } of remotes) lines.push('', `**${escaped(reason)}**`);
   for (const { remote, since, reason } of away)
@@ -45,7 +46,7 @@ export function markdownOf({ children, ...run }: RunReport, sizeOf: (bytes: numb
   return `${lines.join('\n')}\n`;
 }
 
-/** Escapes foreign text for one line of Markdown. */
+/** Escapes text from elsewhere for one line of Markdown. */
 function escaped(text: string): string {
   return text.replaceAll(/\s+/g, ' ').replaceAll(/[\\`*_[\]<>|#]/g, '\\$&');
 }

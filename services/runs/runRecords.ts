@@ -65,7 +65,7 @@ export class Records {
           this.#log.info('run ended', { run: run.id, status: head.status, ...countsOf(Object.values(run.places)) });
         return;
       }
-      // Other processes write one change only: that the run is to be cancelled.
+      // Other processes make only one kind of change: a request to cancel the run.
       const stored = await this.#runs.find(run.id);
       if (stored?.run.status !== 'Cancelling') throw lost(of);
       run.status = 'Cancelling';

@@ -1,4 +1,4 @@
-/** Runs in their bucket. A run exists once its head does: its plan is written first. */
+/** Runs in their bucket. The plan is written first; the run exists once its head is written. */
 import { randomBytes } from 'node:crypto';
 import type { KvEntry } from '@nats-io/kv';
 import type { Run, RunChild, RunPlan } from '../contract/schemas.ts';
@@ -17,7 +17,7 @@ export interface StoredRun {
   revision: number;
 }
 
-export interface Chunk {
+interface Chunk {
   children: RunChild[];
   revision: number;
 }
@@ -58,7 +58,7 @@ export class RunStore {
     return this.#bucket.put(runHeadKey(run.id), JSON.stringify(run), revision, this.#ttl(hasEnded(run)));
   }
 
-  /** All that are kept, the newest first. */
+  /** All runs in the bucket, newest first. */
   async list(): Promise<StoredRun[]> {
     const found = await this.#bucket.entries(runHeadKey('*'));
     const runs = found.map(({ value, revision }) => ({ run: parseRecord<Run>(value), revision }));

@@ -1,9 +1,10 @@
-/** Which instances a run is about. Pure. */
+/** Which instances a run's selector chooses. Pure. */
 import { LxstowError } from '../contract/errors.ts';
 import type { RunSelector } from '../contract/schemas.ts';
+import { isSecretKey } from '../lxd/secretKeys.ts';
 
 /** The fields of an instance that a selector reads. */
-export interface Selectable {
+interface Selectable {
   name: string;
   status?: unknown;
   type?: unknown;
@@ -22,21 +23,47 @@ export const scheduleKey = 'user.lxstow.schedule';
 const mostPatterns = 32;
 const fields = ['name', 'status', 'type', 'architecture', 'location'] as const;
 
-export type Match = (instance: Selectable) => boolean;
+type Match = (instance: Selectable) => boolean;
 
 /**
  * `status=running`, `type=container`, and any key of the instance's configuration: `user.backup=daily`; `!=` for the others, a key alone for those that
  * have it. Throws bad-request for any other text.
  */
 export function parseMatch(text: string): Match {
-  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
-  if (key === '') throw new LxstowError('bad-request', `${text}: give it as key=value, key!=value or key`);
+  const { key, operator, value } = partsOf(text);
   const field = fields.find((each) => each === key);
   const found = (instance: Selectable) =>
     field ? String(instance[field] ?? '').toLowerCase() : configValue(instance, key);
   const meant = field ? value.toLowerCase() : value;
   if (operator === undefined) return (instance) => found(instance) !== undefined;
   return (instance) => (found(instance) === meant) === (operator === '=');
+}
+
+function partsOf(text: string): { key: string; operator: string | undefined; value: string } {
+  const [, key = '', operator, value = ''] = /^([^=!]+)(?:(!?=)(.*))?$/s.exec(text) ?? [];
+  if (key === '') throw new LxstowError('bad-request', `${text}: give it as key=value, key!=value or key`);
+  return { key, operator, value };
+}
+
+/**
+ * For clients that may not see secrets: throws forbidden if the selector compares a secret with a value. The chosen instances would reveal the secret, guess by
+ * guess. Whether an instance has such a key is no secret.
+ */
+export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void {
+  const secret = match.map(partsOf).find(({ key, operator }) => operator !== undefined && isSecretKey(key));
+  if (!secret) return;
+  const { key } = secret;
+  const why = `the values of ${key} may be secret, so a selector over NATS cannot compare them`;
+  throw new LxstowError('forbidden', `selector: ${why}; match the key alone (${key}), or a user.* key`);
+}
+
+/** The selector for the audit trail, without the values with which it compares secrets. */
+export function withoutSecrets<S extends Pick<RunSelector, 'match'>>(selector: S): S {
+  const masked = (text: string) => {
+    const [, key = '', operator = ''] = /^([^=!]+)(!?=)?/.exec(text) ?? [];
+    return isSecretKey(key) ? `${key}${operator && `${operator}********`}` : text;
+  };
+  return { ...selector, ...(selector.match && { match: selector.match.map(masked) }) };
 }
 
 /** Whether a name fits a pattern: `*` is any number of characters, `?` one. */
@@ -52,7 +79,7 @@ export function fitsPattern(name: string, pattern: string): boolean {
   return mark === pattern.length;
 }
 
-/** Whether a name fits one of the patterns. Plain names among them are looked up, not compared one by one. */
+/** Whether a name matches one of the patterns. Plain names among them are looked up, not compared one by one. */
 function fitsAny(patterns: string[]): (name: string) => boolean {
   const plain = new Set(patterns);
   const wild = patterns.filter(isWild).map((pattern) => ({ pattern, end: /[^*?]*$/.exec(pattern)?.[0] ?? '' }));
@@ -78,7 +105,7 @@ export function checkSelector(selector: RunSelector): void {
   for (const text of match) parseMatch(text);
 }
 
-/** Whether the selector means an instance, those included that exclude themselves by `excludeKey`. */
+/** Whether the selector matches an instance, even if the instance excludes itself by `excludeKey`. */
 export function meaningOf(selector: RunSelector): (instance: Selectable & { project: string }) => boolean {
   const { all, instances: names = [], exclude = [], match = [], projects, schedule } = selector;
   const [isNamed, isExcluded] = [fitsAny(names), fitsAny(exclude)];

@@ -1,6 +1,6 @@
 /**
- * Hosts of which the feeder hears nothing: are they away, and which instances have those that had not listed them when a run was made? A host may take long
- * to answer, and the others must not wait for it: so the feeder goes on while it is asked, and acts on the answers between its rounds.
+ * Hosts that the feeder hears nothing from. Finds out whether they are away, and which instances a host has that had not answered when a run was planned. A host may take long
+ * to answer, and the others must not wait for it. So the feeder continues while the host is asked, and handles the answers between its rounds.
  */
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
@@ -53,7 +53,7 @@ export class SilentHosts {
     this.#onAnswers = onAnswers;
   }
 
-  /** Asks each host about one of its instances, and those that runs wait for about all; once at a time. */
+  /** Asks each host about one of its instances, and the hosts that runs wait for about all; one round at a time. */
   ask(oneOfEach: Address[]): void {
     if (this.#isAsking) return;
     this.#isAsking = true;
@@ -93,7 +93,7 @@ export class SilentHosts {
     this.#answers = undefined;
     for (const of of this.#fleet.runs) this.#note(of, answers.away);
     for (const { of, remote, heard } of answers.lists) {
-      // The run may have ended, or been cancelled, meanwhile.
+      // The run may have ended or been cancelled in the meantime.
       const { away } = of.run;
       const waits = away.some((each) => each.remote === remote && !each.planned);
       if (!waits || this.#fleet.get(of.run.id) !== of) continue;
@@ -131,11 +131,11 @@ export class SilentHosts {
     }
     run.away = run.away.filter((each) => each.remote !== remote);
     run.excluded += heard.excluded;
-    // Written before a child is queued, so that the next holder of the lease knows of it.
+    // Write this before a child is queued, so that the next holder of the lease knows of it.
     await this.#records.write(of, false);
   }
 
-  /** Waits on, or fails the host's children when that has lasted `patienceMs`. */
+  /** Keeps waiting for the host, or, after `patienceMs`, fails its children. */
   #giveUpLate(of: OpenRun, remote: string, { message: reason, code }: LxstowError): void {
     const { run } = of;
     const since = run.away.find((each) => each.remote === remote)?.since ?? run.created_at;
@@ -152,7 +152,7 @@ export class SilentHosts {
   }
 }
 
-/** Why a child that was planned from the records is left out. */
+/** Why a child that was planned from the records is skipped. */
 function notThere(remote: string): string {
   return `planned from the records of host ${remote}, which no longer has it, or excludes it`;
 }

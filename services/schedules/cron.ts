@@ -2,7 +2,7 @@
 import { Temporal } from 'temporal-polyfill';
 import { LxstowError } from '../contract/errors.ts';
 
-/** A parsed rule: the minutes, hours, days, months and weekdays that fit. */
+/** A parsed rule: the minutes, hours, days, months and weekdays that match. */
 export interface Cron {
   minutes: number[];
   hours: number[];
@@ -10,15 +10,15 @@ export interface Cron {
   months: number[];
   /** Monday is 1, Sunday 7. */
   weekdays: number[];
-  /** Both days and weekdays are given: cron takes a day that fits one of them. */
+  /** True if both days and weekdays are given: a date then has to match only one of them. */
   either: boolean;
 }
 
 /** A time at which a schedule is due. */
 export interface Slot {
-  /** RFC 3339, with the offset that the zone has then. */
+  /** RFC 3339, with the zone's offset at that time. */
   at: string;
-  /** The local time as the rule says it, which is the slot's identity: `2026-10-25T02:30`. With the offset where the rule means each hour. */
+  /** The local time according to the rule, which identifies the slot: `2026-10-25T02:30`. If the rule means every hour, with the offset. */
   wall: string;
 }
 
@@ -38,7 +38,7 @@ const words: Record<string, string> = {
 };
 const monthNames = ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec'];
 const weekdayNames = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'];
-/** 29 February on a given weekday comes once in 28 years, and over 2100 once in 40. */
+/** How far to search: a 29 February on a given weekday comes once in 28 years, or, across 2100, once in 40. */
 const mostDays = 366 * 41;
 const minuteMs = 60_000;
 
@@ -88,8 +88,8 @@ function numbersOf(field: string, what: string, low: number, high: number, names
 }
 
 /**
- * The first slot later than `after`; undefined for a rule that is never due. A time that clocks skip is due at the first moment behind the gap; one that comes
- * twice is due the first time. A rule that means each hour is due in both.
+ * The first slot later than `after`; undefined for a rule that is never due. A time that is skipped is due at the first moment after the gap; a time that comes
+ * twice is due only the first time. A rule that means every hour is due both times.
  */
 export function nextSlot(cron: Cron, zone: string, after: Date): Slot | undefined {
   const from = Temporal.Instant.fromEpochMilliseconds(after.getTime()).toZonedDateTimeISO(zone);
@@ -111,7 +111,7 @@ export function lastSlot(cron: Cron, zone: string, after: Date, until: Date): Sl
   return found;
 }
 
-/** No slot that is later than `after` has an earlier local time: of times that come twice only the first counts. */
+/** The next slot, by local time, so that a time that comes twice counts only the first time. */
 function nextOfDay(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefined {
   const today = after.toPlainDate();
   const passed = after.hour * 60 + after.minute;
@@ -128,7 +128,7 @@ function nextOfDay(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | undefi
   return undefined;
 }
 
-/** The first moment at which clocks show this time, or have gone past it. */
+/** The first moment at which clocks in the zone show this time, or a later one. */
 function firstAt(time: Temporal.PlainDateTime, zone: string): Temporal.ZonedDateTime {
   const at = time.toZonedDateTime(zone, { disambiguation: 'earlier' });
   return at.toPlainDateTime().equals(time) ? at : (at.getTimeZoneTransition('next') ?? at);
@@ -149,7 +149,7 @@ function nextOfEachHour(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | u
   }
 }
 
-/** The first day that fits, from this one on; undefined where none ever does. By plain numbers: it may be 15 000 days away. */
+/** The first matching day from this one on; undefined if no day ever matches. Calculates with plain numbers, because the day may be 15 000 days away. */
 function dayFrom(cron: Cron, { year, month, day }: Temporal.PlainDate): Temporal.PlainDate | undefined {
   const date = new Date(Date.UTC(year, month - 1, day));
   for (let count = 0; count < mostDays; count++, date.setUTCDate(date.getUTCDate() + 1)) {

@@ -1,4 +1,4 @@
-/** What is to be done with a schedule now. Pure: the scheduler does it. */
+/** Decides the next step for a schedule; the scheduler carries it out. Pure. */
 import type { Schedule, ScheduleBody } from '../contract/schemas.ts';
 import type { Occasion } from '../runs/createRun.ts';
 import type { Slot } from './cron.ts';
@@ -6,12 +6,12 @@ import { dueSlot, resumedSince, runScheduleOf } from './slots.ts';
 
 export type Step =
   | { is: 'wait'; untilMs: number }
-  /** Write it down so, and look again. `why`: for the log. */
+  /** Store the schedule in this state, and decide again. `why` is for the log. */
   | { is: 'change'; to: Schedule; why?: string }
-  /** Make the run of this slot, then write it down so. */
+  /** Create the run of this slot, then store the schedule in its new state. */
   | { is: 'run'; slot: Slot; occasion: Occasion; missed: number; nextMs: number };
 
-/** A slot that is found later than this was missed. */
+/** A slot that is noticed later than this was missed. */
 const lateMs = 300_000;
 
 export function nextStep(schedule: Schedule, now: Date): Step {
@@ -44,7 +44,7 @@ function occasionOf({ name, definition, last }: Schedule, slot: Slot, missed: nu
   };
 }
 
-/** Why a slot that was missed is recorded only. */
+/** Why no run makes up for a missed slot. */
 function whyNotMadeUp(
   { catch_up, window: text }: ScheduleBody,
   slot: Slot,

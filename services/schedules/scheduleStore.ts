@@ -22,7 +22,7 @@ export class ScheduleStore {
     return entry && { schedule: parseRecord<Schedule>(entry.value), revision: entry.revision };
   }
 
-  /** All, by name. */
+  /** All schedules, sorted by name. */
   async list(): Promise<StoredSchedule[]> {
     const found = await this.#bucket.entries('*');
     return found
@@ -30,17 +30,22 @@ export class ScheduleStore {
       .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
   }
 
+  /** Whether there are at least this many. Keys are counted first, which takes one request; they include those of deleted schedules. */
+  async hasAtLeast(count: number): Promise<boolean> {
+    return (await this.#bucket.names('*')).length >= count && (await this.list()).length >= count;
+  }
+
   /** Returns its revision; undefined when there is one of this name. */
   create(schedule: Schedule): Promise<number | undefined> {
     return this.#bucket.create(schedule.name, JSON.stringify(schedule));
   }
 
-  /** Writes it over the revision that it was made from; undefined when that has changed. */
+  /** Replaces this revision of the schedule; undefined if it has changed in the meantime. */
   update(schedule: Schedule, revision: number): Promise<number | undefined> {
     return this.#bucket.put(schedule.name, JSON.stringify(schedule), revision);
   }
 
-  /** False when it has changed. */
+  /** Removes the schedule; false if it has changed in the meantime. */
   async remove({ schedule, revision }: StoredSchedule): Promise<boolean> {
     return this.#bucket.remove(schedule.name, revision, { forGood: true });
   }

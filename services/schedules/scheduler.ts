@@ -1,7 +1,7 @@
 /**
- * Makes the runs of schedules when they are due. One gateway does it, the holder of a lease. What is due is found by comparing: the slots since the last
- * one with the clock. So a slot that no gateway was at work for is found by the next one, and a run's id, made of schedule and slot, keeps it from being
- * made twice (docs/adr/0039-schedules.md).
+ * Starts the runs of schedules when they are due. One gateway does this, the holder of a lease. It finds what is due by comparing the slots since the last
+ * one with the clock. So a slot at which no gateway was running is found by the next gateway. A run's id is derived from schedule and slot, so it cannot be
+ * created twice (docs/adr/0039-schedules.md).
  */
 
 import { forEach } from '../concurrency/orderedMap.ts';
@@ -12,21 +12,24 @@ import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLeas
 import { uuid5 } from '../jobs/jobs.ts';
 import { schedulerLeaseKey } from '../nats/bucketKeys.ts';
 import { createRun, type RunTools } from '../runs/createRun.ts';
+import { withoutSecrets } from '../runs/selector.ts';
+import type { Log } from '../telemetry/logger.ts';
 import { traceOf } from '../telemetry/trace.ts';
 import { nextStep, type Step } from './nextStep.ts';
 import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
 
-export interface SchedulerOptions extends RunTools, LeaseTools {
+interface SchedulerOptions extends RunTools, LeaseTools {
+  audit: Log;
   schedules: ScheduleStore;
-  /** Of the configuration. */
+  /** The hosts in the configuration. */
   remotes: string[];
   /** Why a schedule's owner may no longer have it. */
   ownerTrouble(schedule: Schedule): Promise<string | undefined>;
 }
 
-/** Schedules that are created, changed or resumed are seen after so long. */
+/** New, changed and resumed schedules are noticed after this time at the latest. */
 const lookEveryMs = 10_000;
-/** So many schedules ask the hosts at once. */
+/** How many schedules are handled in parallel, each of which asks the hosts. */
 const atOnce = 16;
 
 /** Runs until `stop`. */
@@ -43,7 +46,7 @@ export async function serveSchedules(options: SchedulerOptions): Promise<void> {
   await serveUnderLease({ ...options, key: schedulerLeaseKey, what }, serve);
 }
 
-/** Makes what is due; returns when the next one will be. One schedule that fails does not stop the others. */
+/** Starts the runs that are due; returns when the next one will be due. A schedule that fails does not stop the others. */
 async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promise<number> {
   let nextMs = Number.POSITIVE_INFINITY;
   // A host that does not answer must not make all schedules of the hour late.
@@ -60,7 +63,7 @@ async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promis
 }
 
 async function serveOne(options: SchedulerOptions, { schedule, revision }: StoredSchedule): Promise<number> {
-  const { schedules, log } = options;
+  const { schedules, log, audit } = options;
   const { name } = schedule;
   const now = new Date();
   const trouble = schedule.restricted && !schedule.paused && (await options.ownerTrouble(schedule));
@@ -78,11 +81,15 @@ async function serveOne(options: SchedulerOptions, { schedule, revision }: Store
   const last = { slot: slot.wall, at: slot.at, run: run.id };
   const written = await schedules.update({ ...schedule, since: slot.at, last }, revision);
   if (written === undefined) return now.getTime();
+  const { requestor, definition } = schedule;
+  const { selector, keep } = runRequest(name, definition, run.id);
+  const chosen = { selector: withoutSecrets(selector), keep };
+  audit.info('audit', { requestor, schedule: name, slot: slot.wall, run: run.id, ...chosen, result: 'done' });
   log.info('schedule due', { schedule: name, slot: slot.wall, run: run.id, class: run.class, missed });
   return nextMs;
 }
 
-/** The id of a slot's run: the same for every gateway and every try. A client cannot guess it, and so not take it. */
+/** The id of a slot's run: the same for every gateway and every try. A client cannot guess it, so it cannot create a run with this id. */
 export function scheduledRunId({ name, token }: Pick<Schedule, 'name' | 'token'>, slot: string): string {
   return uuid5(`schedule|${name}|${token}|${slot}`);
 }
@@ -99,12 +106,12 @@ async function makeRun(
   return createRun(options, runRequest(name, definition, id), hostsOf(definition, options.remotes), asker);
 }
 
-/** The hosts that the schedule is about, as far as they are configured. */
+/** The schedule's hosts that are in the configuration. */
 export function hostsOf({ selector }: ScheduleBody, configured: string[]): string[] {
   return configured.filter((each) => selector?.remotes?.includes(each) ?? true);
 }
 
-/** What a run of the schedule asks for. */
+/** The request for a run of the schedule. */
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {
   const { zone = 'UTC', selector, keep, ...rest } = definition;
   const { compression_algorithm, optimized_storage, instance_only, object_lock, tags, notifyEndpoint, ping } = rest;

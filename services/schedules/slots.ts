@@ -1,4 +1,4 @@
-/** What a schedule's definition makes of its slots: which are due, which come next, and what a run for one keeps of it. Pure. */
+/** The slots of a schedule: which are due, which come next, and what a run stores about its slot. Pure. */
 import { Temporal } from 'temporal-polyfill';
 import { parseDuration } from '../contract/durations.ts';
 import type { RunSchedule, Schedule, ScheduleBody } from '../contract/schemas.ts';
@@ -6,10 +6,10 @@ import { type Cron, lastSlot, nextSlot, parseCron, type Slot } from './cron.ts';
 
 type Rule = Pick<ScheduleBody, 'cron' | 'zone'>;
 
-/** So many missed slots are counted. */
+/** Missed slots are counted up to this number. */
 const mostCounted = 1000;
 
-/** The last slot that is due, how many before it were missed, and the one behind it. */
+/** The last slot that is due, the number of missed slots before it, and the next slot after it. */
 export function dueSlot(
   { cron: text, zone = 'UTC' }: Rule,
   since: Date,
@@ -30,13 +30,13 @@ function slotsUntil(cron: Cron, zone: string, since: Date, now: Date): Slot[] {
   return found;
 }
 
-/** The first time that is not done with: in the past, it waits for a gateway. Undefined while the schedule is paused. */
+/** The first slot that is not handled yet; if it is in the past, it waits for a gateway. Undefined while the schedule is paused. */
 export function dueNext({ definition, since, paused }: Schedule): Slot | undefined {
   if (paused && paused.until === undefined) return undefined;
   return nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', new Date(resumedSince(since, paused?.until)));
 }
 
-/** Since when a schedule is due again whose pause ends by itself: one that was edited during the pause is not due for the time before that. */
+/** The time from which a schedule can be due after its pause has ended by itself. If it was edited during the pause, times before the edit do not count. */
 export function resumedSince(since: string, until: string | undefined): string {
   return until !== undefined && Date.parse(until) > Date.parse(since) ? until : since;
 }
@@ -54,7 +54,7 @@ function* slotsAfter(cron: Cron, zone: string, after: Date): Generator<Slot, und
   }
 }
 
-/** What a run for this slot keeps of its schedule. One that starts late has less of its window left, in which each instance must have its turn. */
+/** What a run stores about its slot and schedule. If a run starts late, less of its window is left, so the jitter is cut to fit. */
 export function runScheduleOf(
   name: string,
   definition: Pick<ScheduleBody, 'jitter' | 'window' | 'zone'>,
@@ -72,13 +72,13 @@ export function runScheduleOf(
   };
 }
 
-/** When the window that the slot is in ends; undefined without a window. */
+/** When the slot's window ends; undefined if there is no window. */
 export function windowEnd(
   { window, zone = 'UTC' }: Pick<ScheduleBody, 'window' | 'zone'>,
   slot: Slot,
 ): string | undefined {
   if (window === undefined) return undefined;
-  // By what the rule says: clocks may have skipped the rest of the window.
+  // Use the local time of the rule, because clocks may have skipped the rest of the window.
   const begins = slot.wall.slice(0, 16);
   const [, end = ''] = window.split('-');
   const day = Temporal.PlainDate.from(begins).add({ days: end > begins.slice(11) ? 0 : 1 });

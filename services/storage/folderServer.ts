@@ -2,7 +2,7 @@
 import { glob, mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
-export interface FolderServerOptions {
+interface FolderServerOptions {
   folder: string;
   port: number;
   region: string;
@@ -10,15 +10,15 @@ export interface FolderServerOptions {
   secretKey: string;
 }
 
-export interface FolderServer {
+interface FolderServer {
   args: string[];
   cwd: string;
   env: Record<string, string>;
 }
 
 /**
- * Arguments and environment of `versitygw`. Its paths are relative: a server whose disk is unmounted lazily stays on that disk, and does not write to
- * what is below the mount point. ETags and tags are files beside the objects: not every file system has extended attributes, not every copy keeps them.
+ * Arguments and environment of `versitygw`. Its paths are relative, so a server whose disk is unmounted lazily stays on that disk, and does not write to
+ * the folder below the mount point. ETags and tags are files beside the objects, because not every file system has extended attributes, and not every copy keeps them.
  */
 export function folderServer({ folder, port, region, accessKey, secretKey }: FolderServerOptions): FolderServer {
   const general = ['--port', `127.0.0.1:${port}`, '--region', region, '--keep-alive', '--quiet'];
@@ -39,14 +39,14 @@ export function folderServer({ folder, port, region, accessKey, secretKey }: Fol
   };
 }
 
-/** Makes the folders of server and bucket, and removes what a killed server has left. Call it only while no server runs over them. */
+/** Creates the folders of server and bucket, and removes what a killed server has left. Call it only while no server uses them. */
 export async function prepareFolder(folder: string, bucket: string): Promise<void> {
   for (const name of ['objects', 'metadata']) await mkdir(join(folder, name, bucket), { recursive: true, mode: 0o700 });
   for (const name of ['objects', 'metadata']) await reopenUploads(join(folder, name, bucket));
   await removeUnfinished(join(folder, 'objects', bucket));
 }
 
-/** Makes completions that were cut off open uploads again. Otherwise the server answers the next completion with success, and there is no object. */
+/** Turns interrupted completions into open uploads again. Otherwise, the server would answer the next completion with success although there is no object. */
 async function reopenUploads(bucket: string): Promise<void> {
   for await (const found of glob('.sgwtmp/multipart/*/*.inprogress', { cwd: bucket })) {
     const [, id] = /^(.*\/[^./]+)\.[^/]*\.inprogress$/.exec(found) ?? [];

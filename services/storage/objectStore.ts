@@ -59,7 +59,7 @@ export interface ObjectStore {
   /** Uploads one part; returns its ETag. The store refuses the part when its CRC-32 is not `crc32`. `body` may be reused once this settles. */
   putPart(upload: Upload, number: number, body: Buffer, crc32: string, signal: AbortSignal): Promise<string>;
   /**
-   * Makes the object from its parts; returns its ETag. Throws `conflict` when the key exists, on servers that check it (MinIO, AWS); with `over`,
+   * Makes the object from its parts; returns its ETag. Throws `conflict` when the key exists, on servers that check it (docs/s3.md); with `over`,
    * when the key's object does not have that ETag.
    */
   completeUpload(upload: Upload, parts: UploadedPart[], signal: AbortSignal, over?: string): Promise<string>;
@@ -105,14 +105,14 @@ export interface ObjectStore {
   /** Holds an object by a legal hold, or releases it. Throws s3-refused where the bucket has no Object Lock. */
   hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
   /**
-   * Yields every object whose key begins with `prefix`, once: in order of the keys' bytes on MinIO and AWS, folder by folder on SeaweedFS. With `after`
+   * Yields every object whose key begins with `prefix`, once: in order of the keys' bytes, on some servers folder by folder. With `after`
    * only those behind this key in that order.
    */
   list(prefix: string, signal: AbortSignal, options?: ListOptions): AsyncIterable<StoredObject>;
   /** Yields the folders under `prefix`, each once: the keys' beginnings up to and including the first `/` after `prefix`. */
   folders(prefix: string, signal: AbortSignal): AsyncIterable<string>;
   /**
-   * Yields open uploads whose key begins with `prefix`, each once. Some may be missing: after a restart MinIO lists an upload only by its exact
+   * Yields open uploads whose key begins with `prefix`, each once. Some may be missing (docs/s3.md): after a restart, MinIO lists an upload only by its exact
    * key, and of more than 1 000 uploads of one key, the rest may be missing until some are gone.
    */
   listUploads(prefix: string, signal: AbortSignal): AsyncIterable<OpenUpload>;

@@ -1,10 +1,13 @@
-/** A folder as the store: a call that writes an object ends once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
+/** For a store on this host: a call that writes an object returns only once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { LxstowError } from '../contract/errors.ts';
 import type { ObjectStore } from './objectStore.ts';
 
 const run = promisify(execFile);
+
+/** How the error begins when the disk could not be told to keep an object. */
+export const notOnDisk = 'what was written is not on the disk of';
 
 /** Wraps the calls that make an object. */
 export function onDisk<S extends Pick<ObjectStore, 'completeUpload' | 'create' | 'replace'>>(
@@ -29,13 +32,9 @@ async function synced(call: Promise<string>, folder: string, signal: AbortSignal
     return etag;
   } catch (error) {
     signal.throwIfAborted();
-    // Not for a retry: the kernel reports an error of the disk once, and then takes the bytes for written.
-    throw new LxstowError(
-      's3-refused',
-      `what was written is not on the disk of ${folder}: ${(error as Error).message}`,
-      {
-        cause: error,
-      },
-    );
+    // Do not retry: the kernel reports a disk error only once, and then takes the bytes as written.
+    throw new LxstowError('s3-refused', `${notOnDisk} ${folder}: ${(error as Error).message}`, {
+      cause: error,
+    });
   }
 }

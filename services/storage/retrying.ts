@@ -1,11 +1,11 @@
 /** Retries as a wrapper of the store: callers get the answer, or an error that retries did not cure. */
-import { createHash } from 'node:crypto';
 import pRetry from 'p-retry';
 import { isCode, LxstowError } from '../contract/errors.ts';
-import type { ObjectStore, OpenUpload, UploadedPart } from './objectStore.ts';
+import type { ObjectStore, OpenUpload } from './objectStore.ts';
+import { multipartEtag } from './s3Messages.ts';
 import { type StoreCall, type StoreListing, signalOf, wrapped } from './wrapped.ts';
 
-export interface RetryPolicy {
+interface RetryPolicy {
   /** Tries per call, including the first. */
   attempts: number;
   /** Delay before the second try. It doubles with each try, up to 3.2 s. Default: 200. */
@@ -22,16 +22,16 @@ const longestDelayMs = 3200;
  * answer to a write was lost, the retry recognises the write by what the store then holds.
  */
 export function retrying(store: ObjectStore, policy: RetryPolicy): ObjectStore {
-  const call = (name: StoreCall, args: readonly unknown[], run: (attempt: number) => Promise<unknown>) =>
+  const call = (name: StoreCall, args: readonly unknown[], run: () => Promise<unknown>) =>
     again(name, policy, signalOf(args), (attempt) =>
-      run(attempt).catch((error) => {
+      run().catch((error) => {
         if (attempt === 1 || !(isCode(error, 'conflict') || isCode(error, 'not-found'))) throw error;
         return wonBefore(store, name, args, error);
       }),
     );
   return wrapped(store, {
     call,
-    listing: (name, args, open) => resumed(name, policy, signalOf(args), open),
+    listing: (name, args, open) => resumed(name, policy, args, open),
   });
 }
 
@@ -73,29 +73,39 @@ function again<T>(
   });
 }
 
-/** Restarts a listing that breaks off, and skips items already yielded. Keys alone cannot tell where to resume: SeaweedFS orders them differently. */
+/**
+ * Restarts a listing that breaks off: one of objects behind the last key that it yielded, whatever their number; of the others, which are short and have
+ * no such place, it skips what it has yielded.
+ */
 async function* resumed(
   call: StoreListing,
   policy: RetryPolicy,
-  signal: AbortSignal,
-  open: () => AsyncIterable<unknown>,
+  args: readonly unknown[],
+  open: (...others: unknown[]) => AsyncIterable<unknown>,
 ): AsyncGenerator<unknown> {
   const given = new Set<string>();
+  let last: string | undefined;
+  const reopen = () => {
+    if (call !== 'list' || last === undefined) return open();
+    const [prefix, signal, options] = args as Parameters<ObjectStore['list']>;
+    return open(prefix, signal, { ...options, after: last });
+  };
   let iterator = open()[Symbol.asyncIterator]();
   try {
     for (;;) {
       // Most items are already in memory, in a page: set up the retry only after a failure.
       const next = await iterator.next().catch((error) =>
-        again(call, policy, signal, async (attempt) => {
+        again(call, policy, signalOf(args), async (attempt) => {
           if (attempt === 1) throw error;
-          iterator = open()[Symbol.asyncIterator]();
+          iterator = reopen()[Symbol.asyncIterator]();
           let result = await iterator.next();
           while (!result.done && given.has(nameOf(result.value))) result = await iterator.next();
           return result;
         }),
       );
       if (next.done) return;
-      given.add(nameOf(next.value));
+      if (call === 'list') last = nameOf(next.value);
+      else given.add(nameOf(next.value));
       yield next.value;
     }
   } finally {
@@ -108,13 +118,6 @@ async function* resumed(
 function nameOf(item: unknown): string {
   const { uploadId, key } = item as Partial<OpenUpload>;
   return uploadId ?? key ?? (item as string);
-}
-
-/** The ETag that S3 gives an object made from these parts: the MD5 of the parts' MD5s, and their number. */
-export function multipartEtag(parts: Pick<UploadedPart, 'etag'>[]): string {
-  const hash = createHash('md5');
-  for (const { etag } of parts) hash.update(Buffer.from(etag, 'hex'));
-  return `${hash.digest('hex')}-${parts.length}`;
 }
 
 /** True when a retry may help. Not for s3-denied: wrong keys outlast a request's retries, so the job waits instead (docs/adr/0032-outages.md). */

@@ -46,11 +46,12 @@ export function createS3Store(
     }
   }
 
+  const disk = config.syncFolder ?? config.folder;
   const writes = tagsIfAny({ ...s3Uploads(s3, config), ...s3Objects(s3) });
   return {
     probe,
     ensureBucket,
-    ...(config.folder === undefined ? writes : onDisk(writes, config.folder)),
+    ...(disk === undefined ? writes : onDisk(writes, disk)),
     ...s3Listings(s3),
     ...s3Locks(s3),
     presign: async (key, { expirySeconds, filename }) =>

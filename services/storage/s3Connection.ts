@@ -12,7 +12,7 @@ import type { Waiting } from '../http/downloadConnection.ts';
 import { bare, escapedKey, formatQuery, parseXml, type Xml } from './s3Messages.ts';
 import { refusalOf } from './s3Refusals.ts';
 
-export interface S3Request {
+interface S3Request {
   method: 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';
   /** Default: the bucket itself. */
   key?: string;
@@ -24,7 +24,7 @@ export interface S3Request {
   signal: AbortSignal;
 }
 
-export interface S3Answer {
+interface S3Answer {
   headers: http.IncomingHttpHeaders;
   body: Buffer;
 }

@@ -152,3 +152,10 @@ export function word(entry: Xml, name: string): string {
 export function bare(etag: string): string {
   return etag.replaceAll(/^"|"$/g, '');
 }
+
+/** The ETag that S3 gives an object made from these parts: the MD5 of the parts' MD5s, and their number. */
+export function multipartEtag(parts: Pick<UploadedPart, 'etag'>[]): string {
+  const hash = createHash('md5');
+  for (const { etag } of parts) hash.update(Buffer.from(etag, 'hex'));
+  return `${hash.digest('hex')}-${parts.length}`;
+}

@@ -7,7 +7,7 @@ import { formatTagging } from '../contract/tagging.ts';
 import { explainNoLock, lockHeaders } from './objectLock.ts';
 import type { ObjectStore, Upload } from './objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
-import { bare, completion, copySource, md5, word, type Xml } from './s3Messages.ts';
+import { bare, completion, copySource, md5, multipartEtag, word, type Xml } from './s3Messages.ts';
 import { unlessGone } from './s3Refusals.ts';
 
 type Uploads = Pick<
@@ -46,7 +46,8 @@ export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config[
       else headers['if-match'] = `"${over}"`;
       const content = { query: { uploadId }, headers, body: completion(parts, !copies), patient: true };
       const done = await s3.ask('CompleteMultipartUploadResult', { method: 'POST', key, ...content, signal });
-      const etag = bare(word(done, 'ETag'));
+      // Ceph before 17 leaves it empty.
+      const etag = bare(word(done, 'ETag')) || multipartEtag(parts);
       await assertMade(s3, key, etag, signal);
       return etag;
     },

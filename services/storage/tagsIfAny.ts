@@ -1,11 +1,11 @@
-/** Tags where the store has them. Where it has none, they are in the manifest alone, from where lxstow reads them anyway. */
+/** Sends tags only to stores that support them. Otherwise, tags are only in the manifest, from which lxstow always reads them. */
 import type { Tags } from '../contract/schemas.ts';
 import type { ObjectStore } from './objectStore.ts';
 import { isUnsupported } from './s3Refusals.ts';
 
 type Tagging = Pick<ObjectStore, 'beginUpload' | 'create' | 'replace' | 'tag' | 'tagsOf'>;
 
-/** Wraps the calls that send or read tags. A store that refuses a request with tags, and takes it without, is asked without from then on. */
+/** Wraps the calls that send or read tags. If a store refuses a request with tags but accepts it without, no further tags are sent. */
 export function tagsIfAny<S extends Tagging>(store: S): S {
   let hasTags = true;
 

@@ -1,4 +1,4 @@
-/** Old versions in the bucket, and the delete markers over them. For commands by hand: nothing is tried again. */
+/** Old versions in the bucket, and the delete markers over them. For commands that people run, so nothing is retried. */
 import type { S3Connection } from './s3Connection.ts';
 import { bare, decoded, word, type Xml } from './s3Messages.ts';
 
@@ -7,7 +7,7 @@ export interface DeletedObject {
   key: string;
   /** Version id of the marker that hides it. */
   marker: string;
-  /** When that was put there. */
+  /** When the marker was written. */
   deleted: string;
   /** Version id, ETag and size of what it hides. */
   version: string;
@@ -15,13 +15,13 @@ export interface DeletedObject {
   size: number;
 }
 
-/** Of a key: its marker, if that is the newest entry, and the newest object. */
+/** For a key: its marker, if that is the newest entry, and the newest object. */
 interface Seen {
   marker?: Xml;
   object?: Xml;
 }
 
-/** Yields what is deleted under a prefix. Throws s3-denied without s3:ListBucketVersions. */
+/** Yields the deleted objects under a prefix. Throws s3-denied without the right s3:ListBucketVersions. */
 export async function* deletedObjects(
   s3: S3Connection,
   prefix: string,

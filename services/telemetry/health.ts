@@ -2,18 +2,18 @@
  * /healthz: the process is alive. /readyz: its dependencies answer. /metrics: for Prometheus. Plain HTTP, no authentication, meant for a local port.
  */
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
+import { listen } from './listen.ts';
 
 /** Resolves if the dependency works; throws what is wrong otherwise. */
-export type Probe = (signal: AbortSignal) => Promise<void>;
+type Probe = (signal: AbortSignal) => Promise<void>;
 
 export interface HealthServer extends AsyncDisposable {
   readonly port: number;
 }
 
 /** What /metrics serves. */
-export interface Exposition {
+interface Exposition {
   registry: Registry;
   /** Called before each response; it must end soon after `signal` aborts. */
   refresh?: (signal: AbortSignal) => Promise<void>;
@@ -35,8 +35,7 @@ const refreshTimeoutMs = 5000;
  * answer too, but do not make it 503: the process works without them.
  */
 export async function serveHealth(
-  address: string,
-  port: number,
+  { address, port, key }: { address: string; port: number; key: string },
   probes: Record<string, Probe>,
   { registry, refresh }: Exposition,
   shown: Record<string, Probe> = {},
@@ -62,9 +61,8 @@ export async function serveHealth(
     const ready = checks.every(([name, word]) => word === 'ok' || name in shown);
     answer(ready ? 200 : 503, { status: ready ? 'ok' : 'unready', checks: Object.fromEntries(checks) });
   });
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));
   return {
-    port: (server.address() as AddressInfo).port,
+    port: await listen(server, address, port, key),
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

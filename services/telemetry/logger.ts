@@ -20,6 +20,11 @@ export function createLogger(config: Config['log'], fields: Record<string, unkno
   });
 }
 
+/** The audit trail: lines with `"audit":true`, whatever the log's level is. */
+export function auditLog(config: Config['log'], service: 'gateway' | 'worker'): Log {
+  return createLogger({ ...config, level: 'info' }, { service, audit: true });
+}
+
 /** Calls `see` with each line that is written, until disposed. */
 export function onLine(log: Log, see: (line: Record<string, unknown>) => void): Disposable {
   const tap = new Writable({

@@ -6,7 +6,7 @@ import type { Role, TrustedCertificate } from '../contract/schemas.ts';
 /** The rights that a certificate or a token gives its client. */
 export type Grant = Pick<TrustedCertificate, 'role' | 'restricted' | 'projects'>;
 
-export interface WantedGrant {
+interface WantedGrant {
   role?: Role | undefined;
   restricted?: boolean | undefined;
   projects?: string[] | null | undefined;

@@ -3,7 +3,7 @@ import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { LxstowError } from '../contract/errors.ts';
 import { pemCertificates } from './certificates.ts';
 
-export interface Fault {
+interface Fault {
   said: string;
   /** What to do. */
   advice: string;
@@ -36,7 +36,7 @@ export function faultOfKey(
 }
 
 /** Parses the first certificate in PEM text. Throws when there is none. */
-export function firstCertificate(text: string): X509Certificate {
+function firstCertificate(text: string): X509Certificate {
   const [first] = pemCertificates(text);
   if (first === undefined) throw new Error('there is no certificate (PEM) in it');
   return new X509Certificate(first);

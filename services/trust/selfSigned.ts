@@ -2,7 +2,7 @@
 import { isIP } from 'node:net';
 import { generate } from 'selfsigned';
 
-export interface SelfSigned {
+interface SelfSigned {
   commonName: string;
   usage: 'server' | 'client';
   /** DNS names and IP addresses that it is valid for; default: none. */

@@ -19,12 +19,12 @@ export interface ServerCertificate {
   key: string;
 }
 
-/** Where the certificate and the key are that the gateway makes for itself. */
+/** Paths of the certificate and key that the gateway makes for itself. */
 export function ownFiles(stateDir: string): [certificate: string, key: string] {
   return [join(stateDir, 'server.crt'), join(stateDir, 'server.key')];
 }
 
-/** Reads the configured pair, or the one in the state directory, which is made when it is not there. */
+/** Reads the configured pair, or the one in the state directory; makes the latter if it does not exist. */
 export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, log: Log): Promise<ServerCertificate> {
   const { certificate, key, address } = config.gateway;
   if (certificate || key) {
@@ -56,7 +56,7 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
   return pair;
 }
 
-/** Where clients reach the gateway, each as host:port: as configured, else where it listens. */
+/** Addresses at which clients reach the gateway, as host:port: the configured ones, otherwise those on which it listens. */
 export function advertisedAddresses({ advertise, address }: Config['gateway'], port: number): string[] {
   if (advertise) return advertise;
   const found = ['0.0.0.0', '::'].includes(address)

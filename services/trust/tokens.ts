@@ -4,7 +4,7 @@ import { LxstowError } from '../contract/errors.ts';
 import type { TrustToken } from '../contract/schemas.ts';
 import type { Grant } from './certificates.ts';
 
-/** Where a client finds a gateway, and the fingerprint by which it recognises it. */
+/** The addresses of a gateway, and the fingerprint by which a client recognises it. */
 export interface GatewayPlace {
   fingerprint: string;
   /** host:port */

@@ -15,7 +15,7 @@ const lookEveryMs = 2000;
 const usuallyStaleAfterMs = 30_000;
 const watchAgainMs = 500;
 
-export interface CopyOptions {
+interface CopyOptions {
   /** Called when a client is added (`isNew`), revoked, or given other rights. */
   onChange: (fingerprint: string, isNew: boolean) => void;
   /** How long the copy stays valid while it cannot be compared with the bucket. Default: 30 000. */

@@ -6,10 +6,10 @@ import { setInterval } from 'node:timers/promises';
 import type { Log } from '../telemetry/logger.ts';
 import { fingerprintOf, pemCertificates } from './certificates.ts';
 
-/** A change in the directory counts after so long at most. */
+/** A change in the directory takes effect within this time. */
 const rereadAfterMs = 1000;
 
-/** The names of the files in it that count. */
+/** The names of the certificate files in the directory. */
 export async function certificateFiles(dir: string): Promise<string[]> {
   return (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
 }
@@ -39,7 +39,7 @@ export class TrustDirectory {
     return [...this.#certificates.values()];
   }
 
-  /** Reads it regularly, so that a client whose file was removed loses its connection. */
+  /** Reads the directory regularly, so that a client whose file was removed loses its connections. */
   async follow(signal: AbortSignal): Promise<void> {
     try {
       for await (const _ of setInterval(rereadAfterMs, undefined, { signal, ref: false })) await this.#refresh();

@@ -1,4 +1,5 @@
 /** The bucket lxstow_trust: trusted certificates, tokens, and addresses of gateways. Every change is a compare-and-set. */
+import { addAbortListener } from 'node:events';
 import { Kvm, KvWatchInclude } from '@nats-io/kv';
 import { LxstowError } from '../contract/errors.ts';
 import {
@@ -24,7 +25,7 @@ export interface StoredCertificate {
 
 /** A gateway that has not announced itself for this long is forgotten. */
 const gatewayKeptMs = 7 * 86_400_000;
-/** Clocks may differ by less. */
+/** How much longer than a token its end is kept: clocks differ by less than this. */
 const endKeptMs = 86_400_000;
 
 export class TrustStore {
@@ -105,7 +106,7 @@ export class TrustStore {
     return entry && this.#readToken(entry);
   }
 
-  /** Uses up and returns the token with this secret; only one caller gets it. Undefined when there is none. */
+  /** Uses up and returns the token with this secret; only one caller gets it. Undefined if there is none. */
   redeem(secret: string, by: Requestor): Promise<TrustToken | undefined> {
     return this.#endToken(tokenKey('*', secretHash(secret)), 'used', by);
   }
@@ -165,14 +166,8 @@ export class TrustStore {
   async watch(see: (key: string, revision: number) => void, signal: AbortSignal): Promise<void> {
     const kv = await new Kvm(this.#nats.js).open(trustBucket, { allow_direct: true });
     const watch = await kv.watch({ include: KvWatchInclude.UpdatesOnly, headers_only: true });
-    const end = () => watch.stop();
-    signal.addEventListener('abort', end, { once: true });
-    if (signal.aborted) watch.stop();
-    try {
-      for await (const { key, revision } of watch) see(key, revision);
-    } finally {
-      signal.removeEventListener('abort', end);
-    }
+    using _listener = addAbortListener(signal, () => watch.stop());
+    for await (const { key, revision } of watch) see(key, revision);
   }
 
   /** Logs an error and returns undefined for an entry that does not match its schema: such an entry grants no trust. */

@@ -10,27 +10,27 @@ import { describeOutage } from '../outages/outage.ts';
 import type { Gate } from '../outages/outages.ts';
 import type { Tools } from './tools.ts';
 
-/** Another job holds what the job needs. */
+/** Says that the job must wait, because another job holds what it needs. */
 export interface Wait {
   /** What to wait for: the lease's key, or the prefix of the permits' keys (`waitKey`). */
   lease: string;
-  /** For people. */
+  /** The same in words, for users. */
   reason: string;
 }
 
-export interface Admission {
+interface Admission {
   lease?: Lease;
   permits: Lease[];
-  /** Why it is unknown what the job needs: then the attempt fails at once. */
+  /** Set if it could not be found out what the job needs: the attempt then fails with this error. */
   fault?: LxstowError;
 }
 
-export interface AdmissionOptions {
-  /** Whether another job comes first for the lease. */
+interface AdmissionOptions {
+  /** Whether an earlier job waits for the lease. */
   isBehind: (lease: string) => boolean;
-  /** The attempt will move bytes; one that only cleans up does not. */
+  /** Whether the attempt transfers an archive; an attempt that only cleans up does not. */
   movesBytes: boolean;
-  /** A dependency that has just come back: only a few jobs may use it. */
+  /** Set while a dependency has just come back, and only a few jobs may use it. */
   returning?: Gate;
 }
 
@@ -39,7 +39,7 @@ export type AdmissionTools = Pick<Tools, 'config' | 'leases' | 'lxd' | 'store'>;
 /** Well below ack_wait, after which NATS redelivers the message. */
 const lookMs = 5000;
 
-/** Takes all that the job needs, the narrowest first, or nothing. */
+/** Takes all leases and permits that the job needs, those of the narrowest limit first, or none. */
 export async function admit(
   job: Job,
   holder: LeaseHolder,
@@ -76,7 +76,7 @@ export async function admit(
     const taken = isBehind(lease)
       ? undefined
       : await take().catch(async (error) => {
-          // What stays held keeps others out until it expires.
+          // What cannot be given back blocks other jobs only until it expires.
           await giveBack().catch(() => undefined);
           throw error;
         });
@@ -113,7 +113,7 @@ function limitsPools({ transfersPerPool, pools = {} }: Config['remotes'][string]
   return transfersPerPool !== undefined || Object.values(pools).some(({ transfers }) => transfers !== undefined);
 }
 
-/** The pool that is read or written; undefined if there is no such instance or backup: the attempt will say so. */
+/** The pool that is read or written. Undefined if the instance or backup does not exist: the attempt will fail with that reason. */
 async function poolOf(job: JobOf<'backup' | 'restore'>, tools: AdmissionTools): Promise<string | undefined> {
   const { lxd } = tools;
   const signal = AbortSignal.timeout(lookMs);
@@ -122,7 +122,7 @@ async function poolOf(job: JobOf<'backup' | 'restore'>, tools: AdmissionTools): 
     if (job.body.pool !== undefined) return job.body.pool;
     const source = { ...job.address, ...job.body.source, backup: job.body.backup };
     const { pool } = (await readManifest(tools.store, tools.config.s3.prefix, source, signal)).manifest.instance;
-    // As LXD does: without the backup's own pool, that of the default profile.
+    // Like LXD: if the backup's own pool does not exist, use that of the default profile.
     if (pool && (await poolDriver(lxd, pool, signal)) !== undefined) return pool;
     return await defaultPool(lxd, job.address.project, signal);
   } catch (error) {

@@ -1,4 +1,6 @@
-/** Runs one attempt at a job, and writes how it ended: to the operation, to the message, and to who waits for either. */
+/** Runs one attempt at a job, and records how it ended, in the operation and on the message. */
+import { addAbortListener } from 'node:events';
+import { jittered } from '../concurrency/jitter.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { JobKind, Operation } from '../contract/schemas.ts';
 import type { Nudges } from '../coordination/nudges.ts';
@@ -15,11 +17,11 @@ import { describeMissing } from '../outages/blame.ts';
 import { describeOutage } from '../outages/outage.ts';
 import type { Outages } from '../outages/outages.ts';
 import { countJob, type JobResult } from '../telemetry/metrics.ts';
-import { type AfterFailure, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
+import { type AfterFailure, attemptsOf, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
 import type { Tools } from './tools.ts';
 
 /** The work of one kind of job. */
-export interface Runner<K extends JobKind> {
+interface Runner<K extends JobKind> {
   run(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
   /** Removes what the job's attempts have left, when no other attempt follows. */
   undo?(job: JobOf<K>, attempt: Attempt, tools: Tools): Promise<void>;
@@ -54,14 +56,13 @@ export class JobAttempt {
     this.#runner = tools.runners[job.kind] as Runner<JobKind>;
   }
 
-  /** Resolves when the attempt has ended, well or badly, and the message says so. */
+  /** Runs the attempt. Resolves when it has ended, in success or failure, and the message is settled. */
   async run(): Promise<void> {
     const { nudges, tools, handingBack } = this.#tools;
     const { log, operation } = this.#attempt;
     const { kind } = this.#job;
-    const handBackNow = () => this.#attempt.abort(new LxstowError('stopping', 'the worker was stopped'));
-    handingBack.addEventListener('abort', handBackNow, { once: true });
-    if (handingBack.aborted) handBackNow();
+    const stopped = new LxstowError('stopping', 'the worker was stopped');
+    using _listener = addAbortListener(handingBack, () => this.#attempt.abort(stopped));
     using _alive = keepAlive(this.#attempt, nudges, tools.config.worker.heartbeatMs, () => this.#message.working());
     log.info('job begun', { attempt: operation.attempt });
     tools.metrics.running.inc({ kind });
@@ -72,8 +73,7 @@ export class JobAttempt {
       else await this.#endWell();
     } finally {
       tools.metrics.running.dec({ kind });
-      handingBack.removeEventListener('abort', handBackNow);
-      // While NATS is away or its bucket is full, the end of the attempt may not be written: give back what it held all the same.
+      // If NATS is away or its bucket is full, the end of the attempt cannot be written. Give back its lease and permits all the same.
       await this.#attempt.release();
     }
   }
@@ -82,7 +82,7 @@ export class JobAttempt {
   async #failure(): Promise<LxstowError | undefined> {
     try {
       await this.#runner.run(this.#job, this.#attempt, this.#tools.tools);
-      // A job that is done is not cancelled any more.
+      // Once the job is done, a cancel comes too late.
       return undefined;
     } catch (error) {
       const { signal } = this.#attempt;
@@ -105,8 +105,7 @@ export class JobAttempt {
     const waitingSince = waitingSinceOf(operation.waiting_since, clock);
     const ending = decideAfterFailure(error, {
       attempt: operation.attempt,
-      attempts,
-      mustFinish: operation.checkpoint?.swapped !== undefined,
+      attempts: attemptsOf(operation, attempts),
       isDependencyAway: gate !== undefined || cut,
       cutsByLxd,
       waitedMs: clock.now - waitingSince,
@@ -114,7 +113,7 @@ export class JobAttempt {
     });
     switch (ending.kind) {
       case 'give-up':
-        // The lease's next holder has the message, or will: nothing here is ours to write.
+        // The message belongs to the next holder of the lease, now or soon, so this worker may write nothing.
         log.warn('attempt given up', { error });
         return this.#attempt.release();
       case 'cancel':
@@ -178,8 +177,8 @@ export class JobAttempt {
   }
 
   /**
-   * Undoes as much as it can: what stays is logged, and the janitor removes it. False when a restore must be undone later, when LXD is back: an
-   * instance may be aside.
+   * Undoes as much as it can. What remains is logged, and the janitor removes it. False if a restore must be undone later, when LXD is back: an
+   * instance may still have a temporary name.
    */
   async #undo(): Promise<boolean> {
     const { tools, outages } = this.#tools;
@@ -205,7 +204,7 @@ export class JobAttempt {
     this.#message.nak(jittered(firstDelayMs));
   }
 
-  /** Writes the end into the record of the instance, before the operation tells anybody. */
+  /** Writes the end into the record of the instance, before clients can see it in the operation. */
   async #noteEnd(outcome: 'failure' | 'cancelled', error: LxstowError): Promise<void> {
     if (this.#job.kind !== 'backup') return;
     const { id: operation } = this.#attempt.operation;
@@ -214,12 +213,7 @@ export class JobAttempt {
   }
 }
 
-/** Releases the backup's name: the backup itself has it now, or it is free again. If NATS does not answer, the message comes again and it is done then. */
+/** Releases the reservation of the backup's name: the backup now exists, or the name is free again. If NATS does not answer, the message is delivered again, and the next attempt does this. */
 export async function freeName(job: Job, { backup, id }: Operation, { reservations }: Tools): Promise<void> {
   if (job.kind === 'backup' && backup !== undefined) await reservations.release(job.address, backup, id);
-}
-
-/** Varies a delay by a quarter, so that jobs do not march in step. */
-export function jittered(ms: number): number {
-  return Math.round(ms * (0.75 + Math.random() / 2));
 }

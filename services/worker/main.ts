@@ -37,8 +37,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const { slots, graceMs, healthAddress, healthPort } = options.config.worker;
   const health = stack.use(
     await serveHealth(
-      healthAddress,
-      healthPort,
+      { address: healthAddress, port: healthPort, key: 'worker.healthPort' },
       {
         nats: async () => nats.assertConnected(),
         s3: (signal) => outages.check('s3', signal),
@@ -87,7 +86,7 @@ async function takeJobs(lane: Lane, opened: OpenedWorker, handingBack: AbortSign
   });
 }
 
-/** What the worker does for its host beside the jobs, until it stops: the janitor, the inventory, and leases that outlived their holders. */
+/** What the worker does for its host besides jobs: runs the janitor, takes the inventory, and removes leases that outlived their holders. */
 function upkeep({ worker, nats, tools, log, stop }: OpenedWorker): Promise<void>[] {
   const { config, lxd, leases, fleet, keeper, store } = tools;
   const { remote, janitorEveryMinutes, inventoryEverySeconds } = config.worker;

@@ -27,7 +27,7 @@ import { probeAtStart, probeOfLxd, probeOfS3 } from '../outages/probes.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
 import { createS3Store } from '../storage/s3.ts';
-import type { Log } from '../telemetry/logger.ts';
+import { auditLog, type Log } from '../telemetry/logger.ts';
 import { createWorkerMetrics, type WorkerMetrics } from '../telemetry/metrics.ts';
 import type { Tools } from './tools.ts';
 
@@ -58,7 +58,7 @@ export interface OpenedWorker {
 
 const startTimeoutMs = 10_000;
 
-/** What it opens is closed with `stack`. */
+/** Opens everything that a worker needs; disposing of `stack` closes it. */
 export async function openTools(options: WorkerOptions, stack: AsyncDisposableStack): Promise<OpenedWorker> {
   const { config, reread } = options;
   const { remote, leaseTtlMs } = config.worker;
@@ -74,7 +74,7 @@ export async function openTools(options: WorkerOptions, stack: AsyncDisposableSt
   const stop = AbortSignal.any([options.stop, nats.closed]);
   await verifySetUp(nats, remote);
 
-  // A NATS that is away for less than a lease's life costs no attempt.
+  // If NATS is away for less than a lease's TTL, no attempt is lost.
   const patienceMs = leaseTtlMs;
   const bucket = new Bucket(nats, leasesBucket, patienceMs);
   const operations = new OperationStore(nats, config.nats.operationsKeptHours, patienceMs);
@@ -90,6 +90,7 @@ export async function openTools(options: WorkerOptions, stack: AsyncDisposableSt
   const fleet = new FleetStore(nats);
   const tools = {
     ...{ config, metrics, lxd, store, threads, fleet },
+    audit: auditLog(config.log, 'worker'),
     bandwidth: new Bandwidth(parseBandwidth(config.worker.bandwidth)),
     leases: new Leases(bucket, leaseTtlMs, (key) => waitingRoom.freed(key)),
     leasesBucket: bucket,

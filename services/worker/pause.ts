@@ -15,7 +15,7 @@ import type { Tools } from './tools.ts';
 
 export interface PauseTools {
   worker: string;
-  nats: Pick<Nats, 'backSince'>;
+  nats: Pick<Nats, 'servesSince'>;
   operations: OperationStore;
   waitingRoom: WaitingRoom;
   tools: Pick<Tools, 'leases'>;
@@ -37,7 +37,7 @@ export async function pause(
     const metadata = { ...operation.metadata, waiting_for };
     await tools.operations.update(amend(operation, { metadata, waiting_since }, now), revision);
   } else if (operation.status === 'Running' && (await isAbandoned(operation, tools))) {
-    // Its worker has died, or could not say how the attempt ended. From now on the job waits as all others do.
+    // The worker of the last attempt has died, or could not record how the attempt ended. From now on, the job waits like all others.
     const back = requeue(operation, 'the worker of the last attempt is gone', now, !isCutByNats(operation, tools.nats));
     const metadata = { ...back.metadata, waiting_for };
     await tools.operations.update({ ...back, metadata, waiting_since }, revision);
@@ -47,12 +47,12 @@ export async function pause(
   else message.nak();
 }
 
-/** Whether nothing was written of an attempt since NATS was away: it was cut by that, or its worker could not say how it ended. It does not count. */
-export function isCutByNats({ updated_at }: Operation, { backSince }: Pick<Nats, 'backSince'>): boolean {
-  return Date.parse(updated_at) < backSince;
+/** Whether nothing was written about an attempt since NATS last failed us. Then that failure ended it, or kept its worker from recording how it ended: it does not count. */
+export function isCutByNats({ updated_at }: Operation, { servesSince }: Pick<Nats, 'servesSince'>): boolean {
+  return Date.parse(updated_at) < servesSince;
 }
 
-/** The error of a job that has waited for as long as it may; undefined while it may wait. */
+/** The error of a job that has waited as long as it may; undefined while it may wait longer. */
 export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { config }: Tools): LxstowError | undefined {
   const { patienceHours } = config.worker;
   if (outage.allowed > 0 || !waiting_since || Date.now() - Date.parse(waiting_since) < patienceHours * hourMs)
@@ -61,7 +61,7 @@ export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { con
   return new LxstowError(asErrorCode(outage.code), why);
 }
 
-/** Whether no worker runs the operation: one that does has the lease on the instance, unless it is a deletion. */
+/** Whether no worker runs the operation. A worker that runs it holds the lease on the instance, except for deletions. */
 async function isAbandoned(operation: Operation, { worker, tools: { leases } }: PauseTools): Promise<boolean> {
   if (onlyDeletes(operation.kind)) return operation.owner !== worker;
   const lease = await leases.acquire(instanceLeaseKey(operation), { worker, operation: operation.id });

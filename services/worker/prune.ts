@@ -10,12 +10,12 @@ import { readInstance } from '../lxd/inventory.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import { instanceKeepOf, judgeFor, readKeys } from '../retention/instanceKeys.ts';
 import { checkRule } from '../retention/keep.ts';
-import { finishRemoval, removeBackup } from './remove.ts';
+import { auditRemoval, finishRemoval, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
 /**
- * Deletes nothing where the listing breaks or a manifest cannot be read. A backup that is read, was changed since it was listed, or is being deleted by
- * another stays, with a warning.
+ * Deletes nothing if the listing fails or a manifest cannot be read. A backup that is being read, was changed since it was listed, or is being deleted by
+ * another operation stays, with a warning.
  */
 export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { keep } = job.body;
@@ -28,7 +28,11 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
 
   const { key, removing } = checkpoint ?? {};
   const left = key === undefined ? undefined : parseArchiveKey(tools.config.s3.prefix, key);
-  if (left && removing) await finishRemoval(left, removing, attempt, tools);
+  const by = { keep, instance_keep: keys, run: job.body.run };
+  if (left && removing) {
+    await finishRemoval(left, removing, attempt, tools);
+    auditRemoval(left, attempt, tools, by);
+  }
   const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
@@ -52,6 +56,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
           throw new LxstowError('conflict', `backup ${name} was changed while the rule was applied to it`);
       });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
+      auditRemoval({ ...job.address, backup: backup.name }, attempt, tools, { created: backup.created, ...by });
       if (isKept) bytes_in_old_versions += backup.size;
       else bytes_freed += backup.size;
       attempt.report({ backups_deleted: ++backups_deleted, bytes_freed, ...(isKept && { bytes_in_old_versions }) });
@@ -66,9 +71,9 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   attempt.report({ backups_kept: kept });
 }
 
-/** The instance's own keys by its record, which has them when it is gone, too. Without a record LXD is asked: what the keys keep must not be deleted. */
+/** The instance's own keys, from its record, which has them even when the instance is gone. Without a record, LXD is asked, because what the keys keep must not be deleted. */
 async function keysOf(address: Address, { signal }: Attempt, { fleet, lxd }: Tools): Promise<InstanceKeep | undefined> {
-  const { seen } = await fleet.find(address);
+  const { seen } = (await fleet.read(address)).record;
   if (seen) return seen.keep;
   const { project, instance } = address;
   const found = await readInstance(lxd, { project, instance, full: false }, signal);

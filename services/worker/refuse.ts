@@ -1,4 +1,4 @@
-/** Messages that no worker can do anything with. */
+/** Handles messages that no worker can process. */
 
 import type { LxstowError } from '../contract/errors.ts';
 import type { Operation } from '../contract/schemas.ts';
@@ -12,7 +12,7 @@ import type { OperationStore } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { Tools } from './tools.ts';
 
-export interface RefuseTools {
+interface RefuseTools {
   nats: Nats;
   operations: OperationStore;
   tools: Pick<Tools, 'metrics'>;
@@ -32,7 +32,7 @@ export async function refuse(
   const failed = named && failedOperation(id, named, error, now);
   if (failed && !(await operations.create(failed))) {
     const found = await operations.find(id, failed.remote);
-    // Anybody who knows an id can name it: only the message's own operation ends with it.
+    // A publisher could name the id of another job's operation, so only an operation of this message's job is failed.
     if (found && isOf(found.operation, failed) && !isFinal(found.operation))
       await operations.update(fail(found.operation, error, now), found.revision);
   }

@@ -1,5 +1,6 @@
-/** Deletes a backup: the manifest first, for without it there is no backup, then the archive. */
+/** Deletes a backup: first the manifest, after which the backup no longer exists, then the archive. */
 import { setTimeout } from 'node:timers/promises';
+import { etagAt } from '../backups/archives.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { assertDeletable } from '../backups/protection.ts';
@@ -9,10 +10,9 @@ import type { JobOf } from '../jobs/jobs.ts';
 import { claimKey, removal } from '../nats/bucketKeys.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
-import { etagAt } from './backup/archiveUpload.ts';
 import type { Tools } from './tools.ts';
 
-/** How long to wait for those that read or change the backup. */
+/** How long to wait for operations that read or change the backup. */
 const lastReadersMs = 1000;
 const lookAgainMs = 100;
 
@@ -25,32 +25,52 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
       if (removing && !isThat(found, removing)) throw missing(address);
       if (found.manifest) assertDeletable(found.manifest);
     });
+    auditRemoval(address, attempt, tools);
     attempt.report(isKept ? { bytes_in_old_versions: bytes } : { bytes_freed: bytes });
   } catch (error) {
-    // An earlier attempt has removed the manifest.
+    // An earlier attempt has deleted the manifest.
     if (key === undefined || !isCode(error, 'not-found')) throw error;
     if (removing) await finishRemoval(address, removing, attempt, tools);
+    auditRemoval(address, attempt, tools);
   }
 }
 
+/** Writes a deletion's line of the audit trail. `by`: what chose the backup for deletion. */
+export function auditRemoval(address: BackupAddress, attempt: Attempt, { audit }: Tools, by: object = {}): void {
+  const { id: operation, kind, requestor, trace } = attempt.operation;
+  const { remote: location, project, instance, backup } = address;
+  audit.info('audit', {
+    requestor,
+    kind,
+    location,
+    project,
+    instance,
+    backup,
+    ...by,
+    result: 'done',
+    operation,
+    trace,
+  });
+}
+
 /** A backup as its deletion finds it. */
-export interface FoundBackup {
-  /** Undefined where it cannot be read. */
+interface FoundBackup {
+  /** Undefined if it cannot be read. */
   manifest: Manifest | undefined;
-  /** Of the manifest. */
+  /** The ETag of the manifest. */
   etag: string;
 }
 
-export interface Removed {
-  /** Of the archive; 0 where the manifest could not be read. */
+interface Removed {
+  /** Bytes of the archive; 0 if the manifest could not be read. */
   bytes: number;
-  /** The bucket keeps the archive as an old version: nothing is freed yet. */
+  /** Whether the bucket keeps the archive as an old version, so that no space is free yet. */
   isKept: boolean;
 }
 
 /**
- * Deletes a backup, under a claim. `mayGo` gets it as it is under the claim; what it throws keeps the backup. Throws instance-busy when it is being
- * deleted already, conflict while it is read, not-found.
+ * Deletes a backup, under a claim. `mayGo` is called with the backup as it is under the claim; if it throws, the backup stays. Throws instance-busy if the backup is being
+ * deleted already, conflict while it is being read, and not-found.
  */
 export async function removeBackup(
   address: BackupAddress,
@@ -66,7 +86,7 @@ export async function removeBackup(
   const until = performance.now() + lastReadersMs;
   const isRead = async () =>
     (await leasesBucket.keys(claimKey(address, address.backup, '*'))).some((key) => key !== own);
-  // Our claim keeps new readers out, and a change of tags is over in a moment.
+  // Our claim keeps new readers out, and a change of tags takes only a moment.
   while (await isRead()) {
     if (performance.now() < until) await setTimeout(lookAgainMs, undefined, { signal });
     else throw new LxstowError('conflict', `backup ${name} is being restored or exported; it was not deleted`);
@@ -85,7 +105,7 @@ export async function removeBackup(
   return { bytes: found.manifest?.archive.size ?? 0, isKept };
 }
 
-/** Finishes the deletion that an attempt has begun. Touches no backup that has this name now, or is about to have it. */
+/** Finishes a deletion that an earlier attempt has begun. Does not touch another backup that has this name by now, or is about to get it. */
 export async function finishRemoval(
   address: BackupAddress,
   { archive }: RemovedBackup,
@@ -110,7 +130,7 @@ async function identityOf(
   return { manifest: etag, ...(archive !== undefined && { archive }) };
 }
 
-/** Tags and pins change a manifest's ETag, but not what made the backup. */
+/** Whether this is the backup to delete. Tags and pins change a manifest's ETag, but not the operation that made the backup. */
 function isThat({ manifest, etag }: FoundBackup, removing: RemovedBackup): boolean {
   return etag === removing.manifest || (manifest !== undefined && manifest.operation === removing.operation);
 }

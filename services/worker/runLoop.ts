@@ -1,5 +1,6 @@
 /** The worker's one loop: takes a message, finds its operation, and runs an attempt at the job when the job may begin. */
 
+import { jittered } from '../concurrency/jitter.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Lease } from '../coordination/leases.ts';
@@ -12,16 +13,17 @@ import type { OperationStore, Stored } from '../operations/operationStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
-import { type AttemptTools, freeName, JobAttempt, jittered } from './jobAttempt.ts';
+import { type AttemptTools, freeName, JobAttempt } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
+import { attemptsOf } from './retryDecision.ts';
 
 export interface LoopOptions extends AttemptTools {
   /** This worker's name: who owns a running operation. */
   worker: string;
   deliveries: Deliveries;
   operations: OperationStore;
-  /** Resolves when a job may be taken from the queue. */
+  /** Resolves when this slot may take a job from the queue. */
   ready?: () => Promise<void>;
   log: Log;
   /** Aborts when no new job may begin. */
@@ -29,7 +31,7 @@ export interface LoopOptions extends AttemptTools {
 }
 
 const pauseAfterFaultMs = 1000;
-/** A job whose operation another process has changed comes again after this. */
+/** Delay of a job whose operation another process has just changed. */
 const busyDelayMs = 3000;
 
 /** Runs one job at a time until `stopping`; resolves when the last one has ended. */
@@ -41,7 +43,7 @@ export async function runLoop(options: LoopOptions): Promise<void> {
       const message = await deliveries.next();
       if (message) await handle(message, options);
     } catch (error) {
-      // NATS is away, or the consumer is gone: the job, if there was one, comes again by itself.
+      // NATS is away, or the consumer is gone. If a job was taken, NATS delivers it again.
       log.warn('no job could be taken', { error: asLxstowError(error) });
       await sleep(pauseAfterFaultMs, stopping);
     }
@@ -67,7 +69,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   }
   const stored = await settleOperation(id, job, message, trace, options);
   if (!isOf(stored.operation, { kind: job.kind, ...job.address })) {
-    const error = new LxstowError('bad-message', `operation ${id} is another job's`);
+    const error = new LxstowError('bad-message', `operation ${id} belongs to another job`);
     return discard(message, error, log, options);
   }
   if (isFinal(stored.operation)) {
@@ -78,7 +80,7 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   await attemptJob(job, stored, message, { ...options, log: log.child({ remote, project, instance, kind: job.kind }) });
 }
 
-/** Finds the operation, or makes it: for a message that came without the gateway, or faster than it. */
+/** Finds the operation, or creates it if the message was published without a gateway, or arrived before the gateway created it. */
 async function settleOperation(
   id: string,
   job: Job,
@@ -96,7 +98,7 @@ async function settleOperation(
   return settled;
 }
 
-/** Takes all that the job must hold, and runs an attempt at it; hands it back until it can have that. */
+/** Takes the leases and permits that the job needs, and runs an attempt; if it cannot get them, hands the job back to wait. */
 async function attemptJob(job: Job, stored: Stored, message: Delivery, options: LoopOptions): Promise<void> {
   const { tools, worker, waitingRoom, log } = options;
   const { operation } = stored;
@@ -112,9 +114,9 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
   });
   if ('reason' in admission) return wait(message, admission, stored, options);
   const { lease, permits, fault } = admission;
-  // Another permit may be free: let the next job look.
+  // Another permit may be free, so let the next waiting job try.
   for (const { key } of permits) waitingRoom.callFirst(waitKey(key));
-  // S3 is not away, or no longer: jobs that wait for its return may begin.
+  // S3 is not away, or not any more, so jobs that wait for it may begin.
   if (!gate) waitingRoom.callFirst(returningPermits(job.address.remote, 's3'));
   const attempt = await Attempt.begin(stored, {
     store: options.operations,
@@ -133,12 +135,12 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
     return message.nak(jittered(busyDelayMs));
   }
   const failure = overdue ?? fault;
-  // It is begun all the same: only an attempt can undo the job and write how it ended.
+  // The attempt begins all the same, because only an attempt can undo the job and write how it ended.
   if (failure) attempt.abort(failure);
   if (operation.owner !== undefined) tools.metrics.takeovers.inc({ kind: job.kind });
   const { attempts } = tools.config.worker;
-  if (attempt.operation.attempt > attempts && !attempt.operation.checkpoint?.swapped)
-    // Each attempt so far ended with its worker: the job itself may be what kills them.
+  if (attempt.operation.attempt > attemptsOf(attempt.operation, attempts))
+    // Every attempt so far ended because its worker died, so the job itself may be what kills workers.
     attempt.abort(new LxstowError('attempts-exhausted', `${attempts} attempts ended because their worker died`));
   await new JobAttempt(job, attempt, message, options).run();
 }
@@ -147,12 +149,12 @@ async function releaseAll(leases: (Lease | undefined)[]): Promise<void> {
   for (const each of leases) await each?.release();
 }
 
-/** Hands the job back until it can have what another job holds, and says in its operation what that is. */
+/** Hands the job back to wait for what another job holds, and records in its operation what that is. */
 async function wait(message: Delivery, { lease, reason }: Wait, stored: Stored, options: LoopOptions): Promise<void> {
   const { operation, revision } = stored;
   if (operation.status === 'Pending' && operation.metadata.waiting_for !== reason) {
     const metadata = { ...operation.metadata, waiting_for: reason };
-    // A process that was faster has written something newer.
+    // If another process was faster, its record is newer, and stays.
     await options.operations.update(amend(operation, { metadata }, new Date()), revision);
   }
   options.waitingRoom.wait(message, lease, operation.id);

@@ -1,4 +1,4 @@
-/** What the jobs of a worker work with: made in openTools.ts, and passed on. */
+/** The tools of a worker's jobs, made in openTools.ts. */
 import type { Threads } from '../archive/compression/threads.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import type { Catalog } from '../backups/catalog.ts';
@@ -11,15 +11,18 @@ import type { Keeper } from '../fleet/keeper.ts';
 import type { LxdClient } from '../lxd/client.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
+import type { Log } from '../telemetry/logger.ts';
 import type { WorkerMetrics } from '../telemetry/metrics.ts';
 
 export interface Tools {
   config: Config;
   metrics: WorkerMetrics;
+  /** The audit log of deletions. */
+  audit: Log;
   lxd: LxdClient;
   store: ObjectStore;
   threads: Threads;
-  /** What all slots together may read. */
+  /** Limits how fast all slots together may read. */
   bandwidth: Bandwidth;
   leases: Leases;
   leasesBucket: Bucket;

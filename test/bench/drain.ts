@@ -33,7 +33,7 @@ import type { Table } from './report.ts';
 
 const submittedAtOnce = 64;
 
-export interface DrainOptions {
+interface DrainOptions {
   jobs: number;
   slots: number;
   rounds: number;
@@ -116,7 +116,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     ...{ config, metrics: createWorkerMetrics(), lxd, store, threads, bandwidth: new Bandwidth(parseBandwidth('off')) },
     ...{ leases: new Leases(bucket, config.worker.leaseTtlMs, (key) => waitingRoom.freed(key)), leasesBucket: bucket },
     ...{ checkpoints: new Bucket(nats, checkpointsBucket), reservations: new Reservations(bucket) },
-    fleet,
+    ...{ fleet, audit: log },
     keeper: new Keeper({ fleet, store, prefix: config.s3.prefix, log }),
     catalog: new Catalog(store, config.s3.prefix, log),
   };

@@ -1,10 +1,11 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --planned 10000 --children 160 --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --planned 10000 --children 125 --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 // Two builds, or two settings, in one run: --ways lxstow --beside '/other/dist/services/cli/main.js' --beside 'LXSTOW_GZIP_LIBRARY='
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { DataKind } from '../lab/data.ts';
 import { errorText, type Log } from '../lab/run.ts';
+import { s3Titles } from '../lab/s3.ts';
 import { backupWays, lxdExport, storeAlone, type Way } from './backups.ts';
 import { measureListing, measureRequests } from './control.ts';
 import { measureDrain } from './drain.ts';
@@ -35,7 +36,7 @@ const { values } = parseArgs({
     jobs: { type: 'string', default: '10000' },
     slots: { type: 'string', default: '64' },
     planned: { type: 'string', default: '10000' },
-    children: { type: 'string', default: '160' },
+    children: { type: 'string', default: '125' },
     lxmin: { type: 'string' },
     json: { type: 'string' },
     profile: { type: 'string' },
@@ -54,7 +55,10 @@ process.once('SIGINT', () => process.exit(130)); // the lab removes itself when 
 try {
   const before = values.compare ? await readReport(values.compare) : undefined;
   await using place = await openPlace(log, values);
-  const report: Report = { machine: machine({ LXD: place.lxd.version, gzip: `by ${place.gzip}` }), tables: [] };
+  const report: Report = {
+    machine: machine({ LXD: place.lxd.version, S3: `on ${s3Titles[place.s3.kind]}`, gzip: `by ${place.gzip}` }),
+    tables: [],
+  };
   const add = (table: Table) => {
     report.tables.push(table);
     log(`\n${markdown({ ...report, tables: [table] }, before)}\n`);

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { Client } from 'minio';
 import { loadConfig } from '../../services/contract/config.ts';
 import type { Address } from '../../services/contract/schemas.ts';
-import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { deleteLxdBackup } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
@@ -13,6 +13,7 @@ import type { Engine } from '../lab/engines.ts';
 import { openFolder } from '../lab/folder.ts';
 import { openLab } from '../lab/lab.ts';
 import type { LabLxd } from '../lab/lxd.ts';
+import { createLxdBackup } from '../lab/lxdBackup.ts';
 import { type Answer, type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { startNats } from '../lab/nats.ts';
 import { findIsal, findMc, findRclone } from '../lab/parts.ts';
@@ -128,8 +129,7 @@ export async function openPlace(
     rclone: rclone ?? undefined,
     folder: folder.path,
     async lxdBackup(instance, name) {
-      const options = { name, optimized: false, instanceOnly: false };
-      await createLxdBackup(api, at(instance), options, { ...waiting, onProgress: () => undefined });
+      await createLxdBackup(api, at(instance), name, waiting);
     },
     dropLxdBackup: (instance, name) => deleteLxdBackup(api, at(instance), name, waiting),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

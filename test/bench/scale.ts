@@ -35,7 +35,7 @@ export async function measureScale(place: Place, rounds: number, log: Log): Prom
     log(`round ${round} of ${rounds}: ${name}: ${cost.wallS.toFixed(2)} s`);
     if (round > 0) costs.set(name, [...(costs.get(name) ?? []), cost]);
   };
-  // The first round warms up, and does not count: LXD, MinIO and the disk have seen everything then.
+  // The first round warms up, and does not count: LXD, the store and the disk have seen everything then.
   for (let round = 0; round <= rounds; round++) {
     for (const at of round === 0 ? [4] : parallel)
       note(alone(at), await measure(() => exportAll(place, instances, at)), round);

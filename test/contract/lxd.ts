@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileEntry, readEntry, roundedUp, TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
-import { beginLxdBackup, createLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/backups.ts';
+import { beginLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { followExport, openExport } from '../../services/lxd/exports.ts';
 import { type Abilities, keysOfExtensions, optionsOfExtensions } from '../../services/lxd/forward.ts';
@@ -32,6 +32,7 @@ import {
 import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { deleteUnusedProfiles, ensureProfiles, knownProfiles } from '../../services/lxd/profiles.ts';
 import { bytesOf } from '../lab/exports.ts';
+import { createLxdBackup } from '../lab/lxdBackup.ts';
 import type { Lxc } from '../lab/lxdPlace.ts';
 
 /** An LXD under test, and what the suite cannot do by way of lxstow's client. */
@@ -99,13 +100,8 @@ export function lxdContract(
 
     const at = (instance: string, project = subject.project): Address => ({ remote: 'contract', project, instance });
 
-    const createBackup = (instance: string, backup: string, { optimized = false, instanceOnly = false } = {}) =>
-      createLxdBackup(
-        lxd,
-        at(instance),
-        { name: backup, optimized, instanceOnly },
-        { ...waiting, onProgress: () => undefined },
-      );
+    const createBackup = (instance: string, backup: string, kind = {}) =>
+      createLxdBackup(lxd, at(instance), backup, waiting, kind);
 
     /** The path of the operation that makes a backup. */
     const begin = async (name: string) => {
@@ -683,9 +679,7 @@ export function lxdContract(
 
           const project = { name: 'lxstow-strict', config: { restricted: 'true' } };
           await lxd.call({ method: 'POST', path: '/1.0/projects', body: project, signal });
-          const wanted = { name: 'b', optimized: false, instanceOnly: false };
-          const options = { ...waiting, onProgress: () => undefined };
-          const backup = createLxdBackup(lxd, at('c1', project.name), wanted, options);
+          const backup = createLxdBackup(lxd, at('c1', project.name), 'b', waiting);
           await rejectsWith('lxd-refused', backup, /doesn't allow for backup creation/);
           await lxd.call({ method: 'DELETE', path: `/1.0/projects/${project.name}`, signal });
         });

@@ -1,4 +1,4 @@
-/** What is in the bucket, seen without lxstow: by minio-js and tar. */
+/** What is in the bucket, seen without lxstow: by an S3 client and tar. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';

@@ -201,7 +201,7 @@ async function lookIntoBucket({ bucket, host }: Stage, before: Map<string, strin
     objects.length === 2 && archive !== undefined && (await bucket.openUploads()) === 0,
   );
   screen.say('Straight from the bucket, without lxstow:');
-  screen.command(`(minio-js: getObject ${archive?.key}) | tar tzf - | wc -l`);
+  screen.command(`(S3's GetObject of ${archive?.key}) | tar tzf - | wc -l`);
   const names = await bucket.tarEntries(archive?.key ?? '');
   const inRootfs = names.filter((name) => name.includes('/rootfs/')).length;
   screen.say(`${names.length} entries, ${inRootfs} below rootfs/, beginning with ${names[0]}`);

@@ -16,7 +16,7 @@ const yellow = style(33);
 /** A proof that did not hold: it ends the demo. */
 export class Disproved extends Error {}
 
-export interface Progress {
+interface Progress {
   stage: string;
   done: number;
   /** 0 while it is not known. */

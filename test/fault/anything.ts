@@ -109,7 +109,7 @@ const updateBody = bodyLike({ pinned: [true, null], notes: ['x', '\u0000'], tags
 
 // ---- HTTP
 
-export interface AnyRequest {
+interface AnyRequest {
   method: string;
   bytes: Buffer;
 }
@@ -310,7 +310,7 @@ export const anyRequest: fc.Arbitrary<AnyRequest> = fc.oneof(
 
 // ---- jobs
 
-export interface AnyMessage {
+interface AnyMessage {
   subject: string;
   data: Buffer;
   messageId: string | undefined;

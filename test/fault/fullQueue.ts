@@ -19,7 +19,7 @@ const slackBytes = 4 * mib;
 
 export type Away = 's3' | 'nats' | 'lxd';
 
-export interface Jobs {
+interface Jobs {
   running: Answer[];
   queued: Answer[];
 }
@@ -47,7 +47,7 @@ export interface FullQueue extends AsyncDisposable {
   start(part: Away): Promise<void>;
 }
 
-export interface FullQueueOptions extends StackOptions {
+interface FullQueueOptions extends StackOptions {
   /** Small backups; 50 unless told. */
   queued?: number;
 }
@@ -76,19 +76,7 @@ export async function openFullQueue(
     for (const answer of answers) await ended(stack, answer);
     for (const answer of answers) await succeeded(stack.stow, answer);
   };
-  const assertNothingLeft = async () => {
-    await assertClean(stack);
-    const env = { LXSTOW_WORKER_JANITOR_GRACE_HOURS: '0', ...options.nats?.environment?.('worker') };
-    const command = ['--config', stack.stow.configFile, 'janitor', '--dry-run', '--format', 'json'];
-    const left = async () => JSON.parse(await lxstow(command, env)) as Finding[];
-    // A NATS that was killed may have forgotten to end these. They need no janitor: workers remove them (forgottenLeases.test.ts).
-    const isForgotten = ({ kind }: Finding) => kind === 'lease' || kind === 'claim';
-    assert.deepEqual(
-      (await left()).filter((finding) => !isForgotten(finding)),
-      [],
-    );
-    await until(left, (findings) => findings.length === 0);
-  };
+  const assertNothingLeft = () => assertNothingFound(stack, options.nats?.environment?.('worker'));
   let sentBefore = 0;
   return {
     stack,
@@ -100,14 +88,7 @@ export async function openFullQueue(
       for (const answer of running) await reaches(stack, answer, 'uploading', 20 * mib);
       return { running, queued: behind };
     },
-    async away() {
-      const page = await fetch(`${stack.stow.healthUrl.gateway}/metrics`).then(
-        (answer) => answer.text(),
-        () => '',
-      );
-      if (!/^lxstow_nats_up 1$/m.test(page)) return undefined;
-      return [...page.matchAll(/^lxstow_outage_seconds\{(.*)\} /gm)].map(([, labels = '']) => labels);
-    },
+    away: () => awayNow(stack),
     async assertWell({ running, queued: behind }) {
       const all = [...running, ...behind];
       await assertSucceeded(all);
@@ -128,39 +109,66 @@ export async function openFullQueue(
     },
     assertSucceeded,
     assertNothingLeft,
-    async tidyUp() {
-      const found: Finding[] = [];
-      const isClean = () =>
-        stack.assertNothingLeft().then(
-          () => true,
-          () => false,
-        );
-      await until(
-        async () => {
-          const command = ['--config', stack.stow.configFile, 'janitor', '--format', 'json'];
-          const removed = JSON.parse(await lxstow(command)) as Finding[];
-          found.push(...removed);
-          return removed.length === 0 && (await isClean());
-        },
-        (isDone) => isDone,
-      );
-      const expected = ['lxd-backup', 'lease', 'claim', 'reservation', 'checkpoint'];
-      const others = found.filter(({ kind, action }) => !expected.includes(kind) || action !== 'removed');
-      assert.deepEqual(others, []);
-    },
-    async sendAgain() {
-      const env = options.nats?.environment?.('admin') ?? {};
-      const printed = await lxstow(['--config', stack.stow.configFile, 'dead-letters', 'retry', '--all'], env);
-      for (const [, id] of printed.matchAll(/as operation (\S+)$/gm)) {
-        const shown = await stack.stow.request('GET', `/1.0/operations/${id}/wait`);
-        assert.equal(shown.body.metadata.status, 'Success', shown.text);
-      }
-      return printed;
-    },
+    tidyUp: () => tidyUp(stack),
+    sendAgain: () => sendAgain(stack, options.nats?.environment?.('admin')),
     kill: (part) => partOf(stack, part).kill(),
     start: (part) => partOf(stack, part).start(),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** What the gateway's metrics say is away; undefined while NATS is. */
+async function awayNow({ stow }: Stack): Promise<string[] | undefined> {
+  const page = await fetch(`${stow.healthUrl.gateway}/metrics`).then(
+    (answer) => answer.text(),
+    () => '',
+  );
+  if (!/^lxstow_nats_up 1$/m.test(page)) return undefined;
+  return [...page.matchAll(/^lxstow_outage_seconds\{(.*)\} /gm)].map(([, labels = '']) => labels);
+}
+
+async function assertNothingFound(stack: Stack, variables: NodeJS.ProcessEnv = {}): Promise<void> {
+  await assertClean(stack);
+  const env = { LXSTOW_WORKER_JANITOR_GRACE_HOURS: '0', ...variables };
+  const command = ['--config', stack.stow.configFile, 'janitor', '--dry-run', '--format', 'json'];
+  const left = async () => JSON.parse(await lxstow(command, env)) as Finding[];
+  // A NATS that was killed may have forgotten to end these. They need no janitor: workers remove them (forgottenLeases.test.ts).
+  const isForgotten = ({ kind }: Finding) => kind === 'lease' || kind === 'claim';
+  assert.deepEqual(
+    (await left()).filter((finding) => !isForgotten(finding)),
+    [],
+  );
+  await until(left, (findings) => findings.length === 0);
+}
+
+async function tidyUp(stack: Stack): Promise<void> {
+  const found: Finding[] = [];
+  const isClean = () =>
+    stack.assertNothingLeft().then(
+      () => true,
+      () => false,
+    );
+  await until(
+    async () => {
+      const command = ['--config', stack.stow.configFile, 'janitor', '--format', 'json'];
+      const removed = JSON.parse(await lxstow(command)) as Finding[];
+      found.push(...removed);
+      return removed.length === 0 && (await isClean());
+    },
+    (isDone) => isDone,
+  );
+  const expected = ['lxd-backup', 'lease', 'claim', 'reservation', 'checkpoint'];
+  const others = found.filter(({ kind, action }) => !expected.includes(kind) || action !== 'removed');
+  assert.deepEqual(others, []);
+}
+
+async function sendAgain({ stow }: Stack, variables: NodeJS.ProcessEnv = {}): Promise<string> {
+  const printed = await lxstow(['--config', stow.configFile, 'dead-letters', 'retry', '--all'], variables);
+  for (const [, id] of printed.matchAll(/as operation (\S+)$/gm)) {
+    const shown = await stow.request('GET', `/1.0/operations/${id}/wait`);
+    assert.equal(shown.body.metadata.status, 'Success', shown.text);
+  }
+  return printed;
 }
 
 function partOf({ lab, nats, s3 }: Stack, part: Away): Daemon {

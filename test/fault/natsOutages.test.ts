@@ -1,8 +1,11 @@
 /** NATS that is there, and does not serve: with jobs at work and queued. Off unless LXSTOW_LAB_OUTAGE_MINUTES is set. On real parts. */
+import assert from 'node:assert/strict';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { JetStreamApiError, jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
 import { until } from '../integration/stack.ts';
 import { findLxd } from '../lab/findLxd.ts';
 import { startNats, startNatsWithRoles } from '../lab/nats.ts';
@@ -44,6 +47,23 @@ describe('NATS, with 4 jobs at work and others queued,', { timeout: 3_600_000, s
       test.diagnostic(`14 Success, ${await queue.assertWell(jobs)} bytes sent twice`);
     });
 
+  it('whose account has no room in JetStream for a while: all end in Success', async (test) => {
+    const account = (maxFile: string) =>
+      `accounts { APP { jetstream: { max_file: ${maxFile} }, users: [ { user: app, password: app } ] } }\nno_auth_user: app`;
+    await using nats = await startNats({ name: 'account', log, config: account('32MB') });
+    await using queue = await openFullQueue('account', { nats, queued: 10 });
+    const jobs = await queue.begin();
+    await fillAccount(nats.url);
+    const { status, text } = await queue.stack.stow.request('POST', '/1.0/instances/small0/backups', {});
+    assert.equal(status, 503);
+    assert.match(text, /no room/);
+    await delay(minutes * 60_000);
+    const file = join(nats.dir, 'nats.conf');
+    await writeFile(file, (await readFile(file, 'utf8')).replace('32MB', '256MB'));
+    await nats.kill('SIGHUP');
+    test.diagnostic(`14 Success, ${await queue.assertWell(jobs)} bytes sent twice`);
+  });
+
   it('whose disk is full for a while: all end in Success', async (test) => {
     await using nats = await startNats({ name: 'full', log, diskMiB: 64 });
     await using queue = await openFullQueue('nats-full', { nats, queued: 10 });
@@ -63,3 +83,19 @@ describe('NATS, with 4 jobs at work and others queued,', { timeout: 3_600_000, s
     test.diagnostic(`14 Success, ${await queue.assertWell(jobs)} bytes sent twice`);
   });
 });
+
+/** Publishes to a stream of its own until the account has no room for a message. */
+async function fillAccount(url: string): Promise<void> {
+  const connection = await connect({ servers: url });
+  try {
+    await (await jetstreamManager(connection)).streams.add({ name: 'FILLER', subjects: ['filler'] });
+    for (const bytes of [500_000, 1000, 0]) {
+      const fill = async () => {
+        for (;;) await jetstream(connection).publish('filler', new Uint8Array(bytes));
+      };
+      await assert.rejects(fill, JetStreamApiError);
+    }
+  } finally {
+    await connection.close();
+  }
+}

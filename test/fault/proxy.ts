@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { connect, createServer, type NetConnectOpts, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 
-export interface ProxyOptions {
+interface ProxyOptions {
   /** To whom: a port on the loopback address, or the path of a socket. */
   target: NetConnectOpts;
   /** Where it listens, when its target is a socket. */

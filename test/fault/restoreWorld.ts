@@ -25,7 +25,7 @@ import type { OperationStore, Stored } from '../../services/operations/operation
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { runRestore, undoRestore } from '../../services/worker/restore/restore.ts';
-import { decideAfterFailure } from '../../services/worker/retryDecision.ts';
+import { attemptsOf, decideAfterFailure } from '../../services/worker/retryDecision.ts';
 import type { Tools } from '../../services/worker/tools.ts';
 import { tarOf } from '../lab/tar.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
@@ -255,7 +255,7 @@ export class World {
     await this.#restarting;
     const now = new Date();
     if (!error) return attempt.finish((operation) => succeed(operation, now)).catch(ignoreLoss);
-    const limits = { attempts: attempt.operation.checkpoint?.swapped ? Number.POSITIVE_INFINITY : attempts };
+    const limits = { attempts: attemptsOf(attempt.operation, attempts) };
     const facts = { ...limits, isDependencyAway: false, cutsByLxd: 0, waitedMs: 0, patienceMs: 1 };
     const { kind } = decideAfterFailure(error, { ...facts, attempt: attempt.operation.attempt });
     const isOver = kind === 'cancel' || kind === 'fail';

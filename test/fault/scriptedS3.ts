@@ -10,8 +10,8 @@ export interface ScriptedS3 extends AsyncDisposable {
   readonly triedAt: number[];
   /** The next `times` requests whose path and query match are refused. */
   refuse(which: RegExp, times: number): void;
-  /** Requests whose path and query match get no further until they are released. */
-  hold(which: RegExp): Hold;
+  /** Requests whose path and query match, and whose method is this if one is given, get no further until they are released. */
+  hold(which: RegExp, method?: string): Hold;
   /** In the answer to each GET of `key`, the stored object's byte `at` is another. */
   flip(key: string, at: number): void;
 }
@@ -40,8 +40,8 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
   const agent = new http.Agent({ keepAlive: true });
   const triedAt: number[] = [];
   let refused: { which: RegExp; left: number } | undefined;
-  let held: { which: RegExp; reached(): void; over: Promise<void> } | undefined;
-  let flipped: { key: string; at: number } | undefined;
+  let held: { which: RegExp; method: string | undefined; reached(): void; over: Promise<void> } | undefined;
+  let flipped: Flipped | undefined;
 
   const server = http.createServer(async (request, response) => {
     const { method, url = '', headers } = request;
@@ -62,35 +62,16 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
       response.writeHead(status, { 'content-type': 'application/xml', ...length }).end(method === 'HEAD' ? '' : text);
       return;
     }
-    if (held?.which.test(url)) {
+    if (held?.which.test(url) && (held.method ?? method) === method) {
       held.reached();
       await held.over;
       // Who asked may have died meanwhile.
       if (request.socket.destroyed) return;
     }
-    const onward = http.request({ hostname, port, agent, method, path: url, headers });
-    try {
-      const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
-      const [[answer]] = await Promise.all([answered, pipeline(request, onward)]);
-      const { statusCode: status = 502, headers: answeredHeaders } = answer;
-      const shown = { ...answeredHeaders };
-      if (dialect?.chunkedErrors && status >= 300 && method !== 'HEAD') delete shown['content-length'];
-      response.writeHead(status, shown);
-      if (dialect?.begun && method === 'POST' && url.endsWith('?uploads=')) {
-        const body = Buffer.concat(await answer.toArray());
-        dialect.begun(request, /<UploadId>(.*?)<\/UploadId>/.exec(body.toString())?.[1] ?? '');
-        response.end(body);
-        return;
-      }
-      const isFlipped =
-        method === 'GET' && flipped && decodeURIComponent(url.replace(/\?.*/, '')).endsWith(`/${flipped.key}`);
-      const start = Number(/bytes=(\d+)-/.exec(headers.range ?? '')?.[1] ?? 0);
-      await (isFlipped ? pipeline(answer, flipping((flipped?.at ?? 0) - start), response) : pipeline(answer, response));
-    } catch {
-      // One side went away: the other learns it the same way.
-      response.destroy();
-      onward.destroy();
-    }
+    await passOn(request, response, http.request({ hostname, port, agent, method, path: url, headers }), {
+      dialect,
+      flipped,
+    });
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -101,10 +82,10 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
       triedAt.length = 0;
       refused = { which, left: times };
     },
-    hold(which) {
+    hold(which, method) {
       const reached = Promise.withResolvers<void>();
       const over = Promise.withResolvers<void>();
-      held = { which, reached: reached.resolve, over: over.promise };
+      held = { which, method, reached: reached.resolve, over: over.promise };
       return {
         reached: reached.promise,
         release() {
@@ -122,6 +103,43 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
       await new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+interface Flipped {
+  key: string;
+  at: number;
+}
+
+/** Passes a request on to the server, and its answer back. */
+async function passOn(
+  request: http.IncomingMessage,
+  response: http.ServerResponse,
+  onward: http.ClientRequest,
+  { dialect, flipped }: { dialect: Dialect | undefined; flipped: Flipped | undefined },
+): Promise<void> {
+  const { method, url = '', headers } = request;
+  try {
+    const answered = once(onward, 'response') as Promise<[http.IncomingMessage]>;
+    const [[answer]] = await Promise.all([answered, pipeline(request, onward)]);
+    const { statusCode: status = 502, headers: answeredHeaders } = answer;
+    const shown = { ...answeredHeaders };
+    if (dialect?.chunkedErrors && status >= 300 && method !== 'HEAD') delete shown['content-length'];
+    response.writeHead(status, shown);
+    if (dialect?.begun && method === 'POST' && url.endsWith('?uploads=')) {
+      const body = Buffer.concat(await answer.toArray());
+      dialect.begun(request, /<UploadId>(.*?)<\/UploadId>/.exec(body.toString())?.[1] ?? '');
+      response.end(body);
+      return;
+    }
+    const isFlipped =
+      method === 'GET' && flipped && decodeURIComponent(url.replace(/\?.*/, '')).endsWith(`/${flipped.key}`);
+    const start = Number(/bytes=(\d+)-/.exec(headers.range ?? '')?.[1] ?? 0);
+    await (isFlipped ? pipeline(answer, flipping(flipped.at - start), response) : pipeline(answer, response));
+  } catch {
+    // One side went away: the other learns it the same way.
+    response.destroy();
+    onward.destroy();
+  }
 }
 
 function flipping(at: number) {

@@ -35,7 +35,7 @@ export class Dice {
   }
 }
 
-export interface Round {
+interface Round {
   backup: Answer;
   restore: Answer;
   /** The instance that the restore makes. */

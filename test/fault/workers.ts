@@ -13,7 +13,7 @@ import { startProxy, type Wire } from './proxy.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
-export interface Wires {
+interface Wires {
   s3: Wire;
   nats: Wire;
   lxd: Wire;

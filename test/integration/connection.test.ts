@@ -1,22 +1,35 @@
 /** The connection to NATS through what operators do to it, on a real nats-server: users that go and come back, passwords that change, full accounts. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { nkeys } from '@nats-io/transport-node';
 import { loadConfig } from '../../services/contract/config.ts';
 import type { Config } from '../../services/contract/schemas.ts';
+import { Leases } from '../../services/coordination/leases.ts';
+import type { GatewayParts } from '../../services/gateway/gatewayParts.ts';
+import { serveOverNats } from '../../services/gateway/natsApi/service.ts';
 import { answerInventory, askInventory } from '../../services/hosts/hostInventory.ts';
+import { answerLookUp, askLookUp } from '../../services/hosts/lookUp.ts';
+import { Deliveries } from '../../services/jobs/deliveries.ts';
+import { publishJob } from '../../services/jobs/jobs.ts';
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
-import { checkpointsBucket } from '../../services/nats/streams.ts';
-import { createLogger } from '../../services/telemetry/logger.ts';
+import { checkpointsBucket, consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
+import { jobSubject } from '../../services/nats/subjects.ts';
+import type { Attempt } from '../../services/operations/attempt.ts';
+import { OperationStore } from '../../services/operations/operationStore.ts';
+import { createLogger, type Log } from '../../services/telemetry/logger.ts';
+import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
+import { traceOf } from '../../services/telemetry/trace.ts';
+import { type LoopOptions, runLoop } from '../../services/worker/runLoop.ts';
 import { openFolder } from '../lab/folder.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
 import { freePort } from '../lab/processes.ts';
@@ -25,8 +38,17 @@ import { until } from './stack.ts';
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const at = { timeout: 120_000 };
 const log = createLogger({ level: 'error', format: 'json' }, {});
-const users = (user: string, password: string) => `accounts {
-  APP { jetstream: { max_file: 1MB }, users: [ { user: ${user}, password: ${password} } ] }
+const byKey = nkeys.createUser();
+interface Account {
+  maxFile?: string;
+  /** In NATS's own syntax. */
+  rights?: string;
+}
+const users = (user: string, password: string, { maxFile = '1MB', rights = '' }: Account = {}) => `accounts {
+  APP {
+    jetstream: { max_file: ${maxFile} }
+    users: [ { user: ${user}, password: ${password}, ${rights} }, { nkey: ${byKey.getPublicKey()} } ]
+  }
 }`;
 
 let server: LabNats;
@@ -46,10 +68,10 @@ before(async () => {
 after(() => server?.[Symbol.asyncDispose]());
 
 /** Has the running server know this user alone. */
-async function reload(user: string, password: string): Promise<void> {
+async function reload(user: string, password: string, account?: Account): Promise<void> {
   const file = join(server.dir, 'nats.conf');
   const text = await readFile(file, 'utf8');
-  await writeFile(file, text.replace(/^accounts \{.*?^\}/ms, users(user, password)));
+  await writeFile(file, text.replace(/^accounts \{.*?^\}/ms, users(user, password, account)));
   await server.kill('SIGHUP');
 }
 
@@ -70,14 +92,29 @@ const connected = (nats: Nats, is = true) =>
   );
 
 it('is there again when a user that was missing for a while, and was refused several times, is back', at, async () => {
-  await using nats = await connectNats(settings, 'test', log);
+  const lines: string[] = [];
+  const note = (_: string, { status }: { status?: string } = {}) => status && lines.push(status);
+  const noting = { debug: note, info: note, warn: note, error: note, child: () => noting } as unknown as Log;
+  await using nats = await connectNats(settings, 'test', noting);
+  await setUp(nats, { nats: settings, remotes: { local: {} } } as unknown as Config);
+  const deliveries = await Deliveries.open(nats, consumerName('local', 'transfer'), new AbortController().signal);
+  const next = deliveries.next();
   const before = await refusals();
   await reload('somebody', 'first');
   await connected(nats, false);
   await refused(4, before);
   await reload('lx', 'first');
   await connected(nats);
-  await nats.connection.flush();
+  const consumer = () => nats.jsm.consumers.info(jobsStream, consumerName('local', 'transfer'));
+  await until(consumer, ({ num_waiting }) => num_waiting > 0);
+  for (const instance of ['a', 'b', 'c'])
+    await nats.js.publish(jobSubject('backup', { remote: 'local', project: 'default', instance }), '{}');
+  const first = await next;
+  assert.equal((await consumer()).num_ack_pending, 1, 'one pull, whatever the number of refused logins');
+  await first?.ackAck();
+  await nats.jsm.streams.purge(jobsStream);
+  const { disconnect, reconnect } = Object.groupBy(lines, (line) => line);
+  assert.deepEqual([disconnect?.length, reconnect?.length], [1, 1], lines.join());
 });
 
 it('takes the password of now for each login', at, async () => {
@@ -93,6 +130,46 @@ it('takes the password of now for each login', at, async () => {
   await reload('lx', 'first');
   await connected(nats, false);
   await connected(nats);
+});
+
+it('goes on with the seed that it has while its file is half written', at, async () => {
+  await using folder = await openFolder('seed', () => undefined);
+  const nkey = join(folder.path, 'seed');
+  await writeFile(nkey, byKey.getSeed());
+  const { user: _, password: __, ...others } = settings;
+  await using nats = await connectNats({ ...others, nkey }, 'test', log);
+  await writeFile(nkey, byKey.getSeed().subarray(0, 20));
+  await nats.connection.reconnect();
+  await connected(nats, false);
+  await connected(nats);
+  assert.equal(nats.closed.aborted, false);
+  await assert.rejects(connectNats({ ...others, nkey }, 'test', log), {
+    code: 'bad-config',
+    message: /nats\.nkey: .*seed/,
+  });
+});
+
+it('is heard again by those whose right to listen was taken away, and given back', at, async () => {
+  await using nats = await connectNats(settings, 'test', log);
+  await using other = await connectNats({ ...settings, user: 'lx' }, 'other', log);
+  const stop = new AbortController();
+  answerLookUp(nats, 'local', async () => ({ project: true, instance: true }), stop.signal);
+  const service = await serveOverNats({ nats, log } as unknown as GatewayParts);
+  const ask = () =>
+    askLookUp(other, 'local', { project: 'default', instance: 'c1' }, 5000, traceOf(undefined)).catch(
+      ({ code }) => code,
+    );
+  const ping = () => other.connection.request('$SRV.PING.lxstow', '', { timeout: 5000 }).then(Boolean, () => false);
+  const both = async () => [await ask(), await ping()];
+  assert.deepEqual(await both(), [{ project: true, instance: true }, true]);
+  await reload('lx', 'first', {
+    rights: 'permissions: { subscribe: { deny: ["lxstow.ask.>", "lxstow.api.>", "$SRV.>"] } }',
+  });
+  await until(both, ([look, pong]) => look === 'no-worker' && !pong);
+  await reload('lx', 'first');
+  await until(both, ([look, pong]) => typeof look === 'object' && pong === true);
+  stop.abort();
+  await service.drain(5000);
 });
 
 it('goes on with the password that it has while the configuration cannot be read', at, async () => {
@@ -187,6 +264,48 @@ it('may be closed before a question is answered', at, async () => {
   await nats[Symbol.asyncDispose]();
   found.resolve([]);
   await answer;
+});
+
+it("costs a job no attempt when the account's JetStream was full while it ran", at, async () => {
+  await using nats = await connectNats(settings, 'test', log);
+  await setUp(nats, { nats: settings, remotes: { local: {} } } as unknown as Config);
+  const checkpoints = new Bucket(nats, checkpointsBucket);
+  const stopping = new AbortController();
+  const attempts: number[] = [];
+  const run = async (_: unknown, attempt: Attempt) => {
+    attempts.push(attempt.operation.attempt);
+    if (attempts.length > 1) return stopping.abort();
+    for (let n = 0, bytes = 60_000; !attempt.signal.aborted; n++)
+      await checkpoints.put(`local.full-${n}`, Buffer.alloc(bytes), 0).catch(({ code }) => {
+        assert.equal(code, 'queue-full');
+        bytes = Math.floor(bytes / 10);
+      });
+    assert.equal(attempt.signal.reason.code, 'lease-lost');
+    await reload('lx', 'first', { maxFile: '64MB' });
+    throw attempt.signal.reason;
+  };
+  const address = { remote: 'local', project: 'default', instance: 'full' };
+  const operations = new OperationStore(nats, 1);
+  const id = randomUUID();
+  await publishJob(nats, id, { kind: 'backup', address, body: {} });
+  await runLoop({
+    ...{ nats, worker: 'w', operations, log, stopping: stopping.signal },
+    deliveries: await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal),
+    nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
+    tools: {
+      config: { remotes: { local: {} }, worker: { heartbeatMs: 200, attempts: 5, patienceHours: 1 } },
+      ...{ leases: new Leases(new Bucket(nats, leasesBucket), 1000), metrics: createWorkerMetrics() },
+      reservations: { release: async () => undefined },
+    },
+    runners: { backup: { run } },
+    waitingRoom: { arrived: () => undefined, isBehind: () => false, callFirst: () => undefined, wait: () => undefined },
+    outages: { gate: async () => undefined, examine: async () => ({ gate: undefined, cut: false }) },
+    handingBack: new AbortController().signal,
+  } as unknown as LoopOptions);
+  assert.deepEqual(attempts, [1, 1]);
+  assert.equal((await operations.find(id))?.operation.status, 'Success');
+  await nats.jsm.streams.purge(`KV_${checkpointsBucket}`);
+  await reload('lx', 'first');
 });
 
 it(

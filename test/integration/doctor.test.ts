@@ -151,8 +151,8 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     assert.equal(status, 0);
     found(findings, 'ok', /^Node\.js 2/);
     found(findings, 'ok', /^NATS 2\.\d+\.\d+ at 127\.0\.0\.1:/);
-    found(findings, 'ok', /may do what a gateway does$/);
-    found(findings, 'ok', /may do what a worker does$/);
+    found(findings, 'ok', /has the rights of a gateway$/);
+    found(findings, 'ok', /has the rights of a worker$/);
     found(findings, 'ok', /^JetStream is on; streams, buckets and consumers are as they should be$/);
     found(
       findings,
@@ -344,7 +344,12 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     await client.makeBucket('versioned');
     await client.setBucketVersioning('versioned', { Status: 'Enabled' });
     const versioned = await doctor({ s3: { bucket: 'versioned' } }, '--only', 's3', '--strict');
-    found(versioned.findings, 'warning', /^the bucket keeps versions: what lxstow deletes stays/, /mc ilm rule add/);
+    found(
+      versioned.findings,
+      'warning',
+      /^the bucket keeps versions: what lxstow deletes stays/,
+      /put-bucket-lifecycle-configuration/,
+    );
     found(versioned.findings, 'ok', /^the bucket has no Object Lock; backups cannot be locked/);
     found(versioned.findings, 'ok', /^tried, and allowed: put/);
     found(versioned.findings, 'ok', /^MinIO has .* free$/);
@@ -507,7 +512,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       findings,
       'problem',
-      /^user little of NATS may not do what a worker does: subscribe lxstow\.ask\.local\.\*, .* more$/,
+      /^the NATS user little lacks rights of a worker: subscribe lxstow\.ask\.local\.\*, .* more$/,
       /nats\.conf/,
     );
   });

@@ -29,7 +29,7 @@ export interface Remote {
   restore(instance: string, backup: string, body?: object): Promise<Answer>;
   /** What an instance is like, for assertSame(): its files. */
   fingerprint(instance: string, project?: string): Promise<Map<string, string>>;
-  remove(instance: string): Promise<void>;
+  remove(instance: string, project?: string): Promise<void>;
   /** `instance status`, of all in the default project whose names do not begin with `of-`. */
   instances(): Promise<string[]>;
 }
@@ -119,8 +119,8 @@ function remoteOf(
     restore: (instance, backup, body = {}) =>
       stow.request('POST', `/1.0/instances/${instance}/backups/${backup}?target=${name}`, { body }),
     fingerprint: (instance, project) => lxd.fingerprint(instance, project),
-    async remove(instance) {
-      await lxd.lxc(['delete', '--force', instance]);
+    async remove(instance, project = 'default') {
+      await lxd.lxc(['delete', '--force', '--project', project, instance]);
     },
     async instances() {
       const all: { name: string; status: string }[] = JSON.parse(await lxd.lxc(['list', '--format', 'json']));

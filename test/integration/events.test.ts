@@ -222,7 +222,7 @@ describe('events', { timeout: 600_000 }, () => {
     assertError(await stack.stow.request('GET', '/1.0/events'), 400, /websocket/);
     assertError(await stack.stow.request('POST', '/1.0/events'), 405, /allowed: GET/);
     const upgrade = { connection: 'upgrade', upgrade: 'websocket' };
-    assertError(await stack.stow.request('POST', '/1.0/events', { headers: upgrade }), 400, /only GET/);
+    assertError(await stack.stow.request('POST', '/1.0/events', { headers: upgrade }), 400, /only a GET/);
     assertError(await stack.stow.request('GET', '/1.0/events', { headers: upgrade }), 400, /Sec-WebSocket/);
     assertError(await stack.stow.request('GET', '/1.0/nothing', { headers: upgrade }), 404, /not found/);
   });

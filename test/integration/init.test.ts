@@ -169,7 +169,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);
     await refused(`${elsewhere} --store ftp://x`, 64, /--store: ftp:\/\/x is neither/);
     await refused(`${elsewhere} --engine incus`, 64, /only LXD is here/);
-    await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where shall backups go/);
+    await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where should backups go/);
     await refused('ls ~/other', 2, /No such file/);
     await refused('LXD_DIR=/nowhere lxstow -c ~/other/lxstow.yaml init --yes', 69, /\/nowhere\/unix\.socket/);
   });
@@ -191,10 +191,10 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
       );
       child.stdin?.write(text);
     };
-    await answer('Where shall backups go?', `${endpoint}/lxstow\r`);
+    await answer('Where should backups go?', `${endpoint}/lxstow\r`);
     await answer('Access key', 'lxstow\r');
     await answer('Secret key; it is not shown: ', 'change-me-now\r');
-    await answer('At what time, or no [03:00]: ', '\u0003');
+    await answer('Give a time, or no [03:00]: ', '\u0003');
     assert.equal(await ended, 130);
     assert.doesNotMatch(seen(), /change-me-now/);
     assert.match(seen(), /interrupted/);

@@ -7,11 +7,13 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Client } from 'minio';
 import type { Operation, PruneVerdict } from '../../services/contract/schemas.ts';
+import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { lxstow } from '../lab/lxstow.ts';
+import type { Daemon } from '../lab/processes.ts';
 import { attempt } from '../lab/run.ts';
 import { type LabS3, startS3 } from '../lab/s3.ts';
 import { publish } from './publisher.ts';
-import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
+import { assertError, assertSame, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const bucket = 'locked';
@@ -22,6 +24,8 @@ describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
   let stack: Stack;
   let home: string;
   let store: Client;
+  let proxy: ScriptedS3;
+  let worker: Daemon;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-locks-'));
     s3 = await startS3({ log: () => undefined, name: 'locks', kind: 'minio' });
@@ -31,14 +35,18 @@ describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
     await store.makeBucket(bucket, '', { ObjectLocking: true });
     stack = await openStack('locks', {
       s3: Object.assign(Object.create(s3), { bucket }) as LabS3,
-      config: { worker: { compression: 'none', inventoryEverySeconds: 1 } },
+      config: { worker: { compression: 'none', inventoryEverySeconds: 1, leaseTtlMs: 4000, heartbeatMs: 1000 } },
+      workers: 0,
     });
+    proxy = await scriptedS3(s3.endpoint);
+    worker = await stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: proxy.endpoint });
     await stack.launch('c1');
     const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);
     assert.equal((await cli('remote', 'add', 'stow', token.trim())).status, 0);
   });
   after(async () => {
     await stack?.[Symbol.asyncDispose]();
+    await proxy?.[Symbol.asyncDispose]();
     await s3?.[Symbol.asyncDispose]();
     await rm(home, { recursive: true, force: true });
   });
@@ -181,5 +189,30 @@ describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
     const all = await rebuild('--yes', '--deleted-since', '1h');
     assert.equal(all.status, 0, all.stderr);
     assert.ok((await names()).includes(gone));
+  });
+
+  it('does not give back a backup that was cancelled just as its locked manifest was written', async () => {
+    const held = proxy.hold(/doomed\.manifest\.json/, 'PUT');
+    const body = { name: 'doomed', object_lock: { mode: 'governance', days: 1 } };
+    const begun = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body });
+    const operation = `/1.0/operations/${idOf(begun)}`;
+    await held.reached;
+    assert.equal((await stack.stow.request('DELETE', operation)).status, 200);
+    await stack.nats.kill('SIGKILL');
+    held.release();
+    // Its manifest is there, and the worker dies before it can say so.
+    await until(
+      () => store.statObject(bucket, key('doomed.manifest.json')).catch(() => undefined),
+      (stored) => stored !== undefined,
+    );
+    await worker.kill('SIGKILL');
+    await stack.nats.start();
+    await worker.start();
+    assert.equal((await ended(idOf(begun))).status, 'Cancelled');
+    assert.ok(!(await names()).includes('doomed'));
+    const looked = await rebuild('--format', 'json');
+    assert.equal(looked.status, 0, looked.stderr);
+    assert.deepEqual(JSON.parse(looked.stdout)[0].deleted, []);
+    assert.match(looked.stderr, /more deleted backups are kept as old versions/);
   });
 });

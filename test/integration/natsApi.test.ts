@@ -347,6 +347,11 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       ['a rule that deletes', { ...yearly, keep: { keep_last: 1 } }, /keep: a schedule over NATS deletes nothing/],
       ['another project', { ...yearly, selector: { all: true, projects: ['default', 'x'] } }, /projects goes beyond/],
       ['another remote', { ...yearly, selector: { all: true, remotes: ['other'] } }, /remotes goes beyond/],
+      [
+        'a guess at a secret',
+        { ...yearly, selector: { match: ['environment.KEY=guess'] } },
+        /environment.KEY may be secret/,
+      ],
       ['no time', { cron: '0 25 * * *' }, /cron: "25" is not a hour/],
       ['no zone', { cron: '@daily', zone: 'Berlin' }, /"Berlin" is not a time zone/],
       ['a ping to an own address', { ...yearly, ping: 'http://127.0.0.1/x' }, /ping: /],
@@ -376,6 +381,16 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
         'wide failed publisher',
       ]);
     });
+  });
+
+  it('does not tell a secret of an instance guess by guess', async () => {
+    const run = (match: string) => ask('runs.create.local.default', { selector: { match: [match] } });
+    for (const match of ['environment.KEY=guess', 'cloud-init.user-data!=x', 'user.user-data='])
+      assert.match(
+        (await run(match)).headers?.get('Nats-Service-Error') ?? '',
+        /may be secret, .* cannot compare them/,
+      );
+    assert.match((await run('environment.KEY')).headers?.get('Nats-Service-Error') ?? '', /no instance fits/);
   });
 
   it('keeps statistics: requests, errors, and how long an answer took', async () => {

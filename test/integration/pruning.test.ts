@@ -39,7 +39,10 @@ describe('pruning', { timeout: 600_000 }, () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-prune-'));
     stack = await openStack('pruning', {
       workers: 0,
-      config: { worker: { compression: 'none', graceMs: 0, inventoryEverySeconds: 1 } },
+      config: {
+        worker: { compression: 'none', graceMs: 0, inventoryEverySeconds: 1 },
+        s3: { longestLockDays: 3 },
+      },
     });
     s3 = await scriptedS3(stack.s3.endpoint);
     await stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: s3.endpoint, LXSTOW_S3_ATTEMPTS: '1' });
@@ -85,6 +88,11 @@ describe('pruning', { timeout: 600_000 }, () => {
     const ask = () => stack.stow.request('GET', `/1.0/operations/${id}/wait?timeout=120`);
     return (await until(ask, ({ status }) => status === 200)).body.metadata;
   }
+  async function audited(part: 'gateway' | number) {
+    // The last line may be on its way.
+    const lines = (await stack.stow.logOf(part)).split('\n').slice(0, -1);
+    return lines.filter((line) => line.includes('"audit":true')).map((line) => JSON.parse(line));
+  }
   async function pruned(body: object, query = ''): Promise<Operation[]> {
     const answer = await prune(body, query);
     assert.equal(answer.status, 200, answer.text);
@@ -129,6 +137,19 @@ describe('pruning', { timeout: 600_000 }, () => {
     );
     assert.deepEqual(await pruned({ keep: { keep_last: 2 } }), []);
     await stack.launch('c1');
+    const lines = await until(
+      async () => [...(await audited(0)), ...(await audited('gateway'))].filter(({ keep }) => keep?.keep_last === 2),
+      ({ length }) => length >= 4,
+    );
+    const deletions = lines.filter(({ kind }) => kind === 'prune');
+    assert.deepEqual(deletions.map(({ backup }) => backup).sort(), names.slice(0, 2).sort());
+    for (const line of deletions) {
+      assert.deepEqual([line.location, line.project, line.instance], ['local', 'default', 'c1']);
+      assert.equal(line.operation, operation.id);
+      assert.equal(line.requestor.protocol, 'tls');
+    }
+    const asked = lines.find(({ path }) => path === '/1.0/prune');
+    assert.deepEqual(asked?.operations, [operation.id]);
   });
 
   it("keeps for longer what an instance's own keys say, also when it is gone, and nothing for less time", async () => {
@@ -347,6 +368,23 @@ describe('pruning', { timeout: 600_000 }, () => {
     const body = { object_lock: { mode: 'governance', days: 1 } };
     const { err } = await failed(stack.stow, await stack.stow.request('POST', '/1.0/instances/c1/backups', { body }));
     assert.match(err, /the bucket has no Object Lock, which is given to a bucket when it is made \(docs\/s3.md\)/);
+    const tooLong = { object_lock: { mode: 'compliance', days: 4 } };
+    const long = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body: tooLong });
+    assertError(long, 403, /^object_lock: 4 days are more than the 3 that s3.longestLockDays allows$/);
+    const run = { selector: { instances: ['c1'] }, ...tooLong };
+    assertError(await stack.stow.request('POST', '/1.0/runs', { body: run }), 403, /4 days are more than the 3/);
+    const schedule = { name: 'long', definition: { cron: '@yearly', ...tooLong } };
+    assertError(await stack.stow.request('POST', '/1.0/schedules', { body: schedule }), 403, /4 days are more/);
+    const published = await ended(await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c1', tooLong));
+    assert.equal(published.status, 'Failure');
+    assert.match(published.err, /4 days are more than the 3/);
+    const headers = { 'x-amz-object-lock-mode': 'GOVERNANCE' };
+    const asked = await stack.stow.request('POST', '/1.0/instances/c1/backups', { headers });
+    assertError(asked, 400, /x-amz-object-lock-mode: this does not lock a backup; give object_lock in the body/);
+    const uploaded = await stack.stow.request('POST', '/1.0/instances', {
+      ...{ body: 'x', headers: { ...headers, 'content-type': 'application/octet-stream' } },
+    });
+    assertError(uploaded, 400, /cannot be locked; to protect it: lxstow pin INSTANCE BACKUP --hold/);
     const pinned = await stack.stow.request('PATCH', `/1.0/instances/c1/backups/${names[0]}`, { body: { held: true } });
     assert.ok(pinned.status >= 400, pinned.text);
     assert.match(pinned.text, /the bucket has no Object Lock/);

@@ -24,6 +24,7 @@ import {
 import { Attempt } from '../../services/operations/attempt.ts';
 import { amend, begin, fail, newOperation, requeue, succeed } from '../../services/operations/operation.ts';
 import { OperationStore, type Stored } from '../../services/operations/operationStore.ts';
+import { ProgressFeed } from '../../services/operations/progressFeed.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { BackupCheckpoint, type BackupStart, type SentPart } from '../../services/worker/backup/checkpoint.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
@@ -825,32 +826,49 @@ describe('a job', at, () => {
 });
 
 describe('a backup’s checkpoint', at, () => {
+  const operation = pending();
+  const upload = { key: 'k', uploadId: 'u' };
+  const start = { lxdBackup: 'b', compression: 'none', upload, begun: 0, session: 'u', instance: {} } as BackupStart;
+  const mib = 1024 * 1024;
+  let bucket: Bucket;
+  before(() => {
+    bucket = new Bucket(nats, checkpointsBucket);
+  });
+  const part = (number: number, from: number, to: number) => {
+    const [rawStart, rawEnd] = [from * mib, to * mib];
+    const size = rawEnd - rawStart;
+    return { number, rawStart, rawEnd, size, etag: '', sha256: '', crc32: '', tar: {} } as unknown as SentPart;
+  };
+  const load = () => BackupCheckpoint.load(bucket, operation, log);
+
   it('has the parts up to the first that is missing, or that does not go on where the one before it ended', async () => {
-    const bucket = new Bucket(nats, checkpointsBucket);
-    const operation = pending();
-    const upload = { key: 'k', uploadId: 'u' };
-    const start = { lxdBackup: 'b', compression: 'none', upload, begun: 0, session: 'u', instance: {} } as BackupStart;
-    const checkpoint = await BackupCheckpoint.create(bucket, operation, start, log);
-    const part = (number: number, rawStart: number, rawEnd: number) => {
-      const size = rawEnd - rawStart;
-      return { number, rawStart, rawEnd, size, etag: '', sha256: '', crc32: '', tar: {} } as unknown as SentPart;
-    };
+    const checkpoint = BackupCheckpoint.create(bucket, operation, start, log);
     const numbers = ({ parts }: BackupCheckpoint) => parts.map(({ number }) => number);
     for (const each of [part(1, 0, 10), part(2, 10, 20), part(4, 30, 40)]) checkpoint.add(each);
     assert.deepEqual(numbers(checkpoint), [1, 2]);
     // Larger parts from here on: the fourth is of before.
     checkpoint.add(part(3, 20, 35));
     assert.deepEqual(numbers(checkpoint), [1, 2, 3]);
-    await checkpoint.settle({ size: 35, optimized: false });
-    await until(
-      async () => BackupCheckpoint.load(bucket, operation, log),
-      (loaded) => loaded?.recorded === 4,
-    );
-    const loaded = present(await BackupCheckpoint.load(bucket, operation, log));
-    assert.deepEqual(numbers(loaded), [1, 2, 3]);
-    assert.deepEqual(loaded.start.made, { size: 35, optimized: false });
-    await loaded.remove();
-    assert.equal(await BackupCheckpoint.load(bucket, operation, log), undefined);
+    // Nobody can resume while LXD may still write.
+    assert.equal(await load(), undefined);
+    const made = { size: 35 * mib, optimized: false };
+    await checkpoint.settle(made);
+    const loaded = present(await load());
+    assert.deepEqual([numbers(loaded), loaded.recorded, loaded.start.made], [[1, 2, 3], 4, made]);
+    checkpoint.add(part(100, 40, 50));
+    await until(load, (again) => again?.recorded === 5);
+    await checkpoint.remove();
+    assert.equal(await load(), undefined);
+  });
+
+  it('is not written of a backup that is one part', async () => {
+    const checkpoint = BackupCheckpoint.create(bucket, operation, start, log);
+    checkpoint.add(part(1, 0, 16));
+    const before = (await nats.jsm.streams.info(`KV_${checkpointsBucket}`)).state.last_seq;
+    await checkpoint.settle({ size: 16 * mib, optimized: false });
+    await checkpoint.remove();
+    assert.deepEqual(checkpoint.parts.length, 1);
+    assert.equal((await nats.jsm.streams.info(`KV_${checkpointsBucket}`)).state.last_seq, before);
   });
 });
 
@@ -910,18 +928,19 @@ describe('an attempt', at, () => {
     assert.deepEqual((await found(attempt)).operation.checkpoint, { lxdBackup: 'x', key: 'k', uploadId: 'u' });
   });
 
-  it('shows its progress, not more often than once a second, and the last of it at the end', async () => {
-    const attempt = await start();
+  it('tells its progress once a second, records it with its next stage, and the last of it at the end', async () => {
     const controller = new AbortController();
+    const feed = await operations.feed(log, controller.signal);
+    using progress = new ProgressFeed(nats, operations, feed);
+    const attempt = await start();
+    const { id } = attempt.operation;
     const seen: Operation[] = [];
     const events = new EventEmitter();
-    const { id } = attempt.operation;
-    const see = (operation: Operation) => {
+    progress.onProgress((operation) => {
       if (operation.id !== id) return;
       seen.push(operation);
       events.emit('seen');
-    };
-    await operations.watch(see, controller.signal, () => undefined);
+    });
     const begun = performance.now();
     const timer = setInterval(() => attempt.report({ bytes_done: Math.round(performance.now() - begun) }), 5);
     try {
@@ -930,14 +949,23 @@ describe('an attempt', at, () => {
       clearInterval(timer);
     }
     assert.ok(performance.now() - begun > 1900);
+    const recorded = (await found(attempt)).operation;
+    assert.deepEqual(recorded, attempt.operation);
+    assert.equal(progress.latest(recorded).metadata.bytes_done, seen.at(-1)?.metadata.bytes_done);
     attempt.report({ bytes_done: 1_000_000, stage: 'uploading' });
-    await attempt.finish((operation) => succeed(operation, now()));
+    await until(
+      async () => (await found(attempt)).operation.metadata,
+      ({ stage, bytes_done }) => stage === 'uploading' && bytes_done === 1_000_000,
+    );
     attempt.report({ bytes_done: 2_000_000 });
+    await attempt.finish((operation) => succeed(operation, now()));
+    attempt.report({ bytes_done: 3_000_000 });
     const { operation } = await found(attempt);
     assert.deepEqual(
       [operation.status, operation.metadata],
-      ['Success', { bytes_done: 1_000_000, stage: 'uploading' }],
+      ['Success', { bytes_done: 2_000_000, stage: 'uploading' }],
     );
+    assert.equal(progress.latest(operation), operation);
     assert.equal(operation.owner, undefined);
     assert.equal(operation.checkpoint, undefined);
     controller.abort();

@@ -302,7 +302,7 @@ describe('requests', { timeout: 600_000 }, () => {
         ['GET', `${backups}/${backup}`],
         ['DELETE', `${backups}/${backup}`],
       ] as const) {
-        const end = method === 'GET' ? '$' : '; nothing was accepted$';
+        const end = method === 'GET' ? '$' : '; nothing was started$';
         const text = new RegExp(`^S3 at .*; S3 has been away since ${killed}.*Z${end}`);
         assertError(await stack.stow.request(method, path), 503, text);
       }

@@ -14,7 +14,11 @@ describe('a request that is not whole', { concurrency: true, timeout: 120_000 },
   before(async () => {
     api = http.createServer(connectionLimits, (_, response) => response.end());
     await once(api.listen(0, '127.0.0.1'), 'listening');
-    health = await serveHealth('127.0.0.1', 0, {}, { registry: new Registry() });
+    health = await serveHealth(
+      { address: '127.0.0.1', port: 0, key: 'worker.healthPort' },
+      {},
+      { registry: new Registry() },
+    );
   });
   after(async () => {
     api?.close();
@@ -32,6 +36,14 @@ describe('a request that is not whole', { concurrency: true, timeout: 120_000 },
         const seconds = (performance.now() - begun) / 1000;
         assert.ok(seconds > 29 && seconds < 40, `${seconds} s`);
       });
+
+  it('cannot be made at a port that is taken, which is said by its key', async () => {
+    const taken = { address: '127.0.0.1', port: health.port, key: 'worker.healthPort' };
+    await assert.rejects(serveHealth(taken, {}, { registry: new Registry() }), {
+      code: 'bad-config',
+      message: `cannot listen on 127.0.0.1 port ${health.port} (worker.healthPort): listen EADDRINUSE: address already in use 127.0.0.1:${health.port}`,
+    });
+  });
 
   it('has its answer at a health port before its body, which is not waited for; one that is whole keeps its connection', async () => {
     for (const [head, part] of [

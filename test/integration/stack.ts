@@ -10,7 +10,7 @@ import type { LabNats, LabNatsWithRoles } from '../lab/nats.ts';
 import type { LabS3 } from '../lab/s3.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';
 
-export interface LaunchOptions {
+interface LaunchOptions {
   project?: string;
   pool?: string;
   dataMiB?: number;
@@ -73,17 +73,7 @@ export async function openStack(name: string, options: StackOptions = {}): Promi
       ...more,
     }),
   );
-  const client = () => {
-    const { hostname, port } = new URL(s3.endpoint);
-    return new Client({
-      endPoint: hostname,
-      port: Number(port),
-      useSSL: false,
-      accessKey: s3.accessKey,
-      secretKey: s3.secretKey,
-      region: 'us-east-1',
-    });
-  };
+  const client = () => clientOf(s3);
   const owned = opening.move();
 
   const stack: Stack = {
@@ -115,27 +105,28 @@ export async function openStack(name: string, options: StackOptions = {}): Promi
       return keys;
     },
     bucket: client,
-    async assertNothingLeft() {
-      const signal = AbortSignal.timeout(10_000);
-      const instances = await lxd.get<{ name: string; project: string }[]>(
-        '/1.0/instances',
-        { recursion: '1', 'all-projects': 'true' },
-        signal,
-      );
-      for (const { name: instance, project } of instances) {
-        assert.deepEqual(
-          await lxd.get(`/1.0/instances/${instance}/backups`, { project }, signal),
-          [],
-          `LXD keeps backups of ${instance}`,
-        );
-      }
-      const uploads: string[] = [];
-      for await (const upload of client().listIncompleteUploads(s3.bucket, '', true)) uploads.push(upload.key);
-      assert.deepEqual(uploads, [], 'uploads are open');
-    },
+    assertNothingLeft: () => assertNothingLeft(lxd, client(), s3.bucket),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
   return stack;
+}
+
+function clientOf({ endpoint, accessKey, secretKey }: LabS3): Client {
+  const { hostname: endPoint, port } = new URL(endpoint);
+  return new Client({ endPoint, port: Number(port), useSSL: false, accessKey, secretKey, region: 'us-east-1' });
+}
+
+async function assertNothingLeft(lxd: LxdClient, client: Client, bucket: string): Promise<void> {
+  const signal = AbortSignal.timeout(10_000);
+  const all = { recursion: '1', 'all-projects': 'true' };
+  const instances = await lxd.get<{ name: string; project: string }[]>('/1.0/instances', all, signal);
+  for (const { name, project } of instances) {
+    const backups = await lxd.get(`/1.0/instances/${name}/backups`, { project }, signal);
+    assert.deepEqual(backups, [], `LXD keeps backups of ${name}`);
+  }
+  const uploads: string[] = [];
+  for await (const upload of client.listIncompleteUploads(bucket, '', true)) uploads.push(upload.key);
+  assert.deepEqual(uploads, [], 'uploads are open');
 }
 
 /** Of the operation that a 202 promised. */

@@ -114,13 +114,13 @@ describe('a virtual machine', { timeout: 600_000, concurrency: true }, () => {
   it('of Debian 13’s LXD is restored by Incus, though its archive has no backup.yaml', async (context) => {
     const [from, to] = [all.remotes.get('lxd-debian13'), all.remotes.get('incus6')];
     if (!from || !to || from.lxd.noMachines || to.lxd.noMachines) return skip(context, 'one of the two is not there');
-    await from.lxd.createMachine('moved', { diskMiB: 16, dataMiB: 1 });
-    const disks = await from.fingerprint('moved');
-    const name = await from.backup('moved', { compression: 'zstd' });
-    await succeeded(all.stow, await from.restore('moved', name, { target: to.name }));
-    assertSame(await to.fingerprint('moved'), disks);
-    await from.remove('moved');
-    await to.remove('moved');
+    await from.lxd.createMachine('of-debian', { diskMiB: 16, dataMiB: 1 });
+    const disks = await from.fingerprint('of-debian');
+    const name = await from.backup('of-debian', { compression: 'zstd' });
+    await succeeded(all.stow, await from.restore('of-debian', name, { target: to.name }));
+    assertSame(await to.fingerprint('of-debian'), disks);
+    await from.remove('of-debian');
+    await to.remove('of-debian');
   });
 
   it('is refused by a server without a driver for it, before a byte is sent', async (context) => {

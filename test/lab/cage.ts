@@ -6,7 +6,7 @@ import { systemPath } from './debian.ts';
 import type { LabFolder } from './folder.ts';
 import { startDaemon } from './processes.ts';
 
-export interface Cage {
+interface Cage {
   /** A command, as it must be started from outside to run inside. */
   enter(command: string, args: string[]): { command: string; args: string[] };
   /** Its PATH: this machine's may name what is not in there. */

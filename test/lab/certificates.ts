@@ -13,7 +13,7 @@ export interface Certificate {
   fingerprint: string;
 }
 
-export interface CertificateOptions {
+interface CertificateOptions {
   commonName: string;
   /** How long from now it is valid; below 0 it has expired, so many days ago. */
   days?: number;

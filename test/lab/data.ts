@@ -5,7 +5,7 @@ import { join } from 'node:path';
 /** Random bytes do not compress, log lines do, about 1 : 5; mixed is a file of one, a file of the other. */
 export type DataKind = 'random' | 'log' | 'mixed';
 
-export interface DataOptions {
+interface DataOptions {
   sizeMiB: number;
   kind: DataKind;
   /** The same seed gives the same files, to the byte and the second. */

@@ -1,4 +1,5 @@
 /** From Debian, without installing anything on this machine: packages unpacked in the lab's cache, and a bare system. */
+import { existsSync } from 'node:fs';
 import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findPart, onPath } from './findPart.ts';
@@ -22,7 +23,7 @@ export function findDocker(log: Log, signal?: AbortSignal): Promise<string> {
   return findPart(
     {
       name: 'docker-of-debian',
-      version: '1',
+      version: '2',
       accepts: async (path) => (await run('docker', ['compose', 'version'], { env: environmentFor(path) })) !== '',
       installers: [
         async (folder, log, signal) => {
@@ -37,8 +38,12 @@ export function findDocker(log: Log, signal?: AbortSignal): Promise<string> {
           await symlink('../../usr/libexec/docker/cli-plugins/docker-compose', join(plugins, 'docker-compose'));
           // What alternatives would be.
           await mkdir(join(tree, 'usr', 'local', 'bin'), { recursive: true });
-          for (const name of ['iptables', 'ip6tables'])
-            await symlink(`../../sbin/${name}-legacy`, join(tree, 'usr', 'local', 'bin', name));
+          for (const name of ['iptables', 'ip6tables']) {
+            const unpacked = existsSync(join(tree, 'usr', 'sbin', `${name}-legacy`));
+            // This machine's own, where it has the package.
+            const legacy = unpacked ? `../../sbin/${name}-legacy` : `/usr/sbin/${name}-legacy`;
+            await symlink(legacy, join(tree, 'usr', 'local', 'bin', name));
+          }
           return tree;
         },
       ],
@@ -146,12 +151,13 @@ async function bootstrap(codename: string, mirror: string, folder: string, signa
 export function environmentFor(tree: string, env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   const libraries = join(tree, 'usr', 'lib', `${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`);
   const folders = ['usr/local/bin', 'usr/bin', 'usr/sbin'].map((path) => join(tree, path));
+  const extensions = join(libraries, 'xtables');
   return {
     ...env,
     PATH: [...folders, env.PATH].join(':'),
     LD_LIBRARY_PATH: libraries,
     DOCKER_CONFIG: join(tree, 'config'),
-    XTABLES_LIBDIR: join(libraries, 'xtables'),
+    ...(existsSync(extensions) && { XTABLES_LIBDIR: extensions }),
   };
 }
 

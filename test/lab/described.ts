@@ -16,7 +16,7 @@ ajv.addSchema({ $id: 'openapi', ...openapi });
 const validators = new Map<string, ValidateFunction>();
 
 /** The path of docs/openapi.json that a path is one of. */
-export function describedPath(path: string): string | undefined {
+function describedPath(path: string): string | undefined {
   const [bare = ''] = path.replace(/^\/1\.0\/containers(?=[/?]|$)/, '/1.0/instances').split('?');
   return Object.keys(described).find((each) => {
     const pattern = each.replaceAll('.', '\\.').replaceAll(/{\w+}/g, '[^/]+').replace(/\/$/, '');

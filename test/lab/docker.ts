@@ -4,7 +4,7 @@ import { basename, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { environmentFor, findDocker } from './debian.ts';
 import { onPath } from './findPart.ts';
-import { openFolder } from './folder.ts';
+import { type LabFolder, openFolder } from './folder.ts';
 import { answers, startDaemon } from './processes.ts';
 import { mark } from './remnants.ts';
 import { type Log, type RunOptions, run } from './run.ts';
@@ -55,20 +55,7 @@ done
 echo 'lab: cgroups of Docker are left' >&2
 `);
 
-  // A namespace lives as long as this mount, which goes away with the folder.
-  await writeFile(at('network'), '');
-  await run('unshare', [`--net=${at('network')}`, 'ip', 'link', 'set', 'lo', 'up']);
-  await startDaemon({
-    command: 'slirp4netns',
-    args: [
-      ...['--configure', `--mtu=${mtu}`, '--api-socket', at('slirp.sock')],
-      ...['--netns-type=path', at('network'), 'tap0'],
-    ],
-    folder,
-    env,
-    ready: answers(() => slirp(at('slirp.sock'), { execute: 'list_hostfwd' })), // it answers once the device is there
-  });
-
+  const network = await openNetwork(folder, env);
   const socket = at('docker.sock');
   const client = {
     ...env,
@@ -84,7 +71,7 @@ echo 'lab: cgroups of Docker are left' >&2
   await startDaemon({
     command: 'nsenter',
     args: [
-      `--net=${at('network')}`,
+      `--net=${network}`,
       ...['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'tini', '--', 'dockerd'],
       ...['--config-file', at('daemon.json'), '--data-root', at('data'), '--exec-root', at('exec')],
       ...['--pidfile', at('docker.pid'), '--host', `unix://${socket}`],
@@ -100,12 +87,27 @@ echo 'lab: cgroups of Docker are left' >&2
     machine: addresses.machine,
     docker,
     shell: (script, options = {}) =>
-      run('nsenter', [`--net=${at('network')}`, 'bash', '-c', script], {
+      run('nsenter', [`--net=${network}`, 'bash', '-c', script], {
         ...options,
         env: { ...client, ...options.env },
       }),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** A network namespace with slirp4netns for its way out. It lives as long as its mount, which goes away with the folder; returns the mount's path. */
+async function openNetwork(folder: LabFolder, env: NodeJS.ProcessEnv): Promise<string> {
+  const [network, api] = [join(folder.path, 'network'), join(folder.path, 'slirp.sock')];
+  await writeFile(network, '');
+  await run('unshare', [`--net=${network}`, 'ip', 'link', 'set', 'lo', 'up']);
+  await startDaemon({
+    command: 'slirp4netns',
+    args: ['--configure', `--mtu=${mtu}`, '--api-socket', api, '--netns-type=path', network, 'tap0'],
+    folder,
+    env,
+    ready: answers(() => slirp(api, { execute: 'list_hostfwd' })), // it answers once the device is there
+  });
+  return network;
 }
 
 /** One call of slirp4netns's API: a line of JSON each way. */

@@ -8,7 +8,7 @@ const packages = ['lxd', 'lxd-client', 'squashfs-tools', 'btrfs-progs', 'busybox
 /** Capability number 21, linux/capability.h: what mounting, and so LXD, needs. */
 const capSysAdmin = 1n << 21n;
 
-export type FoundLxd = { available: true } | { available: false; reason: string };
+type FoundLxd = { available: true } | { available: false; reason: string };
 
 /**
  * Whether a private LXD or Incus can be started here, after an installation with apt-get where that helps. Never throws:

@@ -5,7 +5,7 @@ import { type LabNats, startNats } from './nats.ts';
 import type { Log } from './run.ts';
 import { type LabS3, startS3 } from './s3.ts';
 
-export interface LabOptions {
+interface LabOptions {
   /** A short word for its folders' names. */
   name: string;
   log: Log;

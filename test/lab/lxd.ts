@@ -14,7 +14,7 @@ import type { Held, Tool } from './tools.ts';
 /** Far more than LXD needs to delete what a test leaves; after it the processes are ended all the same. */
 const deleteTimeoutMs = 30_000;
 
-export interface LxdOptions {
+interface LxdOptions {
   log: Log;
   name: string;
   /** That of LXSTOW_LAB_ENGINE unless told, else the machine's own LXD. findLxd() says whether it can be had. */
@@ -24,7 +24,7 @@ export interface LxdOptions {
   signal?: AbortSignal;
 }
 
-export interface LaunchOptions {
+interface LaunchOptions {
   project?: string;
   pool?: string;
   /** Yes unless told otherwise: not every kernel lets a container have users of its own. */
@@ -34,7 +34,7 @@ export interface LaunchOptions {
   kind?: DataKind;
 }
 
-export interface MachineOptions {
+interface MachineOptions {
   project?: string;
   pool?: string;
   diskMiB: number;
@@ -90,15 +90,11 @@ export async function startLxd({
   const place = await openPlace(engine, tree, socket, folder, signal);
   if (!socket) opening.defer(() => deleteInstances(place, log));
   const { daemon, lxc, pool, dirPool, project } = place;
-  await lxc(['storage', 'create', pool, 'btrfs', `size=${poolSizeGiB}GiB`], { signal });
-  await lxc(['storage', 'create', dirPool, 'dir'], { signal });
-  await lxc(['profile', 'device', 'add', 'default', 'root', 'disk', 'path=/', `pool=${pool}`], { signal });
+  await makePools(place, poolSizeGiB, signal);
   const imageFolder = join(folder.path, 'image');
   await mkdir(imageFolder);
-  await lxc(
-    ['image', 'import', await buildImage(imageFolder, tree && join(tree, 'usr/bin/busybox')), '--alias', 'bb'],
-    { signal },
-  );
+  const image = await buildImage(imageFolder, tree && join(tree, 'usr/bin/busybox'));
+  await lxc(['image', 'import', image, '--alias', 'bb'], { signal });
   const { environment } = JSON.parse(await lxc(['query', '/1.0']));
   log(`${titleOf(engine)}, ${environment.server_version}, is ready`);
   const volume = (instance: string, of = project) => volumeOf(place, instance, of);
@@ -154,6 +150,12 @@ function openPlace(
 ): Promise<LxdPlace> {
   if (engine !== 'lxd' && tree) return cagedLxd(engine, tree, folder, signal);
   return socket ? projectInLxd(socket, folder) : ownLxd(folder, signal);
+}
+
+async function makePools({ lxc, pool, dirPool }: LxdPlace, sizeGiB: number, signal: AbortSignal | undefined) {
+  await lxc(['storage', 'create', pool, 'btrfs', `size=${sizeGiB}GiB`], { signal });
+  await lxc(['storage', 'create', dirPool, 'dir'], { signal });
+  await lxc(['profile', 'device', 'add', 'default', 'root', 'disk', 'path=/', `pool=${pool}`], { signal });
 }
 
 /** Where this process finds the instance's root filesystem, or its disk, and the folder of its snapshots. */

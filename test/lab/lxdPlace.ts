@@ -9,7 +9,7 @@ import { type Daemon, startDaemon } from './processes.ts';
 import { type RunOptions, run } from './run.ts';
 import { makeTools, type Tools } from './tools.ts';
 
-export interface LxcOptions extends RunOptions {
+interface LxcOptions extends RunOptions {
   /** Instead of the lab's own. Not for `lxc query`, which wants it in the URL, nor with `--all-projects`. */
   project?: string;
 }

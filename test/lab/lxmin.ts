@@ -8,7 +8,7 @@ import { openExport } from '../../services/lxd/exports.ts';
 import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import type { LabS3 } from './s3.ts';
 
-export interface LxminOptions {
+interface LxminOptions {
   optimized?: boolean;
   /** `backups.compression_algorithm` of that LXD. */
   compression?: string;

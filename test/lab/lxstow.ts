@@ -40,7 +40,7 @@ export interface Answer {
   text: string;
 }
 
-export interface Envelope {
+interface Envelope {
   type: 'sync' | 'async' | 'error';
   status: string;
   status_code: number;
@@ -89,7 +89,7 @@ export async function lxstow(args: string[], env: NodeJS.ProcessEnv = {}, cli = 
 
 /** Sets NATS up, and starts a gateway and workers against the given parts, each in a folder of the lab. */
 export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
-  const { name, log, natsUrl, s3, socket, workers: count = 1, environment = () => ({}), cli = sources } = options;
+  const { name, log, workers: count = 1, environment = () => ({}), cli = sources } = options;
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder(`${name}-gateway`, log));
   const trustDir = join(folder.path, 'trust');
@@ -97,20 +97,10 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
   const client = await makeCertificate({ commonName: 'lab client' });
   await writeFile(join(trustDir, 'client.crt'), client.cert);
   const port = await freePort();
-  const ports = { gateway: await freePort(), worker: [await freePort()] };
-  const config = merged(
-    {
-      nats: { servers: [natsUrl] },
-      s3: { endpoint: s3.endpoint, accessKey: s3.accessKey, secretKey: s3.secretKey, bucket: s3.bucket },
-      remotes: { local: { socket, ...options.limits } },
-      gateway: { port, healthPort: ports.gateway, stateDir: join(folder.path, 'state'), trustDir },
-      worker: { graceMs: 2000 },
-      log: { format: 'json' },
-    },
-    options.config ?? {},
-  );
+  const ports = { gateway: await freePort(), worker: await freePort() };
+  const gatewayConfig = { port, healthPort: ports.gateway, stateDir: join(folder.path, 'state'), trustDir };
   const configFile = join(folder.path, 'lxstow.json');
-  await writeFile(configFile, JSON.stringify(config, null, 2));
+  await writeFile(configFile, JSON.stringify(configOf(options, gatewayConfig), null, 2));
   await lxstow(['--config', configFile, 'setup'], environment('admin'), cli);
 
   const start = (command: 'gateway' | 'worker', place: LabFolder, healthPort: number, env: NodeJS.ProcessEnv = {}) =>
@@ -130,7 +120,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     const place = await openFolder(`${name}-worker`, log);
     stack.use(place);
     folders.push(place);
-    const healthPort = ports.worker[workers.length] ?? (await freePort());
+    const healthPort = folders.length === 1 ? ports.worker : await freePort();
     const worker = await start('worker', place, healthPort, {
       LXSTOW_WORKER_HEALTH_PORT: String(healthPort),
       ...env,
@@ -146,33 +136,10 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
   await Promise.allSettled(starting);
   const [gateway] = await Promise.all(starting);
   const url = `https://127.0.0.1:${port}`;
-  const server = await readFile(join(folder.path, 'state', 'server.crt'), 'utf8');
-  const agents = new Map<string, https.Agent>();
-  opening.defer(() => {
-    for (const agent of agents.values()) agent.destroy();
-  });
+  const request = requesting(url, client, await readFile(join(folder.path, 'state', 'server.crt'), 'utf8'), opening);
   const owned = opening.move();
   stack = owned;
 
-  const request = (
-    method: string,
-    path: string,
-    { body, headers = {}, certificate = client, ...tls }: RequestOptions = {},
-  ) => {
-    const id = `${certificate?.fingerprint} ${JSON.stringify(tls)}`;
-    const agent = agents.get(id) ?? new https.Agent({ keepAlive: true, ca: server, ...tls, ...(certificate ?? {}) });
-    agents.set(id, agent);
-    // The gateway closes idle connections, and what may not be sent twice must not meet that.
-    if (method !== 'GET') for (const idle of Object.values(agent.freeSockets).flat()) idle?.destroy();
-    return ask(
-      url,
-      agent,
-      method,
-      path,
-      headers,
-      typeof body === 'string' || body === undefined ? body : JSON.stringify(body),
-    );
-  };
   log(`lxstow is ready on ${url}`);
   return {
     gateway,
@@ -181,7 +148,7 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     configFile,
     trustDir,
     client,
-    healthUrl: { gateway: `http://127.0.0.1:${ports.gateway}`, worker: `http://127.0.0.1:${ports.worker[0]}` },
+    healthUrl: { gateway: `http://127.0.0.1:${ports.gateway}`, worker: `http://127.0.0.1:${ports.worker}` },
     request,
     async finished(answer) {
       if (answer.body.type !== 'async') throw new Error(`no operation: ${answer.text}`);
@@ -191,6 +158,35 @@ export async function startLxstow(options: LxstowOptions): Promise<Lxstow> {
     logOf: (part) =>
       readFile(join((part === 'gateway' ? folder : (folders[part] ?? folder)).path, 'daemon.log'), 'utf8'),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+function configOf({ natsUrl, s3, socket, limits, config = {} }: LxstowOptions, gateway: object): object {
+  const base = {
+    nats: { servers: [natsUrl] },
+    s3: { endpoint: s3.endpoint, accessKey: s3.accessKey, secretKey: s3.secretKey, bucket: s3.bucket },
+    remotes: { local: { socket, ...limits } },
+    gateway,
+    worker: { graceMs: 2000 },
+    log: { format: 'json' },
+  };
+  return merged(base, config);
+}
+
+/** `server`: the gateway's certificate. */
+function requesting(url: string, client: Certificate, server: string, stack: AsyncDisposableStack): Lxstow['request'] {
+  const agents = new Map<string, https.Agent>();
+  stack.defer(() => {
+    for (const agent of agents.values()) agent.destroy();
+  });
+  return (method, path, { body, headers = {}, certificate = client, ...tls } = {}) => {
+    const id = `${certificate?.fingerprint} ${JSON.stringify(tls)}`;
+    const agent = agents.get(id) ?? new https.Agent({ keepAlive: true, ca: server, ...tls, ...(certificate ?? {}) });
+    agents.set(id, agent);
+    // The gateway closes idle connections, and what may not be sent twice must not meet that.
+    if (method !== 'GET') for (const idle of Object.values(agent.freeSockets).flat()) idle?.destroy();
+    const text = typeof body === 'string' || body === undefined ? body : JSON.stringify(body);
+    return ask(url, agent, method, path, headers, text);
   };
 }
 

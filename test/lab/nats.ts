@@ -10,7 +10,7 @@ import { findNatsServer } from './parts.ts';
 import { answers, type Daemon, freePort, startDaemon } from './processes.ts';
 import type { Log } from './run.ts';
 
-export interface NatsOptions {
+interface NatsOptions {
   log: Log;
   name: string;
   /** More of nats-server's configuration, in its own syntax: authorization, tls, cluster… */

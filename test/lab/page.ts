@@ -8,7 +8,7 @@ import { attempt } from './run.ts';
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
-export interface Block {
+interface Block {
   language: string;
   text: string;
   /** Why it is not to be run: what a comment in the line before says. */
@@ -93,12 +93,57 @@ export async function typePage(
     await writeFile(join(bin, name), `#!/bin/sh\n${line}\n`);
     await chmod(join(bin, name), 0o755);
   }
+  const { script, shown } = scriptOf(page, { before, replace, hosts });
+  const place = join(folder.path, basename(file ?? 'before', '.md'));
+  await writeFile(`${place}.sh`, script);
+  const log = `${place}.log`;
+  const given = { ...folder.env, ...env, HOME: home, PATH: `${bin}:${process.env.PATH}` };
+  const options = { env: { ...given, XDG_CONFIG_HOME: join(home, '.config') } };
+  const shell = (line: string, more: NodeJS.ProcessEnv = {}) => {
+    const [command = '', ...args] = [...enter, 'bash', '-c', `cd '${home}' && ${line}`];
+    return attempt(command, args, { env: { ...options.env, ...more } });
+  };
+  // Into a file: what is left in the background would hold a pipe.
+  const trace = `${place}.trace`;
+  const { status } = await shell(`BASH_XTRACEFD=9 exec bash -x '${place}.sh' >'${log}' 2>&1 9>'${trace}'`);
+  const said = await readFile(log, 'utf8');
+  if (status !== 0) {
+    const typed = await readFile(trace, 'utf8');
+    throw new Error(`${file}: exit status ${status}\n${lastLines(typed, 3)}\n${lastLines(said, 30)}`);
+  }
+  const outputs = said.split(separator);
+  for (const { after, language, text } of shown) {
+    const output = outputs[after] ?? '';
+    if (language === 'json') assertKeys(`${file}`, text, output);
+    else assertFirstLine(`${file}`, text, output);
+  }
+  return {
+    said,
+    async type(command, more = {}) {
+      const { stdout, ...ended } = await shell(command, more);
+      return { ...ended, stdout: stdout.toString() };
+    },
+  };
+}
+
+/** Output that a page shows, and behind which of the typed commands. */
+interface Shown {
+  after: number;
+  language: string;
+  text: string;
+}
+
+/** The script that types a page; at its end what the page's crontab does at night. */
+function scriptOf(
+  page: string,
+  { before = '', replace = {}, hosts = {} }: Pick<PageOptions, 'before' | 'replace' | 'hosts'>,
+): { script: string; shown: Shown[] } {
   // As in a shell with somebody before it.
   let script = `set -euo pipefail; shopt -s expand_aliases
 ${before}`;
   let typed = 0;
   let night = '';
-  const shown: { after: number; language: string; text: string }[] = [];
+  const shown: Shown[] = [];
   const mark = () => `printf '${separator}'\n`;
   for (const { language, text, notRun, notCompared, below, on } of blocksOf(page)) {
     if (notRun !== undefined) continue;
@@ -132,36 +177,7 @@ ${before}`;
       }
     } else if (compared && below && ['', 'json'].includes(language)) shown.push({ after: typed, language, text });
   }
-  const place = join(folder.path, basename(file ?? 'before', '.md'));
-  await writeFile(`${place}.sh`, script + night);
-  const log = `${place}.log`;
-  const given = { ...folder.env, ...env, HOME: home, PATH: `${bin}:${process.env.PATH}` };
-  const options = { env: { ...given, XDG_CONFIG_HOME: join(home, '.config') } };
-  const shell = (line: string, more: NodeJS.ProcessEnv = {}) => {
-    const [command = '', ...args] = [...enter, 'bash', '-c', `cd '${home}' && ${line}`];
-    return attempt(command, args, { env: { ...options.env, ...more } });
-  };
-  // Into a file: what is left in the background would hold a pipe.
-  const trace = `${place}.trace`;
-  const { status } = await shell(`BASH_XTRACEFD=9 exec bash -x '${place}.sh' >'${log}' 2>&1 9>'${trace}'`);
-  const said = await readFile(log, 'utf8');
-  if (status !== 0) {
-    const typed = await readFile(trace, 'utf8');
-    throw new Error(`${file}: exit status ${status}\n${lastLines(typed, 3)}\n${lastLines(said, 30)}`);
-  }
-  const outputs = said.split(separator);
-  for (const { after, language, text } of shown) {
-    const output = outputs[after] ?? '';
-    if (language === 'json') assertKeys(`${file}`, text, output);
-    else assertFirstLine(`${file}`, text, output);
-  }
-  return {
-    said,
-    async type(command, more = {}) {
-      const { stdout, ...ended } = await shell(command, more);
-      return { ...ended, stdout: stdout.toString() };
-    },
-  };
+  return { script: script + night, shown };
 }
 
 function lastLines(text: string, count: number): string {

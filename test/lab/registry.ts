@@ -9,7 +9,7 @@ import { attempt } from './run.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 
-export interface LabRegistry extends AsyncDisposable {
+interface LabRegistry extends AsyncDisposable {
   readonly url: string;
 }
 

@@ -3,9 +3,9 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Client } from 'minio';
 import { folderServer, prepareFolder } from '../../services/storage/folderServer.ts';
-import { mountSmallDisk } from './disk.ts';
+import { cutPower, mountSmallDisk } from './disk.ts';
 import { type LabFolder, openFolder } from './folder.ts';
-import { findGarage, findMinio, findVersityGw, findWeed } from './parts.ts';
+import { findGarage, findMinio, findVersityGw, findWeed, hasGarage } from './parts.ts';
 import { answers, type Daemon, type DaemonOptions, freePort, startDaemon } from './processes.ts';
 import { errorText, type Log } from './run.ts';
 
@@ -20,7 +20,10 @@ export const s3Titles: Record<S3Kind, string> = {
   garage: 'Garage',
 };
 
-export interface S3Options {
+/** Those that tests of every server run on. */
+export const serversHere = (Object.keys(finders) as S3Kind[]).filter((kind) => kind !== 'garage' || hasGarage());
+
+interface S3Options {
   log: Log;
   name: string;
   /** Default: `$LXSTOW_LAB_S3`; else the first of MinIO, VersityGW and SeaweedFS that can be had. */
@@ -39,6 +42,8 @@ export interface LabS3 extends Daemon, AsyncDisposable {
   useSecret(secretKey: string): void;
   /** Of SeaweedFS: from its next start on, its user may do so much: all unless told. */
   useActions(actions?: readonly string[]): Promise<void>;
+  /** Of one with a disk of its own: kills it, and starts it again with what had reached the disk. */
+  cutPower(): Promise<void>;
   /** Exists and is empty at first. */
   readonly bucket: string;
   readonly dir: string;
@@ -70,6 +75,10 @@ export async function startS3({ log, name, kind, diskMiB, signal }: S3Options): 
   const owned = opening.move();
   const start = daemon.start.bind(daemon);
   return Object.assign(daemon, {
+    async cutPower() {
+      await cutPower(join(folder.path, 'data'), () => daemon.kill('SIGKILL'));
+      await this.start();
+    },
     async start() {
       if (found.kind === 'versitygw') await prepareFolder(join(folder.path, 'data'), bucket);
       await start();

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 /** For tests that need one. */
 export const onTerminal = { skip: !existsSync('/usr/bin/script') && 'there is no script(1)' };
 
-export interface Terminal {
+interface Terminal {
   child: ChildProcess;
   /** All that was shown. */
   seen: () => string;

@@ -7,7 +7,7 @@ import type { Instance, State } from './state.ts';
 
 const tarOptions = ['--numeric-owner', '--xattrs', '--xattrs-include=*'];
 
-export interface PackOptions {
+interface PackOptions {
   optimized: boolean;
   instanceOnly: boolean;
   /** A program, or `none`. */

@@ -21,7 +21,16 @@ const extensions = [
 const knownKey = /^(boot|cloud-init|cluster|environment|limits|linux|migration|nvidia|raw|security|snapshots|user)\./;
 
 export function catalogRoutes(state: State, operations: Operations, dialect: Dialect): Routes {
-  const instanceOf = ({ param, project }: Call) => state.instance(param('name'), project);
+  return {
+    ...serverRoutes(state, dialect),
+    ...profileRoutes(state),
+    ...instanceRoutes(state, operations),
+    ...stateRoutes(state, operations),
+  };
+}
+
+/** The server, its projects and pools. */
+function serverRoutes(state: State, dialect: Dialect): Routes {
   return {
     '/1.0': {
       GET: () =>
@@ -53,6 +62,11 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
         ),
     },
     '/1.0/storage-pools/{name}': { GET: ({ param }) => sync(poolView(state, param('name'))) },
+  };
+}
+
+function profileRoutes(state: State): Routes {
+  return {
     '/1.0/profiles': {
       GET({ project }) {
         const names = [...state.profiles(project).keys()];
@@ -83,15 +97,24 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
         return sync({});
       },
     },
+  };
+}
+
+function instanceOf(state: State, { param, project }: Call): Instance {
+  return state.instance(param('name'), project);
+}
+
+function instanceRoutes(state: State, operations: Operations): Routes {
+  return {
     '/1.0/instances/{name}': {
       GET(call) {
-        const instance = instanceOf(call);
+        const instance = instanceOf(state, call);
         const view = call.query.get('recursion') === '1' ? fullView : instanceView;
         return tagged(view(state, instance), etagOf(instance));
       },
       async PATCH(call) {
         const { config = {}, devices = {} } = (await call.body(400)) as Partial<Instance>;
-        const instance = instanceOf(call);
+        const instance = instanceOf(state, call);
         if (instance.isHalfMade) throw new Refusal(404, 'Failed to write backup file: Instance storage pool not found');
         const wanted = call.request.headers['if-match'];
         const etag = etagOf(instance);
@@ -103,7 +126,7 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
       },
       async POST(call) {
         const { name } = await call.body(400);
-        const instance = instanceOf(call);
+        const instance = instanceOf(state, call);
         const renamed = String(name);
         if (state.findInstance(renamed, call.project)) throw new Refusal(409, `Name "${renamed}" already in use`);
         return accepted(
@@ -116,7 +139,7 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
         );
       },
       DELETE(call) {
-        const instance = instanceOf(call);
+        const instance = instanceOf(state, call);
         if (instance.isRunning) throw new Refusal(400, 'Instance is running');
         return accepted(
           operations.start(about('Deleting instance', instance, 'containers', 'instances'), async () => {
@@ -127,19 +150,25 @@ export function catalogRoutes(state: State, operations: Operations, dialect: Dia
         );
       },
     },
+  };
+}
+
+/** Of an instance: its snapshots, and whether it runs. */
+function stateRoutes(state: State, operations: Operations): Routes {
+  return {
     '/1.0/instances/{name}/snapshots': {
       GET(call) {
-        const instance = instanceOf(call);
+        const instance = instanceOf(state, call);
         const { name, project, snapshots } = instance;
         if (call.query.get('recursion') === '1') return sync(fullView(state, instance).snapshots);
         return sync(snapshots.map((snapshot) => withProject(`/1.0/instances/${name}/snapshots/${snapshot}`, project)));
       },
     },
     '/1.0/instances/{name}/state': {
-      GET: (call) => sync(stateView(instanceOf(call))),
+      GET: (call) => sync(stateView(instanceOf(state, call))),
       async PUT(call) {
         const { action } = await call.body(400);
-        const instance = instanceOf(call);
+        const instance = instanceOf(state, call);
         const change = changes[action as keyof typeof changes];
         if (!change) throw new Refusal(400, `Unknown action: '${action}'`);
         const operation = about(change.description, instance, 'instances');

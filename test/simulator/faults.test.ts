@@ -4,7 +4,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode, LxstowError } from '../../services/contract/errors.ts';
-import { createLxdBackup, deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { deleteLxdBackup } from '../../services/lxd/backups.ts';
 import { LxdClient } from '../../services/lxd/client.ts';
 import { exportSize, openExport } from '../../services/lxd/exports.ts';
 import { openImport, runningImport } from '../../services/lxd/imports.ts';
@@ -12,6 +12,7 @@ import { setState } from '../../services/lxd/instanceChanges.ts';
 import { instanceExists, readServer } from '../../services/lxd/instances.ts';
 import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { bytesOf } from '../lab/exports.ts';
+import { createLxdBackup } from '../lab/lxdBackup.ts';
 import { type Dialect, usualDialect } from './operations.ts';
 import { type LxdSimulator, startSimulator } from './simulator.ts';
 
@@ -25,8 +26,7 @@ let archive: Buffer;
 const at = (instance: string) => ({ remote: 'simulated', project: 'default', instance });
 
 function createBackup(name: string, { idleTimeoutMs = waiting.idleTimeoutMs, seen = [] as number[] } = {}) {
-  const wanted = { name, optimized: false, instanceOnly: false };
-  return createLxdBackup(lxd, at('c1'), wanted, { signal, idleTimeoutMs, onProgress: (bytes) => seen.push(bytes) });
+  return createLxdBackup(lxd, at('c1'), name, { signal, idleTimeoutMs }, { onProgress: (bytes) => seen.push(bytes) });
 }
 
 function beginImport(name: string, bytes: Buffer) {

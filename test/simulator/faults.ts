@@ -40,10 +40,10 @@ export interface JobFaults {
 }
 
 /** What can be made to go wrong with any call, before LXD looks at it. */
-export type CallFault = { status: number; error: string } | { drop: true } | { hold: true };
+type CallFault = { status: number; error: string } | { drop: true } | { hold: true };
 
 /** `GET /1.0/instances/c1`; a segment may be `*`. */
-export type CallName = `${'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'} /${string}`;
+type CallName = `${'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'} /${string}`;
 
 type ScriptOf<N> = N extends keyof JobFaults ? JobFaults[N] : CallFault;
 

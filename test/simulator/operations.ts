@@ -29,7 +29,7 @@ export const usualDialect: Dialect = {
 
 const codes = { Running: 103, Success: 200, Failure: 400 } as const;
 
-export interface About {
+interface About {
   description: string;
   project: string;
   resources: Record<string, string[]>;

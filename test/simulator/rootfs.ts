@@ -3,7 +3,7 @@ import { chmod, chown, link, lutimes, mkdir, symlink, truncate, utimes, writeFil
 import { join } from 'node:path';
 import { run } from '../lab/run.ts';
 
-export const isRoot = process.getuid?.() === 0;
+const isRoot = process.getuid?.() === 0;
 
 /** Fills a volume as LXD does. Other owners, and files that their owner may not read, only as root. */
 export async function writeVolume(volume: string, name: string): Promise<void> {

@@ -16,7 +16,7 @@ import { writeVolume } from './rootfs.ts';
 import { lxdServer } from './server.ts';
 import { type Config, type Profile, State } from './state.ts';
 
-export interface SimulatorOptions {
+interface SimulatorOptions {
   /** LXD_DIR; a folder of its own, removed at the end, without it. */
   dir?: string;
   /** False: instances are names and configuration only, for models. */
@@ -24,7 +24,7 @@ export interface SimulatorOptions {
   log?: Log;
 }
 
-export interface InstanceOptions {
+interface InstanceOptions {
   project?: string;
   config?: Config;
   /** `default` unless told. */

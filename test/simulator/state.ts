@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Refusal } from './server.ts';
 
 export type Config = Record<string, string>;
-export type Devices = Record<string, Record<string, string>>;
+type Devices = Record<string, Record<string, string>>;
 
 export interface Profile {
   config: Config;

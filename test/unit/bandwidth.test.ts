@@ -6,6 +6,7 @@ import { inPieces, paced } from '../../services/archive/pace.ts';
 import { Bandwidth, type Clock } from '../../services/concurrency/rateLimit.ts';
 import { loadConfig } from '../../services/contract/config.ts';
 import { parseBandwidth, rateAt } from '../../services/contract/timetable.ts';
+import { noFile } from '../lab/noFile.ts';
 
 const off = Number.POSITIVE_INFINITY;
 const mib = 2 ** 20;
@@ -87,13 +88,12 @@ describe('a bandwidth', () => {
       ['20MiB off', /"20MiB" is not like 08:00,512KiB|is not like 20MiB/],
     ] as const)
       assert.throws(() => parseBandwidth(text), { code: 'bad-config', message: why }, text);
-    const file = undefined;
-    const env = { LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b', LXSTOW_WORKER_BANDWIDTH: '20' };
-    assert.throws(() => loadConfig({ file, env }), {
+    const env = { ...noFile, LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b', LXSTOW_WORKER_BANDWIDTH: '20' };
+    assert.throws(() => loadConfig({ env }), {
       code: 'bad-config',
       message: /worker.bandwidth: "20" is not like/,
     });
-    assert.equal(loadConfig({ file, env: { ...env, LXSTOW_WORKER_BANDWIDTH: '20MiB' } }).worker.bandwidth, '20MiB');
+    assert.equal(loadConfig({ env: { ...env, LXSTOW_WORKER_BANDWIDTH: '20MiB' } }).worker.bandwidth, '20MiB');
   });
 
   it('changes at the hours of its timetable; before the first, the last of the day before holds', () => {

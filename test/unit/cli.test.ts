@@ -94,6 +94,10 @@ describe('the words of the command line', () => {
       runOutcome(shown({ failures, excluded: 3 }), skipped),
       '57 of 60 backed up, 2 skipped, 1 failed, 3 excluded by user.lxstow.exclude:\n  web: no space\n  a1, a2: skipped: run X has it',
     );
+    assert.equal(
+      runOutcome(shown({ counts: { ...counts, failure: 0, skipped: 0 }, note: '2 earlier times were missed' }), []),
+      '57 of 60 backed up, 2 earlier times were missed',
+    );
     const other = [child('web', 'no space', 'oslo')];
     assert.match(
       runOutcome(shown({ failures: other }), skipped),

@@ -1,7 +1,7 @@
 /** docs/layout.ts finds what it is to find: a check of the layout that cannot fail would not be missed. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { faultsOfLayout, floorsIn } from '../../docs/layout.ts';
+import { faultsOfLayout, floorsIn, needlessExports } from '../../docs/layout.ts';
 
 const floors = floorsIn(`
 ## Before
@@ -55,6 +55,17 @@ describe('the layout', () => {
       assert.equal(found.length, 1, found.join('\n'));
       assert.match(found[0] ?? '', fault);
     });
+
+  it('may not have an export that no file imports', () => {
+    const files = {
+      'services/a.ts': 'export const used = 1;\nexport async function late() {}\nexport interface Own {}',
+      'services/b.ts': "import { used } from './a.ts'; const { late } = await import('./a.ts');",
+      'test/c.ts': 'const Own = 1;',
+    };
+    assert.deepEqual(needlessExports(new Map(Object.entries(files))), [
+      'services/a.ts: Own is exported, but no other file uses it',
+    ]);
+  });
 
   it('has files on each floor', () => {
     assert.deepEqual(faultsOfLayout(new Map(), ['lxd']), ['services/lxd: a floor without files']);

@@ -265,6 +265,7 @@ describe('notices to one host', { timeout: 60_000 }, () => {
     const queue = queueOf(100, `${receiver.url}/x`);
     const stop = new AbortController();
     const deliverer = new Deliverer({
+      nats: { loss: new AbortController().signal, untilConnected: async () => undefined },
       consumer: queue.consumer,
       config: notify({ allowed: [receiver.url], endpoints: [], timeoutMs: 30_000, giveUpAfterHours: 1 }),
       metrics: { notices: { inc: () => undefined } } as never,

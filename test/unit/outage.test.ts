@@ -177,12 +177,12 @@ describe('a job that comes from the queue while S3 is away', () => {
   async function paused(
     begun: Operation,
     lease: 'free' | 'held',
-    backSince = Number.NEGATIVE_INFINITY,
+    servesSince = Number.NEGATIVE_INFINITY,
   ): Promise<Operation | undefined> {
     let written: Operation | undefined;
     const tools = {
       worker: 'w',
-      nats: { backSince },
+      nats: { servesSince },
       operations: {
         async update(operation: Operation) {
           written = operation;

@@ -10,6 +10,7 @@ import { loadConfig } from '../../services/contract/config.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { serverCertificate } from '../../services/trust/serverCertificate.ts';
 import { makeCertificate } from '../lab/certificates.ts';
+import { noFile } from '../lab/noFile.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
 const folder = mkdtempSync(join(tmpdir(), 'lxstow-pairs-'));
@@ -17,7 +18,7 @@ after(() => rmSync(folder, { recursive: true }));
 
 const start = (variables: Record<string, string>, env: NodeJS.ProcessEnv = {}) =>
   serverCertificate(
-    loadConfig({ env: { LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b', ...variables } }),
+    loadConfig({ env: { ...noFile, LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b', ...variables } }),
     env,
     log,
   );

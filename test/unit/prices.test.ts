@@ -11,16 +11,20 @@ import { describe, it } from 'node:test';
 import type { Request } from 'express';
 import { Temporal } from 'temporal-polyfill';
 import { WebSocket } from 'ws';
+import { loadConfig } from '../../services/contract/config.ts';
 import { deepestJson, excessOfJson, mostJsonNodes, parseJson } from '../../services/contract/json.ts';
 import { faultsOf, type SchemaName } from '../../services/contract/schemas.ts';
 import { takeUpgrades } from '../../services/gateway/events/upgrade.ts';
+import type { GatewayParts } from '../../services/gateway/gatewayParts.ts';
 import { pageOf } from '../../services/gateway/http/pages.ts';
 import { fullPath } from '../../services/gateway/http/route.ts';
 import { endpoints } from '../../services/gateway/natsApi/endpoints.ts';
 import { routeGroups } from '../../services/gateway/routes/table.ts';
+import { createSchedule, type ScheduleClient } from '../../services/gateway/views/scheduleChanges.ts';
 import { parseJob } from '../../services/jobs/jobs.ts';
 import { checkSelector, meaningOf } from '../../services/runs/selector.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
+import { noFile } from '../lab/noFile.ts';
 
 const root = join(import.meta.dirname, '../..');
 
@@ -65,7 +69,6 @@ const bounds: Record<string, string> = {
   'services/contract/config.ts': "the operator's own file",
   'services/cli/client/remotes.ts': "the user's own file",
   'services/cli/client/gatewayClient.ts': "the gateway's answers, up to 64 MiB",
-  'services/cli/client/runChildren.ts': "the gateway's events, up to 64 MiB each",
   'services/cli/client/watchedOperations.ts': "the gateway's events, up to 64 MiB each",
   'services/cli/commands/remote.ts': "the user's own token",
   'services/cli/commands/schedule.ts': "the user's own file",
@@ -225,6 +228,30 @@ describe('prices', () => {
     assert.throws(() => parseCron('* * 31 4,6,9,11 *'), /never due/);
     assert.ok(nextSlot(parseCron('59 23 29 2 *'), 'Europe/Berlin', new Date('2096-03-01T00:00:00Z')));
     assert.ok(add.mock.callCount() < 10, `${add.mock.callCount()} days`);
+  });
+
+  it('schedules are 1000 at most, of which restricted clients and publishers have 500', async () => {
+    const config = loadConfig({ env: { ...noFile, LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b' } });
+    const [owner, publisher] = ['tls', 'nats'].map((protocol) => ({ username: 'u', protocol, address: '' }));
+    const of = (count: number, owned: object) => Array.from({ length: count }, () => ({ schedule: owned }));
+    const create = (known: object[], asks: object) => {
+      const hasAtLeast = async (count: number) => known.length >= count;
+      const schedules = { hasAtLeast, list: async () => known, create: async () => 1 };
+      const wanted = { name: 'one', definition: { cron: '@daily' } };
+      return createSchedule({ config, schedules } as unknown as GatewayParts, asks as ScheduleClient, wanted);
+    };
+    const limited = [
+      { requestor: owner, restricted: true },
+      { requestor: publisher, restricted: false },
+    ];
+    for (const each of limited) {
+      await create([...of(499, each), ...of(499, { requestor: owner })], each);
+      const [full] = limited.map((other) => [...of(300, each), ...of(200, other)]);
+      const refused = { code: 'queue-full', message: /500 schedules of restricted clients and publishers already/ };
+      await assert.rejects(create(full ?? [], each), refused);
+      await create([...(full ?? []), ...of(499, { requestor: owner })], { requestor: owner, restricted: false });
+    }
+    await assert.rejects(create(of(1000, {}), { requestor: owner }), /there are 1000 schedules already/);
   });
 
   it('a frame of a websocket has 4 KiB at most', async () => {

@@ -18,6 +18,7 @@ function smallNats(maxPayload: number) {
   let callback: Callback | undefined;
   const nats = {
     log: createLogger({ level: 'error', format: 'json' }, {}),
+    onRefusedSubscription: () => ({ [Symbol.dispose]: () => undefined }),
     connection: {
       info: { max_payload: maxPayload },
       isClosed: () => state.closed,

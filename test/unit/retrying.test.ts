@@ -3,7 +3,13 @@ import { createHash } from 'node:crypto';
 import { beforeEach, describe, it } from 'node:test';
 import { type ErrorCode, LxstowError } from '../../services/contract/errors.ts';
 import { measured } from '../../services/storage/measured.ts';
-import type { ObjectStore, OpenUpload, StoredObject, UploadedPart } from '../../services/storage/objectStore.ts';
+import type {
+  ListOptions,
+  ObjectStore,
+  OpenUpload,
+  StoredObject,
+  UploadedPart,
+} from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
 import type { StoreMetrics } from '../../services/telemetry/metrics.ts';
 
@@ -27,6 +33,7 @@ interface Fault {
 class FaultyStore implements ObjectStore {
   readonly objects = new Map<string, { body: Buffer; etag: string }>();
   readonly calls: Call[] = [];
+  readonly #order: string[] = [];
   readonly #uploads = new Map<string, Buffer[]>();
   readonly #script: (Fault & { left: number })[];
 
@@ -36,6 +43,7 @@ class FaultyStore implements ObjectStore {
   }
 
   put(key: string, body: string): void {
+    this.#order.push(key);
     this.objects.set(key, { body: Buffer.from(body), etag: md5(body) });
   }
 
@@ -153,12 +161,15 @@ class FaultyStore implements ObjectStore {
     return this.#run('hold', () => undefined);
   }
 
-  /** In the order in which the objects were put. */
-  async *list(prefix: string): AsyncGenerator<StoredObject> {
+  /** In the order in which the objects were put, also behind one that is gone. */
+  async *list(prefix: string, _signal: AbortSignal, { after }: ListOptions = {}): AsyncGenerator<StoredObject> {
     this.calls.push('list');
-    let given = 0;
-    for (const [key, { body, etag }] of [...this.objects]) {
-      if (!key.startsWith(prefix)) continue;
+    const from = after === undefined ? 0 : this.#order.indexOf(after) + 1;
+    let given = from;
+    for (const key of this.#order.slice(from)) {
+      const object = this.objects.get(key);
+      if (!object || !key.startsWith(prefix)) continue;
+      const { body, etag } = object;
       this.#breakOff(given);
       yield { key, size: body.length, etag, modified: '2026-02-26T07:52:18Z' };
       given += 1;

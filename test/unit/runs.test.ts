@@ -3,13 +3,13 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { type Address, faultsOf, type Operation, type Run, type RunChild } from '../../services/contract/schemas.ts';
-import { runNoticeOf } from '../../services/notices/runNotice.ts';
+import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
-import { countsOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
+import { countsOf, endOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
 import { Fleet, fewestChildren, mostHandedBack, type OpenChild, type OpenRun } from '../../services/runs/openRuns.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
-import { fitsPattern, select } from '../../services/runs/selector.ts';
+import { checkNoSecrets, fitsPattern, select } from '../../services/runs/selector.ts';
 
 const names = fc.stringMatching(/^[ab-]{1,6}$/);
 const addresses = fc.array(
@@ -90,6 +90,16 @@ describe('a selector', () => {
     assert.deepEqual(chosen({ instances: ['web-*'], exclude: ['*-2'], projects: ['default'] }), ['default/web-1', 0]);
     assert.deepEqual(chosen({ match: ['status=stopped'] }), ['default/db shop/db', 0]);
     assert.deepEqual(chosen({ instances: ['web-9'] }), ['', 1]);
+  });
+
+  it('of who may not see secrets compares none of them, and may ask who has one', () => {
+    const open = ['user.backup=daily', 'status=running', 'environment.KEY', 'user.user-data', 'environmental=x'];
+    checkNoSecrets({ match: open });
+    for (const secret of ['environment.KEY=x', 'environment.KEY!=', 'cloud-init.user-data=x', 'user.meta-data=x'])
+      assert.throws(() => checkNoSecrets({ match: [...open, secret] }), {
+        code: 'forbidden',
+        message: new RegExp(`the values of ${secret.replace(/!?=.*/, '')} may be secret`),
+      });
   });
 });
 
@@ -313,12 +323,20 @@ describe('a run', () => {
     const failures = [{ remote: 'r1', project: '', instance: '', reason: 'there is no instance top-secret' }];
     const selector = { projects, instances: ['c1', 'top-secret'], match: ['user.password=1'] };
     const schedule = { name: 'secretly', slot: '2026-11-28T03:00', starts_at: '2026-11-28T03:00:00Z' };
-    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3, schedule });
+    const note = '2 earlier times of schedule secretly were missed';
+    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3, schedule, note });
     const seen = (shown: string[]) => shownRun(named, (_, project) => shown.includes(project), new Date());
     assert.deepEqual([seen(projects)?.selector, seen(projects)?.schedule], [selector, schedule]);
+    assert.equal(seen(projects)?.note, note);
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
+  });
+
+  it('that backs up everything is a Success, whatever was missed before', () => {
+    const note = '2 earlier times of schedule nightly were missed';
+    const done = children.map((child) => ({ ...child, state: 'success' as const }));
+    assert.equal(endOf(runOf(done, { note })), 'Success');
   });
 
   it('that has ended is told of once, by the schema', () => {
@@ -333,5 +351,9 @@ describe('a run', () => {
     assert.match(text, /^# Backups: Failure, 1 of 4\n/);
     assert.match(text, /\n## Failed\n\n- c2 \(r1, web\): no \\\*room\\\*\n/);
     assert.match(text, /\n## Skipped\n\n- c3 /);
+    assert.match(
+      markdownOf({ ...shown, note: '2 were *missed*', children: [] }, String),
+      /\n\n2 were \\\*missed\\\*\.\n/,
+    );
   });
 });

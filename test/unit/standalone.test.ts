@@ -1,7 +1,9 @@
 /** Standalone's own servers: their files, what listens on a port, and what is left when standalone fails. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,12 +11,21 @@ import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openFolderStore } from '../../services/cli/standalone/folderStore.ts';
 import { introduced } from '../../services/cli/standalone/natsAt.ts';
+import {
+  assertOwnNats,
+  besideOwnNats,
+  isOwnNatsAt,
+  ownNatsFiles,
+  ownNatsName,
+} from '../../services/cli/standalone/ownNats.ts';
 import { ownSecret, readOwn } from '../../services/cli/standalone/stateFiles.ts';
 import { loadConfig } from '../../services/contract/config.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
+import { noFile } from '../lab/noFile.ts';
 import { freePort } from '../lab/processes.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'lxstow-state-'));
+const keys = { LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b' };
 
 describe('a secret of standalone', () => {
   it('is made once, also by several at a time, and for its owner alone', async () => {
@@ -58,6 +69,45 @@ describe('what listens on a port', () => {
   });
 });
 
+describe('the NATS server of standalone', () => {
+  const root = process.getuid?.() === 0;
+  const skip = root ? false : 'only root can start a program of another user';
+
+  it('is not one of another user, though it has the name that everybody can read', { skip }, async () => {
+    const files = ownNatsFiles(loadConfig({ env: { ...noFile, ...keys, LXSTOW_GATEWAY_STATE_DIR: dir } }), {});
+    const password = await ownSecret(files.password);
+    const info = `INFO ${JSON.stringify({ server_name: ownNatsName(password), version: '2.15.3' })}\r\n`;
+    const listens = async (uid: number, port: number, use: () => Promise<void>) => {
+      const server = `use IO::Socket::INET; $| = 1;
+        $own = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => ${port}, Listen => 5, ReuseAddr => 1) or die;
+        print "listens\\n";
+        while ($client = $own->accept) { print $client $ARGV[0]; close $client }`;
+      const child = spawn('perl', ['-e', server, info], { uid, stdio: ['ignore', 'pipe', 'inherit'] });
+      try {
+        await once(child.stdout, 'data');
+        await use();
+      } finally {
+        child.kill('SIGKILL');
+      }
+    };
+    const [nobody, port] = [65_534, await freePort()];
+    assert.equal(await isOwnNatsAt(port, password, files), false);
+    await listens(nobody, port, async () => {
+      const refused = isOwnNatsAt(port, password, files);
+      await assert.rejects(refused, /a program of another user \(uid 65534\) listens on port/);
+      const env = { ...noFile, ...keys, LXSTOW_GATEWAY_STATE_DIR: dir };
+      await writeFile(files.url, `nats://127.0.0.1:${port}`);
+      const config = besideOwnNats(loadConfig({ env }), env, () => false);
+      await assert.rejects(assertOwnNats(config, env), /another user/);
+    });
+    const own = await freePort();
+    await listens(0, own, async () => assert.equal(await isOwnNatsAt(own, password, files), true));
+    await listens(0, own, async () => {
+      await assert.rejects(isOwnNatsAt(own, 'another', files), /that is not standalone's own/);
+    });
+  });
+});
+
 describe('the server of a folder', () => {
   it('does not stay when another part of standalone fails during its start', async () => {
     const bin = join(dir, 'bin');
@@ -69,7 +119,7 @@ describe('the server of a folder', () => {
     const env = { ...variables, LXSTOW_S3_ENDPOINT: `http://127.0.0.1:${await freePort()}` };
     const failed = new AbortController();
     const log = createLogger({ level: 'error', format: 'json' }, {});
-    const opening = openFolderStore({ config: loadConfig({ env }), env, log, failed });
+    const opening = openFolderStore({ config: loadConfig({ env: { ...noFile, ...env } }), env, log, failed });
     const pids = join(state, 'store', 'pids');
     const pid = () => Number(existsSync(pids) ? readFileSync(pids, 'utf8').split(' ')[0] : 0);
     while (pid() === 0) await delay(10);

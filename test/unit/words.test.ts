@@ -28,6 +28,7 @@ import {
   succeed,
 } from '../../services/operations/operation.ts';
 import { whyNotReplaceable } from '../../services/worker/restore/replace.ts';
+import { noFile } from '../lab/noFile.ts';
 
 const now = new Date('2026-02-26T07:52:18.123Z');
 const instance = fc.stringMatching(/^[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]$/);
@@ -281,13 +282,14 @@ describe('an operation that is cancelled while its attempt ends', () => {
 });
 
 describe('the configuration', () => {
-  const keys = { LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'geheim' };
+  const secrets = { LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'geheim' };
+  const keys = { ...noFile, ...secrets };
 
   it('has defaults for all but the credentials', () => {
     const config = loadConfig({ env: keys });
     assert.equal(config.worker.slots, 2);
     assert.deepEqual(Object.keys(config.remotes), ['local']);
-    assert.throws(() => loadConfig({ env: {} }), /s3: accessKey is missing; s3: secretKey is missing/);
+    assert.throws(() => loadConfig({ env: noFile }), /s3: accessKey is missing; s3: secretKey is missing/);
   });
 
   it('takes a file, and the environment over it', () => {
@@ -321,7 +323,7 @@ describe('the configuration', () => {
     const named = join(home, 'named.yaml');
     writeFileSync(named, 'worker:\n  slots: 6\n');
     const slots = (env: NodeJS.ProcessEnv, file?: string) =>
-      loadConfig({ file, env: { ...keys, HOME: home, ...env } }).worker.slots;
+      loadConfig({ file, env: { ...secrets, HOME: home, ...env } }).worker.slots;
     assert.deepEqual([slots({}), slots({ LXSTOW_CONFIG: named }), slots({}, named)], [5, 6, 6]);
     assert.equal(slots({ HOME: '/none', XDG_CONFIG_HOME: join(home, '.config') }), 5);
     rmSync(home, { recursive: true });

@@ -1,13 +1,13 @@
 /**
- * What an archive from a client who is limited says of its instance, wherever LXD could read it. LXD checks a project's limits against
- * `backup/index.yaml`, and makes the instance of the `backup.yaml` that GNU tar unpacks: they may differ. So whatever one reader of tars could take
- * for something else than another is refused; LXD writes nothing of the kind.
+ * Reads everything in a limited client's archive that LXD could take as the instance's configuration. LXD checks a project's limits against
+ * `backup/index.yaml`, but creates the instance from the `backup.yaml` that GNU tar unpacks, and the two may differ. So whatever two readers of tars could
+ * understand differently is refused; LXD writes nothing of the kind.
  */
 import { LxstowError } from '../../contract/errors.ts';
 import { largestIndexBytes } from './indexYaml.ts';
 import type { OnEntry, TarEntry } from './tar.ts';
 
-/** Files, and what has no data: links, devices, directories, FIFOs. */
+/** Entry types of files, and of entries without data: links, devices, directories, FIFOs. */
 const files = ['0', '\0'];
 const hardLink = '1';
 const directory = '5';
@@ -21,22 +21,22 @@ export class ConfigFiles {
   /** The `backup.yaml` of the instance. */
   found: Buffer | undefined;
 
-  /** `refuse` makes the error for an archive of which nobody can say what LXD would make. */
+  /** `refuse` makes the error for an archive that LXD might understand differently. */
   constructor(refuse: (why: string) => LxstowError) {
     this.#refuse = refuse;
   }
 
-  /** Throws for what hides an entry's name or data from us, but not from tar. */
+  /** Throws if an entry's name or data is hidden from us, but not from tar. */
   readonly onEntry: OnEntry = (entry) => {
     const type = entry.header.toString('latin1', 156, 157);
     const { names, targets, sparse } = this.#read(entry, type);
     const paths = names.map(componentsOf);
     for (const path of paths) {
       if (path.includes('..')) throw this.#refuse('a name in it has `..`');
-      // LXD takes an archive that does not say whether it is optimized for one where it finds such a file.
+      // If an archive does not say whether it is optimized, LXD takes it as optimized when it contains such a file.
       if (isVolumeFile(path)) throw this.#refuse(`it has ${path.join('/')}, which is a file system in itself`);
       if (files.includes(type) || type === directory || path[0] !== 'backup') continue;
-      // LXD follows links beside the instance's own files; its templates are read, and `rootfs` itself leads what is below it elsewhere.
+      // LXD follows links next to the instance's own files: it reads templates through them, and if `rootfs` were a link, everything below it would be elsewhere.
       const root = rootOf(path);
       if (root === undefined) throw this.#refuse(`${path.join('/')} is a link, or no file`);
       if (type === hardLink && targets.some((target) => rootOf(target) !== root))
@@ -47,7 +47,7 @@ export class ConfigFiles {
     return paths.some(isConfig) ? this.#config(isPlain, entry.size) : undefined;
   };
 
-  /** Every name, and every target of a link, that some reader could take for the entry's. */
+  /** Every name and link target that some reader could take as the entry's. */
   #read(
     { header, size, extensions }: TarEntry,
     type: string,
@@ -58,7 +58,7 @@ export class ConfigFiles {
     const stated = statedSize(header);
     if (stated === undefined || (!isFile && stated > 0)) throw this.#refuse('an entry has a wrong size');
     const own = textAt(header, 0, 100);
-    // Where GNU's tar wrote it there is no prefix, but times.
+    // In a header of GNU tar, the prefix field contains times, not a prefix.
     const names = [own, `${textAt(header, 345, 500)}/${own}`];
     const targets = [textAt(header, 157, 257)];
     let said: number | undefined;
@@ -103,11 +103,11 @@ export class ConfigFiles {
   }
 }
 
-/** Of a header; undefined where not all readers see the same number. */
+/** The size that a header states; undefined if readers could see different numbers. */
 function statedSize(header: Buffer): number | undefined {
   const [, octal] = /^ *([0-7]+)[ \0]*$/.exec(header.toString('latin1', 124, 136)) ?? [];
   if (octal !== undefined) return Number.parseInt(octal, 8);
-  // Base 256, as GNU has it for what is larger than 8 GiB.
+  // Base 256, GNU's encoding for sizes above 8 GiB.
   return header[124] === 0x80 ? header.subarray(125, 136).reduce((value, byte) => value * 256 + byte, 0) : undefined;
 }
 
@@ -115,7 +115,7 @@ function textAt(bytes: Buffer, from: number, to: number): string {
   return bytes.toString('latin1', from, to).replace(/\0.*$/s, '');
 }
 
-/** `<length> <key>=<value>\n`, to the last byte; undefined where it is anything else. */
+/** Parses records `<length> <key>=<value>\n`; undefined if the data contains anything else. */
 function recordsOf(data: Buffer): [key: string, value: string][] | undefined {
   const text = data.toString('latin1');
   const records: [string, string][] = [];

@@ -20,8 +20,8 @@ export interface UnpackLimit {
 }
 
 /**
- * For archives of clients: what they unpack to costs the gateway's time. gzip reaches 1032 times its size, zstd 32 000 times. Much of that is free, because the
- * empty disk of a virtual machine reaches it too.
+ * Limits for archives of clients, because unpacking costs the gateway's time. gzip can expand 1032 times, zstd 32 000 times. Up to 16 GiB any ratio is allowed, because the
+ * empty disk of a virtual machine compresses that well, too.
  */
 export const unpackLimits: readonly UnpackLimit[] = [
   { bytes: 16 * 1024 ** 3, times: 1100 },
@@ -186,7 +186,7 @@ export async function* rejoined(head: Buffer, chunks: AsyncIterator<Buffer>): As
 const zstdMagic = 0xfd2fb528;
 
 /** Cuts the chunks so that none crosses the end of a zstd frame: Node's decoder starts another frame only with a new chunk. */
-export async function* cutAtFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+async function* cutAtFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   let header: number[] = [];
   let needed = 5;
   let [skip, last, checksum, inFrame] = [0, false, 0, false];

@@ -1,4 +1,4 @@
-/** What `backup/index.yaml` says, as LXD writes it. */
+/** Reads `backup/index.yaml` as LXD writes it. */
 import { isUtf8 } from 'node:buffer';
 import { isScalar, parse, parseDocument, visit, YAMLError } from 'yaml';
 import { LxstowError } from '../../contract/errors.ts';
@@ -11,7 +11,7 @@ export interface LxdIndex {
   /** The names of the instance's profiles, including those that the index does not describe. */
   applied: string[];
   instance: ManifestInstance;
-  /** The instance and its snapshots, under each of the names that some LXD reads them by. */
+  /** The instance and its snapshots, under each key under which some version of LXD reads them. */
   described: Described[];
 }
 
@@ -24,7 +24,7 @@ export const indexName = 'backup/index.yaml';
  */
 export const largestIndexBytes = 1024 * 1024;
 
-/** What a thread has parsed: the one or the other. */
+/** What a thread has parsed: an index or a backup.yaml. */
 export interface Parsed {
   index?: LxdIndex;
   described?: Described[];
@@ -53,12 +53,12 @@ export function parseIndex(text: Buffer, strict = false): LxdIndex {
   const pool = fields(list(config.pools)[0] ?? config.pool);
   const name = word(index.name) || word(instance.name);
   if (!name) throw notLxds(`its ${indexName} names no instance`);
-  // LXD reads the backup.yaml of an archive whose index has no config.
+  // If the index has no config, LXD reads the archive's backup.yaml.
   if (!isNull(index.config) && !isFields(config.instance ?? config.container))
     throw notLxds(`its ${indexName} describes no instance`);
   const type = word(index.type) || word(instance.type) || 'container';
   if (!types.includes(type)) throw notLxds(`its ${indexName} is of a ${type}, not of an instance`);
-  // YAML 1.1 has more words for it.
+  // YAML 1.1 has more words for true and false.
   if (strict && index.optimized !== undefined && !['true', 'false'].includes(word(index.optimized)))
     throw notLxds(`its ${indexName} says neither true nor false of optimized`);
   return {
@@ -103,21 +103,21 @@ function parseFile(text: Buffer, name: string, strict: boolean): Fields {
   }
 }
 
-/** Where the fault is, without the text there: that may be a secret, and who reads of the fault need not be who sent it. */
+/** Says where the fault is, without quoting the text: it may be a secret, and others than the sender may read the error. */
 function faultIn(text: Buffer, fault: unknown): string {
   if (!(fault instanceof YAMLError)) return 'it cannot be read';
   const line = text.toString().slice(0, fault.pos[0]).split('\n').length;
   return `${fault.code} at line ${line}`;
 }
 
-/** Throws for keys that merge or are there twice, tags, aliases, and other encodings: parsers differ in what they make of them, and LXD writes none. */
+/** Throws for merge keys, duplicate keys, tags, aliases and other encodings: parsers understand them differently, and LXD writes none. */
 function assertPlain(bytes: Buffer): void {
   const unlike = (what: string) => notLxds(`its YAML has ${what}`);
   const text = bytes.toString();
-  // A byte order mark makes it UTF-16 to Go.
+  // Go's parser takes a file with a byte order mark as UTF-16.
   if (!isUtf8(bytes) || text.includes('\ufeff')) throw unlike('another encoding than UTF-8');
   if (controls.test(text)) throw unlike('a control character');
-  // Ends of lines to YAML 1.1 alone.
+  // These end lines in YAML 1.1 only.
   if (/[\u0085\u2028\u2029]|\r(?!\n)/.test(text)) throw unlike('an unusual end of a line');
   const document = parseDocument(text, asLxdWrites);
   visit(document, {

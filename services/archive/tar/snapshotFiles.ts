@@ -8,7 +8,7 @@ const snapshotFile = /^(?:\.\/)?backup\/(?:virtual-machine-)?snapshots\/([^/]+)/
 const endings = ['', '.bin', '.img'];
 
 export class SnapshotFiles {
-  /** As a tar has their names: bytes. */
+  /** Names of snapshots not seen yet, as bytes, as in a tar. */
   readonly #missing: Set<string>;
 
   constructor(snapshots: readonly string[]) {
@@ -24,7 +24,7 @@ export class SnapshotFiles {
     }
   }
 
-  /** The names of those that were not seen. */
+  /** The names of snapshots that were not seen. */
   missing(): string[] {
     return [...this.#missing].map((name) => Buffer.from(name, 'latin1').toString());
   }
@@ -42,7 +42,7 @@ function nameOf({ type, data }: TarEntry['extensions'][number]): string {
   return type === 'x' ? (/^\d+ path=(.*)$/m.exec(text)?.[1] ?? '') : '';
 }
 
-/** Looks at the tar that a restore sends, to tell why LXD does not import it: it fails for a snapshot that only the index names, and may not say so. */
+/** Scans the tar that a restore sends. If a snapshot is only in the index, LXD fails to import the tar, and may not say why; this scan can. */
 export class SnapshotScan {
   readonly #files: SnapshotFiles;
   readonly #scanner: TarScanner;
@@ -59,12 +59,12 @@ export class SnapshotScan {
     try {
       this.#scanner.push(bytes);
     } catch {
-      // LXD judges it.
+      // Leave it to LXD to judge this tar.
       this.#isReadable = false;
     }
   }
 
-  /** The error, or a permanent one where LXD has failed at a snapshot that the archive does not have. */
+  /** Returns the error, or a permanent one if the archive lacks a snapshot, which made LXD fail. */
   explain(error: unknown): unknown {
     const text = this.#isReadable && error instanceof LxstowError ? error.message : '';
     const lost = this.#files

@@ -25,17 +25,17 @@ export interface TarState {
   pax?: { bytes: string; left: number };
 }
 
-/** A file, link or directory of a tar, or what stands for several: as it is there, for who does not trust it. */
+/** An entry of a tar, unchanged, for callers that do not trust the tar. */
 export interface TarEntry {
-  /** 512 bytes, good until the call returns. */
+  /** 512 bytes, valid until the call returns. */
   header: Buffer;
-  /** Of its data, as this scanner understands it. */
+  /** Size of its data, as this scanner understands it. */
   size: number;
-  /** What was said of it before it: pax headers (`x`), GNU's long names (`L`) and targets of links (`K`). */
+  /** The extension headers before it: pax headers (`x`), GNU's long names (`L`) and link targets (`K`). */
   extensions: { type: 'x' | 'L' | 'K'; data: Buffer }[];
 }
 
-/** Told of every entry but `x`, `L` and `K`; takes its data where it returns something that does. */
+/** Called for every entry except `x`, `L` and `K`. If it returns a function, that gets the entry's data. */
 export type OnEntry = (entry: TarEntry) => ((bytes: Buffer) => void) | undefined;
 
 /**

@@ -1,6 +1,7 @@
-/** How to back up, as options say it, in the fields of the API. */
-import type { ObjectLock } from '../../contract/schemas.ts';
+/** Translates the options that say how to back up into fields of the API. */
+import type { ObjectLock, RunSelector } from '../../contract/schemas.ts';
 import { CliError, exits } from '../exit.ts';
+import type { Remote } from './remotes.ts';
 
 export interface HowToBackUp {
   tag: string[];
@@ -10,6 +11,15 @@ export interface HowToBackUp {
   lock?: number;
   lockMode?: ObjectLock['mode'];
   notify?: string;
+}
+
+/** Which instances to choose; an empty list means no restriction. */
+export interface Choice {
+  all?: boolean;
+  selector: string[];
+  exclude: string[];
+  project: string[];
+  target: string[];
 }
 
 /** The option of each field. */
@@ -32,13 +42,29 @@ export function howIn({ compression, optimized, instanceOnly, notify, ...locking
   };
 }
 
-/** Throws usage for a mode without days. */
-export function lockIn({ lock: days, lockMode }: Pick<HowToBackUp, 'lock' | 'lockMode'>): { object_lock?: ObjectLock } {
+/** The project: `--project`, otherwise the gateway's default project, if it has one. */
+export function selectorIn(
+  { all, selector: match, exclude, project, target, instances }: Choice & { instances: string[] },
+  { project: own }: Remote,
+): RunSelector {
+  const projects = project.length > 0 || own === undefined ? project : [own];
+  return {
+    ...(all && { all }),
+    ...(instances.length > 0 && { instances }),
+    ...(match.length > 0 && { match }),
+    ...(exclude.length > 0 && { exclude }),
+    ...(projects.length > 0 && { projects }),
+    ...(target.length > 0 && { remotes: target }),
+  };
+}
+
+/** Throws usage if a mode is given without days. */
+function lockIn({ lock: days, lockMode }: Pick<HowToBackUp, 'lock' | 'lockMode'>): { object_lock?: ObjectLock } {
   if (days === undefined && lockMode) throw new CliError(exits.usage, '--lock-mode is for --lock');
   return days === undefined ? {} : { object_lock: { mode: lockMode ?? 'governance', days } };
 }
 
-/** Throws usage for what is not `key=value`. */
+/** Throws usage if a text is not `key=value`. */
 export function tagsIn(texts: string[]): [key: string, value: string][] {
   return texts.map((text) => {
     const cut = text.indexOf('=');

@@ -1,4 +1,4 @@
-/** What `lxstow init` does once the gateway runs: makes it trust this user, and sets the schedule. */
+/** The steps of `lxstow init` once the gateway runs: makes it trust this user, and creates the schedule. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { readText, stateDir } from '../../contract/config.ts';
 import type { ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
@@ -9,6 +9,7 @@ import { ownFiles } from '../../trust/serverCertificate.ts';
 import { TrustStore } from '../../trust/trustStore.ts';
 import { configured } from '../configured.ts';
 import { CliError, exits } from '../exit.ts';
+import { localZone } from '../terminal/dates.ts';
 import { Gateway } from './gatewayClient.ts';
 import { addRemote, identity, listRemotes, removeRemote } from './remotes.ts';
 
@@ -17,7 +18,7 @@ const scheduleName = 'nightly';
 const trustMs = 15_000;
 const lookEveryMs = 100;
 
-/** Makes this user's certificate trusted, as admin, and the gateway known. Returns the name of the gateway. */
+/** Makes this user's certificate trusted, as admin, and adds the gateway to this user's. Returns the name of the gateway. */
 export async function trustThisUser(
   source: { file: string; env: NodeJS.ProcessEnv },
   stop: AbortSignal,
@@ -45,7 +46,7 @@ export async function trustThisUser(
   return name;
 }
 
-/** Adds the gateway to this user's; returns its name: the one that it has already, else `stow`, else `stow2` and so on. */
+/** Adds the gateway to this user's gateways. Returns its name: the existing one, otherwise `stow`, `stow2` and so on. */
 async function makeKnown(url: string, certificate: string): Promise<string> {
   const { remotes } = await listRemotes();
   const same = remotes.find((remote) => remote.url === url);
@@ -64,13 +65,13 @@ async function openGateway(name: string): Promise<Gateway> {
   return new Gateway(remote, await identity());
 }
 
-/** Creates the schedule, or changes what the answers say of an existing one. Returns when it is due next. */
+/** Creates the schedule, or changes an existing one as the answers say. Returns when it is due next. */
 export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<string | undefined> {
   using gateway = await openGateway(name);
   const all: ShownSchedule[] = await gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
   const there = all.find((schedule) => schedule.name === scheduleName)?.definition;
   const definition: ScheduleBody = {
-    zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    zone: localZone(),
     selector: { all: true },
     ...there,
     cron: time === undefined && there ? there.cron : cronOf(time ?? usualTime),

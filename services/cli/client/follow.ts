@@ -1,35 +1,32 @@
 /** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
+import { isFinal } from '../../operations/operation.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import type { Progress, Step } from '../terminal/progress.ts';
 import { namesOf, printable } from '../terminal/table.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { throughOutage } from './patience.ts';
 
-/** A backup or restore that was asked for, and how far it is. */
+/** A requested backup or restore, and its state. */
 export interface Followed {
-  /** For people: which instance. */
+  /** Names the instance in messages. */
   label: string;
   gateway: Gateway;
   operation?: ShownOperation;
-  /** The request was refused, or its state can no longer be asked for. */
+  /** Why the request was refused, or its state can no longer be found out. */
   error?: CliError;
 }
 
 export const askingToCancel = 'Asking the gateway to cancel. Ctrl-C again leaves without waiting for it';
 
-/** Up to this many operations are waited for side by side; with more, each is asked for every second. */
+/** Up to this many operations are each waited for with a request of their own; if there are more, each is polled every second. */
 const atOnce = 8;
 const lookEveryMs = 1000;
 
-export function isFinal(operation: ShownOperation | undefined): boolean {
-  return (operation?.status_code ?? 0) >= 200;
-}
-
-/** Runs `each` on all, some at a time. An error is kept with its own item, and the others go on. */
+/** Runs `each` on all, several at a time. An error is stored in its own item, and does not stop the others. */
 export async function forAll<F extends Followed>(all: F[], each: (one: F) => Promise<unknown>): Promise<void> {
-  const done = mapInOrder(all, atOnce, async (one) => {
+  await forEach(all, atOnce, async (one) => {
     try {
       await each(one);
     } catch (error) {
@@ -37,10 +34,9 @@ export async function forAll<F extends Followed>(all: F[], each: (one: F) => Pro
       one.error = error;
     }
   });
-  for await (const _ of done);
 }
 
-/** Resolves when all have ended. The first Ctrl-C cancels them, and waits until they are cancelled. */
+/** Waits until all have ended. The first Ctrl-C cancels them, and the wait then continues until they are cancelled. */
 export async function follow(
   all: Followed[],
   progress: Progress,
@@ -77,7 +73,7 @@ async function cancelAll(open: Followed[], progress: Progress): Promise<void> {
       await gateway.ask('DELETE', ['operations', operation?.id ?? '']);
     } catch (error) {
       if (!(error instanceof CliError)) throw error;
-      // 400: it has ended by now, as the next answer shows.
+      // A 400 means that the operation has ended by now; the next answer will show it.
       if (error.exit !== exits.usage) progress.note(`${label} could not be cancelled: ${error.message}`);
     }
   }
@@ -106,7 +102,7 @@ export function failureOf({ operation, error }: Followed): string | undefined {
     : undefined;
 }
 
-/** The exit status for all: the reason when all that failed have the same one, else 1. */
+/** The exit status for all: that of the failures if they all have the same one, otherwise 1. */
 export function exitOfAll(all: Followed[], interrupts: Pick<Interrupts, 'first'>): Exit {
   const reasons = new Set(
     all.filter((one) => failureOf(one) !== undefined).map(({ error }) => error?.exit ?? exits.failed),
@@ -116,7 +112,7 @@ export function exitOfAll(all: Followed[], interrupts: Pick<Interrupts, 'first'>
   return another === undefined ? (reason ?? exits.ok) : exits.failed;
 }
 
-/** Prints each failure on standard error, with what to do. Equal failures are printed once, with all names. */
+/** Prints each failure on standard error, with a hint. Equal failures are printed once, with all names. */
 export function sayFailures(all: Followed[]): void {
   const alike = new Map<string, string[]>();
   for (const one of all) {
@@ -135,7 +131,7 @@ export function sayWarnings(all: Pick<Followed, 'label' | 'operation'>[]): void 
       process.stderr.write(`lxstow: ${label}: ${printable(warning)}\n`);
 }
 
-export interface Interrupts extends Disposable {
+interface Interrupts extends Disposable {
   /** Aborts at the first Ctrl-C. */
   readonly first: AbortSignal;
 }

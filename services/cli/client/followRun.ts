@@ -1,4 +1,4 @@
-/** A run, begun and followed to its end. */
+/** Starts runs and follows them to their end. */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { CreateRunBody, ShownRun } from '../../contract/schemas.ts';
@@ -13,9 +13,9 @@ import { patiently, throughOutage } from './patience.ts';
 import { childrenOf, RunChildren } from './runChildren.ts';
 
 export interface Following {
-  /** The run's id, when its user gives one. */
+  /** The run's id, if the user gives one. */
   id?: string;
-  /** For how long to ask again, ms. */
+  /** How long to repeat the request, in ms. */
   retry?: number;
   wait?: boolean;
   quiet?: boolean;
@@ -25,14 +25,14 @@ export interface Following {
 const lookEveryMs = 1000;
 const mostSkippedShown = 50;
 
-/** Asks for a run, and waits for its end where that is wanted. The first Ctrl-C cancels it. */
+/** Starts a run, and waits for its end if requested. The first Ctrl-C cancels it. */
 export async function beginRun(
   gateway: Gateway,
   path: string[],
   request: Omit<CreateRunBody, 'id' | 'selector'> & Partial<Pick<CreateRunBody, 'selector'>>,
   options: Following,
 ): Promise<Exit> {
-  // With an id, a request whose answer was lost can be repeated: it is the same run.
+  // With an id, a request whose answer was lost can be repeated without starting a second run.
   const id = options.id ?? randomUUID();
   using progress = openProgress(options.quiet);
   using interrupts = heedInterrupts(
@@ -60,7 +60,7 @@ export async function beginRun(
   return interrupts.first.aborted && exit !== exits.ok ? exits.interrupted : exit;
 }
 
-/** Follows a run to its end. An interrupt cancels it, or without `cancel` leaves it alone. */
+/** Follows a run to its end. With `cancel`, an interrupt cancels the run. */
 export async function untilRunEnds(
   gateway: Gateway,
   children: RunChildren,
@@ -86,12 +86,12 @@ export async function untilRunEnds(
   }
 }
 
-/** It may have ended while it was asked to. */
+/** Ignores the error that the run has ended in the meantime. */
 function unlessEnded(error: unknown): void {
   if (!(error instanceof CliError) || error.exit !== exits.usage) throw error;
 }
 
-/** Prints a run: how it ended, or how it is when nobody waits. Failures go to standard error. Returns 1 for a run that ended other than well. */
+/** Prints a run: how it ended, or its current state if the command does not wait. Failures go to standard error. Returns 1 unless the run succeeded. */
 export async function tellRun(gateway: Gateway, run: ShownRun, format: Format): Promise<Exit> {
   const ended = run.status_code >= 200;
   const bad = ended && run.status !== 'Success';

@@ -24,14 +24,14 @@ export type ShownOperation = Pick<
 > & { class: string; metadata: Operation['metadata'] & { code?: string; run?: string; source?: Source } };
 
 /** The backup that a restore reads. */
-export interface Source {
+interface Source {
   location: string;
   project: string;
   instance: string;
   name: string;
 }
 
-export interface RequestOptions {
+interface RequestOptions {
   query?: Record<string, string | undefined>;
   /** Sent as JSON. */
   body?: object;
@@ -41,22 +41,22 @@ export interface RequestOptions {
   onWarning?: (text: string) => void;
 }
 
-/** The gateway was not reached, or did not answer; it may later. */
+/** The gateway could not be reached, or did not answer; a later try may succeed. */
 export class Unreachable extends CliError {
-  /** The request may have been accepted: only the answer was lost. */
+  /** True if the request may have been accepted, and only the answer was lost. */
   inDoubt = false;
 }
 
 const usualPatience = {
-  /** To the answer's headers. A deletion waits for its worker, for gateway.deleteTimeoutMs (30 s); this is some more. */
+  /** Until the answer's headers. Longer than gateway.deleteTimeoutMs (30 s), for which a deletion waits. */
   headMs: 90_000,
-  /** From the headers to the end: the longest answer at 220 KiB a second. */
+  /** From the headers to the end: enough for the longest answer at 220 KiB a second. */
   bodyMs: 300_000,
 };
 const mostSockets = 16;
 const longestAnswerBytes = 64 * 1024 * 1024;
 
-/** A gateway, for one client. */
+/** A connection of one client to a gateway. */
 export class Gateway implements Disposable {
   readonly remote: Remote;
   readonly #agent: https.Agent;
@@ -75,7 +75,7 @@ export class Gateway implements Disposable {
   async ask(method: string, path: string[], options?: RequestOptions): Promise<any> {
     const call = `${method} ${path.map(encodeURIComponent).join('/')}`;
     const schema = answers.find(([pattern]) => pattern.test(call))?.[1];
-    // Loaded while the gateway works.
+    // Load the schemas while the gateway works on the answer.
     const validators = schema && import('../../contract/schemas.ts');
     const response = await this.open(method, path, options);
     for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
@@ -139,12 +139,15 @@ export class Gateway implements Disposable {
     });
   }
 
-  async #envelope(response: IncomingMessage, method: string): Promise<Envelope> {
+  async #envelope(
+    response: IncomingMessage,
+    method: string,
+  ): Promise<{ type?: unknown; error?: unknown; metadata?: unknown }> {
     const chunks: Buffer[] = [];
     let size = 0;
     const { bodyMs } = this.#patience;
     const tooSlow = new Error(`its answer is not complete after ${bodyMs / 1000} s`);
-    const timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
+    using _timer = setTimeout(() => response.destroy(tooSlow), bodyMs);
     try {
       for await (const chunk of response as AsyncIterable<Buffer>) {
         size += chunk.length;
@@ -153,8 +156,6 @@ export class Gateway implements Disposable {
       }
     } catch (error) {
       throw error instanceof CliError ? error : inDoubt(method, connectionError(error as Error, this.remote));
-    } finally {
-      clearTimeout(timer);
     }
     const text = Buffer.concat(chunks).toString();
     try {
@@ -191,7 +192,7 @@ const answers: [call: RegExp, SchemaName][] = [
   [/^GET status$/, 'read-answers.json#/$defs/statuses'],
 ];
 
-/** Trusts this certificate and no other, whatever name it has: the gateway may be reached by another name. */
+/** Trusts only this certificate, and ignores the names in it, because the gateway may be reached by another name. */
 function pinned(certificate: string): https.AgentOptions {
   const der = Buffer.from(certificate.replaceAll(/-----[A-Z ]+-----|\s/g, ''), 'base64');
   return {
@@ -204,12 +205,6 @@ function pinned(certificate: string): https.AgentOptions {
   };
 }
 
-interface Envelope {
-  type?: unknown;
-  error?: unknown;
-  metadata?: unknown;
-}
-
 function notOurs({ name, url }: Remote, what: string): CliError {
   return new CliError(exits.protocol, `${name} does not answer like an lxstow gateway: ${printable(what)}`, {
     hint: `is ${url} the right address? See: lxstow remote list`,
@@ -220,7 +215,7 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
   const text = printable(error || `status ${status}`);
   const exit = exitOfStatus(status);
   const hints: Record<number, string> = {
-    403: "this client's certificate may not do that, or not in this project (--project); `lxstow trust list`, beside the gateway, shows its rights",
+    403: "this client's certificate may not do that, or not in this project (--project); `lxstow trust list`, on the gateway's machine, shows its rights",
     429: `try again in ${response.headers['retry-after'] ?? 'some'} s`,
     500: "see the gateway's log",
     503: 'try again later; nothing was started, unless the message names an operation',

@@ -1,4 +1,4 @@
-/** What users name: `[gateway:]instance`, and a backup of it. */
+/** Resolves names that users type: `[gateway:]instance`, and a backup of it. */
 import { CliError, exits } from '../exit.ts';
 import { Gateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
@@ -12,7 +12,7 @@ export interface Scope {
 
 export interface NamedInstance {
   gateway: Gateway;
-  /** Empty when only a gateway was given, as `NAME:`. */
+  /** Empty if only a gateway was given, as `NAME:`. */
   instance: string;
   /** Query parameters of every request about it. */
   scope: { project: string | undefined; target: string | undefined };
@@ -39,8 +39,9 @@ export class Gateways implements Disposable {
   readonly #open = new Map<string, Gateway>();
   #identity: Promise<Identity> | undefined;
 
+  /** The gateway with this name, with or without its colon, or the default one. */
   async get(name: string | undefined): Promise<Gateway> {
-    const remote = await findRemote(name);
+    const remote = await findRemote(name?.replace(/:$/, ''));
     this.#identity ??= identity();
     const own = await this.#identity;
     const gateway = this.#open.get(remote.name) ?? new Gateway(remote, own);
@@ -62,7 +63,7 @@ export class Gateways implements Disposable {
     return found;
   }
 
-  /** `[gateway:]name…`, or `gateway:` alone, all of one gateway. */
+  /** `[gateway:]name…`, or `gateway:` alone. All must be on one gateway. */
   async ofOne(texts: string[]): Promise<{ gateway: Gateway; names: string[] }> {
     const prefixes = new Set(texts.map((text) => (text.includes(':') ? text.slice(0, text.indexOf(':')) : undefined)));
     if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of one only');
@@ -76,25 +77,32 @@ export class Gateways implements Disposable {
     return { gateway: await this.get(cut < 0 ? undefined : text.slice(0, cut)), id: text.slice(cut + 1) };
   }
 
+  /** `[gateway:]schedule` */
+  async schedule(text: string): Promise<{ gateway: Gateway; name: string }> {
+    const { gateway, id: name } = await this.withId(text);
+    if (name === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
+    return { gateway, name };
+  }
+
   [Symbol.dispose](): void {
     for (const gateway of this.#open.values()) gateway[Symbol.dispose]();
   }
 }
 
-/** Lists backups, oldest first. `everywhere`: of all projects. */
+/** Lists backups, oldest first. `everywhere`: those of all projects. */
 export async function listBackups(
   { gateway, instance, scope }: NamedInstance,
   everywhere = false,
 ): Promise<ShownBackup[]> {
   const query = everywhere ? { ...scope, 'all-projects': 'true' } : scope;
   const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
-  // The API takes an instance named `all` for all instances.
+  // In the API, the instance name `all` means all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
   const owner = ({ location = '', project = '', instance = '' }: ShownBackup) => `${location} ${project} ${instance}`;
   return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
-/** Resolves `latest` to the name of the newest backup. Throws not-found when there is none. */
+/** Resolves `latest` to the name of the newest backup. Throws not-found if there is none. */
 export async function backupName(where: NamedInstance, name: string): Promise<string> {
   if (name !== 'latest') return name;
   const last = (await listBackups(where)).at(-1);
@@ -102,7 +110,7 @@ export async function backupName(where: NamedInstance, name: string): Promise<st
   throw new CliError(exits.notFound, `${where.instance} has no backups`, { hint: `lxstow backup ${where.instance}` });
 }
 
-/** Runs it. An error about an unknown instance or backup gets a hint with the nearest name. */
+/** Runs `run`. If it throws an error about an unknown instance or backup, adds a hint with the nearest name. */
 export async function suggesting<T>(
   where: NamedInstance,
   backup: string | undefined,
@@ -136,7 +144,7 @@ async function suggestion(where: NamedInstance, backup: string | undefined): Pro
   return near && near !== where.instance ? `did you mean ${near}?` : undefined;
 }
 
-/** The instance that an operation is about; undefined when it is about none. */
+/** The instance of an operation; undefined if it has none. */
 export function subjectOf({
   resources,
 }: Pick<ShownOperation, 'resources'>): { instance: string; project: string } | undefined {

@@ -1,6 +1,4 @@
-/** Finds the name that was meant. */
-
-/** The name with the fewest edits, if these are few for its length; undefined when none is near. */
+/** The name with the smallest edit distance, if that is small for its length; otherwise undefined. */
 export function nearest(wanted: string, names: Iterable<string>): string | undefined {
   let best: string | undefined;
   let fewest = Math.max(1, Math.floor(wanted.length / 3)) + 1;

@@ -5,27 +5,27 @@ import { type Followed, failureOf } from './follow.ts';
 import type { NamedInstance } from './names.ts';
 
 export interface Outcome {
-  /** This client's name for it. */
+  /** This client's name for the gateway. */
   gateway: string;
   /** The host; null while it is not known. */
   location: string | null;
   project: string;
   instance: string;
-  /** The backup's. */
+  /** The backup's name. */
   name: string | null;
-  /** The operation's; `Failure` where there is none. */
+  /** The operation's status; `Failure` if there is no operation. */
   status: string;
   /** Bytes in the store; null before it is known. */
   size: number | null;
-  /** Its id; null where nothing was started. */
+  /** The operation's id; null if nothing was started. */
   operation: string | null;
-  /** Why it failed. */
+  /** Why the backup or restore failed. */
   error: string | null;
-  /** One of the codes in docs/troubleshooting.md, where the operation failed. */
+  /** One of the codes in docs/troubleshooting.md, if the operation failed. */
   code: string | null;
 }
 
-/** Of a backup; with `to`, of a restore to another name, project or host. */
+/** The outcome of a backup, or, with `to`, of a restore to this name, project or host. */
 export function outcomeOf(
   job: Followed & { where: NamedInstance; backup?: string | undefined },
   to: { instance?: string | undefined; project?: string | undefined; target?: string | undefined } = {},

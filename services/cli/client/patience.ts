@@ -1,4 +1,4 @@
-/** Asking again while a gateway, or what it needs, is away. */
+/** Repeats requests while a gateway, or what it needs, is away. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { sleep } from '../../concurrency/sleep.ts';
 import { CliError } from '../exit.ts';
@@ -7,19 +7,19 @@ import { Unreachable } from './gatewayClient.ts';
 const firstPauseMs = 1000;
 const longestPauseMs = 15_000;
 const lookEveryMs = 1000;
-/** How long to go on looking after something that was begun. */
+/** How long to keep asking about something that was started. */
 const outageMs = 120_000;
 
-export interface Patience {
-  /** Until when to ask again, by performance.now(). */
+interface Patience {
+  /** When to give up, by performance.now(). */
   until: number;
-  /** Called the first time that something is away. */
+  /** Called when something is away for the first time. */
   note: (text: string) => void;
-  /** Aborts when nothing is to be begun any more. */
+  /** Aborts when nothing may be started any more. */
   signal: AbortSignal;
 }
 
-/** Begins something, and tries again while the gateway is away. Does not repeat a request whose answer was lost: it may have been accepted. */
+/** Starts something, and tries again while the gateway is away. Does not repeat a request whose answer was lost, because it may have been accepted. */
 export async function patiently<T>(run: () => Promise<T>, { until, note, signal }: Patience): Promise<T> {
   for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
     try {
@@ -33,7 +33,7 @@ export async function patiently<T>(run: () => Promise<T>, { until, note, signal 
   }
 }
 
-/** Looks after something that was begun: asks every second while the gateway is away, for two minutes. `hint` says how to go on after that. */
+/** Asks about something that was started, and keeps asking every second while the gateway is away, for two minutes. `hint` says what the user can do after that. */
 export async function throughOutage<T>(ask: () => Promise<T>, note: (text: string) => void, hint: string): Promise<T> {
   for (let since: number | undefined; ; await delay(lookEveryMs)) {
     try {

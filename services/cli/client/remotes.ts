@@ -1,4 +1,4 @@
-/** What a client keeps in $XDG_CONFIG_HOME/lxstow: its gateways, their certificates, and its own, as `lxc` does. A gateway is a `remote` in these files. */
+/** A client's files in $XDG_CONFIG_HOME/lxstow: its gateways, their certificates and its own, in the same form as those of `lxc`. A gateway is called `remote` in these files. */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { homedir, hostname, userInfo } from 'node:os';
@@ -15,7 +15,7 @@ export interface Remote {
   url: string;
   /** The project, unless --project names another. */
   project?: string;
-  /** PEM. The certificate that it must show; without one, a CA of the system must have signed it. */
+  /** PEM. The certificate that the gateway must show. If there is none, a CA of the system must have signed the gateway's certificate. */
   certificate?: string;
 }
 
@@ -39,13 +39,13 @@ function folder(): string {
   return join(process.env.XDG_CONFIG_HOME || join(home(), '.config'), 'lxstow');
 }
 
-/** Throws bad-config for a user without one: in a container, a user may have no entry in /etc/passwd. */
+/** The user's home directory. Throws bad-config if there is none: in a container, a user may have no entry in /etc/passwd. */
 function home(): string {
   try {
     const found = homedir();
     if (found) return found;
   } catch {
-    // Said below.
+    // The error is reported below.
   }
   throw new CliError(
     exits.config,
@@ -74,7 +74,7 @@ export async function listRemotes(): Promise<{ remotes: Remote[]; standard: stri
   return { remotes, standard: known['default-remote'] };
 }
 
-/** The gateway of this name, or the default one. Throws, with a hint, when there is none. */
+/** The gateway of this name, or the default one. Throws, with a hint, if there is none. */
 export async function findRemote(name: string | undefined): Promise<Remote> {
   const known = await read();
   const wanted = name ?? known['default-remote'];
@@ -82,17 +82,17 @@ export async function findRemote(name: string | undefined): Promise<Remote> {
   if (wanted !== undefined && names.includes(wanted)) return load(known, wanted);
   if (names.length === 0)
     throw new CliError(exits.config, 'no gateway is known yet', {
-      hint: 'lxstow remote add NAME URL|TOKEN; `lxstow trust token` makes a token beside the gateway',
+      hint: "lxstow remote add NAME URL|TOKEN; `lxstow trust token`, on the gateway's machine, makes a token",
     });
   if (wanted === undefined)
-    throw new CliError(exits.config, 'no gateway is the default one', { hint: 'lxstow remote switch NAME' });
+    throw new CliError(exits.config, 'there is no default gateway', { hint: 'lxstow remote switch NAME' });
   const near = nearest(wanted, names);
   throw new CliError(exits.notFound, `gateway ${wanted} is not known; known gateways: ${names.join(', ')}`, {
     hint: near && `did you mean ${near}: ?`,
   });
 }
 
-/** Throws when the name is taken or not allowed. */
+/** Throws if the name is taken or not allowed. */
 export async function checkNewName(name: string): Promise<void> {
   if (!remoteName.test(name))
     throw new CliError(exits.usage, `${JSON.stringify(name)} cannot be a gateway's name: use letters, digits, . _ -`);
@@ -124,7 +124,7 @@ export async function switchRemote(name: string): Promise<void> {
   await save({ ...(await read()), 'default-remote': name });
 }
 
-/** The client's own certificate. Makes it the first time. */
+/** The client's own certificate; makes it the first time. */
 export async function identity(): Promise<Identity> {
   const dir = join(folder(), 'client');
   const found = await readIdentity(dir);
@@ -132,7 +132,7 @@ export async function identity(): Promise<Identity> {
   return found ?? (await makeIdentity(dir));
 }
 
-/** Of a key of this user's that others may read or write, as ssh judges it. It is used all the same: `lxc` uses its own so, too. */
+/** Warns if other users may read or write the key, by the same rule as ssh. The key is used all the same, as `lxc` uses its own. */
 async function warnOfMode(file: string): Promise<void> {
   const { uid, mode } = await stat(file);
   if (uid !== process.getuid?.() || (mode & 0o077) === 0) return;
@@ -160,7 +160,7 @@ async function makeIdentity(dir: string): Promise<Identity> {
   const { selfSigned } = await import('../../trust/selfSigned.ts');
   const commonName = `${userName()}@${hostname()}`.slice(0, 64);
   const { cert, key } = await selfSigned({ commonName, usage: 'client' });
-  // Both in one step: of two commands that do this at once, one wins with both files.
+  // Put both files in place in one step: if two commands do this at the same time, one of them wins with both files.
   const made = `${dir}.${randomBytes(6).toString('hex')}`;
   try {
     await mkdir(made, { recursive: true, mode: 0o700 });

@@ -1,10 +1,11 @@
-/** The children of a run: listed, and followed while they are at work. */
-import type { WebSocket } from 'ws';
+/** Lists the children of a run, and follows them while they are running. */
 import type { RunChildPage, ShownRunChild } from '../../contract/schemas.ts';
+import { isFinal } from '../../operations/operation.ts';
 import type { Step } from '../terminal/progress.ts';
-import { type Followed, isFinal, stepOf } from './follow.ts';
+import { type Followed, stepOf } from './follow.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { subjectOf } from './names.ts';
+import { OperationEvents } from './watchedOperations.ts';
 
 const pageSize = 1000;
 
@@ -33,37 +34,23 @@ interface Child {
   operation: ShownOperation;
 }
 
-/** Progress and warnings of each child, from the gateway's events. A socket that fails loses some of them: the next call opens another. */
+/** Progress and warnings of each child, from the gateway's events. If the socket fails, some events are lost, and the next call opens another socket. */
 export class RunChildren implements Disposable {
   /** The run's id. */
   readonly run: string;
-  readonly #gateway: Gateway;
+  readonly #events: OperationEvents;
   readonly #changed = new Map<string, Child>();
   readonly #warned: Child[] = [];
-  /** Hosts and projects of the children seen so far: with one only, labels leave it out. */
+  /** Hosts and projects of the children seen so far. If there is only one, labels leave it out. */
   readonly #seenAt = new Set<string>();
-  #socket: WebSocket | undefined;
 
   constructor(gateway: Gateway, run: string) {
-    this.#gateway = gateway;
+    this.#events = new OperationEvents(gateway, (operation) => this.#see(operation));
     this.run = run;
   }
 
-  /** Listens to the gateway, if it can be reached. */
-  async listen(): Promise<void> {
-    if (this.#socket) return;
-    const socket = await this.#gateway.events('operation');
-    this.#socket = socket;
-    socket.on('message', (data) => this.#see(JSON.parse(String(data)).metadata));
-    await new Promise<void>((resolve) => {
-      socket.on('open', resolve);
-      // It closes after an error.
-      socket.on('error', () => undefined);
-      socket.on('close', () => {
-        this.#socket = undefined;
-        resolve();
-      });
-    });
+  listen(): Promise<void> {
+    return this.#events.listen();
   }
 
   /** Children that have not ended, and those that ended since the last call. */
@@ -99,6 +86,6 @@ export class RunChildren implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#socket?.terminate();
+    this.#events[Symbol.dispose]();
   }
 }

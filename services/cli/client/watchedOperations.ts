@@ -1,16 +1,16 @@
-/** Operations as they change: listed once, then followed by the gateway's events. */
+/** Watches operations: lists them once, then follows the gateway's events. */
 import type { WebSocket } from 'ws';
-import { isFinal } from './follow.ts';
+import { isFinal } from '../../operations/operation.ts';
 import type { Gateway, ShownOperation } from './gatewayClient.ts';
 import { subjectOf } from './names.ts';
 
-/** Which operations: of a project, or of all. */
+/** Which operations to watch: those of a project, or of all projects. */
 export interface OperationsScope {
   project?: string;
   allProjects?: boolean;
 }
 
-/** Lists all that the client may see, the oldest first. */
+/** Lists all operations that the client may see, oldest first. */
 export async function listOperations(
   gateway: Gateway,
   { project = gateway.remote.project, allProjects }: OperationsScope,
@@ -21,23 +21,28 @@ export async function listOperations(
   return inOrder(Object.values(byStatus).flat());
 }
 
-/** Without events, which a proxy may not let through, each call lists. */
+/** If there are no events, which a proxy may block, each call lists the operations again. */
 export class WatchedOperations implements Disposable {
   readonly #gateway: Gateway;
   readonly #scope: OperationsScope;
   readonly #known = new Map<string, ShownOperation>();
-  #socket: WebSocket | undefined;
+  readonly #events: OperationEvents;
 
   constructor(gateway: Gateway, scope: OperationsScope) {
     this.#gateway = gateway;
     this.#scope = scope;
+    const { project = gateway.remote.project ?? 'default', allProjects } = scope;
+    this.#events = new OperationEvents(gateway, (operation) => {
+      const of = subjectOf(operation)?.project;
+      if (allProjects || of === undefined || of === project) this.#see(operation);
+    });
   }
 
-  /** Operations that have not ended, and those that ended since the last call; at the first call all. */
+  /** Operations that have not ended, and those that have ended since the last call; in the first call, all operations. */
   async current(): Promise<ShownOperation[]> {
-    if (!this.#socket) {
-      await this.#listen();
-      // Behind the opening: no change falls between the two.
+    if (!this.#events.areHeard) {
+      await this.#events.listen();
+      // List after opening the socket, so that no change is missed between the two.
       for (const each of await listOperations(this.#gateway, this.#scope)) this.#see(each);
     }
     const found = inOrder([...this.#known.values()]);
@@ -45,31 +50,47 @@ export class WatchedOperations implements Disposable {
     return found;
   }
 
-  async #listen(): Promise<void> {
-    const socket = await this.#gateway.events('operation');
-    const { project = this.#gateway.remote.project ?? 'default', allProjects } = this.#scope;
-    socket.on('message', (data) => {
-      const operation: ShownOperation = JSON.parse(String(data)).metadata;
-      const of = subjectOf(operation)?.project;
-      if (allProjects || of === undefined || of === project) this.#see(operation);
-    });
-    await new Promise<void>((resolve) => {
-      socket.on('open', () => {
-        this.#socket = socket;
-        resolve();
-      });
-      // It closes after an error.
-      socket.on('error', () => undefined);
-      socket.on('close', () => {
-        this.#socket = undefined;
-        resolve();
-      });
-    });
-  }
-
   #see(operation: ShownOperation): void {
     const known = this.#known.get(operation.id);
     if (!known || known.updated_at <= operation.updated_at) this.#known.set(operation.id, operation);
+  }
+
+  [Symbol.dispose](): void {
+    this.#events[Symbol.dispose]();
+  }
+}
+
+/** A gateway's events about operations that this client may see. */
+export class OperationEvents implements Disposable {
+  readonly #gateway: Gateway;
+  readonly #see: (operation: ShownOperation) => void;
+  #socket: WebSocket | undefined;
+
+  constructor(gateway: Gateway, see: (operation: ShownOperation) => void) {
+    this.#gateway = gateway;
+    this.#see = see;
+  }
+
+  /** False until `listen`, and again once the socket has failed. */
+  get areHeard(): boolean {
+    return this.#socket !== undefined;
+  }
+
+  /** Listens to the gateway, if it can be reached. */
+  async listen(): Promise<void> {
+    if (this.#socket) return;
+    const socket = await this.#gateway.events('operation');
+    this.#socket = socket;
+    const { promise: opened, resolve } = Promise.withResolvers<void>();
+    socket.on('message', (data) => this.#see(JSON.parse(String(data)).metadata));
+    socket.on('open', resolve);
+    // It closes after an error.
+    socket.on('error', () => undefined);
+    socket.on('close', () => {
+      this.#socket = undefined;
+      resolve();
+    });
+    await opened;
   }
 
   [Symbol.dispose](): void {

@@ -27,8 +27,9 @@ import { createLogger } from '../../telemetry/logger.ts';
 import { CliError, type Exit, exitOf, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
+import { plural } from '../terminal/table.ts';
 
-export interface AdoptOptions {
+interface AdoptOptions {
   config: Config;
   env: NodeJS.ProcessEnv;
   stop: AbortSignal;
@@ -59,7 +60,7 @@ interface Line {
   error?: LxstowError;
 }
 
-/** Prints the backups and what became of them. Returns the exit status. */
+/** Lists, verifies or copies the backups, and prints the result of each. Returns the exit status. */
 export async function adoptCommand(instances: string[], options: AdoptOptions): Promise<Exit> {
   const { config, stop, quiet, format, dryRun, verify } = options;
   const source = sourceOf(options);
@@ -134,7 +135,7 @@ function sourceOf({ config, env, ...given }: AdoptOptions): Config['s3'] {
   return check('config.json', { ...config, s3: { ...config.s3, ...over } }, "lxmin's bucket").s3;
 }
 
-/** A backup whose beginning is sound. */
+/** A backup that can be adopted, judging by its beginning. */
 type Adoptable = Extract<Found, Sound>;
 
 type Work = (
@@ -172,7 +173,7 @@ function brief(found: Found, verify: boolean): Line | undefined {
   }
 }
 
-/** Does the work on one backup, unless stopped before. */
+/** Copies or verifies one backup, unless the command was stopped before. */
 async function move(found: Adoptable, work: Work | undefined, progress: Progress, stop: AbortSignal): Promise<Line> {
   if (!work || stop.aborted) return { found, state: 'new', notes: found.notes };
   const label = `${found.instance}/${found.name}`;
@@ -200,8 +201,9 @@ function sayForeign({ foreign }: Survey, { bucket }: Config['s3'], progress: Pro
   if (foreign.length === 0) return;
   const shown = foreign.slice(0, shownForeign).map(({ key }) => key);
   const more = foreign.length > shown.length ? ', …' : '';
-  const count = foreign.length === 1 ? '1 object' : `${foreign.length} objects`;
-  progress.note(`ignored ${count} in s3://${bucket} that lxmin did not make: ${shown.join(', ')}${more}`);
+  progress.note(
+    `ignored ${plural(foreign.length, 'object')} in s3://${bucket} that lxmin did not make: ${shown.join(', ')}${more}`,
+  );
 }
 
 function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
@@ -239,7 +241,7 @@ function show(lines: Line[], { bucket }: Config['s3'], format: Format): void {
   });
 }
 
-/** The reason, when all that failed have the same one; else 1. */
+/** The exit status of the failures if they all have the same one, otherwise 1. */
 function statusOf(lines: Line[], dryRun: boolean): Exit {
   const reasons = new Set<Exit>();
   for (const { state, error } of lines) {

@@ -1,6 +1,5 @@
 /** `lxstow backup`: named instances, each as an operation; or with --all or --selector, one run. */
-import type { RunSelector } from '../../contract/schemas.ts';
-import { backupOptions, type HowToBackUp, howIn, tagsIn } from '../client/backupRequest.ts';
+import { backupOptions, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
 import {
   exitOfAll,
   type Followed,
@@ -17,11 +16,11 @@ import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { type Format, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 
-export interface BackupOptions extends Scope, HowToBackUp {
+interface BackupOptions extends Scope, HowToBackUp {
   all?: boolean;
   selector: string[];
   name?: string;
-  /** For how long to ask again, ms. */
+  /** How long to repeat the request, in ms. */
   retry?: number;
   wait: boolean;
   quiet?: boolean;
@@ -47,15 +46,11 @@ async function backUpMany(gateways: Gateways, texts: string[], options: BackupOp
   const { gateway, names } = await gateways.ofOne(texts);
   if (names.length > 0)
     throw new CliError(exits.usage, `${names[0]}: name instances, or give --all or --selector, not both`);
-  const { all, selector: match, project = gateway.remote.project, target, tag } = options;
-  const selector: RunSelector = {
-    ...(all && { all }),
-    ...(match.length > 0 && { match }),
-    projects: [project ?? 'default'],
-    ...(target !== undefined && { remotes: [target] }),
-  };
+  const { project = gateway.remote.project ?? 'default', target, tag } = options;
+  const places = { project: [project], target: target === undefined ? [] : [target], exclude: [] };
+  const selector = selectorIn({ ...options, ...places, instances: [] }, gateway.remote);
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
-  // Loaded late: naming instances must not wait for it.
+  // Load this only now, because a backup of named instances does not need it.
   const { beginRun } = await import('../client/followRun.ts');
   return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
 }
@@ -124,7 +119,7 @@ function report(jobs: Job[], { format }: BackupOptions): void {
   print(format, { heading: ['INSTANCE', 'BACKUP', 'STATUS', 'SIZE', 'OPERATION'], rows, raw, empty: '' });
 }
 
-/** Names the operations that go on without this client. */
+/** Prints the operations that continue without this client. */
 export function sayLeft(all: Followed[]): void {
   const open = all.flatMap(({ label, operation }) =>
     operation && operation.status_code < 200 ? [`${label} ${operation.id}`] : [],

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { Gateways, instanceNames, listBackups } from '../client/names.ts';
 import { listRemotes } from '../client/remotes.ts';
 
-export const shells = ['bash', 'zsh', 'fish'] as const;
+const shells = ['bash', 'zsh', 'fish'] as const;
 
 const scripts: Record<(typeof shells)[number], string> = {
   bash: `# source <(lxstow completion bash)
@@ -40,10 +40,10 @@ export function completionCommand(shell: (typeof shells)[number]): void {
   process.stdout.write(scripts[shell]);
 }
 
-/** Longer than this, a shell gets no names from the gateway. */
+/** If the gateway takes longer than this, the shell gets no names from it. */
 const patienceMs = 3000;
 
-/** Completions of the last word; none when the gateway does not answer. */
+/** Completions of the last word. If the gateway does not answer, they lack its names. */
 export async function complete(program: Command, words: string[]): Promise<string[]> {
   let command = program;
   const given: string[] = [];
@@ -96,13 +96,9 @@ async function valuesOf(
 ): Promise<string[]> {
   if (choices) return [...choices];
   const asked = Promise.withResolvers<string[]>();
-  const timer = setTimeout(() => asked.resolve([]), patienceMs);
+  using _timer = setTimeout(() => asked.resolve([]), patienceMs);
   namesFor(name, given, current, project).then(asked.resolve, () => asked.resolve([]));
-  try {
-    return await asked.promise;
-  } finally {
-    clearTimeout(timer);
-  }
+  return await asked.promise;
 }
 
 /** Names of gateways, instances, backups or operations that an argument can take. */

@@ -25,10 +25,9 @@ interface Common {
 
 const print = (text: string) => process.stdout.write(text);
 
-export async function listCommand({ config, log, stop }: Common, format: Format): Promise<void> {
+export async function listCommand({ config, log, stop }: Common, { format }: { format: Format }): Promise<void> {
   await using nats = await connect(config, log);
-  const letters: DeadLetter[] = [];
-  for await (const letter of listDeadLetters(nats, stop)) letters.push(letter);
+  const letters = await Array.fromAsync(listDeadLetters(nats, stop));
   const rows = letters.map(({ id, time, subject, code, reason }) => [
     String(id),
     shortTime(time.toISOString()),
@@ -44,12 +43,13 @@ export async function listCommand({ config, log, stop }: Common, format: Format)
   });
 }
 
-export async function showCommand({ config, log }: Common, id: number, format: Format): Promise<void> {
+export async function showCommand({ config, log }: Common, id: string, { format }: { format: Format }): Promise<void> {
+  const number = letterId(id);
   await using nats = await connect(config, log);
-  const letter = await getDeadLetter(nats, id);
+  const letter = await getDeadLetter(nats, number);
   const { time, subject, operation, code, reason, headers } = letter;
   const lines: [string, string][] = [
-    ['id', String(id)],
+    ['id', id],
     ['time', time.toISOString()],
     ['subject', subject],
     ['operation', operation],
@@ -63,12 +63,13 @@ export async function showCommand({ config, log }: Common, id: number, format: F
   for (const [name, value] of lines) print(`${`${name}:`.padEnd(11)}${printable(value)}\n`);
 }
 
-/** `all`: every letter that is there now, or those with this error code. */
+/** `all`: every dead letter that exists now, or those with this error code. */
 export async function retryCommand(
   { config, log, stop }: Common,
-  ids: number[],
+  texts: string[],
   { all, code }: { all: boolean; code?: string },
 ): Promise<void> {
+  const ids = texts.map(letterId);
   if (all === ids.length > 0) throw new LxstowError('bad-request', 'retry needs either ids or --all');
   if (code !== undefined && !all) throw new LxstowError('bad-request', '--code needs --all');
   await using nats = await connect(config, log);
@@ -80,15 +81,20 @@ export async function retryCommand(
   };
   for (const id of ids) await again(await getDeadLetter(nats, id));
   if (!all) return;
-  // List first: a job that fails again becomes a new letter, which must not be queued twice.
-  const letters: DeadLetter[] = [];
-  for await (const letter of listDeadLetters(nats, stop))
-    if (code === undefined || letter.code === code) letters.push(letter);
+  // List them before retrying any: a job that fails again becomes a new dead letter, which must not be retried again.
+  const letters = (await Array.fromAsync(listDeadLetters(nats, stop))).filter(
+    (letter) => code === undefined || letter.code === code,
+  );
   for (const letter of letters) await again(letter);
   print(`${letters.length} dead letters queued again\n`);
 }
 
-export async function discardCommand({ config, log }: Common, ids: number[], all: boolean): Promise<void> {
+export async function discardCommand(
+  { config, log }: Common,
+  texts: string[],
+  { all }: { all: boolean },
+): Promise<void> {
+  const ids = texts.map(letterId);
   if (all === ids.length > 0) throw new LxstowError('bad-request', 'discard needs either ids or --all');
   await using nats = await connect(config, log);
   if (all) return void print(`${await discardAllDeadLetters(nats)} dead letters discarded\n`);
@@ -99,12 +105,18 @@ export async function discardCommand({ config, log }: Common, ids: number[], all
   }
 }
 
-/** Writes the operation now, so that it can be shown before a worker takes the job. */
+function letterId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text))
+    throw new LxstowError('bad-request', `${JSON.stringify(text)} is not the id of a dead letter`);
+  return Number(text);
+}
+
+/** Creates the operation now, so that it can be shown before a worker takes the job. */
 async function makeVisible(id: string, letter: DeadLetter, operations: OperationStore, log: Log): Promise<void> {
   try {
     await operations.create(newOperation({ id, ...parseJob(letter) }, new Date()));
   } catch (error) {
-    // A worker writes it later, and reports what is wrong with the message.
+    // A worker creates it later, and reports what is wrong with the message.
     log.debug('operation not written yet', { operation: id, error });
   }
 }

@@ -23,19 +23,20 @@ import { createLogger } from '../../telemetry/logger.ts';
 import { besideOwnNats } from '../standalone/ownNats.ts';
 import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
+import { plural } from '../terminal/table.ts';
 
-export interface DoctorCommand {
+interface DoctorCommand {
   source: ConfigSource;
-  /** What runs here; undefined: what the configuration is for. */
+  /** The role of this machine; undefined: the roles that the configuration has keys for. */
   role: Role | undefined;
-  /** Undefined: all. */
+  /** The areas to check; undefined: all. */
   only: string[] | undefined;
   strict: boolean;
   format: Format;
   stop: AbortSignal;
 }
 
-/** Prints the findings. Returns 1 for a problem; with `strict`, 2 for warnings only. */
+/** Prints the findings. Returns 1 if there is a problem; with `strict`, 2 if there are only warnings. */
 export async function doctorCommand({ source, role, only, strict, format, stop }: DoctorCommand): Promise<0 | 1 | 2> {
   const wanted = only === undefined ? areas : only.map(areaOf);
   const findings: Finding[] = [];
@@ -61,7 +62,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   return strict && shown.some(({ level }) => level === 'warning') ? 2 : 0;
 }
 
-/** Reports it as a finding when standalone's NATS or store cannot be found out. */
+/** Adds standalone's NATS and store to the configuration. If their files cannot be read, reports that as a finding. */
 function beside(config: Config, { isGiven }: Examined, env: NodeJS.ProcessEnv, report: Report): Config {
   try {
     return besideOwnNats(besideOwnStore(config, env), env, isGiven);
@@ -124,8 +125,7 @@ function show(findings: Finding[], format: Format): void {
   print(format, { heading: ['LEVEL', 'AREA', 'FINDING'], rows, raw: findings, empty: 'nothing was checked' });
   if (format !== 'table') return;
   const count = (level: string) => findings.filter((each) => each.level === level).length;
-  const many = (n: number, word: string) => `${n} ${word}${n === 1 ? '' : 's'}`;
   process.stdout.write(
-    `${count('ok')} ok, ${many(count('warning'), 'warning')}, ${many(count('problem'), 'problem')}\n`,
+    `${count('ok')} ok, ${plural(count('warning'), 'warning')}, ${plural(count('problem'), 'problem')}\n`,
   );
 }

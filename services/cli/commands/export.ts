@@ -8,7 +8,7 @@ import { CliError, type Exit, exits } from '../exit.ts';
 import { size } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
 
-export interface ExportOptions extends Scope {
+interface ExportOptions extends Scope {
   force?: boolean;
   quiet?: boolean;
 }
@@ -21,14 +21,14 @@ interface Archive {
 }
 
 interface Target {
-  /** Bytes that it has already. */
+  /** Bytes that were downloaded earlier. */
   readonly offset: number;
   write(bytes: Buffer, at: number): Promise<void>;
   finish(bytes: number): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Attempts in a row that gain no byte. */
+/** Give up after this many attempts in a row without a byte. */
 const mostAttempts = 5;
 const againAfterMs = 1000;
 const idleMs = 60_000;
@@ -66,7 +66,7 @@ const resumable = 'run the same command again to resume the download';
 async function find(where: NamedInstance, backup: string): Promise<Archive> {
   const { gateway, instance, scope } = where;
   const path = ['instances', instance, 'backups', backup];
-  // An error of HEAD has no body, so ask for the backup first.
+  // The answer to HEAD has no error text, so ask for the backup first.
   const { state } = await suggesting(where, backup, () => gateway.ask('GET', path, { query: scope }));
   if (state !== undefined) throw new CliError(exits.conflict, `${instance}/${backup} is still being made: ${state}`);
   const { headers } = (await gateway.open('HEAD', [...path, 'export'], { query: scope })).resume();
@@ -128,7 +128,7 @@ function checkRange({ statusCode, headers }: IncomingMessage, at: number, bytes:
   );
 }
 
-/** The body. Throws Unreachable when the connection ends early, or makes no progress. */
+/** The body of the answer. Throws Unreachable if the connection ends early, or makes no progress. */
 async function* received(response: IncomingMessage, { remote }: Gateway, signal: AbortSignal): AsyncGenerator<Buffer> {
   response.setTimeout(idleMs, () => response.destroy(new Error(`no data for ${idleMs / 1000} s`)));
   try {

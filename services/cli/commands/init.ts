@@ -1,4 +1,4 @@
-/** `lxstow init`: from a machine with LXD or Incus to backups every night, by questions or by options. */
+/** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type AnswerOptions, type Asking, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
@@ -37,13 +37,14 @@ import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { runningOwnNats } from '../standalone/ownNats.ts';
 import { Questions } from '../terminal/questions.ts';
+import { plural } from '../terminal/table.ts';
 
 export interface InitOptions extends AnswerOptions {
   yes?: boolean;
   undo?: boolean;
 }
 
-export interface InitContext {
+interface InitContext {
   source: ConfigSource;
   stop: AbortSignal;
 }
@@ -68,7 +69,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
       hint: '`lxstow init` once more does the rest; `lxstow init --undo` takes back what is done',
     });
   });
-  say(`the gateway is called ${gateway}: here, and trusts this user`);
+  say(`the gateway is called ${gateway}: in commands, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writePage(places, answers.store);
   await writeRecord(places, { ...made, gateway, unfinished: false });
@@ -90,7 +91,7 @@ async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> &
   using asker = options.yes ? undefined : new Questions();
   const server = await chooseServer(await findServers(env, stop), options, asker, earlier?.socket);
   const pools = server.pools.map(poolText).join(', ') || 'none';
-  const instances = count(server.instances.length, 'instance');
+  const instances = plural(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
   return { server, answers: await findAnswers({ ...given, server, asker, say }) };
 }
@@ -117,12 +118,12 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
     await removeRemote(record.gateway);
   const kept = await undo(places, record);
   stop.throwIfAborted();
-  say('lxstow is stopped, and what `lxstow init` made is removed. These stay:');
+  say('lxstow is stopped, and what `lxstow init` set up is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
   return exits.ok;
 }
 
-/** Throws conflict for a configuration that init has not written, unless it names neither a store nor a NATS yet. */
+/** Throws conflict if the configuration names a store or a NATS, and was not written by init. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
   if (record || !(earlier?.store || earlier?.hasNats)) return;
   throw new LxstowError(
@@ -141,8 +142,8 @@ interface Preparation {
 }
 
 /**
- * Writes the configuration, and starts the service unless it runs as it should. The record goes first: whenever this is cut off, it says what is to be
- * done again, or taken back.
+ * Writes the configuration, and starts the service unless it already runs with that configuration. The record is written first, so that after an interruption it says what must be
+ * done again or undone.
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const { ports, natsPort } = await choosePorts(places, record, earlier);
@@ -166,7 +167,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   const written = await writeConfiguration(places, { store, socket: server.socket, state, ports });
   say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
   if (folder !== undefined) await makeFolder(folder);
-  // Throws bad-config here, before the service would.
+  // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });
   const wanted = digestOf(service);
   if (record?.started !== wanted || !(await isReady(healthPorts))) {
@@ -178,7 +179,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   return { service, record: made };
 }
 
-/** Those of the service that this one takes the place of, else free ones. Throws conflict when that cannot be stopped here. */
+/** The ports of the service that this one replaces; without one, free ports. Throws conflict if that service cannot be stopped here. */
 async function choosePorts(places: Places, record: InitRecord | undefined, earlier: Earlier | undefined) {
   const usual = earlier?.ports ?? usualPorts;
   const running = record ? undefined : await runningOwnNats(places.state);
@@ -192,7 +193,7 @@ async function choosePorts(places: Places, record: InitRecord | undefined, earli
   return { ports, natsPort: record?.natsPort ?? running ?? (await freePorts({ nats: usualNatsPort })).nats };
 }
 
-/** `lxstow` on the PATH: the package's script also finds the programs that the package carries. Else Node and this file. */
+/** The command that runs lxstow: `lxstow` on the PATH, because the package's script also finds the programs in the package; otherwise Node and this file. */
 function programOf(env: NodeJS.ProcessEnv): string[] {
   const installed = findProgram('lxstow', env);
   return installed === undefined ? [process.execPath, process.argv[1] ?? ''] : [installed];
@@ -209,7 +210,7 @@ with it and the store, everything can be restored on another machine.
 What to type next:
   lxstow backup ${name}                   back up an instance now
   lxstow list ${name}                     its backups
-  lxstow restore ${name} latest           restore it where it is gone; --as OTHER: beside it
+  lxstow restore ${name} latest           restore it if it is gone; --as OTHER makes a copy
   lxstow status                        whether every instance has a recent backup
   lxstow schedule next --instances     what is backed up next, and when
   lxstow doctor                        what is wrong, and what to do`);
@@ -219,8 +220,4 @@ There is no systemd for it here, so nothing starts lxstow after a reboot. Its lo
   ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
   if (other && other !== 'root')
     say(`\nTo use lxstow as ${other}: lxstow remote add stow "$(sudo lxstow trust token ${other})"`);
-}
-
-function count(n: number, word: string): string {
-  return `${n} ${word}${n === 1 ? '' : 's'}`;
 }

@@ -15,7 +15,7 @@ import type { Log } from '../../telemetry/logger.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { duration } from '../terminal/table.ts';
 
-export interface JanitorCommand {
+interface JanitorCommand {
   config: Config;
   env: NodeJS.ProcessEnv;
   log: Log;
@@ -24,7 +24,7 @@ export interface JanitorCommand {
   format: Format;
 }
 
-/** How long to wait for the run of a worker's janitor. */
+/** How long to wait while a worker's janitor is running. */
 const patienceMs = 60_000;
 
 /** Prints the findings. Returns 1 when something could not be searched or removed. */

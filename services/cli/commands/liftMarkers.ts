@@ -1,4 +1,4 @@
-/** `lxstow rebuild` brings back backups that were deleted past lxstow, where the bucket keeps old versions. */
+/** The part of `lxstow rebuild` that brings back backups that were deleted by other means than lxstow, if the bucket keeps old versions. */
 import { type DeletedBackup, deletedBackups } from '../../backups/deletedBackups.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
@@ -10,13 +10,13 @@ import type { ObjectStore } from '../../storage/objectStore.ts';
 import { S3Connection } from '../../storage/s3Connection.ts';
 import { liftMarker } from '../../storage/versions.ts';
 
-export interface LiftOptions {
+interface LiftOptions {
   config: Config;
   store: ObjectStore;
   nats: Nats;
-  /** Lift the markers; otherwise only list them. */
+  /** Whether to remove the delete markers; otherwise, only lists the backups. */
   yes: boolean;
-  /** Also what lxstow itself may have deleted since then. */
+  /** Also bring back what lxstow itself may have deleted since then. */
   since: Date | undefined;
   stop: AbortSignal;
 }
@@ -33,13 +33,13 @@ export interface ShownDeleted {
   lifted: boolean;
 }
 
-export interface Lifted {
+interface Lifted {
   shown: ShownDeleted[];
   /** Backups that lxstow may have deleted itself, and that are still there as old versions. */
   others: number;
 }
 
-/** Throws s3-denied where the credentials may not see old versions, or not remove markers. */
+/** Throws s3-denied if the credentials do not allow to list old versions, or to remove markers. */
 export async function liftMarkers({ config, store, nats, yes, since, stop }: LiftOptions): Promise<Lifted> {
   using s3 = new S3Connection(config.s3);
   const found = await deletedBackups({ s3, store, prefix: config.s3.prefix }, stop);

@@ -1,4 +1,4 @@
-/** `lxstow nats-config`: a nats-server's configuration for several hosts, and what each machine needs to reach it. */
+/** `lxstow nats-config`: writes a nats-server's configuration for several hosts, and the files that each machine needs to reach it. */
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
@@ -11,9 +11,9 @@ import { passwordFile, type ServerUser, serverConfiguration, serverUsers } from 
 import { selfSigned } from '../../trust/selfSigned.ts';
 import { print } from '../terminal/output.ts';
 
-export interface NatsConfigOptions {
+interface NatsConfigOptions {
   hosts: string[];
-  /** The folder. It has the same path on each machine. */
+  /** The folder to write to. It must have the same path on each machine. */
   out: string;
   /** Names and addresses of the server's machine; clients use the first. */
   server?: string[];
@@ -24,7 +24,7 @@ export interface NatsConfigOptions {
 const secret = 0o600;
 const publicFile = 0o644;
 
-/** Writes all files. Throws conflict, and writes none, when the folder has one of them already. */
+/** Writes all files. If the folder already has one of them, throws conflict and writes none. */
 export async function natsConfigCommand({ hosts, out, server = [], port }: NatsConfigOptions): Promise<void> {
   for (const host of hosts) check('names.json#/$defs/remoteName', host, '--hosts');
   if (new Set(hosts).size < hosts.length) throw new LxstowError('bad-request', '--hosts: a host is named twice');
@@ -33,7 +33,7 @@ export async function natsConfigCommand({ hosts, out, server = [], port }: NatsC
     if (name.includes(':') && !isIPv6(name))
       throw new LxstowError('bad-request', `--server ${name}: give a name or an address; the port is given by --port`);
   const folder = resolve(out);
-  // Goes into nats.conf and into files that a shell reads.
+  // The path is written into nats.conf, and into files that a shell reads.
   if (!/^[\w./+@-]+$/.test(folder))
     throw new LxstowError('bad-request', `--out ${folder}: choose a path of letters, digits and . _ - + @`);
   const passwords = new Map(serverUsers(hosts).map((user) => [user, randomBytes(24).toString('hex')]));
@@ -91,7 +91,7 @@ async function writeAll(folder: string, files: [name: string, content: string, m
   }
 }
 
-/** For a shell and for systemd's EnvironmentFile. */
+/** The environment file of a user, for a shell and for systemd's EnvironmentFile. */
 function environment({ name, host }: ServerUser, password: string, url: string, ca: string): string {
   const lines =
     name === 'publisher'

@@ -4,11 +4,11 @@ import { type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
 import { Gateways, subjectOf } from '../client/names.ts';
 import { listOperations, WatchedOperations } from '../client/watchedOperations.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Format, json, people, print, size, time } from '../terminal/output.ts';
+import { type Format, json, people, print, say, size, time } from '../terminal/output.ts';
 import { clock } from '../terminal/progress.ts';
 import { printable } from '../terminal/table.ts';
 
-export interface OperationsOptions {
+interface OperationsOptions {
   project?: string;
   allProjects?: boolean;
   format: Format;
@@ -19,15 +19,14 @@ const lookEveryMs = 1000;
 
 export async function operationsCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
-  const warn = (text: string) => process.stderr.write(`lxstow: ${text}\n`);
-  const found = await listOperations(await gateways.get(remoteName(remote)), options, warn);
+  const found = await listOperations(await gateways.get(remote), options, say);
   print(options.format, { ...tableOf(found), raw: found, empty: 'there are no operations' });
   return exits.ok;
 }
 
-/** With the hosts, where there is more than one. */
+/** The table of operations; it has a column for hosts if there are several. */
 export function tableOf(found: ShownOperation[]): { heading: string[]; rows: string[][] } {
-  // Tokens are of none.
+  // Tokens have no host.
   const hosts = new Set(found.map(({ location }) => location).filter((location) => location !== 'none'));
   if (hosts.size <= 1) return { heading, rows: found.map(row) };
   return { heading: ['HOST', ...heading], rows: found.map((each) => [each.location ?? '-', ...row(each)]) };
@@ -43,10 +42,10 @@ export async function showCommand(text: string, { format }: { format: Format }):
   return exits.ok;
 }
 
-/** Until Ctrl-C: redraws the unfinished operations on a terminal; elsewhere prints a line for each change, or JSON. */
+/** Follows operations until Ctrl-C: on a terminal, redraws the unfinished ones; elsewhere, prints a line or JSON for each change. */
 export async function watchCommand(remote: string | undefined, options: OperationsOptions): Promise<Exit> {
   using gateways = new Gateways();
-  const gateway = await gateways.get(remoteName(remote));
+  const gateway = await gateways.get(remote);
   using operations = new WatchedOperations(gateway, options);
   const stop = new AbortController();
   process.once('SIGINT', () => stop.abort());
@@ -57,7 +56,7 @@ export async function watchCommand(remote: string | undefined, options: Operatio
       show(await operations.current());
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
-      process.stderr.write(`lxstow: ${error.message}; still trying\n`);
+      say(`${error.message}; still trying`);
     }
     await sleep(lookEveryMs, stop.signal);
   }
@@ -107,7 +106,7 @@ export async function cancelCommand(ids: string[]): Promise<Exit> {
         cause: error,
       });
       if (ids.length === 1) throw named;
-      process.stderr.write(`lxstow: ${named.message}\n`);
+      say(named.message);
       worst = exits.failed;
     }
   }
@@ -137,9 +136,4 @@ function progress({ status, metadata }: ShownOperation): string {
   if (done === undefined || !total) return stage;
   const left = rate ? `, ${size(rate)}/s, ${clock((total - done) / rate)} left` : '';
   return `${stage} ${Math.floor((done * 100) / total)}%${left}`;
-}
-
-/** `stow:` or `stow` */
-function remoteName(text: string | undefined): string | undefined {
-  return text?.replace(/:$/, '');
 }

@@ -4,8 +4,9 @@ import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings }
 import type { ShownOperation } from '../client/gatewayClient.ts';
 import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { localZone } from '../terminal/dates.ts';
 import { sayKept } from '../terminal/oldVersions.ts';
-import { type Format, print, size, time } from '../terminal/output.ts';
+import { type Format, print, say, size, time } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 import { assertNotSimulated, type SimulationOptions, simulateCommand } from './pruneSimulation.ts';
 
@@ -29,7 +30,7 @@ interface Options extends Scope, KeepOptions, SimulationOptions {
   format: Format;
 }
 
-/** Ctrl-C ends the command and cancels no prune: what is deleted cannot come back. */
+/** Ctrl-C only ends the command: a prune cannot be cancelled. */
 const never = { first: new AbortController().signal };
 
 interface Job extends Followed {
@@ -44,7 +45,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
     throw new CliError(exits.usage, 'prune needs to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
     });
-  const keep = { ...rule, zone: options.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone };
+  const keep = { ...rule, zone: options.zone ?? localZone() };
   using gateways = new Gateways();
   const named = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => gateways.instance(text, options)));
   const groups = [...Map.groupBy(named, ({ gateway }) => gateway).values()];
@@ -52,8 +53,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
     const [{ gateway, scope }] = places as [NamedInstance];
     const instances = places.map(({ instance }) => instance).filter((instance) => instance !== '');
     const body = { keep, ...(instances.length > 0 && { instances }), ...(dryRun && { dry_run: true }) };
-    const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${warning}\n`);
-    return gateway.ask('POST', ['prune'], { query: scope, body, onWarning });
+    return gateway.ask('POST', ['prune'], { query: scope, body, onWarning: say });
   };
   if (options.dryRun) {
     const verdicts: PruneVerdict[] = [];
@@ -77,7 +77,7 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   return exitOfAll(jobs, never);
 }
 
-/** The rule that the options say, without a zone; undefined where they say none. */
+/** The rule in the options, without a zone; undefined if they contain none. */
 export function keepOf({ keepTag, minGood, instanceKeys, ...options }: KeepOptions): KeepRule | undefined {
   const given = Object.entries({
     keep_last: options.keepLast,

@@ -1,13 +1,14 @@
-/** `lxstow prune --simulate`: draws what a rule leaves of backups that are made by the clock. Asks a gateway for a schedule only. */
+/** `lxstow prune --simulate`: draws which of regularly made backups a rule keeps. It needs a gateway only for `--schedule`. */
 import type { KeepRule, ShownSchedule } from '../../contract/schemas.ts';
 import { type Pace, simulate } from '../../retention/simulate.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { localZone } from '../terminal/dates.ts';
 import { keptCalendar } from '../terminal/keptCalendar.ts';
 import { type Format, print } from '../terminal/output.ts';
 
 export interface SimulationOptions {
-  /** True stands for a year. */
+  /** True means a year. */
   simulate?: string | true;
   cron?: string;
   every?: string;
@@ -26,7 +27,7 @@ interface Simulation {
   rule: KeepRule;
 }
 
-/** Throws where options of a simulation are given without one: the command would delete backups. */
+/** Throws if options of a simulation are given without --simulate, because the command would then delete backups. */
 export function assertNotSimulated({ cron, every, schedule }: SimulationOptions): void {
   if (cron !== undefined || every !== undefined || schedule !== undefined)
     throw new CliError(exits.usage, '--cron, --every and --schedule are for --simulate');
@@ -34,7 +35,8 @@ export function assertNotSimulated({ cron, every, schedule }: SimulationOptions)
 
 export async function simulateCommand(texts: string[], rule: KeepRule | undefined, options: Options): Promise<Exit> {
   const { cron, every, schedule, dryRun, format, simulate: span } = options;
-  if (texts.length > 0) throw new CliError(exits.usage, 'a simulation is of a rule, not of instances: name none');
+  if (texts.length > 0)
+    throw new CliError(exits.usage, '--simulate tries a rule, not instances: give no instance names');
   if (dryRun) throw new CliError(exits.usage, 'give --dry-run or --simulate, not both');
   if ([cron, every, schedule].filter((each) => each !== undefined).length > 1)
     throw new CliError(exits.usage, 'give one of --cron, --every and --schedule');
@@ -53,11 +55,10 @@ export async function simulateCommand(texts: string[], rule: KeepRule | undefine
 
 function ofOptions(rule: KeepRule | undefined, { cron = '@daily', every, zone }: Options): Simulation {
   if (!rule)
-    throw new CliError(exits.usage, 'prune wants to know what to keep', {
+    throw new CliError(exits.usage, 'prune needs to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
     });
-  const here = zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
-  return { pace: every === undefined ? { cron } : { every }, rule: { ...rule, zone: here } };
+  return { pace: every === undefined ? { cron } : { every }, rule: { ...rule, zone: zone ?? localZone() } };
 }
 
 async function ofSchedule(text: string, rule: KeepRule | undefined, { zone: wanted }: Options): Promise<Simulation> {

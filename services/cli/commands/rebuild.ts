@@ -17,33 +17,33 @@ import { createS3Store } from '../../storage/s3.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
-import { type Format, print, size, time } from '../terminal/output.ts';
+import { type Format, print, say, size, time } from '../terminal/output.ts';
 import { liftMarkers, type ShownDeleted } from './liftMarkers.ts';
 
-export interface RebuildOptions {
+interface RebuildOptions {
   config: Config;
   log: Log;
   stop: AbortSignal;
   format: Format;
-  /** Lift the delete markers that are found. */
+  /** Remove the delete markers that are found. */
   yes?: boolean;
   deletedSince?: string;
 }
 
 interface Rebuilt {
   host: string;
-  /** Records that were wrong; null where they could not be checked. */
+  /** Number of records that were wrong; null if they could not be checked. */
   backups: number | null;
   instances: number | null;
   error: string | null;
-  /** Its backups that were deleted past lxstow, and are kept by the bucket as old versions. */
+  /** The host's backups that were deleted by other means than lxstow, and that the bucket still keeps as old versions. */
   deleted: Omit<ShownDeleted, 'host'>[];
 }
 
 /** A host with thousands of instances is slow to answer. */
 const inventoryTimeoutMs = 120_000;
 
-/** Prints what was corrected. Returns 1 when a host or the store did not answer: its records stay unchanged. */
+/** Prints what was corrected. Returns 1 if a host or the store did not answer; the records concerned then stay unchanged. */
 export async function rebuildCommand(options: RebuildOptions): Promise<Exit> {
   const { config, log, stop, format } = options;
   using s3 = createS3Store(config.s3);
@@ -84,14 +84,13 @@ export async function rebuildCommand(options: RebuildOptions): Promise<Exit> {
   return results.some(({ error }) => error !== null) ? exits.failed : exits.ok;
 }
 
-/** Lists the backups that were deleted past lxstow, and lifts their markers with `yes`; by host. Without `yes`, an error of the store is only a warning. */
+/** Lists the backups that were deleted by other means than lxstow, by host; with `yes`, removes their delete markers. Without `yes`, an error of the store is only a warning. */
 async function showDeleted(
   { config, stop, format, yes = false, deletedSince }: RebuildOptions,
   store: ObjectStore,
   nats: Nats,
 ): Promise<Map<string, ShownDeleted[]>> {
   const since = deletedSince === undefined ? undefined : parseTime(deletedSince, '--deleted-since');
-  const say = (text: string) => void process.stderr.write(`lxstow: ${text}\n`);
   try {
     const { shown, others } = await liftMarkers({ config, store, nats, yes, since, stop });
     if (format === 'table' && shown.length > 0)
@@ -113,7 +112,7 @@ async function showDeleted(
     return Map.groupBy(shown, ({ host }) => host);
   } catch (error) {
     stop.throwIfAborted();
-    // lxstow's own user need not have the rights, and not every store has versions: the records can be rebuilt all the same.
+    // lxstow's own user may lack these rights, and the store may keep no versions. The records can be rebuilt all the same.
     if (yes) throw error;
     say(`old versions were not looked at: ${asLxstowError(error).message}`);
     return new Map();

@@ -1,7 +1,8 @@
-/** `lxstow remote`: the gateways that this client knows, and how each comes to trust the other. */
-import { X509Certificate } from 'node:crypto';
+/** `lxstow remote`: manages the gateways that this client knows, and establishes trust between gateway and client. */
+import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { connect } from 'node:tls';
+import { fingerprintOf } from '../../trust/certificates.ts';
 import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
 import {
   addRemote,
@@ -15,16 +16,10 @@ import {
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print } from '../terminal/output.ts';
 
-export interface AddOptions {
+interface AddOptions {
   acceptCertificate?: boolean;
   token?: string;
   project?: string;
-}
-
-interface Token {
-  text: string;
-  fingerprint: string;
-  addresses: string[];
 }
 
 const usualPort = 8443;
@@ -38,7 +33,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
     throw new CliError(exits.usage, '--token: this is not a token of lxstow or LXD');
   const urls = given ? given.addresses.map(urlOf) : [urlOf(address)];
   const { url, certificate, vouchedFor } = await firstThatAnswers(name, urls);
-  const fingerprint = certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+  const fingerprint = fingerprintOf(certificate);
   if (token && token.fingerprint !== fingerprint)
     throw new CliError(
       exits.refused,
@@ -58,7 +53,7 @@ export async function addCommand(name: string, address: string, options: AddOpti
     if (token) await gateway.ask('POST', ['certificates'], { body: { type: 'client', trust_token: token.text } });
     if (!token || !(await trusted()))
       throw new CliError(exits.refused, `${name} (${url}) does not trust this client yet, and was not added`, {
-        hint: `beside the gateway, run \`lxstow trust token\` and give the token here, or run \`lxstow trust add\` with ${own.file}`,
+        hint: `on the gateway's machine, run \`lxstow trust token\` and give the token here, or run \`lxstow trust add\` with ${own.file}`,
       });
   }
   const project = remote.project ?? (await ownProject(gateway, own.cert));
@@ -67,20 +62,20 @@ export async function addCommand(name: string, address: string, options: AddOpti
   return exits.ok;
 }
 
-/** The first project that this client is restricted to; undefined when it is not restricted, or the gateway does not say. */
+/** The first project that this client is restricted to; undefined if it is not restricted, or the gateway does not say. */
 async function ownProject(gateway: Gateway, cert: string): Promise<string | undefined> {
   try {
-    const fingerprint = new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase();
+    const fingerprint = fingerprintOf(cert);
     const { restricted, projects } = await gateway.ask('GET', ['certificates', fingerprint]);
     return restricted && !projects.includes('default') ? projects[0] : undefined;
   } catch (error) {
-    // A client that a CA vouches for is not listed.
+    // A client that is trusted because of a CA is not listed.
     if (error instanceof CliError && error.exit !== exits.unavailable) return undefined;
     throw error;
   }
 }
 
-export async function listCommand(format: Format): Promise<Exit> {
+export async function listCommand({ format }: { format: Format }): Promise<Exit> {
   const { remotes, standard } = await listRemotes();
   const rows = remotes.map(({ name, url, project, certificate }) => [
     name === standard ? `${name} (current)` : name,
@@ -115,7 +110,7 @@ export async function switchCommand(name: string): Promise<Exit> {
 }
 
 /** Reads a token in LXD's form; undefined for anything else. */
-function readToken(text: string): Token | undefined {
+function readToken(text: string): { text: string; fingerprint: string; addresses: string[] } | undefined {
   try {
     const { fingerprint, addresses, secret } = JSON.parse(Buffer.from(text, 'base64').toString());
     if (typeof secret !== 'string' || typeof fingerprint !== 'string' || !Array.isArray(addresses)) return undefined;
@@ -140,7 +135,7 @@ function urlOf(address: string): string {
 interface Found {
   url: string;
   certificate: X509Certificate;
-  /** A CA of the system signed it. */
+  /** Whether a CA of the system has signed it. */
   vouchedFor: boolean;
 }
 
@@ -160,7 +155,7 @@ async function firstThatAnswers(name: string, urls: string[]): Promise<Found> {
   );
 }
 
-/** Connects to fetch the certificate; sends no request. */
+/** Connects only to get the gateway's certificate; sends no request. */
 function look(name: string, url: string): Promise<Found> {
   const { hostname, port } = new URL(url);
   const host = hostname.replace(/^\[|\]$/g, '');

@@ -16,7 +16,7 @@ import { type Format, print } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
 import { sayLeft } from './backup.ts';
 
-export interface RestoreOptions extends Scope {
+interface RestoreOptions extends Scope {
   all?: boolean;
   allProjects?: boolean;
   as?: string;
@@ -27,7 +27,7 @@ export interface RestoreOptions extends Scope {
   start?: boolean;
   replace?: boolean;
   keepIdentity?: boolean;
-  /** False: `--no-network`. */
+  /** False if `--no-network` is given. */
   network: boolean;
   anyway?: boolean;
   notify?: string;
@@ -141,7 +141,7 @@ const optionsOf = {
   notifyEndpoint: '--notify',
 };
 
-/** The API names fields of the body; here they are options. */
+/** Replaces names of the body's fields in an error by the names of options. */
 function withOptions(error: unknown, { all, as, replace }: RestoreOptions): unknown {
   const isOther = !(error instanceof CliError) || error.exit !== exits.conflict || error.hint !== undefined;
   if (isOther || all || as !== undefined || replace) return error;

@@ -1,7 +1,7 @@
-/** `lxstow run`: many backups as one run. */
-import type { RunPage, RunSelector, ShownRun } from '../../contract/schemas.ts';
+/** `lxstow run`: starts, shows and cancels runs. */
+import type { RunPage, ShownRun } from '../../contract/schemas.ts';
 import { markdownOf } from '../../runs/report.ts';
-import { type HowToBackUp, howIn, tagsIn } from '../client/backupRequest.ts';
+import { type Choice, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
 import { beginRun, type Following, tellRun, untilRunEnds } from '../client/followRun.ts';
 import { Gateways } from '../client/names.ts';
 import { childrenOf, RunChildren } from '../client/runChildren.ts';
@@ -11,32 +11,17 @@ import { openProgress } from '../terminal/progress.ts';
 import { runHeading, runOutcome, runProgress, runRow } from '../terminal/runWords.ts';
 import { printableLines } from '../terminal/table.ts';
 
-export interface RunOptions extends HowToBackUp, Following {
-  all?: boolean;
-  selector: string[];
-  project: string[];
-  target: string[];
-  exclude: string[];
+interface RunOptions extends HowToBackUp, Choice, Following {
   ping?: string;
 }
 
 export async function runCommand(texts: string[], options: RunOptions): Promise<Exit> {
-  const { all, selector: match, exclude, target, tag } = options;
+  const { all, selector: match, tag, ping } = options;
   using gateways = new Gateways();
   const { gateway, names } = await gateways.ofOne(texts);
   if (!all && names.length === 0 && match.length === 0)
     throw new CliError(exits.usage, 'which instances?', { hint: 'name some, or give --all or --selector' });
-  const own = gateway.remote.project === undefined ? [] : [gateway.remote.project];
-  const projects = options.project.length > 0 ? options.project : own;
-  const selector: RunSelector = {
-    ...(all && { all: true }),
-    ...(names.length > 0 && { instances: names }),
-    ...(match.length > 0 && { match }),
-    ...(exclude.length > 0 && { exclude }),
-    ...(projects.length > 0 && { projects }),
-    ...(target.length > 0 && { remotes: target }),
-  };
-  const { ping } = options;
+  const selector = selectorIn({ ...options, instances: names }, gateway.remote);
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
   return await beginRun(
     gateway,
@@ -54,7 +39,7 @@ export async function runRetryCommand(text: string, options: Following): Promise
 
 export async function runListCommand(remote: string | undefined, { format }: { format: Format }): Promise<Exit> {
   using gateways = new Gateways();
-  const gateway = await gateways.get(remote?.replace(/:$/, ''));
+  const gateway = await gateways.get(remote);
   const { runs }: RunPage = await gateway.ask('GET', ['runs']);
   print(format, { heading: runHeading, rows: runs.map(runRow), raw: runs, empty: 'there are no runs' });
   return exits.ok;
@@ -85,7 +70,7 @@ export async function runShowCommand(
   return exits.ok;
 }
 
-/** Follows a run to its end. Ctrl-C leaves it alone. */
+/** Follows a run to its end. Ctrl-C does not cancel it. */
 export async function runWatchCommand(text: string, options: { quiet?: boolean; format: Format }): Promise<Exit> {
   using gateways = new Gateways();
   const { gateway, id } = await gateways.withId(text);

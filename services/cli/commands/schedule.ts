@@ -1,46 +1,34 @@
-/** `lxstow schedule`: runs that are made by the clock. */
+/** `lxstow schedule`: manages schedules. */
 
 import { readFile } from 'node:fs/promises';
 import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { check, type ScheduleBody, type ScheduledAt, type ShownSchedule } from '../../contract/schemas.ts';
-import { lockIn, tagsIn } from '../client/backupRequest.ts';
+import { type Choice, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
 import { beginRun, type Following } from '../client/followRun.ts';
 import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { parseTime } from '../terminal/dates.ts';
+import { localZone, parseTime } from '../terminal/dates.ts';
 import { keepWords } from '../terminal/keepWords.ts';
-import { type Format, print } from '../terminal/output.ts';
+import { type Format, print, say } from '../terminal/output.ts';
 import { type KeepOptions, keepOf } from './prune.ts';
 
-export interface CreateOptions extends KeepOptions {
+interface CreateOptions extends KeepOptions, HowToBackUp, Choice {
   cron: string;
   zone?: string;
   description?: string;
   jitter?: string;
   window?: string;
   catchUp?: 'once' | 'never';
-  all?: boolean;
-  selector: string[];
   instance: string[];
-  exclude: string[];
-  project: string[];
-  target: string[];
-  tag: string[];
-  compression?: 'gzip' | 'zstd' | 'none';
-  optimized?: boolean;
-  instanceOnly?: boolean;
-  lock?: number;
-  lockMode?: 'governance' | 'compliance';
-  notify?: string;
   ping?: string;
 }
 
 export async function createCommand(text: string, options: CreateOptions): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text);
+  const { gateway, name } = await gateways.schedule(text);
   await gateway.ask('POST', ['schedules'], { body: { name, definition: definitionOf(options, gateway) } });
   const { next }: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   process.stdout.write(`${name} is made, and is due next at ${next}\n`);
@@ -48,40 +36,27 @@ export async function createCommand(text: string, options: CreateOptions): Promi
 }
 
 function definitionOf(options: CreateOptions, { remote }: Gateway): ScheduleBody {
-  const { cron, description, jitter, window, catchUp, all, selector: match, instance, exclude, target, tag } = options;
-  const { compression, optimized, instanceOnly, notify, ping } = options;
-  const projects = options.project.length > 0 ? options.project : remote.project ? [remote.project] : [];
-  const selector = {
-    ...(all && { all }),
-    ...(instance.length > 0 && { instances: instance }),
-    ...(match.length > 0 && { match }),
-    ...(exclude.length > 0 && { exclude }),
-    ...(projects.length > 0 && { projects }),
-    ...(target.length > 0 && { remotes: target }),
-  };
+  const { cron, description, jitter, window, catchUp, instance, tag, ping } = options;
+  const selector = selectorIn({ ...options, instances: instance }, remote);
   const keep = keepOf(options);
   return {
     ...(description !== undefined && { description }),
     cron,
-    zone: options.zone ?? Intl.DateTimeFormat().resolvedOptions().timeZone,
+    zone: options.zone ?? localZone(),
     ...(jitter !== undefined && { jitter }),
     ...(window !== undefined && { window }),
     ...(catchUp !== undefined && { catch_up: catchUp }),
     ...(Object.keys(selector).length > 0 && { selector }),
-    ...(compression !== undefined && { compression_algorithm: compression }),
-    ...(optimized !== undefined && { optimized_storage: optimized }),
-    ...(instanceOnly !== undefined && { instance_only: instanceOnly }),
-    ...lockIn(options),
+    ...howIn(options),
     ...(tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) }),
     ...(keep && { keep }),
-    ...(notify !== undefined && { notifyEndpoint: notify }),
     ...(ping !== undefined && { ping }),
   };
 }
 
 export async function listCommand(remote: string | undefined, { format }: { format: Format }): Promise<Exit> {
   using gateways = new Gateways();
-  const found = await all(await gateways.get(remote?.replace(/:$/, '')));
+  const found = await all(await gateways.get(remote));
   print(format, {
     heading: ['NAME', 'CRON', 'ZONE', 'NEXT', 'LAST', 'STATE'],
     rows: found.map((each) => [
@@ -101,7 +76,7 @@ function stateOf({ paused, owner_trouble: trouble }: ShownSchedule): string {
 
 export async function showCommand(text: string, { format }: { format: Format }): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text);
+  const { gateway, name } = await gateways.schedule(text);
   const found: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   if (format === 'table') process.stdout.write(stringify(found));
   else print(format, { heading: [], rows: [], raw: found, empty: '' });
@@ -113,7 +88,7 @@ export async function pauseCommand(
   { reason, until }: { reason?: string; until?: string },
 ): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text);
+  const { gateway, name } = await gateways.schedule(text);
   const body = {
     ...(reason !== undefined && { reason }),
     ...(until !== undefined && { until: parseTime(until, '--until').toISOString() }),
@@ -125,7 +100,7 @@ export async function pauseCommand(
 
 export async function resumeCommand(text: string): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text);
+  const { gateway, name } = await gateways.schedule(text);
   const { next }: ShownSchedule = await gateway.ask('POST', ['schedules', name, 'resume']);
   process.stdout.write(`${name} goes on, and is due next at ${next}\n`);
   return exits.ok;
@@ -133,13 +108,13 @@ export async function resumeCommand(text: string): Promise<Exit> {
 
 export async function runNowCommand(text: string, options: Following): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text);
+  const { gateway, name } = await gateways.schedule(text);
   return await beginRun(gateway, ['schedules', name, 'run'], {}, options);
 }
 
 export async function deleteCommand(text: string): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text);
+  const { gateway, name } = await gateways.schedule(text);
   await gateway.ask('DELETE', ['schedules', name]);
   process.stdout.write(`${name} is deleted\n`);
   return exits.ok;
@@ -150,14 +125,14 @@ export async function nextCommand(
   { instances, count, format }: { instances?: boolean; count?: string; format: Format },
 ): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, name } = await named(gateways, text ?? '', true);
+  const { gateway, id: name } = await gateways.withId(text ?? '');
   const names = name === '' ? (await all(gateway)).map((each) => each.name) : [name];
   const times: ScheduledAt[] = [];
   for (const each of names)
     times.push(
       ...(await gateway.ask('GET', ['schedules', each, 'next'], {
         query: { count, ...(instances && { instances: 'true' }) },
-        onWarning: (warning) => void process.stderr.write(`lxstow: ${warning}\n`),
+        onWarning: say,
       })),
     );
   times.sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
@@ -174,11 +149,11 @@ export async function nextCommand(
 
 export async function exportCommand(texts: string[]): Promise<Exit> {
   using gateways = new Gateways();
-  const places = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => named(gateways, text, true)));
+  const places = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => gateways.withId(text)));
   const [{ gateway }] = places as [(typeof places)[0]];
   if (places.some((each) => each.gateway !== gateway))
     throw new CliError(exits.usage, 'export the schedules of one gateway at a time');
-  const names = places.map(({ name }) => name).filter((name) => name !== '');
+  const names = places.map(({ id }) => id).filter((name) => name !== '');
   const found = (await all(gateway)).filter(({ name }) => names.length === 0 || names.includes(name));
   const missing = names.find((name) => !found.some((each) => each.name === name));
   if (missing !== undefined) throw new CliError(exits.notFound, `schedule ${missing} does not exist`);
@@ -193,9 +168,9 @@ export async function applyCommand(
   { remote, dryRun }: { remote?: string; dryRun?: boolean },
 ): Promise<Exit> {
   using gateways = new Gateways();
-  const gateway = await gateways.get(remote?.replace(/:$/, ''));
+  const gateway = await gateways.get(remote);
   const wanted = await readSchedules(file);
-  // What the schema refuses is said before anything is changed.
+  // Check all definitions before changing anything.
   for (const [name, definition] of Object.entries(wanted))
     check('http-schedules-post.json', { name, definition }, name);
   const known = new Map((await all(gateway)).map((each) => [each.name, each.definition]));
@@ -210,7 +185,7 @@ export async function applyCommand(
       const far = `${name}: ${error.message}; the schedules before it are applied`;
       throw new CliError(error.exit, far, { hint: error.hint, cause: error });
     }
-    process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ', if this were no dry run' : ''}\n`);
+    process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ' (dry run)' : ''}\n`);
   }
   return exits.ok;
 }
@@ -234,10 +209,4 @@ async function readSchedules(file: string): Promise<Record<string, unknown>> {
 
 function all(gateway: Gateway): Promise<ShownSchedule[]> {
   return gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
-}
-
-async function named(gateways: Gateways, text: string, optional = false): Promise<{ gateway: Gateway; name: string }> {
-  const { gateway, id: name } = await gateways.withId(text);
-  if (name === '' && !optional) throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
-  return { gateway, name };
 }

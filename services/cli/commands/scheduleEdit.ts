@@ -1,4 +1,4 @@
-/** `lxstow schedule edit`: a schedule's definition in an editor, or from standard input. */
+/** `lxstow schedule edit`: changes a schedule's definition in an editor, or from standard input. */
 import { text as allOf } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
@@ -11,23 +11,20 @@ import { edited } from '../terminal/editor.ts';
 
 export async function editCommand(text: string): Promise<Exit> {
   using gateways = new Gateways();
-  const { gateway, id: name } = await gateways.withId(text);
-  if (name === '') throw new CliError(exits.usage, `${JSON.stringify(text)} names no schedule`);
+  const { gateway, name } = await gateways.schedule(text);
   const { definition }: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   const take = (written: string) => replace(gateway, name, definition, written);
-  const heading = `# The definition of schedule ${name}. A line that begins with # is left out.\n`;
+  const heading = `# The definition of schedule ${name}. Lines that begin with # are ignored.\n`;
   const changed = process.stdin.isTTY
     ? await edited(`${name}.yaml`, heading + stringify(definition), take)
     : await take(await allOf(process.stdin));
-  process.stdout.write(changed ? `${name} is changed, and is due next at ${changed.next ?? '-'}\n` : unchanged(name));
+  process.stdout.write(
+    changed ? `${name} is changed, and is due next at ${changed.next ?? '-'}\n` : `${name} is as it was\n`,
+  );
   return exits.ok;
 }
 
-function unchanged(name: string): string {
-  return `${name} is as it was\n`;
-}
-
-/** Undefined for a definition that says the same. Throws conflict for a schedule that somebody else has changed since. */
+/** Replaces the definition; returns undefined if it has not changed. Throws conflict if another client has changed the schedule in the meantime. */
 async function replace(
   gateway: Gateway,
   name: string,
@@ -38,7 +35,7 @@ async function replace(
   if (isDeepStrictEqual(definition, before)) return undefined;
   const now: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
   if (!isDeepStrictEqual(now.definition, before))
-    throw new CliError(exits.conflict, `schedule ${name} was changed by somebody else meanwhile`, {
+    throw new CliError(exits.conflict, `schedule ${name} was changed by another client in the meantime`, {
       hint: `see: lxstow schedule show ${name}`,
     });
   return gateway.ask('PUT', ['schedules', name], { body: definition });

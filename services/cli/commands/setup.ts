@@ -8,7 +8,7 @@ import type { Log } from '../../telemetry/logger.ts';
 
 const s3PatienceMs = 10_000;
 
-/** Throws what keeps gateways and workers from starting. A store that does not answer is not such a fault: they wait for it. */
+/** Throws if gateways and workers would not be able to start. A store that does not answer is no such fault, because they wait for it. */
 export async function setUpAll(config: Config, log: Log): Promise<void> {
   {
     await using nats = await connectNats(config.nats, 'lxstow setup', log);

@@ -1,4 +1,4 @@
-/** `lxstow standalone`: a gateway and a worker in one process, with a nats-server of its own unless one is configured, and a store over `s3.folder`. */
+/** `lxstow standalone`: runs a gateway and a worker in one process, with its own nats-server unless one is configured, and with a store for `s3.folder`. */
 import type { Config } from '../../contract/schemas.ts';
 import { runGateway } from '../../gateway/main.ts';
 import type { Log } from '../../telemetry/logger.ts';
@@ -7,13 +7,13 @@ import { openFolderStore } from '../standalone/folderStore.ts';
 import { openNatsServer } from '../standalone/natsServer.ts';
 import { setUpAll } from './setup.ts';
 
-export interface StandaloneOptions {
+interface StandaloneOptions {
   config: Config;
   reread(): Config;
   env: NodeJS.ProcessEnv;
   log: Log;
   stop: AbortSignal;
-  /** Port of its own nats-server; undefined when one is configured. */
+  /** Port of its own nats-server; undefined if another one is configured. */
   natsPort: number | undefined;
 }
 

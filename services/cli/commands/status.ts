@@ -1,13 +1,13 @@
-/** `lxstow status`: a line for each instance, those that need attention first. */
+/** `lxstow status`: prints a line for each instance, those that need attention first. */
 import { parseDuration } from '../../contract/durations.ts';
 import type { InstanceStatus } from '../../contract/schemas.ts';
 import { instanceStates, isRed } from '../../fleet/judge.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
-import { type Format, print, time } from '../terminal/output.ts';
+import { type Format, print, say, time } from '../terminal/output.ts';
 import { printable } from '../terminal/table.ts';
 
-export interface StatusOptions {
+interface StatusOptions {
   project?: string;
   target?: string;
   olderThan?: string;
@@ -17,7 +17,7 @@ export interface StatusOptions {
 
 const heading = ['STATE', 'HOST', 'PROJECT', 'INSTANCE', 'LAST BACKUP (UTC)', 'SCHEDULES', 'REASON'];
 
-/** Returns 1 when an instance is red. */
+/** Returns 1 if an instance needs attention. */
 export async function statusCommand(text: string | undefined, options: StatusOptions): Promise<Exit> {
   const { project, target, olderThan, summary = false, format } = options;
   if (olderThan !== undefined && Number.isNaN(parseDuration(olderThan, 'mhd')))
@@ -25,13 +25,12 @@ export async function statusCommand(text: string | undefined, options: StatusOpt
       hint: 'give it as 26h, 90m or 8d',
     });
   using gateways = new Gateways();
-  const gateway = await gateways.get(text?.replace(/:$/, ''));
+  const gateway = await gateways.get(text);
   const where = project === undefined ? { 'all-projects': 'true' } : { project };
   const query = { ...where, recursion: '1', target, 'older-than': olderThan };
-  const onWarning = (warning: string) => void process.stderr.write(`lxstow: ${printable(warning)}\n`);
-  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning });
+  const found: InstanceStatus[] = await gateway.ask('GET', ['status'], { query, onWarning: say });
   const rank = ({ state }: InstanceStatus) => instanceStates.indexOf(state);
-  // Within a state the gateway's order stays: by host, project and name.
+  // Within a state, keep the gateway's order: by host, project and name.
   const sorted = found.toSorted((a, b) => rank(a) - rank(b));
   const rows = sorted.map(({ state, host, project, instance, last_success, schedules = [], reason }) => [
     ...[state, host, project, instance],

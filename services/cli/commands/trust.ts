@@ -1,4 +1,4 @@
-/** `lxstow trust`: trusted clients and tokens, changed on NATS without a gateway. */
+/** `lxstow trust`: manages trusted clients and tokens directly on NATS, without a gateway. */
 import { readFileSync } from 'node:fs';
 import { hostname, userInfo } from 'node:os';
 import { basename, extname } from 'node:path';
@@ -17,7 +17,7 @@ interface Common {
   log: Log;
 }
 
-export interface GrantOptions {
+interface GrantOptions {
   role?: Role;
   /** Empty: the client is not restricted. */
   project: string[];
@@ -60,7 +60,7 @@ export async function addCommand(
   print(`${entry.name} is trusted: ${entry.fingerprint}\n`);
 }
 
-export async function listCommand({ config, log }: Common, format: Format): Promise<void> {
+export async function listCommand({ config, log }: Common, { format }: { format: Format }): Promise<void> {
   await using trust = await open(config, log);
   const found = (await trust.store.certificates()).map(({ certificate }) => certificate);
   found.sort((a, b) => a.name.localeCompare(b.name));
@@ -79,7 +79,7 @@ export async function listCommand({ config, log }: Common, format: Format): Prom
   });
 }
 
-/** Changes what is given. The client's open connections end; it connects again with its new rights. */
+/** Changes only what is given. The client's open connections end, and it connects again with its new rights. */
 export async function editCommand(
   { config, log }: Common,
   fingerprint: string,
@@ -115,7 +115,7 @@ export async function removeCommand({ config, log }: Common, fingerprint: string
   print(`${certificate.name} is no longer trusted: ${certificate.fingerprint}\n`);
 }
 
-export async function listTokensCommand({ config, log }: Common, format: Format): Promise<void> {
+export async function listTokensCommand({ config, log }: Common, { format }: { format: Format }): Promise<void> {
   await using trust = await open(config, log);
   const found = (await trust.store.tokens()).sort((a, b) => a.name.localeCompare(b.name));
   const rows = found.map(({ name, role, restricted, projects, expires_at }) => [
@@ -137,7 +137,7 @@ export async function revokeTokenCommand({ config, log }: Common, name: string):
   print(`the token for ${name} is revoked\n`);
 }
 
-/** Throws not-found for a project that exists on no host, and no-worker when no worker answers. */
+/** Throws not-found for a project that exists on no host, and no-worker if no worker answers. */
 async function assertProjects(nats: Nats, config: Config, { project, unchecked = false }: GrantOptions): Promise<void> {
   if (unchecked) return;
   const remotes = Object.keys(config.remotes);
@@ -155,13 +155,13 @@ async function open(config: Config, log: Log): Promise<{ store: TrustStore; nats
   return { store: new TrustStore(nats, log), nats, [Symbol.asyncDispose]: () => nats[Symbol.asyncDispose]() };
 }
 
-/** Who types this, as far as this host knows. */
+/** The user who runs this command, as far as this machine knows. */
 function byHand(): Requestor {
   let username = String(process.getuid?.() ?? '');
   try {
     username = userInfo().username;
   } catch {
-    // A container's user may have a number only.
+    // In a container, a user may have only a number.
   }
   return { username, protocol: 'nats', address: hostname() };
 }

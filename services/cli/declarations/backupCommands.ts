@@ -1,4 +1,4 @@
-/** `lxstow backup`, `restore`, and what is done to backups, declared. */
+/** Declares `lxstow backup` and `restore`, and the commands that list, show, delete and export backups. */
 import type { Command } from 'commander';
 import {
   backingUp,
@@ -7,6 +7,7 @@ import {
   exiting,
   formatOption,
   instance,
+  lazily,
   notify,
   quiet,
   retryOption,
@@ -22,7 +23,7 @@ export function addBackupCommand(program: Command): void {
   const command = program
     .command('backup')
     .description('back up instances')
-    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway, such as stow:')
+    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway such as stow:')
     .option('--all', 'back up every instance of the project, as one run')
     .addOption(selectorOption())
     .option('--name <name>', 'name of the backup; only with a single instance (default: made from the time)')
@@ -33,24 +34,23 @@ export function addBackupCommand(program: Command): void {
     'lxstow backup c1 stow2:c2 --tag keep=yes             two instances, at two gateways',
     'lxstow backup --selector user.backup=daily --quiet --retry 10m   for cron',
     'lxstow backup --all --no-wait --format json          start a run of all instances',
-  ).action(
-    exiting(async (instances: string[], options) =>
-      (await import('../commands/backup.ts')).backupCommand(instances, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/backup.ts'), 'backupCommand')));
 }
 
 export function addRestoreCommand(program: Command): void {
   const command = program
     .command('restore')
     .description('restore instances from backups')
-    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all only a gateway, such as stow:')
+    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all only a gateway such as stow:')
     .argument('[backup]', backup[1])
     .option('--at <time>', 'restore the last backup before this time (UTC), or before the end of this date')
     .option('--all', 'restore the latest backup of every instance of the project')
-    .option('--all-projects', 'with --all: instances of every project; each returns to its own project')
+    .option('--all-projects', 'with --all: instances of every project, each restored to its own project')
     .option('--as <name>', 'restore under this name (default: the original one)')
-    .option('--pool <pool>', 'restore to this storage pool (default: the original one, or that of the default profile)')
+    .option(
+      '--pool <pool>',
+      'restore to this storage pool (default: the original one, else that of the default profile)',
+    )
     .option('--to-project <name>', 'restore to this project (default: the original one)')
     .option('--to-target <host>', 'restore to this host (default: the original one)')
     .option('--start', 'start the instance afterwards')
@@ -62,15 +62,11 @@ export function addRestoreCommand(program: Command): void {
   examples(
     waiting(scoped(command)),
     'lxstow restore c1 latest                             c1 must not exist',
-    'lxstow restore c1 latest --as c1-test --start        beside c1, with its own UUID and MAC addresses',
+    'lxstow restore c1 latest --as c1-test --start        a copy next to c1, with its own UUID and MAC addresses',
     'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
     'lxstow restore --all --target web --to-target local  everything from a lost host',
-  ).action(
-    exiting(async (name: string | undefined, wanted: string | undefined, options) =>
-      (await import('../commands/restore.ts')).restoreCommand(name, wanted, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/restore.ts'), 'restoreCommand')));
 }
 
 export function addListCommands(program: Command): void {
@@ -92,7 +88,7 @@ export function addListCommands(program: Command): void {
     'lxstow list --all',
     'lxstow list c1 --format json | jq -r ".[-1].name"',
     'lxstow list stow2: --project web --format csv',
-  ).action(exiting(async (name: string | undefined, options) => (await ofBackups()).listCommand(name, options)));
+  ).action(exiting(lazily(ofBackups, 'listCommand')));
 
   const info = program
     .command('info')
@@ -102,7 +98,7 @@ export function addListCommands(program: Command): void {
     .argument(...instance)
     .argument(...backup);
   examples(scoped(info).addOption(formatOption()), 'lxstow info c1 latest').action(
-    exiting(async (name: string, wanted: string, options) => (await ofBackups()).infoCommand(name, wanted, options)),
+    exiting(lazily(ofBackups, 'infoCommand')),
   );
 
   const remove = program
@@ -112,7 +108,7 @@ export function addListCommands(program: Command): void {
     .argument(...instance)
     .argument('<backup...>', 'names of backups');
   examples(scoped(remove), 'lxstow delete c1 backup_2026-11-23-13-4544.tar.gz').action(
-    exiting(async (name: string, names: string[], options) => (await ofBackups()).deleteCommand(name, names, options)),
+    exiting(lazily(ofBackups, 'deleteCommand')),
   );
 }
 
@@ -130,9 +126,5 @@ export function addExportCommand(program: Command): void {
     'lxstow export c1 latest',
     'lxstow export c1 latest c1.tar.gz && lxc import c1.tar.gz',
     'lxstow export c1 latest - | tar -tz',
-  ).action(
-    exiting(async (name: string, wanted: string, file: string | undefined, options) =>
-      (await import('../commands/export.ts')).exportCommand(name, wanted, file, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/export.ts'), 'exportCommand')));
 }

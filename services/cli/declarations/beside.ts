@@ -1,25 +1,25 @@
-/** How commands begin that work with a configuration, beside NATS: servers, and what operators do. */
+/** The common beginning of commands that read the configuration: servers, and the commands that administer them. */
 import type { Command } from 'commander';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Configured } from '../configured.ts';
 
-export type BesideOptions = Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal };
+type BesideOptions = Configured & { env: NodeJS.ProcessEnv; stop: AbortSignal };
 
-/** The file that is given, and the environment. */
+/** Where the configuration comes from: the file of --config, and the environment. */
 export function configurationSource(command: Command) {
   return { file: command.optsWithGlobals<{ config?: string }>().config, env: process.env };
 }
 
-export interface ActionOptions<A extends unknown[]> {
-  /** False: the command may start the NATS that the configuration is for. Default: true. */
+interface ActionOptions<A extends unknown[]> {
+  /** False for a command that may start standalone's own NATS itself. Default: true. */
   besideOwnNats?: boolean;
-  /** Variables of the environment that the command's options stand for; they override the configuration file. */
+  /** Environment variables that the command's options set; they override the configuration file. */
   variables?: (...args: A) => NodeJS.ProcessEnv;
 }
 
 /**
- * An action of a command: reads the configuration, and runs until it ends or SIGINT or SIGTERM comes. A second signal ends the process at once. A number that
- * `run` returns is the exit status.
+ * Makes the action of a command: it reads the configuration, and calls `run` with a signal that SIGINT and SIGTERM abort. A second such signal ends the process at
+ * once. If `run` returns a number, that is the exit status.
  */
 export function beside<A extends unknown[]>(
   run: (options: BesideOptions, ...args: A) => Promise<unknown>,

@@ -1,4 +1,4 @@
-/** Completion, declared: the script for users, and the hidden command that it calls. */
+/** Declares completion: the command that prints the script, and the hidden command that the script calls. */
 import { Argument, type Command } from 'commander';
 import { examples } from './options.ts';
 

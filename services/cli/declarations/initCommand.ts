@@ -1,4 +1,3 @@
-/** `lxstow init`, declared. */
 import { type Command, Option } from 'commander';
 import type { InitOptions } from '../commands/init.ts';
 import { configurationSource, stopSignal } from './beside.ts';
@@ -9,9 +8,9 @@ export function addInitCommand(program: Command): void {
     program
       .command('init')
       .description(
-        'set up lxstow on this machine: finds LXD or Incus, asks where backups go, starts everything; safe to repeat',
+        'set up lxstow on this machine: find LXD or Incus, ask where backups go, start everything; safe to repeat',
       )
-      .option('-y, --yes', 'ask nothing: a question that no option answers gets its usual answer')
+      .option('-y, --yes', 'ask nothing: questions that no option answers get their default answers')
       .option(
         '--store <place>',
         'where backups go: a folder, or the URL of an S3 server, such as https://s3.example.net/bucket',
@@ -24,13 +23,13 @@ export function addInitCommand(program: Command): void {
         new Option('--engine <name>', 'which server to use, if both are on this machine').choices(['lxd', 'incus']),
       )
       .option('--nightly <time>', 'back up every instance every night at this time (default: 03:00)')
-      .option('--no-nightly', 'make no schedule')
+      .option('--no-nightly', 'create no schedule')
       .option('--keep-daily <n>', 'for how many nights to keep backups (default: 14)')
       .option(
         '--backup <which>',
         'back up now: all, none, or the name of an instance (default: all; none if init is repeated)',
       )
-      .option('--undo', 'stop lxstow and remove what init made; backups, their folder or bucket, and keys stay'),
+      .option('--undo', 'stop lxstow and remove what init set up; backups, their folder or bucket, and keys stay'),
     'lxstow init',
     'lxstow init --yes --store /mnt/nas/lxstow --nightly 03:00 --keep-daily 14',
     'LXSTOW_S3_ACCESS_KEY=… LXSTOW_S3_SECRET_KEY=… lxstow init --yes --store https://s3.example.net/backups',

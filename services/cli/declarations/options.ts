@@ -1,4 +1,3 @@
-/** What the declarations of commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../../contract/durations.ts';
 import type { Exit } from '../exit.ts';
@@ -16,7 +15,7 @@ export const compressionOption = (usual: string) =>
 export const notify = ['--notify <url>', 'POST the outcome to this URL, in addition to notify.endpoints'] as const;
 export const ping = [
   '--ping <url>',
-  'ping this URL when a run begins and ends: a check of healthchecks.io, or a push monitor of Uptime Kuma',
+  'ping this URL when a run begins and ends, for a check of healthchecks.io or a push monitor of Uptime Kuma',
 ] as const;
 export const quiet = ['-q, --quiet', 'print no progress'] as const;
 
@@ -42,7 +41,7 @@ export const retryOption = () =>
     'keep trying to start for this long, such as 10m, while the gateway, NATS or S3 is unavailable',
   ).argParser(retryTime);
 
-/** Where the instance is. */
+/** Adds the options that say where the instance is. */
 export function scoped(command: Command, usualHost = "the gateway's default host"): Command {
   return command
     .option(
@@ -55,11 +54,11 @@ export function scoped(command: Command, usualHost = "the gateway's default host
     );
 }
 
-/** Whether to wait for the end, and what is printed. */
+/** Adds the options of commands that wait for an operation. */
 export function waiting(command: Command): Command {
   return command
     .option('--wait', 'wait for the end; Ctrl-C then cancels', true)
-    .option('--no-wait', 'start only, and do not wait for the end')
+    .option('--no-wait', 'do not wait for the end')
     .option(...quiet)
     .addOption(formatOption());
 }
@@ -70,7 +69,7 @@ function days(text: string): number {
   return Number(count);
 }
 
-/** How to back up. */
+/** Adds the options that say how to back up. */
 export function backingUp(command: Command, what: 'backup' | 'backups'): Command {
   return command
     .addOption(several('--tag <key=value>', `tag the ${what}; repeat for more tags`))
@@ -83,18 +82,26 @@ export function backingUp(command: Command, what: 'backup' | 'backups'): Command
     .option('--instance-only', 'leave out snapshots')
     .option(
       '--lock <days>',
-      `lock the ${what} in the store for this many days: 30d (the bucket needs Object Lock)`,
+      `have the store lock the ${what} for this many days, such as 30d; the bucket needs Object Lock`,
       days,
     )
     .addOption(
       new Option(
         '--lock-mode <mode>',
-        'whether users with special rights can remove it earlier, or nobody can (default: governance)',
+        'governance: users with special rights can end a lock early; compliance: nobody can (default: governance)',
       ).choices(['governance', 'compliance']),
     );
 }
 
-/** Sets the exit status to what the command says. */
+/** Makes the action of a command whose file is loaded only when it runs. It gets the arguments, then the options. */
+export function lazily<M extends Record<K, (...args: never[]) => Promise<unknown>>, K extends keyof M>(
+  load: () => Promise<M>,
+  command: K,
+): (...args: Parameters<M[K]>) => ReturnType<M[K]> {
+  return (...args) => load().then((file) => file[command](...args)) as ReturnType<M[K]>;
+}
+
+/** Sets the exit status to the one that the command returns. */
 export function exiting<A extends unknown[]>(run: (...args: A) => Promise<Exit>): (...args: A) => Promise<void> {
   return async (...args) => {
     process.exitCode = await run(...args);

@@ -1,7 +1,6 @@
-/** `lxstow remote`: the gateways that a client knows, declared. */
+/** Declares `lxstow remote`, which manages the gateways that a client knows. */
 import type { Command } from 'commander';
-import type { Format } from '../terminal/output.ts';
-import { examples, exiting, formatOption } from './options.ts';
+import { examples, exiting, formatOption, lazily } from './options.ts';
 
 const ofRemotes = () => import('../commands/remote.ts');
 
@@ -17,32 +16,30 @@ export function addRemoteCommands(program: Command): void {
     .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
     .option('--token <token>', 'token to use with a URL, when the addresses in the token cannot be reached from here')
     .option('--project <name>', 'default project at this gateway')
-    .action(
-      exiting(async (name: string, address: string, options) => (await ofRemotes()).addCommand(name, address, options)),
-    );
+    .action(exiting(lazily(ofRemotes, 'addCommand')));
   remote
     .command('list')
     .alias('ls')
     .description('list the gateways')
     .addOption(formatOption())
-    .action(exiting(async ({ format }: { format: Format }) => (await ofRemotes()).listCommand(format)));
+    .action(exiting(lazily(ofRemotes, 'listCommand')));
   remote
     .command('remove')
     .alias('rm')
     .description(
-      'remove a gateway from this client; the gateway trusts the client until `lxstow trust remove` is run there',
+      'remove a gateway from this client; the gateway still trusts the client until `lxstow trust remove` is run there',
     )
     .argument('<name>', 'name of the gateway')
-    .action(exiting(async (name: string) => (await ofRemotes()).removeCommand(name)));
+    .action(exiting(lazily(ofRemotes, 'removeCommand')));
   remote
     .command('switch')
     .description('make a gateway the default for commands that name none')
     .argument('<name>', 'name of the gateway')
-    .action(exiting(async (name: string) => (await ofRemotes()).switchCommand(name)));
+    .action(exiting(lazily(ofRemotes, 'switchCommand')));
   examples(
     remote,
-    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          by a token, which vouches for the gateway',
-    'lxstow remote add stow https://192.0.2.7:8443        by its address, if it trusts this client already',
+    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          with a token from the gateway',
+    'lxstow remote add stow https://192.0.2.7:8443        with its address, if it trusts this client already',
     'lxstow remote switch stow',
   );
 }

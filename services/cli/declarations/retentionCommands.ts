@@ -1,8 +1,8 @@
-/** What decides which backups are kept, declared. */
+/** Declares `lxstow prune`, `pin` and `unpin`, and the options of a keep rule. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { backup, examples, exiting, formatOption, instance, quiet, scoped, several } from './options.ts';
+import { backup, examples, exiting, formatOption, instance, lazily, quiet, scoped, several } from './options.ts';
 
-/** The options that say what to keep. */
+/** Adds the options of a keep rule. */
 export function keeping(command: Command): Command {
   return command
     .option('--keep-last <n>', 'keep the last n backups; here and below, `unlimited` keeps all', count)
@@ -17,7 +17,7 @@ export function keeping(command: Command): Command {
     .addOption(
       new Option(
         '--instance-keys <how>',
-        'what user.lxstow.keep-daily and the like on instances do to these options (default: lengthen)',
+        'how keys on instances, such as user.lxstow.keep-daily, change these options (default: lengthen)',
       ).choices(['lengthen', 'replace', 'ignore']),
     );
 }
@@ -39,13 +39,13 @@ export function addRetentionCommands(program: Command): void {
       .option('--dry-run', 'delete nothing; show what would happen to each backup, and why')
       .option(
         '--simulate [time]',
-        'delete nothing; show what would be left of backups made for 1y (default), 6m, 90d …',
+        'delete nothing; show what would be left if backups had been made for this long: 1y (default), 6m, 90d …',
       )
-      .option('--cron <rule>', 'with --simulate: when the backups were made (default: @daily)')
+      .option('--cron <rule>', 'with --simulate: when backups are made (default: @daily)')
       .option('--every <time>', 'with --simulate: the time between two backups, instead of --cron: 30m, 6h, 1d or 2w')
       .option(
         '--schedule <name>',
-        'with --simulate: the times and the rule of this schedule; --keep options replace its rule',
+        'with --simulate: use the times and the rule of this schedule; --keep options replace its rule',
       )
       .option(...quiet)
       .addOption(formatOption()),
@@ -53,16 +53,14 @@ export function addRetentionCommands(program: Command): void {
     'lxstow prune web db --keep-last 3',
     'lxstow prune --keep-within 30d --keep-tag keep --quiet',
     "lxstow prune --simulate --cron '0 */6 * * *' --keep-hourly 24 --keep-daily 14 --keep-monthly 12",
-  ).action(
-    exiting(async (names: string[], options) => (await import('../commands/prune.ts')).pruneCommand(names, options)),
-  );
+  ).action(exiting(lazily(() => import('../commands/prune.ts'), 'pruneCommand')));
 
   for (const [name, what, pinned] of [
     ['pin', 'protect backups from every deletion', true],
     ['unpin', 'allow pinned backups to be deleted', false],
   ] as const) {
     const command = program.command(name);
-    if (pinned) command.option('--hold', 'have the store hold them, too, by a legal hold, until they are unpinned');
+    if (pinned) command.option('--hold', 'also put a legal hold on them in the store, until they are unpinned');
     examples(
       scoped(
         command

@@ -1,4 +1,3 @@
-/** `lxstow run` and what belongs to it, declared. */
 import { type Command, Option } from 'commander';
 import {
   backingUp,
@@ -6,6 +5,7 @@ import {
   exiting,
   formatOption,
   gateway,
+  lazily,
   ping,
   quiet,
   retryOption,
@@ -29,16 +29,16 @@ export function addRunCommands(program: Command): void {
   following(
     run
       .command('retry')
-      .description('start a new run of those backups that failed in a run')
+      .description('start a new run that repeats the failed backups of a run')
       .argument(...id),
-  ).action(exiting(async (text: string, options) => (await commands()).runRetryCommand(text, options)));
+  ).action(exiting(lazily(commands, 'runRetryCommand')));
   run
     .command('list')
     .alias('ls')
     .description('list the newest 100 runs')
     .argument(...gateway)
     .addOption(formatOption())
-    .action(exiting(async (name: string | undefined, options) => (await commands()).runListCommand(name, options)));
+    .action(exiting(lazily(commands, 'runListCommand')));
   run
     .command('show')
     .description('show a run; with --children, each of its instances')
@@ -46,25 +46,25 @@ export function addRunCommands(program: Command): void {
     .option('--children', 'show each instance of the run')
     .addOption(new Option('--state <state>', 'only instances in this state').choices(childStates))
     .addOption(formatOption())
-    .action(exiting(async (text: string, options) => (await commands()).runShowCommand(text, options)));
+    .action(exiting(lazily(commands, 'runShowCommand')));
   run
     .command('watch')
     .description('follow a run to its end; Ctrl-C leaves it running')
     .argument(...id)
     .option(...quiet)
     .addOption(formatOption())
-    .action(exiting(async (text: string, options) => (await commands()).runWatchCommand(text, options)));
+    .action(exiting(lazily(commands, 'runWatchCommand')));
   run
     .command('cancel')
     .description('cancel a run and all its unfinished backups')
     .argument(...id)
-    .action(exiting(async (text: string) => (await commands()).runCancelCommand(text)));
+    .action(exiting(lazily(commands, 'runCancelCommand')));
   run
     .command('report')
     .description('print a report of a run')
     .argument(...id)
     .addOption(new Option('-f, --format <format>', 'output format').choices(['markdown', 'json']).default('markdown'))
-    .action(exiting(async (text: string, options) => (await commands()).runReportCommand(text, options)));
+    .action(exiting(lazily(commands, 'runReportCommand')));
 }
 
 function addCreate(run: Command): void {
@@ -73,7 +73,7 @@ function addCreate(run: Command): void {
     .description('start a run')
     .argument(
       '[instance...]',
-      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway, such as stow:',
+      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway such as stow:',
     )
     .option('--all', 'every instance that this client may back up')
     .option(...ping)
@@ -90,10 +90,10 @@ function addCreate(run: Command): void {
   examples(
     following(backingUp(create, 'backups')),
     'lxstow run --all --wait                              back up everything, and wait for the end',
-    "lxstow run 'web-*' --exclude web-test --tag keep=yes  by a pattern",
+    "lxstow run 'web-*' --exclude web-test --tag keep=yes  all that match a pattern, but not web-test",
     'lxstow run --selector user.backup=daily --wait --quiet --retry 10m   for cron',
     'lxstow run report ID | mail -s backups root',
-  ).action(exiting(async (names: string[], options) => (await commands()).runCommand(names, options)));
+  ).action(exiting(lazily(commands, 'runCommand')));
 }
 
 function following(command: Command): Command {

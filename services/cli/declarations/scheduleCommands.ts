@@ -1,4 +1,3 @@
-/** `lxstow schedule` and what belongs to it, declared. */
 import { type Command, Option } from 'commander';
 import {
   backingUp,
@@ -6,6 +5,7 @@ import {
   exiting,
   formatOption,
   gateway,
+  lazily,
   ping,
   quiet,
   selectorOption,
@@ -33,13 +33,13 @@ function addQuestions(schedule: Command): void {
     .description('list all schedules')
     .argument(...gateway)
     .addOption(formatOption())
-    .action(exiting(async (remote: string | undefined, options) => (await commands()).listCommand(remote, options)));
+    .action(exiting(lazily(commands, 'listCommand')));
   schedule
     .command('show')
     .description('show a schedule')
     .argument(...one)
     .addOption(formatOption())
-    .action(exiting(async (name: string, options) => (await commands()).showCommand(name, options)));
+    .action(exiting(lazily(commands, 'showCommand')));
   schedule
     .command('next')
     .description('show when schedules are due next')
@@ -47,20 +47,20 @@ function addQuestions(schedule: Command): void {
     .option('--instances', 'show when the next backup of each instance begins')
     .option('--count <n>', 'how many times to show for each schedule (default: 5)')
     .addOption(formatOption())
-    .action(exiting(async (name: string | undefined, options) => (await commands()).nextCommand(name, options)));
+    .action(exiting(lazily(commands, 'nextCommand')));
   examples(
     schedule
       .command('edit')
-      .description('change a schedule in an editor ($VISUAL, $EDITOR), or to the YAML on standard input')
+      .description('edit a schedule in $VISUAL or $EDITOR, or replace it by the YAML on standard input')
       .argument(...one),
     'lxstow schedule edit nightly',
     'lxstow schedule edit nightly <nightly.yaml',
-  ).action(exiting(async (name: string) => (await import('../commands/scheduleEdit.ts')).editCommand(name)));
+  ).action(exiting(lazily(() => import('../commands/scheduleEdit.ts'), 'editCommand')));
   schedule
     .command('export')
     .description('print schedules as YAML, for `schedule apply`')
     .argument('[schedule...]', '[gateway:]names of schedules (default: all)')
-    .action(exiting(async (names: string[]) => (await commands()).exportCommand(names)));
+    .action(exiting(lazily(commands, 'exportCommand')));
 }
 
 function addChanges(schedule: Command): void {
@@ -70,12 +70,12 @@ function addChanges(schedule: Command): void {
     .argument(...one)
     .option('--reason <text>', 'why it is paused; `schedule list` shows it')
     .option('--until <time>', 'resume automatically at this time (UTC): 2026-12-24, 2026-12-24T18:00')
-    .action(exiting(async (name: string, options) => (await commands()).pauseCommand(name, options)));
+    .action(exiting(lazily(commands, 'pauseCommand')));
   schedule
     .command('resume')
     .description('resume a paused schedule, without making up for the times that it missed')
     .argument(...one)
-    .action(exiting(async (name: string) => (await commands()).resumeCommand(name)));
+    .action(exiting(lazily(commands, 'resumeCommand')));
   schedule
     .command('run')
     .description('start a run of a schedule now')
@@ -83,13 +83,13 @@ function addChanges(schedule: Command): void {
     .option('--wait', 'wait for the end; Ctrl-C then cancels the run')
     .option(...quiet)
     .addOption(formatOption())
-    .action(exiting(async (name: string, options) => (await commands()).runNowCommand(name, options)));
+    .action(exiting(lazily(commands, 'runNowCommand')));
   schedule
     .command('delete')
     .alias('rm')
     .description('delete a schedule; its runs and backups stay')
     .argument(...one)
-    .action(exiting(async (name: string) => (await commands()).deleteCommand(name)));
+    .action(exiting(lazily(commands, 'deleteCommand')));
   examples(
     schedule
       .command('apply')
@@ -99,7 +99,7 @@ function addChanges(schedule: Command): void {
       .option('--dry-run', 'change nothing; print what would change'),
     'lxstow schedule export >schedules.yaml',
     'lxstow schedule apply schedules.yaml --dry-run',
-  ).action(exiting(async (file: string, options) => (await commands()).applyCommand(file, options)));
+  ).action(exiting(lazily(commands, 'applyCommand')));
 }
 
 function addCreate(schedule: Command): void {
@@ -108,7 +108,7 @@ function addCreate(schedule: Command): void {
       backingUp(
         schedule
           .command('create')
-          .description('create a schedule; its first backups are made when it is next due')
+          .description('create a schedule; its first run starts at the next time that --cron matches')
           .argument(...one)
           .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
           .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
@@ -116,7 +116,7 @@ function addCreate(schedule: Command): void {
           .option(...ping)
           .option(
             '--jitter <time>',
-            'delay the backup of each instance by up to this much, each time by the same amount: 30m',
+            'spread the backups over this much time, such as 30m; the delay of an instance is always the same',
           )
           .option('--window <times>', 'start backups only between these times: 01:00-05:00')
           .addOption(
@@ -147,5 +147,5 @@ function addCreate(schedule: Command): void {
     "lxstow schedule create nightly --cron '0 3 * * *' --all --keep-daily 14 --keep-monthly 12",
     "lxstow schedule create web --cron '0 */6 * * *' --selector user.backup=web --jitter 30m",
     'lxstow schedule create mine --cron @daily       instances with user.lxstow.schedule=mine',
-  ).action(exiting(async (name: string, options) => (await commands()).createCommand(name, options)));
+  ).action(exiting(lazily(commands, 'createCommand')));
 }

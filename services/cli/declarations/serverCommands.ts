@@ -1,10 +1,9 @@
-/** Servers and their setup, declared. */
 import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { type Command, InvalidArgumentError } from 'commander';
 import { usualNatsPort } from '../../init/ports.ts';
 import { beside, configurationSource } from './beside.ts';
-import { examples } from './options.ts';
+import { examples, lazily } from './options.ts';
 
 /** Commands that run until they are stopped. */
 export const servers = ['gateway', 'worker', 'standalone'];
@@ -13,12 +12,12 @@ export function addServerCommands(program: Command): void {
   program
     .command('gateway')
     .description('run a gateway, which serves the HTTPS API')
-    .action(beside(async (options) => (await import('../../gateway/main.ts')).runGateway(options)));
+    .action(beside(lazily(() => import('../../gateway/main.ts'), 'runGateway')));
   program
     .command('worker')
     .description('run a worker, which does the jobs of one host')
     .hook('preAction', growSlowly)
-    .action(beside(async (options) => (await import('../../worker/main.ts')).runWorker(options)));
+    .action(beside(lazily(() => import('../../worker/main.ts'), 'runWorker')));
   addStandalone(program);
   program
     .command('setup')
@@ -34,11 +33,6 @@ export function addServerCommands(program: Command): void {
     });
 }
 
-interface StandaloneFlags {
-  natsPort: number;
-  store?: string;
-}
-
 function addStandalone(program: Command): void {
   program
     .command('standalone')
@@ -48,7 +42,7 @@ function addStandalone(program: Command): void {
     .hook('preAction', growSlowly)
     .action(
       beside(
-        async (options, { natsPort }: StandaloneFlags) => {
+        async (options, { natsPort }: { natsPort: number; store?: string }) => {
           const { runStandalone } = await import('../commands/standalone.ts');
           const own = !options.isGiven(['nats', 'servers']);
           await runStandalone({ ...options, natsPort: own ? natsPort : undefined });
@@ -66,13 +60,13 @@ function addNatsConfig(program: Command): void {
     program
       .command('nats-config')
       .description(
-        'write the configuration of a nats-server for several LXD hosts: certificate, users, their passwords',
+        'write the configuration of a nats-server for several LXD hosts, with certificate, users and passwords',
       )
-      .requiredOption('--hosts <names>', 'the LXD hosts, as `remotes` names them, separated by commas', words)
-      .requiredOption('--out <folder>', 'folder for the files; it has the same path on each machine')
+      .requiredOption('--hosts <names>', 'names of the LXD hosts, as in `remotes`, separated by commas', words)
+      .requiredOption('--out <folder>', 'folder for the files; it must have the same path on each machine')
       .option(
         '--server <names>',
-        "names and addresses of the server's machine; the first is what the others connect to (default: this machine's name)",
+        "names and addresses of the server's machine, separated by commas; the other machines connect to the first (default: this machine's name)",
         words,
       )
       .addHelpText('after', '\nFiles that exist are not overwritten.')
@@ -87,7 +81,7 @@ function folderOf(text: string): string {
   return resolve(text);
 }
 
-/** Words between commas. */
+/** Names separated by commas. */
 function words(text: string): string[] {
   const found = text.split(',').map((word) => word.trim());
   if (found.every((word) => /^[\w.:-]+$/.test(word))) return found;
@@ -95,8 +89,8 @@ function words(text: string): string[] {
 }
 
 /**
- * For a server's memory, where archives pass through (docs/adr/0026-threads.md): V8's old generation, which grows by a third, grows by less. V8 reads this
- * flag at each collection. Flags that V8 reads at its start are set by units and image: docs/install.md.
+ * Saves memory in servers that handle archives (docs/adr/0026-threads.md): makes V8's old generation grow in smaller steps than its usual third. V8 reads this
+ * flag at each collection. Flags that V8 reads only when it starts are set by the systemd units and the image: docs/install.md.
  */
 function growSlowly(): void {
   setFlagsFromString('--heap-growing-percent=20');
@@ -104,5 +98,5 @@ function growSlowly(): void {
 
 function portOf(text: string): number {
   if (/^\d{1,5}$/.test(text) && Number(text) > 0 && Number(text) < 65_536) return Number(text);
-  throw new InvalidArgumentError('It is not a port.');
+  throw new InvalidArgumentError('Give a port: 1 to 65535.');
 }

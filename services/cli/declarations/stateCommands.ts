@@ -1,6 +1,5 @@
-/** `lxstow status`, `operations` and `cancel`, declared. */
 import type { Command } from 'commander';
-import { examples, exiting, formatOption, gateway, operation } from './options.ts';
+import { examples, exiting, formatOption, gateway, lazily, operation } from './options.ts';
 
 const ofOperations = () => import('../commands/operations.ts');
 
@@ -9,7 +8,7 @@ export function addStatusCommand(program: Command): void {
     program
       .command('status')
       .description(
-        'show the state of each instance, those that need attention first; exit with status 1 if there are any',
+        'show the state of each instance, those that need attention first; exit with status 1 if any needs attention',
       )
       .argument(...gateway)
       .option('--project <name>', 'only this project (default: all that this client may see)')
@@ -17,18 +16,14 @@ export function addStatusCommand(program: Command): void {
       .option('--summary', 'print one line, for cron')
       .option(
         '--older-than <time>',
-        'age from which a last backup counts as too old: 26h, 8d (default: gateway.backupMaxAgeHours)',
+        "age from which an instance's last backup is too old: 26h, 8d (default: its schedules decide, else gateway.backupMaxAgeHours)",
       )
       .addOption(formatOption()),
     'lxstow status',
     'lxstow status --summary                              one line: what needs attention, and how many are ok',
     'lxstow status --older-than 8d --format csv',
     'lxstow status --format json | jq -r ".[] | select(.state == \\"never\\").instance"',
-  ).action(
-    exiting(async (name: string | undefined, options) =>
-      (await import('../commands/status.ts')).statusCommand(name, options),
-    ),
-  );
+  ).action(exiting(lazily(() => import('../commands/status.ts'), 'statusCommand')));
 }
 
 export function addOperationCommands(program: Command): void {
@@ -40,17 +35,17 @@ export function addOperationCommands(program: Command): void {
       .option('--all-projects', 'all projects that this client may see')
       .addOption(formatOption());
   listed(operations.command('list', { isDefault: true }).description('list operations, oldest first')).action(
-    exiting(async (name: string | undefined, options) => (await ofOperations()).operationsCommand(name, options)),
+    exiting(lazily(ofOperations, 'operationsCommand')),
   );
   operations
     .command('show')
     .description('show one operation')
     .argument('<operation>', operation)
     .addOption(formatOption())
-    .action(exiting(async (id: string, options) => (await ofOperations()).showCommand(id, options)));
+    .action(exiting(lazily(ofOperations, 'showCommand')));
   listed(
     operations.command('watch').description('follow operations until Ctrl-C; in a pipe, print a line for each change'),
-  ).action(exiting(async (name: string | undefined, options) => (await ofOperations()).watchCommand(name, options)));
+  ).action(exiting(lazily(ofOperations, 'watchCommand')));
   examples(
     operations,
     'lxstow operations',
@@ -61,5 +56,5 @@ export function addOperationCommands(program: Command): void {
   examples(
     program.command('cancel').description('cancel backups and restores').argument('<operation...>', operation),
     'lxstow cancel 4414c3d3-52ea-43a6-aa47-23439a72fc3f',
-  ).action(exiting(async (ids: string[]) => (await ofOperations()).cancelCommand(ids)));
+  ).action(exiting(lazily(ofOperations, 'cancelCommand')));
 }

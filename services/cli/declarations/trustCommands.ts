@@ -1,7 +1,6 @@
-/** `lxstow trust`, declared. */
 import { type Command, Option } from 'commander';
 import { beside } from './beside.ts';
-import { formatOption, several } from './options.ts';
+import { formatOption, lazily, several } from './options.ts';
 
 const commands = () => import('../commands/trust.ts');
 const roles = ['admin', 'operator', 'viewer'];
@@ -23,21 +22,21 @@ export function addTrustCommands(program: Command): void {
       .option('--expires <time>', expiry)
       .option(
         '--gateway <host:port>',
-        'address of the gateway that the client will use (default: the gateway that announced itself last)',
+        'address of the gateway that the client will use (default: the gateway that was started last)',
       ),
-  ).action(beside(async (options, name, given) => (await commands()).tokenCommand(options, name, given)));
+  ).action(beside(lazily(commands, 'tokenCommand')));
   granted(
     trust
       .command('add')
       .description('trust a client certificate')
       .argument('<file>', 'PEM file with the certificate')
       .option('--name <name>', "what to call the client (default: the certificate's common name)"),
-  ).action(beside(async (options, file, given) => (await commands()).addCommand(options, file, given)));
+  ).action(beside(lazily(commands, 'addCommand')));
   trust
     .command('list')
     .description('list the trusted clients')
     .addOption(formatOption())
-    .action(beside(async (options, { format }) => (await commands()).listCommand(options, format)));
+    .action(beside(lazily(commands, 'listCommand')));
   trust
     .command('edit')
     .description("change a client's role, projects or name")
@@ -47,25 +46,25 @@ export function addTrustCommands(program: Command): void {
     .addOption(projects('unchanged'))
     .addOption(unchecked())
     .option('--all-projects', 'lift the restriction to projects')
-    .action(beside(async (options, of, given) => (await commands()).editCommand(options, of, given)));
+    .action(beside(lazily(commands, 'editCommand')));
   trust
     .command('remove')
     .description('stop trusting a client, and close its connections')
     .argument(fingerprint, byFingerprint)
-    .action(beside(async (options, of) => (await commands()).removeCommand(options, of)));
+    .action(beside(lazily(commands, 'removeCommand')));
   trust
     .command('list-tokens')
     .description('list the tokens that can still be used')
     .addOption(formatOption())
-    .action(beside(async (options, { format }) => (await commands()).listTokensCommand(options, format)));
+    .action(beside(lazily(commands, 'listTokensCommand')));
   trust
     .command('revoke-token')
     .description('revoke all tokens of a client')
     .argument('<name>', 'name of the client')
-    .action(beside(async (options, name) => (await commands()).revokeTokenCommand(options, name)));
+    .action(beside(lazily(commands, 'revokeTokenCommand')));
 }
 
-/** What the client may do. */
+/** Adds the options that say what the client may do. */
 function granted(command: Command): Command {
   const role = new Option('--role <role>', 'what the client may do (default: admin, or operator with --project)');
   return command.addOption(role.choices(roles)).addOption(projects('all projects')).addOption(unchecked());

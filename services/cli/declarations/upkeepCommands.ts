@@ -1,10 +1,9 @@
-/** What operators do beside NATS, declared: upkeep, checks, and moving in. */
+/** Declares the administrative commands: janitor, rebuild, adopt, doctor and dead-letters. */
 import { Argument, type Command, Option } from 'commander';
-import { LxstowError } from '../../contract/errors.ts';
 import type { Format } from '../terminal/output.ts';
 import type { Output } from '../terminal/outputErrors.ts';
 import { beside, configurationSource, stopSignal } from './beside.ts';
-import { compressionOption, examples, formatOption, quiet } from './options.ts';
+import { compressionOption, examples, formatOption, lazily, quiet } from './options.ts';
 
 export function addUpkeepCommands(program: Command, output: Output): void {
   program
@@ -20,7 +19,7 @@ export function addUpkeepCommands(program: Command, output: Output): void {
   program
     .command('rebuild')
     .description(
-      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted past lxstow; safe to repeat',
+      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted by other means than lxstow; safe to repeat',
     )
     .option('--yes', 'bring back the deleted backups that are found, by removing the delete markers that hide them')
     .option('--deleted-since <time>', 'also find backups that lxstow itself may have deleted, since this time (UTC)')
@@ -39,7 +38,9 @@ function addAdopt(program: Command): void {
   examples(
     program
       .command('adopt')
-      .description("copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read")
+      .description(
+        "copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read. Adopted backups cannot be locked; `lxstow pin --hold` protects them",
+      )
       .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
       .option('--dry-run', 'only print which backups exist, and which would be adopted', false)
       .option('--verify', 'read every archive to its end, and print which are intact; write nothing', false)
@@ -76,7 +77,7 @@ function addDoctor(program: Command, output: Output): void {
     program
       .command('doctor')
       .description(
-        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; leaves nothing behind',
+        'check certificates, NATS, S3, LXD and the configuration, and say what to do about each problem; safe to run at any time',
       )
       .addArgument(
         new Argument(
@@ -102,7 +103,7 @@ function addDoctor(program: Command, output: Output): void {
       source: configurationSource(command),
       stop: stopSignal(),
     });
-    // A check that hangs would keep the process alive.
+    // Exits explicitly, because a check that hangs would keep the process alive.
     process.stdout.write('', () => process.exit(output.statusFor(status)));
   });
 }
@@ -116,35 +117,21 @@ function addDeadLetters(program: Command): void {
     .command('list')
     .description('list dead letters, oldest first')
     .addOption(formatOption())
-    .action(beside(async (options, { format }) => (await commands()).listCommand(options, format)));
+    .action(beside(lazily(commands, 'listCommand')));
   letters
     .command('show <id>')
     .description('show a dead letter, with headers and body')
     .addOption(formatOption())
-    .action(beside(async (options, id, { format }) => (await commands()).showCommand(options, letterId(id), format)));
+    .action(beside(lazily(commands, 'showCommand')));
   letters
     .command('retry [id...]')
     .description('put jobs back on the queue, each as a new operation')
     .option('--all', 'every dead letter that exists now', false)
     .option('--code <code>', 'with --all: only jobs that failed with this error code')
-    .action(
-      beside(async (options, ids: string[], given) =>
-        (await commands()).retryCommand(options, ids.map(letterId), given),
-      ),
-    );
+    .action(beside(lazily(commands, 'retryCommand')));
   letters
     .command('discard [id...]')
     .description('discard dead letters')
     .option('--all', 'every dead letter that exists now', false)
-    .action(
-      beside(async (options, ids: string[], { all }) =>
-        (await commands()).discardCommand(options, ids.map(letterId), all),
-      ),
-    );
-}
-
-function letterId(text: string): number {
-  if (!/^[1-9]\d{0,14}$/.test(text))
-    throw new LxstowError('bad-request', `${JSON.stringify(text)} is not the id of a dead letter`);
-  return Number(text);
+    .action(beside(lazily(commands, 'discardCommand')));
 }

@@ -1,4 +1,3 @@
-/** Ends a server that standalone has started. */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 
@@ -10,7 +9,6 @@ export async function endChild(child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const exit = once(child, 'exit');
   child.kill(signal);
-  const timer = setTimeout(() => child.kill('SIGKILL'), stopMs);
+  using _timer = setTimeout(() => child.kill('SIGKILL'), stopMs);
   await exit;
-  clearTimeout(timer);
 }

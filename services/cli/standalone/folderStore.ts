@@ -18,7 +18,7 @@ import { ownSecret } from './stateFiles.ts';
 const program = 'versitygw';
 const lookEveryMs = 1000;
 const startMs = 30_000;
-/** Pause before a server that has ended is started again. It doubles each time that the server has run for less than a minute. */
+/** Pause before a server that has ended is started again. It doubles each time that the server ran for less than a minute. */
 const restartMs = 500;
 const longestRestartMs = 30_000;
 const steadyMs = 60_000;
@@ -28,15 +28,15 @@ const patienceMs = 10_000;
 const mostLogBytes = 10_000_000;
 
 interface FolderStoreOptions {
-  /** Has `s3.folder`. */
+  /** A configuration with `s3.folder`. */
   config: Config;
   env: NodeJS.ProcessEnv;
   log: Log;
-  /** Aborted when the server cannot be started at all. */
+  /** Is aborted if the server cannot be started at all. */
   failed: AbortController;
 }
 
-/** Resolves when the store can be used, or is known to be away; it is started as soon as the folder is there. `config` has its keys. */
+/** Resolves when the store can be used, or is known to be away; then it starts as soon as the folder is there. `config` contains the store's keys. */
 export async function openFolderStore(options: FolderStoreOptions): Promise<AsyncDisposable & { config: Config }> {
   const files = ownStoreFiles(options.config, options.env);
   const config = withOwnStore(options.config, await ownSecret(files.secret));
@@ -46,7 +46,7 @@ export async function openFolderStore(options: FolderStoreOptions): Promise<Asyn
   try {
     await store.open();
   } catch (error) {
-    // Another part of standalone may have failed, and this one run already.
+    // Another part of standalone may have failed while this one is running already.
     await store[Symbol.asyncDispose]();
     throw error;
   }
@@ -54,7 +54,7 @@ export async function openFolderStore(options: FolderStoreOptions): Promise<Asyn
 }
 
 /**
- * Marks a folder the first time that standalone runs with it, and never again: without its marker, it is the empty mount point of a disk that is away. A
+ * Marks a folder the first time that standalone uses it, and never again: later, a folder without its marker is the empty mount point of a disk that is not mounted. A
  * folder that does not exist stays unmarked; it may be mounted later.
  */
 async function markAtFirst(folder: string, { marked }: OwnStoreFiles): Promise<void> {
@@ -69,7 +69,7 @@ async function markAtFirst(folder: string, { marked }: OwnStoreFiles): Promise<v
   await appendFile(marked, `\n${folder}`);
 }
 
-/** Ends a server whose standalone was killed. Throws bad-config when its standalone still runs. */
+/** Ends a server whose standalone was killed. Throws bad-config if that standalone is still running. */
 async function endLeftover({ pids, dir }: OwnStoreFiles): Promise<void> {
   const [pid = 0, parent] = (await readFile(pids, 'utf8').catch(() => '')).split(' ').map(Number);
   const command = pid > 0 ? await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '') : '';
@@ -81,7 +81,7 @@ async function endLeftover({ pids, dir }: OwnStoreFiles): Promise<void> {
   while (isSent(pid, performance.now() < until ? 'SIGTERM' : 'SIGKILL')) await delay(askEveryMs);
 }
 
-/** Sends a signal; false when the process has ended. */
+/** Sends a signal; false if the process has ended. */
 function isSent(pid: number, signal: NodeJS.Signals): boolean {
   try {
     return process.kill(pid, signal);
@@ -141,7 +141,7 @@ class FolderStore implements AsyncDisposable {
     if (this.#ended.signal.aborted) return;
     if (fault) return this.#withdraw(fault);
     const identity = await folderIdentity(this.#folder).catch(() => undefined);
-    // Unmounted since: the next look says so.
+    // The folder was unmounted in the meantime; the next look will report it.
     if (identity === undefined) return;
     if (this.#server && this.#server.identity !== identity) await this.#withdraw('another disk is mounted there now');
     if (!this.#server && performance.now() >= this.#notBefore) await this.#start(identity);
@@ -186,7 +186,7 @@ class FolderStore implements AsyncDisposable {
     this.#server = { child, identity, begun: performance.now() };
     child.on('error', (error) => {
       this.#server = undefined;
-      // Without its folder, no program starts: unmounted since, and the next look says so.
+      // If the folder does not exist, no program can be started in it: it was unmounted in the meantime, and the next look will report it.
       if (existsSync(cwd)) this.#options.failed.abort(notStarted(error));
     });
     child.on('exit', (code, signal) => void this.#ends(child, signal ?? `status ${code}`));
@@ -197,7 +197,7 @@ class FolderStore implements AsyncDisposable {
     this.#said = '';
   }
 
-  /** Waits until the server answers; false when it has ended. One that does not answer in half a minute is killed. */
+  /** Waits until the server answers; false if it has ended. A server that does not answer within half a minute is killed. */
   async #answers(child: ChildProcess): Promise<boolean> {
     using store = createS3Store(this.#options.config.s3);
     for (const until = performance.now() + startMs; this.#server?.child === child; await delay(askEveryMs)) {

@@ -6,13 +6,13 @@ import { LxstowError } from '../../contract/errors.ts';
 const introductionMs = 2000;
 const longestIntroduction = 64 * 1024;
 
-export interface Introduction {
-  /** Undefined: it is not a NATS server. */
+interface Introduction {
+  /** Undefined if it is not a NATS server. */
   name?: string | undefined;
   version?: string | undefined;
 }
 
-/** What listens there; undefined for nothing. A NATS server tells its name before a client sends anything. */
+/** What listens on the port; undefined if nothing does. A NATS server sends its name before a client sends anything. */
 export function introduced(port: number): Promise<Introduction | undefined> {
   return new Promise((resolve) => {
     const socket = connect({ host: '127.0.0.1', port, timeout: introductionMs });
@@ -43,11 +43,13 @@ function introductionIn(said: string): Introduction {
   }
 }
 
-/** The error for a port that something else has: jobs and secrets must not go to any NATS that happens to listen there. */
-export function strange(port: number, { name, version }: Introduction): LxstowError {
+/** The error if something else uses the port, another user's program if `user` is given: jobs and secrets must not go to another NATS that happens to listen there. */
+export function strange(port: number, { name, version }: Introduction, user: number | undefined): LxstowError {
   const what =
-    name === undefined
-      ? `a program that is not a NATS server listens on port ${port}: give standalone's nats-server another port with --nats-port`
-      : `a NATS server (${version}) that is not standalone's own listens on port ${port}. To use it, set nats.servers: [nats://127.0.0.1:${port}]; to run another one, choose a port with --nats-port`;
+    user !== undefined
+      ? `a program of another user (uid ${user}) listens on port ${port}: end it, or give standalone's nats-server another port with --nats-port`
+      : name === undefined
+        ? `a program that is not a NATS server listens on port ${port}: give standalone's nats-server another port with --nats-port`
+        : `a NATS server (${version}) that is not standalone's own listens on port ${port}. To use it, set nats.servers: [nats://127.0.0.1:${port}]; to run another one, choose a port with --nats-port`;
   return new LxstowError('bad-config', what);
 }

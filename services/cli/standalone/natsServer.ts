@@ -8,8 +8,7 @@ import type { Config } from '../../contract/schemas.ts';
 import { oldestServer } from '../../nats/connection.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { endChild } from './endChild.ts';
-import { introduced, strange } from './natsAt.ts';
-import { ownNatsFiles, ownNatsName, withOwnNats } from './ownNats.ts';
+import { isOwnNatsAt, type OwnNatsFiles, ownNatsFiles, ownNatsName, withOwnNats } from './ownNats.ts';
 import { ownSecret } from './stateFiles.ts';
 
 const startMs = 30_000;
@@ -20,12 +19,12 @@ interface NatsServerOptions {
   env: NodeJS.ProcessEnv;
   log: Log;
   port: number;
-  /** Aborted when the server ends by itself. */
+  /** Is aborted if the server ends by itself. */
   failed: AbortController;
 }
 
 /**
- * Starts the server; `config` reaches it. Its password is in the state directory. A server that a killed `standalone` left running is used, and left
+ * Starts the server; the returned `config` is for it. Its password is in the state directory. A server that a killed `standalone` left running is used, and left
  * running.
  */
 export async function openNatsServer(options: NatsServerOptions): Promise<AsyncDisposable & { config: Config }> {
@@ -33,9 +32,8 @@ export async function openNatsServer(options: NatsServerOptions): Promise<AsyncD
   const files = ownNatsFiles(config, env);
   const { dir } = files;
   const password = await ownSecret(files.password);
-  const there = await introduced(port);
-  if (there && there.name !== ownNatsName(password)) throw strange(port, there);
-  const child = there ? undefined : await startServer(dir, port, password, failed);
+  const there = await isOwnNatsAt(port, password, files);
+  const child = there ? undefined : await startServer(files, port, password, failed);
   const url = `nats://127.0.0.1:${port}`;
   await writeFile(files.url, url);
   log.info(child ? 'nats-server started' : 'using the nats-server of an earlier standalone', { port, dir });
@@ -51,12 +49,12 @@ export async function openNatsServer(options: NatsServerOptions): Promise<AsyncD
 }
 
 async function startServer(
-  dir: string,
+  files: OwnNatsFiles,
   port: number,
   password: string,
   failed: AbortController,
 ): Promise<ChildProcess> {
-  const name = ownNatsName(password);
+  const { dir } = files;
   const file = join(dir, 'nats.conf');
   await writeFile(file, configurationOf(dir, port, password), { mode: 0o600 });
   // In a process group of its own, so that Ctrl-C does not reach it: it must run until the jobs are handed back.
@@ -70,7 +68,8 @@ async function startServer(
   child.on('exit', (code, signal) =>
     fail(`nats-server exited with ${signal ?? `status ${code}`}: see ${join(dir, 'nats.log')}`),
   );
-  for (const until = performance.now() + startMs; (await introduced(port))?.name !== name; await delay(lookEveryMs)) {
+  const answers = () => isOwnNatsAt(port, password, files).catch(() => false);
+  for (const until = performance.now() + startMs; !(await answers()); await delay(lookEveryMs)) {
     failed.signal.throwIfAborted();
     if (performance.now() < until) continue;
     child.kill('SIGKILL');

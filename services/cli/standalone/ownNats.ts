@@ -1,9 +1,10 @@
-/** Standalone's own nats-server: its files in the state directory, by which other commands find it. */
+/** The files of standalone's own nats-server in the state directory, with which other commands find it. */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readText, stateDir } from '../../contract/config.ts';
 import type { Config } from '../../contract/schemas.ts';
+import { usersListening } from './listeners.ts';
 import { introduced, strange } from './natsAt.ts';
 import { readOwn } from './stateFiles.ts';
 
@@ -24,9 +25,25 @@ function filesIn(state: string): OwnNatsFiles {
   return { dir, password: join(dir, 'password'), url: join(dir, 'url') };
 }
 
-/** The server's name, made from its password: a client that knows the password recognises the server before it sends the password. */
+/**
+ * The server's name, derived from its password, so that a client that knows the password recognises the server before it sends the password. This is no
+ * proof: everybody can read the name.
+ */
 export function ownNatsName(password: string): string {
   return `lxstow-${createHash('sha256').update(password).digest('hex').slice(0, 16)}`;
+}
+
+/**
+ * Whether standalone's own server listens on the port; false if nothing does. Throws bad-config for any other server, which must get neither password nor
+ * jobs, even if it has the right name but belongs to another user.
+ */
+export async function isOwnNatsAt(port: number, password: string, files: OwnNatsFiles): Promise<boolean> {
+  const there = await introduced(port);
+  if (!there) return false;
+  const trusted = [0, statSync(files.password).uid];
+  const stranger = (await usersListening(port)).find((uid) => !trusted.includes(uid));
+  if (there.name !== ownNatsName(password) || stranger !== undefined) throw strange(port, there, stranger);
+  return true;
 }
 
 export function withOwnNats(config: Config, url: string, password: string): Config {
@@ -45,7 +62,7 @@ export function besideOwnNats(config: Config, env: NodeJS.ProcessEnv, isGiven: (
   return url && password ? withOwnNats(config, url, password) : config;
 }
 
-/** The port of standalone's own NATS with this state directory; undefined if that does not run. */
+/** The port of standalone's own NATS with this state directory; undefined if it does not run. */
 export async function runningOwnNats(state: string): Promise<number | undefined> {
   const files = filesIn(state);
   if (!existsSync(files.url) || !existsSync(files.password)) return undefined;
@@ -54,14 +71,12 @@ export async function runningOwnNats(state: string): Promise<number | undefined>
   return (await introduced(port))?.name === name ? port : undefined;
 }
 
-/** Throws bad-config when the configuration is for the NATS of a killed `standalone`, whose port another server has by now: that must not get the password. */
+/** Throws bad-config if the configuration is for the NATS of a killed `standalone`, and another server uses its port by now: that server must not get the password. */
 export async function assertOwnNats(config: Config, env: NodeJS.ProcessEnv): Promise<void> {
-  const { url, password } = ownNatsFiles(config, env);
+  const files = ownNatsFiles(config, env);
+  const { url, password } = files;
   if (!existsSync(url)) return;
   const own = readText(url, 'the NATS of `lxstow standalone`');
   if (config.nats.servers.length !== 1 || config.nats.servers[0] !== own || config.nats.user !== 'lxstow') return;
-  const port = Number(new URL(own).port);
-  const there = await introduced(port);
-  const name = ownNatsName(readText(password, 'the NATS of `lxstow standalone`'));
-  if (there && there.name !== name) throw strange(port, there);
+  await isOwnNatsAt(Number(new URL(own).port), readText(password, 'the NATS of `lxstow standalone`'), files);
 }

@@ -1,4 +1,4 @@
-/** Standalone's own store, over a folder: its files in the state directory, by which other commands reach it. */
+/** The files of standalone's own store in the state directory, with which other commands reach it. */
 import { join } from 'node:path';
 import { folderKeys, stateDir } from '../../contract/config.ts';
 import type { Config } from '../../contract/schemas.ts';
@@ -6,11 +6,11 @@ import { readOwn } from './stateFiles.ts';
 
 export interface OwnStoreFiles {
   dir: string;
-  /** The secret key. Made once; with another one, the folder is the same. */
+  /** File with the secret key. It is made once; the folder does not depend on it. */
   secret: string;
-  /** The folders that standalone has marked, or found marked: one each line. */
+  /** File with the folders that standalone has marked, or found marked, one per line. */
   marked: string;
-  /** Process ids of the server and of its standalone. */
+  /** File with the process ids of the server and of its standalone. */
   pids: string;
   log: string;
 }

@@ -1,4 +1,4 @@
-/** Answers in the place of the store's server while that is not there: every request, with the reason. */
+/** Answers every request with the reason while the store's server is not running. */
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { LxstowError, systemCode } from '../../contract/errors.ts';
@@ -12,7 +12,7 @@ export class StandIn implements AsyncDisposable {
     this.#port = port;
   }
 
-  /** From now on, every request gets this reason. Throws bad-config when another program has the port. */
+  /** From now on, answers every request with this reason. Throws bad-config if another program uses the port. */
   async say(reason: string): Promise<void> {
     this.#reason = reason;
     this.#server ??= this.#listen();
@@ -40,7 +40,7 @@ export class StandIn implements AsyncDisposable {
     }
   }
 
-  /** Leaves the port. */
+  /** Stops listening on the port. */
   async [Symbol.asyncDispose](): Promise<void> {
     const server = await this.#server;
     if (!server) return;

@@ -1,11 +1,11 @@
-/** Files in the state directory, by which standalone and the commands beside it share the secrets and addresses of its servers. */
+/** Files in the state directory, in which standalone and the commands beside it share the secrets and addresses of its servers. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { readText } from '../../contract/config.ts';
 import { LxstowError, systemCode } from '../../contract/errors.ts';
 
-/** Reads the secret in this file. Makes it the first time: whole or not at all, also on a full disk. */
+/** Reads the secret in this file; makes it the first time. The file is never written partly, even on a full disk. */
 export async function ownSecret(file: string): Promise<string> {
   await mkdir(dirname(file), { recursive: true, mode: 0o700 });
   const known = await readFile(file, 'utf8').catch((error) => {
@@ -13,7 +13,7 @@ export async function ownSecret(file: string): Promise<string> {
     return undefined;
   });
   if (known) return known;
-  // An earlier version left it empty when the disk was full.
+  // Earlier versions left the file empty if the disk was full.
   if (known === '') await rm(file, { force: true });
   const part = `${file}.${randomUUID()}`;
   await writeFile(part, randomBytes(24).toString('hex'), { mode: 0o600 });
@@ -28,7 +28,7 @@ export async function ownSecret(file: string): Promise<string> {
   return readFile(file, 'utf8');
 }
 
-/** What standalone has written to a file; undefined when it has not run. Throws bad-config when this user may not read it. `what`: what the file is. */
+/** The content of a file that standalone wrote; undefined if standalone has not run. Throws bad-config if this user may not read it. `what` describes the file. */
 export function readOwn(file: string, what: string): string | undefined {
   try {
     return readText(file, what);

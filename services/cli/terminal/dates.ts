@@ -17,3 +17,8 @@ export function parseTime(text: string, option: string, end = false, now = Date.
     );
   return new Date(end && clock === undefined ? time + (unitMs.d ?? 0) : time);
 }
+
+/** This machine's time zone, by IANA's name. */
+export function localZone(): string {
+  return Intl.DateTimeFormat().resolvedOptions().timeZone;
+}

@@ -1,4 +1,4 @@
-/** Has a person edit a text, with the editor of $VISUAL or $EDITOR. */
+/** Lets a person edit a text, with the editor in $VISUAL or $EDITOR. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -9,8 +9,8 @@ import { CliError, exits } from '../exit.ts';
 import { printable } from './table.ts';
 
 /**
- * Opens the editor until `take` takes what was written, or the person has had enough. Returns what `take` returned; undefined for a text that was left as it
- * was. `take` refuses by throwing a CliError, which is shown before the editor opens again with the refused text.
+ * Opens the editor until `take` accepts the text, or the person gives up. Returns what `take` returned; undefined if the text was not changed.
+ * `take` refuses a text by throwing a CliError, which is shown before the editor opens again with that text.
  */
 export async function edited<T>(
   name: string,

@@ -1,7 +1,7 @@
 /** A keep rule in words, for tables. */
 import type { InstanceKeep, KeepRule } from '../../contract/schemas.ts';
 
-/** `daily 30 (user.lxstow.keep-daily), monthly 12`: with the keys of the instance that options come from. */
+/** For example `daily 30 (user.lxstow.keep-daily), monthly 12`. Options that come from a key of the instance name the key. */
 export function keepWords(
   { zone: _, min_good, instance_keys: __, keep_tags = [], ...rule }: KeepRule,
   keys: InstanceKeep = {},

@@ -1,7 +1,7 @@
 /** A calendar of the backups that a rule keeps: a line for each month, a character for each day. */
 import type { Simulated } from '../../retention/simulate.ts';
 
-/** What a backup is kept for, the longest first, by how its reasons begin or end. */
+/** Kinds of reasons for which a backup is kept, those of the longest period first, recognised by how the reason begins or ends. */
 const marks = [
   ['y', 'yearly', /^yearly /],
   ['m', 'monthly', /^monthly /],

@@ -1,4 +1,4 @@
-/** What a deletion has not freed. */
+/** Says how much space a deletion has not freed, because the bucket keeps old versions. */
 import { size } from './output.ts';
 
 export function sayKept(bytes = 0): void {

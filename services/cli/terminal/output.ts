@@ -1,4 +1,4 @@
-/** Prints results on standard output, in the formats of `lxc`. */
+/** Prints results on standard output, in the formats of `lxc`, and remarks on standard error. */
 import { styleText } from 'node:util';
 import { Document, stringify, visit } from 'yaml';
 import { escaped, printable, printableLines, table } from './table.ts';
@@ -6,7 +6,7 @@ import { escaped, printable, printableLines, table } from './table.ts';
 export const formats = ['table', 'json', 'yaml', 'csv'] as const;
 export type Format = (typeof formats)[number];
 
-export interface Result {
+interface Result {
   heading: string[];
   rows: string[][];
   /** What JSON and YAML show. */
@@ -32,6 +32,11 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
   }
 }
 
+/** A remark beside the result, such as a warning. */
+export function say(text: string): void {
+  process.stderr.write(`lxstow: ${printable(text)}\n`);
+}
+
 const utc = ' (UTC)';
 
 /** Adds a column of local times next to the times in UTC, unless they are the same. */
@@ -43,19 +48,19 @@ function withLocalTimes(heading: string[], rows: string[][]): [heading: string[]
 }
 
 /** Converts a time in UTC to local time, `2026-11-23 14:45:47`; empty where they are the same. */
-export function localTime(text: string): string {
+function localTime(text: string): string {
   const moment = new Date(`${text.slice(0, 19).replace(' ', 'T')}Z`);
   if (Number.isNaN(moment.getTime()) || moment.getTimezoneOffset() === 0) return '';
   return time(new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString());
 }
 
-/** As RFC 4180 has it, with a table's escapes; no heading, as `lxc`. */
+/** CSV as in RFC 4180, with the escapes of tables, and without a heading, as in `lxc`. */
 function csv(text: string): string {
   const cell = printable(text);
   return /[",]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
 }
 
-/** JSON that no terminal acts on: JSON.stringify escapes what is below U+0020 only. */
+/** JSON without characters that control a terminal. JSON.stringify escapes only those below U+0020. */
 export function json(value: unknown, indent?: number): string {
   return escaped(JSON.stringify(value, null, indent), (code) =>
     String.fromCodePoint(code)
@@ -65,7 +70,7 @@ export function json(value: unknown, indent?: number): string {
   );
 }
 
-/** The same in YAML, which has escapes between double quotes only. */
+/** The same in YAML, where escapes exist only between double quotes. */
 function yaml(value: unknown): string {
   const acts = (text: string) => escaped(text, () => '') !== text;
   const document = new Document(value);
@@ -112,7 +117,7 @@ export function time(text: string): string {
   return text.slice(0, 19).replace('T', ' ');
 }
 
-/** LXD's time for `not set`. */
+/** LXD's value for a time that is not set. */
 const never = '0001-01-01T';
 const isoTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}/;
 

@@ -1,4 +1,4 @@
-/** Errors of standard output: they change the exit status only where it would be 0, and never the operation. */
+/** Handles errors of standard output. They change the exit status only if it would be 0, and never affect an operation. */
 import { type Exit, exits } from '../exit.ts';
 
 export interface Output {
@@ -7,7 +7,7 @@ export interface Output {
 }
 
 /**
- * From now on errors of standard output end servers only. A reader that closes the pipe (`lxstow list | head -1`) is no failure; a full disk is reported in a
+ * From now on, errors of standard output end only servers. A reader that closes the pipe (`lxstow list | head -1`) is no failure; a full disk is reported in a
  * line, with status 74. Losing standard error is no failure.
  */
 export function watchOutput(isServer: () => boolean): Output {

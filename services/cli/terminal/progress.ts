@@ -11,9 +11,9 @@ export interface Step {
   total?: number | undefined;
   /** Bytes a second. */
   rate?: number | undefined;
-  /** It has ended. */
+  /** Whether it has ended. */
   ended?: boolean;
-  /** A line above the others that sums them up: always drawn, and printed every few seconds where progress is lines. */
+  /** A line above the others that sums them up. It is always drawn; without a terminal, it is printed every few seconds. */
   heading?: boolean;
 }
 

@@ -1,4 +1,4 @@
-/** Questions to the person at the terminal, or to a file of answers, line by line. */
+/** Asks questions on the terminal, or reads the answers line by line from a file. */
 import { createInterface } from 'node:readline';
 import { Writable } from 'node:stream';
 import { LxstowError } from '../../contract/errors.ts';
@@ -52,7 +52,7 @@ export class Questions implements Asker, Disposable {
 class Screen extends Writable {
   muted = false;
 
-  /** For readline, which breaks lines there. */
+  /** Width of the terminal, at which readline breaks lines. */
   get columns(): number {
     return process.stdout.columns;
   }

@@ -1,4 +1,4 @@
-/** A run in words, for people: how far it is, and what became of it. */
+/** A run in words: its progress, and how it ended. */
 import type { ShownRun, ShownRunChild } from '../../contract/schemas.ts';
 import { size, time } from './output.ts';
 import { clock } from './progress.ts';
@@ -38,11 +38,12 @@ const mostReasons = 5;
 
 /** `57 of 60 backed up, 2 skipped, 1 failed: web1: no space left on device`. `skipped`: some of those children. */
 export function runOutcome(run: ShownRun, skipped: ShownRunChild[]): string {
-  const { id, counts, excluded, failures } = run;
+  const { id, counts, excluded, failures, note } = run;
   const said = [
     `${counts.success} of ${counts.total} backed up`,
     ...counted([counts.skipped, 'skipped'], [counts.cancelled, 'cancelled'], [counts.failure, 'failed']),
     ...counted([excluded, 'excluded by user.lxstow.exclude']),
+    ...(note === undefined ? [] : [printable(note)]),
   ].join(', ');
   const unlike = [...failures, ...skipped.map((child) => ({ ...child, reason: `skipped: ${child.reason}` }))];
   const places = new Set(unlike.map(({ remote, project }) => `${remote}/${project}`));

@@ -1,4 +1,4 @@
-/** Text for people: tables, lists of names, time spans; without control characters. */
+/** Text for people: tables, lists of names, counts, time spans; without control characters. */
 
 /** Rows under a heading; the last column is not padded. `paint` colours a cell after it is padded. */
 export function table(heading: string[], rows: string[][], paint: (cell: string) => string = (cell) => cell): string {
@@ -10,17 +10,17 @@ export function table(heading: string[], rows: string[][], paint: (cell: string)
     .join('');
 }
 
-/** Puts foreign text on one line, with control characters escaped. */
+/** Puts text from elsewhere on one line, with control characters escaped. */
 export function printable(text: string): string {
   return escaped(text.replaceAll('\n', '\\n'), (code) => `\\u{${code.toString(16)}}`);
 }
 
-/** The same of text that has several lines. */
+/** The same for text with several lines. */
 export function printableLines(text: string): string {
   return text.split('\n').map(printable).join('\n');
 }
 
-/** Whatever acts on a terminal, or changes how it shows what is around it, as `written` has it; line feeds stay. */
+/** Replaces every character that controls a terminal, or changes how it shows its neighbours, by `written`. Line feeds stay. */
 export function escaped(text: string, written: (code: number) => string): string {
   return text.replaceAll(/[^\P{Cc}\n]|[\p{Cf}\u2028\u2029]/gu, (character) => written(character.codePointAt(0) ?? 0));
 }
@@ -39,4 +39,9 @@ export function duration(seconds: number): string {
   if (seconds < 2 * 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 2 * 86_400) return `${Math.floor(seconds / 3600)} h`;
   return `${Math.floor(seconds / 86_400)} d`;
+}
+
+/** `1 object`, `2 objects` */
+export function plural(count: number, word: string): string {
+  return `${count} ${word}${count === 1 ? '' : 's'}`;
 }

@@ -1,8 +1,7 @@
 /**
  * Who may do what. Each route in routes/ declares its right: `least` and `projects` (http/route.ts says what they mean). For a path without a route, the right of the nearest path above it is checked first, and only
- * then is it a 404, so that a path which is added later is never open by accident. A restricted client gets no further than its projects.
+ * then is it a 404, so that a path that is added later is never open by accident. A restricted client can use only its projects.
  */
-import type { ParsedUrlQuery } from 'node:querystring';
 import type { RequestHandler } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Role } from '../../contract/schemas.ts';
@@ -14,23 +13,17 @@ import { type Client, clientOf, mayTouch, notAuthorized } from './apiClient.ts';
 
 const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
-/** What a call says of projects, and of operations. */
-export interface Call {
-  parameters: Record<string, string>;
-  query: ParsedUrlQuery | Record<string, unknown>;
-}
-
-/** Where operations and runs are looked up, whose projects decide who sees them. */
+/** Looks up operations and runs, whose projects decide who may see them. */
 export interface ProjectLookUp {
   operations: Pick<OperationStore, 'find'>;
   runs: Pick<RunStore, 'find'>;
 }
 
-/** Throws forbidden, in LXD's words, when the client may not; not-found for another project's operation. */
+/** Throws forbidden, in LXD's words, if the client may not make the call; not-found if the operation belongs to another project. */
 export async function authorize(
   client: Client,
   { least, projects }: Right,
-  { parameters, query }: Call,
+  { parameters, query }: { parameters: Record<string, string>; query: Record<string, unknown> },
   projectLookUp: ProjectLookUp,
 ): Promise<void> {
   if (least === 'anyone') return;
@@ -61,7 +54,7 @@ export async function authorize(
   }
 }
 
-/** Whether there is such a run, and something of it is for this client. */
+/** Whether the run exists, and at least part of it is in the client's projects. */
 async function seesRun(client: Client, id: string, { runs }: ProjectLookUp): Promise<boolean> {
   const found = /^[0-9a-f-]+$/.test(id) ? await runs.find(id) : undefined;
   return (
@@ -69,7 +62,7 @@ async function seesRun(client: Client, id: string, { runs }: ProjectLookUp): Pro
   );
 }
 
-/** Lets a request go on to its route only if `authorize` does. What its body names is looked at by `bodyAuthorized`. */
+/** Passes a request on to its route only if `authorize` allows it. `bodyAuthorized` checks what the body names. */
 export function authorized(route: Route, projectLookUp: ProjectLookUp): RequestHandler {
   return async (request, _response, next) => {
     const parameters = request.params as Record<string, string>;
@@ -100,15 +93,15 @@ function rightOf({ least, projects, rightOf: special }: Route, parameters: Recor
 }
 
 /**
- * The right that a call needs, answered or not, whatever the case of its path: that of the longest path that it begins with, and that is read, or changed,
- * as the call would. Where there is none: a viewer to read, an operator to change, in the project that is named.
+ * The right that a call needs, whether or not a route answers it, ignoring the case of its path: that of the longest route path that it begins with, with a method that reads, or changes,
+ * as the call's does. If there is no such route, a viewer may read and an operator may change, in the project that the call names.
  */
 export function nearestRight(
   groups: RouteGroup[],
 ): (method: string, path: string) => { right: Right; parameters: Record<string, string> } {
   const known = groups
     .flatMap((group) => group.routes.map((route) => ({ route, path: fullPath(group, route) })))
-    // What anyone may see opens nothing below it.
+    // A path that anyone may see does not open the paths below it.
     .filter(({ route }) => route.least !== 'anyone')
     .sort((a, b) => b.path.split('/').length - a.path.split('/').length)
     .map(({ route, path }) => {
@@ -125,7 +118,7 @@ export function nearestRight(
     const { rest = '', ...found } = nearest.pattern.exec(called)?.groups ?? {};
     const parameters = Object.fromEntries(Object.entries(found).map(([name, value]) => [name, decoded(value)]));
     const right = rightOf(nearest.route, parameters);
-    // Nothing filters what no route answers.
+    // If no route answers the call, nothing filters its answer by project.
     const answered = nearest.route.method === method && /^\/?$/.test(rest);
     return {
       right: right.projects === 'filtered' && !answered ? { ...right, projects: 'named' } : right,

@@ -1,4 +1,4 @@
-/** What clients that are restricted to projects may bring into LXD (docs/security.md): judged before a byte of it is stored, or sent to LXD. */
+/** What clients that are restricted to projects may upload or restore (docs/security.md). It is judged before a byte is stored, or sent to LXD. */
 import { ConfigFiles } from '../../archive/tar/configFiles.ts';
 import type { LxdIndex } from '../../archive/tar/indexYaml.ts';
 import { type ReadOptions, readConfigFile } from '../../archive/tar/lxdIndex.ts';
@@ -9,7 +9,7 @@ import type { Judge } from '../../intake/intake.ts';
 import { forbiddenFor, forbiddenIn, type Limits, refusalOf } from '../../lxd/restrictions.ts';
 import type { Client } from './apiClient.ts';
 
-/** True for a client that may bring no more than LXD's restricted projects take. */
+/** True for a client that may upload and restore only what LXD accepts in restricted projects. */
 export function isLimited(client: Client, { restrictedRestores }: Config['gateway']): boolean {
   return client.projects !== undefined && restrictedRestores === 'refuse';
 }
@@ -45,7 +45,7 @@ export function judgeOf(
   if (index.optimized) throw refuse('it is optimized, so it contains a file system');
   const said = [
     ...index.described.flatMap(forbiddenIn),
-    // Also profiles that the project has: a restore elsewhere would make them.
+    // Profiles that the project already has are judged, too, because a restore to another project would create them.
     ...forbiddenFor(index.instance, unknown),
   ];
   const what = `the archive of ${instance}`;
@@ -56,7 +56,7 @@ export function judgeOf(
     async finish() {
       if (!files.found) throw refuse('it has no backup.yaml');
       const described = await readConfigFile(files.found, options);
-      // In a restricted project LXD decides by the index, so no more may be here.
+      // In a restricted project, LXD judges the index only, so backup.yaml may contain nothing more.
       const more = described.flatMap(forbiddenIn).filter((each) => !limits.restricted || !said.includes(each));
       if (more.length > 0) throw new LxstowError('forbidden', refusalOf(`${what}, in its backup.yaml,`, more));
     },

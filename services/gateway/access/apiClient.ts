@@ -1,4 +1,4 @@
-/** Who a request is from, and what it may touch. */
+/** The client that sent a request, and what it may touch. */
 import type { Request } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Role } from '../../contract/schemas.ts';
@@ -9,11 +9,11 @@ export interface Client {
   trusted: boolean;
   name: string;
   role: Role;
-  /** What it is restricted to; undefined: every project. */
+  /** The projects that the client is restricted to; undefined: every project. */
   projects: string[] | undefined;
 }
 
-/** The client that the trust check let in. */
+/** The client that the trust check has identified. */
 export function clientOf(request: Request): Client {
   const client: Client | undefined = request.res?.locals.client;
   if (!client) throw notAuthorized();

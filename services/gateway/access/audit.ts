@@ -1,31 +1,28 @@
 /**
- * The audit trail: a log line for each call that changes something, each that is refused, each by which a whole archive goes out, and each request
+ * The gateway's part of the audit trail: a log line for each call that changes something, each call that is refused, each download of an archive, and each request
  * over NATS, at whatever level the log is.
  */
 import type { Msg } from '@nats-io/transport-node';
 import type { RequestHandler, Response } from 'express';
-import type { Config } from '../../contract/schemas.ts';
-import { createLogger, type Log } from '../../telemetry/logger.ts';
+import type { ScheduleBody } from '../../contract/schemas.ts';
+import { withoutSecrets } from '../../runs/selector.ts';
+import type { Log } from '../../telemetry/logger.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { Client } from './apiClient.ts';
 
 const refusals = [401, 403, 429];
 
-export function auditLog(config: Config['log']): Log {
-  return createLogger({ ...config, level: 'info' }, { service: 'gateway', audit: true });
-}
-
-/** Writes the line when the answer is out, or the client is gone. */
+/** Writes the line when the answer is sent, or the client has disconnected. */
 export function audited(log: Log): RequestHandler {
   return (request, response, next) => {
-    // Routers shorten the path while they are at it.
+    // Read these now, because routers shorten the path while they handle the request.
     const { method, path, query } = request;
     const reading = ['GET', 'HEAD', 'OPTIONS'].includes(method);
     const address = request.socket.remoteAddress ?? '';
     let written = false;
     const write = (status: number, result: string) => {
       const { client, audit, trace } = response.locals as Locals;
-      // A call that reads has a note where it is one that counts.
+      // A call that only reads is logged only if its route has added a note.
       if (written || (reading && !audit && !refusals.includes(status))) return;
       written = true;
       const location = response.get('location');
@@ -63,8 +60,8 @@ export function auditOverNats(log: Log, asked: { message: Msg; trace: Trace; sta
 }
 
 /**
- * Who asks from another account: NATS writes this header over the asker's own at each import of a service, with the user where the import has
- * `share: true`. Inside the gateway's account nobody but the asker could have written it; the inbox says who asks there.
+ * The client in another account: at each import of a service, NATS overwrites this header with the account, and with the user if the import has
+ * `share: true`. Inside the gateway's own account, the header could only come from the client itself; there the inbox shows who it is.
  */
 export function userOf({ reply = '', headers }: Msg): { user: string; account?: string } {
   if (!reply.startsWith('_R_.')) return { user: '' };
@@ -76,9 +73,14 @@ export function userOf({ reply = '', headers }: Msg): { user: string; account?: 
   }
 }
 
-/** Adds to a request's line, and has one written for a call that only reads. Nothing secret. */
+/** Adds fields to a request's audit line; a call that only reads gets a line because of this. Add nothing secret. */
 export function noteForAudit(response: Response, fields: Record<string, unknown>): void {
   response.locals.audit = { ...response.locals.audit, ...fields };
+}
+
+/** Audit fields of a run or schedule: what it backs up, and by which rule it deletes backups. */
+export function choiceOf({ selector, keep }: Pick<ScheduleBody, 'selector' | 'keep'>): Record<string, unknown> {
+  return { ...(selector && { selector: withoutSecrets(selector) }), ...(keep && { keep }) };
 }
 
 interface Locals {

@@ -1,4 +1,4 @@
-/** Open connections by the certificate at their other end, so that they end with its trust: requests, transfers and websockets. */
+/** Open connections, by client certificate, so that requests, transfers and websockets end when the certificate is no longer trusted. */
 import type { TLSSocket } from 'node:tls';
 import type { Response } from 'express';
 import { headLimits } from '../../telemetry/health.ts';
@@ -8,26 +8,26 @@ import type { Client } from './apiClient.ts';
 /** Timeouts of every connection, in ms, before its client is known. */
 export const connectionLimits = {
   handshakeTimeout: 20_000,
-  // Node.js has none of its own where `requestTimeout` is 0: a stranger could hold connections for ever.
+  // With `requestTimeout` 0, Node.js has no limit of its own, and an untrusted client could hold connections for ever.
   ...headLimits,
-  // An archive takes as long as it takes; app.ts bounds the other bodies.
+  // An archive may take any time; app.ts limits the other bodies.
   requestTimeout: 0,
-  // A client that polls now and then shall not need a handshake each time, and load balancers close their side after a minute.
+  // Long enough that a client that polls now and then needs no handshake each time, and that load balancers, after a minute, close first.
   keepAliveTimeout: 75_000,
 } as const;
 
 export class Connections {
   readonly #sockets = new Map<string, Set<TLSSocket>>();
-  /** A request has come whose client is not known yet. It will be, by what counts then. */
+  /** Connections with a request whose client is being identified. The result will reflect the trust at that moment. */
   readonly #undecided = new WeakSet<TLSSocket>();
-  /** To be closed once the decision is made. */
+  /** Connections to close once their client is identified. */
   readonly #missed = new WeakSet<TLSSocket>();
-  /** Its client was trusted when it was asked last. */
+  /** Connections whose client was trusted at its last request. */
   readonly #trusted = new WeakSet<TLSSocket>();
-  /** Ends by itself, with the answer that is under way. */
+  /** Connections that will end by themselves after the current answer. */
   readonly #leaving = new WeakSet<TLSSocket>();
 
-  /** For each connection, from its handshake on. */
+  /** Adds a connection, after its handshake. */
   add(socket: TLSSocket): void {
     const certificate = socket.getPeerX509Certificate();
     if (!certificate) return;
@@ -40,7 +40,7 @@ export class Connections {
     });
   }
 
-  /** Decides who the client is; the connection is not cut during that. */
+  /** Identifies the client; the connection is not cut in the meantime. */
   async whileDeciding(socket: TLSSocket, decide: () => Promise<Client>): Promise<Client> {
     this.#undecided.add(socket);
     try {
@@ -56,7 +56,7 @@ export class Connections {
     }
   }
 
-  /** For a request that may take away its own client's trust: it is answered, and the connection ends then. */
+  /** For a request that may end its own client's trust: the request is answered, and then the connection ends. */
   leave(response: Response): void {
     const socket = response.req.socket as TLSSocket;
     this.#leaving.add(socket);
@@ -64,7 +64,7 @@ export class Connections {
     response.once('close', () => socket.destroySoon());
   }
 
-  /** Cuts all of this certificate's; of one that is new to the store, those that are trusted by directory or CA. */
+  /** Cuts all connections of this certificate. If it is new to the store, cuts only those that were trusted by directory or CA. */
   close(fingerprint: string, isNew = false): void {
     for (const socket of this.#sockets.get(fingerprint) ?? []) {
       if (isNew && !this.#trusted.has(socket)) continue;

@@ -2,20 +2,19 @@
 import { setTimeout } from 'node:timers/promises';
 import type { Config } from '../../contract/schemas.ts';
 import type { Nats } from '../../nats/connection.ts';
-import type { Log } from '../../telemetry/logger.ts';
+import { auditLog, type Log } from '../../telemetry/logger.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import { advertisedAddresses, type ServerCertificate } from '../../trust/serverCertificate.ts';
 import type { GatewayPlace } from '../../trust/tokens.ts';
 import { TrustCopy } from '../../trust/trustCopy.ts';
 import { TrustDirectory } from '../../trust/trustDirectory.ts';
 import { TrustStore } from '../../trust/trustStore.ts';
-import { auditLog } from './audit.ts';
 import { Connections } from './connections.ts';
 import { RefusalLimit } from './refusalLimit.ts';
 import { Trust } from './trust.ts';
 
 const announceEveryMs = 600_000;
-/** Clients that one address may have, with all that is allowed to each, before it counts as one that shows many certificates. */
+/** How many times the limit of one client an address may use, before it counts as a client that shows many certificates. */
 const clientsOfAnAddress = 10;
 
 export interface TrustParts {
@@ -24,13 +23,13 @@ export interface TrustParts {
   trustCopy: TrustCopy;
   connections: Connections;
   audit: Log;
-  /** Where clients find this gateway, and others with its certificate. */
+  /** The addresses of this gateway, and of others with the same certificate. */
   place(): Promise<GatewayPlace>;
   /** Records this gateway's addresses at intervals, for the command line. */
   announce(port: number): void;
 }
 
-/** Throws when NATS lacks the bucket. */
+/** Throws if NATS does not have the bucket. */
 export async function openTrust(
   config: Config,
   certificate: ServerCertificate,
@@ -56,7 +55,7 @@ export async function openTrust(
       ? undefined
       : new TrustDirectory(gateway.trustDir, log, (client) => connections.close(client));
   void directory?.follow(signal);
-  const audit = auditLog(config.log);
+  const audit = auditLog(config.log, 'gateway');
   const refusals = new RefusalLimit(gateway.refusalsPerMinute);
   const enrolments = {
     ofClient: new RefusalLimit(gateway.refusalsPerMinute),

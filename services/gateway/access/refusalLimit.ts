@@ -2,7 +2,7 @@
 
 /** A wrong token costs more than a call without trust. */
 export const wrongTokenWeight = 10;
-/** Addresses that are remembered; then the one without a refusal for longest is forgotten. */
+/** How many addresses are remembered. When there are more, the one whose last refusal is oldest is forgotten. */
 const mostAddresses = 10_000;
 
 export class RefusalLimit {
@@ -24,7 +24,7 @@ export class RefusalLimit {
     }
   }
 
-  /** Seconds until the address is heard again; undefined when it is heard now. */
+  /** Seconds until requests from the address are accepted again; undefined if they are accepted now. */
   over(address: string, now = performance.now()): number | undefined {
     const above = this.#level(network(address), now) - this.#perMinute;
     return above < 0 ? undefined : Math.max(1, Math.ceil(((above + 1) * 60) / this.#perMinute));
@@ -36,7 +36,7 @@ export class RefusalLimit {
   }
 }
 
-/** An IPv4 address, or the /64 that one host has of IPv6. */
+/** An IPv4 address, or the /64 of an IPv6 address, which usually belongs to one host. */
 function network(address: string): string {
   const v4 = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
   if (v4 !== undefined || !address.includes(':')) return v4 ?? address;

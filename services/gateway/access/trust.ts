@@ -14,11 +14,11 @@ import type { Client } from './apiClient.ts';
 import type { Connections } from './connections.ts';
 import type { RefusalLimit } from './refusalLimit.ts';
 
-export interface Sources {
+interface Sources {
   config: Config['gateway'];
   log: Log;
   copy: TrustCopy;
-  /** For what the copy does not know; it answers at once or not at all. */
+  /** Asked about certificates that the copy does not contain; it answers at once or not at all. */
   store: TrustStore;
   directory: TrustDirectory | undefined;
   refusals: RefusalLimit;
@@ -26,10 +26,10 @@ export interface Sources {
   connections: Connections;
 }
 
-/** Counted apart from refusals: what others behind its address do must not keep a new client from enrolling. */
-export interface EnrolmentLimits {
+/** Limits of enrolment. They are separate from refusals, so that other clients behind the same address cannot keep a new client from enrolling. */
+interface EnrolmentLimits {
   ofClient: RefusalLimit;
-  /** Many times as much, for who shows a certificate after the other. */
+  /** A higher limit for the whole address, against clients that show one certificate after another. */
   ofAddress: RefusalLimit;
 }
 
@@ -40,7 +40,7 @@ interface Shown {
 
 export class Trust {
   readonly #parts: Sources;
-  /** What each connection has shown in its handshake. It cannot show another later (main.ts), and each reading of it costs. */
+  /** The certificate that each connection has shown in its handshake. It cannot change later (httpsServer.ts), and reading it is expensive. */
   readonly #shown = new WeakMap<TLSSocket, Shown>();
 
   constructor(parts: Sources) {
@@ -48,8 +48,8 @@ export class Trust {
   }
 
   /**
-   * The client of this connection; undefined when it shows no certificate. An expired certificate is not trusted. The trust store's entry for a certificate
-   * goes before directory and CA, which make admins.
+   * The client of this connection; undefined if it shows no certificate. An expired certificate is not trusted. The trust store's entry for a certificate
+   * takes precedence over directory and CA, which make the client an admin.
    */
   async client(socket: TLSSocket): Promise<Client | undefined> {
     const shown = this.#shown.get(socket) ?? shownBy(socket);
@@ -63,7 +63,7 @@ export class Trust {
     const { copy, directory, config } = this.#parts;
     const known = copy.get(fingerprint);
     if (known) return granted(known);
-    // `authorized` speaks of our CA only where one is configured; else Node would mean the system's.
+    // `authorized` refers to our CA only if one is configured; otherwise, Node would mean the system's CAs.
     if (config.trustCa !== undefined && socket.authorized) return admin(fingerprint, certificate);
     const inDirectory = await directory?.get(fingerprint);
     if (inDirectory) return admin(fingerprint, inDirectory);
@@ -71,7 +71,7 @@ export class Trust {
     return added ? granted(added) : stranger(fingerprint);
   }
 
-  /** A certificate that another gateway has just added: its client may be faster than our watch. */
+  /** Looks up a certificate that another gateway may just have added: its client may be faster than our watch. */
   async #justAdded(fingerprint: string, address: string): Promise<TrustedCertificate | undefined> {
     const { copy, store, refusals, log } = this.#parts;
     if (refusals.over(address) !== undefined) return undefined;
@@ -86,7 +86,7 @@ export class Trust {
     }
   }
 
-  /** The certificate with this fingerprint, as the store or the directory has it now; a CA's are in neither. */
+  /** The certificate with this fingerprint, from the store or the directory as they are now. Certificates of a CA are in neither. */
   async known(fingerprint: string): Promise<TrustedCertificate | undefined> {
     const { copy, directory } = this.#parts;
     // Another gateway may have added it a moment ago.
@@ -97,7 +97,7 @@ export class Trust {
     return inDirectory && asStored(inDirectory);
   }
 
-  /** Those in the directory, as the store would have them. */
+  /** The certificates in the directory, in the form of the store's entries. */
   async inDirectory(): Promise<TrustedCertificate[]> {
     return ((await this.#parts.directory?.all()) ?? []).map(asStored);
   }
@@ -107,19 +107,19 @@ export class Trust {
     this.#parts.refusals.count(address ?? '');
   }
 
-  /** Counts an enrolment, or with its weight a wrong token. */
+  /** Counts an attempt to enrol; a wrong token counts with its own weight. */
   enrolling({ socket }: IncomingMessage, weight?: number): void {
     const { ofClient, ofAddress } = this.#parts.enrolments;
     ofClient.count(this.#enrolling(socket), weight);
     ofAddress.count(socket.remoteAddress ?? '', weight);
   }
 
-  /** What enrolments are counted by: the certificate; the address where none is shown. */
+  /** The key by which enrolments are counted: the certificate, or the address if none is shown. */
   #enrolling(socket: Socket): string {
     return this.#shown.get(socket as TLSSocket)?.fingerprint ?? socket.remoteAddress ?? '';
   }
 
-  /** Throws too-many-requests for a stranger who was refused too often in the last minute. */
+  /** Throws too-many-requests for an untrusted client that was refused too often in the last minute. */
   assertHeard(
     { req, res }: { req: IncomingMessage; res: ServerResponse },
     limit: 'refusals' | 'enrolments' = 'refusals',

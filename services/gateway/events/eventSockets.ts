@@ -3,14 +3,15 @@ import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Feed } from '../../nats/feed.ts';
+import type { ProgressFeed } from '../../operations/progressFeed.ts';
 import type { StoredRun } from '../../runs/runStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
 
-/** What a socket is told of. */
-export interface Subscription {
+/** What a socket gets. */
+interface Subscription {
   types: ReadonlySet<EventType>;
-  /** Whether it may and wants to see what happens in this project. */
+  /** Whether the client wants events of this project, and may see them. */
   wants(project: string): boolean;
   /** Checked at intervals: false closes the socket. */
   trusted(): Promise<boolean>;
@@ -20,30 +21,38 @@ export interface Subscription {
   client: string;
 }
 
+/** What there are events of. */
+interface EventSources {
+  feed: Pick<Feed<Operation>, 'onChange'>;
+  progress: Pick<ProgressFeed, 'onProgress'>;
+  runFeed: Pick<Feed<StoredRun>, 'onChange'>;
+  log: Log;
+}
+
 interface Subscriber extends Subscription {
   socket: WebSocket;
   answered: boolean;
-  /** Runs while an event that went beyond muchUnreadBytes has not left. */
+  /** Runs while the socket has more than muchUnreadBytes to read. */
   patience?: NodeJS.Timeout | undefined;
 }
 
 interface Message {
   event: Event;
-  /** As all get it; made when the first wants it. */
+  /** The serialised event, the same for all sockets; made when the first socket wants it. */
   data?: Buffer;
 }
 
-/** LXD's; a socket that has not answered one when the next is due is dead. */
+/** As in LXD. A socket that has not answered a ping when the next one is due is dead. */
 const pingEveryMs = 10_000;
-/** About a thousand events. A socket with more unread bytes must have read them within the time; a burst alone can exceed it. */
+/** About a thousand events. A socket with more unread bytes has a limited time to read them; a burst may exceed this for a moment. */
 const muchUnreadBytes = 1024 * 1024;
 const patienceMs = 2000;
 /** A socket with more unread bytes is cut off at once. */
 const mostUnreadBytes = 16 * muchUnreadBytes;
-/** Log lines a second; those over it are left out and counted. */
+/** Log lines per second; further lines are left out and counted. */
 const mostLinesPerSecond = 200;
 const mostSubscribers = 1000;
-/** A write to TLS costs more than its content: events wait for others, the longer the more sockets there are, and are sent together. */
+/** A write to TLS costs more than its content. So events are collected and sent together; the more sockets there are, the longer they wait. */
 const waitMsPerSubscriber = 0.2;
 const longestWaitMs = 50;
 const unreading = 'does not read its events';
@@ -58,13 +67,15 @@ export class EventSockets implements AsyncDisposable {
   #second = 0;
   #lines = 0;
 
-  constructor(feed: Pick<Feed<Operation>, 'onChange'>, runFeed: Pick<Feed<StoredRun>, 'onChange'>, log: Log) {
+  constructor({ feed, progress, runFeed, log }: EventSources) {
     this.#log = log;
-    feed.onChange((operation) => {
+    const tell = (events: () => Event[]) => {
       if (this.#subscribers.size === 0) return;
-      for (const event of eventsOf(operation)) this.#tell(event);
-    });
-    runFeed.onChange(({ run }) => this.#tell(runEvent(run)));
+      for (const event of events()) this.#tell(event);
+    };
+    feed.onChange((operation) => tell(() => eventsOf(operation)));
+    progress.onProgress((operation) => tell(() => eventsOf(operation)));
+    runFeed.onChange(({ run }) => tell(() => [runEvent(run)]));
     this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
   }
 
@@ -83,7 +94,7 @@ export class EventSockets implements AsyncDisposable {
     socket.on('close', () => this.#forget(subscriber));
   }
 
-  /** One line of the log. */
+  /** Sends a line of the log. */
   line(line: Record<string, unknown>): void {
     const second = Math.floor(performance.now() / 1000);
     if (second !== this.#second) {
@@ -148,7 +159,7 @@ export class EventSockets implements AsyncDisposable {
   }
 
   #cut(subscriber: Subscriber, why: string): void {
-    // Before the log line, which is an event too.
+    // Forget the socket before logging, because the log line is an event, too.
     this.#forget(subscriber);
     subscriber.socket.terminate();
     this.#log.warn(`event socket cut off: it ${why}`, { client: subscriber.client });

@@ -11,19 +11,19 @@ export interface Event {
   type: EventType;
   timestamp: string;
   metadata: object;
-  /** The remote that it is about. */
+  /** The host of the event. */
   location?: string;
-  /** Absent where it is about none. */
+  /** Absent if the event belongs to no project. */
   project?: string;
-  /** Of an event about several projects: only clients that may see all of them get it. */
+  /** The projects of an event about several: only clients that may see all of them get it. */
   projects?: string[];
 }
 
-/** LXD's words, and one of ours: LXD restores from an upload and says instance-created only. */
+/** LXD's words, and one of ours, because LXD restores from an upload and sends only instance-created. */
 type Action = 'instance-backup-created' | 'instance-backup-deleted' | 'instance-backup-restored' | 'instance-created';
 
 /**
- * The events of one change of an operation. An operation ends by one change, and every gateway sees it once: so a client gets each lifecycle event once, and
+ * The events of one change of an operation. An operation ends with a single change, which every gateway sees once. So a client gets each lifecycle event once, and
  * before the operation says Success, as in LXD.
  */
 export function eventsOf(operation: Operation): Event[] {
@@ -35,7 +35,7 @@ export function eventsOf(operation: Operation): Event[] {
   ];
 }
 
-/** A run's change, which is not of one remote or project. */
+/** The event of a run's change, which belongs to no single host or project. */
 export function runEvent(run: Run): Event {
   const shown = shownRun(run, everything, new Date());
   const projects = [...new Set(Object.keys(run.places).map((place) => place.slice(place.indexOf('/') + 1)))];
@@ -81,7 +81,7 @@ const longestLine = 2000;
 const longestField = 500;
 const mostFields = 20;
 
-/** A log line. LXD's clients take only strings; long ones are truncated. */
+/** The event of a log line. LXD's clients accept only strings as fields; long ones are truncated. */
 export function loggingEvent(line: Record<string, unknown>): Event {
   const { level, message, timestamp, ...fields } = line;
   const context = Object.entries(fields)

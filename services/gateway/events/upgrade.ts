@@ -11,7 +11,7 @@ import { errorEnvelope } from '../http/respond.ts';
 /** Clients send pings and nothing else. */
 const maxPayload = 4096;
 
-/** Lets the application answer requests for a websocket: a route does it with `websocketOf`. */
+/** Lets the application answer requests for a websocket; a route then calls `websocketOf`. */
 export function takeUpgrades(server: Server, app: RequestListener): void {
   const websockets = new WebSocketServer({ noServer: true, maxPayload, perMessageDeflate: false });
   websockets.on('wsClientError', (error, socket, request) => refuse(request, socket, error.message));
@@ -19,7 +19,7 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
     socket.on('error', () => socket.destroy());
     const upgraded = String(request.headers.upgrade).toLowerCase() === 'websocket';
     if (request.method !== 'GET' || !upgraded)
-      return refuse(request, socket, 'only GET may ask for an upgrade, to a websocket');
+      return refuse(request, socket, 'only a GET request can be upgraded, and only to a websocket');
     const response = answerOn(request, socket);
     const accept = () =>
       new Promise<WebSocket>((resolve) => {
@@ -30,10 +30,10 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
   });
 }
 
-/** Makes the request a websocket. Throws bad-request when it does not ask for one. A handshake that is wrong is answered by the library. */
+/** Upgrades the request to a websocket. Throws bad-request if it does not ask for one. The library answers invalid handshakes. */
 export function websocketOf(response: Response): Promise<WebSocket> {
   const { accept } = response.locals as { accept?: () => Promise<WebSocket> };
-  if (!accept) throw new LxstowError('bad-request', 'this is a websocket: ask for an upgrade');
+  if (!accept) throw new LxstowError('bad-request', 'this path is a websocket: send an upgrade request');
   return accept();
 }
 

@@ -1,4 +1,4 @@
-/** What is away: says it to who asks for states, and adds to errors of an outage since when it lasts, and that nothing was accepted. */
+/** What is away. Tells it to clients that ask for states, and adds to an outage's errors since when it has lasted, and that nothing was started. */
 import { until } from '../../concurrency/until.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Bucket } from '../../nats/bucket.ts';
@@ -24,8 +24,8 @@ export class Absences {
   }
 
   /**
-   * The same error, and in its text since when S3 or LXD is away: as a worker has recorded it, else, of S3, since this gateway has met it. `changes`:
-   * whether the request would have changed something. Any other error as it is.
+   * Adds to the error's text since when S3 or LXD has been away: as a worker has recorded it, or, for S3, since this gateway first noticed. `changes`:
+   * whether the request would have changed something. Other errors are returned unchanged.
    */
   async explain(error: LxstowError, changes: boolean): Promise<LxstowError> {
     const dependency = suspectOf(error.code);
@@ -34,38 +34,35 @@ export class Absences {
     const parts = [
       error.message,
       since && `${dependency === 's3' ? 'S3' : 'LXD'} has been away since ${since.slice(0, 19)}Z`,
-      changes && 'nothing was accepted',
+      changes && 'nothing was started',
     ];
     return new LxstowError(error.code, parts.filter(Boolean).join('; '), { cause: error });
   }
 
-  /** What is recorded as away from these hosts now, each in a sentence with its reason. Empty when NATS does not tell in time. */
+  /** The recorded outages of these hosts, each as a sentence with its reason. Empty if NATS does not answer in time. */
   async known(remotes: string[]): Promise<string[]> {
-    try {
-      const outages = await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
-      return outages
-        .filter(({ remote }) => remotes.includes(remote))
-        .map((outage) => `jobs of host ${outage.remote} wait for ${describeOutage(outage)}: ${outage.reason}`);
-    } catch (error) {
-      this.#log.debug('the records of what is away were not read', { error });
-      return [];
-    }
+    return (await this.#recorded())
+      .filter(({ remote }) => remotes.includes(remote))
+      .map((outage) => `jobs of host ${outage.remote} wait for ${describeOutage(outage)}: ${outage.reason}`);
   }
 
   async #since(dependency: 's3' | 'lxd', message: string): Promise<string | undefined> {
     const met = dependency === 's3' ? this.#meet().toISOString() : undefined;
+    const [recorded] = (await this.#recorded())
+      .filter((outage) => outage.dependency === dependency && outage.allowed === 0)
+      // There is one S3, and an LXD for each remote: which one, the error names.
+      .filter(({ remote }) => dependency === 's3' || message.includes(`LXD (${remote})`))
+      .map(({ since }) => since)
+      .sort();
+    return recorded ?? met;
+  }
+
+  async #recorded(): ReturnType<typeof listOutages> {
     try {
-      const outages = await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
-      const recorded = outages
-        .filter((outage) => outage.dependency === dependency && outage.allowed === 0)
-        // There is one S3, and an LXD for each remote: which one, the error names.
-        .filter(({ remote }) => dependency === 's3' || message.includes(`LXD (${remote})`))
-        .map(({ since }) => since)
-        .sort()[0];
-      return recorded ?? met;
+      return await until(AbortSignal.timeout(lookTimeoutMs), listOutages(this.#leases));
     } catch (error) {
       this.#log.debug('the records of what is away were not read', { error });
-      return met;
+      return [];
     }
   }
 

@@ -20,12 +20,12 @@ export type Filter = (object: object) => boolean;
 
 /** A clause in the short form, a quoted text, or a word. */
 const tokens = /([^\s"'=!]+)(!?=)("[^"]*"|'[^']*'|\S+)|"[^"]*"|'[^']*'|\S+/g;
-/** What anybody writes by hand or lxc makes of its arguments. */
+/** Longer than anything that a person writes by hand, or that lxc makes from its arguments. */
 const longestFilter = 1000;
 /** Instructions of all patterns of a filter together; `(c1$|^c1.*)`, which lxc makes of a name, has 15. */
 export const largestProgram = 1000;
 /**
- * A step is an instruction for a character of text: RE2's worst case. One costs up to 0.5 µs, measured with patterns that are made for it; what people
+ * A step is one instruction for one character of text: RE2's worst case. A step costs up to 0.5 µs, measured with hostile patterns; what people
  * write costs a hundredth. `stepsAtOnce` is about 50 ms then.
  */
 export const stepsAtOnce = 100_000;
@@ -33,12 +33,12 @@ export const stepsAtOnce = 100_000;
 export const mostSteps = 10_000_000;
 
 /** Steps that matching has taken, of all objects so far. */
-export interface Spent {
+interface Spent {
   steps: number;
 }
 
 /**
- * Those of the items that match. Others get their turn in between: it pauses after `stepsAtOnce`. Throws bad-request as `parseFilter` does, and
+ * The items that match. Pauses after each `stepsAtOnce`, so that other requests get their turn. Throws bad-request as `parseFilter` does, and
  * for more than `mostSteps`.
  */
 export async function filtered<T extends object>(items: T[], text: string | undefined): Promise<T[]> {
@@ -55,7 +55,7 @@ export async function filtered<T extends object>(items: T[], text: string | unde
   return found;
 }
 
-/** Throws bad-request, and says what is wrong. Without a text everything matches. */
+/** Parses a filter. Throws bad-request with what is wrong. Without a text, everything matches. */
 export function parseFilter(text: string | undefined, spent: Spent = { steps: 0 }): Filter {
   if (text === undefined) return () => true;
   if (text.length > longestFilter) throw refused(`it is longer than ${longestFilter} characters`);
@@ -81,12 +81,12 @@ export function parseFilter(text: string | undefined, spent: Spent = { steps: 0 
 
 /** What a filter's patterns share. */
 interface Budget {
-  /** Left for those that are not compiled yet. */
+  /** Instructions left for patterns that are not compiled yet. */
   instructions: number;
   spent: Spent;
 }
 
-/** Takes a clause off the words. */
+/** Parses the first clause, and removes it from the words. */
 function parseClause(words: RegExpExecArray[], or: boolean, budget: Budget): Clause {
   const next = (what: string) => words.shift() ?? refuse(`${what} is missing`);
   let first = next('a clause');
@@ -119,8 +119,8 @@ function isEqual(value: unknown, wanted: string, matchesText: (text: string) => 
 }
 
 /**
- * As LXD takes it: a regular expression of Go's, of the whole value unless it says otherwise, whatever the case. What is no pattern is
- * compared as it is. Throws bad-request for one whose program is too large; the matcher does for a text that is too long for it.
+ * Matches as LXD does: by a regular expression in Go's syntax, against the whole value unless it has ^ or $, ignoring case. A text that is no valid pattern is
+ * compared as it is. Throws bad-request if the pattern's program is too large; the matcher does so if a value is too long for it.
  */
 function textMatcher(wanted: string, budget: Budget): (text: string) => boolean {
   const same = (text: string) => text.toLowerCase() === wanted.toLowerCase();
@@ -158,7 +158,7 @@ function compared(value: number, operator: Operator, wanted: number): boolean {
   return results[operator];
 }
 
-/** The value at a path with dots. The keys of LXD's config have dots of their own; one that is not set is the empty text. */
+/** The value at a dotted path. The keys of LXD's config contain dots themselves; a key that is not set has the empty text. */
 function fieldOf(object: unknown, path: string): unknown {
   if (typeof object !== 'object' || object === null) return undefined;
   if (Object.hasOwn(object, path)) return (object as Record<string, unknown>)[path];

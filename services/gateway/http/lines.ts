@@ -1,4 +1,4 @@
-/** Whole lists as NDJSON, for who asks for `application/x-ndjson`: an object a line, sent no faster than the client reads. */
+/** Sends whole lists as NDJSON to clients that ask for `application/x-ndjson`: one object per line, no faster than the client reads. */
 import type { Request, Response } from 'express';
 import { write } from '../../archive/verifiedParts.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
@@ -9,13 +9,13 @@ import { ended, query, traceOfRequest } from './requests.ts';
 import { Shares } from './shares.ts';
 
 const ndjson = 'application/x-ndjson';
-/** One write. A client must take it within gateway.clientIdleTimeoutMs. */
+/** Bytes of one write. A client must read it within gateway.clientIdleTimeoutMs. */
 const writeBytes = 64 * 1024;
-/** Each holds one batch of its list in memory. */
+/** Lists sent at a time; each holds one batch in memory. */
 const most = 16;
 const mostPerClient = 4;
 
-/** A gateway's lists under way. */
+/** Limits the lists that a gateway sends at a time. */
 export function listShares(): Shares {
   return new Shares({
     ...{ most, mostPerClient },
@@ -29,8 +29,8 @@ export function wantsLines(request: Request): boolean {
 }
 
 /**
- * Sends what `?filter=` takes of these batches. Throws what happens before the first byte; whatever goes wrong later cuts the connection, so that a list
- * that ends is whole.
+ * Sends the objects of these batches that match `?filter=`. Throws if anything goes wrong before the first byte; later, it cuts the connection, so that a list
+ * that ends properly is complete.
  */
 export async function sendLines(
   { lists, log, config }: GatewayParts,
@@ -60,7 +60,7 @@ export async function sendLines(
   }
 }
 
-/** The lines of those that match, in buffers of `writeBytes` and a little. */
+/** The lines of the matching objects, in buffers slightly larger than `writeBytes`. */
 function* textsOf(batch: object[], matches: Filter): Generator<Buffer> {
   let text = '';
   for (const each of batch) {

@@ -1,14 +1,14 @@
 /** How large the program of a regular expression is, from its text alone: RE2 needs seconds to compile what `(?:.?){1000}` stands for. Pure. */
 
-/** A class by a Unicode property is one instruction, but takes as long to compile as so many (0.5 ms). */
+/** A character class by Unicode property is one instruction, but takes as long to compile as this many (0.5 ms). */
 const propertySize = 30;
 
 /**
- * Instructions that RE2 compiles the pattern to, at least as many as there are; for a pattern that RE2 refuses, any number. Repetition counts
+ * An upper bound of the instructions to which RE2 compiles the pattern; any number for a pattern that RE2 refuses. Repetition counts
  * multiply, also where they are nested.
  */
 export function programSizeOf(pattern: string): number {
-  /** Of the groups that are open: what is in them so far, and of it the last atom, which a repetition would repeat. */
+  /** For each open group: its size so far, and that of its last atom, which a repetition would repeat. */
   const groups = [{ size: 4, last: 0 }];
   const add = (size: number) => {
     const group = groups.at(-1) as { size: number; last: number };
@@ -21,7 +21,7 @@ export function programSizeOf(pattern: string): number {
     const repeat = sign === '{' ? /^\{(\d+)(,(\d*))?\}/.exec(pattern.slice(at, at + 20)) : null;
     if (repeat) {
       const times = Math.max(1, Number(repeat[1]), Number(repeat[3] || 0));
-      // Each repetition that may be left out has an instruction more that says so.
+      // Each optional repetition needs one more instruction.
       const size = (group.last + 1) * times + 1;
       group.size += size - group.last;
       group.last = size;
@@ -41,7 +41,7 @@ export function programSizeOf(pattern: string): number {
       if (pattern[at] === 'Q') {
         const end = pattern.indexOf('\\E', at);
         const quoted = end < 0 ? pattern.length : end;
-        // As large as if all of it were repeated: what is repeated is its last character, or nothing.
+        // Count it as if all of the quoted text were repeated. In fact only its last character is, or nothing.
         add(2 * (quoted - at));
         at = end < 0 ? pattern.length : end + 1;
       } else add(/[pP]/.test(pattern[at] ?? '') ? propertySize : 2);
@@ -53,7 +53,7 @@ export function programSizeOf(pattern: string): number {
   return groups.reduce((sum, { size }) => sum + size, 0);
 }
 
-/** Where the class that begins at `from` ends; a `]` that comes first is one of its characters. */
+/** Where the character class that begins at `from` ends. A `]` at its beginning is one of its characters. */
 function endOfClass(pattern: string, from: number): number {
   for (let at = pattern[from + 1] === '^' ? from + 3 : from + 2; at < pattern.length; at++) {
     if (pattern[at] === '\\') at++;

@@ -1,4 +1,4 @@
-/** What requests carry, read and checked. */
+/** Reads and checks parts of requests. */
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
@@ -53,7 +53,7 @@ export function compressionQuery(request: Request): Compression | undefined {
 }
 
 /**
- * The webhook that is told of the end: the body's `notifyEndpoint`, else the query's. Throws forbidden for a URL that requests may not name; the error does not
+ * The webhook that gets the notice of the end: the body's `notifyEndpoint`, otherwise the query's. Throws forbidden for a URL that requests may not name; the error does not
  * contain the URL.
  */
 export function endpointOf(request: Request, config: Config['notify'], inBody?: string): { notifyEndpoint?: string } {
@@ -64,13 +64,20 @@ export function endpointOf(request: Request, config: Config['notify'], inBody?: 
   return { notifyEndpoint };
 }
 
-/** The tags of the contract's header. */
+/** The tags in the header `x-amz-tagging`. */
 export function tagsOf(request: Request): Tags {
   const header = request.get('x-amz-tagging');
   return header === undefined ? {} : parseTagging(header);
 }
 
-/** The project that a list is about, or undefined for all: `?project=` (`default` without it) or `?all-projects=true`. */
+/** Throws bad-request for S3's headers for a lock, which lxstow does not honour. `instead`: what to do. */
+export function refuseLockHeaders(request: Request, instead: string): void {
+  const asked = ['mode', 'retain-until-date', 'legal-hold'].map((word) => `x-amz-object-lock-${word}`);
+  const found = asked.find((name) => request.get(name) !== undefined);
+  if (found) throw new LxstowError('bad-request', `${found}: this does not lock a backup; ${instead}`);
+}
+
+/** The project of a list, or undefined for all: `?project=` (default: `default`) or `?all-projects=true`. */
 export function listedProject(request: Request): string | undefined {
   const project = query(request, 'project', 'names.json#/$defs/projectName');
   const all = flag(request, 'all-projects') ?? false;
@@ -79,7 +86,7 @@ export function listedProject(request: Request): string | undefined {
   return all ? undefined : (project ?? 'default');
 }
 
-/** The remote and project that a request means: `?target=` and `?project=`. Throws not-found for a remote that is not one of `remotes`. */
+/** The host and project of a request: `?target=` and `?project=`. Throws not-found for a host that is not in `remotes`. */
 export function placeOf(
   request: Request,
   remotes: string[] | undefined,
@@ -92,7 +99,7 @@ export function placeOf(
   };
 }
 
-/** The JSON body; nothing, null and "" mean {}, as LXD's clients send them. */
+/** The JSON body. No body, null and "" mean {}, because LXD's clients send them. */
 export function bodyOf(request: Request): unknown {
   const { body } = request as { body: unknown };
   return body === undefined || body === null || body === '' ? {} : body;
@@ -111,7 +118,7 @@ export function backupOf(request: Request, config: Config): BackupAddress {
   return { ...instanceOf(request, config), backup: parameter(request, 'backup', 'names.json#/$defs/backupName') };
 }
 
-/** The same to read stored backups, whose host need not be configured any more. */
+/** The same for reading stored backups, whose host need not be in the configuration any more. */
 export function storedInstanceOf(request: Request, { gateway }: Config): Address {
   return {
     ...placeOf(request, undefined, gateway.defaultRemote),
@@ -128,21 +135,21 @@ export function assertNotOwn(name: string): void {
   if (parseOwnName(name)) throw new LxstowError('bad-request', `the name ${name} is reserved for lxstow`);
 }
 
-/** Aborts when the client has gone. */
+/** Aborts when the client has disconnected. */
 export function ended(response: Response): AbortSignal {
   const controller = new AbortController();
   response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
   return controller.signal;
 }
 
-/** Throws precondition-failed where the client means another version than the one with this ETag. */
+/** Throws precondition-failed if the client's If-Match does not name this ETag. */
 export function checkIfMatch(request: Request, etag: string): void {
   const wanted = request.get('if-match');
   if (wanted !== undefined && !namesEtag(wanted, etag))
     throw new LxstowError('precondition-failed', `the ETag is ${etag}, not ${wanted}`);
 }
 
-/** Whether a condition's list of ETags has this one. */
+/** Whether the list of ETags in a condition contains this one. */
 export function namesEtag(header: string | undefined, etag: string): boolean {
   return header?.split(',').some((each) => each.trim() === '*' || each.trim() === etag) ?? false;
 }

@@ -11,13 +11,13 @@ import type { Absences } from './absences.ts';
 /** Shorter answers fit into one packet without gzip. */
 const worthPackingBytes = 1400;
 
-/** A sync answer. With `versioned`, the values that LXD makes its ETag of. */
+/** A sync answer. `versioned`: the values from which LXD computes the ETag. */
 export function sync(response: Response, metadata: unknown = {}, versioned?: unknown[]): void {
   if (versioned) response.set('etag', `"${createHash('sha256').update(JSON.stringify(versioned)).digest('hex')}"`);
   send(response, 200, success(metadata));
 }
 
-/** A sync answer to what made something: 201, and its path in `Location`. */
+/** A sync answer to a request that created something: 201, with its path in `Location`. */
 export function created(response: Response, path: string): void {
   send(response.location(path), 201, success(null));
 }
@@ -39,6 +39,11 @@ export function started(response: Response, id: string, metadata: object): void 
     error: '',
     metadata,
   });
+}
+
+/** Adds a warning to an answer, which `lxstow` prints. It must be added before the answer. */
+export function warn(response: Response, text: string): void {
+  response.append('warning', `199 lxstow "${text.replaceAll(/[^\x20-\x7e]|["\\]/g, "'")}"`);
 }
 
 function success(metadata: unknown): object {
@@ -64,7 +69,7 @@ export function operationPath(id: string): string {
   return `/1.0/operations/${id}`;
 }
 
-/** What a failed operation failed with. */
+/** The error with which an operation failed. */
 export function errorOf(operation: Operation): LxstowError {
   return new LxstowError(
     (operation.error_code ?? 'internal') as LxstowError['code'],
@@ -94,11 +99,11 @@ export function respondToErrors(log: Log, absences: Absences): ErrorRequestHandl
   };
 }
 
-/** How long a refused client may go on sending. */
+/** How long a refused client may continue to send. */
 const lingerMs = 5000;
 
 /**
- * Answers a client that is still sending. Closing at once would reset the connection, and the client would lose the answer: so it is sent whole, and what
+ * Answers a client that is still sending. Closing the connection at once would reset it, and the client would lose the answer. So the answer is sent completely, and what
  * still arrives is discarded for `lingerMs`.
  */
 function refuseAmidst(request: Request, response: Response, text: string): void {

@@ -1,18 +1,18 @@
-/** A route of the API: what it answers, and who may ask. Tables of them are in routes/; app.ts registers them. */
+/** A route of the API: what it does, and who may call it. Tables of routes are in routes/; app.ts registers them. */
 import type { Request, Response } from 'express';
 import type { Role } from '../../contract/schemas.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
 /**
- * What a restricted client's projects are held against:
+ * Which project of a call must be one of a restricted client's projects:
  * `named`: `?project=` (`default` without it) and the body's `project`; `?all-projects` is refused;
  * `filtered`: the same, but with `?all-projects` the route shows only what `mayTouch` allows;
- * `checkedByRoute`: no project; what the route shows of projects it asks `mayTouch`;
+ * `checkedByRoute`: none; the route itself asks `mayTouch` about what it shows;
  * `path`: `{project}` in the path;
  * `operation`: the project of the operation `{id}`, or one of the run's;
  * `unrestrictedOnly`: it is about the server, and not for restricted clients.
  */
-export type ProjectRule = 'named' | 'filtered' | 'checkedByRoute' | 'path' | 'operation' | 'unrestrictedOnly';
+type ProjectRule = 'named' | 'filtered' | 'checkedByRoute' | 'path' | 'operation' | 'unrestrictedOnly';
 
 export interface Right {
   /** `anyone`: also clients that are not trusted. */
@@ -23,18 +23,18 @@ export interface Right {
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 export interface Route extends Right {
-  /** HEAD is answered as GET. */
+  /** GET also answers HEAD. */
   method: Method;
-  /** Below the path of its group, with parameters in braces; `/` is that path itself. */
+  /** Path below that of its group, with parameters in braces; `/` is the group's path itself. */
   path: string;
-  /** Where the right depends on what the path names. */
+  /** Set if the right depends on what the path names. */
   rightOf?: (parameters: Record<string, string>) => Partial<Right>;
-  /** The route reads the body itself; by default it is read before, as JSON. */
+  /** The route reads the body itself. By default, the body is read before, as JSON. */
   readsBody?: true;
   run(parts: GatewayParts, request: Request, response: Response): unknown;
 }
 
-/** Routes below one path, which must be written as it is here. What follows it is matched whatever the case. */
+/** Routes below one path. A call must have that path in this case; what follows is matched ignoring case. */
 export interface RouteGroup {
   path: string;
   routes: Route[];

@@ -1,10 +1,10 @@
-/** How much of one kind is under way at a gateway, of all clients together and of each. */
+/** Limits how many transfers or lists a gateway handles at a time, in total and for each client. */
 import { LxstowError } from '../../contract/errors.ts';
 
-export interface ShareLimits {
+interface ShareLimits {
   most: number;
   mostPerClient: number;
-  /** The error where there are `most`, and where one client has its share. */
+  /** Error texts: at `most` in total, and when one client has its share. */
   full: string;
   ownFull: string;
 }
@@ -22,7 +22,7 @@ export class Shares {
     return this.#running;
   }
 
-  /** One more of a client, until it is disposed of. Throws gateway-busy. */
+  /** Counts one more for a client, until the result is disposed of. Throws gateway-busy. */
   begin(client: string): Disposable {
     const { most, mostPerClient, full, ownFull } = this.#limits;
     if (this.#running >= most) throw new LxstowError('gateway-busy', full);

@@ -1,16 +1,17 @@
-/** A question that can be asked over NATS, and how it is answered. */
+/** An endpoint of the API over NATS: its subject, and how a request to it is answered. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Address, Requestor, RunSelector, SchemaName } from '../../contract/schemas.ts';
 import { all } from '../../nats/subjects.ts';
+import { checkNoSecrets } from '../../runs/selector.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
 export interface Question {
-  /** From the subject; `instance` is empty where the subject has none, remote and project may be `all` where the endpoint allows that. */
+  /** From the subject. `instance` is empty if the subject has none; remote and project may be `all` if the endpoint allows that. */
   address: Address;
   /** The request, which matches its schema. */
   body: unknown;
-  /** Bytes that an answer may have. */
+  /** Largest size of the answer in bytes. */
   room: number;
   /** Aborts when the answer would come too late. */
   signal: AbortSignal;
@@ -19,40 +20,45 @@ export interface Question {
 }
 
 export interface Endpoint {
-  /** As `nats micro` shows it. */
+  /** Name shown by `nats micro`. */
   name: string;
-  /** Behind `lxstow.api.`; each name in braces is one token. */
+  /** Subject after `lxstow.api.`; each name in braces is one token. */
   subject: string;
   description: string;
   request: SchemaName;
   answer: SchemaName;
   /** Whether `=all` may stand in the subject for a remote or project. */
   allowsAll?: boolean;
-  /** More requests than this at a time are refused by a gateway. */
+  /** A gateway refuses more requests than this at a time. */
   atOnce: number;
   /** How long an answer may take. */
   timeoutMs: number;
   run(parts: GatewayParts, question: Question): Promise<object>;
 }
 
-/** Tests a host and a project against those that the subject names. */
+/** Functions that test whether a host or project is covered by the subject. */
 export function isIn({ address }: Question): { remote: (name: string) => boolean; project: (name: string) => boolean } {
   const fits = (named: string) => (name: string) => named === all || named === name;
   return { remote: fits(address.remote), project: fits(address.project) };
 }
 
-/** The fields that limit a selector to the host and project in the subject. Throws forbidden if the selector names others. */
-export function placeIn(question: Question, selector: Pick<RunSelector, 'remotes' | 'projects'>): typeof selector {
+/** The selector, limited to the host and project in the subject. Throws forbidden if it names others, or compares secrets. */
+export function selectorIn<S extends RunSelector>(question: Question, selector: S): S {
+  checkNoSecrets(selector);
   const { remote, project } = question.address;
   const place = isIn(question);
   const beyond = (['remotes', 'projects'] as const).find(
     (field) => !(selector[field] ?? []).every(field === 'remotes' ? place.remote : place.project),
   );
   if (beyond) throw new LxstowError('forbidden', `selector: ${beyond} goes beyond what the subject names`);
-  return { ...(remote !== all && { remotes: [remote] }), ...(project !== all && { projects: [project] }) };
+  return {
+    ...selector,
+    ...(remote !== all && { remotes: [remote] }),
+    ...(project !== all && { projects: [project] }),
+  };
 }
 
-/** As many items as an answer of `room` bytes holds; at least one. */
+/** As many items as fit into an answer of `room` bytes; at least one. */
 export function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: number): B[] {
   const fitting: B[] = [];
   let bytes = 0;
@@ -67,10 +73,10 @@ export function firstFitting<A, B>(items: A[], shown: (item: A) => B, room: numb
 
 /** Aborts when a client's wait is over, or the gateway stops. */
 export function overAfter(seconds: number, { stop }: Pick<GatewayParts, 'stop'>): AbortSignal {
-  // A timeout takes whole milliseconds only.
+  // AbortSignal.timeout accepts whole milliseconds only.
   return AbortSignal.any([AbortSignal.timeout(Math.ceil(seconds * 1000)), stop]);
 }
 
-/** Of endpoints that wait for something to end. */
+/** Limits of endpoints that wait for something to end. */
 export const longWait = { atOnce: 1000, timeoutMs: 70_000 };
 export const usualWaitSeconds = 30;

@@ -84,7 +84,7 @@ export const endpoints: Endpoint[] = [
     run: async (parts, { address, body }) => {
       const found = await operationOf(parts, address, (body as OperationRequest).id);
       const [shown = found] = await parts.awayWorkers.explain([found]);
-      return shownOperation(shown);
+      return shownOperation(parts.progress.latest(shown));
     },
   },
   {
@@ -100,9 +100,9 @@ export const endpoints: Endpoint[] = [
       const { id, timeout = usualWaitSeconds } = body as WaitRequest;
       const now = await parts.operations.find(id, address.remote);
       if (now) assertThere(now.operation, address, id);
-      // A job that was published straight to the queue has no operation until a worker takes it.
+      // A job that was published directly to the queue has no operation until a worker takes it.
       const found = await parts.feed.untilEnded(id, overAfter(timeout, parts), { mayCome: true });
-      return shownOperation(assertThere(found, address, id));
+      return shownOperation(parts.progress.latest(assertThere(found, address, id)));
     },
   },
   {
@@ -164,7 +164,7 @@ async function backupPage(
 }
 
 async function operationPage(
-  { operations, awayWorkers }: GatewayParts,
+  { operations, awayWorkers, progress }: GatewayParts,
   { address, body, room }: Question,
 ): Promise<OperationPage> {
   const { status, limit = usualLimit, after } = body as OperationsRequest;
@@ -175,7 +175,7 @@ async function operationPage(
     .sort((a, b) => (cursor(a) < cursor(b) ? 1 : -1));
   const fitting = firstFitting(
     await awayWorkers.explain(behind.slice(0, limit)),
-    (one) => shownOperation(one) as OperationPage['operations'][number],
+    (one) => shownOperation(progress.latest(one)) as OperationPage['operations'][number],
     room,
   );
   const last = fitting.length < behind.length ? behind[fitting.length - 1] : undefined;

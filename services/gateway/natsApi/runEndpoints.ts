@@ -1,4 +1,5 @@
 /** The endpoints for runs over NATS. The host and project in the subject limit what a run covers and what the answer shows; `=all` stands for all of them. */
+import { checkLock } from '../../backups/protection.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type {
   CreateRunBody,
@@ -16,7 +17,7 @@ import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
-import { type Endpoint, isIn, longWait, overAfter, placeIn, type Question, usualWaitSeconds } from './endpoint.ts';
+import { type Endpoint, isIn, longWait, overAfter, type Question, selectorIn, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -121,17 +122,15 @@ function seenFrom(question: Question): MaySee {
   return (remote, project) => place.remote(remote) && place.project(project);
 }
 
-/** The request, limited to the host and project in its subject. Throws forbidden if it names others. */
+/** The request, with its selector limited. */
 function requestIn({ config }: GatewayParts, question: Question): CreateRunBody {
   const { selector, ...options } = question.body as CreateRunBody;
   // The right to publish runs is a right to make backups, not to delete them.
   if (options.keep) throw new LxstowError('forbidden', 'keep: a run over NATS deletes nothing');
-  const place = placeIn(question, selector);
+  checkLock(options.object_lock, config.s3);
+  const bounded = selectorIn(question, selector);
   checkEndpoints(question.body as CreateRunBody, config.notify);
-  return {
-    ...options,
-    selector: { ...selector, ...place },
-  };
+  return { ...options, selector: bounded };
 }
 
 function runOf({ runs }: GatewayParts, question: Question): Promise<Run> {

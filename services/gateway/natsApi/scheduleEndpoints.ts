@@ -13,20 +13,9 @@ import { all } from '../../nats/subjects.ts';
 import { everything, shownRun } from '../../runs/fold.ts';
 import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import {
-  createSchedule,
-  editSchedule,
-  nextInstances,
-  nextTimes,
-  pauseSchedule,
-  removeSchedule,
-  resumeSchedule,
-  runScheduleNow,
-  type ScheduleClient,
-  visibleSchedule,
-} from '../views/scheduleChanges.ts';
+import * as schedules from '../views/scheduleChanges.ts';
 import { coversOnly, showSchedule } from '../views/scheduleView.ts';
-import { type Endpoint, firstFitting, isIn, placeIn, type Question } from './endpoint.ts';
+import { type Endpoint, firstFitting, isIn, type Question, selectorIn } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -44,7 +33,7 @@ export const scheduleEndpoints: Endpoint[] = [
       'Creates a schedule for the instances that its selector chooses, limited to the host and project in the subject. It cannot have a rule that deletes backups.',
     request: 'http-schedules-post.json',
     answer: schedule,
-    run: shown((parts, question, client) => createSchedule(parts, client, wantedIn(question))),
+    run: shown((parts, question, client) => schedules.createSchedule(parts, client, wantedIn(question))),
   },
   {
     ...usual,
@@ -64,7 +53,7 @@ export const scheduleEndpoints: Endpoint[] = [
       'Shows a schedule. As in all requests about a schedule, it must be entirely on this host and in this project.',
     request: named,
     answer: schedule,
-    run: shown((parts, question, client) => visibleSchedule(parts, client, nameIn(question))),
+    run: shown((parts, question, client) => schedules.visibleSchedule(parts, client, nameIn(question))),
   },
   {
     ...usual,
@@ -74,7 +63,7 @@ export const scheduleEndpoints: Endpoint[] = [
       'Replaces the definition of a schedule, and shows it as it is then. It cannot have a rule that deletes backups.',
     request: 'http-schedules-post.json',
     answer: schedule,
-    run: shown((parts, question, client) => editSchedule(parts, client, wantedIn(question))),
+    run: shown((parts, question, client) => schedules.editSchedule(parts, client, wantedIn(question))),
   },
   {
     ...usual,
@@ -85,7 +74,7 @@ export const scheduleEndpoints: Endpoint[] = [
     answer: schedule,
     run: shown((parts, question, client) => {
       const { name, ...why } = question.body as SchedulePauseRequest;
-      return pauseSchedule(parts, client, name, why);
+      return schedules.pauseSchedule(parts, client, name, why);
     }),
   },
   {
@@ -96,7 +85,7 @@ export const scheduleEndpoints: Endpoint[] = [
       'Resumes a schedule, and shows it as it is then. Its next run starts when it is next due, not at once.',
     request: named,
     answer: schedule,
-    run: shown((parts, question, client) => resumeSchedule(parts, client, nameIn(question))),
+    run: shown((parts, question, client) => schedules.resumeSchedule(parts, client, nameIn(question))),
   },
   {
     ...usual,
@@ -107,7 +96,7 @@ export const scheduleEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
       const { name, id } = question.body as ScheduleRunRequest;
-      const run = await runScheduleNow(parts, clientIn(question), name, id);
+      const run = await schedules.runScheduleNow(parts, clientIn(question), name, id);
       return shownRun(run, everything, new Date()) as object;
     },
   },
@@ -118,7 +107,7 @@ export const scheduleEndpoints: Endpoint[] = [
     description: 'Deletes a schedule, and shows it as it was. Its runs and backups stay.',
     request: named,
     answer: schedule,
-    run: shown((parts, question, client) => removeSchedule(parts, client, nameIn(question))),
+    run: shown((parts, question, client) => schedules.removeSchedule(parts, client, nameIn(question))),
   },
   {
     ...usual,
@@ -130,15 +119,15 @@ export const scheduleEndpoints: Endpoint[] = [
     async run(parts, question) {
       const { name, instances, count = usualCount } = question.body as ScheduleNextRequest;
       const client = clientIn(question);
-      if (!instances) return { times: await nextTimes(parts, client, name, count) };
-      const { times, silent } = await nextInstances(parts, client, name);
+      if (!instances) return { times: await schedules.nextTimes(parts, client, name, count) };
+      const { times, silent } = await schedules.nextInstances(parts, client, name);
       const reasons = [...silent].map(([remote, { message }]) => [remote, message]);
       return { times, ...(reasons.length > 0 && { silent: Object.fromEntries(reasons) }) };
     },
   },
 ];
 
-type Act = (parts: GatewayParts, question: Question, client: ScheduleClient) => Promise<StoredSchedule>;
+type Act = (parts: GatewayParts, question: Question, client: schedules.ScheduleClient) => Promise<StoredSchedule>;
 
 function shown(act: Act): Endpoint['run'] {
   return async (parts, question) => showSchedule(parts, await act(parts, question, clientIn(question)));
@@ -149,13 +138,13 @@ async function schedulePage(parts: GatewayParts, question: Question): Promise<Sc
   const { may } = clientIn(question);
   const behind = (await parts.schedules.list()).filter((each) => each.schedule.name > after && may(each.schedule));
   const page = await Promise.all(behind.slice(0, limit).map((each) => showSchedule(parts, each)));
-  const schedules = firstFitting(page, (each) => each, question.room);
-  const last = schedules.length < behind.length ? schedules.at(-1) : undefined;
-  return { schedules, ...(last && { next: last.name }) };
+  const fitting = firstFitting(page, (each) => each, question.room);
+  const last = fitting.length < behind.length ? fitting.at(-1) : undefined;
+  return { schedules: fitting, ...(last && { next: last.name }) };
 }
 
-/** May touch only schedules that are entirely on the host and in the project that the subject names. */
-function clientIn(question: Question): ScheduleClient {
+/** A client that may touch only schedules entirely within the host and project of the subject. */
+function clientIn(question: Question): schedules.ScheduleClient {
   const { address, requestor, trace } = question;
   const place = isIn(question);
   const may = coversOnly({
@@ -169,12 +158,11 @@ function nameIn({ body }: Question): string {
   return (body as ScheduleRequest).name;
 }
 
-/** The schedule, limited to the host and project in the subject. Throws forbidden if it names others. */
+/** The schedule, with its selector limited. */
 function wantedIn(question: Question): SchedulesPostBody {
   const { name, definition } = question.body as SchedulesPostBody;
   // The right to publish schedules is a right to make backups, not to delete them.
   if (definition.keep) throw new LxstowError('forbidden', 'keep: a schedule over NATS deletes nothing');
-  const { selector = {} } = definition;
-  const bounded = { ...selector, ...placeIn(question, selector) };
+  const bounded = selectorIn(question, definition.selector ?? {});
   return { name, definition: { ...definition, ...(Object.keys(bounded).length > 0 && { selector: bounded }) } };
 }

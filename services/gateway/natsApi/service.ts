@@ -1,22 +1,29 @@
-/** The API over NATS: request and reply, found by `$SRV` (ADR-32 of NATS). One gateway of the queue group answers each request. */
+/** Serves the API over NATS, by request and reply; clients find it through `$SRV` (NATS's ADR-32). One gateway of the queue group answers each request. */
 import { setTimeout } from 'node:timers/promises';
-import { type Endpoint as NatsEndpoint, ServiceErrorCodeHeader, ServiceErrorHeader, Svcm } from '@nats-io/services';
+import {
+  type Endpoint as NatsEndpoint,
+  type Service,
+  ServiceErrorCodeHeader,
+  ServiceErrorHeader,
+  Svcm,
+} from '@nats-io/services';
 import { type Msg, headers as natsHeaders } from '@nats-io/transport-node';
 import { knownRemote } from '../../contract/config.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import { parseJson } from '../../contract/json.ts';
-import { type Address, check, type Requestor } from '../../contract/schemas.ts';
+import { type Address, check, type Requestor, type ScheduleBody } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { all, apiSubject, parseApiSubject } from '../../nats/subjects.ts';
+import { keepSubscribed } from '../../nats/subscriptions.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
-import { auditOverNats, userOf } from '../access/audit.ts';
+import { auditOverNats, choiceOf, userOf } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
 
-export interface NatsService {
-  /** Takes no new requests; resolves when those under way are answered, or so much time has passed. */
+interface NatsService {
+  /** Accepts no new requests; resolves when the current ones are answered, or this much time has passed. */
   drain(withinMs: number): Promise<void>;
 }
 
@@ -29,10 +36,57 @@ const roomShare = 0.9;
  */
 const inbox = /^_(INBOX|R_)/;
 
-/** Registers every endpoint. When NATS forbids the gateway to subscribe to one, that is logged and the service ends; the REST API continues. */
+/**
+ * Registers every endpoint. When NATS forbids the gateway to subscribe to one, that is logged and the service ends; it begins again when NATS allows it.
+ * The REST API continues.
+ */
 export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
   const { nats, log } = parts;
   const measured = new Map(endpoints.map(({ name }) => [name, new Measure()]));
+  const underWay = new Set<Promise<void>>();
+  let service: Promise<Service> | undefined;
+  let isEnded = false;
+  const begin = async () => {
+    await (await service)?.stop();
+    const begun = await addService(parts, measured, underWay);
+    void begun.stopped.then((error) => {
+      if (error && !isEnded) log.error('the API over NATS has ended', { error });
+      isEnded ||= error !== null;
+    });
+    await nats.connection.flush();
+    if (isEnded && !begun.isStopped) log.info('the API over NATS is served again');
+    isEnded &&= begun.isStopped;
+    return begun;
+  };
+  const keeping = keepSubscribed(nats, isServed, () => {
+    service = begin();
+    service.catch((error) => log.error('the API over NATS was not begun', { error }));
+  });
+  await service;
+  return {
+    async drain(withinMs) {
+      keeping[Symbol.dispose]();
+      const drained = async () => {
+        await (await service)?.stop();
+        await Promise.all(underWay);
+        await nats.connection.flush();
+      };
+      const gaveUp = (error: unknown) => log.warn('requests over NATS may not be answered', { error });
+      await Promise.race([drained().catch(gaveUp), setTimeout(withinMs, undefined, { ref: false })]);
+    },
+  };
+}
+
+function isServed(subject: string): boolean {
+  return subject.startsWith('$SRV.') || subject.startsWith(apiSubject(''));
+}
+
+async function addService(
+  parts: GatewayParts,
+  measured: Map<string, Measure>,
+  underWay: Set<Promise<void>>,
+): Promise<Service> {
+  const { nats, log } = parts;
   const service = await new Svcm(connectionOf(nats)).add({
     name: 'lxstow',
     version,
@@ -46,7 +100,6 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
       return { running: measure?.running };
     },
   });
-  const underWay = new Set<Promise<void>>();
   const api = service.addGroup('');
   for (const endpoint of endpoints) {
     const measure = measured.get(endpoint.name) ?? new Measure();
@@ -65,23 +118,10 @@ export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
       },
     });
   }
-  void service.stopped.then((error) => {
-    if (error) log.error('the API over NATS has ended', { error });
-  });
-  return {
-    async drain(withinMs) {
-      const drained = async () => {
-        await service.stop();
-        await Promise.all(underWay);
-        await nats.connection.flush();
-      };
-      const gaveUp = (error: unknown) => log.warn('requests over NATS may not be answered', { error });
-      await Promise.race([drained().catch(gaveUp), setTimeout(withinMs, undefined, { ref: false })]);
-    },
-  };
+  return service;
 }
 
-/** The library brings types of an older nats-core; the methods that it calls are the same. */
+/** The library has types of an older nats-core; the methods that it calls are the same. */
 function connectionOf({ connection }: Nats): ConstructorParameters<typeof Svcm>[0] {
   return connection as unknown as ConstructorParameters<typeof Svcm>[0];
 }
@@ -99,6 +139,9 @@ async function answer(
   auditOverNats(parts.audit, { message, trace, status: error?.status ?? 200, body: about });
   return error;
 }
+
+/** The fields of requests that the audit trail gets. */
+type Named = { id?: string; backup?: string; name?: string; definition?: ScheduleBody } & ScheduleBody;
 
 /** Fills `about` with the fields that the audit trail gets. */
 async function respond(
@@ -118,7 +161,7 @@ async function respond(
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {
     if (running > endpoint.atOnce)
-      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: ask again`);
+      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: try again`);
     const signal = AbortSignal.timeout(endpoint.timeoutMs);
     const question = {
       address: addressOf(parts, endpoint, subject),
@@ -128,8 +171,13 @@ async function respond(
       trace,
       requestor: requestorOf(message),
     };
-    const { id, backup, name } = question.body as { id?: string; backup?: string; name?: string };
-    const named = { ...(id && { id }), ...(backup && { backup }), ...(name && { name }) };
+    const { id, backup, name, definition, ...body } = question.body as Named;
+    const named = {
+      ...(id && { id }),
+      ...(backup && { backup }),
+      ...(name && { name }),
+      ...choiceOf(definition ?? body),
+    };
     Object.assign(about, { project: question.address.project, ...named });
     const text = JSON.stringify(await endpoint.run(parts, question));
     if (Buffer.byteLength(text) > largest)
@@ -151,7 +199,7 @@ function requestorOf(message: Msg): Requestor {
   return { ...(user && { username: user }), protocol: 'nats' };
 }
 
-/** Answers an error: status and text in the headers of NATS services, our code in a header of ours, and all three in the body. */
+/** Answers with an error: status and text in the headers of NATS services, our code in our own header, and all three in the body. */
 function respondError(message: Msg, { code, status, message: said }: LxstowError): void {
   const text = code === 'internal' ? 'internal error; the gateway has logged its cause' : said;
   const headers = natsHeaders();

@@ -1,8 +1,8 @@
-/** Routes of backups: list, make, show, change and delete them. Restores are in restore.ts. */
+/** Routes that list, make, show, change and delete backups. Restores are in restore.ts. */
 
 import type { Request, Response } from 'express';
 import type { BackupScope } from '../../backups/keys.ts';
-import { assertDeletable as assertUnprotected } from '../../backups/protection.ts';
+import { assertDeletable as assertUnprotected, checkLock } from '../../backups/protection.ts';
 import type { Summary } from '../../backups/summaries.ts';
 import { checkBackupName } from '../../contract/backupNames.ts';
 import { knownRemote } from '../../contract/config.ts';
@@ -36,6 +36,7 @@ import {
   listedProject,
   placeOf,
   query,
+  refuseLockHeaders,
   requestorOf,
   storedBackupOf,
   storedInstanceOf,
@@ -100,7 +101,7 @@ async function listBackups(parts: GatewayParts, request: Request, response: Resp
   });
 }
 
-/** Sends the backups that the client may see: all, a page, or all as lines. `onNone` is called when there are none, and may throw. */
+/** Sends the backups that the client may see: all, a page, or all as lines. If there are none, calls `onNone`, which may throw. */
 async function sendBackups(
   parts: GatewayParts,
   request: Request,
@@ -144,9 +145,9 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
   const { config, catalog, transfers } = parts;
   const isPut = request.method === 'PUT';
   const address = backupOf(request, config);
-  // An empty body is refused: a PUT of it would empty everything.
+  // Refuse an empty body: PUT would empty everything.
   const wanted = check('http-update-backup.json', request.body, 'body');
-  // MinIO would write a manifest again whose backup was deleted in between (docs/s3.md).
+  // If the backup were deleted in between, MinIO would write its manifest again (docs/s3.md).
   await using claim = await transfers.claim(address);
   const { manifest, etag } = await catalog.change(
     address,
@@ -202,7 +203,7 @@ async function makeBackup(parts: GatewayParts, request: Request, response: Respo
   }
 }
 
-/** Throws not-found when a worker says that LXD does not have the instance. */
+/** Throws not-found if a worker says that LXD does not have the instance. */
 async function assertToBackUp(parts: GatewayParts, address: Address, request: Request): Promise<void> {
   const { remote, project, instance } = address;
   const found = await lookUp(parts, remote, { project, instance }, traceOfRequest(request));
@@ -211,7 +212,7 @@ async function assertToBackUp(parts: GatewayParts, address: Address, request: Re
     throw new LxstowError('not-found', `instance ${instance} does not exist on ${remote}, project ${project}`);
 }
 
-/** Reserves the requested name, or the next free one. Throws conflict for a name that is taken. */
+/** Reserves the requested name, or the next free one. Throws conflict if the requested name is taken. */
 async function reserve(
   parts: GatewayParts,
   address: Address,
@@ -236,7 +237,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   await assertDeletable(parts, { ...address, backup }, ended(response));
   const { remote, project, instance } = address;
   const trace = traceOfRequest(request);
-  // Without a worker, fail now and not after deleteTimeoutMs.
+  // If there is no worker, fail now, not after deleteTimeoutMs.
   await askLookUp(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
   const id = submitter.newId();
   await submitter.submit(id, { kind: 'delete', address, body: { backup, ...told } }, requestorOf(request), trace);
@@ -252,7 +253,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   sync(response, shownOperation(operation));
 }
 
-/** Throws not-found, and conflict for a backup that is pinned, locked or still being made. A backup whose manifest cannot be read can be deleted. */
+/** Throws not-found; or conflict if the backup is pinned, locked or still being made. A backup whose manifest cannot be read can be deleted. */
 async function assertDeletable(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<void> {
   const manifest = await parts.catalog.manifest(address, signal).catch(async (error) => {
     if (isCode(error, 'bad-manifest')) return undefined;
@@ -264,16 +265,18 @@ async function assertDeletable(parts: GatewayParts, address: BackupAddress, sign
   if (manifest) assertUnprotected(manifest);
 }
 
-/** Runs both in parallel. When one fails, the other has ended too, so that its effect can be undone. */
+/** Runs both in parallel. If one fails, waits for the other to end, too, so that its effect can be undone. */
 async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
   await Promise.allSettled([one, other]);
   return Promise.all([one, other]);
 }
 
-function createOptions(request: Request, { worker, notify }: Config) {
+function createOptions(request: Request, { worker, notify, s3 }: Config) {
+  refuseLockHeaders(request, 'give object_lock in the body');
   const usual = worker.compression;
   const body = check('http-create-backup.json', bodyOf(request), 'body');
   const compression = compressionQuery(request) ?? (body.compression_algorithm || usual);
+  checkLock(body.object_lock, s3);
   const name = body.name || undefined;
   if (name !== undefined) checkBackupName(name, compression);
   return {

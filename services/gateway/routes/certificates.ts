@@ -1,4 +1,4 @@
-/** Trusted certificates: list, add, change and remove them; tokens by which clients add themselves. */
+/** Routes that list, add, change and remove trusted certificates, and make tokens with which clients add themselves. */
 import { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import type { Request, Response } from 'express';
@@ -35,7 +35,7 @@ const hourMs = 3_600_000;
 export const certificateRoutes: RouteGroup = {
   path: '/1.0/certificates',
   routes: [
-    // A client sees itself; the others are shown to admins only.
+    // A client sees its own certificate; only admins see others.
     { method: 'GET', path: '/', least: 'viewer', projects: 'checkedByRoute', run: listCertificates },
     { method: 'POST', path: '/', least: 'admin', projects: 'unrestrictedOnly', run: addCertificate },
     { method: 'GET', path: '/{fingerprint}', least: 'viewer', projects: 'checkedByRoute', run: showCertificate },
@@ -76,7 +76,7 @@ async function addCertificate(parts: GatewayParts, request: Request, response: R
 
 async function showCertificate(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const client = clientOf(request);
-  // Checked before the look-up, so that others do not learn which certificates exist.
+  // Check before looking up, so that other clients do not learn which certificates exist.
   if (!isAdmin(client) && !client.fingerprint.startsWith(prefixOf(request))) throw notAuthorized();
   const { certificate, revision } = await find(parts, request);
   if (!isAdmin(client) && certificate.fingerprint !== client.fingerprint) throw notAuthorized();
@@ -112,7 +112,7 @@ async function change(
     if (ifMatch !== undefined && ifMatch !== '*' && ifMatch !== etagOf(revision))
       throw new LxstowError('precondition-failed', "ETag doesn't match");
     if (body.certificate && fingerprintOf(parseCertificate(body.certificate)) !== before.fingerprint)
-      throw new LxstowError('bad-request', 'a certificate cannot be exchanged: add the new one, remove the old one');
+      throw new LxstowError('bad-request', 'a certificate cannot be replaced: add the new one, and remove the old one');
     const after = { ...before, name: body.name || before.name, ...grantOf(body, before) };
     if (body.projects) await assertProjects(parts, after.projects);
     leaveIfOwn(parts, request, response, before.fingerprint);
@@ -159,7 +159,7 @@ function leaveIfOwn({ connections }: GatewayParts, request: Request, response: R
   if (clientOf(request).fingerprint === fingerprint) connections.leave(response);
 }
 
-/** Throws bad-request for a project that no host has. When a host does not answer, nothing is refused: it may have the project. */
+/** Throws bad-request for a project that no host has. If a host does not answer, nothing is refused, because that host may have the project. */
 async function assertProjects({ nats, config }: GatewayParts, projects: string[]): Promise<void> {
   const remotes = Object.keys(config.remotes);
   const found = await unknownProjects(nats, remotes, projects, config.gateway.askTimeoutMs);
@@ -167,7 +167,7 @@ async function assertProjects({ nats, config }: GatewayParts, projects: string[]
     throw new LxstowError('bad-request', projectsText(found, remotes));
 }
 
-/** Enrols a client that is not trusted yet: adds its connection's certificate for a token. The token says everything else. */
+/** Enrols an untrusted client: adds its connection's certificate in exchange for a token. The token sets name, role and projects. */
 export async function enrol(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { trustStore, trust } = parts;
   const body = check('http-certificates-post.json', bodyOf(request), 'body');
@@ -184,7 +184,7 @@ export async function enrol(parts: GatewayParts, request: Request, response: Res
   const fingerprint = fingerprintOf(certificate);
   if (await trustStore.certificate(fingerprint))
     throw new LxstowError('conflict', 'Certificate already in trust store');
-  // Before the token is used up.
+  // Check the certificate before using up the token.
   trustedCertificate(certificate, '', newGrant({}));
   const redeemed = await trustStore.redeem(token.secret, { ...requestorOf(request), username: fingerprint });
   if (!redeemed)

@@ -29,7 +29,7 @@ async function openSocket({ eventSockets, trust }: GatewayParts, request: Reques
   });
 }
 
-/** The event types that the client asks for; by default all that it may see. */
+/** The event types that the client asks for; by default, all that it may see. */
 function wantedTypes(request: Request, client: Client): Set<EventType> {
   const admin = isAdmin(client);
   const asked = query(request, 'type')?.split(',');
@@ -39,7 +39,7 @@ function wantedTypes(request: Request, client: Client): Set<EventType> {
         'bad-request',
         `${JSON.stringify(type)} is none of the event types ${eventTypes.join(', ')}`,
       );
-    // Log lines name what is in all projects.
+    // Log lines name things in all projects.
     if (type === 'logging' && !admin) throw notAuthorized();
   }
   return new Set((asked as EventType[]) ?? eventTypes.filter((type) => type !== 'logging' || admin));

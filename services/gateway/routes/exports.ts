@@ -16,15 +16,15 @@ import { checkIfMatch, ended, namesEtag, query, storedBackupOf, traceOfRequest }
 import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 
-/** One part is sent, the next one read. */
+/** While one part is sent, the next one is read. */
 const partsAhead = 2;
-/** One write. A client must take it within gateway.clientIdleTimeoutMs. */
+/** Bytes of one write. A client must read it within gateway.clientIdleTimeoutMs. */
 const sliceBytes = 64 * 1024;
 const usualExpirySeconds = 3600;
 /** S3's own limit. */
 const longestExpirySeconds = 7 * 24 * 3600;
 
-/** Whole instances, with all that is in them. */
+/** These routes give away whole instances, with everything in them. */
 export const exportRoutes: RouteGroup = {
   path: '/1.0/instances/{instance}/backups',
   routes: [
@@ -126,7 +126,7 @@ async function send(
   };
   for await (const { start, bytes, release } of verifiedParts(archive.parts, options, range)) {
     if (!response.headersSent) begin();
-    // Everything is read, so a client that has the last byte may delete the backup.
+    // Everything has been read, so a client that gets the last byte can delete the backup at once.
     const last = start + bytes.length > range.end;
     if (last) await claim.release();
     const end = Math.min(bytes.length, range.end + 1 - start);
@@ -157,7 +157,7 @@ function filenameOf({ instance, backup }: Pick<BackupAddress, 'instance' | 'back
   return `${instance}-${backup}`;
 }
 
-/** The range that the client asks for; undefined: all of it. Several at once are answered with all, as RFC 9110 allows. */
+/** The range that the client asks for; undefined: everything. A request for several ranges gets everything, as RFC 9110 allows. */
 function rangeOf(
   request: Request,
   response: Response,
@@ -171,7 +171,7 @@ function rangeOf(
     response.set('content-range', `bytes */${size}`);
     throw new LxstowError(
       'range-not-satisfiable',
-      `the archive has ${size} bytes: ${request.get('range')} is not a part of it`,
+      `the archive has ${size} bytes: ${request.get('range')} is outside of it`,
     );
   }
   if (!Array.isArray(ranges) || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;

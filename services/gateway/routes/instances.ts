@@ -1,29 +1,28 @@
-/** Instances, as LXD shows them, of all remotes: listed, shown, their state. */
+/** Routes that list and show instances of all hosts, and their states, as LXD shows them. */
 import type { Request, Response } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import { check } from '../../contract/schemas.ts';
 import type { InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
+import { isSecretKey } from '../../lxd/secretKeys.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
 import { ended, listedProject, parameter, query } from '../http/requests.ts';
-import { sync } from '../http/respond.ts';
+import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { showListed } from '../views/backupView.ts';
 import { askRemotes, askSome, instancePath, remotesOf } from '../views/inventoryView.ts';
 
-/** Keys of an instance's configuration whose values are often secrets. */
-const secrets = /^(environment\.|cloud-init\.|user\.(user-data|vendor-data|meta-data|network-config)$)/;
 const mask = '********';
 
-/** Masks these secrets for viewers, in the snapshots too. */
+/** Masks secrets for viewers, also in snapshots. */
 function shownTo<T extends LxdObject>(client: Client, object: T): T {
   if (client.role !== 'viewer') return object;
   const masked = Object.entries(object).map(([field, value]) => {
     if (field === 'snapshots' && Array.isArray(value)) return [field, value.map((each) => shownTo(client, each))];
     if (!/^(expanded_)?config$/.test(field) || typeof value !== 'object' || value === null) return [field, value];
-    const entries = Object.entries(value).map(([key, text]) => [key, secrets.test(key) && text ? mask : text]);
+    const entries = Object.entries(value).map(([key, text]) => [key, isSecretKey(key) && text ? mask : text]);
     return [field, Object.fromEntries(entries)];
   });
   return Object.fromEntries(masked) as T;
@@ -58,7 +57,7 @@ async function listInstances(parts: GatewayParts, request: Request, response: Re
   const found = await askSome(parts, response, remotesOf(request, config), question);
   const seen = ([...found.values()].flat() as LxdInstance[])
     .filter((instance) => mayTouch(client, instance.project) && (type === undefined || instance.type === type))
-    // Before the filter: that would tell a secret letter by letter.
+    // Mask before filtering, because a filter could reveal a secret letter by letter.
     .map((instance) => shownTo(client, instance));
   const instances = await filtered(seen, filter);
   const { defaultRemote } = config.gateway;
@@ -108,7 +107,7 @@ function oneInFull(parts: GatewayParts, request: Request, response: Response): P
   return one(parts, request, response, (address) => ({ kind: 'instance', full: true, ...address }));
 }
 
-/** The requested instance, and its host: without `?target=` that of the default host, else the only one. */
+/** The requested instance, and its host: without `?target=`, the default host's instance, otherwise the only one of this name. */
 async function one(
   parts: GatewayParts,
   request: Request,
@@ -151,7 +150,7 @@ async function backupsOf(
   } catch (error) {
     if (!isCode(error, 's3-unavailable')) throw error;
     log.warn('instance shown without its backups', { remote, project, instance, error });
-    response.append('warning', `199 lxstow "backups are not in this answer: s3-unavailable"`);
+    warn(response, 'backups are not in this answer: s3-unavailable');
     return null;
   }
 }

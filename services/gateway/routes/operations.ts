@@ -1,5 +1,3 @@
-/** Operations: listed, shown, waited for. */
-
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation, Run } from '../../contract/schemas.ts';
@@ -11,7 +9,7 @@ import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
 import { ended, listedProject, parameter, query, requestorOf } from '../http/requests.ts';
-import { operationPath, sync } from '../http/respond.ts';
+import { operationPath, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
@@ -32,7 +30,7 @@ export const operationRoutes: RouteGroup = {
 };
 
 async function listOperations(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { operations, awayWorkers } = parts;
+  const { operations, awayWorkers, progress } = parts;
   const project = listedProject(request);
   const filter = query(request, 'filter');
   const full = (query(request, 'recursion') ?? '0') !== '0';
@@ -50,7 +48,8 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
     found = page.operations;
   }
   const others = after === undefined ? await otherOperations(parts, client, wants) : [];
-  const all = await filtered([...(await awayWorkers.explain(found)).map(shownOperation), ...others], filter);
+  const latest = (await awayWorkers.explain(found)).map((each) => shownOperation(progress.latest(each)));
+  const all = await filtered([...latest, ...others], filter);
   const shown = Object.entries(Object.groupBy(all, ({ status }) => status.toLowerCase())).map(([status, each = []]) => [
     status,
     full ? each : each.map(({ id }) => operationPath(id)),
@@ -58,7 +57,7 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
   sync(response, Object.fromEntries(shown));
 }
 
-/** All operations in batches. One may come twice: the later line is its state. */
+/** All operations, in batches. An operation may come twice; the later line is current. */
 async function* operationBatches(
   parts: GatewayParts,
   client: Client,
@@ -67,17 +66,17 @@ async function* operationBatches(
   yield await otherOperations(parts, client, wants);
   for await (const batch of parts.operations.batches()) {
     const theirs = batch.map(({ operation }) => operation).filter(({ project }) => wants(project));
-    yield (await parts.awayWorkers.explain(theirs)).map(shownOperation);
+    yield (await parts.awayWorkers.explain(theirs)).map((each) => shownOperation(parts.progress.latest(each)));
   }
 }
 
-/** Runs, and for admins tokens: LXD's clients know them as operations. */
+/** Runs, and for admins tokens, which LXD's clients see as operations. */
 async function otherOperations(
   { runs, trustStore }: GatewayParts,
   client: Client,
   wants: (project: string) => boolean,
 ): Promise<(ReturnType<typeof runOperation> | ReturnType<typeof tokenOperation>)[]> {
-  // In LXD too, a token runs in the default project.
+  // As in LXD, a token belongs to the default project.
   const tokens = isAdmin(client) && wants('default') ? await trustStore.tokens() : [];
   const batches = (await runs.list()).flatMap(({ run }) => {
     const shown = shownRun(run, (_, each) => (each === '' ? mayTouch(client, each) : wants(each)), new Date());
@@ -93,11 +92,11 @@ function revisionOf(cursor: string | undefined): number | undefined {
 }
 
 async function showOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { operations, awayWorkers, runs, trustStore } = parts;
+  const { operations, awayWorkers, progress, runs, trustStore } = parts;
   const id = idOf(request);
   const found = await operations.find(id);
   const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
-  if (operation) return sync(response, shownOperation(operation));
+  if (operation) return sync(response, shownOperation(progress.latest(operation)));
   const run = shownToClient(request, (await runs.find(id))?.run);
   if (run) return sync(response, run);
   const token = isAdmin(clientOf(request)) ? await trustStore.token(id) : undefined;
@@ -120,7 +119,7 @@ async function deleteOperation(parts: GatewayParts, request: Request, response: 
 }
 
 async function waitForOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { feed, runs, runFeed, stop } = parts;
+  const { feed, progress, runs, runFeed, stop } = parts;
   const id = idOf(request);
   const seconds = Number(query(request, 'timeout') ?? -1);
   if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
@@ -130,18 +129,18 @@ async function waitForOperation(parts: GatewayParts, request: Request, response:
     return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
   const found = await feed.untilEnded(id, until);
   if (!found) throw missingOperation(id);
-  sync(response, shownOperation(found));
+  sync(response, shownOperation(progress.latest(found)));
 }
 
 function idOf(request: Request): string {
   return parameter(request, 'id', 'names.json#/$defs/uuid');
 }
 
-/** Says in a header how many dead letters there are: LXD's clients expect the body as it is. */
+/** Says in a header how many dead letters there are, because LXD's clients do not expect this in the body. */
 async function tellDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
   try {
     const count = await countDeadLetters(nats);
-    if (count > 0) response.append('warning', `199 lxstow "${wordsFor(count)}"`);
+    if (count > 0) warn(response, wordsFor(count));
   } catch (error) {
     log.debug('dead letters were not counted', { error });
   }

@@ -1,4 +1,4 @@
-/** Projects and storage pools of all hosts. Those of one name are shown as one. */
+/** Projects and storage pools of all hosts. Those with the same name are shown as one. */
 import type { Request, Response } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
@@ -62,7 +62,7 @@ async function pools(parts: GatewayParts, request: Request, response: Response):
   const client = clientOf(request);
   const found = await askSome(parts, response, remotesOf(request, parts.config), { kind: 'pools' });
   const located = [...found].flatMap(([remote, items]) => items.map((pool) => ({ ...pool, locations: [remote] })));
-  // A restricted client does not learn what is in others' projects, nor where things are kept.
+  // A restricted client does not learn what is in other projects, nor how pools are configured.
   return united(located).map((pool) => (client.projects ? { ...pool, config: {}, used_by: [] } : pool));
 }
 
@@ -72,7 +72,7 @@ async function list(request: Request, response: Response, path: string, items: L
   sync(response, full ? matching : matching.map(({ name }) => `${path}/${encodeURIComponent(String(name))}`));
 }
 
-/** The first of each name, with what uses all of them, and where they are. */
+/** One item for each name, with `used_by` of all items of that name, and their hosts. */
 function united(items: LxdObject[]): LxdObject[] {
   const byName = Map.groupBy(items, ({ name }) => String(name));
   return [...byName.values()].map(([first = {}, ...others]) => {

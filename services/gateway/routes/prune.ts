@@ -1,4 +1,4 @@
-/** What a rule would keep of a project's backups, and having the rest deleted: one operation for each instance. */
+/** The route that shows what a rule would keep of a project's backups, or deletes the rest, with one operation for each instance. */
 
 import type { Request, Response } from 'express';
 import type { Summary } from '../../backups/summaries.ts';
@@ -15,9 +15,10 @@ import {
 } from '../../contract/schemas.ts';
 import { judgeFor, readKeys } from '../../retention/instanceKeys.ts';
 import { checkRule } from '../../retention/keep.ts';
+import { noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, ended, endpointOf, placeOf, requestorOf, traceOfRequest } from '../http/requests.ts';
-import { sync } from '../http/respond.ts';
+import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { instanceKeeps } from '../views/instanceKeeps.ts';
 import { shownOperation } from '../views/operationView.ts';
@@ -33,6 +34,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const { config, catalog, nats } = parts;
   const { keep, instances, dry_run, notifyEndpoint } = check('http-prune.json', bodyOf(request), 'body');
   checkRule(keep);
+  noteForAudit(response, { keep, instances, dry_run });
   const place = placeOf(request, undefined, config.gateway.defaultRemote);
   const told = endpointOf(request, config.notify, notifyEndpoint);
   const unreadable = new Set<string>();
@@ -50,10 +52,10 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
     }));
   if (dry_run) {
     const faults = judged.flatMap(({ instance }) =>
-      readKeys(keysOf({ ...place, instance }) ?? {}).faults.map((fault) => `199 lxstow "${instance}: ${fault}"`),
+      readKeys(keysOf({ ...place, instance }) ?? {}).faults.map((fault) => `${instance}: ${fault}`),
     );
-    // A head of an answer has its limits.
-    for (const fault of faults.slice(0, mostWarnings)) response.append('warning', fault);
+    // The size of an answer's header is limited.
+    for (const fault of faults.slice(0, mostWarnings)) warn(response, fault);
     const verdicts = judged.flatMap((each) => each.verdicts);
     return sync(response, verdicts);
   }
@@ -62,10 +64,12 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const addresses = judged
     .filter(({ verdicts }) => verdicts.some(({ action }) => action === 'delete'))
     .map(({ instance }): Address => ({ ...place, instance }));
-  sync(response, (await begin(parts, request, addresses, { keep, ...told })).map(shownOperation));
+  const begun = await begin(parts, request, addresses, { keep, ...told });
+  noteForAudit(response, { operations: begun.map(({ id }) => id) });
+  sync(response, begun.map(shownOperation));
 }
 
-/** Queues a prune for each instance. When one cannot be queued, the error says how many are. */
+/** Queues a prune for each instance. If one cannot be queued, the error says how many have been. */
 async function begin(
   { submitter }: GatewayParts,
   request: Request,
@@ -93,7 +97,7 @@ function judgeAll(backups: Summary[], keep: KeepRule, keys: InstanceKeep | undef
   );
 }
 
-/** Of an instance with a manifest that cannot be read nothing is deleted. */
+/** The answer for an instance with a manifest that cannot be read: nothing is deleted. */
 function allStay(backups: Summary[]): PruneVerdict[] {
   return backups.map(({ address, backup }) =>
     shown({ ...backup, address }, 'keep', ['a manifest of this instance cannot be read']),

@@ -1,5 +1,3 @@
-/** The route that restores a backup. */
-
 import type { Request, Response } from 'express';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
@@ -70,7 +68,7 @@ async function restoreBackup(parts: GatewayParts, request: Request, response: Re
   );
 }
 
-/** Throws when a worker says that the restore cannot be done. `limited`: the manifest, for a client that may not restore every configuration. */
+/** Throws if a worker says that the restore cannot be done. `limited`: the manifest, if the client may not restore every configuration. */
 async function assertRestorable(
   parts: GatewayParts,
   { remote, project, instance }: Address,
@@ -98,7 +96,7 @@ async function assertRestorable(
   if (found.pool === false) throw new LxstowError('not-found', `storage pool ${pool} does not exist on ${remote}`);
 }
 
-/** The options of a restore, from the body, else from the query. In the query `project` and `target` name the backup, not the destination. */
+/** The options of a restore, from the body, otherwise from the query. In the query, `project` and `target` name the backup, not the destination. */
 function restoreOptions(request: Request, { notify }: Config) {
   const { notifyEndpoint, ...body } = check('http-restore-backup.json', bodyOf(request), 'body');
   return {

@@ -1,5 +1,6 @@
-/** Runs: list, make, show, cancel and retry batches of backups. */
+/** Routes that list, make, show, cancel and retry runs. */
 import type { Request, Response } from 'express';
+import { checkLock } from '../../backups/protection.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
 import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
@@ -7,6 +8,7 @@ import { checkRule } from '../../retention/keep.ts';
 import { type Asker, createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
+import { choiceOf, noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { pageOf } from '../http/pages.ts';
@@ -26,7 +28,7 @@ import {
 
 const usualLimit = 100;
 
-/** What a client may see of runs: its projects, on whichever remote. */
+/** What a client may see of runs: its projects, on every host. */
 export function seenBy(client: Client): MaySee {
   return (_remote, project) => mayTouch(client, project);
 }
@@ -54,7 +56,9 @@ async function listRuns(parts: GatewayParts, request: Request, response: Respons
 async function makeRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { config } = parts;
   const body = check('http-create-run.json', bodyOf(request), 'body');
+  noteForAudit(response, choiceOf(body));
   if (body.keep) checkRule(body.keep);
+  checkLock(body.object_lock, config.s3);
   checkEndpoints(body, config.notify);
   const known = Object.keys(config.remotes);
   const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));
@@ -97,7 +101,7 @@ function runOf({ runs }: GatewayParts, request: Request): Promise<Run> {
   return visibleRun(runs, parameter(request, 'id', 'names.json#/$defs/uuid'), seenBy(clientOf(request)));
 }
 
-/** Throws forbidden where the run has children that the client may not touch. */
+/** Throws forbidden if the run has children that the client may not touch. */
 async function wholeRunOf(parts: GatewayParts, request: Request): Promise<Run> {
   const run = await runOf(parts, request);
   assertAllOfIt(run, seenBy(clientOf(request)));
@@ -114,7 +118,7 @@ function accept(request: Request, response: Response, run: Run): void {
   started(response, run.id, runOperation(shown));
 }
 
-/** A restricted client's run is of its projects; it may name some of them. */
+/** Limits a restricted client's run to its projects, or to those of them that it names. */
 function projectsOf(client: Client, named: string[] | undefined): { projects?: string[] } {
   const other = named?.find((project) => !mayTouch(client, project));
   if (other !== undefined) throw notAuthorized();

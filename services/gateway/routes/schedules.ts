@@ -1,25 +1,14 @@
-/** Schedules: runs that are made by the clock. */
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
+import { choiceOf, noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
-import { created, started, sync } from '../http/respond.ts';
+import { created, started, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import {
-  createSchedule,
-  editSchedule,
-  nextInstances,
-  nextTimes,
-  pauseSchedule,
-  removeSchedule,
-  resumeSchedule,
-  runScheduleNow,
-  type ScheduleClient,
-  visibleSchedule,
-} from '../views/scheduleChanges.ts';
+import * as schedules from '../views/scheduleChanges.ts';
 import { coversOnly, showSchedule } from '../views/scheduleView.ts';
 
 const mostSlots = 100;
@@ -56,38 +45,44 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
 
 async function create(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { name, definition } = check('http-schedules-post.json', bodyOf(request), 'body');
+  noteForAudit(response, { name, ...choiceOf(definition) });
   const wanted = { name, definition: inProjects(clientOf(request), definition) };
-  const { schedule } = await createSchedule(parts, askerOf(request), wanted);
+  const { schedule } = await schedules.createSchedule(parts, askerOf(request), wanted);
   created(response, pathOf(schedule));
 }
 
 async function show(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await showSchedule(parts, await visibleSchedule(parts, askerOf(request), nameOf(request))));
+  sync(response, await showSchedule(parts, await schedules.visibleSchedule(parts, askerOf(request), nameOf(request))));
 }
 
 async function replace(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const definition = inProjects(clientOf(request), check('http-schedule.json', bodyOf(request), 'body'));
+  const given = check('http-schedule.json', bodyOf(request), 'body');
+  noteForAudit(response, choiceOf(given));
+  const definition = inProjects(clientOf(request), given);
   const wanted = { name: nameOf(request), definition };
-  sync(response, await showSchedule(parts, await editSchedule(parts, askerOf(request), wanted)));
+  sync(response, await showSchedule(parts, await schedules.editSchedule(parts, askerOf(request), wanted)));
 }
 
 async function remove(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  await removeSchedule(parts, askerOf(request), nameOf(request));
+  await schedules.removeSchedule(parts, askerOf(request), nameOf(request));
   sync(response);
 }
 
 async function pause(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const body = check('http-schedule-pause.json', bodyOf(request), 'body');
-  sync(response, await showSchedule(parts, await pauseSchedule(parts, askerOf(request), nameOf(request), body)));
+  sync(
+    response,
+    await showSchedule(parts, await schedules.pauseSchedule(parts, askerOf(request), nameOf(request), body)),
+  );
 }
 
 async function resume(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await showSchedule(parts, await resumeSchedule(parts, askerOf(request), nameOf(request))));
+  sync(response, await showSchedule(parts, await schedules.resumeSchedule(parts, askerOf(request), nameOf(request))));
 }
 
 async function runNow(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { id } = check('http-retry-run.json', bodyOf(request), 'body');
-  const run = await runScheduleNow(parts, askerOf(request), nameOf(request), id);
+  const run = await schedules.runScheduleNow(parts, askerOf(request), nameOf(request), id);
   const shown = shownRun(run, (_remote, project) => mayTouch(clientOf(request), project), new Date());
   if (!shown) throw notAuthorized();
   started(response, run.id, runOperation(shown));
@@ -95,9 +90,10 @@ async function runNow(parts: GatewayParts, request: Request, response: Response)
 
 async function next(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const [asker, name] = [askerOf(request), nameOf(request)];
-  if (!flag(request, 'instances')) return sync(response, await nextTimes(parts, asker, name, countOf(request)));
-  const { times, silent } = await nextInstances(parts, asker, name);
-  for (const [remote, { message }] of silent) response.append('warning', `199 lxstow "${remote}: ${message}"`);
+  if (!flag(request, 'instances'))
+    return sync(response, await schedules.nextTimes(parts, asker, name, countOf(request)));
+  const { times, silent } = await schedules.nextInstances(parts, asker, name);
+  for (const [remote, { message }] of silent) warn(response, `${remote}: ${message}`);
   sync(response, times);
 }
 
@@ -105,8 +101,8 @@ function nameOf(request: Request): string {
   return parameter(request, 'name', 'schedule.json#/$defs/name');
 }
 
-/** A schedule is for who may see all of it. */
-function askerOf(request: Request): ScheduleClient {
+/** The client, as the changes of schedules need it. It may see a schedule only if it may see all that the schedule covers. */
+function askerOf(request: Request): schedules.ScheduleClient {
   const client = clientOf(request);
   return {
     requestor: requestorOf(request),
@@ -116,7 +112,7 @@ function askerOf(request: Request): ScheduleClient {
   };
 }
 
-/** The definition as it was written, but that a restricted client's schedule is of its projects. Throws forbidden for other projects. */
+/** The definition as it was written, but limited to a restricted client's projects. Throws forbidden if it names other projects. */
 function inProjects(client: Client, given: ScheduleBody): ScheduleBody {
   const projects = given.selector?.projects ?? client.projects;
   if (projects?.some((project) => !mayTouch(client, project))) throw notAuthorized();

@@ -1,4 +1,4 @@
-/** What the server is: GET / and GET /1.0, the only answers for those who are not trusted; and the description of the API. */
+/** GET / and GET /1.0, the only routes that answer untrusted clients, and the description of the API. */
 import type { Request, Response } from 'express';
 import { readOpenapi } from '../../contract/openapi.ts';
 import { version } from '../../contract/version.ts';
@@ -8,7 +8,7 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 
-/** LXD's names for the parts of its API that this API has too. */
+/** LXD's names for the API extensions that this API supports, too. */
 const extensions = [
   'api_filtering',
   'backup_override_name',

@@ -7,13 +7,13 @@ import { filtered } from '../http/filter.ts';
 import { sendLines, wantsLines } from '../http/lines.ts';
 import { linkNext, pageOf } from '../http/pages.ts';
 import { listedProject, query } from '../http/requests.ts';
-import { sync } from '../http/respond.ts';
+import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { instancePath, remotesOf } from '../views/inventoryView.ts';
 import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 
-/** An older inventory may lack new instances; the answer warns of it. */
+/** If an inventory is older than this, it may lack new instances, and the answer warns of that. */
 const staleMs = 900_000;
 const mostOfPage = 10_000;
 
@@ -41,17 +41,16 @@ async function listStates(parts: GatewayParts, request: Request, response: Respo
     olderThan: query(request, 'older-than', 'nats-api.json#/$defs/olderThan'),
     state: query(request, 'state', 'nats-api.json#/$defs/instanceState'),
     after,
-    // One more tells whether there is another page. With a filter it is not known how many to look at.
+    // One more than the limit shows whether there is another page. With a filter, all must be looked at.
     ...(filter === undefined && limit !== undefined && !lines && { most: limit + 1 }),
   });
   for (const remote of remotes) {
     const at = inventories.get(remote)?.at;
     if (at !== undefined && Date.now() - Date.parse(at) < staleMs) continue;
     const since = at === undefined ? 'yet' : `since ${at}`;
-    response.append('warning', `199 lxstow "no worker of host ${remote} has taken an inventory ${since}"`);
+    warn(response, `no worker of host ${remote} has taken an inventory ${since}`);
   }
-  for (const absence of await parts.absences.known(remotes))
-    response.append('warning', `199 lxstow "${absence.replaceAll(/[^\x20-\x7e]|["\\]/g, "'")}"`);
+  for (const absence of await parts.absences.known(remotes)) warn(response, absence);
   if (lines) return sendLines(parts, request, response, batchesOf(statuses));
   const matching = await filtered(statuses, filter);
   const page = matching.slice(0, limit);

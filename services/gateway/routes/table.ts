@@ -1,4 +1,4 @@
-/** All routes of the API. What answers something new is entered here, if it is a file of its own. */
+/** All routes of the API. A new file of routes must be entered here. */
 import type { RouteGroup } from '../http/route.ts';
 import { backupRoutes } from './backups.ts';
 import { certificateRoutes } from './certificates.ts';

@@ -1,4 +1,4 @@
-/** Stores archives that LXD's clients send for an import: each becomes a backup. */
+/** The route to which LXD's clients send archives for an import. Each archive is stored as a backup. */
 import { randomUUID } from 'node:crypto';
 import type { Request, Response } from 'express';
 import type { SlotMemory } from '../../archive/slotMemory.ts';
@@ -19,6 +19,7 @@ import {
   ended,
   endpointOf,
   placeOf,
+  refuseLockHeaders,
   requestorOf,
   tagsOf,
   traceOfRequest,
@@ -30,7 +31,7 @@ import { lookUp } from '../views/backupView.ts';
 interface Wanted {
   remote: string;
   project: string;
-  /** Instead of the archive's own name. */
+  /** The instance's name; undefined: the one in the archive. */
   name: string | undefined;
   pool: string | undefined;
   compression: Compression;
@@ -38,7 +39,7 @@ interface Wanted {
   told: { notifyEndpoint?: string };
 }
 
-/** Bytes a second. A slower client would keep a transfer's share from others. */
+/** Bytes per second. A slower client would block a transfer that others could use. */
 const slowestBytes = 1024;
 
 export const uploadRoutes: RouteGroup = {
@@ -46,7 +47,7 @@ export const uploadRoutes: RouteGroup = {
   routes: [{ method: 'POST', path: '/', least: 'operator', projects: 'named', readsBody: true, run: upload }],
 };
 
-/** An upload, as far as it has come. */
+/** An upload that is being received. */
 interface Arriving {
   request: Request;
   wanted: Wanted;
@@ -61,8 +62,9 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
   if (!request.is('application/octet-stream'))
     throw new LxstowError(
       'bad-request',
-      'lxstow makes no instances: to upload an archive, send it as application/octet-stream',
+      'an upload creates no instance: to upload an archive, send it as application/octet-stream',
     );
+  refuseLockHeaders(request, 'an uploaded backup cannot be locked; to protect it: lxstow pin INSTANCE BACKUP --hold');
   const wanted = wantedOf(request, config);
   nats.assertConnected();
   using place = transfers.begin(clientOf(request).fingerprint);
@@ -94,12 +96,12 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
   accepted(response, operation, { name: operation.backup });
 }
 
-/** Reads the index, judges the archive of a limited client, and stores it. From then on it is an operation that can be watched, cancelled, and found after a crash. */
+/** Reads the index, judges the archive if the client is limited, and stores it. From then on, there is an operation that can be watched, cancelled, and found after a crash. */
 async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterable<Buffer>): Promise<Operation> {
   const { config, transfers, intake } = parts;
   const { request, wanted, idle, gone } = arriving;
   const inTurn = async <T>(run: () => Promise<T>) => {
-    // The client waits for us now.
+    // From here on, the client waits for us.
     idle.watch(false);
     using _turn = await transfers.parsing.take(gone);
     return await run();
@@ -118,7 +120,7 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
     id: randomUUID(),
     place: { remote, project, instance },
     index: pool === undefined ? index : { ...index, instance: { ...index.instance, pool } },
-    // What is judged is stored, so that a restore adds nothing to it.
+    // Store exactly what was judged, so that a restore adds nothing to it.
     tar: judge ? completed(tar) : tar,
     compression,
     tags,
@@ -149,7 +151,7 @@ function wantedOf(request: Request, config: Config): Wanted {
   };
 }
 
-/** The judge of a limited client's archive, by what LXD says of its project when a worker is up. */
+/** The judge of a limited client's archive. If a worker is up, it considers how LXD restricts the project. */
 async function judgeFor(
   parts: GatewayParts,
   index: LxdIndex,

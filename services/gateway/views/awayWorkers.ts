@@ -1,5 +1,5 @@
 /**
- * Says of queued jobs that they wait for an LXD that is away. While it is, no worker takes the job and writes that into its operation; so it is added when
+ * Shows that queued jobs wait for an LXD that is away. No worker takes such a job, so none writes this into its operation; it is added when
  * the operation is shown.
  */
 import type { Operation } from '../../contract/schemas.ts';
@@ -11,7 +11,7 @@ import { describeOutage } from '../../outages/outage.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-export interface AwayWorkersOptions {
+interface AwayWorkersOptions {
   nats: Nats;
   /** The bucket that the workers' records are in. */
   leases: Bucket;
@@ -26,7 +26,7 @@ export class AwayWorkers {
     this.#options = options;
   }
 
-  /** Adds `waiting_for` to the operations that wait for an LXD. Changes nothing when NATS does not answer. */
+  /** Adds `waiting_for` to the operations that wait for an LXD. Changes nothing if NATS does not answer. */
   async explain(shown: Operation[]): Promise<Operation[]> {
     if (!shown.some(isSilent)) return shown;
     try {
@@ -44,7 +44,7 @@ export class AwayWorkers {
     }
   }
 
-  /** For each host without a worker that reaches its LXD: what its jobs wait for. */
+  /** For each host of which no worker reaches its LXD: what the host's jobs wait for. */
   async #waits(remotes: Set<string>): Promise<Map<string, string>> {
     const { nats, leases, operations } = this.#options;
     const away = (await listOutages(leases)).filter(
@@ -55,7 +55,7 @@ export class AwayWorkers {
     const all = await operations.list();
     for (const [remote, outages = []] of Map.groupBy(away, (outage) => outage.remote)) {
       const workers = new Set(outages.map(({ worker }) => worker));
-      // A worker that has its LXD asks for jobs, or is at work in all its slots.
+      // A worker that reaches its LXD asks for jobs, or is busy in all its slots.
       const others = all.some(
         ({ remote: of, status, owner }) =>
           of === remote && status === 'Running' && owner !== undefined && !workers.has(owner),
@@ -67,7 +67,7 @@ export class AwayWorkers {
   }
 }
 
-/** Queued, for a worker with its LXD, and nothing says why. */
+/** Whether an operation is queued for a job that needs LXD, and does not say yet what it waits for. */
 function isSilent({ kind, status, metadata }: Operation): boolean {
   return status === 'Pending' && metadata.waiting_for === undefined && (kind === 'backup' || kind === 'restore');
 }

@@ -10,12 +10,12 @@ import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { operationPath } from '../http/respond.ts';
 
-/** The backup with its tags; one in progress, with its progress. Throws not-found. */
+/** The backup with its tags, or, while it is being made, with its progress. Throws not-found. */
 export async function showBackup(parts: GatewayParts, address: BackupAddress, signal: AbortSignal): Promise<object> {
   return (await findBackup(parts, address, signal)).backup;
 }
 
-/** The same, and the ETag of a stored one. */
+/** The same, with the ETag if the backup is stored. */
 export async function findBackup(
   parts: GatewayParts,
   address: BackupAddress,
@@ -31,7 +31,7 @@ export async function findBackup(
   }
 }
 
-/** Asks a worker what its LXD has; undefined when none answers. */
+/** Asks a worker what its LXD has; undefined if no worker answers. */
 export async function lookUp(
   { nats, config }: Pick<GatewayParts, 'nats' | 'config'>,
   remote: string,
@@ -71,10 +71,10 @@ export async function unlessAway<T>(
   }
 }
 
-/** For times that LXD has not set. */
+/** LXD's value for a time that is not set. */
 const never = '0001-01-01T00:00:00Z' as const;
 
-/** A backup in lists: the contract's fields, LXD's beside them, and whose it is. */
+/** A backup in lists: our fields, LXD's fields, and the instance that it belongs to. */
 export function showListed({ address, backup }: Summary) {
   const { remote: location, project, instance } = address;
   const { instance_only, ...rest } = backup;
@@ -89,7 +89,7 @@ export function showListed({ address, backup }: Summary) {
   };
 }
 
-/** One backup, with all fields of its manifest that are for people. */
+/** One backup, with all fields of its manifest that interest users. */
 export function showStored(manifest: Manifest): object {
   const { backup, archive, instance, lxd, writer } = manifest;
   const { name, notes, ...address } = backup;
@@ -113,15 +113,15 @@ export function showStored(manifest: Manifest): object {
 
 /** The operation that is making this backup. */
 export async function unfinishedBackup(
-  { reservations, operations }: Pick<GatewayParts, 'reservations' | 'operations'>,
+  { reservations, operations, progress }: Pick<GatewayParts, 'reservations' | 'operations' | 'progress'>,
   address: BackupAddress,
 ): Promise<Operation | undefined> {
   const id = await reservations.holder(address, address.backup);
   const operation = id === undefined ? undefined : (await operations.find(id, address.remote))?.operation;
-  return operation && !isFinal(operation) ? operation : undefined;
+  return operation && !isFinal(operation) ? progress.latest(operation) : undefined;
 }
 
-/** A backup in progress: the contract's fields as far as they are known, and its progress. */
+/** A backup that is being made: its fields as far as they are known, and its progress. */
 function showUnfinished(operation: Operation, { backup, ...address }: BackupAddress, usual: Compression): object {
   const { metadata, status, created_at, id } = operation;
   const request = (operation.request ?? {}) as BackupJob;

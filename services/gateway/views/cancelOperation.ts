@@ -1,4 +1,4 @@
-/** Cancelling an operation, for both APIs. */
+/** Cancels an operation, for both APIs. */
 
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
@@ -11,7 +11,7 @@ export function missingOperation(id: string): LxstowError {
   return new LxstowError('not-found', `operation ${id} does not exist`);
 }
 
-/** Asks an operation to end; resolves with how it is then. Throws not-found, and bad-request for one that has ended or cannot be cancelled. */
+/** Asks an operation to end; returns it as it is after that. Throws not-found; or bad-request if it has ended or cannot be cancelled. */
 export async function cancelOperation(
   { nats, operations, reservations }: Pick<GatewayParts, 'nats' | 'operations' | 'reservations'>,
   id: string,
@@ -27,7 +27,7 @@ export async function cancelOperation(
         'bad-request',
         `it is too late to cancel: ${operation.instance} is taking the place of the old instance already`,
       );
-    // When a worker has changed it in between, read it again.
+    // If a worker has changed it in between, read it again.
     const asked =
       operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
     if (!asked) continue;

@@ -1,4 +1,4 @@
-/** What all schedules expect, as of now. */
+/** Which backups all schedules expect to exist by now. */
 import { type Expectation, type ExpectationOptions, expectationOf } from '../../fleet/expectations.ts';
 import { hasEnded } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
@@ -6,11 +6,11 @@ import { runRequest } from '../../schedules/scheduler.ts';
 import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { MatchedInstances } from './matchedInstances.ts';
 
-export interface ExpectedBackupsOptions {
+interface ExpectedBackupsOptions {
   schedules: ScheduleStore;
   runs: RunStore;
   matched: MatchedInstances;
-  /** For so long, a run may back up what it has not yet. */
+  /** How long a run may take before its missing backups count as overdue. */
   patienceMs: number;
 }
 
@@ -21,7 +21,7 @@ interface Known {
   expectation: Expectation;
 }
 
-/** A rule's last time takes milliseconds to find, and changes with the clock only. */
+/** How long results are kept: finding the last time of a rule takes milliseconds, and the result changes only as time passes. */
 const knownForMs = 10_000;
 
 export class ExpectedBackups {
@@ -42,7 +42,7 @@ export class ExpectedBackups {
     const expected = async (stored: StoredSchedule) => {
       const { last, name } = stored.schedule;
       const before = this.#known.get(name);
-      // A run that has ended stays so.
+      // A run that has ended does not change any more.
       const isOver = before?.revision === stored.revision && !before.isOpen;
       const run = last && !isOver ? (await runs.find(last.run))?.run : undefined;
       const selector = selectorOf(stored);

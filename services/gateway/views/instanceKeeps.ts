@@ -1,9 +1,9 @@
-/** What instances say themselves about the retention of their backups, by the records in the gateway's memory. */
+/** The keys with which instances change how long their backups are kept, from the records in the gateway's memory. */
 import type { Address, InstanceKeep, KeepRule, ScheduledAt } from '../../contract/schemas.ts';
 import { ruleFor } from '../../retention/instanceKeys.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
-/** The keys of an instance, of one that is gone its last ones. Throws nats-unavailable. */
+/** The keys of an instance; the last ones if the instance is gone. Throws nats-unavailable. */
 export async function instanceKeeps({
   fleet,
 }: Pick<GatewayParts, 'fleet'>): Promise<(address: Address) => InstanceKeep | undefined> {
@@ -14,7 +14,7 @@ export async function instanceKeeps({
   return ({ remote, project, instance }) => keeps.get(`${remote}/${project}/${instance}`);
 }
 
-/** What is kept of an instance's backups by a schedule with this rule, and which keys of the instance say so; nothing without a rule. */
+/** The rule that a schedule applies to an instance's backups, and the keys of the instance that have changed it. Empty if the schedule has no rule. */
 export function shownKeep(
   keep: KeepRule | undefined,
   keys: InstanceKeep | undefined,

@@ -7,8 +7,9 @@ import { askInventory, type InventoryQuestion } from '../../hosts/hostInventory.
 import type { LxdObject } from '../../lxd/inventory.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { query } from '../http/requests.ts';
+import { warn } from '../http/respond.ts';
 
-/** The hosts that a request is about: `?target=`, or all, the default one first. */
+/** The hosts of a request: the one that `?target=` names, or all, beginning with the default one. */
 export function remotesOf(request: Request, { remotes, gateway }: Config): string[] {
   const known = Object.keys(remotes);
   const target = query(request, 'target', 'names.json#/$defs/remoteName');
@@ -16,14 +17,14 @@ export function remotesOf(request: Request, { remotes, gateway }: Config): strin
   return [gateway.defaultRemote, ...known.filter((remote) => remote !== gateway.defaultRemote)];
 }
 
-export interface Told {
+interface Told {
   /** By host, in the order in which they were asked. */
   found: Map<string, LxdObject[]>;
   /** Why the other hosts did not answer. */
   silent: Map<string, LxstowError>;
 }
 
-/** Asks all of them, for up to `gateway.inventoryTimeoutMs`. Hosts that do not answer are named in a `Warning` header and in the log. */
+/** Asks all of them, and waits up to `gateway.inventoryTimeoutMs`. Hosts that do not answer are named in a `Warning` header and in the log. */
 export async function askRemotes(
   { nats, config, log }: Pick<GatewayParts, 'nats' | 'config' | 'log'>,
   response: Response,
@@ -41,12 +42,12 @@ export async function askRemotes(
   }
   for (const [remote, error] of told.silent) {
     log.warn('a host did not answer', { remote, error });
-    response.append('warning', `199 lxstow "host ${remote} is not in this answer: ${error.code}"`);
+    warn(response, `host ${remote} is not in this answer: ${error.code}`);
   }
   return told;
 }
 
-/** The same. Throws the first host's error when none answers. */
+/** The same, but throws the first host's error if none answers. */
 export async function askSome(...asked: Parameters<typeof askRemotes>): Promise<Told['found']> {
   const { found, silent } = await askRemotes(...asked);
   const [error] = silent.values();

@@ -1,4 +1,4 @@
-/** Which instances selectors with `match` mean, as the hosts said last: the records of instances do not have what these are about. */
+/** Which instances match selectors with `match`, by the hosts' last answers, because the records of instances do not contain the values to match. */
 import { until } from '../../concurrency/until.ts';
 import { asLxstowError } from '../../contract/errors.ts';
 import type { Address, RunSelector } from '../../contract/schemas.ts';
@@ -9,7 +9,7 @@ import { addressKey } from '../../runs/plan.ts';
 import { meaningOf } from '../../runs/selector.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
-export interface MatchedOptions {
+interface MatchedOptions {
   nats: Nats;
   remotes: string[];
   timeoutMs: number;
@@ -17,13 +17,13 @@ export interface MatchedOptions {
 }
 
 const askAgainMs = 60_000;
-/** The first question waits for the hosts, but not for one that is away. */
+/** How long the first call waits for the hosts, so that a host that is away does not delay it for long. */
 const firstWaitMs = 3000;
 const nothing: ReadonlySet<string> = new Set();
 
 export class MatchedInstances {
   readonly #options: MatchedOptions;
-  /** By remote and selector. What a host that is away said before stays. */
+  /** Matching instances by host and selector. While a host is away, its last answer stays. */
   readonly #found = new Map<string, ReadonlySet<string>>();
   #asked = new Set<string>();
   #askedAt = Number.NEGATIVE_INFINITY;
@@ -33,12 +33,12 @@ export class MatchedInstances {
     this.#options = options;
   }
 
-  /** Whether a selector means an instance, of these selectors. Asks the hosts once a minute at most, and for a selector that is new. */
+  /** Returns a function that tells whether one of these selectors matches an instance. Asks the hosts once a minute at most, and for each new selector. */
   async current(selectors: RunSelector[]): Promise<(selector: RunSelector, address: Address) => boolean> {
     const wanted = selectors.filter(({ match = [] }) => match.length > 0);
     const isNew = wanted.some((selector) => !this.#asked.has(keyOf(selector)));
     if (isNew || (wanted.length > 0 && performance.now() - this.#askedAt > askAgainMs)) {
-      // What is being asked is not about a selector that is new.
+      // The current question does not include a selector that is new.
       if (isNew && this.#asking) await this.#shortly(this.#asking);
       this.#asking ??= this.#ask(wanted).finally(() => {
         this.#asking = undefined;

@@ -1,7 +1,7 @@
 /** An operation as clients see it, over HTTPS and NATS: LXD's fields, with more in the metadata. */
 import type { BackupJob, Operation, OperationMetadata, RestoreJob } from '../../contract/schemas.ts';
 
-/** The operation with LXD's fields, as its clients know them. */
+/** The operation with LXD's fields. */
 export function shownOperation(operation: Operation) {
   const { id, description, created_at, updated_at, status, status_code, resources, may_cancel, err, location } =
     operation;
@@ -36,7 +36,7 @@ function shownMetadata({ metadata, status_code }: Operation): Omit<OperationMeta
   return rest;
 }
 
-/** Whose backup a restore reads. */
+/** The backup that a restore reads. */
 function sourceOf({ kind, remote, project, instance, backup, request }: Operation): object {
   if (kind !== 'restore' || backup === undefined) return {};
   const { remote: location = remote, ...rest } = ((request ?? {}) as RestoreJob).source ?? {};

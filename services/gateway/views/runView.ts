@@ -36,7 +36,7 @@ export async function visibleRun(runs: RunStore, id: string, may: MaySee): Promi
   return found;
 }
 
-/** A page of runs, as far as they may be seen. */
+/** A page of the runs that the client may see, each limited to the client's part. */
 export async function runPage(
   runs: RunStore,
   { limit, after }: { limit: number; after?: string | undefined },
@@ -53,19 +53,19 @@ export async function runPage(
   return { runs: page, ...(last && { next: runCursor(last) }) };
 }
 
-/** All runs, as far as they may be seen, the newest first. */
+/** All runs that the client may see, newest first. */
 export async function* runBatches(runs: RunStore, may: MaySee): AsyncGenerator<ShownRun[]> {
   const now = new Date();
   yield (await runs.list()).flatMap(({ run }) => shownRun(run, may, now) ?? []);
 }
 
-export interface ChildrenAsked {
+interface ChildrenAsked {
   state?: RunChild['state'] | undefined;
   limit: number;
   after?: string | undefined;
 }
 
-/** A page of a run's children, as far as they may be seen, in the order of its plan. Throws bad-request for a cursor of another list. */
+/** A page of a run's children that the client may see, in the order of the plan. Throws bad-request for a cursor of another list. */
 export async function childPage(
   runs: RunStore,
   run: Run,
@@ -90,7 +90,7 @@ export async function childPage(
   return { children: found.map((each) => shownChild(run, each)) };
 }
 
-/** All of a run's children, as far as they are asked for and may be seen, a chunk at a time. */
+/** All requested children of a run that the client may see, a chunk at a time. */
 export async function* childBatches(
   runs: RunStore,
   run: Run,
@@ -103,13 +103,13 @@ export async function* childBatches(
       .map((child) => shownChild(run, child));
 }
 
-/** Throws forbidden when a run has children that the client may not touch. */
+/** Throws forbidden if a run has children that the client may not touch. */
 export function assertAllOfIt(run: Run, may: MaySee): void {
   if (seenPlaces(run, may).length < Object.keys(run.places).length)
     throw new LxstowError('forbidden', `run ${run.id} has instances of other projects, too`);
 }
 
-/** Asks a run to end, with all its children; resolves with how it is then. Throws bad-request for one that has ended. */
+/** Asks a run to end, with all its children; returns it as it is after that. Throws bad-request if it has ended. */
 export async function cancelRun(runs: RunStore, id: string): Promise<Run> {
   for (;;) {
     const found = await runs.find(id);
@@ -118,7 +118,7 @@ export async function cancelRun(runs: RunStore, id: string): Promise<Run> {
     if (hasEnded(run)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
     if (run.status === 'Cancelling') return run;
     const asked: Run = { ...run, status: 'Cancelling', updated_at: new Date().toISOString() };
-    // When the feeder has written in between, read it again.
+    // If the feeder has written it in between, read it again.
     if ((await runs.update(asked, revision)) !== undefined) return asked;
   }
 }

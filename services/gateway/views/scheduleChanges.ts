@@ -1,5 +1,6 @@
 /** What clients can do with schedules, for both APIs. */
 import { randomBytes } from 'node:crypto';
+import { checkLock } from '../../backups/protection.ts';
 import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Requestor, Run, Schedule, ScheduleBody, ScheduledAt, SchedulePauseBody } from '../../contract/schemas.ts';
@@ -17,21 +18,23 @@ import { instanceKeeps, shownKeep } from './instanceKeeps.ts';
 import { runTools } from './runView.ts';
 import { activeFrom, checkSchedule } from './scheduleView.ts';
 
-/** Who asks. */
+/** The client that makes the request. */
 export interface ScheduleClient {
   requestor: Requestor;
-  /** Its trust is limited to projects: its schedules are paused when that ends (scheduleOwner.ts). */
+  /** Whether the client is restricted to projects: then its schedules are paused when its trust ends (scheduleOwner.ts). */
   restricted: boolean;
-  /** Whether all that the schedule is about is the client's. */
+  /** Whether the client may use everything that the schedule covers. */
   may: (schedule: Pick<Schedule, 'definition'>) => boolean;
   trace: Trace;
 }
 
 const mostTries = 20;
-/** Gateways look at all of them each time that one is due. */
+/** The number is limited because gateways look at all schedules each time that one is due. */
 const mostSchedules = 1000;
+/** How many of these restricted clients and publishers may have, so that they cannot prevent others from making one. */
+const mostOfLimited = mostSchedules / 2;
 
-/** Throws conflict when there is one of this name, queue-full when there are too many. */
+/** Creates a schedule. Throws conflict if there is one of this name, and queue-full if there are too many. */
 export async function createSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -42,14 +45,18 @@ export async function createSchedule(
   const token = randomBytes(16).toString('hex');
   const times = { created_at: now, updated_at: now, since: now, begun: now };
   const schedule = ownedBy(client, { name, definition, token, ...times });
-  if ((await parts.schedules.list()).length >= mostSchedules)
-    throw new LxstowError('queue-full', `there are ${mostSchedules} schedules already: delete some first`);
+  if (await parts.schedules.hasAtLeast(mostSchedules)) throw tooMany(`${mostSchedules} schedules`);
+  if (isLimited(schedule)) {
+    const limited = (await parts.schedules.list()).filter((stored) => isLimited(stored.schedule));
+    if (limited.length >= mostOfLimited)
+      throw tooMany(`${mostOfLimited} schedules of restricted clients and publishers`);
+  }
   const revision = await parts.schedules.create(schedule);
   if (revision === undefined) throw new LxstowError('conflict', `schedule ${name} already exists`);
   return { schedule, revision };
 }
 
-/** Replaces the definition. A time that has passed is not due by a new rule; other changes leave alone what is due. */
+/** Replaces the definition. If the rule changes, times that have passed are not due by the new rule; other changes do not affect what is due. */
 export function editSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -66,12 +73,21 @@ export function editSchedule(
   );
 }
 
-/** Who writes or resumes a schedule owns it. */
+function tooMany(what: string): LxstowError {
+  return new LxstowError('queue-full', `there are ${what} already: delete some first`);
+}
+
+/** Whether a restricted client or a publisher owns the schedule. */
+function isLimited({ restricted, requestor }: Pick<Schedule, 'restricted' | 'requestor'>): boolean {
+  return restricted === true || requestor?.protocol === 'nats';
+}
+
+/** Makes the client the owner of the schedule that it writes or resumes. */
 function ownedBy({ requestor, restricted }: ScheduleClient, { restricted: _, ...schedule }: Schedule): Schedule {
   return { ...schedule, requestor, ...(restricted && { restricted }) };
 }
 
-/** Throws conflict for one that is being changed. */
+/** Removes a schedule. Throws conflict if it is being changed. */
 export async function removeSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -79,10 +95,10 @@ export async function removeSchedule(
 ): Promise<StoredSchedule> {
   const found = await visibleSchedule(parts, client, name);
   if (await parts.schedules.remove(found)) return found;
-  throw new LxstowError('conflict', `schedule ${name} was changed meanwhile: ask again`);
+  throw new LxstowError('conflict', `schedule ${name} was changed by another client in the meantime: try again`);
 }
 
-/** Throws bad-request for an `until` that has passed. */
+/** Pauses a schedule. Throws bad-request if `until` has passed. */
 export async function pauseSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -108,7 +124,7 @@ export function resumeSchedule(parts: GatewayParts, client: ScheduleClient, name
   );
 }
 
-/** Makes a run of it now. */
+/** Starts a run of a schedule now. */
 export async function runScheduleNow(
   parts: GatewayParts,
   client: ScheduleClient,
@@ -118,7 +134,7 @@ export async function runScheduleNow(
   const { definition } = (await visibleSchedule(parts, client, name)).schedule;
   const { id: _, keep, ...wanted } = runRequest(name, definition, '');
   const { requestor, trace } = client;
-  // Who may publish runs may have backups made, not deleted: each would push an older one out of the rule.
+  // The right to publish runs is a right to make backups, not to delete them. With a rule, each new backup could cause the deletion of an older one.
   const keeps = keep && requestor.protocol !== 'nats';
   const request = { ...wanted, ...(keeps && { keep }), ...(id !== undefined && { id }) };
   return createRun(runTools(parts), request, hostsOf(definition, Object.keys(parts.config.remotes)), {
@@ -162,7 +178,7 @@ export async function nextInstances(
   return { times: times.sort((a, b) => (a.at < b.at ? -1 : 1)), silent: heard.silent };
 }
 
-/** The schedule, if who asks may see all that it is about. Throws not-found. */
+/** The schedule, if the client may see everything that it covers. Throws not-found. */
 export async function visibleSchedule(
   { schedules }: { schedules: ScheduleStore },
   { may }: Pick<ScheduleClient, 'may'>,
@@ -185,12 +201,13 @@ async function change(
     const written = await schedules.update(next, revision);
     if (written !== undefined) return { schedule: next, revision: written };
   }
-  throw new LxstowError('conflict', `schedule ${name} is being changed by others: ask again`);
+  throw new LxstowError('conflict', `schedule ${name} is being changed by other clients: try again`);
 }
 
-/** Throws what is wrong with it, whoever asks. */
+/** Throws if the definition is wrong, for every client. */
 function checkDefinition({ config }: GatewayParts, definition: ScheduleBody): void {
   checkSchedule(definition);
+  checkLock(definition.object_lock, config.s3);
   checkEndpoints(definition, config.notify);
   for (const remote of definition.selector?.remotes ?? []) knownRemote(remote, Object.keys(config.remotes));
 }

@@ -3,8 +3,8 @@ import type { Schedule } from '../../contract/schemas.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
 /**
- * Why not; undefined while it may, or where only a certificate authority could say. Over NATS, permissions decide, which lxstow does not see. An owner
- * that is not restricted acts for the system: the schedule goes on without it.
+ * Why the owner may no longer have the schedule. Undefined while it may, or if only a certificate authority could say. Over NATS, permissions decide, which lxstow cannot see. An owner
+ * that is not restricted acts for the whole system, so its schedule continues without it.
  */
 export async function ownerTrouble(
   { trust, config }: Pick<GatewayParts, 'trust' | 'config'>,

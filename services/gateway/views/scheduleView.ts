@@ -13,7 +13,7 @@ import { ownerTrouble } from './scheduleOwner.ts';
 
 const dayMinutes = 1440;
 
-/** Throws bad-request for what the schema cannot see: rules that are never due, unknown zones, a time outside of the window. */
+/** Throws bad-request for errors that the schema cannot find: rules that are never due, unknown zones, a time outside the window. */
 export function checkSchedule(definition: ScheduleBody): void {
   const { cron: text, zone = 'UTC', window, keep } = definition;
   checkZone(zone, 'zone');
@@ -26,7 +26,7 @@ export function checkSchedule(definition: ScheduleBody): void {
     for (const minute of cron.minutes) checkTime(hour * 60 + minute, window, definition.jitter);
 }
 
-/** Throws bad-request where this minute of the day is not in the window, or jitter leads out of it. */
+/** Throws bad-request if this minute of the day is not in the window, or may leave it because of the jitter. */
 function checkTime(due: number, window: string, jitter: string | undefined): void {
   const [begin = 0, end = 0] = window.split('-').map((time) => Number(time.slice(0, 2)) * 60 + Number(time.slice(3)));
   const left = (minutesFrom(begin, end) || dayMinutes) - minutesFrom(begin, due);
@@ -53,7 +53,7 @@ export async function showSchedule(
   return { ...shown, ...(next && { next: next.at }), ...(trouble !== undefined && { owner_trouble: trouble }) };
 }
 
-/** Whether all that a schedule is about is in these projects and on these hosts. */
+/** Whether everything that a schedule covers is in these projects and on these hosts. */
 export function coversOnly({
   projects,
   remotes,
@@ -66,7 +66,7 @@ export function coversOnly({
     (remotes === undefined || (selector?.remotes?.every(remotes) ?? false));
 }
 
-/** From when on the schedule is due again; undefined while it is paused without an end. */
+/** The time from which the schedule can be due again; undefined while it is paused without an end. */
 export function activeFrom({ paused }: Schedule, now: Date): Date | undefined {
   if (!paused) return now;
   return paused.until === undefined ? undefined : new Date(Math.max(Date.parse(paused.until), now.getTime()));

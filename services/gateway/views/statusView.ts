@@ -1,4 +1,4 @@
-/** The state of each instance, for both APIs: from the records in the gateway's memory, without a question to a host. */
+/** The state of each instance, for both APIs, from the records in the gateway's memory, without asking any host. */
 import { parseDuration } from '../../contract/durations.ts';
 import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import type { Inventory } from '../../fleet/fleetStore.ts';
@@ -8,24 +8,24 @@ import type { ScheduleClient } from './scheduleChanges.ts';
 
 const hourMs = 3_600_000;
 
-export interface StatusQuestion {
-  /** Whether records of this place are wanted. */
+interface StatusQuestion {
+  /** Whether records of this host and project are wanted. */
   wants: (place: { remote: string; project: string }) => boolean;
   /** Whether the client may learn that this project exists. */
   mayName: (project: string) => boolean;
   /** Whether the client may see a schedule. */
   maySee: ScheduleClient['may'];
-  /** `26h`, whatever schedules say; by default these, and gateway.backupMaxAgeHours. */
+  /** The age from which a backup is too old, such as `26h`. Default: schedules decide, or gateway.backupMaxAgeHours. */
   olderThan?: string | undefined;
   state?: string | undefined;
-  /** Those behind this cursor. */
+  /** Only instances after this cursor. */
   after?: string | undefined;
-  /** No more than so many. */
+  /** At most this many. */
   most?: number | undefined;
 }
 
-export interface Statuses {
-  /** By host, project and name. */
+interface Statuses {
+  /** Sorted by host, project and name. */
   statuses: InstanceStatus[];
   /** The last inventory of each remote that has had one. */
   inventories: ReadonlyMap<string, Inventory>;
@@ -50,7 +50,7 @@ export async function instanceStates(
   return { statuses, inventories };
 }
 
-/** Where an instance is in a list. A slash is in no name. */
+/** The cursor of an instance in a list. No name contains a slash. */
 export function statusCursor({ host, project, instance }: InstanceStatus): string {
   return `${host}/${project}/${instance}`;
 }

@@ -1,7 +1,7 @@
 /** A token as LXD shows it: an operation of its own class, which runs until the token is used. */
 import type { TrustToken } from '../../contract/schemas.ts';
 
-/** With its secret in the answer to the request that made it; the secret itself is not stored. */
+/** `secret` is given only in the answer to the request that made the token; the secret itself is not stored. */
 export function tokenOperation(token: TrustToken, secret = '') {
   const { id, name, role, restricted, projects, fingerprint, addresses, created_at, expires_at } = token;
   return {

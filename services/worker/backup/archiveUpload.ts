@@ -2,18 +2,17 @@
  * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
  * busy it is (docs/s3.md).
  */
-import { unlessMissing } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, lingering } from '../../operations/attempt.ts';
 import type { UploadedPart } from '../../storage/objectStore.ts';
-import { multipartEtag } from '../../storage/retrying.ts';
+import { multipartEtag } from '../../storage/s3Messages.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
-/** Bytes that one copy inside the store covers: S3 takes 5 GiB, but its answer then takes long. */
+/** Bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
 const copyBytes = 1024 ** 3;
 
-export interface ArchiveUploadOptions {
+interface ArchiveUploadOptions {
   tags: Tags;
   contentType: string;
 }
@@ -109,7 +108,7 @@ export class ArchiveUpload {
   async #renew(signal: AbortSignal): Promise<void> {
     await Promise.allSettled(this.#inFlight);
     const sent = this.#checkpoint.parts;
-    // While a part that overtook another leaves a gap, the next part renews.
+    // Do not renew while an earlier part is missing, because a later one was faster. The next part does.
     if (!this.#isOld() || sent.length === 0 || sent.length !== this.#checkpoint.recorded) return;
     await this.reopen(await this.complete(signal), signal);
   }
@@ -131,9 +130,4 @@ export class ArchiveUpload {
     const { copied } = this.#checkpoint.start;
     return copied ? number - copied.upto + copied.parts.length : number;
   }
-}
-
-/** The ETag of the object under a key; undefined when there is none. */
-export async function etagAt(store: Tools['store'], key: string, signal: AbortSignal): Promise<string | undefined> {
-  return (await unlessMissing(() => store.stat(key, signal)))?.etag;
 }

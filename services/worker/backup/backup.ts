@@ -1,4 +1,4 @@
-/** Backs an instance up: LXD's own copy, its bytes into the object store, the manifest last. */
+/** Backs up an instance: lets LXD write its copy, sends that to the object store, and writes the manifest last. */
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
 import { manifestKey } from '../../backups/keys.ts';
 import { attachedVolumes, formatManifest, manifestVersion } from '../../backups/manifest.ts';
@@ -19,7 +19,7 @@ import { removeTraces, tidy } from './traces.ts';
 import { adviseOnZeros } from './zeros.ts';
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
-  // As an earlier attempt has named it: another worker's default compression may differ.
+  // Use the compression that an earlier attempt chose: another worker's default may differ.
   const begun = attempt.operation.backup === undefined ? undefined : compressionNamed(attempt.operation.backup);
   const compression = job.body.compression ?? begun ?? tools.config.worker.compression;
   const { backup, isFree } = await settleName(job, compression, attempt, tools);
@@ -27,8 +27,11 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   using _kept = tools.reservations.keep(address, backup, attempt.operation.id, (error) =>
     attempt.log.warn('the name is not held for longer yet', { error }),
   );
-  if (!isFree && (await isDone(address, attempt, tools))) return removeTraces(job, attempt, tools);
-  await assertNoLeftoverArchive(address, attempt, tools);
+  // Of a name that is made of the operation's time, the store says at the end whether it is free.
+  if (!isFree) {
+    if (await isDone(address, attempt, tools)) return removeTraces(job, attempt, tools);
+    await assertNoLeftoverArchive(address, attempt, tools);
+  }
 
   const tags = job.body.tags ?? {};
   const found = await resume(job, compression, attempt, tools);
@@ -50,7 +53,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     adviseOnZeros(sent.parts, start, attempt);
     await writeManifest(address, describe(job, address, sent, start, attempt), attempt, tools);
   } catch (error) {
-    // The copy itself is bad, so there is nothing to resume. On a full disk it takes the room that others need.
+    // The copy is bad, so nothing can be resumed from it; on a full disk, it takes space that other backups need.
     if (isCode(error, 'lxd-full') || isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
     if (error instanceof Filled && room) await attempt.checkpoint({ tooLittleBytes: room.free });
     throw error;
@@ -92,7 +95,7 @@ function describe(
   };
 }
 
-/** Bytes of the tar in the part that has most of it. */
+/** The largest number of bytes of the tar that a part covers. */
 function longestStretch(parts: SentPart[]): number {
   return parts.reduce((largest, { rawStart, rawEnd }) => Math.max(largest, rawEnd - rawStart), 0);
 }

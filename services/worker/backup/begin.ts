@@ -1,20 +1,21 @@
-/** How an attempt at a backup begins: from where an earlier one was, or with a new copy in LXD and a new upload. */
+/** Begins an attempt at a backup: resumes an earlier attempt, or starts a new copy in LXD and a new upload. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
-import { lockFrom } from '../../backups/protection.ts';
+import { checkLock, lockFrom } from '../../backups/protection.ts';
 import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
-import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
+import { describeInstance, describeServer, recentServer } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../../operations/attempt.ts';
 import type { ObjectStore, Upload, UploadOptions } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
-import { ArchiveUpload, etagAt } from './archiveUpload.ts';
+import { ArchiveUpload } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart } from './checkpoint.ts';
 import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
 
-/** What an earlier attempt got done, if LXD and the store still have it as it was recorded. */
+/** Resumes an earlier attempt. Undefined unless LXD and the store still have all that it recorded. */
 export async function resume(
   job: JobOf<'backup'>,
   compression: Compression,
@@ -48,7 +49,7 @@ export async function resume(
   return checkpoint;
 }
 
-/** Has LXD begin its copy, and opens an upload for it. LXD's progress is followed until `listening` ends. */
+/** Lets LXD begin its copy, and opens an upload for it. Follows LXD's progress until `listening` aborts. */
 export async function begin(
   job: JobOf<'backup'>,
   address: BackupAddress,
@@ -59,7 +60,11 @@ export async function begin(
 ): Promise<{ checkpoint: BackupCheckpoint; writing: Writing; room: StagingRoom | undefined }> {
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
-  const [instance, server] = await Promise.all([describeInstance(client, address, signal), readServer(client, signal)]);
+  checkLock(job.body.object_lock, config.s3);
+  const [instance, server] = await Promise.all([
+    describeInstance(client, address, signal),
+    recentServer(client, signal),
+  ]);
   const lxd = describeServer(server);
   const room = await assertStagingRoom(address, job.body, server, attempt, tools);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
@@ -78,10 +83,10 @@ export async function begin(
     session: upload.uploadId,
     ...(lock && { lock }),
   };
-  return { writing, room, checkpoint: await BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
+  return { writing, room, checkpoint: BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
 }
 
-/** Opens an upload and records it. Aborts one that cannot be recorded, as NATS is away, say: nobody else knows of it. */
+/** Opens an upload and records it. If it cannot be recorded, for example because NATS is away, aborts the upload: no other process would know of it. */
 export async function openUpload(
   key: string,
   options: UploadOptions,
@@ -100,7 +105,7 @@ export async function openUpload(
   return upload;
 }
 
-/** Aborts what earlier attempts opened, and could not record before they were killed. The key is this operation's. */
+/** Aborts uploads that earlier attempts opened but did not record before they were killed. Their key is this operation's alone. */
 export async function abortUploads(
   key: string,
   { signal, log }: Pick<Attempt, 'signal' | 'log'>,

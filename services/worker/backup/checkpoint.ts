@@ -1,8 +1,10 @@
 /**
  * How far a backup is, for another attempt to resume: its beginning, and each part that is stored. Kept beside the operation, not in it: ten thousand
- * parts are too much for one record that changes every second.
+ * parts are too much for one record. Nothing is written while LXD may still write its copy, for no attempt can resume that, nor for a backup of one
+ * part, which is as quickly made again.
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
+import { smallestPartBytes } from '../../archive/cutParts.ts';
 import type { TarState } from '../../archive/tar/tar.ts';
 import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/backups.ts';
@@ -15,7 +17,7 @@ import type { Log } from '../../telemetry/logger.ts';
 export interface BackupStart {
   /** The name of LXD's own copy. */
   lxdBackup: string;
-  /** Set once LXD has said that its copy is whole: only then can another attempt resume. */
+  /** Set once LXD has reported that its copy is complete. Only then can another attempt resume. */
   made?: LxdBackup;
   compression: Compression;
   /** The current upload, and when it was begun (ms since 1970). */
@@ -55,24 +57,25 @@ interface Chunk {
   parts: SentPart[];
 }
 
-/** The records of one operation. */
+/** Where the records of an operation are. */
 interface Place {
   bucket: Bucket;
-  /** What their keys begin with. */
+  /** The beginning of their keys. */
   key: string;
 }
 
 /** The description of an instance, as it is stored. */
 interface Packed {
   bytes: Buffer;
-  /** Revisions of the records that have it; none where it is in the first one. */
+  /** Revisions of the records that contain it; empty if it is in the first record. */
   pieces: number[];
 }
 
 export class BackupCheckpoint {
   #start: BackupStart;
   readonly #place: Place;
-  readonly #packed: Packed;
+  /** Undefined until it is written. */
+  #packed: Packed | undefined;
   readonly #log: Log;
   /** By number; the parts of chunk 0 are in the first record. */
   readonly #chunks = new Map<number, { parts: Map<number, SentPart>; revision: number }>();
@@ -81,27 +84,24 @@ export class BackupCheckpoint {
   /** Writes run one after another. */
   #tail: Promise<void> = Promise.resolve();
 
-  private constructor(start: BackupStart, place: Place, packed: Packed, log: Log) {
+  private constructor(start: BackupStart, place: Place, packed: Packed | undefined, log: Log) {
     this.#start = start;
     this.#place = place;
     this.#packed = packed;
     this.#log = log;
   }
 
-  /** Records the beginning. The records of an earlier attempt must be removed by then. */
-  static async create(
+  /** The records of an earlier attempt must be removed by then. */
+  static create(
     bucket: Bucket,
     operation: { remote: string; id: string },
     start: BackupStart,
     log: Log,
-  ): Promise<BackupCheckpoint> {
-    const place = { bucket, key: operationKey(operation.remote, operation.id) };
-    const checkpoint = new BackupCheckpoint(start, place, await writeInstance(place, start.instance), log);
-    await checkpoint.#amend({});
-    return checkpoint;
+  ): BackupCheckpoint {
+    return new BackupCheckpoint(start, { bucket, key: operationKey(operation.remote, operation.id) }, undefined, log);
   }
 
-  /** Reads what an earlier attempt recorded; undefined if it had not come so far. */
+  /** Reads the records of an earlier attempt; undefined if there are none. */
   static async load(
     bucket: Bucket,
     operation: { remote: string; id: string },
@@ -129,18 +129,18 @@ export class BackupCheckpoint {
     return this.#start;
   }
 
-  /** Records another upload in the place of the current one. */
+  /** Records a new upload that replaces the current one. */
   renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
     return this.#amend(facts);
   }
 
-  /** Records that LXD's copy is whole. */
+  /** Records that LXD's copy is whole, and what was sent of it before. */
   settle(made: LxdBackup): Promise<void> {
     return this.#amend({ made });
   }
 
   /**
-   * The parts from the first on, up to the first that is not recorded, or does not begin where the one before it ends: it may be of an attempt whose
+   * The parts from the first on, up to the first gap: a part that is not recorded, or that does not begin where the previous one ends. It may be from an attempt whose
    * parts had another size.
    */
   get parts(): SentPart[] {
@@ -152,14 +152,14 @@ export class BackupCheckpoint {
     }
   }
 
-  /** Number of recorded parts, those behind a gap too. */
+  /** Number of recorded parts, including those behind a gap. */
   get recorded(): number {
     let count = 0;
     for (const { parts } of this.#chunks.values()) count += parts.size;
     return count;
   }
 
-  /** Records a part, at once or together with others that come during a write. If the write fails, the next attempt sends the part again. */
+  /** Records a part, at once, or together with others if a write is running. If the write fails, the next attempt sends the part again. */
   add(part: SentPart): void {
     const index = chunkOf(part.number);
     this.#chunk(index).parts.set(part.number, part);
@@ -167,12 +167,13 @@ export class BackupCheckpoint {
     this.#save().catch((error) => this.#log.warn('checkpoint not written', { error }));
   }
 
-  /** Removes every record: the backup is done. */
+  /** Removes every record, once the backup is done. */
   async remove(): Promise<void> {
     await this.#tail;
+    if (!this.#isKept) return;
     const records: [string, number][] = [
       ...[...this.#chunks].map(([index, { revision }]): [string, number] => [nameOf(index), revision]),
-      ...this.#packed.pieces.map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
+      ...(this.#packed?.pieces ?? []).map((revision, piece): [string, number] => [`instance.${piece}`, revision]),
     ];
     for (const [name, revision] of records) {
       const key = `${this.#place.key}.${name}`;
@@ -188,14 +189,21 @@ export class BackupCheckpoint {
     return this.#save();
   }
 
+  /** Whether another attempt could resume, and would save something. */
+  get #isKept(): boolean {
+    return (this.#start.made?.size ?? 0) > smallestPartBytes;
+  }
+
   /** Writes what is known and not written yet. */
   #save(): Promise<void> {
+    if (!this.#isKept) return this.#tail;
     const saved = this.#tail.then(async () => {
+      this.#packed ??= await writeInstance(this.#place, this.#start.instance);
       for (const index of this.#dirty) {
         this.#dirty.delete(index);
         try {
           const chunk = this.#chunk(index);
-          chunk.revision = await write(this.#place, nameOf(index), this.#format(index), chunk.revision);
+          chunk.revision = await write(this.#place, nameOf(index), this.#format(index, this.#packed), chunk.revision);
         } catch (error) {
           this.#dirty.add(index);
           throw error;
@@ -206,11 +214,10 @@ export class BackupCheckpoint {
     return saved;
   }
 
-  #format(index: number): string {
+  #format(index: number, { bytes, pieces }: Packed): string {
     const parts = [...this.#chunk(index).parts.values()];
     if (index > 0) return JSON.stringify({ session: this.#start.session, parts } satisfies Chunk);
     const { instance: _, ...start } = this.#start;
-    const { bytes, pieces } = this.#packed;
     const stored: StoredStart = { ...start, pieces: pieces.length, parts };
     return JSON.stringify(pieces.length > 0 ? stored : { ...stored, packed: bytes.toString('base64') });
   }
@@ -226,17 +233,17 @@ export class BackupCheckpoint {
   }
 }
 
-/** Writes a record, whatever it holds: the lease on the instance says that it is ours. `expected`: its revision, as far as is known. Returns the new one. */
+/** Writes a record, over whatever is there: with the lease on the instance, the record is ours. `expected`: its revision, as far as is known. Returns the new revision. */
 async function write({ bucket, key }: Place, name: string, value: Buffer | string, expected: number): Promise<number> {
   for (let revision = expected; ; ) {
     const written = await bucket.put(`${key}.${name}`, value, revision, { ttlMs: keptMs });
     if (written !== undefined) return written;
-    // Another attempt's record, its marker, or a write of ours whose answer was lost.
+    // The key has another attempt's record, the marker of a removed one, or our own write whose answer was lost.
     revision = (await bucket.get(`${key}.${name}`)).revision;
   }
 }
 
-/** Packs the description of an instance, and writes it unless it is short. */
+/** Packs the description of an instance. If it is too long for the first record, writes it in pieces. */
 async function writeInstance(place: Place, instance: ManifestInstance): Promise<Packed> {
   const bytes = gzipSync(JSON.stringify(instance));
   const size = place.bucket.largestValue;

@@ -5,8 +5,9 @@ import { draftParts } from '../../archive/draftParts.ts';
 import { paced } from '../../archive/pace.ts';
 import { largestIndexBytes } from '../../archive/tar/indexYaml.ts';
 import { TarScanner, type TarState } from '../../archive/tar/tar.ts';
+import { etagAt } from '../../backups/archives.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
-import { mapInOrder } from '../../concurrency/orderedMap.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { BackupAddress, OperationMetadata } from '../../contract/schemas.ts';
 import type { LxdBackup, Writing } from '../../lxd/backups.ts';
@@ -14,7 +15,7 @@ import { followExport, openExport } from '../../lxd/exports.ts';
 import { nameOf } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { type ArchiveUpload, etagAt } from './archiveUpload.ts';
+import type { ArchiveUpload } from './archiveUpload.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 import { zerosIn } from './zeros.ts';
 
@@ -22,7 +23,7 @@ import { zerosIn } from './zeros.ts';
 export interface Sent {
   parts: SentPart[];
   etag: string;
-  /** LXD's copy, which it was made of. */
+  /** LXD's copy, from which it was made. */
   made: LxdBackup;
 }
 
@@ -98,7 +99,7 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   return settled;
 }
 
-/** For an export that is not as long as LXD announced. */
+/** The error for an export whose length is not the one that LXD announced. */
 function truncated(address: BackupAddress, made: LxdBackup, size: number): LxstowError {
   return new LxstowError(
     'archive-truncated',
@@ -106,19 +107,19 @@ function truncated(address: BackupAddress, made: LxdBackup, size: number): Lxsto
   );
 }
 
-/** Sends a part of the export, from behind what is stored. */
+/** Sends the export, from the first byte that is not stored yet. */
 class Transfer {
   readonly #send: Send;
   readonly #limit: number;
   readonly #tar: TarScanner;
-  /** The scanner's state behind each block, by the tar's byte: what resuming behind a part needs. */
+  /** The scanner's state after each block, by its position in the tar. It is recorded with each part, so that an attempt can resume after it. */
   readonly #states = new Map<number, TarState>();
   readonly #start: { number: number; rawStart: number };
   readonly #begun = performance.now();
   #read: number;
   #stored: number;
 
-  /** Sends up to byte `limit` of the export; a part that the limit cuts short is not sent. */
+  /** Sends the export up to byte `limit`, but no part that would be shorter because of the limit. */
   constructor(send: Send, limit = Number.POSITIVE_INFINITY) {
     const sent = send.checkpoint.parts;
     const last = sent.at(-1);
@@ -130,7 +131,7 @@ class Transfer {
     this.#stored = storedBytes(sent);
   }
 
-  /** Returns the byte that it came to. */
+  /** Returns the position that was reached. */
   async run(source: ByteSource, partSize: number): Promise<number> {
     const { address, checkpoint, attempt, tools } = this.#send;
     const { threads, bandwidth, memory, config } = tools;
@@ -148,8 +149,7 @@ class Transfer {
       signal,
       start: this.#start,
     });
-    const sendPart = (draft: PartDraft) => this.#sendPart(draft, partSize, signal);
-    for await (const _ of mapInOrder(drafts, inFlight, sendPart));
+    await forEach(drafts, inFlight, (draft) => this.#sendPart(draft, partSize, signal));
     if (this.#read < this.#limit) this.#tar.finish();
     return this.#read;
   }
@@ -198,7 +198,7 @@ class Transfer {
   }
 }
 
-/** LXD can write an archive that it does not take back: the index has each snapshot's configuration twice. */
+/** LXD can write an archive that it cannot import, because the index is too large: it contains each snapshot's configuration twice. */
 function indexTooLarge(address: BackupAddress, bytes = 0): LxstowError {
   return new LxstowError(
     'too-large',

@@ -1,4 +1,5 @@
-/** The name of a backup: settled once for its operation, and free of any other backup. */
+/** Chooses the name of a backup, once for its operation, so that no other backup has it. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
 import { readManifest } from '../../backups/manifest.ts';
 import { checkBackupName } from '../../contract/backupNames.ts';
@@ -7,21 +8,17 @@ import type { BackupAddress, Compression } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
-import { etagAt } from './archiveUpload.ts';
 
-export interface SettledName {
-  backup: string;
-  /** No backup with this name is stored. */
-  isFree: boolean;
-}
-
-/** Returns the name that an earlier attempt has settled, the one that was asked for, or the next free one, and reserves it for this operation. */
+/**
+ * Returns the name that an earlier attempt has chosen, the requested one, or the next free one, and reserves it for this operation. `isFree`: no
+ * backup with this name is stored.
+ */
 export async function settleName(
   job: JobOf<'backup'>,
   compression: Compression,
   attempt: Attempt,
   { reservations, store, config }: Tools,
-): Promise<SettledName> {
+): Promise<{ backup: string; isFree: boolean }> {
   const { operation, signal } = attempt;
   const wanted = operation.backup ?? job.body.backup;
   if (wanted !== undefined) {
@@ -34,12 +31,12 @@ export async function settleName(
   const backup =
     wanted ??
     (await reservations.takeNext(job.address, new Date(operation.created_at), compression, operation.id, inUse));
-  // Another attempt comes to the same name: the reservation is this operation's.
+  // The next attempt will choose the same name, because the reservation belongs to this operation.
   if (backup !== operation.backup) attempt.note({ backup });
   return { backup, isFree: wanted === undefined };
 }
 
-/** True if an earlier attempt got as far as the manifest. Throws conflict if the backup is another operation's. */
+/** True if an earlier attempt has written the manifest. Throws conflict if the backup belongs to another operation. */
 export async function isDone(
   address: BackupAddress,
   attempt: Attempt,
@@ -55,7 +52,7 @@ export async function isDone(
   return true;
 }
 
-/** Throws conflict if another operation has left an archive without its manifest: otherwise that is noticed only when everything has been sent. */
+/** Throws conflict if another operation has left an archive without its manifest under this name. Otherwise this would be noticed only after everything was sent. */
 export async function assertNoLeftoverArchive(
   address: BackupAddress,
   attempt: Attempt,
@@ -66,6 +63,6 @@ export async function assertNoLeftoverArchive(
   const what = `${address.instance}/${address.backup}`;
   throw new LxstowError(
     'conflict',
-    `an archive without its manifest has the name of backup ${what}; an operation that ended has left it. Remove it with \`lxstow janitor\`, or choose another name`,
+    `an archive without its manifest has the name of backup ${what}; it is a leftover of an operation. Remove it with \`lxstow janitor\`, or choose another name`,
   );
 }

@@ -16,11 +16,6 @@ import { defaultSocket } from '../../lxd/sockets.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
-interface Kind {
-  optimized?: boolean;
-  instance_only?: boolean;
-}
-
 type RoomTools = Pick<Tools, 'config' | 'store' | 'keeper' | 'metrics'>;
 
 /** The folder to which LXD writes its copies, and the bytes that were free there before it began. */
@@ -33,22 +28,22 @@ export interface StagingRoom {
 export class Filled extends LxstowError {}
 
 const lookEveryMs = 1000;
-/** A disk with less is full. ext4 withholds some room from everybody: a fiftieth of the disk, 16 MiB at most. */
+/** A disk with less free space counts as full. ext4 also withholds some space from every process: a fiftieth of the disk, 16 MiB at most. */
 const fullBytes = 1024 * 1024;
 const withheldShare = 1 / 50;
 const mostWithheldBytes = 16 * 1024 * 1024;
-/** LXD stops once a write has failed; one that made progress so recently may still finish on a full disk. */
+/** LXD stops once a write has failed. If it made progress within this time, it may still finish on a full disk. */
 const stuckMs = 5000;
-/** A disk that was filled once must have so much more room, so that a job does not fill it again and again. */
+/** After a job has filled the disk, it needs this many times the space that was free then, so that it does not fill the disk again and again. */
 const moreShare = 1.1;
 
 /**
- * Throws lxd-full if LXD's disk has less room than the last backup of this kind took, or no more than an earlier attempt, which filled it. Returns
+ * Throws lxd-full if LXD's disk has less room than the last backup of this kind took, or no more than when an earlier attempt filled it. Returns
  * undefined if this worker cannot see the disk: an LXD over HTTPS, a volume of its own for backups.
  */
 export async function assertStagingRoom(
   address: Address,
-  kind: Kind,
+  kind: { optimized?: boolean; instance_only?: boolean },
   server: LxdServer,
   attempt: Attempt,
   tools: RoomTools,
@@ -125,7 +120,7 @@ function full(message: string, { log }: Attempt, { metrics }: RoomTools): string
   return message;
 }
 
-/** Undefined if this worker cannot see it. Only root may read some of these folders; their parents are nearly always on the same disk. */
+/** The disk's free space; undefined if this worker cannot see the disk. Some of these folders only root may read; their parents are nearly always on the same disk. */
 async function diskOf(dir: string): Promise<StatsFs | undefined> {
   for (const path of [dir, dirname(dir)]) {
     try {
@@ -152,7 +147,7 @@ async function lastManifest(
   try {
     return (await readManifest(store, config.s3.prefix, { ...address, backup: good.backup }, signal)).manifest;
   } catch (error) {
-    // Gone by now, or unreadable: nothing to compare with.
+    // The last backup is gone by now, or unreadable, so there is nothing to compare with.
     if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
     throw error;
   }

@@ -1,6 +1,7 @@
 /** What a backup's attempts leave in LXD, in the store and in NATS, and its removal. */
+import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
-import { parseManifest } from '../../backups/manifest.ts';
+import { formatManifest, parseManifest } from '../../backups/manifest.ts';
 import { isCode } from '../../contract/errors.ts';
 import type { BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
@@ -8,10 +9,9 @@ import { deleteLxdBackup } from '../../lxd/backups.ts';
 import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
 import type { Upload } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
-import { etagAt } from './archiveUpload.ts';
 import { removeCheckpoint } from './checkpoint.ts';
 
-/** Removes all that this operation's attempts have made, the backup too: the operation says that there is none. */
+/** Removes everything that this operation's attempts have made, including the backup, because the operation will end without one. */
 export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { backup, checkpoint } = attempt.operation;
   if (isCode(attempt.signal.reason, 'lease-lost')) return;
@@ -19,12 +19,15 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
     if (checkpoint?.uploadId && backup !== undefined)
       await removeOwnManifest({ ...job.address, backup }, attempt, tools);
   } finally {
-    // LXD's copy takes its room even if the store does not answer.
+    // Delete LXD's copy, which takes space, even if the store does not answer.
     await removeTraces(job, attempt, tools);
   }
 }
 
-/** Removes a manifest whose answer was lost, or that was written while the operation was cancelled. */
+/**
+ * Removes a manifest whose answer was lost, or that was written while the operation was cancelled. A locked manifest stays in the bucket as an old
+ * version, which `lxstow rebuild` would take as a backup that a stranger has deleted. So a manifest without the lock is written over it first.
+ */
 async function removeOwnManifest(
   address: BackupAddress,
   attempt: Attempt,
@@ -33,8 +36,12 @@ async function removeOwnManifest(
   const key = manifestKey(config.s3.prefix, address);
   const signal = cleanupSignal();
   try {
-    const { body } = await store.read(key, signal);
-    if (parseManifest(body, address).operation !== attempt.operation.id) return;
+    const { body, etag } = await store.read(key, signal);
+    const manifest = parseManifest(body, address);
+    if (manifest.operation !== attempt.operation.id) return;
+    const { lock, ...backup } = manifest.backup;
+    const options = { tags: backup.tags, contentType: 'application/json' };
+    if (lock) await store.replace(key, etag, formatManifest({ ...manifest, backup }), options, signal);
     await store.remove(key, signal);
     await keeper.removed(address);
   } catch (error) {
@@ -42,7 +49,7 @@ async function removeOwnManifest(
   }
 }
 
-/** Removes what this operation's attempts have left in LXD and in the store. The backup itself, once its manifest is there, stays. */
+/** Removes what this operation's attempts have left in LXD and in the store. A backup that already has its manifest stays. */
 export async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
   // An attempt writes its checkpoint before it makes anything.

@@ -1,13 +1,13 @@
-/** Zeros, which a backup without compression stores: most of the disk of a new virtual machine. */
+/** Warns about zeros, which a backup without compression stores in full: most of the disk of a new virtual machine. */
 import { isZero } from '../../archive/compression/blockFormat.ts';
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
 import { sizeText } from '../../contract/bytes.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 
-/** Fewer are not worth a warning. */
+/** Fewer zeros than this are not worth a warning. */
 const smallestBytes = 32 * 1024 * 1024;
-/** Storage drivers with optimized backups, which leave out what was never written. */
+/** Storage drivers whose optimized backups leave out what was never written. */
 const optimizable = new Set(['btrfs', 'zfs']);
 
 /** Counts the bytes in whole blocks of zeros. Takes 16 µs for such a block, and next to nothing for others. */

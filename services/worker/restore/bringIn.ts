@@ -17,11 +17,11 @@ import { BlockedName, importArchive, settleImport } from './importArchive.ts';
 import { assertMayBring } from './mayBring.ts';
 import { prepare } from './prepare.ts';
 import { assertReplaceable } from './replace.ts';
-import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
 
-/** LXD has not been seen to leave more than one volume. */
+/** Names to try. LXD was never seen to leave more than one volume behind. */
 const mostNames = 4;
-/** Imports the backup, unless an earlier attempt, whose worker died, has. Returns what is there then. */
+/** Imports the backup, unless an earlier attempt has done so before its worker died. Returns the instances that exist then. */
 export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   const { job, attempt, tools, source, target } = restoring;
   const { signal } = attempt;
@@ -29,10 +29,7 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   let here = await findInstances(restoring, signal);
   if (!here.targetIsOurs && !here.replaced) await assertTargetFree(restoring, here);
   if (here.imported && (await isUnfit(here.imported, restoring))) {
-    await deleteInstance(tools.lxd, restoring.imported, {
-      signal,
-      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-    });
+    await deleteInstance(tools.lxd, restoring.imported, waitingOf(restoring, signal));
     here = { ...here, imported: undefined };
   }
   if (!here.targetIsOurs && !here.imported) {
@@ -67,8 +64,8 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
 }
 
 /**
- * Whether an instance that an earlier attempt imported is not what was stored. An LXD that ends while it imports may leave one without volume, or with some of its
- * snapshots. One that starts again may start what it had just imported. Once we have marked the instance, it is whole, and LXD does not start it.
+ * Whether an instance that an earlier attempt imported differs from the backup. An LXD that ends during an import may leave an instance without a volume, or with only some of its
+ * snapshots; when LXD starts again, it may start an instance that it had just imported. Once we have marked an instance, it is complete, and LXD does not start it.
  */
 async function isUnfit(imported: LxdInstance, { attempt, tools }: Restoring): Promise<boolean> {
   if (isMarked('restored', attempt.operation.id)(imported)) return false;
@@ -77,7 +74,7 @@ async function isUnfit(imported: LxdInstance, { attempt, tools }: Restoring): Pr
   return lxdPid !== undefined && lxdPid !== (await readServer(tools.lxd, attempt.signal)).environment.server_pid;
 }
 
-/** Imports under the first name of ours under which LXD has left no volume. */
+/** Imports under the first of our names that is not blocked by a volume that LXD left behind. */
 async function importUnderFreeName(restoring: Restoring, manifest: Manifest, server?: Forward): Promise<void> {
   const { job, attempt, tools, source } = restoring;
   for (;;) {
@@ -95,7 +92,7 @@ async function importUnderFreeName(restoring: Restoring, manifest: Manifest, ser
   }
 }
 
-/** The error, or one that another attempt follows: a profile may have been another restore's, which has failed and deleted it. */
+/** Returns the error, or a retryable one if a profile is gone: another restore may have created it, failed, and deleted it again. */
 async function unlessProfileGone(
   error: unknown,
   { attempt, tools, target }: Restoring,
@@ -116,7 +113,7 @@ function goneError({ imported }: Restoring): LxstowError {
   );
 }
 
-/** Throws conflict if an instance has the name, and is not to be replaced, or cannot be. */
+/** Throws conflict if an instance has the name and is not to be replaced, or cannot be replaced. */
 async function assertTargetFree({ job, attempt, target, tools }: Restoring, here: InstancesFound): Promise<void> {
   const own = parseOwnName(target.instance);
   if (own)
@@ -135,7 +132,7 @@ async function assertTargetFree({ job, attempt, target, tools }: Restoring, here
   );
 }
 
-/** Keeps the backup from being deleted. Reader and remover each write their claim before they look for the other's: one of them sees it. */
+/** Prevents the backup from being deleted. Reader and deleter each write their claim before they look for the other's, so at least one of them sees the other. */
 async function claimForReading(source: BackupAddress, attempt: Attempt, { leases }: Tools): Promise<void> {
   const { id, attempt: count } = attempt.operation;
   const refusal = `backup ${source.instance}/${source.backup} is being deleted`;
@@ -143,7 +140,7 @@ async function claimForReading(source: BackupAddress, attempt: Attempt, { leases
   if (await leases.holder(claimKey(source, source.backup, removal))) throw new LxstowError('instance-busy', refusal);
 }
 
-/** Throws what LXD would find only after the whole upload: a missing project or pool, a pool of another driver. */
+/** Throws for problems that LXD would report only after the whole upload: a missing project or pool, or a pool with another driver. */
 async function checkTarget(
   target: Address,
   pool: string | undefined,

@@ -5,7 +5,7 @@ import type { Config, Devices, LxdInstance } from '../../lxd/instances.ts';
 /** What two instances on one host must not share. */
 export interface Identity {
   uuid: string | undefined;
-  /** MAC and static addresses of network devices. */
+  /** MAC addresses and static IP addresses of network devices. */
   addresses: { device: string; address: string; isStatic: boolean }[];
 }
 
@@ -27,7 +27,7 @@ function networkDevices(devices: Devices): [string, Record<string, string>][] {
   return Object.entries(devices).filter(([, { type }]) => type === 'nic');
 }
 
-/** Whether they share a uuid, a MAC or a static address. */
+/** Whether the two share a UUID, a MAC or a static address. */
 export function areTwins(one: Identity, other: Identity): boolean {
   const addresses = new Set(other.addresses.map(({ address }) => address.toLowerCase()));
   return (
@@ -36,7 +36,7 @@ export function areTwins(one: Identity, other: Identity): boolean {
   );
 }
 
-/** Makes a UUID and MACs, as `lxc copy` does. A rename makes a cloud-init identity. Only the owner may change static addresses. */
+/** Makes a new UUID and new MACs, as `lxc copy` does. The cloud-init identity is renewed by LXD's rename. Only the owner may change static addresses. */
 export function ownIdentity({ config }: Pick<LxdInstance, 'config'>): Config {
   const uuid = randomUUID();
   const fresh: Config = {};

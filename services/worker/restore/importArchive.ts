@@ -14,12 +14,12 @@ import { waitForOperation } from '../../lxd/lxdOperation.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
-/** An LXD that was killed during an import has left a volume without its instance: it blocks further imports under this name. */
+/** Thrown if LXD was killed during an earlier import and left a volume without its instance, which blocks further imports under this name. */
 export class BlockedName extends LxstowError {}
 
-export interface Importing {
+interface Importing {
   from: BackupAddress;
-  /** A name of ours that is free. */
+  /** A free name of lxstow's own. */
   to: Address;
   /** Default: LXD chooses. */
   pool: string | undefined;
@@ -73,7 +73,7 @@ export async function importArchive(
   }
   attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
   try {
-    // Seen: LXD takes everything, and never answers.
+    // LXD has been seen to accept everything and never answer.
     idle.watch(true);
     await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
   } catch (error) {
@@ -87,7 +87,7 @@ export async function importArchive(
   }
 }
 
-/** Waits for an import under this name that an attempt, whose worker died, has begun. Whether the instance is there then tells how it ended. */
+/** Waits for an import under this name that an earlier attempt began before its worker died. Whether the instance exists afterwards shows how the import ended. */
 export async function settleImport(
   to: Address,
   attempt: Attempt,
@@ -95,7 +95,7 @@ export async function settleImport(
   signal: AbortSignal,
 ): Promise<void> {
   for (;;) {
-    // Some servers do not tell which instance an import is of: then wait for each.
+    // Some servers do not say which instance an import is for, so wait for every import.
     const running = await runningImport(lxd, to, signal);
     if (!running) return;
     attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });

@@ -1,4 +1,4 @@
-/** What a restore may bring if its client is restricted to projects. */
+/** Checks what the backup contains if the restore's client is restricted to projects. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Manifest } from '../../contract/schemas.ts';
 import type { LxdClient } from '../../lxd/client.ts';
@@ -22,7 +22,7 @@ export async function restrictionsOf(
   return { ...limits, profiles: known };
 }
 
-/** Throws forbidden if the backup has what LXD's restricted projects refuse, and the job may not bring everything. */
+/** Throws forbidden if the backup contains what LXD refuses in restricted projects, unless the job is `.unrestricted`. */
 export async function assertMayBring(restoring: Restoring, { instance }: Manifest): Promise<void> {
   const { job, source, target, tools, attempt } = restoring;
   if (job.unrestricted) return;

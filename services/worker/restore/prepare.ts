@@ -1,4 +1,4 @@
-/** Prepares an imported instance for its name: marks it as ours, and keeps it from being the twin of another instance. */
+/** Prepares an imported instance for its final name: marks it as ours, and gives it an identity of its own if another instance has the same. */
 import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import { changeInstance, moveInstance } from '../../lxd/instanceChanges.ts';
@@ -7,7 +7,7 @@ import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
-import type { Restoring } from './restoring.ts';
+import { type Restoring, waitingOf } from './restoring.ts';
 
 /**
  * Marks the instance, keeps LXD from starting it by itself, and gives it an identity of its own if another instance has the archive's. `named`: the
@@ -26,7 +26,7 @@ export async function prepare(restoring: Restoring, found: LxdInstance, named: L
     const { kept = keptConfig(found) } = attempt.operation.checkpoint ?? {};
     const names = twins.map(({ address }) => nameOf(address)).join(', ');
     if (isCopy(restoring) && !keepIdentity) {
-      // The rename gives the copy a new instance-id; the archive's is its twin's.
+      // The rename gives the copy a new instance-id. The archive's belongs to its twin, so it is not put back.
       const { 'volatile.cloud-init.instance-id': _, ...rest } = kept;
       await attempt.checkpoint({ kept: rest });
       await changeWhatMay(restoring, imported, ownIdentity(found));
@@ -38,20 +38,14 @@ export async function prepare(restoring: Restoring, found: LxdInstance, named: L
   await attempt.checkpoint({ prepared: true });
 }
 
-/** Moves the instance to the cluster member of the one that it replaces: LXD imports on the member that is asked. */
-async function moveTo(
-  { attempt, tools, target, imported }: Restoring,
-  found: LxdInstance,
-  location: string,
-): Promise<void> {
+/** Moves the instance to the cluster member of the instance that it replaces, because LXD imports on the member that receives the request. */
+async function moveTo(restoring: Restoring, found: LxdInstance, location: string): Promise<void> {
+  const { attempt, tools, target, imported } = restoring;
   const { signal } = attempt;
   if (location === found.location) return;
   try {
     attempt.assertOwned();
-    await moveInstance(tools.lxd, imported, location, {
-      signal,
-      idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-    });
+    await moveInstance(tools.lxd, imported, location, waitingOf(restoring, signal));
   } catch (error) {
     if (isLxdAway(error) || signal.aborted) throw error;
     attempt.warn(
@@ -78,12 +72,10 @@ async function twinsOf({ job, tools, attempt, target, imported, replaced }: Rest
     const identity = identityOf(instance);
     return areTwins(own, identity) ? { address, identity } : undefined;
   };
-  const twins: Twin[] = [];
-  for await (const found of everyInstance(tools.lxd, twin, attempt.signal)) twins.push(found);
-  return twins;
+  return await Array.fromAsync(everyInstance(tools.lxd, twin, attempt.signal));
 }
 
-/** Warns of shared static addresses: they are configuration, which only the owner may change. */
+/** Warns of shared static addresses, which only the instance's owner may change. */
 function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin[]): void {
   for (const { device, address, isStatic } of identityOf(found).addresses) {
     const twin =
@@ -96,7 +88,7 @@ function warnOfAddresses({ attempt }: Restoring, found: LxdInstance, twins: Twin
 }
 
 /**
- * Changes keys of an instance of ours, and warns of those that LXD refuses: a restricted project does not take all (seen on LXD 5.0.2). Throws any
+ * Changes keys of an instance of ours, and warns of those that LXD refuses: a restricted project does not accept all (seen on LXD 5.0.2). Throws any
  * other failure.
  */
 export async function changeWhatMay(

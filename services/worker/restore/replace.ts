@@ -1,5 +1,5 @@
 /**
- * Replaces an instance: stops it and renames it aside, gives its name to the restored one, and deletes it last. A failure walks back until the restored
+ * Replaces an instance: stops it, renames it, gives its name to the restored one, and deletes it last. A failure undoes the replacement (walks back), until the restored
  * instance has run, or has its name if it is not to run. After that nothing walks back.
  */
 import { setTimeout as delay } from 'node:timers/promises';
@@ -15,11 +15,11 @@ import {
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
-import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
+import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
 import { isRetryHopeless, takeName } from './takeName.ts';
-import { startInstance, unlessDone, waitingOf, walkBack } from './walkBack.ts';
+import { startInstance, unlessDone, walkBack } from './walkBack.ts';
 
-/** How long an attempt retries a swap while LXD is away: between two attempts, other jobs of the instance could begin. */
+/** How long an attempt retries a swap while LXD is away, because between two attempts other jobs of the instance could begin. */
 const swapPatienceMs = 60_000;
 
 /** Throws conflict if LXD would delete the instance when it stops, cannot delete it, or cannot stop it. */
@@ -60,7 +60,7 @@ export async function swap(restoring: Restoring, first: InstancesFound): Promise
   }
 }
 
-/** Walks back, and ends the operation. An attempt that takes over resumes the way back. */
+/** Undoes the replacement, and ends the operation. An attempt that takes over continues the undoing. */
 export async function giveUp(restoring: Restoring, why: string): Promise<never> {
   const { attempt, target } = restoring;
   await attempt.checkpoint({ failed: why });
@@ -72,7 +72,7 @@ export async function giveUp(restoring: Restoring, why: string): Promise<never> 
   throw new LxstowError('not-replaced', `instance ${nameOf(target)} could not be replaced, and is as it was: ${why}`);
 }
 
-/** Stops the instance that has the name, and renames it to one of ours. */
+/** Stops the instance that has the name, and renames it to one of our own names. */
 async function setAside(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, replaced } = restoring;
   const { lxd } = tools;
@@ -112,7 +112,7 @@ async function setAside(restoring: Restoring): Promise<void> {
   );
   const aside = await findInstance(lxd, replaced, waiting.signal);
   if (aside && isOld(aside)) return;
-  // The instance was exchanged between our change and the stop or the rename, which LXD does by name alone.
+  // Another client exchanged the instance between our change and the stop or rename, which LXD does by name alone.
   if (aside) {
     await renameInstance(lxd, replaced, target.instance, waiting);
     if (found.status !== 'Stopped') await startInstance(restoring);
@@ -123,16 +123,16 @@ async function setAside(restoring: Restoring): Promise<void> {
 function exchangedError({ target }: Restoring): LxstowError {
   return new LxstowError(
     'conflict',
-    `instance ${nameOf(target)} was to be replaced, but another client has put a different instance in its place meanwhile`,
+    `instance ${nameOf(target)} was to be replaced, but another client has put a different instance in its place`,
   );
 }
 
 /** Deletes the replaced instance. If that fails, the operation gets a warning, and the janitor tries again. */
-export async function finishReplace({ attempt, tools, replaced }: Restoring): Promise<void> {
-  const waiting = { signal: attempt.signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
+export async function finishReplace(restoring: Restoring): Promise<void> {
+  const { attempt, tools, replaced } = restoring;
   try {
     attempt.assertOwned();
-    await deleteStoppedInstance(tools.lxd, replaced, waiting);
+    await deleteStoppedInstance(tools.lxd, replaced, waitingOf(restoring, attempt.signal));
   } catch (error) {
     attempt.signal.throwIfAborted();
     if (isLxdAway(error)) throw error;

@@ -14,7 +14,7 @@ import { bringIn } from './bringIn.ts';
 import { settleImport } from './importArchive.ts';
 import { changeWhatMay } from './prepare.ts';
 import { finishReplace, giveUp, swap } from './replace.ts';
-import { findInstances, type Restoring, restoringOf } from './restoring.ts';
+import { findInstances, type Restoring, restoringOf, waitingOf } from './restoring.ts';
 import { takeName, takenAwayError } from './takeName.ts';
 import { handBackElsewhere, walkBack } from './walkBack.ts';
 
@@ -69,7 +69,7 @@ async function handOver(restoring: Restoring, { status }: LxdInstance): Promise<
 export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools: Tools): Promise<void> {
   const { operation } = attempt;
   const { checkpoint } = operation;
-  // Once the restored instance is in service, nothing walks back.
+  // Once the restored instance is in service, nothing is undone.
   if (!checkpoint || checkpoint.swapped || isCode(attempt.signal.reason, 'lease-lost')) return;
   const restoring = restoringOf(job, attempt, tools);
   const signal = AbortSignal.any([AbortSignal.timeout(undoMs), attempt.leaseLost]);
@@ -81,7 +81,7 @@ export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools
   await deleteUnusedProfiles(tools.lxd, job.address.project, checkpoint.profiles ?? [], signal);
 }
 
-/** Removes the imported instance, unless it has its name already. One that does not start, say, is for its owner to mend. */
+/** Removes the imported instance, unless it already has its final name. If that one does not start, for example, its owner must mend it. */
 async function removeImported(restoring: Restoring, signal: AbortSignal): Promise<void> {
   const { job, attempt, tools, imported } = restoring;
   const { log } = attempt;
@@ -93,6 +93,6 @@ async function removeImported(restoring: Restoring, signal: AbortSignal): Promis
     return void log.warn('the restored instance is kept: the one that it was to replace is gone', {
       instance: imported.instance,
     });
-  await deleteInstance(tools.lxd, imported, { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs });
+  await deleteInstance(tools.lxd, imported, waitingOf(restoring, signal));
   log.info('the restored instance is removed', { instance: imported.instance });
 }

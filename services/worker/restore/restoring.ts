@@ -2,6 +2,7 @@
 import type { Address, BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { findInstance, type LxdInstance } from '../../lxd/instances.ts';
+import type { Waiting } from '../../lxd/lxdOperation.ts';
 import { isMarked } from '../../lxd/marks.ts';
 import { importedName, renamed, replacedName } from '../../lxd/ownNames.ts';
 import type { Attempt } from '../../operations/attempt.ts';
@@ -15,9 +16,9 @@ export interface Restoring {
   source: BackupAddress;
   /** The name that was asked for. */
   target: Address;
-  /** The name of ours that the restored instance has until it takes `target`'s. */
+  /** Our own name that the restored instance has until it gets that of `target`. */
   imported: Address;
-  /** The name of ours that the replaced instance gets, with `replace`. */
+  /** Our own name that the replaced instance gets, with `replace`. */
   replaced: Address;
 }
 
@@ -53,4 +54,9 @@ export async function findInstances(
   const [target, imported, replaced] = await Promise.all([find(at.target), find(at.imported), find(at.replaced)]);
   const targetIsOurs = target !== undefined && isMarked('restored', attempt.operation.id)(target);
   return { target, imported, replaced, targetIsOurs };
+}
+
+/** Options of steps in LXD. By default, only the loss of the lease interrupts them: a cancel or the worker's stop must not leave them half done. */
+export function waitingOf({ attempt, tools }: Restoring, signal = attempt.leaseLost): Waiting {
+  return { signal, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
 }

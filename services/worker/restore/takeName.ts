@@ -1,4 +1,4 @@
-/** How a restored instance gets the name that was asked for, and is put into service. */
+/** Gives a restored instance the requested name, and puts it into service. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import { renameInstance, setState } from '../../lxd/instanceChanges.ts';
 import { findInstance, nameOf } from '../../lxd/instances.ts';
@@ -6,8 +6,8 @@ import { LostOperation } from '../../lxd/lxdOperation.ts';
 import { beforeStart, isMarked } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
 import { changeWhatMay } from './prepare.ts';
-import { findInstances, type InstancesFound, type Restoring } from './restoring.ts';
-import { startInstance, waitingOf } from './walkBack.ts';
+import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
+import { startInstance } from './walkBack.ts';
 
 /** Gives the restored instance its name, which must be free, and puts it into service. From here on a cancel comes too late. */
 export async function takeName(restoring: Restoring, here: InstancesFound): Promise<void> {
@@ -16,7 +16,7 @@ export async function takeName(restoring: Restoring, here: InstancesFound): Prom
   await putIntoService(restoring);
 }
 
-/** Gives the imported instance the name that was asked for. Throws conflict if another client has taken it. */
+/** Gives the imported instance the requested name. Throws conflict if another client has taken it. */
 async function rename(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, imported } = restoring;
   const waiting = waitingOf(restoring);
@@ -37,7 +37,7 @@ async function rename(restoring: Restoring): Promise<void> {
   }
 }
 
-/** Undoes what the rename has changed, and starts the instance if that is wanted. After it nothing walks back. Throws not-started. */
+/** Reverses what the rename has changed, and starts the instance if requested. After this, the replacement is not undone any more. Throws not-started. */
 async function putIntoService(restoring: Restoring): Promise<void> {
   const { job, attempt, tools, target } = restoring;
   const { id, checkpoint } = attempt.operation;
@@ -65,14 +65,14 @@ async function start(restoring: Restoring): Promise<void> {
   }
 }
 
-/** For a restored instance that had its name, and is not there any more. `isAside`: the one that it replaced still is. */
+/** The error for a restored instance that had its final name and is gone. `isAside`: the instance that it replaced still exists, under its temporary name. */
 export function takenAwayError({ target, replaced }: Restoring, isAside = false): LxstowError {
   const before = isAside ? `; the one before it is ${nameOf(replaced)}` : '';
   const text = `instance ${nameOf(target)} was restored, and another client renamed or deleted it right after${before}`;
   return new LxstowError('conflict', text);
 }
 
-/** Whether starting or renaming the restored instance again cannot help: LXD's own failure or refusal, or a conflict. */
+/** Whether it is useless to start or rename the restored instance again: after LXD's own failure or refusal, or a conflict. */
 export function isRetryHopeless(error: unknown): boolean {
   if (error instanceof LostOperation || isCode(error, 'cancelled')) return false;
   const { code } = asLxstowError(error);

@@ -1,4 +1,4 @@
-/** Walks back from a replace that failed: gives the old instance its name again, and starts it if it ran. */
+/** Undoes a replacement that failed: gives the old instance its name again, and starts it if it ran. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import { renameInstance, setState, shutDown } from '../../lxd/instanceChanges.ts';
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
@@ -6,7 +6,7 @@ import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
 import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { beforeStart, handedBackConfig, isMarked } from '../../lxd/marks.ts';
 import { changeWhatMay } from './prepare.ts';
-import { findInstances, type Restoring } from './restoring.ts';
+import { findInstances, type Restoring, waitingOf } from './restoring.ts';
 
 const walkBackMs = 300_000;
 
@@ -20,14 +20,11 @@ export function startInstance(restoring: Restoring): Promise<void> {
   );
 }
 
-/** Undoes a replace, however far it got: the instance that was to be replaced has its name again, and runs if it ran. */
+/** Undoes a replacement at whatever point it stopped: the old instance gets its name again, and runs if it ran before. */
 export async function walkBack(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, imported, replaced } = restoring;
   const { lxd } = tools;
-  const waiting = {
-    signal: AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.leaseLost]),
-    idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs,
-  };
+  const waiting = waitingOf(restoring, AbortSignal.any([AbortSignal.timeout(walkBackMs), attempt.leaseLost]));
   const here = await findInstances(restoring, waiting.signal);
   attempt.assertHeld();
   if (here.replaced && here.target) {
@@ -97,12 +94,7 @@ export async function handBackElsewhere(restoring: Restoring, signal: AbortSigna
   return found;
 }
 
-/** For steps that only the loss of the lease ends: neither a cancel nor the worker's stop may leave them half done. */
-export function waitingOf({ attempt, tools }: Restoring) {
-  return { signal: attempt.leaseLost, idleTimeoutMs: tools.config.worker.lxdIdleTimeoutMs };
-}
-
-/** Runs a step; ignores its failure if it took effect. LXD can report such a failure, or forget the step when it is restarted. */
+/** Runs a step, and ignores its failure if it took effect all the same. LXD can report a failure then, or lose the operation when it restarts. */
 export async function unlessDone(step: () => Promise<void>, isDone: () => Promise<boolean>): Promise<void> {
   try {
     await step();

@@ -1,0 +1,46 @@
+/** The progress of a running operation: published for who listens now, and merged into the record when it is shown. Pure. */
+import { isDeepStrictEqual } from 'node:util';
+import type { Operation, OperationMetadata, Progress } from '../contract/schemas.ts';
+
+/** These change all the time. What else changes is worth a record. */
+const moving = [
+  'bytes_done',
+  'bytes_total',
+  'bytes_stored',
+  'bytes_per_second',
+  'lxd_free_bytes',
+  'create_backup_progress',
+] as const satisfies (keyof OperationMetadata)[];
+
+/** The moving fields, and the others. */
+function split(metadata: OperationMetadata): [moving: Progress['metadata'], rest: OperationMetadata] {
+  const rest: OperationMetadata = { ...metadata };
+  const moved: Record<string, unknown> = {};
+  for (const field of moving) {
+    if (metadata[field] !== undefined) moved[field] = metadata[field];
+    delete rest[field];
+  }
+  return [moved, rest];
+}
+
+/** Whether nothing but progress has changed. */
+export function onlyMoved(before: OperationMetadata, after: OperationMetadata): boolean {
+  return isDeepStrictEqual(split(before)[1], split(after)[1]);
+}
+
+/** What is told of an operation that is at `metadata` now. */
+export function progressOf({ owner = '', attempt }: Operation, metadata: OperationMetadata, now: Date): Progress {
+  return { owner, attempt, at: now.toISOString(), metadata: split(metadata)[0] };
+}
+
+/** The operation with what was told of it, if that is of the same attempt and younger. */
+export function withProgress(operation: Operation, told: Progress | undefined): Operation {
+  const { owner, attempt, updated_at } = operation;
+  if (!told || !isAtWork(operation)) return operation;
+  if (told.owner !== owner || told.attempt !== attempt || told.at <= updated_at) return operation;
+  return { ...operation, updated_at: told.at, metadata: { ...operation.metadata, ...told.metadata } };
+}
+
+export function isAtWork({ status }: Pick<Operation, 'status'>): boolean {
+  return status === 'Running' || status === 'Cancelling';
+}

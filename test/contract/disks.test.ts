@@ -1,0 +1,93 @@
+/** What each server makes of its disk: of a power cut right after it has answered, and of one that is full. */
+import assert from 'node:assert/strict';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { isCode } from '../../services/contract/errors.ts';
+import type { Config } from '../../services/contract/schemas.ts';
+import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import { createS3Store } from '../../services/storage/s3.ts';
+import { run } from '../lab/run.ts';
+import { type LabS3, s3Titles, serversHere, startS3 } from '../lab/s3.ts';
+import { crcOf } from './objectStore.ts';
+import { type Server, servers } from './servers.ts';
+
+const mib = 1024 * 1024;
+const never = new AbortController().signal;
+const small = { contentType: 'text/plain' };
+/** SeaweedFS takes nothing on a disk with less than a volume's room. */
+const diskMiB = 4096;
+const skip = process.getuid?.() === 0 ? false : 'a disk of our own needs root';
+
+async function send(store: ObjectStore, key: string, body: Buffer): Promise<void> {
+  const upload = await store.beginUpload(key, { ...small, tags: {} }, never);
+  const crc32 = crcOf(body);
+  const etag = await store.putPart(upload, 1, body, crc32, never);
+  await store.completeUpload(upload, [{ number: 1, etag, crc32 }], never);
+}
+
+async function bytesOf(store: ObjectStore, key: string): Promise<Buffer> {
+  const { etag, size } = await store.stat(key, never);
+  const into = Buffer.alloc(size);
+  await store.readRange(key, etag, 0, into, never);
+  return into;
+}
+
+for (const kind of serversHere)
+  describe(`the disk of ${s3Titles[kind]}`, { timeout: 300_000, skip }, () => {
+    const { differs }: Server = servers[kind];
+    let s3: LabS3;
+    before(async () => {
+      s3 = await startS3({ log: () => undefined, name: 'disks', kind, diskMiB });
+    });
+    after(() => s3?.[Symbol.asyncDispose]());
+
+    function open(change: Partial<Config['s3']> = {}) {
+      const { endpoint, accessKey, secretKey, bucket } = s3;
+      const place = { region: 'us-east-1', prefix: '', pathStyle: true, checksumHeaders: true };
+      const limits = { uploadMaxAgeMs: 1e12, idleTimeoutMs: 30_000, attempts: 1 };
+      return createS3Store({ endpoint, accessKey, secretKey, bucket, ...place, ...limits, ...change });
+    }
+
+    /** Writes an archive and its manifest, cuts the power, and looks for both. */
+    async function outlivesCut(change: Partial<Config['s3']>): Promise<void> {
+      await run('sync', ['-f', join(s3.dir, 'data')]);
+      using store = open(change);
+      const name = change.syncFolder === undefined ? 'told' : 'synced';
+      const body = randomBytes(8 * mib);
+      await send(store, `${name}/archive`, body);
+      await store.create(`${name}/manifest`, Buffer.from('whole'), small, never);
+      await s3.cutPower();
+      using later = open();
+      assert.ok((await bytesOf(later, `${name}/archive`)).equals(body), 'other bytes');
+      assert.equal((await later.read(`${name}/manifest`, never)).body.toString(), 'whole');
+    }
+
+    if (differs.powerCut)
+      it('loses what it said that it has when the power is cut', () => assert.rejects(outlivesCut({})));
+    else it('keeps what it said that it has when the power is cut', () => outlivesCut({}));
+
+    it('keeps it with s3.syncFolder', () => outlivesCut({ syncFolder: join(s3.dir, 'data') }));
+
+    it(`says what it says when it is full, and takes objects again: ${differs.full ?? 's3-full'}`, async () => {
+      const disk = join(s3.dir, 'data');
+      const fill = join(disk, 'filled-by-the-test');
+      const { bavail, bsize } = await statfs(disk);
+      await run('fallocate', ['-l', String(bavail * bsize - 32 * mib), fill]);
+      using store = open();
+      let refusal: unknown;
+      // MinIO finds out that it is full within some seconds, and says 500 until then.
+      for (const until = Date.now() + 5000; !isCode(refusal, 's3-full') && !(refusal && Date.now() > until); )
+        refusal =
+          (await send(store, `full/${randomUUID()}`, randomBytes(8 * mib)).catch((error: unknown) => error)) ?? refusal;
+      assert.equal(isCode(refusal, 's3-full'), differs.full === undefined, String(refusal));
+      await run('rm', [fill]);
+      // MinIO looks once a second.
+      for (const until = Date.now() + 60_000; ; ) {
+        const failure = await send(store, 'full/again', randomBytes(mib)).catch((error: Error) => error);
+        if (!failure) break;
+        if (Date.now() > until) throw failure;
+      }
+    });
+  });
