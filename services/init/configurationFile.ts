@@ -31,6 +31,8 @@ export interface Earlier {
   store: Store | undefined;
   socket: string | undefined;
   ports: Ports;
+  /** It names a NATS: that of parts that are set up by hand. */
+  hasNats: boolean;
 }
 
 /** Those that init reads or writes. */
@@ -39,12 +41,13 @@ const sections = ['s3', 'remotes', 'gateway', 'worker'];
 export function readEarlier({ config }: Places): Earlier | undefined {
   if (!existsSync(config)) return undefined;
   const read = documentIn(readFileSync(config, 'utf8'), config).toJS() ?? {};
-  const { s3 = {}, remotes = {}, gateway = {}, worker = {} } = read;
+  const { s3 = {}, remotes = {}, gateway = {}, worker = {}, nats } = read;
   const { folder, endpoint, bucket = usualBucket, region = usualRegion, accessKey, secretKey, ca } = s3;
   const place = accessKey && secretKey && { endpoint, bucket, region, accessKey, secretKey, ...(ca && { ca }) };
   return {
     store: folder ? { folder } : place || undefined,
     socket: remotes[worker.remote ?? 'local']?.socket,
+    hasNats: nats?.servers !== undefined,
     ports: {
       gateway: gateway.port ?? usualPorts.gateway,
       gatewayHealth: gateway.healthPort ?? usualPorts.gatewayHealth,

@@ -6,6 +6,7 @@ import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '../concurrency/sleep.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Places } from './places.ts';
 import { usualNatsPort } from './ports.ts';
@@ -25,6 +26,11 @@ export function hasSystemd({ system }: Places): boolean {
 export function command({ places, program, natsPort }: Service): string[] {
   const port = natsPort === usualNatsPort ? [] : ['--nats-port', String(natsPort)];
   return [...program, '-c', places.config, 'standalone', ...port];
+}
+
+/** Whether systemd runs the service. */
+export async function isActive(): Promise<boolean> {
+  return (await runProgram('systemctl', ['is-active', '--quiet', unitName])).status === 0;
 }
 
 /** The service's files for systemd; none if there is no systemd. */
@@ -86,11 +92,8 @@ export async function isReady(healthPorts: number[]): Promise<boolean> {
 }
 
 async function untilReady({ healthPorts, places }: Service, stop: AbortSignal, died: () => string | undefined) {
-  for (
-    const end = performance.now() + startMs;
-    !(await isReady(healthPorts));
-    await delay(lookEveryMs, undefined, { signal: stop })
-  ) {
+  for (const end = performance.now() + startMs; !(await isReady(healthPorts)); await sleep(lookEveryMs, stop)) {
+    stop.throwIfAborted();
     const why = died();
     if (why !== undefined) throw new LxstowError('nats-unavailable', `lxstow ended; ${why}`);
     if (performance.now() < end) continue;
@@ -110,8 +113,9 @@ async function startInBackground(service: Service): Promise<void> {
   await mkdir(places.state, { recursive: true, mode: 0o700 });
   const log = openSync(logFile(places), 'a', 0o600);
   const stdio = ['ignore' as const, log, log];
-  // The shell, which then becomes lxstow, writes the file, so it is written even if this process is killed now.
-  const args = ['-c', 'echo $$ >"$0" && exec "$@"', pidFile(places), ...command(service)];
+  // The shell, which then becomes lxstow, writes the file, so it is written even if this process is killed now. Nobody ever reads half of it.
+  const script = 'echo $$ >"$0.part" && mv "$0.part" "$0" && exec "$@"';
+  const args = ['-c', script, pidFile(places), ...command(service)];
   const child = spawn('sh', args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });
   closeSync(log);
   await once(child, 'spawn');

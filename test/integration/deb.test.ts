@@ -38,6 +38,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     `${mark}=${folder.path}`,
   ];
   const inside = (...command: string[]) => run('chroot', [tree, ...clean(), ...command]);
+  const pidFile = '/var/lib/lxstow/standalone.pid';
   const type = (line: string) => inside('sh', '-ec', line);
   before(async () => {
     folder = await openFolder('deb', quiet);
@@ -160,38 +161,45 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       const health = await type('lxstow doctor || true');
       assert.match(health, /, 0 problems/);
       assert.match(health, /gzip by ISA-L/);
-      // Installed once more over what runs, and started anew, as systemd would do: nothing is forgotten.
+      // Installed once more over what runs, it is started anew, and nothing is forgotten.
+      const before = await type(`cat ${pidFile}`);
       await inside('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`);
-      await type(
-        'pid=$(cat /var/lib/lxstow/standalone.pid); kill $pid; while [ -s /proc/$pid/cmdline ]; do sleep 0.1; done',
-      );
-      assert.match(await type('lxstow init --yes'), /is as it should be\nstarting lxstow in the background\n/);
+      assert.notEqual(await type(`cat ${pidFile}; until lxstow operations list; do sleep 0.2; done`), before);
+      assert.match(await type('lxstow init --yes'), /is as it should be\nlxstow runs already\n/);
       assert.match(await type('lxstow schedule next'), /nightly/);
       assert.match(await type('lxstow list c1'), /backup_/);
+      if (init.includes('/srv')) break;
       const undone = await type('lxstow init --undo');
       assert.match(undone, place);
       assert.match(undone, /that was there before: \/etc\/lxstow\/lxstow\.yaml/);
     }
-    for (const place of ['proc', 'var/lib/lxd']) await run('umount', [join(tree, place)]);
-    await run('umount', ['--recursive', join(tree, 'dev')]);
   });
 
   it('leaves only what is the user’s when it is removed, and of its own nothing when it is purged', async () => {
     await inside('dpkg', '--remove', 'lxstow');
+    if (!noLxd) {
+      // What it ran has ended.
+      await type(`! grep . "/proc/$(cat ${pidFile})/cmdline"`);
+      for (const place of ['proc', 'var/lib/lxd']) await run('umount', [join(tree, place)]);
+      await run('umount', ['--recursive', join(tree, 'dev')]);
+    }
     assert.ok(existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'usr/lib/lxstow')));
     await mkdir(join(tree, 'var/lib/private/lxstow/nats'), { recursive: true });
     await mkdir(join(tree, 'var/lib/lxstow/store'), { recursive: true });
-    await writeFile(join(tree, 'etc/lxstow/recovery.md'), 'where the backups are\n');
+    if (noLxd) await writeFile(join(tree, 'etc/lxstow/recovery.md'), '… Backups are in the folder /srv/backups.\n');
     const { status, stdout, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
     assert.equal(status, 0, stderr);
-    assert.match(stdout.toString(), /no backup was removed\. \/etc\/lxstow\/recovery\.md says where they are/);
+    assert.match(stdout.toString(), /^lxstow: no backup was removed\. Backups are in the folder \/srv\/backups\.$/m);
+    assert.match(stdout.toString(), /^lxstow: \/etc\/lxstow\/recovery\.md says how to restore them/m);
+    assert.match(stdout.toString(), /^lxstow: the keys of the folder stay in \/var\/lib\/lxstow\/store\.$/m);
+    if (!noLxd) assert.ok(existsSync(join(tree, 'srv/backups/objects/lxstow')));
     assert.ok(!existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'var/lib/private/lxstow')));
     assert.deepEqual(await readdir(join(tree, 'var/lib/lxstow')), ['store']);
     const kept = (await inside('find', '/etc/lxstow', '-type', 'f')).split('\n').filter(Boolean).sort();
     assert.deepEqual(
-      kept.filter((path) => !path.endsWith('.undone')),
+      kept.filter((path) => !/\.undone$|recovery-/.test(path)),
       [
         '/etc/lxstow/credentials/nats-admin',
         '/etc/lxstow/credentials/s3-access-key',

@@ -64,7 +64,7 @@ const systemctl = `echo "$@" >>~/systemctl.log
 unit=/etc/systemd/system/lxstow-standalone.service
 case "$1" in
   restart) { $(sed -n 's/^ExecStart=//p' $unit) >~/standalone.log 2>&1 & } ; echo $! >~/unit.pid ;;
-  disable) kill "$(cat ~/unit.pid)"; while [ -s "/proc/$(cat ~/unit.pid)/cmdline" ]; do sleep 0.1; done ;;
+  disable) kill "$(cat ~/unit.pid)"; while grep -qs . "/proc/$(cat ~/unit.pid)/cmdline"; do sleep 0.1; done ;;
 esac`;
 
 describe('lxstow init', { timeout: 600_000, skip }, () => {
@@ -204,14 +204,18 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   it('undone, the backups and their keys are where it says; the page alone brings them back elsewhere', async () => {
     const recovery = await type(`cat ${page}`);
     const pid = (await type('cat /var/lib/lxstow/standalone.pid')).trim();
+    const old = await type('cd /etc/lxstow; ls recovery-*.md');
     const said = await type('lxstow init --undo');
     assert.match(said, /the backups: the bucket lxstow at http:\/\/127\.0\.0\.1:9000/);
     assert.match(said, /with the keys of the store: \/etc\/lxstow\/lxstow\.yaml\.undone/);
     assert.match(said, /the recovery page, with keys: \/etc\/lxstow\/recovery\.md/);
     assert.equal(
-      await type(`ls /etc/lxstow; ls -A /var/lib/lxstow; cat /proc/${pid}/cmdline 2>/dev/null | wc -c`),
-      'lxstow.yaml.undone\nrecovery.md\n0\n',
+      await type(`cd /etc/lxstow; ls -A . /var/lib/lxstow; cat /proc/${pid}/cmdline 2>/dev/null | wc -c`),
+      `.:\nlxstow.yaml.undone\n${old}recovery.md\n\n/var/lib/lxstow:\n0\n`,
     );
+    // Of the bucket that was the store for a while, and of this one before that.
+    assert.equal(old.match(/recovery-/g)?.length, 2);
+    assert.match(await type('cat /etc/lxstow/recovery-*.md'), /Backups are in the bucket other at/);
     assert.equal((await shell.type('lxstow init --undo')).status, 66);
     assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);
     await type('rm -r /etc/lxstow /var/lib/lxstow');
@@ -251,7 +255,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const made = ['/etc/lxstow/init.json', '/etc/lxstow/lxstow.yaml', '/var/lib/lxstow/standalone.pid'];
     for (const file of [...made, '~/.config/lxstow/remotes.yml', page])
       await type(
-        `(${init}) & until [ -e ${file} ] || ! [ -s /proc/$!/cmdline ]; do :; done; kill -9 $!; wait $! || [ -e ${file} ]`,
+        `${init} & until [ -e ${file} ] || ! kill -0 $!; do sleep 0.01; done; kill -9 $!; wait $! || [ -e ${file} ]`,
       );
     assert.match(await type('lxstow init --yes --backup none'), /next backup of every instance: |lxstow runs already/);
     assert.match(await type('lxstow schedule next'), /nightly/);

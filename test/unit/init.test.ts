@@ -150,7 +150,7 @@ describe('answers to lxstow init', () => {
       backup: 'none',
     });
     // After one that was cut off, everything is asked again, and the store is the usual answer.
-    const earlier = { store, socket: '/s', ports: usualPorts };
+    const earlier = { store, socket: '/s', ports: usualPorts, hasNats: false };
     const usual = { store, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), usual);
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: person('', '', '', '') }), usual);
@@ -188,7 +188,7 @@ describe('what lxstow init writes', () => {
       [config.s3.secretKey, config.s3.region, config.remotes.local?.socket],
       [place.secretKey, 'eu-central-1', '/s'],
     );
-    assert.deepEqual(readEarlier(there), { store: place, socket: '/s', ports: usualPorts });
+    assert.deepEqual(readEarlier(there), { store: place, socket: '/s', ports: usualPorts, hasNats: false });
     assert.equal(await writeConfiguration(there, settings), false);
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }), true);

@@ -21,6 +21,7 @@ import {
   command,
   digestOf,
   hasSystemd,
+  isActive,
   isReady,
   logFile,
   start,
@@ -34,6 +35,7 @@ import { setNightly, trustThisUser } from '../client/firstSteps.ts';
 import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
+import { runningOwnNats } from '../standalone/ownNats.ts';
 import { Questions } from '../terminal/questions.ts';
 import { plural } from '../terminal/table.ts';
 
@@ -56,9 +58,17 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   assertOurs(places, record, earlier);
   const repeated = earlier?.store !== undefined && !record?.unfinished;
   const { server, answers } = await ask({ options, earlier, repeated, env: source.env, stop });
-  const { service, record: made } = await prepare({ places, record, earlier, server, answers, env: source.env }, stop);
-  const gateway = await trustThisUser({ env: withoutStore(source.env), file: places.config }, stop);
-  await writeRecord(places, { ...made, gateway });
+  const prepared = { places, record, earlier, server, answers, env: source.env };
+  const {
+    service,
+    record: made,
+    gateway,
+  } = await startAndTrust(prepared, stop).catch((error) => {
+    if (!stop.aborted) throw error;
+    throw new CliError(exits.interrupted, 'interrupted', {
+      hint: '`lxstow init` once more does the rest; `lxstow init --undo` takes back what is done',
+    });
+  });
   say(`the gateway is called ${gateway}: in commands, and trusts this user`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writePage(places, answers.store);
@@ -66,6 +76,14 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const status = await firstBackup(gateway, answers.backup);
   await sayNext(places, service, answers, gateway);
   return status;
+}
+
+async function startAndTrust(prepared: Preparation, stop: AbortSignal) {
+  const { places, env } = prepared;
+  const { service, record } = await prepare(prepared, stop);
+  const gateway = await trustThisUser({ env: withoutStore(env), file: places.config }, stop);
+  await writeRecord(places, { ...record, gateway });
+  return { service, record, gateway };
 }
 
 async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> & { options: InitOptions }) {
@@ -105,12 +123,12 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   return exits.ok;
 }
 
-/** Throws conflict if the configuration names a store and was not written by init. */
+/** Throws conflict if the configuration names a store or a NATS, and was not written by init. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
-  if (record || !earlier?.store) return;
+  if (record || !(earlier?.store || earlier?.hasNats)) return;
   throw new LxstowError(
     'conflict',
-    `${config} has a store already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
+    `${config} has a ${earlier.store ? 'store' : 'NATS'} already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
   );
 }
 
@@ -128,9 +146,7 @@ interface Preparation {
  * done again or undone.
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
-  const usual = earlier?.ports ?? usualPorts;
-  const ports: Ports = record && earlier?.store ? usual : await freePorts<keyof Ports>(usual);
-  const natsPort = record?.natsPort ?? (await freePorts({ nats: usualNatsPort })).nats;
+  const { ports, natsPort } = await choosePorts(places, record, earlier);
   const folder = 'folder' in answers.store ? answers.store.folder : undefined;
   const healthPorts = [ports.gatewayHealth, ports.workerHealth];
   const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
@@ -161,6 +177,20 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     await writeRecord(places, made);
   } else say('lxstow runs already');
   return { service, record: made };
+}
+
+/** The ports of the service that this one replaces; without one, free ports. Throws conflict if that service cannot be stopped here. */
+async function choosePorts(places: Places, record: InitRecord | undefined, earlier: Earlier | undefined) {
+  const usual = earlier?.ports ?? usualPorts;
+  const running = record ? undefined : await runningOwnNats(places.state);
+  if (running !== undefined && !(hasSystemd(places) && (await isActive())))
+    throw new LxstowError(
+      'conflict',
+      `lxstow standalone runs already, with the state directory ${places.state}: stop it, then run this again. Jobs, trust and schedules stay`,
+    );
+  const known = running !== undefined || (record !== undefined && earlier?.store !== undefined);
+  const ports: Ports = known ? usual : await freePorts<keyof Ports>(usual);
+  return { ports, natsPort: record?.natsPort ?? running ?? (await freePorts({ nats: usualNatsPort })).nats };
 }
 
 /** The command that runs lxstow: `lxstow` on the PATH, because the package's script also finds the programs in the package; otherwise Node and this file. */

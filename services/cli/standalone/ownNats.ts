@@ -17,7 +17,11 @@ export interface OwnNatsFiles {
 }
 
 export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFiles {
-  const dir = join(stateDir(config, env), 'nats');
+  return filesIn(stateDir(config, env));
+}
+
+function filesIn(state: string): OwnNatsFiles {
+  const dir = join(state, 'nats');
   return { dir, password: join(dir, 'password'), url: join(dir, 'url') };
 }
 
@@ -56,6 +60,15 @@ export function besideOwnNats(config: Config, env: NodeJS.ProcessEnv, isGiven: (
   const read = (file: string) => readOwn(file, 'nats.servers is not configured, and the NATS of `lxstow standalone`');
   const [url, password] = [read(files.url), read(files.password)];
   return url && password ? withOwnNats(config, url, password) : config;
+}
+
+/** The port of standalone's own NATS with this state directory; undefined if it does not run. */
+export async function runningOwnNats(state: string): Promise<number | undefined> {
+  const files = filesIn(state);
+  if (!existsSync(files.url) || !existsSync(files.password)) return undefined;
+  const port = Number(new URL(readText(files.url, files.url)).port);
+  const name = ownNatsName(readText(files.password, files.password));
+  return (await introduced(port))?.name === name ? port : undefined;
 }
 
 /** Throws bad-config if the configuration is for the NATS of a killed `standalone`, and another server uses its port by now: that server must not get the password. */
