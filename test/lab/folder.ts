@@ -30,10 +30,8 @@ export async function openFolder(name: string, log: Log): Promise<LabFolder> {
   if (!/^[\w-]{1,32}$/.test(name)) throw new Error(`"${name}" is no name for a lab folder`);
   await sweep(log);
   const path = mkdtempSync(join(folderRoot, `lxstow-lab-${name}-${process.pid}.${startOf(process.pid)}-`));
-  const removeAtExit = () => {
-    spawnSync(process.execPath, [fileURLToPath(new URL('sweep.ts', import.meta.url)), path], { stdio: 'inherit' });
-  };
-  process.once('exit', removeAtExit);
+  opened.add(path);
+  if (!process.listeners('exit').includes(removeOpened)) process.on('exit', removeOpened);
   exitOnSignals();
   await chmod(path, 0o711); // an unprivileged container's root must get through
   return {
@@ -42,9 +40,17 @@ export async function openFolder(name: string, log: Log): Promise<LabFolder> {
     setUndo: (script) => writeFile(join(path, 'undo.sh'), script),
     async [Symbol.asyncDispose]() {
       await removeFolder(path);
-      process.removeListener('exit', removeAtExit);
+      opened.delete(path);
     },
   };
+}
+
+/** Those of this process. One listener for all of them: Node warns of more than ten. */
+const opened = new Set<string>();
+
+function removeOpened(): void {
+  for (const path of opened)
+    spawnSync(process.execPath, [fileURLToPath(new URL('sweep.ts', import.meta.url)), path], { stdio: 'inherit' });
 }
 
 /** Removes the folders of labs whose process is gone. */

@@ -2,7 +2,17 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -20,6 +30,8 @@ import {
 } from '../../services/cli/standalone/ownNats.ts';
 import { ownSecret, readOwn } from '../../services/cli/standalone/stateFiles.ts';
 import { loadConfig } from '../../services/contract/config.ts';
+import type { LocalPool, LocalServer } from '../../services/init/servers.ts';
+import { tryFolder } from '../../services/init/tryStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { noFile } from '../lab/noFile.ts';
 import { freePort } from '../lab/processes.ts';
@@ -109,6 +121,19 @@ describe('the NATS server of standalone', () => {
 });
 
 describe('the server of a folder', () => {
+  it('is not offered a folder where others have laid a link for init to write through', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+    const victim = join(folder, 'victim');
+    writeFileSync(victim, 'precious');
+    writeFileSync(join(folder, 'versitygw'), '', { mode: 0o755 });
+    symlinkSync(victim, join(folder, `.lxstow-init-${process.pid}`));
+    const [finding] = await tryFolder({ folder }, { pools: [] as LocalPool[] } as LocalServer, { PATH: folder });
+    assert.equal(finding?.level, 'problem');
+    assert.match(finding?.finding ?? '', /EEXIST/);
+    assert.equal(readFileSync(victim, 'utf8'), 'precious');
+    rmSync(folder, { recursive: true });
+  });
+
   it('does not stay when another part of standalone fails during its start', async () => {
     const bin = join(dir, 'bin');
     const [folder, state] = [join(dir, 'folder'), join(dir, 'state')];
