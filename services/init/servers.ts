@@ -15,7 +15,7 @@ export interface LocalServer {
   pools: LocalPool[];
 }
 
-interface LocalPool {
+export interface LocalPool {
   name: string;
   driver: string;
   /** Unknown for some drivers. */
