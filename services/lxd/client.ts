@@ -117,7 +117,7 @@ export class LxdClient implements Disposable {
     return (await this.call<T>({ path, query, signal })).metadata;
   }
 
-  /** GETs what hardly ever changes: the server, a pool. An answer of the last seconds will do, unless LXD was away since. */
+  /** GETs what hardly ever changes, such as a pool. An answer of the last seconds will do, unless LXD was away since. */
   async getRecent<T>(path: string, signal: AbortSignal): Promise<T> {
     const known = this.#recent.get(path);
     if (known && performance.now() - known.at < recentMs) return known.metadata as T;

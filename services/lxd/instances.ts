@@ -146,15 +146,7 @@ export function mistrust({ title }: LxdClient): LxstowError {
 
 /** Asks the server what it is and can do. Throws lxd-refused if it does not trust us, because it then says little. */
 export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
-  return trusting(lxd, await lxd.get<Partial<LxdServer>>('/1.0', {}, signal));
-}
-
-/** The same, as it was some seconds ago: enough to describe it. */
-export async function recentServer(lxd: LxdClient, signal: AbortSignal): Promise<LxdServer> {
-  return trusting(lxd, await lxd.getRecent<Partial<LxdServer>>('/1.0', signal));
-}
-
-function trusting(lxd: LxdClient, server: Partial<LxdServer>): LxdServer {
+  const server = await lxd.get<Partial<LxdServer>>('/1.0', {}, signal);
   const { api_extensions = [], environment } = server;
   if (!environment) throw mistrust(lxd);
   return { ...server, api_extensions, environment };

@@ -186,7 +186,6 @@ describe('an LXD', { timeout: 600_000 }, () => {
     for (const call of [
       'GET /1.0/instances/*',
       'POST /1.0/instances/*/backups',
-      'GET /1.0/instances/*/backups/*',
       'GET /1.0/instances/*/backups/*/export',
     ] as const) {
       it(`to ${call}: its words, and another attempt succeeds`, async () => {
@@ -197,6 +196,15 @@ describe('an LXD', { timeout: 600_000 }, () => {
         await endsWell(answer);
       });
     }
+
+    it('to a question about its backup, which an optimized one needs: its words, and another attempt succeeds', async () => {
+      const path = '/1.0/instances/c1/backups?compression=none&optimize=true';
+      const answer = await whileNoWorker(() => stack.stow.request('POST', path));
+      lxd.faults.next('GET /1.0/instances/*/backups/*', { status: 500, error: 'database is locked' });
+      await startWorkers();
+      assert.match(await isRetried(stack, answer), /LXD \(local\): database is locked/);
+      await endsWell(answer);
+    });
 
     it('to a poll of its operation: the operation itself is asked, in the same attempt', async () => {
       const answer = await whileNoWorker(begin);

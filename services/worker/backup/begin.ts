@@ -7,7 +7,7 @@ import { unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
-import { describeInstance, describeServer, recentServer } from '../../lxd/instances.ts';
+import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../../operations/attempt.ts';
 import type { ObjectStore, Upload, UploadOptions } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
@@ -61,10 +61,7 @@ export async function begin(
   const { lxd: client, store, config, checkpoints } = tools;
   const { signal, operation } = attempt;
   checkLock(job.body.object_lock, config.s3);
-  const [instance, server] = await Promise.all([
-    describeInstance(client, address, signal),
-    recentServer(client, signal),
-  ]);
+  const [instance, server] = await Promise.all([describeInstance(client, address, signal), readServer(client, signal)]);
   const lxd = describeServer(server);
   const room = await assertStagingRoom(address, job.body, server, attempt, tools);
   const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
