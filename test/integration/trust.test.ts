@@ -374,7 +374,7 @@ describe('trust', { timeout: 600_000 }, () => {
       assertError(
         await here.request('PUT', path, { body: { ...asLxcDoes, certificate: (await newClient()).cert } }),
         400,
-        /exchanged/,
+        /cannot be replaced/,
       );
       assert.equal((await here.request('PATCH', path, { body: { restricted: false, role: 'operator' } })).status, 200);
       assert.deepEqual(await statuses(client, ['GET /1.0/operations', `POST ${backups}`]), [200, 202]);
