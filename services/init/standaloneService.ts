@@ -119,7 +119,7 @@ async function startInBackground(service: Service): Promise<void> {
   const child = spawn('sh', args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });
   closeSync(log);
   await once(child, 'spawn');
-  await writeFile(pidFile(places), `${child.pid}\n`);
+  while (pidOf(places) !== child.pid && child.exitCode === null && child.signalCode === null) await delay(lookEveryMs);
   child.unref();
 }
 

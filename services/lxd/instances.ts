@@ -77,15 +77,13 @@ export async function projectLimits(
 }
 
 /** The driver of a storage pool; undefined when there is no such pool. */
-export async function poolDriver(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
-  const path = `/1.0/storage-pools/${segment(pool)}`;
-  return (await unlessMissing(() => lxd.get<{ driver: string }>(path, {}, signal)))?.driver;
-}
-
-/** The driver of a pool that an instance is on. */
-async function driverOf(lxd: LxdClient, pool: string, signal: AbortSignal): Promise<string | undefined> {
-  const path = `/1.0/storage-pools/${segment(pool)}`;
-  return (await unlessMissing(() => lxd.getRecent<{ driver: string }>(path, signal)))?.driver;
+export async function poolDriver(
+  lxd: LxdClient,
+  pool: string,
+  signal: AbortSignal,
+  ask = (path: string): Promise<{ driver: string }> => lxd.get(path, {}, signal),
+): Promise<string | undefined> {
+  return (await unlessMissing(() => ask(`/1.0/storage-pools/${segment(pool)}`)))?.driver;
 }
 
 /** The pool of an instance's root disk; undefined when there is no such instance, or LXD does not say. */
@@ -122,7 +120,7 @@ export async function describeInstance(
   const pool = rootPool(instance.expanded_devices) ?? '';
   const [snapshots, driver = '', ...profiles] = await Promise.all([
     lxd.get<{ name: string }[]>(`${instancePath(address)}/snapshots`, { ...query, recursion: '1' }, signal),
-    pool ? driverOf(lxd, pool, signal) : '',
+    pool ? poolDriver(lxd, pool, signal, (path) => lxd.getRecent(path, signal)) : '',
     ...instance.profiles.map((name) => lxd.get<Profile>(`/1.0/profiles/${segment(name)}`, query, signal)),
   ]);
   const { architecture, config, devices, type } = instance;

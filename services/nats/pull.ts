@@ -1,4 +1,5 @@
 /** A pull from a consumer that ends with the connection. */
+import { addAbortListener } from 'node:events';
 import type { Consumer, FetchMessages, JsMsg } from '@nats-io/jetstream';
 import type { Nats } from './connection.ts';
 
@@ -14,14 +15,9 @@ export async function* pull(
 ): AsyncGenerator<JsMsg, undefined> {
   await nats.untilConnected(stop);
   if (stop.aborted) return;
-  const ends = [stop, nats.loss];
+  const { loss } = nats;
   const messages = await consumer.fetch(options);
-  const end = () => messages.stop();
-  for (const signal of ends) signal.addEventListener('abort', end, { once: true });
-  if (ends.some(({ aborted }) => aborted)) end();
-  try {
-    yield* messages;
-  } finally {
-    for (const signal of ends) signal.removeEventListener('abort', end);
-  }
+  using _stopped = addAbortListener(stop, () => messages.stop());
+  using _lost = addAbortListener(loss, () => messages.stop());
+  yield* messages;
 }

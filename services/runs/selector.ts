@@ -1,6 +1,6 @@
 /** Which instances a run's selector chooses. Pure. */
 import { LxstowError } from '../contract/errors.ts';
-import type { RunSelector } from '../contract/schemas.ts';
+import type { RunSelector, ScheduleBody } from '../contract/schemas.ts';
 import { isSecretKey } from '../lxd/secretKeys.ts';
 
 /** The fields of an instance that a selector reads. */
@@ -57,8 +57,13 @@ export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void
   throw new LxstowError('forbidden', `selector: ${why}; match the key alone (${key}), or a user.* key`);
 }
 
-/** The selector for the audit trail, without the values with which it compares secrets. */
-export function withoutSecrets<S extends Pick<RunSelector, 'match'>>(selector: S): S {
+/** The audit trail's fields of a run or schedule: what it backs up, and by which rule it deletes backups. */
+export function choiceOf({ selector, keep }: Pick<ScheduleBody, 'selector' | 'keep'>): Record<string, unknown> {
+  return { ...(selector && { selector: withoutSecrets(selector) }), ...(keep && { keep }) };
+}
+
+/** The selector without the values with which it compares secrets. */
+function withoutSecrets(selector: RunSelector): RunSelector {
   const masked = (text: string) => {
     const [, key = '', operator = ''] = /^([^=!]+)(!?=)?/.exec(text) ?? [];
     return isSecretKey(key) ? `${key}${operator && `${operator}********`}` : text;

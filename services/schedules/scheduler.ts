@@ -12,7 +12,7 @@ import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLeas
 import { uuid5 } from '../jobs/jobs.ts';
 import { schedulerLeaseKey } from '../nats/bucketKeys.ts';
 import { createRun, type RunTools } from '../runs/createRun.ts';
-import { withoutSecrets } from '../runs/selector.ts';
+import { choiceOf } from '../runs/selector.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { traceOf } from '../telemetry/trace.ts';
 import { nextStep, type Step } from './nextStep.ts';
@@ -81,9 +81,8 @@ async function serveOne(options: SchedulerOptions, { schedule, revision }: Store
   const last = { slot: slot.wall, at: slot.at, run: run.id };
   const written = await schedules.update({ ...schedule, since: slot.at, last }, revision);
   if (written === undefined) return now.getTime();
-  const { requestor, definition } = schedule;
-  const { selector, keep } = runRequest(name, definition, run.id);
-  const chosen = { selector: withoutSecrets(selector), keep };
+  const { requestor } = schedule;
+  const chosen = choiceOf(run.request);
   audit.info('audit', { requestor, schedule: name, slot: slot.wall, run: run.id, ...chosen, result: 'done' });
   log.info('schedule due', { schedule: name, slot: slot.wall, run: run.id, class: run.class, missed });
   return nextMs;

@@ -8,7 +8,7 @@ import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { S3Connection } from '../../services/storage/s3Connection.ts';
 import { type DeletedObject, deletedObjects, liftMarker } from '../../services/storage/versions.ts';
-import { type S3Kind, serversHere, startS3 } from '../lab/s3.ts';
+import { type S3Kind, s3Settings, serversHere, startS3 } from '../lab/s3.ts';
 import { type Differences, servers } from './servers.ts';
 
 const locked = 'locked';
@@ -25,8 +25,8 @@ async function open(kind: S3Kind) {
   const { hostname, port } = new URL(endpoint);
   const client = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey });
   const config = {
-    ...{ endpoint, accessKey, secretKey, region: 'us-east-1', prefix: '', pathStyle: true, attempts: 1 },
-    ...{ uploadMaxAgeMs: 86_400_000, idleTimeoutMs: 30_000, checksumHeaders: true },
+    ...s3Settings,
+    ...{ endpoint, accessKey, secretKey, attempts: 1, idleTimeoutMs: 30_000 },
   };
   const of = (bucket: string): Config['s3'] => ({ ...config, bucket });
   const owned = opening.move();

@@ -8,7 +8,7 @@ import { retrying } from '../../services/storage/retrying.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { type Dialect, type Hold, scriptedS3 } from '../fault/scriptedS3.ts';
 import { hasGarage } from '../lab/parts.ts';
-import { type LabS3, type S3Kind, s3Titles, startS3 } from '../lab/s3.ts';
+import { type LabS3, type S3Kind, s3Settings, s3Titles, startS3 } from '../lab/s3.ts';
 import { poor, strict } from './dialects.ts';
 import { type ContractStore, objectStoreContract } from './objectStore.ts';
 import { type Server, servers } from './servers.ts';
@@ -69,11 +69,7 @@ function subjectOf(
     bucket,
     accessKey,
     secretKey,
-    region: 'us-east-1',
-    prefix: '',
-    pathStyle: true,
-    uploadMaxAgeMs: 86_400_000,
-    checksumHeaders: true,
+    ...s3Settings,
     idleTimeoutMs: 30_000,
     attempts: 3,
     ...always,

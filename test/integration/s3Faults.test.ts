@@ -12,7 +12,7 @@ import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
 import { createS3Store } from '../../services/storage/s3.ts';
 import { crcOf } from '../contract/objectStore.ts';
-import { type LabS3, startS3 } from '../lab/s3.ts';
+import { type LabS3, s3Settings, startS3 } from '../lab/s3.ts';
 
 const mib = 1024 * 1024;
 /** For a server that is silent; the others have the time that a busy machine takes. */
@@ -29,11 +29,7 @@ const access: Config['s3'] = {
   bucket: 'lxstow',
   accessKey: 'access',
   secretKey,
-  region: 'us-east-1',
-  prefix: '',
-  pathStyle: true,
-  uploadMaxAgeMs: 86_400_000,
-  checksumHeaders: true,
+  ...s3Settings,
   idleTimeoutMs: patientMs,
   attempts: 5,
 };

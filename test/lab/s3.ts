@@ -33,6 +33,15 @@ interface S3Options {
   signal?: AbortSignal;
 }
 
+/** What tests set of a store's configuration, besides where it is and how patient they are with it. */
+export const s3Settings = {
+  region: 'us-east-1',
+  prefix: '',
+  pathStyle: true,
+  uploadMaxAgeMs: 86_400_000,
+  checksumHeaders: true,
+};
+
 export interface LabS3 extends Daemon, AsyncDisposable {
   readonly kind: S3Kind;
   readonly endpoint: string;

@@ -67,8 +67,8 @@ export async function runningOwnNats(state: string): Promise<number | undefined>
   const files = filesIn(state);
   if (!existsSync(files.url) || !existsSync(files.password)) return undefined;
   const port = Number(new URL(readText(files.url, files.url)).port);
-  const name = ownNatsName(readText(files.password, files.password));
-  return (await introduced(port))?.name === name ? port : undefined;
+  const isOwn = await isOwnNatsAt(port, readText(files.password, files.password), files).catch(() => false);
+  return isOwn ? port : undefined;
 }
 
 /** Throws bad-config if the configuration is for the NATS of a killed `standalone`, and another server uses its port by now: that server must not get the password. */

@@ -4,8 +4,6 @@
  */
 import type { Msg } from '@nats-io/transport-node';
 import type { RequestHandler, Response } from 'express';
-import type { ScheduleBody } from '../../contract/schemas.ts';
-import { withoutSecrets } from '../../runs/selector.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { Client } from './apiClient.ts';
@@ -76,11 +74,6 @@ export function userOf({ reply = '', headers }: Msg): { user: string; account?: 
 /** Adds fields to a request's audit line; a call that only reads gets a line because of this. Add nothing secret. */
 export function noteForAudit(response: Response, fields: Record<string, unknown>): void {
   response.locals.audit = { ...response.locals.audit, ...fields };
-}
-
-/** Audit fields of a run or schedule: what it backs up, and by which rule it deletes backups. */
-export function choiceOf({ selector, keep }: Pick<ScheduleBody, 'selector' | 'keep'>): Record<string, unknown> {
-  return { ...(selector && { selector: withoutSecrets(selector) }), ...(keep && { keep }) };
 }
 
 interface Locals {
