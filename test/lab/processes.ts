@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer, type ListenOptions } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -32,7 +32,7 @@ export interface Daemon {
   /** Of the running daemon, or of the last one. */
   readonly pid: number;
   readonly isRunning: boolean;
-  /** Sends a signal; resolves when the process is gone, or at once for one that does not end it (SIGSTOP, SIGHUP…). */
+  /** Sends a signal; resolves when the process is gone (SIGKILL, SIGTERM), when all of it stands still (SIGSTOP), or at once (SIGHUP…). */
   kill(signal?: NodeJS.Signals): Promise<void>;
   /** SIGTERM, and SIGKILL after a grace. Resolves when the process is gone. */
   stop(): Promise<void>;
@@ -96,8 +96,9 @@ class ChildDaemon implements Daemon {
     child.ref();
     const exit = once(child, 'exit');
     child.kill(signal);
-    if (ending.includes(signal)) await exit;
-    else child.unref();
+    if (ending.includes(signal)) return void (await exit);
+    child.unref();
+    if (signal === 'SIGSTOP') while (this.isRunning && !(await standsStill(child.pid ?? 0))) await delay(1);
   }
 
   async stop(): Promise<void> {
@@ -108,6 +109,14 @@ class ChildDaemon implements Daemon {
       clearTimeout(force);
     }
   }
+}
+
+/** Whether each thread of a process is stopped: a server with several may answer for a moment after its SIGSTOP. Only Linux says. */
+async function standsStill(pid: number): Promise<boolean> {
+  if (process.platform !== 'linux') return true;
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
+  const stats = threads.map((thread) => readFile(`/proc/${pid}/task/${thread}/stat`, 'utf8').catch(() => ') T'));
+  return (await Promise.all(stats)).every((stat) => stat.slice(stat.lastIndexOf(')')).startsWith(') T'));
 }
 
 /** A `ready` for servers that one has to ask: it asks until it gets an answer, whatever that is, instead of an error. */
