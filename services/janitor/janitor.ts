@@ -8,7 +8,7 @@ import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Lease, LeaseHolder, Leases } from '../coordination/leases.ts';
-import type { LxdClient } from '../lxd/client.ts';
+import type { LxdClient } from '../lxd/connection/client.ts';
 import { nameOf } from '../lxd/instances.ts';
 import type { Bucket } from '../nats/bucket.ts';
 import { instanceLeaseKey, janitorLeaseKey } from '../nats/bucketKeys.ts';

@@ -8,7 +8,7 @@ import { bury } from '../jobs/deadLetters.ts';
 import type { Delivery } from '../jobs/deliveries.ts';
 import type { Job, JobOf } from '../jobs/jobs.ts';
 import type { WaitingRoom } from '../jobs/waitingRoom.ts';
-import { isLxdAway } from '../lxd/lxdOperation.ts';
+import { isLxdAway } from '../lxd/connection/lxdOperation.ts';
 import type { Nats } from '../nats/connection.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import { keepAlive } from '../operations/heartbeat.ts';

@@ -14,7 +14,7 @@ import { Reservations } from '../coordination/reservations.ts';
 import { FleetStore } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
 import { WaitingRoom } from '../jobs/waitingRoom.ts';
-import { LxdClient } from '../lxd/client.ts';
+import { LxdClient } from '../lxd/connection/client.ts';
 import { readServer } from '../lxd/instances.ts';
 import { Bucket } from '../nats/bucket.ts';
 import { leaseKind } from '../nats/bucketKeys.ts';

@@ -13,7 +13,7 @@ import { Keeper } from '../../services/fleet/keeper.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { Submitter } from '../../services/jobs/submit.ts';
 import { WaitingRoom } from '../../services/jobs/waitingRoom.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { Bucket } from '../../services/nats/bucket.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';

@@ -9,7 +9,7 @@ import type { Config, Operation, RestoreJob } from '../../services/contract/sche
 import { parseBandwidth } from '../../services/contract/timetable.ts';
 import type { Lease, Leases } from '../../services/coordination/leases.ts';
 import type { JobOf } from '../../services/jobs/jobs.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { parseOwnName } from '../../services/lxd/ownNames.ts';
 import { Attempt } from '../../services/operations/attempt.ts';
 import {

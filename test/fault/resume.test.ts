@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { loadConfig } from '../../services/contract/config.ts';
-import { deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { deleteLxdBackup } from '../../services/lxd/archives/backups.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';

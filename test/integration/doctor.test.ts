@@ -15,7 +15,7 @@ import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { Client } from 'minio';
 import { parse } from 'yaml';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { readServer } from '../../services/lxd/instances.ts';
 import { probeOfLxd } from '../../services/outages/probes.ts';
 import { markFolder } from '../../services/storage/folderMarker.ts';

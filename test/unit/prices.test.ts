@@ -63,7 +63,7 @@ const bounds: Record<string, string> = {
   'services/storage/s3Messages.ts': "the store's answers, read up to a limit by storage/s3Connection.ts",
   'services/storage/s3Connection.ts': "the store's answers, read up to a limit",
   // From LXD, and from the operator's own machine.
-  'services/lxd/client.ts': "LXD's answers, up to 64 MiB",
+  'services/lxd/connection/client.ts': "LXD's answers, up to 64 MiB",
   'services/lxd/inventory.ts': 'RegExp: of a constant',
   'services/lxd/ownNames.ts': 'RegExp: of a constant',
   'services/contract/config.ts': "the operator's own file",

@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import type { Config } from '../../contract/schemas.ts';
 import { Leases } from '../../coordination/leases.ts';
 import { type Finding, Janitor } from '../../janitor/janitor.ts';
-import { LxdClient } from '../../lxd/client.ts';
+import { LxdClient } from '../../lxd/connection/client.ts';
 import { Bucket } from '../../nats/bucket.ts';
 import { connectNats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';

@@ -6,7 +6,7 @@ import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
-import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
+import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/archives/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../../operations/attempt.ts';
 import type { ObjectStore, Upload, UploadOptions } from '../../storage/objectStore.ts';

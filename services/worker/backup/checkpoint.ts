@@ -7,7 +7,7 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import { smallestPartBytes } from '../../archive/cutParts.ts';
 import type { TarState } from '../../archive/tar/tar.ts';
 import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
-import type { LxdBackup } from '../../lxd/backups.ts';
+import type { LxdBackup } from '../../lxd/archives/backups.ts';
 import { type Bucket, parseRecord } from '../../nats/bucket.ts';
 import { operationKey } from '../../nats/bucketKeys.ts';
 import type { Upload, UploadedPart } from '../../storage/objectStore.ts';

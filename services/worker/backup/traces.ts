@@ -5,7 +5,7 @@ import { formatManifest, parseManifest } from '../../backups/manifest.ts';
 import { isCode } from '../../contract/errors.ts';
 import type { BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
-import { deleteLxdBackup } from '../../lxd/backups.ts';
+import { deleteLxdBackup } from '../../lxd/archives/backups.ts';
 import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
 import type { Upload } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';

@@ -1,6 +1,6 @@
 /** LXD's operations: waits until one has ended. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { LxdClient } from './client.ts';
 import { isRefusal } from './refusals.ts';
 

@@ -1,10 +1,10 @@
 /** Imports archives into LXD, and finds imports that are running. */
 import type { ClientRequest } from 'node:http';
-import { LxstowError } from '../contract/errors.ts';
-import type { Address } from '../contract/schemas.ts';
-import type { LxdClient } from './client.ts';
-import { instanceExists } from './instances.ts';
-import { type Waiting, waitForOperation } from './lxdOperation.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Address } from '../../contract/schemas.ts';
+import type { LxdClient } from '../connection/client.ts';
+import { type Waiting, waitForOperation } from '../connection/lxdOperation.ts';
+import { instanceExists } from '../instances.ts';
 
 /** An import in progress: write the tar into `request`, and end it only when all of it is verified. */
 interface Import {

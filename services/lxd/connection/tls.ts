@@ -1,7 +1,7 @@
 /** TLS options for LXD over HTTPS: the worker's certificate, and LXD's own, which is self-signed. */
 import type https from 'node:https';
-import { readText } from '../contract/config.ts';
-import type { RemoteConfig } from '../contract/schemas.ts';
+import { readText } from '../../contract/config.ts';
+import type { RemoteConfig } from '../../contract/schemas.ts';
 
 /** Throws bad-config for a file that cannot be read. */
 export function tlsOf(remote: string, { certificate, key, serverCertificate }: RemoteConfig): https.AgentOptions {

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { LxstowError } from '../contract/errors.ts';
+import { LxstowError } from '../../contract/errors.ts';
 
 const snapSocket = '/var/snap/lxd/common/lxd/unix.socket';
 const lxdSocket = '/var/lib/lxd/unix.socket';

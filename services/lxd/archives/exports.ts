@@ -1,10 +1,10 @@
 /** Reads LXD's own backups, also while LXD writes them. Known pitfalls are in docs/lxd.md. */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { ByteSource } from '../archive/blocks.ts';
-import { isCode, LxstowError } from '../contract/errors.ts';
-import type { Address } from '../contract/schemas.ts';
-import type { Download } from '../http/download.ts';
-import type { LxdClient } from './client.ts';
+import type { ByteSource } from '../../archive/blocks.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import type { Address } from '../../contract/schemas.ts';
+import type { Download } from '../../http/download.ts';
+import type { LxdClient } from '../connection/client.ts';
 
 /** Path of an instance's backups in LXD's API. */
 export function backupsPath({ instance }: Address): string {

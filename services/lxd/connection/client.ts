@@ -2,9 +2,9 @@
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { JSONParser } from '@streamparser/json';
-import { asLxstowError, isFault, LxstowError } from '../contract/errors.ts';
-import type { RemoteConfig } from '../contract/schemas.ts';
-import { type Download, Downloader } from '../http/download.ts';
+import { asLxstowError, isFault, LxstowError } from '../../contract/errors.ts';
+import type { RemoteConfig } from '../../contract/schemas.ts';
+import { type Download, Downloader } from '../../http/download.ts';
 import { isRefusal } from './refusals.ts';
 import { defaultSocket } from './sockets.ts';
 import { tlsOf } from './tls.ts';

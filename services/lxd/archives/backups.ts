@@ -1,10 +1,10 @@
 /** LXD's own backups: creates and removes them. Known pitfalls are in docs/lxd.md. */
-import { unlessMissing } from '../contract/errors.ts';
-import type { Address } from '../contract/schemas.ts';
-import type { LxdClient } from './client.ts';
+import { unlessMissing } from '../../contract/errors.ts';
+import type { Address } from '../../contract/schemas.ts';
+import type { LxdClient } from '../connection/client.ts';
+import { type Waiting, waitForOperation } from '../connection/lxdOperation.ts';
+import { exists } from '../instances.ts';
 import { backupsPath, exportSize } from './exports.ts';
-import { exists } from './instances.ts';
-import { type Waiting, waitForOperation } from './lxdOperation.ts';
 
 /** Prefix of all our backups in LXD; others are not ours. */
 export const mark = 'lxstow-';
