@@ -29,7 +29,7 @@ import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { traceOf } from '../../services/telemetry/trace.ts';
-import { type LoopOptions, runLoop } from '../../services/worker/runLoop.ts';
+import { type LoopOptions, runLoop } from '../../services/worker/loop/runLoop.ts';
 import { openFolder } from '../lab/folder.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
 import { freePort } from '../lab/processes.ts';

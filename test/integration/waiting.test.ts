@@ -16,8 +16,8 @@ import { jobSubject } from '../../services/nats/subjects.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
-import { type AdmissionTools, admit } from '../../services/worker/admission.ts';
-import { type LoopOptions, runLoop } from '../../services/worker/runLoop.ts';
+import { type AdmissionTools, admit } from '../../services/worker/loop/admission.ts';
+import { type LoopOptions, runLoop } from '../../services/worker/loop/runLoop.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});

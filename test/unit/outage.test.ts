@@ -12,8 +12,8 @@ import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, describeOutage, failed, nextLookMs, parseOutage } from '../../services/outages/outage.ts';
 import { type Gate, Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
-import { type PauseTools, pause } from '../../services/worker/pause.ts';
-import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/retryDecision.ts';
+import { type PauseTools, pause } from '../../services/worker/loop/pause.ts';
+import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/loop/retryDecision.ts';
 
 const dayMs = 24 * 3_600_000;
 const usual: Circumstances = {

@@ -1,17 +1,17 @@
 /** Hands back a job that comes from the queue while a dependency is away. Its operation says what it waits for. */
 
-import { asErrorCode, LxstowError } from '../contract/errors.ts';
-import type { Operation } from '../contract/schemas.ts';
-import type { Delivery } from '../jobs/deliveries.ts';
-import type { WaitingRoom } from '../jobs/waitingRoom.ts';
-import { instanceLeaseKey } from '../nats/bucketKeys.ts';
-import type { Nats } from '../nats/connection.ts';
-import { onlyDeletes } from '../nats/streams.ts';
-import { amend, requeue } from '../operations/operation.ts';
-import type { OperationStore, Stored } from '../operations/operationStore.ts';
-import { describeOutage } from '../outages/outage.ts';
-import type { Gate } from '../outages/outages.ts';
-import type { Tools } from './tools.ts';
+import { asErrorCode, LxstowError } from '../../contract/errors.ts';
+import type { Operation } from '../../contract/schemas.ts';
+import type { Delivery } from '../../jobs/deliveries.ts';
+import type { WaitingRoom } from '../../jobs/waitingRoom.ts';
+import { instanceLeaseKey } from '../../nats/bucketKeys.ts';
+import type { Nats } from '../../nats/connection.ts';
+import { onlyDeletes } from '../../nats/streams.ts';
+import { amend, requeue } from '../../operations/operation.ts';
+import type { OperationStore, Stored } from '../../operations/operationStore.ts';
+import { describeOutage } from '../../outages/outage.ts';
+import type { Gate } from '../../outages/outages.ts';
+import type { Tools } from '../tools.ts';
 
 export interface PauseTools {
   worker: string;

@@ -1,14 +1,14 @@
 /** Takes what a transfer must hold before it begins: the lease on its instance, and a permit of each limit. */
-import { readManifest } from '../backups/manifest.ts';
-import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
-import type { Lease, LeaseHolder } from '../coordination/leases.ts';
-import type { Job, JobOf } from '../jobs/jobs.ts';
-import { defaultPool, instancePool, poolDriver } from '../lxd/instances.ts';
-import { instanceLeaseKey, transferPermits } from '../nats/bucketKeys.ts';
-import { describeOutage } from '../outages/outage.ts';
-import type { Gate } from '../outages/outages.ts';
-import type { Tools } from './tools.ts';
+import { readManifest } from '../../backups/manifest.ts';
+import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import type { Lease, LeaseHolder } from '../../coordination/leases.ts';
+import type { Job, JobOf } from '../../jobs/jobs.ts';
+import { defaultPool, instancePool, poolDriver } from '../../lxd/instances.ts';
+import { instanceLeaseKey, transferPermits } from '../../nats/bucketKeys.ts';
+import { describeOutage } from '../../outages/outage.ts';
+import type { Gate } from '../../outages/outages.ts';
+import type { Tools } from '../tools.ts';
 
 /** Says that the job must wait, because another job holds what it needs. */
 export interface Wait {

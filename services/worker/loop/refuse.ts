@@ -1,16 +1,16 @@
 /** Handles messages that no worker can process. */
 
-import type { LxstowError } from '../contract/errors.ts';
-import type { Operation } from '../contract/schemas.ts';
-import { bury } from '../jobs/deadLetters.ts';
-import type { Delivery } from '../jobs/deliveries.ts';
-import { isJobKind } from '../jobs/jobs.ts';
-import type { Nats } from '../nats/connection.ts';
-import { parseJobSubject } from '../nats/subjects.ts';
-import { fail, isFinal, newOperation } from '../operations/operation.ts';
-import type { OperationStore } from '../operations/operationStore.ts';
-import type { Log } from '../telemetry/logger.ts';
-import type { Tools } from './tools.ts';
+import type { LxstowError } from '../../contract/errors.ts';
+import type { Operation } from '../../contract/schemas.ts';
+import { bury } from '../../jobs/deadLetters.ts';
+import type { Delivery } from '../../jobs/deliveries.ts';
+import { isJobKind } from '../../jobs/jobs.ts';
+import type { Nats } from '../../nats/connection.ts';
+import { parseJobSubject } from '../../nats/subjects.ts';
+import { fail, isFinal, newOperation } from '../../operations/operation.ts';
+import type { OperationStore } from '../../operations/operationStore.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import type { Tools } from '../tools.ts';
 
 interface RefuseTools {
   nats: Nats;

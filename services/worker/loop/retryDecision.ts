@@ -1,7 +1,7 @@
 /** Decides what happens to a job whose attempt has failed, from the error code (outages/blame.ts) and the circumstances. Pure. */
-import type { LxstowError } from '../contract/errors.ts';
-import type { Operation } from '../contract/schemas.ts';
-import { blameOf } from '../outages/blame.ts';
+import type { LxstowError } from '../../contract/errors.ts';
+import type { Operation } from '../../contract/schemas.ts';
+import { blameOf } from '../../outages/blame.ts';
 
 export interface Circumstances {
   /** The attempt that has failed, from 1, and how many the job has (`attemptsOf`). */

@@ -1,17 +1,17 @@
 /** The worker's one loop: takes a message, finds its operation, and runs an attempt at the job when the job may begin. */
 
-import { jittered } from '../concurrency/jitter.ts';
-import { sleep } from '../concurrency/sleep.ts';
-import { asLxstowError, LxstowError } from '../contract/errors.ts';
-import type { Lease } from '../coordination/leases.ts';
-import type { Deliveries, Delivery } from '../jobs/deliveries.ts';
-import { type Job, operationIdOf, parseJob } from '../jobs/jobs.ts';
-import { returningPermits, waitKey } from '../nats/bucketKeys.ts';
-import { Attempt } from '../operations/attempt.ts';
-import { amend, isFinal, newOperation } from '../operations/operation.ts';
-import type { OperationStore, Stored } from '../operations/operationStore.ts';
-import type { Log } from '../telemetry/logger.ts';
-import { type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
+import { jittered } from '../../concurrency/jitter.ts';
+import { sleep } from '../../concurrency/sleep.ts';
+import { asLxstowError, LxstowError } from '../../contract/errors.ts';
+import type { Lease } from '../../coordination/leases.ts';
+import type { Deliveries, Delivery } from '../../jobs/deliveries.ts';
+import { type Job, operationIdOf, parseJob } from '../../jobs/jobs.ts';
+import { returningPermits, waitKey } from '../../nats/bucketKeys.ts';
+import { Attempt } from '../../operations/attempt.ts';
+import { amend, isFinal, newOperation } from '../../operations/operation.ts';
+import type { OperationStore, Stored } from '../../operations/operationStore.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { admit, type Wait } from './admission.ts';
 import { type AttemptTools, freeName, JobAttempt } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
