@@ -20,7 +20,7 @@ import { RunStore } from '../runs/runStore.ts';
 import { ScheduleStore } from '../schedules/scheduleStore.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
-import { createS3Store } from '../storage/s3.ts';
+import { createS3Store } from '../storage/s3/s3.ts';
 import { type Log, onLine } from '../telemetry/logger.ts';
 import { countJob, createGatewayMetrics } from '../telemetry/metrics.ts';
 import { serverCertificate } from '../trust/serverCertificate.ts';

@@ -8,7 +8,7 @@ import { check } from '../contract/schemas.ts';
 import { examine, type Finding, reportTo } from '../doctor/finding.ts';
 import { examineRoom, poolsBeside } from '../doctor/folder.ts';
 import { examineS3 } from '../doctor/s3.ts';
-import { createS3Store } from '../storage/s3.ts';
+import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { FolderPlace, S3Place } from './initAnswers.ts';
 import { findProgram } from './programs.ts';

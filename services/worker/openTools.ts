@@ -26,7 +26,7 @@ import { Outages } from '../outages/outages.ts';
 import { probeAtStart, probeOfLxd, probeOfS3 } from '../outages/probes.ts';
 import { measured } from '../storage/measured.ts';
 import { retrying } from '../storage/retrying.ts';
-import { createS3Store } from '../storage/s3.ts';
+import { createS3Store } from '../storage/s3/s3.ts';
 import { auditLog, type Log } from '../telemetry/logger.ts';
 import { createWorkerMetrics, type WorkerMetrics } from '../telemetry/metrics.ts';
 import type { Tools } from './tools.ts';

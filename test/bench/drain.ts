@@ -20,7 +20,7 @@ import { setUp } from '../../services/nats/setup.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { Outages } from '../../services/outages/outages.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { traceOf } from '../../services/telemetry/trace.ts';

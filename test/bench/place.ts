@@ -8,7 +8,7 @@ import type { Address } from '../../services/contract/schemas.ts';
 import { deleteLxdBackup } from '../../services/lxd/archives/backups.ts';
 import { LxdClient } from '../../services/lxd/connection/client.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import type { Engine } from '../lab/engines.ts';
 import { openFolder } from '../lab/folder.ts';
 import { openLab } from '../lab/lab.ts';

@@ -8,7 +8,7 @@ import { deleteLxdBackup } from '../../services/lxd/archives/backups.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { idOf, openStack, type Stack, succeeded } from '../integration/stack.ts';
 import { startNats } from '../lab/nats.ts';

@@ -18,7 +18,7 @@ import { parse } from 'yaml';
 import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { readServer } from '../../services/lxd/instances.ts';
 import { probeOfLxd } from '../../services/outages/probes.ts';
-import { markFolder } from '../../services/storage/folderMarker.ts';
+import { markFolder } from '../../services/storage/folder/folderMarker.ts';
 import { poor, strict } from '../contract/dialects.ts';
 import { type Dialect, scriptedS3 } from '../fault/scriptedS3.ts';
 import { makeCertificate } from '../lab/certificates.ts';

@@ -21,7 +21,7 @@ import { checkpointsBucket, leasesBucket } from '../../services/nats/streams.ts'
 import { begin, fail, newOperation, succeed } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { attempt } from '../lab/run.ts';
 import { openStack, type Stack, succeeded, until } from './stack.ts';

@@ -18,7 +18,7 @@ import { OperationStore } from '../../services/operations/operationStore.ts';
 import { tally } from '../../services/runs/fold.ts';
 import { plan } from '../../services/runs/plan.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lab, openLab } from '../lab/lab.ts';

@@ -57,11 +57,11 @@ const bounds: Record<string, string> = {
   'services/outages/outage.ts': 'an entry that a worker wrote',
   'services/worker/backup/checkpoint.ts': 'entries that workers wrote',
   // From the store, by who has its keys.
-  'services/backups/manifest.ts': 'read up to a limit by storage/s3Objects.ts',
+  'services/backups/manifest.ts': 'read up to a limit by storage/s3/s3Objects.ts',
   'services/archive/compression/blockFormat.ts': 'maxOutputLength is the block',
   'services/backups/backupIndex.ts': 'written by gateways; maxOutputLength',
-  'services/storage/s3Messages.ts': "the store's answers, read up to a limit by storage/s3Connection.ts",
-  'services/storage/s3Connection.ts': "the store's answers, read up to a limit",
+  'services/storage/s3/s3Messages.ts': "the store's answers, read up to a limit by storage/s3/s3Connection.ts",
+  'services/storage/s3/s3Connection.ts': "the store's answers, read up to a limit",
   // From LXD, and from the operator's own machine.
   'services/lxd/connection/client.ts': "LXD's answers, up to 64 MiB",
   'services/lxd/inventory.ts': 'RegExp: of a constant',

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Client } from 'minio';
 import type { Config } from '../../services/contract/schemas.ts';
-import { S3Connection } from '../../services/storage/s3Connection.ts';
+import { S3Connection } from '../../services/storage/s3/s3Connection.ts';
 
 const keys = { accessKey: 'access', secretKey: 'secret' };
 const key = 'local/default/c1/backup_2026-02-26-07-5218.tar.gz';

@@ -22,7 +22,7 @@ import { verifySetUp } from '../../nats/setup.ts';
 import { leasesBucket } from '../../nats/streams.ts';
 import { OperationStore } from '../../operations/operationStore.ts';
 import { retrying } from '../../storage/retrying.ts';
-import { createS3Store } from '../../storage/s3.ts';
+import { createS3Store } from '../../storage/s3/s3.ts';
 import { createLogger } from '../../telemetry/logger.ts';
 import { CliError, type Exit, exitOf, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';

@@ -10,7 +10,7 @@ import { connectNats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
 import { checkpointsBucket, leasesBucket } from '../../nats/streams.ts';
 import { retrying } from '../../storage/retrying.ts';
-import { createS3Store } from '../../storage/s3.ts';
+import { createS3Store } from '../../storage/s3/s3.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Format, print } from '../terminal/output.ts';
 import { duration } from '../terminal/table.ts';

@@ -7,8 +7,8 @@ import { claimKey } from '../../nats/bucketKeys.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { leasesBucket } from '../../nats/streams.ts';
 import type { ObjectStore } from '../../storage/objectStore.ts';
-import { S3Connection } from '../../storage/s3Connection.ts';
-import { liftMarker } from '../../storage/versions.ts';
+import { S3Connection } from '../../storage/s3/s3Connection.ts';
+import { liftMarker } from '../../storage/s3/versions.ts';
 
 interface LiftOptions {
   config: Config;

@@ -13,7 +13,7 @@ import { verifySetUp } from '../../nats/setup.ts';
 import { leasesBucket } from '../../nats/streams.ts';
 import type { ObjectStore } from '../../storage/objectStore.ts';
 import { retrying } from '../../storage/retrying.ts';
-import { createS3Store } from '../../storage/s3.ts';
+import { createS3Store } from '../../storage/s3/s3.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';

@@ -5,7 +5,7 @@
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, lingering } from '../../operations/attempt.ts';
 import type { UploadedPart } from '../../storage/objectStore.ts';
-import { multipartEtag } from '../../storage/s3Messages.ts';
+import { multipartEtag } from '../../storage/s3/s3Messages.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 

@@ -1,16 +1,16 @@
 /** The object store over S3. */
-import { isCode } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
-import { s3Locks } from './objectLock.ts';
-import type { BucketMaker, ObjectStore, Presigner } from './objectStore.ts';
-import { onDisk } from './onDisk.ts';
+import { isCode } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { onDisk } from '../folder/onDisk.ts';
+import { s3Locks } from '../objectLock.ts';
+import type { BucketMaker, ObjectStore, Presigner } from '../objectStore.ts';
+import { tagsIfAny } from '../tagsIfAny.ts';
 import { S3Connection, type S3Options } from './s3Connection.ts';
 import { s3Listings } from './s3Listings.ts';
 import { location } from './s3Messages.ts';
 import { s3Objects } from './s3Objects.ts';
 import { isNoBucket } from './s3Refusals.ts';
 import { s3Uploads } from './s3Uploads.ts';
-import { tagsIfAny } from './tagsIfAny.ts';
 
 /** Makes an S3 object store without retries; `retrying` adds them. Opens no connection. */
 export function createS3Store(

@@ -1,9 +1,9 @@
 /** S3's messages: queries, headers, XML. No network. */
 import { createHash } from 'node:crypto';
 import { XMLParser } from 'fast-xml-parser';
-import { LxstowError } from '../contract/errors.ts';
-import type { Tags } from '../contract/schemas.ts';
-import type { OpenUpload, StoredObject, UploadedPart } from './objectStore.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Tags } from '../../contract/schemas.ts';
+import type { OpenUpload, StoredObject, UploadedPart } from '../objectStore.ts';
 
 export type Xml = { [name: string]: Xml | Xml[] | string | undefined };
 

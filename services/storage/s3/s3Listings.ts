@@ -1,6 +1,6 @@
 /** Listings over S3. */
-import { isCode } from '../contract/errors.ts';
-import type { ListOptions, ObjectStore, OpenUpload, StoredObject } from './objectStore.ts';
+import { isCode } from '../../contract/errors.ts';
+import type { ListOptions, ObjectStore, OpenUpload, StoredObject } from '../objectStore.ts';
 import type { S3Connection } from './s3Connection.ts';
 import { decoded, openUpload, parseListing, storedObject, word, type Xml } from './s3Messages.ts';
 

@@ -2,7 +2,7 @@
 import { constants } from 'node:fs';
 import { access, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LxstowError, systemCode } from '../contract/errors.ts';
+import { LxstowError, systemCode } from '../../contract/errors.ts';
 
 export const markerName = '.lxstow-store';
 

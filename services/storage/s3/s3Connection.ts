@@ -3,12 +3,12 @@ import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { isDeepStrictEqual } from 'node:util';
 import aws4 from 'aws4';
-import { Semaphore } from '../concurrency/semaphore.ts';
-import { readText } from '../contract/config.ts';
-import { isCode, isFault, LxstowError } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
-import { type Download, Downloader } from '../http/download.ts';
-import type { Waiting } from '../http/downloadConnection.ts';
+import { Semaphore } from '../../concurrency/semaphore.ts';
+import { readText } from '../../contract/config.ts';
+import { isCode, isFault, LxstowError } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { type Download, Downloader } from '../../http/download.ts';
+import type { Waiting } from '../../http/downloadConnection.ts';
 import { bare, escapedKey, formatQuery, parseXml, type Xml } from './s3Messages.ts';
 import { refusalOf } from './s3Refusals.ts';
 

@@ -1,11 +1,11 @@
 /** Multipart uploads over S3. */
 import zlib from 'node:zlib';
-import { crcInS3 } from '../archive/crcInS3.ts';
-import { LxstowError } from '../contract/errors.ts';
-import type { Config } from '../contract/schemas.ts';
-import { formatTagging } from '../contract/tagging.ts';
-import { explainNoLock, lockHeaders } from './objectLock.ts';
-import type { ObjectStore, Upload } from './objectStore.ts';
+import { crcInS3 } from '../../archive/crcInS3.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { Config } from '../../contract/schemas.ts';
+import { formatTagging } from '../../contract/tagging.ts';
+import { explainNoLock, lockHeaders } from '../objectLock.ts';
+import type { ObjectStore, Upload } from '../objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
 import { bare, completion, copySource, md5, multipartEtag, word, type Xml } from './s3Messages.ts';
 import { unlessGone } from './s3Refusals.ts';

@@ -1,8 +1,8 @@
 /** For a store on this host: a call that writes an object returns only once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-import { LxstowError } from '../contract/errors.ts';
-import type { ObjectStore } from './objectStore.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { ObjectStore } from '../objectStore.ts';
 
 const run = promisify(execFile);
 

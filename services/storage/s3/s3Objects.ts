@@ -1,9 +1,9 @@
 /** Objects over S3: small ones whole, archives by range. */
-import { isCode, LxstowError } from '../contract/errors.ts';
-import type { Tags } from '../contract/schemas.ts';
-import { formatTagging } from '../contract/tagging.ts';
-import { lockHeaders } from './objectLock.ts';
-import type { ObjectStore } from './objectStore.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
+import type { Tags } from '../../contract/schemas.ts';
+import { formatTagging } from '../../contract/tagging.ts';
+import { lockHeaders } from '../objectLock.ts';
+import type { ObjectStore } from '../objectStore.ts';
 import { etagOf, type S3Connection, wholeBytes } from './s3Connection.ts';
 import { bare, md5, parseTags, tagging } from './s3Messages.ts';
 import { unlessGone } from './s3Refusals.ts';

@@ -1,5 +1,5 @@
 /** S3's refusals as our errors: which code, and what to do about it. */
-import { type ErrorCode, isCode, LxstowError } from '../contract/errors.ts';
+import { type ErrorCode, isCode, LxstowError } from '../../contract/errors.ts';
 import { parseXml, type Xml } from './s3Messages.ts';
 
 const noBucket = 'NoSuchBucket';
