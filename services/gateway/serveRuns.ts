@@ -2,7 +2,7 @@
 import { hostname } from 'node:os';
 import { Leases } from '../coordination/leases.ts';
 import type { Bucket } from '../nats/bucket.ts';
-import { Feeder } from '../runs/feeder.ts';
+import { Feeder } from '../runs/feeder/feeder.ts';
 import { serveSchedules } from '../schedules/scheduler.ts';
 import type { GatewayParts } from './gatewayParts.ts';
 import { cancelOperation } from './views/cancelOperation.ts';

@@ -1,13 +1,13 @@
 /** Puts a child on the queue: first its operation, then its job, so that another gateway can repeat it and finds what was done. */
-import type { Address, BackupJob, Run } from '../contract/schemas.ts';
-import { type Job, lastQueuedJob, publishJob, publishUnlessQueued, type Queued, uuid5 } from '../jobs/jobs.ts';
-import type { Nats } from '../nats/connection.ts';
-import { cancelled, isFinal, newOperation } from '../operations/operation.ts';
-import type { OperationStore } from '../operations/operationStore.ts';
-import { type Trace, traceOf } from '../telemetry/trace.ts';
-import { isBackupOf, type Outcome, outcomeFor, skippedCode } from './fold.ts';
+import type { Address, BackupJob, Run } from '../../contract/schemas.ts';
+import { type Job, lastQueuedJob, publishJob, publishUnlessQueued, type Queued, uuid5 } from '../../jobs/jobs.ts';
+import type { Nats } from '../../nats/connection.ts';
+import { cancelled, isFinal, newOperation } from '../../operations/operation.ts';
+import type { OperationStore } from '../../operations/operationStore.ts';
+import { type Trace, traceOf } from '../../telemetry/trace.ts';
+import { isBackupOf, type Outcome, outcomeFor, skippedCode } from '../fold.ts';
+import { longestReason } from '../plan.ts';
 import type { OpenChild } from './openRuns.ts';
-import { longestReason } from './plan.ts';
 
 interface FeedingTools {
   nats: Nats;

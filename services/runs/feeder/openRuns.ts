@@ -1,7 +1,7 @@
 /** The feeder's model of all open runs: the state of each child, and which children are queued next. Pure. */
-import type { Operation, Run, RunChild } from '../contract/schemas.ts';
-import { count, failureOf, isOpen, type Outcome, outcomeFor, withFailure } from './fold.ts';
-import { addressKey, childId, dueMs } from './plan.ts';
+import type { Operation, Run, RunChild } from '../../contract/schemas.ts';
+import { count, failureOf, isOpen, type Outcome, outcomeFor, withFailure } from '../fold.ts';
+import { addressKey, childId, dueMs } from '../plan.ts';
 
 /** At least this many children of a host are queued or running. */
 export const fewestChildren = 4;

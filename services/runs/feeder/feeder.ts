@@ -3,20 +3,20 @@
  * dies, another gateway reads the children's operations and continues (docs/adr/0034-runs.md).
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { forEach } from '../concurrency/orderedMap.ts';
-import { asLxstowError, isCode } from '../contract/errors.ts';
-import type { Operation } from '../contract/schemas.ts';
-import type { Lease } from '../coordination/leases.ts';
-import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLease.ts';
-import { lastQueuedJob } from '../jobs/jobs.ts';
-import { feederLeaseKey } from '../nats/bucketKeys.ts';
-import type { Feed } from '../nats/feed.ts';
-import type { OperationStore } from '../operations/operationStore.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
+import { asLxstowError, isCode } from '../../contract/errors.ts';
+import type { Operation } from '../../contract/schemas.ts';
+import type { Lease } from '../../coordination/leases.ts';
+import { type LeaseTools, serveUnderLease } from '../../coordination/serveUnderLease.ts';
+import { lastQueuedJob } from '../../jobs/jobs.ts';
+import { feederLeaseKey } from '../../nats/bucketKeys.ts';
+import type { Feed } from '../../nats/feed.ts';
+import type { OperationStore } from '../../operations/operationStore.ts';
+import { countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from '../fold.ts';
+import type { RunStore, StoredRun } from '../runStore.ts';
 import { feedChild, pruneBehind } from './feeding.ts';
-import { countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from './fold.ts';
 import { Fleet, type OpenChild } from './openRuns.ts';
 import { Records } from './runRecords.ts';
-import type { RunStore, StoredRun } from './runStore.ts';
 import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
 interface FeederOptions extends LeaseTools, SilentHostsOptions {

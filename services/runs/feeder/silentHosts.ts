@@ -2,15 +2,15 @@
  * Hosts that the feeder hears nothing from. Finds out whether they are away, and which instances a host has that had not answered when a run was planned. A host may take long
  * to answer, and the others must not wait for it. So the feeder continues while the host is asked, and handles the answers between its rounds.
  */
-import { asLxstowError, LxstowError } from '../contract/errors.ts';
-import type { Address } from '../contract/schemas.ts';
-import type { Bucket } from '../nats/bucket.ts';
-import type { Nats } from '../nats/connection.ts';
-import type { Log } from '../telemetry/logger.ts';
-import { chosenOn, type Heard } from './candidates.ts';
-import { count, withFailure } from './fold.ts';
+import { asLxstowError, LxstowError } from '../../contract/errors.ts';
+import type { Address } from '../../contract/schemas.ts';
+import type { Bucket } from '../../nats/bucket.ts';
+import type { Nats } from '../../nats/connection.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { chosenOn, type Heard } from '../candidates.ts';
+import { count, withFailure } from '../fold.ts';
+import { childId, chunksOf, longestReason, plan } from '../plan.ts';
 import type { Fleet, OpenRun } from './openRuns.ts';
-import { childId, chunksOf, longestReason, plan } from './plan.ts';
 import { remotesAway } from './remotesAway.ts';
 import type { Records } from './runRecords.ts';
 

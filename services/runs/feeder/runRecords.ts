@@ -1,11 +1,11 @@
 /** Writes open runs to their bucket: first the chunks that have changed, then the head. */
-import { forEach } from '../concurrency/orderedMap.ts';
-import { LxstowError } from '../contract/errors.ts';
-import type { RunChild } from '../contract/schemas.ts';
-import type { Log } from '../telemetry/logger.ts';
-import { countsOf, endOf } from './fold.ts';
+import { forEach } from '../../concurrency/orderedMap.ts';
+import { LxstowError } from '../../contract/errors.ts';
+import type { RunChild } from '../../contract/schemas.ts';
+import type { Log } from '../../telemetry/logger.ts';
+import { countsOf, endOf } from '../fold.ts';
+import type { RunStore } from '../runStore.ts';
 import type { OpenRun } from './openRuns.ts';
-import type { RunStore } from './runStore.ts';
 
 const writesAtOnce = 32;
 

@@ -1,12 +1,12 @@
 /** Finds the hosts that cannot do jobs now, and why. */
-import { asLxstowError } from '../contract/errors.ts';
-import type { Address } from '../contract/schemas.ts';
-import { askLookUp } from '../hosts/lookUp.ts';
-import type { Bucket } from '../nats/bucket.ts';
-import type { Nats } from '../nats/connection.ts';
-import { describeOutage } from '../outages/outage.ts';
-import { listOutages } from '../outages/recordedOutages.ts';
-import { traceOf } from '../telemetry/trace.ts';
+import { asLxstowError } from '../../contract/errors.ts';
+import type { Address } from '../../contract/schemas.ts';
+import { askLookUp } from '../../hosts/lookUp.ts';
+import type { Bucket } from '../../nats/bucket.ts';
+import type { Nats } from '../../nats/connection.ts';
+import { describeOutage } from '../../outages/outage.ts';
+import { listOutages } from '../../outages/recordedOutages.ts';
+import { traceOf } from '../../telemetry/trace.ts';
 
 const askTimeoutMs = 5000;
 
