@@ -8,7 +8,7 @@ import type { Config } from '../contract/schemas.ts';
 import { testedNatsServer } from '../contract/version.ts';
 import { Leases } from '../coordination/leases.ts';
 import { countDeadLetters } from '../jobs/queueDepth.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket } from '../nats/bucket/bucket.ts';
 import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import { connectNats, type Nats, serversOf } from '../nats/connection.ts';
 import { natsFailure, violationOf } from '../nats/failures.ts';

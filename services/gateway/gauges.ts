@@ -4,7 +4,7 @@ import type { Config } from '../contract/schemas.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
 import { instanceStates as allStates, expectedFrom, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
 import { deadLetterStream, noticesStream } from '../nats/streams.ts';
 import { listOutages } from '../outages/recordedOutages.ts';

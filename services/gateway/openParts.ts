@@ -9,7 +9,7 @@ import { FleetStore, FleetView } from '../fleet/fleetStore.ts';
 import { Keeper } from '../fleet/keeper.ts';
 import { Intake } from '../intake/intake.ts';
 import { Submitter } from '../jobs/submit.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket } from '../nats/bucket/bucket.ts';
 import { connectNats } from '../nats/connection.ts';
 import { verifySetUp } from '../nats/setup.ts';
 import { leasesBucket } from '../nats/streams.ts';

@@ -1,7 +1,7 @@
 /** Feeds the children of runs to the queues, and starts the runs of schedules. One gateway at a time does each of these. */
 import { hostname } from 'node:os';
 import { Leases } from '../coordination/leases.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import { Feeder } from '../runs/feeder/feeder.ts';
 import { serveSchedules } from '../schedules/scheduler.ts';
 import type { GatewayParts } from './gatewayParts.ts';

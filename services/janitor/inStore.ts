@@ -3,7 +3,7 @@ import { etagAt } from '../backups/archives.ts';
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
-import { parseRecord } from '../nats/bucket.ts';
+import { parseRecord } from '../nats/bucket/bucket.ts';
 import { claimKey } from '../nats/bucketKeys.ts';
 import type { OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { looksInFlight } from './inLxd.ts';

@@ -10,7 +10,7 @@ import type { Config } from '../contract/schemas.ts';
 import type { Lease, LeaseHolder, Leases } from '../coordination/leases.ts';
 import type { LxdClient } from '../lxd/connection/client.ts';
 import { nameOf } from '../lxd/instances.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import { instanceLeaseKey, janitorLeaseKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { OperationStore } from '../operations/operationStore.ts';

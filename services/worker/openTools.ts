@@ -16,7 +16,7 @@ import { Keeper } from '../fleet/keeper.ts';
 import { WaitingRoom } from '../jobs/waitingRoom.ts';
 import { LxdClient } from '../lxd/connection/client.ts';
 import { readServer } from '../lxd/instances.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket } from '../nats/bucket/bucket.ts';
 import { leaseKind } from '../nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../nats/connection.ts';
 import { verifySetUp } from '../nats/setup.ts';

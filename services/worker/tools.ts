@@ -9,7 +9,7 @@ import type { Reservations } from '../coordination/reservations.ts';
 import type { FleetStore } from '../fleet/fleetStore.ts';
 import type { Keeper } from '../fleet/keeper.ts';
 import type { LxdClient } from '../lxd/connection/client.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { WorkerMetrics } from '../telemetry/metrics.ts';

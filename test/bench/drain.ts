@@ -14,7 +14,7 @@ import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { Submitter } from '../../services/jobs/submit.ts';
 import { WaitingRoom } from '../../services/jobs/waitingRoom.ts';
 import { LxdClient } from '../../services/lxd/connection/client.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';

@@ -19,7 +19,7 @@ import { answerLookUp, askLookUp } from '../../services/hosts/lookUp.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { publishJob } from '../../services/jobs/jobs.ts';
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';

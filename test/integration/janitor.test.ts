@@ -14,7 +14,7 @@ import type { Finding } from '../../services/janitor/janitor.ts';
 import { waitForOperation } from '../../services/lxd/connection/lxdOperation.ts';
 import { changeInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { claimKey, instanceLeaseKey, reservationKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { checkpointsBucket, leasesBucket } from '../../services/nats/streams.ts';

@@ -9,7 +9,7 @@ import { formatManifest } from '../../services/backups/manifest.ts';
 import { forEach } from '../../services/concurrency/orderedMap.ts';
 import { loadConfig } from '../../services/contract/config.ts';
 import { Owners } from '../../services/janitor/owners.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { operationKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { leasesBucket, operationsBucket } from '../../services/nats/streams.ts';

@@ -10,7 +10,7 @@ import openapi from '../../docs/openapi.json' with { type: 'json' };
 import { loadConfig } from '../../services/contract/config.ts';
 import { asLxstowError } from '../../services/contract/errors.ts';
 import { deepestJson, mostJsonNodes } from '../../services/contract/json.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { certificateKey, tokenKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { trustBucket } from '../../services/nats/streams.ts';

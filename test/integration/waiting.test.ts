@@ -7,7 +7,7 @@ import type { Config } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import type { Deliveries } from '../../services/jobs/deliveries.ts';
 import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { instanceLeaseKey, parseLeaseKey, transferPermits, waitKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';

@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { type ErrorCode, errorCodes, LxstowError } from '../../services/contract/errors.ts';
 import { faultsOf, type Operation, type Outage } from '../../services/contract/schemas.ts';
 import type { Delivery } from '../../services/jobs/deliveries.ts';
-import type { Bucket } from '../../services/nats/bucket.ts';
+import type { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { begin, newOperation } from '../../services/operations/operation.ts';
 import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, describeOutage, failed, nextLookMs, parseOutage } from '../../services/outages/outage.ts';

@@ -48,7 +48,7 @@ const bounds: Record<string, string> = {
     'largestIndexBytes, mostIndexMarks, a thread with a deadline: test/unit/archive.test.ts',
   'services/archive/tar/decompress.ts': 'streams; unpackLimits: test/unit/archive.test.ts',
   // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.
-  'services/nats/bucket.ts': 'entries that workers and gateways wrote',
+  'services/nats/bucket/bucket.ts': 'entries that workers and gateways wrote',
   'services/gateway/access/audit.ts': 'a header that NATS writes, or a user of the own account',
   'services/hosts/lookUp.ts': 'a message of a gateway',
   'services/hosts/hostInventory.ts': 'messages of workers and gateways; maxOutputLength',

@@ -16,7 +16,7 @@ import { Adoption } from '../../lxmin/adoption.ts';
 import { urlOf } from '../../lxmin/archive.ts';
 import { isOf } from '../../lxmin/layout.ts';
 import { type Found, type Sound, type Survey, takeSurvey } from '../../lxmin/survey.ts';
-import { Bucket } from '../../nats/bucket.ts';
+import { Bucket } from '../../nats/bucket/bucket.ts';
 import { connectNats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
 import { leasesBucket } from '../../nats/streams.ts';

@@ -5,7 +5,7 @@ import type { Config } from '../../contract/schemas.ts';
 import { Leases } from '../../coordination/leases.ts';
 import { type Finding, Janitor } from '../../janitor/janitor.ts';
 import { LxdClient } from '../../lxd/connection/client.ts';
-import { Bucket } from '../../nats/bucket.ts';
+import { Bucket } from '../../nats/bucket/bucket.ts';
 import { connectNats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
 import { checkpointsBucket, leasesBucket } from '../../nats/streams.ts';

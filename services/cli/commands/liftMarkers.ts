@@ -2,7 +2,7 @@
 import { type DeletedBackup, deletedBackups } from '../../backups/deletedBackups.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
-import { Bucket } from '../../nats/bucket.ts';
+import { Bucket } from '../../nats/bucket/bucket.ts';
 import { claimKey } from '../../nats/bucketKeys.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { leasesBucket } from '../../nats/streams.ts';

@@ -7,7 +7,7 @@ import { compareBackups, compareInstances } from '../../fleet/rounds.ts';
 import { atWork } from '../../fleet/takeInventory.ts';
 import { askInventory } from '../../hosts/hostInventory.ts';
 import type { LxdInstance } from '../../lxd/inventory.ts';
-import { Bucket } from '../../nats/bucket.ts';
+import { Bucket } from '../../nats/bucket/bucket.ts';
 import { connectNats, type Nats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
 import { leasesBucket } from '../../nats/streams.ts';

@@ -2,7 +2,7 @@
 import { asLxstowError } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import { askLookUp } from '../../hosts/lookUp.ts';
-import type { Bucket } from '../../nats/bucket.ts';
+import type { Bucket } from '../../nats/bucket/bucket.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { describeOutage } from '../../outages/outage.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';

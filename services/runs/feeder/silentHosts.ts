@@ -4,7 +4,7 @@
  */
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
-import type { Bucket } from '../../nats/bucket.ts';
+import type { Bucket } from '../../nats/bucket/bucket.ts';
 import type { Nats } from '../../nats/connection.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import { chosenOn, type Heard } from '../candidates.ts';

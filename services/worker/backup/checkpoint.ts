@@ -8,7 +8,7 @@ import { smallestPartBytes } from '../../archive/cutParts.ts';
 import type { TarState } from '../../archive/tar/tar.ts';
 import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/archives/backups.ts';
-import { type Bucket, parseRecord } from '../../nats/bucket.ts';
+import { type Bucket, parseRecord } from '../../nats/bucket/bucket.ts';
 import { operationKey } from '../../nats/bucketKeys.ts';
 import type { Upload, UploadedPart } from '../../storage/objectStore.ts';
 import type { Log } from '../../telemetry/logger.ts';

@@ -6,10 +6,10 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import type { StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
-import type { Nats } from './connection.ts';
-import { isOfNats, isWrongSequence, natsFailure } from './failures.ts';
+import type { Nats } from '../connection.ts';
+import { isOfNats, isWrongSequence, natsFailure } from '../failures.ts';
+import { leasesBucket, operationsBucket } from '../streams.ts';
 import { isGone } from './scan.ts';
-import { leasesBucket, operationsBucket } from './streams.ts';
 
 export interface Entry {
   key: string;

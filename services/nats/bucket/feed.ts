@@ -1,6 +1,6 @@
 /** Every change of every record in a bucket, from one watch, for all requests and event sockets of this gateway. */
 import { EventEmitter, once } from 'node:events';
-import type { Log } from '../telemetry/logger.ts';
+import type { Log } from '../../telemetry/logger.ts';
 
 /** What a feed follows. */
 export interface Followed<T> {

@@ -1,6 +1,6 @@
 /** Reads a bucket's stream in batches. */
 import type { StoredMsg } from '@nats-io/jetstream';
-import type { Nats } from './connection.ts';
+import type { Nats } from '../connection.ts';
 
 /** Messages of a batch come within milliseconds of each other. */
 const stalledMs = 5000;

@@ -1,8 +1,8 @@
 /** A watch of a bucket that resumes after the last revision it saw when it breaks. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type KvEntry, Kvm } from '@nats-io/kv';
-import type { Nats } from './connection.ts';
-import { natsFailure } from './failures.ts';
+import type { Nats } from '../connection.ts';
+import { natsFailure } from '../failures.ts';
 
 const watchAgainMs = 1000;
 
