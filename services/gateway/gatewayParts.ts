@@ -18,9 +18,9 @@ import type { TrustParts } from './access/openTrust.ts';
 import type { EventSockets } from './events/eventSockets.ts';
 import type { Absences } from './http/absences.ts';
 import type { Shares } from './http/shares.ts';
+import type { ExpectedBackups } from './runs/expectedBackups.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
-import type { ExpectedBackups } from './views/expectedBackups.ts';
 
 /** Made once in openParts.ts, and handed to every route and endpoint. */
 export interface GatewayParts extends TrustParts {

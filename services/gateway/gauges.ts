@@ -11,7 +11,7 @@ import { listOutages } from '../outages/recordedOutages.ts';
 import { dueNext } from '../schedules/slots.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
-import type { ExpectedBackups } from './views/expectedBackups.ts';
+import type { ExpectedBackups } from './runs/expectedBackups.ts';
 import { isCovered } from './views/statusView.ts';
 
 interface GaugesOptions {

@@ -29,10 +29,10 @@ import { EventSockets } from './events/eventSockets.ts';
 import type { GatewayParts } from './gatewayParts.ts';
 import { Absences } from './http/absences.ts';
 import { listShares } from './http/lines.ts';
+import { ExpectedBackups } from './runs/expectedBackups.ts';
+import { MatchedInstances } from './runs/matchedInstances.ts';
 import { Transfers } from './transfers.ts';
 import { AwayWorkers } from './views/awayWorkers.ts';
-import { ExpectedBackups } from './views/expectedBackups.ts';
-import { MatchedInstances } from './views/matchedInstances.ts';
 
 export interface PartsOptions {
   config: Config;

@@ -20,7 +20,7 @@ import { pageOf } from '../../services/gateway/http/pages.ts';
 import { fullPath } from '../../services/gateway/http/route.ts';
 import { endpoints } from '../../services/gateway/natsApi/endpoints.ts';
 import { routeGroups } from '../../services/gateway/routes/table.ts';
-import { createSchedule, type ScheduleClient } from '../../services/gateway/views/scheduleChanges.ts';
+import { createSchedule, type ScheduleClient } from '../../services/gateway/runs/scheduleChanges.ts';
 import { parseJob } from '../../services/jobs/jobs.ts';
 import { checkSelector, meaningOf } from '../../services/runs/selector.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';

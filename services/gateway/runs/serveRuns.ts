@@ -1,13 +1,13 @@
 /** Feeds the children of runs to the queues, and starts the runs of schedules. One gateway at a time does each of these. */
 import { hostname } from 'node:os';
-import { Leases } from '../coordination/leases.ts';
-import type { Bucket } from '../nats/bucket/bucket.ts';
-import { Feeder } from '../runs/feeder/feeder.ts';
-import { serveSchedules } from '../schedules/scheduler.ts';
-import type { GatewayParts } from './gatewayParts.ts';
-import { cancelOperation } from './views/cancelOperation.ts';
-import { runTools } from './views/runView.ts';
-import { ownerTrouble } from './views/scheduleOwner.ts';
+import { Leases } from '../../coordination/leases.ts';
+import type { Bucket } from '../../nats/bucket/bucket.ts';
+import { Feeder } from '../../runs/feeder/feeder.ts';
+import { serveSchedules } from '../../schedules/scheduler.ts';
+import type { GatewayParts } from '../gatewayParts.ts';
+import { cancelOperation } from '../views/cancelOperation.ts';
+import { runTools } from './runView.ts';
+import { ownerTrouble } from './scheduleOwner.ts';
 
 const hourMs = 3_600_000;
 

@@ -14,7 +14,7 @@ import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStor
 import { nextSlots, runScheduleOf } from '../../schedules/slots.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { instanceKeeps, shownKeep } from './instanceKeeps.ts';
+import { instanceKeeps, shownKeep } from '../views/instanceKeeps.ts';
 import { runTools } from './runView.ts';
 import { activeFrom, checkSchedule } from './scheduleView.ts';
 
