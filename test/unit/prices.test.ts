@@ -69,7 +69,7 @@ const bounds: Record<string, string> = {
   'services/contract/config.ts': "the operator's own file",
   'services/cli/client/remotes.ts': "the user's own file",
   'services/cli/client/gatewayClient.ts': "the gateway's answers, up to 64 MiB",
-  'services/cli/client/watchedOperations.ts': "the gateway's events, up to 64 MiB each",
+  'services/cli/client/following/watchedOperations.ts': "the gateway's events, up to 64 MiB each",
   'services/cli/commands/remote.ts': "the user's own token",
   'services/cli/commands/schedule.ts': "the user's own file",
   'services/cli/commands/scheduleEdit.ts': "the user's own text",

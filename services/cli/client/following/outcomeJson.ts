@@ -1,8 +1,9 @@
 /**
  * The outcome of a backup or restore in JSON and YAML: the same fields whether it was waited for or not. The exit status is `exitOfAll` in follow.ts.
  */
+
+import type { NamedInstance } from '../names.ts';
 import { type Followed, failureOf } from './follow.ts';
-import type { NamedInstance } from './names.ts';
 
 export interface Outcome {
   /** This client's name for the gateway. */

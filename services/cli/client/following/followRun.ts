@@ -1,14 +1,14 @@
 /** Starts runs and follows them to their end. */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { CreateRunBody, ShownRun } from '../../contract/schemas.ts';
-import { CliError, type Exit, exits, inOptions } from '../exit.ts';
-import { type Format, print } from '../terminal/output.ts';
-import { openProgress, type Progress } from '../terminal/progress.ts';
-import { runHeading, runOutcome, runProgress, runRow } from '../terminal/runWords.ts';
-import { backupOptions } from './backupRequest.ts';
+import type { CreateRunBody, ShownRun } from '../../../contract/schemas.ts';
+import { CliError, type Exit, exits, inOptions } from '../../exit.ts';
+import { type Format, print } from '../../terminal/output.ts';
+import { openProgress, type Progress } from '../../terminal/progress.ts';
+import { runHeading, runOutcome, runProgress, runRow } from '../../terminal/runWords.ts';
+import { backupOptions } from '../backupRequest.ts';
+import { type Gateway, Unreachable } from '../gatewayClient.ts';
 import { askingToCancel, heedInterrupts, sayWarnings } from './follow.ts';
-import { type Gateway, Unreachable } from './gatewayClient.ts';
 import { patiently, throughOutage } from './patience.ts';
 import { childrenOf, RunChildren } from './runChildren.ts';
 

@@ -1,10 +1,10 @@
 /** Lists the children of a run, and follows them while they are running. */
-import type { RunChildPage, ShownRunChild } from '../../contract/schemas.ts';
-import { isFinal } from '../../operations/operation.ts';
-import type { Step } from '../terminal/progress.ts';
+import type { RunChildPage, ShownRunChild } from '../../../contract/schemas.ts';
+import { isFinal } from '../../../operations/operation.ts';
+import type { Step } from '../../terminal/progress.ts';
+import type { Gateway, ShownOperation } from '../gatewayClient.ts';
+import { subjectOf } from '../names.ts';
 import { type Followed, stepOf } from './follow.ts';
-import type { Gateway, ShownOperation } from './gatewayClient.ts';
-import { subjectOf } from './names.ts';
 import { OperationEvents } from './watchedOperations.ts';
 
 const pageSize = 1000;

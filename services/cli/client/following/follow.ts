@@ -1,11 +1,11 @@
 /** Follows operations to their end: progress, Ctrl-C, failures, exit status. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { forEach } from '../../concurrency/orderedMap.ts';
-import { isFinal } from '../../operations/operation.ts';
-import { CliError, type Exit, exits } from '../exit.ts';
-import type { Progress, Step } from '../terminal/progress.ts';
-import { namesOf, printable } from '../terminal/table.ts';
-import type { Gateway, ShownOperation } from './gatewayClient.ts';
+import { forEach } from '../../../concurrency/orderedMap.ts';
+import { isFinal } from '../../../operations/operation.ts';
+import { CliError, type Exit, exits } from '../../exit.ts';
+import type { Progress, Step } from '../../terminal/progress.ts';
+import { namesOf, printable } from '../../terminal/table.ts';
+import type { Gateway, ShownOperation } from '../gatewayClient.ts';
 import { throughOutage } from './patience.ts';
 
 /** A requested backup or restore, and its state. */

@@ -1,8 +1,8 @@
 /** Repeats requests while a gateway, or what it needs, is away. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { sleep } from '../../concurrency/sleep.ts';
-import { CliError } from '../exit.ts';
-import { Unreachable } from './gatewayClient.ts';
+import { sleep } from '../../../concurrency/sleep.ts';
+import { CliError } from '../../exit.ts';
+import { Unreachable } from '../gatewayClient.ts';
 
 const firstPauseMs = 1000;
 const longestPauseMs = 15_000;

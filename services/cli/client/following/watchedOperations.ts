@@ -1,8 +1,8 @@
 /** Watches operations: lists them once, then follows the gateway's events. */
 import type { WebSocket } from 'ws';
-import { isFinal } from '../../operations/operation.ts';
-import type { Gateway, ShownOperation } from './gatewayClient.ts';
-import { subjectOf } from './names.ts';
+import { isFinal } from '../../../operations/operation.ts';
+import type { Gateway, ShownOperation } from '../gatewayClient.ts';
+import { subjectOf } from '../names.ts';
 
 /** Which operations to watch: those of a project, or of all projects. */
 export interface OperationsScope {
