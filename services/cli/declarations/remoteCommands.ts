@@ -14,7 +14,7 @@ export function addRemoteCommands(program: Command): void {
     .argument('<new-name>', 'what to call the gateway')
     .argument('<url|token>', 'https://host:port, or a token from `lxstow trust token`')
     .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
-    .option('--token <token>', 'token to use with a URL, when the addresses in the token cannot be reached from here')
+    .option('--token <token>', 'token to use with a URL, if this client cannot reach the addresses in the token')
     .option('--project <name>', 'default project at this gateway')
     .action(exiting(lazily(ofRemotes, 'addCommand')));
   remote
@@ -33,7 +33,7 @@ export function addRemoteCommands(program: Command): void {
     .action(exiting(lazily(ofRemotes, 'removeCommand')));
   remote
     .command('switch')
-    .description('make a gateway the default for commands that name none')
+    .description('make a gateway the default, for commands that name no gateway')
     .argument('<name>', 'name of the gateway')
     .action(exiting(lazily(ofRemotes, 'switchCommand')));
   examples(
