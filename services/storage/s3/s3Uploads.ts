@@ -4,7 +4,7 @@ import { crcInS3 } from '../../archive/crcInS3.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { formatTagging } from '../../contract/tagging.ts';
-import { explainNoLock, lockHeaders } from '../objectLock.ts';
+import { assertLocks, explainNoLock, lockHeaders } from '../objectLock.ts';
 import type { ObjectStore, Upload } from '../objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
 import { bare, completion, copySource, md5, multipartEtag, word, type Xml } from './s3Messages.ts';
@@ -23,6 +23,7 @@ export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config[
       // MinIO makes no checksum of a copied part, and refuses such a part in an upload with checksums.
       if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      await assertLocks(s3, protection, signal);
       Object.assign(headers, lockHeaders(protection));
       const query = { uploads: '' };
       const begun = await s3
