@@ -40,7 +40,7 @@ export interface Protection {
 }
 
 /** How an object is made in one request. */
-export interface NewObject extends Protection {
+interface NewObject extends Protection {
   tags?: Tags;
   contentType: string;
   /** base64 of the big-endian CRC-32 of the body: the store refuses another body. */
