@@ -2,7 +2,7 @@
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Config, Tags } from '../../contract/schemas.ts';
 import { formatTagging } from '../../contract/tagging.ts';
-import { explainNoLock, lockHeaders } from '../objectLock.ts';
+import { assertLocks, explainNoLock, lockHeaders } from '../objectLock.ts';
 import type { ObjectStore } from '../objectStore.ts';
 import { etagOf, type S3Connection, wholeBytes } from './s3Connection.ts';
 import { assertUndamaged, bare, md5, parseTags, tagging } from './s3Messages.ts';
@@ -23,6 +23,7 @@ export function s3Objects(s3: S3Connection, { checksumHeaders }: Config['s3']): 
         ...(operation !== undefined && { [operationHeader]: operation }),
         ...lockHeaders(protection),
       };
+      await assertLocks(s3, protection, signal);
       const sent = s3.send({ method: 'PUT', key, headers, body, signal });
       return etagOf(await sent.catch((error) => explainNoLock(protection, error)));
     },
