@@ -5,7 +5,7 @@ import http from 'node:http';
 import https from 'node:https';
 import { text } from 'node:stream/consumers';
 import { listPrefix } from '../backups/keys.ts';
-import { sizeText } from '../contract/bytes.ts';
+import { sizeText } from '../contract/amounts.ts';
 import { readText } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createS3Store } from '../storage/s3/s3.ts';

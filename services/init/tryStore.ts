@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs';
 import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sizeText } from '../contract/bytes.ts';
+import { sizeText } from '../contract/amounts.ts';
 import { systemCode } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { examine, type Finding, reportTo } from '../doctor/finding.ts';

@@ -60,7 +60,7 @@ export class Owners {
     return owners;
   }
 
-  /** Values by key: in batches, or one by one for a NATS user that may read no batches (an older nats.conf). */
+  /** Values by key: in batches, or one by one for a NATS user that may not read in batches (an older nats.conf). */
   async #readAll(keys: string): Promise<Map<string, Buffer>> {
     const values = new Map<string, Buffer>();
     try {

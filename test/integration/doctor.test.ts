@@ -526,7 +526,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     for (const stream of ['LXSTOW_JOBS', 'LXSTOW_DEAD']) await jsm.streams.purge(stream);
     await connection.close();
     found(findings, 'warning', /^host local: 1 jobs wait, 0 were taken, and no worker runs$/, /lxstow worker/);
-    found(findings, 'warning', /^1 dead letter waits for a person$/, /lxstow dead-letters list/);
+    found(findings, 'warning', /^1 dead letter for a person to retry or discard$/, /lxstow dead-letters list/);
   });
 
   it('compares the room for backups with the largest instance', async (context) => {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Threads } from '../../archive/compression/threads.ts';
 import { Catalog } from '../../backups/catalog.ts';
+import { plural } from '../../contract/amounts.ts';
 import { knownRemote, readText } from '../../contract/config.ts';
 import { asLxstowError, type LxstowError } from '../../contract/errors.ts';
 import { type Compression, type Config, check } from '../../contract/schemas.ts';
@@ -27,7 +28,6 @@ import { createLogger } from '../../telemetry/logger.ts';
 import { CliError, type Exit, exitOf, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
-import { plural } from '../terminal/table.ts';
 
 interface AdoptOptions {
   config: Config;

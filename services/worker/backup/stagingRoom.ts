@@ -7,7 +7,7 @@ import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readManifest } from '../../backups/manifest.ts';
-import { sizeText } from '../../contract/bytes.ts';
+import { sizeText } from '../../contract/amounts.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, Manifest } from '../../contract/schemas.ts';
 import type { LxdBackup, Writing } from '../../lxd/archives/backups.ts';
