@@ -106,7 +106,7 @@ export const servers = {
       tags: 'none',
       tagsOfUploads: 'none',
       lock: 'none',
-      lockRefused: 'taken, and not kept',
+      lockRefused: 'accepted, but not kept: lxstow asks whether the bucket has Object Lock, and refuses the backup',
       powerCut: unsynced,
       full: '503: `s3-unavailable`; jobs wait, too',
     },

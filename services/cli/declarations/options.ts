@@ -29,17 +29,18 @@ export const selectorOption = () =>
     'back up instances that match: status, type, name, architecture, location, or any configuration key; repeat to narrow the choice',
   );
 
-function retryTime(text: string): number {
-  const ms = parseDuration(text, 'smh');
-  if (Number.isNaN(ms)) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
+/** Parses a time span in these units; returns milliseconds. */
+export const timeSpan = (units: string, examples: string) => (text: string) => {
+  const ms = parseDuration(text, units);
+  if (Number.isNaN(ms)) throw new InvalidArgumentError(`Give it as ${examples}.`);
   return ms;
-}
+};
 
 export const retryOption = () =>
   new Option(
     '--retry <time>',
     'keep trying to start for this long, such as 10m, while the gateway, NATS or S3 is unavailable',
-  ).argParser(retryTime);
+  ).argParser(timeSpan('smh', '90s, 10m or 1h'));
 
 /** Adds the options that say where the instance is. */
 export function scoped(command: Command, usualHost = "the gateway's default host"): Command {
