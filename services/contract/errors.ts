@@ -1,6 +1,6 @@
 /**
  * Every error code of lxstow. `status` is the HTTP status; `repeatable`: the same request may be sent again at once (storage/retrying.ts). For what happens to
- * a job, see worker/retryDecision.ts.
+ * a job, see worker/loop/retryDecision.ts.
  * The list is closed: clients and runbooks match on these words.
  */
 const codes = {

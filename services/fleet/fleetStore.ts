@@ -1,11 +1,11 @@
 /** The records of all instances in their bucket. Each change is a compare-and-set. */
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
-import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { scan } from '../nats/bucket/scan.ts';
 import { instanceKey, inventoryKey, parseInstanceKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';
-import { scan } from '../nats/scan.ts';
 import { instancesBucket } from '../nats/streams.ts';
 
 const stream = `KV_${instancesBucket}`;

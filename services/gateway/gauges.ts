@@ -4,14 +4,14 @@ import type { Config } from '../contract/schemas.ts';
 import type { FleetView } from '../fleet/fleetStore.ts';
 import { instanceStates as allStates, expectedFrom, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
 import { deadLetterStream, noticesStream } from '../nats/streams.ts';
 import { listOutages } from '../outages/recordedOutages.ts';
 import { dueNext } from '../schedules/slots.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
-import type { ExpectedBackups } from './views/expectedBackups.ts';
+import type { ExpectedBackups } from './runs/expectedBackups.ts';
 import { isCovered } from './views/statusView.ts';
 
 interface GaugesOptions {

@@ -11,7 +11,7 @@ import { Gauges } from './gauges.ts';
 import { createHttpsServer } from './httpsServer.ts';
 import { serveOverNats } from './natsApi/service.ts';
 import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
-import { serveRuns } from './serveRuns.ts';
+import { serveRuns } from './runs/serveRuns.ts';
 
 interface GatewayOptions extends PartsOptions {
   /** Called once, when the gateway accepts requests. */

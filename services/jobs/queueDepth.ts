@@ -1,7 +1,8 @@
 /** Queue depth, read from NATS itself. */
 import type { ConsumerInfo } from '@nats-io/jetstream';
+import { plural } from '../contract/amounts.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure, violationOf } from '../nats/failures.ts';
+import { natsFailure } from '../nats/failures.ts';
 import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
 import { jobFilters } from '../nats/subjects.ts';
 
@@ -34,20 +35,16 @@ export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDep
   }
 }
 
-/** All consumers by name, 256 a request; none for a NATS user that may not list them (an older nats.conf): then each is asked for. */
+/** The consumers by name, 256 a request. A NATS user that may not list them (an older nats.conf) gets none: then each is asked for. */
 async function listConsumers(nats: Nats): Promise<Map<string, ConsumerInfo>> {
   const found = new Map<string, ConsumerInfo>();
-  if (unlisted.has(nats)) return found;
   try {
     for await (const info of nats.jsm.consumers.list(jobsStream)) found.set(info.name, info);
-  } catch (error) {
-    if (!violationOf(error)) throw error;
-    unlisted.add(nats);
+  } catch {
+    // Asking for each says what is wrong, if it is more than a missing right.
   }
   return found;
 }
-
-const unlisted = new WeakSet<Nats>();
 
 /** Whether any worker is asking for jobs of this lane now. */
 export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
@@ -65,7 +62,7 @@ export function countDeadLetters(nats: Nats): Promise<number> {
 
 /** Says how many dead letters there are, and what to do. */
 export function wordsFor(deadLetters: number): string {
-  return `${deadLetters} dead letter${deadLetters === 1 ? '' : 's'}; lxstow dead-letters list`;
+  return `${plural(deadLetters, 'dead letter')}; lxstow dead-letters list`;
 }
 
 /** How many notices wait to be delivered. */

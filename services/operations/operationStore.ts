@@ -1,15 +1,15 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
 import type { Operation, OperationMetadata } from '../contract/schemas.ts';
-import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { Feed, type Followed } from '../nats/bucket/feed.ts';
+import { type ScanOptions, scan } from '../nats/bucket/scan.ts';
+import { watchBucket } from '../nats/bucket/watchBucket.ts';
 import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';
-import { Feed, type Followed } from '../nats/feed.ts';
-import { type ScanOptions, scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { progressSubject } from '../nats/subjects.ts';
-import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { isFinal } from './operation.ts';
 import { progressOf } from './operationProgress.ts';

@@ -10,7 +10,7 @@ import {
   type TrustedCertificate,
   type TrustToken,
 } from '../contract/schemas.ts';
-import { Bucket, type Entry, parseRecord } from '../nats/bucket.ts';
+import { Bucket, type Entry, parseRecord } from '../nats/bucket/bucket.ts';
 import { certificateKey, gatewayKey, gatewayKeys, tokenKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';

@@ -11,12 +11,12 @@ import { serveHealth } from '../telemetry/health.ts';
 import { answerQuestions } from './answers.ts';
 import { runBackup } from './backup/backup.ts';
 import { undoBackup } from './backup/traces.ts';
-import type { Runners } from './jobAttempt.ts';
+import type { Runners } from './loop/jobAttempt.ts';
+import { runLoop } from './loop/runLoop.ts';
 import { type OpenedWorker, openTools, type WorkerOptions } from './openTools.ts';
 import { runPrune } from './prune.ts';
 import { runRemove } from './remove.ts';
 import { runRestore, undoRestore } from './restore/restore.ts';
-import { runLoop } from './runLoop.ts';
 
 export type { WorkerOptions } from './openTools.ts';
 

@@ -105,7 +105,7 @@ export const servers = {
       tags: 'none',
       tagsOfUploads: 'none',
       lock: 'none',
-      lockRefused: 'taken, and not kept',
+      lockRefused: 'taken, and not kept: lxstow asks whether the bucket locks, and refuses',
       powerCut: unsynced,
       full: '503: `s3-unavailable`, jobs wait as well',
     },

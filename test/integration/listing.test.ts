@@ -9,7 +9,7 @@ import { loadConfig } from '../../services/contract/config.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import type { IndexedBackup } from '../../services/contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger, onLine } from '../../services/telemetry/logger.ts';
 import { type LabS3, startS3 } from '../lab/s3.ts';
 

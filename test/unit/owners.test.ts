@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { Owners } from '../../services/janitor/owners.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { instanceLeaseKey } from '../../services/nats/bucketKeys.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { leasesBucket } from '../../services/nats/streams.ts';

@@ -8,10 +8,10 @@ import {
   heedInterrupts,
   sayFailures,
   sayWarnings,
-} from '../client/follow.ts';
+} from '../client/following/follow.ts';
+import { type Outcome, outcomeOf } from '../client/following/outcomeJson.ts';
+import { patiently } from '../client/following/patience.ts';
 import { Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
-import { type Outcome, outcomeOf } from '../client/outcomeJson.ts';
-import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { type Format, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
@@ -51,7 +51,7 @@ async function backUpMany(gateways: Gateways, texts: string[], options: BackupOp
   const selector = selectorIn({ ...options, ...places, instances: [] }, gateway.remote);
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
   // Load this only now, because a backup of named instances does not need it.
-  const { beginRun } = await import('../client/followRun.ts');
+  const { beginRun } = await import('../client/following/followRun.ts');
   return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
 }
 

@@ -1,4 +1,6 @@
 /** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
+
+import { plural } from '../../contract/amounts.ts';
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type AnswerOptions, type Asking, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
@@ -37,7 +39,6 @@ import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { runningOwnNats } from '../standalone/ownNats.ts';
 import { Questions } from '../terminal/questions.ts';
-import { plural } from '../terminal/table.ts';
 
 export interface InitOptions extends AnswerOptions {
   yes?: boolean;

@@ -1,6 +1,6 @@
 /** `lxstow prune`: deletes the backups that a rule does not keep, or shows what it would do. */
 import type { KeepRule, PruneVerdict } from '../../contract/schemas.ts';
-import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings } from '../client/follow.ts';
+import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings } from '../client/following/follow.ts';
 import type { ShownOperation } from '../client/gatewayClient.ts';
 import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';

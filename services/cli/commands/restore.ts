@@ -7,9 +7,9 @@ import {
   heedInterrupts,
   sayFailures,
   sayWarnings,
-} from '../client/follow.ts';
+} from '../client/following/follow.ts';
+import { type Outcome, outcomeOf } from '../client/following/outcomeJson.ts';
 import { backupName, Gateways, listBackups, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
-import { type Outcome, outcomeOf } from '../client/outcomeJson.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
 import { type Format, print } from '../terminal/output.ts';

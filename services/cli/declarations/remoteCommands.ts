@@ -19,7 +19,7 @@ export function addRemoteCommands(program: Command): void {
     .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
     .option(
       '--token <token>',
-      'token to use with a URL, when the addresses in the token cannot be reached from here; - reads standard input (default: LXSTOW_TOKEN)',
+      'token to use with a URL, if this client cannot reach the addresses in the token; - reads it from standard input (default: LXSTOW_TOKEN)',
     )
     .option('--project <name>', 'default project at this gateway')
     .action(exiting(lazily(ofRemotes, 'addCommand')));
@@ -39,7 +39,7 @@ export function addRemoteCommands(program: Command): void {
     .action(exiting(lazily(ofRemotes, 'removeCommand')));
   remote
     .command('switch')
-    .description('make a gateway the default for commands that name none')
+    .description('make a gateway the default, for commands that name no gateway')
     .argument('<name>', 'name of the gateway')
     .action(exiting(lazily(ofRemotes, 'switchCommand')));
   examples(

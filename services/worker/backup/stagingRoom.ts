@@ -7,12 +7,12 @@ import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readManifest } from '../../backups/manifest.ts';
-import { sizeText } from '../../contract/bytes.ts';
+import { sizeText } from '../../contract/amounts.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, Manifest } from '../../contract/schemas.ts';
-import type { LxdBackup, Writing } from '../../lxd/backups.ts';
+import type { LxdBackup, Writing } from '../../lxd/archives/backups.ts';
+import { defaultSocket } from '../../lxd/connection/sockets.ts';
 import { type LxdServer, nameOf } from '../../lxd/instances.ts';
-import { defaultSocket } from '../../lxd/sockets.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 

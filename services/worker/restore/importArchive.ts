@@ -8,9 +8,9 @@ import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
-import { openImport, runningImport } from '../../lxd/imports.ts';
+import { openImport, runningImport } from '../../lxd/archives/imports.ts';
+import { waitForOperation } from '../../lxd/connection/lxdOperation.ts';
 import { instanceExists, nameOf, readServer } from '../../lxd/instances.ts';
-import { waitForOperation } from '../../lxd/lxdOperation.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 
