@@ -3,6 +3,7 @@ import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, Protection } from './objectStore.ts';
 import type { S3Connection } from './s3/s3Connection.ts';
 import { md5 } from './s3/s3Messages.ts';
+import { isUnsupported } from './s3/s3Refusals.ts';
 
 /** Stores take these when an object is written, or its upload begun; with a completion MinIO refuses them. */
 export function lockHeaders({ lock, held }: Protection, nowMs = Date.now()): Record<string, string> {
@@ -31,11 +32,32 @@ export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
   };
 }
 
+/**
+ * Throws where the bucket does not lock: Garage takes the headers of a lock, and keeps none. Without the right to ask
+ * (s3:GetBucketObjectLockConfiguration), the write's own answer must do.
+ */
+export async function assertLocks(s3: S3Connection, { lock }: Protection, signal: AbortSignal): Promise<void> {
+  if (!lock) return;
+  const asked = { method: 'GET' as const, query: { 'object-lock': '' }, signal };
+  const state = await s3.ask('ObjectLockConfiguration', asked).then(
+    ({ ObjectLockEnabled: state }) => state,
+    (error) => {
+      if (isCode(error, 's3-denied')) return 'Enabled';
+      if (isCode(error, 'not-found')) return undefined;
+      return explainNoLock({ lock }, error);
+    },
+  );
+  if (state !== 'Enabled') throw new LxstowError('s3-refused', noLock);
+}
+
+const noLock = 'the bucket has no Object Lock, which is given to a bucket when it is made (docs/s3.md)';
+
 /** Throws the error of a write that asked for protection; says what is wrong where the bucket cannot give it. */
 export function explainNoLock({ lock, held }: Protection, error: unknown): never {
   // SeaweedFS says no more than InvalidRequest.
-  const isAbout = isCode(error, 's3-refused') && /object ?lock|InvalidRequest/i.test((error as Error).message);
+  const isAbout =
+    isUnsupported(error) ||
+    (isCode(error, 's3-refused') && /object ?lock|InvalidRequest/i.test((error as Error).message));
   if (!isAbout || !(lock || held)) throw error;
-  const why = 'the bucket has no Object Lock, which is given to a bucket when it is made (docs/s3.md)';
-  throw new LxstowError('s3-refused', `${why}: ${(error as Error).message}`, { cause: error });
+  throw new LxstowError('s3-refused', `${noLock}: ${(error as Error).message}`, { cause: error });
 }

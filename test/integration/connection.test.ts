@@ -147,6 +147,11 @@ it('goes on with the seed that it has while its file is half written', at, async
     code: 'bad-config',
     message: /nats\.nkey: .*seed/,
   });
+  const servers = settings.servers.map((server) => server.replace('//', '//lxstow:42secret@'));
+  await assert.rejects(connectNats({ ...others, servers }, 'test', log), {
+    code: 'bad-config',
+    message: 'nats.servers: addresses only; give the user and password as nats.user and nats.password',
+  });
 });
 
 it('is heard again by those whose right to listen was taken away, and given back', at, async () => {

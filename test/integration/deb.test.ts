@@ -161,6 +161,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       const health = await type('lxstow doctor || true');
       assert.match(health, /, 0 problems/);
       assert.match(health, /gzip by ISA-L/);
+      assert.match(health, / lxd +storage pools: /);
       // Installed once more over what runs, it is started anew, and nothing is forgotten.
       const before = await type(`cat ${pidFile}`);
       await inside('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`);

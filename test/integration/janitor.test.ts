@@ -127,6 +127,11 @@ describe('the janitor', { timeout: 600_000 }, () => {
     return key;
   }
 
+  async function archiveInOnePiece(key: string): Promise<string> {
+    await store.create(key, Buffer.from('x'), { ...settings, operation: randomUUID() }, never);
+    return key;
+  }
+
   async function stoppedInstance(name: string): Promise<void> {
     await stack.launch(name);
     await setState(stack.lxd, at(name), 'stop', waiting, true);
@@ -193,6 +198,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       `upload ${(await upload(`${prefix}/local/gone/c7/nobodys`)).key}`,
       `archive ${await archive(`${here}/nobodys-archive.tar.gz`)}`,
       `archive ${await archive(`${here}/was-good`)}`,
+      `archive ${await archiveInOnePiece(`${here}/nobodys-small`)}`,
       `reservation ${reservationKey(at('c1'), 'nobodys')}`,
       `checkpoint local.${gone}.start`,
     ];

@@ -54,7 +54,7 @@ export async function doctorCommand({ source, role, only, strict, format, stop }
   if (config) {
     examineGzip(config, report);
     if (file) await examineFile(file, secrets.some(examineConfig({ file, env: {} }).isGiven), report);
-    const running = role ? [role] : rolesIn(examined);
+    const running = role ? [role] : rolesIn(examined, config !== examined.config);
     findings.push(...(await examineAll({ config, env: source.env, roles: running }, wanted, stop)));
   }
   const shown = findings.filter(({ area }) => wanted.includes(area) || (area === 'configuration' && !config));
@@ -98,8 +98,9 @@ async function examineAll(
   return found.flat();
 }
 
-/** A configuration with keys of only one role is for that role. */
-function rolesIn({ isGiven }: Examined): Role[] {
+/** A configuration with keys of only one role is for that role; one of `standalone`, whose NATS or store is here, for both. */
+function rolesIn({ isGiven }: Examined, isStandalone: boolean): Role[] {
+  if (isStandalone) return [...roles];
   const spokenOf = roles.filter((role) => isGiven([role]));
   return spokenOf.length > 0 ? spokenOf : [...roles];
 }

@@ -15,7 +15,7 @@ export const compressionOption = (usual: string) =>
 export const notify = ['--notify <url>', 'POST the outcome to this URL, in addition to notify.endpoints'] as const;
 export const ping = [
   '--ping <url>',
-  'ping this URL when a run begins and ends, for a check of healthchecks.io or a push monitor of Uptime Kuma',
+  'send a request to this URL when a run begins and when it ends, for a healthchecks.io check or an Uptime Kuma push monitor',
 ] as const;
 export const quiet = ['-q, --quiet', 'print no progress'] as const;
 
@@ -26,7 +26,7 @@ export const several = (flags: string, what: string, usual = 'none') =>
 export const selectorOption = () =>
   several(
     '--selector <key=value>',
-    'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat to narrow the choice',
+    'back up instances that match: status, type, name, architecture, location, or any configuration key; repeat to narrow the choice',
   );
 
 /** Parses a time span in these units; returns milliseconds. */

@@ -47,7 +47,7 @@ export function createS3Store(
   }
 
   const disk = config.syncFolder ?? config.folder;
-  const writes = tagsIfAny({ ...s3Uploads(s3, config), ...s3Objects(s3) });
+  const writes = tagsIfAny({ ...s3Uploads(s3, config), ...s3Objects(s3, config) });
   return {
     probe,
     ensureBucket,

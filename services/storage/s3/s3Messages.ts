@@ -1,6 +1,8 @@
 /** S3's messages: queries, headers, XML. No network. */
 import { createHash } from 'node:crypto';
+import zlib from 'node:zlib';
 import { XMLParser } from 'fast-xml-parser';
+import { crcInS3 } from '../../archive/crcInS3.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import type { OpenUpload, StoredObject, UploadedPart } from '../objectStore.ts';
@@ -85,6 +87,12 @@ function escapedInUrl(text: string): string {
 /** Value of the header `x-amz-copy-source`. */
 export function copySource(bucket: string, key: string): string {
   return `/${bucket}/${escapedKey(key)}`;
+}
+
+/** Throws s3-unavailable if the body's CRC-32 is not `crc32`: for stores that take no such sum. */
+export function assertUndamaged(body: Buffer, crc32: string, what: string): void {
+  if (crcInS3(zlib.crc32(body)) !== crc32)
+    throw new LxstowError('s3-unavailable', `${what} was damaged before it was sent`);
 }
 
 /** Value of the header `content-md5`. */

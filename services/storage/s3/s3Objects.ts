@@ -1,20 +1,31 @@
 /** Objects over S3: small ones whole, archives by range. */
 import { isCode, LxstowError } from '../../contract/errors.ts';
-import type { Tags } from '../../contract/schemas.ts';
+import type { Config, Tags } from '../../contract/schemas.ts';
 import { formatTagging } from '../../contract/tagging.ts';
-import { lockHeaders } from '../objectLock.ts';
+import { assertLocks, explainNoLock, lockHeaders } from '../objectLock.ts';
 import type { ObjectStore } from '../objectStore.ts';
 import { etagOf, type S3Connection, wholeBytes } from './s3Connection.ts';
-import { bare, md5, parseTags, tagging } from './s3Messages.ts';
+import { assertUndamaged, bare, md5, parseTags, tagging } from './s3Messages.ts';
 import { unlessGone } from './s3Refusals.ts';
 
 type Objects = Pick<ObjectStore, 'create' | 'replace' | 'tag' | 'tagsOf' | 'read' | 'stat' | 'readRange' | 'remove'>;
 
-export function s3Objects(s3: S3Connection): Objects {
+const operationHeader = 'x-amz-meta-lxstow-operation';
+
+export function s3Objects(s3: S3Connection, { checksumHeaders }: Config['s3']): Objects {
   return {
-    async create(key, body, { tags = {}, contentType, ...protection }, signal) {
-      const headers = { 'if-none-match': '*', ...described(body, contentType, tags), ...lockHeaders(protection) };
-      return etagOf(await s3.send({ method: 'PUT', key, headers, body, signal }));
+    async create(key, body, { tags = {}, contentType, crc32, operation, ...protection }, signal) {
+      if (crc32 !== undefined && !checksumHeaders) assertUndamaged(body, crc32, key);
+      const sum = checksumHeaders ? crc32 : undefined;
+      const headers = {
+        'if-none-match': '*',
+        ...described(body, contentType, tags, sum),
+        ...(operation !== undefined && { [operationHeader]: operation }),
+        ...lockHeaders(protection),
+      };
+      await assertLocks(s3, protection, signal);
+      const sent = s3.send({ method: 'PUT', key, headers, body, signal });
+      return etagOf(await sent.catch((error) => explainNoLock(protection, error)));
     },
 
     async replace(key, etag, body, { tags, contentType, ...protection }, signal) {
@@ -50,7 +61,8 @@ export function s3Objects(s3: S3Connection): Objects {
 
     async stat(key, signal) {
       const answer = await s3.send({ method: 'HEAD', key, signal });
-      return { size: Number(answer.headers['content-length']), etag: etagOf(answer) };
+      const { 'content-length': size, [operationHeader]: operation } = answer.headers;
+      return { size: Number(size), etag: etagOf(answer), ...(typeof operation === 'string' && { operation }) };
     },
 
     readRange(key, etag, start, into, signal) {
@@ -73,8 +85,9 @@ export function s3Objects(s3: S3Connection): Objects {
 }
 
 /** Headers that describe a body. AWS requires a checksum of tags, and in a bucket with Object Lock of every body. */
-function described(body: Buffer, contentType: string, tags: Tags = {}): Record<string, string> {
-  const headers: Record<string, string> = { 'content-type': contentType, 'content-md5': md5(body) };
+function described(body: Buffer, contentType: string, tags: Tags = {}, crc32?: string): Record<string, string> {
+  const sum: Record<string, string> = crc32 ? { 'x-amz-checksum-crc32': crc32 } : { 'content-md5': md5(body) };
+  const headers: Record<string, string> = { 'content-type': contentType, ...sum };
   if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
   return headers;
 }

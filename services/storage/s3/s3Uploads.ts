@@ -1,13 +1,11 @@
 /** Multipart uploads over S3. */
-import zlib from 'node:zlib';
-import { crcInS3 } from '../../archive/crcInS3.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { formatTagging } from '../../contract/tagging.ts';
-import { explainNoLock, lockHeaders } from '../objectLock.ts';
+import { assertLocks, explainNoLock, lockHeaders } from '../objectLock.ts';
 import type { ObjectStore, Upload } from '../objectStore.ts';
 import { etagOf, type S3Connection } from './s3Connection.ts';
-import { bare, completion, copySource, md5, multipartEtag, word, type Xml } from './s3Messages.ts';
+import { assertUndamaged, bare, completion, copySource, md5, multipartEtag, word, type Xml } from './s3Messages.ts';
 import { unlessGone } from './s3Refusals.ts';
 
 type Uploads = Pick<
@@ -23,6 +21,7 @@ export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config[
       // MinIO makes no checksum of a copied part, and refuses such a part in an upload with checksums.
       if (!copies) headers['x-amz-checksum-algorithm'] = 'CRC32';
       if (Object.keys(tags).length > 0) headers['x-amz-tagging'] = formatTagging(tags);
+      await assertLocks(s3, protection, signal);
       Object.assign(headers, lockHeaders(protection));
       const query = { uploads: '' };
       const begun = await s3
@@ -34,8 +33,7 @@ export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config[
     async putPart({ key, uploadId, copies = false }, number, body, crc32, signal) {
       const query = { partNumber: String(number), uploadId };
       // AWS refuses a CRC-32 in an upload that was begun without an algorithm. A bucket with Object Lock requires a checksum in each PUT.
-      if (copies && crcInS3(zlib.crc32(body)) !== crc32)
-        throw new LxstowError('s3-unavailable', `part ${number} was damaged before it was sent`);
+      if (copies) assertUndamaged(body, crc32, `part ${number} of ${key}`);
       const headers: Record<string, string> = copies ? { 'content-md5': md5(body) } : { 'x-amz-checksum-crc32': crc32 };
       return etagOf(await s3.send({ method: 'PUT', key, query, headers, body, signal }));
     },

@@ -20,9 +20,9 @@ export interface BackupStart {
   /** Set once LXD has reported that its copy is complete. Only then can another attempt resume. */
   made?: LxdBackup;
   compression: Compression;
-  /** The current upload, and when it was begun (ms since 1970). */
-  upload: Upload;
-  begun: number;
+  /** The current upload, and when it was begun (ms since 1970). Undefined until the first part of several is sent. */
+  upload?: Upload;
+  begun?: number;
   /** How archive and manifest are locked. */
   lock?: BackupLock;
   /** Marks the parts' records; stays the same when the upload is renewed. */
@@ -129,7 +129,7 @@ export class BackupCheckpoint {
     return this.#start;
   }
 
-  /** Records a new upload that replaces the current one. */
+  /** Records the upload, or a new one that replaces it. */
   renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
     return this.#amend(facts);
   }
