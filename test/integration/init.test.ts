@@ -32,9 +32,9 @@ const wrongFolders: [answer: string, said: RegExp][] = [
 ];
 /** Each answer that is wrong, what is said to it, and at last the right one. */
 const conversation: [answer: string, said?: RegExp][] = [
-  ['backups', /backups is neither a URL nor a path from the root: give \/backups/],
+  ['backups', /backups is neither a URL nor an absolute path: give \/backups/],
   ['s3://bucket', /give the URL of the S3 server/],
-  ['https://key:secret@s3.example.net', /keep the keys out of the URL/],
+  ['https://key:secret@s3.example.net', /do not put keys into the URL/],
   ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
   ...(versityGw ? wrongFolders : []),
   ['http://127.0.0.1:9', undefined],
@@ -135,7 +135,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   it('repeated, it changes what it is told to, and nothing else', async () => {
     const before = await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid');
     const said = await type('lxstow init --yes');
-    assert.match(said, /is as it should be\nlxstow runs already\nthe gateway is called stow:/);
+    assert.match(said, /is unchanged\nlxstow runs already\nthe gateway is called stow:/);
     assert.doesNotMatch(said, /backup_/);
     assert.equal(await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid'), before);
     await type('lxstow init --yes --nightly 04:15');
@@ -279,7 +279,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const files = await lxd.fingerprint('c1');
     await lxd.lxc(['delete', '--force', 'c1']);
     await type('lxstow restore c1 latest --start');
-    assert.match(await type('lxstow init --yes'), /is as it should be\nlxstow runs already/);
+    assert.match(await type('lxstow init --yes'), /is unchanged\nlxstow runs already/);
     const recovery = await type(`cat ${page}`);
     const undone = await type('lxstow init --undo');
     assert.match(undone, new RegExp(`the backups: the folder ${nas}/lxstow`));
