@@ -1,6 +1,6 @@
 /**
  * Exit statuses, those of sysexits.h where it has one, and the error that carries one. docs/cli.md lists them for users. The status of a command that followed
- * operations to their end: `exitOfAll` in client/follow.ts.
+ * operations to their end: `exitOfAll` in client/following/follow.ts.
  */
 import { LxstowError } from '../contract/errors.ts';
 

@@ -1,10 +1,10 @@
-/** Spans of time as people write them: `90s`, `30m`, `26h`, `8d`; and times as people read them. */
+/** Spans of time as people write them: `90s`, `30m`, `26h`, `8d`, `2w`; and times as people read them. */
 
-const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
 
-/** Milliseconds; NaN if the text is not a duration in these units. */
-export function parseDuration(text: string, units = 'smhd'): number {
-  const [, count, unit = ''] = /^([1-9]\d{0,4})([smhd])$/.exec(text) ?? [];
+/** Milliseconds; NaN if the text is not a duration in one of these units. */
+export function parseDuration(text: string, units = 'smhdw'): number {
+  const [, count, unit = ''] = /^(\d{1,5})([smhdw])$/.exec(text) ?? [];
   return units.includes(unit) ? Number(count) * (unitsMs[unit] ?? Number.NaN) : Number.NaN;
 }
 

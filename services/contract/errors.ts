@@ -1,6 +1,6 @@
 /**
  * Every error code of lxstow. `status` is the HTTP status; `repeatable`: the same request may be sent again at once (storage/retrying.ts). For what happens to
- * a job, see worker/retryDecision.ts.
+ * a job, see worker/loop/retryDecision.ts.
  * The list is closed: clients and runbooks match on these words.
  */
 const codes = {
@@ -95,11 +95,16 @@ export function isCode(thrown: unknown, code: ErrorCode): boolean {
 }
 
 /** What `get` returns; undefined if it throws not-found. */
-export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+export function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+  return unlessCode(['not-found'], get);
+}
+
+/** What `get` returns; undefined if it throws one of these codes. */
+export async function unlessCode<T>(codes: ErrorCode[], get: () => T): Promise<Awaited<T> | undefined> {
   try {
     return await get();
   } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
+    if (codes.some((code) => isCode(error, code))) return undefined;
     throw error;
   }
 }

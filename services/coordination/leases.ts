@@ -1,14 +1,14 @@
 /**
  * Leases with a TTL: exclusive locks on instances, and permits. A lease is lost when no renewal that was sent within the last TTL has succeeded, by its
  * holder's clock, or when another's value is found. Another worker can acquire it when NATS has expired it, or after two TTLs without a renewal
- * (nats/stale.ts): always after its holder knows.
+ * (nats/bucket/stale.ts): always after its holder knows.
  */
 
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
-import { type Bucket, parseRecord } from '../nats/bucket.ts';
+import { type Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { StaleEntries } from '../nats/bucket/stale.ts';
 import { parseLeaseKey } from '../nats/bucketKeys.ts';
-import { StaleEntries } from '../nats/stale.ts';
 import type { Log } from '../telemetry/logger.ts';
 
 /** The value of a lease: who holds it. */

@@ -2,7 +2,7 @@
 
 import { backupName } from '../contract/backupNames.ts';
 import type { Address, Compression } from '../contract/schemas.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import { reservationKey, reservationKeys } from '../nats/bucketKeys.ts';
 
 /** TTL of a reservation; longer than jobs wait in the queue. */

@@ -2,9 +2,9 @@
 import { existsSync } from 'node:fs';
 import { realpath, stat, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sizeText } from '../contract/bytes.ts';
-import { LxdClient } from '../lxd/client.ts';
-import { folderFault } from '../storage/folderMarker.ts';
+import { sizeText } from '../contract/amounts.ts';
+import { LxdClient } from '../lxd/connection/client.ts';
+import { folderFault } from '../storage/folder/folderMarker.ts';
 import { briefly, type Patient, type Report } from './finding.ts';
 
 const lowShare = 0.1;

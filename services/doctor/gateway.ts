@@ -7,6 +7,7 @@ import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { until } from '../concurrency/until.ts';
+import { plural } from '../contract/amounts.ts';
 import { stateDir } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { hostOf } from '../notices/allowedEndpoints.ts';
@@ -113,7 +114,7 @@ async function examineTrustDir(dir: string, report: Report): Promise<void> {
         );
     }
   }
-  if (valid > 0) report('ok', `${valid} valid client certificate${valid === 1 ? '' : 's'} in ${dir}`);
+  if (valid > 0) report('ok', `${plural(valid, 'valid client certificate')} in ${dir}`);
   else
     report(
       'warning',

@@ -1,8 +1,8 @@
 /** Checks that LXD is reachable, has what lxstow needs, and has room for the largest instance's backup. Changes nothing. */
 import { systemCode } from '../contract/errors.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';
-import { LxdClient } from '../lxd/client.ts';
-import { defaultSocket } from '../lxd/sockets.ts';
+import { LxdClient } from '../lxd/connection/client.ts';
+import { defaultSocket } from '../lxd/connection/sockets.ts';
 import { examinePair, examineServer, readCertificates } from './certificates.ts';
 import { briefly, messageOf, type Patient, type Report } from './finding.ts';
 import { examineStaging, type Pool } from './staging.ts';

@@ -1,14 +1,14 @@
 /** Checks NATS: version, this user's permissions, what `lxstow setup` creates, room, and what waits there. Writes only a lease, and releases it. */
 import { randomBytes } from 'node:crypto';
 import { until } from '../concurrency/until.ts';
-import { sizeText } from '../contract/bytes.ts';
+import { plural, sizeText } from '../contract/amounts.ts';
 import { readText } from '../contract/config.ts';
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import { testedNatsServer } from '../contract/version.ts';
 import { Leases } from '../coordination/leases.ts';
 import { countDeadLetters } from '../jobs/queueDepth.ts';
-import { Bucket } from '../nats/bucket.ts';
+import { Bucket } from '../nats/bucket/bucket.ts';
 import { instanceLeaseKey } from '../nats/bucketKeys.ts';
 import { connectNats, type Nats, serversOf } from '../nats/connection.ts';
 import { natsFailure, violationOf } from '../nats/failures.ts';
@@ -193,7 +193,7 @@ async function examineQueue(nats: Nats, config: Config, roles: Role[], report: R
   if (letters > 0)
     report(
       'warning',
-      `${letters} dead letter${letters === 1 ? ' waits' : 's wait'} for a person`,
+      `${plural(letters, 'dead letter')} for a person to retry or discard`,
       '`lxstow dead-letters list`, then `retry` or `discard`.',
     );
   const { state } = await nats.jsm.streams.info(jobsStream);

@@ -1,8 +1,8 @@
 /** What to do about an error of S3. */
 import { isCode } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
-import { notOnDisk } from '../storage/onDisk.ts';
-import { isNoBucket, isUnsupported } from '../storage/s3Refusals.ts';
+import { notOnDisk } from '../storage/folder/onDisk.ts';
+import { isNoBucket, isUnsupported } from '../storage/s3/s3Refusals.ts';
 import { messageOf } from './finding.ts';
 
 const newSession = 'Set s3.sessionToken, and its keys, to those of a new session.';

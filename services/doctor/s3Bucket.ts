@@ -1,8 +1,8 @@
 /** Checks settings of the bucket that ObjectStore does not offer: whether it keeps versions, and locks them. */
 import { isCode } from '../contract/errors.ts';
-import type { S3Connection } from '../storage/s3Connection.ts';
-import type { Xml } from '../storage/s3Messages.ts';
-import { isUnsupported } from '../storage/s3Refusals.ts';
+import type { S3Connection } from '../storage/s3/s3Connection.ts';
+import type { Xml } from '../storage/s3/s3Messages.ts';
+import { isUnsupported } from '../storage/s3/s3Refusals.ts';
 import { briefly, type Report } from './finding.ts';
 
 /** What the bucket does with deleted objects. */

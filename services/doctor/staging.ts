@@ -5,10 +5,10 @@
 import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sizeText } from '../contract/bytes.ts';
-import type { LxdClient } from '../lxd/client.ts';
+import { sizeText } from '../contract/amounts.ts';
+import type { LxdClient } from '../lxd/connection/client.ts';
+import { defaultSocket } from '../lxd/connection/sockets.ts';
 import { nameOf, rootPool } from '../lxd/instances.ts';
-import { defaultSocket } from '../lxd/sockets.ts';
 import { briefly, type Patient, type Report } from './finding.ts';
 
 export interface Pool {

@@ -5,8 +5,8 @@ import type { FleetView } from '../fleet/fleetStore.ts';
 import type { Keeper } from '../fleet/keeper.ts';
 import type { Intake } from '../intake/intake.ts';
 import type { Submitter } from '../jobs/submit.ts';
+import type { Feed } from '../nats/bucket/feed.ts';
 import type { Nats } from '../nats/connection.ts';
-import type { Feed } from '../nats/feed.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { ProgressFeed } from '../operations/progressFeed.ts';
 import type { RunStore, StoredRun } from '../runs/runStore.ts';
@@ -18,9 +18,9 @@ import type { TrustParts } from './access/openTrust.ts';
 import type { EventSockets } from './events/eventSockets.ts';
 import type { Absences } from './http/absences.ts';
 import type { Shares } from './http/shares.ts';
+import type { ExpectedBackups } from './runs/expectedBackups.ts';
 import type { Transfers } from './transfers.ts';
 import type { AwayWorkers } from './views/awayWorkers.ts';
-import type { ExpectedBackups } from './views/expectedBackups.ts';
 
 /** Made once in openParts.ts, and handed to every route and endpoint. */
 export interface GatewayParts extends TrustParts {

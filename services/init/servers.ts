@@ -1,8 +1,8 @@
 /** The LXD and Incus servers on this machine, asked over their sockets. Changes nothing. */
 import { stat } from 'node:fs/promises';
 import { messageOf } from '../doctor/finding.ts';
-import { LxdClient } from '../lxd/client.ts';
-import { knownSockets } from '../lxd/sockets.ts';
+import { LxdClient } from '../lxd/connection/client.ts';
+import { knownSockets } from '../lxd/connection/sockets.ts';
 
 export interface LocalServer {
   product: 'LXD' | 'Incus';

@@ -2,13 +2,13 @@
 import { existsSync, statSync } from 'node:fs';
 import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sizeText } from '../contract/bytes.ts';
+import { sizeText } from '../contract/amounts.ts';
 import { systemCode } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { examine, type Finding, reportTo } from '../doctor/finding.ts';
 import { examineRoom, poolsBeside } from '../doctor/folder.ts';
 import { examineS3 } from '../doctor/s3.ts';
-import { createS3Store } from '../storage/s3.ts';
+import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { FolderPlace, S3Place } from './initAnswers.ts';
 import { findProgram } from './programs.ts';

@@ -1,7 +1,7 @@
 /** Leftovers in LXD: its backups, instances under our names, and our marks on others. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import type { Address } from '../contract/schemas.ts';
-import { deleteLxdBackup } from '../lxd/backups.ts';
+import { deleteLxdBackup } from '../lxd/archives/backups.ts';
 import {
   changeInstance,
   deleteInstance,

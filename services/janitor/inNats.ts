@@ -1,6 +1,6 @@
 /** Leftovers in NATS: leases, claims and reservations of operations that have ended, and their checkpoints. */
 import { faultsOf } from '../contract/schemas.ts';
-import type { Bucket, Entry } from '../nats/bucket.ts';
+import type { Bucket, Entry } from '../nats/bucket/bucket.ts';
 import { parseLeaseKey } from '../nats/bucketKeys.ts';
 import type { Leftover, SearchTools } from './leftoverTypes.ts';
 import { type Owner, parseHolder } from './owners.ts';

@@ -2,8 +2,9 @@
 import { etagAt } from '../backups/archives.ts';
 import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
-import { parseRecord } from '../nats/bucket.ts';
+import { parseRecord } from '../nats/bucket/bucket.ts';
 import { claimKey } from '../nats/bucketKeys.ts';
 import type { OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { looksInFlight } from './inLxd.ts';
@@ -61,14 +62,13 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
     const described = parseManifestKey(prefix, object.key);
     if (described) whole.add(object.key);
     const address = described ? undefined : parseArchiveKey(prefix, object.key);
-    // Our archives are made of parts, which the ETag shows. An object that was put in one piece is not ours.
-    if (address && /-\d+$/.test(object.etag)) objects.set(object.key, { object, address });
+    if (address) objects.set(object.key, { object, address });
   }
   for (const [key, { object, address }] of objects) {
     if (whole.has(manifestKey(prefix, address))) continue;
     const ownerNow = () => owners.ofBackup(address, key, 'archive');
     const owner = await ownerNow();
-    if (owner.state === 'living') continue;
+    if (owner.state === 'living' || !(await isOurs(object, tools))) continue;
     yield {
       kind: 'archive',
       what: key,
@@ -86,4 +86,9 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
       },
     };
   }
+}
+
+/** Our archives are made of parts, which the ETag shows, or name the operation that made them. Another object, put in one piece, is not ours. */
+async function isOurs({ key, etag }: StoredObject, { store, signal }: SearchTools): Promise<boolean> {
+  return /-\d+$/.test(etag) || (await unlessMissing(() => store.stat(key, signal)))?.operation !== undefined;
 }

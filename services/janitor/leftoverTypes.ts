@@ -1,7 +1,7 @@
 /** What an operation has left behind, and what a search for it needs. */
 import type { Address } from '../contract/schemas.ts';
-import type { LxdClient } from '../lxd/client.ts';
-import type { Bucket } from '../nats/bucket.ts';
+import type { LxdClient } from '../lxd/connection/client.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
 import type { OperationStore } from '../operations/operationStore.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Owner, Owners } from './owners.ts';

@@ -3,10 +3,10 @@ import { archiveKey } from '../backups/keys.ts';
 import type { Address, BackupAddress, Operation } from '../contract/schemas.ts';
 import type { LeaseHolder } from '../coordination/leases.ts';
 import { countQueuedJobs } from '../jobs/jobs.ts';
-import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { scan } from '../nats/bucket/scan.ts';
 import { operationKey, parseLeaseKey, reservationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { scan } from '../nats/scan.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { isFinal } from '../operations/operation.ts';
 
@@ -60,7 +60,7 @@ export class Owners {
     return owners;
   }
 
-  /** Values by key: in batches, or one by one for a NATS user that may read no batches (an older nats.conf). */
+  /** Values by key: in batches, or one by one for a NATS user that may not read in batches (an older nats.conf). */
   async #readAll(keys: string): Promise<Map<string, Buffer>> {
     const values = new Map<string, Buffer>();
     try {

@@ -1,7 +1,7 @@
 /** Queue depth, read from NATS itself. */
 import type { ConsumerInfo } from '@nats-io/jetstream';
+import { plural } from '../contract/amounts.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure, violationOf } from '../nats/failures.ts';
 import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
 import { jobFilters } from '../nats/subjects.ts';
 
@@ -17,9 +17,8 @@ interface LaneDepth {
 }
 
 /** Returns the depth of each lane of these remotes. Throws nats-unavailable, nats-unfit. */
-export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
-  nats.assertConnected();
-  try {
+export function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
+  return nats.ask('looking how full the queue is', async () => {
     const listed = await listConsumers(nats);
     const depths = remotes.flatMap((remote) =>
       (Object.keys(lanes) as Lane[]).map(async (lane) => {
@@ -28,35 +27,25 @@ export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDep
         return laneDepth(nats, remote, lane, info);
       }),
     );
-    return await Promise.all(depths);
-  } catch (error) {
-    throw natsFailure(error, 'looking how full the queue is');
-  }
+    return Promise.all(depths);
+  });
 }
 
-/** All consumers by name, 256 a request; none for a NATS user that may not list them (an older nats.conf): then each is asked for. */
+/** The consumers by name, 256 a request. A NATS user that may not list them (an older nats.conf) gets none: then each is asked for. */
 async function listConsumers(nats: Nats): Promise<Map<string, ConsumerInfo>> {
   const found = new Map<string, ConsumerInfo>();
-  if (unlisted.has(nats)) return found;
   try {
     for await (const info of nats.jsm.consumers.list(jobsStream)) found.set(info.name, info);
-  } catch (error) {
-    if (!violationOf(error)) throw error;
-    unlisted.add(nats);
+  } catch {
+    // Asking for each says what is wrong, if it is more than a missing right.
   }
   return found;
 }
 
-const unlisted = new WeakSet<Nats>();
-
 /** Whether any worker is asking for jobs of this lane now. */
 export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
-  nats.assertConnected();
-  try {
-    return (await nats.jsm.consumers.info(jobsStream, consumerName(remote, lane))).num_waiting > 0;
-  } catch (error) {
-    throw natsFailure(error, 'looking who asks for jobs');
-  }
+  const name = consumerName(remote, lane);
+  return (await nats.ask('looking who asks for jobs', () => nats.jsm.consumers.info(jobsStream, name))).num_waiting > 0;
 }
 
 export function countDeadLetters(nats: Nats): Promise<number> {
@@ -65,7 +54,7 @@ export function countDeadLetters(nats: Nats): Promise<number> {
 
 /** Says how many dead letters there are, and what to do. */
 export function wordsFor(deadLetters: number): string {
-  return `${deadLetters} dead letter${deadLetters === 1 ? '' : 's'}; lxstow dead-letters list`;
+  return `${plural(deadLetters, 'dead letter')}; lxstow dead-letters list`;
 }
 
 /** How many notices wait to be delivered. */
@@ -74,12 +63,7 @@ export function countNotices(nats: Nats): Promise<number> {
 }
 
 async function messagesIn(nats: Nats, stream: string, what: string): Promise<number> {
-  nats.assertConnected();
-  try {
-    return (await nats.jsm.streams.info(stream)).state.messages;
-  } catch (error) {
-    throw natsFailure(error, what);
-  }
+  return (await nats.ask(what, () => nats.jsm.streams.info(stream))).state.messages;
 }
 
 async function laneDepth(

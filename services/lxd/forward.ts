@@ -5,7 +5,7 @@
 import type { IndexFormat } from '../archive/tar/tarHead.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { ManifestInstance } from '../contract/schemas.ts';
-import type { LxdClient } from './client.ts';
+import type { LxdClient } from './connection/client.ts';
 
 /** What a server reports in `GET /1.0`. */
 export interface Abilities {

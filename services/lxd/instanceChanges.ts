@@ -2,9 +2,9 @@
 import { setTimeout } from 'node:timers/promises';
 import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
-import type { LxdClient, LxdRequest } from './client.ts';
+import type { LxdClient, LxdRequest } from './connection/client.ts';
+import { type Waiting, waitForOperation } from './connection/lxdOperation.ts';
 import { type Config, type Devices, findInstance, instancePath, isOn, type LxdInstance, nameOf } from './instances.ts';
-import { type Waiting, waitForOperation } from './lxdOperation.ts';
 
 /** After a failed start, LXD 5.0.2 cleans up for some seconds and refuses all else: `Instance is busy running a "stop" operation`. */
 const busyMs = 60_000;

@@ -1,7 +1,7 @@
 /** Reads instances, and what they depend on, from LXD. */
 import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Address, ManifestInstance, ManifestLxd, Profile } from '../contract/schemas.ts';
-import type { LxdClient } from './client.ts';
+import type { LxdClient } from './connection/client.ts';
 
 export type Config = Record<string, string>;
 export type Devices = Record<string, Record<string, string>>;

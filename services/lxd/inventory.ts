@@ -1,8 +1,8 @@
 /** Lists what is in an LXD, in all its projects: for clients, and for the janitor. */
 import { unlessMissing } from '../contract/errors.ts';
 import type { Address } from '../contract/schemas.ts';
-import { mark } from './backups.ts';
-import type { LxdClient } from './client.ts';
+import { mark } from './archives/backups.ts';
+import type { LxdClient } from './connection/client.ts';
 import type { Config, LxdInstance as Instance } from './instances.ts';
 import { parseOwnName } from './ownNames.ts';
 

@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Profile } from '../contract/schemas.ts';
-import type { LxdClient } from './client.ts';
+import type { LxdClient } from './connection/client.ts';
 import { exists } from './instances.ts';
 
 /** Returns those of the profiles that a project has. */

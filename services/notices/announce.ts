@@ -4,8 +4,8 @@
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Config, Notice, Operation, Run } from '../contract/schemas.ts';
+import { isGone } from '../nats/bucket/scan.ts';
 import type { Nats } from '../nats/connection.ts';
-import { isGone } from '../nats/scan.ts';
 import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, isOfRun, noticeId, noticeOf, runNoticeOf } from './notice.ts';

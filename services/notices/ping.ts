@@ -1,5 +1,5 @@
 /** Builds pings for services that raise an alarm when something has not run: healthchecks.io and similar ones, and Uptime Kuma. Pure. */
-import { sizeText } from '../contract/bytes.ts';
+import { sizeText } from '../contract/amounts.ts';
 import type { Run } from '../contract/schemas.ts';
 import { everything, hasEnded, shownRun } from '../runs/fold.ts';
 import { markdownOf } from '../runs/report.ts';

@@ -1,8 +1,8 @@
 /** The progress of all running operations, as their workers tell it: what a gateway adds to the records that it shows. */
 import { parseJson } from '../contract/json.ts';
 import { check, type Operation, type Progress } from '../contract/schemas.ts';
+import type { Feed } from '../nats/bucket/feed.ts';
 import type { Nats } from '../nats/connection.ts';
-import type { Feed } from '../nats/feed.ts';
 import { parseProgressSubject, progressSubject } from '../nats/subjects.ts';
 import { listen } from '../nats/subscriptions.ts';
 import { isAtWork, withProgress } from './operationProgress.ts';

@@ -1,5 +1,5 @@
 /**
- * What each error is blamed on (docs/adr/0032-outages.md). From this, worker/retryDecision.ts decides what happens to the job; it handles lease-lost, stopping and
+ * What each error is blamed on (docs/adr/0032-outages.md). From this, worker/loop/retryDecision.ts decides what happens to the job; it handles lease-lost, stopping and
  * cancelled itself.
  */
 import { type ErrorCode, LxstowError } from '../contract/errors.ts';

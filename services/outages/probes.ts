@@ -1,6 +1,6 @@
 /** Probes: requests that show whether S3 and LXD serve this worker. */
 import { isCode, LxstowError } from '../contract/errors.ts';
-import type { LxdClient } from '../lxd/client.ts';
+import type { LxdClient } from '../lxd/connection/client.ts';
 import { mistrust } from '../lxd/instances.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';

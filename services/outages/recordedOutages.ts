@@ -1,6 +1,6 @@
 /** The outages that the workers of all remotes have recorded. */
 import type { Outage } from '../contract/schemas.ts';
-import type { Bucket, Entry } from '../nats/bucket.ts';
+import type { Bucket, Entry } from '../nats/bucket/bucket.ts';
 import { outageKey } from '../nats/bucketKeys.ts';
 import { parseOutage } from './outage.ts';
 
@@ -14,7 +14,7 @@ export async function listOutages(leases: Bucket): Promise<(Outage & { remote: s
   });
 }
 
-/** True for a record that its worker has not written for so long that the worker must have died, and that NATS did not expire (nats/stale.ts). */
+/** True for a record that its worker has not written for so long that the worker must have died, and that NATS did not expire (nats/bucket/stale.ts). */
 function isForgotten({ ttlMs, written }: Entry): boolean {
   return ttlMs !== undefined && Date.now() - written.getTime() > 3 * ttlMs + clocksDifferMs;
 }

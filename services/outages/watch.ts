@@ -2,8 +2,8 @@
 import { sleep } from '../concurrency/sleep.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Outage } from '../contract/schemas.ts';
-import type { Bucket } from '../nats/bucket.ts';
-import { StaleEntries } from '../nats/stale.ts';
+import type { Bucket } from '../nats/bucket/bucket.ts';
+import { StaleEntries } from '../nats/bucket/stale.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { answered, failed, nextLookMs, parseOutage } from './outage.ts';
 import { type Probe, WritesRefused } from './probes.ts';

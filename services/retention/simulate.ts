@@ -1,5 +1,6 @@
 /** Simulates which backups a rule would have kept if they had been made and pruned regularly. Pure. */
 import { Temporal } from 'temporal-polyfill';
+import { parseDuration } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule } from '../contract/schemas.ts';
 import { nextSlot, parseCron } from '../schedules/cron.ts';
@@ -15,7 +16,6 @@ export interface Simulated extends Pick<Candidate, 'created'> {
 
 /** The largest number of backups; judging more would take minutes. */
 const mostBackups = 100_000;
-const unitMs: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
 
 /**
  * The backups of `span` (such as `1y` or `90d`) up to `now`, oldest first. The rule is applied once, at the end: applied after each backup, it would keep the same
@@ -55,8 +55,7 @@ function* byCron(text: string, zone: string, begin: Date, end: Date): Generator<
 }
 
 function* byPeriod(text: string, begin: Date, end: Date): Generator<string> {
-  const [, count, unit = ''] = /^([1-9]\d{0,3})([mhdw])$/.exec(text) ?? [];
-  if (count === undefined) throw new LxstowError('bad-request', `every ${text}: give it as 30m, 6h, 1d or 2w`);
-  const stepMs = Number(count) * (unitMs[unit] as number);
+  const stepMs = parseDuration(text, 'mhdw');
+  if (!(stepMs > 0)) throw new LxstowError('bad-request', `every ${text}: give it as 30m, 6h, 1d or 2w`);
   for (let at = begin.getTime() + stepMs; at <= end.getTime(); at += stepMs) yield new Date(at).toISOString();
 }

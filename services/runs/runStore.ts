@@ -2,12 +2,12 @@
 import { randomBytes } from 'node:crypto';
 import type { KvEntry } from '@nats-io/kv';
 import type { Run, RunChild, RunPlan } from '../contract/schemas.ts';
-import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { Feed, type Followed } from '../nats/bucket/feed.ts';
+import { watchBucket } from '../nats/bucket/watchBucket.ts';
 import { runHeadKey, runPlanKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { Feed, type Followed } from '../nats/feed.ts';
 import { runsBucket } from '../nats/streams.ts';
-import { watchBucket } from '../nats/watchBucket.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { hasEnded } from './fold.ts';
 import { chunksOf } from './plan.ts';

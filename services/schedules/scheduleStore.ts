@@ -1,7 +1,7 @@
 /** Schedules in their bucket. */
 
 import type { Schedule } from '../contract/schemas.ts';
-import { Bucket, parseRecord } from '../nats/bucket.ts';
+import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
 import type { Nats } from '../nats/connection.ts';
 import { schedulesBucket } from '../nats/streams.ts';
 

@@ -1,9 +1,9 @@
 /** S3 Object Lock: objects that cannot be removed for some time, or while they are held. */
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, Protection } from './objectStore.ts';
-import type { S3Connection } from './s3Connection.ts';
-import { md5 } from './s3Messages.ts';
-import { isUnsupported } from './s3Refusals.ts';
+import type { S3Connection } from './s3/s3Connection.ts';
+import { md5 } from './s3/s3Messages.ts';
+import { isUnsupported } from './s3/s3Refusals.ts';
 
 /** Stores take these when an object is written, or its upload begun; with a completion MinIO refuses them. */
 export function lockHeaders({ lock, held }: Protection, nowMs = Date.now()): Record<string, string> {

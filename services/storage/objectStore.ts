@@ -39,6 +39,16 @@ export interface Protection {
   held?: boolean | undefined;
 }
 
+/** How an object is made in one request. */
+interface NewObject extends Protection {
+  tags?: Tags;
+  contentType: string;
+  /** base64 of the big-endian CRC-32 of the body: the store refuses another body. */
+  crc32?: string;
+  /** The operation that makes it; `stat` returns it. */
+  operation?: string;
+}
+
 export interface UploadOptions extends Protection {
   tags: Tags;
   contentType: string;
@@ -75,13 +85,11 @@ export interface ObjectStore {
   /** Drops the upload and its parts. Succeeds if the upload is already gone. */
   abortUpload(upload: Upload, signal: AbortSignal): Promise<void>;
 
-  /** Writes a small object if the key is free, atomically on every server; throws `conflict` otherwise. Returns its ETag. */
-  create(
-    key: string,
-    body: Buffer,
-    options: { tags?: Tags; contentType: string } & Protection,
-    signal: AbortSignal,
-  ): Promise<string>;
+  /**
+   * Writes a small object if the key is free, atomically on every server; throws `conflict` otherwise. Returns its ETag. `body` may be reused once
+   * this settles.
+   */
+  create(key: string, body: Buffer, options: NewObject, signal: AbortSignal): Promise<string>;
   /** Atomically replaces the small object that has this ETag; throws `conflict` or `not-found` when it is no longer there. Returns the new ETag. */
   replace(
     key: string,
@@ -96,8 +104,8 @@ export interface ObjectStore {
   tagsOf(key: string, signal: AbortSignal): Promise<Record<string, string>>;
   /** Reads the whole of a small object. */
   read(key: string, signal: AbortSignal): Promise<{ body: Buffer; etag: string }>;
-  /** Reads an object's size and ETag. */
-  stat(key: string, signal: AbortSignal): Promise<{ size: number; etag: string }>;
+  /** Reads an object's size, its ETag, and the operation that was named when it was created. */
+  stat(key: string, signal: AbortSignal): Promise<{ size: number; etag: string; operation?: string }>;
   /** Fills `into` with the object's bytes from `start` on; throws `conflict` when the object's ETag is no longer `etag`. */
   readRange(key: string, etag: string, start: number, into: Buffer, signal: AbortSignal): Promise<void>;
   /** Deletes an object; true where the bucket keeps it as an old version. Succeeds if it is already gone. */

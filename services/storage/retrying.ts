@@ -2,7 +2,7 @@
 import pRetry from 'p-retry';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, OpenUpload } from './objectStore.ts';
-import { multipartEtag } from './s3Messages.ts';
+import { multipartEtag } from './s3/s3Messages.ts';
 import { type StoreCall, type StoreListing, signalOf, wrapped } from './wrapped.ts';
 
 interface RetryPolicy {

@@ -1,7 +1,7 @@
 /** Sends tags only to stores that support them. Otherwise, tags are only in the manifest, from which lxstow always reads them. */
 import type { Tags } from '../contract/schemas.ts';
 import type { ObjectStore } from './objectStore.ts';
-import { isUnsupported } from './s3Refusals.ts';
+import { isUnsupported } from './s3/s3Refusals.ts';
 
 type Tagging = Pick<ObjectStore, 'beginUpload' | 'create' | 'replace' | 'tag' | 'tagsOf'>;
 

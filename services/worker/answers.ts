@@ -1,7 +1,7 @@
 /** Answers gateways' questions about what is in this worker's LXD. */
 import { answerInventory, type InventoryQuestion, largestPageBytes } from '../hosts/hostInventory.ts';
 import { answerLookUp, type LookUpAnswer, type LookUpQuestion } from '../hosts/lookUp.ts';
-import type { LxdClient } from '../lxd/client.ts';
+import type { LxdClient } from '../lxd/connection/client.ts';
 import { findInstance, poolDriver, projectExists } from '../lxd/instances.ts';
 import {
   type LxdObject,

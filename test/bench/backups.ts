@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
-import { openExport } from '../../services/lxd/exports.ts';
+import { openExport } from '../../services/lxd/archives/exports.ts';
 import { onPath } from '../lab/findPart.ts';
 import { run } from '../lab/run.ts';
 import { type LabS3, s3Titles } from '../lab/s3.ts';

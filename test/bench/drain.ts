@@ -13,19 +13,19 @@ import { Keeper } from '../../services/fleet/keeper.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { Submitter } from '../../services/jobs/submit.ts';
 import { WaitingRoom } from '../../services/jobs/waitingRoom.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { Outages } from '../../services/outages/outages.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { traceOf } from '../../services/telemetry/trace.ts';
-import type { Runners } from '../../services/worker/jobAttempt.ts';
-import { runLoop } from '../../services/worker/runLoop.ts';
+import type { Runners } from '../../services/worker/loop/jobAttempt.ts';
+import { runLoop } from '../../services/worker/loop/runLoop.ts';
 import { startNats } from '../lab/nats.ts';
 import type { Log } from '../lab/run.ts';
 import { median } from './measure.ts';
@@ -128,7 +128,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     const deliveries = await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal);
     await runLoop({
       ...{ worker: 'drain', nats, deliveries, nudges, operations, runners, waitingRoom, outages, log },
-      ...{ tools: { ...shared, memory: new SlotMemory() }, stopping: stopping.signal, handingBack: ended.signal },
+      ...{ tools: { ...shared, memory: new SlotMemory() }, stop: stopping.signal, handingBack: ended.signal },
     });
   };
   const [begun, cpu] = [performance.now(), process.cpuUsage()];

@@ -1,8 +1,8 @@
 /** What more workers add to a run where LXD takes 2 s for an export, and what a child costs each part. */
 import { link, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { deleteLxdBackup } from '../../services/lxd/backups.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { deleteLxdBackup } from '../../services/lxd/archives/backups.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { createLxdBackup } from '../lab/lxdBackup.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';

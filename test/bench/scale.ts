@@ -1,6 +1,6 @@
 /** More workers, or more slots: what each adds on many small instances, beside what LXD itself gains by doing several at a time. */
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
-import { openExport } from '../../services/lxd/exports.ts';
+import { openExport } from '../../services/lxd/archives/exports.ts';
 import { bytesOf } from '../lab/exports.ts';
 import type { Log } from '../lab/run.ts';
 import { type Cost, measure, medianCost } from './measure.ts';

@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Config } from '../../services/contract/schemas.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { run } from '../lab/run.ts';
 import { type LabS3, s3Titles, serversHere, startS3 } from '../lab/s3.ts';
 import { crcOf } from './objectStore.ts';

@@ -7,11 +7,12 @@ import { after, before, describe, it } from 'node:test';
 import { fileEntry, readEntry, roundedUp, TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
-import { beginLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/backups.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
-import { followExport, openExport } from '../../services/lxd/exports.ts';
+import { beginLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/archives/backups.ts';
+import { followExport, openExport } from '../../services/lxd/archives/exports.ts';
+import { openImport, runningImport } from '../../services/lxd/archives/imports.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
+import { waitForOperation } from '../../services/lxd/connection/lxdOperation.ts';
 import { type Abilities, keysOfExtensions, optionsOfExtensions } from '../../services/lxd/forward.ts';
-import { openImport, runningImport } from '../../services/lxd/imports.ts';
 import { deleteInstance, deleteStoppedInstance, renameInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import {
   describeInstance,
@@ -29,7 +30,6 @@ import {
   readInstance,
   readInstanceState,
 } from '../../services/lxd/inventory.ts';
-import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
 import { deleteUnusedProfiles, ensureProfiles, knownProfiles } from '../../services/lxd/profiles.ts';
 import { bytesOf } from '../lab/exports.ts';
 import { createLxdBackup } from '../lab/lxdBackup.ts';

@@ -6,9 +6,9 @@ import { Client } from 'minio';
 import type { BackupLock, Config } from '../../services/contract/schemas.ts';
 import { lockHeaders } from '../../services/storage/objectLock.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
-import { S3Connection } from '../../services/storage/s3Connection.ts';
-import { type DeletedObject, deletedObjects, liftMarker } from '../../services/storage/versions.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
+import { S3Connection } from '../../services/storage/s3/s3Connection.ts';
+import { type DeletedObject, deletedObjects, liftMarker } from '../../services/storage/s3/versions.ts';
 import { type S3Kind, s3Settings, serversHere, startS3 } from '../lab/s3.ts';
 import { type Differences, servers } from './servers.ts';
 

@@ -5,7 +5,7 @@ import { Client } from 'minio';
 import type { Config, Tags } from '../../services/contract/schemas.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { type Dialect, type Hold, scriptedS3 } from '../fault/scriptedS3.ts';
 import { hasGarage } from '../lab/parts.ts';
 import { type LabS3, type S3Kind, s3Settings, s3Titles, startS3 } from '../lab/s3.ts';

@@ -477,6 +477,22 @@ export function objectStoreContract(
         assert.equal((await subject.look(key)).contentType, 'application/json');
       });
 
+      it('and tells which operation made it', at, async () => {
+        const key = `${folder()}ours`;
+        const body = randomBytes(70_000);
+        const made = { ...settings, crc32: crcOf(body), operation: 'an-operation' };
+        const etag = await store.create(key, body, made, never);
+        assert.deepEqual(await store.stat(key, never), { size: body.length, etag, operation: 'an-operation' });
+        assert.deepEqual(await whole(key), body);
+      });
+
+      trait('partSum', 'only if it has its CRC-32', async () => {
+        const key = `${folder()}damaged`;
+        const made = { ...settings, crc32: crcOf(Buffer.from('sent')) };
+        await assert.rejects(store.create(key, Buffer.from('came'), made, never), LxstowError);
+        await missing(store.stat(key, never));
+      });
+
       it('even an empty one', at, async () => {
         const key = `${folder()}empty`;
         const etag = await put(key, '');

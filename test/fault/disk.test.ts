@@ -6,7 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { Client } from 'minio';
 import type { Operation } from '../../services/contract/schemas.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { assertSame, failed, succeeded, until } from '../integration/stack.ts';
 import { mountSmallDisk } from '../lab/disk.ts';
 import { findLxd } from '../lab/findLxd.ts';

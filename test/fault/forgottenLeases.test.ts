@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { loadConfig } from '../../services/contract/config.ts';
 import { Leases } from '../../services/coordination/leases.ts';
 import { Reservations } from '../../services/coordination/reservations.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { claimKey, instanceLeaseKey, reservationKey, transferPermits } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { leasesBucket } from '../../services/nats/streams.ts';

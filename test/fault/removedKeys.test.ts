@@ -7,7 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config, Schedule } from '../../services/contract/schemas.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { instancesBucket, schedulesBucket, trustBucket } from '../../services/nats/streams.ts';

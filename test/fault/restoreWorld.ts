@@ -9,7 +9,7 @@ import type { Config, Operation, RestoreJob } from '../../services/contract/sche
 import { parseBandwidth } from '../../services/contract/timetable.ts';
 import type { Lease, Leases } from '../../services/coordination/leases.ts';
 import type { JobOf } from '../../services/jobs/jobs.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { parseOwnName } from '../../services/lxd/ownNames.ts';
 import { Attempt } from '../../services/operations/attempt.ts';
 import {
@@ -24,8 +24,8 @@ import {
 import type { OperationStore, Stored } from '../../services/operations/operationStore.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
+import { attemptsOf, decideAfterFailure } from '../../services/worker/loop/retryDecision.ts';
 import { runRestore, undoRestore } from '../../services/worker/restore/restore.ts';
-import { attemptsOf, decideAfterFailure } from '../../services/worker/retryDecision.ts';
 import type { Tools } from '../../services/worker/tools.ts';
 import { tarOf } from '../lab/tar.ts';
 import { type LxdSimulator, startSimulator } from '../simulator/simulator.ts';

@@ -4,15 +4,27 @@ import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { loadConfig } from '../../services/contract/config.ts';
-import { deleteLxdBackup } from '../../services/lxd/backups.ts';
+import { unlessMissing } from '../../services/contract/errors.ts';
+import { deleteLxdBackup } from '../../services/lxd/archives/backups.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
-import { idOf, openStack, type Stack, succeeded } from '../integration/stack.ts';
+import { idOf, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
+import type { Answer } from '../lab/lxstow.ts';
 import { startNats } from '../lab/nats.ts';
-import { addressOf, assertClean, assertOneBackup, assertRestores, readManifest, startWiredWorker } from './workers.ts';
+import {
+  addressOf,
+  archiveOf,
+  assertClean,
+  assertOneBackup,
+  assertRestores,
+  operationOf,
+  readManifest,
+  startWiredWorker,
+  type WiredWorker,
+} from './workers.ts';
 
 const never = new AbortController().signal;
 const mib = 1024 * 1024;
@@ -98,6 +110,71 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
         await assertClean(stack);
       });
     }
+  });
+});
+
+describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 300_000 }, () => {
+  let stack: Stack;
+  let store: ObjectStore & Disposable;
+  let files: Map<string, string>;
+  before(async () => {
+    stack = await openStack('one-request', { workers: 0 });
+    store = createS3Store(loadConfig({ file: stack.stow.configFile, env: {} }).s3);
+    await stack.launch('c1');
+    files = await stack.fingerprint('c1');
+  });
+  after(async () => {
+    store?.[Symbol.dispose]();
+    await stack?.[Symbol.asyncDispose]();
+  });
+
+  /** Has a worker store the archive, and hear no answer; the archive names its operation by then. */
+  async function unanswered(worker: WiredWorker): Promise<Answer> {
+    const { s3 } = worker.wires;
+    s3.after('up', 100_000, () => s3.stall('down'));
+    const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
+    const stored = () => unlessMissing(() => store.stat(archiveOf('c1', answer.body.metadata.name), never));
+    assert.equal((await until(stored, (found) => found !== undefined))?.operation, idOf(answer));
+    return answer;
+  }
+
+  async function assertBackedUp(answer: Answer): Promise<void> {
+    const { id } = await succeeded(stack.stow, answer);
+    await assertOneBackup(stack, 'c1', answer.body.metadata.name, id);
+    await assertRestores(stack, 'c1', answer.body.metadata.name, files);
+    await assertClean(stack);
+  }
+
+  it('is recognised when it is sent again', async () => {
+    await using worker = await startWiredWorker(stack);
+    const answer = await unanswered(worker);
+    worker.wires.s3.cut();
+    await worker.wires.s3.heal();
+    await assertBackedUp(answer);
+  });
+
+  it('gives way to that of another worker, when its own is killed', async () => {
+    const first = await startWiredWorker(stack);
+    const answer = await unanswered(first);
+    await first.kill('SIGKILL');
+    await first[Symbol.asyncDispose]();
+    await using _second = await startWiredWorker(stack);
+    await assertBackedUp(answer);
+  });
+
+  it('is gone when its operation is cancelled', async () => {
+    await using worker = await startWiredWorker(stack);
+    const answer = await unanswered(worker);
+    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+    worker.wires.s3.cut();
+    await worker.wires.s3.heal();
+    const ended = await until(
+      () => operationOf(stack, answer),
+      ({ status_code }) => status_code >= 200,
+    );
+    assert.equal(ended.status, 'Cancelled');
+    assert.deepEqual(await Array.fromAsync(store.list(archiveOf('c1', answer.body.metadata.name), never)), []);
+    await assertClean(stack);
   });
 });
 

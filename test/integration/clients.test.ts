@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { openImport } from '../../services/lxd/imports.ts';
+import { openImport } from '../../services/lxd/archives/imports.ts';
 import { type Found, findGoProgram, findIncus, findPylxd } from '../lab/clients.ts';
 import { onPath } from '../lab/findPart.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';

@@ -19,7 +19,7 @@ import { answerLookUp, askLookUp } from '../../services/hosts/lookUp.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { publishJob } from '../../services/jobs/jobs.ts';
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { checkpointsBucket, consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
@@ -29,7 +29,7 @@ import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
 import { traceOf } from '../../services/telemetry/trace.ts';
-import { type LoopOptions, runLoop } from '../../services/worker/runLoop.ts';
+import { type LoopOptions, runLoop } from '../../services/worker/loop/runLoop.ts';
 import { openFolder } from '../lab/folder.ts';
 import { type LabNats, startNats } from '../lab/nats.ts';
 import { freePort } from '../lab/processes.ts';
@@ -146,6 +146,11 @@ it('goes on with the seed that it has while its file is half written', at, async
   await assert.rejects(connectNats({ ...others, nkey }, 'test', log), {
     code: 'bad-config',
     message: /nats\.nkey: .*seed/,
+  });
+  const servers = settings.servers.map((server) => server.replace('//', '//lxstow:42secret@'));
+  await assert.rejects(connectNats({ ...others, servers }, 'test', log), {
+    code: 'bad-config',
+    message: 'nats.servers: addresses only; give the user and password as nats.user and nats.password',
   });
 });
 
@@ -289,7 +294,7 @@ it("costs a job no attempt when the account's JetStream was full while it ran", 
   const id = randomUUID();
   await publishJob(nats, id, { kind: 'backup', address, body: {} });
   await runLoop({
-    ...{ nats, worker: 'w', operations, log, stopping: stopping.signal },
+    ...{ nats, worker: 'w', operations, log, stop: stopping.signal },
     deliveries: await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal),
     nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
     tools: {

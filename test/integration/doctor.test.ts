@@ -15,10 +15,10 @@ import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { Client } from 'minio';
 import { parse } from 'yaml';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { readServer } from '../../services/lxd/instances.ts';
 import { probeOfLxd } from '../../services/outages/probes.ts';
-import { markFolder } from '../../services/storage/folderMarker.ts';
+import { markFolder } from '../../services/storage/folder/folderMarker.ts';
 import { poor, strict } from '../contract/dialects.ts';
 import { type Dialect, scriptedS3 } from '../fault/scriptedS3.ts';
 import { makeCertificate } from '../lab/certificates.ts';
@@ -530,7 +530,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     for (const stream of ['LXSTOW_JOBS', 'LXSTOW_DEAD']) await jsm.streams.purge(stream);
     await connection.close();
     found(findings, 'warning', /^host local: 1 jobs wait, 0 were taken, and no worker runs$/, /lxstow worker/);
-    found(findings, 'warning', /^1 dead letter waits for a person$/, /lxstow dead-letters list/);
+    found(findings, 'warning', /^1 dead letter for a person to retry or discard$/, /lxstow dead-letters list/);
   });
 
   it('compares the room for backups with the largest instance', async (context) => {

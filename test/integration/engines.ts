@@ -1,6 +1,6 @@
 /** LXD and Incus side by side behind one gateway: an engine a remote, with one NATS and one S3. */
 import assert from 'node:assert/strict';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { type Engine, engines } from '../lab/engines.ts';
 import { findLxd } from '../lab/findLxd.ts';
 import { type Lab, openLab } from '../lab/lab.ts';

@@ -113,7 +113,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   it('asks, says what is wrong with an answer, and asks again; then everything works', async () => {
     await type('cd /var/lib; mkdir full cd; mount -t tmpfs -o size=64k none full; mount -t tmpfs -o ro none cd');
     const input = conversation.map(([answer]) => answer).join('\n');
-    const said = await type(`printf '%s\\n' '${input.replaceAll('\n', "' '")}' | lxstow init`);
+    const said = await type(`printf '%s\\n' '${input.replaceAll('\n', "' '")}' | (umask 0; lxstow init)`);
     let from = 0;
     for (const [answer, reason] of conversation) {
       if (!reason) continue;
@@ -125,7 +125,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     assert.match(said, /c1 +backup_\S+ +Success/);
     assert.match(said, /There is no systemd for it here/);
     assert.doesNotMatch(said, /change-me-now/);
-    assert.equal(await type(`stat -c %a /etc/lxstow/lxstow.yaml ${page}`), '600\n600\n');
+    assert.equal(await type(`stat -c %a /etc/lxstow /etc/lxstow/lxstow.yaml ${page}`), '755\n600\n600\n');
     const next = JSON.parse(await type('lxstow schedule show nightly --format json'));
     assert.deepEqual([next.definition.cron, next.definition.keep], ['30 2 * * *', { keep_daily: 7 }]);
     await lxd.lxc(['delete', '--force', 'c1']);

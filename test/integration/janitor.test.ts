@@ -11,17 +11,17 @@ import { LxstowError } from '../../services/contract/errors.ts';
 import type { Config, JobKind } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
 import type { Finding } from '../../services/janitor/janitor.ts';
+import { waitForOperation } from '../../services/lxd/connection/lxdOperation.ts';
 import { changeInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
-import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { claimKey, instanceLeaseKey, reservationKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { checkpointsBucket, leasesBucket } from '../../services/nats/streams.ts';
 import { begin, fail, newOperation, succeed } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import type { ObjectStore, Upload } from '../../services/storage/objectStore.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { attempt } from '../lab/run.ts';
 import { openStack, type Stack, succeeded, until } from './stack.ts';
@@ -127,6 +127,11 @@ describe('the janitor', { timeout: 600_000 }, () => {
     return key;
   }
 
+  async function archiveInOnePiece(key: string): Promise<string> {
+    await store.create(key, Buffer.from('x'), { ...settings, operation: randomUUID() }, never);
+    return key;
+  }
+
   async function stoppedInstance(name: string): Promise<void> {
     await stack.launch(name);
     await setState(stack.lxd, at(name), 'stop', waiting, true);
@@ -193,6 +198,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       `upload ${(await upload(`${prefix}/local/gone/c7/nobodys`)).key}`,
       `archive ${await archive(`${here}/nobodys-archive.tar.gz`)}`,
       `archive ${await archive(`${here}/was-good`)}`,
+      `archive ${await archiveInOnePiece(`${here}/nobodys-small`)}`,
       `reservation ${reservationKey(at('c1'), 'nobodys')}`,
       `checkpoint local.${gone}.start`,
     ];

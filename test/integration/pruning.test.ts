@@ -14,7 +14,7 @@ import type { InstanceStatus, Manifest, Operation, PruneVerdict } from '../../se
 import { Leases } from '../../services/coordination/leases.ts';
 import { type Job, publishJob } from '../../services/jobs/jobs.ts';
 import { changeInstance } from '../../services/lxd/instanceChanges.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { claimKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats } from '../../services/nats/connection.ts';
 import { leasesBucket } from '../../services/nats/streams.ts';

@@ -10,7 +10,7 @@ import type { Config, Operation } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import { Reservations } from '../../services/coordination/reservations.ts';
 import { type Job, publishJob, UncertainPublish } from '../../services/jobs/jobs.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { claimKey, instanceLeaseKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp, verifySetUp } from '../../services/nats/setup.ts';

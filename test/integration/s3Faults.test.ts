@@ -10,7 +10,7 @@ import { type ErrorCode, LxstowError } from '../../services/contract/errors.ts';
 import type { Config } from '../../services/contract/schemas.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { retrying } from '../../services/storage/retrying.ts';
-import { createS3Store } from '../../services/storage/s3.ts';
+import { createS3Store } from '../../services/storage/s3/s3.ts';
 import { crcOf } from '../contract/objectStore.ts';
 import { type LabS3, s3Settings, startS3 } from '../lab/s3.ts';
 

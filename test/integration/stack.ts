@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { inspect } from 'node:util';
 import { Client } from 'minio';
 import type { Operation } from '../../services/contract/schemas.ts';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { type Answer, type Lxstow, type LxstowOptions, startLxstow } from '../lab/lxstow.ts';
 import type { LabNats, LabNatsWithRoles } from '../lab/nats.ts';

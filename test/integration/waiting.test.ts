@@ -7,7 +7,7 @@ import type { Config } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import type { Deliveries } from '../../services/jobs/deliveries.ts';
 import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { instanceLeaseKey, parseLeaseKey, transferPermits, waitKey } from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
@@ -16,8 +16,8 @@ import { jobSubject } from '../../services/nats/subjects.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
-import { type AdmissionTools, admit } from '../../services/worker/admission.ts';
-import { type LoopOptions, runLoop } from '../../services/worker/runLoop.ts';
+import { type AdmissionTools, admit } from '../../services/worker/loop/admission.ts';
+import { type LoopOptions, runLoop } from '../../services/worker/loop/runLoop.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
@@ -121,7 +121,7 @@ describe('what is limited', { timeout: 600_000 }, () => {
           worker: { heartbeatMs: 60_000, attempts: 5, patienceHours: 1 },
         };
         await runLoop({
-          ...{ nats, worker: 'w', operations: failing, log: quiet, stopping: stopping.signal },
+          ...{ nats, worker: 'w', operations: failing, log: quiet, stop: stopping.signal },
           deliveries: {
             next: async () => {
               if (updates === 0) return message;

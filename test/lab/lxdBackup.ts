@@ -1,7 +1,7 @@
 import type { Address } from '../../services/contract/schemas.ts';
-import { beginLxdBackup, type LxdBackup } from '../../services/lxd/backups.ts';
-import type { LxdClient } from '../../services/lxd/client.ts';
-import type { Waiting } from '../../services/lxd/lxdOperation.ts';
+import { beginLxdBackup, type LxdBackup } from '../../services/lxd/archives/backups.ts';
+import type { LxdClient } from '../../services/lxd/connection/client.ts';
+import type { Waiting } from '../../services/lxd/connection/lxdOperation.ts';
 
 /** Has LXD write a backup, and waits until it is complete. */
 export async function createLxdBackup(

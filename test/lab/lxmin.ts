@@ -3,9 +3,9 @@ import { randomUUID } from 'node:crypto';
 import { Client } from 'minio';
 import { stringify } from 'yaml';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
-import type { LxdClient } from '../../services/lxd/client.ts';
-import { openExport } from '../../services/lxd/exports.ts';
-import { waitForOperation } from '../../services/lxd/lxdOperation.ts';
+import { openExport } from '../../services/lxd/archives/exports.ts';
+import type { LxdClient } from '../../services/lxd/connection/client.ts';
+import { waitForOperation } from '../../services/lxd/connection/lxdOperation.ts';
 import type { LabS3 } from './s3.ts';
 
 interface LxminOptions {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Client } from 'minio';
-import { folderServer, prepareFolder } from '../../services/storage/folderServer.ts';
+import { folderServer, prepareFolder } from '../../services/storage/folder/folderServer.ts';
 import { cutPower, mountSmallDisk } from './disk.ts';
 import { type LabFolder, openFolder } from './folder.ts';
 import { findGarage, findMinio, findVersityGw, findWeed, hasGarage } from './parts.ts';

@@ -1,7 +1,7 @@
 /** An LXD with 5 600 instances whose configuration is fat: its list is larger than an answer that is read whole, and is read item by item. */
 import assert from 'node:assert/strict';
 import { after, before, it } from 'node:test';
-import { LxdClient } from '../../services/lxd/client.ts';
+import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { listInstances, recordedInstances } from '../../services/lxd/inventory.ts';
 import { errorText, run } from '../lab/run.ts';
 import { type LxdSimulator, startSimulator } from './simulator.ts';

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { LxstowError } from '../../services/contract/errors.ts';
-import { abortUploads, openUpload } from '../../services/worker/backup/begin.ts';
+import { openUpload } from '../../services/worker/backup/archiveUpload.ts';
+import { abortUploads } from '../../services/worker/backup/begin.ts';
 
 const key = 'local/default/c1/b.tar';
 const never = new AbortController().signal;

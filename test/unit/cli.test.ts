@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { type OperationsScope, WatchedOperations } from '../../services/cli/client/following/watchedOperations.ts';
 import type { Gateway, ShownOperation } from '../../services/cli/client/gatewayClient.ts';
 import { distance, nearest } from '../../services/cli/client/nearest.ts';
-import { type OperationsScope, WatchedOperations } from '../../services/cli/client/watchedOperations.ts';
 import { natsConfigCommand } from '../../services/cli/commands/natsConfig.ts';
 import { tableOf } from '../../services/cli/commands/operations.ts';
 import { exitOf } from '../../services/cli/exit.ts';
@@ -116,7 +116,7 @@ describe('the words of the command line', () => {
     const going = { ...counts, success: 10, running: 2, pending: 45 };
     assert.equal(
       runProgress(shown({ status: 'Running', counts: going, seconds_left: 190, away })),
-      'Running: 13 of 60 done, 1 failed, 2 skipped, 2 at work, 1.00GiB, 3:10 left, waits for host oslo, away since 2026-11-24 03:00:00 UTC: no worker',
+      'Running: 13 of 60 done, 1 failed, 2 skipped, 2 at work, 1.00GiB, 3:10 left, waits for host oslo since 2026-11-24 03:00:00 UTC: no worker',
     );
   });
 

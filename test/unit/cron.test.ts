@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
 import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
-import { checkSchedule } from '../../services/gateway/views/scheduleView.ts';
+import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
 import { nextStep } from '../../services/schedules/nextStep.ts';

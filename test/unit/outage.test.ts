@@ -6,14 +6,14 @@ import fc from 'fast-check';
 import { type ErrorCode, errorCodes, LxstowError } from '../../services/contract/errors.ts';
 import { faultsOf, type Operation, type Outage } from '../../services/contract/schemas.ts';
 import type { Delivery } from '../../services/jobs/deliveries.ts';
-import type { Bucket } from '../../services/nats/bucket.ts';
+import type { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { begin, newOperation } from '../../services/operations/operation.ts';
 import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, describeOutage, failed, nextLookMs, parseOutage } from '../../services/outages/outage.ts';
 import { type Gate, Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
-import { type PauseTools, pause } from '../../services/worker/pause.ts';
-import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/retryDecision.ts';
+import { type PauseTools, pause } from '../../services/worker/loop/pause.ts';
+import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/loop/retryDecision.ts';
 
 const dayMs = 24 * 3_600_000;
 const usual: Circumstances = {

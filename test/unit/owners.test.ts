@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { Owners } from '../../services/janitor/owners.ts';
-import { Bucket } from '../../services/nats/bucket.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { instanceLeaseKey } from '../../services/nats/bucketKeys.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { leasesBucket } from '../../services/nats/streams.ts';
@@ -28,7 +28,11 @@ function natsOf(aheadMs: number, ageMs: number, { key, value }: { key: string; v
           }
         : null,
   };
-  return { jsm: { streams }, whileConnected: (ask: () => unknown) => ask() } as unknown as Nats;
+  return {
+    jsm: { streams },
+    whileConnected: (ask: () => unknown) => ask(),
+    ask: (_: string, request: () => unknown) => request(),
+  } as unknown as Nats;
 }
 
 describe('the holder of a lease', () => {

@@ -20,7 +20,7 @@ import { pageOf } from '../../services/gateway/http/pages.ts';
 import { fullPath } from '../../services/gateway/http/route.ts';
 import { endpoints } from '../../services/gateway/natsApi/endpoints.ts';
 import { routeGroups } from '../../services/gateway/routes/table.ts';
-import { createSchedule, type ScheduleClient } from '../../services/gateway/views/scheduleChanges.ts';
+import { createSchedule, type ScheduleClient } from '../../services/gateway/runs/scheduleChanges.ts';
 import { parseJob } from '../../services/jobs/jobs.ts';
 import { checkSelector, meaningOf } from '../../services/runs/selector.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
@@ -48,7 +48,7 @@ const bounds: Record<string, string> = {
     'largestIndexBytes, mostIndexMarks, a thread with a deadline: test/unit/archive.test.ts',
   'services/archive/tar/decompress.ts': 'streams; unpackLimits: test/unit/archive.test.ts',
   // From NATS, by who may write there: a worker, a gateway, the janitor. A message has max_payload.
-  'services/nats/bucket.ts': 'entries that workers and gateways wrote',
+  'services/nats/bucket/bucket.ts': 'entries that workers and gateways wrote',
   'services/gateway/access/audit.ts': 'a header that NATS writes, or a user of the own account',
   'services/hosts/lookUp.ts': 'a message of a gateway',
   'services/hosts/hostInventory.ts': 'messages of workers and gateways; maxOutputLength',
@@ -57,19 +57,19 @@ const bounds: Record<string, string> = {
   'services/outages/outage.ts': 'an entry that a worker wrote',
   'services/worker/backup/checkpoint.ts': 'entries that workers wrote',
   // From the store, by who has its keys.
-  'services/backups/manifest.ts': 'read up to a limit by storage/s3Objects.ts',
+  'services/backups/manifest.ts': 'read up to a limit by storage/s3/s3Objects.ts',
   'services/archive/compression/blockFormat.ts': 'maxOutputLength is the block',
-  'services/backups/backupIndex.ts': 'written by gateways; maxOutputLength',
-  'services/storage/s3Messages.ts': "the store's answers, read up to a limit by storage/s3Connection.ts",
-  'services/storage/s3Connection.ts': "the store's answers, read up to a limit",
+  'services/backups/backupIndex.ts': 'written by gateways; a line of 64 KiB, 512 MiB in all, as a stream',
+  'services/storage/s3/s3Messages.ts': "the store's answers, read up to a limit by storage/s3/s3Connection.ts",
+  'services/storage/s3/s3Connection.ts': "the store's answers, read up to a limit",
   // From LXD, and from the operator's own machine.
-  'services/lxd/client.ts': "LXD's answers, up to 64 MiB",
+  'services/lxd/connection/client.ts': "LXD's answers, up to 64 MiB",
   'services/lxd/inventory.ts': 'RegExp: of a constant',
   'services/lxd/ownNames.ts': 'RegExp: of a constant',
   'services/contract/config.ts': "the operator's own file",
   'services/cli/client/remotes.ts': "the user's own file",
   'services/cli/client/gatewayClient.ts': "the gateway's answers, up to 64 MiB",
-  'services/cli/client/watchedOperations.ts': "the gateway's events, up to 64 MiB each",
+  'services/cli/client/following/watchedOperations.ts': "the gateway's events, up to 64 MiB each",
   'services/cli/commands/remote.ts': "the user's own token",
   'services/cli/commands/schedule.ts': "the user's own file",
   'services/cli/commands/scheduleEdit.ts': "the user's own text",

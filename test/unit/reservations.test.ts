@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 import { mostRemembered, Reservations } from '../../services/coordination/reservations.ts';
-import type { Bucket } from '../../services/nats/bucket.ts';
+import type { Bucket } from '../../services/nats/bucket/bucket.ts';
 
 const dayMs = 24 * 3_600_000;
 const address = { remote: 'local', project: 'default', instance: 'c1' };

@@ -5,8 +5,14 @@ import fc from 'fast-check';
 import { type Address, faultsOf, type Operation, type Run, type RunChild } from '../../services/contract/schemas.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
+import {
+  Fleet,
+  fewestChildren,
+  mostHandedBack,
+  type OpenChild,
+  type OpenRun,
+} from '../../services/runs/feeder/openRuns.ts';
 import { countsOf, endOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
-import { Fleet, fewestChildren, mostHandedBack, type OpenChild, type OpenRun } from '../../services/runs/openRuns.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
 import { checkNoSecrets, fitsPattern, select } from '../../services/runs/selector.ts';

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Client } from 'minio';
 import type { Config } from '../../services/contract/schemas.ts';
-import { S3Connection } from '../../services/storage/s3Connection.ts';
+import { S3Connection } from '../../services/storage/s3/s3Connection.ts';
+import { s3Settings } from '../lab/s3.ts';
 
 const keys = { accessKey: 'access', secretKey: 'secret' };
 const key = 'local/default/c1/backup_2026-02-26-07-5218.tar.gz';
@@ -21,9 +22,8 @@ const cases: [string, Partial<Config['s3']>, string][] = [
 ];
 
 function connection(endpoint: string, change: Partial<Config['s3']>) {
-  const limits = { uploadMaxAgeMs: 86_400_000, idleTimeoutMs: 1000, attempts: 1, checksumHeaders: true };
-  const config = { endpoint, bucket: 'lxstow', region: 'us-east-1', prefix: '', pathStyle: true, ...keys, ...limits };
-  return { config: { ...config, ...change }, s3: new S3Connection({ ...config, ...change }) };
+  const config = { ...s3Settings, endpoint, bucket: 'lxstow', ...keys, idleTimeoutMs: 1000, attempts: 1, ...change };
+  return { config, s3: new S3Connection(config) };
 }
 
 describe('a presigned URL', () => {

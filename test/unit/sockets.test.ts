@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { isCode } from '../../services/contract/errors.ts';
-import { defaultSocket } from '../../services/lxd/sockets.ts';
+import { defaultSocket } from '../../services/lxd/connection/sockets.ts';
 
 const snap = '/var/snap/lxd/common/lxd/unix.socket';
 const lxd = '/var/lib/lxd/unix.socket';

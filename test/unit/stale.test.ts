@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { Leases } from '../../services/coordination/leases.ts';
-import type { Bucket, Entry } from '../../services/nats/bucket.ts';
-import { StaleEntries } from '../../services/nats/stale.ts';
+import type { Bucket, Entry } from '../../services/nats/bucket/bucket.ts';
+import { StaleEntries } from '../../services/nats/bucket/stale.ts';
 
 const holder = { worker: 'w', operation: 'o' };
 

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Threads } from '../../archive/compression/threads.ts';
 import { Catalog } from '../../backups/catalog.ts';
+import { plural } from '../../contract/amounts.ts';
 import { knownRemote, readText } from '../../contract/config.ts';
 import { asLxstowError, type LxstowError } from '../../contract/errors.ts';
 import { type Compression, type Config, check } from '../../contract/schemas.ts';
@@ -16,18 +17,17 @@ import { Adoption } from '../../lxmin/adoption.ts';
 import { urlOf } from '../../lxmin/archive.ts';
 import { isOf } from '../../lxmin/layout.ts';
 import { type Found, type Sound, type Survey, takeSurvey } from '../../lxmin/survey.ts';
-import { Bucket } from '../../nats/bucket.ts';
+import { Bucket } from '../../nats/bucket/bucket.ts';
 import { connectNats } from '../../nats/connection.ts';
 import { verifySetUp } from '../../nats/setup.ts';
 import { leasesBucket } from '../../nats/streams.ts';
 import { OperationStore } from '../../operations/operationStore.ts';
 import { retrying } from '../../storage/retrying.ts';
-import { createS3Store } from '../../storage/s3.ts';
+import { createS3Store } from '../../storage/s3/s3.ts';
 import { createLogger } from '../../telemetry/logger.ts';
 import { CliError, type Exit, exitOf, exits } from '../exit.ts';
 import { type Format, print, size, time } from '../terminal/output.ts';
 import { openProgress, type Progress } from '../terminal/progress.ts';
-import { plural } from '../terminal/table.ts';
 
 interface AdoptOptions {
   config: Config;

@@ -1,17 +1,9 @@
 /** `lxstow backup`: named instances, each as an operation; or with --all or --selector, one run. */
 import { backupOptions, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
-import {
-  exitOfAll,
-  type Followed,
-  follow,
-  forAll,
-  heedInterrupts,
-  sayFailures,
-  sayWarnings,
-} from '../client/follow.ts';
+import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayTroubles } from '../client/following/follow.ts';
+import { type Outcome, outcomeOf } from '../client/following/outcomeJson.ts';
+import { patiently } from '../client/following/patience.ts';
 import { Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
-import { type Outcome, outcomeOf } from '../client/outcomeJson.ts';
-import { patiently } from '../client/patience.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { type Format, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';
@@ -51,7 +43,7 @@ async function backUpMany(gateways: Gateways, texts: string[], options: BackupOp
   const selector = selectorIn({ ...options, ...places, instances: [] }, gateway.remote);
   const tags = tag.length > 0 && { tags: Object.fromEntries(tagsIn(tag)) };
   // Load this only now, because a backup of named instances does not need it.
-  const { beginRun } = await import('../client/followRun.ts');
+  const { beginRun } = await import('../client/following/followRun.ts');
   return await beginRun(gateway, ['runs'], { selector, ...howIn(options), ...tags }, options);
 }
 
@@ -94,8 +86,7 @@ async function backUpNamed(gateways: Gateways, texts: string[], options: BackupO
   });
   if (options.wait || interrupts.first.aborted) await follow(jobs, progress, interrupts);
   progress[Symbol.dispose]();
-  sayFailures(jobs);
-  sayWarnings(jobs);
+  sayTroubles(jobs);
   report(jobs, options);
   return exitOfAll(jobs, interrupts);
 }

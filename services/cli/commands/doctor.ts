@@ -1,4 +1,6 @@
 /** `lxstow doctor`: checks everything that this machine's configuration uses, and says what to do. */
+
+import { plural } from '../../contract/amounts.ts';
 import { type ConfigSource, configFile, type Examined, examineConfig } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
@@ -23,7 +25,6 @@ import { createLogger } from '../../telemetry/logger.ts';
 import { besideOwnNats } from '../standalone/ownNats.ts';
 import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
-import { plural } from '../terminal/table.ts';
 
 interface DoctorCommand {
   source: ConfigSource;

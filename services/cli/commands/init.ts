@@ -1,4 +1,6 @@
 /** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
+
+import { plural } from '../../contract/amounts.ts';
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type AnswerOptions, type Asking, chooseServer, findAnswers, type InitAnswers } from '../../init/askAnswers.ts';
@@ -37,7 +39,6 @@ import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { runningOwnNats } from '../standalone/ownNats.ts';
 import { Questions } from '../terminal/questions.ts';
-import { plural } from '../terminal/table.ts';
 
 export interface InitOptions extends AnswerOptions {
   yes?: boolean;
@@ -52,6 +53,8 @@ interface InitContext {
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
 export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
+  // What it writes and starts is writable by nobody else, whatever the umask of who runs it.
+  process.umask(process.umask() | 0o022);
   const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
   const record = readRecord(places);
   const earlier = readEarlier(places);
@@ -219,5 +222,5 @@ What to type next:
 There is no systemd for it here, so nothing starts lxstow after a reboot. Its log is ${logFile(places)}. To start it:
   ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
   if (other && other !== 'root')
-    say(`\nTo use lxstow as ${other}: lxstow remote add stow "$(sudo lxstow trust token ${other})"`);
+    say(`\nTo use lxstow as ${other}: sudo lxstow trust token ${other} | lxstow remote add stow -`);
 }

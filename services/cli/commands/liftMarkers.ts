@@ -2,13 +2,13 @@
 import { type DeletedBackup, deletedBackups } from '../../backups/deletedBackups.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
-import { Bucket } from '../../nats/bucket.ts';
+import { Bucket } from '../../nats/bucket/bucket.ts';
 import { claimKey } from '../../nats/bucketKeys.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { leasesBucket } from '../../nats/streams.ts';
 import type { ObjectStore } from '../../storage/objectStore.ts';
-import { S3Connection } from '../../storage/s3Connection.ts';
-import { liftMarker } from '../../storage/versions.ts';
+import { S3Connection } from '../../storage/s3/s3Connection.ts';
+import { liftMarker } from '../../storage/s3/versions.ts';
 
 interface LiftOptions {
   config: Config;

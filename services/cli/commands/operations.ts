@@ -1,8 +1,8 @@
 /** `lxstow operations` and `cancel`. */
 import { sleep } from '../../concurrency/sleep.ts';
+import { listOperations, WatchedOperations } from '../client/following/watchedOperations.ts';
 import { type ShownOperation, Unreachable } from '../client/gatewayClient.ts';
 import { Gateways, subjectOf } from '../client/names.ts';
-import { listOperations, WatchedOperations } from '../client/watchedOperations.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, json, people, print, say, size, time } from '../terminal/output.ts';
 import { clock } from '../terminal/progress.ts';

@@ -2,9 +2,9 @@
 import type { RunPage, ShownRun } from '../../contract/schemas.ts';
 import { markdownOf } from '../../runs/report.ts';
 import { type Choice, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
-import { beginRun, type Following, tellRun, untilRunEnds } from '../client/followRun.ts';
+import { beginRun, type Following, tellRun, untilRunEnds } from '../client/following/followRun.ts';
+import { childrenOf, RunChildren } from '../client/following/runChildren.ts';
 import { Gateways } from '../client/names.ts';
-import { childrenOf, RunChildren } from '../client/runChildren.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, json, print, size } from '../terminal/output.ts';
 import { openProgress } from '../terminal/progress.ts';

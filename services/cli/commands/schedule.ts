@@ -6,7 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { check, type ScheduleBody, type ScheduledAt, type ShownSchedule } from '../../contract/schemas.ts';
 import { type Choice, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
-import { beginRun, type Following } from '../client/followRun.ts';
+import { beginRun, type Following } from '../client/following/followRun.ts';
 import type { Gateway } from '../client/gatewayClient.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';

@@ -3,7 +3,7 @@ import { isCode } from '../../contract/errors.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { connectNats } from '../../nats/connection.ts';
 import { setUp } from '../../nats/setup.ts';
-import { createS3Store } from '../../storage/s3.ts';
+import { createS3Store } from '../../storage/s3/s3.ts';
 import type { Log } from '../../telemetry/logger.ts';
 
 const s3PatienceMs = 10_000;

@@ -31,11 +31,10 @@ const print = (text: string) => process.stdout.write(text);
 export async function tokenCommand(
   { config, log }: Common,
   name: string,
-  options: GrantOptions & { expires?: string; gateway?: string },
+  options: GrantOptions & { expires?: number; gateway?: string },
 ): Promise<void> {
   check('names.json#/$defs/clientName', name, 'name');
-  const lifetimeMs =
-    options.expires === undefined ? config.gateway.tokenExpiryHours * 3_600_000 : inMs(options.expires);
+  const lifetimeMs = options.expires ?? config.gateway.tokenExpiryHours * 3_600_000;
   await using trust = await open(config, log);
   await assertProjects(trust.nats, config, options);
   const place = gatewayOf(await trust.store.gateways(), options.gateway);
@@ -182,12 +181,6 @@ function gatewayOf(places: GatewayPlace[], address: string | undefined): Gateway
       ? `no gateway is known at ${address}; known addresses: ${known}`
       : 'no gateway is known yet, and a token needs its address: start a gateway first',
   );
-}
-
-function inMs(text: string): number {
-  const [, count, unit] = /^(\d{1,6})([mhd])$/.exec(text) ?? [];
-  if (!count || !unit) throw new LxstowError('bad-request', `--expires ${text}: give it as 30m, 12h or 7d`);
-  return Number(count) * { m: 60_000, h: 3_600_000, d: 86_400_000 }[unit as 'm' | 'h' | 'd'];
 }
 
 function readCertificate(file: string): string {

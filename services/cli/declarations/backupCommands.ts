@@ -23,7 +23,7 @@ export function addBackupCommand(program: Command): void {
   const command = program
     .command('backup')
     .description('back up instances')
-    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector only a gateway such as stow:')
+    .argument('[instance...]', 'instances, as [gateway:]name; with --all or --selector, only a gateway, such as stow:')
     .option('--all', 'back up every instance of the project, as one run')
     .addOption(selectorOption())
     .option('--name <name>', 'name of the backup; only with a single instance (default: made from the time)')
@@ -41,9 +41,9 @@ export function addRestoreCommand(program: Command): void {
   const command = program
     .command('restore')
     .description('restore instances from backups')
-    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all only a gateway such as stow:')
+    .argument('[instance]', '[gateway:]name of the instance in the backup; with --all, only a gateway, such as stow:')
     .argument('[backup]', backup[1])
-    .option('--at <time>', 'restore the last backup before this time (UTC), or before the end of this date')
+    .option('--at <time>', 'restore the last backup made before this time (UTC), or before the end of this day')
     .option('--all', 'restore the latest backup of every instance of the project')
     .option('--all-projects', 'with --all: instances of every project, each restored to its own project')
     .option('--as <name>', 'restore under this name (default: the original one)')
@@ -55,9 +55,9 @@ export function addRestoreCommand(program: Command): void {
     .option('--to-target <host>', 'restore to this host (default: the original one)')
     .option('--start', 'start the instance afterwards')
     .option('--replace', 'replace an existing instance of this name; the old one is kept until the restored one runs')
-    .option('--keep-identity', 'keep UUID, MAC addresses and cloud-init identity, even if another instance has them')
+    .option('--keep-identity', 'keep UUID, MAC addresses and cloud-init identity, even if another instance uses them')
     .option('--no-network', 'restore without network devices, to inspect the data')
-    .option('--anyway', 'send the archive even if the host is known to refuse it')
+    .option('--anyway', 'try to restore a backup even if lxstow expects the host to refuse it')
     .option(...notify);
   examples(
     waiting(scoped(command)),

@@ -10,24 +10,24 @@ export function addInitCommand(program: Command): void {
       .description(
         'set up lxstow on this machine: find LXD or Incus, ask where backups go, start everything; safe to repeat',
       )
-      .option('-y, --yes', 'ask nothing: questions that no option answers get their default answers')
+      .option('-y, --yes', 'ask nothing; use the default for each question that no option answers')
       .option(
         '--store <place>',
         'where backups go: a folder, or the URL of an S3 server, such as https://s3.example.net/bucket',
       )
       .option('--access-key-file <file>', 'file with the S3 access key (default: LXSTOW_S3_ACCESS_KEY)')
-      .option('--secret-key-file <file>', 'file with its secret key (default: LXSTOW_S3_SECRET_KEY)')
+      .option('--secret-key-file <file>', 'file with the S3 secret key (default: LXSTOW_S3_SECRET_KEY)')
       .option('--region <name>', 'region of the bucket (default: us-east-1)')
       .option('--ca <file>', "CA of the S3 server's certificate, PEM")
       .addOption(
-        new Option('--engine <name>', 'which server to use, if both are on this machine').choices(['lxd', 'incus']),
+        new Option('--engine <name>', 'which server to use, if this machine has both').choices(['lxd', 'incus']),
       )
       .option('--nightly <time>', 'back up every instance every night at this time (default: 03:00)')
       .option('--no-nightly', 'create no schedule')
-      .option('--keep-daily <n>', 'for how many nights to keep backups (default: 14)')
+      .option('--keep-daily <n>', 'keep the backups of the last n nights (default: 14)')
       .option(
         '--backup <which>',
-        'back up now: all, none, or the name of an instance (default: all; none if init is repeated)',
+        'back up now: all, none, or the name of an instance (default: all; when init is run again: none)',
       )
       .option('--undo', 'stop lxstow and remove what init set up; backups, their folder or bucket, and keys stay'),
     'lxstow init',

@@ -15,7 +15,7 @@ export const compressionOption = (usual: string) =>
 export const notify = ['--notify <url>', 'POST the outcome to this URL, in addition to notify.endpoints'] as const;
 export const ping = [
   '--ping <url>',
-  'ping this URL when a run begins and ends, for a check of healthchecks.io or a push monitor of Uptime Kuma',
+  'send a request to this URL when a run begins and when it ends, for a healthchecks.io check or an Uptime Kuma push monitor',
 ] as const;
 export const quiet = ['-q, --quiet', 'print no progress'] as const;
 
@@ -26,20 +26,21 @@ export const several = (flags: string, what: string, usual = 'none') =>
 export const selectorOption = () =>
   several(
     '--selector <key=value>',
-    'instances that match: status, type, name, architecture, location, or any key of their configuration; repeat to narrow the choice',
+    'back up instances that match: status, type, name, architecture, location, or any configuration key; repeat to narrow the choice',
   );
 
-function retryTime(text: string): number {
-  const ms = parseDuration(text, 'smh');
-  if (Number.isNaN(ms)) throw new InvalidArgumentError('Give it as 90s, 10m or 1h.');
+/** Parses a time span in these units; returns milliseconds. */
+export const timeSpan = (units: string, examples: string) => (text: string) => {
+  const ms = parseDuration(text, units);
+  if (Number.isNaN(ms)) throw new InvalidArgumentError(`Give it as ${examples}.`);
   return ms;
-}
+};
 
 export const retryOption = () =>
   new Option(
     '--retry <time>',
     'keep trying to start for this long, such as 10m, while the gateway, NATS or S3 is unavailable',
-  ).argParser(retryTime);
+  ).argParser(timeSpan('smh', '90s, 10m or 1h'));
 
 /** Adds the options that say where the instance is. */
 export function scoped(command: Command, usualHost = "the gateway's default host"): Command {

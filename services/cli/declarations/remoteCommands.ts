@@ -12,9 +12,15 @@ export function addRemoteCommands(program: Command): void {
     .command('add')
     .description('add a gateway, so that it and this client trust each other')
     .argument('<new-name>', 'what to call the gateway')
-    .argument('<url|token>', 'https://host:port, or a token from `lxstow trust token`')
+    .argument(
+      '[url|token]',
+      'https://host:port, or a token from `lxstow trust token`; - reads it from standard input (default: LXSTOW_TOKEN, or asks)',
+    )
     .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
-    .option('--token <token>', 'token to use with a URL, when the addresses in the token cannot be reached from here')
+    .option(
+      '--token <token>',
+      'token to use with a URL, if this client cannot reach the addresses in the token; - reads it from standard input (default: LXSTOW_TOKEN)',
+    )
     .option('--project <name>', 'default project at this gateway')
     .action(exiting(lazily(ofRemotes, 'addCommand')));
   remote
@@ -33,12 +39,13 @@ export function addRemoteCommands(program: Command): void {
     .action(exiting(lazily(ofRemotes, 'removeCommand')));
   remote
     .command('switch')
-    .description('make a gateway the default for commands that name none')
+    .description('make a gateway the default, for commands that name no gateway')
     .argument('<name>', 'name of the gateway')
     .action(exiting(lazily(ofRemotes, 'switchCommand')));
   examples(
     remote,
-    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          with a token from the gateway',
+    'lxstow remote add stow                               with a token from the gateway, for which it asks',
+    'lxstow remote add stow - <token                      with a token from a file',
     'lxstow remote add stow https://192.0.2.7:8443        with its address, if it trusts this client already',
     'lxstow remote switch stow',
   );

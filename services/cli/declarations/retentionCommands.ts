@@ -5,19 +5,19 @@ import { backup, examples, exiting, formatOption, instance, lazily, quiet, scope
 /** Adds the options of a keep rule. */
 export function keeping(command: Command): Command {
   return command
-    .option('--keep-last <n>', 'keep the last n backups; here and below, `unlimited` keeps all', count)
+    .option('--keep-last <n>', 'keep the last n backups; in this and the next options, n can be `unlimited`', count)
     .option('--keep-hourly <n>', 'keep the last backup of each of the last n hours that have backups', count)
-    .option('--keep-daily <n>', 'the same for days', count)
-    .option('--keep-weekly <n>', 'the same for weeks', count)
-    .option('--keep-monthly <n>', 'the same for months', count)
-    .option('--keep-yearly <n>', 'the same for years', count)
-    .option('--keep-within <time>', 'keep backups younger than this, counted from the newest one: 1y6m, 14d, 12h')
+    .option('--keep-daily <n>', 'keep the last backup of each of the last n days that have backups', count)
+    .option('--keep-weekly <n>', 'keep the last backup of each of the last n weeks that have backups', count)
+    .option('--keep-monthly <n>', 'keep the last backup of each of the last n months that have backups', count)
+    .option('--keep-yearly <n>', 'keep the last backup of each of the last n years that have backups', count)
+    .option('--keep-within <time>', 'keep backups made within this time before the newest one: 1y6m, 14d, 12h')
     .addOption(several('--keep-tag <key[=value]>', 'keep backups with this tag; repeat for more tags'))
     .option('--min-good <n>', 'keep the newest n backups, whatever the other options say (default: 1)', count)
     .addOption(
       new Option(
         '--instance-keys <how>',
-        'how keys on instances, such as user.lxstow.keep-daily, change these options (default: lengthen)',
+        'how configuration keys of an instance, such as user.lxstow.keep-daily, change these options (default: lengthen)',
       ).choices(['lengthen', 'replace', 'ignore']),
     );
 }
@@ -28,7 +28,7 @@ export function addRetentionCommands(program: Command): void {
       scoped(
         program
           .command('prune')
-          .description("delete each instance's backups that no --keep option keeps")
+          .description('delete the backups that no --keep option keeps')
           .argument(
             '[instance...]',
             '[gateway:]name (default: all instances that have backups, including deleted instances)',
@@ -39,13 +39,13 @@ export function addRetentionCommands(program: Command): void {
       .option('--dry-run', 'delete nothing; show what would happen to each backup, and why')
       .option(
         '--simulate [time]',
-        'delete nothing; show what would be left if backups had been made for this long: 1y (default), 6m, 90d …',
+        'delete nothing; show which backups would be left after this much time: 1y (default), 6m, 90d …',
       )
       .option('--cron <rule>', 'with --simulate: when backups are made (default: @daily)')
       .option('--every <time>', 'with --simulate: the time between two backups, instead of --cron: 30m, 6h, 1d or 2w')
       .option(
         '--schedule <name>',
-        'with --simulate: use the times and the rule of this schedule; --keep options replace its rule',
+        'with --simulate: use the times and the keep rule of this schedule; --keep options replace the rule',
       )
       .option(...quiet)
       .addOption(formatOption()),

@@ -23,7 +23,7 @@ export function addRunCommands(program: Command): void {
     .description('back up many instances as one run, which continues without the client')
     .addHelpText(
       'after',
-      '\n`lxstow run …` without one of these commands is `lxstow run create …`; `lxstow run create --help` has its options.',
+      '\nWithout one of these commands, `lxstow run …` means `lxstow run create …`. For its options, see `lxstow run create --help`.',
     );
   addCreate(run);
   following(
@@ -73,9 +73,9 @@ function addCreate(run: Command): void {
     .description('start a run')
     .argument(
       '[instance...]',
-      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector only a gateway such as stow:',
+      'names, or patterns with * and ?, as [gateway:]name; with --all or --selector, only a gateway, such as stow:',
     )
-    .option('--all', 'every instance that this client may back up')
+    .option('--all', 'back up every instance that this client has access to')
     .option(...ping)
     .addOption(selectorOption())
     .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat for more'))

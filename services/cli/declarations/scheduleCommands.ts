@@ -51,7 +51,7 @@ function addQuestions(schedule: Command): void {
   examples(
     schedule
       .command('edit')
-      .description('edit a schedule in $VISUAL or $EDITOR, or replace it by the YAML on standard input')
+      .description('edit a schedule in $VISUAL or $EDITOR, or replace it with the YAML on standard input')
       .argument(...one),
     'lxstow schedule edit nightly',
     'lxstow schedule edit nightly <nightly.yaml',
@@ -116,7 +116,7 @@ function addCreate(schedule: Command): void {
           .option(...ping)
           .option(
             '--jitter <time>',
-            'spread the backups over this much time, such as 30m; the delay of an instance is always the same',
+            'spread the backups over this much time, such as 30m; each instance always has the same delay',
           )
           .option('--window <times>', 'start backups only between these times: 01:00-05:00')
           .addOption(
@@ -125,14 +125,15 @@ function addCreate(schedule: Command): void {
               'whether to make up for times at which no gateway was running (default: once)',
             ).choices(['once', 'never']),
           )
-          .option('--all', 'all instances that this client may back up')
+          .option('--all', 'back up every instance that this client has access to')
           .addOption(
-            several('--instance <name>', 'this instance, or those that match a pattern with * and ?; repeat for more'),
+            several(
+              '--instance <name>',
+              'back up this instance, or those that match a pattern with * and ?; repeat for more',
+            ),
           )
           .addOption(selectorOption())
-          .addOption(
-            several('--exclude <name>', 'leave out this instance, or those that match a pattern; repeat for more'),
-          )
+          .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat for more'))
           .addOption(
             several(
               '--project <name>',
@@ -146,6 +147,6 @@ function addCreate(schedule: Command): void {
     ),
     "lxstow schedule create nightly --cron '0 3 * * *' --all --keep-daily 14 --keep-monthly 12",
     "lxstow schedule create web --cron '0 */6 * * *' --selector user.backup=web --jitter 30m",
-    'lxstow schedule create mine --cron @daily       instances with user.lxstow.schedule=mine',
+    'lxstow schedule create mine --cron @daily       back up instances with user.lxstow.schedule=mine',
   ).action(exiting(lazily(commands, 'createCommand')));
 }

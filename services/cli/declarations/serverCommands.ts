@@ -38,7 +38,7 @@ function addStandalone(program: Command): void {
     .command('standalone')
     .description('run a gateway and a worker in one process, with its own nats-server unless nats.servers is set')
     .option('--nats-port <port>', 'port of its own nats-server, on 127.0.0.1', portOf, usualNatsPort)
-    .option('--store <folder>', 'keep backups in this folder, as with s3.folder (LXSTOW_S3_FOLDER)', folderOf)
+    .option('--store <folder>', 'keep backups in this folder; sets s3.folder for this process', folderOf)
     .hook('preAction', growSlowly)
     .action(
       beside(
@@ -59,9 +59,7 @@ function addNatsConfig(program: Command): void {
   examples(
     program
       .command('nats-config')
-      .description(
-        'write the configuration of a nats-server for several LXD hosts, with certificate, users and passwords',
-      )
+      .description('write a nats-server configuration for several LXD hosts, with a certificate, users and passwords')
       .requiredOption('--hosts <names>', 'names of the LXD hosts, as in `remotes`, separated by commas', words)
       .requiredOption('--out <folder>', 'folder for the files; it must have the same path on each machine')
       .option(

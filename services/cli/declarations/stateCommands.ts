@@ -8,7 +8,7 @@ export function addStatusCommand(program: Command): void {
     program
       .command('status')
       .description(
-        'show the state of each instance, those that need attention first; exit with status 1 if any needs attention',
+        'show the state of each instance; instances that need attention come first. The exit status is 1 if there are any',
       )
       .argument(...gateway)
       .option('--project <name>', 'only this project (default: all that this client may see)')
@@ -16,7 +16,7 @@ export function addStatusCommand(program: Command): void {
       .option('--summary', 'print one line, for cron')
       .option(
         '--older-than <time>',
-        "age from which an instance's last backup is too old: 26h, 8d (default: its schedules decide, else gateway.backupMaxAgeHours)",
+        "an instance needs attention if its last backup is older than this: 26h, 8d (default: set by the instance's schedules, else by gateway.backupMaxAgeHours)",
       )
       .addOption(formatOption()),
     'lxstow status',

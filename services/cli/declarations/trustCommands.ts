@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import { beside } from './beside.ts';
-import { formatOption, lazily, several } from './options.ts';
+import { formatOption, lazily, several, timeSpan } from './options.ts';
 
 const commands = () => import('../commands/trust.ts');
 const roles = ['admin', 'operator', 'viewer'];
@@ -16,10 +16,10 @@ export function addTrustCommands(program: Command): void {
     trust
       .command('token')
       .description(
-        'print a token that makes one client trusted; the client uses it with `lxstow remote add <name> <token>` or `lxc remote add`',
+        'print a token that makes one client trusted; the client uses it with `lxstow remote add <name>` or `lxc remote add`',
       )
       .argument('<name>', 'what to call the client')
-      .option('--expires <time>', expiry)
+      .option('--expires <time>', expiry, timeSpan('mhd', '30m, 12h or 7d'))
       .option(
         '--gateway <host:port>',
         'address of the gateway that the client will use (default: the gateway that was started last)',

@@ -19,7 +19,7 @@ export function addUpkeepCommands(program: Command, output: Output): void {
   program
     .command('rebuild')
     .description(
-      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that were deleted by other means than lxstow; safe to repeat',
+      'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that something other than lxstow deleted; safe to repeat',
     )
     .option('--yes', 'bring back the deleted backups that are found, by removing the delete markers that hide them')
     .option('--deleted-since <time>', 'also find backups that lxstow itself may have deleted, since this time (UTC)')
@@ -41,7 +41,7 @@ function addAdopt(program: Command): void {
       .description(
         "copy lxmin's backups into lxstow's bucket; lxmin's bucket is only read. Adopted backups cannot be locked; `lxstow pin --hold` protects them",
       )
-      .argument('[instance...]', "only these instances (default: all in lxmin's bucket)")
+      .argument('[instance...]', "adopt only the backups of these instances (default: all in lxmin's bucket)")
       .option('--dry-run', 'only print which backups exist, and which would be adopted', false)
       .option('--verify', 'read every archive to its end, and print which are intact; write nothing', false)
       .addOption(new Option('--bucket <name>', "lxmin's bucket").env('LXMIN_BUCKET'))

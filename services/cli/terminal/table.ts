@@ -1,4 +1,4 @@
-/** Text for people: tables, lists of names, counts, time spans; without control characters. */
+/** Text for people: tables, lists of names, time spans; without control characters. */
 
 /** Rows under a heading; the last column is not padded. `paint` colours a cell after it is padded. */
 export function table(heading: string[], rows: string[][], paint: (cell: string) => string = (cell) => cell): string {
@@ -39,9 +39,4 @@ export function duration(seconds: number): string {
   if (seconds < 2 * 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 2 * 86_400) return `${Math.floor(seconds / 3600)} h`;
   return `${Math.floor(seconds / 86_400)} d`;
-}
-
-/** `1 object`, `2 objects` */
-export function plural(count: number, word: string): string {
-  return `${count} ${word}${count === 1 ? '' : 's'}`;
 }

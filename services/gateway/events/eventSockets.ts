@@ -2,7 +2,7 @@
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
-import type { Feed } from '../../nats/feed.ts';
+import type { Feed } from '../../nats/bucket/feed.ts';
 import type { ProgressFeed } from '../../operations/progressFeed.ts';
 import type { StoredRun } from '../../runs/runStore.ts';
 import type { Log } from '../../telemetry/logger.ts';

@@ -1,7 +1,7 @@
 /** What is away. Tells it to clients that ask for states, and adds to an outage's errors since when it has lasted, and that nothing was started. */
 import { until } from '../../concurrency/until.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Bucket } from '../../nats/bucket.ts';
+import type { Bucket } from '../../nats/bucket/bucket.ts';
 import { suspectOf } from '../../outages/blame.ts';
 import { describeOutage } from '../../outages/outage.ts';
 import { listOutages } from '../../outages/recordedOutages.ts';

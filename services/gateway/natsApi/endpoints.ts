@@ -15,10 +15,10 @@ import type {
   WaitRequest,
 } from '../../contract/schemas.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { coversOnly } from '../runs/scheduleView.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
-import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 import { type Endpoint, firstFitting, isIn, longWait, overAfter, type Question, usualWaitSeconds } from './endpoint.ts';
 import { runEndpoints } from './runEndpoints.ts';

@@ -16,7 +16,7 @@ import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../views/runView.ts';
+import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../runs/runView.ts';
 import { type Endpoint, isIn, longWait, overAfter, type Question, selectorIn, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };

@@ -13,8 +13,8 @@ import { all } from '../../nats/subjects.ts';
 import { everything, shownRun } from '../../runs/fold.ts';
 import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import * as schedules from '../views/scheduleChanges.ts';
-import { coversOnly, showSchedule } from '../views/scheduleView.ts';
+import * as schedules from '../runs/scheduleChanges.ts';
+import { coversOnly, showSchedule } from '../runs/scheduleView.ts';
 import { type Endpoint, firstFitting, isIn, type Question, selectorIn } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };

@@ -11,9 +11,9 @@ import { linkNext, pageOf } from '../http/pages.ts';
 import { ended, listedProject, parameter, query, requestorOf } from '../http/requests.ts';
 import { operationPath, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
+import { assertAllOfIt, cancelRun } from '../runs/runView.ts';
 import { cancelOperation, missingOperation } from '../views/cancelOperation.ts';
 import { shownOperation } from '../views/operationView.ts';
-import { assertAllOfIt, cancelRun } from '../views/runView.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
 import { seenBy } from './runs.ts';
 

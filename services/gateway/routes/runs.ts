@@ -25,7 +25,7 @@ import {
   runPage,
   runTools,
   visibleRun,
-} from '../views/runView.ts';
+} from '../runs/runView.ts';
 
 const usualLimit = 100;
 

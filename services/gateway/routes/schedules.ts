@@ -9,8 +9,8 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { bodyOf, flag, parameter, query, requestorOf, traceOfRequest } from '../http/requests.ts';
 import { created, started, sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
-import * as schedules from '../views/scheduleChanges.ts';
-import { coversOnly, showSchedule } from '../views/scheduleView.ts';
+import * as schedules from '../runs/scheduleChanges.ts';
+import { coversOnly, showSchedule } from '../runs/scheduleView.ts';
 
 const mostSlots = 100;
 

@@ -9,8 +9,8 @@ import { linkNext, pageOf } from '../http/pages.ts';
 import { listedProject, query } from '../http/requests.ts';
 import { sync, warn } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
+import { coversOnly } from '../runs/scheduleView.ts';
 import { instancePath, remotesOf } from '../views/inventoryView.ts';
-import { coversOnly } from '../views/scheduleView.ts';
 import { instanceStates, statusCursor } from '../views/statusView.ts';
 
 /** If an inventory is older than this, it may lack new instances, and the answer warns of that. */

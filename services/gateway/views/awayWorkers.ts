@@ -4,7 +4,7 @@
  */
 import type { Operation } from '../../contract/schemas.ts';
 import { isAsked } from '../../jobs/queueDepth.ts';
-import type { Bucket } from '../../nats/bucket.ts';
+import type { Bucket } from '../../nats/bucket/bucket.ts';
 import type { Nats } from '../../nats/connection.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
 import { describeOutage } from '../../outages/outage.ts';

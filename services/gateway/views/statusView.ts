@@ -4,7 +4,7 @@ import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import type { Inventory } from '../../fleet/fleetStore.ts';
 import { statusOf } from '../../fleet/judge.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import type { ScheduleClient } from './scheduleChanges.ts';
+import type { ScheduleClient } from '../runs/scheduleChanges.ts';
 
 const hourMs = 3_600_000;
 

@@ -2,17 +2,19 @@
  * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
  * busy it is (docs/s3.md).
  */
+import { isCode } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
-import { type Attempt, lingering } from '../../operations/attempt.ts';
-import type { UploadedPart } from '../../storage/objectStore.ts';
-import { multipartEtag } from '../../storage/s3Messages.ts';
+import { type Attempt, cleanupSignal, lingering } from '../../operations/attempt.ts';
+import type { ObjectStore, Upload, UploadedPart, UploadOptions } from '../../storage/objectStore.ts';
+import { multipartEtag } from '../../storage/s3/s3Messages.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
 /** Bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
 const copyBytes = 1024 ** 3;
 
-interface ArchiveUploadOptions {
+export interface ArchiveUploadOptions {
+  key: string;
   tags: Tags;
   contentType: string;
 }
@@ -23,7 +25,10 @@ export class ArchiveUpload {
   readonly #attempt: Attempt;
   readonly #tools: Tools;
   readonly #inFlight = new Set<Promise<unknown>>();
+  #opening: Promise<void> | undefined;
   #renewing: Promise<void> | undefined;
+  /** The ETag of an archive that was stored in one request. */
+  #whole: string | undefined;
 
   constructor(checkpoint: BackupCheckpoint, options: ArchiveUploadOptions, attempt: Attempt, tools: Tools) {
     this.#checkpoint = checkpoint;
@@ -32,8 +37,40 @@ export class ArchiveUpload {
     this.#tools = tools;
   }
 
-  /** Stores a part and records it. */
+  /** The archive's key in the store. */
+  get key(): string {
+    return this.#checkpoint.start.upload?.key ?? this.#options.key;
+  }
+
+  /** Stores a whole archive, which is one part, in one request (docs/adr/0044-one-request.md). */
+  async putWhole(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
+    const { key, tags, contentType } = this.#options;
+    const { lock } = this.#checkpoint.start;
+    const { store } = this.#tools;
+    const { id: operation } = this.#attempt.operation;
+    this.#attempt.assertOwned();
+    const create = () =>
+      store.create(key, body, { tags, contentType, lock, crc32: part.crc32, operation }, lingering(signal));
+    const etag = await create().catch(async (error) => {
+      if (!isCode(error, 'conflict') || (await store.stat(key, signal)).operation !== operation) throw error;
+      // An earlier request of this operation arrived after all.
+      await store.remove(key, signal);
+      return create();
+    });
+    const sent = { ...part, etag };
+    this.#checkpoint.add(sent);
+    this.#whole = etag;
+    return sent;
+  }
+
+  /** Stores a part and records it. The first begins the upload. */
   async put(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
+    if (!this.#checkpoint.start.upload) {
+      this.#opening ??= this.#open(signal).finally(() => {
+        this.#opening = undefined;
+      });
+      await this.#opening;
+    }
     if (this.#isOld()) {
       this.#renewing ??= this.#renew(signal).finally(() => {
         this.#renewing = undefined;
@@ -51,18 +88,18 @@ export class ArchiveUpload {
   }
 
   async #send(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
-    const { upload } = this.#checkpoint.start;
-    const etag = await this.#tools.store.putPart(upload, this.#s3Number(part.number), body, part.crc32, signal);
+    const etag = await this.#tools.store.putPart(this.#upload, this.#s3Number(part.number), body, part.crc32, signal);
     const sent = { ...part, etag };
     this.#checkpoint.add(sent);
     return sent;
   }
 
-  /** Makes the object; returns its ETag. */
+  /** Makes the object of its parts, unless it is there; returns its ETag. */
   async complete(signal: AbortSignal): Promise<string> {
-    const { upload, copied } = this.#checkpoint.start;
+    if (this.#whole !== undefined) return this.#whole;
+    const { copied } = this.#checkpoint.start;
     this.#attempt.assertOwned();
-    return this.#tools.store.completeUpload(upload, this.#s3Parts(), signal, copied?.etag);
+    return this.#tools.store.completeUpload(this.#upload, this.#s3Parts(), signal, copied?.etag);
   }
 
   /** The ETag that the object of all recorded parts has. */
@@ -72,21 +109,24 @@ export class ArchiveUpload {
 
   /** Whether the store has every recorded part with the recorded ETag. Throws not-found if the upload is gone. */
   async isSound(signal: AbortSignal): Promise<boolean> {
-    const { upload } = this.#checkpoint.start;
-    const stored = new Map((await this.#tools.store.listParts(upload, signal)).map((part) => [part.number, part.etag]));
+    const stored = new Map(
+      (await this.#tools.store.listParts(this.#upload, signal)).map((part) => [part.number, part.etag]),
+    );
     return this.#s3Parts().every(({ number, etag }) => stored.get(number) === etag);
   }
 
   /** Begins a new upload, and has the store copy the key's object, whose ETag must be `etag`, into it. */
   async reopen(etag: string, signal: AbortSignal): Promise<void> {
     const { store } = this.#tools;
-    const { upload: old, lock } = this.#checkpoint.start;
+    const { tags, contentType } = this.#options;
+    const { lock } = this.#checkpoint.start;
+    const old = this.#upload;
     const { uploadId } = this.#attempt.operation.checkpoint ?? {};
     // An earlier attempt died amid its renewal: its copy is incomplete.
     if (uploadId && uploadId !== old.uploadId) await store.abortUpload({ key: old.key, uploadId }, signal);
     const sent = this.#checkpoint.parts;
     const begun = Date.now();
-    const upload = await store.beginUpload(old.key, { ...this.#options, lock, copies: true }, lingering(signal));
+    const upload = await store.beginUpload(old.key, { tags, contentType, lock, copies: true }, lingering(signal));
     await this.#attempt.checkpoint({ key: upload.key, uploadId: upload.uploadId });
     const size = sent.reduce((sum, part) => sum + part.size, 0);
     const parts: UploadedPart[] = [];
@@ -105,6 +145,21 @@ export class ArchiveUpload {
     this.#attempt.log.info('upload renewed', { bytes: size, parts: sent.length });
   }
 
+  get #upload(): Upload {
+    const { upload } = this.#checkpoint.start;
+    if (!upload) throw new TypeError('no upload was begun');
+    return upload;
+  }
+
+  async #open(signal: AbortSignal): Promise<void> {
+    const { key, tags, contentType } = this.#options;
+    const { lock } = this.#checkpoint.start;
+    const begun = Date.now();
+    signal.throwIfAborted();
+    const upload = await openUpload(key, { tags, contentType, lock }, this.#attempt, this.#tools.store);
+    await this.#checkpoint.renew({ upload, begun });
+  }
+
   async #renew(signal: AbortSignal): Promise<void> {
     await Promise.allSettled(this.#inFlight);
     const sent = this.#checkpoint.parts;
@@ -114,7 +169,8 @@ export class ArchiveUpload {
   }
 
   #isOld(): boolean {
-    return Date.now() - this.#checkpoint.start.begun > this.#tools.config.s3.uploadMaxAgeMs;
+    const { begun } = this.#checkpoint.start;
+    return begun !== undefined && Date.now() - begun > this.#tools.config.s3.uploadMaxAgeMs;
   }
 
   #s3Parts(): UploadedPart[] {
@@ -130,4 +186,23 @@ export class ArchiveUpload {
     const { copied } = this.#checkpoint.start;
     return copied ? number - copied.upto + copied.parts.length : number;
   }
+}
+
+/** Opens an upload and records it. If it cannot be recorded, for example because NATS is away, aborts the upload: no other process would know of it. */
+export async function openUpload(
+  key: string,
+  options: UploadOptions,
+  attempt: Pick<Attempt, 'signal' | 'checkpoint' | 'log'>,
+  store: Pick<ObjectStore, 'beginUpload' | 'abortUpload'>,
+): Promise<Upload> {
+  const upload = await store.beginUpload(key, options, lingering(attempt.signal));
+  try {
+    await attempt.checkpoint({ key, uploadId: upload.uploadId });
+  } catch (error) {
+    await store
+      .abortUpload(upload, cleanupSignal())
+      .catch((left) => attempt.log.error('left behind', { what: 'upload', upload, error: left }));
+    throw error;
+  }
+  return upload;
 }

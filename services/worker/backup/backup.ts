@@ -2,7 +2,7 @@
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
 import { manifestKey } from '../../backups/keys.ts';
 import { attachedVolumes, formatManifest, manifestVersion } from '../../backups/manifest.ts';
-import { compressionNamed, contentTypes } from '../../contract/backupNames.ts';
+import { compressionNamed } from '../../contract/backupNames.ts';
 import { isCode } from '../../contract/errors.ts';
 import type { BackupAddress, Manifest } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
@@ -10,7 +10,7 @@ import type { JobOf } from '../../jobs/jobs.ts';
 import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { ArchiveUpload } from './archiveUpload.ts';
-import { begin, resume } from './begin.ts';
+import { begin, resume, uploadOptions } from './begin.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 import { type Sent, sendArchive, storedBytes } from './sendArchive.ts';
 import { assertNoLeftoverArchive, isDone, settleName } from './settleName.ts';
@@ -33,8 +33,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     await assertNoLeftoverArchive(address, attempt, tools);
   }
 
-  const tags = job.body.tags ?? {};
-  const found = await resume(job, compression, attempt, tools);
+  const found = await resume(job, address, compression, attempt, tools);
   if (!found) await removeTraces(job, attempt, tools);
   // Stop polling LXD's operation on every way out.
   const given = new AbortController();
@@ -47,11 +46,10 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   for (const { volume, pool, device } of attachedVolumes(start.instance))
     attempt.warn(`not in this backup: custom volume ${volume} of pool ${pool}, attached as ${device}`);
   try {
-    const contentType = contentTypes[start.compression];
-    const upload = new ArchiveUpload(checkpoint, { tags, contentType }, attempt, tools);
+    const upload = new ArchiveUpload(checkpoint, uploadOptions(job, address, start.compression, tools), attempt, tools);
     const sent = await sendArchive(address, checkpoint, upload, attempt, tools, writing);
     adviseOnZeros(sent.parts, start, attempt);
-    await writeManifest(address, describe(job, address, sent, start, attempt), attempt, tools);
+    await writeManifest(address, describe(job, address, sent, upload.key, start, attempt), attempt, tools);
   } catch (error) {
     // The copy is bad, so nothing can be resumed from it; on a full disk, it takes space that other backups need.
     if (isCode(error, 'lxd-full') || isCode(error, 'archive-truncated')) await removeTraces(job, attempt, tools);
@@ -66,6 +64,7 @@ function describe(
   job: JobOf<'backup'>,
   { backup, remote, project, instance }: BackupAddress,
   { parts, etag, made }: Sent,
+  key: string,
   start: BackupStart,
   { operation }: Attempt,
 ): Manifest {
@@ -80,7 +79,7 @@ function describe(
       ...(start.lock && { lock: start.lock }),
     },
     archive: {
-      key: start.upload.key,
+      key,
       etag,
       size: storedBytes(parts),
       rawSize: made.size,

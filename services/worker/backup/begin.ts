@@ -6,18 +6,19 @@ import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
-import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/backups.ts';
+import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/archives/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
-import { type Attempt, bytesPerSecond, cleanupSignal, lingering } from '../../operations/attempt.ts';
-import type { ObjectStore, Upload, UploadOptions } from '../../storage/objectStore.ts';
+import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
+import type { ObjectStore } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
-import { ArchiveUpload } from './archiveUpload.ts';
+import { ArchiveUpload, type ArchiveUploadOptions } from './archiveUpload.ts';
 import { BackupCheckpoint, type BackupStart } from './checkpoint.ts';
 import { assertStagingRoom, type StagingRoom, watchStagingRoom } from './stagingRoom.ts';
 
 /** Resumes an earlier attempt. Undefined unless LXD and the store still have all that it recorded. */
 export async function resume(
   job: JobOf<'backup'>,
+  address: BackupAddress,
   compression: Compression,
   attempt: Attempt,
   tools: Tools,
@@ -27,14 +28,9 @@ export async function resume(
   const checkpoint = await BackupCheckpoint.load(tools.checkpoints, operation, log);
   if (!checkpoint) return undefined;
   const { start, parts } = checkpoint;
-  if (!start.made) return undefined;
-  const upload = new ArchiveUpload(
-    checkpoint,
-    { tags: job.body.tags ?? {}, contentType: contentTypes[compression] },
-    attempt,
-    tools,
-  );
-  const object = await etagAt(tools.store, start.upload.key, signal);
+  if (!start.made || !start.upload) return undefined;
+  const upload = new ArchiveUpload(checkpoint, uploadOptions(job, address, compression, tools), attempt, tools);
+  const object = await etagAt(tools.store, upload.key, signal);
   const whole = parts.at(-1)?.rawEnd === start.made.size;
   if (whole && object === upload.etag) return checkpoint;
   if (!(await lxdBackupExists(tools.lxd, operation, start.lxdBackup, signal))) return undefined;
@@ -49,7 +45,21 @@ export async function resume(
   return checkpoint;
 }
 
-/** Lets LXD begin its copy, and opens an upload for it. Follows LXD's progress until `listening` aborts. */
+/** What an archive's object is made with. */
+export function uploadOptions(
+  { body }: JobOf<'backup'>,
+  address: BackupAddress,
+  compression: Compression,
+  { config }: Tools,
+): ArchiveUploadOptions {
+  return {
+    key: archiveKey(config.s3.prefix, address),
+    tags: body.tags ?? {},
+    contentType: contentTypes[compression],
+  };
+}
+
+/** Lets LXD begin its copy. Follows LXD's progress until `listening` aborts. */
 export async function begin(
   job: JobOf<'backup'>,
   address: BackupAddress,
@@ -69,37 +79,14 @@ export async function begin(
   attempt.report({ stage: 'generating' });
   await attempt.checkpoint({ lxdBackup });
   const writing = await generate({ job, lxdBackup, server: lxd, room }, attempt, tools, listening);
-  const key = archiveKey(config.s3.prefix, address);
-  const begun = Date.now();
-  if (!isFirst) await abortUploads(key, attempt, store);
-  const lock = job.body.object_lock && lockFrom(job.body.object_lock, begun);
-  const options = { tags: job.body.tags ?? {}, contentType: contentTypes[compression], lock };
-  const upload = await openUpload(key, options, attempt, store);
+  if (!isFirst) await abortUploads(archiveKey(config.s3.prefix, address), attempt, store);
+  const lock = job.body.object_lock && lockFrom(job.body.object_lock, Date.now());
   const start: BackupStart = {
-    ...{ lxdBackup, compression, upload, begun, instance, lxd },
-    session: upload.uploadId,
+    ...{ lxdBackup, compression, instance, lxd },
+    session: lxdBackup,
     ...(lock && { lock }),
   };
   return { writing, room, checkpoint: BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
-}
-
-/** Opens an upload and records it. If it cannot be recorded, for example because NATS is away, aborts the upload: no other process would know of it. */
-export async function openUpload(
-  key: string,
-  options: UploadOptions,
-  attempt: Pick<Attempt, 'signal' | 'checkpoint' | 'log'>,
-  store: Pick<ObjectStore, 'beginUpload' | 'abortUpload'>,
-): Promise<Upload> {
-  const upload = await store.beginUpload(key, options, lingering(attempt.signal));
-  try {
-    await attempt.checkpoint({ key, uploadId: upload.uploadId });
-  } catch (error) {
-    await store
-      .abortUpload(upload, cleanupSignal())
-      .catch((left) => attempt.log.error('left behind', { what: 'upload', upload, error: left }));
-    throw error;
-  }
-  return upload;
 }
 
 /** Aborts uploads that earlier attempts opened but did not record before they were killed. Their key is this operation's alone. */

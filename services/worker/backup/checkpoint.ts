@@ -7,8 +7,8 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import { smallestPartBytes } from '../../archive/cutParts.ts';
 import type { TarState } from '../../archive/tar/tar.ts';
 import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
-import type { LxdBackup } from '../../lxd/backups.ts';
-import { type Bucket, parseRecord } from '../../nats/bucket.ts';
+import type { LxdBackup } from '../../lxd/archives/backups.ts';
+import { type Bucket, parseRecord } from '../../nats/bucket/bucket.ts';
 import { operationKey } from '../../nats/bucketKeys.ts';
 import type { Upload, UploadedPart } from '../../storage/objectStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
@@ -20,9 +20,9 @@ export interface BackupStart {
   /** Set once LXD has reported that its copy is complete. Only then can another attempt resume. */
   made?: LxdBackup;
   compression: Compression;
-  /** The current upload, and when it was begun (ms since 1970). */
-  upload: Upload;
-  begun: number;
+  /** The current upload, and when it was begun (ms since 1970). Undefined until the first part of several is sent. */
+  upload?: Upload;
+  begun?: number;
   /** How archive and manifest are locked. */
   lock?: BackupLock;
   /** Marks the parts' records; stays the same when the upload is renewed. */
@@ -129,7 +129,7 @@ export class BackupCheckpoint {
     return this.#start;
   }
 
-  /** Records a new upload that replaces the current one. */
+  /** Records the upload, or a new one that replaces it. */
   renew(facts: Pick<BackupStart, 'upload' | 'begun' | 'copied'>): Promise<void> {
     return this.#amend(facts);
   }

@@ -1,6 +1,6 @@
 /** Sends LXD's export to the object store: compressed blocks, in parts, several at a time. */
 import type { ByteSource } from '../../archive/blocks.ts';
-import { type PartDraft, partSizeFor, partsInFlight } from '../../archive/cutParts.ts';
+import { type PartDraft, partSizeFor, partsInFlight, smallestPartBytes } from '../../archive/cutParts.ts';
 import { draftParts } from '../../archive/draftParts.ts';
 import { paced } from '../../archive/pace.ts';
 import { largestIndexBytes } from '../../archive/tar/indexYaml.ts';
@@ -10,8 +10,8 @@ import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { forEach } from '../../concurrency/orderedMap.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { BackupAddress, OperationMetadata } from '../../contract/schemas.ts';
-import type { LxdBackup, Writing } from '../../lxd/backups.ts';
-import { followExport, openExport } from '../../lxd/exports.ts';
+import type { LxdBackup, Writing } from '../../lxd/archives/backups.ts';
+import { followExport, openExport } from '../../lxd/archives/exports.ts';
 import { nameOf } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
@@ -40,16 +40,18 @@ export async function sendArchive(
   writing?: Writing,
 ): Promise<Sent> {
   const { start } = checkpoint;
-  const send = { address, checkpoint, upload, attempt, tools };
-  const made = writing ? await sendAhead(send, writing) : start.made;
-  if (!made) throw new TypeError('the export is incomplete, and LXD is not writing it');
+  const settled = writing ? settle(writing, checkpoint) : start.made;
+  if (!settled) throw new TypeError('the export is incomplete, and LXD is not writing it');
+  const send = { address, checkpoint, upload, made: settled, attempt, tools };
+  if (writing) await sendAhead(send, writing);
+  const made = await settled;
   const sent = checkpoint.parts;
   const last = sent.at(-1);
   const from = last?.rawEnd ?? 0;
   if (from > made.size) throw truncated(address, made, from);
   if (last && from === made.size) {
     TarScanner.from(last.tar).finish();
-    if (!writing && (await etagAt(tools.store, start.upload.key, attempt.signal)) === upload.etag)
+    if (!writing && (await etagAt(tools.store, upload.key, attempt.signal)) === upload.etag)
       return { parts: sent, etag: upload.etag, made };
   } else {
     const { size, source } = await openExport(tools.lxd, address, start.lxdBackup, attempt.signal, from);
@@ -71,21 +73,28 @@ interface Send {
   address: BackupAddress;
   checkpoint: BackupCheckpoint;
   upload: ArchiveUpload;
+  /** LXD's copy, when LXD has written all of it. */
+  made: LxdBackup | Promise<LxdBackup>;
   attempt: Attempt;
   tools: Tools;
 }
 
-/**
- * Sends what LXD has written so far, and resolves when LXD has written all. If the store fails, the rest is sent later: LXD need not write its copy
- * again for that.
- */
-async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
-  const { address, checkpoint, attempt, tools } = send;
+/** Waits until LXD has written all, and records it. */
+function settle(writing: Writing, checkpoint: BackupCheckpoint): Promise<LxdBackup> {
   const settled = writing.made.then(async (made) => {
     await checkpoint.settle(made);
     return made;
   });
   settled.catch(() => undefined);
+  return settled;
+}
+
+/**
+ * Sends what LXD has written so far, up to a limit. If the store fails, the rest is sent later: LXD need not write its copy
+ * again for that.
+ */
+async function sendAhead(send: Send, writing: Writing): Promise<void> {
+  const { address, attempt, tools } = send;
   const limit = tools.config.worker.sendAheadMiB * 1024 * 1024;
   const source = followExport(tools.lxd, address, writing, limit);
   try {
@@ -96,7 +105,6 @@ async function sendAhead(send: Send, writing: Writing): Promise<LxdBackup> {
   } finally {
     source.destroy();
   }
-  return settled;
 }
 
 /** The error for an export whose length is not the one that LXD announced. */
@@ -172,16 +180,29 @@ class Transfer {
     const { sha256, crc32 } = await tools.threads.digest(body);
     const tar = this.#states.get(rawEnd) ?? this.#tar.state();
     const zeros = checkpoint.start.compression === 'none' ? { zeros: zerosIn(body) } : {};
-    const part = await upload.put(
-      { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar, ...zeros },
-      body,
-      signal,
-    );
+    const unsent = { number, rawStart, rawEnd, size: body.length, sha256, crc32, tar, ...zeros };
+    const part = this.#isWhole(unsent, partSize)
+      ? await upload.putWhole(await this.#checked(unsent), body, signal)
+      : await upload.put(unsent, body, signal);
     release();
     for (const at of this.#states.keys()) if (at <= rawStart) this.#states.delete(at);
     this.#stored += part.size;
     tools.metrics.received.inc({ peer: 'lxd' }, rawEnd - rawStart);
     attempt.report(this.#progress());
+  }
+
+  /** Whether the archive is one part: it is shorter than one, so nothing follows. */
+  #isWhole({ number, rawEnd, size }: Omit<SentPart, 'etag'>, partSize: number): boolean {
+    return number === 1 && size < partSize && rawEnd <= smallestPartBytes;
+  }
+
+  /** Returns the part that is the whole archive, if LXD says so too: once it is sent, the object is there. */
+  async #checked<P extends Omit<SentPart, 'etag'>>(part: P): Promise<P> {
+    const { address, made } = this.#send;
+    this.#tar.finish();
+    const { size } = await made;
+    if (part.rawEnd !== size) throw truncated(address, await made, part.rawEnd);
+    return part;
   }
 
   #progress(): OperationMetadata {

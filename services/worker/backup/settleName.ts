@@ -58,7 +58,8 @@ export async function assertNoLeftoverArchive(
   attempt: Attempt,
   { store, config }: Tools,
 ): Promise<void> {
-  if (attempt.operation.checkpoint?.uploadId) return;
+  // What is there may be an earlier attempt's, which is removed.
+  if (attempt.operation.checkpoint) return;
   if ((await etagAt(store, archiveKey(config.s3.prefix, address), attempt.signal)) === undefined) return;
   const what = `${address.instance}/${address.backup}`;
   throw new LxstowError(

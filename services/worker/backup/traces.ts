@@ -2,10 +2,10 @@
 import { etagAt } from '../../backups/archives.ts';
 import { archiveKey, manifestKey } from '../../backups/keys.ts';
 import { formatManifest, parseManifest } from '../../backups/manifest.ts';
-import { isCode } from '../../contract/errors.ts';
+import { isCode, unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
-import { deleteLxdBackup } from '../../lxd/backups.ts';
+import { deleteLxdBackup } from '../../lxd/archives/backups.ts';
 import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
 import type { Upload } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
@@ -16,8 +16,7 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
   const { backup, checkpoint } = attempt.operation;
   if (isCode(attempt.signal.reason, 'lease-lost')) return;
   try {
-    if (checkpoint?.uploadId && backup !== undefined)
-      await removeOwnManifest({ ...job.address, backup }, attempt, tools);
+    if (checkpoint && backup !== undefined) await removeOwnManifest({ ...job.address, backup }, attempt, tools);
   } finally {
     // Delete LXD's copy, which takes space, even if the store does not answer.
     await removeTraces(job, attempt, tools);
@@ -57,21 +56,24 @@ export async function removeTraces(job: JobOf<'backup'>, attempt: Attempt, tools
   const { key, uploadId, lxdBackup } = operation.checkpoint;
   const upload = key && uploadId ? { key, uploadId } : undefined;
   await tidy(lxdBackup, upload, attempt, tools);
-  if (upload && operation.backup !== undefined)
-    await removeLeftoverArchive({ ...job.address, backup: operation.backup }, attempt, tools);
+  if (operation.backup !== undefined)
+    await removeLeftoverArchive({ ...job.address, backup: operation.backup }, upload, attempt, tools);
   await removeCheckpoint(tools.checkpoints, operation);
 }
 
-/** Removes an archive that was completed, but never got its manifest. */
+/** Removes an archive that this operation has made, but that never got its manifest. */
 async function removeLeftoverArchive(
   address: BackupAddress,
+  upload: Upload | undefined,
   attempt: Attempt,
   { store, config }: Tools,
 ): Promise<void> {
   const { prefix } = config.s3;
   const signal = cleanupSignal();
   if ((await etagAt(store, manifestKey(prefix, address), signal)) !== undefined) return;
-  await store.remove(archiveKey(prefix, address), signal);
+  const key = archiveKey(prefix, address);
+  if (!upload && (await unlessMissing(() => store.stat(key, signal)))?.operation !== attempt.operation.id) return;
+  await store.remove(key, signal);
   attempt.log.debug('no archive without its manifest', { backup: address.backup });
 }
 

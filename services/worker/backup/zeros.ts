@@ -1,7 +1,7 @@
 /** Warns about zeros, which a backup without compression stores in full: most of the disk of a new virtual machine. */
 import { isZero } from '../../archive/compression/blockFormat.ts';
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
-import { sizeText } from '../../contract/bytes.ts';
+import { sizeText } from '../../contract/amounts.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 

@@ -1,7 +1,7 @@
 /** Checks what the backup contains if the restore's client is restricted to projects. */
 import { LxstowError } from '../../contract/errors.ts';
 import type { Manifest } from '../../contract/schemas.ts';
-import type { LxdClient } from '../../lxd/client.ts';
+import type { LxdClient } from '../../lxd/connection/client.ts';
 import { projectLimits } from '../../lxd/instances.ts';
 import { knownProfiles } from '../../lxd/profiles.ts';
 import { forbiddenFor, type Limits, refusalOf } from '../../lxd/restrictions.ts';

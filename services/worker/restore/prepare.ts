@@ -1,10 +1,10 @@
 /** Prepares an imported instance for its final name: marks it as ours, and gives it an identity of its own if another instance has the same. */
 import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
+import { isLxdAway } from '../../lxd/connection/lxdOperation.ts';
 import { changeInstance, moveInstance } from '../../lxd/instanceChanges.ts';
 import { type Config, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
-import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { areTwins, type Identity, identityOf, ownIdentity, withoutNetwork } from './identity.ts';
 import { type Restoring, waitingOf } from './restoring.ts';

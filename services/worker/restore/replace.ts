@@ -5,6 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
+import { isLxdAway } from '../../lxd/connection/lxdOperation.ts';
 import {
   changeInstance,
   deleteStoppedInstance,
@@ -13,7 +14,6 @@ import {
   shutDown,
 } from '../../lxd/instanceChanges.ts';
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
-import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { identifierOf, isMarked, keptConfig, markedConfig } from '../../lxd/marks.ts';
 import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
 import { isRetryHopeless, takeName } from './takeName.ts';

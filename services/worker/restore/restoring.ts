@@ -1,8 +1,8 @@
 /** A running restore: the names that it works on, and the instances that have them. */
 import type { Address, BackupAddress } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
+import type { Waiting } from '../../lxd/connection/lxdOperation.ts';
 import { findInstance, type LxdInstance } from '../../lxd/instances.ts';
-import type { Waiting } from '../../lxd/lxdOperation.ts';
 import { isMarked } from '../../lxd/marks.ts';
 import { importedName, renamed, replacedName } from '../../lxd/ownNames.ts';
 import type { Attempt } from '../../operations/attempt.ts';

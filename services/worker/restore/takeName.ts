@@ -1,8 +1,8 @@
 /** Gives a restored instance the requested name, and puts it into service. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
+import { LostOperation } from '../../lxd/connection/lxdOperation.ts';
 import { renameInstance, setState } from '../../lxd/instanceChanges.ts';
 import { findInstance, nameOf } from '../../lxd/instances.ts';
-import { LostOperation } from '../../lxd/lxdOperation.ts';
 import { beforeStart, isMarked } from '../../lxd/marks.ts';
 import { blameOf } from '../../outages/blame.ts';
 import { changeWhatMay } from './prepare.ts';

@@ -1,9 +1,9 @@
 /** Undoes a replacement that failed: gives the old instance its name again, and starts it if it ran. */
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
+import { isLxdAway } from '../../lxd/connection/lxdOperation.ts';
 import { renameInstance, setState, shutDown } from '../../lxd/instanceChanges.ts';
 import { findInstance, type LxdInstance, nameOf } from '../../lxd/instances.ts';
 import { everyInstance, type InventoryInstance } from '../../lxd/inventory.ts';
-import { isLxdAway } from '../../lxd/lxdOperation.ts';
 import { beforeStart, handedBackConfig, isMarked } from '../../lxd/marks.ts';
 import { changeWhatMay } from './prepare.ts';
 import { findInstances, type Restoring, waitingOf } from './restoring.ts';

@@ -1,0 +1,40 @@
+/** For a store on this host: a call that writes an object returns only once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { LxstowError } from '../../contract/errors.ts';
+import type { ObjectStore } from '../objectStore.ts';
+
+const run = promisify(execFile);
+
+/** How the error begins when the disk could not be told to keep an object. */
+export const notOnDisk = 'what was written is not on the disk of';
+
+/** Wraps the calls that make an object. */
+export function onDisk<S extends Pick<ObjectStore, 'completeUpload' | 'create' | 'replace'>>(
+  store: S,
+  folder: string,
+): S {
+  return {
+    ...store,
+    completeUpload: async (upload, parts, signal, over) =>
+      synced(store.completeUpload(upload, parts, signal, over), folder, signal),
+    create: async (key, body, options, signal) => synced(store.create(key, body, options, signal), folder, signal),
+    replace: async (key, etag, body, options, signal) =>
+      synced(store.replace(key, etag, body, options, signal), folder, signal),
+  };
+}
+
+/** Node.js has no syncfs(2), which takes folders and attributes along; coreutils has. */
+async function synced(call: Promise<string>, folder: string, signal: AbortSignal): Promise<string> {
+  const etag = await call;
+  try {
+    await run('sync', ['-f', folder], { signal });
+    return etag;
+  } catch (error) {
+    signal.throwIfAborted();
+    // Do not retry: the kernel reports a disk error only once, and then takes the bytes as written.
+    throw new LxstowError('s3-refused', `${notOnDisk} ${folder}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
