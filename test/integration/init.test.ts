@@ -27,12 +27,14 @@ const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
 const wrongFolders: [answer: string, said: RegExp][] = [
   ['/etc/hostname', /\/etc\/hostname is not a folder[\s\S]*Try again/],
   ['/etc/hostname/backups', /\/etc\/hostname is not a folder[\s\S]*Try again/],
+  ['/proc/backups', /nothing can be created in \/proc\n[\s\S]*Try again/],
   ['/var/lib/full/backups', /there is no room in \/var\/lib\/full\/backups\n.*Make room[\s\S]*Try again/],
   ['/var/lib/cd/backups', /\/var\/lib\/cd\/backups is on a disk that is mounted read-only[\s\S]*Try again/],
 ];
 /** Each answer that is wrong, what is said to it, and at last the right one. */
 const conversation: [answer: string, said?: RegExp][] = [
   ['backups', /backups is neither a URL nor an absolute path: give \/backups/],
+  ['ftp://nas/backups', /ftp:\/\/nas\/backups: give a folder, or the https:\/\/ URL of an S3 server/],
   ['s3://bucket', /give the URL of the S3 server/],
   ['https://key:secret@s3.example.net', /do not put keys into the URL/],
   ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
