@@ -54,7 +54,7 @@ export class Summaries {
   readonly #store: ObjectStore;
   readonly #prefix: string;
   readonly #log: Log;
-  /** The one used longest ago first. */
+  /** The least recently used first. */
   readonly #kept = new Map<string, Summary['backup']>();
 
   constructor(store: ObjectStore, prefix: string, log: Log) {
@@ -65,7 +65,7 @@ export class Summaries {
 
   /**
    * Summarises these manifests, in their order. If many of a project had to be read, and these are whole `projects`, writes an index for the next
-   * gateway. A `page` is too small for a project's index, which may have a million backups. Leaves out manifests that are gone, and those that cannot be read: it logs them, and tells `onUnreadable`, which may throw.
+   * gateway. A `page` is too small for a project's index, which may have a million backups. Leaves out manifests that are gone, and those that cannot be read: it logs them, and calls `onUnreadable`, which may throw.
    */
   async of(
     entries: ManifestEntry[],

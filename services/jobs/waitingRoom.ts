@@ -37,7 +37,7 @@ export interface WaitingRoomOptions {
 const longerEachMs = 10;
 /** Do not NAK within a second of redelivery: another worker may have the message by then. */
 const marginMs = 1000;
-/** A called job is on its way for this long, and later jobs stay behind it. */
+/** After it is called, a job may take this long to arrive; until then, later jobs wait. */
 const onItsWayMs = 2000;
 
 export class WaitingRoom implements Disposable {

@@ -105,7 +105,7 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
-/** Where a worker tells how far an operation is. */
+/** Where a worker publishes the progress of an operation. */
 export function progressSubject(remote: string, operation: string): string {
   return `${progressPrefix}.${remote}.${operation}`;
 }

@@ -20,7 +20,7 @@ import { runRestore, undoRestore } from './restore/restore.ts';
 
 export type { WorkerOptions } from './openTools.ts';
 
-/** Deletions at a time, beside the slots. */
+/** How many deletions run at a time, in addition to the slots. */
 const quickSlots = 2;
 const runners: Runners = {
   backup: { run: runBackup, undo: undoBackup },

@@ -55,7 +55,7 @@ export class TarHead {
     return this.#held ? [this.#held.subarray(0, this.#size)] : [];
   }
 
-  /** Goes on with the entries of `head`. Returns false while it is too short to tell. */
+  /** Continues with the entries of `head`. Returns false while `head` is too short to decide. */
   #look(head: Buffer): boolean {
     while (this.#next + tarBlockBytes <= head.length) {
       const entry = readEntry(head.subarray(this.#next, this.#next + tarBlockBytes));

@@ -1,4 +1,4 @@
-/** Puts a child on the queue: first its operation, then its job, so that another gateway can repeat it and finds what was done. */
+/** Puts a child on the queue: first its operation, then its job. So another gateway that repeats this finds what has already been done. */
 import type { Address, BackupJob, Run } from '../../contract/schemas.ts';
 import { type Job, lastQueuedJob, publishJob, publishUnlessQueued, type Queued, uuid5 } from '../../jobs/jobs.ts';
 import type { Nats } from '../../nats/connection.ts';
