@@ -94,7 +94,7 @@ export function isCode(thrown: unknown, code: ErrorCode): boolean {
   return thrown instanceof LxstowError && thrown.code === code;
 }
 
-/** What `get` returns; undefined if it throws not-found. */
+/** The result of `get`; undefined if it throws not-found. */
 export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
   try {
     return await get();

@@ -24,7 +24,7 @@ export class TarHead {
   }
 
   readonly #judge: (format: IndexFormat) => void;
-  /** The first bytes, while they are held back. How the tar is cut into chunks must not change what becomes of it. */
+  /** The first bytes, while they are held back. The result must not depend on how the tar is cut into chunks. */
   #held: Buffer | undefined = Buffer.allocUnsafe(mostBytes);
   #size = 0;
   /** Offset of the next entry. */
