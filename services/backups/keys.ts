@@ -13,7 +13,7 @@ export function manifestKey(prefix: string, address: BackupAddress): string {
   return archiveKey(prefix, address) + manifestEnding;
 }
 
-/** The key of the manifest that a cursor of these backups stands for: a cursor is the key's end, behind the scope's remote and project. */
+/** The key of the manifest that a cursor of these backups stands for: a cursor is the end of the key, after the scope's remote and project. */
 export function keyOfCursor(prefix: string, of: BackupScope, cursor: string): string {
   const { remote, project } = of;
   return `${listPrefix(prefix, project === undefined ? {} : { remote, project })}${cursor}${manifestEnding}`;

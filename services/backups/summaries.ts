@@ -32,7 +32,7 @@ export class Summaries {
   readonly #store: ObjectStore;
   readonly #prefix: string;
   readonly #log: Log;
-  /** The one used longest ago first. */
+  /** The least recently used first. */
   readonly #kept = new Map<string, ListedBackup>();
   readonly #largeDrafts = new Set<IndexDraft>();
 

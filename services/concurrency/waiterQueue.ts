@@ -17,7 +17,7 @@ export class WaiterQueue<T> {
     return await promise;
   }
 
-  /** Gives the thing to the first waiter; false if there is none. */
+  /** Gives the resource to the first waiter; false if nobody waits. */
   serve(thing: T): boolean {
     const next = this.#waiting.shift();
     next?.(thing);

@@ -22,7 +22,7 @@ export function backupName(time: Date, compression: Compression, clash = 1): str
   return `backup_${date}-${hour}-${minute}${second}${clash > 1 ? `-${clash}` : ''}${extensionOf[compression]}`;
 }
 
-/** The compression that a backup's name says; undefined where it says none. */
+/** The compression that the ending of a backup's name states; undefined if it states none. */
 export function compressionNamed(name: string): Compression | undefined {
   const ending = archiveEnding(name);
   return (Object.keys(extensionOf) as Compression[]).find((each) => extensionOf[each] === ending);
@@ -39,7 +39,7 @@ export function checkBackupName(name: string, compression: Compression): void {
   }
 }
 
-/** `.tar`, or `.tar.gz` and the like; undefined where the name has no such ending. */
+/** `.tar`, or `.tar.gz` and the like; undefined if the name has no such ending. */
 function archiveEnding(name: string): string | undefined {
   return /\.tar(\.[a-z0-9]+)?$/.exec(name)?.[0];
 }

@@ -94,12 +94,12 @@ export function isCode(thrown: unknown, code: ErrorCode): boolean {
   return thrown instanceof LxstowError && thrown.code === code;
 }
 
-/** What `get` returns; undefined if it throws not-found. */
+/** The result of `get`; undefined if it throws not-found. */
 export function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
   return unlessCode(['not-found'], get);
 }
 
-/** What `get` returns; undefined if it throws one of these codes. */
+/** The result of `get`; undefined if it throws one of these codes. */
 export async function unlessCode<T>(codes: ErrorCode[], get: () => T): Promise<Awaited<T> | undefined> {
   try {
     return await get();

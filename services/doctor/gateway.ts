@@ -58,7 +58,7 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
   await examineEndpoints(config.notify, signal, report);
 }
 
-/** Checks the webhooks without calling them, because a webhook would take the call for a notice. */
+/** Checks the webhooks without calling them, because a webhook would mistake the call for a notice. */
 async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSignal, report: Report): Promise<void> {
   for (const url of endpoints.map((endpoint) => new URL(endpoint))) {
     try {

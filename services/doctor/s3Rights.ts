@@ -179,7 +179,7 @@ export class RightsTrial {
     );
   }
 
-  /** Tests whether the store looks at the checksum of a part, which the next one replaces. Without these headers, it gets Content-MD5. */
+  /** Tests whether the store verifies the checksum of a part, which the next one replaces. Without these headers, it gets Content-MD5. */
   async #tryWrongSum(upload: Upload, sumOfBody: string): Promise<void> {
     if (upload.copies) return;
     const other = Buffer.from('other');

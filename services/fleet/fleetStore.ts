@@ -17,7 +17,7 @@ export interface Inventory {
   compared?: string;
 }
 
-/** A record, and where it stands: 0 where there never was one. */
+/** A record and its revision; the revision is 0 if there never was a record. */
 export interface ReadRecord {
   record: InstanceRecord;
   revision: number;
@@ -112,7 +112,7 @@ const staleMs = 50_000;
 export class FleetView {
   readonly #nats: Nats;
   readonly #known = new Map<string, KnownInstance>();
-  /** Never emptied: who asked has it in hand. */
+  /** Never emptied, because callers hold a reference to it. */
   #inventories = new Map<string, Inventory>();
   /** Sorted by cursor; undefined after an instance was added or removed. */
   #sorted: KnownInstance[] | undefined;

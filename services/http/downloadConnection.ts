@@ -18,7 +18,7 @@ interface Target {
   onBytes?: (() => void) | undefined;
 }
 
-/** A socket that reads into the memory of the waiting caller, and pauses while there is none. */
+/** A socket that reads into the memory of the waiting caller, and pauses while no caller waits. */
 export class DownloadConnection {
   readonly origin: string;
   /** Whether any bytes have arrived since the last request. */

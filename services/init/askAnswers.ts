@@ -1,4 +1,4 @@
-/** Finds out what init must know: from the options, from an earlier configuration, or by asking. Each store is tried at once. */
+/** Finds out what init must know: from the options, from an earlier configuration, or by asking. Tests each store at once. */
 import { readText } from '../contract/config.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Finding } from '../doctor/finding.ts';
@@ -25,7 +25,7 @@ import { tryFolder, tryS3 } from './tryStore.ts';
 
 export interface Question<T> {
   text: string;
-  /** What an empty line means. */
+  /** The answer that an empty line stands for. */
   usual?: string | undefined;
   /** The answer is not shown. */
   hidden?: boolean;
@@ -57,7 +57,7 @@ export interface InitAnswers {
   store: Store;
   /** Undefined: the schedule is not touched. */
   nightly: Nightly | undefined;
-  /** What is backed up at once: an instance, all, or none. */
+  /** What to back up now: an instance, all, or none. */
   backup: 'all' | 'none' | { instance: string };
 }
 
@@ -119,7 +119,7 @@ export async function findAnswers(asking: Asking): Promise<InitAnswers> {
   return { store, nightly: await findNightly(asking), backup: await findBackup(asking) };
 }
 
-/** With --yes and without --store: the one that is configured, else a folder on this machine. */
+/** With --yes and without --store: the configured store, otherwise a folder on this machine. */
 async function usualStore(asking: Asking): Promise<Store> {
   const store = asking.earlier?.store ?? { folder: usualFolder };
   accept(await tried(store, asking), asking);
@@ -213,7 +213,7 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
   const { options, repeated, asker } = asking;
   const { nightly, keepDaily } = options;
   if (nightly === false) return undefined;
-  // What is scheduled already stays as it is, unless the options say otherwise.
+  // An existing schedule stays unchanged, unless the options say otherwise.
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
   const time = await answer(asking, {
@@ -253,7 +253,7 @@ async function findBackup(asking: Asking): Promise<InitAnswers['backup']> {
   });
 }
 
-/** The option's value, else the answer to the question, else what is usual. */
+/** The option's value; otherwise the answer to the question; otherwise the default. */
 async function answer<T>(
   { asker }: Asking,
   { given, ...question }: Question<T> & { given?: string | undefined },

@@ -71,7 +71,7 @@ export async function writeConfiguration({ config }: Places, settings: Settings)
   return true;
 }
 
-/** Copies the CA beside the configuration: the service may not read a file below somebody's home. */
+/** Copies the CA to the folder of the configuration, because the service may not be able to read a user's home directory. */
 export async function keepCa({ config }: Places, store: Store): Promise<Store> {
   if ('folder' in store || store.ca === undefined) return store;
   const kept = join(dirname(config), 's3-ca.crt');

@@ -1,4 +1,4 @@
-/** What `lxstow init` is told: where backups go, when, and for how long they are kept. Reads answers and flags; throws bad-request with the reason. */
+/** The answers to `lxstow init`: where backups go, when, and for how long they are kept. Reads answers and flags; throws bad-request with the reason. */
 import { homedir } from 'node:os';
 import { isAbsolute, join, normalize } from 'node:path';
 import { LxstowError } from '../contract/errors.ts';

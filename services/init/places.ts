@@ -20,7 +20,7 @@ export interface Places {
 
 /** What init did. */
 export interface InitRecord {
-  /** Whether there was a configuration before; it is kept beside the new one. */
+  /** Whether there was a configuration before; it is kept next to the new one. */
   hadConfiguration: boolean;
   state: string;
   natsPort: number;

@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 /** Of standalone's nats-server, unless `--nats-port` says another. */
 export const usualNatsPort = 4222;
 
-/** For each name its usual port, or the next free one behind it. */
+/** For each name its usual port, or the next free one after it. */
 export async function freePorts<K extends string>(usual: Record<K, number>): Promise<Record<K, number>> {
   const taken = new Set<number>();
   const found = { ...usual };

@@ -5,7 +5,7 @@ import { hostname } from 'node:os';
 import { placeText, type Store } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
-/** Writes the page. A page of another store is kept beside it, because it may be the last copy of that store's keys. */
+/** Writes the page. A page of another store is kept next to it, because it may be the last copy of that store's keys. */
 export async function writePage({ page }: Places, store: Store): Promise<void> {
   const now = new Date();
   const old = await readFile(page, 'utf8').catch(() => undefined);

@@ -1,4 +1,4 @@
-/** Starts and stops `lxstow standalone`: as a service where there is systemd, else in the background. */
+/** Starts and stops `lxstow standalone`: as a service if there is systemd, otherwise in the background. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -123,7 +123,7 @@ async function startInBackground(service: Service): Promise<void> {
   child.unref();
 }
 
-/** The environment without what it says of the store: that is in the configuration by now. */
+/** The environment without the settings of the store, which are now in the configuration. */
 export function withoutStore(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
 }

@@ -107,7 +107,7 @@ function faultOf(folder: string, error: NodeJS.ErrnoException): [finding: string
   return faults[error.code ?? ''] ?? [`${folder} cannot be used: ${error.message}`, another];
 }
 
-/** The part of the path that is not a folder, but a file, for example. */
+/** The part of the path that is not a folder, for example a file. */
 function noFolderIn(path: string): string {
   return path === '/' || statSync(path, { throwIfNoEntry: false }) ? path : noFolderIn(dirname(path));
 }

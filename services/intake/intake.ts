@@ -73,14 +73,14 @@ interface Incoming {
   notes?: string;
   source?: ManifestSource;
   requestor?: Requestor;
-  /** Whom to notify of the end. */
+  /** The webhook to notify of the end. */
   told?: { notifyEndpoint?: string };
   trace?: string;
   /** The operation, if a dead process has left it, and this one resumes it. */
   left?: Stored | undefined;
-  /** A lease to hold besides the claim on the name. */
+  /** A lease to hold in addition to the claim on the name. */
   lease?: Lease;
-  /** Judges the contents before they count as a backup. */
+  /** Checks the contents before they become a backup. */
   judge?: Judge;
   /** No other transfer may use it. */
   memory: SlotMemory;

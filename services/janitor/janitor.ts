@@ -47,7 +47,7 @@ interface JanitorTools {
 
 interface RunOptions {
   signal: AbortSignal;
-  /** Removes nothing, only tells what it would remove. */
+  /** Removes nothing; only says what it would remove. */
   dryRun?: boolean;
   /** How long to wait for another janitor of this host. */
   patienceMs?: number;

@@ -1,6 +1,6 @@
 /**
  * Delivers jobs from NATS to one loop. A pull asks for one message, so that NATS assigns no job that the loop does not run; the client's `consume` would
- * hold the next one behind a job that takes hours (docs/nats.md).
+ * delay the next job by a job that takes hours (docs/nats.md).
  */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Nats } from '../nats/connection.ts';

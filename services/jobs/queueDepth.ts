@@ -31,7 +31,7 @@ export function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> 
   });
 }
 
-/** The consumers by name, 256 a request. A NATS user that may not list them (an older nats.conf) gets none: then each is asked for. */
+/** The consumers by name, 256 a request. A NATS user that may not list them (an older nats.conf) gets none; the consumers are then requested one by one. */
 async function listConsumers(nats: Nats): Promise<Map<string, ConsumerInfo>> {
   const found = new Map<string, ConsumerInfo>();
   try {
@@ -84,7 +84,7 @@ async function laneDepth(
   return { remote, lane, waiting: num_pending, taken: num_ack_pending, oldest };
 }
 
-/** Returns when the first message behind `seq` was published; undefined if a worker took it in between. */
+/** Returns when the first message after `seq` was published; undefined if a worker took it in between. */
 async function firstBehind(nats: Nats, filter: string, seq: number): Promise<Date | undefined> {
   // The server accepts `next_by_subj` together with `seq`; the client's type does not.
   const query = { seq: seq + 1, next_by_subj: filter } as { seq: number };

@@ -1,8 +1,8 @@
 /**
- * Jobs that wait for a lease: on their instance, or a permit. Each stays on the queue under a delayed NAK, which this worker renews while it lives.
- * The first job of each lease is called when a lease is released, and every few seconds, because a dead holder releases nothing. Any number may wait
- * without slowing down jobs that need not wait (adr/0020). Order: the jobs that wait here for one lease begin by their sequence in the stream; jobs that
- * wait at other workers are not known.
+ * The order of jobs that wait for a lease on their instance, or for a permit: those that wait at this worker for one lease begin by their sequence in
+ * the stream. A worker does not know the jobs that wait at other workers. Each job stays on the queue under a delayed NAK, which this worker renews
+ * while it lives. The first job of each lease is called when a lease is released, and every few seconds, because a dead holder releases nothing. Any
+ * number may wait without slowing down jobs that need not wait (adr/0020).
  */
 import type { Msg } from '@nats-io/transport-node';
 import { waitKey } from '../nats/bucketKeys.ts';
@@ -37,7 +37,7 @@ export interface WaitingRoomOptions {
 const longerEachMs = 10;
 /** Do not NAK within a second of redelivery: another worker may have the message by then. */
 const marginMs = 1000;
-/** A called job is on its way for this long, and later jobs stay behind it. */
+/** After it is called, a job may take this long to arrive; until then, later jobs wait. */
 const onItsWayMs = 2000;
 
 export class WaitingRoom implements Disposable {

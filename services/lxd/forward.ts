@@ -1,5 +1,5 @@
 /**
- * Finds out, before a byte is sent, whether a server would refuse a backup after the whole upload. Judges by what the server says that it can do
+ * Finds out, before a byte is sent, whether a server would refuse a backup after the whole upload. Judges by the features that the server reports
  * (`api_extensions`, its drivers), never by its version: Debian 12's and 13's LXD both say 5.0.2.
  */
 import type { IndexFormat } from '../archive/tar/tarHead.ts';

@@ -26,7 +26,7 @@ async function projectNames(lxd: LxdClient, signal: AbortSignal): Promise<string
 }
 
 /**
- * Yields what `pick` makes of each instance that these credentials may see, undefined left out. A project's answer may have many MiB: memory holds only
+ * Yields what `pick` makes of each instance that these credentials may see, without undefined results. A project's answer may have many MiB: memory holds only
  * what was picked of it.
  */
 export async function* everyInstance<T>(

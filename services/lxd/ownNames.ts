@@ -4,7 +4,7 @@ import type { Address } from '../contract/schemas.ts';
 const uuid = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
 const ownName = new RegExp(`^lxstow-(?:(old-)(${uuid})|(${uuid})(?:-[2-9])?)$`);
 
-/** The name under which an operation imports an instance; `count` is 2 to 9 where the names before are blocked. */
+/** The name under which an operation imports an instance; `count` is 2 to 9 if the names before it are blocked. */
 export function importedName(operation: string, count = 1): string {
   return count === 1 ? `lxstow-${operation}` : `lxstow-${operation}-${count}`;
 }

@@ -30,9 +30,9 @@ import { adoptedAs, checkName, compareProfiles, lacks, type Sound, sourceOf } fr
 interface AdoptionTools extends Omit<IntakeTools, 'onEnd' | 'threads'> {
   from: LxminBucket;
   intake: Intake;
-  /** How long to wait for the claim of another run, which may have died amid the same backup. */
+  /** How long to wait for the claim of another run, which may have died during the same backup. */
   patienceMs: number;
-  /** How long S3 may take for a range, retries included. */
+  /** How long S3 may take for a range, including retries. */
   idleTimeoutMs: number;
 }
 

@@ -116,7 +116,7 @@ export class Nats implements AsyncDisposable {
   }
 
   /**
-   * Calls `heed` with the subject of each subscription that NATS ends or refuses because we have no right to it. `heed` returns whether it will
+   * Calls `heed` with the subject of each subscription that NATS ends or refuses because lxstow has no right to it. `heed` returns whether it will
    * subscribe again.
    */
   onRefusedSubscription(heed: (subject: string) => boolean): Disposable {

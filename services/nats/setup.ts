@@ -38,14 +38,14 @@ import { deadPrefix, jobFilters, noticesPrefix } from './subjects.ts';
 /** How long the marker of a removed or expired key stays. */
 const markerTtlMs = 60_000;
 const duplicateWindowMs = 120_000;
-/** Longer than an endpoint may take to answer. */
+/** Longer than a webhook may take to answer. */
 const noticeAckWaitMs = 45_000;
 /** The gateway gives up a delivery before that. */
 const noticesKeptMs = 7 * 24 * 3_600_000;
 
 const nanos = (ms: number) => ms * 1_000_000;
 
-/** The streams that `setUp` creates, except those behind buckets. */
+/** The streams that `setUp` creates, except the streams of buckets. */
 function streams({ nats, remotes }: Config): { name: string; settings: Partial<StreamConfig> }[] {
   const common = { storage: StorageType.File, num_replicas: nats.replicas, allow_direct: true };
   return [
@@ -98,7 +98,7 @@ const buckets = [
 /** Buckets that workers do not need, and may not read. */
 const gatewaysBuckets = [runsBucket, schedulesBucket, trustBucket];
 
-/** Settings of the stream behind a bucket that already exists. */
+/** Settings of the stream of a bucket that already exists. */
 function bucketSettings({ nats }: Config): Partial<StreamConfig> {
   return {
     num_replicas: nats.replicas,
@@ -152,7 +152,7 @@ const noticeConsumers: { stream: string; name: string; settings: Partial<Consume
       ack_policy: AckPolicy.Explicit,
       ack_wait: nanos(noticeAckWaitMs),
       max_deliver: -1,
-      // Any number of notices may wait for an endpoint that is away.
+      // Any number of notices may wait for a webhook that is away.
       max_ack_pending: -1,
     },
   },

@@ -29,7 +29,7 @@ const fromWord = 'from';
 const unrestrictedWord = 'unrestricted';
 
 /**
- * `lxstow.jobs.<remote>.<kind>.<project>.<instance>`: all that a job touches, so that NATS can hold it against the publisher's rights. A restore from
+ * `lxstow.jobs.<remote>.<kind>.<project>.<instance>`: all that a job touches, so that NATS can check it against the publisher's rights. A restore from
  * another instance's backup adds `.from.<remote>.<project>.<instance>`; a restore that may contain anything adds `.unrestricted`.
  */
 export function jobSubject(
@@ -105,7 +105,7 @@ export function nudgeSubject(remote: string, operation: string): string {
   return `lxstow.nudge.${remote}.${operation}`;
 }
 
-/** Where a worker tells how far an operation is. */
+/** Where a worker publishes the progress of an operation. */
 export function progressSubject(remote: string, operation: string): string {
   return `${progressPrefix}.${remote}.${operation}`;
 }

@@ -1,4 +1,4 @@
-/** Takes notices from the queue and posts each to its endpoint, until the endpoint accepts it or lxstow gives up. */
+/** Takes notices from the queue and posts each to its webhook, until the webhook accepts it or lxstow gives up. */
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import { jittered } from '../concurrency/jitter.ts';
 import { Semaphore } from '../concurrency/semaphore.ts';
@@ -139,7 +139,7 @@ export class Deliverer {
     return ping ? Math.min(ms, pingTriedMs[ping.what]) : ms;
   }
 
-  /** Posts the notice if the current configuration allows its endpoint, whatever the configuration was when the notice was queued. */
+  /** Posts the notice if the current configuration allows its webhook, whatever the configuration was when the notice was queued. */
   async #post({ id, endpoint, namedBy, body, ping }: QueuedNotice): Promise<Answer> {
     const { config, handingBack } = this.#options;
     const listed = config.endpoints.includes(endpoint);

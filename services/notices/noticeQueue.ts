@@ -17,7 +17,7 @@ export interface QueuedNotice {
   remote: string;
   operation: string;
   endpoint: string;
-  /** Where the endpoint was named. */
+  /** Where the webhook was named. */
   namedBy: 'configuration' | 'request';
   /** The JSON as it is sent and signed; for a ping, its text. */
   body: string;

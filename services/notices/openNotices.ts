@@ -1,4 +1,4 @@
-/** Notifies endpoints when operations end. Every gateway runs this beside its API; several gateways share the work. */
+/** Sends notices to webhooks when operations end. Every gateway runs this in addition to its API; several gateways share the work. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';

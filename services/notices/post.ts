@@ -1,4 +1,4 @@
-/** Sends one request to an endpoint. Time, answer and addresses are limited, redirects are not followed, and only the answer's head counts. */
+/** Sends one request to a webhook. Time, answer and addresses are limited, redirects are not followed, and only the answer's head counts. */
 import { lookup as resolve } from 'node:dns';
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
@@ -13,13 +13,13 @@ interface PostOptions {
   /** CAs in PEM, instead of the system's. */
   ca?: string | undefined;
   timeoutMs: number;
-  /** Whether the endpoint may be at this host or in a private network. */
+  /** Whether the webhook may be at this host or in a private network. */
   mayBeOwn: boolean;
   /** Aborts the request; `post` then throws the signal's reason. */
   signal: AbortSignal;
 }
 
-/** `later`: another try may help. `afterMs`: the delay that the endpoint asks for. */
+/** `later`: another try may help. `afterMs`: the delay that the webhook asks for. */
 export type Answer =
   | { is: 'taken'; status: number }
   | { is: 'later'; why: string; afterMs?: number }
@@ -35,7 +35,7 @@ export async function post(url: URL, options: PostOptions): Promise<Answer> {
   const late = AbortSignal.timeout(timeoutMs);
   try {
     const response = await send(url, options, AbortSignal.any([signal, late]));
-    // An endpoint may send its status while it still works: read the answer to its end, within the same time limit.
+    // A webhook may send its status while it still works: read the answer to its end, within the same time limit.
     await heard(response);
     return judge(response);
   } catch (error) {

@@ -8,7 +8,7 @@ import { onlyMoved } from './operationProgress.ts';
 import type { OperationStore, Stored } from './operationStore.ts';
 
 const reportEveryMs = 1000;
-/** Progress that was only told is recorded after this time, for gateways that start and for attempts that end with their worker. */
+/** Progress that was only published is recorded after this time, for gateways that start and for attempts that end with their worker. */
 const recordEveryMs = 30_000;
 const cleanupMs = 30_000;
 const lingerMs = 5000;
@@ -18,7 +18,7 @@ export function cleanupSignal(): AbortSignal {
   return AbortSignal.timeout(cleanupMs);
 }
 
-/** Aborts 5 s after `signal`. For requests that create something: cut off at once, they could leave something behind that we do not know of. */
+/** Aborts 5 s after `signal`. For requests that create something: if they were interrupted at once, they could leave something behind that lxstow does not know of. */
 export function lingering(signal: AbortSignal): AbortSignal {
   signal.throwIfAborted();
   const late = new AbortController();
@@ -39,7 +39,7 @@ interface AttemptOptions {
   /** Further leases that it must hold while it runs: permits of the limits. */
   permits?: Lease[];
   worker: string;
-  /** False when an outage cut off the attempt that it takes over: the attempt's number then stays. */
+  /** False if an outage interrupted the attempt that this one takes over: the attempt's number then stays the same. */
   counts?: boolean;
   log: Log;
 }
@@ -61,7 +61,7 @@ export class Attempt {
   /** The progress that was written last, and when. */
   #written: OperationMetadata;
   #writtenAt = performance.now();
-  /** The progress that was told or written last, and when. */
+  /** The progress that was last published or written, and when. */
   #told: OperationMetadata;
   #toldAt = performance.now();
   #timer: NodeJS.Timeout | undefined;
@@ -141,8 +141,8 @@ export class Attempt {
   }
 
   /**
-   * Tells progress, a second after it was told last; a change of another kind, such as the stage, is written then. The next write of the operation has
-   * all of it. A failed write does not end the attempt.
+   * Publishes progress, at most once a second. A change of another kind, such as of the stage, is written to the record instead. The next write of the operation has
+   * all of the progress. A failed write does not end the attempt.
    */
   report(metadata: OperationMetadata): void {
     this.#metadata = { ...this.#metadata, ...metadata };
@@ -259,7 +259,7 @@ export class Attempt {
         this.#lose(lost);
         throw lost;
       }
-      // An earlier write of ours whose answer was lost, or a request to cancel: write over it.
+      // The newer revision is an earlier write of this attempt whose answer was lost, or a request to cancel: write over it.
       this.#stored = found;
       this.#heed(found.operation);
       await run();

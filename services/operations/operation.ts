@@ -82,7 +82,7 @@ function move(operation: Operation, to: Status, now: Date): Operation {
 
 /**
  * A worker begins an attempt, or takes one over. A Cancelling operation stays so: the worker only cleans it up. `counts`: false when the attempt
- * that is taken over was cut off through no fault of its own or of its worker.
+ * that is taken over was interrupted, and neither its job nor its worker was the cause.
  */
 export function begin(operation: Operation, owner: string, now: Date, counts = true): Operation {
   const attempt = operation.attempt + (counts ? 1 : 0);

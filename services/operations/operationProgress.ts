@@ -28,12 +28,12 @@ export function onlyMoved(before: OperationMetadata, after: OperationMetadata): 
   return isDeepStrictEqual(split(before)[1], split(after)[1]);
 }
 
-/** What is told of an operation that is at `metadata` now. */
+/** The message that publishes an operation's progress, given its current `metadata`. */
 export function progressOf({ owner = '', attempt }: Operation, metadata: OperationMetadata, now: Date): Progress {
   return { owner, attempt, at: now.toISOString(), metadata: split(metadata)[0] };
 }
 
-/** The operation with what was told of it, if that is of the same attempt and younger. */
+/** The operation with its published progress, if that belongs to the same attempt and is newer. */
 export function withProgress(operation: Operation, told: Progress | undefined): Operation {
   const { owner, attempt, updated_at } = operation;
   if (!told || !isAtWork(operation)) return operation;

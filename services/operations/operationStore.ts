@@ -58,7 +58,7 @@ export class OperationStore {
   }
 
   /**
-   * Tells who listens how far a running operation is. False where a record must say it: the connection was lost since the last one, which would look as
+   * Publishes the progress of a running operation. Returns false if a record must be written instead: the connection was lost since the last record, which would look as
    * if the attempt had ended with it.
    */
   tell(operation: Operation, metadata: OperationMetadata): boolean {
@@ -129,7 +129,7 @@ export class OperationStore {
     return { operations: page.map(({ operation }) => operation), ...(more !== undefined && { next: more }) };
   }
 
-  /** Where the bucket's stream begins and ends, and how many messages are in between. */
+  /** The first and last sequence of the bucket's stream, and the number of messages in between. */
   async #extent(): Promise<{ first: number; last: number; length: number }> {
     const ask = () => this.#nats.jsm.streams.info(`KV_${operationsBucket}`);
     const { state } = await this.#nats.ask('listing operations', ask);

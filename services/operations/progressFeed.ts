@@ -1,4 +1,4 @@
-/** The progress of all running operations, as their workers tell it: what a gateway adds to the records that it shows. */
+/** The progress of all running operations, as their workers publish it; a gateway adds it to the records that it shows. */
 import { parseJson } from '../contract/json.ts';
 import { check, type Operation, type Progress } from '../contract/schemas.ts';
 import type { Feed } from '../nats/bucket/feed.ts';
@@ -8,7 +8,7 @@ import { listen } from '../nats/subscriptions.ts';
 import { isAtWork, withProgress } from './operationProgress.ts';
 import type { OperationStore } from './operationStore.ts';
 
-/** Of so many operations it remembers what was told last: some 4 kB each. */
+/** The number of operations whose last progress is remembered: about 4 kB each. */
 const mostRemembered = 4096;
 /** Records that are read at a time, of operations that have not changed since this gateway started. */
 const mostReads = 16;
@@ -29,7 +29,7 @@ export class ProgressFeed implements Disposable {
     this.#subscription = listen(nats, progressSubject('*', '*'), ({ subject, data }) => this.#hear(subject, data));
   }
 
-  /** Calls `see` with each operation of which progress was told. */
+  /** Calls `see` with each operation whose progress was published. */
   onProgress(see: (operation: Operation) => void): void {
     this.#listeners.push(see);
   }
@@ -63,7 +63,7 @@ export class ProgressFeed implements Disposable {
     }
   }
 
-  /** Nobody may tell the progress of another host's operation. */
+  /** A worker may not publish the progress of another host's operation. */
   #tell(operation: Operation, remote: string, told: Progress): void {
     const { id } = operation;
     if (operation.remote !== remote) return;

@@ -73,7 +73,7 @@ export class Watch {
     return this.#known;
   }
 
-  /** When a restart was last noticed, in monotonic ms. A time and not a flag: the jobs that one restart has cut ask one after another. */
+  /** When a restart was last noticed, in monotonic ms. A time and not a flag, because the jobs that one restart has interrupted ask one after another. */
   get startedAgain(): number {
     return this.#startedAgain;
   }
@@ -89,7 +89,7 @@ export class Watch {
     return this.#known;
   }
 
-  /** Asks the dependency, unless it is known to be away; writes the record when it does not serve us. `writes`: whether a write may have been refused. */
+  /** Probes the dependency, unless it is known to be away; writes the record if it does not serve us. `writes`: whether a write may have been refused. */
   async examine(writes: boolean): Promise<Outage | undefined> {
     const known = await this.current();
     if (known?.allowed === 0 && !known.only) return known;

@@ -41,7 +41,7 @@ export interface Occasion {
   before?: string;
   /** Why nothing is backed up for this slot. */
   missed?: string;
-  /** What the run says beside its outcome. */
+  /** A note about the run, in addition to its outcome. */
   note?: string;
 }
 
@@ -124,7 +124,7 @@ function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boo
   return instances.length > 0 && instances.every((name) => found.has(name));
 }
 
-/** Names, not patterns, that no instance has: a typo in a script must not go unnoticed. */
+/** Names (not patterns) that no instance has: a typo in a script must not go unnoticed. */
 function missingNames({ instances = [] }: RunSelector, known: Set<string>): string[] {
   return instances.filter((name) => !/[*?]/.test(name) && !known.has(name));
 }

@@ -98,7 +98,7 @@ function isWild(pattern: string): boolean {
 /** Throws bad-request for a selector that chooses nothing, or that cannot be parsed. */
 export function checkSelector(selector: RunSelector): void {
   const { all, instances = [], exclude = [], match = [], schedule } = selector;
-  // It would mean nothing, and look as if it were for every client.
+  // An empty list would choose nothing, but look as if it meant everything.
   for (const field of ['projects', 'remotes'] as const)
     if (selector[field]?.length === 0)
       throw new LxstowError('bad-request', `selector: ${field} is empty; leave it out to mean all`);

@@ -33,8 +33,8 @@ export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
 }
 
 /**
- * Throws where the bucket does not lock: Garage takes the headers of a lock, and keeps none. Without the right to ask
- * (s3:GetBucketObjectLockConfiguration), the write's own answer must do.
+ * Throws if the bucket has no Object Lock: Garage accepts the headers of a lock, but keeps no lock. Without the right to check this
+ * (s3:GetBucketObjectLockConfiguration), lxstow relies on the answer to the write.
  */
 export async function assertLocks(s3: S3Connection, { lock }: Protection, signal: AbortSignal): Promise<void> {
   if (!lock) return;
@@ -52,7 +52,7 @@ export async function assertLocks(s3: S3Connection, { lock }: Protection, signal
 
 const noLock = 'the bucket has no Object Lock, which must be enabled when a bucket is created (docs/s3.md)';
 
-/** Throws the error of a write that asked for protection; says what is wrong where the bucket cannot give it. */
+/** Throws the error of a write that asked for protection; says what is wrong if the bucket cannot provide it. */
 export function explainNoLock({ lock, held }: Protection, error: unknown): never {
   // SeaweedFS says no more than InvalidRequest.
   const isAbout =

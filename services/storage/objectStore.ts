@@ -64,7 +64,7 @@ export interface ObjectStore {
   /** Resolves when the bucket exists and the credentials may list it. */
   probe(signal: AbortSignal): Promise<void>;
 
-  /** Opens an upload. The object will have its tags, where the store has any (docs/s3.md). */
+  /** Opens an upload. The object gets its tags, if the store supports tags (docs/s3.md). */
   beginUpload(key: string, options: UploadOptions, signal: AbortSignal): Promise<Upload>;
   /** Uploads one part; returns its ETag. The store refuses the part when its CRC-32 is not `crc32`. `body` may be reused once this settles. */
   putPart(upload: Upload, number: number, body: Buffer, crc32: string, signal: AbortSignal): Promise<string>;
@@ -108,9 +108,9 @@ export interface ObjectStore {
   stat(key: string, signal: AbortSignal): Promise<{ size: number; etag: string; operation?: string }>;
   /** Fills `into` with the object's bytes from `start` on; throws `conflict` when the object's ETag is no longer `etag`. */
   readRange(key: string, etag: string, start: number, into: Buffer, signal: AbortSignal): Promise<void>;
-  /** Deletes an object; true where the bucket keeps it as an old version. Succeeds if it is already gone. */
+  /** Deletes an object; true if the bucket keeps it as an old version. Succeeds if the object is already gone. */
   remove(key: string, signal: AbortSignal): Promise<boolean>;
-  /** Holds an object by a legal hold, or releases it. Throws s3-refused where the bucket has no Object Lock. */
+  /** Puts a legal hold on an object, or releases it. Throws s3-refused if the bucket has no Object Lock. */
   hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
   /**
    * Yields every object whose key begins with `prefix`, once: in order of the keys' bytes, on some servers folder by folder. With `after`

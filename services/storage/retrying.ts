@@ -74,8 +74,8 @@ function again<T>(
 }
 
 /**
- * Restarts a listing that breaks off: one of objects behind the last key that it yielded, whatever their number; of the others, which are short and have
- * no such place, it skips what it has yielded.
+ * Restarts a listing that breaks off. A listing of objects, however long, continues after the last key that it yielded; the other listings, which are short and have
+ * no such key, start again and skip what they have yielded.
  */
 async function* resumed(
   call: StoreListing,

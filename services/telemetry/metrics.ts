@@ -9,7 +9,7 @@ const jobBuckets = [1, 5, 15, 60, 300, 900, 3600, 10_800, 21_600, 43_200, 86_400
 /** Gauges named like counters, which Prometheus's own lint refuses. The same numbers exist by type, without `_total`. */
 const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
 
-/** The event loop is looked at so often. Every 10 ms, as is usual, costs an idle process 5 ms of CPU a second. */
+/** How often the lag of the event loop is measured. The usual 10 ms would cost an idle process 5 ms of CPU a second. */
 const lagEveryMs = 100;
 const lags = ['min', 'max', 'mean', 'p50', 'p90', 'p99'].map((of) => `nodejs_eventloop_lag_${of}_seconds`);
 

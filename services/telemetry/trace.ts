@@ -15,7 +15,7 @@ export function traceOf(header: string | undefined): Trace {
   return parseTraceparent(header) ?? { id: hex(32), flags: '00' };
 }
 
-/** Section 3.2.2 of the specification: a later version may have more fields behind the flags, version 00 has none. */
+/** Section 3.2.2 of the specification: a later version may have more fields after the flags, version 00 has none. */
 export function parseTraceparent(header: string | undefined): Trace | undefined {
   const [, version, id = '', parent = '', flags = '', more] =
     /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(header ?? '') ?? [];

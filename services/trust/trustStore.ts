@@ -125,7 +125,7 @@ export class TrustStore {
     return (await this.#bucket.put(entry.key, end, entry.revision, { ttlMs })) === undefined ? undefined : token;
   }
 
-  /** Records where a gateway is, for the tokens that the command line makes. */
+  /** Records the addresses of a gateway, for the tokens that the command line makes. */
   async announce(place: GatewayPlace): Promise<void> {
     const key = gatewayKey(place.fingerprint, place.addresses[0] ?? '');
     const { revision } = await this.#bucket.get(key);

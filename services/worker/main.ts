@@ -1,4 +1,4 @@
-/** The worker: slots that take a host's jobs from NATS and run them beside its LXD. */
+/** The worker: slots that take a host's jobs from NATS and run them on its LXD. */
 import { SlotMemory } from '../archive/slotMemory.ts';
 import { removeStaleRegularly } from '../coordination/leases.ts';
 import { recordedKeys } from '../fleet/rounds.ts';
@@ -20,7 +20,7 @@ import { runRestore, undoRestore } from './restore/restore.ts';
 
 export type { WorkerOptions } from './openTools.ts';
 
-/** Deletions at a time, beside the slots. */
+/** How many deletions run at a time, in addition to the slots. */
 const quickSlots = 2;
 const runners: Runners = {
   backup: { run: runBackup, undo: undoBackup },
@@ -83,7 +83,7 @@ async function takeJobs(lane: Lane, opened: OpenedWorker, handingBack: AbortSign
   await runLoop({ ...opened, deliveries, tools, runners, handingBack, ...ready });
 }
 
-/** What the worker does for its host besides jobs: runs the janitor, takes the inventory, and removes leases that outlived their holders. */
+/** What the worker does for its host in addition to jobs: runs the janitor, takes the inventory, and removes leases that outlived their holders. */
 function upkeep({ worker, nats, tools, log, stop }: OpenedWorker): Promise<void>[] {
   const { config, lxd, leases, fleet, keeper, store } = tools;
   const { remote, janitorEveryMinutes, inventoryEverySeconds } = config.worker;

@@ -1,4 +1,4 @@
-/** Binding of Intel's ISA-L, used where it is installed: deflate and CRC-32 at a third of zlib's cost (docs/adr/0029-isa-l.md). */
+/** Binding of Intel's ISA-L, used if it is installed: deflate and CRC-32 at a third of zlib's cost (docs/adr/0029-isa-l.md). */
 import { createRequire } from 'node:module';
 import zlib from 'node:zlib';
 import type * as Koffi from 'koffi';

@@ -54,7 +54,7 @@ export class ConfigFiles {
   ): { names: string[]; targets: string[][]; sparse: boolean } {
     const isFile = files.includes(type);
     if (!isFile && !withoutData.includes(type)) throw this.#refuse(`it has an entry of type ${JSON.stringify(type)}`);
-    // GNU tar skips data behind directories and symbolic links, too.
+    // GNU tar skips data after directories and symbolic links, too.
     const stated = statedSize(header);
     if (stated === undefined || (!isFile && stated > 0)) throw this.#refuse('an entry has a wrong size');
     const own = textAt(header, 0, 100);

@@ -207,7 +207,7 @@ export function readEntry(header: Buffer): { name: string; size: number } | unde
   return Number.isNaN(size) ? undefined : { name: nameIn(header), size };
 }
 
-/** The name in a header, without what extension headers say of it. */
+/** The name in a header, ignoring extension headers. */
 export function nameIn(header: Buffer): string {
   const [name = '', prefix = ''] = [header.subarray(0, 100), header.subarray(345, 500)].map((field) =>
     field.toString('latin1').replace(/\0.*$/s, ''),
@@ -258,7 +258,7 @@ function sumOf(header: Buffer): number {
   return sum;
 }
 
-/** Parses octal digits, or GNU's base 256, which has the top bit set. NaN for anything else: a negative size would lead a reader back. */
+/** Parses octal digits, or GNU's base 256, which has the top bit set. NaN for anything else: a negative size would make a reader go backwards. */
 function number(header: Buffer, at: number, length: number): number {
   const field = header.subarray(at, at + length);
   if (((field[0] ?? 0) & 0x80) === 0) {

@@ -24,7 +24,7 @@ export class TarHead {
   }
 
   readonly #judge: (format: IndexFormat) => void;
-  /** The first bytes, while they are held back. How the tar is cut into chunks must not change what becomes of it. */
+  /** The first bytes, while they are held back. The result must not depend on how the tar is cut into chunks. */
   #held: Buffer | undefined = Buffer.allocUnsafe(mostBytes);
   #size = 0;
   /** Offset of the next entry. */
@@ -55,7 +55,7 @@ export class TarHead {
     return this.#held ? [this.#held.subarray(0, this.#size)] : [];
   }
 
-  /** Goes on with the entries of `head`. Returns false while it is too short to tell. */
+  /** Continues with the entries of `head`. Returns false while `head` is too short to decide. */
   #look(head: Buffer): boolean {
     while (this.#next + tarBlockBytes <= head.length) {
       const entry = readEntry(head.subarray(this.#next, this.#next + tarBlockBytes));

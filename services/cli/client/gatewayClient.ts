@@ -23,7 +23,7 @@ interface RequestOptions {
   body?: object;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
-  /** Called with each warning beside the answer. */
+  /** Called with each warning that comes with the answer. */
   onWarning?: (text: string) => void;
 }
 

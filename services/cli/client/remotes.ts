@@ -15,7 +15,7 @@ export interface Remote {
   url: string;
   /** The project, unless --project names another. */
   project?: string;
-  /** PEM. The certificate that the gateway must show. If there is none, a CA of the system must have signed the gateway's certificate. */
+  /** PEM. The certificate that the gateway must present. If it is absent, a CA of the system must have signed the gateway's certificate. */
   certificate?: string;
 }
 

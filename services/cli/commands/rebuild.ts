@@ -36,7 +36,7 @@ interface Rebuilt {
   backups: number | null;
   instances: number | null;
   error: string | null;
-  /** The host's backups that were deleted by other means than lxstow, and that the bucket still keeps as old versions. */
+  /** The host's backups that something other than lxstow deleted, and that the bucket still keeps as old versions. */
   deleted: Omit<ShownDeleted, 'host'>[];
 }
 
@@ -84,7 +84,7 @@ export async function rebuildCommand(options: RebuildOptions): Promise<Exit> {
   return results.some(({ error }) => error !== null) ? exits.failed : exits.ok;
 }
 
-/** Lists the backups that were deleted by other means than lxstow, by host; with `yes`, removes their delete markers. Without `yes`, an error of the store is only a warning. */
+/** Lists the backups that something other than lxstow deleted, by host; with `yes`, removes their delete markers. Without `yes`, an error of the store is only a warning. */
 async function showDeleted(
   { config, stop, format, yes = false, deletedSince }: RebuildOptions,
   store: ObjectStore,

@@ -1,4 +1,4 @@
-/** The common beginning of commands that read the configuration: servers, and the commands that administer them. */
+/** What commands that read the configuration have in common: servers, and the commands that administer them. */
 import type { Command } from 'commander';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Configured } from '../configured.ts';

@@ -1,4 +1,4 @@
-/** Files in the state directory, in which standalone and the commands beside it share the secrets and addresses of its servers. */
+/** Files in the state directory, in which standalone and other commands on the machine share the secrets and addresses of its servers. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';

@@ -32,7 +32,7 @@ export function print(format: Format, { heading, rows, raw, empty }: Result): vo
   }
 }
 
-/** A remark beside the result, such as a warning. */
+/** A remark in addition to the result, such as a warning. */
 export function say(text: string): void {
   process.stderr.write(`lxstow: ${printable(text)}\n`);
 }

@@ -26,10 +26,10 @@ interface Sources {
   connections: Connections;
 }
 
-/** Limits of enrolment. They are separate from refusals, so that other clients behind the same address cannot keep a new client from enrolling. */
+/** Limits of enrolment. They are separate from refusals, so that other clients at the same address cannot prevent a new client from enrolling. */
 interface EnrolmentLimits {
   ofClient: RefusalLimit;
-  /** A higher limit for the whole address, against clients that show one certificate after another. */
+  /** A higher limit for the whole address, against clients that use many different certificates. */
   ofAddress: RefusalLimit;
 }
 

@@ -1,6 +1,6 @@
 /**
  * LXD's filter language: `status eq Running and not name eq "c.*"`, read from left to right, `and` and `or` alike; also in the short
- * form `status=Running`. What it may cost is counted before it is spent.
+ * form `status=Running`. Its cost is computed, and limited, before it is evaluated.
  */
 import { setImmediate } from 'node:timers/promises';
 import { RE2JS } from 're2js';

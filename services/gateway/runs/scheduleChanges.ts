@@ -31,7 +31,7 @@ export interface ScheduleClient {
 const mostTries = 20;
 /** The number is limited because gateways look at all schedules each time that one is due. */
 const mostSchedules = 1000;
-/** How many of these restricted clients and publishers may have, so that they cannot prevent others from making one. */
+/** How many of these schedules restricted clients and publishers may have, so that they cannot prevent others from creating schedules. */
 const mostOfLimited = mostSchedules / 2;
 
 /** Creates a schedule. Throws conflict if there is one of this name, and queue-full if there are too many. */

@@ -51,7 +51,7 @@ export async function assertInstance(
     throw new LxstowError('not-found', `instance ${instance} does not exist, and has no backups`);
 }
 
-/** The store's answer, or `otherwise` while S3 is away. The worker checks again when it does the job. */
+/** The store's answer, or `otherwise` while S3 is away. The worker checks again when it runs the job. */
 export async function unlessAway<T>(
   { log }: Pick<GatewayParts, 'log'>,
   ask: () => Promise<T>,

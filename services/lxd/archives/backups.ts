@@ -33,12 +33,12 @@ interface LxdBackupRequest {
   instanceOnly: boolean;
   /** Format of the index, where LXD can write more than one; undefined: LXD's default. */
   metadataVersion?: number | undefined;
-  /** For how long a job may wait before this copy is sent. Default: 24. */
+  /** How long a job may wait before this copy is sent. Default: 24. */
   waitHours?: number;
 }
 
 /**
- * Has LXD write an uncompressed backup: of a compressed one, LXD may report Success although it is truncated. Resolves when LXD has begun.
+ * Makes LXD write an uncompressed backup, because LXD may report Success for a compressed one although it is truncated. Resolves when LXD has begun.
  * `onProgress` gets the bytes written so far. LXD deletes a backup that lxstow could not remove a week after `waitHours`.
  */
 export async function beginLxdBackup(

@@ -29,8 +29,8 @@ export async function openExport(
 }
 
 /**
- * Pause before asking LXD for what it has written since, unless it says before that it has written all. Triples while there is little new: LXD may work
- * for long before it writes, and a question to which there is no answer costs a connection (it answers 416 with a wrong length).
+ * Pause before asking LXD for newly written bytes. It ends early when LXD reports that it has written everything. It triples while there is little new: LXD may work
+ * for a long time before it writes, and a request for bytes that do not exist yet costs a connection (it answers 416 with a wrong length).
  */
 const shortestPauseMs = 100;
 const longestPauseMs = 1000;

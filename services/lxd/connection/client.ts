@@ -107,7 +107,7 @@ export class LxdClient implements Disposable {
     return `${this.product} (${this.remote})`;
   }
 
-  /** How long the server may say nothing amid an answer. */
+  /** How long the server may be silent in the middle of an answer. */
   get silence(): { ms: number; error: () => LxstowError } {
     return { ms: answerTimeoutMs, error: () => this.#unavailable(`no answer in ${answerTimeoutMs} ms`) };
   }
@@ -117,7 +117,7 @@ export class LxdClient implements Disposable {
     return (await this.call<T>({ path, query, signal })).metadata;
   }
 
-  /** GETs what hardly ever changes, such as a pool. An answer of the last seconds will do, unless LXD was away since. */
+  /** GETs something that hardly ever changes, such as a pool. Uses an answer of the last seconds, unless LXD was away since then. */
   async getRecent<T>(path: string, signal: AbortSignal): Promise<T> {
     const known = this.#recent.get(path);
     if (known && performance.now() - known.at < recentMs) return known.metadata as T;

@@ -38,7 +38,7 @@ async function batchOf(
   }
 }
 
-/** Where a scan begins, and what of. */
+/** Where a scan begins, and what it scans. */
 export interface ScanOptions {
   /** The revision of the first entry. Default: the first one. */
   from?: number;

@@ -1,4 +1,4 @@
-/** Puts a child on the queue: first its operation, then its job, so that another gateway can repeat it and finds what was done. */
+/** Puts a child on the queue: first its operation, then its job. So another gateway that repeats this finds what has already been done. */
 import type { Address, BackupJob, Run } from '../../contract/schemas.ts';
 import { type Job, lastQueuedJob, publishJob, publishUnlessQueued, type Queued, uuid5 } from '../../jobs/jobs.ts';
 import type { Nats } from '../../nats/connection.ts';
@@ -64,7 +64,7 @@ export async function pruneBehind({ nats, operations }: FeedingTools, { id, chil
   const known = await operations.find(prune, remote);
   if (known && known.operation.status !== 'Pending') return;
   const address = { remote, project, instance };
-  // One that waits may have no job: a gateway may have died, or NATS gone away, before it was queued.
+  // A waiting child may have no job: a gateway may have died, or NATS may have gone away, before the job was queued.
   if (known && (await lastQueuedJob(nats, 'prune', address))?.operation === prune) return;
   const trace = traceOfRun(of.run);
   const { requestor } = of.run;

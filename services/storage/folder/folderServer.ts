@@ -18,7 +18,7 @@ interface FolderServer {
 
 /**
  * Arguments and environment of `versitygw`. Its paths are relative, so a server whose disk is unmounted lazily stays on that disk, and does not write to
- * the folder below the mount point. ETags and tags are files beside the objects, because not every file system has extended attributes, and not every copy keeps them.
+ * the folder below the mount point. ETags and tags are in files of their own, because not every file system has extended attributes, and not every copy keeps them.
  */
 export function folderServer({ folder, port, region, accessKey, secretKey }: FolderServerOptions): FolderServer {
   const general = ['--port', `127.0.0.1:${port}`, '--region', region, '--keep-alive', '--quiet'];

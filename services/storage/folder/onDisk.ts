@@ -6,7 +6,7 @@ import type { ObjectStore } from '../objectStore.ts';
 
 const run = promisify(execFile);
 
-/** How the error begins when the disk could not be told to keep an object. */
+/** How the error begins if an object could not be synced to the disk. */
 export const notOnDisk = 'what was written is not on the disk of';
 
 /** Wraps the calls that make an object. */

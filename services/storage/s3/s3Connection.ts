@@ -19,7 +19,7 @@ interface S3Request {
   query?: Record<string, string>;
   headers?: Record<string, string>;
   body?: Buffer | string;
-  /** The server may take long to answer. The request is given up only when the server answers no other request either. */
+  /** The server may take long to answer. The request fails only if the server answers no other request either. */
   patient?: boolean;
   signal: AbortSignal;
 }
@@ -201,7 +201,7 @@ export class S3Connection implements Disposable {
     return refusalOf(status, body.toString(), { title: this.#title, bucket, own: this.#own });
   }
 
-  /** After a refusal: whether the configuration has other keys by now, which count from now on. */
+  /** After a refusal: whether the configuration now has other keys; if so, they are used from now on. */
   #hasOtherKeys({ code }: LxstowError, status: number): boolean {
     // To a HEAD, AWS answers 400 and nothing more when a session token has expired.
     if (!this.#reread || (code !== 's3-denied' && !(status === 400 && this.#keys.sessionToken !== undefined)))

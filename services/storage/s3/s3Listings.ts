@@ -76,7 +76,7 @@ async function* listUploads(s3: S3Connection, prefix: string, signal: AbortSigna
     // For more than 1 000 uploads of one key, MinIO reports a truncated page and then sends the same page for ever.
     if (page.IsTruncated !== 'true' || given.size === known) return;
     const id = page.NextUploadIdMarker;
-    // Garage gives none where a page ends with the last upload of a key.
+    // Garage returns none if a page ends with the last upload of a key.
     markers = {
       'key-marker': word(page, 'NextKeyMarker'),
       ...(typeof id === 'string' && id ? { 'upload-id-marker': id } : {}),

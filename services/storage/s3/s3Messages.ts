@@ -89,7 +89,7 @@ export function copySource(bucket: string, key: string): string {
   return `/${bucket}/${escapedKey(key)}`;
 }
 
-/** Throws s3-unavailable if the body's CRC-32 is not `crc32`: for stores that take no such sum. */
+/** Throws s3-unavailable if the body's CRC-32 is not `crc32`: for stores that accept no such checksum. */
 export function assertUndamaged(body: Buffer, crc32: string, what: string): void {
   if (crcInS3(zlib.crc32(body)) !== crc32)
     throw new LxstowError('s3-unavailable', `${what} was damaged before it was sent`);

@@ -122,7 +122,7 @@ export class ArchiveUpload {
     const { lock } = this.#checkpoint.start;
     const old = this.#upload;
     const { uploadId } = this.#attempt.operation.checkpoint ?? {};
-    // An earlier attempt died amid its renewal: its copy is incomplete.
+    // An earlier attempt died while it renewed the upload: its copy is incomplete.
     if (uploadId && uploadId !== old.uploadId) await store.abortUpload({ key: old.key, uploadId }, signal);
     const sent = this.#checkpoint.parts;
     const begun = Date.now();

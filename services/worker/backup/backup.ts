@@ -27,7 +27,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   using _kept = tools.reservations.keep(address, backup, attempt.operation.id, (error) =>
     attempt.log.warn('the name is not held for longer yet', { error }),
   );
-  // Of a name that is made of the operation's time, the store says at the end whether it is free.
+  // For a name that is made from the operation's time, the store shows at the end whether the name is free.
   if (!isFree) {
     if (await isDone(address, attempt, tools)) return removeTraces(job, attempt, tools);
     await assertNoLeftoverArchive(address, attempt, tools);

@@ -37,7 +37,7 @@ export async function resume(
   const sound =
     operation.checkpoint.uploadId === start.upload.uploadId && (await unlessMissing(() => upload.isSound(signal)));
   if (!sound) {
-    // The earlier attempt may have ended amid a renewal: the object is there, the next upload is not.
+    // The earlier attempt may have ended during a renewal: the object exists, the next upload does not.
     if (object === undefined || object !== upload.etag) return undefined;
     await upload.reopen(object, signal);
   }

@@ -1,7 +1,7 @@
 /**
- * How far a backup is, for another attempt to resume: its beginning, and each part that is stored. Kept beside the operation, not in it: ten thousand
- * parts are too much for one record. Nothing is written while LXD may still write its copy, for no attempt can resume that, nor for a backup of one
- * part, which is as quickly made again.
+ * The progress of a backup, from which another attempt resumes: its beginning, and each stored part. It is kept apart from the operation: ten thousand
+ * parts are too much for one record. Nothing is written while LXD may still write its copy, because no attempt can resume that, nor for a backup of one
+ * part, which can be made again just as quickly.
  */
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { smallestPartBytes } from '../../archive/cutParts.ts';
@@ -33,7 +33,7 @@ export interface BackupStart {
   lxd: ManifestLxd;
 }
 
-/** A part that is stored, the tar scanner's state behind it, and how many of its bytes are zeros, if zerosIn() has counted them. */
+/** A stored part, the tar scanner's state after it, and how many of its bytes are zeros, if zerosIn() has counted them. */
 export type SentPart = Part & { tar: TarState; zeros?: number };
 
 /**
@@ -134,7 +134,7 @@ export class BackupCheckpoint {
     return this.#amend(facts);
   }
 
-  /** Records that LXD's copy is whole, and what was sent of it before. */
+  /** Records that LXD's copy is complete, and what was sent of it before. */
   settle(made: LxdBackup): Promise<void> {
     return this.#amend({ made });
   }
@@ -152,7 +152,7 @@ export class BackupCheckpoint {
     }
   }
 
-  /** Number of recorded parts, including those behind a gap. */
+  /** Number of recorded parts, including those after a gap. */
   get recorded(): number {
     let count = 0;
     for (const { parts } of this.#chunks.values()) count += parts.size;
@@ -233,7 +233,7 @@ export class BackupCheckpoint {
   }
 }
 
-/** Writes a record, over whatever is there: with the lease on the instance, the record is ours. `expected`: its revision, as far as is known. Returns the new revision. */
+/** Writes a record, over any existing one: the holder of the lease on the instance owns the record. `expected`: its revision, as far as is known. Returns the new revision. */
 async function write({ bucket, key }: Place, name: string, value: Buffer | string, expected: number): Promise<number> {
   for (let revision = expected; ; ) {
     const written = await bucket.put(`${key}.${name}`, value, revision, { ttlMs: keptMs });
@@ -276,7 +276,7 @@ export async function removeCheckpoint(bucket: Bucket, { remote, id }: { remote:
   await removeSeries(bucket, key, 1);
 }
 
-/** Removes `key.<first>` and the following, up to the first that is not there. */
+/** Removes `key.<first>` and the following keys, up to the first one that does not exist. */
 async function removeSeries(bucket: Bucket, key: string, first: number): Promise<void> {
   for (let index = first; ; index++) {
     const { entry, revision } = await bucket.get(`${key}.${index}`);

@@ -79,7 +79,7 @@ interface Send {
   tools: Tools;
 }
 
-/** Waits until LXD has written all, and records it. */
+/** Waits until LXD has written everything, and records that. */
 function settle(writing: Writing, checkpoint: BackupCheckpoint): Promise<LxdBackup> {
   const settled = writing.made.then(async (made) => {
     await checkpoint.settle(made);

@@ -25,7 +25,7 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
 
 /**
  * Removes a manifest whose answer was lost, or that was written while the operation was cancelled. A locked manifest stays in the bucket as an old
- * version, which `lxstow rebuild` would take as a backup that a stranger has deleted. So a manifest without the lock is written over it first.
+ * version, which `lxstow rebuild` would take as a backup that something other than lxstow deleted. So a manifest without the lock is written over it first.
  */
 async function removeOwnManifest(
   address: BackupAddress,

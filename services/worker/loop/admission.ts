@@ -10,7 +10,7 @@ import { describeOutage } from '../../outages/outage.ts';
 import type { Gate } from '../../outages/outages.ts';
 import type { Tools } from '../tools.ts';
 
-/** Says that the job must wait, because another job holds what it needs. */
+/** The job must wait, because another job holds what it needs. */
 export interface Wait {
   /** What to wait for: the lease's key, or the prefix of the permits' keys (`waitKey`). */
   lease: string;

@@ -81,7 +81,7 @@ export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools
   await deleteUnusedProfiles(tools.lxd, job.address.project, checkpoint.profiles ?? [], signal);
 }
 
-/** Removes the imported instance, unless it already has its final name. If that one does not start, for example, its owner must mend it. */
+/** Removes the imported instance, unless it already has its final name. If that one does not start, for example, its owner must repair it. */
 async function removeImported(restoring: Restoring, signal: AbortSignal): Promise<void> {
   const { job, attempt, tools, imported } = restoring;
   const { log } = attempt;
