@@ -63,7 +63,7 @@ export class ProgressFeed implements Disposable {
     }
   }
 
-  /** Nobody may tell the progress of another host's operation. */
+  /** Ignores what a worker tells of another host's operation. */
   #tell(operation: Operation, remote: string, told: Progress): void {
     const { id } = operation;
     if (operation.remote !== remote) return;

@@ -137,7 +137,7 @@ async function warnOfMode(file: string): Promise<void> {
   const { uid, mode } = await stat(file);
   if (uid !== process.getuid?.() || (mode & 0o077) === 0) return;
   const shown = (mode & 0o777).toString(8).padStart(4, '0');
-  process.stderr.write(`lxstow: ${file}: its mode is ${shown}; whoever reads it has this client's rights: chmod 600\n`);
+  process.stderr.write(`lxstow: ${file}: its mode is ${shown}; other users may get this client's rights: chmod 600\n`);
 }
 
 async function readIdentity(dir: string): Promise<Identity | undefined> {
