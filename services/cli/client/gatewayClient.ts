@@ -237,7 +237,7 @@ export function connectionError(cause: NodeJS.ErrnoException, { name, url }: Pic
   if (code === 'CERT_HAS_EXPIRED')
     return new CliError(exits.refused, `the certificate of ${name} (${url}) has expired`, { cause });
   if (untrusted.test(code))
-    return new CliError(exits.refused, `${name} (${url}) shows another certificate than when it was added`, {
+    return new CliError(exits.refused, `${name} (${url}) presents a different certificate than when it was added`, {
       hint: `if it was replaced on purpose, run lxstow remote remove ${name} and add the gateway again; if not, the connection may be intercepted`,
       cause,
     });

@@ -51,7 +51,7 @@ export class Gateways implements Disposable {
   /** `[gateway:]name…`, or `gateway:` alone. All must be on one gateway. */
   async ofOne(texts: string[]): Promise<{ gateway: Gateway; names: string[] }> {
     const prefixes = new Set(texts.map((text) => (text.includes(':') ? text.slice(0, text.indexOf(':')) : undefined)));
-    if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of one only');
+    if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of only one gateway');
     const names = texts.map((text) => text.slice(text.indexOf(':') + 1)).filter((name) => name !== '');
     return { gateway: await this.get([...prefixes][0]), names };
   }

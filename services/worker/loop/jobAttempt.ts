@@ -113,7 +113,7 @@ export class JobAttempt {
         log.info('job cancelled');
         return this.#endForGood(error, 'cancelled', (current) => cancelled(current, new Date()));
       case 'wait': {
-        const often = cutsByLxd > 1 ? `LXD, which has ended during ${cutsByLxd} attempts of this job` : undefined;
+        const often = cutsByLxd > 1 ? `LXD, which stopped during ${cutsByLxd} attempts of this job` : undefined;
         const away = often ?? (gate ? describeOutage(gate.outage) : describeMissing(error.code));
         log.warn('attempt ended by an outage', { error, away });
         await this.#attempt.finish((current) => {
