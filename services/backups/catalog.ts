@@ -11,7 +11,6 @@ import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
 /** How often a change is repeated because another process was faster. */
 const mostClashes = 20;
-/** Backups of one batch. */
 const batchLength = 5000;
 
 export class Catalog {

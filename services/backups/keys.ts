@@ -3,7 +3,6 @@ import { type BackupAddress, faultsOf } from '../contract/schemas.ts';
 
 const manifestEnding = '.manifest.json';
 
-/** The archive's key. */
 export function archiveKey(prefix: string, address: BackupAddress): string {
   return `${listPrefix(prefix, address)}${address.backup}`;
 }

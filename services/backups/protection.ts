@@ -21,8 +21,8 @@ export function checkLock(lock: ObjectLock | undefined, { longestLockDays }: Con
 }
 
 /** Until when a backup is locked; undefined once that has passed. */
-export function lockedUntil({ backup: { lock } }: Manifest, nowMs = Date.now()): string | undefined {
-  return lock && Date.parse(lock.until) > nowMs ? lock.until : undefined;
+export function lockedUntil({ backup: { lock } }: Manifest): string | undefined {
+  return lock && Date.parse(lock.until) > Date.now() ? lock.until : undefined;
 }
 
 /** Throws conflict for a backup that is pinned or locked. */

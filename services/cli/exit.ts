@@ -62,7 +62,6 @@ export function exitOf(thrown: unknown): Exit {
   return exitOfStatus(thrown.status);
 }
 
-/** The exit status for an HTTP status. */
 export function exitOfStatus(status: number): Exit {
   switch (status) {
     case 400:

@@ -89,7 +89,6 @@ export function asLxstowError(thrown: unknown): LxstowError {
   return new LxstowError('internal', thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown });
 }
 
-/** Whether this is a LxstowError with this code. */
 export function isCode(thrown: unknown, code: ErrorCode): boolean {
   return thrown instanceof LxstowError && thrown.code === code;
 }

@@ -125,7 +125,6 @@ async function shownBy({
   const { promise, resolve, reject } = Promise.withResolvers<tls.TLSSocket>();
   const plain: Socket = connectTcp({ host, port });
   let secure: tls.TLSSocket | undefined;
-  const fail = (error: Error) => reject(error);
   const start = () => {
     secure = tls.connect({
       socket: plain,
@@ -134,12 +133,12 @@ async function shownBy({
       rejectUnauthorized: false,
     });
     secure.once('secureConnect', () => resolve(secure as tls.TLSSocket));
-    secure.once('error', fail);
+    secure.once('error', reject);
   };
-  using _listener = addAbortListener(signal, () => fail(signal.reason));
-  plain.setTimeout(answerMs, () => fail(new Error(`no answer in ${answerMs / 1000} s`)));
-  plain.once('error', fail);
-  plain.once('close', () => fail(new Error('the connection was closed')));
+  using _listener = addAbortListener(signal, () => reject(signal.reason));
+  plain.setTimeout(answerMs, () => reject(new Error(`no answer in ${answerMs / 1000} s`)));
+  plain.once('error', reject);
+  plain.once('close', () => reject(new Error('the connection was closed')));
   plain.once('connect', () => (greets ? plain.once('data', start) : start()));
   try {
     const socket = await promise;

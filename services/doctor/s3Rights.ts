@@ -36,7 +36,6 @@ export class RightsTrial {
   readonly #report: Report;
   readonly #done: string[] = [];
   #failed = false;
-  /** The open upload. */
   #upload: Upload | undefined;
 
   constructor(options: TrialOptions, report: Report) {

@@ -40,7 +40,6 @@ export interface PartsOptions {
   reread?: () => Config;
   env: NodeJS.ProcessEnv;
   log: Log;
-  /** Aborts to stop. */
   stop: AbortSignal;
 }
 

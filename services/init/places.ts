@@ -6,7 +6,6 @@ import { dirname, join, resolve } from 'node:path';
 import { systemCode } from '../contract/errors.ts';
 
 export interface Places {
-  /** The configuration. */
   config: string;
   /** Certificate, NATS's files, log. */
   state: string;

@@ -113,7 +113,7 @@ async function startInBackground(service: Service): Promise<void> {
   await mkdir(places.state, { recursive: true, mode: 0o700 });
   const log = openSync(logFile(places), 'a', 0o600);
   const stdio = ['ignore' as const, log, log];
-  // The shell, which then becomes lxstow, writes the file, so it is written even if this process is killed now. Nobody ever reads half of it.
+  // The shell, which then becomes lxstow, writes the file, so it is written even if this process is killed now. No reader finds half of it.
   const script = 'echo $$ >"$0.part" && mv "$0.part" "$0" && exec "$@"';
   const args = ['-c', script, pidFile(places), ...command(service)];
   const child = spawn('sh', args, { detached: true, stdio, env: withoutStore(env), cwd: '/' });

@@ -150,7 +150,6 @@ export async function readServer(lxd: LxdClient, signal: AbortSignal): Promise<L
   return { ...server, api_extensions, environment };
 }
 
-/** Describes the server for the manifest. */
 export function describeServer({ api_extensions, environment }: LxdServer): ManifestLxd {
   const telling = [
     'backup_metadata_version',

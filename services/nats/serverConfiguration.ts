@@ -10,7 +10,6 @@ interface ServerPlan {
   folder: string;
 }
 
-/** A user of the server. */
 export interface ServerUser {
   name: string;
   /** The variable with its password in passwords.conf. */

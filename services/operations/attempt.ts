@@ -100,7 +100,6 @@ export class Attempt {
     return this.#stored.operation;
   }
 
-  /** Aborts the attempt. */
   abort(reason: LxstowError): void {
     this.#ended.abort(reason);
   }

@@ -110,7 +110,6 @@ export function hostsOf({ selector }: ScheduleBody, configured: string[]): strin
   return configured.filter((each) => selector?.remotes?.includes(each) ?? true);
 }
 
-/** The request for a run of the schedule. */
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {
   const { zone = 'UTC', selector, keep, ...rest } = definition;
   const { compression_algorithm, optimized_storage, instance_only, object_lock, tags, notifyEndpoint, ping } = rest;

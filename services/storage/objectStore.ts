@@ -132,7 +132,6 @@ export interface ListOptions {
   atOnce?: number;
 }
 
-/** Creates the bucket. */
 export interface BucketMaker {
   /** Creates the bucket if it does not exist; resolves with whether it did. Throws `s3-denied` when the credentials do not allow it. */
   ensureBucket(signal: AbortSignal): Promise<boolean>;

@@ -84,7 +84,6 @@ export function trustedCertificate(certificate: X509Certificate, name: string, g
   };
 }
 
-/** Finds the PEM certificates in a text. */
 export function pemCertificates(text: string): string[] {
   return text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
 }

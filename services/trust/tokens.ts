@@ -36,7 +36,6 @@ export function newToken(
   return { token, secret: randomBytes(32).toString('hex') };
 }
 
-/** Encodes a token for the client. */
 export function encodeToken({ name, fingerprint, addresses, expires_at }: TrustToken, secret: string): string {
   const content = { client_name: name, fingerprint, addresses, secret, expires_at };
   return Buffer.from(JSON.stringify(content)).toString('base64');

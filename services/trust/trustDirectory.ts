@@ -9,7 +9,6 @@ import { fingerprintOf, pemCertificates } from './certificates.ts';
 /** A change in the directory takes effect within this time. */
 const rereadAfterMs = 1000;
 
-/** The names of the certificate files in the directory. */
 export async function certificateFiles(dir: string): Promise<string[]> {
   return (await readdir(dir)).filter((name) => /\.(pem|crt|cert)$/.test(name)).sort();
 }

@@ -63,19 +63,18 @@ export class TrustStore {
   }
 
   /** Adds a certificate. Throws conflict, in LXD's words, when it is already there. */
-  async add(certificate: TrustedCertificate): Promise<StoredCertificate> {
+  async add(certificate: TrustedCertificate): Promise<void> {
     const key = certificateKey(certificate.fingerprint);
     const { entry, revision: before } = await this.#bucket.get(key);
     const revision =
       entry && !endOf(entry) ? undefined : await this.#bucket.put(key, JSON.stringify(certificate), before);
     if (revision === undefined) throw new LxstowError('conflict', 'Certificate already in trust store');
-    return { certificate, revision };
   }
 
-  /** Replaces this revision; undefined when it is no longer the last. */
-  async update(certificate: TrustedCertificate, revision: number): Promise<StoredCertificate | undefined> {
-    const next = await this.#bucket.put(certificateKey(certificate.fingerprint), JSON.stringify(certificate), revision);
-    return next === undefined ? undefined : { certificate, revision: next };
+  /** Replaces this revision; false when it is no longer the last. */
+  async update(certificate: TrustedCertificate, revision: number): Promise<boolean> {
+    const key = certificateKey(certificate.fingerprint);
+    return (await this.#bucket.put(key, JSON.stringify(certificate), revision)) !== undefined;
   }
 
   /** Revokes a certificate, whatever its revision. The record of that stays for good, as NATS may restore a key that was removed. */

@@ -2,7 +2,6 @@
 import { indexName, largestIndexBytes } from './indexYaml.ts';
 import { fileEntry, readEntry, roundedUp, tarBlockBytes } from './tar.ts';
 
-/** The format of an index.yaml. */
 export interface IndexFormat {
   /** LXD 6 writes version 2 since 2025. Only servers with the extension `backup_metadata_version` read it. */
   version: number;

@@ -53,7 +53,7 @@ interface InitContext {
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
 export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
-  // What it writes and starts is writable by nobody else, whatever the umask of who runs it.
+  // Only this user may change what init writes and starts, whatever the umask is.
   process.umask(process.umask() | 0o022);
   const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
   const record = readRecord(places);

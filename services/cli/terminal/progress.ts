@@ -11,7 +11,6 @@ export interface Step {
   total?: number | undefined;
   /** Bytes a second. */
   rate?: number | undefined;
-  /** Whether it has ended. */
   ended?: boolean;
   /** A line above the others that sums them up. It is always drawn; without a terminal, it is printed every few seconds. */
   heading?: boolean;

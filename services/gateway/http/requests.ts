@@ -64,7 +64,6 @@ export function endpointOf(request: Request, config: Config['notify'], inBody?: 
   return { notifyEndpoint };
 }
 
-/** The tags in the header `x-amz-tagging`. */
 export function tagsOf(request: Request): Tags {
   const header = request.get('x-amz-tagging');
   return header === undefined ? {} : parseTagging(header);

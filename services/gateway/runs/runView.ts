@@ -7,7 +7,6 @@ import { chunkSize } from '../../runs/plan.ts';
 import { type RunStore, runCursor } from '../../runs/runStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 
-/** The tools of createRun. */
 export function runTools({ nats, runs, config, fleet }: GatewayParts): RunTools {
   return {
     nats,

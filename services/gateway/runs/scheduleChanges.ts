@@ -124,7 +124,6 @@ export function resumeSchedule(parts: GatewayParts, client: ScheduleClient, name
   );
 }
 
-/** Starts a run of a schedule now. */
 export async function runScheduleNow(
   parts: GatewayParts,
   client: ScheduleClient,
