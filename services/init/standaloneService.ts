@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { sleep } from '../concurrency/sleep.ts';
@@ -78,7 +78,11 @@ async function keepStarting(service: Service, stop: AbortSignal): Promise<void> 
 export async function stopService(places: Places, kind: 'systemd' | 'background', units: string[]): Promise<void> {
   if (kind === 'background') return stopInBackground(places);
   if (hasSystemd(places)) await systemctl('disable', '--now', unitName);
-  for (const path of units) await rm(path, { force: true });
+  for (const path of units) {
+    await rm(path, { force: true });
+    // A folder of drop-ins, unless somebody else has one in it.
+    if (dirname(path).endsWith('.service.d')) await rmdir(dirname(path)).catch(() => undefined);
+  }
   if (hasSystemd(places)) await systemctl('daemon-reload');
 }
 
