@@ -145,6 +145,7 @@ async function indexOf(backups: number): Promise<Buffer> {
         const { instance, backup: name } = addressOf(from + index);
         return { instance, ...like, name, etag: etagOf(2 * (from + index) + 1), manifestSize };
       }),
+      true,
     );
   let index: Buffer | undefined;
   const store: Partial<ObjectStore> = {

@@ -95,7 +95,8 @@ export async function listBackups(
   everywhere = false,
 ): Promise<ShownBackup[]> {
   const query = everywhere ? { ...scope, 'all-projects': 'true' } : scope;
-  const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
+  const path = ['instances', instance || '*', 'backups'];
+  const found: ShownBackup[] = await Array.fromAsync(gateway.list(path, query, 'read-answers.json#/$defs/backups'));
   // In the API, the instance name `all` means all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
   const owner = ({ location = '', project = '', instance = '' }: ShownBackup) => `${location} ${project} ${instance}`;
