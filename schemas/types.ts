@@ -43,7 +43,7 @@ export type Backups = ListedBackup[]
  */
 export type ShownBackup = (ListedBackup & {
 /**
- * What people want to remember about a backup.
+ * A note about the backup, for people.
  */
 notes?: string
 /**
@@ -182,7 +182,7 @@ held: boolean
 locked_until: (string | null)
 }
 /**
- * S3 object tags, by rules that every store takes: at most 10, ASCII letters, digits, space and + - = . _ : / @.
+ * S3 object tags, within limits that every store accepts: at most 10, with ASCII letters, digits, space and + - = . _ : / @.
  */
 export interface Tags {
 /**
@@ -278,11 +278,11 @@ export interface S3Config {
  */
 endpoint: string
 /**
- * `lxstow standalone` keeps backups in this folder, and runs the S3 server VersityGW for it at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). Set it instead of accessKey and secretKey.
+ * `lxstow standalone` keeps backups in this folder, and runs the S3 server VersityGW for the folder at `endpoint` ([s3.md](s3.md#a-folder-as-the-store)). Set this key instead of accessKey and secretKey.
  */
 folder?: string
 /**
- * A folder on the disk of an S3 server that runs on this host and leaves what it is given in memory for a while, as VersityGW and Garage do: an object counts once `sync -f` has put it onto that disk, so that a power cut takes no backup away. With `folder`, it is that one.
+ * A folder on the disk of an S3 server that runs on this host and keeps new objects in memory for a while, as VersityGW and SeaweedFS do. lxstow then relies on an object only after `sync -f` has written it to that disk, so a power cut loses no backup. Default: `folder`, if it is set.
  */
 syncFolder?: string
 /**
@@ -310,7 +310,7 @@ secretKey: string
  */
 sessionToken?: string
 /**
- * Whether parts are sent with `x-amz-checksum-crc32`. Set it to false for stores that refuse this header (Backblaze B2): parts then have Content-MD5, which costs CPU time.
+ * Whether parts are sent with `x-amz-checksum-crc32`. Set it to false for stores that refuse this header (Backblaze B2). Parts then have Content-MD5, which costs CPU time.
  */
 checksumHeaders: boolean
 /**
@@ -326,15 +326,15 @@ ca?: string
  */
 pathStyle: boolean
 /**
- * A request is given up if no byte moves for this long.
+ * A request fails if no byte moves for this long.
  */
 idleTimeoutMs: number
 /**
- * A multipart upload of this age is replaced by a new one, because some stores (MinIO, or by a rule of the bucket) remove an upload one day after it began, even if it is still in progress.
+ * Age at which lxstow replaces a multipart upload by a new one. Some stores remove an upload one day after its beginning, even if it is still in progress: MinIO does so by default, others by a rule of the bucket.
  */
 uploadMaxAgeMs: number
 /**
- * How many days a backup may be locked by Object Lock at most. Without a limit (the default), anyone who may make backups can fill the store with backups that nobody can delete.
+ * The largest number of days for which a backup may be locked by Object Lock. Without a limit (the default), anyone who may make backups can fill the store with backups that nobody can delete.
  */
 longestLockDays?: number
 /**
@@ -355,11 +355,11 @@ socket?: string
  */
 url?: string
 /**
- * Backups and restores at a time, over all workers of this host. Default: as many as the workers have slots.
+ * How many backups and restores run at a time, on all workers of this host together. Default: as many as the workers have slots.
  */
 transfers?: number
 /**
- * Backups and restores at a time for each of the host's storage pools. The pool of an instance's root disk counts.
+ * How many backups and restores run at a time for each of the host's storage pools. An instance counts for the pool of its root disk.
  */
 transfersPerPool?: number
 /**
@@ -373,17 +373,17 @@ pools?: {
  */
 certificate?: string
 /**
- * Path of a PEM file: its key.
+ * Path of a PEM file: the key of the client certificate.
  */
 key?: string
 /**
- * Path of a PEM file: the only server certificate that lxstow accepts.
+ * Path of a PEM file: the only certificate that lxstow accepts from the LXD or Incus server.
  */
 serverCertificate?: string
 }
 export interface PoolConfig {
 /**
- * Backups and restores at a time from or to this pool, over all workers of the host.
+ * How many backups and restores of this pool run at a time, on all workers of the host together.
  */
 transfers?: number
 }
@@ -405,11 +405,11 @@ healthAddress: string
  */
 healthPort: number
 /**
- * Path of a PEM file: the gateway's certificate. Without it, the gateway creates a self-signed one in `stateDir`.
+ * Path of a PEM file: the gateway's certificate. Without this key, the gateway creates a self-signed certificate in `stateDir`.
  */
 certificate?: string
 /**
- * Path of a PEM file: its key.
+ * Path of a PEM file: the key of `gateway.certificate`.
  */
 key?: string
 /**
@@ -435,7 +435,7 @@ advertise?: string[]
  */
 tokenExpiryHours: number
 /**
- * Refused calls a minute of untrusted clients from one address. Above this number, their calls get 429. Attempts to use a token are counted separately; a wrong token adds 10.
+ * How many calls of untrusted clients from one address may be refused per minute. Above this number, their calls get 429. Attempts to use a token are counted separately; a wrong token adds 10.
  */
 refusalsPerMinute: number
 /**
@@ -455,7 +455,7 @@ deleteTimeoutMs: number
  */
 askTimeoutMs: number
 /**
- * How long the gateway waits for the workers to list instances, projects and storage pools. Hosts that take longer are left out.
+ * How long the gateway waits for the workers to list instances, projects and storage pools. It leaves out hosts that take longer.
  */
 inventoryTimeoutMs: number
 /**
@@ -463,11 +463,11 @@ inventoryTimeoutMs: number
  */
 backupMaxAgeHours: number
 /**
- * Exports and uploads at a time. Each keeps two to six parts in memory. Further requests get 503.
+ * How many exports and uploads run at a time. Each keeps two to six parts in memory. Further requests get 503.
  */
 transfers: number
 /**
- * Exports and uploads of one client at a time, so that other clients have room. Default: half of `transfers`, rounded up.
+ * How many exports and uploads one client may run at a time, so that other clients can run some, too. Default: half of `transfers`, rounded up.
  */
 transfersPerClient?: number
 /**
@@ -475,7 +475,7 @@ transfersPerClient?: number
  */
 restrictedRestores: ("refuse" | "allow")
 /**
- * A client is cut off if its export or upload transfers nothing for this long, or less than 1 KiB for each second of this time.
+ * The gateway disconnects a client whose export or upload transfers nothing for this long, or less than 1 KiB for each second of this time.
  */
 clientIdleTimeoutMs: number
 }
@@ -485,11 +485,11 @@ export interface WorkerConfig {
  */
 remote: string
 /**
- * Backups and restores at a time. Each takes about 100 MB of memory.
+ * How many backups and restores the worker runs at a time. Each takes about 100 MB of memory.
  */
 slots: number
 /**
- * Attempts at a job before it fails for good. Attempts that an outage ended do not count.
+ * How many attempts a job has before it fails for good. Attempts that an outage ended do not count.
  */
 attempts: number
 /**
@@ -517,19 +517,19 @@ leaseTtlMs: number
  */
 heartbeatMs: number
 /**
- * An LXD operation or export is given up if it makes no progress for this long.
+ * An LXD operation or export fails if it makes no progress for this long.
  */
 lxdIdleTimeoutMs: number
 /**
- * How much all slots together may read per second, from LXD for backups and from the store for restores: `20MiB`, `off`, or a timetable in the worker's time zone, such as `08:00,512KiB 19:00,10MiB 23:00,off` ([limits.md](limits.md)).
+ * How much all slots together may read per second: from LXD for backups, from the store for restores. `20MiB`, `off`, or a timetable in the worker's time zone, such as `08:00,512KiB 19:00,10MiB 23:00,off` ([limits.md](limits.md)).
  */
 bandwidth: string
 /**
- * How many parts of 16 MiB a backup sends at a time, while it fills one more. A larger number helps only if the store is far away.
+ * How many parts of 16 MiB a backup sends at the same time, while it fills another one. A larger number helps only if the store is far away.
  */
 partsInFlight: number
 /**
- * How much of an export is sent while LXD is still writing it. 0: sending begins only when LXD reports that the export is complete.
+ * How much of an export the worker sends while LXD is still writing it. 0: sending begins only when LXD reports that the export is complete.
  */
 sendAheadMiB: number
 /**
@@ -541,7 +541,7 @@ compression: ("gzip" | "zstd" | "none")
  */
 janitorEveryMinutes: number
 /**
- * A leftover that belongs to no known operation is removed when it is older than this.
+ * The age at which a leftover that belongs to no known operation is removed.
  */
 janitorGraceHours: number
 /**
@@ -559,7 +559,7 @@ export interface NotifyConfig {
  */
 endpoints: string[]
 /**
- * Which outcomes are posted to `notify.endpoints`. A webhook that a request names gets a notice of every outcome.
+ * Which outcomes are posted to `notify.endpoints`. A webhook that a request names gets a notice whatever the outcome is.
  * 
  * @minItems 1
  */
@@ -577,7 +577,7 @@ secret?: string
  */
 requests: boolean
 /**
- * What the URL of such a webhook must begin with, such as `https://hooks.example.net/backups`. If the list is empty, any address on the Internet is allowed, but no address of this host or of a private network.
+ * What the URL of a webhook in a request must begin with, such as `https://hooks.example.net/backups`. If the list is empty, any address on the Internet is allowed, but no address of this host or of a private network.
  * 
  * Items: an http:// or https:// URL, without user, password and fragment, of 2048 characters at most
  */
@@ -591,7 +591,7 @@ ca?: string
  */
 timeoutMs: number
 /**
- * If a notice cannot be delivered for this long, the gateway gives it up, and logs that.
+ * If a notice cannot be delivered for this long, the gateway gives up, and logs the failure.
  */
 giveUpAfterHours: number
 }
@@ -648,11 +648,11 @@ type?: ("" | "client")
  */
 certificate?: string
 /**
- * Makes a token for a client instead of adding a certificate.
+ * Creates a token for a client instead of adding a certificate.
  */
 token?: boolean
 /**
- * A token, as clients before LXD 5.21 send it.
+ * A token. LXD clients before 5.21 send it in this field.
  */
 password?: string
 trust_token?: string
@@ -674,7 +674,7 @@ export interface CreateBackupBody {
 name?: (("" | string) & string)
 instance_only?: boolean
 /**
- * LXD's old word for instance_only.
+ * LXD's old name for instance_only.
  */
 container_only?: boolean
 optimized_storage?: boolean
@@ -690,7 +690,7 @@ notifyEndpoint?: string
 expires_at?: (string | null)
 }
 /**
- * Locks archive and manifest in the store for this many days from the beginning of the upload. lxstow cannot remove them; with mode compliance, nobody can. The bucket must have S3 Object Lock.
+ * Locks archive and manifest in the store for this many days from the beginning of the upload. lxstow cannot delete a locked backup; with mode compliance, nobody can. The bucket must have S3 Object Lock.
  */
 export interface ObjectLock {
 mode: ("governance" | "compliance")
@@ -721,7 +721,7 @@ notifyEndpoint?: string
 ping?: string
 }
 /**
- * Chooses instances: those that meet all conditions given here. A run needs one of `all`, `instances` and `match`. Instances with user.lxstow.exclude=true are never chosen.
+ * Chooses the instances that meet all conditions given here. A run needs at least one of `all`, `instances` and `match`. Instances with user.lxstow.exclude=true are never chosen.
  */
 export interface RunSelector {
 /**
@@ -751,11 +751,11 @@ schedule?: string
 match?: string[]
 }
 /**
- * After each successful backup, those backups of its instance that this rule does not keep are deleted.
+ * After each successful backup of an instance, lxstow deletes the backups of this instance that this rule does not keep.
  */
 export interface KeepRule {
 /**
- * Keep the last n backups. Here and below, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 keeps all.
  */
 keep_last?: number
 /**
@@ -763,23 +763,23 @@ keep_last?: number
  */
 keep_hourly?: number
 /**
- * The same for days.
+ * Keep the last backup of each of the last n days that have backups.
  */
 keep_daily?: number
 /**
- * The same for weeks, which begin on Monday.
+ * Keep the last backup of each of the last n weeks that have backups. Weeks begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same for months.
+ * Keep the last backup of each of the last n months that have backups.
  */
 keep_monthly?: number
 /**
- * The same for years.
+ * Keep the last backup of each of the last n years that have backups.
  */
 keep_yearly?: number
 /**
- * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
+ * Keep backups made within this time before the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
@@ -793,7 +793,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the value that keeps more is used. replace: the instance's options replace those of the rule, so anyone who may edit the instance can cause the deletion of its backups. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -807,7 +807,7 @@ zone?: string
 export interface PruneBody {
 keep: KeepRule1
 /**
- * Only backups of these instances. Default: of all instances of the project that have backups, including instances that no longer exist.
+ * Only backups of these instances. Default: all instances of the project that have backups, including instances that no longer exist.
  * 
  * @minItems 1
  * @maxItems 10000
@@ -816,7 +816,7 @@ keep: KeepRule1
  */
 instances?: string[]
 /**
- * Delete nothing; answer what would happen to each backup.
+ * Delete nothing; return what would happen to each backup.
  */
 dry_run?: boolean
 /**
@@ -829,7 +829,7 @@ notifyEndpoint?: string
  */
 export interface KeepRule1 {
 /**
- * Keep the last n backups. Here and below, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 keeps all.
  */
 keep_last?: number
 /**
@@ -837,23 +837,23 @@ keep_last?: number
  */
 keep_hourly?: number
 /**
- * The same for days.
+ * Keep the last backup of each of the last n days that have backups.
  */
 keep_daily?: number
 /**
- * The same for weeks, which begin on Monday.
+ * Keep the last backup of each of the last n weeks that have backups. Weeks begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same for months.
+ * Keep the last backup of each of the last n months that have backups.
  */
 keep_monthly?: number
 /**
- * The same for years.
+ * Keep the last backup of each of the last n years that have backups.
  */
 keep_yearly?: number
 /**
- * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
+ * Keep backups made within this time before the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
@@ -867,7 +867,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the value that keeps more is used. replace: the instance's options replace those of the rule, so anyone who may edit the instance can cause the deletion of its backups. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -876,7 +876,7 @@ instance_keys?: ("lengthen" | "replace" | "ignore")
 zone?: string
 }
 /**
- * Where and how to restore. The defaults of name, project and target are those of the backup.
+ * Where and how to restore. By default, name, project and target are those of the backup.
  */
 export interface RestoreBackupBody {
 /**
@@ -901,7 +901,7 @@ target?: string
 replace?: boolean
 start?: boolean
 /**
- * Keep the archive's UUID, MAC addresses and cloud-init identity, even if another instance on the host has them. Otherwise, a restore under another name gets its own.
+ * Keep the archive's UUID, MAC addresses and cloud-init identity, even if another instance on the host has them. Otherwise, a restore under another name gets new ones.
  */
 keep_identity?: boolean
 /**
@@ -909,7 +909,7 @@ keep_identity?: boolean
  */
 network?: boolean
 /**
- * Send the archive even if the host is known to refuse it.
+ * Try to restore the backup even if lxstow expects the host to refuse it.
  */
 anyway?: boolean
 /**
@@ -934,7 +934,7 @@ reason?: string
 until?: string
 }
 /**
- * Which instances are backed up, when, and how. The schedule is kept as it was written. Unknown fields are refused.
+ * Which instances are backed up, when, and how. lxstow stores the schedule as it was written. Unknown fields are refused.
  */
 export interface ScheduleBody {
 description?: string
@@ -947,11 +947,11 @@ cron: string
  */
 zone?: string
 /**
- * The backup of each instance begins up to this much later, each time by the same delay: 30m.
+ * The backup of each instance is delayed by up to this much, such as 30m. The delay of an instance is the same each time.
  */
 jitter?: string
 /**
- * The times between which backups may begin, in the same time zone: 01:00-05:00. An instance whose backup has not begun when the window ends is skipped, and comes first in the next run.
+ * The window in which backups may begin, in the same time zone: 01:00-05:00. If the backup of an instance has not begun when the window ends, the instance is skipped, and is first in the next run.
  */
 window?: string
 /**
@@ -975,7 +975,7 @@ notifyEndpoint?: string
 ping?: string
 }
 /**
- * Chooses instances: those that meet all conditions given here. A run needs one of `all`, `instances` and `match`. Instances with user.lxstow.exclude=true are never chosen.
+ * Chooses the instances that meet all conditions given here. A run needs at least one of `all`, `instances` and `match`. Instances with user.lxstow.exclude=true are never chosen.
  */
 export interface RunSelector1 {
 /**
@@ -1009,7 +1009,7 @@ match?: string[]
  */
 export interface KeepRule2 {
 /**
- * Keep the last n backups. Here and below, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 keeps all.
  */
 keep_last?: number
 /**
@@ -1017,23 +1017,23 @@ keep_last?: number
  */
 keep_hourly?: number
 /**
- * The same for days.
+ * Keep the last backup of each of the last n days that have backups.
  */
 keep_daily?: number
 /**
- * The same for weeks, which begin on Monday.
+ * Keep the last backup of each of the last n weeks that have backups. Weeks begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same for months.
+ * Keep the last backup of each of the last n months that have backups.
  */
 keep_monthly?: number
 /**
- * The same for years.
+ * Keep the last backup of each of the last n years that have backups.
  */
 keep_yearly?: number
 /**
- * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
+ * Keep backups made within this time before the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
@@ -1047,7 +1047,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the value that keeps more is used. replace: the instance's options replace those of the rule, so anyone who may edit the instance can cause the deletion of its backups. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -1066,14 +1066,14 @@ name: string
 definition: ScheduleBody
 }
 /**
- * What can be changed about a backup. With PUT, tags and notes that are left out become empty. With PATCH, they stay, and a tag whose value is null is removed. The other fields of GET's answer are accepted, and change nothing.
+ * What can be changed about a backup. With PUT, tags and notes that are left out become empty. With PATCH, they stay, and a tag whose value is null is removed. The other fields of GET's answer are accepted, but have no effect.
  */
 export interface UpdateBackupBody {
 tags?: {
 [k: string]: string | null
 }
 /**
- * What people want to remember about a backup.
+ * A note about the backup, for people.
  */
 notes?: string
 /**
@@ -1081,7 +1081,7 @@ notes?: string
  */
 pinned?: boolean
 /**
- * A legal hold of the store on a backup, which is pinned then. It ends with the pin.
+ * Puts a legal hold on the backup in the store, and pins the backup. The hold ends when the backup is unpinned.
  */
 held?: boolean
 name?: unknown
@@ -1117,7 +1117,7 @@ export interface InstanceRecord {
 seen?: SeenInstance
 good?: GoodBackup
 /**
- * When a backup of the instance was last deleted. A report of a backup that was made before this time is checked, because it may be about the deleted one.
+ * When a backup of the instance was last deleted. If a report about a backup made before this time arrives later, lxstow checks whether that backup exists, because it may be the deleted one.
  */
 removed?: string
 last?: LastBackupJob
@@ -1151,7 +1151,7 @@ gone?: string
 renamed?: NamedInstance
 }
 /**
- * The user.lxstow.keep-* keys of the instance or its profiles, as they were written. For an instance that is gone: the last ones.
+ * The user.lxstow.keep-* keys of the instance or its profiles, as they were written. For an instance that no longer exists: the last known ones.
  */
 export interface InstanceKeep {
 "keep-last"?: string
@@ -1164,7 +1164,7 @@ export interface InstanceKeep {
 "keep-tag"?: string
 }
 /**
- * The other name of a renamed or moved instance: its old name in `was`, its new name in `renamed`.
+ * Another name of a renamed or moved instance: `was` contains the old name, `renamed` the new one.
  */
 export interface NamedInstance {
 /**
@@ -1226,7 +1226,7 @@ compression?: ("gzip" | "zstd" | "none")
  */
 optimized?: boolean
 /**
- * Leave the instance's snapshots out.
+ * Leave out the instance's snapshots.
  */
 instance_only?: boolean
 object_lock?: ObjectLock
@@ -1267,7 +1267,7 @@ notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
- * Delete those backups of an instance that the rule does not keep. The subject names the instance: lxstow.jobs.<remote>.prune.<project>.<instance>.
+ * Delete the backups of an instance that the rule does not keep. The subject names the instance: lxstow.jobs.<remote>.prune.<project>.<instance>.
  */
 export interface PruneJob {
 keep: KeepRule1
@@ -1276,7 +1276,7 @@ keep: KeepRule1
  */
 notifyEndpoint?: string
 /**
- * The run whose backup this prune follows.
+ * The run that made the backup before this prune.
  */
 run?: string
 requestor?: Requestor
@@ -1290,7 +1290,7 @@ export interface RestoreJob {
  */
 backup: string
 /**
- * The instance whose backup it is. Fields that are left out are as in the subject.
+ * The instance that the backup belongs to. Fields that are left out have the values in the subject.
  */
 source?: {
 /**
@@ -1327,7 +1327,7 @@ keep_identity?: boolean
  */
 network?: boolean
 /**
- * Send the archive even if the host is known to refuse it.
+ * Try to restore the backup even if lxstow expects the host to refuse it.
  */
 anyway?: boolean
 /**
@@ -1337,7 +1337,7 @@ notifyEndpoint?: string
 requestor?: Requestor
 }
 /**
- * The manifest makes an archive a backup: it contains what a restore on an empty host needs beside the archive. Unknown fields are kept.
+ * An archive with a manifest is a backup. The manifest contains what a restore on an empty host needs in addition to the archive. Unknown fields are kept.
  */
 export interface Manifest {
 version: 1
@@ -1372,7 +1372,7 @@ instance: string
 created: string
 tags: Tags
 /**
- * What people want to remember about a backup.
+ * A note about the backup, for people.
  */
 notes?: string
 /**
@@ -1380,7 +1380,7 @@ notes?: string
  */
 pinned?: boolean
 /**
- * It is pinned, and the store has a legal hold on archive and manifest.
+ * The backup is pinned, and the store has a legal hold on archive and manifest.
  */
 held?: boolean
 lock?: BackupLock
@@ -1400,7 +1400,7 @@ etag: string
  */
 size: number
 /**
- * Bytes of the tar that LXD exported.
+ * Bytes of the tar archive that LXD exported.
  */
 rawSize: number
 /**
@@ -1410,7 +1410,7 @@ compression: ("gzip" | "zstd" | "none")
 optimized: boolean
 instanceOnly: boolean
 /**
- * Bytes of the tar in each compressed block.
+ * Bytes of the uncompressed archive in each compressed block.
  */
 blockSize: number
 /**
@@ -1550,7 +1550,7 @@ id: string
 export interface WaitRequest {
 id: string
 /**
- * How many seconds to wait. After that, the answer is the operation as it is then.
+ * How many seconds to wait. If the operation has not ended by then, the answer shows its current state.
  */
 timeout?: number
 }
@@ -1560,7 +1560,7 @@ export interface StatusRequest {
  */
 state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
 /**
- * The age from which an instance's last backup is too old: 90m, 26h, 8d. Default: the instance's schedules decide, or gateway.backupMaxAgeHours if it has none.
+ * The age from which an instance's last backup is too old: 90m, 26h, 8d. Default: set by the instance's schedules, or by gateway.backupMaxAgeHours if it has none.
  */
 older_than?: string
 /**
@@ -1601,7 +1601,7 @@ state: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
  */
 last_success: (string | null)
 /**
- * The schedules that cover the instance, as far as the client may see them. Absent if there are none.
+ * The schedules that cover the instance and that the client may see. Absent if there are none.
  * 
  * Items: a schedule's name: small letters, digits and hyphens, up to 63
  */
@@ -1662,7 +1662,7 @@ tags: Tags
  */
 pinned: boolean
 /**
- * Pinned, and held in the store by a legal hold.
+ * The backup is pinned, and has a legal hold in the store.
  */
 held: boolean
 /**
@@ -1716,7 +1716,7 @@ metadata?: {
 may_cancel: boolean
 err: string
 /**
- * The remote.
+ * The host.
  */
 location: string
 }
@@ -1767,7 +1767,7 @@ created_at: string
 updated_at: string
 requestor?: Requestor
 /**
- * The schedule is next due after this time: when it was last due, or when it was created, changed or resumed.
+ * The time from which lxstow computes when the schedule is next due: when it was last due, created, changed or resumed.
  */
 since: string
 last?: ScheduleLast
@@ -1777,7 +1777,7 @@ paused?: SchedulePause
  */
 next?: string
 /**
- * Why the schedule's owner may no longer have it. If the owner was restricted to projects, the schedule is paused.
+ * Why the schedule's owner no longer has the right to this schedule. If the owner was restricted to projects, the schedule is paused.
  */
 owner_trouble?: string
 }
@@ -1844,11 +1844,11 @@ export interface ScheduleNextRequest {
  */
 name: string
 /**
- * True: the answer says when the next backup of each instance begins.
+ * True: the answer contains the time at which the next backup of each instance begins.
  */
 instances?: boolean
 /**
- * How many times.
+ * Number of times to return.
  */
 count?: number
 }
@@ -1893,7 +1893,7 @@ keys?: InstanceKeep1
  */
 export interface KeepRule3 {
 /**
- * Keep the last n backups. Here and below, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 keeps all.
  */
 keep_last?: number
 /**
@@ -1901,23 +1901,23 @@ keep_last?: number
  */
 keep_hourly?: number
 /**
- * The same for days.
+ * Keep the last backup of each of the last n days that have backups.
  */
 keep_daily?: number
 /**
- * The same for weeks, which begin on Monday.
+ * Keep the last backup of each of the last n weeks that have backups. Weeks begin on Monday.
  */
 keep_weekly?: number
 /**
- * The same for months.
+ * Keep the last backup of each of the last n months that have backups.
  */
 keep_monthly?: number
 /**
- * The same for years.
+ * Keep the last backup of each of the last n years that have backups.
  */
 keep_yearly?: number
 /**
- * Keep backups younger than this, counted back from the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
+ * Keep backups made within this time before the newest one, in years, months, days and hours: 1y6m, 14d, 7d12h.
  */
 keep_within?: string
 /**
@@ -1931,7 +1931,7 @@ keep_tags?: string[]
  */
 min_good?: number
 /**
- * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the one that keeps more counts. replace: the instance's options replace those of the rule, so anyone who may edit the instance can have its backups deleted. ignore: the keys have no effect.
+ * How keys of an instance or its profiles, such as user.lxstow.keep-daily, change this rule. lengthen (the default): for each option, the value that keeps more is used. replace: the instance's options replace those of the rule, so anyone who may edit the instance can cause the deletion of its backups. ignore: the keys have no effect.
  */
 instance_keys?: ("lengthen" | "replace" | "ignore")
 /**
@@ -1940,7 +1940,7 @@ instance_keys?: ("lengthen" | "replace" | "ignore")
 zone?: string
 }
 /**
- * The user.lxstow.keep-* keys of the instance or its profiles, as they were written. For an instance that is gone: the last ones.
+ * The user.lxstow.keep-* keys of the instance or its profiles, as they were written. For an instance that no longer exists: the last known ones.
  */
 export interface InstanceKeep1 {
 "keep-last"?: string
@@ -1967,7 +1967,7 @@ code: string
 status: number
 }
 /**
- * How an operation ended, as it is posted to webhooks. The fields in camelCase are those of lxmin's notifications; the others are as in operations. Later versions may add fields.
+ * How an operation ended, as lxstow posts it to webhooks. Fields in camelCase are those of lxmin's notifications; the others are as in operations. Later versions may add fields.
  */
 export interface Notice {
 opType: ("backup" | "restore" | "delete" | "prune" | "upload")
@@ -1993,7 +1993,7 @@ completedAt?: string
  */
 failedAt?: string
 /**
- * The API's path for what was requested, even if the request came over NATS.
+ * The path that the request has in the REST API, even if it came over NATS.
  */
 rawURL: string
 /**
@@ -2018,7 +2018,7 @@ project: string
  */
 backup?: string
 /**
- * For a restore: the instance whose backup it was, if the job names it. Fields that are left out are as in the notice.
+ * For a restore: the instance that the backup belongs to, if the job names it. Fields that are left out have the notice's values.
  */
 source?: {
 /**
@@ -2059,7 +2059,7 @@ trace?: string
 warnings?: string[]
 }
 /**
- * The record of one job, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own. The API shows only these (services/gateway/views/operationView.ts), and adds `code`, `run` and `source` to the metadata. The other fields are lxstow's.
+ * The record of one job, kept in the bucket lxstow_operations under <remote>.<id>. The first twelve fields are LXD's own. The API shows only these twelve (services/gateway/views/operationView.ts), and adds `code`, `run` and `source` to the metadata. The other fields are internal.
  */
 export interface Operation {
 id: string
@@ -2096,11 +2096,11 @@ instance: string
 backup?: string
 requestor?: Requestor
 /**
- * The W3C trace id of the request that asked for the job; log lines contain it, too.
+ * The W3C trace id of the request that created the job; log lines contain it, too.
  */
 trace?: string
 /**
- * The request: the job's message, as far as it matched its schema.
+ * The job's message, without fields that do not match its schema.
  */
 request?: {
 
@@ -2114,7 +2114,7 @@ error_code?: string
  */
 attempt: number
 /**
- * Since when a dependency that the job needs has been away. Neither this wait nor attempts that the outage ended count as attempts.
+ * Since when a dependency that the job needs has been away. Attempts that the outage ended do not count as attempts.
  */
 waiting_since?: string
 /**
@@ -2149,7 +2149,7 @@ bytes_stored?: number
  */
 bytes_per_second?: number
 /**
- * Free space on the disk to which LXD writes its copy, when it was last measured during the writing. Absent if the worker cannot see that disk.
+ * Free space on the disk to which LXD writes its copy, as last measured while LXD was writing. Absent if the worker cannot see that disk.
  */
 lxd_free_bytes?: number
 /**
@@ -2165,11 +2165,11 @@ backups_kept?: number
  */
 backups_deleted?: number
 /**
- * Size of the archives that a deletion or prune has deleted.
+ * Total size of the archives that a deletion or prune has deleted.
  */
 bytes_freed?: number
 /**
- * Size of deleted archives that the bucket still keeps as old versions. Their space is free once these are removed, by a lifecycle rule or by hand.
+ * Total size of deleted archives that the bucket still keeps as old versions. Their space is freed when a lifecycle rule or a person removes these versions.
  */
 bytes_in_old_versions?: number
 /**
@@ -2177,7 +2177,7 @@ bytes_in_old_versions?: number
  */
 waiting_for?: string
 /**
- * Why the last attempt ended, if there will be another.
+ * Why the last attempt failed, if another attempt will follow.
  */
 retry_reason?: string
 warnings?: string[]
@@ -2188,7 +2188,7 @@ warnings?: string[]
 export interface Checkpoint {
 lxdBackup?: string
 /**
- * Free space on LXD's disk that was not enough for LXD's copy, in bytes.
+ * Free space on LXD's disk, in bytes, that was too little for LXD's copy.
  */
 tooLittleBytes?: number
 key?: string
@@ -2203,16 +2203,16 @@ profiles?: string[]
  */
 importing?: boolean
 /**
- * Process id of LXD when the last import began. If that process has ended, the instance may be incomplete.
+ * Process id of LXD when the last import began. If that process has ended since, the imported instance may be incomplete.
  */
 lxdPid?: number
 /**
- * Number in the temporary name of the import, if volumes that LXD left behind block the names with lower numbers.
+ * Number in the temporary name of the import. Absent for the first name; used if volumes that LXD left behind block the names before it.
  */
 importName?: number
 kept?: KeptConfig
 /**
- * The imported instance is marked as lxstow's, does not start by itself, and has been given an identity of its own if it needs one.
+ * The imported instance is marked as lxstow's, does not start by itself, and has a new identity if it needs one.
  */
 prepared?: boolean
 /**
@@ -2252,12 +2252,12 @@ manifest: string
  */
 archive?: string
 /**
- * The operation that made it; absent if its manifest cannot be read.
+ * The operation that made the backup; absent if the manifest cannot be read.
  */
 operation?: string
 }
 /**
- * The archive's values of those keys that a restore changes temporarily.
+ * The values in the archive of the keys that a restore changes temporarily.
  */
 export interface KeptConfig {
 [k: string]: string
@@ -2287,7 +2287,7 @@ reason: string
  */
 allowed: number
 /**
- * Only writes fail, so only backups wait. Absent if reads fail, too.
+ * True: only writes fail, so only backups wait. Absent if reads fail, too.
  */
 only?: "writes"
 /**
@@ -2296,7 +2296,7 @@ only?: "writes"
 worker: string
 }
 /**
- * How far a running operation is, published to lxstow.progress.<remote>.<operation> about once a second, and stored nowhere. The operation's record has it with the next change, after 30 s at the latest.
+ * The progress of a running operation. The worker publishes it to lxstow.progress.<remote>.<operation> about once a second, and it is not stored. The operation's record gets it with the next change, at the latest after 30 s.
  */
 export interface Progress {
 /**
@@ -2311,7 +2311,7 @@ at: string
 metadata: ProgressMetadata
 }
 /**
- * It takes the place of these fields in the record, if it is younger.
+ * These fields replace those of the record if they are newer.
  */
 export interface ProgressMetadata {
 /**
@@ -2331,7 +2331,7 @@ bytes_stored?: number
  */
 bytes_per_second?: number
 /**
- * Free space on the disk to which LXD writes its copy, when it was last measured during the writing. Absent if the worker cannot see that disk.
+ * Free space on the disk to which LXD writes its copy, as last measured while LXD was writing. Absent if the worker cannot see that disk.
  */
 lxd_free_bytes?: number
 create_backup_progress?: string
@@ -2356,7 +2356,7 @@ retryRequest?: RunRetryRequest
 notice?: RunNotice
 }
 /**
- * A run, limited to the projects that the client may see.
+ * The part of a run that is in projects that the client may see.
  */
 export interface ShownRun {
 id: string
@@ -2366,7 +2366,7 @@ status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
  */
 status_code: (103 | 104 | 200 | 400 | 401)
 /**
- * The run's priority. The classes are listed from the first to the last.
+ * The run's priority. The values are listed from the highest priority to the lowest.
  */
 class: ("hand" | "retry" | "catch-up" | "scheduled")
 schedule?: RunSchedule
@@ -2375,7 +2375,7 @@ schedule?: RunSchedule
  */
 retry_of?: string
 /**
- * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ * A note about the run. For a run that makes up for a missed time: how many earlier times were missed.
  */
 note?: string
 created_at: string
@@ -2403,7 +2403,7 @@ bytes_per_second?: number
 seconds_left?: number
 away: RunAway[]
 /**
- * The first failures; `children` has all.
+ * The first failures; the list of children has all.
  */
 failures: RunFailure[]
 /**
@@ -2416,7 +2416,7 @@ excluded: number
 operation: string
 }
 /**
- * For a scheduled run: the schedule and the time that it was made for, and when its children may begin.
+ * For a scheduled run: its schedule, the time at which the schedule was due, and when the children may begin.
  */
 export interface RunSchedule {
 name: string
@@ -2458,7 +2458,7 @@ reason: string
  */
 planned: boolean
 /**
- * The host's children so far come from the records of its instances. They wait until the host answers. Then instances that are missing are added, and instances that the host no longer has are skipped.
+ * records: the host's children were planned from the records of its instances, because the host did not answer. They wait until it answers. Then lxstow adds missing instances, and skips instances that the host no longer has.
  */
 planned_from?: "records"
 }
@@ -2562,7 +2562,7 @@ id: string
 new_id?: string
 }
 /**
- * How a run ended, as it is posted to webhooks. `run` contains the run as the API shows it.
+ * How a run ended, as lxstow posts it to webhooks. `run` contains the run as the API shows it.
  */
 export interface RunNotice {
 opType: "run"
@@ -2635,7 +2635,7 @@ plan: string
 chunks: number
 status: ("Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
- * The run's priority. The classes are listed from the first to the last.
+ * The run's priority. The values are listed from the highest priority to the lowest.
  */
 class: ("hand" | "retry" | "catch-up" | "scheduled")
 schedule?: RunSchedule
@@ -2644,7 +2644,7 @@ schedule?: RunSchedule
  */
 retry_of?: string
 /**
- * What else is to be known of it: a run that makes up for a missed time says how many earlier ones were missed.
+ * A note about the run. For a run that makes up for a missed time: how many earlier times were missed.
  */
 note?: string
 created_at: string
@@ -2673,7 +2673,7 @@ failures: RunFailure[]
 excluded: number
 }
 /**
- * Number of children in each state that has any, and bytes in the store of the children that succeeded.
+ * Number of children in each state (states without children are left out), and bytes in the store of the children that succeeded.
  */
 export interface RunTally {
 success?: number
@@ -2694,22 +2694,22 @@ export interface Schedule {
 name: string
 definition: ScheduleBody
 /**
- * Secret part of the ids of the schedule's runs, so that no client can create a run with such an id before it is due. The API does not show it.
+ * Secret part of the ids of the schedule's runs, so that no client can create a run with such an id before the schedule is due. The API does not show it.
  */
 token: string
 created_at: string
 updated_at: string
 requestor?: Requestor1
 /**
- * The owner is restricted to projects. The schedule is paused when the owner may no longer use them.
+ * True: the owner is restricted to projects. The schedule is paused when the owner may no longer use these projects.
  */
 restricted?: true
 /**
- * When the schedule was created, or its times last changed. From then on, its instances should have backups.
+ * When the schedule was created or its times last changed. Its instances should have backups since then.
  */
 begun?: string
 /**
- * The schedule is next due after this time: when it was last due, or when it was created, changed or resumed.
+ * The time from which lxstow computes when the schedule is next due: when it was last due, created, changed or resumed.
  */
 since: string
 last?: ScheduleLast
@@ -2727,11 +2727,11 @@ protocol?: string
 address?: string
 }
 /**
- * Says that a certificate is revoked, or a token used or revoked. It replaces the certificate or token in the bucket lxstow_trust, because NATS may restore a key that was removed.
+ * A record that a certificate was revoked, or a token used or revoked. It replaces the certificate or token in the bucket lxstow_trust, because NATS may restore a key that was removed.
  */
 export interface TrustEnd {
 /**
- * `used`: a client has become trusted by the token.
+ * `used`: a client became trusted with the token.
  */
 state: ("revoked" | "used")
 /**

@@ -93,7 +93,7 @@ function withFolder(raw: unknown, where: string): unknown {
     fail('s3.folder and s3.accessKey are both set: keep s3.folder for a folder, or the keys for an S3 server');
   const { endpoint } = s3;
   if (typeof endpoint === 'string' && !/^http:\/\/(127\.0\.0\.1|localhost):\d+\/?$/.test(endpoint))
-    fail('with s3.folder, s3.endpoint is where standalone serves it: http://127.0.0.1:PORT');
+    fail('with s3.folder, s3.endpoint must be an address where standalone can serve the folder: http://127.0.0.1:PORT');
   return { ...(raw as object), s3: { uploadMaxAgeMs: noMaxAgeMs, ...s3, ...folderKeys } };
 }
 
@@ -214,7 +214,7 @@ function readConfigFile(file: string): Record<string, unknown> {
     });
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    throw new LxstowError('bad-config', `configuration: ${file} must hold keys and values`);
+    throw new LxstowError('bad-config', `configuration: ${file} must contain keys and values`);
   }
   return parsed as Record<string, unknown>;
 }

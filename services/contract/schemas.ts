@@ -243,7 +243,7 @@ function inWords(error: ErrorObject): string {
     case 'required':
       return `${at}${error.params.missingProperty} is missing`;
     case 'enum':
-      return `${at}${shown(error.data)} is none of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
+      return `${at}${shown(error.data)} is not one of ${(error.params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(', ')}`;
     default:
       return `${at}${error.message ?? error.keyword}`;
   }

@@ -35,7 +35,7 @@ export function parseBandwidth(text: string): Timetable {
     if (rate === undefined || Number(hour) > 23 || Number(minute) > 59)
       throw wrong(`${JSON.stringify(word)} is not like 08:00,512KiB`);
     for (const index of on) {
-      if (index < 0) throw wrong(`${JSON.stringify(day)} is none of ${days.join(', ')}`);
+      if (index < 0) throw wrong(`${JSON.stringify(day)} is not one of ${days.join(', ')}`);
       const from = index * minutesADay + time;
       if (entries.has(from)) throw wrong(`${JSON.stringify(word)}: duplicate time`);
       entries.set(from, parseRate(rate));

@@ -73,7 +73,7 @@ export function judgeDates(what: string, certificate: X509Certificate, renew: st
     report(
       'problem',
       `${what} is not valid before ${date(from)}`,
-      'Look at the clocks of this host and of who made it: `timedatectl`.',
+      'Check the clocks of this host and of the machine that made the certificate: `timedatectl`.',
     );
   else if (left < soonDays) report('warning', `${what} expires on ${date(to)}, in ${left} days`, renew);
   else report('ok', `${what} is valid until ${date(to)}`);

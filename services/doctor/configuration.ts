@@ -21,9 +21,12 @@ export function examineNode(report: Report, version = process.versions.node): vo
 export function examineGzip({ gzip: { library } }: Config, report: Report): void {
   try {
     if (library !== '') openIsal(library);
-    report('ok', library === '' ? 'gzip by zlib, as gzip.library is empty' : `gzip by ISA-L, ${library}`);
+    report('ok', library === '' ? 'gzip uses zlib, because gzip.library is empty' : `gzip uses ISA-L, ${library}`);
   } catch (error) {
-    report('ok', `gzip by zlib, at three times the CPU of ISA-L (Debian: libisal2): ${messageOf(error)}`);
+    report(
+      'ok',
+      `gzip uses zlib, which takes three times the CPU time of ISA-L (Debian: libisal2): ${messageOf(error)}`,
+    );
   }
 }
 
@@ -58,14 +61,14 @@ function examineNatsKeys(nats: Config['nats'], say: Report): void {
     say(
       'problem',
       `nats has ${ways.map((way) => `nats.${way}`).join(' and ')}`,
-      'Keep the one that nats-server asks for.',
+      'Keep only the one that nats-server requires.',
     );
   if (nats.password !== undefined && nats.user === undefined)
-    say('problem', 'nats.password is there without nats.user', 'Set nats.user.');
+    say('problem', 'nats.password is set without nats.user', 'Set nats.user.');
   if (nats.replicas % 2 === 0)
     say(
       'warning',
-      `nats.replicas is ${nats.replicas}: it survives no more failures than ${nats.replicas - 1} would`,
+      `nats.replicas is ${nats.replicas}, which tolerates no more failures than ${nats.replicas - 1} would`,
       'Set nats.replicas to 1, 3 or 5, and run `lxstow setup`.',
     );
 }
@@ -74,19 +77,19 @@ function examineS3Keys(s3: Config['s3'], say: Report): void {
   const { protocol, hostname, host } = new URL(s3.endpoint);
   if (protocol !== 'http:') return;
   if (s3.ca !== undefined)
-    say('warning', 's3.ca is there, but s3.endpoint is http://', 'Set s3.endpoint to https://…, or remove s3.ca.');
+    say('warning', 's3.ca is set, but s3.endpoint is http://', 'Set s3.endpoint to https://…, or remove s3.ca.');
   if (!isHere(hostname))
     say(
       'warning',
       `backups go to ${host} unencrypted`,
-      'Set s3.endpoint to https://…, unless the network between is your own.',
+      'Set s3.endpoint to https://…, unless you trust the network in between.',
     );
 }
 
 function examineRemote(where: string, remote: RemoteConfig, say: Report): void {
   examinePairOf(where, remote, say);
   if (remote.url !== undefined && remote.socket !== undefined)
-    say('problem', `${where} has both url and socket: the url is taken`, `Remove ${where}.socket or ${where}.url.`);
+    say('problem', `${where} has both url and socket: lxstow uses the url`, `Remove ${where}.socket or ${where}.url.`);
   const unused = (['certificate', 'key', 'serverCertificate'] as const).filter((key) => remote[key] !== undefined);
   if (remote.url === undefined && unused.length > 0)
     say(
@@ -126,8 +129,8 @@ function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report)
   if (endpoints.length > 0 && secret === undefined)
     say(
       'warning',
-      'notices are not signed: anybody who knows an endpoint can send it some',
-      'Set notify.secret to what `echo whsec_$(openssl rand -base64 32)` prints, here and at the endpoints.',
+      'notices are not signed: anyone who knows the URL of a webhook can send it forged notices',
+      'Set notify.secret to what `echo whsec_$(openssl rand -base64 32)` prints, here and in the receivers.',
     );
   for (const endpoint of endpoints) {
     const { protocol, origin, hostname } = new URL(endpoint);
@@ -135,11 +138,7 @@ function examineNotify({ endpoints, secret, ca }: Config['notify'], say: Report)
       say('warning', `notices go to ${origin} unencrypted`, 'Set it to https://… in notify.endpoints.');
   }
   if (ca !== undefined && endpoints.length > 0 && endpoints.every((endpoint) => endpoint.startsWith('http:')))
-    say(
-      'warning',
-      'notify.ca is there, but notify.endpoints are http://',
-      'Set them to https://…, or remove notify.ca.',
-    );
+    say('warning', 'notify.ca is set, but notify.endpoints are http://', 'Set them to https://…, or remove notify.ca.');
 }
 
 /** Warns if other users may read a file with secrets. */

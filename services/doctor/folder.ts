@@ -26,7 +26,7 @@ export async function examineFolder(folder: string, patient: Patient, report: Re
     report(
       'warning',
       `${folder} is on the same disk as storage pool ${pool}: if that disk dies, the backups die with the instances`,
-      'Take another disk, or another machine.',
+      'Use another disk, or another machine.',
     );
   return true;
 }
@@ -36,7 +36,7 @@ export async function examineRoom(folder: string, report: Report): Promise<void>
   const { bavail, blocks, bsize } = await statfs(folder);
   const room = `${sizeText(bavail * bsize)} of ${sizeText(blocks * bsize)} are free in ${folder}`;
   if (bavail < blocks * lowShare)
-    report('warning', room, 'Delete backups, or take a larger disk: a full one lets jobs wait.');
+    report('warning', room, 'Delete backups, or use a larger disk: while the disk is full, jobs wait.');
   else report('ok', room);
 }
 

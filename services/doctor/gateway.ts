@@ -35,12 +35,12 @@ export async function examineGateway({ config, env, signal }: Patient, report: R
   } else {
     const dir = stateDir(config, env);
     const files = ownFiles(dir);
-    const renew = `Remove ${files.join(' and ')}, and restart the gateway: it makes new ones, which clients must be told (\`lxstow remote remove\` and \`add\`).`;
+    const renew = `Remove ${files.join(' and ')}, and restart the gateway: it creates new ones, and each client must run \`lxstow remote remove\` and \`add\`.`;
     if (files.every((file) => existsSync(file)))
       await examinePair({ what, files, settings: ['gateway.stateDir', 'gateway.stateDir'], renew }, report);
     else {
       await access(existing(dir), constants.W_OK).then(
-        () => report('ok', `${what} will be made in ${dir} at the first start`),
+        () => report('ok', `${what} will be created in ${dir} at the first start`),
         () =>
           report(
             'problem',
@@ -83,7 +83,7 @@ function judgeNames(certificate: X509Certificate, advertised: string[], report: 
     report(
       'warning',
       `the gateway's certificate does not name ${wrong.join(', ')} of gateway.advertise`,
-      `Make one with these names too; or clients must pin it, as \`lxstow remote add\` with a token does.`,
+      `Create one with these names; otherwise, clients must pin the certificate, as \`lxstow remote add\` with a token does.`,
     );
 }
 
@@ -99,6 +99,7 @@ async function examineTrustDir(dir: string, report: Report): Promise<void> {
     );
     return;
   }
+  if (names.length === 0) return report('ok', `no client certificates in ${dir}; \`lxstow trust\` is the other way`);
   let valid = 0;
   for (const name of names) {
     const certificates = (await readCertificates(join(dir, name), 'gateway.trustDir', report)) ?? [];

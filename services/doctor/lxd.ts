@@ -17,8 +17,8 @@ interface Server {
 /** Extensions that not every LXD has, and what is impossible without each. */
 const wanted: [string, 'problem' | 'warning', string][] = [
   ['container_backup', 'problem', 'there are no backups at all'],
-  ['projects', 'problem', 'instances cannot be asked for by project'],
-  ['container_backup_override_pool', 'warning', 'a backup can be restored only into the pool that it is of'],
+  ['projects', 'problem', 'instances cannot be listed by project'],
+  ['container_backup_override_pool', 'warning', 'a backup can be restored only to its original pool'],
   ['backup_override_name', 'warning', 'a backup cannot be restored under another name'],
 ];
 
@@ -38,7 +38,9 @@ export async function examineLxd(patient: Patient, report: Report): Promise<void
   if (server.auth !== 'trusted' || !server.environment) {
     report(
       'problem',
-      settings.url === undefined ? `${lxd.title} does not trust us` : `the server at ${settings.url} does not trust us`,
+      settings.url === undefined
+        ? `${lxd.title} does not trust lxstow`
+        : `the server at ${settings.url} does not trust lxstow`,
       adviceToTrust(lxd, settings),
     );
     return;
@@ -70,7 +72,7 @@ function adviceToTrust({ product }: LxdClient, { url, certificate = 'CERTIFICATE
     `\`incus config trust add-certificate ${certificate}\``,
   ];
   if (url === undefined) return `On that host: ${product === 'Incus' ? incus : lxd}.`;
-  return `On that host, where it is an LXD: ${lxd}; where it is an Incus: ${incus}.`;
+  return `On that host, if it runs LXD: ${lxd}; if it runs Incus: ${incus}.`;
 }
 
 function adviceFor(
@@ -82,15 +84,15 @@ function adviceFor(
   const { remote, product, command: cli } = lxd;
   if (url !== undefined) {
     if (/certificate/i.test(messageOf(error)))
-      return `Set remotes.${remote}.serverCertificate to ${url}'s own: \`${cli} info | sed -n '/BEGIN CERT/,/END CERT/p'\` there; and look at ${certificate ?? `remotes.${remote}.certificate`}.`;
-    return `Does ${product} listen at ${url}? There: \`${cli} config get core.https_address\`.`;
+      return `Set remotes.${remote}.serverCertificate to the certificate of ${url}: run \`${cli} info | sed -n '/BEGIN CERT/,/END CERT/p'\` there. Also check ${certificate ?? `remotes.${remote}.certificate`}.`;
+    return `Check that ${product} listens at ${url}: run \`${cli} config get core.https_address\` there.`;
   }
   const why = systemCode((error as Error).cause);
   const path = socket ?? defaultSocket(remote, env);
   const group = product === 'Incus' ? 'incus-admin' : 'lxd';
   if (why === 'EACCES') return `Let this user use ${path}: \`usermod -aG ${group} USER\`, and log in again.`;
   if (why === 'ENOENT')
-    return `Is LXD or Incus installed here? Set remotes.${remote}.socket to where its socket is, or remotes.${remote}.url.`;
+    return `Install LXD or Incus here, or set remotes.${remote}.socket to the path of its socket, or set remotes.${remote}.url.`;
   return product === 'Incus'
     ? 'Is Incus running? `systemctl status incus`.'
     : 'Is LXD running? `systemctl status lxd` or `snap services lxd`.';
@@ -106,7 +108,7 @@ async function examineTls(
   if (certificate !== undefined && key !== undefined)
     await examinePair(
       {
-        what: `our certificate for LXD (${remote})`,
+        what: `lxstow's certificate for LXD (${remote})`,
         files: [certificate, key],
         settings: [`${where}.certificate`, `${where}.key`],
         renew: `Make a new one, and \`lxc config trust add\` it on ${url}.`,

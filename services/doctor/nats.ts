@@ -56,13 +56,13 @@ function adviceFor(error: unknown): string {
   if (isCode(error, 'nats-unfit'))
     return 'Install nats-server 2.14 or newer: https://docs.nats.io/running-a-nats-service/introduction/installation';
   if (/authorization|authentication/i.test(message))
-    return "Set nats.user and nats.password (or token, credentials, nkey) to what nats-server's configuration has.";
+    return "Set nats.user and nats.password (or token, credentials, nkey) to the values in nats-server's configuration.";
   // nats.js gives this error if the server waits for TLS.
-  if (/undefined error/.test(message)) return 'Set nats.tlsFirst where nats-server has `handshake_first: true`.';
+  if (/undefined error/.test(message)) return 'Set nats.tlsFirst if nats-server has `handshake_first: true`.';
   if (/certificate|tls|ssl/i.test(message))
-    return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name that is in it.";
+    return "Set nats.ca to the CA of the server's certificate, and nats.servers to a name in the certificate.";
   if (/bad-config|cannot read/.test(message)) return 'Set the key to a file that this user may read.';
-  return 'Is it running there (`systemctl status nats-server`), and is nats.servers right?';
+  return 'Check that nats-server is running there (`systemctl status nats-server`), and that nats.servers is right.';
 }
 
 function reportVersion({ connection }: Nats, report: Report): void {
@@ -114,7 +114,7 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
         },
         {
           renew: 'Give nats-server a new one, and `nats-server --signal reload`.',
-          trust: 'Set nats.ca to its CA, and nats.servers to a name that is in it.',
+          trust: 'Set nats.ca to the CA of this certificate, and nats.servers to a name in the certificate.',
         },
         report,
       );
@@ -122,7 +122,7 @@ async function examineTls(config: Config['nats'], signal: AbortSignal, report: R
       report(
         servers.length > 1 ? 'warning' : 'problem',
         `no TLS connection to NATS at ${where}: ${messageOf(error)}`,
-        'Is it running there, with `tls { … }` in its configuration?',
+        'Check that nats-server is running there, with `tls { … }` in its configuration.',
       );
     }
   }
@@ -141,9 +141,9 @@ async function examineSetUp(nats: Nats, config: Config, roles: Role[], report: R
         'problem',
         messageOf(error),
         violationOf((error as Error).cause)
-          ? 'Give it the rights that are in nats.conf.'
+          ? 'Give this user the rights that nats.conf lists.'
           : isCode(error, 'nats-unavailable')
-            ? 'Give nats-server `jetstream { store_dir: … }`, and the account JetStream; of a cluster, most must run.'
+            ? "Set `jetstream { store_dir: … }` in nats-server's configuration, and enable JetStream for the account. In a cluster, more than half of the servers must run."
             : setUp,
       );
       return false;
@@ -159,7 +159,7 @@ async function examineSetUp(nats: Nats, config: Config, roles: Role[], report: R
 
 /** Tests a write by taking and releasing a lease. */
 async function examineRoom(nats: Nats, config: Config, report: Report): Promise<void> {
-  const room = 'Make room where jetstream.store_dir is, or raise jetstream.max_file_store in nats-server.conf.';
+  const room = 'Free space on the disk of jetstream.store_dir, or raise jetstream.max_file_store in nats-server.conf.';
   try {
     const key = instanceLeaseKey({
       remote: config.worker.remote,
@@ -172,19 +172,19 @@ async function examineRoom(nats: Nats, config: Config, report: Report): Promise<
     });
     await lease?.release();
   } catch (error) {
-    report('problem', `NATS does not take writes: ${messageOf(error)}`, room);
+    report('problem', `NATS accepts no writes: ${messageOf(error)}`, room);
     return;
   }
   try {
     const { storage, limits } = await nats.jsm.getAccountInfo();
     if (limits.max_storage <= 0)
-      report('ok', `NATS takes writes; ${sizeText(storage)} are in use, without a limit for this account`);
+      report('ok', `NATS accepts writes; ${sizeText(storage)} are in use, without a limit for this account`);
     else if (storage > limits.max_storage * fullShare)
       report('warning', `NATS has used ${sizeText(storage)} of ${sizeText(limits.max_storage)}`, room);
-    else report('ok', `NATS takes writes; ${sizeText(storage)} of ${sizeText(limits.max_storage)} are in use`);
+    else report('ok', `NATS accepts writes; ${sizeText(storage)} of ${sizeText(limits.max_storage)} are in use`);
   } catch (error) {
     if (!violationOf(error)) throw natsFailure(error, 'looking for room');
-    report('ok', 'NATS takes writes; this user may not see how much room is left');
+    report('ok', 'NATS accepts writes; this user may not see how much space is left');
   }
 }
 

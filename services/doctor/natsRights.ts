@@ -150,7 +150,7 @@ export async function examineRights(nats: Nats, config: Config, role: Role, repo
   report(
     'problem',
     `${user} lacks rights of a ${role}: ${shown}${refused.size > 6 ? `, and ${refused.size - 6} more` : ''}`,
-    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} instead of local)` : ''}, then run \`nats-server --signal reload\`. Also set nats.inboxPrefix as there.`,
+    `Give it the rights that \`${role}\` has in nats.conf${role === 'worker' ? ` (with ${config.worker.remote} instead of local)` : ''}, then run \`nats-server --signal reload\`. Also set nats.inboxPrefix as nats.conf does.`,
   );
   // Without replies, every further request would time out.
   return ![...refused].some((each) => each.startsWith(`subscribe ${config.nats.inboxPrefix ?? '_INBOX'}`));

@@ -44,7 +44,7 @@ export async function examineS3(patient: Patient, report: Report): Promise<void>
     report('problem', messageOf(error), adviceFor(error, config));
     return;
   }
-  report('ok', `bucket ${config.bucket} is there, and can be listed`);
+  report('ok', `bucket ${config.bucket} exists, and can be listed`);
   using bucket = new S3Connection({ ...config, idleTimeoutMs: answerMs });
   const kept = await examineVersions(bucket, config.bucket, signal, report);
   const { prefix } = config;
@@ -61,7 +61,10 @@ async function examineTls({ config, ca, signal }: Server, report: Report): Promi
     await examineServer(
       `the certificate of S3 at ${host}`,
       { host: hostname, port: Number(port || 443), ca, signal: briefly(signal) },
-      { renew: 'Give the server a new one.', trust: 'Set s3.ca to its CA, and s3.endpoint to a name that is in it.' },
+      {
+        renew: 'Give the server a new certificate.',
+        trust: 'Set s3.ca to the CA of this certificate, and s3.endpoint to a name in the certificate.',
+      },
       report,
     );
   } catch {
@@ -84,14 +87,18 @@ async function examineClock(server: Server, report: Report): Promise<boolean> {
       folder !== undefined
         ? 'Is `lxstow standalone` running? It serves s3.folder.'
         : certificate
-          ? "Mend the server's certificate, or set s3.ca to its CA."
-          : 'Is it running there, and is s3.endpoint right?',
+          ? "Replace the server's certificate, or set s3.ca to its CA."
+          : 'Check that the S3 server is running there, and that s3.endpoint is right.',
     );
     return false;
   }
   const date = Date.parse(String(answered.headers.date));
   if (Number.isNaN(date)) {
-    report('warning', 'the S3 server does not tell its time', 'Its clock and this one must not be 15 minutes apart.');
+    report(
+      'warning',
+      'the S3 server does not say its time',
+      'Make sure that its clock and the one of this host differ by less than 15 minutes.',
+    );
     return true;
   }
   // The Date has whole seconds.
@@ -101,11 +108,7 @@ async function examineClock(server: Server, report: Report): Promise<boolean> {
   if (Math.abs(skew) >= worstSkewS)
     report('problem', `${off}: it refuses all requests`, 'Set both by NTP: `timedatectl set-ntp true`.');
   else if (Math.abs(skew) >= badSkewS)
-    report(
-      'warning',
-      `${off}; from 15 minutes on it refuses all requests`,
-      'Set both by NTP: `timedatectl set-ntp true`.',
-    );
+    report('warning', `${off}; at 15 minutes, it refuses all requests`, 'Set both by NTP: `timedatectl set-ntp true`.');
   else report('ok', `S3 answers at ${endpoint}, and has the same time`);
   return true;
 }

@@ -12,8 +12,8 @@ const otherStore = 'The store does not have this, and lxstow needs it: docs/s3.m
 export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): string {
   const message = messageOf(error);
   if (isNoBucket(error) || isCode(error, 'not-found'))
-    return `\`lxstow setup\` makes ${bucket}; or set s3.bucket to one that is there.`;
-  if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
+    return `Run \`lxstow setup\` to create ${bucket}, or set s3.bucket to an existing bucket.`;
+  if (/InvalidAccessKeyId|XAdminUserNotFound/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
   if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
   if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';
   if (/ExpiredToken|InvalidToken/.test(message)) return newSession;
@@ -28,9 +28,9 @@ export function adviceForRight(error: unknown, right: string, bucket: string, fo
   if (isCode(error, 's3-full')) return 'Make room in the store.';
   const message = messageOf(error);
   if (message.startsWith(notOnDisk))
-    return 'Set s3.syncFolder to a folder on the disk of the S3 server, or leave it out; is the disk whole?';
+    return 'Set s3.syncFolder to a folder on the disk of the S3 server, or remove this key; also check whether the disk is intact.';
   if (/checksum|x-amz-sdk|content-md5/i.test(message) && !/mismatch/i.test(message))
-    return 'Set s3.checksumHeaders to false, if the store takes no sums in headers: docs/s3.md.';
+    return 'Set s3.checksumHeaders to false, if the store accepts no checksums in headers: docs/s3.md.';
   if (/ExpiredToken|InvalidToken/.test(message)) return newSession;
   if (/NotImplemented|InvalidRequest|InvalidArgument|Unsupported|HTTP (400|501)/.test(message)) return otherStore;
   if (/^s3:ListBucket/.test(right))

@@ -57,7 +57,9 @@ export class RightsTrial {
       await this.#tryObject();
       await this.#tryUpload();
       if (this.#failed) return;
-      const skipped = locked ? `; the bucket locks objects, so delete was skipped, and ${this.#key} stays there` : '';
+      const skipped = locked
+        ? `; the bucket has Object Lock, so deletion was not tested, and ${this.#key} stays there`
+        : '';
       this.#report('ok', `tried, and allowed: ${this.#done.join(', ')}${skipped}`);
     } finally {
       await this.#cleanUp();
@@ -83,7 +85,7 @@ export class RightsTrial {
     await this.#step('list', 's3:ListBucket', async (signal) => {
       const seen = await Array.fromAsync(store.list(this.#prefix, signal));
       if (!seen.some((object) => object.key === key))
-        throw new LxstowError('s3-refused', 'the object just put is not listed');
+        throw new LxstowError('s3-refused', 'the object that was just written is not listed');
       for (const old of this.#kept.locked ? [] : seen)
         if (Date.now() - Date.parse(old.modified) > oldProbeMs) await store.remove(old.key, signal);
     });
@@ -104,8 +106,8 @@ export class RightsTrial {
     this.#done.pop();
     this.#report(
       'warning',
-      "the store has no tags: those of backups are in their manifests alone, and the store's own rules cannot go by them",
-      'Nothing is needed, unless lifecycle rules are to go by tags: docs/s3.md.',
+      "the store does not support tags: the tags of backups are only in their manifests, and the store's lifecycle rules cannot use them",
+      'You need to do nothing, unless you want lifecycle rules that use tags: docs/s3.md.',
     );
   }
 
@@ -154,7 +156,7 @@ export class RightsTrial {
       this.#failed = true;
       this.#report(
         'problem',
-        `S3 does not let us ${what ?? 'begin another upload'}: ${messageOf(error)}`,
+        `S3 does not let lxstow ${what ?? 'begin another upload'}: ${messageOf(error)}`,
         adviceForRight(error, right, this.#options.name, this.#options.folder),
       );
       return undefined;
@@ -163,16 +165,16 @@ export class RightsTrial {
 
   /** Tests `If-None-Match`, which decides which of two writers wins. */
   async #tryCondition(): Promise<void> {
-    const advice = 'Use a store that takes If-None-Match on PUT, or a newer version of this one: docs/s3.md.';
+    const advice = 'Use a store that supports If-None-Match on PUT, or a newer version of this one: docs/s3.md.';
     try {
       await this.#store.create(this.#key, Buffer.from('second'), small, briefly(this.#options.signal));
     } catch (error) {
       if (isCode(error, 'conflict')) return;
-      return this.#report('problem', `S3 does not know conditional writes: ${messageOf(error)}`, advice);
+      return this.#report('problem', `S3 does not support conditional writes: ${messageOf(error)}`, advice);
     }
     this.#report(
       'problem',
-      'S3 wrote over an object in spite of If-None-Match: two workers could both believe that they won',
+      'S3 overwrote an object despite If-None-Match: two workers could both believe that they won',
       advice,
     );
   }
@@ -188,8 +190,8 @@ export class RightsTrial {
     }
     this.#report(
       'warning',
-      'the store does not look at the checksums of parts: one that is damaged on its way is found by a restore only',
-      'Set s3.checksumHeaders to false: parts then have Content-MD5, which every store looks at.',
+      'the store does not verify the checksums of parts: only a restore notices a part that was damaged in transit',
+      'Set s3.checksumHeaders to false: parts then have Content-MD5, which every store verifies.',
     );
   }
 
@@ -212,7 +214,7 @@ export class RightsTrial {
       this.#report(
         'warning',
         `the test object may still be in the bucket: ${messageOf(error)}`,
-        `Remove it, with its versions: \`aws s3 rm s3://${name}/${key}\`; where the bucket keeps versions, then \`aws s3api delete-object\` with each \`--version-id\`.`,
+        `Remove it, with its versions: \`aws s3 rm s3://${name}/${key}\`; if the bucket keeps versions, also \`aws s3api delete-object\` with each \`--version-id\`.`,
       );
     }
   }

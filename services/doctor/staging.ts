@@ -59,14 +59,14 @@ export async function examineStaging({ lxd, pools, volume }: Staging, patient: P
       ? await roomInVolume(lxd, volume, signal)
       : await roomOnDisk(lxd, patient);
   if (free === undefined)
-    return report('ok', `this host cannot see how much room ${lxd.product} has to write backups (${where})`);
+    return report('ok', `this host cannot see how much space ${lxd.product} has for writing backups (${where})`);
   const instances = await listInstances(lxd, signal);
   const room = `${sizeText(free)} are free in ${where}, where ${lxd.product} writes backups`;
   const never = `on a full disk ${lxd.product}'s backup never ends`;
   const usual = (await usualSize(lxd, pools, instances, signal)) ?? 0;
   const [largest] = instances.filter(({ bytes }) => bytes > 0).sort((a, b) => b.bytes - a.bytes);
   if (!largest || largest.bytes < usual) {
-    if (usual < free) report('ok', `${room}; it does not tell the size of its instances`);
+    if (usual < free) report('ok', `${room}; it does not say how large its instances are`);
     else report('warning', `${room}; its instances have ${sizeText(usual)} on average: ${never}`, more);
     return;
   }

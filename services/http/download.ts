@@ -103,7 +103,7 @@ export class Download {
     const isTold = /^\d{1,15}$/.test(length ?? '') && !headers.has('transfer-encoding');
     if (!isTold && status < 300) {
       giveBack(false);
-      throw new Error('the answer does not tell its length');
+      throw new Error('the answer does not state its length');
     }
     this.status = status;
     this.headers = headers;

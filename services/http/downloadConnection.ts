@@ -56,7 +56,7 @@ export class DownloadConnection {
         const head = parseHead(this.#unread.toString('latin1', 0, end));
         this.#unread = this.#unread.subarray(end + 4);
         if (head.status >= 200) return head;
-      } else if (this.#unread.length > longestHeadBytes) throw new Error('the head of the answer has no end');
+      } else if (this.#unread.length > longestHeadBytes) throw new Error('the head of the answer is too long');
       else await this.#bytes(waiting);
     }
   }

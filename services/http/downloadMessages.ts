@@ -22,7 +22,7 @@ export function dechunked(bytes: Buffer): { body: Buffer; whole: boolean } {
 export function requestHead(path: string, headers: Record<string, string>): string {
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
   if (!/^\/[\x21-\x7e]*$/.test(path) || !lines.every((line) => /^[\x20-\x7e]+$/.test(line)))
-    throw new TypeError('a request may only have printable ASCII');
+    throw new TypeError('a request may contain only printable ASCII');
   return `GET ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`;
 }
 
@@ -33,7 +33,7 @@ export function parseHead(head: string): ResponseHead {
   const headers = new Map<string, string>();
   for (const line of lines) {
     const [, name = '', value = ''] = /^([\w!#$%&'*+.^`|~-]+):[ \t]*(.*?)[ \t]*$/.exec(line) ?? [];
-    if (!name) throw new Error('the answer has a header line that is none');
+    if (!name) throw new Error('the answer has an invalid header line');
     const key = name.toLowerCase();
     const before = headers.get(key);
     headers.set(key, before === undefined ? value : `${before}, ${value}`);

@@ -182,7 +182,7 @@ async function findS3(
       read: readKey,
     }),
     secretKey: await answer(asking, {
-      text: known ? 'Secret key; empty for the same as before' : 'Secret key; it is not shown',
+      text: known ? 'Secret key; leave it empty to keep the present one' : 'Secret key; it is not shown',
       usual: known?.secretKey,
       hidden: true,
       flag: '--secret-key-file or LXSTOW_S3_SECRET_KEY',

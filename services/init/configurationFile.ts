@@ -147,7 +147,7 @@ function documentIn(text: string, file: string): Document {
   const [fault] = document.errors;
   if (fault) throw new LxstowError('bad-config', `${file} is not YAML: ${fault.message}`);
   if (document.contents === null) return parseDocument(heading);
-  if (!isMap(document.contents)) throw new LxstowError('bad-config', `${file} must hold keys and values`);
+  if (!isMap(document.contents)) throw new LxstowError('bad-config', `${file} must contain keys and values`);
   for (const section of sections) fillIfEmpty(document as unknown as Document, section);
   return document as unknown as Document;
 }

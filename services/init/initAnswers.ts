@@ -40,16 +40,17 @@ export function readPlace(text: string): { folder: string } | { endpoint: string
   const [bucket = '', more] = (url?.pathname ?? '').split('/').filter(Boolean);
   if (!url?.hostname || more !== undefined || url.search || url.hash)
     throw wrong(`${given} is not the URL of an S3 server: give https://HOST[:PORT], or https://HOST[:PORT]/BUCKET`);
-  if (url.username || url.password) throw wrong('keep the keys out of the URL: they are asked for next');
+  if (url.username || url.password) throw wrong('do not put keys into the URL: init asks for them next');
   return { endpoint: url.origin, bucket: bucket === '' ? undefined : readBucket(bucket) };
 }
 
 function readFolder(given: string): string {
   const path = given === '~' || given.startsWith('~/') ? join(homedir(), given.slice(1)) : given;
   if (path === '') throw wrong('give a folder, or the URL of an S3 server');
-  if (!isAbsolute(path)) throw wrong(`${path} is neither a URL nor a path from the root: give /${path}, or https://…`);
+  if (/^[a-z]+:\/\//i.test(path)) throw wrong(`${path}: give a folder, or the https:// URL of an S3 server`);
+  if (!isAbsolute(path)) throw wrong(`${path} is neither a URL nor an absolute path: give /${path}, or https://…`);
   const folder = normalize(path).replace(/(.)\/+$/, '$1');
-  if (folder === '/') throw wrong('/ is the whole machine: give a folder for the backups alone');
+  if (folder === '/') throw wrong('/ is the whole machine: give a folder that is only for backups');
   if (/["\n\\]/.test(folder)) throw wrong(`${folder}: choose a path without quotes, backslashes and line breaks`);
   return folder;
 }

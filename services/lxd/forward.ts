@@ -96,7 +96,7 @@ export class Forward {
     if (reasons.length === 0) return;
     throw new LxstowError(
       'lxd-refused',
-      `${this.#title} would refuse this backup after the upload: ${reasons.join('; ')}. Restore it onto a server that is not older than its own, or send it anyway (--anyway)`,
+      `${this.#title} would refuse this backup after the upload: ${reasons.join('; ')}. Restore it to a server that is not older than the original one, or try it anyway (--anyway)`,
     );
   }
 }

@@ -139,7 +139,7 @@ export async function describeInstance(
 
 /** The error of a server that does not trust the worker's certificate. */
 export function mistrust({ title }: LxdClient): LxstowError {
-  return new LxstowError('lxd-refused', `${title} does not trust us: \`lxstow doctor worker\` says what to do`);
+  return new LxstowError('lxd-refused', `${title} does not trust lxstow: \`lxstow doctor worker\` says what to do`);
 }
 
 /** Asks the server what it is and can do. Throws lxd-refused if it does not trust us, because it then says little. */

@@ -52,10 +52,10 @@ export function forbiddenFor(
 ): string[] {
   const made = instance.profiles.filter(({ name }) => !limits.profiles.includes(name));
   if (limits.sharedProfiles && made.length > 0)
-    return made.map(({ name }) => `profile ${name}, which is not there, and would be made in project default`);
+    return made.map(({ name }) => `profile ${name}, which does not exist, and would be created in project default`);
   if (limits.restricted) return [];
   const ofProfiles = made.flatMap((profile) =>
-    forbiddenIn(profile).map((each) => `${each} in profile ${profile.name}, which is not there`),
+    forbiddenIn(profile).map((each) => `${each} in profile ${profile.name}, which does not exist`),
   );
   return [...forbiddenIn(instance), ...ofProfiles];
 }
@@ -63,7 +63,7 @@ export function forbiddenFor(
 /** The message for a client that is restricted to projects. */
 export function refusalOf(what: string, forbidden: string[]): string {
   const some = forbidden.slice(0, 5).join(', ') + (forbidden.length > 5 ? ', …' : '');
-  return `${what} has ${some}: not for clients that are restricted to projects (gateway.restrictedRestores)`;
+  return `${what} has ${some}: not allowed for clients that are restricted to projects (gateway.restrictedRestores)`;
 }
 
 function isForbiddenKey(key: string, value: string): boolean {
@@ -75,7 +75,8 @@ function isForbiddenKey(key: string, value: string): boolean {
 function whyForbidden(device: Record<string, string>): string | undefined {
   const { type = '', pool, source = '', network, nictype } = device;
   if (harmlessTypes.has(type)) return undefined;
-  if (type === 'nic') return network ? undefined : `nic of type ${nictype || 'unknown'}, of no network of LXD's`;
+  if (type === 'nic')
+    return network ? undefined : `nic of type ${nictype || 'unknown'}, which is not in a network of LXD`;
   if (type !== 'disk') return type || 'of no type';
   if (device['raw.mount.options']) return 'disk with raw.mount.options';
   return pool || ownSources.has(source) ? undefined : `disk of the host's ${source || 'own'}`;

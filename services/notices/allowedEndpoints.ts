@@ -13,11 +13,11 @@ export function shown(endpoint: string): string {
  * checks its addresses, unless an admin has listed the endpoint.
  */
 export function refusalOf(endpoint: string, config: Config['notify']): string | undefined {
-  if (!config.requests) return 'requests may not name an endpoint (notify.requests)';
+  if (!config.requests) return 'requests may not name a webhook (notify.requests)';
   if (!URL.canParse(endpoint)) return 'the endpoint is no URL';
   const url = new URL(endpoint);
   if (isListed(url, config)) return undefined;
-  if (config.allowed.length > 0) return `${url.origin} does not begin as notify.allowed has it`;
+  if (config.allowed.length > 0) return `${url.origin} is not allowed by notify.allowed`;
   const host = hostOf(url);
   const named = host === 'localhost' || host.endsWith('.localhost');
   if (named || (isIP(host) !== 0 && isOwn(host))) return ownAddress(host);
@@ -52,7 +52,7 @@ export function isOwn(address: string): boolean {
 }
 
 export function ownAddress(host: string): string {
-  return `${host} is this host itself or in a private network: only notify.allowed lets requests name it`;
+  return `${host} is this host or in a private network: requests may name it only if notify.allowed lists it`;
 }
 
 const own = new BlockList();

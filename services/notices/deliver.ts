@@ -143,7 +143,7 @@ export class Deliverer {
   async #post({ id, endpoint, namedBy, body, ping }: QueuedNotice): Promise<Answer> {
     const { config, handingBack } = this.#options;
     const listed = config.endpoints.includes(endpoint);
-    if (namedBy === 'configuration' && !listed) return { is: 'refused', why: 'notify.endpoints has it no more' };
+    if (namedBy === 'configuration' && !listed) return { is: 'refused', why: 'notify.endpoints no longer lists it' };
     const refusal = listed ? undefined : refusalOf(endpoint, config);
     if (refusal !== undefined) return { is: 'refused', why: refusal };
     const url = new URL(endpoint);

@@ -29,7 +29,7 @@ export function readKeys(keys: InstanceKeep): { keep: KeepRule; faults: string[]
   for (const [name, text] of Object.entries(keys)) {
     const [field, value] = optionOf(name, text);
     if (faultsOf('keep-rule.json', { [field]: value }).length === 0) keep[field] = value;
-    else faults.push(`${prefix}${name}=${shortly(text)} is not understood, and counts for nothing`);
+    else faults.push(`${prefix}${name}=${shortly(text)} is not valid, and is ignored`);
   }
   return { keep, faults };
 }

@@ -105,7 +105,7 @@ export function checkSelector(selector: RunSelector): void {
   if ([...instances, ...exclude].filter(isWild).length > mostPatterns)
     throw new LxstowError('bad-request', `selector: ${mostPatterns} patterns with * or ? at most; names may be more`);
   if (!all && instances.length === 0 && match.length === 0 && schedule === undefined)
-    throw new LxstowError('bad-request', 'selector: of which instances? Give all, instances or match');
+    throw new LxstowError('bad-request', 'selector: give all, instances or match');
   if (all && instances.length > 0) throw new LxstowError('bad-request', 'selector: give all or instances, not both');
   for (const text of match) parseMatch(text);
 }

@@ -50,7 +50,7 @@ export async function assertLocks(s3: S3Connection, { lock }: Protection, signal
   if (state !== 'Enabled') throw new LxstowError('s3-refused', noLock);
 }
 
-const noLock = 'the bucket has no Object Lock, which is given to a bucket when it is made (docs/s3.md)';
+const noLock = 'the bucket has no Object Lock, which must be enabled when a bucket is created (docs/s3.md)';
 
 /** Throws the error of a write that asked for protection; says what is wrong where the bucket cannot give it. */
 export function explainNoLock({ lock, held }: Protection, error: unknown): never {

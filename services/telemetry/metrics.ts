@@ -160,7 +160,7 @@ export function createGatewayMetrics() {
     notices,
     noticesQueued: new Gauge({
       name: 'lxstow_notices_queued',
-      help: 'Notices that no endpoint has taken yet.',
+      help: 'Notices that no webhook has accepted yet.',
       labelNames: ['stream'],
       registers,
     }),

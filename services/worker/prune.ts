@@ -53,7 +53,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     try {
       const { isKept } = await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
         if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
-          throw new LxstowError('conflict', `backup ${name} was changed while the rule was applied to it`);
+          throw new LxstowError('conflict', `backup ${name} was changed while the rule was being applied`);
       });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
       auditRemoval({ ...job.address, backup: backup.name }, attempt, tools, { created: backup.created, ...by });

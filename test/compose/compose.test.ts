@@ -141,7 +141,7 @@ describe('docker-compose.yml', { timeout: 900_000 }, () => {
         findings.filter(({ level }) => level === 'problem'),
         [],
       );
-      assert.ok(findings.some(({ finding }) => finding === 'gzip by ISA-L, libisal.so.2'));
+      assert.ok(findings.some(({ finding }) => finding === 'gzip uses ISA-L, libisal.so.2'));
     }
   });
 

@@ -1,55 +1,55 @@
 /**
- * What each S3 server has, and what it does differently: the contract's tests (objectStore.ts, objectLock.test.ts) hold a server to each word, what it
- * has as what it has not. docs/s3.md shows this as a table: `npm run generate`.
+ * How each S3 server behaves, and where it differs from what lxstow expects. The contract's tests (objectStore.ts, objectLock.test.ts) check every entry, also
+ * that a server lacks what it is said to lack. `npm run generate` writes this as a table into docs/s3.md.
  */
 
-/** What lxstow can live without. `row` and `kept`: what docs/s3.md says of it, and of a server that does what lxstow would like. */
+/** Behaviour that lxstow would like, but can do without. `row`: what docs/s3.md calls it. `kept`: what docs/s3.md says about a server that behaves so. */
 export const traits = {
   createOnce: { row: '`If-None-Match: *` on PUT, eight at once', kept: 'one wins' },
   replaceOnce: { row: '`If-Match` on PUT, eight at once', kept: 'one wins' },
-  replaceGone: { row: '`If-Match` on PUT, where the object is gone', kept: 'refused' },
-  completionCondition: { row: '`If-None-Match: *`, `If-Match` on a completion', kept: 'refused' },
-  /** A race: where several may win, a test in which one wins proves nothing. */
+  replaceGone: { row: '`If-Match` on PUT, if the object no longer exists', kept: 'refused' },
+  completionCondition: { row: 'unmet `If-None-Match: *` or `If-Match` on a completion', kept: 'refused' },
+  /** A race: if several may win, a test in which one wins proves nothing. */
   completionOnce: { row: '`If-None-Match: *` on a completion, four at once', kept: 'one wins' },
-  completionTwice: { row: 'completing once more', kept: 'refused' },
-  goneUpload: { row: 'completing an upload that was given up', kept: '`NoSuchUpload`' },
-  partSum: { row: 'a part with another CRC-32', kept: 'refused' },
+  completionTwice: { row: 'completing an upload twice', kept: 'the second is refused' },
+  goneUpload: { row: 'completing an aborted upload', kept: '`NoSuchUpload`' },
+  partSum: { row: 'a part with a wrong CRC-32', kept: 'refused' },
   partOnce: { row: 'a part that was sent twice', kept: 'listed once' },
-  copyCondition: { row: 'copying from an object with another ETag', kept: 'refused' },
+  copyCondition: { row: 'copying from an object whose ETag has changed', kept: 'refused' },
   tags: { row: 'tags', kept: 'yes' },
   tagsOfUploads: { row: 'tags given at the beginning of an upload', kept: 'kept' },
   lock: { row: 'Object Lock, legal holds, versions', kept: 'yes' },
-  lockRefused: { row: 'a lock, where the bucket has none', kept: 'refused' },
+  lockRefused: { row: 'a lock, in a bucket without Object Lock', kept: 'refused' },
   uploadsKept: { row: 'open uploads, after a restart', kept: 'listed' },
-  uploadsOfOneKey: { row: 'a listing of more than 1 000 uploads of one key', kept: 'whole' },
-  powerCut: { row: 'a power cut right after its answer', kept: 'keeps what was written' },
+  uploadsOfOneKey: { row: 'a listing of more than 1 000 uploads of one key', kept: 'complete' },
+  powerCut: { row: "a power cut right after the server's answer", kept: 'loses nothing' },
   full: { row: 'a full disk', kept: '507: `s3-full`' },
-  bucketNeeded: { row: 'a PUT into a bucket that is not there', kept: 'refused' },
-  order: { row: 'listings', kept: "by the keys' bytes" },
-  oddKeys: { row: 'odd characters in keys', kept: 'as sent' },
+  bucketNeeded: { row: 'a PUT into a bucket that does not exist', kept: 'refused' },
+  order: { row: 'order of listings', kept: "by the keys' bytes" },
+  oddKeys: { row: 'special characters in keys', kept: 'unchanged' },
 } as const;
 
 export type Trait = keyof typeof traits;
-/** What a server does instead, and how lxstow lives with it. */
+/** What a server does instead, and how lxstow deals with it. */
 export type Differences = Partial<Record<Trait, string>>;
 
 export interface Server {
   title: string;
   differs: Differences;
-  /** Parts of keys that do not come back as they were sent. */
+  /** Parts of keys that the server changes. */
   unusable?: string[];
 }
 
-const never = '**ignored**: not for lxstow, and `lxstow doctor` says so';
-const unsynced = 'loses what was written in the last half minute: `s3.syncFolder`';
+const never = '**ignored**: lxstow cannot use this server, and `lxstow doctor` says so';
+const unsynced = 'loses what was written in the last half minute: set `s3.syncFolder`';
 
 export const servers = {
   minio: {
     title: 'MinIO of 2026-02',
     differs: {
       uploadsKept:
-        'only by their exact keys: checkpoints have these. A day old, they are removed: they are renewed in time',
-      powerCut: 'loses the last object: `s3.syncFolder`',
+        'listed only by their exact keys, which checkpoints contain. Removed after a day; lxstow renews them before that',
+      powerCut: 'loses the last object: set `s3.syncFolder`',
     },
   },
   seaweedfs: {
@@ -57,10 +57,10 @@ export const servers = {
     differs: {
       completionOnce: '**several may win**: the manifest decides',
       powerCut: unsynced,
-      full: '500: `s3-unavailable`, jobs wait as well',
-      partOnce: 'listed with both ETags: a resumed backup compares them, and begins anew',
-      bucketNeeded: 'makes the bucket, where the keys may',
-      order: 'by folder: nothing relies on the order',
+      full: '500: `s3-unavailable`; jobs wait, too',
+      partOnce: 'listed with both ETags: a resumed backup notices this, and starts from the beginning',
+      bucketNeeded: 'creates the bucket, if the keys have the right',
+      order: 'by folder; lxstow does not rely on the order',
       oddKeys: 'a backslash becomes a slash',
     },
     unusable: ['o\\o'],
@@ -68,24 +68,25 @@ export const servers = {
   versitygw: {
     title: 'VersityGW 1.8',
     differs: {
-      completionTwice: '200, even while or after the first was cut off: lxstow looks whether the object is there',
-      lock: 'not as lxstow starts it',
-      powerCut: `${unsynced}, which \`s3.folder\` implies`,
+      completionTwice:
+        '200, even if the first one is still running or was interrupted: lxstow checks that the object exists',
+      lock: 'not in the way lxstow starts it',
+      powerCut: `${unsynced}; \`s3.folder\` sets it`,
       uploadsOfOneKey: 'the first thousand',
     },
   },
   ceph: {
     title: 'Ceph 16.2',
     differs: {
-      completionCondition: '**writes over it**: the manifest decides',
+      completionCondition: '**overwrites the object**: the manifest decides',
       completionOnce: '**several may win**: the manifest decides',
-      goneUpload: '500: tried again in vain',
+      goneUpload: '500: lxstow retries in vain',
       oddKeys:
-        '**`%` in a key that is copied from ends radosgw**: only a project can have it, and a backup that takes a day',
-      completionTwice: '200: lxstow looks whether the object is there',
-      partSum: '**taken**: `s3.checksumHeaders: false`, it checks Content-MD5',
-      copyCondition: "**copied**: an upload's key is its own",
-      tagsOfUploads: 'dropped: they are in the manifest, and on it',
+        '**radosgw crashes when it copies from a key with `%`**: only the name of a project can contain one, and only a backup that takes a day copies',
+      completionTwice: '200: lxstow checks that the object exists',
+      partSum: '**accepted**: set `s3.checksumHeaders: false`, because Ceph checks Content-MD5',
+      copyCondition: "**copied**: harmless, because no other operation writes to an upload's key",
+      tagsOfUploads: 'dropped: tags are in the manifest, and on the manifest object',
       lock: 'not tried',
       lockRefused: 'not tried',
       uploadsKept: 'not tried',
@@ -105,9 +106,9 @@ export const servers = {
       tags: 'none',
       tagsOfUploads: 'none',
       lock: 'none',
-      lockRefused: 'taken, and not kept: lxstow asks whether the bucket locks, and refuses',
+      lockRefused: 'accepted, but not kept: lxstow asks whether the bucket has Object Lock, and refuses the backup',
       powerCut: unsynced,
-      full: '503: `s3-unavailable`, jobs wait as well',
+      full: '503: `s3-unavailable`; jobs wait, too',
     },
   },
 } as const satisfies Record<string, Server>;

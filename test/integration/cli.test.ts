@@ -108,7 +108,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       attempt(process.execPath, [cli, 'remote', 'add', 'x', ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
     const unseen = await as(stack.stow.url);
     assert.equal(unseen.status, 77);
-    assert.match(unseen.stderr, /no CA vouches for: [0-9a-f]{64}/);
+    assert.match(unseen.stderr, /no trusted CA has signed: [0-9a-f]{64}/);
     const stranger = await as(stack.stow.url, '--accept-certificate');
     assert.equal(stranger.status, 77);
     assert.match(stranger.stderr, /does not trust this client yet.*\n.*client\.crt/);

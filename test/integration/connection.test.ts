@@ -315,7 +315,7 @@ it("costs a job no attempt when the account's JetStream was full while it ran", 
   const id = randomUUID();
   await publishJob(nats, id, { kind: 'backup', address, body: {} });
   await runLoop({
-    ...{ nats, worker: 'w', operations, log, stopping: stopping.signal },
+    ...{ nats, worker: 'w', operations, log, stop: stopping.signal },
     deliveries: await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal),
     nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
     tools: {

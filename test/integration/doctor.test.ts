@@ -187,12 +187,12 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
   it('says what makes gzip', async (context) => {
     const gzip = async (library: string) => (await doctor({ gzip: { library } }, '--only', 'configuration')).findings;
     const isal = await findIsal(() => undefined).catch((error: Error) => context.diagnostic(error.message));
-    if (isal) found(await gzip(isal), 'ok', /^gzip by ISA-L, .*libisal\.so\.2/);
-    found(await gzip(''), 'ok', /^gzip by zlib, as gzip\.library is empty$/);
+    if (isal) found(await gzip(isal), 'ok', /^gzip uses ISA-L, .*libisal\.so\.2/);
+    found(await gzip(''), 'ok', /^gzip uses zlib, because gzip\.library is empty$/);
     found(
       await gzip('/nowhere.so'),
       'ok',
-      /^gzip by zlib, at .* \(Debian: libisal2\): gzip\.library \/nowhere\.so cannot be used: /,
+      /^gzip uses zlib, which takes .* \(Debian: libisal2\): gzip\.library \/nowhere\.so cannot be used: /,
     );
   });
 
@@ -211,7 +211,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
       'disk',
     ]);
     assert.equal(status, 64);
-    assert.match(stderr, /"disk" is none of/);
+    assert.match(stderr, /"disk" is not one of/);
   });
 
   it('finds keys that are unknown or contradict each other, and goes on with the rest', async () => {
@@ -235,7 +235,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
       /^worker\.heartbeatMs \(9000\) is not well below/,
     ])
       found(findings, 'problem', text);
-    found(findings, 'warning', /^s3\.ca is there, but s3\.endpoint is http/);
+    found(findings, 'warning', /^s3\.ca is set, but s3\.endpoint is http/);
     found(findings, 'warning', /^notices are not signed/, /whsec_/);
     found(findings, 'warning', /^notices go to http:\/\/hooks\.invalid unencrypted$/, /notify\.endpoints/);
     const broken = await doctor({ worker: { slots: 0 } });
@@ -285,19 +285,27 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
       return (await doctor({ s3: { endpoint: proxy.endpoint, ...over } }, '--only', 's3')).findings;
     };
     const tagless = await behind(poor(), { checksumHeaders: false });
-    found(tagless, 'warning', /^the store has no tags: those of backups are in their manifests alone/, /docs\/s3\.md/);
+    found(
+      tagless,
+      'warning',
+      /^the store does not support tags: the tags of backups are only in their manifests/,
+      /docs\/s3\.md/,
+    );
     found(tagless, 'ok', /^tried, and allowed: put, get, list, delete, begin a multipart upload/);
     found(
       await behind(poor()),
       'problem',
-      /does not let us begin a multipart upload/,
+      /does not let lxstow begin a multipart upload/,
       /Set s3\.checksumHeaders to false/,
     );
     const none = { refuse: ({ method = '' }: IncomingMessage) => (method === 'PUT' ? unsupported : undefined) };
-    found(await behind(none), 'problem', /^S3 does not let us put: .*NotImplemented/, /what a store must have/);
+    found(await behind(none), 'problem', /^S3 does not let lxstow put: .*NotImplemented/, /what a store must have/);
     found(await behind(strict(), { prefix: 'lxd' }), 'ok', /^tried, and allowed: put/);
     const over = { refuse: () => ({ status: 400, code: 'ExpiredToken', message: 'The provided token has expired.' }) };
     found(await behind(over), 'problem', /ExpiredToken/, /s3\.sessionToken/);
+    // As VersityGW says it.
+    const stranger = { refuse: () => ({ status: 404, code: 'XAdminUserNotFound', message: 'No user exists.' }) };
+    found(await behind(stranger), 'problem', /XAdminUserNotFound/, /s3\.accessKey to a user/);
   });
 
   it('is not stopped by one that is dead', async () => {
@@ -333,7 +341,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(await skewed(120), 'warning', /clock is 1\d\d s behind the S3 server's/);
     const findings = await skewed(0, 'PUT /lxstow/local/');
     assert.ok(findings.length > 0);
-    found(await skewed(0, 'DELETE'), 'problem', /^S3 does not let us delete: .*AccessDenied/, /s3:DeleteObject/);
+    found(await skewed(0, 'DELETE'), 'problem', /^S3 does not let lxstow delete: .*AccessDenied/, /s3:DeleteObject/);
     for (const name of await leftIn(s3.bucket)) await client.removeObject(s3.bucket, name);
   });
 
@@ -374,7 +382,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       locked.findings,
       'ok',
-      /^tried, and allowed: put, .*delete was skipped, and lxstow-doctor-locked stays there$/,
+      /^tried, and allowed: put, .*deletion was not tested, and lxstow-doctor-locked stays there$/,
     );
     // However often it is asked.
     found((await doctor({ s3: { bucket: 'locked' } }, '--only', 's3')).findings, 'ok', /^tried, and allowed: put/);
@@ -403,6 +411,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(await of({ ...pair(good), trustDir: join(dir, 'no-such') }), 'problem', /^gateway\.trustDir: ENOENT/);
     const trust = join(dir, 'trust');
     await mkdir(trust);
+    found(await of({ ...pair(good), trustDir: trust }), 'ok', /^no client certificates in /);
     for (const each of [old, good]) await writeFile(join(trust, `${each.fingerprint}.crt`), each.cert);
     const trusted = await of({ ...pair(good), trustDir: trust });
     found(trusted, 'ok', /^1 valid client certificate in/);
@@ -478,10 +487,10 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
       (await doctor({ remotes: { local: { ...local, socket: undefined } } }, '--only', 'lxd')).findings;
 
     const advice =
-      /lxc config trust add \S+lxd-client\.crt`; where it is an Incus: `incus config trust add-certificate \S+lxd-client\.crt/;
-    found(await findings(), 'problem', /^the server at https:\/\/127\.0\.0\.1:\d+ does not trust us$/, advice);
+      /lxc config trust add \S+lxd-client\.crt`; if it runs Incus: `incus config trust add-certificate \S+lxd-client\.crt/;
+    found(await findings(), 'problem', /^the server at https:\/\/127\.0\.0\.1:\d+ does not trust lxstow$/, advice);
     using byHttps = new LxdClient('local', local, {});
-    const refusal = /does not trust us: `lxstow doctor worker` says what to do/;
+    const refusal = /does not trust lxstow: `lxstow doctor worker` says what to do/;
     await assert.rejects(readServer(byHttps, signal), { code: 'lxd-refused', message: refusal });
     await assert.rejects(probeOfLxd(byHttps)(signal, { writes: false }), { code: 'lxd-refused', message: refusal });
     assert.match(await refusedWorker({ remotes: { local: { ...local, socket: undefined } } }, signal), refusal);
@@ -539,7 +548,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(
       await of(),
       'ok',
-      /where (LXD|Incus) writes backups; (it does not tell the size of its instances|the largest)/,
+      /where (LXD|Incus) writes backups; (it does not say how large its instances are|the largest)/,
     );
     await real.lxc(['storage', 'volume', 'create', real.pool, 'backups', 'size=20MiB']);
     await real.lxc(['config', 'set', 'storage.backups_volume', `${real.pool}/backups`]);

@@ -215,7 +215,7 @@ describe('events', { timeout: 600_000 }, () => {
       return { status: response.statusCode as number, headers: response.headers, text, body: JSON.parse(text) };
     };
     assertError(await answer('', null), 403, /not authorized/);
-    assertError(await answer('?type=gossip'), 400, /"gossip" is none of the event types/);
+    assertError(await answer('?type=gossip'), 400, /"gossip" is not one of the event types/);
     assertError(await answer('?project=a&all-projects=true'), 400, /either/);
     assertError(await answer('?all-projects=perhaps'), 400, /neither/);
     assertError(await answer('/nothing'), 404, /not found/);

@@ -27,14 +27,16 @@ const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
 const wrongFolders: [answer: string, said: RegExp][] = [
   ['/etc/hostname', /\/etc\/hostname is not a folder[\s\S]*Try again/],
   ['/etc/hostname/backups', /\/etc\/hostname is not a folder[\s\S]*Try again/],
+  ['/proc/backups', /nothing can be created in \/proc\n[\s\S]*Try again/],
   ['/var/lib/full/backups', /there is no room in \/var\/lib\/full\/backups\n.*Make room[\s\S]*Try again/],
   ['/var/lib/cd/backups', /\/var\/lib\/cd\/backups is on a disk that is mounted read-only[\s\S]*Try again/],
 ];
 /** Each answer that is wrong, what is said to it, and at last the right one. */
 const conversation: [answer: string, said?: RegExp][] = [
-  ['backups', /backups is neither a URL nor a path from the root: give \/backups/],
+  ['backups', /backups is neither a URL nor an absolute path: give \/backups/],
+  ['ftp://nas/backups', /ftp:\/\/nas\/backups: give a folder, or the https:\/\/ URL of an S3 server/],
   ['s3://bucket', /give the URL of the S3 server/],
-  ['https://key:secret@s3.example.net', /keep the keys out of the URL/],
+  ['https://key:secret@s3.example.net', /do not put keys into the URL/],
   ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
   ...(versityGw ? wrongFolders : []),
   ['http://127.0.0.1:9', undefined],
@@ -135,7 +137,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   it('repeated, it changes what it is told to, and nothing else', async () => {
     const before = await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid');
     const said = await type('lxstow init --yes');
-    assert.match(said, /is as it should be\nlxstow runs already\nthe gateway is called stow:/);
+    assert.match(said, /is unchanged\nlxstow runs already\nthe gateway is called stow:/);
     assert.doesNotMatch(said, /backup_/);
     assert.equal(await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid'), before);
     await type('lxstow init --yes --nightly 04:15');
@@ -279,7 +281,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const files = await lxd.fingerprint('c1');
     await lxd.lxc(['delete', '--force', 'c1']);
     await type('lxstow restore c1 latest --start');
-    assert.match(await type('lxstow init --yes'), /is as it should be\nlxstow runs already/);
+    assert.match(await type('lxstow init --yes'), /is unchanged\nlxstow runs already/);
     const recovery = await type(`cat ${page}`);
     const undone = await type('lxstow init --undo');
     assert.match(undone, new RegExp(`the backups: the folder ${nas}/lxstow`));

@@ -140,7 +140,7 @@ describe('jobs', { timeout: 600_000 }, () => {
       const after = await publish(stack.nats.url, 'lxstow.jobs.local.backup.default.c', {});
       const operation = await ended(id);
       assert.equal(operation.status, 'Failure');
-      assert.match(operation.err, /compression: "xz" is none of/);
+      assert.match(operation.err, /compression: "xz" is not one of/);
       assert.equal((await ended(after)).status, 'Success');
       const letter = await deadLetter('lxstow.dead.local.backup.default.c');
       assert.equal(letter?.data, '{"compression":"xz"}');

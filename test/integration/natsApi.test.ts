@@ -193,7 +193,14 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       'bad-request',
       /limit: must be <= 1000/,
     ],
-    ['an unknown status', 'operations.list.local.default', { status: 'Done' }, 400, 'bad-request', /"Done" is none of/],
+    [
+      'an unknown status',
+      'operations.list.local.default',
+      { status: 'Done' },
+      400,
+      'bad-request',
+      /"Done" is not one of/,
+    ],
     ['no backup', 'backups.show.local.default.c1', {}, 400, 'bad-request', /backup/],
     ['a path for a backup', 'backups.show.local.default.c1', { backup: '../x' }, 400, 'bad-request', /backup/],
     [

@@ -314,7 +314,7 @@ describe('notifications', { timeout: 600_000 }, () => {
 
     it('go nowhere that the configuration does not allow, and are shown to nobody', async () => {
       const refused = await begin(`${receiver.url}/elsewhere`, ['c1']);
-      assertError(refused, 403, /^ping: .* does not begin as notify.allowed has it/);
+      assertError(refused, 403, /^ping: .* is not allowed by notify.allowed/);
       const body = { name: 'pings', definition: { cron: '@yearly', ping: `${receiver.url}/elsewhere` } };
       assertError(await stack.stow.request('POST', '/1.0/schedules', { body }), 403, /^ping: /);
       const id = randomUUID();
@@ -376,7 +376,7 @@ describe('notifications', { timeout: 600_000 }, () => {
   it('go nowhere that the configuration does not allow', async () => {
     const elsewhere = `${receiver.url}/not-listed/${token}`;
     const refused = await backUp({ notifyEndpoint: elsewhere });
-    assertError(refused, 403, /^notifyEndpoint: http:\/\/127\.0\.0\.1:\d+ does not begin as notify\.allowed has it$/);
+    assertError(refused, 403, /^notifyEndpoint: http:\/\/127\.0\.0\.1:\d+ is not allowed by notify\.allowed$/);
     const query = `?notifyEndpoint=${encodeURIComponent(elsewhere)}`;
     assert.equal((await backUp({}, query)).status, 403);
     assert.equal((await stack.stow.request('POST', `/1.0/instances/c1/backups/none${query}`)).status, 403);

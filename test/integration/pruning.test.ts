@@ -170,7 +170,7 @@ describe('pruning', { timeout: 600_000 }, () => {
       ({ reasons: found }) => found[1] === kept,
     );
     assert.deepEqual(read.reasons, ['', kept, kept, kept]);
-    assert.match(String(read.warning), /c1: user\.lxstow\.keep-daily=many is not understood/);
+    assert.match(String(read.warning), /c1: user\.lxstow\.keep-daily=many is not valid/);
     assert.deepEqual((await reasons({ keep_last: 4 })).reasons, Array(4).fill('last 4'));
     assert.deepEqual((await reasons({ keep_last: 1, instance_keys: 'ignore' })).reasons, ['', '', '', 'last 1']);
     await stack.remove('c1');
@@ -319,7 +319,7 @@ describe('pruning', { timeout: 600_000 }, () => {
     assert.deepEqual(
       operation.metadata.warnings,
       [second, third].map(
-        (name) => `backup c1/${name} was changed while the rule was applied to it; it stays until the next prune`,
+        (name) => `backup c1/${name} was changed while the rule was being applied; it stays until the next prune`,
       ),
     );
     assert.deepEqual(await left(), names.slice(1));
@@ -367,7 +367,7 @@ describe('pruning', { timeout: 600_000 }, () => {
   it('cannot be kept off by a lock or a hold in a bucket without Object Lock: each says so, doctor too', async () => {
     const body = { object_lock: { mode: 'governance', days: 1 } };
     const { err } = await failed(stack.stow, await stack.stow.request('POST', '/1.0/instances/c1/backups', { body }));
-    assert.match(err, /the bucket has no Object Lock, which is given to a bucket when it is made \(docs\/s3.md\)/);
+    assert.match(err, /the bucket has no Object Lock, which must be enabled when a bucket is created \(docs\/s3.md\)/);
     const tooLong = { object_lock: { mode: 'compliance', days: 4 } };
     const long = await stack.stow.request('POST', '/1.0/instances/c1/backups', { body: tooLong });
     assertError(long, 403, /^object_lock: 4 days are more than the 3 that s3.longestLockDays allows$/);

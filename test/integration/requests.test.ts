@@ -83,7 +83,7 @@ describe('requests', { timeout: 600_000 }, () => {
       'POST',
       backups,
       400,
-      /compression_algorithm: "xz" is none of/,
+      /compression_algorithm: "xz" is not one of/,
       { body: { compression_algorithm: 'xz' } },
     ],
     ['an unknown compression in the query', 'POST', `${backups}?compression=xz`, 400, /compression/],

@@ -314,7 +314,8 @@ describe('a restore', { timeout: 600_000 }, () => {
       await lxc('profile', 'delete', 'gone');
       const profiles = async () => (await lxc('profile', 'list', '-f', 'csv')).includes('gone');
 
-      const refusal = /has profile gone, which is not there, and would be made in project default: not for clients/;
+      const refusal =
+        /has profile gone, which does not exist, and would be created in project default: not allowed for clients/;
       assertError(await restored('profiled', backup, { project: stack.project }), 403, refusal);
       const subject = `lxstow.jobs.local.restore.${stack.project}.profiled.from.local.default.profiled`;
       const id = await publish(stack.nats.url, subject, { backup });

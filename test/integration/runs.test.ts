@@ -198,7 +198,7 @@ describe('runs', { timeout: 600_000 }, () => {
     assert.deepEqual(await chosen({ all: true, projects: [stack.project] }), [`${stack.project}/b1`]);
     assert.deepEqual(await chosen({ match: ['user.backup=daily', 'status=running'] }), ['default/a2']);
     for (const [selector, error] of [
-      [{}, /of which instances\?/],
+      [{}, /selector: give all, instances or match/],
       [{ all: true, instances: ['a1'] }, /all or instances, not both/],
       [{ match: ['=x'] }, /give it as key=value/],
       [{ instances: ['a/1'] }, /is not allowed/],

@@ -236,7 +236,7 @@ describe('a completion', () => {
     await using server = await answering(({ method }, response) =>
       method === 'HEAD' ? response.writeHead(404).end() : response.writeHead(200).end(done),
     );
-    await assert.rejects(calls.completeUpload(server.store), { code: 's3-unavailable', message: /is not there/ });
+    await assert.rejects(calls.completeUpload(server.store), { code: 's3-unavailable', message: /does not exist/ });
   });
 });
 

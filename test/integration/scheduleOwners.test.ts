@@ -163,7 +163,7 @@ describe('schedules of several clients', { timeout: 600_000 }, () => {
 
     for (const [name, change, why] of [
       ['no longer use a project of theirs', { projects: ['default'] }, /operator, may no longer use project/],
-      ['only look', { role: 'viewer' }, /its owner, operator, may only look/],
+      ['only look', { role: 'viewer' }, /its owner, operator, is only a viewer now/],
     ] as const)
       it(`are paused if it may ${name}`, async () => {
         const owner = await world.client('operator', [stack.project]);

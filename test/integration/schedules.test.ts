@@ -292,7 +292,7 @@ describe('schedules', { timeout: 600_000 }, () => {
       '--keep-daily',
       '7',
     );
-    assert.match(made, /^byhand is made, and is due next at \S+T03:00:00\+0[12]:00\n$/);
+    assert.match(made, /^byhand is created, and is due next at \S+T03:00:00\+0[12]:00\n$/);
     const { definition } = await world.show('byhand');
     assert.deepEqual(definition, {
       ...{ cron: '0 3 * * *', zone: 'Europe/Berlin', selector: { match: ['user.backup=daily'] } },
@@ -353,7 +353,7 @@ describe('schedules', { timeout: 600_000 }, () => {
       return { status, shown: terminal.seen() };
     }
     const { updated_at } = await world.show('edited');
-    assert.match((await edit('true')).shown, /edited is as it was/);
+    assert.match((await edit('true')).shown, /edited is unchanged/);
     assert.equal((await world.show('edited')).updated_at, updated_at);
     const { shown, status } = await edit(
       "sed -i 's/^cron:.*/cron: [/' $1",

@@ -152,13 +152,13 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     );
   const refusals: [why: string, bytes: () => Buffer, text: RegExp, headers?: Record<string, string>][] = [
     ['xz', () => Buffer.concat([Buffer.from('fd377a585a00', 'hex'), Buffer.alloc(1000)]), /is xz: lxstow takes tar/],
-    ['nothing', () => Buffer.alloc(0), /is no tar/],
-    ['noise', () => Buffer.alloc(100_000, 'noise'), /is no tar/],
+    ['nothing', () => Buffer.alloc(0), /is not a tar archive/],
+    ['noise', () => Buffer.alloc(100_000, 'noise'), /is not a tar archive/],
     ['no archive of LXD', () => tarOf('etc/passwd', 'root'), /does not begin with backup\/index.yaml/],
     ['an index that is none', () => tarOf('backup/index.yaml', 'a: [b'), /index.yaml is not YAML/],
     ['an index without a name', () => tarOf('backup/index.yaml', 'pool: x'), /names no instance/],
     ['an index without an instance', () => indexOf({ config: '{pool: {}}' }), /describes no instance/],
-    ['an index with a list for its config', () => indexOf({ config: '[]' }), /is no mapping/],
+    ['an index with a list for its config', () => indexOf({ config: '[]' }), /is not a mapping/],
     ['a volume', () => indexOf({ type: 'custom' }), /is of a custom, not of an instance/],
     ['an instance whose name cannot be', () => indexOf({ name: '../x' }), /the archive's instance: "..\/x" is not/],
     ['a pool whose name cannot be', () => indexOf({ pool: '../x' }), /pool: "..\/x" is not allowed/],
@@ -217,7 +217,7 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     const { request, operation } = await begun('left');
     request.destroy();
     const { status, err } = await ended(operation.id);
-    assert.deepEqual([status, err], ['Failure', 'the client has gone']);
+    assert.deepEqual([status, err], ['Failure', 'the client has disconnected']);
     await assertNothingOf('left');
   });
 

@@ -83,7 +83,7 @@ describe('a bandwidth', () => {
       ['08:00,1MiB 8:60,off', /not like 08:00/],
       ['08:00,1MiB 08:00,off', /"08:00,off": duplicate time/],
       ['Mon-08:00,1MiB 08:00,off', /duplicate time/],
-      ['Funday-08:00,1MiB', /"Funday" is none of Sun, Mon/],
+      ['Funday-08:00,1MiB', /"Funday" is not one of Sun, Mon/],
       ['08:00,fast', /"fast" is not like 20MiB/],
       ['20MiB off', /"20MiB" is not like 08:00,512KiB|is not like 20MiB/],
     ] as const)

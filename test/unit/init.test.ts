@@ -227,7 +227,7 @@ describe('what lxstow init writes', () => {
     assert.equal(loadConfig({ file: there.config, env: {} }).s3.bucket, 'backups');
     assert.match(readFileSync(there.config, 'utf8'), /^s3:\n {2}# bucket: mine\n {2}endpoint: /);
     writeFileSync(there.config, '- s3\n');
-    assert.throws(() => readEarlier(there), /must hold keys and values/);
+    assert.throws(() => readEarlier(there), /must contain keys and values/);
   });
 
   it('a unit of its own without the package, with the port of NATS where that is another one', () => {

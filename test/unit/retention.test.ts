@@ -321,9 +321,9 @@ describe("an instance's own keys", () => {
     assert.deepEqual(readKeys(keys), {
       keep: { keep_hourly: 2 },
       faults: [
-        'user.lxstow.keep-last=-5 is not understood, and counts for nothing',
-        'user.lxstow.keep-daily=many is not understood, and counts for nothing',
-        'user.lxstow.keep-within=3w is not understood, and counts for nothing',
+        'user.lxstow.keep-last=-5 is not valid, and is ignored',
+        'user.lxstow.keep-daily=many is not valid, and is ignored',
+        'user.lxstow.keep-within=3w is not valid, and is ignored',
       ],
     });
     assert.match(readKeys({ 'keep-daily': '"\r\nx' }).faults[0] ?? '', /=\?\?\?x is/);

@@ -38,7 +38,7 @@ export class ConfigFiles {
       if (files.includes(type) || type === directory || path[0] !== 'backup') continue;
       // LXD follows links next to the instance's own files: it reads templates through them, and if `rootfs` were a link, everything below it would be elsewhere.
       const root = rootOf(path);
-      if (root === undefined) throw this.#refuse(`${path.join('/')} is a link, or no file`);
+      if (root === undefined) throw this.#refuse(`${path.join('/')} is a link, or not a file`);
       if (type === hardLink && targets.some((target) => rootOf(target) !== root))
         throw this.#refuse(`${path.join('/')} is a link out of its root`);
     }
@@ -94,7 +94,7 @@ export class ConfigFiles {
   }
 
   #config(isPlain: boolean, size: number): (bytes: Buffer) => void {
-    if (this.found || !isPlain) throw this.#refuse('it has more than one backup.yaml, or one that is no file');
+    if (this.found || !isPlain) throw this.#refuse('it has more than one backup.yaml, or one that is not a file');
     if (size > largestIndexBytes)
       throw new LxstowError('too-large', `its backup.yaml has ${size} bytes: 1 MiB at most`);
     return (bytes) => {

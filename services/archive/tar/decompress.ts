@@ -162,7 +162,7 @@ function compressionOf(head: Buffer, more: string[]): string {
   if (head.length >= 4 && (head.readUInt32LE(0) & 0xfffffff0) >>> 0 === 0x184d2a50) return 'zstd';
   throw new LxstowError(
     'bad-request',
-    `the archive is ${name ?? 'no tar'}: lxstow takes tar, uncompressed or with ${['gzip', ...more].join(', ')} or zstd`,
+    `the archive is ${name ?? 'not a tar archive'}: lxstow takes tar, uncompressed or with ${['gzip', ...more].join(', ')} or zstd`,
   );
 }
 

@@ -60,7 +60,7 @@ export function parseIndex(text: Buffer, strict = false): LxdIndex {
   if (!types.includes(type)) throw notLxds(`its ${indexName} is of a ${type}, not of an instance`);
   // YAML 1.1 has more words for true and false.
   if (strict && index.optimized !== undefined && !['true', 'false'].includes(word(index.optimized)))
-    throw notLxds(`its ${indexName} says neither true nor false of optimized`);
+    throw notLxds(`its ${indexName} has an “optimized” that is neither true nor false`);
   return {
     name,
     optimized: word(index.optimized) === 'true',
@@ -151,7 +151,7 @@ export function parseProfile(name: string, text: Buffer): Profile {
     throw new LxstowError('bad-request', `it is not YAML: ${faultIn(text, cause)}`);
   }
   if (!('config' in fields(profile) || 'devices' in fields(profile)))
-    throw new LxstowError('bad-request', 'it is no profile: it has neither config nor devices');
+    throw new LxstowError('bad-request', 'it is not a profile: it has neither config nor devices');
   return readProfile(name, profile);
 }
 
@@ -201,7 +201,7 @@ function isNull(value: unknown): boolean {
 }
 
 function unreadable(): LxstowError {
-  return notLxds('a configuration or a device in it is no mapping');
+  return notLxds('a configuration or a device in it is not a mapping');
 }
 
 export function notLxds(why: string, cause?: unknown): LxstowError {

@@ -129,7 +129,7 @@ export class TarScanner {
       this.#zeroBlocks += 1;
       return;
     }
-    if (this.#zeroBlocks > 0) throw this.#broken(position, 'there is data behind its end marker');
+    if (this.#zeroBlocks > 0) throw this.#broken(position, 'there is data after its end marker');
     if (!checksumFits(header)) throw this.#broken(position, 'there is no tar header where one should be');
     const type = header[156] ?? 0;
     const ownSize = number(header, 124, 12);
@@ -150,7 +150,7 @@ export class TarScanner {
       if (size > largestPaxBytes) throw this.#broken(position, `there is a name of ${size} bytes`);
       this.#collectFor(size, (data) => this.#extensions.push({ type: type === longName ? 'L' : 'K', data }));
     }
-    if (Number.isNaN(size)) throw this.#broken(position, 'there is a size that is no number');
+    if (Number.isNaN(size)) throw this.#broken(position, 'there is a size that is not a number');
   }
 
   #tell(header: Buffer, size: number): void {

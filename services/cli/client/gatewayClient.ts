@@ -3,33 +3,19 @@ import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
 import type { WebSocket } from 'ws';
-import type { Operation, SchemaName } from '../../contract/schemas.ts';
+import type * as schemas from '../../contract/schemas.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
 import type { Identity, Remote } from './remotes.ts';
 
 /** An operation as the API shows it. */
-export type ShownOperation = Pick<
-  Operation,
-  | 'id'
-  | 'description'
-  | 'created_at'
-  | 'updated_at'
-  | 'status'
-  | 'status_code'
-  | 'resources'
-  | 'may_cancel'
-  | 'err'
-  | 'location'
-> & { class: string; metadata: Operation['metadata'] & { code?: string; run?: string; source?: Source } };
+export interface ShownOperation extends Omit<schemas.ShownOperation, 'description' | 'metadata'> {
+  description: string;
+  metadata: schemas.Operation['metadata'] & { code?: string; run?: string; source?: Source };
+}
 
 /** The backup that a restore reads. */
-interface Source {
-  location: string;
-  project: string;
-  instance: string;
-  name: string;
-}
+type Source = Pick<schemas.ListedBackup, 'location' | 'project' | 'instance' | 'name'>;
 
 interface RequestOptions {
   query?: Record<string, string | undefined>;
@@ -92,7 +78,7 @@ export class Gateway implements Disposable {
 
   /** Yields the items of a list as the gateway sends them, however many there are. Throws as `ask`. */
   // biome-ignore lint/suspicious/noExplicitAny: the caller knows what it asked for
-  async *list(path: string[], query: RequestOptions['query'], schema: SchemaName): AsyncGenerator<any> {
+  async *list(path: string[], query: RequestOptions['query'], schema: schemas.SchemaName): AsyncGenerator<any> {
     const response = await this.open('GET', path, { query, headers: { accept: ndjson } });
     const { faultsOf } = await import('../../contract/schemas.ts');
     const { bodyMs } = this.#patience;
@@ -207,7 +193,7 @@ function parsed(text: string): object | undefined {
 }
 
 /** The schema of each call's metadata. Answers to other calls are not checked. */
-const answers: [call: RegExp, SchemaName][] = [
+const answers: [call: RegExp, schemas.SchemaName][] = [
   [/^GET $/, 'read-answers.json#/$defs/server'],
   [/^GET certificates\/[^/]+$/, 'read-answers.json#/$defs/certificate'],
   [/^GET instances$/, 'read-answers.json#/$defs/instances'],
@@ -285,7 +271,7 @@ export function connectionError(cause: NodeJS.ErrnoException, { name, url }: Pic
   if (code === 'CERT_HAS_EXPIRED')
     return new CliError(exits.refused, `the certificate of ${name} (${url}) has expired`, { cause });
   if (untrusted.test(code))
-    return new CliError(exits.refused, `${name} (${url}) shows another certificate than when it was added`, {
+    return new CliError(exits.refused, `${name} (${url}) presents a different certificate than when it was added`, {
       hint: `if it was replaced on purpose, run lxstow remote remove ${name} and add the gateway again; if not, the connection may be intercepted`,
       cause,
     });

@@ -1,4 +1,5 @@
 /** Resolves names that users type: `[gateway:]instance`, and a backup of it. */
+import type { ListedBackup } from '../../contract/schemas.ts';
 import { CliError, exits } from '../exit.ts';
 import { Gateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
@@ -16,22 +17,6 @@ export interface NamedInstance {
   instance: string;
   /** Query parameters of every request about it. */
   scope: { project: string | undefined; target: string | undefined };
-}
-
-/** A backup in a list. */
-export interface ShownBackup {
-  name: string;
-  created: string;
-  size: number;
-  optimized: boolean;
-  compressed: boolean;
-  tags?: Record<string, string>;
-  pinned?: boolean;
-  held?: boolean;
-  locked_until?: string | null;
-  instance?: string;
-  project?: string;
-  location?: string;
 }
 
 /** The gateways of one command, each opened once. */
@@ -66,7 +51,7 @@ export class Gateways implements Disposable {
   /** `[gateway:]name…`, or `gateway:` alone. All must be on one gateway. */
   async ofOne(texts: string[]): Promise<{ gateway: Gateway; names: string[] }> {
     const prefixes = new Set(texts.map((text) => (text.includes(':') ? text.slice(0, text.indexOf(':')) : undefined)));
-    if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of one only');
+    if (prefixes.size > 1) throw new CliError(exits.usage, 'a run has one gateway: name instances of only one gateway');
     const names = texts.map((text) => text.slice(text.indexOf(':') + 1)).filter((name) => name !== '');
     return { gateway: await this.get([...prefixes][0]), names };
   }
@@ -93,13 +78,13 @@ export class Gateways implements Disposable {
 export async function listBackups(
   { gateway, instance, scope }: NamedInstance,
   everywhere = false,
-): Promise<ShownBackup[]> {
+): Promise<ListedBackup[]> {
   const query = everywhere ? { ...scope, 'all-projects': 'true' } : scope;
   const path = ['instances', instance || '*', 'backups'];
-  const found: ShownBackup[] = await Array.fromAsync(gateway.list(path, query, 'read-answers.json#/$defs/backups'));
+  const found: ListedBackup[] = await Array.fromAsync(gateway.list(path, query, 'read-answers.json#/$defs/backups'));
   // In the API, the instance name `all` means all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
-  const owner = ({ location = '', project = '', instance = '' }: ShownBackup) => `${location} ${project} ${instance}`;
+  const owner = ({ location, project, instance }: ListedBackup) => `${location} ${project} ${instance}`;
   return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
@@ -141,7 +126,7 @@ async function suggestion(where: NamedInstance, backup: string | undefined): Pro
       : `to see all its backups: lxstow list ${where.instance}`;
   }
   const running = backup === undefined ? await instanceNames(where).catch(() => []) : [];
-  const near = nearest(where.instance, new Set([...running, ...all.map(({ instance = '' }) => instance)]));
+  const near = nearest(where.instance, new Set([...running, ...all.map(({ instance }) => instance)]));
   return near && near !== where.instance ? `did you mean ${near}?` : undefined;
 }
 

@@ -137,7 +137,9 @@ async function warnOfMode(file: string): Promise<void> {
   const { uid, mode } = await stat(file);
   if (uid !== process.getuid?.() || (mode & 0o077) === 0) return;
   const shown = (mode & 0o777).toString(8).padStart(4, '0');
-  process.stderr.write(`lxstow: ${file}: its mode is ${shown}; whoever reads it has this client's rights: chmod 600\n`);
+  process.stderr.write(
+    `lxstow: ${file}: its mode is ${shown}; anyone who can read it has this client's rights: chmod 600\n`,
+  );
 }
 
 async function readIdentity(dir: string): Promise<Identity | undefined> {
@@ -151,7 +153,7 @@ async function readIdentity(dir: string): Promise<Identity | undefined> {
   const fault = faultOfPair(cert, key, { files, settings });
   if (fault)
     throw new CliError(exits.config, fault.said, {
-      hint: `fix them, or remove ${dir}: lxstow makes a new certificate, which gateways must then be told to trust`,
+      hint: `fix them, or remove ${dir}: lxstow then creates a new certificate, which each gateway must trust again`,
     });
   return { cert, key, file };
 }

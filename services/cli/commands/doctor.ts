@@ -114,7 +114,7 @@ const secrets = [
 
 function areaOf(word: string): Area {
   const area = areas.find((each) => each === word);
-  if (!area) throw new LxstowError('bad-request', `${JSON.stringify(word)} is none of ${areas.join(', ')}`);
+  if (!area) throw new LxstowError('bad-request', `${JSON.stringify(word)} is not one of ${areas.join(', ')}`);
   return area;
 }
 

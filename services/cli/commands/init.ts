@@ -69,7 +69,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   } = await startAndTrust(prepared, stop).catch((error) => {
     if (!stop.aborted) throw error;
     throw new CliError(exits.interrupted, 'interrupted', {
-      hint: '`lxstow init` once more does the rest; `lxstow init --undo` takes back what is done',
+      hint: 'run `lxstow init` again to finish, or `lxstow init --undo` to undo what was done',
     });
   });
   say(`the gateway is called ${gateway}: in commands, and trusts this user`);
@@ -115,7 +115,7 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
   const record = readRecord(places);
   if (!record)
-    throw new CliError(exits.notFound, `${places.record} is not there: \`lxstow init\` has set up nothing here`);
+    throw new CliError(exits.notFound, `${places.record} does not exist: \`lxstow init\` has set up nothing here`);
   const { remotes } = await listRemotes();
   if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
     await removeRemote(record.gateway);
@@ -168,7 +168,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   await writeRecord(places, made);
   const store = await keepCa(places, answers.store);
   const written = await writeConfiguration(places, { store, socket: server.socket, state, ports });
-  say(`${places.config} ${written ? 'is written' : 'is as it should be'}`);
+  say(`${places.config} ${written ? 'is written' : 'is unchanged'}`);
   if (folder !== undefined) await makeFolder(folder);
   // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });

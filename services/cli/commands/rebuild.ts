@@ -114,7 +114,7 @@ async function showDeleted(
     stop.throwIfAborted();
     // lxstow's own user may lack these rights, and the store may keep no versions. The records can be rebuilt all the same.
     if (yes) throw error;
-    say(`old versions were not looked at: ${asLxstowError(error).message}`);
+    say(`old versions could not be searched: ${asLxstowError(error).message}`);
     return new Map();
   }
 }

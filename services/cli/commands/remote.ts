@@ -215,7 +215,7 @@ function look(name: string, url: string): Promise<Found> {
 }
 
 async function ask(url: string, fingerprint: string): Promise<void> {
-  const unknown = `${url} shows a certificate that no CA vouches for: ${fingerprint}`;
+  const unknown = `${url} presents a certificate that no trusted CA has signed: ${fingerprint}`;
   if (!process.stdin.isTTY)
     throw new CliError(exits.refused, unknown, {
       hint: 'compare it with the fingerprint that the gateway logs at its start, and give --accept-certificate; or use a token',

@@ -31,7 +31,7 @@ export async function createCommand(text: string, options: CreateOptions): Promi
   const { gateway, name } = await gateways.schedule(text);
   await gateway.ask('POST', ['schedules'], { body: { name, definition: definitionOf(options, gateway) } });
   const { next }: ShownSchedule = await gateway.ask('GET', ['schedules', name]);
-  process.stdout.write(`${name} is made, and is due next at ${next}\n`);
+  process.stdout.write(`${name} is created, and is due next at ${next}\n`);
   return exits.ok;
 }
 
@@ -102,7 +102,7 @@ export async function resumeCommand(text: string): Promise<Exit> {
   using gateways = new Gateways();
   const { gateway, name } = await gateways.schedule(text);
   const { next }: ShownSchedule = await gateway.ask('POST', ['schedules', name, 'resume']);
-  process.stdout.write(`${name} goes on, and is due next at ${next}\n`);
+  process.stdout.write(`${name} is resumed, and is due next at ${next}\n`);
   return exits.ok;
 }
 
@@ -204,7 +204,7 @@ async function readSchedules(file: string): Promise<Record<string, unknown>> {
   const { schedules } = (found ?? {}) as { schedules?: unknown };
   if (typeof schedules === 'object' && schedules !== null && !Array.isArray(schedules))
     return schedules as Record<string, unknown>;
-  throw new CliError(exits.usage, `${file} has no schedules`, { hint: '`lxstow schedule export` shows how it looks' });
+  throw new CliError(exits.usage, `${file} has no schedules`, { hint: '`lxstow schedule export` shows the format' });
 }
 
 function all(gateway: Gateway): Promise<ShownSchedule[]> {

@@ -19,7 +19,7 @@ export async function editCommand(text: string): Promise<Exit> {
     ? await edited(`${name}.yaml`, heading + stringify(definition), take)
     : await take(await allOf(process.stdin));
   process.stdout.write(
-    changed ? `${name} is changed, and is due next at ${changed.next ?? '-'}\n` : `${name} is as it was\n`,
+    changed ? `${name} is changed, and is due next at ${changed.next ?? '-'}\n` : `${name} is unchanged\n`,
   );
   return exits.ok;
 }

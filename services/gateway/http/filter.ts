@@ -96,7 +96,7 @@ function parseClause(words: RegExpExecArray[], or: boolean, budget: Budget): Cla
   if (shortField !== undefined && shortValue !== undefined)
     return { or, not, matches: comparison(shortField, sign === '=' ? 'eq' : 'ne', unquoted(shortValue), budget) };
   const operator = next('an operator')[0].toLowerCase();
-  if (!isOperator(operator)) throw refused(`${operator} is none of ${operators.join(', ')}`);
+  if (!isOperator(operator)) throw refused(`${operator} is not one of ${operators.join(', ')}`);
   return { or, not, matches: comparison(first[0], operator, unquoted(next('a value')[0]), budget) };
 }
 
@@ -107,7 +107,7 @@ function comparison(field: string, operator: Operator, wanted: string, budget: B
     const equal = operator === 'eq' || operator === 'ne';
     if (typeof value === 'number') return compared(value, operator, Number(wanted));
     if (value === undefined || value === null) return false;
-    if (!equal) throw refused(`${operator} is for numbers, and ${field} is none`);
+    if (!equal) throw refused(`${operator} is for numbers, and ${field} is not a number`);
     return isEqual(value, wanted, matchesText) === (operator === 'eq');
   };
 }
@@ -140,13 +140,13 @@ function textMatcher(wanted: string, budget: Budget): (text: string) => boolean 
     if (steps > stepsAtOnce) throw refused(`a value of ${text.length} characters is too long for its pattern`);
     budget.spent.steps += steps;
     if (budget.spent.steps > mostSteps)
-      throw refused('it costs too much for so many: narrow it, or ask for one project');
+      throw refused('it is too expensive for so many entries: make it narrower, or ask for one project');
     return pattern.test(text);
   };
 }
 
 function compared(value: number, operator: Operator, wanted: number): boolean {
-  if (Number.isNaN(wanted)) throw refused('a number is compared with what is none');
+  if (Number.isNaN(wanted)) throw refused('a number is compared with something that is not a number');
   const results = {
     eq: value === wanted,
     ne: value !== wanted,

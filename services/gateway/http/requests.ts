@@ -36,7 +36,7 @@ export function parameter(request: Request, name: string, schema: SchemaName): s
 export function query(request: Request, name: string, schema?: SchemaName): string | undefined {
   const value = request.query[name];
   if (value === undefined || value === '') return undefined;
-  if (typeof value !== 'string') throw new LxstowError('bad-request', `?${name}= is there more than once`);
+  if (typeof value !== 'string') throw new LxstowError('bad-request', `?${name}= is given more than once`);
   return schema ? (check(schema, value, `?${name}=`) as string) : value;
 }
 
@@ -138,7 +138,7 @@ export function assertNotOwn(name: string): void {
 /** Aborts when the client has disconnected. */
 export function ended(response: Response): AbortSignal {
   const controller = new AbortController();
-  response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has gone')));
+  response.once('close', () => controller.abort(new LxstowError('cancelled', 'the client has disconnected')));
   return controller.signal;
 }
 

@@ -37,7 +37,7 @@ function wantedTypes(request: Request, client: Client): Set<EventType> {
     if (!eventTypes.includes(type as EventType))
       throw new LxstowError(
         'bad-request',
-        `${JSON.stringify(type)} is none of the event types ${eventTypes.join(', ')}`,
+        `${JSON.stringify(type)} is not one of the event types ${eventTypes.join(', ')}`,
       );
     // Log lines name things in all projects.
     if (type === 'logging' && !admin) throw notAuthorized();

@@ -83,7 +83,7 @@ async function begin(
       begun.push(await submitter.submit(submitter.newId(), job, requestorOf(request), traceOfRequest(request)));
     } catch (error) {
       if (!(error instanceof LxstowError) || begun.length === 0) throw error;
-      const far = `${begun.length} instances are being pruned, ${address.instance} and those behind it are not`;
+      const far = `${begun.length} instances are being pruned, ${address.instance} and the instances after it are not`;
       throw new LxstowError(error.code, `${error.message}; ${far}: ask again`, { cause: error });
     }
   }

@@ -18,7 +18,7 @@ export async function ownerTrouble(
     return `its owner, client ${username.slice(0, 12)}, is no longer trusted`;
   }
   if (!restricted) return undefined;
-  if (client.role === 'viewer') return `its owner, ${client.name}, may only look`;
+  if (client.role === 'viewer') return `its owner, ${client.name}, is only a viewer now`;
   const lost = definition.selector?.projects?.find((each) => client.restricted && !client.projects.includes(each));
   return lost === undefined ? undefined : `its owner, ${client.name}, may no longer use project ${lost}`;
 }

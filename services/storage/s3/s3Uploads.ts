@@ -73,7 +73,7 @@ export function s3Uploads(s3: S3Connection, { bucket, checksumHeaders }: Config[
 async function assertMade(s3: S3Connection, key: string, etag: string, signal: AbortSignal): Promise<void> {
   const answer = await s3.send({ method: 'HEAD', key, signal }).catch(unlessGone);
   if (answer === undefined || etagOf(answer) !== etag)
-    throw new LxstowError('s3-unavailable', 'S3 says that the upload is completed, but the object is not there');
+    throw new LxstowError('s3-unavailable', 'S3 says that the upload is completed, but the object does not exist');
 }
 
 async function listParts(

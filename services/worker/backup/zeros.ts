@@ -27,5 +27,5 @@ export function adviseOnZeros(parts: SentPart[], { compression, instance }: Back
   const [zeros, stored] = [sum((part) => part.zeros ?? 0), sum((part) => part.size)];
   if (zeros < smallestBytes || zeros <= stored / 2) return;
   const ways = optimizable.has(instance.driver) ? '--compression zstd or --optimized' : '--compression zstd';
-  attempt.warn(`${sizeText(zeros)} of ${sizeText(stored)} stored are zeros: with ${ways} they take next to no room`);
+  attempt.warn(`${sizeText(zeros)} of ${sizeText(stored)} stored are zeros: with ${ways} they take almost no space`);
 }
