@@ -25,7 +25,7 @@ const head = JSON.stringify({ version: 6 });
 /** Unpacked; about two million backups. What is behind it is neither written nor read. */
 const mostBytes = 512 * 1024 * 1024;
 const longestLine = 64 * 1024;
-const rangeBytes = 1024 * 1024;
+const rangeBytes = 256 * 1024;
 /** Lines that were passed and may still be wanted. */
 const mostPassed = 20_000;
 /** What reading a manifest costs, in bytes of an index: 230 lines of 2.5 µs each take as long as one GET. */
@@ -164,8 +164,8 @@ function entryOf(line: string): IndexedBackup {
 }
 
 const pack = promisify(gzip);
-/** Batches that are kept unpacked: most projects have no more, and mostly their index need not be written. */
-const mostBatches = 4;
+/** Batches after which a draft begins to be packed, if it may be needed. Most projects have no more. */
+const mostBatches = 10;
 
 /** A new index, entry by entry in the order of the listing. */
 export class IndexDraft implements Disposable {
@@ -181,19 +181,23 @@ export class IndexDraft implements Disposable {
     this.#large = large;
   }
 
-  async add(batch: IndexedBackup[]): Promise<void> {
+  /** `mayBeNeeded`: a large draft is given up unless this is so by its first batches. */
+  async add(batch: IndexedBackup[], mayBeNeeded: boolean): Promise<void> {
     if (this.#givenUp) return;
     this.#batches.push(batch);
     if (this.#batches.length <= mostBatches) return;
-    this.#givenUp = this.#large.size > 0 && !this.#large.has(this);
+    this.#givenUp = !this.#large.has(this) && (this.#large.size > 0 || !mayBeNeeded);
     if (this.#givenUp) return void this.#batches.splice(0);
     this.#large.add(this);
     await this.#pack();
   }
 
-  /** Writes the index in the place of the one with this ETag, unless another gateway has written one first. Logs a failure: no list needs an index. */
-  async write({ store, prefix, of, log, signal }: IndexPlace, etag: string | undefined): Promise<void> {
-    if (this.#givenUp) return;
+  /**
+   * Writes the index in the place of the one with this ETag, unless another gateway has written one first. Logs a failure: no list needs an index. Returns
+   * false if it was given up.
+   */
+  async write({ store, prefix, of, log, signal }: IndexPlace, etag: string | undefined): Promise<boolean> {
+    if (this.#givenUp) return false;
     const key = indexKey(prefix, of);
     try {
       await this.#pack();
@@ -203,9 +207,10 @@ export class IndexDraft implements Disposable {
       else await store.replace(key, etag, body, { tags: {}, contentType }, signal);
       log.debug('index of backups written', { key, bytes: body.length });
     } catch (error) {
-      if (signal.aborted || isCode(error, 'conflict') || isCode(error, 'not-found')) return;
-      log.warn('index of backups not written', { key, error });
+      if (!(signal.aborted || isCode(error, 'conflict') || isCode(error, 'not-found')))
+        log.warn('index of backups not written', { key, error });
     }
+    return true;
   }
 
   async #pack(): Promise<void> {

@@ -11,7 +11,8 @@ import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
 /** How often a change is repeated because another process was faster. */
 const mostClashes = 20;
-const batchLength = 5000;
+/** Backups of one batch: as many as fit into V8's young generation, so that a long list leaves little garbage behind. */
+const batchLength = 1000;
 
 export class Catalog {
   readonly #store: ObjectStore;

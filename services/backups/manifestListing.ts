@@ -14,10 +14,10 @@ const pageLength = 1000;
 /** A store lists one page after the other, but several listings at a time: three times as fast on MinIO with two cores. */
 const listsInFlight = 4;
 /** Manifests of a piece that are kept until the pieces before it are done. */
-const mostAhead = 16_000;
+const mostAhead = 2000;
 const fewestPieces = 16;
-/** Folders of one piece: with 100 backups each, not many more manifests than are read ahead. */
-const foldersOfPiece = 400;
+/** Folders of one piece: with 100 backups each, 10 000 manifests. */
+const foldersOfPiece = 100;
 /** Levels of folders: hosts, projects, instances. */
 const instanceLevel = 3;
 

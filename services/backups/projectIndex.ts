@@ -1,6 +1,7 @@
 /** A project's index while the project is listed: it is read beside the listing, and written again where that is worth it. */
 import type { IndexedBackup } from '../contract/schemas.ts';
 import { IndexDraft, type IndexPlace, IndexReader } from './backupIndex.ts';
+import { indexKey } from './keys.ts';
 import type { ManifestEntry } from './manifestListing.ts';
 
 /** If this many manifests of a batch are unknown, the index is read; if this many had to be read, a new index is written. */
@@ -10,17 +11,26 @@ const worthAnIndex = 64;
 export type ListedBackup = Omit<IndexedBackup, 'instance' | 'etag' | 'manifestSize'>;
 export type Found = Map<ManifestEntry, ListedBackup>;
 
+/** What a gateway knows of the indexes that it writes. */
+export interface Drafts {
+  large: Set<IndexDraft>;
+  /** Keys of indexes that knew too little, and of which no draft was at hand. */
+  stale: Set<string>;
+}
+
 export class ProjectIndex implements AsyncDisposable {
   readonly #place: IndexPlace;
+  readonly #drafts: Drafts | undefined;
   readonly #draft: IndexDraft | undefined;
   #reader: IndexReader | undefined;
   /** How many manifests had to be read. */
   #missing = 0;
 
-  /** `large`: the drafts of this gateway. Without it, the index is not written: not all of the project is listed. */
-  constructor(place: IndexPlace, large: Set<IndexDraft> | undefined) {
+  /** Without `drafts`, the index is not written: not all of the project is listed. */
+  constructor(place: IndexPlace, drafts: Drafts | undefined) {
     this.#place = place;
-    this.#draft = large && new IndexDraft(large);
+    this.#drafts = drafts;
+    this.#draft = drafts && new IndexDraft(drafts.large);
   }
 
   /** Adds to `found` what the index knows of these manifests. Call it with all manifests of the project, batch by batch as they are listed. */
@@ -40,20 +50,25 @@ export class ProjectIndex implements AsyncDisposable {
 
   /** Notes these manifests for a new index. `missing`: how many of them had to be read. */
   async note(entries: ManifestEntry[], found: Found, missing: number): Promise<void> {
-    if (!this.#draft) return;
+    if (!this.#draft || !this.#drafts) return;
     this.#missing += missing;
     const lines = entries.flatMap((entry) => {
       const backup = found.get(entry);
       return backup ? [{ instance: entry.address.instance, ...backup, ...indexed(entry) }] : [];
     });
-    await this.#draft.add(lines);
+    await this.#draft.add(lines, this.#missing > 0 || this.#drafts.stale.has(this.#key));
   }
 
   /** All manifests of the project were listed: writes a new index if the old one knew too little. */
   async end(): Promise<void> {
     if (!this.#draft || (this.#missing < worthAnIndex && !this.#reader?.damaged)) return;
     this.#reader ??= await IndexReader.open(this.#place, 0);
-    await this.#draft.write(this.#place, this.#reader.etag);
+    if (await this.#draft.write(this.#place, this.#reader.etag)) this.#drafts?.stale.delete(this.#key);
+    else this.#drafts?.stale.add(this.#key);
+  }
+
+  get #key(): string {
+    return indexKey(this.#place.prefix, this.#place.of);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,10 +4,9 @@ import { isCode } from '../contract/errors.ts';
 import type { BackupAddress, Manifest } from '../contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
-import type { IndexDraft } from './backupIndex.ts';
 import { parseManifest } from './manifest.ts';
 import type { ManifestEntry } from './manifestListing.ts';
-import { type Found, type ListedBackup, ProjectIndex } from './projectIndex.ts';
+import { type Drafts, type Found, type ListedBackup, ProjectIndex } from './projectIndex.ts';
 
 /** A backup in a list. */
 export interface Summary {
@@ -34,7 +33,7 @@ export class Summaries {
   readonly #log: Log;
   /** The least recently used first. */
   readonly #kept = new Map<string, ListedBackup>();
-  readonly #largeDrafts = new Set<IndexDraft>();
+  readonly #drafts: Drafts = { large: new Set(), stale: new Set() };
 
   constructor(store: ObjectStore, prefix: string, log: Log) {
     this.#store = store;
@@ -82,7 +81,8 @@ export class Summaries {
           await index.find(each, found);
         }
         const missing = new Set(entries.filter((entry) => !found.has(entry)));
-        for (const [entry, backup] of found) this.#remember(entry, backup);
+        // A long list would only push out what pages need.
+        for (const [entry, backup] of found) if (this.#kept.size < mostKept) this.#remember(entry, backup);
         await this.#readMissing([...missing], found, signal, onUnreadable);
         for (const [name, each] of projects)
           await open.get(name)?.note(each, found, each.filter((entry) => missing.has(entry)).length);
@@ -97,7 +97,7 @@ export class Summaries {
   #openIndex(entries: ManifestEntry[], isWhole: boolean, signal: AbortSignal): ProjectIndex {
     const { remote = '', project = '' } = entries[0]?.address ?? {};
     const place = { store: this.#store, prefix: this.#prefix, of: { remote, project }, log: this.#log, signal };
-    return new ProjectIndex(place, isWhole ? this.#largeDrafts : undefined);
+    return new ProjectIndex(place, isWhole ? this.#drafts : undefined);
   }
 
   #recallAll(entries: ManifestEntry[]): Found {

@@ -4,6 +4,7 @@ import type https from 'node:https';
 import { until } from '../concurrency/until.ts';
 import { asLxstowError } from '../contract/errors.ts';
 import { openNotices } from '../notices/openNotices.ts';
+import { probeOfNats } from '../outages/probes.ts';
 import { type HealthServer, serveHealth } from '../telemetry/health.ts';
 import { listen } from '../telemetry/listen.ts';
 import { fingerprintOf } from '../trust/certificates.ts';
@@ -63,7 +64,7 @@ function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<H
   const { healthAddress, healthPort } = config.gateway;
   return serveHealth(
     { address: healthAddress, port: healthPort, key: 'gateway.healthPort' },
-    { nats: async () => nats.assertConnected() },
+    { nats: probeOfNats(nats) },
     { registry: metrics.registry, refresh: (signal) => gauges.refresh(signal) },
     // The gateway is ready even without S3, because it can still accept jobs.
     {

@@ -1,7 +1,10 @@
-/** Probes: requests that show whether S3 and LXD serve this worker. */
+/** Probes: requests that show whether S3, LXD and NATS serve us. */
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { LxdClient } from '../lxd/connection/client.ts';
 import { mistrust } from '../lxd/instances.ts';
+import { Bucket } from '../nats/bucket/bucket.ts';
+import type { Nats } from '../nats/connection.ts';
+import { operationsBucket } from '../nats/streams.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { mayBeOfWrites } from './blame.ts';
@@ -64,5 +67,14 @@ export function probeOfLxd(lxd: LxdClient): Probe {
     );
     if (auth !== undefined && auth !== 'trusted') throw mistrust(lxd);
     return environment?.server_pid === undefined ? undefined : String(environment.server_pid);
+  };
+}
+
+/** Asks NATS's JetStream for a record, as each job does: a connection alone may lack JetStream or rights. */
+export function probeOfNats(nats: Nats): () => Promise<void> {
+  const operations = new Bucket(nats, operationsBucket, 0);
+  return async () => {
+    nats.assertConnected();
+    await operations.get('=readiness');
   };
 }

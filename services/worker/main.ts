@@ -7,6 +7,7 @@ import { Janitor, tidyRegularly } from '../janitor/janitor.ts';
 import { Deliveries } from '../jobs/deliveries.ts';
 import { recordedInstances } from '../lxd/inventory.ts';
 import { consumerName, type Lane } from '../nats/streams.ts';
+import { probeOfNats } from '../outages/probes.ts';
 import { serveHealth } from '../telemetry/health.ts';
 import { answerQuestions } from './answers.ts';
 import { runBackup } from './backup/backup.ts';
@@ -39,7 +40,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     await serveHealth(
       { address: healthAddress, port: healthPort, key: 'worker.healthPort' },
       {
-        nats: async () => nats.assertConnected(),
+        nats: probeOfNats(nats),
         s3: (signal) => outages.check('s3', signal),
         lxd: (signal) => outages.check('lxd', signal),
       },

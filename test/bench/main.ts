@@ -1,5 +1,5 @@
 // npm run bench: what a backup and a restore cost, beside what the parts and the peers do in the same run.
-// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --planned 10000 --children 125 --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
+// npm run bench -- --size 600 --rounds 5 --only backup,restore,sizes,disk,slots,many,control,load,drain,scale,fleet,hostile --stored 1000000 --planned 10000 --children 125 --kinds log-like --lxmin /path/to/lxmin --json out.json --compare before.json
 // Two builds, or two settings, in one run: --ways lxstow --beside '/other/dist/services/cli/main.js' --beside 'LXSTOW_GZIP_LIBRARY='
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
@@ -12,6 +12,7 @@ import { measureDrain } from './drain.ts';
 import { measureFleet } from './fleet.ts';
 import { measureHostile } from './hostile.ts';
 import { measureLoad } from './load.ts';
+import { measureManyBackups } from './manyBackups.ts';
 import { type Cost, medianCost } from './measure.ts';
 import { measureDisk, measureMany, measureSizes, measureSlots } from './memory.ts';
 import { openPlace, type Place } from './place.ts';
@@ -35,6 +36,7 @@ const { values } = parseArgs({
     backups: { type: 'string', default: '10,1000,10000' },
     jobs: { type: 'string', default: '10000' },
     slots: { type: 'string', default: '64' },
+    stored: { type: 'string', default: '1000000' },
     planned: { type: 'string', default: '10000' },
     children: { type: 'string', default: '125' },
     lxmin: { type: 'string' },
@@ -87,6 +89,7 @@ try {
     add(await measureDrain({ jobs: Number(values.jobs), slots: Number(values.slots), rounds, sync }, log));
   if (wanted.includes('fleet')) {
     add(await measureFleet(rounds, log));
+    add(await measureManyBackups(Number(values.stored), rounds, log));
     add(await measurePlan(Number(values.planned), rounds, log));
     add(await measureRunScale(Number(values.children), rounds, log));
   }

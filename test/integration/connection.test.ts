@@ -40,13 +40,18 @@ const at = { timeout: 120_000 };
 const log = createLogger({ level: 'error', format: 'json' }, {});
 const byKey = nkeys.createUser();
 interface Account {
-  maxFile?: string;
+  /** In NATS's own syntax. */
+  jetStream?: string;
   /** In NATS's own syntax. */
   rights?: string;
 }
-const users = (user: string, password: string, { maxFile = '1MB', rights = '' }: Account = {}) => `accounts {
+const users = (
+  user: string,
+  password: string,
+  { jetStream = '{ max_file: 1MB }', rights = '' }: Account = {},
+) => `accounts {
   APP {
-    jetstream: { max_file: ${maxFile} }
+    jetstream: ${jetStream}
     users: [ { user: ${user}, password: ${password}, ${rights} }, { nkey: ${byKey.getPublicKey()} } ]
   }
 }`;
@@ -220,8 +225,10 @@ for (const part of ['gateway', 'worker'])
       log: { format: 'json' },
     };
     await writeFile(file, JSON.stringify(config));
-    await using nats = await connectNats(settings, 'test', log);
-    await setUp(nats, loadConfig({ file, env: {} }));
+    {
+      await using nats = await connectNats(settings, 'test', log);
+      await setUp(nats, loadConfig({ file, env: {} }));
+    }
     const args = ['--import', `data:text/javascript,${encodeURIComponent(closable)}`, cli, '--config', file, part];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     const [ended, output] = [once(child, 'exit'), [text(child.stdout), text(child.stderr)]];
@@ -229,12 +236,26 @@ for (const part of ['gateway', 'worker'])
       () => fetch(`http://127.0.0.1:${healthPort}/healthz`).catch(() => undefined),
       (health) => health?.ok === true,
     );
+    const said = async () => {
+      const ready = await fetch(`http://127.0.0.1:${healthPort}/readyz`);
+      const { checks } = (await ready.json()) as { checks: { nats: string } };
+      return { isReady: ready.ok, nats: checks.nats };
+    };
+    await until(said, ({ nats }) => nats === 'ok');
+    await reload('lx', 'first', { jetStream: 'disabled' });
+    await until(said, ({ isReady, nats }) => !isReady && /NATS has no JetStream/.test(nats));
+    await reload('lx', 'first');
+    await until(said, ({ nats }) => nats === 'ok');
+    await reload('lx', 'first', { rights: 'permissions: { publish: { deny: ["$JS.>"] } }' });
+    await until(said, ({ isReady, nats }) => !isReady && /may not|[Pp]ermission/.test(nats));
+    await reload('lx', 'first');
+    await until(said, ({ nats }) => nats === 'ok');
     child.kill('SIGUSR2');
     const [status] = await ended;
-    const said = (await Promise.all(output)).join('');
-    assert.equal(status, 69, said);
-    assert.match(said, /"message":"stopping"/);
-    assert.match(said, /lxstow: the connection to NATS .* has ended for good/);
+    const logged = (await Promise.all(output)).join('');
+    assert.equal(status, 69, logged);
+    assert.match(logged, /"message":"stopping"/);
+    assert.match(logged, /lxstow: the connection to NATS .* has ended for good/);
   });
 
 const instance = (name: string): LxdInstance => ({
@@ -286,7 +307,7 @@ it("costs a job no attempt when the account's JetStream was full while it ran", 
         bytes = Math.floor(bytes / 10);
       });
     assert.equal(attempt.signal.reason.code, 'lease-lost');
-    await reload('lx', 'first', { maxFile: '64MB' });
+    await reload('lx', 'first', { jetStream: '{ max_file: 64MB }' });
     throw attempt.signal.reason;
   };
   const address = { remote: 'local', project: 'default', instance: 'full' };

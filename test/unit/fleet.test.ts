@@ -121,6 +121,18 @@ describe('the record of an instance', () => {
     assert.deepEqual(withYoungest({ good: good(9), last: last(1, 'success') }, good(3)).good, good(3));
     assert.equal(withYoungest({ good: good(9) }, undefined).good, undefined);
   });
+
+  it('keeps what a later version has written into it', () => {
+    const later = { good: good(1), seen: { at: at(1), excluded: false }, proof: { at: at(1) } } as InstanceRecord;
+    const changed = [
+      withGood(later, good(2)),
+      withRemoved(later, at(2)),
+      withYoungest(later, undefined),
+      withLast(later, last(2, 'success')),
+      withSeen(later, { at: at(2), excluded: true }),
+    ];
+    for (const record of changed) assert.ok('proof' in record, JSON.stringify(record));
+  });
 });
 
 describe('the state of an instance', () => {

@@ -41,6 +41,9 @@ const usualPatience = {
 };
 const mostSockets = 16;
 const longestAnswerBytes = 64 * 1024 * 1024;
+/** Of a list that is sent as lines. */
+const longestLine = 1024 * 1024;
+const ndjson = 'application/x-ndjson';
 
 /** A connection of one client to a gateway. */
 export class Gateway implements Disposable {
@@ -71,6 +74,31 @@ export class Gateway implements Disposable {
     const fault = schema && (await validators)?.faultsOf(schema, metadata)[0];
     if (fault !== undefined) throw notOurs(this.remote, `${call}: ${fault}`);
     return metadata;
+  }
+
+  /** Yields the items of a list as the gateway sends them, however many there are. Throws as `ask`. */
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows what it asked for
+  async *list(path: string[], query: RequestOptions['query'], schema: schemas.SchemaName): AsyncGenerator<any> {
+    const response = await this.open('GET', path, { query, headers: { accept: ndjson } });
+    const { faultsOf } = await import('../../contract/schemas.ts');
+    const { bodyMs } = this.#patience;
+    response.setTimeout(bodyMs, () => response.destroy(new Error(`it has sent nothing for ${bodyMs / 1000} s`)));
+    try {
+      let rest = '';
+      for await (const text of response.setEncoding('utf8') as AsyncIterable<string>) {
+        const lines = (rest + text).split('\n');
+        rest = lines.pop() ?? '';
+        if (rest.length > longestLine) throw notOurs(this.remote, 'too long');
+        for (const line of lines) {
+          const item = parsed(line);
+          const fault = item === undefined ? JSON.stringify(line.slice(0, 80)) : faultsOf(schema, [item])[0];
+          if (fault !== undefined) throw notOurs(this.remote, `GET ${path.join('/')}: ${fault}`);
+          yield item;
+        }
+      }
+    } catch (error) {
+      throw error instanceof CliError ? error : connectionError(error as Error, this.remote);
+    }
   }
 
   /** Returns an answer other than JSON, for the caller to read. Throws as `ask`. */
@@ -144,17 +172,23 @@ export class Gateway implements Disposable {
       throw error instanceof CliError ? error : inDoubt(method, connectionError(error as Error, this.remote));
     }
     const text = Buffer.concat(chunks).toString();
-    try {
-      const envelope: unknown = JSON.parse(text);
-      if (typeof envelope === 'object' && envelope !== null) return envelope;
-    } catch {
-      // Reported below.
-    }
+    const envelope = parsed(text);
+    if (envelope) return envelope;
     throw notOurs(this.remote, `status ${response.statusCode}, ${JSON.stringify(text.slice(0, 80))}`);
   }
 
   [Symbol.dispose](): void {
     this.#agent.destroy();
+  }
+}
+
+/** The object that this JSON is; undefined if it is none. */
+function parsed(text: string): object | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null ? value : undefined;
+  } catch {
+    return undefined;
   }
 }
 

@@ -80,7 +80,8 @@ export async function listBackups(
   everywhere = false,
 ): Promise<ListedBackup[]> {
   const query = everywhere ? { ...scope, 'all-projects': 'true' } : scope;
-  const found: ListedBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
+  const path = ['instances', instance || '*', 'backups'];
+  const found: ListedBackup[] = await Array.fromAsync(gateway.list(path, query, 'read-answers.json#/$defs/backups'));
   // In the API, the instance name `all` means all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
   const owner = ({ location, project, instance }: ListedBackup) => `${location} ${project} ${instance}`;
