@@ -111,7 +111,7 @@ export type Times = ScheduledAt[]
 export type RunPlan = RunChild[]
 
 export interface Everything {
-"backup-index.json"?: BackupIndex
+"backup-index.json"?: IndexedBackup
 "config.json"?: Config
 "http-answers.json"?: HttpAnswers
 "http-certificate-put.json"?: CertificatePutBody
@@ -149,12 +149,8 @@ export interface Everything {
 "trusted-certificate.json"?: TrustedCertificate
 }
 /**
- * The fields that lists show about a project's backups, so that a list need not read every manifest. An entry is valid only if the store lists its manifest with the same ETag and size.
+ * A line of the index of a project's backups: what lists show of a backup. With it, a list need not read the backup's manifest. It counts only if the store lists the manifest with the same ETag and size.
  */
-export interface BackupIndex {
-version: 5
-backups: IndexedBackup[]
-}
 export interface IndexedBackup {
 instance: string
 name: string
@@ -176,7 +172,13 @@ compressed: boolean
 instance_only: boolean
 tags: Tags
 pinned: boolean
+/**
+ * By a legal hold.
+ */
 held: boolean
+/**
+ * Null if it was never locked. May be in the past.
+ */
 locked_until: (string | null)
 }
 /**

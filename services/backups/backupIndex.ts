@@ -1,71 +1,223 @@
 /**
  * The index of a project's backups: one object with what lists show of them, so that a gateway that has just started need not read every manifest. An
- * entry counts only if its ETag and size are those of the listing (adr/0019).
+ * entry counts only if its ETag and size are those of the listing (adr/0019). It is read and written beside the listing, so its size costs no memory.
  */
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
-import { gunzip, gzip } from 'node:zlib';
-import { isCode } from '../contract/errors.ts';
-import { type BackupIndex, check, type IndexedBackup } from '../contract/schemas.ts';
+import { createGunzip, gzip } from 'node:zlib';
+import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
+import { faultsOf, type IndexedBackup } from '../contract/schemas.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { indexKey } from './keys.ts';
 
-type Place = { remote: string; project: string };
-
-/** The index that was read, and that `writeIndex` replaces. */
-interface StoredIndex {
-  backups: IndexedBackup[];
-  /** Undefined if there is none. */
-  etag: string | undefined;
+export interface IndexPlace {
+  store: ObjectStore;
+  prefix: string;
+  of: { remote: string; project: string };
+  log: Log;
+  signal: AbortSignal;
 }
 
-/** Unpacked; about 300 000 backups. A larger one is neither written nor read. */
-const mostBytes = 64 * 1024 * 1024;
-const [pack, unpack] = [promisify(gzip), promisify(gunzip)];
+/** The first line; one backup per line follows. */
+const head = JSON.stringify({ version: 6 });
+/** Unpacked; about two million backups. What is behind it is neither written nor read. */
+const mostBytes = 512 * 1024 * 1024;
+const longestLine = 64 * 1024;
+const rangeBytes = 1024 * 1024;
+/** Lines that were passed and may still be wanted. */
+const mostPassed = 20_000;
+/** What reading a manifest costs, in bytes of an index: 230 lines of 2.5 µs each take as long as one GET. */
+const bytesPerManifest = 8192;
 
-/** Reads the index; one that is missing, damaged or cannot be read is empty. */
-export async function readIndex(
-  store: ObjectStore,
-  prefix: string,
-  of: Place,
-  log: Log,
-  signal: AbortSignal,
-): Promise<StoredIndex> {
-  const key = indexKey(prefix, of);
-  let etag: string | undefined;
-  try {
-    const stored = await store.read(key, signal);
-    etag = stored.etag;
-    const text = (await unpack(stored.body, { maxOutputLength: mostBytes })).toString();
-    return { backups: check('backup-index.json', JSON.parse(text), key).backups, etag };
-  } catch (error) {
-    signal.throwIfAborted();
-    if (etag !== undefined) log.warn('index of backups not understood, it will be made again', { key, error });
-    else if (!isCode(error, 'not-found')) log.warn('index of backups not read', { key, error });
-    return { backups: [], etag };
+/** Reads a project's index once, from its start to its end. */
+export class IndexReader {
+  readonly #place: IndexPlace;
+  /** Undefined if there is no index. */
+  readonly etag: string | undefined;
+  /** Whether it could not be read to its end: it is written again. */
+  damaged = false;
+  #lines: AsyncGenerator<IndexedBackup> | undefined;
+  /** Read, but behind the last call. */
+  #next: IndexedBackup | undefined;
+  #passed: IndexedBackup[] = [];
+
+  private constructor(place: IndexPlace, found: { etag: string; size: number } | undefined, isWorthIt: boolean) {
+    this.#place = place;
+    this.etag = found?.etag;
+    if (found && isWorthIt) this.#lines = linesOf(place, found);
+  }
+
+  /** Opens the index; one that is missing or cannot be read is empty. With `manifests`, also one whose reading costs more than so many manifests. */
+  static async open(place: IndexPlace, manifests = Number.POSITIVE_INFINITY): Promise<IndexReader> {
+    const { store, signal, log } = place;
+    const key = indexKey(place.prefix, place.of);
+    try {
+      const found = await unlessMissing(() => store.stat(key, signal));
+      return new IndexReader(place, found, found !== undefined && found.size <= manifests * bytesPerManifest);
+    } catch (error) {
+      signal.throwIfAborted();
+      log.warn('index of backups not read', { key, error });
+      return new IndexReader(place, undefined, false);
+    }
+  }
+
+  /**
+   * Calls `each` with the entries up to this one, which are in the order of the listing that the index was written by. Where another listing has another order, entries
+   * come too early: those of the last call come again.
+   */
+  async upTo(last: Position, each: (entry: IndexedBackup) => void): Promise<void> {
+    const passed = this.#passed;
+    this.#passed = [];
+    for (const entry of passed) each(entry);
+    for (;;) {
+      const entry = this.#next ?? (await this.#line());
+      this.#next = entry;
+      if (!entry || isBehind(entry, last)) return;
+      this.#next = undefined;
+      each(entry);
+      if (this.#passed.length < mostPassed) this.#passed.push(entry);
+    }
+  }
+
+  async #line(): Promise<IndexedBackup | undefined> {
+    const { store, prefix, of, signal, log } = this.#place;
+    const key = indexKey(prefix, of);
+    try {
+      const next = await this.#lines?.next();
+      return next?.done ? undefined : next?.value;
+    } catch (error) {
+      signal.throwIfAborted();
+      this.#lines = undefined;
+      if (isCode(error, 'conflict') || isCode(error, 'not-found')) {
+        // Another gateway has written it since.
+        const found = await unlessMissing(() => store.stat(key, signal));
+        if (!found) return undefined;
+        this.#lines = linesOf(this.#place, found);
+        return this.#line();
+      }
+      this.damaged = !(error instanceof LxstowError);
+      const what = this.damaged ? 'not understood, it will be made again' : 'not read';
+      log.warn(`index of backups ${what}`, { key, error });
+      return undefined;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lines?.return(undefined);
   }
 }
 
-/** Writes the index, unless another gateway has written one first. Logs a failure: no list needs an index. */
-export async function writeIndex(
-  store: ObjectStore,
-  prefix: string,
-  of: Place,
-  { backups, etag }: StoredIndex,
-  log: Log,
-  signal: AbortSignal,
-): Promise<void> {
+interface Position {
+  instance: string;
+  name: string;
+}
+
+/** Behind in every order that stores have: some list `web` before `web-1`, most `web-1/` before `web/`. */
+function isBehind(one: Position, other: Position): boolean {
+  if (one.instance === other.instance) return one.name > other.name;
+  return one.instance > other.instance && `${one.instance}/` > `${other.instance}/`;
+}
+
+async function* linesOf(
+  { store, prefix, of, signal }: IndexPlace,
+  { etag, size }: { etag: string; size: number },
+): AsyncGenerator<IndexedBackup> {
   const key = indexKey(prefix, of);
-  const text = JSON.stringify({ version: 5, backups } satisfies BackupIndex);
-  if (text.length > mostBytes) return;
+  const ranges = async function* () {
+    for (let start = 0; start < size; start += rangeBytes) {
+      const range = Buffer.allocUnsafe(Math.min(rangeBytes, size - start));
+      await store.readRange(key, etag, start, range, signal);
+      yield range;
+    }
+  };
+  const unpacked = createGunzip({ chunkSize: longestLine });
+  const fed = Promise.allSettled([pipeline(Readable.from(ranges()), unpacked)]);
   try {
-    const body = await pack(text);
-    const contentType = 'application/gzip';
-    if (etag === undefined) await store.create(key, body, { contentType }, signal);
-    else await store.replace(key, etag, body, { tags: {}, contentType }, signal);
-    log.debug('index of backups written', { key, backups: backups.length });
-  } catch (error) {
-    if (signal.aborted || isCode(error, 'conflict') || isCode(error, 'not-found')) return;
-    log.warn('index of backups not written', { key, error });
+    let [rest, bytes, isFirst] = ['', 0, true];
+    unpacked.setEncoding('utf8');
+    for await (const text of unpacked as AsyncIterable<string>) {
+      bytes += text.length;
+      if (bytes > mostBytes) return;
+      const lines = (rest + text).split('\n');
+      rest = lines.pop() ?? '';
+      if (rest.length > longestLine) throw new Error('a line is too long');
+      for (const line of lines) {
+        if (!isFirst) yield entryOf(line);
+        else if (line !== head) throw new Error('it is of another version');
+        isFirst = false;
+      }
+    }
+    if (isFirst || rest !== '') throw new Error('it breaks off');
+  } finally {
+    unpacked.destroy();
+    await fed;
+  }
+}
+
+function entryOf(line: string): IndexedBackup {
+  const entry = JSON.parse(line);
+  const [fault] = faultsOf('backup-index.json', entry);
+  if (fault !== undefined) throw new Error(fault);
+  return entry;
+}
+
+const pack = promisify(gzip);
+/** Batches that are kept unpacked: most projects have no more, and mostly their index need not be written. */
+const mostBatches = 4;
+
+/** A new index, entry by entry in the order of the listing. */
+export class IndexDraft implements Disposable {
+  /** The drafts that hold more than `mostBatches`. There is one at a time: two million backups are some 60 MiB. */
+  readonly #large: Set<IndexDraft>;
+  readonly #batches: IndexedBackup[][] = [];
+  /** Each a whole gzip stream: one behind the other is one, too. */
+  readonly #packed: Buffer[] = [];
+  #bytes = 0;
+  #givenUp = false;
+
+  constructor(large: Set<IndexDraft>) {
+    this.#large = large;
+  }
+
+  async add(batch: IndexedBackup[]): Promise<void> {
+    if (this.#givenUp) return;
+    this.#batches.push(batch);
+    if (this.#batches.length <= mostBatches) return;
+    this.#givenUp = this.#large.size > 0 && !this.#large.has(this);
+    if (this.#givenUp) return void this.#batches.splice(0);
+    this.#large.add(this);
+    await this.#pack();
+  }
+
+  /** Writes the index in the place of the one with this ETag, unless another gateway has written one first. Logs a failure: no list needs an index. */
+  async write({ store, prefix, of, log, signal }: IndexPlace, etag: string | undefined): Promise<void> {
+    if (this.#givenUp) return;
+    const key = indexKey(prefix, of);
+    try {
+      await this.#pack();
+      const body = Buffer.concat(this.#packed.splice(0));
+      const contentType = 'application/gzip';
+      if (etag === undefined) await store.create(key, body, { contentType }, signal);
+      else await store.replace(key, etag, body, { tags: {}, contentType }, signal);
+      log.debug('index of backups written', { key, bytes: body.length });
+    } catch (error) {
+      if (signal.aborted || isCode(error, 'conflict') || isCode(error, 'not-found')) return;
+      log.warn('index of backups not written', { key, error });
+    }
+  }
+
+  async #pack(): Promise<void> {
+    for (const batch of this.#batches.splice(0)) {
+      const lines = [...(this.#bytes === 0 ? [head] : []), ...batch.map((entry) => JSON.stringify(entry)), ''];
+      const text = lines.join('\n');
+      this.#bytes += text.length;
+      if (this.#bytes <= mostBytes) this.#packed.push(await pack(text, { level: 1 }));
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#large.delete(this);
   }
 }

@@ -11,8 +11,8 @@ import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
 /** How often a change is repeated because another process was faster. */
 const mostClashes = 20;
-/** As many as summaries are kept in memory: a project's index is read once for each batch. */
-const batchLength = 20_000;
+/** Backups of one batch. */
+const batchLength = 5000;
 
 export class Catalog {
   readonly #store: ObjectStore;
@@ -90,20 +90,13 @@ export class Catalog {
 
   /** Lists all backups of an instance, a project or a remote, or all, by these and their name. Logs and leaves out manifests that cannot be read; `onUnreadable` may throw. */
   async list(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
-    const entries = await Array.fromAsync(listManifests(this.#store, this.#prefix, of, signal));
-    return this.#summaries.of(entries, of.instance === undefined ? 'projects' : 'part', signal, onUnreadable);
+    return (await Array.fromAsync(this.batches(of, signal, onUnreadable))).flat();
   }
 
-  /** The same in batches, as the store lists them. */
-  async *batches(of: BackupScope, signal: AbortSignal): AsyncGenerator<Summary[]> {
-    let entries: ManifestEntry[] = [];
-    for await (const entry of listManifests(this.#store, this.#prefix, of, signal)) {
-      entries.push(entry);
-      if (entries.length < batchLength) continue;
-      yield await this.#summaries.of(entries, 'part', signal);
-      entries = [];
-    }
-    yield await this.#summaries.of(entries, 'part', signal);
+  /** The same in batches, as the store lists them. Walks the listing once, and needs no more memory the more there are. */
+  batches(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): AsyncGenerator<Summary[]> {
+    const listed = inBatches(listManifests(this.#store, this.#prefix, of, signal));
+    return this.#summaries.walk(listed, { areWhole: of.instance === undefined, onUnreadable }, signal);
   }
 
   /** Like `list`, but at most `limit` backups after the cursor `after`; `next` is the cursor of the next page, if there is one. Reads only one page, however many backups there are. */
@@ -119,8 +112,19 @@ export class Catalog {
       if (behind.length > limit) break;
     }
     const page = behind.slice(0, limit);
-    const summaries = await this.#summaries.of(page, 'page', signal);
+    const summaries = await this.#summaries.of(page, signal);
     const last = behind.length > limit ? page.at(-1) : undefined;
     return { summaries, ...(last && { next: cursorOf(last.address, of) }) };
   }
+}
+
+async function* inBatches(listed: AsyncIterable<ManifestEntry>): AsyncGenerator<ManifestEntry[]> {
+  let batch: ManifestEntry[] = [];
+  for await (const entry of listed) {
+    batch.push(entry);
+    if (batch.length < batchLength) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
 }

@@ -1,7 +1,7 @@
 /** Backups that were deleted, but that the bucket still keeps as old versions. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { minuteText } from '../contract/durations.ts';
-import { isCode, unlessMissing } from '../contract/errors.ts';
+import { unlessCode, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest } from '../contract/schemas.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { S3Connection } from '../storage/s3/s3Connection.ts';
@@ -77,13 +77,7 @@ async function manifestOf(
   signal: AbortSignal,
 ): Promise<Manifest | undefined> {
   const read = () => (manifest ? readVersion(s3, manifest, signal) : store.read(manifestKey(prefix, address), signal));
-  const found = await unlessMissing(read);
-  try {
-    return found && parseManifest(found.body, address);
-  } catch (error) {
-    if (isCode(error, 'bad-manifest')) return undefined;
-    throw error;
-  }
+  return unlessCode(['not-found', 'bad-manifest'], async () => parseManifest((await read()).body, address));
 }
 
 /** lxstow deletes neither what is locked or pinned, nor one of a backup's objects alone. */

@@ -13,7 +13,11 @@ export interface ManifestEntry {
 const pageLength = 1000;
 /** A store lists one page after the other, but several listings at a time: three times as fast on MinIO with two cores. */
 const listsInFlight = 4;
-const mostPieces = 16;
+/** Manifests of a piece that are kept until the pieces before it are done. */
+const mostAhead = 16_000;
+const fewestPieces = 16;
+/** Folders of one piece: with 100 backups each, not many more manifests than are read ahead. */
+const foldersOfPiece = 400;
 /** Levels of folders: hosts, projects, instances. */
 const instanceLevel = 3;
 
@@ -29,20 +33,30 @@ export async function* listManifests(
     first.push(object);
     if (first.length === pageLength) break;
   }
-  const entriesOf = (objects: StoredObject[]) =>
-    objects.flatMap((object) => {
+  const entriesOf = async function* (objects: Iterable<StoredObject> | AsyncIterable<StoredObject>) {
+    for await (const object of objects) {
       const address = parseManifestKey(prefix, object.key);
-      return address && (of.project ?? address.project) === address.project ? [{ address, object }] : [];
-    });
+      if (address && (of.project ?? address.project) === address.project) yield { address, object };
+    }
+  };
   const pieces = first.length < pageLength ? [] : await piecesOf(store, prefix, of, signal);
   if (pieces.length === 0) return yield* entriesOf(first);
+  await using opened = new AsyncDisposableStack();
   // List the first page again: a backup that has changed since then is yielded once, as it is now.
   const listed = mapInOrder(pieces, listsInFlight, async (piece) => {
-    const found: ManifestEntry[] = [];
-    for await (const object of store.list(piece, signal)) found.push(...entriesOf([object]));
-    return found;
+    const rest = opened.use(entriesOf(store.list(piece, signal)));
+    const ahead: ManifestEntry[] = [];
+    while (ahead.length < mostAhead) {
+      const next = await rest.next();
+      if (next.done) break;
+      ahead.push(next.value);
+    }
+    return { ahead, rest };
   });
-  for await (const entries of listed) yield* entries;
+  for await (const { ahead, rest } of listed) {
+    yield* ahead;
+    yield* rest;
+  }
 }
 
 /** Prefixes that together match all keys of these backups. */
@@ -51,12 +65,12 @@ async function piecesOf(store: ObjectStore, prefix: string, of: BackupScope, sig
   const { remote, project, instance } = of;
   const named = [remote, remote && project, remote && project && instance].filter((word) => word !== undefined).length;
   let folders = whole;
-  for (let level = named; level < instanceLevel && folders.length < mostPieces; level++) {
+  for (let level = named; level < instanceLevel && folders.length < fewestPieces; level++) {
     const below: string[] = [];
     for (const folder of folders) for await (const name of store.folders(folder, signal)) below.push(name);
     folders = below;
   }
-  return prefixesOf(folders, mostPieces) ?? whole;
+  return prefixesOf(folders, Math.max(fewestPieces, Math.ceil(folders.length / foldersOfPiece))) ?? whole;
 }
 
 /** Yields the manifests of these backups after a cursor, in the order of the store's listing, and asks the store for about `count` of them at most. */

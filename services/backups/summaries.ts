@@ -1,61 +1,40 @@
 /** What lists show of backups: from memory, from their project's index, or from their manifests. */
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { isCode } from '../contract/errors.ts';
-import type { BackupAddress, Manifest, Tags } from '../contract/schemas.ts';
+import type { BackupAddress, Manifest } from '../contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
-import { readIndex, writeIndex } from './backupIndex.ts';
-import { manifestKey } from './keys.ts';
+import type { IndexDraft } from './backupIndex.ts';
 import { parseManifest } from './manifest.ts';
 import type { ManifestEntry } from './manifestListing.ts';
+import { type Found, type ListedBackup, ProjectIndex } from './projectIndex.ts';
 
-/** A backup in a list, with the schema's fields, and its address. */
+/** A backup in a list. */
 export interface Summary {
   address: BackupAddress;
-  backup: {
-    name: string;
-    created: string;
-    size: number;
-    optimized: boolean;
-    compressed: boolean;
-    instance_only: boolean;
-    tags: Tags;
-    pinned: boolean;
-    /** By a legal hold. */
-    held: boolean;
-    /** Null if it was never locked. May be in the past. */
-    locked_until: string | null;
-  };
+  backup: ListedBackup;
 }
 
 const readsInFlight = 32;
 /** Summaries in memory. */
 const mostKept = 20_000;
-/** If this many manifests are unknown, the index is read; if this many had to be read, a new index is written. */
-const worthAnIndex = 64;
-
-type Place = { remote: string; project: string };
-
-/** A project's index while a list is made. */
-interface Index {
-  place: Place;
-  /** The project's manifests in the list. */
-  entries: ManifestEntry[];
-  /** How many of them had to be read. */
-  missing: number;
-  /** ETag of the object from which the index was read. */
-  etag: string | undefined;
-}
 
 /** Called with the address of a backup whose manifest cannot be read. */
 export type OnUnreadable = (address: BackupAddress) => void;
+
+interface WalkOptions {
+  /** Whether the listing has all backups of each of its projects. */
+  areWhole: boolean;
+  onUnreadable: OnUnreadable | undefined;
+}
 
 export class Summaries {
   readonly #store: ObjectStore;
   readonly #prefix: string;
   readonly #log: Log;
   /** The least recently used first. */
-  readonly #kept = new Map<string, Summary['backup']>();
+  readonly #kept = new Map<string, ListedBackup>();
+  readonly #largeDrafts = new Set<IndexDraft>();
 
   constructor(store: ObjectStore, prefix: string, log: Log) {
     this.#store = store;
@@ -64,72 +43,86 @@ export class Summaries {
   }
 
   /**
-   * Summarises these manifests, in their order. If many of a project had to be read, and these are whole `projects`, writes an index for the next
-   * gateway. A `page` is too small for a project's index, which may have a million backups. Leaves out manifests that are gone, and those that cannot be read: it logs them, and calls `onUnreadable`, which may throw.
+   * Summarises these manifests, in their order, without an index, because they are few. Leaves out manifests that are gone, and those that cannot be
+   * read: it logs them, and calls `onUnreadable`, which may throw.
    */
-  async of(
+  async of(entries: ManifestEntry[], signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
+    const found = this.#recallAll(entries);
+    await this.#readMissing(entries, found, signal, onUnreadable);
+    return summariesOf(entries, found);
+  }
+
+  /**
+   * The same for a whole listing, batch by batch. Reads each project's index once, in parallel with the listing. If many manifests of whole projects had
+   * to be read, writes a new index for the next gateway.
+   */
+  async *walk(
+    batches: AsyncIterable<ManifestEntry[]>,
+    { areWhole, onUnreadable }: WalkOptions,
+    signal: AbortSignal,
+  ): AsyncGenerator<Summary[]> {
+    const open = new Map<string, ProjectIndex>();
+    // The manifests of a project follow each other.
+    const closeAllBut = async (projects: Map<string, unknown>) => {
+      for (const [name, index] of open) {
+        if (projects.has(name)) continue;
+        await index.end();
+        await index[Symbol.asyncDispose]();
+        open.delete(name);
+      }
+    };
+    try {
+      for await (const entries of batches) {
+        const found = this.#recallAll(entries);
+        const projects = Map.groupBy(entries, ({ address: { remote, project } }) => `${remote}/${project}`);
+        await closeAllBut(projects);
+        for (const [name, each] of projects) {
+          const index = open.get(name) ?? this.#openIndex(each, areWhole, signal);
+          open.set(name, index);
+          await index.find(each, found);
+        }
+        const missing = new Set(entries.filter((entry) => !found.has(entry)));
+        for (const [entry, backup] of found) this.#remember(entry, backup);
+        await this.#readMissing([...missing], found, signal, onUnreadable);
+        for (const [name, each] of projects)
+          await open.get(name)?.note(each, found, each.filter((entry) => missing.has(entry)).length);
+        yield summariesOf(entries, found);
+      }
+      await closeAllBut(new Map());
+    } finally {
+      for (const index of open.values()) await index[Symbol.asyncDispose]();
+    }
+  }
+
+  #openIndex(entries: ManifestEntry[], isWhole: boolean, signal: AbortSignal): ProjectIndex {
+    const { remote = '', project = '' } = entries[0]?.address ?? {};
+    const place = { store: this.#store, prefix: this.#prefix, of: { remote, project }, log: this.#log, signal };
+    return new ProjectIndex(place, isWhole ? this.#largeDrafts : undefined);
+  }
+
+  #recallAll(entries: ManifestEntry[]): Found {
+    const found: Found = new Map();
+    for (const entry of entries) {
+      const backup = this.#kept.get(idOf(entry));
+      if (backup) found.set(entry, this.#remember(entry, backup));
+    }
+    return found;
+  }
+
+  /** Reads the manifests that `found` lacks, and adds them to it. */
+  async #readMissing(
     entries: ManifestEntry[],
-    are: 'projects' | 'part' | 'page',
+    found: Found,
     signal: AbortSignal,
     onUnreadable: OnUnreadable = () => undefined,
-  ): Promise<Summary[]> {
-    const found = new Map<ManifestEntry, Summary['backup']>();
-    for (const entry of entries) {
-      const backup = this.#recall(entry);
-      if (backup) found.set(entry, backup);
-    }
-    const indexes: Index[] = [];
-    for (const [place, each] of are === 'page' ? [] : byProject(entries)) {
-      const unknown = each.filter((entry) => !found.has(entry));
-      if (unknown.length < worthAnIndex) continue;
-      const { told, etag } = await this.#index(place, signal);
-      for (const entry of unknown) {
-        const backup = told.get(idOf(entry));
-        if (backup) found.set(entry, this.#remember(entry, backup));
-      }
-      indexes.push({ place, entries: each, missing: unknown.filter((entry) => !found.has(entry)).length, etag });
-    }
+  ): Promise<void> {
     const missing = entries.filter((entry) => !found.has(entry));
     const read = async (entry: ManifestEntry) => ({ entry, backup: await this.#read(entry, signal, onUnreadable) });
     for await (const { entry, backup } of mapInOrder(missing, readsInFlight, read))
       if (backup) found.set(entry, backup);
-    for (const index of are === 'projects' ? indexes : [])
-      if (index.missing >= worthAnIndex) await this.#writeIndex(index, found, signal);
-    return entries.flatMap((entry) => {
-      const backup = found.get(entry);
-      return backup ? [{ address: entry.address, backup }] : [];
-    });
   }
 
-  /** A project's index, by manifest. */
-  async #index(place: Place, signal: AbortSignal) {
-    const { backups, etag } = await readIndex(this.#store, this.#prefix, place, this.#log, signal);
-    const told = backups.map(({ instance, etag, manifestSize, ...backup }): [string, Summary['backup']] => {
-      const key = manifestKey(this.#prefix, { ...place, instance, backup: backup.name });
-      return [idOf({ object: { key, etag, size: manifestSize } }), backup];
-    });
-    return { told: new Map(told), etag };
-  }
-
-  async #writeIndex(
-    { place, entries, etag }: Index,
-    found: Map<ManifestEntry, Summary['backup']>,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const backups = entries.flatMap((entry) => {
-      const backup = found.get(entry);
-      const { address, object } = entry;
-      return backup ? [{ instance: address.instance, ...backup, etag: object.etag, manifestSize: object.size }] : [];
-    });
-    await writeIndex(this.#store, this.#prefix, place, { backups, etag }, this.#log, signal);
-  }
-
-  #recall(entry: ManifestEntry): Summary['backup'] | undefined {
-    const kept = this.#kept.get(idOf(entry));
-    return kept && this.#remember(entry, kept);
-  }
-
-  #remember(entry: ManifestEntry, backup: Summary['backup']): Summary['backup'] {
+  #remember(entry: ManifestEntry, backup: ListedBackup): ListedBackup {
     const id = idOf(entry);
     this.#kept.delete(id);
     this.#kept.set(id, backup);
@@ -143,7 +136,7 @@ export class Summaries {
     entry: ManifestEntry,
     signal: AbortSignal,
     onUnreadable: OnUnreadable,
-  ): Promise<Summary['backup'] | undefined> {
+  ): Promise<ListedBackup | undefined> {
     const { address, object } = entry;
     try {
       const { body, etag } = await this.#store.read(object.key, signal);
@@ -159,11 +152,10 @@ export class Summaries {
   }
 }
 
-function byProject(entries: ManifestEntry[]): [Place, ManifestEntry[]][] {
-  const projects = Map.groupBy(entries, ({ address: { remote, project } }) => `${remote}/${project}`);
-  return [...projects.values()].map((each) => {
-    const { remote = '', project = '' } = each[0]?.address ?? {};
-    return [{ remote, project }, each];
+function summariesOf(entries: ManifestEntry[], found: Found): Summary[] {
+  return entries.flatMap((entry) => {
+    const backup = found.get(entry);
+    return backup ? [{ address: entry.address, backup }] : [];
   });
 }
 
@@ -173,7 +165,7 @@ function idOf({ object: { key, etag, size } }: { object: Omit<StoredObject, 'mod
 }
 
 /** A backup's fields in the contract. */
-export function summarise({ backup, archive }: Manifest): Summary['backup'] {
+export function summarise({ backup, archive }: Manifest): ListedBackup {
   return {
     name: backup.name,
     created: backup.created,

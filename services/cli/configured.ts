@@ -1,6 +1,6 @@
 /** What servers and administrative commands need first: the configuration in effect, and a log. */
 import { stringify } from 'yaml';
-import { isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
+import { type ConfigSource, isGiven, loadConfig, withoutSecrets } from '../contract/config.ts';
 import type { Config } from '../contract/schemas.ts';
 import { createLogger, type Log } from '../telemetry/logger.ts';
 import { besideOwnNats } from './standalone/ownNats.ts';
@@ -15,12 +15,7 @@ export interface Configured {
   log: Log;
 }
 
-interface Source {
-  file: string | undefined;
-  env: NodeJS.ProcessEnv;
-}
-
-export function configured(source: Source): Configured {
+export function configured(source: ConfigSource): Configured {
   const config = configuration(source);
   return {
     config,
@@ -31,11 +26,11 @@ export function configured(source: Source): Configured {
 }
 
 /** The configuration as YAML, with secrets masked. */
-export function shownConfiguration(source: Source): string {
+export function shownConfiguration(source: ConfigSource): string {
   return stringify(withoutSecrets(configuration(source)));
 }
 
-function configuration(source: Source): Config {
+function configuration(source: ConfigSource): Config {
   const config = besideOwnStore(loadConfig(source), source.env);
   return besideOwnNats(config, source.env, (path) => isGiven(source, path));
 }

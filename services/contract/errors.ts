@@ -95,11 +95,16 @@ export function isCode(thrown: unknown, code: ErrorCode): boolean {
 }
 
 /** The result of `get`; undefined if it throws not-found. */
-export async function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+export function unlessMissing<T>(get: () => Promise<T>): Promise<T | undefined> {
+  return unlessCode(['not-found'], get);
+}
+
+/** The result of `get`; undefined if it throws one of these codes. */
+export async function unlessCode<T>(codes: ErrorCode[], get: () => T): Promise<Awaited<T> | undefined> {
   try {
     return await get();
   } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
+    if (codes.some((code) => isCode(error, code))) return undefined;
     throw error;
   }
 }

@@ -61,7 +61,7 @@ export interface BackupAddress extends Address {
 }
 
 interface Types {
-  'backup-index.json': types.BackupIndex;
+  'backup-index.json': types.IndexedBackup;
   'config.json': types.Config;
   'http-create-backup.json': types.CreateBackupBody;
   'http-create-run.json': types.CreateRunBody;

@@ -99,6 +99,7 @@ async function examineTrustDir(dir: string, report: Report): Promise<void> {
     );
     return;
   }
+  if (names.length === 0) return report('ok', `no client certificates in ${dir}; \`lxstow trust\` is the other way`);
   let valid = 0;
   for (const name of names) {
     const certificates = (await readCertificates(join(dir, name), 'gateway.trustDir', report)) ?? [];

@@ -13,7 +13,7 @@ export function adviceFor(error: unknown, { bucket, endpoint }: Config['s3']): s
   const message = messageOf(error);
   if (isNoBucket(error) || isCode(error, 'not-found'))
     return `Run \`lxstow setup\` to create ${bucket}, or set s3.bucket to an existing bucket.`;
-  if (/InvalidAccessKeyId/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
+  if (/InvalidAccessKeyId|XAdminUserNotFound/.test(message)) return 'Set s3.accessKey to a user that the store knows.';
   if (/SignatureDoesNotMatch/.test(message)) return 'Set s3.secretKey to the secret of s3.accessKey.';
   if (/RequestTimeTooSkewed/.test(message)) return 'Set the clocks: `timedatectl`.';
   if (/ExpiredToken|InvalidToken/.test(message)) return newSession;

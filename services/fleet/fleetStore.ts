@@ -5,7 +5,6 @@ import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
 import { scan } from '../nats/bucket/scan.ts';
 import { instanceKey, inventoryKey, parseInstanceKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure } from '../nats/failures.ts';
 import { instancesBucket } from '../nats/streams.ts';
 
 const stream = `KV_${instancesBucket}`;
@@ -147,8 +146,7 @@ export class FleetView {
   }
 
   async #read(): Promise<void> {
-    this.#nats.assertConnected();
-    try {
+    await this.#nats.ask('reading the records of instances', async () => {
       const { created, state } = await this.#nats.jsm.streams.info(stream);
       const now = performance.now();
       if (created !== this.#created || state.last_seq + 1 < this.#next || now - this.#readAt > staleMs) this.#clear();
@@ -156,9 +154,7 @@ export class FleetView {
         await scan(this.#nats, instancesBucket, (...entry) => this.#take(...entry), { from: this.#next });
       this.#created = created;
       this.#readAt = now;
-    } catch (error) {
-      throw natsFailure(error, 'reading the records of instances');
-    }
+    });
   }
 
   #take(key: string, revision: number, value: Uint8Array | undefined): void {

@@ -2,7 +2,7 @@
 import { type BackupScope, listPrefix, parseManifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
-import { isCode } from '../contract/errors.ts';
+import { unlessCode } from '../contract/errors.ts';
 import type { Address, BackupAddress, GoodBackup, Manifest } from '../contract/schemas.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
@@ -76,17 +76,14 @@ async function youngestOf(
   return found;
 }
 
-async function readGood(
+function readGood(
   store: ObjectStore,
   { key, address }: Candidate,
   signal: AbortSignal,
 ): Promise<GoodBackup | undefined> {
-  try {
-    return goodOf(parseManifest((await store.read(key, signal)).body, address));
-  } catch (error) {
-    if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
-    throw error;
-  }
+  return unlessCode(['not-found', 'bad-manifest'], async () =>
+    goodOf(parseManifest((await store.read(key, signal)).body, address)),
+  );
 }
 
 /** The time in the backup's name, in ms; -Infinity for a name that lxstow did not make. */

@@ -1,28 +1,17 @@
 /** Gauges that have the same values on every gateway, because they are read from NATS at each scrape: the queue, outages, and the state of each instance. */
 import { until } from '../concurrency/until.ts';
-import type { Config } from '../contract/schemas.ts';
-import type { FleetView } from '../fleet/fleetStore.ts';
 import { instanceStates as allStates, expectedFrom, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
 import type { Bucket } from '../nats/bucket/bucket.ts';
-import type { Nats } from '../nats/connection.ts';
 import { deadLetterStream, noticesStream } from '../nats/streams.ts';
 import { listOutages } from '../outages/recordedOutages.ts';
 import { dueNext } from '../schedules/slots.ts';
-import type { Log } from '../telemetry/logger.ts';
-import type { GatewayMetrics } from '../telemetry/metrics.ts';
-import type { ExpectedBackups } from './runs/expectedBackups.ts';
+import type { GatewayParts } from './gatewayParts.ts';
 import { isCovered } from './views/statusView.ts';
 
-interface GaugesOptions {
-  nats: Nats;
-  leases: Bucket;
-  config: Config;
-  fleet: FleetView;
-  expected: ExpectedBackups;
-  metrics: GatewayMetrics;
-  log: Log;
-}
+type GaugesOptions = Pick<GatewayParts, 'nats' | 'config' | 'fleet' | 'expected' | 'metrics' | 'log'> & {
+  leasesBucket: Bucket;
+};
 
 const hourMs = 3_600_000;
 
@@ -44,14 +33,14 @@ export class Gauges {
   }
 
   async #queue(signal: AbortSignal): Promise<void> {
-    const { nats, leases, metrics, log } = this.#options;
+    const { nats, leasesBucket, metrics, log } = this.#options;
     const { natsUp, queued, oldest, deadLetters, noticesQueued, outage } = metrics;
     try {
       const asked = [
         queueDepth(nats, this.#remotes),
         countDeadLetters(nats),
         countNotices(nats),
-        listOutages(leases),
+        listOutages(leasesBucket),
       ] as const;
       const [depths, dead, notices, outages] = await until(signal, Promise.all(asked));
       natsUp.set(1);

@@ -13,16 +13,11 @@ import { serveOverNats } from './natsApi/service.ts';
 import { type OpenedParts, openParts, type PartsOptions } from './openParts.ts';
 import { serveRuns } from './runs/serveRuns.ts';
 
-interface GatewayOptions extends PartsOptions {
-  /** Called once, when the gateway accepts requests. */
-  onListening?: (port: number) => void;
-}
-
 const startTimeoutMs = 10_000;
 const lastAnswersMs = 5000;
 
 /** Runs until `stop` aborts; then it answers open requests and accepts no new ones. Throws if it cannot start. */
-export async function runGateway(options: GatewayOptions): Promise<void> {
+export async function runGateway(options: PartsOptions): Promise<void> {
   const log = options.log.child({ service: 'gateway' });
   await using stack = new AsyncDisposableStack();
   const opened = await openParts({ ...options, log }, stack);
@@ -41,7 +36,6 @@ export async function runGateway(options: GatewayOptions): Promise<void> {
   log.info('gateway ready', { address, port, health: health.port, fingerprint: fingerprintOf(certificate.cert) });
   const runs = serveRuns(parts, leasesBucket);
   parts.announce(port);
-  options.onListening?.(port);
 
   if (!stop.aborted) await once(stop, 'abort');
   log.info('stopping');
@@ -64,8 +58,8 @@ async function close(server: https.Server, closeSockets: () => Promise<void>): P
 }
 
 function serveHealthOf({ parts, leasesBucket, probeS3 }: OpenedParts): Promise<HealthServer> {
-  const { config, nats, fleet, expected, metrics, absences, log } = parts;
-  const gauges = new Gauges({ nats, leases: leasesBucket, config, fleet, expected, metrics, log });
+  const { config, nats, metrics, absences } = parts;
+  const gauges = new Gauges({ ...parts, leasesBucket });
   const { healthAddress, healthPort } = config.gateway;
   return serveHealth(
     { address: healthAddress, port: healthPort, key: 'gateway.healthPort' },

@@ -47,6 +47,7 @@ export function readPlace(text: string): { folder: string } | { endpoint: string
 function readFolder(given: string): string {
   const path = given === '~' || given.startsWith('~/') ? join(homedir(), given.slice(1)) : given;
   if (path === '') throw wrong('give a folder, or the URL of an S3 server');
+  if (/^[a-z]+:\/\//i.test(path)) throw wrong(`${path}: give a folder, or the https:// URL of an S3 server`);
   if (!isAbsolute(path)) throw wrong(`${path} is neither a URL nor an absolute path: give /${path}, or https://…`);
   const folder = normalize(path).replace(/(.)\/+$/, '$1');
   if (folder === '/') throw wrong('/ is the whole machine: give a folder that is only for backups');

@@ -1,5 +1,5 @@
 /** Tries a store before anything is written: an S3 server by doctor's checks, a folder by writing to it. */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { sizeText } from '../contract/amounts.ts';
@@ -94,7 +94,9 @@ async function writeInto(folder: string): Promise<void> {
 function faultOf(folder: string, error: NodeJS.ErrnoException): [finding: string, advice: string] {
   const another = 'Give a folder that this user may write to.';
   const faults: Record<string, [string, string]> = {
-    ENOENT: [`${dirname(folder)} does not exist`, 'Mount the disk or share first, or create the folder.'],
+    ENOENT: existsSync(dirname(folder))
+      ? [`nothing can be created in ${dirname(folder)}`, another]
+      : [`${dirname(folder)} does not exist`, 'Mount the disk or share first, or create the folder.'],
     ENOTDIR: [`${noFolderIn(folder)} is not a folder`, another],
     EACCES: [`this user may not write to ${folder}`, another],
     EPERM: [`this user may not write to ${folder}`, another],

@@ -77,7 +77,6 @@ export async function retryDeadLetter(nats: Nats, letter: DeadLetter): Promise<s
   const operation = retryId(letter);
   const again = headers();
   for (const [name, value] of letter.headers) if (!name.startsWith(natsPrefix)) again.append(name, value);
-  nats.assertConnected();
   await assertTaken(nats, letter);
   for (let attempt = 1; ; attempt++) {
     nats.assertConnected();
@@ -104,38 +103,31 @@ function retryId({ id, time }: Pick<DeadLetter, 'id' | 'time'>): string {
 
 /** Removes a letter for good; does nothing if it is gone. */
 export async function discardDeadLetter(nats: Nats, id: number): Promise<void> {
-  nats.assertConnected();
-  try {
-    await nats.jsm.streams.deleteMessage(deadLetterStream, id);
-  } catch (error) {
-    if (isMissing(error)) return;
-    throw natsFailure(error, `discarding dead letter ${id}`);
-  }
+  await nats.ask(`discarding dead letter ${id}`, async () => {
+    try {
+      await nats.jsm.streams.deleteMessage(deadLetterStream, id);
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+    }
+  });
 }
 
 /** Removes all letters present now, not those that arrive during the call. Returns how many. */
-export async function discardAllDeadLetters(nats: Nats): Promise<number> {
-  nats.assertConnected();
-  try {
+export function discardAllDeadLetters(nats: Nats): Promise<number> {
+  return nats.ask('discarding dead letters', async () => {
     const { state } = await nats.jsm.streams.info(deadLetterStream);
     if (state.messages === 0) return 0;
     return (await nats.jsm.streams.purge(deadLetterStream, { seq: state.last_seq + 1 })).purged;
-  } catch (error) {
-    throw natsFailure(error, 'discarding dead letters');
-  }
+  });
 }
 
 async function read(
   nats: Nats,
   query: { seq: number } | { seq: number; next_by_subj: string },
 ): Promise<StoredMsg | undefined> {
-  nats.assertConnected();
-  try {
-    // The server accepts `next_by_subj` here too; the client's type does not.
-    return (await nats.jsm.streams.getMessage(deadLetterStream, query as MsgRequest)) ?? undefined;
-  } catch (error) {
-    throw natsFailure(error, 'reading dead letters');
-  }
+  // The server accepts `next_by_subj` here too; the client's type does not.
+  const ask = () => nats.jsm.streams.getMessage(deadLetterStream, query as MsgRequest);
+  return (await nats.ask('reading dead letters', ask)) ?? undefined;
 }
 
 /** A deletion fails with 10043, or with 10057 and this reason. */
@@ -174,12 +166,8 @@ async function assertTaken(nats: Nats, { id, subject }: DeadLetter): Promise<voi
     const wanted = filter.split('.');
     return wanted.length === tokens.length && wanted.every((token, i) => token === '*' || token === tokens[i]);
   };
-  try {
-    const { config } = await nats.jsm.streams.info(jobsStream);
-    if (config.subjects.some(takes)) return;
-  } catch (error) {
-    throw natsFailure(error, 'looking at our stream');
-  }
+  const { config } = await nats.ask('looking at our stream', () => nats.jsm.streams.info(jobsStream));
+  if (config.subjects.some(takes)) return;
   const why = `${jobsStream} does not accept ${subject}; add its remote to the configuration and run \`lxstow setup\``;
   throw new LxstowError('bad-message', `dead letter ${id} was not retried: ${why}`);
 }

@@ -24,11 +24,8 @@ export class Deliveries {
 
   /** `stopping` ends the wait in `next`. Throws nats-unavailable, nats-unfit. */
   static async open(nats: Nats, consumer: string, stopping: AbortSignal): Promise<Deliveries> {
-    try {
-      return new Deliveries(nats, await nats.js.consumers.get(jobsStream, consumer), stopping);
-    } catch (error) {
-      throw natsFailure(error, 'looking for the queue');
-    }
+    const found = await nats.ask('looking for the queue', () => nats.js.consumers.get(jobsStream, consumer));
+    return new Deliveries(nats, found, stopping);
   }
 
   private constructor(nats: Nats, consumer: Consumer, stopping: AbortSignal) {

@@ -75,14 +75,11 @@ export async function publishUnlessQueued(
 
 /** The last job of this kind that is queued or running for this instance. */
 export async function lastQueuedJob(nats: Nats, kind: JobKind, address: Address): Promise<Queued | undefined> {
-  try {
-    const last = await nats.jsm.streams.getMessage(jobsStream, { last_by_subj: jobSubject(kind, address) });
-    if (!last) return undefined;
-    const messageId = last.header.get('Nats-Msg-Id');
-    return { operation: operationIdOf({ messageId, sequence: last.seq }), since: last.time };
-  } catch (error) {
-    throw natsFailure(error, 'looking at the queue');
-  }
+  const query = { last_by_subj: jobSubject(kind, address) };
+  const last = await nats.ask('looking at the queue', () => nats.jsm.streams.getMessage(jobsStream, query));
+  if (!last) return undefined;
+  const messageId = last.header.get('Nats-Msg-Id');
+  return { operation: operationIdOf({ messageId, sequence: last.seq }), since: last.time };
 }
 
 class SubjectTaken extends Error {}
@@ -193,12 +190,9 @@ function checkNames({ remote, project, instance }: Address): void {
 /** Counts this instance's jobs of this kind, queued or running. */
 export async function countQueuedJobs(nats: Nats, kind: JobKind, address: Address): Promise<number> {
   const subject = jobSubject(kind, address);
-  try {
-    const { state } = await nats.jsm.streams.info(jobsStream, { subjects_filter: subject });
-    return state.subjects?.[subject] ?? 0;
-  } catch (error) {
-    throw natsFailure(error, 'looking for queued jobs');
-  }
+  const ask = () => nats.jsm.streams.info(jobsStream, { subjects_filter: subject });
+  const { state } = await nats.ask('looking for queued jobs', ask);
+  return state.subjects?.[subject] ?? 0;
 }
 
 /** RFC 9562, version 5, in the namespace of URLs. */

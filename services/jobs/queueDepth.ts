@@ -2,7 +2,6 @@
 import type { ConsumerInfo } from '@nats-io/jetstream';
 import { plural } from '../contract/amounts.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure } from '../nats/failures.ts';
 import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
 import { jobFilters } from '../nats/subjects.ts';
 
@@ -18,9 +17,8 @@ interface LaneDepth {
 }
 
 /** Returns the depth of each lane of these remotes. Throws nats-unavailable, nats-unfit. */
-export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
-  nats.assertConnected();
-  try {
+export function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> {
+  return nats.ask('looking how full the queue is', async () => {
     const listed = await listConsumers(nats);
     const depths = remotes.flatMap((remote) =>
       (Object.keys(lanes) as Lane[]).map(async (lane) => {
@@ -29,10 +27,8 @@ export async function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDep
         return laneDepth(nats, remote, lane, info);
       }),
     );
-    return await Promise.all(depths);
-  } catch (error) {
-    throw natsFailure(error, 'looking how full the queue is');
-  }
+    return Promise.all(depths);
+  });
 }
 
 /** The consumers by name, 256 a request. A NATS user that may not list them (an older nats.conf) gets none; the consumers are then requested one by one. */
@@ -48,12 +44,8 @@ async function listConsumers(nats: Nats): Promise<Map<string, ConsumerInfo>> {
 
 /** Whether any worker is asking for jobs of this lane now. */
 export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {
-  nats.assertConnected();
-  try {
-    return (await nats.jsm.consumers.info(jobsStream, consumerName(remote, lane))).num_waiting > 0;
-  } catch (error) {
-    throw natsFailure(error, 'looking who asks for jobs');
-  }
+  const name = consumerName(remote, lane);
+  return (await nats.ask('looking who asks for jobs', () => nats.jsm.consumers.info(jobsStream, name))).num_waiting > 0;
 }
 
 export function countDeadLetters(nats: Nats): Promise<number> {
@@ -71,12 +63,7 @@ export function countNotices(nats: Nats): Promise<number> {
 }
 
 async function messagesIn(nats: Nats, stream: string, what: string): Promise<number> {
-  nats.assertConnected();
-  try {
-    return (await nats.jsm.streams.info(stream)).state.messages;
-  } catch (error) {
-    throw natsFailure(error, what);
-  }
+  return (await nats.ask(what, () => nats.jsm.streams.info(stream))).state.messages;
 }
 
 async function laneDepth(

@@ -6,7 +6,7 @@ import { readIndex } from '../archive/tar/lxdIndex.ts';
 import { manifestKey } from '../backups/keys.ts';
 import { IdleWatch } from '../concurrency/idleWatch.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { LxstowError, unlessMissing } from '../contract/errors.ts';
 import {
   type Address,
   type Compression,
@@ -183,9 +183,7 @@ export class Adoption {
     await store.abortUpload({ key, uploadId }, signal);
     // While the name is ours, an object under it is the result of that upload.
     if (!(await reservations.take(operation, backup, id))) return;
-    const described = await store.stat(manifestKey(prefix, { ...operation, backup }), signal).catch((error) => {
-      if (!isCode(error, 'not-found')) throw error;
-    });
+    const described = await unlessMissing(() => store.stat(manifestKey(prefix, { ...operation, backup }), signal));
     claim.assertHeld();
     if (!described) await store.remove(key, signal);
   }

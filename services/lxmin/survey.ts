@@ -3,7 +3,7 @@ import type { LxdIndex } from '../archive/tar/indexYaml.ts';
 import type { Catalog } from '../backups/catalog.ts';
 import { archiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
-import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError, unlessCode } from '../contract/errors.ts';
 import { type Address, faultsOf, type ManifestSource } from '../contract/schemas.ts';
 import type { ObjectStore, StoredObject } from '../storage/objectStore.ts';
 import { type LxminBucket, readIndexOf, urlOf } from './archive.ts';
@@ -122,9 +122,7 @@ export async function adoptedAs(
   for await (const { key } of store.list(archiveKey(prefix, { ...address, backup: name }), signal)) {
     const copy = parseManifestKey(prefix, key);
     if (!copy) continue;
-    const manifest = await catalog.manifest(copy, signal).catch((error) => {
-      if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
-    });
+    const manifest = await unlessCode(['not-found', 'bad-manifest'], () => catalog.manifest(copy, signal));
     const source = manifest?.source;
     if (source?.bucket === wanted.bucket && source.key === wanted.key && source.etag === wanted.etag)
       return copy.backup;

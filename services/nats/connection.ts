@@ -12,6 +12,7 @@ import { until } from '../concurrency/until.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
 import type { Log } from '../telemetry/logger.ts';
+import { natsFailure } from './failures.ts';
 import { connectionOptions } from './login.ts';
 
 /** The servers' addresses without credentials, for messages. */
@@ -143,6 +144,16 @@ export class Nats implements AsyncDisposable {
     if (!this.#goneSince) return;
     const since = `${this.#goneSince.toISOString().slice(0, 19)}Z`;
     throw new LxstowError('nats-unavailable', `NATS at ${this.#servers} cannot be reached, since ${since}`);
+  }
+
+  /** Makes requests that serve `what`. Throws nats-unavailable at once while there is no connection; NATS's own failures as `natsFailure` has them. */
+  async ask<T>(what: string, request: () => Promise<T>): Promise<T> {
+    this.assertConnected();
+    try {
+      return await request();
+    } catch (error) {
+      throw natsFailure(error, what);
+    }
   }
 
   /**

@@ -18,6 +18,12 @@ export function connectionOptions(
   current: () => Config['nats'],
 ): NodeConnectionOptions {
   const { ca, certificate, key, inboxPrefix, tlsFirst } = config;
+  // The client would take a password for a port.
+  if (config.servers.some((server) => server.includes('@')))
+    throw new LxstowError(
+      'bad-config',
+      'nats.servers: addresses only; give the user and password as nats.user and nats.password',
+    );
   const authenticator = authenticatorOf(current);
   // The client reads these files for each connection. Reading them once here reports an unreadable one early.
   for (const [name, path] of Object.entries({ ca, certificate, key })) if (path) readText(path, `nats.${name}`);

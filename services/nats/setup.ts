@@ -253,7 +253,7 @@ const noSuchConsumer = 10014;
 
 /** Throws nats-unfit, with what to do, if something that `setUp` creates is missing. */
 export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {
-  try {
+  await nats.ask('looking for our streams and consumers', async () => {
     for (const stream of [
       jobsStream,
       deadLetterStream,
@@ -265,7 +265,5 @@ export async function verifySetUp(nats: Nats, remote?: string): Promise<void> {
       await nats.jsm.streams.info(stream);
     for (const lane of remote ? Object.keys(lanes) : [])
       await nats.jsm.consumers.info(jobsStream, consumerName(remote as string, lane as Lane));
-  } catch (error) {
-    throw natsFailure(error, 'looking for our streams and consumers');
-  }
+  });
 }

@@ -42,16 +42,12 @@ export async function queueNotice(nats: Nats, notice: QueuedNotice): Promise<voi
   carried.set(endpointHeader, endpoint);
   carried.set(namedByHeader, namedBy);
   if (ping) carried.set(pingHeader, `${ping.method} ${ping.what}`);
-  try {
-    nats.assertConnected();
-    await nats.js.publish(noticeSubject(remote, operation), body, {
-      headers: carried,
-      msgID: `${id} ${createHash('sha256').update(endpoint).digest('base64url')}`,
-      expect: { streamName: noticesStream },
-    });
-  } catch (error) {
-    throw natsFailure(error, 'queueing a notice');
-  }
+  const options = {
+    headers: carried,
+    msgID: `${id} ${createHash('sha256').update(endpoint).digest('base64url')}`,
+    expect: { streamName: noticesStream },
+  };
+  await nats.ask('queueing a notice', () => nats.js.publish(noticeSubject(remote, operation), body, options));
 }
 
 /** Parses the notice in a message; undefined if it is not one of ours. */

@@ -2,7 +2,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure } from '../nats/failures.ts';
 import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/streams.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
@@ -28,13 +27,13 @@ interface Notices {
 /** Starts. Throws nats-unfit when `lxstow setup` has not made the consumers, and bad-config when `notify.ca` cannot be read. */
 export async function openNotices({ nats, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
   const handingBack = new AbortController();
-  const [changes, runChanges, queued] = await Promise.all([
-    nats.js.consumers.get(`KV_${operationsBucket}`, changesConsumer),
-    nats.js.consumers.get(`KV_${runsBucket}`, changesConsumer),
-    nats.js.consumers.get(noticesStream, noticesConsumer),
-  ]).catch((error) => {
-    throw natsFailure(error, 'looking for the queue of notices');
-  });
+  const [changes, runChanges, queued] = await nats.ask('looking for the queue of notices', () =>
+    Promise.all([
+      nats.js.consumers.get(`KV_${operationsBucket}`, changesConsumer),
+      nats.js.consumers.get(`KV_${runsBucket}`, changesConsumer),
+      nats.js.consumers.get(noticesStream, noticesConsumer),
+    ]),
+  );
   if (config.endpoints.length > 0 && config.secret === undefined)
     log.warn('notices are not signed: there is no notify.secret');
   const deliverer = new Deliverer({

@@ -7,7 +7,6 @@ import { type ScanOptions, scan } from '../nats/bucket/scan.ts';
 import { watchBucket } from '../nats/bucket/watchBucket.ts';
 import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure } from '../nats/failures.ts';
 import { operationsBucket } from '../nats/streams.ts';
 import { progressSubject } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -132,28 +131,19 @@ export class OperationStore {
 
   /** The first and last sequence of the bucket's stream, and the number of messages in between. */
   async #extent(): Promise<{ first: number; last: number; length: number }> {
-    this.#nats.assertConnected();
-    try {
-      const { state } = await this.#nats.jsm.streams.info(`KV_${operationsBucket}`);
-      // A stream that never had a message reports 0, which is not a valid sequence.
-      return { first: Math.max(1, state.first_seq), last: state.last_seq, length: state.messages };
-    } catch (error) {
-      throw natsFailure(error, 'listing operations');
-    }
+    const ask = () => this.#nats.jsm.streams.info(`KV_${operationsBucket}`);
+    const { state } = await this.#nats.ask('listing operations', ask);
+    // A stream that never had a message reports 0, which is not a valid sequence.
+    return { first: Math.max(1, state.first_seq), last: state.last_seq, length: state.messages };
   }
 
   /** Calls `see` with each operation until it returns false; with undefined for one that is gone or cannot be read. */
-  async #scan(options: ScanOptions, see: (found: Stored | undefined, revision: number) => boolean): Promise<void> {
-    this.#nats.assertConnected();
-    try {
-      const each = (key: string, revision: number, value: Uint8Array | undefined) => {
-        const operation = value && this.#readOperation(key, value);
-        return see(operation && { operation, revision }, revision);
-      };
-      await scan(this.#nats, operationsBucket, each, options);
-    } catch (error) {
-      throw natsFailure(error, 'listing operations');
-    }
+  #scan(options: ScanOptions, see: (found: Stored | undefined, revision: number) => boolean): Promise<void> {
+    const each = (key: string, revision: number, value: Uint8Array | undefined) => {
+      const operation = value && this.#readOperation(key, value);
+      return see(operation && { operation, revision }, revision);
+    };
+    return this.#nats.ask('listing operations', () => scan(this.#nats, operationsBucket, each, options));
   }
 
   /** Undefined for a record that is not valid: it must not hide the others. */

@@ -107,7 +107,7 @@ export async function retryRun(
   for (let index = 0; index < of.chunks; index++)
     for (const { state, remote, project, instance } of (await runs.chunk(of, index)).children)
       if (state === 'failure') addresses.push({ remote, project, instance });
-  if (addresses.length === 0) throw new LxstowError('conflict', `nothing has failed in run ${of.id}`);
+  if (addresses.length === 0) throw new LxstowError('conflict', `no backup has failed in run ${of.id}`);
   const now = new Date().toISOString();
   const request = { ...of.request, id: id ?? randomUUID() };
   const parts = { id: request.id, request, class: 'retry' as const, addresses, now, away: [], excluded: 0 };

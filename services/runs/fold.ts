@@ -158,7 +158,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     counts,
     bytes,
     ...(bytes > 0 && seconds > 0 && { bytes_per_second: Math.round(bytes / seconds) }),
-    ...(left !== undefined && { seconds_left: left }),
+    ...(left !== undefined && status === 'Running' && { seconds_left: left }),
     away: away.filter(({ remote }) => all || seenRemotes.has(remote)),
     failures: run.failures.filter(({ remote, project }) => whole || (project !== '' && may(remote, project))),
     excluded: whole ? excluded : 0,

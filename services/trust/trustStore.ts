@@ -13,7 +13,6 @@ import {
 import { Bucket, type Entry, parseRecord } from '../nats/bucket/bucket.ts';
 import { certificateKey, gatewayKey, gatewayKeys, tokenKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
-import { natsFailure } from '../nats/failures.ts';
 import { trustBucket } from '../nats/streams.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { type GatewayPlace, secretHash } from './tokens.ts';
@@ -154,12 +153,8 @@ export class TrustStore {
 
   /** The revision of the bucket's last change of any kind. */
   async lastRevision(): Promise<number> {
-    try {
-      this.#nats.assertConnected();
-      return (await this.#nats.jsm.streams.info(`KV_${trustBucket}`)).state.last_seq;
-    } catch (error) {
-      throw natsFailure(error, `reading ${trustBucket}`);
-    }
+    const ask = () => this.#nats.jsm.streams.info(`KV_${trustBucket}`);
+    return (await this.#nats.ask(`reading ${trustBucket}`, ask)).state.last_seq;
   }
 
   /** Calls `see` with the key and revision of each change from now on, until the signal aborts or the watch ends. */

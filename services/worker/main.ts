@@ -75,15 +75,12 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
 
 /** One slot: takes jobs of a lane, one at a time, until the worker stops. */
 async function takeJobs(lane: Lane, opened: OpenedWorker, handingBack: AbortSignal): Promise<void> {
-  const { worker, nats, nudges, operations, waitingRoom, outages, log, stop } = opened;
+  const { nats, outages, stop } = opened;
   const { remote } = opened.tools.config.worker;
   const deliveries = await Deliveries.open(nats, consumerName(remote, lane), stop);
   const tools = { ...opened.tools, memory: new SlotMemory() };
-  await runLoop({
-    ...{ worker, nats, deliveries, nudges, operations, tools, runners, waitingRoom, outages, log },
-    ...(lane === 'transfer' && { ready: () => outages.ready() }),
-    ...{ stopping: stop, handingBack },
-  });
+  const ready = lane === 'transfer' && { ready: () => outages.ready() };
+  await runLoop({ ...opened, deliveries, tools, runners, handingBack, ...ready });
 }
 
 /** What the worker does for its host in addition to jobs: runs the janitor, takes the inventory, and removes leases that outlived their holders. */

@@ -4,7 +4,7 @@ import { etagAt } from '../backups/archives.ts';
 import { archiveKey, manifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { assertDeletable } from '../backups/protection.ts';
-import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
+import { isCode, LxstowError, unlessCode, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest, RemovedBackup } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
 import { claimKey, removal } from '../nats/bucketKeys.ts';
@@ -39,18 +39,8 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
 export function auditRemoval(address: BackupAddress, attempt: Attempt, { audit }: Tools, by: object = {}): void {
   const { id: operation, kind, requestor, trace } = attempt.operation;
   const { remote: location, project, instance, backup } = address;
-  audit.info('audit', {
-    requestor,
-    kind,
-    location,
-    project,
-    instance,
-    backup,
-    ...by,
-    result: 'done',
-    operation,
-    trace,
-  });
+  const what = { requestor, kind, location, project, instance, backup, ...by };
+  audit.info('audit', { ...what, result: 'done', operation, trace });
 }
 
 /** A backup as its deletion finds it. */
@@ -95,7 +85,8 @@ export async function removeBackup(
   const key = archiveKey(prefix, address);
   const stored = await unlessMissing(() => store.read(manifestKey(prefix, address), signal));
   if (!stored) throw missing(address);
-  const found = { manifest: readable(stored.body, address), etag: stored.etag };
+  const manifest = await unlessCode(['bad-manifest'], () => parseManifest(stored.body, address));
+  const found = { manifest, etag: stored.etag };
   mayGo(found);
   await attempt.checkpoint({ key, removing: await identityOf(found, key, store, signal) });
   attempt.assertOwned();
@@ -137,13 +128,4 @@ function isThat({ manifest, etag }: FoundBackup, removing: RemovedBackup): boole
 
 function missing({ instance, backup }: BackupAddress): LxstowError {
   return new LxstowError('not-found', `backup ${instance}/${backup} does not exist`);
-}
-
-function readable(body: Buffer, address: BackupAddress): Manifest | undefined {
-  try {
-    return parseManifest(body, address);
-  } catch (error) {
-    if (isCode(error, 'bad-manifest')) return undefined;
-    throw error;
-  }
 }

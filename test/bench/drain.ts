@@ -128,7 +128,7 @@ async function drain(url: string, jobs: number, slots: number): Promise<{ second
     const deliveries = await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal);
     await runLoop({
       ...{ worker: 'drain', nats, deliveries, nudges, operations, runners, waitingRoom, outages, log },
-      ...{ tools: { ...shared, memory: new SlotMemory() }, stopping: stopping.signal, handingBack: ended.signal },
+      ...{ tools: { ...shared, memory: new SlotMemory() }, stop: stopping.signal, handingBack: ended.signal },
     });
   };
   const [begun, cpu] = [performance.now(), process.cpuUsage()];

@@ -369,7 +369,7 @@ describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
       env: given,
       before: `
 cp '${stack.stow.configFile}' lxstow.yaml
-lxstow remote add stow "$(lxstow -c lxstow.yaml trust token me)"
+lxstow -c lxstow.yaml trust token me | lxstow remote add stow -
 `,
     });
     assert.match(said, new RegExp(`^u2 +${optimized}\\.tar\\.gz +.* +yes$`, 'm'));

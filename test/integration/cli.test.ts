@@ -42,7 +42,11 @@ describe('the command line', { timeout: 600_000 }, () => {
     await stack.launch('c1', { dataMiB: 8 });
     await stack.launch('c2', { dataMiB: 1 });
     const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);
-    const added = await run('remote', 'add', 'stow', token.trim());
+    const add = [cli, 'remote', 'add', 'stow', '-'];
+    const nothing = await attempt(process.execPath, add, { env: env(), cwd: home });
+    assert.equal(nothing.status, 64);
+    assert.match(nothing.stderr, /standard input has no token\n.*lxstow trust token NAME/);
+    const added = await attempt(process.execPath, add, { env: env(), cwd: home, input: token });
     assert.equal(added.status, 0, added.stderr);
   });
   after(async () => {
@@ -89,8 +93,8 @@ describe('the command line', { timeout: 600_000 }, () => {
     await assert.rejects(lxstow(nope), /project nope does not exist on local/);
     const token = await lxstow(['-c', config, 'trust', 'token', 'bob', '--project', stack.project]);
     const as = (...args: string[]) =>
-      attempt(process.execPath, [cli, ...args], { env: { ...env(), XDG_CONFIG_HOME: other } });
-    const added = await as('remote', 'add', 'co', token.trim());
+      attempt(process.execPath, [cli, ...args], { env: { ...env(), XDG_CONFIG_HOME: other, LXSTOW_TOKEN: token } });
+    const added = await as('remote', 'add', 'co');
     assert.match(added.stdout.toString(), new RegExp(`^co is https.*, project ${stack.project}$`, 'm'));
     assert.equal((await as('list')).status, 0);
     const { status, stderr } = await as('list', '--project', 'default');

@@ -147,6 +147,11 @@ it('goes on with the seed that it has while its file is half written', at, async
     code: 'bad-config',
     message: /nats\.nkey: .*seed/,
   });
+  const servers = settings.servers.map((server) => server.replace('//', '//lxstow:42secret@'));
+  await assert.rejects(connectNats({ ...others, servers }, 'test', log), {
+    code: 'bad-config',
+    message: 'nats.servers: addresses only; give the user and password as nats.user and nats.password',
+  });
 });
 
 it('is heard again by those whose right to listen was taken away, and given back', at, async () => {
@@ -289,7 +294,7 @@ it("costs a job no attempt when the account's JetStream was full while it ran", 
   const id = randomUUID();
   await publishJob(nats, id, { kind: 'backup', address, body: {} });
   await runLoop({
-    ...{ nats, worker: 'w', operations, log, stopping: stopping.signal },
+    ...{ nats, worker: 'w', operations, log, stop: stopping.signal },
     deliveries: await Deliveries.open(nats, consumerName('local', 'transfer'), stopping.signal),
     nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
     tools: {

@@ -303,6 +303,9 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(await behind(strict(), { prefix: 'lxd' }), 'ok', /^tried, and allowed: put/);
     const over = { refuse: () => ({ status: 400, code: 'ExpiredToken', message: 'The provided token has expired.' }) };
     found(await behind(over), 'problem', /ExpiredToken/, /s3\.sessionToken/);
+    // As VersityGW says it.
+    const stranger = { refuse: () => ({ status: 404, code: 'XAdminUserNotFound', message: 'No user exists.' }) };
+    found(await behind(stranger), 'problem', /XAdminUserNotFound/, /s3\.accessKey to a user/);
   });
 
   it('is not stopped by one that is dead', async () => {
@@ -408,6 +411,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(await of({ ...pair(good), trustDir: join(dir, 'no-such') }), 'problem', /^gateway\.trustDir: ENOENT/);
     const trust = join(dir, 'trust');
     await mkdir(trust);
+    found(await of({ ...pair(good), trustDir: trust }), 'ok', /^no client certificates in /);
     for (const each of [old, good]) await writeFile(join(trust, `${each.fingerprint}.crt`), each.cert);
     const trusted = await of({ ...pair(good), trustDir: trust });
     found(trusted, 'ok', /^1 valid client certificate in/);

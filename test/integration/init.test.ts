@@ -27,12 +27,14 @@ const keys = 'LXSTOW_S3_ACCESS_KEY=lxstow LXSTOW_S3_SECRET_KEY=change-me-now';
 const wrongFolders: [answer: string, said: RegExp][] = [
   ['/etc/hostname', /\/etc\/hostname is not a folder[\s\S]*Try again/],
   ['/etc/hostname/backups', /\/etc\/hostname is not a folder[\s\S]*Try again/],
+  ['/proc/backups', /nothing can be created in \/proc\n[\s\S]*Try again/],
   ['/var/lib/full/backups', /there is no room in \/var\/lib\/full\/backups\n.*Make room[\s\S]*Try again/],
   ['/var/lib/cd/backups', /\/var\/lib\/cd\/backups is on a disk that is mounted read-only[\s\S]*Try again/],
 ];
 /** Each answer that is wrong, what is said to it, and at last the right one. */
 const conversation: [answer: string, said?: RegExp][] = [
   ['backups', /backups is neither a URL nor an absolute path: give \/backups/],
+  ['ftp://nas/backups', /ftp:\/\/nas\/backups: give a folder, or the https:\/\/ URL of an S3 server/],
   ['s3://bucket', /give the URL of the S3 server/],
   ['https://key:secret@s3.example.net', /do not put keys into the URL/],
   ['/nowhere/backups', versityGw ? /\/nowhere does not exist[\s\S]*Try again/ : /no versitygw/],
@@ -111,7 +113,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   it('asks, says what is wrong with an answer, and asks again; then everything works', async () => {
     await type('cd /var/lib; mkdir full cd; mount -t tmpfs -o size=64k none full; mount -t tmpfs -o ro none cd');
     const input = conversation.map(([answer]) => answer).join('\n');
-    const said = await type(`printf '%s\\n' '${input.replaceAll('\n', "' '")}' | lxstow init`);
+    const said = await type(`printf '%s\\n' '${input.replaceAll('\n', "' '")}' | (umask 0; lxstow init)`);
     let from = 0;
     for (const [answer, reason] of conversation) {
       if (!reason) continue;
@@ -123,7 +125,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     assert.match(said, /c1 +backup_\S+ +Success/);
     assert.match(said, /There is no systemd for it here/);
     assert.doesNotMatch(said, /change-me-now/);
-    assert.equal(await type(`stat -c %a /etc/lxstow/lxstow.yaml ${page}`), '600\n600\n');
+    assert.equal(await type(`stat -c %a /etc/lxstow /etc/lxstow/lxstow.yaml ${page}`), '755\n600\n600\n');
     const next = JSON.parse(await type('lxstow schedule show nightly --format json'));
     assert.deepEqual([next.definition.cron, next.definition.keep], ['30 2 * * *', { keep_daily: 7 }]);
     await lxd.lxc(['delete', '--force', 'c1']);

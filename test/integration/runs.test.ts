@@ -182,7 +182,7 @@ describe('runs', { timeout: 600_000 }, () => {
     const run = await ended(idOf(answer));
     assert.deepEqual([run.status, run.retry_of, run.counts.total, run.counts.success], ['Success', failed?.id, 1, 1]);
     assert.deepEqual(states(await children(run.id)), { a3: 'success' });
-    assertError(await stack.stow.request('POST', `/1.0/runs/${run.id}/retry`), 409, /nothing has failed in run/);
+    assertError(await stack.stow.request('POST', `/1.0/runs/${run.id}/retry`), 409, /no backup has failed in run/);
   });
 
   it('are chosen by name, pattern, project, status and configuration', async () => {
@@ -286,7 +286,7 @@ describe('runs', { timeout: 600_000 }, () => {
       const shown = await lxstow(['run', 'show', `stow:${run.id}`, '--state', 'success', '-f', 'csv'], env);
       assert.equal(shown.trim().split('\n').length, 4);
       assert.match(await lxstow(['run', 'report', run.id], env), /^# Backups: Success, 4 of 4\n/);
-      await assert.rejects(lxstow(['run', 'retry', run.id], env), /nothing has failed in run/);
+      await assert.rejects(lxstow(['run', 'retry', run.id], env), /no backup has failed in run/);
       await assert.rejects(lxstow(['run'], env), /which instances\?/);
     });
 

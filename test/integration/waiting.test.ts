@@ -121,7 +121,7 @@ describe('what is limited', { timeout: 600_000 }, () => {
           worker: { heartbeatMs: 60_000, attempts: 5, patienceHours: 1 },
         };
         await runLoop({
-          ...{ nats, worker: 'w', operations: failing, log: quiet, stopping: stopping.signal },
+          ...{ nats, worker: 'w', operations: failing, log: quiet, stop: stopping.signal },
           deliveries: {
             next: async () => {
               if (updates === 0) return message;

@@ -13,6 +13,10 @@ const log = createLogger({ level: 'error', format: 'json' }, {});
 class Listed {
   readonly #keys: string[];
   readonly asked = { lists: 0, objects: 0, reads: 0 };
+  /** By key. */
+  readonly written = new Map<string, Buffer>();
+  /** As some servers: `web` before `web-1`, not `web-1/` before `web/`. */
+  byFolder = false;
 
   constructor(keys: string[]) {
     this.#keys = keys.sort();
@@ -20,21 +24,27 @@ class Listed {
 
   get store(): ObjectStore {
     const { asked } = this;
-    const manifest = (key: string) => {
-      const [remote, project, instance, file = ''] = key.split('/');
-      const name = file.replace('.manifest.json', '');
-      return { ...whole, backup: { ...whole.backup, name, remote, project, instance } };
-    };
     const store: Partial<ObjectStore> = {
       list: (prefix, _, options) => this.#list(prefix, options),
       folders: (prefix) => this.#folders(prefix),
+      stat: async (key) => ({ size: this.#body(key).length, etag: 'e' }),
+      readRange: async (key, _, start, into) => void this.#body(key).copy(into, 0, start),
+      create: async (key, body) => {
+        this.written.set(key, body);
+        return 'e';
+      },
       async read(key) {
         asked.reads++;
-        if (!key.endsWith('.manifest.json')) throw new LxstowError('not-found', key);
-        return { body: Buffer.from(JSON.stringify(manifest(key))), etag: 'e' };
+        return { body: manifestOf(key), etag: 'e' };
       },
     };
     return store as ObjectStore;
+  }
+
+  #body(key: string): Buffer {
+    const body = this.written.get(key);
+    if (!body) throw new LxstowError('not-found', key);
+    return body;
   }
 
   async *#list(prefix: string, { after = '' }: ListOptions = {}): AsyncGenerator<StoredObject> {
@@ -46,11 +56,14 @@ class Listed {
       if ((this.#keys[middle] ?? '') < from) low = middle + 1;
       else high = middle;
     }
-    for (let at = low; this.#keys[at]?.startsWith(prefix); at++) {
-      const key = this.#keys[at] ?? '';
+    let end = low;
+    while (this.#keys[end]?.startsWith(prefix)) end++;
+    const keys = this.byFolder ? byFolder(this.#keys.slice(low, end)) : this.#keys;
+    for (let at = this.byFolder ? 0 : low; keys[at]?.startsWith(prefix); at++) {
+      const key = keys[at] ?? '';
       if (key === after) continue;
       this.asked.objects++;
-      yield { key, size: 1, etag: 'e', modified: '2026-11-23T13:45:47Z' };
+      yield { key, size: manifestOf(key).length, etag: 'e', modified: '2026-11-23T13:45:47Z' };
     }
   }
 
@@ -58,6 +71,17 @@ class Listed {
     const found = new Set(this.#keys.map((key) => key.slice(0, key.indexOf('/', prefix.length) + 1)));
     yield* [...found].filter((folder) => folder.startsWith(prefix));
   }
+}
+
+function manifestOf(key: string): Buffer {
+  const [remote, project, instance, file = ''] = key.split('/');
+  const name = file.replace('.manifest.json', '');
+  return Buffer.from(JSON.stringify({ ...whole, backup: { ...whole.backup, name, remote, project, instance } }));
+}
+
+function byFolder(keys: string[]): string[] {
+  const words = (key: string) => key.replaceAll('/', '\0');
+  return keys.toSorted((a, b) => (words(a) < words(b) ? -1 : 1));
 }
 
 const whole = {
@@ -140,5 +164,58 @@ describe('a page of backups', () => {
     const { lists, objects, reads } = listed.asked;
     assert.deepEqual([lists - before.lists, objects - before.objects, reads - before.reads], [1, 202, 100]);
     assert.ok(user + system < 50_000, `${(user + system) / 1000} ms`);
+  });
+});
+
+describe('a walk through all backups', () => {
+  const count = 24_000;
+  const keys = Array.from({ length: count }, (_, index) => {
+    const number = Math.floor(index / 100);
+    const instance = number % 3 === 0 ? `web${number}` : `web${number - (number % 3)}-${number}`;
+    return keysFor([['h', 'default', instance]], [`b${String(index % 100).padStart(2, '0')}.tar`]);
+  }).flat();
+  /** As a gateway that has just started. */
+  const walk = async (listed: Listed) => {
+    const before = { ...listed.asked };
+    const batches = await Array.fromAsync(new Catalog(listed.store, '', log).batches({}, never));
+    const names = batches.flat().map(({ address: { instance, backup } }) => `${instance}/${backup}`);
+    assert.deepEqual([names.length, new Set(names).size], [count, count]);
+    const { objects, reads } = listed.asked;
+    return {
+      objects: objects - before.objects,
+      reads: reads - before.reads,
+      most: Math.max(...batches.map((each) => each.length)),
+    };
+  };
+  /** Once the first page, to see whether there is another, then everything. */
+  const objects = 1000 + 2 * count;
+
+  for (const folders of [false, true])
+    it(`goes once through listing and index, where the store lists by ${folders ? 'folders' : 'bytes'}`, async () => {
+      const listed = new Listed(keys);
+      listed.byFolder = folders;
+      assert.deepEqual(await walk(listed), { objects, reads: count, most: 5000 });
+      assert.deepEqual(await walk(listed), { objects, reads: 0, most: 5000 });
+    });
+
+  it('hardly needs manifests where the index was written in another order', async () => {
+    const listed = new Listed(keys);
+    await walk(listed);
+    listed.byFolder = true;
+    const { reads } = await walk(listed);
+    assert.ok(reads <= count / 3, `${reads} manifests`);
+  });
+
+  it('reads the manifests of one instance rather than an index that is much larger', async () => {
+    const listed = new Listed(keys);
+    await walk(listed);
+    const { asked, store } = listed;
+    const before = asked.reads;
+    const stat = async () => ({ size: 10_000_000, etag: 'e' });
+    const of = { remote: 'h', project: 'default', instance: 'web0' };
+    assert.equal((await new Catalog({ ...store, stat }, '', log).list(of, never)).length, 100);
+    assert.equal(asked.reads - before, 100);
+    assert.equal((await new Catalog(store, '', log).list(of, never)).length, 100);
+    assert.equal(asked.reads - before, 100);
   });
 });

@@ -116,7 +116,7 @@ describe('the words of the command line', () => {
     const going = { ...counts, success: 10, running: 2, pending: 45 };
     assert.equal(
       runProgress(shown({ status: 'Running', counts: going, seconds_left: 190, away })),
-      'Running: 13 of 60 done, 1 failed, 2 skipped, 2 at work, 1.00GiB, 3:10 left, waits for host oslo, away since 2026-11-24 03:00:00 UTC: no worker',
+      'Running: 13 of 60 done, 1 failed, 2 skipped, 2 at work, 1.00GiB, 3:10 left, waits for host oslo since 2026-11-24 03:00:00 UTC: no worker',
     );
   });
 

@@ -28,7 +28,11 @@ function natsOf(aheadMs: number, ageMs: number, { key, value }: { key: string; v
           }
         : null,
   };
-  return { jsm: { streams }, whileConnected: (ask: () => unknown) => ask() } as unknown as Nats;
+  return {
+    jsm: { streams },
+    whileConnected: (ask: () => unknown) => ask(),
+    ask: (_: string, request: () => unknown) => request(),
+  } as unknown as Nats;
 }
 
 describe('the holder of a lease', () => {

@@ -59,7 +59,7 @@ const bounds: Record<string, string> = {
   // From the store, by who has its keys.
   'services/backups/manifest.ts': 'read up to a limit by storage/s3/s3Objects.ts',
   'services/archive/compression/blockFormat.ts': 'maxOutputLength is the block',
-  'services/backups/backupIndex.ts': 'written by gateways; maxOutputLength',
+  'services/backups/backupIndex.ts': 'written by gateways; a line of 64 KiB, 512 MiB in all, as a stream',
   'services/storage/s3/s3Messages.ts': "the store's answers, read up to a limit by storage/s3/s3Connection.ts",
   'services/storage/s3/s3Connection.ts': "the store's answers, read up to a limit",
   // From LXD, and from the operator's own machine.

@@ -3,33 +3,19 @@ import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
 import type { WebSocket } from 'ws';
-import type { Operation, SchemaName } from '../../contract/schemas.ts';
+import type * as schemas from '../../contract/schemas.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
 import type { Identity, Remote } from './remotes.ts';
 
 /** An operation as the API shows it. */
-export type ShownOperation = Pick<
-  Operation,
-  | 'id'
-  | 'description'
-  | 'created_at'
-  | 'updated_at'
-  | 'status'
-  | 'status_code'
-  | 'resources'
-  | 'may_cancel'
-  | 'err'
-  | 'location'
-> & { class: string; metadata: Operation['metadata'] & { code?: string; run?: string; source?: Source } };
+export interface ShownOperation extends Omit<schemas.ShownOperation, 'description' | 'metadata'> {
+  description: string;
+  metadata: schemas.Operation['metadata'] & { code?: string; run?: string; source?: Source };
+}
 
 /** The backup that a restore reads. */
-interface Source {
-  location: string;
-  project: string;
-  instance: string;
-  name: string;
-}
+type Source = Pick<schemas.ListedBackup, 'location' | 'project' | 'instance' | 'name'>;
 
 interface RequestOptions {
   query?: Record<string, string | undefined>;
@@ -173,7 +159,7 @@ export class Gateway implements Disposable {
 }
 
 /** The schema of each call's metadata. Answers to other calls are not checked. */
-const answers: [call: RegExp, SchemaName][] = [
+const answers: [call: RegExp, schemas.SchemaName][] = [
   [/^GET $/, 'read-answers.json#/$defs/server'],
   [/^GET certificates\/[^/]+$/, 'read-answers.json#/$defs/certificate'],
   [/^GET instances$/, 'read-answers.json#/$defs/instances'],

@@ -1,4 +1,5 @@
 /** Resolves names that users type: `[gateway:]instance`, and a backup of it. */
+import type { ListedBackup } from '../../contract/schemas.ts';
 import { CliError, exits } from '../exit.ts';
 import { Gateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
@@ -16,22 +17,6 @@ export interface NamedInstance {
   instance: string;
   /** Query parameters of every request about it. */
   scope: { project: string | undefined; target: string | undefined };
-}
-
-/** A backup in a list. */
-export interface ShownBackup {
-  name: string;
-  created: string;
-  size: number;
-  optimized: boolean;
-  compressed: boolean;
-  tags?: Record<string, string>;
-  pinned?: boolean;
-  held?: boolean;
-  locked_until?: string | null;
-  instance?: string;
-  project?: string;
-  location?: string;
 }
 
 /** The gateways of one command, each opened once. */
@@ -93,12 +78,12 @@ export class Gateways implements Disposable {
 export async function listBackups(
   { gateway, instance, scope }: NamedInstance,
   everywhere = false,
-): Promise<ShownBackup[]> {
+): Promise<ListedBackup[]> {
   const query = everywhere ? { ...scope, 'all-projects': 'true' } : scope;
-  const found: ShownBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
+  const found: ListedBackup[] = await gateway.ask('GET', ['instances', instance || '*', 'backups'], { query });
   // In the API, the instance name `all` means all instances.
   const wanted = instance === 'all' ? found.filter((each) => each.instance === instance) : found;
-  const owner = ({ location = '', project = '', instance = '' }: ShownBackup) => `${location} ${project} ${instance}`;
+  const owner = ({ location, project, instance }: ListedBackup) => `${location} ${project} ${instance}`;
   return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
@@ -140,7 +125,7 @@ async function suggestion(where: NamedInstance, backup: string | undefined): Pro
       : `to see all its backups: lxstow list ${where.instance}`;
   }
   const running = backup === undefined ? await instanceNames(where).catch(() => []) : [];
-  const near = nearest(where.instance, new Set([...running, ...all.map(({ instance = '' }) => instance)]));
+  const near = nearest(where.instance, new Set([...running, ...all.map(({ instance }) => instance)]));
   return near && near !== where.instance ? `did you mean ${near}?` : undefined;
 }
 

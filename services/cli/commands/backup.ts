@@ -1,14 +1,6 @@
 /** `lxstow backup`: named instances, each as an operation; or with --all or --selector, one run. */
 import { backupOptions, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
-import {
-  exitOfAll,
-  type Followed,
-  follow,
-  forAll,
-  heedInterrupts,
-  sayFailures,
-  sayWarnings,
-} from '../client/following/follow.ts';
+import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayTroubles } from '../client/following/follow.ts';
 import { type Outcome, outcomeOf } from '../client/following/outcomeJson.ts';
 import { patiently } from '../client/following/patience.ts';
 import { Gateways, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
@@ -94,8 +86,7 @@ async function backUpNamed(gateways: Gateways, texts: string[], options: BackupO
   });
   if (options.wait || interrupts.first.aborted) await follow(jobs, progress, interrupts);
   progress[Symbol.dispose]();
-  sayFailures(jobs);
-  sayWarnings(jobs);
+  sayTroubles(jobs);
   report(jobs, options);
   return exitOfAll(jobs, interrupts);
 }

@@ -1,6 +1,7 @@
 /** `lxstow list`, `info` and `delete`. */
+import type { ListedBackup } from '../../contract/schemas.ts';
 import type { ShownOperation } from '../client/gatewayClient.ts';
-import { backupName, Gateways, listBackups, type Scope, type ShownBackup, suggesting } from '../client/names.ts';
+import { backupName, Gateways, listBackups, type Scope, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
 import { sayKept } from '../terminal/oldVersions.ts';
@@ -25,17 +26,11 @@ export async function listCommand(text: string | undefined, options: ListOptions
   const fits = selected(options);
   const listed = await suggesting(where, undefined, () => listBackups(where, all && options.project === undefined));
   const found = listed.filter(fits);
-  const rows = found.map(({ location = '', project = '', instance = where.instance, ...backup }) => {
-    const { name, created, size: bytes, optimized, tags = {} } = backup;
+  const rows = found.map((backup) => {
+    const { location, project, instance, name, created, size: bytes, optimized, tags } = backup;
     const tagged = Object.entries(tags).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
-    const row = [
-      instance,
-      name,
-      time(created),
-      size(bytes),
-      optimized ? 'yes' : 'no',
-      [...protectionOf(backup), ...tagged].join(' '),
-    ];
+    const marks = [...protectionOf(backup), ...tagged].join(' ');
+    const row = [instance, name, time(created), size(bytes), optimized ? 'yes' : 'no', marks];
     return all ? [location, project, ...row] : row;
   });
   const heading = ['INSTANCE', 'BACKUP', 'CREATED (UTC)', 'SIZE', 'OPTIMIZED', 'TAGS'];
@@ -49,7 +44,7 @@ export async function listCommand(text: string | undefined, options: ListOptions
 }
 
 /** `(pinned)`, `(held)`, `(locked until 2026-12-28)`. */
-function protectionOf({ pinned, held, locked_until }: ShownBackup): string[] {
+function protectionOf({ pinned, held, locked_until }: ListedBackup): string[] {
   const isLocked = locked_until && Date.parse(locked_until) > Date.now();
   return [
     ...(held ? ['(held)'] : pinned ? ['(pinned)'] : []),
@@ -63,13 +58,13 @@ function emptyOf(instance: string, others: boolean): string {
 }
 
 /** A filter by `--tag key`, `--tag key=value` (all must match) and `--before`. */
-function selected({ tag, before }: ListOptions): (backup: ShownBackup) => boolean {
+function selected({ tag, before }: ListOptions): (backup: ListedBackup) => boolean {
   const wanted = tag.map((text) => {
     const cut = text.indexOf('=');
     return cut < 0 ? ([text, undefined] as const) : ([text.slice(0, cut), text.slice(cut + 1)] as const);
   });
   const until = before === undefined ? undefined : parseTime(before, '--before').getTime();
-  return ({ tags = {}, created }) =>
+  return ({ tags, created }) =>
     wanted.every(([key, value]) => Object.hasOwn(tags, key) && (value === undefined || tags[key] === value)) &&
     (until === undefined || Date.parse(created) < until);
 }

@@ -53,6 +53,8 @@ interface InitContext {
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
 export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
+  // What it writes and starts is writable by nobody else, whatever the umask of who runs it.
+  process.umask(process.umask() | 0o022);
   const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
   const record = readRecord(places);
   const earlier = readEarlier(places);
@@ -220,5 +222,5 @@ What to type next:
 There is no systemd for it here, so nothing starts lxstow after a reboot. Its log is ${logFile(places)}. To start it:
   ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
   if (other && other !== 'root')
-    say(`\nTo use lxstow as ${other}: lxstow remote add stow "$(sudo lxstow trust token ${other})"`);
+    say(`\nTo use lxstow as ${other}: sudo lxstow trust token ${other} | lxstow remote add stow -`);
 }

@@ -1,8 +1,8 @@
 /** `lxstow prune`: deletes the backups that a rule does not keep, or shows what it would do. */
 import type { KeepRule, PruneVerdict } from '../../contract/schemas.ts';
-import { exitOfAll, type Followed, failureOf, follow, sayFailures, sayWarnings } from '../client/following/follow.ts';
+import { exitOfAll, type Followed, failureOf, follow, sayTroubles } from '../client/following/follow.ts';
 import type { ShownOperation } from '../client/gatewayClient.ts';
-import { Gateways, type NamedInstance, type Scope } from '../client/names.ts';
+import { Gateways, type NamedInstance, type Scope, subjectOf } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { localZone } from '../terminal/dates.ts';
 import { sayKept } from '../terminal/oldVersions.ts';
@@ -64,14 +64,13 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
   for (const places of groups) {
     const { gateway } = places[0] as NamedInstance;
     for (const operation of (await ask(places, false)) as ShownOperation[])
-      jobs.push({ label: instanceOf(operation), gateway, operation });
+      jobs.push({ label: subjectOf(operation)?.instance ?? '', gateway, operation });
   }
   {
     using progress = openProgress(options.quiet);
     await follow(jobs, progress, never);
   }
-  sayFailures(jobs);
-  sayWarnings(jobs);
+  sayTroubles(jobs);
   report(jobs, options.format);
   sayKept(jobs.reduce((sum, { operation }) => sum + (operation.metadata.bytes_in_old_versions ?? 0), 0));
   return exitOfAll(jobs, never);
@@ -129,9 +128,4 @@ function report(jobs: Job[], format: Format): void {
     raw: ended,
     empty: 'the rule keeps every backup: nothing was deleted',
   });
-}
-
-/** The name in the path of the operation's instance. */
-function instanceOf({ resources }: ShownOperation): string {
-  return /[^/?]+(?=\?|$)/.exec(resources.instances?.[0] ?? '')?.[0] ?? '';
 }

@@ -1,6 +1,7 @@
 /** `lxstow remote`: manages the gateways that this client knows, and establishes trust between gateway and client. */
 import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
+import { text } from 'node:stream/consumers';
 import { connect } from 'node:tls';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
@@ -15,6 +16,7 @@ import {
 } from '../client/remotes.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { type Format, print } from '../terminal/output.ts';
+import { Questions } from '../terminal/questions.ts';
 
 interface AddOptions {
   acceptCertificate?: boolean;
@@ -25,12 +27,16 @@ interface AddOptions {
 const usualPort = 8443;
 const connectTimeoutMs = 10_000;
 
-export async function addCommand(name: string, address: string, options: AddOptions): Promise<Exit> {
+export async function addCommand(name: string, place: string | undefined, options: AddOptions): Promise<Exit> {
   await checkNewName(name);
+  const { address, tokenText } = await placeAndToken(place, options.token);
   const given = readToken(address);
-  const token = given ?? (options.token === undefined ? undefined : readToken(options.token));
-  if (options.token !== undefined && !token)
-    throw new CliError(exits.usage, '--token: this is not a token of lxstow or LXD');
+  const token = given ?? (tokenText === undefined ? undefined : readToken(tokenText));
+  if (tokenText !== undefined && !token)
+    throw new CliError(
+      exits.usage,
+      `${options.token === undefined ? 'LXSTOW_TOKEN' : '--token'}: this is not a token of lxstow or LXD`,
+    );
   const urls = given ? given.addresses.map(urlOf) : [urlOf(address)];
   const { url, certificate, vouchedFor } = await firstThatAnswers(name, urls);
   const fingerprint = fingerprintOf(certificate);
@@ -60,6 +66,31 @@ export async function addCommand(name: string, address: string, options: AddOpti
   await addRemote({ ...remote, ...(project !== undefined && { project }) });
   process.stdout.write(`${name} is ${url}${project === undefined ? '' : `, project ${project}`}\n`);
   return exits.ok;
+}
+
+/** Where the gateway is, or a token that says so, and the token beside it. Reads tokens where other users of the machine do not see them, too. */
+async function placeAndToken(place: string | undefined, option: string | undefined) {
+  const { LXSTOW_TOKEN: inEnvironment } = process.env;
+  const address = place === '-' ? await lineOfStdin() : (place ?? inEnvironment?.trim() ?? (await askForToken()));
+  const tokenText =
+    option === '-' ? await lineOfStdin() : (option ?? (place === undefined ? undefined : inEnvironment?.trim()));
+  return { address, tokenText };
+}
+
+async function lineOfStdin(): Promise<string> {
+  const lines = (await text(process.stdin)).trim().split('\n');
+  const last = lines.at(-1)?.trim();
+  if (last) return last;
+  throw new CliError(exits.usage, 'standard input has no token', {
+    hint: 'lxstow trust token NAME | lxstow remote add NAME -',
+  });
+}
+
+async function askForToken(): Promise<string> {
+  const flag = 'the token or a URL, as an argument, in LXSTOW_TOKEN, or on standard input with -';
+  if (!process.stdin.isTTY) throw new CliError(exits.usage, `give ${flag}`);
+  using questions = new Questions();
+  return questions.ask({ text: 'Token', hidden: true, flag, read: (answer) => answer.trim() });
 }
 
 /** The first project that this client is restricted to; undefined if it is not restricted, or the gateway does not say. */

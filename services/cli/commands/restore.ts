@@ -1,13 +1,5 @@
 /** `lxstow restore`: one backup, or the latest one of every instance. */
-import {
-  exitOfAll,
-  type Followed,
-  follow,
-  forAll,
-  heedInterrupts,
-  sayFailures,
-  sayWarnings,
-} from '../client/following/follow.ts';
+import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayTroubles } from '../client/following/follow.ts';
 import { type Outcome, outcomeOf } from '../client/following/outcomeJson.ts';
 import { backupName, Gateways, listBackups, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
@@ -71,8 +63,7 @@ export async function restoreCommand(
     if (!all && first?.error) throw first.error;
     if (interrupts.first.aborted || wait) await follow(jobs, progress, interrupts);
   }
-  sayFailures(jobs);
-  sayWarnings(jobs);
+  sayTroubles(jobs);
   report(jobs, options);
   return exitOfAll(jobs, interrupts);
 }
@@ -125,7 +116,7 @@ async function everyInstance(
   const { gateway, scope } = where;
   const asked = allProjects ? { ...where, scope: { ...scope, project: undefined } } : where;
   const latest = new Map<string, Job>();
-  for (const { name: backup, instance = '', project = 'default' } of await listBackups(asked, allProjects)) {
+  for (const { name: backup, instance, project } of await listBackups(asked, allProjects)) {
     const label = allProjects ? `${project}/${instance}` : instance;
     latest.set(label, { label, gateway, where: { gateway, instance, scope: { ...scope, project } }, backup });
   }

@@ -12,9 +12,15 @@ export function addRemoteCommands(program: Command): void {
     .command('add')
     .description('add a gateway, so that it and this client trust each other')
     .argument('<new-name>', 'what to call the gateway')
-    .argument('<url|token>', 'https://host:port, or a token from `lxstow trust token`')
+    .argument(
+      '[url|token]',
+      'https://host:port, or a token from `lxstow trust token`; - reads it from standard input (default: LXSTOW_TOKEN, or asks)',
+    )
     .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
-    .option('--token <token>', 'token to use with a URL, if this client cannot reach the addresses in the token')
+    .option(
+      '--token <token>',
+      'token to use with a URL, if this client cannot reach the addresses in the token; - reads it from standard input (default: LXSTOW_TOKEN)',
+    )
     .option('--project <name>', 'default project at this gateway')
     .action(exiting(lazily(ofRemotes, 'addCommand')));
   remote
@@ -38,7 +44,8 @@ export function addRemoteCommands(program: Command): void {
     .action(exiting(lazily(ofRemotes, 'switchCommand')));
   examples(
     remote,
-    'lxstow remote add stow eyJjbGllbnRfbmFtZSI6…          with a token from the gateway',
+    'lxstow remote add stow                               with a token from the gateway, for which it asks',
+    'lxstow remote add stow - <token                      with a token from a file',
     'lxstow remote add stow https://192.0.2.7:8443        with its address, if it trusts this client already',
     'lxstow remote switch stow',
   );

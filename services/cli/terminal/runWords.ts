@@ -29,7 +29,7 @@ export function runProgress({ status, counts, bytes, seconds_left, away }: Shown
   if (bytes > 0) parts.push(size(bytes));
   if (seconds_left !== undefined) parts.push(`${clock(seconds_left)} left`);
   for (const { remote, since, reason } of away)
-    parts.push(`waits for host ${remote}, away since ${time(since)} UTC: ${printable(reason)}`);
+    parts.push(`waits for host ${remote} since ${time(since)} UTC: ${printable(reason)}`);
   return `${status}: ${parts.join(', ')}`;
 }
 

@@ -1,6 +1,6 @@
 /** Projects and storage pools of all hosts. Those with the same name are shown as one. */
 import type { Request, Response } from 'express';
-import { isCode, LxstowError } from '../../contract/errors.ts';
+import { LxstowError, unlessCode } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -51,11 +51,10 @@ async function projects(parts: GatewayParts, request: Request, response: Respons
   const client = clientOf(request);
   const sure = (client.projects ?? ['default']).map((name) => ({ name, description: '', config: {}, used_by: [] }));
   const remotes = remotesOf(request, parts.config);
-  const found = await askSome(parts, response, remotes, { kind: 'projects' }).catch((error) => {
-    if (isCode(error, 'no-worker') || isCode(error, 'lxd-unavailable')) return new Map<string, LxdObject[]>();
-    throw error;
-  });
-  return united([...found.values()].flat().concat(sure)).filter(({ name }) => mayTouch(client, String(name)));
+  const found = await unlessCode(['no-worker', 'lxd-unavailable'], () =>
+    askSome(parts, response, remotes, { kind: 'projects' }),
+  );
+  return united([...(found?.values() ?? [])].flat().concat(sure)).filter(({ name }) => mayTouch(client, String(name)));
 }
 
 async function pools(parts: GatewayParts, request: Request, response: Response): Promise<LxdObject[]> {

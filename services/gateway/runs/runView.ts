@@ -115,7 +115,11 @@ export async function cancelRun(runs: RunStore, id: string): Promise<Run> {
     const found = await runs.find(id);
     if (!found) throw missingRun(id);
     const { run, revision } = found;
-    if (hasEnded(run)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
+    if (hasEnded(run))
+      throw new LxstowError(
+        'bad-request',
+        `Only running operations can be cancelled: run ${id} has ended as ${run.status}`,
+      );
     if (run.status === 'Cancelling') return run;
     const asked: Run = { ...run, status: 'Cancelling', updated_at: new Date().toISOString() };
     // If the feeder has written it in between, read it again.

@@ -1,7 +1,7 @@
 /** A backup as clients see it, for both APIs: stored, or in progress. */
 import { attachedVolumes } from '../../backups/manifest.ts';
 import { type Summary, summarise } from '../../backups/summaries.ts';
-import { isCode, LxstowError } from '../../contract/errors.ts';
+import { isCode, LxstowError, unlessCode } from '../../contract/errors.ts';
 import type { Address, BackupAddress, BackupJob, Compression, Manifest, Operation } from '../../contract/schemas.ts';
 import { askLookUp, type LookUpAnswer, type LookUpQuestion } from '../../hosts/lookUp.ts';
 import { isFinal } from '../../operations/operation.ts';
@@ -32,18 +32,13 @@ export async function findBackup(
 }
 
 /** Asks a worker what its LXD has; undefined if no worker answers. */
-export async function lookUp(
+export function lookUp(
   { nats, config }: Pick<GatewayParts, 'nats' | 'config'>,
   remote: string,
   question: LookUpQuestion,
   trace: Trace,
 ): Promise<LookUpAnswer | undefined> {
-  try {
-    return await askLookUp(nats, remote, question, config.gateway.askTimeoutMs, trace);
-  } catch (error) {
-    if (isCode(error, 'no-worker')) return undefined;
-    throw error;
-  }
+  return unlessCode(['no-worker'], () => askLookUp(nats, remote, question, config.gateway.askTimeoutMs, trace));
 }
 
 /** For an instance without backups: throws not-found when the instance does not exist either. */

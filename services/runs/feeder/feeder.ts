@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../../concurrency/orderedMap.ts';
-import { asLxstowError, isCode } from '../../contract/errors.ts';
+import { asLxstowError, isCode, unlessCode } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Lease } from '../../coordination/leases.ts';
 import { type LeaseTools, serveUnderLease } from '../../coordination/serveUnderLease.ts';
@@ -228,9 +228,7 @@ class Term {
       await forEach(open, cancelsAtOnce, async (each) => {
         if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
         // A refusal means that it has ended, or can no longer be cancelled.
-        await cancel(each.id).catch((error) => {
-          if (!isCode(error, 'bad-request') && !isCode(error, 'not-found')) throw error;
-        });
+        await unlessCode(['bad-request', 'not-found'], () => cancel(each.id));
         this.#cancelled.add(each);
       });
     }

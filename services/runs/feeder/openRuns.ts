@@ -202,7 +202,7 @@ export class Fleet {
     // A child that is running began before the other run was planned.
     if (holder.of === open.of || open.child.state === 'running') return;
     const by = holder.of.run;
-    const reason = `run ${by.id} has it to back up since ${by.created_at}`;
+    const reason = `run ${by.id}, created ${by.created_at}, backs it up`;
     this.settle(open, { state: 'skipped', reason, by: by.id, since: by.created_at });
   }
 

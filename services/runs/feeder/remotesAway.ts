@@ -20,7 +20,7 @@ export async function remotesAway(nats: Nats, leases: Bucket, of: Address[]): Pr
       const answer = await askLookUp(nats, remote, { project, instance }, askTimeoutMs, traceOf(undefined));
       const outage = outages.get(remote);
       if (!answer) away.set(remote, 'its LXD does not answer');
-      else if (outage?.dependency === 's3') away.set(remote, describeOutage(outage));
+      else if (outage?.dependency === 's3') away.set(remote, `it waits for ${describeOutage(outage)}`);
     } catch (error) {
       away.set(remote, asLxstowError(error).message);
     }

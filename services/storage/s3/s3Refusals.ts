@@ -12,6 +12,8 @@ const meanings: Record<string, ErrorCode> = {
   InvalidObjectState: 's3-refused',
   PreconditionFailed: 'conflict',
   XMinioStorageFull: 's3-full',
+  // VersityGW, with 404, for an access key that it does not know.
+  XAdminUserNotFound: 's3-denied',
   // VersityGW, for a disk quota.
   QuotaExceeded: 's3-full',
   // VersityGW, for whatever goes wrong where an object gets its name. No key of ours is another one's folder.
@@ -32,11 +34,14 @@ const meanings: Record<string, ErrorCode> = {
   OperationAborted: 's3-unavailable',
 };
 
+const unknownKey = 'set s3.accessKey to a user that the store knows';
+
 /** What to do about a refusal, by S3's error code. The answer to a HEAD has only its status. */
 const advices: Record<string, string> = {
   [noBucket]: '`lxstow setup` makes it',
   SignatureDoesNotMatch: 'set s3.secretKey to the secret of s3.accessKey',
-  InvalidAccessKeyId: 'set s3.accessKey to a user that the store knows',
+  InvalidAccessKeyId: unknownKey,
+  XAdminUserNotFound: unknownKey,
   ExpiredToken: 'set s3.sessionToken, and the keys that belong to it, to those of a new session',
   AccessDenied: '`lxstow doctor` says which right is missing',
   'HTTP 403': '`lxstow doctor` says what is wrong',

@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readManifest } from '../../backups/manifest.ts';
 import { sizeText } from '../../contract/amounts.ts';
-import { isCode, LxstowError } from '../../contract/errors.ts';
+import { LxstowError, unlessCode } from '../../contract/errors.ts';
 import type { Address, Manifest } from '../../contract/schemas.ts';
 import type { LxdBackup, Writing } from '../../lxd/archives/backups.ts';
 import { defaultSocket } from '../../lxd/connection/sockets.ts';
@@ -144,11 +144,9 @@ async function lastManifest(
   const address = { remote, project, instance };
   const good = await keeper.lastGood(address);
   if (!good) return undefined;
-  try {
-    return (await readManifest(store, config.s3.prefix, { ...address, backup: good.backup }, signal)).manifest;
-  } catch (error) {
-    // The last backup is gone by now, or unreadable, so there is nothing to compare with.
-    if (isCode(error, 'not-found') || isCode(error, 'bad-manifest')) return undefined;
-    throw error;
-  }
+  // If the last backup is gone by now, or unreadable, there is nothing to compare with.
+  const found = await unlessCode(['not-found', 'bad-manifest'], () =>
+    readManifest(store, config.s3.prefix, { ...address, backup: good.backup }, signal),
+  );
+  return found?.manifest;
 }

@@ -3,20 +3,17 @@ import { addAbortListener } from 'node:events';
 import { jittered } from '../../concurrency/jitter.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import type { JobKind, Operation } from '../../contract/schemas.ts';
-import type { Nudges } from '../../coordination/nudges.ts';
 import { bury } from '../../jobs/deadLetters.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
 import type { Job, JobOf } from '../../jobs/jobs.ts';
-import type { WaitingRoom } from '../../jobs/waitingRoom.ts';
 import { isLxdAway } from '../../lxd/connection/lxdOperation.ts';
-import type { Nats } from '../../nats/connection.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import { keepAlive } from '../../operations/heartbeat.ts';
 import { cancelled, fail, requeue, requeueForOutage, succeed } from '../../operations/operation.ts';
 import { describeMissing } from '../../outages/blame.ts';
 import { describeOutage } from '../../outages/outage.ts';
-import type { Outages } from '../../outages/outages.ts';
 import { countJob, type JobResult } from '../../telemetry/metrics.ts';
+import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
 import { type AfterFailure, attemptsOf, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
 
@@ -28,13 +25,9 @@ interface Runner<K extends JobKind> {
 }
 export type Runners = { [K in JobKind]: Runner<K> };
 
-export interface AttemptTools {
-  nats: Nats;
-  nudges: Nudges;
+export interface AttemptTools extends Pick<OpenedWorker, 'nats' | 'nudges' | 'waitingRoom' | 'outages'> {
   tools: Tools;
   runners: Runners;
-  waitingRoom: WaitingRoom;
-  outages: Outages;
   /** Aborts when running jobs must be handed back. */
   handingBack: AbortSignal;
 }

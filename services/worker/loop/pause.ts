@@ -3,23 +3,19 @@
 import { asErrorCode, LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
-import type { WaitingRoom } from '../../jobs/waitingRoom.ts';
 import { instanceLeaseKey } from '../../nats/bucketKeys.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { onlyDeletes } from '../../nats/streams.ts';
 import { amend, requeue } from '../../operations/operation.ts';
-import type { OperationStore, Stored } from '../../operations/operationStore.ts';
+import type { Stored } from '../../operations/operationStore.ts';
 import { describeOutage } from '../../outages/outage.ts';
 import type { Gate } from '../../outages/outages.ts';
+import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
 
-export interface PauseTools {
-  worker: string;
-  nats: Pick<Nats, 'servesSince'>;
-  operations: OperationStore;
-  waitingRoom: WaitingRoom;
+export type PauseTools = Pick<OpenedWorker, 'worker' | 'nats' | 'operations' | 'waitingRoom'> & {
   tools: Pick<Tools, 'leases'>;
-}
+};
 
 const hourMs = 3_600_000;
 

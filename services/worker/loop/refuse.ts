@@ -5,18 +5,13 @@ import type { Operation } from '../../contract/schemas.ts';
 import { bury } from '../../jobs/deadLetters.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
 import { isJobKind } from '../../jobs/jobs.ts';
-import type { Nats } from '../../nats/connection.ts';
 import { parseJobSubject } from '../../nats/subjects.ts';
 import { fail, isFinal, newOperation } from '../../operations/operation.ts';
-import type { OperationStore } from '../../operations/operationStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
+import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
 
-interface RefuseTools {
-  nats: Nats;
-  operations: OperationStore;
-  tools: Pick<Tools, 'metrics'>;
-}
+type RefuseTools = Pick<OpenedWorker, 'nats' | 'operations'> & { tools: Pick<Tools, 'metrics'> };
 
 /** Fails the operation that the message names, keeps the message as a dead letter, and takes it off the queue. */
 export async function refuse(

@@ -9,35 +9,29 @@ import { type Job, operationIdOf, parseJob } from '../../jobs/jobs.ts';
 import { returningPermits, waitKey } from '../../nats/bucketKeys.ts';
 import { Attempt } from '../../operations/attempt.ts';
 import { amend, isFinal, newOperation } from '../../operations/operation.ts';
-import type { OperationStore, Stored } from '../../operations/operationStore.ts';
-import type { Log } from '../../telemetry/logger.ts';
+import type { Stored } from '../../operations/operationStore.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
+import type { OpenedWorker } from '../openTools.ts';
 import { admit, type Wait } from './admission.ts';
 import { type AttemptTools, freeName, JobAttempt } from './jobAttempt.ts';
 import { isCutByNats, overdueFor, pause } from './pause.ts';
 import { discard, isOf, refuse } from './refuse.ts';
 import { attemptsOf } from './retryDecision.ts';
 
-export interface LoopOptions extends AttemptTools {
-  /** This worker's name: who owns a running operation. */
-  worker: string;
+export interface LoopOptions extends Omit<OpenedWorker, 'tools'>, AttemptTools {
   deliveries: Deliveries;
-  operations: OperationStore;
   /** Resolves when this slot may take a job from the queue. */
   ready?: () => Promise<void>;
-  log: Log;
-  /** Aborts when no new job may begin. */
-  stopping: AbortSignal;
 }
 
 const pauseAfterFaultMs = 1000;
 /** Delay of a job whose operation another process has just changed. */
 const busyDelayMs = 3000;
 
-/** Runs one job at a time until `stopping`; resolves when the last one has ended. */
+/** Runs one job at a time until `stop`; resolves when the last one has ended. */
 export async function runLoop(options: LoopOptions): Promise<void> {
-  const { deliveries, stopping, log } = options;
-  while (!stopping.aborted) {
+  const { deliveries, stop, log } = options;
+  while (!stop.aborted) {
     try {
       await options.ready?.();
       const message = await deliveries.next();
@@ -45,7 +39,7 @@ export async function runLoop(options: LoopOptions): Promise<void> {
     } catch (error) {
       // NATS is away, or the consumer is gone. If a job was taken, NATS delivers it again.
       log.warn('no job could be taken', { error: asLxstowError(error) });
-      await sleep(pauseAfterFaultMs, stopping);
+      await sleep(pauseAfterFaultMs, stop);
     }
   }
 }

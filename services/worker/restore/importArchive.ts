@@ -6,7 +6,7 @@ import { writeTar } from '../../archive/verifiedParts.ts';
 import { checkArchive, readArchive } from '../../backups/archives.ts';
 import { archiveKey } from '../../backups/keys.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
-import { isCode, LxstowError } from '../../contract/errors.ts';
+import { LxstowError, unlessCode } from '../../contract/errors.ts';
 import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
 import { openImport, runningImport } from '../../lxd/archives/imports.ts';
 import { waitForOperation } from '../../lxd/connection/lxdOperation.ts';
@@ -99,8 +99,7 @@ export async function settleImport(
     const running = await runningImport(lxd, to, signal);
     if (!running) return;
     attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
-    await waitForOperation(lxd, running, { signal, idleTimeoutMs: Number.POSITIVE_INFINITY }).catch((error) => {
-      if (!isCode(error, 'lxd-failed') && !isCode(error, 'lxd-refused')) throw error;
-    });
+    const options = { signal, idleTimeoutMs: Number.POSITIVE_INFINITY };
+    await unlessCode(['lxd-failed', 'lxd-refused'], () => waitForOperation(lxd, running, options));
   }
 }

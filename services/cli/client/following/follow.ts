@@ -112,8 +112,8 @@ export function exitOfAll(all: Followed[], interrupts: Pick<Interrupts, 'first'>
   return another === undefined ? (reason ?? exits.ok) : exits.failed;
 }
 
-/** Prints each failure on standard error, with a hint. Equal failures are printed once, with all names. */
-export function sayFailures(all: Followed[]): void {
+/** Prints each failure on standard error, with a hint, and each warning. Equal failures are printed once, with all names. */
+export function sayTroubles(all: Followed[]): void {
   const alike = new Map<string, string[]>();
   for (const one of all) {
     const failure = failureOf(one);
@@ -122,6 +122,7 @@ export function sayFailures(all: Followed[]): void {
     alike.set(text, [...(alike.get(text) ?? []), one.label]);
   }
   for (const [text, labels] of alike) process.stderr.write(`lxstow: ${namesOf(labels)}: ${text}`);
+  sayWarnings(all);
 }
 
 /** Prints each warning on standard error. */
