@@ -42,8 +42,8 @@ export class Summaries {
   }
 
   /**
-   * Summarises these manifests, in their order, without an index: they are too few. Leaves out manifests that are gone, and those that cannot be read: it
-   * logs them, and tells `onUnreadable`, which may throw.
+   * Summarises these manifests, in their order, without an index, because they are few. Leaves out manifests that are gone, and those that cannot be
+   * read: it logs them, and calls `onUnreadable`, which may throw.
    */
   async of(entries: ManifestEntry[], signal: AbortSignal, onUnreadable?: OnUnreadable): Promise<Summary[]> {
     const found = this.#recallAll(entries);
@@ -52,8 +52,8 @@ export class Summaries {
   }
 
   /**
-   * The same for a whole listing, batch by batch. Reads each project's index once, beside the listing. Where many manifests of whole projects had to be read,
-   * writes a new index for the next gateway.
+   * The same for a whole listing, batch by batch. Reads each project's index once, in parallel with the listing. If many manifests of whole projects had
+   * to be read, writes a new index for the next gateway.
    */
   async *walk(
     batches: AsyncIterable<ManifestEntry[]>,
