@@ -162,14 +162,22 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       assert.match(health, /, 0 problems/);
       assert.match(health, /gzip uses ISA-L/);
       assert.match(health, / lxd +storage pools: /);
-      // Installed once more over what runs, it is started anew, and nothing is forgotten.
+      // Installed once more over what runs, it is started anew, and nothing is forgotten: not even a job that waits for the folder's disk.
+      const isFolder = init.includes('/srv');
       const before = await type(`cat ${pidFile}`);
+      if (isFolder) await type('mv /srv/backups/.lxstow-store /srv/marker; lxstow backup c1 --no-wait');
+      const trusted = await type('lxstow trust list');
       await inside('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`);
       assert.notEqual(await type(`cat ${pidFile}; until lxstow operations list; do sleep 0.2; done`), before);
+      assert.equal(await type('lxstow trust list'), trusted);
+      if (isFolder)
+        await type(
+          'mv /srv/marker /srv/backups/.lxstow-store; until [ $(lxstow list c1 | grep -c backup_) = 2 ]; do sleep 0.2; done',
+        );
       assert.match(await type('lxstow init --yes'), /is unchanged\nlxstow runs already\n/);
       assert.match(await type('lxstow schedule next'), /nightly/);
       assert.match(await type('lxstow list c1'), /backup_/);
-      if (init.includes('/srv')) break;
+      if (isFolder) break;
       const undone = await type('lxstow init --undo');
       assert.match(undone, place);
       assert.match(undone, /that was there before: \/etc\/lxstow\/lxstow\.yaml/);
