@@ -8,6 +8,7 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { connect } from '@nats-io/transport-node';
 import { WebSocket } from 'ws';
+import { forEach } from '../../services/concurrency/orderedMap.ts';
 import { loadConfig } from '../../services/contract/config.ts';
 import {
   check,
@@ -568,5 +569,25 @@ describe('runs', { timeout: 600_000 }, () => {
     await worker?.start();
     const run = await ended(id);
     assert.deepEqual([run.status, run.counts.success, run.away], ['Success', 1, []]);
+  });
+
+  it('of 60 containers let a restore by hand pass', async (test) => {
+    const { lxd } = stack.lab;
+    if (!lxd) return test.skip('there is no real LXD');
+    const names = Array.from({ length: 60 }, (_, index) => `many-${index + 10}`);
+    await forEach(names, 4, (name) => lxd.lxc(['init', 'bb', name, '--config', 'security.privileged=true']));
+    const id = idOf(await create({ selector: { instances: ['many-*'] } }));
+    await until(
+      () => show(id),
+      ({ counts }) => counts.success > 0,
+    );
+    const [made] = await children(id, '?state=success');
+    const path = `/1.0/instances/${made?.instance}/backups/${made?.backup}`;
+    const answer = await stack.stow.request('POST', path, { body: { name: 'many-copy' } });
+    assert.equal((await stack.stow.finished(answer)).status, 'Success');
+    const { counts } = await show(id);
+    assert.ok(counts.pending > names.length / 3, `the restore has waited: ${JSON.stringify(counts)}`);
+    const run = await ended(id);
+    assert.deepEqual([run.status, run.counts.total, run.counts.success], ['Success', 60, 60]);
   });
 });
