@@ -12,11 +12,12 @@ export function addServerCommands(program: Command): void {
   program
     .command('gateway')
     .description('run a gateway, which serves the HTTPS API')
+    .hook('preAction', () => growSlowly(50))
     .action(beside(lazily(() => import('../../gateway/main.ts'), 'runGateway')));
   program
     .command('worker')
     .description('run a worker, which does the jobs of one host')
-    .hook('preAction', growSlowly)
+    .hook('preAction', () => growSlowly(20))
     .action(beside(lazily(() => import('../../worker/main.ts'), 'runWorker')));
   addStandalone(program);
   program
@@ -39,7 +40,7 @@ function addStandalone(program: Command): void {
     .description('run a gateway and a worker in one process, with its own nats-server unless nats.servers is set')
     .option('--nats-port <port>', 'port of its own nats-server, on 127.0.0.1', portOf, usualNatsPort)
     .option('--store <folder>', 'keep backups in this folder; sets s3.folder for this process', folderOf)
-    .hook('preAction', growSlowly)
+    .hook('preAction', () => growSlowly(20))
     .action(
       beside(
         async (options, { natsPort }: { natsPort: number; store?: string }) => {
@@ -87,11 +88,11 @@ function words(text: string): string[] {
 }
 
 /**
- * Saves memory in servers that handle archives (docs/adr/0026-threads.md): makes V8's old generation grow in smaller steps than its usual third. V8 reads this
+ * Saves memory in servers (docs/adr/0026-threads.md): V8's old generation grows by at most so much of what is in use before it is collected. V8 reads this
  * flag at each collection. Flags that V8 reads only when it starts are set by the systemd units and the image: docs/install.md.
  */
-function growSlowly(): void {
-  setFlagsFromString('--heap-growing-percent=20');
+function growSlowly(percent: number): void {
+  setFlagsFromString(`--heap-growing-percent=${percent}`);
 }
 
 function portOf(text: string): number {
