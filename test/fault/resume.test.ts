@@ -22,6 +22,7 @@ import {
   assertRestores,
   operationOf,
   readManifest,
+  says,
   startWiredWorker,
   type WiredWorker,
 } from './workers.ts';
@@ -159,6 +160,24 @@ describe('an archive of one part, whose one request arrives, but is not answered
     await first.kill('SIGKILL');
     await first[Symbol.asyncDispose]();
     await using _second = await startWiredWorker(stack);
+    await assertBackedUp(answer);
+  });
+
+  it('arrives too late from a worker that stood still: that of its successor stays', async () => {
+    await using first = await startWiredWorker(stack);
+    const { s3 } = first.wires;
+    const stopped = Promise.withResolvers<void>();
+    s3.after('up', 100_000, () => {
+      s3.stall();
+      first.kill('SIGSTOP').then(stopped.resolve, stopped.reject);
+    });
+    const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
+    await stopped.promise;
+    await using _second = await startWiredWorker(stack);
+    await succeeded(stack.stow, answer);
+    await first.kill('SIGCONT');
+    await s3.heal();
+    await says(first, answer, '"attempt given up"');
     await assertBackedUp(answer);
   });
 

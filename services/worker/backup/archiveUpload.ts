@@ -2,7 +2,7 @@
  * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
  * busy it is (docs/s3.md).
  */
-import { isCode } from '../../contract/errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, cleanupSignal, lingering } from '../../operations/attempt.ts';
 import type { ObjectStore, Upload, UploadedPart, UploadOptions } from '../../storage/objectStore.ts';
@@ -46,21 +46,31 @@ export class ArchiveUpload {
   async putWhole(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
     const { key, tags, contentType } = this.#options;
     const { lock } = this.#checkpoint.start;
-    const { store } = this.#tools;
-    const { id: operation } = this.#attempt.operation;
+    const options = { tags, contentType, lock, crc32: part.crc32, operation: this.#attempt.operation.id };
     this.#attempt.assertOwned();
-    const create = () =>
-      store.create(key, body, { tags, contentType, lock, crc32: part.crc32, operation }, lingering(signal));
-    const etag = await create().catch(async (error) => {
-      if (!isCode(error, 'conflict') || (await store.stat(key, signal)).operation !== operation) throw error;
-      // An earlier request of this operation arrived after all.
-      await store.remove(key, signal);
-      return create();
-    });
+    const etag = await this.#tools.store
+      .create(key, body, options, lingering(signal))
+      .catch((error) => this.#sentBefore(body, error, signal));
     const sent = { ...part, etag };
     this.#checkpoint.add(sent);
     this.#whole = etag;
     return sent;
+  }
+
+  /**
+   * The ETag of the archive that an earlier request of this operation has stored. If that was another attempt's, only the next attempt may remove it: a
+   * worker that has just lost its lease would remove its successor's.
+   */
+  async #sentBefore(body: Buffer, error: unknown, signal: AbortSignal): Promise<string> {
+    const { store } = this.#tools;
+    if (!isCode(error, 'conflict') || (await store.stat(this.key, signal)).operation !== this.#attempt.operation.id)
+      throw error;
+    const present = await store.read(this.key, signal);
+    if (present.body.equals(body)) return present.etag;
+    throw new LxstowError(
+      's3-unavailable',
+      'the archive of an earlier attempt arrived late: it is removed, and sent again',
+    );
   }
 
   /** Stores a part and records it. The first begins the upload. */

@@ -73,6 +73,7 @@ async function removeLeftoverArchive(
   if ((await etagAt(store, manifestKey(prefix, address), signal)) !== undefined) return;
   const key = archiveKey(prefix, address);
   if (!upload && (await unlessMissing(() => store.stat(key, signal)))?.operation !== attempt.operation.id) return;
+  attempt.assertHeld();
   await store.remove(key, signal);
   attempt.log.debug('no archive without its manifest', { backup: address.backup });
 }
