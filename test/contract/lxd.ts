@@ -4,11 +4,12 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileEntry, readEntry, roundedUp, TarScanner } from '../../services/archive/tar/tar.ts';
 import { isCode } from '../../services/contract/errors.ts';
 import type { Address, Profile } from '../../services/contract/schemas.ts';
 import { beginLxdBackup, deleteLxdBackup, lxdBackupExists } from '../../services/lxd/archives/backups.ts';
-import { followExport, openExport } from '../../services/lxd/archives/exports.ts';
+import { exportSize, followExport, openExport } from '../../services/lxd/archives/exports.ts';
 import { openImport, runningImport } from '../../services/lxd/archives/imports.ts';
 import { LxdClient } from '../../services/lxd/connection/client.ts';
 import { waitForOperation } from '../../services/lxd/connection/lxdOperation.ts';
@@ -309,6 +310,9 @@ export function lxdContract(
         writing.made.finally(() => {
           whole = true;
         });
+        // A driver's own format is first packed elsewhere, and then written within the blink of an eye: begin when there is something.
+        while (!whole && (await exportSize(lxd, at(instance), 'followed', signal).catch(() => 0)) === 0)
+          await delay(20);
         const source = followExport(lxd, at(instance), writing, Number.POSITIVE_INFINITY);
         const chunks: Buffer[] = [];
         for (let got = 1; got > 0; ) {

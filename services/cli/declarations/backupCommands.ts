@@ -63,7 +63,7 @@ export function addRestoreCommand(program: Command): void {
     waiting(scoped(command)),
     'lxstow restore c1 latest                             c1 must not exist',
     'lxstow restore c1 latest --as c1-test --start        a copy next to c1, with its own UUID and MAC addresses',
-    'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    as it was at the end of that day',
+    'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    from the last backup of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
     'lxstow restore --all --target web --to-target local  everything from a lost host',
   ).action(exiting(lazily(() => import('../commands/restore.ts'), 'restoreCommand')));

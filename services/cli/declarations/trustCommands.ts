@@ -16,7 +16,7 @@ export function addTrustCommands(program: Command): void {
     trust
       .command('token')
       .description(
-        'print a token that makes one client trusted; the client uses it with `lxstow remote add <name>` or `lxc remote add`',
+        'print a token that makes one client, <name>, trusted; the client uses it with `lxstow remote add` or `lxc remote add`',
       )
       .argument('<name>', 'what to call the client')
       .option('--expires <time>', expiry, timeSpan('mhd', '30m, 12h or 7d'))
