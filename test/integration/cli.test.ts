@@ -83,7 +83,7 @@ describe('the command line', { timeout: 600_000 }, () => {
     const { status, stderr } = await run('list');
     await writeFile(pin, right);
     assert.equal(status, 77, stderr);
-    assert.match(stderr, /another certificate/);
+    assert.match(stderr, /a different certificate/);
   });
 
   it('is in its project, where it is restricted to one', async () => {
