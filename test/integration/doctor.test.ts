@@ -259,7 +259,7 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     };
     found(await of({ accessKey: 'nobody' }), 'problem', /InvalidAccessKeyId/, /s3\.accessKey/);
     found(await of({ secretKey: 'wrong' }), 'problem', /SignatureDoesNotMatch/, /s3\.secretKey/);
-    found(await of({ bucket: 'missing' }), 'problem', /NoSuchBucket/, /`lxstow setup` makes missing/);
+    found(await of({ bucket: 'missing' }), 'problem', /NoSuchBucket/, /`lxstow setup` to create missing/);
   });
 
   it('looks at a folder that is the store: marker, room, and the disk of the pools', async () => {

@@ -169,7 +169,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const elsewhere = 'lxstow -c ~/other/lxstow.yaml init --yes';
     await refused(`${elsewhere} --store ${endpoint}`, 64, /no answer to “Access key”: give --access-key-file/);
     await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);
-    await refused(`${elsewhere} --store ftp://x`, 64, /--store: ftp:\/\/x is neither/);
+    await refused(`${elsewhere} --store ftp://x`, 64, /--store: ftp:\/\/x: give a folder/);
     await refused(`${elsewhere} --engine incus`, 64, /only LXD is here/);
     await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where should backups go/);
     await refused('ls ~/other', 2, /No such file/);

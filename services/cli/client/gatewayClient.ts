@@ -69,8 +69,7 @@ export class Gateway implements Disposable {
     const response = await this.open(method, path, options);
     for (const [, text = ''] of (response.headers.warning ?? '').matchAll(/199 lxstow "([^"]*)"/g))
       options?.onWarning?.(printable(text));
-    const { type, metadata } = await this.#envelope(response, method);
-    if (type !== 'sync' && type !== 'async') throw notOurs(this.remote, `type ${JSON.stringify(type)}`);
+    const metadata = await this.#metadata(response, method);
     const fault = schema && (await validators)?.faultsOf(schema, metadata)[0];
     if (fault !== undefined) throw notOurs(this.remote, `${call}: ${fault}`);
     return metadata;
@@ -81,6 +80,14 @@ export class Gateway implements Disposable {
   async *list(path: string[], query: RequestOptions['query'], schema: schemas.SchemaName): AsyncGenerator<any> {
     const response = await this.open('GET', path, { query, headers: { accept: ndjson } });
     const { faultsOf } = await import('../../contract/schemas.ts');
+    const call = `GET ${path.join('/')}`;
+    if (response.headers['content-type']?.startsWith(ndjson) !== true) {
+      // An older gateway sends one array.
+      const metadata = await this.#metadata(response, 'GET');
+      const [fault] = faultsOf(schema, metadata);
+      if (fault !== undefined) throw notOurs(this.remote, `${call}: ${fault}`);
+      return yield* metadata as unknown[];
+    }
     const { bodyMs } = this.#patience;
     response.setTimeout(bodyMs, () => response.destroy(new Error(`it has sent nothing for ${bodyMs / 1000} s`)));
     try {
@@ -92,10 +99,11 @@ export class Gateway implements Disposable {
         for (const line of lines) {
           const item = parsed(line);
           const fault = item === undefined ? JSON.stringify(line.slice(0, 80)) : faultsOf(schema, [item])[0];
-          if (fault !== undefined) throw notOurs(this.remote, `GET ${path.join('/')}: ${fault}`);
+          if (fault !== undefined) throw notOurs(this.remote, `${call}: ${fault}`);
           yield item;
         }
       }
+      if (rest !== '') throw notOurs(this.remote, `${call}: its last line breaks off`);
     } catch (error) {
       throw error instanceof CliError ? error : connectionError(error as Error, this.remote);
     }
@@ -151,6 +159,12 @@ export class Gateway implements Disposable {
       });
       request.end(text);
     });
+  }
+
+  async #metadata(response: IncomingMessage, method: string): Promise<unknown> {
+    const { type, metadata } = await this.#envelope(response, method);
+    if (type !== 'sync' && type !== 'async') throw notOurs(this.remote, `type ${JSON.stringify(type)}`);
+    return metadata;
   }
 
   async #envelope(
