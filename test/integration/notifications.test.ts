@@ -241,7 +241,7 @@ describe('notifications', { timeout: 600_000 }, () => {
   });
 
   it('tell of what was cancelled, while it runs and before anybody has begun it', async () => {
-    const { reached, release } = s3.hold(/\/c1\/.*partNumber=/);
+    const { reached, release } = s3.hold(/\/c1\/[^/]*\.tar(\.gz)?$/);
     const [first, second] = [newHook(), newHook()];
     const running = await backUp({ notifyEndpoint: first.notifyEndpoint });
     await reached;

@@ -86,7 +86,7 @@ describe('standalone', { timeout: 600_000 }, () => {
     assert.equal((await beside('dead-letters', 'list')).status, 0);
     const doctor = await beside('doctor', '--only', 'nats,s3', '--format', 'csv');
     assert.equal(doctor.status, 0, doctor.stdout.toString());
-    assert.match(doctor.stdout.toString(), /bucket new-one is there/);
+    assert.match(doctor.stdout.toString(), /bucket new-one exists/);
     assert.match((await beside('config')).stdout.toString(), new RegExp(`nats://127\\.0\\.0\\.1:${natsPort}`));
     await daemon.stop();
     assert.doesNotMatch((await beside('config')).stdout.toString(), new RegExp(`:${natsPort}`));

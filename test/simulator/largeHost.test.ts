@@ -65,7 +65,7 @@ it('says so where its list is cut off, or refused', async () => {
 async function peakOf(call: string): Promise<number> {
   const services = new URL('../../services/lxd/', import.meta.url).href;
   const script = `
-    import { LxdClient } from '${services}client.ts';
+    import { LxdClient } from '${services}connection/client.ts';
     import { listInstances, recordedInstances } from '${services}inventory.ts';
     const lxd = new LxdClient('large', { socket: '${simulator.socket}' }, {});
     const signal = AbortSignal.timeout(120_000);
