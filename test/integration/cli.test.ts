@@ -300,6 +300,14 @@ describe('the command line', { timeout: 600_000 }, () => {
       );
       assert.equal(of.filter(({ status }) => status === 'Success').length, 1);
     };
+    // A small backup may be over before the other command listens.
+    await until(
+      async () => {
+        await json('backup', 'c2', '-q');
+        return seen();
+      },
+      ({ length }) => length > 0,
+    );
     await backUp();
     await stack.stow.gateway.stop();
     await stack.stow.gateway.start();
