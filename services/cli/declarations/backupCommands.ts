@@ -54,7 +54,10 @@ export function addRestoreCommand(program: Command): void {
     .option('--to-project <name>', 'restore to this project (default: the original one)')
     .option('--to-target <host>', 'restore to this host (default: the original one)')
     .option('--start', 'start the instance afterwards')
-    .option('--replace', 'replace an existing instance of this name; the old one is kept until the restored one runs')
+    .option(
+      '--replace',
+      'replace an existing instance of this name; the old one is deleted only after the restored one has replaced it',
+    )
     .option('--keep-identity', 'keep UUID, MAC addresses and cloud-init identity, even if another instance uses them')
     .option('--no-network', 'restore without network devices, to inspect the data')
     .option('--anyway', 'try to restore a backup even if lxstow expects the host to refuse it')

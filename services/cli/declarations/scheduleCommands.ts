@@ -116,7 +116,7 @@ function addCreate(schedule: Command): void {
           .option(...ping)
           .option(
             '--jitter <time>',
-            'spread the backups over this much time, such as 30m; each instance always has the same delay',
+            'spread the backups over this much time, such as 30m; the delay of an instance is the same in every run',
           )
           .option('--window <times>', 'start backups only between these times: 01:00-05:00')
           .addOption(

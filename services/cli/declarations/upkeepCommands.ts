@@ -82,7 +82,7 @@ function addDoctor(program: Command, output: Output): void {
       .addArgument(
         new Argument(
           '[role]',
-          'role of this machine (default: each role that has keys in the configuration, or both)',
+          'role of this machine (default: each role that has a section in the configuration; if neither has one, both)',
         ).choices(['gateway', 'worker']),
       )
       .option(
