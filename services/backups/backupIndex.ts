@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { createGunzip, gzip } from 'node:zlib';
 import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import { faultsOf, type IndexedBackup } from '../contract/schemas.ts';
+import { textLines } from '../contract/textLines.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { indexKey } from './keys.ts';
@@ -135,21 +136,16 @@ async function* linesOf(
   const unpacked = createGunzip({ chunkSize: longestLine });
   const fed = Promise.allSettled([pipeline(Readable.from(ranges()), unpacked)]);
   try {
-    let [rest, bytes, isFirst] = ['', 0, true];
-    unpacked.setEncoding('utf8');
-    for await (const text of unpacked as AsyncIterable<string>) {
-      bytes += text.length;
-      if (bytes > mostBytes) return;
-      const lines = (rest + text).split('\n');
-      rest = lines.pop() ?? '';
-      if (rest.length > longestLine) throw new Error('a line is too long');
+    let [bytes, isFirst] = [0, true];
+    for await (const lines of textLines(unpacked.setEncoding('utf8'), longestLine))
       for (const line of lines) {
+        bytes += line.length + 1;
+        if (bytes > mostBytes) return;
         if (!isFirst) yield entryOf(line);
         else if (line !== head) throw new Error('it is of another version');
         isFirst = false;
       }
-    }
-    if (isFirst || rest !== '') throw new Error('it breaks off');
+    if (isFirst) throw new Error('it has no first line');
   } finally {
     unpacked.destroy();
     await fed;
@@ -176,6 +172,11 @@ export class IndexDraft implements Disposable {
   readonly #packed: Buffer[] = [];
   #bytes = 0;
   #givenUp = false;
+
+  /** Takes no more entries. */
+  get givenUp(): boolean {
+    return this.#givenUp;
+  }
 
   constructor(large: Set<IndexDraft>) {
     this.#large = large;

@@ -52,6 +52,7 @@ export class ProjectIndex implements AsyncDisposable {
   async note(entries: ManifestEntry[], found: Found, missing: number): Promise<void> {
     if (!this.#draft || !this.#drafts) return;
     this.#missing += missing;
+    if (this.#draft.givenUp) return;
     const lines = entries.flatMap((entry) => {
       const backup = found.get(entry);
       return backup ? [{ instance: entry.address.instance, ...backup, ...indexed(entry) }] : [];

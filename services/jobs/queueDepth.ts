@@ -2,6 +2,7 @@
 import type { ConsumerInfo } from '@nats-io/jetstream';
 import { plural } from '../contract/amounts.ts';
 import type { Nats } from '../nats/connection.ts';
+import { violationOf } from '../nats/failures.ts';
 import { consumerName, deadLetterStream, jobsStream, type Lane, lanes, noticesStream } from '../nats/streams.ts';
 import { jobFilters } from '../nats/subjects.ts';
 
@@ -34,13 +35,18 @@ export function queueDepth(nats: Nats, remotes: string[]): Promise<LaneDepth[]> 
 /** The consumers by name, 256 a request. A NATS user that may not list them (an older nats.conf) gets none; the consumers are then requested one by one. */
 async function listConsumers(nats: Nats): Promise<Map<string, ConsumerInfo>> {
   const found = new Map<string, ConsumerInfo>();
+  if (unlisted.has(nats)) return found;
   try {
     for await (const info of nats.jsm.consumers.list(jobsStream)) found.set(info.name, info);
-  } catch {
-    // Asking for each says what is wrong, if it is more than a missing right.
+  } catch (error) {
+    if (!violationOf(error)) throw error;
+    unlisted.add(nats);
   }
   return found;
 }
+
+/** Connections whose user may not list consumers: asked again at each scrape, nats-server would log a violation each time. */
+const unlisted = new WeakSet<Nats>();
 
 /** Whether any worker is asking for jobs of this lane now. */
 export async function isAsked(nats: Nats, remote: string, lane: Lane): Promise<boolean> {

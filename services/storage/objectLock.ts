@@ -37,18 +37,22 @@ export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
  * (s3:GetBucketObjectLockConfiguration), lxstow relies on the answer to the write.
  */
 export async function assertLocks(s3: S3Connection, { lock }: Protection, signal: AbortSignal): Promise<void> {
-  if (!lock) return;
+  if (!lock || locking.has(s3)) return;
   const asked = { method: 'GET' as const, query: { 'object-lock': '' }, signal };
   const state = await s3.ask('ObjectLockConfiguration', asked).then(
     ({ ObjectLockEnabled: state }) => state,
     (error) => {
-      if (isCode(error, 's3-denied')) return 'Enabled';
+      if (isCode(error, 's3-denied')) return 'unknown';
       if (isCode(error, 'not-found')) return undefined;
       return explainNoLock({ lock }, error);
     },
   );
-  if (state !== 'Enabled') throw new LxstowError('s3-refused', noLock);
+  if (state === 'Enabled') locking.add(s3);
+  else if (state !== 'unknown') throw new LxstowError('s3-refused', noLock);
 }
+
+/** Connections that need not ask again, because no bucket loses its Object Lock. */
+const locking = new WeakSet<S3Connection>();
 
 const noLock = 'the bucket has no Object Lock, which must be enabled when a bucket is created (docs/s3.md)';
 

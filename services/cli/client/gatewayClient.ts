@@ -4,6 +4,7 @@ import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
 import type { WebSocket } from 'ws';
 import type * as schemas from '../../contract/schemas.ts';
+import { textLines } from '../../contract/textLines.ts';
 import { CliError, exitOfStatus, exits } from '../exit.ts';
 import { printable } from '../terminal/table.ts';
 import type { Identity, Remote } from './remotes.ts';
@@ -91,19 +92,16 @@ export class Gateway implements Disposable {
     const { bodyMs } = this.#patience;
     response.setTimeout(bodyMs, () => response.destroy(new Error(`it has sent nothing for ${bodyMs / 1000} s`)));
     try {
-      let rest = '';
-      for await (const text of response.setEncoding('utf8') as AsyncIterable<string>) {
-        const lines = (rest + text).split('\n');
-        rest = lines.pop() ?? '';
-        if (rest.length > longestLine) throw notOurs(this.remote, 'too long');
+      const pieces = textLines(response.setEncoding('utf8'), longestLine, (what) =>
+        notOurs(this.remote, `${call}: ${what}`),
+      );
+      for await (const lines of pieces)
         for (const line of lines) {
           const item = parsed(line);
           const fault = item === undefined ? JSON.stringify(line.slice(0, 80)) : faultsOf(schema, [item])[0];
           if (fault !== undefined) throw notOurs(this.remote, `${call}: ${fault}`);
           yield item;
         }
-      }
-      if (rest !== '') throw notOurs(this.remote, `${call}: its last line breaks off`);
     } catch (error) {
       throw error instanceof CliError ? error : connectionError(error as Error, this.remote);
     }
