@@ -100,7 +100,7 @@ const heading = `# The configuration of lxstow, by \`lxstow init\`. All keys: do
 s3:
   bucket: lxstow
 
-# The LXD or Incus on this machine; backups have its name, local.
+# The LXD or Incus on this machine. lxstow calls it local.
 remotes:
   local:
     socket: ""

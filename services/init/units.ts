@@ -62,7 +62,7 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStart=${command.map(escaped).join(' ')}
-Environment=PATH=${escaped(PATH)} MALLOC_ARENA_MAX=1 NODE_OPTIONS=--max-semi-space-size=1
+Environment=PATH=${escaped(PATH)} MALLOC_ARENA_MAX=1 NODE_OPTIONS=--max-semi-space-size=2
 Restart=always
 RestartSec=5s
 # EX_CONFIG: a restart does not help.

@@ -594,6 +594,13 @@ describe('the command line', { timeout: 600_000 }, () => {
       assert.equal((await run('cancel', operation)).status, 64);
     });
 
+    it('does not export a backup that is still being made', async () => {
+      const [{ operation }] = await json('backup', 'c1', '--name', 'early', '--no-wait');
+      const { status, stderr } = await run('export', 'c1', 'early', '-');
+      assert.deepEqual([status, stderr], [73, 'lxstow: c1/early is still being made: pending\n']);
+      await ok('cancel', operation);
+    });
+
     it('draws bars on a terminal; Ctrl-C cancels, and waits until that is done', onTerminal, async () => {
       const { child, seen, ended } = terminal(['backup', 'c1']);
       const [id = ''] = await until(unfinished, (ids) => ids.length === 1);

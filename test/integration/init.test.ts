@@ -123,7 +123,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     }
     assert.match(said, /^LXD \S+ at \S+unix\.socket: 1 instance; storage pools: .*bt \(btrfs, .* free\)/m);
     assert.match(said, /c1 +backup_\S+ +Success/);
-    assert.match(said, /There is no systemd for it here/);
+    assert.match(said, /systemd does not run lxstow here/);
     assert.doesNotMatch(said, /change-me-now/);
     assert.equal(await type(`stat -c %a /etc/lxstow /etc/lxstow/lxstow.yaml ${page}`), '755\n600\n600\n');
     const next = JSON.parse(await type('lxstow schedule show nightly --format json'));
@@ -137,7 +137,10 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   it('repeated, it changes what it is told to, and nothing else', async () => {
     const before = await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid');
     const said = await type('lxstow init --yes');
-    assert.match(said, /is unchanged\nlxstow runs already\nthe gateway is called stow:/);
+    assert.match(
+      said,
+      /is unchanged\nlxstow runs already\nthe gateway trusts this user; its name in commands is stow:/,
+    );
     assert.doesNotMatch(said, /backup_/);
     assert.equal(await type('cat /etc/lxstow/lxstow.yaml; cat /var/lib/lxstow/standalone.pid'), before);
     await type('lxstow init --yes --nightly 04:15');

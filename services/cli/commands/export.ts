@@ -67,8 +67,8 @@ async function find(where: NamedInstance, backup: string): Promise<Archive> {
   const { gateway, instance, scope } = where;
   const path = ['instances', instance, 'backups', backup];
   // The answer to HEAD has no error text, so ask for the backup first.
-  const { state } = await suggesting(where, backup, () => gateway.ask('GET', path, { query: scope }));
-  if (state !== undefined) throw new CliError(exits.conflict, `${instance}/${backup} is still being made: ${state}`);
+  const { stage } = await suggesting(where, backup, () => gateway.ask('GET', path, { query: scope }));
+  if (stage !== undefined) throw new CliError(exits.conflict, `${instance}/${backup} is still being made: ${stage}`);
   const { headers } = (await gateway.open('HEAD', [...path, 'export'], { query: scope })).resume();
   const bytes = Number(headers['content-length']);
   if (!headers.etag || !Number.isSafeInteger(bytes))

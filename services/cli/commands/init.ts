@@ -52,10 +52,17 @@ interface InitContext {
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
+/** The files of this user's init. Only root changes the machine's configuration; others get their own beside it. */
+function placesOf(source: ConfigSource): Places {
+  const root = process.getuid?.() === 0;
+  const { file, env } = source;
+  return placesFor(root ? configFile(source) : (file ?? env.LXSTOW_CONFIG), env, root);
+}
+
 export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
   // Only this user may change what init writes and starts, whatever the umask is.
   process.umask(process.umask() | 0o022);
-  const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
+  const places = placesOf(source);
   const record = readRecord(places);
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
@@ -72,7 +79,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
       hint: 'run `lxstow init` again to finish, or `lxstow init --undo` to undo what was done',
     });
   });
-  say(`the gateway is called ${gateway}: in commands, and trusts this user`);
+  say(`the gateway trusts this user; its name in commands is ${gateway}:`);
   if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
   await writePage(places, answers.store);
   await writeRecord(places, { ...made, gateway, unfinished: false });
@@ -112,7 +119,7 @@ async function firstBackup(gateway: string, which: InitAnswers['backup']): Promi
 }
 
 export async function undoCommand({ source, stop }: InitContext): Promise<Exit> {
-  const places = placesFor(configFile(source), source.env, process.getuid?.() === 0);
+  const places = placesOf(source);
   const record = readRecord(places);
   if (!record)
     throw new CliError(exits.notFound, `${places.record} does not exist: \`lxstow init\` has set up nothing here`);
@@ -219,7 +226,7 @@ What to type next:
   lxstow doctor                        what is wrong, and what to do`);
   if (!hasSystemd(places))
     say(`
-There is no systemd for it here, so nothing starts lxstow after a reboot. Its log is ${logFile(places)}. To start it:
+systemd does not run lxstow here, so nothing starts it after a reboot. Its log is ${logFile(places)}. To start it:
   ${command(service).join(' ')} >>${logFile(places)} 2>&1 &`);
   if (other && other !== 'root')
     say(`\nTo use lxstow as ${other}: sudo lxstow trust token ${other} | lxstow remote add stow -`);

@@ -2,7 +2,7 @@
 import type { RunPage, ShownRun } from '../../contract/schemas.ts';
 import { markdownOf } from '../../runs/report.ts';
 import { type Choice, type HowToBackUp, howIn, selectorIn, tagsIn } from '../client/backupRequest.ts';
-import { beginRun, type Following, tellRun, untilRunEnds } from '../client/following/followRun.ts';
+import { beginRun, type Following, printRun, untilRunEnds } from '../client/following/followRun.ts';
 import { childrenOf, RunChildren } from '../client/following/runChildren.ts';
 import { Gateways } from '../client/names.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
@@ -80,7 +80,7 @@ export async function runWatchCommand(text: string, options: { quiet?: boolean; 
   using children = new RunChildren(gateway, id);
   const run = await untilRunEnds(gateway, children, progress, stop.signal, { cancel: false });
   progress[Symbol.dispose]();
-  return run.status_code < 200 ? exits.interrupted : tellRun(gateway, run, options.format);
+  return run.status_code < 200 ? exits.interrupted : printRun(gateway, run, options.format);
 }
 
 export async function runCancelCommand(text: string): Promise<Exit> {

@@ -68,7 +68,7 @@ export function addRestoreCommand(program: Command): void {
     'lxstow restore c1 latest --as c1-test --start        a copy next to c1, with its own UUID and MAC addresses',
     'lxstow restore c1 --at 2026-11-24 --as c1-tuesday    from the last backup of that day',
     'lxstow restore c1 backup_2026-11-23-13-4544.tar.gz --replace',
-    'lxstow restore --all --target web --to-target local  everything from a lost host',
+    'lxstow restore --all --target old --to-target local  everything from a lost host',
   ).action(exiting(lazily(() => import('../commands/restore.ts'), 'restoreCommand')));
 }
 
@@ -76,7 +76,7 @@ export function addListCommands(program: Command): void {
   const list = program
     .command('list')
     .alias('ls')
-    .description('list backups, oldest first')
+    .description('list backups, by instance, oldest first')
     .argument('[instance]', '[gateway:][name] (default: all instances)')
     .option('--all', 'backups of every project and every host, including hosts that no longer exist')
     .addOption(several('--tag <key[=value]>', 'only backups with this tag; repeat for more tags, which must all match'))

@@ -20,7 +20,10 @@ export function addInitCommand(program: Command): void {
       .option('--region <name>', 'region of the bucket (default: us-east-1)')
       .option('--ca <file>', "CA of the S3 server's certificate, PEM")
       .addOption(
-        new Option('--engine <name>', 'which server to use, if this machine has both').choices(['lxd', 'incus']),
+        new Option('--engine <name>', 'which engine to use, if this machine has both LXD and Incus').choices([
+          'lxd',
+          'incus',
+        ]),
       )
       .option('--nightly <time>', 'back up every instance every night at this time (default: 03:00)')
       .option('--no-nightly', 'create no schedule')

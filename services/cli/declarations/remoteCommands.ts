@@ -14,12 +14,12 @@ export function addRemoteCommands(program: Command): void {
     .argument('<new-name>', 'what to call the gateway')
     .argument(
       '[url|token]',
-      'https://host:port, or a token from `lxstow trust token`; - reads it from standard input (default: LXSTOW_TOKEN, or asks)',
+      'https://host:port, or a token from `lxstow trust token`; - reads it from standard input (default: LXSTOW_TOKEN; otherwise, lxstow asks for a token)',
     )
-    .option('--accept-certificate', 'trust the certificate that the gateway shows, without asking')
+    .option('--accept-certificate', 'trust the certificate that the gateway presents, without asking')
     .option(
       '--token <token>',
-      'token to use with a URL, if this client cannot reach the addresses in the token; - reads it from standard input (default: LXSTOW_TOKEN)',
+      'token to use with a URL, if this client cannot reach the addresses in the token; - reads it from standard input',
     )
     .option('--project <name>', 'default project at this gateway')
     .action(exiting(lazily(ofRemotes, 'addCommand')));
@@ -44,9 +44,9 @@ export function addRemoteCommands(program: Command): void {
     .action(exiting(lazily(ofRemotes, 'switchCommand')));
   examples(
     remote,
-    'lxstow remote add stow                               with a token from the gateway, for which it asks',
+    'lxstow remote add stow                               asks for a token from the gateway',
     'lxstow remote add stow - <token                      with a token from a file',
-    'lxstow remote add stow https://192.0.2.7:8443        with its address, if it trusts this client already',
+    'lxstow remote add stow https://192.0.2.7:8443        with a URL; the gateway must already trust this client',
     'lxstow remote switch stow',
   );
 }

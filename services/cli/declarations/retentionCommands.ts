@@ -39,10 +39,13 @@ export function addRetentionCommands(program: Command): void {
       .option('--dry-run', 'delete nothing; show what would happen to each backup, and why')
       .option(
         '--simulate [time]',
-        'delete nothing; show which backups would be left after this much time: 1y (default), 6m, 90d …',
+        'delete nothing; show which backups would be left after this much time: 1y (default), 6m (months), 90d …',
       )
-      .option('--cron <rule>', 'with --simulate: when backups are made (default: @daily)')
-      .option('--every <time>', 'with --simulate: the time between two backups, instead of --cron: 30m, 6h, 1d or 2w')
+      .option('--cron <expression>', 'with --simulate: when backups are made (default: @daily)')
+      .option(
+        '--every <time>',
+        'with --simulate: the time between two backups, instead of --cron: 30m (minutes), 6h, 1d or 2w',
+      )
       .option(
         '--schedule <name>',
         'with --simulate: use the times and the keep rule of this schedule; --keep options replace the rule',

@@ -75,7 +75,7 @@ function addCreate(run: Command): void {
       '[instance...]',
       'names, or patterns with * and ?, as [gateway:]name; with --all or --selector, only a gateway, such as stow:',
     )
-    .option('--all', 'back up every instance that this client has access to')
+    .option('--all', 'back up every instance of the chosen projects and hosts')
     .option(...ping)
     .addOption(selectorOption())
     .addOption(several('--exclude <name>', 'leave out this name or pattern; repeat for more'))

@@ -45,7 +45,7 @@ function addQuestions(schedule: Command): void {
     .description('show when schedules are due next')
     .argument('[schedule]', '[gateway:]name of the schedule (default: all)')
     .option('--instances', 'show when the next backup of each instance begins')
-    .option('--count <n>', 'how many times to show for each schedule (default: 5)')
+    .option('--count <n>', 'show the next n times of each schedule (default: 5)')
     .addOption(formatOption())
     .action(exiting(lazily(commands, 'nextCommand')));
   examples(
@@ -110,8 +110,11 @@ function addCreate(schedule: Command): void {
           .command('create')
           .description('create a schedule; its first run starts at the next time that --cron matches')
           .argument(...one)
-          .requiredOption('--cron <rule>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
-          .option('--zone <zone>', "time zone of the rule, such as Europe/Berlin (default: this machine's)")
+          .requiredOption('--cron <expression>', 'minute, hour, day, month, weekday: "0 3 * * *"; or @daily, @weekly …')
+          .option(
+            '--zone <zone>',
+            "time zone of --cron, --window and the --keep options, such as Europe/Berlin (default: this machine's)",
+          )
           .option('--description <text>', 'what the schedule is for')
           .option(...ping)
           .option(
@@ -125,7 +128,7 @@ function addCreate(schedule: Command): void {
               'whether to make up for times at which no gateway was running (default: once)',
             ).choices(['once', 'never']),
           )
-          .option('--all', 'back up every instance that this client has access to')
+          .option('--all', 'back up every instance of the chosen projects and hosts')
           .addOption(
             several(
               '--instance <name>',

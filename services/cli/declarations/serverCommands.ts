@@ -68,7 +68,7 @@ function addNatsConfig(program: Command): void {
         "names and addresses of the server's machine, separated by commas; the other machines connect to the first (default: this machine's name)",
         words,
       )
-      .addHelpText('after', '\nFiles that exist are not overwritten.')
+      .addHelpText('after', '\nIf the folder already has one of the files, nothing is written.')
       .option('--port <port>', 'port of the server', portOf, 4222),
     'lxstow nats-config --hosts berlin,oslo --server nats.example.net --out /etc/lxstow/nats',
   ).action(async (options) => (await import('../commands/natsConfig.ts')).natsConfigCommand(options));

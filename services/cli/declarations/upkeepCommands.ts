@@ -22,7 +22,10 @@ export function addUpkeepCommands(program: Command, output: Output): void {
       'rebuild the records of all instances from the bucket in S3 and the hosts, and find backups that something other than lxstow deleted; safe to repeat',
     )
     .option('--yes', 'bring back the deleted backups that are found, by removing the delete markers that hide them')
-    .option('--deleted-since <time>', 'also find backups that lxstow itself may have deleted, since this time (UTC)')
+    .option(
+      '--deleted-since <time>',
+      'also find backups that were deleted since this time (UTC), even if lxstow itself may have deleted them',
+    )
     .addOption(formatOption())
     .action(
       beside(async (options, given: { yes?: boolean; deletedSince?: string; format: Format }) =>
@@ -82,7 +85,7 @@ function addDoctor(program: Command, output: Output): void {
       .addArgument(
         new Argument(
           '[role]',
-          'role of this machine (default: each role that has a section in the configuration; if neither has one, both)',
+          'role of this machine (default: each role that has a section in the configuration; both if neither has one, or with standalone)',
         ).choices(['gateway', 'worker']),
       )
       .option(

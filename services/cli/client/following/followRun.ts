@@ -56,7 +56,7 @@ export async function beginRun(
     : ((await gateway.ask('GET', ['runs', id])) as ShownRun);
   progress[Symbol.dispose]();
   sayWarnings(children.warned());
-  const exit = await tellRun(gateway, run, options.format);
+  const exit = await printRun(gateway, run, options.format);
   return interrupts.first.aborted && exit !== exits.ok ? exits.interrupted : exit;
 }
 
@@ -92,7 +92,7 @@ function unlessEnded(error: unknown): void {
 }
 
 /** Prints a run: how it ended, or its current state if the command does not wait. Failures go to standard error. Returns 1 unless the run succeeded. */
-export async function tellRun(gateway: Gateway, run: ShownRun, format: Format): Promise<Exit> {
+export async function printRun(gateway: Gateway, run: ShownRun, format: Format): Promise<Exit> {
   const ended = run.status_code >= 200;
   const bad = ended && run.status !== 'Success';
   if (format !== 'table' || !ended) print(format, { heading: runHeading, rows: [runRow(run)], raw: run, empty: '' });
