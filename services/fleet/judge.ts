@@ -75,11 +75,11 @@ function bySchedules(
   { maySee = () => true }: Yardstick,
 ): Pick<InstanceStatus, 'state' | 'reason'> {
   const missed = covering.find(({ owed }) => owed && Date.parse(good.at) < owed.fromMs);
-  const told = missed ?? covering.find(({ paused }) => paused);
-  if (!told) return { state: 'ok', reason: '' };
-  const { schedule, owed, paused } = told;
-  const name = maySee(told) ? `schedule ${schedule}` : 'a schedule';
-  const since = paused && maySee(told) ? pausedSince(paused) : '';
+  const cause = missed ?? covering.find(({ paused }) => paused);
+  if (!cause) return { state: 'ok', reason: '' };
+  const { schedule, owed, paused } = cause;
+  const name = maySee(cause) ? `schedule ${schedule}` : 'a schedule';
+  const since = paused && maySee(cause) ? pausedSince(paused) : '';
   if (!missed) return { state: 'ok', reason: `${name} is paused${since}` };
   return { state: 'overdue', reason: `${name} was due ${owed?.when} ${owed?.why}${owed?.isPaused ? since : ''}` };
 }

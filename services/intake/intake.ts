@@ -74,7 +74,7 @@ interface Incoming {
   source?: ManifestSource;
   requestor?: Requestor;
   /** The webhook to notify of the end. */
-  told?: { notifyEndpoint?: string };
+  webhook?: { notifyEndpoint?: string };
   trace?: string;
   /** The operation, if a dead process has left it, and this one resumes it. */
   left?: Stored | undefined;
@@ -115,7 +115,7 @@ export class Intake {
     let attempt: Attempt | undefined;
     let filled = false;
     try {
-      const body = { backup, compression, tags, ...incoming.told, ...(requestor && { requestor }) };
+      const body = { backup, compression, tags, ...incoming.webhook, ...(requestor && { requestor }) };
       const fresh = newOperation(
         { id, kind: 'upload', address: place, body, ...(trace !== undefined && { trace }) },
         new Date(),

@@ -70,8 +70,8 @@ function runNoticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] 
   const pings = ping ? [queuedPing(common, ping)] : [];
   const notice = runNoticeOf(run);
   if (!notice) return pings;
-  const told = { ...common, id: noticeId(notice), body: JSON.stringify(notice) };
-  return [...pings, ...toEach(told, notice.state, run.request.notifyEndpoint, config)];
+  const content = { ...common, id: noticeId(notice), body: JSON.stringify(notice) };
+  return [...pings, ...toEach(content, notice.state, run.request.notifyEndpoint, config)];
 }
 
 function queuedPing(

@@ -62,15 +62,15 @@ export class Attempt {
   #written: OperationMetadata;
   #writtenAt = performance.now();
   /** The progress that was last published or written, and when. */
-  #told: OperationMetadata;
-  #toldAt = performance.now();
+  #published: OperationMetadata;
+  #publishedAt = performance.now();
   #timer: NodeJS.Timeout | undefined;
 
   private constructor(stored: Stored, options: AttemptOptions) {
     this.#stored = stored;
     this.#metadata = carriedOver(stored.operation.metadata);
     this.#written = this.#metadata;
-    this.#told = this.#metadata;
+    this.#published = this.#metadata;
     this.#options = options;
     this.log = options.log;
     for (const lease of [options.lease, ...(options.permits ?? [])]) if (lease) this.#hold(lease);
@@ -146,18 +146,19 @@ export class Attempt {
   report(metadata: OperationMetadata): void {
     this.#metadata = { ...this.#metadata, ...metadata };
     if (this.#timer || this.signal.aborted) return;
-    const due = Math.max(0, this.#toldAt + reportEveryMs - performance.now());
+    const due = Math.max(0, this.#publishedAt + reportEveryMs - performance.now());
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      if (this.#metadata !== this.#told) this.#tell();
+      if (this.#metadata !== this.#published) this.#publish();
     }, due);
   }
 
-  #tell(): void {
+  #publish(): void {
     const metadata = this.#metadata;
     const isRecent = performance.now() - this.#writtenAt < recordEveryMs;
-    const told = isRecent && onlyMoved(this.#written, metadata) && this.#options.store.tell(this.operation, metadata);
-    if (told) [this.#told, this.#toldAt] = [metadata, performance.now()];
+    const published =
+      isRecent && onlyMoved(this.#written, metadata) && this.#options.store.publishProgress(this.operation, metadata);
+    if (published) [this.#published, this.#publishedAt] = [metadata, performance.now()];
     else this.record({}).catch((error) => this.log.debug('progress not written', { error }));
   }
 
@@ -247,7 +248,7 @@ export class Attempt {
       if (written) {
         this.#stored = written;
         [this.#written, this.#writtenAt] = [metadata, performance.now()];
-        [this.#told, this.#toldAt] = [metadata, this.#writtenAt];
+        [this.#published, this.#publishedAt] = [metadata, this.#writtenAt];
         return;
       }
       const found = await this.#options.store.find(this.operation.id, this.operation.remote);

@@ -34,11 +34,11 @@ export function progressOf({ owner = '', attempt }: Operation, metadata: Operati
 }
 
 /** The operation with its published progress, if that belongs to the same attempt and is newer. */
-export function withProgress(operation: Operation, told: Progress | undefined): Operation {
+export function withProgress(operation: Operation, progress: Progress | undefined): Operation {
   const { owner, attempt, updated_at } = operation;
-  if (!told || !isAtWork(operation)) return operation;
-  if (told.owner !== owner || told.attempt !== attempt || told.at <= updated_at) return operation;
-  return { ...operation, updated_at: told.at, metadata: { ...operation.metadata, ...told.metadata } };
+  if (!progress || !isAtWork(operation)) return operation;
+  if (progress.owner !== owner || progress.attempt !== attempt || progress.at <= updated_at) return operation;
+  return { ...operation, updated_at: progress.at, metadata: { ...operation.metadata, ...progress.metadata } };
 }
 
 export function isAtWork({ status }: Pick<Operation, 'status'>): boolean {

@@ -61,11 +61,11 @@ export class OperationStore {
    * Publishes the progress of a running operation. Returns false if a record must be written instead: the connection was lost since the last record, which would look as
    * if the attempt had ended with it.
    */
-  tell(operation: Operation, metadata: OperationMetadata): boolean {
+  publishProgress(operation: Operation, metadata: OperationMetadata): boolean {
     const { id, remote, updated_at } = operation;
     if (!this.#nats.connected || Date.parse(updated_at) < this.#nats.servesSince) return false;
-    const told = progressOf(operation, metadata, new Date());
-    this.#nats.connection.publish(progressSubject(remote, id), JSON.stringify(told));
+    const progress = progressOf(operation, metadata, new Date());
+    this.#nats.connection.publish(progressSubject(remote, id), JSON.stringify(progress));
     return true;
   }
 

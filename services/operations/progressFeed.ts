@@ -17,7 +17,7 @@ export class ProgressFeed implements Disposable {
   readonly #nats: Nats;
   readonly #operations: Pick<OperationStore, 'find'>;
   /** Running operations, that which was silent for longest first. */
-  readonly #known = new Map<string, { operation: Operation; told?: Progress }>();
+  readonly #known = new Map<string, { operation: Operation; progress?: Progress }>();
   readonly #reading = new Set<string>();
   readonly #listeners: ((operation: Operation) => void)[] = [];
   readonly #subscription: Disposable;
@@ -36,7 +36,7 @@ export class ProgressFeed implements Disposable {
 
   /** The operation with its latest progress. */
   latest(operation: Operation): Operation {
-    return withProgress(operation, this.#known.get(operation.id)?.told);
+    return withProgress(operation, this.#known.get(operation.id)?.progress);
   }
 
   [Symbol.dispose](): void {
@@ -45,47 +45,47 @@ export class ProgressFeed implements Disposable {
 
   #see(operation: Operation): void {
     const { id } = operation;
-    const told = this.#known.get(id)?.told;
+    const progress = this.#known.get(id)?.progress;
     this.#known.delete(id);
-    if (isAtWork(operation)) this.#remember({ operation, ...(told && { told }) });
+    if (isAtWork(operation)) this.#remember({ operation, ...(progress && { progress }) });
   }
 
   #hear(subject: string, data: Uint8Array): void {
     const named = parseProgressSubject(subject);
     if (!named) return;
     try {
-      const told = check('progress.json', parseJson(data, 'progress', 'bad-message'), 'progress', 'bad-message');
+      const progress = check('progress.json', parseJson(data, 'progress', 'bad-message'), 'progress', 'bad-message');
       const known = this.#known.get(named.operation)?.operation;
-      if (known) this.#tell(known, named.remote, told);
-      else void this.#read(named, told);
+      if (known) this.#passOn(known, named.remote, progress);
+      else void this.#read(named, progress);
     } catch (error) {
       this.#nats.log.debug('progress that cannot be read', { subject, error });
     }
   }
 
   /** A worker may not publish the progress of another host's operation. */
-  #tell(operation: Operation, remote: string, told: Progress): void {
+  #passOn(operation: Operation, remote: string, progress: Progress): void {
     const { id } = operation;
     if (operation.remote !== remote) return;
-    const shown = withProgress(operation, told);
+    const shown = withProgress(operation, progress);
     if (shown === operation) return;
     this.#known.delete(id);
-    this.#remember({ operation, told });
+    this.#remember({ operation, progress });
     for (const see of this.#listeners) see(shown);
   }
 
-  #remember(known: { operation: Operation; told?: Progress }): void {
+  #remember(known: { operation: Operation; progress?: Progress }): void {
     this.#known.set(known.operation.id, known);
     const [oldest] = this.#known.keys();
     if (this.#known.size > mostRemembered && oldest !== undefined) this.#known.delete(oldest);
   }
 
-  async #read({ remote, operation: id }: { remote: string; operation: string }, told: Progress): Promise<void> {
+  async #read({ remote, operation: id }: { remote: string; operation: string }, progress: Progress): Promise<void> {
     if (this.#reading.has(id) || this.#reading.size >= mostReads) return;
     this.#reading.add(id);
     try {
       const found = await this.#operations.find(id, remote);
-      if (found) this.#tell(found.operation, remote, told);
+      if (found) this.#passOn(found.operation, remote, progress);
     } catch (error) {
       this.#nats.log.debug('the record of an operation was not read', { operation: id, error });
     } finally {

@@ -57,7 +57,7 @@ export function checkNoSecrets({ match = [] }: Pick<RunSelector, 'match'>): void
   throw new LxstowError('forbidden', `selector: ${why}; match the key alone (${key}), or a user.* key`);
 }
 
-/** The audit trail's fields of a run or schedule: what it backs up, and by which rule it deletes backups. */
+/** The audit log's fields of a run or schedule: what it backs up, and by which rule it deletes backups. */
 export function choiceOf({ selector, keep }: Pick<ScheduleBody, 'selector' | 'keep'>): Record<string, unknown> {
   return { ...(selector && { selector: withoutSecrets(selector) }), ...(keep && { keep }) };
 }

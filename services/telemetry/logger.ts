@@ -20,7 +20,7 @@ export function createLogger(config: Config['log'], fields: Record<string, unkno
   });
 }
 
-/** The audit trail: lines with `"audit":true`, whatever the log's level is. */
+/** The audit log: lines with `"audit":true`, whatever the log's level is. */
 export function auditLog(config: Config['log'], service: 'gateway' | 'worker'): Log {
   return createLogger({ ...config, level: 'info' }, { service, audit: true });
 }

@@ -35,7 +35,7 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
   }
 }
 
-/** Writes a deletion's line of the audit trail. `by`: what chose the backup for deletion. */
+/** Writes a deletion's line of the audit log. `by`: what chose the backup for deletion. */
 export function auditRemoval(address: BackupAddress, attempt: Attempt, { audit }: Tools, by: object = {}): void {
   const { id: operation, kind, requestor, trace } = attempt.operation;
   const { remote: location, project, instance, backup } = address;

@@ -144,8 +144,8 @@ export class TarScanner {
     } else if (!isExtension(type)) {
       if (this.entries === 0) this.firstFileBytes = size;
       this.entries += 1;
-      this.#tell(header, size);
-    } else if (type !== longName && type !== longLink) this.#tell(header, size);
+      this.#beginEntry(header, size);
+    } else if (type !== longName && type !== longLink) this.#beginEntry(header, size);
     else if (this.#onEntry) {
       if (size > largestPaxBytes) throw this.#broken(position, `there is a name of ${size} bytes`);
       this.#collectFor(size, (data) => this.#extensions.push({ type: type === longName ? 'L' : 'K', data }));
@@ -153,7 +153,7 @@ export class TarScanner {
     if (Number.isNaN(size)) throw this.#broken(position, 'there is a size that is not a number');
   }
 
-  #tell(header: Buffer, size: number): void {
+  #beginEntry(header: Buffer, size: number): void {
     const take = this.#onEntry?.({ header, size, extensions: this.#extensions });
     this.#extensions = [];
     if (take) this.#collectFor(size, take);

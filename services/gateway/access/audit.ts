@@ -1,5 +1,5 @@
 /**
- * The gateway's part of the audit trail: a log line for each call that changes something, each call that is refused, each download of an archive, and each request
+ * The gateway's part of the audit log: a log line for each call that changes something, each call that is refused, each download of an archive, and each request
  * over NATS, at whatever level the log is.
  */
 import type { Msg } from '@nats-io/transport-node';

@@ -1,4 +1,4 @@
-/** Puts a gateway's trust together: the store and its copy, the directory, open connections, the audit trail. */
+/** Puts a gateway's trust together: the store and its copy, the directory, open connections, the audit log. */
 import { setTimeout } from 'node:timers/promises';
 import type { Config } from '../../contract/schemas.ts';
 import type { Nats } from '../../nats/connection.ts';

@@ -69,13 +69,13 @@ export class EventSockets implements AsyncDisposable {
 
   constructor({ feed, progress, runFeed, log }: EventSources) {
     this.#log = log;
-    const tell = (events: () => Event[]) => {
+    const sendAll = (events: () => Event[]) => {
       if (this.#subscribers.size === 0) return;
-      for (const event of events()) this.#tell(event);
+      for (const event of events()) this.#queue(event);
     };
-    feed.onChange((operation) => tell(() => eventsOf(operation)));
-    progress.onProgress((operation) => tell(() => eventsOf(operation)));
-    runFeed.onChange(({ run }) => tell(() => [runEvent(run)]));
+    feed.onChange((operation) => sendAll(() => eventsOf(operation)));
+    progress.onProgress((operation) => sendAll(() => eventsOf(operation)));
+    runFeed.onChange(({ run }) => sendAll(() => [runEvent(run)]));
     this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
   }
 
@@ -100,12 +100,12 @@ export class EventSockets implements AsyncDisposable {
     if (second !== this.#second) {
       const left = this.#lines - mostLinesPerSecond;
       [this.#second, this.#lines] = [second, 0];
-      if (left > 0) this.#tell(loggingEvent({ level: 'warn', message: 'log lines left out', count: left }));
+      if (left > 0) this.#queue(loggingEvent({ level: 'warn', message: 'log lines left out', count: left }));
     }
-    if (++this.#lines <= mostLinesPerSecond) this.#tell(loggingEvent(line));
+    if (++this.#lines <= mostLinesPerSecond) this.#queue(loggingEvent(line));
   }
 
-  #tell(event: Event): void {
+  #queue(event: Event): void {
     if (this.#subscribers.size === 0 || this.#unsent.push({ event }) > 1) return;
     setTimeout(() => this.#flush(), Math.min(longestWaitMs, this.#subscribers.size * waitMsPerSubscriber)).unref();
   }

@@ -127,7 +127,7 @@ function connectionOf({ connection }: Nats): ConstructorParameters<typeof Svcm>[
   return connection as unknown as ConstructorParameters<typeof Svcm>[0];
 }
 
-/** Answers, writes the audit trail, and returns the error that was answered. */
+/** Answers, writes the audit log, and returns the error that was answered. */
 async function answer(
   parts: GatewayParts,
   endpoint: Endpoint,
@@ -141,10 +141,10 @@ async function answer(
   return error;
 }
 
-/** The fields of requests that the audit trail gets. */
+/** The fields of requests that the audit log gets. */
 type Named = { id?: string; backup?: string; name?: string; definition?: ScheduleBody } & ScheduleBody;
 
-/** Fills `about` with the fields that the audit trail gets. */
+/** Fills `about` with the fields that the audit log gets. */
 async function respond(
   parts: GatewayParts,
   endpoint: Endpoint,

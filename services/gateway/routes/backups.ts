@@ -232,7 +232,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   const { config, nats, submitter, feed, stop } = parts;
   const { backup, ...address } = backupOf(request, config);
   const name = `${address.instance}/${backup}`;
-  const told = endpointOf(request, config.notify);
+  const webhook = endpointOf(request, config.notify);
   nats.assertConnected();
   await assertDeletable(parts, { ...address, backup }, ended(response));
   const { remote, project, instance } = address;
@@ -240,7 +240,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   // If there is no worker, fail now, not after deleteTimeoutMs.
   await askLookUp(nats, remote, { project, instance }, config.gateway.askTimeoutMs, trace);
   const id = submitter.newId();
-  await submitter.submit(id, { kind: 'delete', address, body: { backup, ...told } }, requestorOf(request), trace);
+  await submitter.submit(id, { kind: 'delete', address, body: { backup, ...webhook } }, requestorOf(request), trace);
   const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
   const operation = await feed.untilEnded(id, timeout);
   if (!operation || !isFinal(operation)) {

@@ -171,10 +171,10 @@ async function assertProjects({ nats, config }: GatewayParts, projects: string[]
 export async function enrol(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { trustStore, trust } = parts;
   const body = check('http-certificates-post.json', bodyOf(request), 'body');
-  const refuse = (reason: string, told = reason) => {
+  const refuse = (reason: string, answer = reason) => {
     trust.enrolling(request, wrongTokenWeight);
     noteForAudit(response, { reason });
-    return new LxstowError('forbidden', told);
+    return new LxstowError('forbidden', answer);
   };
   const given = body.trust_token || body.password;
   if (!given) throw refuse('no token', 'not authorized');

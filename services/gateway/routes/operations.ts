@@ -38,7 +38,7 @@ async function listOperations(parts: GatewayParts, request: Request, response: R
   const client = clientOf(request);
   const wants = (each: string) => (project === undefined || each === project) && mayTouch(client, each);
   const theirs = (each: Operation) => wants(each.project);
-  if (isAdmin(client)) await tellDeadLetters(parts, response);
+  if (isAdmin(client)) await warnOfDeadLetters(parts, response);
   if (wantsLines(request)) return sendLines(parts, request, response, operationBatches(parts, client, wants));
   let found: Operation[];
   if (limit === undefined) found = (await operations.list()).filter(theirs);
@@ -137,7 +137,7 @@ function idOf(request: Request): string {
 }
 
 /** Says in a header how many dead letters there are, because LXD's clients do not expect this in the body. */
-async function tellDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
+async function warnOfDeadLetters({ nats, log }: GatewayParts, response: Response): Promise<void> {
   try {
     const count = await countDeadLetters(nats);
     if (count > 0) warn(response, wordsFor(count));

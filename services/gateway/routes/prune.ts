@@ -36,7 +36,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   checkRule(keep);
   noteForAudit(response, { keep, instances, dry_run });
   const place = placeOf(request, undefined, config.gateway.defaultRemote);
-  const told = endpointOf(request, config.notify, notifyEndpoint);
+  const webhook = endpointOf(request, config.notify, notifyEndpoint);
   const unreadable = new Set<string>();
   const found = await catalog.list(place, ended(response), ({ instance }) => void unreadable.add(instance));
   const groups = Map.groupBy(found, ({ address }) => address.instance);
@@ -64,7 +64,7 @@ async function prune(parts: GatewayParts, request: Request, response: Response):
   const addresses = judged
     .filter(({ verdicts }) => verdicts.some(({ action }) => action === 'delete'))
     .map(({ instance }): Address => ({ ...place, instance }));
-  const begun = await begin(parts, request, addresses, { keep, ...told });
+  const begun = await begin(parts, request, addresses, { keep, ...webhook });
   noteForAudit(response, { operations: begun.map(({ id }) => id) });
   sync(response, begun.map(shownOperation));
 }

@@ -36,7 +36,7 @@ interface Wanted {
   pool: string | undefined;
   compression: Compression;
   tags: Tags;
-  told: { notifyEndpoint?: string };
+  webhook: { notifyEndpoint?: string };
 }
 
 /** Bytes per second. A slower client would block a transfer that others could use. */
@@ -114,7 +114,7 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
   const judge = strict ? await judgeFor(parts, index, instance, arriving, inTurn) : undefined;
   idle.watch(true);
   assertNotOwn(instance);
-  const { remote, project, pool, compression, tags, told } = wanted;
+  const { remote, project, pool, compression, tags, webhook } = wanted;
   const length = request.get('content-length');
   return intake.take({
     id: randomUUID(),
@@ -124,7 +124,7 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
     tar: judge ? completed(tar) : tar,
     compression,
     tags,
-    told,
+    webhook,
     length: length === undefined ? undefined : Number(length),
     requestor: requestorOf(request),
     trace: traceOfRequest(request).id,
@@ -147,7 +147,7 @@ function wantedOf(request: Request, config: Config): Wanted {
     pool: header('pool', 'poolName'),
     compression: compressionQuery(request) ?? config.worker.compression,
     tags: tagsOf(request),
-    told: endpointOf(request, config.notify),
+    webhook: endpointOf(request, config.notify),
   };
 }
 

@@ -17,7 +17,7 @@ export function remotesOf(request: Request, { remotes, gateway }: Config): strin
   return [gateway.defaultRemote, ...known.filter((remote) => remote !== gateway.defaultRemote)];
 }
 
-interface Told {
+interface Answers {
   /** By host, in the order in which they were asked. */
   found: Map<string, LxdObject[]>;
   /** Why the other hosts did not answer. */
@@ -30,25 +30,25 @@ export async function askRemotes(
   response: Response,
   remotes: string[],
   question: InventoryQuestion,
-): Promise<Told> {
-  const told: Told = { found: new Map(), silent: new Map() };
-  const answers = await Promise.allSettled(
+): Promise<Answers> {
+  const answers: Answers = { found: new Map(), silent: new Map() };
+  const settled = await Promise.allSettled(
     remotes.map((remote) => askInventory(nats, remote, question, config.gateway.inventoryTimeoutMs)),
   );
-  for (const [index, answer] of answers.entries()) {
+  for (const [index, answer] of settled.entries()) {
     const remote = remotes[index] as string;
-    if (answer.status === 'fulfilled') told.found.set(remote, answer.value);
-    else told.silent.set(remote, asLxstowError(answer.reason));
+    if (answer.status === 'fulfilled') answers.found.set(remote, answer.value);
+    else answers.silent.set(remote, asLxstowError(answer.reason));
   }
-  for (const [remote, error] of told.silent) {
+  for (const [remote, error] of answers.silent) {
     log.warn('a host did not answer', { remote, error });
     warn(response, `host ${remote} is not in this answer: ${error.code}`);
   }
-  return told;
+  return answers;
 }
 
 /** The same, but throws the first host's error if none answers. */
-export async function askSome(...asked: Parameters<typeof askRemotes>): Promise<Told['found']> {
+export async function askSome(...asked: Parameters<typeof askRemotes>): Promise<Answers['found']> {
   const { found, silent } = await askRemotes(...asked);
   const [error] = silent.values();
   if (found.size === 0 && error) throw error;

@@ -13,8 +13,20 @@ export function shownOperation(operation: Operation) {
     ...(run !== undefined && { run }),
     ...sourceOf(operation),
   };
-  const told = { id, class: operation.class, description, created_at, updated_at, status, status_code };
-  return { ...told, resources, metadata, may_cancel, err, location };
+  return {
+    id,
+    class: operation.class,
+    description,
+    created_at,
+    updated_at,
+    status,
+    status_code,
+    resources,
+    metadata,
+    may_cancel,
+    err,
+    location,
+  };
 }
 
 /** Leaves out the stage of an operation that has ended. */

@@ -198,11 +198,11 @@ export class LxdClient implements Disposable {
       outgoing.once('response', resolve);
       outgoing.on('error', (error) => reject(this.failure(error, signal)));
     });
-    const tell = this.#timed(request);
+    const observe = this.#timed(request);
     // Handles the rejection, too: the caller may see the failure while it writes the body, before it awaits `answer`.
     answer.then(
-      ({ statusCode }) => tell(String(statusCode)),
-      (error) => tell(asLxstowError(error).code),
+      ({ statusCode }) => observe(String(statusCode)),
+      (error) => observe(asLxstowError(error).code),
     );
     return { outgoing, answer };
   }
@@ -211,11 +211,11 @@ export class LxdClient implements Disposable {
   async download(request: LxdRequest & { statuses: number[] }): Promise<Download> {
     const { headers = {}, signal, statuses } = request;
     const waiting = { signal, silence: this.silence };
-    const tell = this.#timed(request);
+    const observe = this.#timed(request);
     const asked = this.#downloader.get(this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
     asked.then(
-      (answer) => tell(String(answer.status)),
-      (error) => tell(asLxstowError(this.failure(error, signal)).code),
+      (answer) => observe(String(answer.status)),
+      (error) => observe(asLxstowError(this.failure(error, signal)).code),
     );
     try {
       const answer = await asked;

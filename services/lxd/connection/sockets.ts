@@ -21,10 +21,10 @@ export function defaultSocket(remote: string, env: NodeJS.ProcessEnv, exists: (p
 
 /** The sockets that INCUS_SOCKET, INCUS_DIR and LXD_DIR name; without them, those of the installed servers. */
 export function knownSockets(env: NodeJS.ProcessEnv, exists: (path: string) => boolean = existsSync): string[] {
-  const told = [
+  const named = [
     env.LXD_DIR ? join(env.LXD_DIR, 'unix.socket') : '',
     env.INCUS_SOCKET || (env.INCUS_DIR ? join(env.INCUS_DIR, 'unix.socket') : ''),
   ].filter((path) => path !== '');
   const lxd = exists(snapSocket) ? snapSocket : lxdSocket;
-  return told.length > 0 ? told : [lxd, incusSocket].filter(exists);
+  return named.length > 0 ? named : [lxd, incusSocket].filter(exists);
 }
