@@ -20,7 +20,7 @@ RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
 
 FROM node:${NODE}-slim
 ENV NODE_ENV=production
-# For memory (docs/install.md). A worker does with 1: docker-compose.yml.
+# Saves memory (docs/install.md). A worker needs only 2: docker-compose.yml.
 ENV MALLOC_ARENA_MAX=1 NODE_OPTIONS=--max-semi-space-size=8
 # gzip at a third of the CPU (docs/adr/0029-isa-l.md).
 RUN apt-get update -q && apt-get install -q -y --no-install-recommends libisal2 && rm -rf /var/lib/apt/lists/*

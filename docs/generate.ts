@@ -53,7 +53,8 @@ function tables(): string[] {
 
 function row(path: string, leaf: Node): string[] {
   const { default: usual } = leaf;
-  const shown = usual === undefined || usual === '' ? '' : `\`${Array.isArray(usual) ? usual.join(',') : usual}\``;
+  const shown =
+    usual === undefined || String(usual) === '' ? '' : `\`${Array.isArray(usual) ? usual.join(',') : usual}\``;
   return [`\`${path}\``, `\`${variableOf(path.split('.'))}\``, shown, what(leaf)];
 }
 

@@ -149,7 +149,7 @@ export interface Everything {
 "trusted-certificate.json"?: TrustedCertificate
 }
 /**
- * A line of the index of a project's backups: what lists show of a backup. With it, a list need not read the backup's manifest. It counts only if the store lists the manifest with the same ETag and size.
+ * A line of the index of a project's backups: what lists show of a backup. With it, a list need not read the backup's manifest. lxstow uses the line only if the store lists the manifest with the same ETag and size.
  */
 export interface IndexedBackup {
 instance: string
@@ -173,7 +173,7 @@ instance_only: boolean
 tags: Tags
 pinned: boolean
 /**
- * By a legal hold.
+ * True: the backup has a legal hold in the store.
  */
 held: boolean
 /**
@@ -439,7 +439,7 @@ tokenExpiryHours: number
  */
 refusalsPerMinute: number
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 defaultRemote: string
 /**
@@ -459,7 +459,7 @@ askTimeoutMs: number
  */
 inventoryTimeoutMs: number
 /**
- * An instance whose last backup is older than this is overdue (docs/status.md). The default, a day and two hours, suits daily backups.
+ * An instance whose last backup is older than this is overdue ([status.md](status.md)). The default, a day and two hours, suits daily backups.
  */
 backupMaxAgeHours: number
 /**
@@ -481,7 +481,7 @@ clientIdleTimeoutMs: number
 }
 export interface WorkerConfig {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote: string
 /**
@@ -565,7 +565,7 @@ endpoints: string[]
  */
 events: ("success" | "failed" | "cancelled")[]
 /**
- * Whether `endpoints` also get a notice of each backup and deletion of a run. The notice of the run itself has counts and the first failures.
+ * Whether `endpoints` also get a notice of each backup and prune of a run. The notice of the run itself has counts and the first failures.
  */
 children: boolean
 /**
@@ -736,7 +736,7 @@ projects?: Projects1
  * 
  * @maxItems 1000
  * 
- * Items: The name of a host: a key in `remotes` of the configuration.
+ * Items: The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remotes?: string[]
 /**
@@ -884,7 +884,7 @@ export interface RestoreBackupBody {
  */
 name?: string
 /**
- * An LXD storage pool.
+ * An LXD storage pool: no slash and no white space.
  */
 pool?: string
 /**
@@ -892,7 +892,7 @@ pool?: string
  */
 project?: string
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 target?: string
 /**
@@ -990,7 +990,7 @@ projects?: Projects1
  * 
  * @maxItems 1000
  * 
- * Items: The name of a host: a key in `remotes` of the configuration.
+ * Items: The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remotes?: string[]
 /**
@@ -1060,7 +1060,7 @@ zone?: string
  */
 export interface SchedulesPostBody {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 definition: ScheduleBody
@@ -1294,7 +1294,7 @@ backup: string
  */
 source?: {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote?: string
 /**
@@ -1307,7 +1307,7 @@ project?: string
 instance?: string
 }
 /**
- * An LXD storage pool.
+ * An LXD storage pool: no slash and no white space.
  */
 pool?: string
 /**
@@ -1358,7 +1358,7 @@ export interface ManifestBackup {
  */
 name: string
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote: string
 /**
@@ -1532,7 +1532,7 @@ backup: string
 }
 export interface OperationsRequest {
 /**
- * Only those.
+ * Only operations with this status.
  */
 status?: ("Pending" | "Running" | "Cancelling" | "Success" | "Failure" | "Cancelled")
 /**
@@ -1556,7 +1556,7 @@ timeout?: number
 }
 export interface StatusRequest {
 /**
- * Only those.
+ * Only instances in this state.
  */
 state?: ("ok" | "overdue" | "never" | "failing" | "excluded" | "gone")
 /**
@@ -1581,7 +1581,7 @@ next?: string
 }
 export interface InstanceStatus {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 host: string
 /**
@@ -1603,7 +1603,7 @@ last_success: (string | null)
 /**
  * The schedules that cover the instance and that the client may see. Absent if there are none.
  * 
- * Items: a schedule's name: small letters, digits and hyphens, up to 63
+ * Items: a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 schedules?: string[]
 /**
@@ -1678,7 +1678,7 @@ instance: string
  */
 project: string
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 location: string
 }
@@ -1728,7 +1728,7 @@ export interface Resources {
  */
 export interface PruneVerdict {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 location: string
 /**
@@ -1759,7 +1759,7 @@ reasons: string[]
  */
 export interface ShownSchedule {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 definition: ScheduleBody
@@ -1816,13 +1816,13 @@ next?: string
 }
 export interface ScheduleRequest {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 }
 export interface SchedulePauseRequest {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 reason?: string
@@ -1830,7 +1830,7 @@ until?: string
 }
 export interface ScheduleRunRequest {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 /**
@@ -1840,7 +1840,7 @@ id?: string
 }
 export interface ScheduleNextRequest {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 /**
@@ -1866,7 +1866,7 @@ silent?: {
  */
 export interface ScheduledAt {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 schedule: string
 /**
@@ -1874,7 +1874,7 @@ schedule: string
  */
 at: string
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 host?: string
 /**
@@ -2009,7 +2009,7 @@ status_code: (200 | 400 | 401)
  */
 code?: string
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 location: string
 project: string
@@ -2022,7 +2022,7 @@ backup?: string
  */
 source?: {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 location?: string
 /**
@@ -2079,7 +2079,7 @@ err: string
 location: string
 kind: ("backup" | "restore" | "delete" | "prune" | "upload")
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote: string
 /**
@@ -2448,7 +2448,7 @@ pending: number
 }
 export interface RunAway {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote: string
 since: string
@@ -2500,7 +2500,7 @@ next?: string
 }
 export interface ShownRunChild {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote: string
 /**
@@ -2582,7 +2582,7 @@ run: ShownRun
 }
 export interface RunChild {
 /**
- * The name of a host: a key in `remotes` of the configuration.
+ * The name of a host: a key in `remotes` of the configuration, of lower-case letters, digits and hyphens.
  */
 remote: string
 /**
@@ -2689,7 +2689,7 @@ bytes?: number
  */
 export interface Schedule {
 /**
- * a schedule's name: small letters, digits and hyphens, up to 63
+ * a schedule's name: up to 63 lower-case letters, digits and hyphens
  */
 name: string
 definition: ScheduleBody

@@ -120,9 +120,9 @@ Recommends: systemd (>= 250)
 Section: admin
 Priority: optional
 Description: ${description}
- A gateway that speaks like LXD's own REST API, workers beside LXD, and their
- client, in one command. With Node.js, nats-server, VersityGW and ISA-L:
- lxstow init sets up a machine that has LXD or Incus.
+ One command with a gateway that serves LXD's own REST API, workers that back up
+ and restore instances, and a client. The package includes Node.js, nats-server,
+ VersityGW and ISA-L. lxstow init sets up a machine that has LXD or Incus.
 `,
   );
   await write('DEBIAN/conffiles', '/etc/lxstow/lxstow.yaml\n/etc/lxstow/admin.env\n');

@@ -60,7 +60,7 @@ export function loadConfig(source: ConfigSource): Config {
   const { raw, file } = given(source);
   const where = file
     ? `configuration (${file} and environment)`
-    : `configuration (the environment; no file: --config or LXSTOW_CONFIG names one, else it is ${usualFiles(source.env).join(' or ')})`;
+    : `configuration (environment only; no file at ${usualFiles(source.env).join(' or ')}, and none named by --config or LXSTOW_CONFIG)`;
   return checked(raw, where);
 }
 
@@ -90,7 +90,9 @@ function withFolder(raw: unknown, where: string): unknown {
     throw new LxstowError('bad-config', `${where}: ${why}`);
   };
   if (s3.accessKey !== undefined || s3.secretKey !== undefined)
-    fail('s3.folder and s3.accessKey are both set: keep s3.folder for a folder, or the keys for an S3 server');
+    fail(
+      's3.folder is set together with s3.accessKey or s3.secretKey: remove the keys to use the folder, or s3.folder to use an S3 server',
+    );
   const { endpoint } = s3;
   if (typeof endpoint === 'string' && !/^http:\/\/(127\.0\.0\.1|localhost):\d+\/?$/.test(endpoint))
     fail('with s3.folder, s3.endpoint must be an address where standalone can serve the folder: http://127.0.0.1:PORT');

@@ -33,7 +33,7 @@ export function parseBandwidth(text: string): Timetable {
     const on = day === undefined ? days.keys() : [days.findIndex((name) => name.toLowerCase() === day.toLowerCase())];
     const time = Number(hour) * 60 + Number(minute);
     if (rate === undefined || Number(hour) > 23 || Number(minute) > 59)
-      throw wrong(`${JSON.stringify(word)} is not like 08:00,512KiB`);
+      throw wrong(`${JSON.stringify(word)} is not a time and a rate, such as 08:00,512KiB`);
     for (const index of on) {
       if (index < 0) throw wrong(`${JSON.stringify(day)} is not one of ${days.join(', ')}`);
       const from = index * minutesADay + time;
@@ -50,7 +50,9 @@ function parseRate(text: string): number {
   const factor = units[unit];
   const rate = Number(amount) * (factor ?? Number.NaN);
   if (Number.isNaN(rate))
-    throw wrong(`${JSON.stringify(text)} is not like 20MiB: ${Object.keys(units).join(', ')}, or off`);
+    throw wrong(
+      `${JSON.stringify(text)} is neither off nor a rate such as 20MiB; units: ${Object.keys(units).join(', ')}`,
+    );
   if (rate < leastRate) throw wrong(`${JSON.stringify(text)} is less than ${leastRate / 1024}KiB a second`);
   return rate;
 }

@@ -48,7 +48,7 @@ export const servers = {
     title: 'MinIO of 2026-02',
     differs: {
       uploadsKept:
-        'listed only by their exact keys, which checkpoints contain. Removed after a day; lxstow renews them before that',
+        'listed only by their exact keys, which checkpoints contain. Removed after a day; lxstow replaces them before that',
       powerCut: 'loses the last object: set `s3.syncFolder`',
     },
   },
@@ -57,7 +57,7 @@ export const servers = {
     differs: {
       completionOnce: '**several may win**: the manifest decides',
       powerCut: unsynced,
-      full: '500: `s3-unavailable`; jobs wait, too',
+      full: '500: `s3-unavailable`; jobs wait as for `s3-full`',
       partOnce: 'listed with both ETags: a resumed backup notices this, and starts from the beginning',
       bucketNeeded: 'creates the bucket, if the keys have the right',
       order: 'by folder; lxstow does not rely on the order',
@@ -70,7 +70,7 @@ export const servers = {
     differs: {
       completionTwice:
         '200, even if the first one is still running or was interrupted: lxstow checks that the object exists',
-      lock: 'not in the way lxstow starts it',
+      lock: 'not with the options that lxstow uses',
       powerCut: `${unsynced}; \`s3.folder\` sets it`,
       uploadsOfOneKey: 'the first thousand',
     },
@@ -108,7 +108,7 @@ export const servers = {
       lock: 'none',
       lockRefused: 'accepted, but not kept: lxstow asks whether the bucket has Object Lock, and refuses the backup',
       powerCut: unsynced,
-      full: '503: `s3-unavailable`; jobs wait, too',
+      full: '503: `s3-unavailable`; jobs wait as for `s3-full`',
     },
   },
 } as const satisfies Record<string, Server>;

@@ -331,7 +331,11 @@ describe('an LXD', { timeout: 600_000 }, () => {
     const fault = lxd.faults.next('PUT /1.0/instances/c1/state', { hold: true }, { after: 1 });
     const answer = await replace();
     await fault.reached;
-    assertError(await stack.stow.request('DELETE', answer.body.operation), 400, /too late to cancel: c1 is taking/);
+    assertError(
+      await stack.stow.request('DELETE', answer.body.operation),
+      400,
+      /too late to cancel: the restored instance is already replacing c1/,
+    );
     fault.release();
     await succeeded(stack.stow, answer);
     assert.equal(await statusOf('c1'), 'Running');

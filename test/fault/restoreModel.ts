@@ -96,7 +96,11 @@ function assertGivenWay(world: World, now: Instance | undefined, operation: Oper
   if (!now && checkpoint?.swapped && /target/.test(act)) return;
   const at = world.find(target);
   if (now?.name === world.replaced && (!at || world.others.has(at.serial))) {
-    assert.match(`${why} ${world.undone?.message}`, /is lxstow-old-/, 'nobody is told where it is');
+    assert.match(
+      `${why} ${world.undone?.message}`,
+      /(exists, as|is now named) lxstow-old-/,
+      'nobody is told where it is',
+    );
     return;
   }
   assert.ok(now, `what was to be replaced is gone: ${why}`);

@@ -199,9 +199,12 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     if (noLxd) await writeFile(join(tree, 'etc/lxstow/recovery.md'), '… Backups are in the folder /srv/backups.\n');
     const { status, stdout, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
     assert.equal(status, 0, stderr);
-    assert.match(stdout.toString(), /^lxstow: no backup was removed\. Backups are in the folder \/srv\/backups\.$/m);
+    assert.match(stdout.toString(), /^lxstow: no backup was deleted\. Backups are in the folder \/srv\/backups\.$/m);
     assert.match(stdout.toString(), /^lxstow: \/etc\/lxstow\/recovery\.md says how to restore them/m);
-    assert.match(stdout.toString(), /^lxstow: the keys of the folder stay in \/var\/lib\/lxstow\/store\.$/m);
+    assert.match(
+      stdout.toString(),
+      /^lxstow: the access keys of the backup folder stay in \/var\/lib\/lxstow\/store\.$/m,
+    );
     if (!noLxd) assert.ok(existsSync(join(tree, 'srv/backups/objects/lxstow')));
     assert.ok(!existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'var/lib/private/lxstow')));

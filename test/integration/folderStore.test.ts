@@ -239,6 +239,6 @@ describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false :
     await configure({ accessKey: 'a', secretKey: 'b' });
     const both = await lxstow(...args());
     assert.equal(both.status, 78, both.stderr);
-    assert.match(both.stderr, /s3\.folder and s3\.accessKey are both set/);
+    assert.match(both.stderr, /s3\.folder is set together with s3\.accessKey/);
   });
 });

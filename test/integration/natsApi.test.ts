@@ -351,9 +351,17 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     });
 
     const wrong: [string, object, RegExp][] = [
-      ['a rule that deletes', { ...yearly, keep: { keep_last: 1 } }, /keep: a schedule over NATS deletes nothing/],
-      ['another project', { ...yearly, selector: { all: true, projects: ['default', 'x'] } }, /projects goes beyond/],
-      ['another remote', { ...yearly, selector: { all: true, remotes: ['other'] } }, /remotes goes beyond/],
+      ['a rule that deletes', { ...yearly, keep: { keep_last: 1 } }, /keep: set it over HTTPS/],
+      [
+        'another project',
+        { ...yearly, selector: { all: true, projects: ['default', 'x'] } },
+        /projects has names that the subject does not cover/,
+      ],
+      [
+        'another remote',
+        { ...yearly, selector: { all: true, remotes: ['other'] } },
+        /remotes has names that the subject does not cover/,
+      ],
       [
         'a guess at a secret',
         { ...yearly, selector: { match: ['environment.KEY=guess'] } },

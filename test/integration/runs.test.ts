@@ -355,8 +355,12 @@ describe('runs', { timeout: 600_000 }, () => {
     const beyond = { selector: { all: true, projects: ['default'] } };
     assertError(await as(operator, 'POST', '/1.0/runs', beyond), 403, /not authorized/);
     for (const path of [`/1.0/runs/${mixed}`, `/1.0/operations/${mixed}`])
-      assertError(await as(operator, 'DELETE', path), 403, /has instances of other projects, too/);
-    assertError(await as(operator, 'POST', `/1.0/runs/${mixed}/retry`), 403, /has instances of other projects, too/);
+      assertError(await as(operator, 'DELETE', path), 403, /also has instances of other hosts or projects/);
+    assertError(
+      await as(operator, 'POST', `/1.0/runs/${mixed}/retry`),
+      403,
+      /also has instances of other hosts or projects/,
+    );
     const others = idOf(await create({ selector: { instances: ['a1'] } }));
     for (const [method, path] of [
       ['GET', `/1.0/runs/${others}`],

@@ -181,7 +181,7 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     ['gzip that is cut', () => zlib.gzipSync(tar, { level: 1 }).subarray(0, 1_000_000), /damaged or truncated/],
     ['zstd that is cut', () => zlib.zstdCompressSync(tar).subarray(0, 1_000_000), /damaged or truncated/],
     ['a name that cannot be', () => tar, /X-LXD-name/, { 'x-lxd-name': 'a/b' }],
-    ['JSON', () => Buffer.from('{}'), /creates no instance/, { 'content-type': 'application/json' }],
+    ['JSON', () => Buffer.from('{}'), /creates instances only by restoring/, { 'content-type': 'application/json' }],
   ];
   for (const [why, bytes, text, headers = {}] of refusals) {
     it(`of ${why} is refused, and leaves nothing`, async () => {

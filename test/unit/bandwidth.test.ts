@@ -73,14 +73,14 @@ describe('a bandwidth', () => {
 
   it('that cannot be meant is refused, and why', () => {
     for (const [text, why] of [
-      ['', /"" is not like 20MiB: B, K, M/],
-      ['20', /"20" is not like 20MiB/],
-      ['20Mbit', /"20Mbit" is not like/],
-      ['-1MiB', /not like/],
+      ['', /"" is neither off nor a rate such as 20MiB; units: B, K, M/],
+      ['20', /"20" is neither off nor a rate/],
+      ['20Mbit', /"20Mbit" is neither/],
+      ['-1MiB', /neither off nor a rate/],
       ['0MiB', /"0MiB" is less than 1KiB a second/],
-      ['08:00', /"08:00" is not like 20MiB/],
-      ['08:00,1MiB 24:00,off', /"24:00,off" is not like 08:00,512KiB/],
-      ['08:00,1MiB 8:60,off', /not like 08:00/],
+      ['08:00', /"08:00" is neither off nor a rate/],
+      ['08:00,1MiB 24:00,off', /"24:00,off" is not a time and a rate, such as 08:00,512KiB/],
+      ['08:00,1MiB 8:60,off', /not a time and a rate/],
       ['08:00,1MiB 08:00,off', /"08:00,off": duplicate time/],
       ['Mon-08:00,1MiB 08:00,off', /duplicate time/],
       ['Funday-08:00,1MiB', /"Funday" is not one of Sun, Mon/],

@@ -81,7 +81,7 @@ export function listedProject(request: Request): string | undefined {
   const project = query(request, 'project', 'names.json#/$defs/projectName');
   const all = flag(request, 'all-projects') ?? false;
   if (all && project !== undefined)
-    throw new LxstowError('bad-request', 'either ?project= or ?all-projects=true, not both');
+    throw new LxstowError('bad-request', 'use either ?project= or ?all-projects=true, not both');
   return all ? undefined : (project ?? 'default');
 }
 
@@ -145,7 +145,7 @@ export function ended(response: Response): AbortSignal {
 export function checkIfMatch(request: Request, etag: string): void {
   const wanted = request.get('if-match');
   if (wanted !== undefined && !namesEtag(wanted, etag))
-    throw new LxstowError('precondition-failed', `the ETag is ${etag}, not ${wanted}`);
+    throw new LxstowError('precondition-failed', `it has changed: the ETag is ${etag}, not ${wanted}; read it again`);
 }
 
 /** Whether the list of ETags in a condition contains this one. */

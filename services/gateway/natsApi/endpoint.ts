@@ -50,7 +50,7 @@ export function selectorIn<S extends RunSelector>(question: Question, selector: 
   const beyond = (['remotes', 'projects'] as const).find(
     (field) => !(selector[field] ?? []).every(field === 'remotes' ? place.remote : place.project),
   );
-  if (beyond) throw new LxstowError('forbidden', `selector: ${beyond} goes beyond what the subject names`);
+  if (beyond) throw new LxstowError('forbidden', `selector: ${beyond} has names that the subject does not cover`);
   return {
     ...selector,
     ...(remote !== all && { remotes: [remote] }),

@@ -126,7 +126,8 @@ function seenFrom(question: Question): MaySee {
 function requestIn({ config }: GatewayParts, question: Question): CreateRunBody {
   const { selector, ...options } = question.body as CreateRunBody;
   // The right to publish runs is a right to make backups, not to delete them.
-  if (options.keep) throw new LxstowError('forbidden', 'keep: a run over NATS deletes nothing');
+  if (options.keep)
+    throw new LxstowError('forbidden', 'keep: start the run over HTTPS; a run from NATS may not delete backups');
   checkLock(options.object_lock, config.s3);
   const bounded = selectorIn(question, selector);
   checkEndpoints(question.body as CreateRunBody, config.notify);

@@ -162,7 +162,8 @@ function nameIn({ body }: Question): string {
 function wantedIn(question: Question): SchedulesPostBody {
   const { name, definition } = question.body as SchedulesPostBody;
   // The right to publish schedules is a right to make backups, not to delete them.
-  if (definition.keep) throw new LxstowError('forbidden', 'keep: a schedule over NATS deletes nothing');
+  if (definition.keep)
+    throw new LxstowError('forbidden', 'keep: set it over HTTPS; a schedule from NATS may not delete backups');
   const bounded = selectorIn(question, definition.selector ?? {});
   return { name, definition: { ...definition, ...(Object.keys(bounded).length > 0 && { selector: bounded }) } };
 }

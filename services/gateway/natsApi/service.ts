@@ -182,7 +182,10 @@ async function respond(
     Object.assign(about, { project: question.address.project, ...named });
     const text = JSON.stringify(await endpoint.run(parts, question));
     if (Buffer.byteLength(text) > largest)
-      throw new LxstowError('too-large', `the answer is larger than the ${largest} bytes that NATS carries`);
+      throw new LxstowError(
+        'too-large',
+        `the answer is larger than NATS's max_payload of ${largest} bytes: ask over HTTPS`,
+      );
     message.respond(text);
     return undefined;
   } catch (thrown) {

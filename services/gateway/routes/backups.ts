@@ -174,7 +174,10 @@ function pinOf(
   now: Pick<ManifestBackup, 'pinned' | 'held'>,
 ): Pick<ManifestBackup, 'pinned' | 'held'> {
   if (wanted.held && wanted.pinned === false)
-    throw new LxstowError('bad-request', 'held: a held backup is pinned; give pinned: true, or leave it out');
+    throw new LxstowError(
+      'bad-request',
+      'held: a held backup is always pinned: set pinned to true, or leave pinned out',
+    );
   const held = wanted.held ?? (wanted.pinned !== false && now.held);
   return { ...((held || (wanted.pinned ?? now.pinned)) && { pinned: true }), ...(held && { held: true }) };
 }

@@ -18,7 +18,11 @@ async function openSocket({ eventSockets, trust }: GatewayParts, request: Reques
   const client = clientOf(request);
   const types = wantedTypes(request, client);
   const project = listedProject(request);
-  if (eventSockets.full) throw new LxstowError('gateway-busy', 'too many event sockets are open at this gateway');
+  if (eventSockets.full)
+    throw new LxstowError(
+      'gateway-busy',
+      'too many event sockets are open at this gateway: use another gateway, or try later',
+    );
   const connection = request.socket as TLSSocket;
   eventSockets.add(await websocketOf(response), {
     types,

@@ -123,7 +123,7 @@ async function one(
   const [first, second] = holders;
   if (!first) {
     const where = [...found.keys()].join(', ');
-    const unheard = silent.size > 0 ? `; not heard: ${[...silent.keys()].join(', ')}` : '';
+    const unheard = silent.size > 0 ? `; no answer from ${[...silent.keys()].join(', ')}` : '';
     throw (
       silent.get(remotes[0] as string) ??
       new LxstowError('not-found', `instance ${instance} does not exist on ${where}, project ${project}${unheard}`)

@@ -84,7 +84,7 @@ async function begin(
     } catch (error) {
       if (!(error instanceof LxstowError) || begun.length === 0) throw error;
       const far = `${begun.length} instances are being pruned, ${address.instance} and the instances after it are not`;
-      throw new LxstowError(error.code, `${error.message}; ${far}: ask again`, { cause: error });
+      throw new LxstowError(error.code, `${error.message}; ${far}: send the request again`, { cause: error });
     }
   }
   return begun;

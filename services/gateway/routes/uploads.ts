@@ -62,7 +62,7 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
   if (!request.is('application/octet-stream'))
     throw new LxstowError(
       'bad-request',
-      'an upload creates no instance: to upload an archive, send it as application/octet-stream',
+      'lxstow creates instances only by restoring backups; to upload an archive, send it as application/octet-stream',
     );
   refuseLockHeaders(request, 'an uploaded backup cannot be locked; to protect it: lxstow pin INSTANCE BACKUP --hold');
   const wanted = wantedOf(request, config);

@@ -105,7 +105,10 @@ export async function* childBatches(
 /** Throws forbidden if a run has children that the client may not touch. */
 export function assertAllOfIt(run: Run, may: MaySee): void {
   if (seenPlaces(run, may).length < Object.keys(run.places).length)
-    throw new LxstowError('forbidden', `run ${run.id} has instances of other projects, too`);
+    throw new LxstowError(
+      'forbidden',
+      `run ${run.id} also has instances of other hosts or projects: only a client that may use all of them can change it`,
+    );
 }
 
 /** Asks a run to end, with all its children; returns it as it is after that. Throws bad-request if it has ended. */

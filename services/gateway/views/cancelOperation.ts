@@ -25,7 +25,7 @@ export async function cancelOperation(
     if (!operation.may_cancel && operation.status !== 'Cancelling')
       throw new LxstowError(
         'bad-request',
-        `it is too late to cancel: ${operation.instance} is taking the place of the old instance already`,
+        `it is too late to cancel: the restored instance is already replacing ${operation.instance}`,
       );
     // If a worker has changed it in between, read it again.
     const asked =

@@ -7,7 +7,7 @@ import type { ObjectStore } from '../objectStore.ts';
 const run = promisify(execFile);
 
 /** How the error begins if an object could not be synced to the disk. */
-export const notOnDisk = 'what was written is not on the disk of';
+export const notOnDisk = 'a new object may not be on the disk, because `sync -f` failed for';
 
 /** Wraps the calls that make an object. */
 export function onDisk<S extends Pick<ObjectStore, 'completeUpload' | 'create' | 'replace'>>(

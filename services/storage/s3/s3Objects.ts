@@ -55,7 +55,10 @@ export function s3Objects(s3: S3Connection, { checksumHeaders }: Config['s3']): 
     read: (key, signal) =>
       s3.download({ key, signal }, async (answer, waiting) => {
         if (answer.length > wholeBytes)
-          throw new LxstowError('s3-refused', `an object is larger than the ${wholeBytes} bytes that are read at once`);
+          throw new LxstowError(
+            's3-refused',
+            `object ${key} is larger than the ${wholeBytes} bytes that lxstow reads at once`,
+          );
         return { body: await answer.body(wholeBytes, waiting), etag: bare(answer.headers.get('etag') ?? '') };
       }),
 

@@ -63,7 +63,10 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   }
   const stored = await settleOperation(id, job, message, trace, options);
   if (!isOf(stored.operation, { kind: job.kind, ...job.address })) {
-    const error = new LxstowError('bad-message', `operation ${id} belongs to another job`);
+    const error = new LxstowError(
+      'bad-message',
+      `operation ${id} belongs to another job: publish this one with a new Nats-Msg-Id`,
+    );
     return discard(message, error, log, options);
   }
   if (isFinal(stored.operation)) {

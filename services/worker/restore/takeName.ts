@@ -67,7 +67,7 @@ async function start(restoring: Restoring): Promise<void> {
 
 /** The error for a restored instance that had its final name and is gone. `isAside`: the instance that it replaced still exists, under its temporary name. */
 export function takenAwayError({ target, replaced }: Restoring, isAside = false): LxstowError {
-  const before = isAside ? `; the replaced instance is ${nameOf(replaced)}` : '';
+  const before = isAside ? `; the replaced instance still exists, as ${nameOf(replaced)}` : '';
   const text = `instance ${nameOf(target)} was restored, and another client renamed or deleted it right after${before}`;
   return new LxstowError('conflict', text);
 }

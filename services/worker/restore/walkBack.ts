@@ -29,8 +29,8 @@ export async function walkBack(restoring: Restoring): Promise<void> {
   attempt.assertHeld();
   if (here.replaced && here.target) {
     if (!here.targetIsOurs || here.target.status === 'Running') {
-      const whose = here.targetIsOurs ? 'runs already' : 'is another instance';
-      const text = `${nameOf(target)} ${whose}; the instance that was to be replaced is ${nameOf(replaced)}`;
+      const whose = here.targetIsOurs ? 'is already running' : 'is another instance';
+      const text = `${nameOf(target)} ${whose}; the instance that was to be replaced is now named ${nameOf(replaced)}`;
       throw new LxstowError('conflict', text);
     }
     if (here.target.status !== 'Stopped') await setState(lxd, target, 'stop', waiting, true);
