@@ -242,7 +242,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && rm -rf /etc/lxstow /var/lib/lxstow');
     const said = await type(`${keys} lxstow init --yes --store ${endpoint}/lxstow --backup none`);
     assert.match(said, /starting lxstow-standalone\.service/);
-    assert.doesNotMatch(said, /There is no systemd/);
+    assert.doesNotMatch(said, /systemd does not run lxstow/);
     assert.match(await type('lxstow schedule next'), /nightly/);
     assert.match(await type('lxstow list c1'), /backup_/);
     await type('lxstow init --yes');
@@ -270,6 +270,23 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('lxstow init --undo');
     await type('! curl -sf http://127.0.0.1:8081/healthz && ! curl -s http://127.0.0.1:4222');
     assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);
+  });
+
+  const others = (await run('unshare', ['--user', '--map-user=54321', 'true']).catch(() => undefined)) !== undefined;
+  const noOthers = { skip: others ? false : 'there are no user namespaces' };
+  it('without root, it sets up beside the configuration of the machine', noOthers, async () => {
+    const machines = 's3: { accessKey: a, secretKey: b }\n';
+    await type(`mkdir -p /etc/lxstow; printf '${machines}' >/etc/lxstow/lxstow.yaml`);
+    const home = join(folder.path, 'annas-home');
+    await mkdir(home);
+    const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };
+    const anna = (line: string) => type(`${keys} unshare --user --map-user=54321 --map-group=54321 lxstow ${line}`, env);
+    await anna(`init --yes --store ${endpoint}/lxstow --backup none`);
+    assert.match(await anna('list c1'), /backup_/);
+    assert.match(await anna('init --yes'), /is unchanged\nlxstow runs already/);
+    await anna('init --undo');
+    assert.equal(await type('ls /etc/lxstow; cat /etc/lxstow/lxstow.yaml'), `lxstow.yaml\n${machines}`);
+    await type('rm -r /etc/lxstow');
   });
 
   const noFolder = { skip: versityGw ? false : 'no VersityGW' };
