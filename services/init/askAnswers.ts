@@ -55,8 +55,8 @@ export interface AnswerOptions {
 
 export interface InitAnswers {
   store: Store;
-  /** Undefined: the schedule is not touched. */
-  nightly: Nightly | undefined;
+  /** `none`: the schedule of an earlier init is deleted. Undefined: no schedule is touched. */
+  nightly: Nightly | 'none' | undefined;
   /** What to back up now: an instance, all, or none. */
   backup: 'all' | 'none' | { instance: string };
 }
@@ -209,7 +209,7 @@ function accept(findings: Finding[], { asker, say }: Asking): boolean {
   return problems.length === 0;
 }
 
-async function findNightly(asking: Asking): Promise<Nightly | undefined> {
+async function findNightly(asking: Asking): Promise<InitAnswers['nightly']> {
   const { options, repeated, asker } = asking;
   const { nightly, keepDaily } = options;
   if (nightly === false) return undefined;
@@ -223,13 +223,14 @@ async function findNightly(asking: Asking): Promise<Nightly | undefined> {
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
     read: (text) => (text === asIs ? asIs : readTime(text)),
   });
-  if (time === undefined || (time === asIs && keepDaily === undefined)) return undefined;
+  if (time === undefined) return repeated ? 'none' : undefined;
+  if (time === asIs && keepDaily === undefined) return undefined;
   const days = await answer(asking, {
     text: 'For how many nights should backups be kept?',
-    usual: String(usualKeepDaily),
+    usual: repeated ? asIs : String(usualKeepDaily),
     flag: '--keep-daily',
-    given: keepDaily ?? (repeated && !asker ? '' : undefined),
-    read: (text) => (text === '' ? undefined : readDays(text)),
+    given: keepDaily,
+    read: (text) => (text === asIs ? undefined : readDays(text)),
   });
   return { time: time === asIs ? undefined : time, keepDaily: days };
 }

@@ -20,6 +20,7 @@ const found = process.env.LXSTOW_LAB_LXD_SOCKET
   : await findLxd(quiet);
 const skip = found.available ? false : found.reason;
 
+const others = (await run('unshare', ['--user', '--map-user=54321', 'true']).catch(() => undefined)) !== undefined;
 const versityGw = await findVersityGw(quiet).catch(() => undefined);
 
 const endpoint = 'http://127.0.0.1:9000';
@@ -146,6 +147,10 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('lxstow init --yes --nightly 04:15');
     const { definition } = JSON.parse(await type('lxstow schedule show nightly --format json'));
     assert.deepEqual([definition.cron, definition.keep], ['15 4 * * *', { keep_daily: 7 }]);
+    const answered = (nightly: string) => type(`printf '%s\\n' '' '' '' '${nightly}' '' | lxstow init`);
+    assert.match(await answered('no'), /the schedule nightly is deleted/);
+    await type('! lxstow schedule show nightly');
+    await type('lxstow init --yes --nightly 04:15 --keep-daily 7');
     // What a person adds to the file stays.
     await type("printf 'log:\\n  level: debug # while we look\\n' >>/etc/lxstow/lxstow.yaml");
     await type(`${keys} lxstow init --yes --store ${endpoint}/other`);
@@ -272,7 +277,6 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);
   });
 
-  const others = (await run('unshare', ['--user', '--map-user=54321', 'true']).catch(() => undefined)) !== undefined;
   const noOthers = { skip: others ? false : 'there are no user namespaces' };
   it('without root, it sets up beside the configuration of the machine', noOthers, async () => {
     const machines = 's3: { accessKey: a, secretKey: b }\n';
@@ -280,7 +284,8 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     const home = join(folder.path, 'annas-home');
     await mkdir(home);
     const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };
-    const anna = (line: string) => type(`${keys} unshare --user --map-user=54321 --map-group=54321 lxstow ${line}`, env);
+    const anna = (line: string) =>
+      type(`${keys} unshare --user --map-user=54321 --map-group=54321 lxstow ${line}`, env);
     await anna(`init --yes --store ${endpoint}/lxstow --backup none`);
     assert.match(await anna('list c1'), /backup_/);
     assert.match(await anna('init --yes'), /is unchanged\nlxstow runs already/);

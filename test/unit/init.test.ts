@@ -159,6 +159,10 @@ describe('answers to lxstow init', () => {
     assert.deepEqual(await findAnswers({ ...again, asker: undefined }), { store, nightly: undefined, backup: 'none' });
     const same = await findAnswers({ ...again, asker: person('', '', '') });
     assert.deepEqual(same, { store, nightly: undefined, backup: 'none' });
+    const later = await findAnswers({ ...again, asker: person('', '4:30', '', '') });
+    assert.deepEqual(later.nightly, { time: '04:30', keepDaily: undefined }, 'the number of nights stays');
+    const never = await findAnswers({ ...again, asker: person('', 'no', '') });
+    assert.equal(never.nightly, 'none');
     const weekly = await findAnswers({ ...again, options: { keepDaily: '7' }, asker: undefined });
     assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
   });

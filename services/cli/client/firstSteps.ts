@@ -83,6 +83,14 @@ export async function setNightly(name: string, { time, keepDaily }: Nightly): Pr
   return next;
 }
 
+/** Deletes the schedule, if there is one. */
+export async function removeNightly(name: string): Promise<void> {
+  using gateway = await openGateway(name);
+  await gateway.ask('DELETE', ['schedules', scheduleName]).catch((error) => {
+    if (!(error instanceof CliError) || error.exit !== exits.notFound) throw error;
+  });
+}
+
 /** `03:00` → `0 3 * * *` */
 function cronOf(time: string): string {
   const [hour, minute] = time.split(':').map(Number);

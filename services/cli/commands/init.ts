@@ -33,7 +33,7 @@ import {
 import { makeFolder, poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import { type Service, unitName } from '../../init/units.ts';
-import { setNightly, trustThisUser } from '../client/firstSteps.ts';
+import { removeNightly, setNightly, trustThisUser } from '../client/firstSteps.ts';
 import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
@@ -80,7 +80,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
     });
   });
   say(`the gateway trusts this user; its name in commands is ${gateway}:`);
-  if (answers.nightly) say(`next backup of every instance: ${await setNightly(gateway, answers.nightly)}`);
+  await schedule(gateway, answers.nightly);
   await writePage(places, answers.store);
   await writeRecord(places, { ...made, gateway, unfinished: false });
   const status = await firstBackup(gateway, answers.backup);
@@ -104,6 +104,13 @@ async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> &
   const instances = plural(server.instances.length, 'instance');
   say(`${server.product} ${server.version} at ${server.socket}: ${instances}; storage pools: ${pools}`);
   return { server, answers: await findAnswers({ ...given, server, asker, say }) };
+}
+
+async function schedule(gateway: string, nightly: InitAnswers['nightly']): Promise<void> {
+  if (nightly === 'none') {
+    await removeNightly(gateway);
+    say('no instance is backed up every night any more: the schedule nightly is deleted');
+  } else if (nightly) say(`next backup of every instance: ${await setNightly(gateway, nightly)}`);
 }
 
 async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
