@@ -755,7 +755,7 @@ match?: string[]
  */
 export interface KeepRule {
 /**
- * Keep the last n backups. In this and the next options, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 means any number.
  */
 keep_last?: number
 /**
@@ -829,7 +829,7 @@ notifyEndpoint?: string
  */
 export interface KeepRule1 {
 /**
- * Keep the last n backups. In this and the next options, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 means any number.
  */
 keep_last?: number
 /**
@@ -1009,7 +1009,7 @@ match?: string[]
  */
 export interface KeepRule2 {
 /**
- * Keep the last n backups. In this and the next options, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 means any number.
  */
 keep_last?: number
 /**
@@ -1194,7 +1194,7 @@ at: string
 size: number
 }
 /**
- * How the instance's last backup job ended; written by the process that ended it.
+ * How the instance's last backup job ended that was not cancelled; written by the process that ended it. Before 2026-11-29, cancelled jobs were recorded, too.
  */
 export interface LastBackupJob {
 operation: string
@@ -1893,7 +1893,7 @@ keys?: InstanceKeep1
  */
 export interface KeepRule3 {
 /**
- * Keep the last n backups. In this and the next options, -1 keeps all.
+ * Keep the last n backups. In this and the next options, -1 means any number.
  */
 keep_last?: number
 /**

@@ -64,8 +64,8 @@ export class Keeper {
     });
   }
 
-  /** A backup job ended without a backup. Records nothing for an instance that does not exist, unless it has a record. */
-  async ended(address: Address, last: LastBackupJob, error?: LxstowError): Promise<void> {
+  /** A backup job failed. Records nothing for an instance that does not exist, unless it has a record. */
+  async failed(address: Address, last: LastBackupJob, error?: LxstowError): Promise<void> {
     const missing = error !== undefined && isCode(error, 'not-found');
     await this.#change(address, (record) =>
       missing && !record.seen && !record.good ? undefined : withLast(record, last),

@@ -227,7 +227,7 @@ function fleetGauges(registers: Registry[]) {
     }),
     scheduleDue: new Gauge({
       name: 'lxstow_schedule_due_timestamp_seconds',
-      help: 'When a schedule is due next; in the past, if no gateway has made its run yet. Absent while it is paused.',
+      help: 'When a schedule is due next; in the past, if no gateway has made its run yet. Absent while it is paused without an end.',
       labelNames: ['schedule'],
       registers,
     }),

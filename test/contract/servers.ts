@@ -82,7 +82,7 @@ export const servers = {
       completionOnce: '**several may win**: the manifest decides',
       goneUpload: '500: lxstow retries in vain',
       oddKeys:
-        '**radosgw crashes when it copies from a key with `%`**: only the name of a project can contain one, and only a backup that takes a day copies',
+        '**radosgw crashes when it copies from a key with `%`**: only the name of a project can contain one, and lxstow copies only if a backup takes longer than `s3.uploadMaxAgeMs`',
       completionTwice: '200: lxstow checks that the object exists',
       partSum: '**accepted**: set `s3.checksumHeaders: false`, because Ceph checks Content-MD5',
       copyCondition: "**copied**: harmless, because no other operation writes to an upload's key",

@@ -81,6 +81,10 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
     const { last_success, reason } = await becomes('c1', 'failing');
     assert.match(reason, /^the last backup failed, .* UTC: backup c1\/backup_.* already exists$/);
     assert.ok(last_success);
+    const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups');
+    await stack.stow.request('DELETE', answer.body.operation);
+    const { status } = await stack.stow.finished(answer);
+    assert.equal((await of('c1'))?.state, status === 'Success' ? 'ok' : 'failing', `a backup that ended as ${status}`);
     await stack.backup('c1');
     assert.equal((await of('c1'))?.state, 'ok');
     // Of what was never there nothing is said.

@@ -416,7 +416,7 @@ describe('a record that cannot be written', () => {
       change: () => Promise.reject(new LxstowError('nats-unavailable', 'away')),
     } as unknown as FleetStore;
     const keeper = new Keeper({ fleet, store: {} as ObjectStore, prefix: '', log });
-    await keeper.ended(c1, last(1, 'failure'));
+    await keeper.failed(c1, last(1, 'failure'));
     await keeper.removed({ ...c1, backup: 'b1' });
     assert.equal(keeper.behind, true);
   });

@@ -154,7 +154,7 @@ export class JobAttempt {
   ): Promise<void> {
     if (!(await this.#undo())) return this.#undoLater(error);
     if (deadLetter) await bury(this.#tools.nats, this.#message, error);
-    await this.#noteEnd(result, error);
+    if (result === 'failure') await this.#noteFailure(error);
     await this.#end(change, result);
     this.#message.term(error.code);
   }
@@ -197,12 +197,12 @@ export class JobAttempt {
     this.#message.nak(jittered(firstDelayMs));
   }
 
-  /** Writes the end into the record of the instance, before clients can see it in the operation. */
-  async #noteEnd(outcome: 'failure' | 'cancelled', error: LxstowError): Promise<void> {
+  /** Writes the failure into the record of the instance, before clients can see it in the operation. */
+  async #noteFailure(error: LxstowError): Promise<void> {
     if (this.#job.kind !== 'backup') return;
     const { id: operation } = this.#attempt.operation;
-    const last = { operation, at: new Date().toISOString(), outcome, reason: error.message };
-    await this.#tools.tools.keeper.ended(this.#job.address, last, error);
+    const last = { operation, at: new Date().toISOString(), outcome: 'failure' as const, reason: error.message };
+    await this.#tools.tools.keeper.failed(this.#job.address, last, error);
   }
 }
 
