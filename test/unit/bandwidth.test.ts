@@ -84,8 +84,8 @@ describe('a bandwidth', () => {
       ['08:00,1MiB 08:00,off', /"08:00,off": duplicate time/],
       ['Mon-08:00,1MiB 08:00,off', /duplicate time/],
       ['Funday-08:00,1MiB', /"Funday" is not one of Sun, Mon/],
-      ['08:00,fast', /"fast" is not like 20MiB/],
-      ['20MiB off', /"20MiB" is not like 08:00,512KiB|is not like 20MiB/],
+      ['08:00,fast', /"fast" is neither off nor a rate/],
+      ['20MiB off', /"20MiB" is not a time and a rate|is neither off/],
     ] as const)
       assert.throws(() => parseBandwidth(text), { code: 'bad-config', message: why }, text);
     const env = { ...noFile, LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b', LXSTOW_WORKER_BANDWIDTH: '20' };
