@@ -91,7 +91,7 @@ describe('a bandwidth', () => {
     const env = { ...noFile, LXSTOW_S3_ACCESS_KEY: 'a', LXSTOW_S3_SECRET_KEY: 'b', LXSTOW_WORKER_BANDWIDTH: '20' };
     assert.throws(() => loadConfig({ env }), {
       code: 'bad-config',
-      message: /worker.bandwidth: "20" is not like/,
+      message: /worker.bandwidth: "20" is neither off nor a rate/,
     });
     assert.equal(loadConfig({ env: { ...env, LXSTOW_WORKER_BANDWIDTH: '20MiB' } }).worker.bandwidth, '20MiB');
   });
