@@ -68,6 +68,8 @@ export interface Asking {
   repeated: boolean;
   server: LocalServer;
   env: NodeJS.ProcessEnv;
+  /** The state directory. */
+  state: string;
   stop: AbortSignal;
   /** Undefined with --yes. */
   asker: Asker | undefined;
@@ -192,8 +194,8 @@ async function findS3(
   };
 }
 
-async function tried(store: Store, { server, env, stop }: Asking): Promise<Finding[]> {
-  return 'folder' in store ? tryFolder(store, server, env) : tryS3(store, stop);
+async function tried(store: Store, asking: Asking): Promise<Finding[]> {
+  return 'folder' in store ? tryFolder(store, asking.server, asking) : tryS3(store, asking.stop);
 }
 
 /** Prints the findings; whether the store can be used. */

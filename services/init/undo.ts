@@ -6,7 +6,9 @@ import { keptConfiguration } from './configurationFile.ts';
 import type { InitRecord, Places } from './places.ts';
 import { stopService } from './standaloneService.ts';
 
-/** The folder in the state directory that stays: it has the keys of VersityGW. */
+/** What lxstow writes into its state directory, except the keys of VersityGW. Only this is removed: everything else may be backups. packaging/deb/postrm has the same list. */
+const ownFiles = ['nats', 'server.crt', 'server.key', 'lxstow.log', 'standalone.pid', 'standalone.pid.part'];
+/** The folder in the state directory with the keys of VersityGW. */
 const keysOfStore = 'store';
 
 /** Returns what stays, a line each. */
@@ -14,10 +16,11 @@ export async function undo(places: Places, record: InitRecord): Promise<string[]
   await stopService(places, record.service, record.units);
   const kept = [`the backups: ${record.store}`];
   const { state } = record;
-  for (const name of existsSync(state) ? await readdir(state) : [])
-    if (name !== keysOfStore) await rm(join(state, name), { recursive: true, force: true });
+  for (const name of ownFiles) await rm(join(state, name), { recursive: true, force: true });
   const keys = join(state, keysOfStore);
   if (existsSync(keys)) kept.push(`the keys of the store's server: ${keys}`);
+  const others = existsSync(state) ? (await readdir(state)).filter((name) => name !== keysOfStore) : [];
+  if (others.length > 0) kept.push(`what else is in ${state}: ${others.join(', ')}`);
   const aside = `${places.config}.undone`;
   // An interrupted undo may already have restored the configuration from before init.
   const isBack = record.hadConfiguration && existsSync(aside) && !existsSync(keptConfiguration(places));

@@ -196,6 +196,8 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     assert.ok(!existsSync(join(tree, 'usr/lib/lxstow')));
     await mkdir(join(tree, 'var/lib/private/lxstow/nats'), { recursive: true });
     await mkdir(join(tree, 'var/lib/lxstow/store'), { recursive: true });
+    await mkdir(join(tree, 'var/lib/lxstow/backups'));
+    await writeFile(join(tree, 'var/lib/lxstow/backups/.lxstow-store'), '');
     if (noLxd) await writeFile(join(tree, 'etc/lxstow/recovery.md'), '… Backups are in the folder /srv/backups.\n');
     const { status, stdout, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
     assert.equal(status, 0, stderr);
@@ -208,7 +210,8 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     if (!noLxd) assert.ok(existsSync(join(tree, 'srv/backups/objects/lxstow')));
     assert.ok(!existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'var/lib/private/lxstow')));
-    assert.deepEqual(await readdir(join(tree, 'var/lib/lxstow')), ['store']);
+    assert.deepEqual((await readdir(join(tree, 'var/lib/lxstow'))).sort(), ['backups', 'store']);
+    assert.ok(existsSync(join(tree, 'var/lib/lxstow/backups/.lxstow-store')));
     const kept = (await inside('find', '/etc/lxstow', '-type', 'f')).split('\n').filter(Boolean).sort();
     assert.deepEqual(
       kept.filter((path) => !/\.undone$|recovery-/.test(path)),

@@ -1,6 +1,15 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -20,6 +29,7 @@ import { readBucket, readDays, readPlace, readTime, readYes, type S3Place } from
 import { placesFor } from '../../services/init/places.ts';
 import { recoveryPage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
+import { undo } from '../../services/init/undo.ts';
 import { unitFiles } from '../../services/init/units.ts';
 
 const place: S3Place = {
@@ -121,6 +131,8 @@ describe('answers to lxstow init', () => {
     const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
     writeFileSync(join(folder, 'versitygw'), '', { mode: 0o755 });
     writeFileSync(join(folder, 'file'), '');
+    mkdirSync(join(folder, 'state'));
+    symlinkSync(join(folder, 'state'), join(folder, 'link'));
     const said: string[] = [];
     const asking = {
       options: {},
@@ -128,10 +140,12 @@ describe('answers to lxstow init', () => {
       repeated: false,
       server: server('LXD', 2),
       env: { PATH: folder },
+      state: join(folder, 'state'),
       stop: new AbortController().signal,
       say: (text: string) => void said.push(text),
     };
-    const wrong = ['/nowhere/at/all', `${folder}/file`, `${folder}/file/below`];
+    const own = [`${folder}/state`, `${folder}/link/store`];
+    const wrong = ['/nowhere/at/all', `${folder}/file`, `${folder}/file/below`, ...own];
     const asker = person(...wrong, `${folder}/store`, 'no', 'c7', 'c1');
     const { store, nightly, backup } = await findAnswers({ ...asking, asker });
     assert.deepEqual([store, nightly, backup], [{ folder: `${folder}/store` }, undefined, { instance: 'c1' }]);
@@ -140,6 +154,7 @@ describe('answers to lxstow init', () => {
       'problem  /nowhere/at does not exist',
       `problem  ${folder}/file is not a folder`,
       `problem  ${folder}/file is not a folder`,
+      ...own.map((each) => `problem  ${each} is in lxstow's own folder, ${folder}/state`),
     ]);
     assert.match(said.join('\n'), /store can be written to\n.* are free in /);
     assert.ok(!existsSync(`${folder}/store`), 'nothing is made before all is answered');
@@ -258,6 +273,23 @@ describe('what lxstow init writes', () => {
     assert.match(page, /--store https:\/\/s3\.example\.net\/backups .*--region eu-central-1/);
     assert.match(recoveryPage({ folder: '/mnt/nas' }, new Date(0)), /--store \/mnt\/nas --no-nightly/);
   });
+});
+
+it('lxstow init --undo removes what lxstow wrote, and no backup, wherever that is', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  const there = placesFor(join(folder, 'lxstow.yaml'), { XDG_STATE_HOME: folder }, false);
+  const { state } = there;
+  const backups = ['.lxstow-store', 'objects/lxstow/backup', 'nas/metadata/lxstow/backup'];
+  for (const file of ['nats/password', 'store/secret', 'server.key', ...backups]) {
+    mkdirSync(join(state, file, '..'), { recursive: true });
+    writeFileSync(join(state, file), '');
+  }
+  const store = `the folder ${state}`;
+  const record = { hadConfiguration: false, state, natsPort: 4222, service: 'background' as const, units: [], store };
+  const kept = await undo(there, record);
+  assert.deepEqual(readdirSync(state).sort(), ['.lxstow-store', 'nas', 'objects', 'store']);
+  for (const file of backups) assert.ok(existsSync(join(state, file)), file);
+  assert.match(kept.join('\n'), /^what else is in \S+\/lxstow: [^/]+$/m);
 });
 
 it('a nats-server is due when it is older than the one that lxstow is tested with', () => {

@@ -67,7 +67,8 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
   const repeated = earlier?.store !== undefined && !record?.unfinished;
-  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, stop });
+  const state = record?.state ?? places.state;
+  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, state, stop });
   const prepared = { places, record, earlier, server, answers, env: source.env };
   const {
     service,
