@@ -218,18 +218,20 @@ async function findNightly(asking: Asking): Promise<InitAnswers['nightly']> {
   // An existing schedule stays unchanged, unless the options say otherwise.
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
+  // With --yes, even a schedule that init has not made stays as it is.
+  const stays = repeated || !asker;
   const time = await answer(asking, {
     text: 'Back up every instance every night? Give a time, or no',
-    usual: repeated ? asIs : usualTime,
+    usual: stays ? asIs : usualTime,
     flag: '--nightly',
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
     read: (text) => (text === asIs ? asIs : readTime(text)),
   });
   if (time === undefined) return repeated ? 'none' : undefined;
-  if (time === asIs && keepDaily === undefined) return undefined;
+  if (repeated && time === asIs && keepDaily === undefined) return undefined;
   const days = await answer(asking, {
     text: 'For how many nights should backups be kept?',
-    usual: repeated ? asIs : String(usualKeepDaily),
+    usual: stays ? asIs : String(usualKeepDaily),
     flag: '--keep-daily',
     given: keepDaily,
     read: (text) => (text === asIs ? undefined : readDays(text)),

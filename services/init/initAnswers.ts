@@ -19,8 +19,9 @@ export interface FolderPlace {
 
 export type Store = S3Place | FolderPlace;
 
+/** What is undefined stays as it is in an existing schedule, and is usual in a new one. */
 export interface Nightly {
-  /** `03:00`, in this machine's zone. Undefined: as it is scheduled. */
+  /** `03:00`, in this machine's zone. */
   time: string | undefined;
   keepDaily: number | undefined;
 }

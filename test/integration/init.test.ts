@@ -147,6 +147,17 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('lxstow init --yes --nightly 04:15');
     const { definition } = JSON.parse(await type('lxstow schedule show nightly --format json'));
     assert.deepEqual([definition.cron, definition.keep], ['15 4 * * *', { keep_daily: 7 }]);
+    // A schedule that deletes nothing gets no rule, unless a number of nights is given.
+    const { keep: _, ...all } = definition;
+    await type(`printf '%s' '${JSON.stringify(all)}' | lxstow schedule edit nightly`);
+    for (const [options, cron, keep] of [
+      ['--nightly 05:00', '0 5 * * *', undefined],
+      ['--keep-daily 7', '0 5 * * *', { keep_daily: 7 }],
+    ] as const) {
+      await type(`lxstow init --yes ${options}`);
+      const { definition: changed } = JSON.parse(await type('lxstow schedule show nightly --format json'));
+      assert.deepEqual([changed.cron, changed.keep], [cron, keep]);
+    }
     const answered = (nightly: string) => type(`printf '%s\\n' '' '' '' '${nightly}' '' | lxstow init`);
     assert.match(await answered('no'), /the schedule nightly is deleted/);
     await type('! lxstow schedule show nightly');

@@ -164,10 +164,18 @@ describe('answers to lxstow init', () => {
       nightly: { time: '01:30', keepDaily: 5 },
       backup: 'none',
     });
+    // What nobody chose is not an answer: a schedule that is there already stays as it is.
+    const yes = { ...asking, asker: undefined, options: { store: `${folder}/store`, backup: 'none' } };
+    const unchosen = { time: undefined, keepDaily: undefined };
+    assert.deepEqual((await findAnswers(yes)).nightly, unchosen);
+    const timed = { ...yes, options: { ...yes.options, nightly: '01:30' } };
+    assert.deepEqual((await findAnswers(timed)).nightly, { time: '01:30', keepDaily: undefined });
+    const counted = { ...yes, options: { ...yes.options, keepDaily: '5' } };
+    assert.deepEqual((await findAnswers(counted)).nightly, { time: undefined, keepDaily: 5 });
     // After one that was cut off, everything is asked again, and the store is the usual answer.
     const earlier = { store, socket: '/s', ports: usualPorts, hasNats: false };
     const usual = { store, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
-    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), usual);
+    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), { ...usual, nightly: unchosen });
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: person('', '', '', '') }), usual);
     // A second time, without options, everything stays as it is.
     const again = { ...asking, earlier, repeated: true };

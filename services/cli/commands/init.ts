@@ -111,7 +111,7 @@ async function schedule(gateway: string, nightly: InitAnswers['nightly']): Promi
   if (nightly === 'none') {
     await removeNightly(gateway);
     say('no instance is backed up every night any more: the schedule nightly is deleted');
-  } else if (nightly) say(`next backup of every instance: ${await setNightly(gateway, nightly)}`);
+  } else if (nightly) say(await setNightly(gateway, nightly));
 }
 
 async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
