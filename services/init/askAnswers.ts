@@ -116,6 +116,12 @@ export async function chooseServer(
 }
 
 export async function findAnswers(asking: Asking): Promise<InitAnswers> {
+  const { earlier } = asking;
+  if (asking.options.store === undefined && earlier?.hasStore && !earlier.store)
+    throw new LxstowError(
+      'conflict',
+      'the configuration names a store without its keys: add s3.accessKey and s3.secretKey, or give --store',
+    );
   const store =
     asking.options.store === undefined && !asking.asker ? await usualStore(asking) : await findStore(asking);
   return { store, nightly: await findNightly(asking), backup: await findBackup(asking) };

@@ -29,16 +29,23 @@ export const usualPorts: Ports = { gateway: 8443, gatewayHealth: 8081, workerHea
 /** What the configuration already says about what init asks. */
 export interface Earlier {
   store: Store | undefined;
+  /** It names a store, whose keys may be elsewhere. */
+  hasStore: boolean;
   socket: string | undefined;
   ports: Ports;
   /** It names a NATS: that of parts that are set up by hand. */
   hasNats: boolean;
 }
 
+/** In the configuration of the Debian package, until somebody sets it up. */
+const placeholder = { endpoint: 'http://127.0.0.1:9000', bucket: usualBucket };
+/** Where the package's services take the key from. */
+const keyFile = '/etc/lxstow/credentials/s3-access-key';
+
 /** Those that init reads or writes. */
 const sections = ['s3', 'remotes', 'gateway', 'worker'];
 
-export function readEarlier({ config }: Places): Earlier | undefined {
+export function readEarlier({ config, system }: Places): Earlier | undefined {
   if (!existsSync(config)) return undefined;
   const read = documentIn(readFileSync(config, 'utf8'), config).toJS() ?? {};
   const { s3 = {}, remotes = {}, gateway = {}, worker = {}, nats } = read;
@@ -46,6 +53,11 @@ export function readEarlier({ config }: Places): Earlier | undefined {
   const place = accessKey && secretKey && { endpoint, bucket, region, accessKey, secretKey, ...(ca && { ca }) };
   return {
     store: folder ? { folder } : place || undefined,
+    hasStore:
+      Boolean(folder || place) ||
+      (endpoint ?? placeholder.endpoint) !== placeholder.endpoint ||
+      bucket !== placeholder.bucket ||
+      (system && existsSync(keyFile)),
     socket: remotes[worker.remote ?? 'local']?.socket,
     hasNats: nats?.servers !== undefined,
     ports: {

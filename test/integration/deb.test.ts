@@ -150,6 +150,10 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     await run('mount', ['--rbind', '--make-rslave', '/dev', join(tree, 'dev')]);
     const isThere = async () => (await lxd.lxc(['list', '--format', 'csv', '--columns', 'ns'])).trim();
     const keys = `LXSTOW_S3_ACCESS_KEY=${s3.accessKey} LXSTOW_S3_SECRET_KEY=${s3.secretKey}`;
+    // Nothing is set up over a store that is configured as the package proposes it.
+    const refused = await attempt('chroot', [tree, ...clean(), 'lxstow', 'init', '--yes']);
+    assert.match(refused.stderr, /lxstow\.yaml has a store already/);
+    await type('mkdir /root/aside; mv /etc/lxstow/credentials/s3-* /root/aside');
     for (const [init, place] of [
       [`${keys} lxstow init --yes --store ${s3.endpoint}/of-the-package`, /the bucket of-the-package/],
       ['lxstow init --yes --store /srv/backups', /the folder \/srv\/backups/],
@@ -182,6 +186,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       assert.match(undone, place);
       assert.match(undone, /that was there before: \/etc\/lxstow\/lxstow\.yaml/);
     }
+    await type('mv /root/aside/* /etc/lxstow/credentials');
   });
 
   it('leaves only what is the user’s when it is removed, and of its own nothing when it is purged', async () => {

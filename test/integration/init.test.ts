@@ -179,12 +179,12 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
       const { status: was, stdout, stderr } = await shell.type(line);
       assert.deepEqual([was, reason.test(stderr)], [status, true], stdout + stderr);
     };
-    await type("mkdir -p ~/mine; echo 's3: { accessKey: a, secretKey: b }' >~/mine/lxstow.yaml");
-    await refused(
-      'lxstow -c ~/mine/lxstow.yaml init --yes',
-      73,
-      /was not written by `lxstow init`: it was not touched/,
-    );
+    await type('mkdir -p ~/mine');
+    for (const s3 of ['{ accessKey: a, secretKey: b }', '{ endpoint: https://s3.example.net, bucket: prod }']) {
+      await type(`echo 's3: ${s3}' >~/mine/lxstow.yaml`);
+      const init = 'lxstow -c ~/mine/lxstow.yaml init --yes';
+      await refused(init, 73, /has a store already, and was not written by `lxstow init`: it was not touched/);
+    }
     const elsewhere = 'lxstow -c ~/other/lxstow.yaml init --yes';
     await refused(`${elsewhere} --store ${endpoint}`, 64, /no answer to “Access key”: give --access-key-file/);
     await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);

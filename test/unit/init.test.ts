@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { parse } from 'yaml';
 import { loadConfig } from '../../services/contract/config.ts';
 import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
@@ -173,7 +174,7 @@ describe('answers to lxstow init', () => {
     const counted = { ...yes, options: { ...yes.options, keepDaily: '5' } };
     assert.deepEqual((await findAnswers(counted)).nightly, { time: undefined, keepDaily: 5 });
     // After one that was cut off, everything is asked again, and the store is the usual answer.
-    const earlier = { store, socket: '/s', ports: usualPorts, hasNats: false };
+    const earlier = { store, hasStore: true, socket: '/s', ports: usualPorts, hasNats: false };
     const usual = { store, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), { ...usual, nightly: unchosen });
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: person('', '', '', '') }), usual);
@@ -188,6 +189,9 @@ describe('answers to lxstow init', () => {
     assert.equal(never.nightly, 'none');
     const weekly = await findAnswers({ ...again, options: { keepDaily: '7' }, asker: undefined });
     assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
+    // The store stays, even when its keys are elsewhere by now.
+    const keyless = findAnswers({ ...again, earlier: { ...earlier, store: undefined }, asker: undefined });
+    await assert.rejects(keyless, /names a store without its keys/);
   });
 });
 
@@ -215,7 +219,8 @@ describe('what lxstow init writes', () => {
       [config.s3.secretKey, config.s3.region, config.remotes.local?.socket],
       [place.secretKey, 'eu-central-1', '/s'],
     );
-    assert.deepEqual(readEarlier(there), { store: place, socket: '/s', ports: usualPorts, hasNats: false });
+    const read = { store: place, hasStore: true, socket: '/s', ports: usualPorts, hasNats: false };
+    assert.deepEqual(readEarlier(there), read);
     assert.equal(await writeConfiguration(there, settings), false);
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }), true);
@@ -246,10 +251,27 @@ describe('what lxstow init writes', () => {
     assert.match(readFileSync(there.config, 'utf8'), /^# mine\nlog:\n {2}level: debug\n/);
   });
 
+  it('not over a store of other people, wherever its keys are', () => {
+    const there = places();
+    const hasStore = (s3: string) => {
+      writeFileSync(there.config, `s3: ${s3}\n`);
+      return readEarlier(there)?.hasStore;
+    };
+    const packaged = readFileSync(new URL('../../packaging/lxstow.yaml', import.meta.url), 'utf8');
+    for (const none of ['{}', '{ prefix: berlin }', JSON.stringify(parse(packaged).s3)])
+      assert.equal(hasStore(none), false, none);
+    for (const store of [
+      '{ endpoint: https://s3.example.net, bucket: lxstow }',
+      '{ bucket: prod }',
+      '{ folder: /nas }',
+    ])
+      assert.equal(hasStore(store), true, store);
+  });
+
   it('fills sections that were there, and empty', async () => {
     const there = places();
     writeFileSync(there.config, 's3:\n  # bucket: mine\nremotes:\nworker:\n  # slots: 2\n');
-    assert.equal(readEarlier(there)?.store, undefined);
+    assert.equal(readEarlier(there)?.hasStore, false);
     await writeConfiguration(there, settings);
     assert.equal(loadConfig({ file: there.config, env: {} }).s3.bucket, 'backups');
     assert.match(readFileSync(there.config, 'utf8'), /^s3:\n {2}# bucket: mine\n {2}endpoint: /);

@@ -143,10 +143,10 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
 
 /** Throws conflict if the configuration names a store or a NATS, and was not written by init. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
-  if (record || !(earlier?.store || earlier?.hasNats)) return;
+  if (record || !(earlier?.hasStore || earlier?.hasNats)) return;
   throw new LxstowError(
     'conflict',
-    `${config} has a ${earlier.store ? 'store' : 'NATS'} already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
+    `${config} has a ${earlier.hasStore ? 'store' : 'NATS'} already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
   );
 }
 
