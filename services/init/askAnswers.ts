@@ -4,8 +4,10 @@ import { LxstowError } from '../contract/errors.ts';
 import type { Finding } from '../doctor/finding.ts';
 import type { Earlier } from './configurationFile.ts';
 import {
+  type Access,
   type Nightly,
   placeText,
+  readAccess,
   readBucket,
   readDays,
   readKey,
@@ -55,6 +57,7 @@ export interface AnswerOptions {
 
 export interface InitAnswers {
   store: Store;
+  access: Access;
   /** `none`: the schedule of an earlier init is deleted. Undefined: no schedule is touched. */
   nightly: Nightly | 'none' | undefined;
   /** What to back up now: an instance, all, or none. */
@@ -124,8 +127,10 @@ export async function findAnswers(asking: Asking): Promise<InitAnswers> {
     );
   const store =
     asking.options.store === undefined && !asking.asker ? await usualStore(asking) : await findStore(asking);
-  return { store, nightly: await findNightly(asking), backup: await findBackup(asking) };
+  return { store, access: accessIn(asking), nightly: await findNightly(asking), backup: await findBackup(asking) };
 }
+
+const accessIn = ({ earlier, env }: Asking) => readAccess(earlier?.access ?? {}, env);
 
 /** With --yes and without --store: the configured store, otherwise a folder on this machine. */
 async function usualStore(asking: Asking): Promise<Store> {
@@ -201,7 +206,9 @@ async function findS3(
 }
 
 async function tried(store: Store, asking: Asking): Promise<Finding[]> {
-  return 'folder' in store ? tryFolder(store, asking.server, asking) : tryS3(store, asking.stop);
+  return 'folder' in store
+    ? tryFolder(store, asking.server, asking)
+    : tryS3({ ...store, ...accessIn(asking) }, asking.stop);
 }
 
 /** Prints the findings; whether the store can be used. */

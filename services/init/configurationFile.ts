@@ -5,11 +5,12 @@ import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Document, isMap, isScalar, parseDocument } from 'yaml';
 import { LxstowError } from '../contract/errors.ts';
-import { type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
+import { type Access, readAccess, type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
 interface Settings {
   store: Store;
+  access: Access;
   /** LXD's or Incus' socket. */
   socket: string;
   state: string;
@@ -31,6 +32,7 @@ export interface Earlier {
   store: Store | undefined;
   /** It names a store, whose keys may be elsewhere. */
   hasStore: boolean;
+  access: Access;
   socket: string | undefined;
   ports: Ports;
   /** It names a NATS: that of parts that are set up by hand. */
@@ -58,6 +60,7 @@ export function readEarlier({ config, system }: Places): Earlier | undefined {
       (endpoint ?? placeholder.endpoint) !== placeholder.endpoint ||
       bucket !== placeholder.bucket ||
       (system && existsSync(keyFile)),
+    access: readAccess(s3, {}),
     socket: remotes[worker.remote ?? 'local']?.socket,
     hasNats: nats?.servers !== undefined,
     ports: {
@@ -126,11 +129,12 @@ gateway:
 #   bandwidth: 08:00,20MiB 23:00,off
 `;
 
-function values({ store, socket, state, ports }: Settings): [path: string[], value: unknown][] {
+function values({ store, access, socket, state, ports }: Settings): [path: string[], value: unknown][] {
   const ownPort = (path: string[], port: number, usual: number): [string[], unknown][] =>
     port === usual ? [] : [[path, port]];
   return [
     ...storeValues(store, ports),
+    ...Object.entries(access).map(([key, value]): [string[], unknown] => [['s3', key], value]),
     [['remotes', 'local', 'socket'], socket],
     [['gateway', 'stateDir'], state],
     ...ownPort(['gateway', 'port'], ports.gateway, usualPorts.gateway),

@@ -11,7 +11,7 @@ import { examineS3 } from '../doctor/s3.ts';
 import { markerName } from '../storage/folder/folderMarker.ts';
 import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
-import type { FolderPlace, S3Place } from './initAnswers.ts';
+import type { Access, FolderPlace, S3Place } from './initAnswers.ts';
 import { findProgram } from './programs.ts';
 import type { LocalServer } from './servers.ts';
 
@@ -19,7 +19,7 @@ const bucketMs = 10_000;
 const probeBytes = 1024 * 1024;
 
 /** Creates the bucket if it is not there. */
-export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[]> {
+export async function tryS3(place: S3Place & Access, stop: AbortSignal): Promise<Finding[]> {
   const config = check('config.json', { s3: { ...place } }, 'the store', 'bad-request');
   const log = createLogger(config.log, {});
   log.silent = true;

@@ -223,7 +223,11 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   });
 
   it('undone, the backups and their keys are where it says; the page alone brings them back elsewhere', async () => {
+    // A prefix that the owner has added is on the page after the next init.
+    await type("sed -i 's/^  bucket: lxstow$/&\\n  prefix: berlin/' /etc/lxstow/lxstow.yaml && lxstow init --yes");
+    await type('lxstow backup c1');
     const recovery = await type(`cat ${page}`);
+    assert.match(recovery, /Backups are in the bucket lxstow at http:\S+, with the prefix berlin\.\n/);
     const pid = (await type('cat /var/lib/lxstow/standalone.pid')).trim();
     const old = await type('cd /etc/lxstow; ls recovery-*.md');
     const said = await type('lxstow init --undo');
@@ -234,8 +238,8 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
       await type(`cd /etc/lxstow; ls -A . /var/lib/lxstow; cat /proc/${pid}/cmdline 2>/dev/null | wc -c`),
       `.:\nlxstow.yaml.undone\n${old}recovery.md\n\n/var/lib/lxstow:\n0\n`,
     );
-    // Of the bucket that was the store for a while, and of this one before that.
-    assert.equal(old.match(/recovery-/g)?.length, 2);
+    // Of the bucket that was the store for a while, and of this one before that, and before the prefix.
+    assert.equal(old.match(/recovery-/g)?.length, 3);
     assert.match(await type('cat /etc/lxstow/recovery-*.md'), /Backups are in the bucket other at/);
     assert.equal((await shell.type('lxstow init --undo')).status, 66);
     assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);

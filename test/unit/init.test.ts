@@ -48,7 +48,7 @@ const server = (product: 'LXD' | 'Incus', instances: number): LocalServer => ({
   instances: Array.from({ length: instances }, (_, index) => `c${index}`),
   pools: [],
 });
-const settings = { store: place, socket: '/s', state: '/state', ports: usualPorts };
+const settings = { store: place, access: {}, socket: '/s', state: '/state', ports: usualPorts };
 
 /** Gives these answers, one after the other, and remembers what was asked and refused. */
 function person(...answers: string[]) {
@@ -162,6 +162,7 @@ describe('answers to lxstow init', () => {
     const flags = { store: `${folder}/store`, nightly: '01:30', keepDaily: '5', backup: 'none' };
     assert.deepEqual(await findAnswers({ ...asking, options: flags, asker: undefined }), {
       store,
+      access: {},
       nightly: { time: '01:30', keepDaily: 5 },
       backup: 'none',
     });
@@ -174,15 +175,25 @@ describe('answers to lxstow init', () => {
     const counted = { ...yes, options: { ...yes.options, keepDaily: '5' } };
     assert.deepEqual((await findAnswers(counted)).nightly, { time: undefined, keepDaily: 5 });
     // After one that was cut off, everything is asked again, and the store is the usual answer.
-    const earlier = { store, hasStore: true, socket: '/s', ports: usualPorts, hasNats: false };
-    const usual = { store, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
+    const earlier = {
+      store,
+      hasStore: true,
+      access: { prefix: 'berlin' },
+      socket: '/s',
+      ports: usualPorts,
+      hasNats: false,
+    };
+    const usual = { store, access: { prefix: 'berlin' }, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), { ...usual, nightly: unchosen });
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: person('', '', '', '') }), usual);
     // A second time, without options, everything stays as it is.
     const again = { ...asking, earlier, repeated: true };
-    assert.deepEqual(await findAnswers({ ...again, asker: undefined }), { store, nightly: undefined, backup: 'none' });
-    const same = await findAnswers({ ...again, asker: person('', '', '') });
-    assert.deepEqual(same, { store, nightly: undefined, backup: 'none' });
+    const unchanged = { store, access: { prefix: 'berlin' }, nightly: undefined, backup: 'none' };
+    assert.deepEqual(await findAnswers({ ...again, asker: undefined }), unchanged);
+    assert.deepEqual(await findAnswers({ ...again, asker: person('', '', '') }), unchanged);
+    const env = { ...asking.env, LXSTOW_S3_PREFIX: 'paris', LXSTOW_S3_PATH_STYLE: 'false' };
+    const moved = await findAnswers({ ...again, env, asker: undefined });
+    assert.deepEqual(moved.access, { prefix: 'paris', pathStyle: false });
     const later = await findAnswers({ ...again, asker: person('', '4:30', '', '') });
     assert.deepEqual(later.nightly, { time: '04:30', keepDaily: undefined }, 'the number of nights stays');
     const never = await findAnswers({ ...again, asker: person('', 'no', '') });
@@ -219,8 +230,12 @@ describe('what lxstow init writes', () => {
       [config.s3.secretKey, config.s3.region, config.remotes.local?.socket],
       [place.secretKey, 'eu-central-1', '/s'],
     );
-    const read = { store: place, hasStore: true, socket: '/s', ports: usualPorts, hasNats: false };
+    const read = { store: place, hasStore: true, access: {}, socket: '/s', ports: usualPorts, hasNats: false };
     assert.deepEqual(readEarlier(there), read);
+    assert.equal(await writeConfiguration(there, settings), false);
+    const access = { prefix: 'berlin', pathStyle: false, checksumHeaders: true };
+    assert.equal(await writeConfiguration(there, { ...settings, access }), true);
+    assert.deepEqual(readEarlier(there)?.access, access);
     assert.equal(await writeConfiguration(there, settings), false);
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }), true);
@@ -236,7 +251,7 @@ describe('what lxstow init writes', () => {
     assert.equal(statSync(store.ca ?? '').mode & 0o777, 0o644);
     assert.deepEqual(await keepCa(there, store), store);
     assert.match(
-      recoveryPage(store, new Date(0)),
+      recoveryPage({ store, access: {} }, new Date(0)),
       /cat >lxstow-ca\.crt <<'END'\nPEM\nEND\n[\s\S]*--ca lxstow-ca\.crt\n/,
     );
   });
@@ -298,10 +313,18 @@ describe('what lxstow init writes', () => {
   });
 
   it('a recovery page whose commands keep keys in one piece', () => {
-    const page = recoveryPage(place, new Date(0));
+    const page = recoveryPage({ store: place, access: {} }, new Date(0));
     assert.match(page, /export LXSTOW_S3_ACCESS_KEY=key LXSTOW_S3_SECRET_KEY='it'\\''s # secret: "x"'/);
     assert.match(page, /--store https:\/\/s3\.example\.net\/backups .*--region eu-central-1/);
-    assert.match(recoveryPage({ folder: '/mnt/nas' }, new Date(0)), /--store \/mnt\/nas --no-nightly/);
+    const access = { prefix: 'berlin', pathStyle: false };
+    assert.match(
+      recoveryPage({ store: place, access }, new Date(0)),
+      / LXSTOW_S3_PREFIX=berlin LXSTOW_S3_PATH_STYLE=false\nlxstow init --yes .*\nunset .* LXSTOW_S3_PATH_STYLE\n/,
+    );
+    assert.match(
+      recoveryPage({ store: { folder: '/mnt/nas' }, access: {} }, new Date(0)),
+      /--store \/mnt\/nas --no-nightly/,
+    );
   });
 });
 

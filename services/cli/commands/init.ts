@@ -82,7 +82,7 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   });
   say(`the gateway trusts this user; its name in commands is ${gateway}:`);
   await schedule(gateway, answers.nightly);
-  await writePage(places, answers.store);
+  await writePage(places, answers);
   await writeRecord(places, { ...made, gateway, unfinished: false });
   const status = await firstBackup(gateway, answers.backup);
   await sayNext(places, service, answers, gateway);
@@ -182,7 +182,13 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   };
   await writeRecord(places, made);
   const store = await keepCa(places, answers.store);
-  const written = await writeConfiguration(places, { store, socket: server.socket, state, ports });
+  const written = await writeConfiguration(places, {
+    store,
+    access: answers.access,
+    socket: server.socket,
+    state,
+    ports,
+  });
   say(`${places.config} ${written ? 'is written' : 'is unchanged'}`);
   if (folder !== undefined) await makeFolder(folder);
   // Throws bad-config here, before the service is started.
