@@ -257,6 +257,33 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     assert.ok((await stat(join(folder.path, 'minio', 'lxstow'))).isDirectory());
   });
 
+  it('takes over the state of a standalone that was set up by hand, and leaves it when it is undone', async () => {
+    await type('rm -rf /etc/lxstow /var/lib/lxstow ~/.config/lxstow; mkdir ~/hand');
+    const s3 = { endpoint, bucket: 'lxstow', accessKey: 'lxstow', secretKey: 'change-me-now' };
+    const config = JSON.stringify({ s3, gateway: { stateDir: '/var/lib/lxstow' } });
+    await type(`printf '%s' '${config}' >~/hand/lxstow.yaml`);
+    const byHand = async (line: string) => {
+      const ready = 'until curl -sf http://127.0.0.1:8081/readyz; do sleep 0.1; done';
+      await type(`cd; lxstow -c ~/hand/lxstow.yaml standalone >>~/hand/log 2>&1 & echo $! >~/hand/pid; ${ready}`);
+      const said = await type(line);
+      await type('pid=$(cat ~/hand/pid); kill $pid; while grep -qs . /proc/$pid/cmdline; do sleep 0.1; done');
+      return said;
+    };
+    const token = 'lxstow -c ~/hand/lxstow.yaml trust token me';
+    await byHand(`${token} | lxstow remote add hand - && lxstow schedule create nightly --cron '0 1 * * *' --all`);
+    const init = `${keys} lxstow init --yes --store ${endpoint}/lxstow --backup none`;
+    assert.match(await type(init), /the schedule nightly was there before, and stays as it is; due next: \S+T01:00/);
+    assert.match(await type('lxstow init --undo'), /\/var\/lib\/lxstow, which was there before: trusted clients/);
+    const { definition } = JSON.parse(await byHand('lxstow schedule show nightly --format json'));
+    assert.deepEqual([definition.cron, definition.keep], ['0 1 * * *', undefined]);
+    // Its own schedule, which deletes backups, does not stay.
+    await byHand('lxstow schedule delete nightly && lxstow schedule create mine --cron @daily --all');
+    assert.match(await type(init), /next backup of every instance: /);
+    await type('lxstow init --undo');
+    assert.deepEqual((await byHand('lxstow schedule list')).match(/nightly|mine/g), ['mine']);
+    await type('rm -rf /etc/lxstow /var/lib/lxstow ~/.config/lxstow');
+  });
+
   it('with systemd it starts a service, and --undo removes it', async () => {
     // Of this machine alone.
     await type('mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && rm -rf /etc/lxstow /var/lib/lxstow');

@@ -68,8 +68,8 @@ async function openGateway(name: string): Promise<Gateway> {
 
 const everyInstance = { all: true };
 
-/** Creates the schedule, or changes in an existing one only what was answered: a schedule without a rule deletes nothing. Returns what to say. */
-export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<string> {
+/** Creates the schedule, or changes in an existing one only what was answered: a schedule without a rule deletes nothing. */
+export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<{ made: boolean; said: string }> {
   using gateway = await openGateway(name);
   const all: ShownSchedule[] = await gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
   const there = all.find((schedule) => schedule.name === scheduleName)?.definition;
@@ -83,11 +83,14 @@ export async function setNightly(name: string, { time, keepDaily }: Nightly): Pr
   else if (isAnswered) await gateway.ask('PUT', ['schedules', scheduleName], { body: definition });
   const { next = 'none, it is paused' }: ShownSchedule = await gateway.ask('GET', ['schedules', scheduleName]);
   if (there && !isAnswered)
-    return `the schedule ${scheduleName} was there before, and stays as it is; due next: ${next}`;
+    return {
+      made: false,
+      said: `the schedule ${scheduleName} was there before, and stays as it is; due next: ${next}`,
+    };
   const what = isDeepStrictEqual(definition.selector, everyInstance)
     ? 'every instance'
     : `what ${scheduleName} selects`;
-  return `next backup of ${what}: ${next}`;
+  return { made: !there, said: `next backup of ${what}: ${next}` };
 }
 
 /** Deletes the schedule, if there is one. */
