@@ -15,7 +15,9 @@ interface Found {
 export async function writePage({ page }: Places, found: Found): Promise<void> {
   const now = new Date();
   const old = await readFile(page, 'utf8').catch(() => undefined);
-  if (old !== undefined && !old.includes(placeLine(found))) await rename(page, freeName(page, now));
+  // The whole end of a line: another place may begin with the same text.
+  const isSame = old?.split('\n').some((line) => line.endsWith(placeLine(found)));
+  if (old !== undefined && !isSame) await rename(page, freeName(page, now));
   await writeSecret(page, recoveryPage(found, now));
 }
 

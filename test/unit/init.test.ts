@@ -28,7 +28,7 @@ import {
 } from '../../services/init/configurationFile.ts';
 import { readBucket, readDays, readPlace, readTime, readYes, type S3Place } from '../../services/init/initAnswers.ts';
 import { placesFor } from '../../services/init/places.ts';
-import { recoveryPage } from '../../services/init/recoveryPage.ts';
+import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
 import { undo } from '../../services/init/undo.ts';
 import { unitFiles } from '../../services/init/units.ts';
@@ -310,6 +310,17 @@ describe('what lxstow init writes', () => {
       file?.content ?? '',
       /^ExecStart=\/opt\/node "\/opt\/my lxstow\/main\.js" standalone --nats-port 4223$/m,
     );
+  });
+
+  it('no recovery page over that of a store with a similar name', async () => {
+    const there = places();
+    for (const endpoint of ['https://minio.example.net', 'https://minio', 'https://minio'])
+      await writePage(there, { store: { ...place, endpoint }, access: {} });
+    const pages = readdirSync(join(there.page, '..')).sort();
+    assert.equal(pages.length, 2);
+    const texts = pages.map((name) => readFileSync(join(there.page, '..', name), 'utf8'));
+    assert.match(texts[0] ?? '', /at https:\/\/minio\.example\.net\.$/m);
+    assert.match(texts[1] ?? '', /at https:\/\/minio\.$/m);
   });
 
   it('a recovery page whose commands keep keys in one piece', () => {
