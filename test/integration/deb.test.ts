@@ -207,7 +207,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     const { status, stdout, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
     assert.equal(status, 0, stderr);
     assert.match(stdout.toString(), /^lxstow: no backup was deleted\. Backups are in the folder \/srv\/backups\.$/m);
-    assert.match(stdout.toString(), /^lxstow: \/etc\/lxstow\/recovery\.md says how to restore them/m);
+    assert.match(stdout.toString(), /^lxstow: \/etc\/lxstow\/recovery\.md says how to restore the backups/m);
     assert.match(
       stdout.toString(),
       /^lxstow: the access keys of the backup folder stay in \/var\/lib\/lxstow\/store\.$/m,

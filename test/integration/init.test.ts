@@ -322,7 +322,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   const noOthers = { skip: others ? false : 'there are no user namespaces' };
   it('without root, it sets up beside the configuration of the machine', noOthers, async () => {
     const machines = 's3: { accessKey: a, secretKey: b }\n';
-    await type(`mkdir -p /etc/lxstow; printf '${machines}' >/etc/lxstow/lxstow.yaml`);
+    await type(`rm -rf /etc/lxstow; mkdir /etc/lxstow; printf '${machines}' >/etc/lxstow/lxstow.yaml`);
     const home = join(folder.path, 'annas-home');
     await mkdir(home);
     const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };
